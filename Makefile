@@ -1,0 +1,45 @@
+# The two commands: `make demo` and `make test`. Both set everything up on a fresh machine with Python 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format docs zoo clean
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.check: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[check,docs]'
+	touch $@ $(VENV)/.demo
+
+## invert noisy digits with every method; writes demo/grid.png and demo/results.jsonl
+demo: $(VENV)/.demo
+	$(BIN)/unrelu demo --output demo --overwrite
+
+## every test
+test: $(VENV)/.check
+	$(BIN)/python -m pytest -n 2
+
+## format, lint, types, tests, docs: what CI runs
+check: $(VENV)/.check
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+## rewrite the sources in the project's format
+format: $(VENV)/.check
+	$(BIN)/ruff format src tests scripts docs
+	$(BIN)/ruff check --fix src tests scripts docs
+
+## the documentation as HTML in docs/_build
+docs: $(VENV)/.check
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+
+## train the generators of the zoo again (minutes)
+zoo: $(VENV)/.check
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	$(BIN)/python scripts/train_zoo.py
+
+clean:
+	rm -rf $(VENV) demo docs/_build

@@ -1,0 +1,65 @@
+"""unrelu: invert deep ReLU generative models, one layer at a time and jointly.
+
+The public names are imported when they are first used, so that ``import unrelu`` and ``unrelu --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unrelu import errors, zoo
+    from unrelu.inspection import inspect
+    from unrelu.loaders import from_arrays, from_torch, load
+    from unrelu.network import Layer, Network
+    from unrelu.problem import Problem, Progress
+    from unrelu.result import Inversion, Status
+    from unrelu.solve import invert
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Inversion",
+    "Layer",
+    "Network",
+    "Problem",
+    "Progress",
+    "Status",
+    "errors",
+    "from_arrays",
+    "from_torch",
+    "inspect",
+    "invert",
+    "load",
+    "zoo",
+]
+
+_HOME = {
+    "Inversion": "unrelu.result",
+    "Layer": "unrelu.network",
+    "Network": "unrelu.network",
+    "Problem": "unrelu.problem",
+    "Progress": "unrelu.problem",
+    "Status": "unrelu.result",
+    "from_arrays": "unrelu.loaders",
+    "from_torch": "unrelu.loaders",
+    "inspect": "unrelu.inspection",
+    "invert": "unrelu.solve",
+    "load": "unrelu.loaders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("errors", "zoo"):
+        value: Any = import_module(f"unrelu.{name}")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'unrelu' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,190 @@
+"""Activation functions: value, derivative, inverse, and the preimage of an interval.
+
+Layer-wise inversion needs more from an activation than its value. An output known to lie in ``[x - eps, x + eps]``
+confines the pre-activation to an interval, which is half-infinite where the activation is flat (ReLU below zero) or
+saturates (sigmoid, tanh). :meth:`Activation.preimage` is that interval and everything else follows from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import expit, logit
+
+from unrelu.errors import ModelError
+
+__all__ = ["Activation"]
+
+Array = npt.NDArray[np.float64]
+
+_SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0}
+_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+_NAMES = ("relu", "leaky_relu", "prelu", "identity", "sigmoid", "tanh")
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    r"""One activation, applied coordinate by coordinate.
+
+    The piecewise linear ones are
+
+    .. math:: \phi(u) = \max(u, 0) + c \min(u, 0)
+
+    with ``c = 0`` (ReLU), a number in (0, 1) (LeakyReLU), one number per coordinate (PReLU) or 1 (identity); the smooth
+    ones are ``sigmoid`` and ``tanh``.
+
+    Args:
+        name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``sigmoid`` or ``tanh``.
+        slope: c, the slope for negative arguments: a scalar for ``leaky_relu``, also an array of shape (n,) for
+            ``prelu``; the others take none.
+
+    Raises:
+        ModelError: the name is unknown, or the slope is not what the name takes.
+
+    Source: equation (3) of the paper and the line below it (LeakyReLU, c typically 0.1).
+    """
+
+    name: str
+    slope: Array
+
+    def __init__(self, name: str, slope: float | npt.ArrayLike | None = None) -> None:
+        if name not in _NAMES:
+            raise ModelError(f"unknown activation {name!r}; use one of {', '.join(_NAMES)}")
+        default = _SLOPES.get(name, np.nan)
+        try:
+            c = np.array(default if slope is None else slope, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ModelError(f"activation {name!r}: the slope {slope!r} is not a number") from None
+        if name == "prelu" and not (c.size and np.isfinite(c).all()):
+            raise ModelError(f"activation 'prelu' needs finite slopes, got {slope!r}")
+        if name == "leaky_relu" and not (c.ndim == 0 and 0 < c < 1):
+            raise ModelError(f"leaky_relu needs a slope in (0, 1), got {slope!r}; slope 0 is 'relu', 1 is 'identity'")
+        if name not in ("prelu", "leaky_relu") and slope is not None and not (c.ndim == 0 and c == default):
+            raise ModelError(f"activation {name!r} takes no slope, got {slope!r}; use 'leaky_relu' or 'prelu'")
+        c.setflags(write=False)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "slope", c)
+
+    @classmethod
+    def parse(cls, text: str) -> Activation:
+        """Read ``"relu"``, ``"leaky_relu:0.1"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
+
+        Raises:
+            ModelError: the text is none of these.
+        """
+        name, _, slope = text.partition(":")
+        try:
+            return cls(name, float(slope) if slope else None)
+        except ValueError as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"activation {text!r}: the slope {slope!r} is not a number") from None
+
+    def __str__(self) -> str:
+        if self.name == "leaky_relu":
+            return f"leaky_relu:{self.slope.item():g}"
+        return self.name
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the activation is sigmoid or tanh."""
+        return self.name in _RANGES
+
+    @property
+    def invertible(self) -> bool:
+        """Whether every value has one pre-activation (equation (5) of the paper for LeakyReLU)."""
+        return self.smooth or bool((self.slope > 0).all())
+
+    @property
+    def monotone(self) -> bool:
+        """Whether intervals of outputs have intervals of pre-activations; false only for PReLU with a slope < 0."""
+        return self.smooth or bool((self.slope >= 0).all())
+
+    @property
+    def range(self) -> tuple[Array, Array]:
+        """Lower and upper limit of the outputs, each broadcastable to (n,); infinite where there is none."""
+        if self.smooth:
+            low, high = _RANGES[self.name]
+            return np.array(low), np.array(high)
+        return np.where(self.slope > 0, -np.inf, 0.0), np.array(np.inf)
+
+    # --- PyTorch side: values and derivatives -------------------------------------------------------------------
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        """phi(u) for pre-activations of shape (B, n)."""
+        if self.name == "relu":
+            return torch.relu(u)
+        if self.name == "sigmoid":
+            return torch.sigmoid(u)
+        if self.name == "tanh":
+            return torch.tanh(u)
+        if self.name == "identity":
+            return u
+        return torch.where(u > 0, u, u * self._slope_like(u))
+
+    def derivative(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """phi'(u), given u and x = phi(u), both (B, n). At a kink it is the slope for negative arguments."""
+        if self.name == "sigmoid":
+            return x * (1 - x)
+        if self.name == "tanh":
+            return 1 - x * x
+        if self.name == "identity":
+            return torch.ones_like(u)
+        return torch.where(u > 0, torch.ones((), dtype=u.dtype, device=u.device), self._slope_like(u))
+
+    def _slope_like(self, u: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(self.slope, dtype=u.dtype, device=u.device)
+
+    # --- NumPy side: what the layer solvers ask --------------------------------------------------------------------
+
+    def value(self, u: Array) -> Array:
+        """phi(u) for pre-activations of shape (..., n)."""
+        if self.name == "sigmoid":
+            return np.asarray(expit(u))
+        if self.name == "tanh":
+            return np.tanh(u)
+        return np.where(u > 0, u, u * self.slope)
+
+    def clip(self, x: Array, margin: float = 0.0) -> Array:
+        """x moved into the range of the activation, at least ``margin`` inside the ends where it saturates.
+
+        A ReLU never outputs a negative number, so a negative noisy observation is read as 0; a sigmoid reaches neither
+        0 nor 1, so its outputs keep ``margin`` away from both.
+        """
+        low, high = self.range
+        return np.clip(x, low + margin, high - margin) if self.smooth else np.maximum(x, low)
+
+    def inverse(self, x: Array) -> Array:
+        """The u with phi(u) = x where it is unique; for a ReLU output 0 the upper end, 0, of its preimage.
+
+        Source: equation (5) of the paper.
+        """
+        if self.name == "sigmoid":
+            return np.asarray(logit(x))
+        if self.name == "tanh":
+            return np.arctanh(x)
+        return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
+
+    def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """The interval of u with ``low <= phi(u) <= high``, coordinate by coordinate; ends may be infinite.
+
+        The output interval must meet the range of the activation (use :meth:`clip` first).
+        """
+        bottom, top = self.range
+        free_below = low <= bottom
+        free_above = high >= top
+        # The replaced ends only keep the inverse finite; they are overwritten by the infinities.
+        if self.smooth:
+            middle = np.full_like(low, (bottom + top) / 2)
+            low, high = np.where(free_below, middle, low), np.where(free_above, middle, high)
+        return (
+            np.where(free_below, -np.inf, self.inverse(low)),
+            np.where(free_above, np.inf, self.inverse(high)),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Activation, (self.name, None if self.smooth else self.slope))

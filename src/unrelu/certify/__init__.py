@@ -1,0 +1,7 @@
+"""What can be proved about a code that was found."""
+
+from __future__ import annotations
+
+from unrelu.certify.identifiability import freedom
+
+__all__ = ["freedom"]

@@ -1,0 +1,283 @@
+"""The command line: ``unrelu invert``, ``unrelu inspect``, ``unrelu demo``.
+
+Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unrelu import __version__
+from unrelu.errors import InputError, OptionError, UnreluError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unrelu.network import Network
+    from unrelu.problem import Progress
+    from unrelu.result import Inversion
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="unrelu",
+    help="Invert deep ReLU generative models: find the latent code behind an observation, and say how good it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
+]
+Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
+ActivationName = Annotated[str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")]
+LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
+
+
+def main() -> None:
+    """Run the command line; errors of unrelu are printed without a traceback, with exit code 2."""
+    try:
+        app()
+    except UnreluError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"unrelu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def invert(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
+    method: Annotated[
+        str, typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent")
+    ] = "auto",
+    option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
+    noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,
+    norm: Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    layers: Layers = None,
+    activation: ActivationName = None,
+    latent_shape: LatentShape = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the latent codes of the observations in DATA and write them to a folder.
+
+    The folder gets codes.npy, reconstructions.npy and results.jsonl (one line an observation). Ctrl-C stops the search
+    and writes what was found; a second Ctrl-C ends at once.
+    """
+    from rich.console import Console
+
+    from unrelu.methods import make
+    from unrelu.problem import Problem
+    from unrelu.solve import invert as run
+    from unrelu.stores import prepare_output, read_observations, write_result
+
+    options = _options(option or [])
+    make(method, options)
+    y = read_observations(data)
+    network = _network(model, layers, activation, latent_shape)
+    Problem.build(network, y, noise=noise, norm=norm, seed=seed, time_limit=time_limit)
+    prepare_output(output, overwrite)
+    console = Console(stderr=True, quiet=quiet)
+    with _progress(console, method) as callback:
+        result = run(
+            network, y, method, noise=noise, norm=norm, seed=seed, time_limit=time_limit, callback=callback, **options
+        )
+    write_result(output, result)
+    if not quiet:
+        _print_summary(Console(), result, output)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    layers: Layers = None,
+    activation: ActivationName = None,
+    latent_shape: LatentShape = None,
+    samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
+) -> None:
+    """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from unrelu.inspection import ASSUMED_EXPANSION
+    from unrelu.inspection import inspect as look
+
+    network = _network(model, layers, activation, latent_shape)
+    seen = look(network, samples)
+    table = Table(
+        title=f"{model}: latent {network.latent_shape} to output {network.output_shape}", title_justify="left"
+    )
+    for heading in (
+        "layer",
+        "map",
+        "inputs",
+        "outputs",
+        "activation",
+        "expansion",
+        f">= {ASSUMED_EXPANSION}",
+        "determined",
+    ):
+        table.add_column(
+            heading, justify="right" if heading in ("inputs", "outputs", "expansion", "determined") else "left"
+        )
+    for i, layer in enumerate(seen.layers, 1):
+        table.add_row(
+            str(i), layer.name, str(layer.n_in), str(layer.n_out), layer.activation, f"{layer.expansion:.2f}",
+            "yes" if layer.expands else "no", f"{layer.determined:.0%}",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(
+        f"'>= {ASSUMED_EXPANSION}' is the paper's Assumption 1; 'determined' is the share of {seen.samples} sampled",
+        end=" ",
+    )
+    console.print("codes with at least as many telling outputs as inputs.")
+    console.print(f"identifiable codes: {seen.identifiable:.0%}")
+    console.print(f"expect: {seen.verdict}")
+    console.print(f"method: {seen.recommended}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
+        "demo"
+    ),
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Invert noisy digits with every method: a table, a picture and results.jsonl."""
+    from rich.console import Console
+
+    from unrelu.demo import run_demo
+    from unrelu.stores import prepare_output
+
+    prepare_output(output, overwrite)
+    run_demo(output, Console(quiet=quiet))
+
+
+def _network(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
+    """A network of the zoo by its name, or from a file."""
+    from unrelu import zoo
+    from unrelu.loaders import load
+
+    if model in zoo.names() and not Path(model).exists():
+        if layers or activation or latent_shape:
+            raise OptionError(
+                f"{model} is a network of the zoo; --layers, --activation and --latent-shape are for files"
+            )
+        return zoo.load(model)
+    try:
+        shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
+    except ValueError:
+        raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
+    return load(model, layers=layers.split(",") if layers else None, activation=activation, latent_shape=shape)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` pairs; values are read as JSON where they are JSON (numbers), as text otherwise."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise OptionError(f"--option {pair!r}: write name=value, e.g. alpha=1.5")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
+
+
+@contextmanager
+def _progress(console: Console, method: str) -> Iterator[Callable[[Progress], bool]]:
+    """A progress bar as a callback, which also turns the first Ctrl-C into a stop that keeps what was found."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    interrupted = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("iteration {task.fields[nit]}"),
+        TimeElapsedColumn(),
+    )
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task(method, total=None, nit=0)
+
+            def callback(progress: Progress) -> bool:
+                bar.update(task, total=progress.total, completed=progress.done, nit=progress.nit)
+                return interrupted
+
+            yield callback
+            if not interrupted:
+                total = bar.tasks[0].total
+                bar.update(task, completed=total)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _print_summary(console: Console, result: Inversion, output: Path) -> None:
+    import numpy as np
+    from rich.table import Table
+
+    states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
+    table = Table(
+        title=f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}", title_justify="left"
+    )
+    for heading in ("status", "count", "success", "median objective", "meaning"):
+        table.add_column(heading, justify="right" if heading in ("count", "median objective") else "left")
+    for status in sorted(set(states), key=lambda s: s.name):
+        chosen = states == status
+        objective = np.median(np.atleast_1d(result.fun)[chosen])
+        table.add_row(
+            status.name,
+            str(int(chosen.sum())),
+            "yes" if successes[chosen].all() else "no",
+            f"{objective:.3g}",
+            status.value,
+        )
+    console.print(table)
+    console.print(
+        f"{result.problem.control.elapsed():.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl"
+    )

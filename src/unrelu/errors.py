@@ -1,0 +1,61 @@
+"""The exceptions that unrelu raises.
+
+::
+
+    UnreluError
+    ├── ModelError (ValueError)          a model that cannot be used
+    │   ├── UnsupportedModelError        a node or module that has no place in a chain of layers
+    │   └── ModelFileError               a file that cannot be read, or is not what its name says
+    ├── InputError (ValueError)          data, shapes or noise levels that make no sense
+    ├── OptionError (TypeError)          an unknown or ill-typed option of a method
+    ├── OutputExistsError (FileExistsError)  an output folder that would be overwritten
+    └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
+
+Every message shows the offending value and says what to do about it. Each class also derives from the built-in
+exception that a caller would expect, so ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "InputError",
+    "ModelError",
+    "ModelFileError",
+    "OptionError",
+    "OutputExistsError",
+    "SolverError",
+    "UnreluError",
+    "UnsupportedModelError",
+]
+
+
+class UnreluError(Exception):
+    """Base class of every exception raised on purpose by this package."""
+
+
+class ModelError(UnreluError, ValueError):
+    """A model cannot be used: bad weights, shapes that do not chain, training mode."""
+
+
+class UnsupportedModelError(ModelError):
+    """A node or module is not an affine map or an activation, or branches the chain of layers."""
+
+
+class ModelFileError(ModelError):
+    """A model file is missing, truncated, foreign or unsafe to read."""
+
+
+class InputError(UnreluError, ValueError):
+    """Observations, codes or noise levels have the wrong shape, range or values."""
+
+
+class OptionError(UnreluError, TypeError):
+    """An option is unknown to the chosen method, or has a value it cannot take."""
+
+
+class OutputExistsError(UnreluError, FileExistsError):
+    """The output folder exists; nothing is overwritten unless asked."""
+
+
+class SolverError(UnreluError, RuntimeError):
+    """An LP solver refused its input or returned something that is not a solution."""

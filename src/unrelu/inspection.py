@@ -1,0 +1,107 @@
+"""What to expect of a network before inverting it: expansion, active rows, identifiability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unrelu.certify import freedom
+from unrelu.methods import layerwise_reason
+from unrelu.network import Network
+
+__all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect"]
+
+# n >= 2.1 k of the paper's Assumption 1.
+ASSUMED_EXPANSION = 2.1
+
+
+@dataclass(frozen=True)
+class LayerInspection:
+    """One layer, seen by sampled codes.
+
+    Attributes:
+        name: its affine steps.
+        n_in, n_out: number of inputs and outputs.
+        activation: the activation's name.
+        expansion: n_out / n_in.
+        expands: whether expansion is at least 2.1 (Assumption 1).
+        determined: share of sampled codes for which at least n_in outputs tell their pre-activation, so that the layer
+            can be inverted exactly from its active rows.
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+    activation: str
+    expansion: float
+    expands: bool
+    determined: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A network, seen by codes drawn from N(0, I).
+
+    Attributes:
+        layers: each layer.
+        samples: number of codes drawn.
+        exact: share of them with enough active rows in every layer: ``exact`` can be expected to recover those.
+        identifiable: share of them whose Jacobian has rank k: without noise, the code is locally the only one.
+        start: why ``auto`` does not start layer by layer, or None if it does.
+    """
+
+    layers: tuple[LayerInspection, ...]
+    samples: int
+    exact: float
+    identifiable: float
+    start: str | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether exact inversion can be expected, in a sentence."""
+        if self.exact == 1:
+            return "exact inversion without noise can be expected, layer by layer (method='exact')"
+        if self.identifiable == 1:
+            return (
+                "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
+            )
+        if self.identifiable > 0:
+            return (
+                f"{self.identifiable:.0%} of codes are identifiable; the others share their output with a set of codes"
+            )
+        return "codes are not identifiable: the output leaves some latent directions free"
+
+    @property
+    def recommended(self) -> str:
+        """What ``auto`` would do."""
+        if self.start is None:
+            return "auto: a layer-wise least-squares start, then joint Levenberg-Marquardt, then random starts"
+        return f"auto: joint Levenberg-Marquardt from random starts, since {self.start}"
+
+
+def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
+    """Draw codes from N(0, I) and look at the layers and the Jacobian there.
+
+    Args:
+        network: the network.
+        samples: codes to draw.
+        seed: seed of the draw.
+    """
+    z = np.random.default_rng(seed).standard_normal((samples, network.latent_dim))
+    every = np.ones(samples, dtype=bool)
+    layers = []
+    for layer, on in zip(network.layers, network.pattern(z), strict=True):
+        flat = on.reshape(samples, -1)
+        telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
+        enough = telling.sum(axis=1) >= layer.n_in
+        every &= enough
+        name = " + ".join(type(s).__name__ for s in layer.affine.steps) or "Identity"
+        expands = layer.expansion >= ASSUMED_EXPANSION
+        layers.append(
+            LayerInspection(
+                name, layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, float(enough.mean())
+            )
+        )
+    identifiable = float((freedom(network, z) == 0).mean())
+    return Inspection(tuple(layers), samples, float(every.mean()), identifiable, layerwise_reason(network))

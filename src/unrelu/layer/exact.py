@@ -1,0 +1,59 @@
+"""``exact``: a layer's input from its active rows alone, for observations without noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import OptionError
+from unrelu.layer.preimage import Polytope, interior_point
+from unrelu.layer.rows import LayerSystem
+from unrelu.layer.solution import LayerSolution
+from unrelu.result import Status
+
+__all__ = ["Exact"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Solve w_j.h + b_j = phi^{-1}(x_j) on the rows where phi is invertible, w_j.h + b_j <= 0 on the others.
+
+    Where at least k active rows have rank k, h is their unique solution (Theorem 2); LeakyReLU, sigmoid and tanh are
+    inverted row by row (equation (5)). Otherwise the feasibility problem (4) is solved for a point inside the polytope
+    of preimages, and its dimension is reported as ``freedom``. A target that no h produces gives the least-squares
+    solution of the active rows and the status NOT_REALIZABLE.
+
+    Args:
+        tolerance: outputs up to ``tolerance * max|x|`` count as zero, and errors up to that as none.
+
+    Raises:
+        OptionError: the tolerance is not between 0 and 1.
+    """
+
+    tolerance: float = 1e-9
+    norm = "l2"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
+
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """See :class:`LayerMethod`; ``threshold`` is not used."""
+        scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
+        eps = self.tolerance * scale
+        inside, least_squares, freedom = interior_point(Polytope.of(system, target, eps), time_limit)
+        h = system.inside(least_squares if inside is None else inside)
+        error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
+        # Rounding grows with the condition of W: the error is held against the looser square root of the tolerance.
+        if inside is None or error > math.sqrt(self.tolerance) * 1e-2 * scale:
+            status, freedom = Status.NOT_REALIZABLE, -1
+        else:
+            status = Status.NOT_UNIQUE if freedom else Status.EXACT_FIT
+        return LayerSolution(h, error, status, 0, eps, 1, freedom)

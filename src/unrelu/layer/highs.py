@@ -1,0 +1,160 @@
+"""The boundary to HiGHS: the only module that imports highspy.
+
+HiGHS reports ``Optimal`` for a NaN cost and clips what it cannot represent, so shapes and finiteness are checked here,
+every return code is looked at, and every model status is mapped in one table.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from unrelu.errors import SolverError
+
+__all__ = ["LinearProgram", "LpSolution", "LpStatus", "solve"]
+
+Array = npt.NDArray[np.float64]
+
+
+class LpStatus(enum.Enum):
+    """How a solve ended."""
+
+    OPTIMAL = "optimal"
+    INFEASIBLE = "no point satisfies the constraints"
+    UNBOUNDED = "the objective has no bound on the feasible set"
+    LIMIT = "stopped at a time or iteration limit"
+    FAILED = "the solver broke down"
+
+
+# By name, as not every release of HiGHS has every status.
+STATUS: dict[str, LpStatus] = {
+    "kOptimal": LpStatus.OPTIMAL,
+    "kModelEmpty": LpStatus.OPTIMAL,
+    "kInfeasible": LpStatus.INFEASIBLE,
+    "kUnbounded": LpStatus.UNBOUNDED,
+    # Presolve is off, so this ambiguous answer can only come from a breakdown.
+    "kUnboundedOrInfeasible": LpStatus.FAILED,
+    "kTimeLimit": LpStatus.LIMIT,
+    "kIterationLimit": LpStatus.LIMIT,
+    "kSolutionLimit": LpStatus.LIMIT,
+    "kInterrupt": LpStatus.LIMIT,
+    "kHighsInterrupt": LpStatus.LIMIT,
+    "kObjectiveBound": LpStatus.LIMIT,
+    "kObjectiveTarget": LpStatus.LIMIT,
+    "kMemoryLimit": LpStatus.FAILED,
+    "kUnknown": LpStatus.FAILED,
+    "kNotset": LpStatus.FAILED,
+    "kLoadError": LpStatus.FAILED,
+    "kModelError": LpStatus.FAILED,
+    "kPresolveError": LpStatus.FAILED,
+    "kSolveError": LpStatus.FAILED,
+    "kPostsolveError": LpStatus.FAILED,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProgram:
+    """min cost.x subject to row_lower <= A x <= row_upper and col_lower <= x <= col_upper.
+
+    ``matrix`` is A in CSC form; sides may be infinite.
+    """
+
+    cost: Array
+    matrix: sparse.csc_array
+    row_lower: Array
+    row_upper: Array
+    col_lower: Array
+    col_upper: Array
+
+    def check(self) -> None:
+        """Raise SolverError where a shape is off, a cost or coefficient is not finite, or a side is NaN."""
+        m, n = self.matrix.shape
+        for name, size in (("cost", n), ("col_lower", n), ("col_upper", n), ("row_lower", m), ("row_upper", m)):
+            value = getattr(self, name)
+            if value.shape != (size,):
+                raise SolverError(f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)")
+            if np.isnan(value).any():
+                raise SolverError(f"{name} has {int(np.isnan(value).sum())} NaN entries")
+        for name, value in (("cost", self.cost), ("matrix", self.matrix.data)):
+            if not np.isfinite(value).all():
+                raise SolverError(f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class LpSolution:
+    """What the solver returned; ``x`` and ``row_dual`` mean something only where ``status`` is OPTIMAL.
+
+    ``row_dual[i]`` is the derivative of the optimal objective with respect to the active side of row i.
+    """
+
+    status: LpStatus
+    x: Array
+    row_dual: Array
+    objective: float
+    iterations: int
+
+
+def solve(program: LinearProgram, time_limit: float = math.inf) -> LpSolution:
+    """Solve with the dual simplex, without presolve, on one thread.
+
+    The layer programs are passed in dual form with few rows and many columns; for them this is the fastest of HiGHS's
+    solvers (docs/design.md has the comparison).
+
+    Args:
+        program: the linear program; it is checked first.
+        time_limit: in seconds.
+
+    Raises:
+        SolverError: the program is malformed, or HiGHS rejects it.
+    """
+    program.check()
+    solver = _Silent()
+    options: dict[str, bool | int | float | str] = {
+        "output_flag": False,
+        "solver": "simplex",
+        "presolve": "off",
+        "threads": 1,
+        "simplex_strategy": 1,
+    }
+    if math.isfinite(time_limit):
+        options["time_limit"] = max(0.0, time_limit)
+    for name, value in options.items():
+        _expect_ok(solver.setOptionValue(name, value), f"option {name}={value!r}")
+    _expect_ok(solver.passModel(_model(program)), "the model")
+    solver.run()
+    status = STATUS[solver.getModelStatus().name]
+    solution, info = solver.getSolution(), solver.getInfo()
+    x, row_dual = np.array(solution.col_value), np.array(solution.row_dual)
+    if status is LpStatus.OPTIMAL and not (np.isfinite(x).all() and np.isfinite(row_dual).all()):
+        status = LpStatus.FAILED
+    return LpSolution(status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count))
+
+
+class _Silent(highspy.Highs):
+    """HiGHS without the Python callbacks of its wrapper: registering them prints a banner that no option stops."""
+
+    def __init__(self) -> None:
+        super(highspy.Highs, self).__init__()
+
+
+def _model(program: LinearProgram) -> highspy.HighsLp:
+    model = highspy.HighsLp()
+    model.num_row_, model.num_col_ = program.matrix.shape
+    model.col_cost_, model.col_lower_, model.col_upper_ = program.cost, program.col_lower, program.col_upper
+    model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
+    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    model.a_matrix_.start_ = program.matrix.indptr
+    model.a_matrix_.index_ = program.matrix.indices
+    model.a_matrix_.value_ = program.matrix.data
+    return model
+
+
+def _expect_ok(code: highspy.HighsStatus, what: str) -> None:
+    if code == highspy.HighsStatus.kError:
+        raise SolverError(f"HiGHS rejected {what}")

@@ -1,0 +1,130 @@
+"""``linf``: Algorithm 1 of the paper on one layer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.layer.convex import Answer, least_violation
+from unrelu.layer.growth import check_growth, scan
+from unrelu.layer.highs import LpStatus
+from unrelu.layer.rows import LayerSystem, rows
+from unrelu.layer.solution import LayerSolution, first_threshold
+from unrelu.result import Status
+
+__all__ = ["LInf"]
+
+Array = npt.NDArray[np.float64]
+
+# Room for rounding in the test delta <= eps.
+_SLACK = 1 + 1e-9
+
+
+@dataclass(frozen=True)
+class LInf:
+    r"""Algorithm 1: the smallest delta <= eps with which every row of :func:`~unrelu.layer.rows.rows` holds.
+
+    .. math:: \min_{h, \delta} \delta \quad x_j - \delta \le w_j h \le x_j + \delta \;(x_j > \varepsilon), \quad
+        w_j h \le x_j + \delta \;(x_j \le \varepsilon), \quad \delta \le \varepsilon
+
+    and eps <- alpha eps until this is feasible. Some h satisfies it exactly when |phi(W h + b) - x|_inf <= eps has a
+    solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0 alpha^t is
+    found by bracketing, with a handful of linear programs in place of one for every t.
+
+    Args:
+        alpha: growth factor, above 1; the paper's experiments use 1.2.
+
+    Raises:
+        OptionError: alpha is not a finite number above 1.
+    """
+
+    alpha: float = 1.2
+    norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_growth(self.alpha)
+
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """See :class:`LayerMethod`."""
+        search = _Search(system, target, first_threshold(target, threshold), self.alpha, time_limit)
+        answer, step = search.first_feasible()
+        status = search.status(answer)
+        return LayerSolution(
+            answer.h, answer.objective, status, search.pivots, search.epsilon(step), len(search.answers)
+        )
+
+
+class _Search:
+    """The first t with a feasible program at eps_0 alpha^t."""
+
+    def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, time_limit: float) -> None:
+        self.system, self.target, self.start, self.alpha = system, target, start, alpha
+        self.end = time.perf_counter() + time_limit
+        self.answers: dict[int, Answer] = {}
+        self.limited = False
+        slope = system.activation.slope
+        self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
+
+    @property
+    def pivots(self) -> int:
+        return sum(a.pivots for a in self.answers.values())
+
+    def epsilon(self, step: int) -> float:
+        return self.start * self.alpha**step
+
+    def step_at_least(self, epsilon: float) -> int:
+        """The first step whose eps is at least ``epsilon``."""
+        return max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9)) if epsilon > 0 else 0
+
+    def delta(self, step: int) -> float:
+        """The smallest delta at this step's eps, without the cap delta <= eps."""
+        if step not in self.answers:
+            problem_rows = rows(self.system, self.target, self.epsilon(step))
+            self.answers[step] = least_violation(self.system, problem_rows, "linf", self.end - time.perf_counter())
+        return self.answers[step].objective
+
+    def feasible(self, step: int) -> bool:
+        return self.delta(step) <= self.epsilon(step) * _SLACK
+
+    def first_feasible(self) -> tuple[Answer, int]:
+        """Bracket the first feasible step between ``low`` (infeasible) and ``high`` (feasible), and narrow down.
+
+        The smallest delta at one eps hints at where to look next. For ReLU it is a proof too: there it does not grow
+        with eps, as rows only loosen, so a feasible eps with smallest delta d makes every eps < d infeasible.
+        """
+        low, high = -1, 0
+        if not self.feasible(0):
+            # A least-squares point shows an eps that is surely feasible, often close to the smallest.
+            _, reached = scan(self.system, self.target, "linf", self.start)
+            low, high = 0, max(1, self.step_at_least(reached))
+        while not self.feasible(high) and not self._over():
+            low, high = high, max(high + 1, self.step_at_least(self.delta(high)))
+        hint = self.step_at_least(self.delta(high))
+        for turn in itertools.count(1):
+            if self.rows_only_loosen:
+                low = max(low, min(high, self.step_at_least(self.delta(high))) - 1)
+            if high - low <= 1 or self._over():
+                break
+            # Halving in every third turn bounds the number of programs where the hints mislead.
+            guess = (low + high) // 2 if turn % 3 == 0 else min(max(hint, low + 1), high - 1)
+            low, high = (low, guess) if self.feasible(guess) else (guess, high)
+            hint = self.step_at_least(self.delta(guess))
+        last = high if high in self.answers else max(self.answers)
+        return self.answers[last], last
+
+    def _over(self) -> bool:
+        self.limited = time.perf_counter() >= self.end
+        broken = any(a.status is LpStatus.FAILED for a in self.answers.values())
+        return self.limited or broken
+
+    def status(self, answer: Answer) -> Status:
+        if answer.status is LpStatus.LIMIT or self.limited:
+            return Status.TIME_LIMIT
+        return Status.CONVERGED if answer.status is LpStatus.OPTIMAL else Status.SOLVER_FAILED

@@ -1,0 +1,147 @@
+"""The preimage of one layer output: a point of it, and its dimension.
+
+For a ReLU layer and a realizable output x the set of inputs is the polytope (4) of the paper,
+
+    w_j.h + b_j = x_j where x_j > 0,    w_j.h + b_j <= 0 where x_j = 0,    lower <= h <= upper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, sparse
+
+from unrelu.layer.highs import LinearProgram, LpStatus, solve
+from unrelu.layer.rows import LayerSystem
+
+__all__ = ["Polytope", "interior_point"]
+
+Array = npt.NDArray[np.float64]
+
+# Relative size below which a singular value counts as zero.
+_RANK_TOLERANCE = 1e-10
+# Slack, relative to the size of the right-hand side, below which an inequality counts as tight.
+_SLACK_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Polytope:
+    """{h: E h = e, F h <= f}, with E (m, k) dense."""
+
+    equal: Array
+    equal_side: Array
+    below: Array
+    below_side: Array
+
+    @classmethod
+    def of(cls, system: LayerSystem, target: Array, tolerance: float) -> Polytope:
+        """The preimage of ``target``; outputs up to ``tolerance`` above a flat end of the activation lie on it.
+
+        Rows where the activation is strictly monotone give an equation by (5); rows on a flat end an inequality.
+        """
+        activation = system.activation
+        matrix = system.matrix if isinstance(system.matrix, np.ndarray) else system.matrix.toarray()
+        x = activation.clip(target, margin=1e-15)
+        low, high = activation.preimage(x - tolerance, x + tolerance)
+        u = activation.inverse(x) - system.bias
+        on, off = np.isfinite(low) & np.isfinite(high), ~np.isfinite(low) & np.isfinite(high)
+        saturated = np.isfinite(low) & ~np.isfinite(high)
+        sides_low, sides_high = np.isfinite(system.lower), np.isfinite(system.upper)
+        unit = np.eye(system.n_in)
+        return cls(
+            equal=matrix[on],
+            equal_side=u[on],
+            below=np.concatenate([matrix[off], -matrix[saturated], -unit[sides_low], unit[sides_high]]),
+            below_side=np.concatenate([u[off], -u[saturated], -system.lower[sides_low], system.upper[sides_high]]),
+        )
+
+    def violation(self, h: Array) -> float:
+        """The largest amount by which h breaks a constraint."""
+        equal = np.abs(self.equal @ h - self.equal_side).max(initial=0.0)
+        below = (self.below @ h - self.below_side).max(initial=0.0)
+        return float(max(equal, below))
+
+
+def interior_point(polytope: Polytope, time_limit: float = math.inf) -> tuple[Array | None, Array, int]:
+    """A point as far inside the inequalities as possible, and the dimension of the polytope.
+
+    The equations are solved by their least-squares solution h0 and a basis N of their null space; in h = h0 + N v only
+    inequalities are left and the largest slack t with F N v + t <= f - F h0 is a linear program. Where t = 0, some
+    inequalities hold with equality all over the polytope and lower its dimension; they are found by a second program.
+
+    Returns:
+        The point (None if no point satisfies all constraints), h0 (always given), and the dimension.
+
+    Raises:
+        SolverError: HiGHS refuses a program.
+    """
+    k = polytope.equal.shape[1]
+    start, basis = _solve_equations(polytope.equal, polytope.equal_side)
+    size = max(float(np.abs(polytope.equal_side).max(initial=0.0)), float(np.abs(start).max(initial=0.0)), 1e-300)
+    if np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0) > _SLACK_TOLERANCE * size:
+        return None, start, k - basis.shape[1]
+    slack = (polytope.below_side - polytope.below @ start) / size
+    if not basis.shape[1] or not len(slack):
+        inside = slack.min(initial=0.0) >= -_SLACK_TOLERANCE
+        return (start if inside else None), start, basis.shape[1]
+    normals = polytope.below @ basis
+    solution = solve(_deepest(normals, slack), time_limit)
+    if solution.status is not LpStatus.OPTIMAL or solution.x[-1] < -_SLACK_TOLERANCE:
+        return None, start, basis.shape[1]
+    h = start + size * (basis @ solution.x[:-1])
+    dimension = basis.shape[1]
+    if solution.x[-1] <= _SLACK_TOLERANCE:
+        tight = _always_tight(normals, slack + _SLACK_TOLERANCE, time_limit)
+        dimension -= _rank(normals[tight])
+    return h, start, dimension
+
+
+def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
+    """The least-squares solution of matrix h = side with the smallest norm, and a basis of the null space, (k, k-r)."""
+    m, k = matrix.shape
+    if m == 0:
+        return np.zeros(k), np.eye(k)
+    left, values, right = linalg.svd(matrix, full_matrices=m < k, check_finite=False)
+    rank = int((values > _RANK_TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
+    start = right[:rank].T @ ((left[:, :rank].T @ side) / values[:rank])
+    return start, right[rank:].T
+
+
+def _deepest(normals: Array, slack: Array) -> LinearProgram:
+    """max t <= 1 subject to normals v + t <= slack, as a minimisation over (v, t)."""
+    m, d = normals.shape
+    return LinearProgram(
+        cost=np.append(np.zeros(d), -1.0),
+        matrix=sparse.csc_array(np.hstack([normals, np.ones((m, 1))])),
+        row_lower=np.full(m, -np.inf),
+        row_upper=slack,
+        col_lower=np.full(d + 1, -np.inf),
+        col_upper=np.append(np.full(d, np.inf), 1.0),
+    )
+
+
+def _always_tight(normals: Array, slack: Array, time_limit: float) -> npt.NDArray[np.bool_]:
+    """Which rows of normals v <= slack hold with equality at every feasible v.
+
+    max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1: a feasible v with positive slack on row i
+    can be scaled by a large tau until that slack is 1, so exactly the rows that are always tight end at s_i = 0.
+    """
+    m, d = normals.shape
+    program = LinearProgram(
+        cost=np.concatenate([np.zeros(d + 1), -np.ones(m)]),
+        matrix=sparse.csc_array(np.hstack([normals, -slack[:, None], np.eye(m)])),
+        row_lower=np.full(m, -np.inf),
+        row_upper=np.zeros(m),
+        col_lower=np.concatenate([np.full(d, -np.inf), [1.0], np.zeros(m)]),
+        col_upper=np.concatenate([np.full(d + 1, np.inf), np.ones(m)]),
+    )
+    solution = solve(program, time_limit)
+    return solution.x[d + 1 :] < 0.5 if solution.status is LpStatus.OPTIMAL else np.zeros(m, dtype=bool)
+
+
+def _rank(matrix: Array) -> int:
+    values = linalg.svdvals(matrix) if matrix.size else np.zeros(0)
+    return int((values > _RANK_TOLERANCE * values.max(initial=0.0)).sum())

@@ -1,0 +1,147 @@
+"""What one layer's output says about its input: an interval for every pre-activation.
+
+All convex layer problems of the paper are built from the same rows. With u = W h + b and a threshold eps, the output
+x_j confines u_j to
+
+.. math:: \\ell_j - q_j \\delta \\le u_j \\le m_j + p_j \\delta, \\qquad 0 \\le \\delta \\le \\varepsilon
+
+where an end may be missing. At delta = eps this is exactly phi^{-1}([x_j - eps, x_j + eps]); between 0 and eps the ends
+move linearly. For a ReLU it is the paper's sign decision: two ends where x_j > eps, only the upper one elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from unrelu.activations import Activation
+from unrelu.network import Layer
+
+__all__ = ["LayerSystem", "Rows", "rows"]
+
+Array = npt.NDArray[np.float64]
+
+# A matrix with at most this many entries is handled densely even if it comes from a convolution.
+_DENSE_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSystem:
+    """x = phi(W h + b) with lower <= h <= upper: what all observations of one layer share.
+
+    Attributes:
+        matrix: W, (n, k), dense or SciPy CSR.
+        bias: b, (n,).
+        activation: phi.
+        lower, upper: (k,), the range of the activation that produced h; infinite for the latent code.
+    """
+
+    matrix: Array | sparse.csr_array
+    bias: Array
+    activation: Activation
+    lower: Array
+    upper: Array
+
+    @classmethod
+    def of(cls, layer: Layer, previous: Activation | None = None) -> LayerSystem:
+        """The system of a layer whose input comes out of the activation ``previous`` (None: the latent code).
+
+        A hidden layer's input is an output of a ReLU, so it is at least 0; the released code of the paper uses this.
+        """
+        matrix = layer.matrix()
+        if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= _DENSE_ENTRIES:
+            matrix = matrix.toarray()
+        low, high = previous.range if previous else (np.array(-np.inf), np.array(np.inf))
+        shape = (layer.n_in,)
+        return cls(matrix, layer.bias(), layer.activation, np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+
+    @property
+    def n_in(self) -> int:
+        """k, the number of inputs."""
+        return int(self.matrix.shape[1])
+
+    @property
+    def n_out(self) -> int:
+        """n, the number of outputs."""
+        return int(self.matrix.shape[0])
+
+    def value(self, h: Array) -> Array:
+        """phi(W h + b), (n,)."""
+        return self.activation.value(np.asarray(self.matrix @ h) + self.bias)
+
+    def inside(self, h: Array) -> Array:
+        """h moved into its bounds."""
+        return np.clip(h, self.lower, self.upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """low - q delta <= W h <= high + p delta, the bias already moved to the sides; all arrays are (n,).
+
+    Attributes:
+        low, high: the sides at delta = 0, -inf or +inf where a side is missing.
+        low_slope, high_slope: q and p, positive where the side is there.
+        target: x after clipping to the range of the activation.
+        threshold: eps.
+    """
+
+    low: Array
+    high: Array
+    low_slope: Array
+    high_slope: Array
+    target: Array
+    threshold: float
+
+    @property
+    def two_sided(self) -> npt.NDArray[np.bool_]:
+        """Where both sides are there: the rows whose neuron is on."""
+        return np.isfinite(self.low) & np.isfinite(self.high)
+
+    def violation(self, wh: Array) -> Array:
+        """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""
+        return np.maximum(0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope))
+
+
+def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
+    """The rows of one observed layer output at one threshold.
+
+    Args:
+        system: the layer.
+        target: x, (n,).
+        threshold: eps > 0, in units of the output.
+
+    Source: constraints (6), Algorithm 1 and Remark 1 of the paper. Remark 1's middle rows (-eps < x_j <= eps of a
+    LeakyReLU) ask u_j >= (x_j - delta) / c also where x_j > delta, which contradicts u_j <= x_j + delta for small
+    delta; here the side runs along the chord from phi^{-1}(x_j) at delta = 0 to phi^{-1}(x_j - eps) at delta = eps, so
+    the feasible set at delta = eps, and with it every threshold found, is the paper's.
+    """
+    activation = system.activation
+    x = activation.clip(target, margin=min(threshold, 0.25))
+    low, high = activation.preimage(x - threshold, x + threshold)
+    u = activation.inverse(x)
+    down, up = _chords(activation, x, u, low, high, threshold)
+    has_low, has_high = np.isfinite(low), np.isfinite(high)
+    return Rows(
+        low=np.where(has_low, u - system.bias, -np.inf),
+        high=np.where(has_high, u - system.bias, np.inf),
+        low_slope=np.where(has_low, down, 1.0),
+        high_slope=np.where(has_high, up, 1.0),
+        target=x,
+        threshold=threshold,
+    )
+
+
+def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array, eps: float) -> tuple[Array, Array]:
+    """Slopes (phi^{-1}(x) - phi^{-1}(x - eps)) / eps and (phi^{-1}(x + eps) - phi^{-1}(x)) / eps."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        down, up = (u - low) / eps, (high - u) / eps
+        if activation.smooth:
+            return down, up
+        # On one side of the kink the slope is 1 or 1/c; the quotient would lose digits for a small eps.
+        steep = np.where(activation.slope > 0, 1.0 / activation.slope, 1.0)
+    down = np.where(x - eps >= 0, 1.0, np.where(x <= 0, steep, down))
+    up = np.where(x >= 0, 1.0, np.where(x + eps <= 0, steep, up))
+    return down, up

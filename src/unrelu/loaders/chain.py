@@ -1,0 +1,154 @@
+"""A chain of parts under construction: what the PyTorch and the ONNX loader share.
+
+Both loaders walk a graph in which one tensor is the data and everything else is constant. They follow that tensor by
+its shape alone (:class:`Flow`), turn every operation on it into affine steps and activations, and append these to a
+:class:`Chain`, which notices branches and shapes that do not fit, and names the node at fault.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.activations import Activation
+from unrelu.affine import Affine, Reshape, Shape, Step
+from unrelu.errors import ModelError, UnsupportedModelError
+
+__all__ = ["BATCHES", "Chain", "Flow", "Part", "code_shape", "float64", "reshaped", "same"]
+
+Part = Step | Activation
+
+# Batch sizes that stand for the unknown one. A reshape that mixes the batch axis with another is seen from its result,
+# and whatever is computed from the batch size, or happens to equal it, is seen from a difference between the two.
+BATCHES = (7919, 7927)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The tensor that runs along the chain, by shape only.
+
+    Attributes:
+        shape: of one element, without the batch axis.
+        batch: size of the batch axis.
+        origin: the node that made it, for messages.
+    """
+
+    shape: Shape
+    batch: int
+    origin: str
+
+    def meta(self) -> Tensor:
+        """A tensor of the full shape that holds no numbers."""
+        return torch.empty(self.batch, *self.shape, dtype=torch.float64, device="meta")
+
+
+class Chain:
+    """The parts so far, and the :class:`Flow` that leaves them (``head``)."""
+
+    def __init__(self, latent_shape: Shape, batch: int, origin: str) -> None:
+        self.head = Flow(latent_shape, batch, origin)
+        self.parts: list[Part] = []
+        self.places: list[str] = []
+        self._takers: dict[Flow, str] = {}
+
+    def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
+        """Append the parts that the node ``place`` makes of ``flow``; returns what leaves it.
+
+        Raises:
+            UnsupportedModelError: another node took ``flow`` already, so the model branches.
+            ModelError: a part does not fit the shape that reaches it, or its weights are not finite.
+        """
+        if flow is not self.head:
+            raise UnsupportedModelError(
+                f"{place} and {self._takers[flow]} both take the output of {flow.origin}, where the model branches; "
+                "only chains of layers can be inverted"
+            )
+        shape = flow.shape
+        for part in parts:
+            try:
+                shape = Affine.compose([part], shape).out_shape if isinstance(part, Step) else shape
+            except ModelError as error:
+                raise type(error)(f"{place}: {error}") from error
+        self.parts.extend(parts)
+        self.places.extend([place] * len(parts))
+        self._takers[flow] = place
+        self.head = Flow(shape, flow.batch, place)
+        return self.head
+
+    def finish(self, flow: Flow) -> None:
+        """Check that ``flow``, the output of the model, is what leaves the last part."""
+        if flow is not self.head:
+            raise UnsupportedModelError(
+                f"{self._takers[flow]} takes the output of {flow.origin}, which is also the output of the model; "
+                "only chains of layers can be inverted"
+            )
+
+
+def code_shape(latent_shape: object) -> Shape:
+    """The shape of one latent code as a tuple; an integer k means (k,).
+
+    Raises:
+        ModelError: an entry is not a positive integer.
+    """
+    entries = tuple(latent_shape) if isinstance(latent_shape, Iterable) else (latent_shape,)
+    try:
+        shape = tuple(operator.index(n) for n in entries)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1 or any(isinstance(n, bool) for n in entries):
+        raise ModelError(f"latent_shape must be a positive integer or a tuple of them, got {latent_shape!r}")
+    return shape
+
+
+def float64(value: object, what: str) -> Tensor:
+    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers.
+
+    Raises:
+        ModelError: it is ragged, or not made of real numbers.
+    """
+    if value.is_complex() if isinstance(value, Tensor) else isinstance(value, np.ndarray) and value.dtype.kind == "c":
+        raise ModelError(f"{what} has complex entries; only real numbers are supported")
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ModelError(f"{what} is not an array of real numbers") from None
+    return tensor.to(dtype=torch.float64, device="cpu", copy=True).to_dense().contiguous()
+
+
+def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
+    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis.
+
+    Raises:
+        UnsupportedModelError: the batch axis is mixed with others.
+    """
+    shape = tuple(int(n) for n in full)
+    if not shape or shape[0] != flow.batch:
+        before, after = (_with_batch(s, flow.batch) for s in ((flow.batch, *flow.shape), shape))
+        raise UnsupportedModelError(f"reshapes {before} to {after}, which mixes the batch axis with the others")
+    return Reshape(shape[1:])
+
+
+def _with_batch(shape: Shape, batch: int) -> str:
+    """The shape as text, with B where it holds the stand-in for the batch size."""
+
+    def entry(n: int) -> str:
+        if batch not in BATCHES or n % batch:
+            return str(n)
+        return "B" if n == batch else f"{n // batch}*B"
+
+    return f"({', '.join(map(entry, shape))})"
+
+
+def same(one: Part, two: Part) -> bool:
+    """Whether two parts are the same, tensor by tensor."""
+    if type(one) is not type(two):
+        return False
+    pairs = [(getattr(one, f.name), getattr(two, f.name)) for f in fields(one)]
+    arrays = Tensor | np.ndarray
+    # Smooth activations carry NaN as their slope.
+    return all(np.array_equal(a, b, equal_nan=True) if isinstance(a, arrays) else a == b for a, b in pairs)

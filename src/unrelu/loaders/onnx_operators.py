@@ -1,0 +1,361 @@
+"""What ONNX operators mean for a chain of layers.
+
+Every handler takes a :class:`Call`, one node with its inputs evaluated, and returns the affine steps and activations
+that the node amounts to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from unrelu.activations import Activation
+from unrelu.affine import Conv, ConvTranspose, Dense, Pad, Pool, Shape
+from unrelu.errors import UnsupportedModelError
+from unrelu.loaders import parts
+from unrelu.loaders.chain import Flow, Part, float64, reshaped
+from unrelu.loaders.onnx_resize import resized
+
+__all__ = ["OPERATORS", "Call"]
+
+# TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
+_FLOATS = (1, 10, 11, 16)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node whose inputs are known: one is the :class:`Flow`, the others are arrays, or None where left out."""
+
+    inputs: Sequence[Flow | npt.NDArray[Any] | None]
+    attributes: dict[str, Any]
+    opset: int
+
+    @property
+    def data(self) -> tuple[Flow, bool]:
+        """The data, and whether it is the first input."""
+        return next((x, i == 0) for i, x in enumerate(self.inputs) if isinstance(x, Flow))
+
+    @property
+    def flow(self) -> Flow:
+        """The data, which must be the first input: a node whose weights are data is no layer."""
+        x, first = self.data
+        if not first:
+            raise UnsupportedModelError("takes its weights from the data; they must be constant")
+        return x
+
+    def array(self, i: int) -> npt.NDArray[Any] | None:
+        """Input i, or None if it is left out."""
+        value = self.inputs[i] if i < len(self.inputs) else None
+        return None if isinstance(value, Flow) else value
+
+    def tensor(self, i: int) -> Tensor:
+        """Input i, which must be there, as float64."""
+        return float64(self.array(i), f"input {i + 1}")
+
+    def optional(self, i: int) -> Tensor | None:
+        """Input i as float64, or None if it is left out."""
+        return None if self.array(i) is None else self.tensor(i)
+
+    def integers(self, i: int, name: str) -> list[int] | None:
+        """Integers that newer opsets pass as input i and older ones as an attribute."""
+        value = self.array(i)
+        value = self.attributes.get(name) if value is None else value
+        return None if value is None else [int(n) for n in np.ravel(value)]
+
+    def get(self, name: str, default: Any) -> Any:
+        """An attribute."""
+        return self.attributes.get(name, default)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def _gemm(call: Call) -> list[Part]:
+    if call.get("transA", 0):
+        raise UnsupportedModelError("transposes the data (transA=1), which mixes the batch axis with the others")
+    x, matrix, vector = call.flow, call.tensor(1), call.optional(2)
+    weight = call.get("alpha", 1.0) * (matrix if call.get("transB", 0) else matrix.T)
+    if vector is None:
+        return [Dense(weight)]
+    if (vector.dim() == 2 and vector.shape[0] != 1) or vector.dim() > 2 or len(x.shape) != 1:
+        raise UnsupportedModelError(f"adds a constant of shape {tuple(vector.shape)}, which differs along the batch")
+    bias = call.get("beta", 1.0) * vector.reshape(-1)
+    return [Dense(weight, bias.expand(len(weight)).clone())]
+
+
+def _matmul(call: Call) -> list[Part]:
+    x, first = call.data
+    matrix = call.tensor(1 if first else 0)
+    if 2 < matrix.dim() <= 1 + len(x.shape) and matrix.shape[:-2].numel() == 1:
+        matrix = matrix.reshape(matrix.shape[-2:])
+    if not first:
+        return [parts.pointwise(matrix, x.shape)]
+    if matrix.dim() != 2:
+        raise UnsupportedModelError(
+            f"multiplies by a constant of shape {tuple(matrix.shape)}; only matrices are supported"
+        )
+    return [Dense(matrix.T.contiguous())]
+
+
+def _geometry(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+    """Strides and dilations."""
+    ones = (1,) * len(kernel)
+    return tuple(call.get("strides", ones)), tuple(call.get("dilations", ones))
+
+
+def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+    """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
+    n, how = len(kernel), call.get("auto_pad", "NOTSET")
+    if how in ("SAME_UPPER", "SAME_LOWER"):
+        return parts.same_padding(call.flow.shape[1:], kernel, *_geometry(call, kernel), how == "SAME_UPPER")
+    pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
+    return pads[:n], pads[n:]
+
+
+def _spatial(weight: Tensor) -> Shape:
+    if weight.dim() not in (3, 4):
+        raise UnsupportedModelError(f"has {weight.dim() - 2} spatial axes; one or two are supported")
+    return tuple(weight.shape[2:])
+
+
+def _conv(call: Call) -> list[Part]:
+    weight = call.tensor(1)
+    kernel = _spatial(weight)
+    stride, dilation = _geometry(call, kernel)
+    begin, end = _pads(call, kernel)
+    inside = begin if begin == end else (0,) * len(kernel)
+    step = Conv(weight, call.optional(2), stride, inside, dilation, call.get("group", 1))
+    return [step] if begin == end else parts.padded(step, begin, end)
+
+
+def _conv_transpose(call: Call) -> list[Part]:
+    x, weight = call.flow, call.tensor(1)
+    kernel = _spatial(weight)
+    zeros = (0,) * len(kernel)
+    stride, dilation = _geometry(call, kernel)
+    extra, groups = tuple(call.get("output_padding", zeros)), call.get("group", 1)
+    axes = zip(x.shape[1:], kernel, stride, dilation, extra, strict=True)
+    full = tuple(s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes)
+    begin, end = _cut(call, full, tuple(s * n for n, s in zip(x.shape[1:], stride, strict=True)))
+    inside = begin if begin == end else zeros
+    step = ConvTranspose(weight, call.optional(2), stride, inside, extra, dilation, groups)
+    if begin == end:
+        return [step]
+    channels = weight.shape[1] * groups
+    kept = [(b, n - e) for b, e, n in zip(begin, end, full, strict=True)]
+    return [step, *parts.crop((channels, *full), [(0, channels), *kept])]
+
+
+def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
+    """Entries a transposed convolution drops at both ends, so that ``full`` becomes the wanted size."""
+    how, n = call.get("auto_pad", "NOTSET"), len(full)
+    wanted = call.get("output_shape", None) or (same if how.startswith("SAME") else None)
+    if wanted is None:
+        pads = (0,) * 2 * n if how == "VALID" else tuple(call.get("pads", (0,) * 2 * n))
+        return pads[:n], pads[n:]
+    totals = [a - b for a, b in zip(full, tuple(wanted)[-n:], strict=True)]
+    if min(totals) < 0:
+        raise UnsupportedModelError(
+            f"stretches {full} entries to {tuple(wanted)}; give pads and output_padding instead"
+        )
+    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    return (small, large) if how == "SAME_UPPER" else (large, small)
+
+
+def _batch_norm(call: Call) -> list[Part]:
+    if call.get("training_mode", 0) or not call.get("spatial", 1):
+        raise UnsupportedModelError("normalises by the statistics of the batch; export the model in evaluation mode")
+    weight, bias, mean, variance = (call.tensor(i) for i in range(1, 5))
+    return [parts.batch_norm(mean, variance, weight, bias, eps=call.get("epsilon", 1e-5), shape=call.flow.shape)]
+
+
+def _average_pool(call: Call) -> list[Part]:
+    x, kernel = call.flow, tuple(call.get("kernel_shape", ()))
+    stride, dilation = _geometry(call, kernel)
+    begin, end = _pads(call, kernel)
+    counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
+    spans = [n + b + e - k for n, b, e, k in zip(x.shape[1:], begin, end, kernel, strict=True)]
+    ceil = ceil and any(span % s for span, s in zip(spans, stride, strict=True))
+    shifted = call.get("auto_pad", "NOTSET").startswith("SAME") and any(
+        s > k for s, k in zip(stride, kernel, strict=True)
+    )
+    if shifted or set(dilation) != {1} or (ceil and any(begin + end)) or (begin != end and not counted):
+        raise UnsupportedModelError(
+            "averages over dilated windows, uneven padding without count_include_pad, padding with ceil_mode, or "
+            "windows shorter than their stride with auto_pad; these are not supported"
+        )
+    if begin != end:
+        return parts.padded(Pool(kernel, stride, (0,) * len(kernel)), begin, end)
+    return parts.average_pool(kernel, stride, begin, ceil_mode=ceil, count_include_pad=counted)
+
+
+def _global_pool(call: Call) -> list[Part]:
+    return parts.global_pool(call.flow.shape, (1,) * (len(call.flow.shape) - 1))
+
+
+def _reduce_mean(call: Call) -> list[Part]:
+    x = call.flow
+    rank = 1 + len(x.shape)
+    axes = sorted(a % rank for a in call.integers(1, "axes") or ())
+    if rank not in (3, 4) or axes != list(range(2, rank)):
+        raise UnsupportedModelError(
+            f"averages over the axes {axes} of {rank}; only all axes after the channels are supported"
+        )
+    pooled = parts.global_pool(x.shape, (1,) * (rank - 2))
+    return pooled if call.get("keepdims", 1) else [*pooled, reshaped(x, (x.batch, x.shape[0]))]
+
+
+def _depth_to_space(call: Call) -> list[Part]:
+    if call.get("mode", "DCR") != "CRD":
+        raise UnsupportedModelError("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
+    return [parts.pixel_shuffle(call.flow.shape, call.get("blocksize", 1))]
+
+
+def _resize(call: Call) -> list[Part]:
+    first = 1 if call.opset < 11 else 2
+    return [resized(call.flow, call.array(first), call.array(first + 1), call.attributes, call.opset)]
+
+
+def _upsample(call: Call) -> list[Part]:
+    scales = call.get("scales", None) if call.array(1) is None else call.array(1)
+    return [resized(call.flow, np.array(scales), None, call.attributes, opset=10)]
+
+
+# --- activations and arithmetic ---------------------------------------------------------------------------------------
+
+
+def _activation(name: str) -> Callable[[Call], list[Part]]:
+    return lambda call: [Activation(name)]
+
+
+def _prelu(call: Call) -> list[Part]:
+    return [parts.slopes(parts.constant(call.array(1), call.flow.shape).numpy())]
+
+
+def _arithmetic(kind: str) -> Callable[[Call], list[Part]]:
+    def handler(call: Call) -> list[Part]:
+        x, first = call.data
+        c = call.tensor(1 if first else 0)
+        if kind == "div" and not first:
+            raise UnsupportedModelError("divides by the data, which is not affine")
+        sign = 1.0 if first else -1.0
+        factor, shift = {"add": (1.0, c), "sub": (sign, -sign * c), "mul": (c, 0.0), "div": (1 / c, 0.0)}[kind]
+        return [parts.scale(x.shape, factor, shift)]
+
+    return handler
+
+
+def _dropout(call: Call) -> list[Part]:
+    if call.array(2) is not None and bool(call.array(2)):
+        raise UnsupportedModelError("drops entries at random (training_mode); export the model in evaluation mode")
+    return []
+
+
+def _cast(call: Call) -> list[Part]:
+    if call.get("to", 1) not in _FLOATS:
+        raise UnsupportedModelError(
+            f"converts the data to a type (number {call.get('to', 1)}) that is not a real number"
+        )
+    return []
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def _full(call: Call) -> list[int]:
+    return [call.flow.batch, *call.flow.shape]
+
+
+def _reshape(call: Call) -> list[Part]:
+    given, old = call.integers(1, "shape") or [], _full(call)
+    copied = not call.get("allowzero", 0)
+    new = [old[i] if n == 0 and copied else n for i, n in enumerate(given)]
+    return [reshaped(call.flow, call.flow.meta().reshape(new).shape)]
+
+
+def _flatten(call: Call) -> list[Part]:
+    old, axis = _full(call), call.get("axis", 1)
+    axis += len(old) * (axis < 0)
+    return [reshaped(call.flow, (math.prod(old[:axis]), math.prod(old[axis:])))]
+
+
+def _squeeze(call: Call) -> list[Part]:
+    axes, x = call.integers(1, "axes"), call.flow.meta()
+    return [reshaped(call.flow, (x.squeeze() if axes is None else x.squeeze(axes)).shape)]
+
+
+def _unsqueeze(call: Call) -> list[Part]:
+    axes = call.integers(1, "axes") or []
+    new = _full(call)
+    for axis in sorted(a % (len(new) + len(axes)) for a in axes):
+        new.insert(axis, 1)
+    return [reshaped(call.flow, new)]
+
+
+def _pad(call: Call) -> list[Part]:
+    value = call.array(2) if call.opset >= 11 else call.get("value", 0.0)
+    mode = call.get("mode", "constant")
+    if mode != "constant" or (value is not None and np.any(value)):
+        raise UnsupportedModelError(f"pads with mode={mode!r}, value={value}; only zeros are supported")
+    rank = 1 + len(call.flow.shape)
+    given = call.integers(1, "pads") or []
+    axes = [a % rank for a in call.integers(3, "axes") or range(rank)]
+    begin = dict(zip(axes, given[: len(axes)], strict=True))
+    end = dict(zip(axes, given[len(axes) :], strict=True))
+    if begin.get(0) or end.get(0):
+        raise UnsupportedModelError("pads the batch axis")
+    return [Pad(tuple(n for a in reversed(range(1, rank)) for n in (begin.get(a, 0), end.get(a, 0))))]
+
+
+def _slice(call: Call) -> list[Part]:
+    x, rank = call.flow, 1 + len(call.flow.shape)
+    starts, ends = call.integers(1, "starts") or [], call.integers(2, "ends") or []
+    axes = [a % rank for a in call.integers(3, "axes") or range(len(starts))]
+    kept = [(0, n) for n in _full(call)]
+    for axis, start, end, step in zip(axes, starts, ends, call.integers(4, "steps") or [1] * len(axes), strict=True):
+        if step != 1:
+            raise UnsupportedModelError(f"takes every entry number {step} of an axis; only steps of 1 are supported")
+        kept[axis] = slice(start, end).indices(_full(call)[axis])[:2]
+    if kept[0] != (0, x.batch):
+        raise UnsupportedModelError("cuts the batch axis")
+    return parts.crop(x.shape, kept[1:])
+
+
+OPERATORS: dict[str, Callable[[Call], list[Part]]] = {
+    "Add": _arithmetic("add"),
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _depth_to_space,
+    "Div": _arithmetic("div"),
+    "Dropout": _dropout,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_pool,
+    "Identity": lambda call: [],
+    "LeakyRelu": lambda call: [parts.leaky_relu(call.get("alpha", 0.01))],
+    "MatMul": _matmul,
+    "Mul": _arithmetic("mul"),
+    "Neg": lambda call: [parts.scale(call.flow.shape, -1.0)],
+    "PRelu": _prelu,
+    "Pad": _pad,
+    "ReduceMean": _reduce_mean,
+    "Relu": _activation("relu"),
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Sigmoid": _activation("sigmoid"),
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Sub": _arithmetic("sub"),
+    "Tanh": _activation("tanh"),
+    "Unsqueeze": _unsqueeze,
+    "Upsample": _upsample,
+}

@@ -1,0 +1,265 @@
+"""A PyTorch module as a network: its ``torch.fx`` trace, followed from the latent code to the output."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from unrelu.affine import Shape
+from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.loaders import torch_functions as functions
+from unrelu.loaders import torch_modules as modules
+from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape, same
+from unrelu.network import Network
+
+__all__ = ["from_torch"]
+
+
+def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = None) -> Network:
+    r"""The chain of layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` that a module computes.
+
+    The module may be an ``nn.Sequential``, nested ones, or any module whose ``forward`` is a chain that ``torch.fx``
+    can trace. It is read in evaluation mode, in float64, and it is not changed; weights are copied.
+
+    Args:
+        module: the generator. Modules read are those of :data:`unrelu.loaders.torch_modules.MODULES` and the functions
+            and tensor methods that do the same, reshaping, cutting and padding with zeros, and adding or multiplying by
+            constants.
+        latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k is
+            ``(k,)``. If None, it is read from the first layer with weights: ``(in_features,)`` for ``Linear``,
+            ``(in_channels, 1)`` or ``(in_channels, 1, 1)`` for a (transposed) convolution.
+
+    Raises:
+        UnsupportedModelError: an operation is not an affine map or a known activation, the model branches, or
+            ``torch.fx`` cannot trace it.
+        ModelError: the module is in training mode, shapes do not fit, or weights are not finite.
+
+    Source: equation (3) of the paper.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}; for files use unrelu.load")
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    modules.check(module)
+    # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        root = modules.replica(module)
+        if modules.handler(root) is not None:
+            root = nn.Sequential(root)
+        walks = [_Walk(root) for _ in BATCHES]
+        shape = code_shape(latent_shape) if latent_shape is not None else walks[0].first_shape()
+        try:
+            one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, BATCHES, strict=True))
+        except ModelError as error:
+            if latent_shape is not None or type(error) is not ModelError:
+                raise
+            raise ModelError(
+                f"{error} (latent_shape was taken to be {shape}; pass latent_shape= if it is not)"
+            ) from error
+    for a, b, place in zip(one.parts, two.parts, one.places, strict=True):
+        if not same(a, b):
+            raise UnsupportedModelError(f"{place} depends on the batch size or on random numbers; it must not")
+    return Network.chain(one.parts, shape)
+
+
+class _Tracer(fx.Tracer):
+    """Records supported modules as single nodes, and keeps constants apart instead of writing them into the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constants: dict[str, Tensor] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return modules.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        known = next((name for name, tensor in self.constants.items() if tensor is a), None)
+        name = known or f"constant {len(self.constants)}"
+        self.constants[name] = a
+        return self.create_node("get_attr", name, (), {})
+
+
+class _Walk:
+    """One trace of a module, and the walk along it."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.tracer = _Tracer()
+        optional = {
+            name: p.default
+            for name, p in inspect.signature(type(root).forward).parameters.items()
+            if p.default is not inspect.Parameter.empty
+        }
+        try:
+            self.graph = self.tracer.trace(root, optional or None)
+        except ModelError:
+            raise
+        # The module's own forward runs here, on stand-ins for tensors; whatever it raises means it cannot be traced.
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"torch.fx cannot trace {type(root).__name__}.forward ({type(error).__name__}: {error}). Control flow "
+                "that depends on the data has no place in a chain of layers; pass the layers as an nn.Sequential, or "
+                "export the model to ONNX and use unrelu.load"
+            ) from error
+        # A change in place counts even where its result is dropped.
+        self.needed = _ancestors(n for n in self.graph.nodes if n.op == "output" or self._mutates(n))
+
+    def _mutates(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self._module(node), "inplace", False))
+        return node.op in ("call_function", "call_method") and functions.mutates(node.target, node.kwargs)
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self.root.get_submodule(str(node.target))
+
+    def first_shape(self) -> Shape:
+        """The latent shape, from the first layer with weights.
+
+        Raises:
+            ModelError: there is none.
+        """
+        for node in self.graph.nodes:
+            m = self._module(node) if node.op == "call_module" else None
+            if isinstance(m, nn.Linear):
+                return (m.in_features,)
+            if isinstance(m, nn.Conv1d | nn.ConvTranspose1d):
+                return (m.in_channels, 1)
+            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
+                return (m.in_channels, 1, 1)
+        raise ModelError("no Linear or convolution module tells the shape of a latent code; pass latent_shape=")
+
+    def follow(self, shape: Shape, batch: int) -> Chain:
+        """The chain for codes of this shape.
+
+        Raises:
+            ModelError: see :func:`from_torch`.
+        """
+        inputs = [n for n in self.graph.nodes if n.op == "placeholder" and n in self.needed]
+        if len(inputs) != 1:
+            names = [str(n.target) for n in inputs]
+            raise UnsupportedModelError(
+                f"the output depends on {len(names)} inputs {names}; a generator has one, the code"
+            )
+        chain = Chain(shape, batch, "the input")
+        values: dict[fx.Node, Any] = {inputs[0]: chain.head}
+        for node in self.graph.nodes:
+            if node.op != "placeholder" and node in self.needed:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = self._evaluate(node, args, dict(kwargs), chain)
+        return chain
+
+    def _evaluate(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], chain: Chain) -> Any:
+        """The value of a node: a :class:`Flow`, or whatever a constant expression gives."""
+        place = f"node {node.name!r}"
+        if node.op == "call_module":
+            place = f"module {str(node.target)!r} ({type(self._module(node)).__name__})"
+        if node.op == "output":
+            return chain.finish(_single(args[0]))
+        flows = _flows(args, kwargs)
+        try:
+            if not flows:
+                return self._constant(node, args, kwargs)
+            if len(flows) > 1:
+                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
+            if _is_query(node, args):
+                return _query(node, args, kwargs)
+            parts = self._parts(node, args, kwargs)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{place} {error}") from error
+        except ModelError as error:
+            raise ModelError(f"{place}: {error}") from error
+        # PyTorch's own complaints about shapes and arguments.
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
+            raise ModelError(f"{place} {what}: {error}") from error
+        return chain.advance(flows[0], parts, place)
+
+    def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.op == "get_attr":
+            name = str(node.target)
+            value: Any = self.tracer.constants.get(name)
+            value = functools.reduce(getattr, name.split("."), self.root) if value is None else value
+            return value.detach().clone() if isinstance(value, Tensor) else value
+        if node.op == "call_module":
+            return self._module(node)(*args, **kwargs)
+        if functions.mutates(node.target, kwargs):
+            raise UnsupportedModelError("changes a constant in place")
+        method = node.op == "call_method"
+        function: Any = getattr(args[0], str(node.target)) if method else node.target
+        return function(*args[method:], **kwargs)
+
+    def _parts(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
+        if node.op == "call_module":
+            m = self._module(node)
+            read = modules.handler(m)
+            if read is None:
+                names = ", ".join(sorted(base.__name__ for base in modules.MODULES))
+                raise UnsupportedModelError(
+                    f"is not an affine map or a known activation; supported modules are {names}"
+                )
+            if len(args) != 1 or kwargs:
+                raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
+            return read(m, args[0])
+        table: dict[Any, Any] = functions.METHODS if node.op == "call_method" else functions.FUNCTIONS
+        name = getattr(node.target, "__name__", node.target)
+        if node.target not in table:
+            what = f"x.{args[1]}" if node.target is getattr else f"{name}()"
+            names = ", ".join(functions.NAMES)
+            raise UnsupportedModelError(f"calls {what}, not an affine map or a known activation; supported are {names}")
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
+        function = table[node.target]
+        if not isinstance(args[0], Flow) and function not in functions.EITHER_SIDE:
+            raise UnsupportedModelError(
+                f"calls {name}() with weights or options taken from the data; they must be constant"
+            )
+        try:
+            inspect.signature(function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from None
+        parts: list[Part] = function(*args, **kwargs)
+        return parts
+
+
+def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """These nodes and all that they are computed from."""
+    stack, seen = list(nodes), set[fx.Node]()
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.all_input_nodes)
+    return seen
+
+
+def _flows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Flow]:
+    found: list[Flow] = []
+    fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, Flow) else None)
+    return found
+
+
+def _single(output: Any) -> Flow:
+    if isinstance(output, Flow):
+        return output
+    what = "several values" if isinstance(output, tuple | list | dict) else "a value that its input does not affect"
+    raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
+
+
+def _is_query(node: fx.Node, args: tuple[Any, ...]) -> bool:
+    name = args[1] if node.target is getattr else node.target
+    return node.op != "call_module" and name in functions.QUERIES
+
+
+def _query(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What ``x.shape``, ``x.size(0)`` and the like say about a flow."""
+    name = args[1] if node.target is getattr else str(node.target)
+    if name == "device":
+        return torch.device("cpu")
+    value = getattr(args[0].meta(), name)
+    return value if node.target is getattr else value(*args[1:], **kwargs)

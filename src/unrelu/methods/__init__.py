@@ -1,0 +1,105 @@
+"""Inverting a network: the registry of methods by name.
+
+A method is a callable ``method(problem) -> Inversion`` with its options on the object. To add one, write it in a file
+of this package and give it a line in :data:`METHODS`; the command line, the contract tests and the reference page go
+over the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, cast, get_args, get_type_hints
+
+from unrelu.errors import OptionError
+from unrelu.methods.auto import Auto, layerwise_reason
+from unrelu.methods.gradient import GradientDescent
+from unrelu.methods.layerwise import Layerwise
+from unrelu.methods.lm import LevenbergMarquardt
+from unrelu.methods.starts import LAYER_METHODS
+from unrelu.problem import Problem
+from unrelu.result import Inversion
+
+__all__ = ["METHODS", "Entry", "Method", "layerwise_reason", "make"]
+
+Method = Callable[[Problem], Inversion]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the registry.
+
+    Attributes:
+        summary: what the method is, in a sentence.
+        norm: the norm it minimises; "noise" if it follows the problem's.
+        options: a frozen dataclass whose fields are the method's options.
+        layerwise: whether ``options`` is a layer method, to be wrapped in :class:`Layerwise`.
+    """
+
+    summary: str
+    norm: str
+    options: type[Any]
+    layerwise: bool = False
+
+    def defaults(self) -> dict[str, Any]:
+        """Option names and default values."""
+        return {f.name: f.default for f in fields(self.options) if f.default is not MISSING}
+
+
+def _layer(name: str, norm: str, summary: str) -> Entry:
+    return Entry(summary, norm, LAYER_METHODS[name], layerwise=True)
+
+
+METHODS: dict[str, Entry] = {
+    "auto": Entry("layer-wise start, joint Levenberg-Marquardt, more starts until one is re-found", "noise", Auto),
+    "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
+    "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
+    "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),
+    "relaxed": _layer("relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"),
+    "least_squares": _layer("least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"),
+    "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
+    "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
+}
+
+
+def make(method: str | Method, options: Mapping[str, Any]) -> Method:
+    """The method of that name with its options; a callable is passed through.
+
+    Raises:
+        OptionError: the name or an option is unknown, or an option has a value it cannot take.
+    """
+    if callable(method):
+        if options:
+            raise OptionError(
+                f"options {', '.join(options)} were given with a callable method; set them on the callable"
+            )
+        return method
+    entry = METHODS.get(method) if isinstance(method, str) else None
+    if entry is None:
+        raise OptionError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable")
+    known, hints = entry.defaults(), get_type_hints(entry.options)
+    for name, value in options.items():
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise OptionError(f"method {method!r} has no option {name!r}; {takes}")
+        _check_type(method, name, value, hints[name])
+    built = entry.options(**options)
+    return Layerwise(built, method) if entry.layerwise else cast(Method, built)
+
+
+_KINDS: dict[type, tuple[str, type]] = {
+    str: ("a string", str),
+    int: ("a whole number", Integral),
+    float: ("a number", Real),
+}
+
+
+def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
+    """Values are what the field's annotation says; NumPy's numbers are numbers, True and False are not."""
+    kind, *others = get_args(hint) or (hint,)
+    wanted, accepted = _KINDS[kind]
+    if value is None and type(None) in others:
+        return
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise OptionError(f"option {name}={value!r} of method {method!r} must be {wanted}")

@@ -1,0 +1,145 @@
+"""``auto``: a layer-wise start where the layers allow it, joint refinement, and more starts until one is re-found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import OptionError
+from unrelu.methods.lm import LevenbergMarquardt
+from unrelu.methods.starts import LAYER_METHODS, starting_codes
+from unrelu.network import Network
+from unrelu.problem import Control, Problem, Progress
+from unrelu.result import Inversion, Status
+
+__all__ = ["Auto", "layerwise_reason"]
+
+Array = npt.NDArray[np.float64]
+
+# Two objectives this close relative to each other are the same optimum.
+_SAME = 1e-6
+# A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
+_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Levenberg-Marquardt from a layer-wise start, then from random ones, keeping the best code of each observation.
+
+    The first start is z0 if given, else the ``layer_method``'s code if every layer expands and is monotone, else
+    random. An observation is finished when its code fits exactly or to the stated noise level, when its best objective
+    was found ``consensus`` times, or after ``starts`` starts. Codes are refined in l2 and compared in the problem's
+    norm.
+
+    Args:
+        starts: starts at most.
+        consensus: how often the best objective has to be found to be trusted.
+        layer_method: what gives the layer-wise start; least squares is the cheapest.
+        max_iterations: Levenberg-Marquardt steps of each start.
+
+    Raises:
+        OptionError: an option has a value it cannot take.
+    """
+
+    starts: int = 20
+    consensus: int = 3
+    layer_method: str = "least_squares"
+    max_iterations: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "consensus"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.layer_method not in LAYER_METHODS:
+            raise OptionError(f"layer_method={self.layer_method!r} is unknown; use one of {', '.join(LAYER_METHODS)}")
+        LevenbergMarquardt(max_iterations=self.max_iterations)
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Search for the best code of every observation."""
+        refine = LevenbergMarquardt(max_iterations=self.max_iterations)
+        tally = _Tally(problem)
+        rng = np.random.default_rng(problem.seed)
+        layerwise = problem.z0 is None and layerwise_reason(problem.network) is None
+        reason = Status.CONVERGED
+        for attempt in range(self.starts):
+            rows = np.flatnonzero(~tally.finished(self.consensus))
+            if not len(rows):
+                break
+            if problem.control.expired():
+                reason = Status.TIME_LIMIT
+                break
+            # All rows draw, so that the codes tried on one observation do not depend on the others' progress.
+            draw = rng.standard_normal((problem.size, problem.network.latent_dim))[rows]
+            part = replace(problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally))
+            if attempt == 0 and layerwise:
+                start, spent = starting_codes(part, self.layer_method)
+                tally.add(rows, start, spent)
+            elif attempt == 0 and problem.z0 is not None:
+                start = problem.z0[rows]
+            else:
+                start = draw
+            z, status, steps = refine.minimise(problem.network, part.y, start, part.control)
+            tally.add(rows, z, steps, final=True)
+            if Status.STOPPED in status:
+                reason = Status.STOPPED
+                break
+        states = np.full(problem.size, reason, dtype=object)
+        states[tally.finished(self.consensus)] = Status.CONVERGED
+        states[tally.count >= self.consensus] = Status.REFOUND
+        return Inversion.of(problem, tally.z, method="auto", status=states, nit=tally.nit)
+
+
+class _Tally:
+    """The best code of each observation and how often its objective was found."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.z = np.full((problem.size, problem.network.latent_dim), np.nan)
+        self.fun = np.full(problem.size, np.inf)
+        self.count = np.zeros(problem.size, dtype=np.int64)
+        self.nit = np.zeros(problem.size, dtype=np.int64)
+
+    def add(self, rows: npt.NDArray[np.intp], z: Array, steps: npt.NDArray[np.int64], final: bool = False) -> None:
+        """Compare codes of some rows with the best so far; only ``final`` ones, local optima, count as found again."""
+        full = self.z.copy()
+        full[rows] = z
+        fun = self.problem.objective(full)[rows]
+        with np.errstate(invalid="ignore"):  # the objective of a huge code is infinite
+            same = np.abs(fun - self.fun[rows]) <= _SAME * np.minimum(fun, self.fun[rows])
+        better = fun < self.fun[rows]
+        self.count[rows] = np.where(same, self.count[rows] + final, np.where(better, int(final), self.count[rows]))
+        self.z[rows[better]], self.fun[rows[better]] = z[better], fun[better]
+        self.nit[rows] += steps
+
+    def finished(self, consensus: int) -> npt.NDArray[np.bool_]:
+        """Rows with an exact fit, a fit to the stated noise, or enough agreement."""
+        reached = np.isfinite(self.z).all(axis=1)
+        fits = self.problem.fits_exactly(self.z) | self.problem.fits_noise(self.z)
+        return np.asarray((reached & fits) | (self.count >= consensus))
+
+
+def _watch(problem: Problem, tally: _Tally) -> Control:
+    """The control of one start: what is left of the time, and the callback shown the whole batch."""
+    callback = problem.control.callback
+
+    def report(progress: Progress) -> bool:
+        assert callback is not None
+        done = problem.size - progress.total + progress.done
+        nit = int(tally.nit.max()) + progress.nit
+        return bool(callback(Progress("auto", nit, done, problem.size, tally.z.copy())))
+
+    return Control(problem.control.remaining(), report if callback else None)
+
+
+def layerwise_reason(network: Network) -> str | None:
+    """Why ``auto`` does not start layer by layer on this network; None if it does."""
+    for i, layer in enumerate(network.layers, 1):
+        if layer.expansion < 1:
+            return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
+        if not layer.activation.monotone:
+            return f"layer {i} has a PReLU with a negative slope"
+        if layer.n_in * layer.n_out > _ENTRIES:
+            return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
+    return None

@@ -1,0 +1,86 @@
+"""``gradient_descent``: the paper's baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unrelu.errors import OptionError
+from unrelu.problem import Problem, Progress
+from unrelu.result import Inversion, Status
+
+__all__ = ["GradientDescent"]
+
+# Step length and iterations of the paper's section 5.1 and 5.2.
+_SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    r"""z <- z - learning_rate * J^T (G(z) - y), the gradient of 1/2 |y - G(z)|_2^2, from a random start.
+
+    Args:
+        setting: where the defaults come from. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic":
+            step 1, up to 1,000 iterations, for random weights N(0, 1/n_i) (section 5.1).
+        learning_rate: the step, if not the setting's.
+        max_iterations: iterations at most, if not the setting's.
+        gradient_tolerance: an observation stops when its gradient norm is no more than this; the paper's 1e-9.
+
+    Raises:
+        OptionError: an option has a value it cannot take.
+
+    Source: section 5 of the paper; Huang, Hand, Heckel and Voroninski, "A provably convergent scheme for compressive
+    sensing under random generative priors" (2018).
+    """
+
+    setting: str = "trained"
+    learning_rate: float | None = None
+    max_iterations: int | None = None
+    gradient_tolerance: float = 1e-9
+
+    def __post_init__(self) -> None:
+        if self.setting not in _SETTINGS:
+            raise OptionError(f"setting={self.setting!r} is unknown; use 'trained' or 'synthetic'")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise OptionError(f"learning_rate={self.learning_rate} must be above 0")
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
+        if not self.gradient_tolerance >= 0:
+            raise OptionError(f"gradient_tolerance={self.gradient_tolerance} must be at least 0")
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Descend from the start of every observation, all at once."""
+        rate, iterations = _SETTINGS[self.setting]
+        rate, iterations = self.learning_rate or rate, self.max_iterations or iterations
+        network, control = problem.network, problem.control
+        z = torch.tensor(problem.start(), dtype=network.dtype, device=network.device)
+        y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
+        active = torch.arange(len(y), device=network.device)
+        status = np.full(len(y), Status.ITERATION_LIMIT, dtype=object)
+        nit = np.full(len(y), iterations)
+        for t in range(iterations):
+            if not len(active):
+                break
+            if control.expired() or control.stopped(
+                lambda: Progress("gradient_descent", t, len(y) - len(active), len(y), z.cpu().double().numpy().copy())  # noqa: B023
+            ):
+                rows = active.cpu().numpy()
+                status[rows] = Status.TIME_LIMIT if control.expired() else Status.STOPPED
+                nit[rows] = t
+                break
+            current = z[active].requires_grad_(True)
+            misfit = 0.5 * ((network.forward(current) - y[active]) ** 2).sum()
+            (gradient,) = torch.autograd.grad(misfit, current)
+            moved = current.detach() - rate * gradient
+            flat = gradient.norm(dim=1) <= self.gradient_tolerance
+            lost = ~torch.isfinite(moved).all(dim=1)
+            z[active[~flat & ~lost]] = moved[~flat & ~lost]
+            for mask, reason in ((flat, Status.CONVERGED), (lost, Status.DIVERGED)):
+                if mask.any():
+                    rows = active[mask].cpu().numpy()
+                    status[rows], nit[rows] = reason, t
+            active = active[~flat & ~lost]
+        codes = z.cpu().double().numpy()
+        return Inversion.of(problem, codes, method="gradient_descent", status=status, nit=nit, norm="l2")

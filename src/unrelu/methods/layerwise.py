@@ -1,0 +1,113 @@
+"""Inverting a network from its output to its input, one layer at a time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import UnsupportedModelError
+from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
+from unrelu.network import Network
+from unrelu.problem import Noise, Problem, Progress
+from unrelu.result import Inversion, Status
+
+__all__ = ["Layerwise", "layer_systems"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layerwise:
+    """Apply a layer method to the last layer, then to the one before with what it found, down to the latent code.
+
+    The threshold that one layer settles on is where the next layer starts, as in the released code of the paper. The
+    first starts at the stated noise level, or near zero if none is stated; no step looks at a true hidden layer.
+
+    Args:
+        layer_method: how one layer is inverted.
+        name: the name to report.
+
+    Raises:
+        UnsupportedModelError: a layer's activation is not monotone (a PReLU with a negative slope).
+
+    Source: section 4 of the paper, "recursively applying Algorithm 1 backwards".
+    """
+
+    layer_method: LayerMethod
+    name: str
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Invert every observation of the problem in turn."""
+        systems = layer_systems(problem.network)
+        z = np.full((problem.size, problem.network.latent_dim), np.nan)
+        status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
+        nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
+        for i, y in enumerate(problem.y):
+            if problem.control.expired():
+                break
+            begin = time.perf_counter()
+            code, status[i], nit[i] = self._one(systems, y, problem)
+            if code is not None:
+                z[i] = code
+            seconds[i] = time.perf_counter() - begin
+            progress = partial(Progress, self.name, int(nit[i]), i + 1, problem.size, z.copy())
+            if problem.control.stopped(progress):
+                status[i + 1 :] = Status.STOPPED
+                break
+        return Inversion.of(
+            problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
+        )
+
+    def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
+        """The code of one observation (None if a limit was met above the first layer), how it ended, programs
+        solved."""
+        target, threshold = y, _stated_threshold(problem.noise)
+        solutions: list[LayerSolution] = []
+        for system in reversed(systems):
+            solution = self.layer_method(system, target, threshold, problem.control.remaining())
+            solutions.append(solution)
+            target, threshold = solution.h, solution.threshold
+            if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
+                return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
+        return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
+
+
+def layer_systems(network: Network) -> list[LayerSystem]:
+    """The layers as systems for the layer methods, first to last.
+
+    Raises:
+        UnsupportedModelError: an activation is not monotone.
+    """
+    for i, layer in enumerate(network.layers, 1):
+        if not layer.activation.monotone:
+            lowest = float(layer.activation.slope.min())
+            raise UnsupportedModelError(
+                f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell on which side of "
+                "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
+            )
+    before = [None, *(layer.activation for layer in network.layers[:-1])]
+    return [LayerSystem.of(layer, previous) for layer, previous in zip(network.layers, before, strict=True)]
+
+
+def _stated_threshold(noise: Noise) -> float | None:
+    """eps for the observed layer: the bound of uniform noise, one standard deviation of Gaussian noise."""
+    return noise.level if noise.kind in ("uniform", "gaussian") and noise.level > 0 else None
+
+
+def _overall(statuses: list[Status]) -> Status:
+    """The status of a network from those of its layers, last layer first; an exact fit is judged later, from the
+    code."""
+    for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
+        if earlier in statuses:
+            return earlier
+    # Whatever fails below a layer whose input was not unique fails because the wrong input was chosen there.
+    for status in statuses:
+        if status is Status.NOT_UNIQUE:
+            return Status.UNDETERMINED
+        if status is Status.NOT_REALIZABLE:
+            return status
+    return Status.CONVERGED

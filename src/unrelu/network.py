@@ -1,0 +1,300 @@
+"""A generator as a chain of layers, each an affine map and an activation: G(z) = phi_d(... phi_1(z))."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from unrelu.activations import Activation
+from unrelu.affine import Affine, Shape, Step
+from unrelu.errors import InputError, ModelError
+
+__all__ = ["Layer", "Network", "numbers"]
+
+Array = npt.NDArray[np.float64]
+
+# Values of one layer held at once by a forward pass over a large batch, in numbers (64 MiB of float64).
+_CHUNK = 2**23
+# Kinds of NumPy types that NumPy would turn into numbers, losing what they mean.
+_UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """x = phi(A h + b): one affine map and one activation.
+
+    Attributes:
+        affine: the map, from ``in_shape`` to ``out_shape``.
+        activation: phi.
+
+    Source: equation (3) of the paper.
+    """
+
+    affine: Affine
+    activation: Activation
+
+    @property
+    def in_shape(self) -> Shape:
+        """Shape of h."""
+        return self.affine.in_shape
+
+    @property
+    def out_shape(self) -> Shape:
+        """Shape of x."""
+        return self.affine.out_shape
+
+    @property
+    def n_in(self) -> int:
+        """Number of entries of h."""
+        return self.affine.n_in
+
+    @property
+    def n_out(self) -> int:
+        """Number of entries of x."""
+        return self.affine.n_out
+
+    @property
+    def expansion(self) -> float:
+        """n_out / n_in; the paper's Assumption 1 asks for at least 2.1."""
+        return self.n_out / self.n_in
+
+    def matrix(self) -> Array | sparse.csr_array:
+        """A as (n_out, n_in), dense or SciPy sparse. Written out at the first call and kept."""
+        return self._matrix
+
+    def bias(self) -> Array:
+        """b as (n_out,)."""
+        return self._bias
+
+    @cached_property
+    def _matrix(self) -> Array | sparse.csr_array:
+        matrix = self.affine.matrix()
+        if isinstance(matrix, np.ndarray):
+            matrix = matrix.copy()
+            matrix.setflags(write=False)
+        return matrix
+
+    @cached_property
+    def _bias(self) -> Array:
+        bias = self.affine.bias().copy()
+        bias.setflags(write=False)
+        return bias
+
+    def value(self, h: Array) -> Array:
+        """phi(A h + b) for h of shape (n_in,) or (B, n_in), in NumPy through :meth:`matrix`."""
+        return self.activation.value(np.asarray((self.matrix() @ h.T).T) + self.bias())
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Layer:
+        """A copy with its tensors converted."""
+        return replace(self, affine=self.affine.to(dtype, device))
+
+    def __str__(self) -> str:
+        steps = " + ".join(type(s).__name__ for s in self.affine.steps) or "Identity"
+        return f"{steps} {_by(self.in_shape)} -> {_by(self.out_shape)}, {self.activation}"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A generator G: R^k -> R^n of d layers. Called with NumPy codes, it returns NumPy outputs.
+
+    Args:
+        layers: the layers, from the latent code to the output.
+        latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
+            ``latent_dim = prod(latent_shape)`` numbers.
+        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+
+    Raises:
+        ModelError: there is no layer, or the layers do not chain.
+
+    Source: equation (3) of the paper.
+    """
+
+    layers: tuple[Layer, ...]
+    latent_shape: Shape
+    dtype: torch.dtype = torch.float64
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ModelError("a network needs at least one layer")
+        widths = [math.prod(self.latent_shape), *(layer.n_out for layer in self.layers)]
+        for i, layer in enumerate(self.layers):
+            if layer.n_in != widths[i]:
+                raise ModelError(f"layer {i + 1} takes {layer.n_in} inputs but is given {widths[i]}")
+
+    @property
+    def latent_dim(self) -> int:
+        """k, the number of latent coordinates."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of one output."""
+        return self.layers[-1].out_shape
+
+    @property
+    def output_dim(self) -> int:
+        """n, the number of outputs."""
+        return self.layers[-1].n_out
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
+        """The same network evaluated in another dtype or on another device."""
+        dtype, device = dtype or self.dtype, torch.device(device or self.device)
+        return Network(tuple(layer.to(dtype, device) for layer in self.layers), self.latent_shape, dtype, device)
+
+    # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
+
+    def __call__(self, z: npt.ArrayLike) -> Array:
+        """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or (B, *output_shape).
+
+        Raises:
+            InputError: z is not made of real numbers, or does not end in k of them.
+        """
+        codes = self._codes(z)
+        width = max(layer.n_out for layer in self.layers)
+        chunks = torch.split(codes.reshape(-1, self.latent_dim), max(1, _CHUNK // width))
+        x = torch.cat([self.forward(c) for c in chunks])
+        return _numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
+
+    def trace(self, z: npt.ArrayLike) -> list[Array]:
+        """The output of every layer, first to last, each ``out_shape`` or (B, *out_shape)."""
+        codes = self._codes(z)
+        values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
+        return [
+            _numpy(x).reshape(*codes.shape[:-1], *layer.out_shape) for layer, x in zip(self.layers, values, strict=True)
+        ]
+
+    def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
+        """For every layer, where its pre-activation is positive: the ReLU configuration, shaped like :meth:`trace`."""
+        codes = self._codes(z)
+        return [
+            (u > 0).cpu().numpy().reshape(*codes.shape[:-1], *layer.out_shape)
+            for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)
+        ]
+
+    def jacobian(self, z: npt.ArrayLike) -> Array:
+        """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
+        codes = self._codes(z)
+        _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
+        return _numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
+
+    def _codes(self, z: npt.ArrayLike) -> Tensor:
+        codes = numbers(z, "z")
+        if codes.ndim not in (1, 2) or codes.shape[-1] != self.latent_dim:
+            raise InputError(
+                f"z has shape {codes.shape}; this network takes codes of shape ({self.latent_dim},) "
+                f"or (B, {self.latent_dim})"
+            )
+        return torch.tensor(codes, dtype=self.dtype, device=self.device)
+
+    # --- PyTorch, flat, batched --------------------------------------------------------------------------------
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        *_, (_, x) = self._layers(z)
+        return x
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n), all k directions pushed forward at once.
+
+        Each layer maps the tangents T to phi'(u) * (A T): forward-mode differentiation written out.
+        """
+        batch, k = z.shape
+        tangents = self._first_tangents.expand(batch, -1, -1)
+        x = z
+        for i, (layer, (u, x)) in enumerate(zip(self.layers, self._layers(z), strict=True)):
+            if i:
+                flat = layer.affine.apply(tangents.flatten(0, 1), constant=False)
+                tangents = torch.unflatten(flat, 0, (batch, k))
+            tangents = tangents * layer.activation.derivative(u, x)[:, None, :]
+        return x, tangents
+
+    @cached_property
+    def _first_tangents(self) -> Tensor:
+        """A_1^T, (k, n_1): the tangents of the first layer's affine map are the same for every code."""
+        unit = torch.eye(self.latent_dim, dtype=self.dtype, device=self.device)
+        return self.layers[0].affine.apply(unit, constant=False)
+
+    def _layers(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pre-activation and output of each layer in turn, both (B, n_i)."""
+        x = z
+        for layer in self.layers:
+            u = layer.affine.apply(x)
+            x = layer.activation.forward(u)
+            yield u, x
+
+    def __str__(self) -> str:
+        lines = [f"  {i}. {layer}" for i, layer in enumerate(self.layers, 1)]
+        return "\n".join([f"Network {_by(self.latent_shape)} -> {_by(self.output_shape)}", *lines])
+
+    @classmethod
+    def chain(cls, parts: Sequence[Step | Activation], latent_shape: Shape) -> Network:
+        """Build a network from affine steps and activations in order.
+
+        Affine steps up to an activation form one layer; steps after the last activation form a layer with the identity.
+        A PReLU's slopes may be shaped like one output (broadcastable), e.g. (C, 1, 1).
+
+        Raises:
+            ModelError: shapes do not chain, weights are not finite, or there is nothing to chain.
+        """
+        layers: list[Layer] = []
+        steps: list[Step] = []
+        shape = latent_shape
+        for part in [*parts, None]:
+            if isinstance(part, Step):
+                steps.append(part)
+                continue
+            if part is None and not steps:
+                break
+            affine = Affine.compose(steps, shape)
+            layers.append(Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape)))
+            steps, shape = [], affine.out_shape
+        return cls(tuple(layers), latent_shape)
+
+
+def numbers(value: npt.ArrayLike, name: str) -> Array:
+    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is for messages.
+
+    Raises:
+        InputError: it is ragged, complex, text or masked.
+    """
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = value if value.is_complex() else value.double()
+        array = np.asarray(value)
+        kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
+        if kind is None:
+            return np.array(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} cannot be read as numbers: {error}") from None
+    raise InputError(f"{name} has {kind} entries; pass real numbers")
+
+
+def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
+    """The activation with a PReLU's slopes written out for each of the prod(shape) outputs."""
+    if activation.slope.ndim == 0:
+        return activation
+    try:
+        slopes = np.broadcast_to(activation.slope, shape)
+    except ValueError:
+        raise ModelError(
+            f"PReLU slopes of shape {activation.slope.shape} do not fit an output of shape {shape}"
+        ) from None
+    return Activation(activation.name, slopes.reshape(-1))
+
+
+def _numpy(x: Tensor) -> Array:
+    return x.detach().cpu().double().numpy()
+
+
+def _by(shape: Shape) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,275 @@
+"""An inversion problem: what was observed, how noisy it is, and how a misfit is measured. Validated once, here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import bdtrik, chdtri
+
+from unrelu.errors import InputError, OptionError
+from unrelu.network import Network, numbers
+
+__all__ = ["Control", "Noise", "Problem", "Progress"]
+
+Array = npt.NDArray[np.float64]
+
+# A residual below this share of max|y| is an exact fit.
+EXACT = 1e-8
+# Probability that the true code is accepted as fitting to a stated Gaussian noise or share of outliers.
+_CONFIDENCE = 0.99
+
+_NORMS = ("l2", "l1", "linf")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The stated noise.
+
+    Attributes:
+        kind: "unknown", "uniform" (|e_j| <= level), "gaussian" (standard deviation level) or "outliers" (a share
+            ``level`` of the entries is arbitrarily wrong).
+        level: in units of y, or the share of outliers; NaN if unknown.
+    """
+
+    kind: str
+    level: float
+
+    @classmethod
+    def parse(cls, text: str | None) -> Noise:
+        """Read None, "uniform:0.1", "gaussian:0.1" or "outliers:0.05".
+
+        Raises:
+            InputError: another kind, or a level that is not a non-negative number (a share below 1 for outliers).
+        """
+        if text is None:
+            return cls("unknown", math.nan)
+        kind, _, value = str(text).partition(":")
+        if kind not in ("uniform", "gaussian", "outliers"):
+            raise InputError(f"noise={text!r}: use 'uniform:A', 'gaussian:S' or 'outliers:P', e.g. 'uniform:0.1'")
+        try:
+            level = float(value)
+        except ValueError:
+            raise InputError(f"noise={text!r}: the level {value!r} is not a number; write e.g. '{kind}:0.1'") from None
+        if not math.isfinite(level) or level < 0:
+            raise InputError(f"noise={text!r}: the level must be finite and at least 0, got {level:g}")
+        if kind == "outliers" and level >= 1:
+            raise InputError(f"noise={text!r}: the share of outliers must be below 1, got {level:g}")
+        return cls(kind, level)
+
+    @property
+    def known(self) -> bool:
+        """Whether a noise was stated."""
+        return self.kind != "unknown"
+
+    @property
+    def norm(self) -> str:
+        """The norm that suits the noise."""
+        return {"uniform": "linf", "outliers": "l1"}.get(self.kind, "l2")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is given: return True from it to stop.
+
+    Attributes:
+        method: the method at work.
+        nit: iterations so far (of the observation at work for the layer-wise methods).
+        done, total: observations finished, observations in all.
+        z: the codes so far, (B, k); NaN where there is none yet. A copy: changing it changes nothing.
+    """
+
+    method: str
+    nit: int
+    done: int
+    total: int
+    z: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """The limits of one run: a clock that starts when it is made, and a callback."""
+
+    time_limit: float = math.inf
+    callback: Callable[[Progress], Any] | None = None
+    _start: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    def remaining(self) -> float:
+        """Seconds left; not below 0."""
+        return max(0.0, self.time_limit - self.elapsed())
+
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return self.elapsed() >= self.time_limit
+
+    def stopped(self, progress: Callable[[], Progress]) -> bool:
+        """Report to the callback, if there is one, and ask whether to stop."""
+        return self.callback is not None and bool(self.callback(progress()))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Find z with G(z) close to y.
+
+    Build it with :meth:`build`. Inside, everything is a batch of flat vectors.
+
+    Attributes:
+        network: G.
+        y: observations, (B, n), float64, read-only.
+        noise: what is known about e = y - G(z*).
+        norm: the norm of the objective: |r|_2^2 ("l2"), |r|_1 ("l1") or |r|_inf ("linf") with r = y - G(z).
+        single: whether one observation was given without a batch axis.
+        z0: starting codes (B, k), or None.
+        seed: seed of every random choice.
+        control: time limit and callback.
+    """
+
+    network: Network
+    y: Array
+    noise: Noise
+    norm: str
+    single: bool = False
+    z0: Array | None = None
+    seed: int = 0
+    control: Control = field(default_factory=Control)
+
+    @classmethod
+    def build(
+        cls,
+        network: Network,
+        y: npt.ArrayLike,
+        *,
+        noise: str | None = None,
+        norm: str | None = None,
+        z0: npt.ArrayLike | None = None,
+        seed: int = 0,
+        time_limit: float | None = None,
+        callback: Callable[[Progress], Any] | None = None,
+    ) -> Problem:
+        """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
+
+        Raises:
+            InputError: a shape, value, noise level or norm that cannot be used.
+            OptionError: a seed, time limit or callback of the wrong type.
+        """
+        if not isinstance(network, Network):
+            raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
+        values, single = _observations(network, y)
+        stated = Noise.parse(noise)
+        if norm is not None and norm not in _NORMS:
+            raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise OptionError(f"seed={seed!r} must be an integer of at least 0")
+        if callback is not None and not callable(callback):
+            raise OptionError(f"callback={callback!r} is not callable")
+        return cls(
+            network,
+            values,
+            stated,
+            norm or stated.norm,
+            single,
+            _starts(network, z0, len(values)),
+            int(seed),
+            Control(_seconds(time_limit), callback),
+        )
+
+    @property
+    def size(self) -> int:
+        """B, the number of observations."""
+        return len(self.y)
+
+    def start(self) -> Array:
+        """The starting codes: z0, or one draw from N(0, I) an observation from the seed. (B, k), a fresh copy."""
+        if self.z0 is not None:
+            return self.z0.copy()
+        return np.random.default_rng(self.seed).standard_normal((self.size, self.network.latent_dim))
+
+    def residual(self, z: Array) -> Array:
+        """y - G(z), (B, n), for codes (B, k)."""
+        return self.y - self.network(z).reshape(self.y.shape)
+
+    def objective(self, z: Array, norm: str | None = None) -> Array:
+        """The objective at codes (B, k), (B,): |r|_2^2, |r|_1 or |r|_inf."""
+        r = np.abs(self.residual(z))
+        norm = norm or self.norm
+        if norm == "l2":
+            with np.errstate(over="ignore"):  # a diverged code may be astronomically large
+                return np.asarray((r * r).sum(axis=1))
+        return np.asarray(r.max(axis=1) if norm == "linf" else r.sum(axis=1))
+
+    def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
+        """Where |y - G(z)|_inf <= 1e-8 max|y|, (B,)."""
+        return np.asarray(self.objective(z, "linf") <= EXACT * np.abs(self.y).max(axis=1))
+
+    def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:
+        """Where the residual is what the stated noise explains, (B,); all False where no noise was stated.
+
+        uniform:a, |r|_inf <= a. gaussian:s, |r|_2^2 <= s^2 q with q the 99% quantile of chi-square with n degrees of
+        freedom. outliers:p, at most the 99% quantile of Binomial(n, p) entries are off by more than 1e-6 max|y|.
+        """
+        n = self.network.output_dim
+        level = self.noise.level
+        r = np.abs(self.residual(z))
+        if self.noise.kind == "uniform":
+            return np.asarray(r.max(axis=1) <= level * (1 + 1e-9))
+        if self.noise.kind == "gaussian":
+            return np.asarray(self.objective(z, "l2") <= level**2 * chdtri(n, 1 - _CONFIDENCE))
+        if self.noise.kind == "outliers":
+            off = r > 1e-6 * np.abs(self.y).max(axis=1, keepdims=True)
+            return np.asarray(off.sum(axis=1) <= np.ceil(bdtrik(_CONFIDENCE, n, level)))
+        return np.zeros(self.size, dtype=bool)
+
+
+def _observations(network: Network, y: npt.ArrayLike) -> tuple[Array, bool]:
+    array = numbers(y, "y")
+    shape, n = network.output_shape, network.output_dim
+    single = array.shape in (shape, (n,))
+    if not single and array.shape[1:] not in (shape, (n,)):
+        raise InputError(
+            f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a batch "
+            f"(B, {', '.join(map(str, shape))})"
+        )
+    if array.size == 0:
+        raise InputError(f"y has shape {array.shape}: there is no observation in it")
+    values = array.reshape(-1, n)
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        first = int(np.flatnonzero(~np.isfinite(values[bad[0]]))[0])
+        raise InputError(
+            f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
+            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them"
+        )
+    values.setflags(write=False)
+    return values, single
+
+
+def _starts(network: Network, z0: npt.ArrayLike | None, size: int) -> Array | None:
+    if z0 is None:
+        return None
+    k = network.latent_dim
+    array = numbers(z0, "z0")
+    if array.shape not in ((k,), (size, k)):
+        raise InputError(f"z0 has shape {array.shape}; pass ({k},) for all observations or ({size}, {k}) for each")
+    if not np.isfinite(array).all():
+        raise InputError("z0 has NaN or infinite entries; start from finite codes")
+    return np.array(np.broadcast_to(array, (size, k)))
+
+
+def _seconds(time_limit: float | None) -> float:
+    if time_limit is None:
+        return math.inf
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float | np.number):
+        raise OptionError(f"time_limit={time_limit!r} must be a number of seconds or None")
+    if not time_limit > 0:
+        raise InputError(f"time_limit={time_limit:g} must be above 0 seconds")
+    return float(time_limit)

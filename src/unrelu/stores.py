@@ -1,0 +1,98 @@
+"""Observations in, results out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError, OutputExistsError
+from unrelu.result import Inversion
+
+__all__ = ["prepare_output", "read_observations", "records", "write_records", "write_result"]
+
+
+def read_observations(path: Path) -> npt.NDArray[Any]:
+    """The array in a ``.npy`` file, or the one in a ``.npz`` file (named ``y`` if it holds several). Never unpickles.
+
+    Raises:
+        InputError: the file is missing, a folder, of another kind, damaged, holds objects, or several arrays without y.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; pass a .npy or .npz file of observations")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; pass a .npy or .npz file of observations")
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(f"{path}: observations are read from .npy and .npz files, not from {path.suffix or 'this'!r}")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded as archive:
+            names = archive.files
+            if len(names) != 1 and "y" not in names:
+                raise InputError(f"{path} holds the arrays {', '.join(names)}; name the observations 'y'")
+            return np.asarray(archive["y" if "y" in names else names[0]])
+    except InputError:
+        raise
+    except Exception as error:  # NumPy raises ValueError, EOFError, OSError, BadZipFile, ... for damaged files
+        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+
+
+def prepare_output(folder: Path, overwrite: bool) -> None:
+    """Make the output folder before any work starts.
+
+    Raises:
+        OutputExistsError: it exists and ``overwrite`` is not set.
+        InputError: it is a file, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the results")
+    if folder.exists() and not overwrite:
+        raise OutputExistsError(f"{folder} exists; choose another folder, or pass --overwrite to replace its results")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def write_result(folder: Path, result: Inversion) -> None:
+    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result."""
+    np.save(folder / "codes.npy", result.z)
+    np.save(folder / "reconstructions.npy", result.x)
+    write_records(folder / "results.jsonl", records(result))
+
+
+def records(result: Inversion) -> Iterator[dict[str, Any]]:
+    """One dictionary an observation: what happened to it, and its residuals."""
+    problem = result.problem
+    columns: dict[str, Any] = {
+        "status": [str(s) for s in np.atleast_1d(result.status)],
+        "success": np.atleast_1d(result.success),
+        "message": np.atleast_1d(result.message),
+        "objective": np.atleast_1d(result.fun),
+        **{f"residual_{norm}": np.atleast_1d(result.residual(norm)) for norm in ("l2", "l1", "linf")},
+        "freedom": np.atleast_1d(result.freedom),
+        "nit": np.atleast_1d(result.nit),
+        "seconds": np.atleast_1d(result.seconds),
+    }
+    for i in range(problem.size):
+        row = {name: _plain(values[i]) for name, values in columns.items()}
+        yield {"index": i, "method": result.method, "seed": problem.seed, **row}
+
+
+def write_records(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write JSON lines; numbers that are not finite become null."""
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

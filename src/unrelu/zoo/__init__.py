@@ -1,0 +1,80 @@
+"""Small generators that we trained on real MNIST digits, and 100 digits they have never seen.
+
+All have 20 latent coordinates with z ~ N(0, I). Each has a model card beside its weights.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import as_file, files
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unrelu.errors import ModelError
+from unrelu.loaders import from_torch
+from unrelu.network import Network
+from unrelu.zoo.architectures import ARCHITECTURES, LATENT_DIM
+
+__all__ = ["card", "digits", "load", "names", "observations"]
+
+# Pixel values of background and ink where they are not 0 and 1.
+_PIXELS = {"mnist-dcgan": (-1.0, 1.0)}
+
+
+def names() -> tuple[str, ...]:
+    """The names that :func:`load` takes."""
+    return tuple(ARCHITECTURES)
+
+
+@cache
+def load(name: str) -> Network:
+    """A trained generator by its name.
+
+    Raises:
+        ModelError: there is no such generator.
+    """
+    _check(name)
+    module = ARCHITECTURES[name]()
+    state = module.state_dict()
+    with as_file(files(__name__) / "weights" / f"{name}.npz") as path, np.load(path, allow_pickle=False) as weights:
+        state.update({key: torch.from_numpy(weights[key]) for key in weights.files})
+    module.load_state_dict(state)
+    return from_torch(module.eval(), latent_shape=(LATENT_DIM,))
+
+
+def card(name: str) -> str:
+    """The model card of a generator, Markdown: data, training, measured quality, limits.
+
+    Raises:
+        ModelError: there is no such generator.
+    """
+    _check(name)
+    return (files(__name__) / "weights" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """100 real MNIST digits held out of training: images (100, 28, 28) with values in [0, 1], and labels (100,).
+
+    Source: MNIST, by Yann LeCun, Corinna Cortes and Christopher J. C. Burges.
+    """
+    with as_file(files(__name__) / "digits.npz") as path, np.load(path, allow_pickle=False) as data:
+        return data["images"] / 255.0, data["labels"].astype(np.int64)
+
+
+def observations(name: str) -> npt.NDArray[np.float64]:
+    """The held-out digits as a generator would draw them: (100, *output_shape), in its range of pixel values.
+
+    Raises:
+        ModelError: there is no such generator.
+    """
+    _check(name)
+    background, ink = _PIXELS.get(name, (0.0, 1.0))
+    images, _ = digits()
+    return (background + (ink - background) * images).reshape(-1, *load(name).output_shape)
+
+
+def _check(name: str) -> None:
+    if name not in ARCHITECTURES:
+        raise ModelError(f"the zoo has no generator {name!r}; it has {', '.join(ARCHITECTURES)}")

@@ -1,0 +1,98 @@
+"""``exact``: unique inputs, polytopes of inputs and their dimension, outputs that no input has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrelu.activations import Activation
+from unrelu.layer import Exact, LayerSystem
+from unrelu.layer.preimage import Polytope, interior_point
+from unrelu.result import Status
+
+
+def system_of(matrix, kind="relu", bias=None, lower=-np.inf):
+    n, k = np.shape(matrix)
+    return LayerSystem(
+        np.array(matrix, dtype=float),
+        np.zeros(n) if bias is None else np.array(bias, dtype=float),
+        Activation.parse(kind),
+        np.full(k, lower),
+        np.full(k, np.inf),
+    )
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1", "sigmoid", "tanh", "identity"])
+@given(seed=st.integers(0, 10**6))
+def test_an_expanding_layer_is_inverted_exactly(kind, seed):
+    rng = np.random.default_rng(seed)
+    system = system_of(rng.normal(size=(40, 6)) / 3, kind, rng.normal(size=40) * 0.1)
+    h = rng.normal(size=6)
+    solution = Exact()(system, system.value(h))
+    assert solution.status is Status.EXACT_FIT
+    assert solution.freedom == 0
+    np.testing.assert_allclose(solution.h, h, rtol=0, atol=1e-9 * np.abs(h).max())
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(3, 12), nonnegative=st.booleans())
+def test_few_active_rows_leave_a_polytope_of_dimension_k_minus_rank(seed, k, nonnegative):
+    rng = np.random.default_rng(seed)
+    system = system_of(rng.normal(size=(k, k)), lower=0.0 if nonnegative else -np.inf)
+    h = np.abs(rng.normal(size=k)) + 0.1
+    x = system.value(h)
+    solution = Exact()(system, x)
+    active = int((x > 0).sum())
+    assert solution.freedom == k - active
+    assert solution.status is (Status.EXACT_FIT if active == k else Status.NOT_UNIQUE)
+    np.testing.assert_allclose(system.value(solution.h), x, atol=1e-8 * max(x.max(), 1))
+    assert (solution.h >= system.lower - 1e-12).all()
+
+
+def test_inequalities_that_always_hold_with_equality_lower_the_dimension():
+    # h1 + h2 = 1 is on; h3 <= 0 and -h3 <= 0 are both off: h3 = 0 although no row says so with an equation.
+    system = system_of([[1, 1, 0], [0, 0, 1], [0, 0, -1]])
+    solution = Exact()(system, np.array([1.0, 0.0, 0.0]))
+    assert solution.status is Status.NOT_UNIQUE
+    assert solution.freedom == 1
+    assert solution.h[2] == pytest.approx(0, abs=1e-9)
+
+
+def test_bounds_of_a_hidden_layer_count_as_inequalities():
+    # h1 + h2 <= 0 with h >= 0 leaves only h = 0.
+    solution = Exact()(system_of([[1, 1]], lower=0.0), np.array([0.0]))
+    assert solution.freedom == 0
+    assert solution.status is Status.EXACT_FIT
+    np.testing.assert_allclose(solution.h, 0, atol=1e-9)
+
+
+def test_an_output_without_an_input_is_said_to_have_none():
+    system = system_of([[1, 0], [0, 1], [1, 1]])
+    solution = Exact()(system, np.array([1.0, 1.0, 3.0]))
+    assert solution.status is Status.NOT_REALIZABLE
+    assert solution.freedom == -1
+    # The least-squares solution of the active rows, not zeros.
+    np.testing.assert_allclose(solution.h, [4 / 3, 4 / 3])
+
+
+def test_contradicting_inequalities_are_found():
+    # h >= 1 from the active row, but the other row wants h <= 0.
+    solution = Exact()(system_of([[1], [2]]), np.array([1.0, 0.0]))
+    assert solution.status is Status.NOT_REALIZABLE
+
+
+def test_zero_output_gives_the_whole_cone():
+    solution = Exact()(system_of(np.eye(3)), np.zeros(3))
+    assert solution.freedom == 3
+
+
+def test_interior_point_is_inside():
+    rng = np.random.default_rng(0)
+    system = system_of(rng.normal(size=(8, 5)))
+    target = system.value(rng.normal(size=5))
+    polytope = Polytope.of(system, target, 1e-9)
+    point, _, dimension = interior_point(polytope)
+    assert polytope.violation(point) <= 1e-9
+    assert dimension == 5 - int((target > 0).sum())
+    assert (polytope.below_side - polytope.below @ point).min() > 1e-6

@@ -1,0 +1,84 @@
+"""The rows of a layer output describe the inputs that explain it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrelu.activations import Activation
+from unrelu.layer import LayerSystem, rows
+
+KINDS = ("relu", "leaky_relu:0.1", "leaky_relu:0.7", "identity", "sigmoid", "tanh")
+
+
+def scalar_system(kind):
+    """phi(h): one row, weight 1, no bias."""
+    return LayerSystem(np.ones((1, 1)), np.zeros(1), Activation.parse(kind), np.full(1, -np.inf), np.full(1, np.inf))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    u=st.floats(-4, 4),
+    x=st.floats(-0.9, 0.9),
+    eps=st.sampled_from((1e-6, 1e-3, 0.1, 0.3)),
+    bias=st.sampled_from((0, 0.5)),
+)
+def test_at_delta_eps_the_rows_are_the_outputs_within_eps(kind, u, x, eps, bias):
+    """Constraints (6) and Remark 1: lo - q eps <= u <= hi + p eps if and only if |phi(u) - x| <= eps."""
+    system = scalar_system(kind)
+    system = LayerSystem(system.matrix, np.array([float(bias)]), system.activation, system.lower, system.upper)
+    target = np.array([x])
+    clipped = system.activation.clip(target, margin=min(eps, 0.25))
+    made = rows(system, target, eps)
+    wh = np.array([u - bias])
+    inside = made.violation(wh)[0] <= eps * (1 + 1e-9)
+    error = abs(system.activation.value(np.array([u])) - clipped)[0]
+    if abs(error - eps) > 1e-6 * eps + 1e-12:
+        assert inside == (error < eps)
+
+
+@given(x=st.floats(-2, 2), eps=st.floats(1e-3, 1))
+def test_relu_rows_are_those_of_algorithm_1(x, eps):
+    made = rows(scalar_system("relu"), np.array([x]), eps)
+    clipped = max(x, 0.0)
+    assert made.high[0] == clipped
+    assert made.high_slope[0] == 1
+    if clipped > eps:
+        assert made.low[0] == clipped
+        assert made.low_slope[0] == 1
+    else:
+        assert made.low[0] == -np.inf
+
+
+@pytest.mark.parametrize(("x", "low_slope", "high_slope"), [(0.5, 1, 1), (-0.5, 10, 10)])
+def test_leaky_rows_away_from_the_kink_are_those_of_remark_1(x, low_slope, high_slope):
+    made = rows(scalar_system("leaky_relu:0.1"), np.array([x]), 0.1)
+    assert made.low[0] == pytest.approx(x if x > 0 else x / 0.1)
+    assert (made.low_slope[0], made.high_slope[0]) == pytest.approx((low_slope, high_slope))
+
+
+@pytest.mark.parametrize("x", [0.05, -0.05, 0.0])
+def test_leaky_rows_at_the_kink_admit_the_noiseless_input_at_delta_zero(x):
+    """Remark 1's middle rows need a delta of almost |x| there; the chords do not."""
+    system = scalar_system("leaky_relu:0.1")
+    made = rows(system, np.array([x]), 0.1)
+    u = system.activation.inverse(np.array([x]))
+    assert made.violation(u)[0] == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
+def test_saturated_outputs_give_half_lines(kind):
+    system = scalar_system(kind)
+    top = rows(system, np.array([1.2]), 0.01)
+    assert np.isfinite(top.low[0])
+    assert top.high[0] == np.inf
+    bottom = rows(system, np.array([-1.2]), 0.01)
+    assert bottom.low[0] == -np.inf
+    assert np.isfinite(bottom.high[0])
+
+
+def test_slopes_keep_their_digits_for_tiny_thresholds():
+    made = rows(scalar_system("relu"), np.array([1.0]), 1e-12)
+    assert made.low_slope[0] == 1.0

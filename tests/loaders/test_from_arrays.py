@@ -1,0 +1,114 @@
+"""Plain matrices: shapes, activations and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loader_checks import codes, layers_reproduce
+
+from unrelu import loaders
+from unrelu.activations import Activation
+from unrelu.errors import ModelError
+from unrelu.loaders import from_arrays
+
+
+def _matrices(widths, seed=0):
+    random = np.random.default_rng(seed)
+    weights = [random.standard_normal((n, k)) for k, n in itertools.pairwise(widths)]
+    return weights, [random.standard_normal(n) for n in widths[1:]]
+
+
+def test_exports():
+    assert loaders.__all__ == ["from_arrays", "from_torch", "load"]
+    assert all(hasattr(loaders, name) for name in loaders.__all__)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 8), min_size=2, max_size=5),
+    name=st.sampled_from(["relu", "leaky_relu:0.1", "sigmoid", "tanh", "identity"]),
+    seed=st.integers(0, 2**31),
+)
+def test_is_the_formula(widths, name, seed):
+    weights, biases = _matrices(widths, seed)
+    net = from_arrays(weights, biases, name)
+    x = z = codes(net, seed=seed)
+    for w, b in zip(weights, biases, strict=True):
+        x = Activation.parse(name).value(x @ w.T + b)
+    np.testing.assert_allclose(net(z), x, atol=1e-10, rtol=1e-10)
+
+
+def test_activation_for_each_layer_and_missing_biases():
+    weights, (bias, _) = _matrices([3, 5, 4])
+    net = from_arrays(weights, [bias, None], ["leaky_relu:0.2", Activation("sigmoid")])
+    assert [str(layer.activation) for layer in net.layers] == ["leaky_relu:0.2", "sigmoid"]
+    assert not net.layers[1].bias().any()
+    layers_reproduce(net)
+    assert not from_arrays(weights).layers[0].bias().any()
+
+
+def test_identity_layers_are_kept_apart():
+    net = from_arrays(*_matrices([3, 5, 4]), "identity")
+    assert [layer.n_out for layer in net.layers] == [5, 4]
+
+
+@pytest.mark.parametrize(
+    "convert", [np.asarray, np.ndarray.tolist, torch.from_numpy, lambda w: torch.from_numpy(w).half()]
+)
+def test_takes_lists_arrays_and_tensors(convert):
+    weights = [np.array([[1.0, -2.0], [0.5, 4.0]])]
+    net = from_arrays([convert(w) for w in weights], None, "identity")
+    np.testing.assert_array_equal(net.layers[0].matrix(), weights[0])
+
+
+def test_integers_are_numbers():
+    np.testing.assert_array_equal(from_arrays([[[1, 2]]], [[3]]).layers[0].matrix(), [[1.0, 2.0]])
+
+
+def test_the_callers_arrays_are_copied():
+    weights, biases = _matrices([2, 3])
+    net = from_arrays(weights, biases)
+    before = net([1.0, 1.0])
+    weights[0][:] = 0
+    biases[0][:] = 0
+    np.testing.assert_array_equal(net([1.0, 1.0]), before)
+    tensor = torch.ones(2, 2, dtype=torch.float64)
+    net = from_arrays([tensor])
+    tensor.zero_()
+    np.testing.assert_array_equal(net([1.0, 1.0]), [2, 2])
+
+
+W, B = np.ones((4, 3)), np.ones(4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "weights is empty"),
+        (([W, np.ones((2, 5))],), r"weights\[1\] has shape \(2, 5\) and takes 5 inputs, .* weights\[0\] has 4 entries"),
+        ((W,), r"weights\[0\] has shape \(3,\); a weight is a matrix"),
+        (([np.ones((0, 3))],), r"weights\[0\] has shape \(0, 3\)"),
+        (([W], [np.ones(3)]), r"biases\[0\] has shape \(3,\), but weights\[0\] has shape \(4, 3\); .* \(4,\)"),
+        (([W], [np.ones((4, 1))]), r"biases\[0\] has shape \(4, 1\)"),
+        (([W], [B, B]), "1 weights but 2 biases"),
+        (([W, np.full((2, 4), np.nan)],), r"8 of 8 entries of weights\[1\] are NaN or infinite"),
+        (([W], [np.array([1, np.inf, 2, 3])]), r"1 of 4 entries of biases\[0\] are NaN"),
+        (([[[1, 2], [3]]],), r"weights\[0\] is not an array of real numbers"),
+        (([[["a"]]],), r"weights\[0\] is not an array of real numbers"),
+        (([W + 1j],), r"weights\[0\] has complex entries"),
+        (([torch.ones(2, 2, dtype=torch.complex64)],), r"weights\[0\] has complex entries"),
+        (([W], None, "softplus"), "unknown activation 'softplus'; use one of relu"),
+        (([W], None, "leaky_relu:x"), "'x' is not a number"),
+        (([W], None, "leaky_relu:2"), r"slope in \(0, 1\)"),
+        (([W], None, ["relu", "tanh"]), r"1 layers but 2 activations"),
+        (([W], None, [3]), "an activation is a name such as 'relu'.*got 3"),
+    ],
+)
+def test_refusals_name_the_entry(arguments, message):
+    with pytest.raises(ModelError, match=message):
+        from_arrays(*arguments)

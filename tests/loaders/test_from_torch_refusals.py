@@ -1,0 +1,276 @@
+"""Modules that are no chain of layers: each is refused, by name and with the reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.loaders import from_torch
+
+
+class Model(nn.Module):
+    """Two linear layers, combined by a function."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.table = nn.Parameter(torch.ones(4))
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, z):
+        return self.function(self, z)
+
+
+def refuse(function, message, error=UnsupportedModelError, latent_shape=4, **modules):
+    with pytest.raises(error, match=message):
+        from_torch(Model(function, **modules).eval(), latent_shape)
+
+
+def seq(*modules):
+    return nn.Sequential(*modules)
+
+
+# --- branches and joins -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda m, z: m.fc1(z) + m.fc2(z),
+            r"module 'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* the input",
+        ),
+        (lambda m, z: m.fc1(z) + z, "node 'add' joins two branches; only chains of layers can be inverted"),
+        (lambda m, z: torch.cat([m.fc1(z), z], 1), "node 'cat' joins two branches"),
+        (lambda m, z: z * z, "node 'mul' joins two branches"),
+        (lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z), "both take the output of the input"),
+        (lambda m, z: (m.fc1(z), z), "the module returns several values"),
+        (lambda m, z: {"x": m.fc1(z)}, "the module returns several values"),
+        (lambda m, z: m.table * 2, "the output depends on 0 inputs"),
+        (lambda m, z: z.shape[1], "the module returns a value that its input does not affect"),
+        (lambda m, z: (F.relu_(h := m.fc1(z)), m.fc2(h))[1], "module 'fc2' .* and node 'relu_' both take the output"),
+        (
+            lambda m, z: (m.fc1(z).relu_(), z)[1],
+            "'fc1' .* takes the output of the input, which is also the output of the",
+        ),
+        (lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1], "mixes the batch axis"),
+        (lambda m, z: m.fc1(z).chunk(2, 1)[0], r"node 'chunk' calls chunk\(\), not an affine map"),
+    ],
+)
+def test_branches(function, message):
+    refuse(function, message)
+
+
+def test_two_inputs():
+    class Conditional(nn.Module):
+        def forward(self, z, c):
+            return z * c
+
+    with pytest.raises(UnsupportedModelError, match=r"depends on 2 inputs \['z', 'c'\]; a generator has one"):
+        from_torch(Conditional(), 3)
+
+
+# --- operations -------------------------------------------------------------------------------------------------------
+
+
+def test_unsupported_module_is_named_with_its_path():
+    module = Model(None, main=seq(nn.Linear(4, 4), seq(nn.ReLU(), nn.Softplus())))
+    module.function = lambda m, z: m.main(z)
+    with pytest.raises(UnsupportedModelError) as caught:
+        from_torch(module, 4)
+    message = str(caught.value)
+    assert message.startswith("module 'main.1.1' (Softplus) is not an affine map or a known activation")
+    assert all(name in message for name in ("ConvTranspose2d", "LeakyReLU", "BatchNorm1d", "Unflatten"))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.GELU(), nn.ELU(), nn.LayerNorm(4), nn.MaxPool1d(2), nn.Softmax(1), nn.ReLU6(), nn.GroupNorm(1, 4), nn.RNN(4, 4),
+     nn.Conv3d(4, 4, 1), nn.Bilinear(4, 4, 4), nn.Embedding(4, 4), nn.InstanceNorm1d(4), nn.Hardtanh()],
+)  # fmt: skip
+def test_unsupported_modules(module):
+    with pytest.raises(UnsupportedModelError, match=rf"module '1' \({type(module).__name__}\) is not an affine map"):
+        from_torch(seq(nn.Linear(4, 4), module).eval(), 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m, z: F.softplus(z), r"'softplus' calls softplus\(\), not an affine map .* are .*conv2d.*relu"),
+        (lambda m, z: z.exp(), r"node 'exp' calls exp\(\)"),
+        (lambda m, z: z.T, r"node 'getattr_1' calls x\.T, "),
+        (lambda m, z: z.unsqueeze(2).permute(0, 2, 1), r"calls permute\(\)"),
+        (lambda m, z: z > 0, r"calls gt\(\)"),
+        (lambda m, z: 1 / z, "divides by the data"),
+        (lambda m, z: torch.div(z, 2, rounding_mode="floor"), "divides by the data or rounds"),
+        (lambda m, z: F.linear(m.table, z), r"calls linear\(\) with weights or options taken from the data"),
+        (lambda m, z: F.dropout(z), r"drops entries at random; call module\.eval\(\)"),
+        (lambda m, z: F.batch_norm(z, None, None, training=True), "statistics of the batch"),
+        (lambda m, z: z.relu(True, 3), r"calls relu\(\) with arguments that are not supported"),
+        (lambda m, z: z.view(-1), r"node 'view' reshapes \(B, 4\) to \(4\*B\), which mixes the batch axis"),
+        (lambda m, z: z.view(-1, 2), r"reshapes \(B, 4\) to \(2\*B, 2\)"),
+        (lambda m, z: z.view(torch.int64), "reinterprets the data"),
+        (lambda m, z: z.reshape(4, -1), "mixes the batch axis"),
+        (lambda m, z: z[0], "indexes the batch axis"),
+        (lambda m, z: z[1:], "indexes the batch axis"),
+        (lambda m, z: z[:, ::2], "every entry number 2"),
+        (lambda m, z: z[:, [0, 2]], "only integers, slices"),
+        (lambda m, z: z[:, 2:2], "keeps nothing"),
+        (lambda m, z: z[:, 9], "takes entry 9 of an axis with 4 entries"),
+        (lambda m, z: z[:, 0, 0, 0], "of 2 axes"),
+        (lambda m, z: z.to(torch.int32), "converts the data to torch.int32"),
+        (lambda m, z: F.pad(z, (1, 1), value=2.0), "only zeros are supported"),
+        (lambda m, z: F.pad(z, (0, 0, 1, 1)), "pads the batch axis"),
+        (lambda m, z: z + torch.ones(3, 4), r"a constant of shape \(3, 4\) with elements of shape \(4,\)"),
+        (lambda m, z: z.unsqueeze(2) * m.table, "a constant must broadcast to one element"),
+        (lambda m, z: z * z.size(0), "node 'mul' depends on the batch size or on random numbers"),
+        (lambda m, z: z + torch.randn(4), "node 'add' depends on the batch size or on random numbers"),
+        (lambda m, z: z + torch.rand(z.shape[1]), "depends on the batch size or on random"),
+        (lambda m, z: z + torch.randn_like(z), r"calls randn_like\(\)"),
+        (lambda m, z: z * m.table.mul_(2), "node 'mul_' changes a constant in place"),
+        (lambda m, z: F.interpolate(z[:, None], scale_factor=1.3, mode="linear"), "not by the ratio of the sizes"),
+        (lambda m, z: F.interpolate(z[:, None, None], scale_factor=2, mode="bicubic"), "mode='bicubic'; supported modes"),
+        (lambda m, z: F.interpolate(z[:, None, None], size=2, mode="bilinear", antialias=True), "antialias=True"),
+        (lambda m, z: F.adaptive_avg_pool1d(z[:, None], 3), "windows of different lengths"),
+        (lambda m, z: F.avg_pool2d(z[:, None, None], (1, 2), ceil_mode=True, divisor_override=3), "divisor_override"),
+        (lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3), "shuffles pixels by 3"),
+        (lambda m, z: m.fc1.weight @ z, "from the left"),
+        (lambda m, z: z @ m.table, "needs a matrix as its weight"),
+    ],
+)  # fmt: skip
+def test_functions(function, message):
+    refuse(function, message, ModelError)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), "padding_mode='circular'; only 'zeros'"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "statistics of the batch.*track_running_stats=True"),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), "mode='bicubic'"),
+        (nn.Upsample(scale_factor=1.3, mode="linear"), "give size= or recompute_scale_factor=True"),
+        (nn.Flatten(0), r"reshapes \(B, 4, 5\) to \(20\*B\), which mixes the batch axis"),
+        (nn.AdaptiveAvgPool1d(3), "windows of different lengths"),
+        (nn.AvgPool1d(9), "module '1' .AvgPool1d.: Pool does not fit an input of shape"),
+        (
+            nn.Conv1d(3, 4, 1),
+            r"module '1' \(Conv1d\): Conv with a weight of shape \(4, 3, 1\) does not fit .* \(4, 5\)",
+        ),
+        (nn.BatchNorm1d(3), r"module '1' \(BatchNorm1d\): normalises 3 channels but is given .* \(4, 5\)"),
+        (nn.Unflatten(1, (3, 2)), r"module '1' \(Unflatten\) does not fit an input of shape \(4, 5\)"),
+        (nn.PReLU(3), r"PReLU slopes of shape \(3, 1\) do not fit"),
+    ],
+)
+def test_modules_that_do_not_fit(module, message):
+    with pytest.raises(ModelError, match=message):
+        from_torch(seq(nn.Unflatten(1, (4, 5)), module).eval(), 20)
+
+
+def test_extra_arguments():
+    refuse(
+        lambda m, z: m.up(z[:, :, None], output_size=[3]),
+        "called with more than its input",
+        up=nn.ConvTranspose1d(4, 1, 3),
+    )
+
+
+def test_not_finite():
+    module = seq(nn.Linear(3, 3), nn.ReLU(), seq(nn.Linear(3, 3)))
+    with torch.no_grad():
+        module[2][0].weight[1, 1] = float("nan")
+    with pytest.raises(ModelError, match=r"module '2\.0' \(Linear\): 1 of 9 entries of a Dense weight are NaN"):
+        from_torch(module)
+    norm = seq(nn.BatchNorm1d(3)).eval()
+    norm[0].running_var.fill_(-1)
+    with pytest.raises(ModelError, match="running_var has negative entries, the smallest is -1"):
+        from_torch(norm, 3)
+    with pytest.raises(ModelError, match="complex"):
+        from_torch(seq(nn.Linear(3, 3, dtype=torch.complex64)), 3)
+
+
+# --- what the module is -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "part",
+    [nn.BatchNorm1d(3), nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), nn.InstanceNorm1d(3),
+     parametrizations.spectral_norm(nn.Linear(3, 3)), nn.utils.spectral_norm(nn.Linear(3, 3))],
+)  # fmt: skip
+def test_training_mode(part):
+    module = seq(nn.Linear(3, 3), seq(nn.ReLU(), part))
+    with pytest.raises(ModelError, match=r"module '1\.1.*is in training mode; call module\.eval\(\) first"):
+        from_torch(module)
+    part.eval()
+
+
+def test_control_flow_that_depends_on_the_data():
+    refuse(
+        lambda m, z: z if z.sum() > 0 else -z, r"torch\.fx cannot trace Model\.forward \(TraceError: .*nn\.Sequential"
+    )
+    refuse(lambda m, z: z.view(len(z), 4), r"torch\.fx cannot trace Model\.forward")
+    refuse(lambda m, z: m.missing(z), r"torch\.fx cannot trace Model\.forward \(AttributeError: .*missing")
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks(hook):
+    for index in (0, 1):
+        module = seq(nn.Linear(3, 3), seq(nn.ReLU()))
+        getattr(module[index], hook)(lambda *arguments: None)
+        with pytest.raises(UnsupportedModelError, match=rf"module '{index}' .* has forward hooks .* remove them first"):
+            from_torch(module)
+
+
+def test_patched_forward():
+    module = nn.Linear(3, 3)
+    module.forward = lambda x: 2 * x
+    with pytest.raises(UnsupportedModelError, match=r"the module .Linear. has forward hooks or a patched forward"):
+        from_torch(module)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript():
+    with pytest.raises(UnsupportedModelError, match=r"compiled by TorchScript; pass the original nn\.Module"):
+        from_torch(torch.jit.script(nn.Linear(3, 3)))
+
+
+def test_lazy_module():
+    with pytest.raises(ModelError, match=r"module '0' .LazyLinear. has no weights yet"):
+        from_torch(seq(nn.LazyLinear(3)))
+
+
+def test_not_a_module():
+    with pytest.raises(ModelError, match=r"takes a torch\.nn\.Module, got dict; for files use unrelu\.load"):
+        from_torch({})
+
+
+def test_nothing_to_chain():
+    with pytest.raises(ModelError, match="at least one layer"):
+        from_torch(seq(nn.Identity()), 3)
+
+
+# --- the latent shape -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [0, (-1,), (), (2.0,), (True,), "3"])
+def test_latent_shape_must_be_positive(shape):
+    with pytest.raises(ModelError, match="latent_shape must be a positive integer or a tuple of them, got"):
+        from_torch(nn.Linear(3, 3), shape)
+
+
+def test_latent_shape_unknown():
+    with pytest.raises(ModelError, match="tells the shape of a latent code; pass latent_shape="):
+        from_torch(seq(nn.Tanh()))
+
+
+def test_latent_shape_guessed_wrong():
+    module = seq(nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 3, 3))
+    with pytest.raises(ModelError, match=r"latent_shape was taken to be \(2, 1, 1\); pass latent_shape= if it is not"):
+        from_torch(module)
+    assert from_torch(module, 18).output_shape == (3, 1, 1)

@@ -1,0 +1,483 @@
+"""Checkpoints and weight files: what each format may hold, and what is refused without being run."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from loader_checks import evaluation, same_as_module
+from torch import nn
+
+from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
+from unrelu.loaders import from_arrays, load
+from unrelu.loaders.state_dict import natural
+
+RANDOM = np.random.default_rng(0)
+WEIGHTS = [RANDOM.standard_normal(shape) for shape in ((5, 3), (7, 5), (2, 7))]
+BIASES = [RANDOM.standard_normal(n) for n in (5, 7, 2)]
+CODE = RANDOM.standard_normal((4, 3))
+
+
+def same(net, activation="relu", biases=BIASES):
+    np.testing.assert_allclose(net(CODE), from_arrays(WEIGHTS, biases, activation)(CODE), atol=1e-12)
+
+
+def module(batch_norm=False):
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm1d(5)] if batch_norm else []
+    return evaluation(nn.Sequential(nn.Linear(3, 5), *norms, nn.ReLU(), nn.Linear(5, 4), nn.ReLU()))
+
+
+def saved(path, value):
+    if path.suffix == ".npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in value.items()})
+    elif path.suffix == ".safetensors":
+        safetensors.torch.save_file(dict(value), path)
+    else:
+        torch.save(value, path)
+    return path
+
+
+STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.safetensors"]
+
+
+# --- any state_dict ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STATE_DICT_FILES)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_state_dict(tmp_path, name, batch_norm):
+    m = module(batch_norm)
+    path = saved(tmp_path / name, m.state_dict())
+    same_as_module(load(path), m)
+    same_as_module(load(str(path), activation=["relu", "relu"]), m)
+    assert [str(layer.activation) for layer in load(path, activation="tanh").layers] == ["tanh"] * 2
+
+
+@pytest.mark.parametrize("name", STATE_DICT_FILES)
+def test_layers_are_picked_by_name(tmp_path, name):
+    vae = nn.ModuleDict({k: nn.Linear(*shape) for k, shape in {
+        "fc1": (9, 6), "fc21": (6, 3), "fc22": (6, 3), "fc3": (3, 6), "fc4": (6, 9)}.items()})  # fmt: skip
+    path = saved(tmp_path / name, vae.double().state_dict())
+    decoder = nn.Sequential(vae["fc3"], nn.ReLU(), vae["fc4"], nn.Sigmoid())
+    same_as_module(load(path, layers=["fc3", "fc4"], activation=["relu", "sigmoid"]), decoder)
+    with pytest.raises(ModelError, match=r"no layer 'fc5' in the file; its layers are fc1, .*fc4"):
+        load(path, layers=["fc3", "fc5"])
+    with pytest.raises(
+        ModelError,
+        match=r"layer 'fc\d+' has shape \(\d, \d\) and takes . inputs, but .* 'fc.*' has . entries.*fc1 \(6, 9\).*fc4 "
+        r"\(9, 6\).*; pass layers=\[\.\.\.\] to pick",
+    ):
+        load(path)
+    with pytest.raises(
+        ModelError, match=r"layer 'fc3' has shape \(6, 3\) and takes 3 inputs, but .* 'fc4' has 9 entries"
+    ):
+        load(path, layers=("fc4", "fc3"))
+
+
+@pytest.mark.parametrize("name", STATE_DICT_FILES)
+def test_convolutions_are_refused(tmp_path, name):
+    state = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3)).state_dict()
+    path = saved(tmp_path / name, state)
+    with pytest.raises(
+        UnsupportedModelError, match=r"layer '2' is a convolution.*neither stride nor padding.*from_torch"
+    ):
+        load(path)
+    assert load(path, layers=["0"]).output_shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).state_dict(),
+            r"layer '1' has a weight of shape \(4,\), as LayerNorm",
+        ),
+        (nn.GRU(3, 4).state_dict(), "layer '' holds .*weight_ih_l0.*not a plain weight and bias.*from_torch"),
+        (
+            nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))).state_dict(),
+            "layer '0' holds .*weight.original0.*not a plain weight",
+        ),
+        (
+            {"a.weight": torch.ones(3, 3), "a.bias": torch.ones(4)},
+            r"layer 'a' bias has shape \(4,\), but layer 'a' weight",
+        ),
+        ({"a.weight": torch.full((3, 3), torch.nan)}, "9 of 9 entries of layer 'a' weight are NaN"),
+        ({"a.bias": torch.ones(3)}, "layer 'a' has no weight, only bias"),
+        (
+            {"a.weight": torch.ones(3), "a.running_mean": torch.ones(3)},
+            "looks like a batch normalisation but holds .*weight",
+        ),
+        (
+            {"a.running_var": torch.ones(2), "a.running_mean": torch.ones(3)},
+            "looks like a batch normalisation but holds",
+        ),
+        ({"a.running_var": -torch.ones(2), "a.running_mean": torch.ones(2)}, "'a': running_var has negative entries"),
+        ({"a.running_var": torch.ones(2), "a.running_mean": torch.ones(2)}, "no weight matrix"),
+        (
+            {"a.weight": torch.ones(3, 3), "b.running_var": torch.ones(2), "b.running_mean": torch.ones(2)},
+            r"layer 'b' has shape \(2,\) and takes 2 inputs, but the output of layer 'a' has 3 entries",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.safetensors"])
+def test_refusals_of_state_dicts(tmp_path, name, state, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        load(saved(tmp_path / name, state))
+    assert str(caught.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_lower_precision(tmp_path, dtype):
+    state = {"a.weight": torch.tensor([[1.5, -2.0]], dtype=dtype)}
+    for name in ("a.pt", "a.safetensors"):
+        np.testing.assert_array_equal(load(saved(tmp_path / name, state)).layers[0].matrix(), [[1.5, -2.0]])
+
+
+# --- .npz -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(("w", "b"), [("W", "b"), ("weight", "bias"), ("weights_", "biases_")])
+def test_numbered_arrays(tmp_path, first, w, b):
+    arrays = {f"{w}{first + i}": weight for i, weight in enumerate(WEIGHTS)}
+    arrays = {f"{b}{first + i}": bias for i, bias in enumerate(BIASES)} | dict(reversed(arrays.items()))
+    np.savez(tmp_path / "a.npz", **arrays)
+    same(load(tmp_path / "a.npz"))
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path):
+    weights = [np.diag([i + 1.0, 1.0]) @ [[1, 1], [0, 1]] for i in range(12)]
+    np.savez(tmp_path / "a.npz", **{f"W{i}": w for i, w in enumerate(weights)})
+    np.testing.assert_allclose(load(tmp_path / "a.npz")([1, 1]), from_arrays(weights)([1, 1]))
+
+
+@pytest.mark.parametrize("kind", ["interleaved", "weights first", "no biases", "some biases"])
+def test_unnamed_arrays(tmp_path, kind):
+    pairs = zip(WEIGHTS, BIASES, strict=True)
+    some = [None, BIASES[1], None]
+    arrays, biases = {
+        "interleaved": ([a for pair in pairs for a in pair], BIASES),
+        "weights first": ([*WEIGHTS, *BIASES], BIASES),
+        "no biases": (WEIGHTS, None),
+        "some biases": ([WEIGHTS[0], WEIGHTS[1], BIASES[1], WEIGHTS[2]], some),
+    }[kind]
+    np.savez_compressed(tmp_path / "a.npz", *arrays)
+    same(load(tmp_path / "a.npz"), biases=biases)
+
+
+def test_stored_activation(tmp_path):
+    path = tmp_path / "a.npz"
+    for stored in ("tanh", ["tanh", "relu", "leaky_relu:0.3"]):
+        np.savez(path, *WEIGHTS, activation=stored)
+        same(load(path), stored, None)
+        same(load(path, activation="sigmoid"), "sigmoid", None)
+    np.savez(path, *WEIGHTS, activation=3)
+    with pytest.raises(ModelFileError, match="entry 'activation' must be a string or a list of strings, got int64"):
+        load(path)
+    np.savez(path, *WEIGHTS, activation=["relu"])
+    with pytest.raises(ModelError, match="3 layers but 1 activations"):
+        load(path)
+
+
+def test_layers_of_numbered_and_unnamed_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", W1=WEIGHTS[1], b1=BIASES[1], W0=WEIGHTS[0])
+    assert load(tmp_path / "a.npz", layers=["W1"]).latent_dim == 5
+    np.savez(tmp_path / "b.npz", *WEIGHTS)
+    assert load(tmp_path / "b.npz", layers=["arr_0"]).output_dim == 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"W0": np.ones((2, 2)), "W2": np.ones((2, 2))}, "numbered 0, 1, 2.*without gaps, found W0, W2"),
+        ({"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "without gaps, found W0, w0"),
+        ({"W0": np.ones((2, 2)), "b1": np.ones(2)}, "bias without a weight of the same number: W0, b1"),
+        (
+            {"arr_0": np.ones(2), "arr_1": np.ones((2, 2))},
+            r"each followed by its bias .* found arr_0 \(2,\), arr_1 \(2, 2\)",
+        ),
+        ({"arr_0": np.ones((2, 2, 2))}, r"found arr_0 \(2, 2, 2\)"),
+        ({"decoder": np.ones((2, 2))}, "layer '' holds decoder"),
+        ({"activation": "relu"}, "holds no weights"),
+        ({}, "holds no weights"),
+        ({"W0": np.array([["a"]])}, "layer 'W0' weight is not an array of real numbers"),
+        ({"W0": np.array([[None]], dtype=object)}, "readable .npz archive of numeric arrays .*allow_pickle=False"),
+    ],
+)
+def test_refusals_of_npz(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path / "a.npz")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "generator", "anything"])
+def test_nested_state_dict(tmp_path, key):
+    m = module()
+    optimizer = torch.optim.Adam(m.parameters())
+    m(torch.zeros(1, 3, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    checkpoint = {"epoch": 3, key: m.state_dict(), "optimizer": optimizer.state_dict(), "loss": 0.1, "args": {}}
+    same_as_module(load(saved(tmp_path / "a.pt", checkpoint)), m)
+
+
+def test_several_state_dicts(tmp_path):
+    m = module()
+    path = saved(tmp_path / "a.pt", {"epoch": 1, "generator": m.state_dict(), "critic": nn.Linear(4, 1).state_dict()})
+    with pytest.raises(
+        ModelFileError,
+        match=r"several state_dicts: generator, critic \(its keys are epoch, generator, critic\); pass "
+        r"layers=\['generator.<layer>'",
+    ):
+        load(path)
+    same_as_module(load(path, layers=["generator.0", "generator.2"]), m)
+    with pytest.raises(
+        ModelError, match=r"no layer '0' in the file; its layers are generator\.0, generator\.2, critic"
+    ):
+        load(path, layers=["0"])
+
+
+def test_plain_values_next_to_tensors(tmp_path):
+    m = module()
+    same_as_module(load(saved(tmp_path / "a.pt", {**m.state_dict(), "epoch": 3})), m)
+
+
+def test_older_file_format(tmp_path):
+    m = module()
+    torch.save(OrderedDict(m.state_dict()), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    same_as_module(load(tmp_path / "a.pth"), m)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(3, 3), "holds a Tensor, not a state_dict; save module.state_dict()"),
+        ([torch.ones(3, 3)], "holds a list, not a state_dict.*from_arrays"),
+        ({"epoch": 3, "name": "x"}, "holds no state_dict; its keys are epoch, name"),
+        ({}, "holds no state_dict; its keys are none"),
+    ],
+)
+def test_files_without_state_dict(tmp_path, value, message):
+    with pytest.raises(ModelFileError, match=message):
+        load(saved(tmp_path / "a.pt", value))
+
+
+# --- files that could run code ----------------------------------------------------------------------------------------
+
+
+class Payload:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.target,))
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.npz", "a.safetensors", "a.onnx"])
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "protocol 0", "object array"])
+def test_nothing_in_a_file_is_run(tmp_path, name, how):
+    victim, path = tmp_path / "pwned", tmp_path / name
+    hostile = {"a.weight": torch.ones(2, 2), "b": Payload(victim)}
+    if how in ("zip", "legacy"):
+        torch.save(hostile, path, _use_new_zipfile_serialization=how == "zip")
+    elif how == "object array":
+        with path.open("wb") as stream:
+            np.savez(stream, W0=np.array([Payload(victim)], dtype=object))
+    else:
+        path.write_bytes(pickle.dumps(hostile, protocol=0 if how == "protocol 0" else 2))
+    with pytest.raises(ModelFileError) as caught:
+        load(path)
+    assert not victim.exists()
+    assert str(path) in str(caught.value)
+    pickle.loads(pickle.dumps(Payload(victim)))
+    assert victim.exists()  # the payload is live; only the loader left it alone
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"model": m}])
+def test_whole_modules_are_refused(tmp_path, zipped, wrap):
+    torch.save(wrap(module()), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        ModelFileError,
+        match=r"a\.pt: the file holds pickled objects other than tensors.*save module\.state_dict\(\).*from_torch",
+    ):
+        load(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused(tmp_path):
+    torch.jit.script(module()).save(str(tmp_path / "a.pt"))
+    with pytest.raises(ModelFileError, match=r"is a TorchScript program; save module.state_dict"):
+        load(tmp_path / "a.pt")
+
+
+# --- files that are not what they should be ---------------------------------------------------------------------------
+
+
+KINDS = ["a.npz", "a.pt", "a.pth", "a.safetensors", "a.onnx"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello world, this is a text",
+        b"\x00" * 64,
+        b"\x80",
+        json.dumps({"a": 1}).encode(),
+        b"PK\x03\x04 not a zip",
+        b"\x80\x02",
+    ],
+)
+def test_foreign_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"not a (readable|PyTorch|valid)") as caught:
+        load(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("name", KINDS[:4])
+def test_truncated_files(tmp_path, name):
+    whole = saved(tmp_path / name, module().state_dict()).read_bytes()
+    for length in (len(whole) // 4, len(whole) // 2, len(whole) - 1):
+        (tmp_path / name).write_bytes(whole[:length])
+        with pytest.raises(ModelFileError, match="not a"):
+            load(tmp_path / name)
+
+
+def test_truncated_legacy_file(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save(module().state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for length in (20, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelFileError):
+            load(path)
+
+
+def test_damaged_member(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, *WEIGHTS)
+    damaged = bytearray(path.read_bytes())
+    damaged[200:240] = bytes(40)
+    path.write_bytes(damaged)
+    with pytest.raises(ModelFileError, match=r"not a readable .npz archive"):
+        load(path)
+
+
+def test_other_archives(tmp_path):
+    for name in ("a.npz", "a.pt"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("readme.txt", "hello")
+        with pytest.raises(ModelFileError, match=r"not an array|not a PyTorch file"):
+            load(tmp_path / name)
+    with (tmp_path / "b.npz").open("wb") as stream:
+        np.save(stream, np.ones((2, 2)))
+    with pytest.raises(ModelFileError, match=r"single array, as a \.npy does; save weights with numpy\.savez"):
+        load(tmp_path / "b.npz")
+    safetensors.torch.save_file({}, tmp_path / "b.safetensors")
+    with pytest.raises(ModelFileError, match="holds no tensors"):
+        load(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_empty_missing_and_folders(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(ModelFileError, match=rf"{name} does not exist"):
+        load(path)
+    path.touch()
+    with pytest.raises(ModelFileError, match=rf"{name} is empty"):
+        load(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ModelFileError, match=rf"{name} is a folder; pass the model file itself"):
+        load(path)
+
+
+def test_unknown_suffix(tmp_path):
+    for name in ("a.h5", "a.pkl", "model"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(
+            ModelFileError, match=r"unknown suffix '.*'; model files end in \.onnx, \.npz, \.pt, \.pth, \.safe"
+        ):
+            load(tmp_path / name)
+
+
+def test_not_a_path():
+    with pytest.raises(ModelFileError, match=r"load takes a path, got Sequential; for modules use unrelu.from_torch"):
+        load(module())
+
+
+def test_unreadable(tmp_path, monkeypatch):
+    (tmp_path / "a.npz").write_bytes(b"x")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(ModelFileError, match=r"a\.npz cannot be read: .*Permission denied"):
+        load(tmp_path / "a.npz")
+
+
+# --- options and packages ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "a.onnx",
+            {"layers": ["fc1"]},
+            r"layers=\['fc1'\] does not go with a \.onnx file: the graph says it; leave it out",
+        ),
+        ("a.onnx", {"activation": "relu"}, r"activation='relu' does not go with a \.onnx file"),
+        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the first weight says it"),
+        ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a \.npz file"),
+        ("a.pt", {"layers": "fc1"}, r"layers must be a list of layer names, got 'fc1'"),
+        ("a.pt", {"layers": []}, r"layers must be a list of layer names, got \[\]"),
+        ("a.pt", {"layers": [1, 2]}, r"layers must be a list of layer names, got \[1, 2\]"),
+    ],
+)
+def test_options(tmp_path, name, options, message):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(OptionError, match=message):
+        load(tmp_path / name, **options)
+
+
+@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+def test_missing_packages(tmp_path, monkeypatch, name):
+    genuine = builtins.__import__
+
+    def without(module, *arguments):
+        if module.partition(".")[0] == name:
+            raise ImportError(module)
+        return genuine(module, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(__import__("sys").modules, "unrelu.loaders.onnx_graph", raising=False)
+    (tmp_path / f"a.{name}").write_bytes(b"x")
+    with pytest.raises(ModelFileError, match=rf'pip install "unrelu\[{name}\]"'):
+        load(tmp_path / f"a.{name}")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["fc", "block.", ""]), st.integers(0, 300))))
+def test_natural_order(names):
+    names = [f"{prefix}{number}" for prefix, number in names]
+    ordered = sorted(names, key=natural)
+    numbers = [int(name[2:]) for name in ordered if name.startswith("fc")]
+    assert numbers == sorted(numbers)
+    assert sorted(ordered) == sorted(names)

@@ -1,0 +1,226 @@
+"""ONNX graphs that are no chain of layers, or no valid model: the message names the file, the node and the way out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnx_checks import node, numbers, write
+
+from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
+from unrelu.loaders import load
+
+M = numbers(4, 4)
+C = numbers(4)
+BN = {"w": C, "b": C, "m": C, "v": C**2}
+SCALES = np.array([1, 1, 2, 2], np.float32)
+
+
+def resize(**attributes):
+    return [node("Resize", ["x", "", "s"], ["y"], **attributes)], [1, 2, 2], {"s": SCALES}
+
+
+# nodes, shape of one code, constants, message
+REFUSED = [
+    ([node("Softplus", ["x"], ["y"], name="act")], [4], {}, r"node 'act' \(Softplus\) is not an affine map .* are Add, Ave"),
+    ([node("Softplus", ["x"], ["y"])], [4], {}, r"node 'y' \(Softplus\)"),
+    (
+        [node("Relu", ["x"], ["h"], name="r"), node("Add", ["h", "x"], ["y"], name="add_3")],
+        [4], {}, r"node 'add_3' \(Add\) joins two branches; only chains of layers can be inverted",
+    ),
+    (
+        [node("Relu", ["x"], ["a"], name="r"), node("Tanh", ["x"], ["b"], name="t"), node("Add", ["a", "b"], ["y"])],
+        [4], {}, r"node 't' \(Tanh\) and node 'r' \(Relu\) both take the output of the input 'x', where the model branches",
+    ),
+    ([node("Mul", ["x", "x"], ["y"])], [4], {}, "joins two branches"),
+    ([node("Gemm", ["x", "w"], ["y"], transA=1)], [4], {"w": M}, "transA=1"),
+    ([node("Gemm", ["w", "x"], ["y"])], [4], {"w": M}, "takes its weights from the data; they must be constant"),
+    ([node("Gemm", ["x", "w", "c"], ["y"])], [4], {"w": M, "c": numbers(3, 4)}, r"\(3, 4\), which differs along the batch"),
+    ([node("Gemm", ["x", "w"], ["y"])], [3], {"w": M}, r"\(Gemm\): Dense with a weight of shape \(4, 4\) does not fit .* \(3,\)"),
+    ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M * np.float32(np.nan)}, "16 of 16 entries of a Dense weight are NaN"),
+    ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": C}, r"multiplies by a constant of shape \(4,\)"),
+    ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M[None]}, r"multiplies by a constant of shape \(1, 4, 4\)"),
+    ([node("MatMul", ["w", "x"], ["y"])], [4], {"w": M}, "from the left"),
+    ([node("Add", ["x", "c"], ["y"])], [4], {"c": numbers(3, 4)}, r"constant of shape \(3, 4\) with elements of shape \(4,\)"),
+    ([node("Div", ["c", "x"], ["y"])], [4], {"c": C}, "divides by the data"),
+    ([node("Div", ["x", "c"], ["y"])], [4], {"c": C * 0}, "4 of 4 entries of a Scale scale are NaN or infinite"),
+    ([node("Clip", ["x", "c"], ["y"])], [4], {"c": np.array(0, np.float32)}, r"\(Clip\) is not an affine map"),
+    ([node("Transpose", ["x"], ["y"], perm=[1, 0])], [4], {}, r"\(Transpose\) is not an affine map"),
+    ([node("Conv", ["x", "w"], ["y"])], [2, 3, 3, 3], {"w": numbers(2, 2, 1, 1, 1)}, "has 3 spatial axes; one or two"),
+    ([node("Conv", ["x", "w"], ["y"])], [3, 3, 3], {"w": numbers(2, 2, 1, 1)}, r"\(Conv\): Conv with a weight of shape"),
+    (
+        [node("ConvTranspose", ["x", "w"], ["y"], output_shape=[9, 9])],
+        [2, 3, 3], {"w": numbers(2, 2, 2, 2)}, r"stretches \(4, 4\) entries to \(9, 9\); give pads and output_padding",
+    ),
+    ([node("BatchNormalization", ["x", *BN], ["y"], training_mode=0)], [3], BN, "normalises 4 channels but is given an input"),
+    (
+        [node("BatchNormalization", ["x", *BN], ["y", "m1", "v1"], training_mode=1)],
+        [4], BN, "normalises by the statistics of the batch; export the model in evaluation mode",
+    ),
+    (
+        [node("Dropout", ["x", "p", "t"], ["y"])],
+        [4], {"p": np.array(0.5, np.float32), "t": np.array(True)}, "drops entries at random .training_mode.; export",
+    ),
+    (
+        [node("Dropout", ["x"], ["h", "mask"]), node("Cast", ["mask"], ["y"], to=1, name="c")],
+        [4], {}, r"node 'c' \(Cast\) takes 'mask', a second output, as of Dropout",
+    ),
+    ([node("Cast", ["x"], ["h"], to=7), node("Cast", ["h"], ["y"], to=1)], [4], {}, "converts the data to a type .number 7."),
+    ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([-1])}, r"reshapes \(B, 4\) to \(4\*B\), which mixes the batch axis"),
+    ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([2, -1])}, "mixes the batch axis"),
+    ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([0, 3])}, r"\(Reshape\) does not fit an input of shape \(4,\)"),
+    ([node("Flatten", ["x"], ["y"], axis=0)], [4], {}, "mixes the batch axis"),
+    ([node("Slice", ["x", "s", "e"], ["y"])], [4], {"s": np.array([1]), "e": np.array([2])}, "cuts the batch axis"),
+    (
+        [node("Slice", ["x", "s", "e", "a", "k"], ["y"])],
+        [4], {"s": np.array([0]), "e": np.array([4]), "a": np.array([1]), "k": np.array([2])}, "every entry number 2",
+    ),
+    ([node("Pad", ["x", "p"], ["y"], mode="reflect")], [4], {"p": np.array([0, 1, 0, 1])}, "mode='reflect', .* only zeros"),
+    ([node("Pad", ["x", "p", "c"], ["y"])], [4], {"p": np.array([0, 1, 0, 1]), "c": np.array(1, np.float32)}, "only zeros"),
+    ([node("Pad", ["x", "p"], ["y"])], [4], {"p": np.array([1, 0, 0, 0])}, "pads the batch axis"),
+    ([node("AveragePool", ["x"], ["y"], kernel_shape=[2], pads=[0, 1])], [2, 4], {}, "uneven padding without count_include_pad"),
+    ([node("ReduceMean", ["x"], ["y"], axes=[1])], [2, 4], {}, r"averages over the axes \[1\] of 3"),
+    ([node("DepthToSpace", ["x"], ["y"], blocksize=2)], [4, 2, 2], {}, "mode='DCR'; only mode='CRD'"),
+    (*resize(mode="cubic"), "mode='cubic'; supported modes are nearest and linear"),
+    (*resize(coordinate_transformation_mode="tf_crop_and_resize"), "coordinate_transformation_mode='tf_crop_and_resize'"),
+    (*resize(nearest_mode="ceil"), "which PyTorch does not do; export with whole factors"),
+    (*resize(mode="linear", coordinate_transformation_mode="asymmetric"), "which PyTorch does not do"),
+    ([node("Resize", ["x", "", "s"], ["y"])], [1, 2, 2], {"s": np.array([1, 2, 1, 1], np.float32)}, "only the last one or two axes"),
+    ([node("RandomNormal", [], ["c"], shape=[4]), node("Add", ["x", "c"], ["y"])], [4], {}, "draws random numbers"),
+    ([node("RandomNormalLike", ["x"], ["y"])], [4], {}, r"\(RandomNormalLike\) is not an affine map"),
+    (
+        [node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["f"], to=1), node("Slice", ["f", "z", "o"], ["c"]),
+         node("Mul", ["x", "c"], ["y"], name="m")],
+        [4], {"z": np.array([0]), "o": np.array([1])}, r"node 'm' \(Mul\) depends on the batch size; it must not",
+    ),
+    ([node("Identity", ["w"], ["y"])], [4], {"w": M}, "the output 'y' does not depend on the input"),
+    ([node("Identity", ["x"], ["y"])], [4], {}, "at least one layer"),
+    ([node("Add", ["w", "c"], ["d"], name="k"), node("Add", ["x", "d"], ["y"])], [4], {"w": M, "c": numbers(3)},
+     r"node 'k' \(Add\) cannot be computed"),
+    ([node("FusedGemm", ["x", "w"], ["y"], domain="com.microsoft")], [4], {"w": M}, "belongs to the operator set 'com.microsoft'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "shape", "constants", "message"), REFUSED)
+def test_refusals(tmp_path, nodes, shape, constants, message):
+    path = write(tmp_path / "net.onnx", nodes, shape, constants)
+    if any(n.domain for n in nodes):
+        model = onnx.load(path)
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        onnx.save(model, path)
+    with pytest.raises(ModelError, match=message) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_upsample_of_older_files_is_asymmetric(tmp_path):
+    nodes = [node("Upsample", ["x", "s"], ["y"], mode="linear")]
+    with pytest.raises(UnsupportedModelError, match=r"mode='linear', coordinate_transformation_mode='asymmetric'"):
+        load(write(tmp_path / "a.onnx", nodes, [1, 2, 2], {"s": SCALES}, opset=9))
+
+
+def test_old_opset(tmp_path):
+    path = write(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], [4], opset=6)
+    with pytest.raises(UnsupportedModelError, match="uses ONNX opset 6; export it again with opset 7 or later"):
+        load(path)
+
+
+def test_control_flow(tmp_path):
+    branch = helper.make_graph(
+        [node("Constant", [], ["c"], value=numpy_helper.from_array(C))],
+        "b",
+        [],
+        [helper.make_tensor_value_info("c", 1, [4])],
+    )
+    nodes = [node("If", ["t"], ["d"], then_branch=branch, else_branch=branch), node("Add", ["x", "d"], ["y"])]
+    with pytest.raises(UnsupportedModelError, match=r"node 'd' \(If\) is control flow"):
+        load(write(tmp_path / "a.onnx", nodes, [4], {"t": np.array(True)}))
+
+
+def test_inputs_and_outputs(tmp_path):
+    def values(*names):
+        return [helper.make_tensor_value_info(name, 1, ["b", 4]) for name in names]
+
+    nodes = [node("Add", ["x", "c"], ["y"]), node("Relu", ["y"], ["z"])]
+    with pytest.raises(UnsupportedModelError, match=r"the graph has 2 inputs \(x, c\); a generator has one"):
+        load(write(tmp_path / "a.onnx", nodes, [4], inputs=values("x", "c")))
+    with pytest.raises(UnsupportedModelError, match=r"the graph has 2 outputs \(y, z\); a generator has one"):
+        load(write(tmp_path / "a.onnx", nodes, [4], {"c": C}, outputs=values("y", "z")))
+    with pytest.raises(UnsupportedModelError, match=r"the graph has 0 inputs \(none\)"):
+        load(write(tmp_path / "a.onnx", [node("Identity", ["c"], ["y"])], [4], {"c": C}, inputs=[]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "options", "message"),
+    [
+        (["b", "k"], 1, {}, r"leaves the input 'x' of shape \(\?, \?\) open; pass latent_shape="),
+        (["b", 4], 1, {"latent_shape": 4}, r"fixes the input 'x' to \(\?, 4\); leave latent_shape=4 out"),
+        (
+            ["b", "k"],
+            1,
+            {"latent_shape": (2, 2)},
+            r"latent_shape=\(2, 2\) does not fit the input 'x' of shape \(\?, \?\)",
+        ),
+        (["b", "k", 3], 1, {"latent_shape": (2, 2)}, r"latent_shape=\(2, 2\) does not fit"),
+        (["b", "k"], 1, {"latent_shape": 0}, "latent_shape must be a positive integer"),
+        ([4], 1, {}, r"the input 'x' has shape \(4\); its first axis must be the batch"),
+        (["b", 4], 7, {}, "the input 'x' is not a tensor of real numbers"),
+    ],
+)
+def test_input_shape(tmp_path, shape, kind, options, message):
+    value = helper.make_tensor_value_info("x", kind, shape)
+    path = write(tmp_path / "a.onnx", [node("Identity", ["x"], ["y"])], [], inputs=[value])
+    with pytest.raises(ModelError, match=message):
+        load(path, **options)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_truncated(tmp_path):
+    path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [4], {"w": M})
+    whole = path.read_bytes()
+    for length in range(1, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(
+            ModelFileError, match=r"a\.onnx: not a valid ONNX model, or a truncated one .*; export it again"
+        ):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.ClearField("ir_version"),
+        lambda model: model.ClearField("opset_import"),
+        lambda model: model.graph.node.append(node("NoSuchOperator", ["x"], ["q"])),
+        lambda model: model.graph.node.append(node("Relu", ["nowhere"], ["q"])),
+        lambda model: model.graph.initializer[0].dims.append(7),
+    ],
+)
+def test_invalid(tmp_path, change):
+    path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [4], {"w": M})
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="not a valid ONNX model"):
+        load(path)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "absolute", "link.bin", "missing.bin"])
+def test_tensors_outside_the_folder_are_not_read(tmp_path, location):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(M.tobytes())
+    (folder / "link.bin").symlink_to(secret)
+    path = write(folder / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [4], {"w": M})
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=str(secret) if location == "absolute" else location)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="not a valid ONNX model"):
+        load(path)

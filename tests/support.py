@@ -1,0 +1,119 @@
+"""What several tests build: random networks, steps and activations of every kind."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from unrelu.activations import Activation
+from unrelu.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
+from unrelu.network import Network
+
+
+def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(rng.standard_normal(shape))
+
+
+def random_network(
+    sizes: tuple[int, ...], activation: str = "relu", seed: int = 0, bias: bool = False, last: str | None = None
+) -> Network:
+    """Gaussian layers k -> n_1 -> ... -> n_d, N(0, 2 / n_in) weights; ``last`` is the output's activation."""
+    rng = np.random.default_rng(seed)
+    parts: list[Step | Activation] = []
+    for n_in, n_out in pairwise(sizes):
+        shift = 0.3 * tensor(rng, n_out) if bias else None
+        parts += [Dense(tensor(rng, n_out, n_in) * (2 / n_in) ** 0.5, shift), Activation.parse(activation)]
+    if last is not None:
+        parts[-1] = Activation.parse(last)
+    return Network.chain(parts, sizes[:1])
+
+
+def image_network(seed: int = 0) -> Network:
+    """A small transposed-convolution generator (3, 1, 1) -> (1, 6, 6) with batch normalisation and tanh."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        ConvTranspose(tensor(rng, 3, 4, 3, 3)),
+        Scale(tensor(rng, 4, 1, 1), tensor(rng, 4, 1, 1)),
+        Activation("relu"),
+        ConvTranspose(0.3 * tensor(rng, 4, 1, 2, 2), tensor(rng, 1), stride=(2, 2)),
+        Activation("tanh"),
+    ]
+    return Network.chain(parts, (3, 1, 1))
+
+
+ACTIVATIONS = {
+    "relu": Activation("relu"),
+    "leaky_relu": Activation("leaky_relu", 0.1),
+    "prelu": Activation("prelu", [0.0, 0.25, 1.0, 2.0]),
+    "prelu_negative": Activation("prelu", [-0.5, 0.0, 0.5, 1.5]),
+    "identity": Activation("identity"),
+    "sigmoid": Activation("sigmoid"),
+    "tanh": Activation("tanh"),
+}
+MONOTONE = [name for name, activation in ACTIVATIONS.items() if activation.monotone]
+
+
+def step_examples() -> dict[str, tuple[list[Step], tuple[int, ...]]]:
+    """Named chains of steps and the shape that they take: every step, and the pairs that are merged."""
+    rng = np.random.default_rng(0)
+    dense = Dense(tensor(rng, 12, 5), tensor(rng, 12))
+    conv = Conv(tensor(rng, 4, 3, 3, 3), tensor(rng, 4), (2, 1), (1, 2), (1, 2))
+    grouped = Conv(tensor(rng, 6, 2, 2, 2), groups=2)
+    transposed = ConvTranspose(tensor(rng, 4, 3, 3, 3), tensor(rng, 6), (2, 2), (1, 1), (1, 0), (1, 1), groups=2)
+    norm4, norm6 = (Scale(tensor(rng, c, 1, 1), tensor(rng, c, 1, 1)) for c in (4, 6))
+    vector = Scale(tensor(rng, 5), tensor(rng, 5))
+    return {
+        "nothing": ([], (5,)),
+        "dense": ([dense], (5,)),
+        "dense_no_bias": ([Dense(dense.weight)], (5,)),
+        "dense_on_the_last_axis": ([dense], (2, 5)),
+        "conv": ([conv], (3, 5, 6)),
+        "conv1d": ([Conv(tensor(rng, 4, 3, 3), tensor(rng, 4), (2,), (1,), (1,))], (3, 7)),
+        "grouped_conv": ([grouped], (4, 3, 4)),
+        "transposed": ([transposed], (4, 3, 2)),
+        "transposed1d": ([ConvTranspose(tensor(rng, 3, 2, 3), tensor(rng, 2), (2,), (1,), (1,), (1,))], (3, 4)),
+        "scale": ([vector], (5,)),
+        "nearest": ([Resample((5, 6))], (2, 3, 2)),
+        "bilinear": ([Resample((5, 6), "bilinear", True)], (2, 3, 2)),
+        "linear": ([Resample((7,), "linear")], (2, 3)),
+        "pool": ([Pool((3, 2), (2, 2), (1, 1), True, False)], (2, 5, 4)),
+        "pool1d": ([Pool((2,), (2,), (0,))], (2, 6)),
+        "pad": ([Pad((1, 2, 0, -1))], (2, 3, 3)),
+        "reshape": ([Reshape((2, 3))], (6,)),
+        "dense_dense": ([dense, Dense(tensor(rng, 4, 12), tensor(rng, 4))], (5,)),
+        "dense_dense_no_bias": ([Dense(dense.weight), Dense(tensor(rng, 4, 12))], (5,)),
+        "dense_scale": ([Dense(dense.weight), Scale(tensor(rng, 12), tensor(rng, 1))], (5,)),
+        "dense_reshape_scale": ([dense, Reshape((4, 3, 1)), norm4], (5,)),
+        "dense_on_the_last_axis_scale": ([dense, Scale(tensor(rng, 12), tensor(rng, 2, 1))], (2, 5)),
+        "scale_dense": ([vector, dense], (5,)),
+        "scale_dense_on_the_last_axis": ([Scale(tensor(rng, 2, 1), tensor(rng, 5)), dense], (2, 5)),
+        "scale_scale": ([vector, Scale(tensor(rng, 1), tensor(rng, 5))], (5,)),
+        "conv_scale": ([conv, norm4], (3, 5, 6)),
+        "grouped_conv_scale": ([grouped, norm6], (4, 3, 4)),
+        "transposed_scale": ([transposed, norm6], (4, 3, 2)),
+        "conv_number": ([grouped, Scale(tensor(rng, 1), tensor(rng))], (4, 3, 4)),
+        # As many columns as channels: a factor for each column is not one for each channel.
+        "conv_scale_of_columns": ([Conv(tensor(rng, 4, 3, 1, 1)), Scale(tensor(rng, 4), tensor(rng, 4))], (3, 4, 4)),
+        "conv_scale_of_rows": ([Conv(tensor(rng, 4, 3, 1, 1)), Scale(tensor(rng, 4, 1), tensor(rng, 4, 1))], (3, 4, 4)),
+        "conv_shift_of_pixels": (
+            [Conv(tensor(rng, 2, 3, 1, 1)), Scale(tensor(rng, 1), tensor(rng, 2, 2, 2))],
+            (3, 2, 2),
+        ),
+        "reshape_reshape": ([Reshape((2, 3)), Reshape((3, 2)), Reshape((6,))], (3, 2)),
+        "generator": ([dense, Reshape((3, 2, 2)), Resample((4, 4)), conv, norm4, Reshape((32,))], (5,)),
+    }
+
+
+def unfolded(steps: list[Step], h: torch.Tensor, in_shape: tuple[int, ...], constant: bool = True) -> torch.Tensor:
+    """The steps one after the other, as they were given: (B, n_in) -> (B, n_out)."""
+    x = h.reshape(-1, *in_shape)
+    for step in steps:
+        x = step.apply(x, constant)
+    return x.reshape(len(h), -1)
+
+
+def compose(name: str) -> tuple[Affine, list[Step], tuple[int, ...]]:
+    steps, shape = step_examples()[name]
+    return Affine.compose(steps, shape), steps, shape
