@@ -30,6 +30,15 @@ def random_network(
     return Network.chain(parts, sizes[:1])
 
 
+def paper_network(sizes: tuple[int, ...], activation: str = "relu", seed: int = 0) -> Network:
+    """The paper's random nets (section 5.1): no biases, weights N(0, 1 / n_i) with n_i the outputs of layer i."""
+    rng = np.random.default_rng(seed)
+    parts: list[Step | Activation] = []
+    for n_in, n_out in pairwise(sizes):
+        parts += [Dense(tensor(rng, n_out, n_in) / n_out**0.5), Activation.parse(activation)]
+    return Network.chain(parts, sizes[:1])
+
+
 def image_network(seed: int = 0) -> Network:
     """A small transposed-convolution generator (3, 1, 1) -> (1, 6, 6) with batch normalisation and tanh."""
     rng = np.random.default_rng(seed)

@@ -37,11 +37,19 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
+    typer.Argument(
+        help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."
+    ),
 ]
-Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
-ActivationName = Annotated[str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")]
-LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
+Layers = Annotated[
+    str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")
+]
+ActivationName = Annotated[
+    str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")
+]
+LatentShape = Annotated[
+    str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
 
 
@@ -75,20 +83,33 @@ def _root(
 @app.command()
 def invert(
     model: Model,
-    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
+    data: Annotated[
+        Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")
+    ],
     method: Annotated[
-        str, typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent")
+        str,
+        typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent"),
     ] = "auto",
-    option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
-    noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,
-    norm: Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace the results in an existing folder.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the latent codes of the observations in DATA and write them to a folder.
@@ -112,7 +133,15 @@ def invert(
     console = Console(stderr=True, quiet=quiet)
     with _progress(console, method) as callback:
         result = run(
-            network, y, method, noise=noise, norm=norm, seed=seed, time_limit=time_limit, callback=callback, **options
+            network,
+            y,
+            method,
+            noise=noise,
+            norm=norm,
+            seed=seed,
+            time_limit=time_limit,
+            callback=callback,
+            **options,
         )
     write_result(output, result)
     if not quiet:
@@ -137,7 +166,8 @@ def inspect(
     network = _network(model, layers, activation, latent_shape)
     seen = look(network, samples)
     table = Table(
-        title=f"{model}: latent {network.latent_shape} to output {network.output_shape}", title_justify="left"
+        title=f"{model}: latent {network.latent_shape} to output {network.output_shape}",
+        title_justify="left",
     )
     for heading in (
         "layer",
@@ -150,7 +180,10 @@ def inspect(
         "determined",
     ):
         table.add_column(
-            heading, justify="right" if heading in ("inputs", "outputs", "expansion", "determined") else "left"
+            heading,
+            justify="right"
+            if heading in ("inputs", "outputs", "expansion", "determined")
+            else "left",
         )
     for i, layer in enumerate(seen.layers, 1):
         table.add_row(
@@ -171,10 +204,12 @@ def inspect(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
-        "demo"
-    ),
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")
+    ] = Path("demo"),
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace the results in an existing folder.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Invert noisy digits with every method: a table, a picture and results.jsonl."""
@@ -187,7 +222,9 @@ def demo(
     run_demo(output, Console(quiet=quiet))
 
 
-def _network(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
+def _network(
+    model: str, layers: str | None, activation: str | None, latent_shape: str | None
+) -> Network:
     """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
@@ -201,8 +238,15 @@ def _network(model: str, layers: str | None, activation: str | None, latent_shap
     try:
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
-        raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
-    return load(model, layers=layers.split(",") if layers else None, activation=activation, latent_shape=shape)
+        raise InputError(
+            f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1"
+        ) from None
+    return load(
+        model,
+        layers=layers.split(",") if layers else None,
+        activation=activation,
+        latent_shape=shape,
+    )
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -231,7 +275,9 @@ def _progress(console: Console, method: str) -> Iterator[Callable[[Progress], bo
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
+        console.print(
+            "stopping; what was found so far will be written (Ctrl-C again to end at once)"
+        )
 
     columns = (
         TextColumn("{task.description}"),
@@ -263,10 +309,13 @@ def _print_summary(console: Console, result: Inversion, output: Path) -> None:
 
     states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
     table = Table(
-        title=f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}", title_justify="left"
+        title=f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}",
+        title_justify="left",
     )
     for heading in ("status", "count", "success", "median objective", "meaning"):
-        table.add_column(heading, justify="right" if heading in ("count", "median objective") else "left")
+        table.add_column(
+            heading, justify="right" if heading in ("count", "median objective") else "left"
+        )
     for status in sorted(set(states), key=lambda s: s.name):
         chosen = states == status
         objective = np.median(np.atleast_1d(result.fun)[chosen])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unrelu.certify import freedom
+from unrelu.errors import InputError
 from unrelu.methods import layerwise_reason
 from unrelu.network import Network
 
@@ -63,13 +64,9 @@ class Inspection:
         if self.exact == 1:
             return "exact inversion without noise can be expected, layer by layer (method='exact')"
         if self.identifiable == 1:
-            return (
-                "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
-            )
+            return "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
         if self.identifiable > 0:
-            return (
-                f"{self.identifiable:.0%} of codes are identifiable; the others share their output with a set of codes"
-            )
+            return f"{self.identifiable:.0%} of codes are identifiable; the others share their output with a set of codes"
         return "codes are not identifiable: the output leaves some latent directions free"
 
     @property
@@ -87,21 +84,36 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
         network: the network.
         samples: codes to draw.
         seed: seed of the draw.
+
+    Raises:
+        InputError: there are no codes to draw.
     """
+    if samples < 1:
+        raise InputError(f"samples={samples} must be at least 1")
     z = np.random.default_rng(seed).standard_normal((samples, network.latent_dim))
     every = np.ones(samples, dtype=bool)
     layers = []
     for layer, on in zip(network.layers, network.pattern(z), strict=True):
         flat = on.reshape(samples, -1)
-        telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
+        telling = flat | np.broadcast_to(
+            layer.activation.invertible | (layer.activation.slope > 0), flat.shape
+        )
         enough = telling.sum(axis=1) >= layer.n_in
         every &= enough
         name = " + ".join(type(s).__name__ for s in layer.affine.steps) or "Identity"
         expands = layer.expansion >= ASSUMED_EXPANSION
         layers.append(
             LayerInspection(
-                name, layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, float(enough.mean())
+                name,
+                layer.n_in,
+                layer.n_out,
+                str(layer.activation),
+                layer.expansion,
+                expands,
+                float(enough.mean()),
             )
         )
     identifiable = float((freedom(network, z) == 0).mean())
-    return Inspection(tuple(layers), samples, float(every.mean()), identifiable, layerwise_reason(network))
+    return Inspection(
+        tuple(layers), samples, float(every.mean()), identifiable, layerwise_reason(network)
+    )

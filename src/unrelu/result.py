@@ -31,7 +31,9 @@ class Status(enum.Enum):
     TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
     DIVERGED = "the steps grew without bound; the last finite code is returned: lower learning_rate"
     STOPPED = "stopped by the callback; the codes are the best so far"
-    SOLVER_FAILED = "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
+    SOLVER_FAILED = (
+        "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
+    )
 
     def __str__(self) -> str:
         return self.name
@@ -122,7 +124,10 @@ class Inversion:
             status=states,
             message=np.array([s.value for s in states], dtype=object),
             nit=np.array(np.broadcast_to(nit, (problem.size,)), dtype=np.int64),
-            seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (problem.size,)), dtype=np.float64),
+            seconds=np.array(
+                np.broadcast_to(share if seconds is None else seconds, (problem.size,)),
+                dtype=np.float64,
+            ),
             method=method,
             freedom=np.full(problem.size, -1),
             problem=problem,

@@ -60,11 +60,20 @@ def invert(
     """
     run = make(method, options)
     problem = Problem.build(
-        network, y, noise=noise, norm=norm, z0=z0, seed=seed, time_limit=time_limit, callback=callback
+        network,
+        y,
+        noise=noise,
+        norm=norm,
+        z0=z0,
+        seed=seed,
+        time_limit=time_limit,
+        callback=callback,
     )
     result = run(problem)
     if not isinstance(result, Inversion):
-        raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
+        raise OptionError(
+            f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)"
+        )
     if norm is not None:
         result = result.measured_in(norm)
     return _with_freedom(result).shaped()

@@ -27,20 +27,24 @@ def read_observations(path: Path) -> npt.NDArray[Any]:
         raise InputError(f"{path} is a folder; pass a .npy or .npz file of observations")
     if not path.exists():
         raise InputError(f"{path} does not exist; pass a .npy or .npz file of observations")
-    if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"{path}: observations are read from .npy and .npz files, not from {path.suffix or 'this'!r}")
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise InputError(f"{path}: observations are read from files that end in .npy or .npz")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            names = archive.files
+        # NumPy leaves a file that it opened itself open where it is damaged.
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = loaded.files
             if len(names) != 1 and "y" not in names:
-                raise InputError(f"{path} holds the arrays {', '.join(names)}; name the observations 'y'")
-            return np.asarray(archive["y" if "y" in names else names[0]])
+                held = f"the arrays {', '.join(names)}" if names else "no arrays"
+                raise InputError(f"{path} holds {held}; name the observations 'y'")
+            return np.asarray(loaded["y" if "y" in names else names[0]])
     except InputError:
         raise
-    except Exception as error:  # NumPy raises ValueError, EOFError, OSError, BadZipFile, ... for damaged files
+    except (
+        Exception
+    ) as error:  # NumPy raises ValueError, EOFError, OSError, BadZipFile, ... for damaged files
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
@@ -54,7 +58,9 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
     if folder.exists() and not overwrite:
-        raise OutputExistsError(f"{folder} exists; choose another folder, or pass --overwrite to replace its results")
+        raise OutputExistsError(
+            f"{folder} exists; choose another folder, or pass --overwrite to replace its results"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -76,7 +82,10 @@ def records(result: Inversion) -> Iterator[dict[str, Any]]:
         "success": np.atleast_1d(result.success),
         "message": np.atleast_1d(result.message),
         "objective": np.atleast_1d(result.fun),
-        **{f"residual_{norm}": np.atleast_1d(result.residual(norm)) for norm in ("l2", "l1", "linf")},
+        **{
+            f"residual_{norm}": np.atleast_1d(result.residual(norm))
+            for norm in ("l2", "l1", "linf")
+        },
         "freedom": np.atleast_1d(result.freedom),
         "nit": np.atleast_1d(result.nit),
         "seconds": np.atleast_1d(result.seconds),

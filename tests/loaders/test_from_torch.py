@@ -424,8 +424,38 @@ def test_training_mode_without_random_layers_is_fine():
     assert module.training
 
 
-def test_compiled_and_traced_modules():
+def test_the_generator_of_the_pytorch_tutorial():
+    class Generator(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ngpu, self.main = 1, dcgan()
+
+        def forward(self, input):
+            if input.is_cuda and self.ngpu > 1:
+                return nn.parallel.data_parallel(self.main, input, range(self.ngpu))
+            return self.main(input)
+
+    same_as_module(from_torch(module := evaluation(Generator())), module)
+
+
+def test_layers_in_a_plain_list_and_options_with_defaults():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(3, 4), nn.Linear(4, 2)
+            self.layers = [self.fc1, {"act": torch.relu}, (self.fc2,)]
+
+        def forward(self, z, mode="relu", sizes=(1, 2), names=None, table=[1], kind=torch.float64):  # noqa: B006
+            h = self.layers[0](z)
+            h = self.layers[1]["act"](h) if mode == "relu" else h
+            return self.layers[2][0](h).to(kind) * sizes[1]
+
+    same_as_module(from_torch(module := Model().double(), 3), module)
+
+
+def test_wrapped_modules():
     module = seq(nn.Linear(3, 2), nn.ReLU()).double()
+    same_as_module(from_torch(nn.DataParallel(module)), module)
     same_as_module(from_torch(torch.compile(module, backend="eager")), module)
     same_as_module(from_torch(torch.fx.symbolic_trace(module)), module)
 

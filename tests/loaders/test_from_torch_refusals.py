@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ class Model(nn.Module):
         super().__init__()
         self.function = function
         self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.counter = itertools.count()
         self.table = nn.Parameter(torch.ones(4))
         for name, module in modules.items():
             self.add_module(name, module)
@@ -113,7 +116,7 @@ def test_unsupported_modules(module):
         (lambda m, z: F.dropout(z), r"drops entries at random; call module\.eval\(\)"),
         (lambda m, z: F.batch_norm(z, None, None, training=True), "statistics of the batch"),
         (lambda m, z: z.relu(True, 3), r"calls relu\(\) with arguments that are not supported"),
-        (lambda m, z: z.view(-1), r"node 'view' reshapes \(B, 4\) to \(4\*B\), which mixes the batch axis"),
+        (lambda m, z: z.view(-1), r"node 'view' reshapes \(B, 4\) to \(4\*B,\), which mixes the batch axis"),
         (lambda m, z: z.view(-1, 2), r"reshapes \(B, 4\) to \(2\*B, 2\)"),
         (lambda m, z: z.view(torch.int64), "reinterprets the data"),
         (lambda m, z: z.reshape(4, -1), "mixes the batch axis"),
@@ -128,14 +131,16 @@ def test_unsupported_modules(module):
         (lambda m, z: F.pad(z, (1, 1), value=2.0), "only zeros are supported"),
         (lambda m, z: F.pad(z, (0, 0, 1, 1)), "pads the batch axis"),
         (lambda m, z: z + torch.ones(3, 4), r"a constant of shape \(3, 4\) with elements of shape \(4,\)"),
+        (lambda m, z: z + m.table.expand(z.size(0), -1), r"a constant of shape \(B, 4\) with elements of shape \(4,\)"),
         (lambda m, z: z.unsqueeze(2) * m.table, "a constant must broadcast to one element"),
         (lambda m, z: z * z.size(0), "node 'mul' depends on the batch size or on random numbers"),
         (lambda m, z: z + torch.randn(4), "node 'add' depends on the batch size or on random numbers"),
         (lambda m, z: z + torch.rand(z.shape[1]), "depends on the batch size or on random"),
+        (lambda m, z: z if next(m.counter) else z * 2, "the model depends on the batch size or on random numbers"),
         (lambda m, z: z + torch.randn_like(z), r"calls randn_like\(\)"),
         (lambda m, z: z * m.table.mul_(2), "node 'mul_' changes a constant in place"),
         (lambda m, z: F.interpolate(z[:, None], scale_factor=1.3, mode="linear"), "not by the ratio of the sizes"),
-        (lambda m, z: F.interpolate(z[:, None, None], scale_factor=2, mode="bicubic"), "mode='bicubic'; supported modes"),
+        (lambda m, z: F.interpolate(z[:, None, None], scale_factor=2, mode="bicubic"), "mode='bicubic'; supported"),
         (lambda m, z: F.interpolate(z[:, None, None], size=2, mode="bilinear", antialias=True), "antialias=True"),
         (lambda m, z: F.adaptive_avg_pool1d(z[:, None], 3), "windows of different lengths"),
         (lambda m, z: F.avg_pool2d(z[:, None, None], (1, 2), ceil_mode=True, divisor_override=3), "divisor_override"),
@@ -155,7 +160,7 @@ def test_functions(function, message):
         (nn.BatchNorm1d(4, track_running_stats=False), "statistics of the batch.*track_running_stats=True"),
         (nn.Upsample(scale_factor=2, mode="bicubic"), "mode='bicubic'"),
         (nn.Upsample(scale_factor=1.3, mode="linear"), "give size= or recompute_scale_factor=True"),
-        (nn.Flatten(0), r"reshapes \(B, 4, 5\) to \(20\*B\), which mixes the batch axis"),
+        (nn.Flatten(0), r"reshapes \(B, 4, 5\) to \(20\*B,\), which mixes the batch axis"),
         (nn.AdaptiveAvgPool1d(3), "windows of different lengths"),
         (nn.AvgPool1d(9), "module '1' .AvgPool1d.: Pool does not fit an input of shape"),
         (
@@ -164,6 +169,17 @@ def test_functions(function, message):
         ),
         (nn.BatchNorm1d(3), r"module '1' \(BatchNorm1d\): normalises 3 channels but is given .* \(4, 5\)"),
         (nn.Unflatten(1, (3, 2)), r"module '1' \(Unflatten\) does not fit an input of shape \(4, 5\)"),
+        (
+            nn.Conv2d(1, 2, 3),
+            r"\(Conv2d\): a convolution takes elements of shape \(channels, height, width\) but is .* \(4, 5\)",
+        ),
+        (nn.ConvTranspose2d(1, 2, 3), r"a transposed convolution takes elements of shape .* but is given \(4, 5\)"),
+        (nn.AvgPool2d(2), r"average pooling takes elements of shape \(channels, height, width\) but is given \(4, 5\)"),
+        (nn.AdaptiveAvgPool2d(1), r"adaptive pooling takes elements of shape"),
+        (
+            seq(nn.Flatten(), nn.AvgPool1d(2)),
+            r"average pooling takes elements of shape \(channels, length\) but is given \(20,\)",
+        ),
         (nn.PReLU(3), r"PReLU slopes of shape \(3, 1\) do not fit"),
     ],
 )

@@ -43,12 +43,18 @@ class Exact:
             raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
 
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+        self,
+        system: LayerSystem,
+        target: Array,
+        threshold: float | None = None,
+        time_limit: float = math.inf,
     ) -> LayerSolution:
         """See :class:`LayerMethod`; ``threshold`` is not used."""
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
         eps = self.tolerance * scale
-        inside, least_squares, freedom = interior_point(Polytope.of(system, target, eps), time_limit)
+        inside, least_squares, freedom = interior_point(
+            Polytope.of(system, target, eps), time_limit
+        )
         h = system.inside(least_squares if inside is None else inside)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
         # Rounding grows with the condition of W: the error is held against the looser square root of the tolerance.

@@ -75,15 +75,25 @@ class LinearProgram:
     def check(self) -> None:
         """Raise SolverError where a shape is off, a cost or coefficient is not finite, or a side is NaN."""
         m, n = self.matrix.shape
-        for name, size in (("cost", n), ("col_lower", n), ("col_upper", n), ("row_lower", m), ("row_upper", m)):
+        for name, size in (
+            ("cost", n),
+            ("col_lower", n),
+            ("col_upper", n),
+            ("row_lower", m),
+            ("row_upper", m),
+        ):
             value = getattr(self, name)
             if value.shape != (size,):
-                raise SolverError(f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)")
+                raise SolverError(
+                    f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)"
+                )
             if np.isnan(value).any():
                 raise SolverError(f"{name} has {int(np.isnan(value).sum())} NaN entries")
         for name, value in (("cost", self.cost), ("matrix", self.matrix.data)):
             if not np.isfinite(value).all():
-                raise SolverError(f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite")
+                raise SolverError(
+                    f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +143,9 @@ def solve(program: LinearProgram, time_limit: float = math.inf) -> LpSolution:
     x, row_dual = np.array(solution.col_value), np.array(solution.row_dual)
     if status is LpStatus.OPTIMAL and not (np.isfinite(x).all() and np.isfinite(row_dual).all()):
         status = LpStatus.FAILED
-    return LpSolution(status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count))
+    return LpSolution(
+        status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count)
+    )
 
 
 class _Silent(highspy.Highs):
@@ -146,7 +158,11 @@ class _Silent(highspy.Highs):
 def _model(program: LinearProgram) -> highspy.HighsLp:
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = program.matrix.shape
-    model.col_cost_, model.col_lower_, model.col_upper_ = program.cost, program.col_lower, program.col_upper
+    model.col_cost_, model.col_lower_, model.col_upper_ = (
+        program.cost,
+        program.col_lower,
+        program.col_upper,
+    )
     model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
     model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     model.a_matrix_.start_ = program.matrix.indptr

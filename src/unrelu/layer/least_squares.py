@@ -41,7 +41,11 @@ class LeastSquares:
         check_growth(self.alpha)
 
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+        self,
+        system: LayerSystem,
+        target: Array,
+        threshold: float | None = None,
+        time_limit: float = math.inf,
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
         return grow(_solve, "l2", self.alpha, system, target, threshold, time_limit)

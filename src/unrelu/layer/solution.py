@@ -51,7 +51,11 @@ class LayerMethod(Protocol):
         """The norm of the layer's error that the method minimises."""
 
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+        self,
+        system: LayerSystem,
+        target: Array,
+        threshold: float | None = None,
+        time_limit: float = math.inf,
     ) -> LayerSolution:
         """Invert one layer.
 

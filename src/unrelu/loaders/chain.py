@@ -19,7 +19,7 @@ from unrelu.activations import Activation
 from unrelu.affine import Affine, Reshape, Shape, Step
 from unrelu.errors import ModelError, UnsupportedModelError
 
-__all__ = ["BATCHES", "Chain", "Flow", "Part", "code_shape", "float64", "reshaped", "same"]
+__all__ = ["BATCHES", "Chain", "Flow", "Part", "code_shape", "float64", "reshaped", "shown"]
 
 Part = Step | Activation
 
@@ -88,6 +88,19 @@ class Chain:
                 "only chains of layers can be inverted"
             )
 
+    def check_same(self, other: Chain) -> None:
+        """Compare with a second walk along the same model, for another batch size.
+
+        Raises:
+            UnsupportedModelError: a part differs, so it depends on the batch size, or on random numbers.
+        """
+        pairs = zip(self.parts, other.parts, self.places, strict=False)
+        place = next((place for a, b, place in pairs if not _same(a, b)), None)
+        if place is not None or len(self.parts) != len(other.parts):
+            raise UnsupportedModelError(
+                f"{place or 'the model'} depends on the batch size or on random numbers; it must not"
+            )
+
 
 def code_shape(latent_shape: object) -> Shape:
     """The shape of one latent code as a tuple; an integer k means (k,).
@@ -128,23 +141,22 @@ def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
     """
     shape = tuple(int(n) for n in full)
     if not shape or shape[0] != flow.batch:
-        before, after = (_with_batch(s, flow.batch) for s in ((flow.batch, *flow.shape), shape))
+        before, after = shown((flow.batch, *flow.shape)), shown(shape)
         raise UnsupportedModelError(f"reshapes {before} to {after}, which mixes the batch axis with the others")
     return Reshape(shape[1:])
 
 
-def _with_batch(shape: Shape, batch: int) -> str:
-    """The shape as text, with B where it holds the stand-in for the batch size."""
+def shown(shape: Iterable[int]) -> str:
+    """The shape as text, with B where it holds a stand-in for the batch size."""
 
     def entry(n: int) -> str:
-        if batch not in BATCHES or n % batch:
-            return str(n)
-        return "B" if n == batch else f"{n // batch}*B"
+        times = next((n // batch for batch in BATCHES if n and n % batch == 0), None)
+        return str(n) if times is None else "B" if times == 1 else f"{times}*B"
 
-    return f"({', '.join(map(entry, shape))})"
+    return str(tuple(map(entry, shape))).replace("'", "")
 
 
-def same(one: Part, two: Part) -> bool:
+def _same(one: Part, two: Part) -> bool:
     """Whether two parts are the same, tensor by tensor."""
     if type(one) is not type(two):
         return False

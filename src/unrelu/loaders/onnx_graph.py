@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from unrelu.affine import Shape
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain import BATCHES, Chain, Flow, code_shape, same
+from unrelu.loaders.chain import BATCHES, Chain, Flow, code_shape
 from unrelu.loaders.onnx_operators import OPERATORS, Call
 from unrelu.network import Network
 
@@ -51,9 +51,7 @@ def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None) -> 
     graph = _Graph(_read(file))
     shape, batch = _input_shape(graph.input, latent_shape)
     one, two = (graph.follow(shape, b) for b in (BATCHES if batch is None else (batch, batch)))
-    for a, b, place in zip(one.parts, two.parts, one.places, strict=True):
-        if not same(a, b):
-            raise UnsupportedModelError(f"{place} depends on the batch size; it must not")
+    one.check_same(two)
     return Network.chain(one.parts, shape)
 
 
@@ -80,7 +78,7 @@ def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...]
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     if kind.elem_type not in floats:
         raise UnsupportedModelError(f"the input {value.name!r} is not a tensor of real numbers")
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     batch, rest = (dims[0], dims[1:]) if dims else (None, [])
     shown = f"({', '.join('?' if d is None else str(d) for d in dims)})"
     if len(dims) == 1:
@@ -130,7 +128,7 @@ class _Graph:
                 )
             inputs = [values[name] for name in node.input]
             values |= zip(node.output, self._evaluate(node, inputs, chain, place), strict=False)
-        output = values[self.output]
+        output = values.get(self.output)
         if not isinstance(output, Flow):
             raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
         chain.finish(output)
@@ -160,7 +158,7 @@ class _Graph:
         except ModelError as error:
             raise ModelError(f"{place}: {error}") from error
         # Complaints of PyTorch and NumPy about shapes and arguments.
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
             raise ModelError(f"{place} {what}: {error}") from error
         return [chain.advance(flows[0], parts, place)]

@@ -80,10 +80,12 @@ def _gemm(call: Call) -> list[Part]:
     if call.get("transA", 0):
         raise UnsupportedModelError("transposes the data (transA=1), which mixes the batch axis with the others")
     x, matrix, vector = call.flow, call.tensor(1), call.optional(2)
+    if len(x.shape) != 1:
+        raise UnsupportedModelError(f"multiplies elements of shape {x.shape}; Gemm takes vectors")
     weight = call.get("alpha", 1.0) * (matrix if call.get("transB", 0) else matrix.T)
     if vector is None:
         return [Dense(weight)]
-    if (vector.dim() == 2 and vector.shape[0] != 1) or vector.dim() > 2 or len(x.shape) != 1:
+    if (vector.dim() == 2 and vector.shape[0] != 1) or vector.dim() > 2:
         raise UnsupportedModelError(f"adds a constant of shape {tuple(vector.shape)}, which differs along the batch")
     bias = call.get("beta", 1.0) * vector.reshape(-1)
     return [Dense(weight, bias.expand(len(weight)).clone())]
@@ -118,15 +120,16 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     return pads[:n], pads[n:]
 
 
-def _spatial(weight: Tensor) -> Shape:
+def _spatial(call: Call, weight: Tensor) -> Shape:
     if weight.dim() not in (3, 4):
         raise UnsupportedModelError(f"has {weight.dim() - 2} spatial axes; one or two are supported")
+    parts.check_axes("a convolution", call.flow.shape, weight.dim() - 2)
     return tuple(weight.shape[2:])
 
 
 def _conv(call: Call) -> list[Part]:
     weight = call.tensor(1)
-    kernel = _spatial(weight)
+    kernel = _spatial(call, weight)
     stride, dilation = _geometry(call, kernel)
     begin, end = _pads(call, kernel)
     inside = begin if begin == end else (0,) * len(kernel)
@@ -136,7 +139,7 @@ def _conv(call: Call) -> list[Part]:
 
 def _conv_transpose(call: Call) -> list[Part]:
     x, weight = call.flow, call.tensor(1)
-    kernel = _spatial(weight)
+    kernel = _spatial(call, weight)
     zeros = (0,) * len(kernel)
     stride, dilation = _geometry(call, kernel)
     extra, groups = tuple(call.get("output_padding", zeros)), call.get("group", 1)

@@ -12,10 +12,24 @@ from torch import Tensor
 from unrelu.activations import Activation
 from unrelu.affine import Conv, ConvTranspose, Pad, Pool, Scale, Shape
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders.chain import Part, float64
+from unrelu.loaders.chain import Part, float64, shown
 
-__all__ = ["average_pool", "batch_norm", "constant", "crop", "global_pool", "leaky_relu", "padded", "pixel_shuffle"]
-__all__ += ["pointwise", "prelu", "same_padding", "scale", "slopes"]
+__all__ = [
+    "average_pool",
+    "batch_norm",
+    "check_axes",
+    "constant",
+    "crop",
+    "global_pool",
+    "leaky_relu",
+    "padded",
+    "pixel_shuffle",
+    "pointwise",
+    "prelu",
+    "same_padding",
+    "scale",
+    "slopes",
+]
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -78,7 +92,7 @@ def constant(value: object, shape: Shape) -> Tensor:
         fits = False
     if not fits:
         raise UnsupportedModelError(
-            f"combines a constant of shape {tuple(tensor.shape)} with elements of shape {shape}; "
+            f"combines a constant of shape {shown(tensor.shape)} with elements of shape {shape}; "
             "a constant must broadcast to one element"
         )
     return tensor
@@ -87,6 +101,17 @@ def constant(value: object, shape: Shape) -> Tensor:
 def scale(shape: Shape, factor: object = 1.0, shift: object = 0.0) -> Scale:
     """factor * x + shift for x of shape ``shape``; both may be numbers or constants that broadcast to it."""
     return Scale(constant(factor, shape), constant(shift, shape))
+
+
+def check_axes(what: str, shape: Shape, spatial: int) -> None:
+    """Refuse elements that are not (channels, sizes...), which PyTorch would read as one sample without a batch.
+
+    Raises:
+        ModelError: ``shape`` has not 1 + ``spatial`` axes.
+    """
+    if len(shape) != 1 + spatial:
+        sizes = ", ".join(("length",) if spatial == 1 else ("height", "width"))
+        raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
 
 
 def padded(conv: Conv | Pool, begin: Sequence[int], end: Sequence[int]) -> list[Part]:

@@ -3,7 +3,6 @@
 Every handler has the signature of the function it stands for, with the :class:`Flow` in the place of the data, and
 returns the affine steps and activations that the function amounts to.
 """
-# ruff: noqa: PLR0917 -- the signatures are PyTorch's
 
 from __future__ import annotations
 
@@ -56,6 +55,7 @@ def conv(
 ) -> list[Part]:
     """Convolution; ``padding="same"`` puts the odd zero of an even kernel at the end."""
     n = weight.dim() - 2
+    parts.check_axes("a convolution", x.shape, n)
     begin = end = (0,) * n
     if padding == "same":
         # Only stride 1 is allowed, so the size of the input does not matter.
@@ -79,6 +79,7 @@ def conv_transpose(
 ) -> list[Part]:
     """Transposed convolution."""
     n = weight.dim() - 2
+    parts.check_axes("a transposed convolution", x.shape, n)
     strides, pads, extra, dilations = (_tuple(v, n) for v in (stride, padding, output_padding, dilation))
     return [
         ConvTranspose(float64(weight, "weight"), _optional(bias), strides, pads, extra, dilations, groups=int(groups))
@@ -133,28 +134,36 @@ def interpolate(
     return [step]
 
 
-def avg_pool(
-    x: Flow,
-    kernel_size: int | Shape,
-    stride: int | Shape | None = None,
-    padding: int | Shape = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> list[Part]:
-    """Average pooling."""
-    n = len(x.shape) - 1
-    kernel = _tuple(kernel_size, n)
-    step = kernel if stride is None or stride == () else _tuple(stride, n)
-    options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    return parts.average_pool(kernel, step, _tuple(padding, n), **options, divisor=divisor_override)
+def avg_pool(n: int) -> Handler:
+    """Average pooling over n axes."""
+
+    def handler(
+        x: Flow,
+        kernel_size: int | Shape,
+        stride: int | Shape | None = None,
+        padding: int | Shape = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> list[Part]:
+        parts.check_axes("average pooling", x.shape, n)
+        kernel = _tuple(kernel_size, n)
+        step = kernel if stride is None or stride == () else _tuple(stride, n)
+        options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+        return parts.average_pool(kernel, step, _tuple(padding, n), **options, divisor=divisor_override)
+
+    return handler
 
 
-def adaptive_avg_pool(x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
-    """Average pooling to a given size that divides the input's."""
-    n = len(x.shape) - 1
-    output = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * n
-    return parts.global_pool(x.shape, output)
+def adaptive_avg_pool(n: int) -> Handler:
+    """Average pooling over n axes, to a given size that divides the input's."""
+
+    def handler(x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
+        parts.check_axes("adaptive pooling", x.shape, n)
+        output = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * n
+        return parts.global_pool(x.shape, output)
+
+    return handler
 
 
 def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> list[Part]:
@@ -306,8 +315,8 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), conv_transpose),
     "batch_norm": batch_norm,
     **dict.fromkeys(("interpolate", "upsample"), interpolate),
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), avg_pool),
-    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), adaptive_avg_pool),
+    **{f"avg_pool{n}d": avg_pool(n) for n in (1, 2)},
+    **{f"adaptive_avg_pool{n}d": adaptive_avg_pool(n) for n in (1, 2)},
     "pad": pad,
     "pixel_shuffle": pixel_shuffle,
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout"), dropout),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ from unrelu.affine import Shape
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_functions as functions
 from unrelu.loaders import torch_modules as modules
-from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape, same
+from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape
 from unrelu.network import Network
 
 __all__ = ["from_torch"]
@@ -44,6 +45,7 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     if not isinstance(module, nn.Module):
         raise ModelError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}; for files use unrelu.load")
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    module = module.module if isinstance(module, nn.DataParallel) else module
     modules.check(module)
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -60,9 +62,7 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
             raise ModelError(
                 f"{error} (latent_shape was taken to be {shape}; pass latent_shape= if it is not)"
             ) from error
-    for a, b, place in zip(one.parts, two.parts, one.places, strict=True):
-        if not same(a, b):
-            raise UnsupportedModelError(f"{place} depends on the batch size or on random numbers; it must not")
+    one.check_same(two)
     return Network.chain(one.parts, shape)
 
 
@@ -75,6 +75,12 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return modules.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        # ``if z.is_cuda and self.ngpu > 1``, as tutorials write it: here codes are on the CPU.
+        if obj.node.target is getattr and obj.node.args[1] == "is_cuda":
+            return False
+        return bool(super().to_bool(obj))
 
     def create_arg(self, a: Any) -> Any:
         if not isinstance(a, Tensor):
@@ -97,9 +103,10 @@ class _Walk:
             if p.default is not inspect.Parameter.empty
         }
         try:
-            self.graph = self.tracer.trace(root, optional or None)
-        except ModelError:
-            raise
+            with warnings.catch_warnings():
+                # Default arguments are kept; that no assertion guards them does not matter here.
+                warnings.filterwarnings("ignore", message="Was not able to add assertion")
+                self.graph = self.tracer.trace(root, optional or None)
         # The module's own forward runs here, on stand-ins for tensors; whatever it raises means it cannot be traced.
         except Exception as error:
             raise UnsupportedModelError(
@@ -175,7 +182,15 @@ class _Walk:
         except ModelError as error:
             raise ModelError(f"{place}: {error}") from error
         # PyTorch's own complaints about shapes and arguments.
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
             raise ModelError(f"{place} {what}: {error}") from error
         return chain.advance(flows[0], parts, place)
@@ -245,6 +260,9 @@ def _flows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Flow]:
 
 
 def _single(output: Any) -> Flow:
+    # A trace with containers among the default arguments returns a list.
+    if isinstance(output, list | tuple) and len(output) == 1:
+        output = output[0]
     if isinstance(output, Flow):
         return output
     what = "several values" if isinstance(output, tuple | list | dict) else "a value that its input does not affect"

@@ -6,7 +6,7 @@ under ``torch.nn.utils.parametrizations`` (spectral_norm, weight_norm) is the ef
 
 from __future__ import annotations
 
-import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,9 +57,17 @@ def _upsample(m: nn.Upsample, x: Flow) -> list[Part]:
     return functions.interpolate(x, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor)
 
 
-def _avg_pool(m: Any, x: Flow) -> list[Part]:
-    divisor = getattr(m, "divisor_override", None)
-    return functions.avg_pool(x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, divisor)
+def _avg_pool(n: int) -> Handler:
+    def read(m: Any, x: Flow) -> list[Part]:
+        divisor = getattr(m, "divisor_override", None)
+        pool = functions.avg_pool(n)
+        return pool(x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, divisor)
+
+    return read
+
+
+def _adaptive_avg_pool(n: int) -> Handler:
+    return lambda m, x: functions.adaptive_avg_pool(n)(x, m.output_size)
 
 
 def _reshape(m: nn.Module, x: Flow) -> list[Part]:
@@ -87,10 +95,10 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.UpsamplingNearest2d: _upsample,
     nn.UpsamplingBilinear2d: _upsample,
     nn.PixelShuffle: lambda m, x: functions.pixel_shuffle(x, m.upscale_factor),
-    nn.AvgPool1d: _avg_pool,
-    nn.AvgPool2d: _avg_pool,
-    nn.AdaptiveAvgPool1d: lambda m, x: functions.adaptive_avg_pool(x, m.output_size),
-    nn.AdaptiveAvgPool2d: lambda m, x: functions.adaptive_avg_pool(x, m.output_size),
+    nn.AvgPool1d: _avg_pool(1),
+    nn.AvgPool2d: _avg_pool(2),
+    nn.AdaptiveAvgPool1d: _adaptive_avg_pool(1),
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool(2),
     nn.ZeroPad1d: lambda m, x: functions.pad(x, m.padding),
     nn.ZeroPad2d: lambda m, x: functions.pad(x, m.padding),
     nn.Flatten: _reshape,
@@ -147,10 +155,19 @@ def _random_in_training(m: nn.Module) -> Iterator[bool]:
 
 def replica(module: nn.Module) -> nn.Module:
     """A copy that shares the parameters, so that running ``forward`` under a tracer leaves the original alone."""
-    twin: nn.Module = object.__new__(type(module))
-    for name, value in module.__dict__.items():
-        shared = not isinstance(value, dict | list | set) and (not isinstance(value, Tensor) or value.requires_grad)
-        twin.__dict__[name] = value if shared else value.clone() if isinstance(value, Tensor) else copy.copy(value)
-    twin._buffers = {name: None if b is None else b.clone() for name, b in module._buffers.items()}
-    twin._modules = {name: None if m is None else replica(m) for name, m in module._modules.items()}
-    return twin
+    twins = {m: object.__new__(type(m)) for m in module.modules()}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return twins.get(value, value)
+        if isinstance(value, Tensor):
+            return value if isinstance(value, nn.Parameter) or value.requires_grad else value.clone()
+        if type(value) in (list, tuple, set):
+            return type(value)(map(copied, value))
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, copied(held)) for key, held in value.items())
+        return value
+
+    for m, twin in twins.items():
+        twin.__dict__.update({name: copied(value) for name, value in m.__dict__.items()})
+    return twins[module]

@@ -52,13 +52,25 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 
 METHODS: dict[str, Entry] = {
-    "auto": Entry("layer-wise start, joint Levenberg-Marquardt, more starts until one is re-found", "noise", Auto),
-    "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
+    "auto": Entry(
+        "layer-wise start, joint Levenberg-Marquardt, more starts until one is re-found",
+        "noise",
+        Auto,
+    ),
+    "exact": _layer(
+        "exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"
+    ),
     "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
     "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),
-    "relaxed": _layer("relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"),
-    "least_squares": _layer("least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"),
-    "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
+    "relaxed": _layer(
+        "relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"
+    ),
+    "least_squares": _layer(
+        "least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"
+    ),
+    "lm": Entry(
+        "Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt
+    ),
     "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
 }
 
@@ -77,7 +89,9 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         return method
     entry = METHODS.get(method) if isinstance(method, str) else None
     if entry is None:
-        raise OptionError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable")
+        raise OptionError(
+            f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable"
+        )
     known, hints = entry.defaults(), get_type_hints(entry.options)
     for name, value in options.items():
         if name not in known:

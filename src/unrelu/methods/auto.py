@@ -53,7 +53,9 @@ class Auto:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
         if self.layer_method not in LAYER_METHODS:
-            raise OptionError(f"layer_method={self.layer_method!r} is unknown; use one of {', '.join(LAYER_METHODS)}")
+            raise OptionError(
+                f"layer_method={self.layer_method!r} is unknown; use one of {', '.join(LAYER_METHODS)}"
+            )
         LevenbergMarquardt(max_iterations=self.max_iterations)
 
     def __call__(self, problem: Problem) -> Inversion:
@@ -72,7 +74,9 @@ class Auto:
                 break
             # All rows draw, so that the codes tried on one observation do not depend on the others' progress.
             draw = rng.standard_normal((problem.size, problem.network.latent_dim))[rows]
-            part = replace(problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally))
+            part = replace(
+                problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally)
+            )
             if attempt == 0 and layerwise:
                 start, spent = starting_codes(part, self.layer_method)
                 tally.add(rows, start, spent)
@@ -101,7 +105,13 @@ class _Tally:
         self.count = np.zeros(problem.size, dtype=np.int64)
         self.nit = np.zeros(problem.size, dtype=np.int64)
 
-    def add(self, rows: npt.NDArray[np.intp], z: Array, steps: npt.NDArray[np.int64], final: bool = False) -> None:
+    def add(
+        self,
+        rows: npt.NDArray[np.intp],
+        z: Array,
+        steps: npt.NDArray[np.int64],
+        final: bool = False,
+    ) -> None:
         """Compare codes of some rows with the best so far; only ``final`` ones, local optima, count as found again."""
         full = self.z.copy()
         full[rows] = z
@@ -109,7 +119,9 @@ class _Tally:
         with np.errstate(invalid="ignore"):  # the objective of a huge code is infinite
             same = np.abs(fun - self.fun[rows]) <= _SAME * np.minimum(fun, self.fun[rows])
         better = fun < self.fun[rows]
-        self.count[rows] = np.where(same, self.count[rows] + final, np.where(better, int(final), self.count[rows]))
+        self.count[rows] = np.where(
+            same, self.count[rows] + final, np.where(better, int(final), self.count[rows])
+        )
         self.z[rows[better]], self.fun[rows[better]] = z[better], fun[better]
         self.nit[rows] += steps
 
@@ -126,7 +138,7 @@ def _watch(problem: Problem, tally: _Tally) -> Control:
 
     def report(progress: Progress) -> bool:
         assert callback is not None
-        done = problem.size - progress.total + progress.done
+        done = problem.size - progress.total  # what this start is still working on may need another one
         nit = int(tally.nit.max()) + progress.nit
         return bool(callback(Progress("auto", nit, done, problem.size, tally.z.copy())))
 

@@ -1,0 +1,92 @@
+"""HiGHS on the layer programs: primal against dual form, simplex and interior point, presolve on and off.
+
+Prints a Markdown table: median milliseconds over instances, one thread, and the largest relative difference of objectives.
+"""
+
+from __future__ import annotations
+
+import time
+
+import highspy
+import numpy as np
+from scipy import sparse
+
+from unrelu.activations import Activation
+from unrelu.layer import LayerSystem, rows
+from unrelu.layer.convex import dual_program, one_sided_least_squares
+from unrelu.layer.highs import LinearProgram
+
+SIZES = ((784, 60), (500, 100), (600, 250))
+INSTANCES = 5
+SOLVERS = {
+    "dual simplex": {"solver": "simplex", "simplex_strategy": 1, "presolve": "off"},
+    "dual simplex, presolve": {"solver": "simplex", "simplex_strategy": 1, "presolve": "on"},
+    "primal simplex": {"solver": "simplex", "simplex_strategy": 4, "presolve": "off"},
+    "interior point": {"solver": "ipm", "presolve": "off"},
+}
+
+
+def primal(system, layer_rows, norm, h0, sigma):
+    """The primal program with one error variable (linf) or one a row (l1)."""
+    n, k = system.matrix.shape
+    shifted = (layer_rows.high - system.matrix @ h0) / sigma
+    on = layer_rows.two_sided
+    errors = np.ones((n, 1)) if norm == "linf" else np.eye(n)
+    matrix = np.vstack([np.hstack([system.matrix, -errors]), np.hstack([-system.matrix, -errors])[on]])
+    m = errors.shape[1]
+    side = np.concatenate([shifted, -shifted[on]])
+    return LinearProgram(
+        np.concatenate([np.zeros(k), np.ones(m)]),
+        sparse.csc_array(matrix),
+        np.full(len(side), -np.inf),
+        side,
+        np.concatenate([np.full(k, -np.inf), np.zeros(m)]),
+        np.full(k + m, np.inf),
+    )
+
+
+def run(program, options):
+    """Seconds and objective."""
+    solver = highspy.Highs()
+    for name, value in {"output_flag": False, "threads": 1, **options}.items():
+        solver.setOptionValue(name, value)
+    model = highspy.HighsLp()
+    model.num_row_, model.num_col_ = program.matrix.shape
+    model.col_cost_, model.col_lower_, model.col_upper_ = program.cost, program.col_lower, program.col_upper
+    model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
+    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    model.a_matrix_.start_, model.a_matrix_.index_ = program.matrix.indptr, program.matrix.indices
+    model.a_matrix_.value_ = program.matrix.data
+    solver.passModel(model)
+    begin = time.perf_counter()
+    solver.run()
+    return time.perf_counter() - begin, abs(solver.getInfo().objective_function_value)
+
+
+def main():
+    """Print the table."""
+    print("| layer | norm | form | " + " | ".join(SOLVERS) + " | objectives differ by |")
+    print("|---|---|---|" + "---|" * (len(SOLVERS) + 1))
+    for n, k in SIZES:
+        for norm in ("l1", "linf"):
+            for form, build in (("primal", primal), ("dual", dual_program)):
+                times, spread = [], 0.0
+                for seed in range(INSTANCES):
+                    rng = np.random.default_rng(seed)
+                    free = np.full(k, -np.inf), np.full(k, np.inf)
+                    system = LayerSystem(rng.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
+                    x = system.value(rng.normal(size=k)) + rng.uniform(-1e-2, 1e-2, n)
+                    layer_rows = rows(system, x, 1e-2)
+                    h0, _, _ = one_sided_least_squares(system, layer_rows)
+                    errors = layer_rows.violation(system.matrix @ h0)
+                    program = build(system, layer_rows, norm, h0, errors.max() if norm == "linf" else errors.mean())
+                    results = [run(program, options) for options in SOLVERS.values()]
+                    times.append([seconds for seconds, _ in results])
+                    objectives = [objective for _, objective in results]
+                    spread = max(spread, np.ptp(objectives) / max(objectives))
+                cells = " | ".join(f"{1e3 * t:.0f}" for t in np.median(times, axis=0))
+                print(f"| {n} x {k} | {norm} | {form} | {cells} | {spread:.0e} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Problems: what is accepted, what is refused and with which words, and what counts as a fit."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from support import image_network, random_network
+from unrelu.errors import InputError, OptionError
+from unrelu.network import Network
+from unrelu.problem import Control, Noise, Problem, Progress
+
+NET = random_network((3, 8, 20), bias=True)
+IMAGE = image_network()
+
+
+def observations(network: Network = NET, batch: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    z = np.random.default_rng(seed).standard_normal((batch, network.latent_dim))
+    return z, network(z)
+
+
+# --- observations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (36,)])
+def test_one_observation_is_taken_flat_or_shaped(shape):
+    _, y = observations(IMAGE)
+    problem = Problem.build(IMAGE, y[0].reshape(shape))
+    assert problem.single
+    assert problem.size == 1
+    np.testing.assert_array_equal(problem.y, y[:1].reshape(1, 36))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 6, 6), (4, 36)])
+def test_a_batch_is_taken_flat_or_shaped(shape):
+    _, y = observations(IMAGE)
+    problem = Problem.build(IMAGE, y.reshape(shape))
+    assert not problem.single
+    assert problem.size == 4
+    np.testing.assert_array_equal(problem.y, y.reshape(4, 36))
+
+
+def test_a_batch_of_one_is_a_batch():
+    _, y = observations(batch=1)
+    assert not Problem.build(NET, y).single
+
+
+def test_lists_integers_and_tensors_are_taken():
+    y = np.arange(20)
+    for same in (y, y.tolist(), torch.from_numpy(y), torch.from_numpy(y + 0.0).requires_grad_(), y.astype(object)):
+        problem = Problem.build(NET, same)
+        assert problem.y.dtype == np.float64
+        np.testing.assert_array_equal(problem.y[0], y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros(19), r"y has shape \(19,\), the network ends in \(20,\); pass one observation .* a batch \(B, 20\)"),
+        (np.zeros((20, 4)), r"y has shape \(20, 4\)"),
+        (np.zeros((2, 2, 20)), r"y has shape \(2, 2, 20\)"),
+        (1.0, r"y has shape \(\)"),
+        (np.zeros((0, 20)), r"y has shape \(0, 20\): there is no observation in it"),
+        ([], r"y has shape \(0,\)"),
+        ([[1.0, 2.0], [3.0]], "y cannot be read as numbers"),
+        (["a"] * 20, "y has text entries; pass real numbers"),
+        (np.ones(20) * 1j, "y has complex entries"),
+        (torch.ones(20) * 1j, "y has complex entries"),
+        (np.zeros(20, "datetime64[s]"), "y has date entries"),
+        (np.ma.masked_less(np.arange(20), 3), "y has masked entries"),
+        (None, r"y has shape \(\)"),
+    ],
+)
+def test_observations_of_another_kind_are_refused(y, message):
+    with pytest.raises(InputError, match=message):
+        Problem.build(NET, y)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_refused_with_their_place(bad):
+    y = np.zeros((4, 20))
+    y[2, 7] = y[3, 1] = bad
+    message = rf"NaN or infinite entries in 2 of 4 observations, first in observation 2, entry 7 \({bad}\)"
+    with pytest.raises(InputError, match=message):
+        Problem.build(NET, y)
+
+
+def test_the_callers_arrays_are_neither_changed_nor_shared():
+    z, y = observations()
+    z0, before = z.copy(), y.copy()
+    problem = Problem.build(NET, y, z0=z0)
+    y[:], z0[:] = 9, 9
+    np.testing.assert_array_equal(problem.y, before)
+    np.testing.assert_array_equal(problem.start(), z)
+    with pytest.raises(ValueError, match="read-only"):
+        problem.y[0, 0] = 1
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "level", "norm"),
+    [
+        ("uniform:0.1", "uniform", 0.1, "linf"),
+        ("gaussian:1e-3", "gaussian", 1e-3, "l2"),
+        ("outliers:0", "outliers", 0.0, "l1"),
+    ],
+)
+def test_stated_noise_chooses_the_norm(text, kind, level, norm):
+    problem = Problem.build(NET, np.zeros(20), noise=text)
+    assert (problem.noise.kind, problem.noise.level, problem.noise.known, problem.norm) == (kind, level, True, norm)
+    assert Problem.build(NET, np.zeros(20), noise=text, norm="l2").norm == "l2"
+
+
+def test_unstated_noise_is_unknown_and_measured_in_l2():
+    problem = Problem.build(NET, np.zeros(20))
+    assert (problem.noise.kind, problem.noise.known, problem.norm) == ("unknown", False, "l2")
+    assert math.isnan(problem.noise.level)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("poisson:1", "noise='poisson:1': use 'uniform:A', 'gaussian:S' or 'outliers:P'"),
+        (0.1, "noise=0.1: use 'uniform:A'"),
+        ("", "noise='': use"),
+        ("uniform", "the level '' is not a number; write e.g. 'uniform:0.1'"),
+        ("gaussian:x", "the level 'x' is not a number; write e.g. 'gaussian:0.1'"),
+        ("gaussian:nan", "must be finite and at least 0, got nan"),
+        ("uniform:inf", "must be finite and at least 0, got inf"),
+        ("uniform:-0.1", "must be finite and at least 0, got -0.1"),
+        ("outliers:1", "share of outliers must be below 1, got 1"),
+    ],
+)
+def test_noise_that_makes_no_sense_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        Noise.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"norm": "l3"}, InputError, "norm='l3' is unknown; use 'l2', 'l1' or 'linf'"),
+        ({"norm": 2}, InputError, "norm=2 is unknown"),
+        (
+            {"z0": np.zeros(2)},
+            InputError,
+            r"z0 has shape \(2,\); pass \(3,\) for all observations or \(4, 3\) for each",
+        ),
+        ({"z0": np.zeros((3, 3))}, InputError, r"z0 has shape \(3, 3\)"),
+        ({"z0": [np.nan, 0, 0]}, InputError, "z0 has NaN or infinite entries"),
+        ({"z0": "zero"}, InputError, "z0 has text entries"),
+        ({"z0": np.zeros(3) * 1j}, InputError, "z0 has complex entries"),
+        ({"seed": -1}, OptionError, "seed=-1 must be an integer of at least 0"),
+        ({"seed": 1.0}, OptionError, "seed=1.0 must be an integer"),
+        ({"seed": True}, OptionError, "seed=True must be an integer"),
+        ({"seed": None}, OptionError, "seed=None must be an integer"),
+        ({"time_limit": 0}, InputError, "time_limit=0 must be above 0 seconds"),
+        ({"time_limit": -1.5}, InputError, "time_limit=-1.5 must be above 0 seconds"),
+        ({"time_limit": math.nan}, InputError, "time_limit=nan must be above 0 seconds"),
+        ({"time_limit": "1"}, OptionError, "time_limit='1' must be a number of seconds or None"),
+        ({"time_limit": True}, OptionError, "time_limit=True must be a number"),
+        ({"callback": "print"}, OptionError, "callback='print' is not callable"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        Problem.build(NET, np.zeros((4, 20)), **options)
+
+
+def test_a_module_is_not_a_network():
+    with pytest.raises(OptionError, match="network is a Linear; make a Network with"):
+        Problem.build(torch.nn.Linear(3, 20), np.zeros(20))
+
+
+# --- starts, limits ---------------------------------------------------------------------------------------------------
+
+
+def test_starts_come_from_z0_or_from_the_seed():
+    y = np.zeros((4, 20))
+    for seed in (1, np.int64(1)):
+        start = Problem.build(NET, y, seed=seed).start()
+        np.testing.assert_array_equal(start, Problem.build(NET, y, seed=1).start())
+    assert (start != Problem.build(NET, y, seed=2).start()).all()
+    np.testing.assert_array_equal(Problem.build(NET, y, z0=[1, 2, 3]).start(), [[1, 2, 3]] * 4)
+    problem = Problem.build(NET, y, z0=start)
+    problem.start()[:] = 0
+    np.testing.assert_array_equal(problem.start(), start)
+
+
+def test_the_clock_runs_from_the_start():
+    control = Control(0.01)
+    assert control.elapsed() >= 0
+    assert control.remaining() <= 0.01
+    time.sleep(0.02)
+    assert control.expired()
+    assert control.remaining() == 0
+    assert not Control().expired()
+
+
+def test_the_callback_stops_and_is_asked_only_if_there_is_one():
+    progress = Progress("lm", 1, 0, 1, np.zeros((1, 3)))
+    assert Control(callback=lambda p: p.nit == 1).stopped(lambda: progress)
+    assert not Control(callback=lambda p: None).stopped(lambda: progress)
+    assert not Control().stopped(lambda: pytest.fail("the report was built for nobody"))
+
+
+# --- misfits ----------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_objectives_are_norms_of_the_residual(seed):
+    z, y = observations(seed=seed)
+    problem = Problem.build(NET, y)
+    other = z[::-1]
+    r = y - NET(other)
+    np.testing.assert_array_equal(problem.residual(other), r)
+    np.testing.assert_allclose(problem.objective(other), np.linalg.norm(r, axis=1) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(problem.objective(other, "l1"), np.linalg.norm(r, 1, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(problem.objective(other, "linf"), np.linalg.norm(r, np.inf, axis=1), rtol=1e-12)
+
+
+def test_an_exact_fit_is_1e_8_of_the_largest_entry():
+    z, y = observations(batch=2)
+    bump = np.abs(y).max(axis=1) * [0.9e-8, 1.2e-8]
+    y[:, 3] += bump
+    np.testing.assert_array_equal(Problem.build(NET, y).fits_exactly(z), [True, False])
+
+
+def test_uniform_noise_is_a_bound():
+    z, y = observations(batch=3)
+    y[:, 3] += [0.0999, 0.1, 0.1001]
+    np.testing.assert_array_equal(Problem.build(NET, y, noise="uniform:0.1").fits_noise(z), [True, True, False])
+
+
+@pytest.mark.parametrize("level", [0.1, 3.0])
+def test_gaussian_noise_accepts_the_true_code_in_99_percent_of_draws(level):
+    z, y = observations(batch=8000)
+    y += np.random.default_rng(1).normal(0, level, y.shape)
+    share = Problem.build(NET, y, noise=f"gaussian:{level}").fits_noise(z).mean()
+    assert abs(share - 0.99) < 4 * math.sqrt(0.99 * 0.01 / 8000)
+    assert Problem.build(NET, y, noise=f"gaussian:{level / 4}").fits_noise(z).mean() < 0.01
+
+
+@given(n=st.integers(1, 3000), share=st.floats(0, 0.999))
+def test_outliers_are_counted_up_to_a_binomial_quantile(n, share):
+    network = random_network((1, n), "identity")
+    allowed = int(stats.binom.ppf(0.99, n, share))
+    y = np.ones((2, 1)) * network([1.0])
+    for row, off in enumerate((allowed, min(n, allowed + 1))):
+        y[row, :off] += 100 * np.abs(y).max()
+    fits = Problem.build(network, y, noise=f"outliers:{share}").fits_noise(np.ones((2, 1)))
+    np.testing.assert_array_equal(fits, [True, allowed == n])
+
+
+def test_unknown_noise_explains_nothing():
+    z, y = observations()
+    assert not Problem.build(NET, y).fits_noise(z).any()
+
+
+@pytest.mark.parametrize("noise", [None, "uniform:1", "gaussian:1", "outliers:0.5"])
+@pytest.mark.parametrize("size", [np.nan, 1e200, 1e308])
+def test_lost_codes_fit_nothing_and_warn_of_nothing(noise, size):
+    problem = Problem.build(NET, np.ones(20), noise=noise)
+    z = np.full((1, 3), size)
+    assert not problem.fits_exactly(z)
+    assert not problem.fits_noise(z)
+    assert not problem.objective(z) < 1e100
