@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 
 ## every test
 test: $(VENV)/.check
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 ## format, lint, types, tests, docs: what CI runs
 check: $(VENV)/.check

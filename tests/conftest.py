@@ -1,8 +1,15 @@
-"""Settings of every test: reproducible examples, and no time limit that a busy machine would miss."""
+"""Settings of every test: reproducible examples, no deadline that a busy machine would miss, one thread."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+import os
+
+# Threads that wait for a busy core make small problems ten times slower, and pytest -n uses the cores already. This has
+# to be said before NumPy and PyTorch are imported; the processes that tests start inherit it.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("unrelu", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("unrelu")

@@ -17,7 +17,9 @@ def examples(page):
     return "\n".join(re.findall(r"```pycon\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if "```pycon" in p.read_text(encoding="utf-8")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "```pycon" in p.read_text(encoding="utf-8")], ids=lambda p: p.name
+)
 def test_examples(page):
     test = doctest.DocTestParser().get_doctest(examples(page), {}, page.name, str(page), 0)
     assert test.examples

@@ -243,10 +243,10 @@ def test_uniform_noise_is_a_bound():
 
 @pytest.mark.parametrize("level", [0.1, 3.0])
 def test_gaussian_noise_accepts_the_true_code_in_99_percent_of_draws(level):
-    z, y = observations(batch=8000)
+    z, y = observations(batch=40_000)
     y += np.random.default_rng(1).normal(0, level, y.shape)
     share = Problem.build(NET, y, noise=f"gaussian:{level}").fits_noise(z).mean()
-    assert abs(share - 0.99) < 4 * math.sqrt(0.99 * 0.01 / 8000)
+    assert abs(share - 0.99) < 4 * math.sqrt(0.99 * 0.01 / 40_000)
     assert Problem.build(NET, y, noise=f"gaussian:{level / 4}").fits_noise(z).mean() < 0.01
 
 

@@ -59,7 +59,10 @@ def test_every_generator_has_a_model_card(name):
 
 
 def test_the_architectures_are_those_promised():
-    shapes = {name: [(layer.n_in, layer.n_out, str(layer.activation)) for layer in zoo.load(name).layers] for name in zoo.names()}
+    shapes = {
+        name: [(layer.n_in, layer.n_out, str(layer.activation)) for layer in zoo.load(name).layers]
+        for name in zoo.names()
+    }
     assert shapes["mnist-relu"] == [(20, 60, "relu"), (60, 784, "relu")]
     leaky = "leaky_relu:0.1"
     assert shapes["mnist-leaky"] == [(20, 200, leaky), (200, 500, leaky), (500, 784, leaky)]

@@ -62,17 +62,9 @@ class Activation:
         if name == "prelu" and not (c.size and np.isfinite(c).all()):
             raise ModelError(f"activation 'prelu' needs finite slopes, got {slope!r}")
         if name == "leaky_relu" and not (c.ndim == 0 and 0 < c < 1):
-            raise ModelError(
-                f"leaky_relu needs a slope in (0, 1), got {slope!r}; slope 0 is 'relu', 1 is 'identity'"
-            )
-        if (
-            name not in ("prelu", "leaky_relu")
-            and slope is not None
-            and not (c.ndim == 0 and c == default)
-        ):
-            raise ModelError(
-                f"activation {name!r} takes no slope, got {slope!r}; use 'leaky_relu' or 'prelu'"
-            )
+            raise ModelError(f"leaky_relu needs a slope in (0, 1), got {slope!r}; slope 0 is 'relu', 1 is 'identity'")
+        if name not in ("prelu", "leaky_relu") and slope is not None and not (c.ndim == 0 and c == default):
+            raise ModelError(f"activation {name!r} takes no slope, got {slope!r}; use 'leaky_relu' or 'prelu'")
         c.setflags(write=False)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "slope", c)
@@ -142,9 +134,7 @@ class Activation:
             return 1 - x * x
         if self.name == "identity":
             return torch.ones_like(u)
-        return torch.where(
-            u > 0, torch.ones((), dtype=u.dtype, device=u.device), self._slope_like(u)
-        )
+        return torch.where(u > 0, torch.ones((), dtype=u.dtype, device=u.device), self._slope_like(u))
 
     def _slope_like(self, u: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.slope, dtype=u.dtype, device=u.device)
@@ -177,9 +167,7 @@ class Activation:
             return np.asarray(logit(x))
         if self.name == "tanh":
             return np.arctanh(x)
-        return np.where(
-            x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0)
-        )
+        return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
 
     def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:
         """The interval of u with ``low <= phi(u) <= high``, coordinate by coordinate; ends may be infinite.

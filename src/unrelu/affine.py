@@ -52,11 +52,7 @@ class Step:
     def to(self, dtype: torch.dtype, device: torch.device) -> Step:
         """A copy with its tensors converted."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {
-            name: t.to(dtype=dtype, device=device)
-            for name, t in tensors.items()
-            if isinstance(t, Tensor)
-        }
+        moved = {name: t.to(dtype=dtype, device=device) for name, t in tensors.items() if isinstance(t, Tensor)}
         return replace(self, **moved)
 
 
@@ -152,9 +148,7 @@ class Pool(Step):
 
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         function: Any = F.avg_pool1d if len(self.kernel) == 1 else F.avg_pool2d
-        return function(
-            x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad
-        )  # type: ignore[no-any-return]
+        return function(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,20 +229,14 @@ class Affine:
         if len(self.steps) == 1 and isinstance(self.steps[0], Dense) and len(self.in_shape) == 1:
             return self.steps[0].weight.detach().cpu().double().numpy()
         blocks = []
-        dense = any(isinstance(s, Dense) for s in self.steps) and all(
-            isinstance(s, self._DENSE) for s in self.steps
-        )
+        dense = any(isinstance(s, Dense) for s in self.steps) and all(isinstance(s, self._DENSE) for s in self.steps)
         exact = self.to(torch.float64, torch.device("cpu"))
         for first in range(0, self.n_in, _PROBE):
             unit = torch.zeros(min(_PROBE, self.n_in - first), self.n_in, dtype=torch.float64)
             unit[torch.arange(len(unit)), first + torch.arange(len(unit))] = 1
             rows = exact.apply(unit, constant=False).numpy()
             blocks.append(rows if dense else sparse.csr_array(rows))
-        return (
-            np.ascontiguousarray(np.concatenate(blocks).T)
-            if dense
-            else sparse.vstack(blocks).T.tocsr()
-        )
+        return np.ascontiguousarray(np.concatenate(blocks).T) if dense else sparse.vstack(blocks).T.tocsr()
 
     def bias(self) -> Array:
         """b, (n_out,)."""
@@ -260,13 +248,9 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
     name = type(step).__name__
     if isinstance(step, Reshape) and math.prod(step.shape) != math.prod(shape):
         raise ModelError(f"{name} to {step.shape} does not fit an input of shape {shape}")
-    if isinstance(step, Scale) and not all(
-        _broadcasts(t.shape, shape) for t in (step.scale, step.shift)
-    ):
+    if isinstance(step, Scale) and not all(_broadcasts(t.shape, shape) for t in (step.scale, step.shift)):
         sizes = f"{tuple(step.scale.shape)} and {tuple(step.shift.shape)}"
-        raise ModelError(
-            f"{name} by factors and shifts of shapes {sizes} does not fit an input of shape {shape}"
-        )
+        raise ModelError(f"{name} by factors and shifts of shapes {sizes} does not fit an input of shape {shape}")
     try:
         return tuple(step.apply(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
     except RuntimeError as error:
@@ -277,9 +261,7 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
 
 def _broadcasts(small: Shape, shape: Shape) -> bool:
     """Whether an array of shape ``small`` can be repeated to ``shape``."""
-    return len(small) <= len(shape) and all(
-        n in (1, m) for n, m in zip(reversed(small), reversed(shape), strict=False)
-    )
+    return len(small) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(small), reversed(shape), strict=False))
 
 
 def _check_finite(step: Step) -> None:
@@ -314,11 +296,7 @@ def _append_scale(steps: list[Step], step: Scale, shape: Shape) -> None:
     reshape = steps[-1] if steps and isinstance(steps[-1], Reshape) else None
     before = len(steps) - (2 if reshape else 1)
     last = steps[before] if before >= 0 else None
-    if (
-        isinstance(last, Dense)
-        and (reshape or len(shape) == 1)
-        and last.weight.shape[0] == math.prod(shape)
-    ):
+    if isinstance(last, Dense) and (reshape or len(shape) == 1) and last.weight.shape[0] == math.prod(shape):
         scale, shift = (t.broadcast_to(shape).reshape(-1) for t in (step.scale, step.shift))
         steps[before] = Dense(last.weight * scale[:, None], _add(_mul(scale, last.bias), shift))
     elif isinstance(last, Conv | ConvTranspose) and not reshape and _by_channel(step, shape):
@@ -333,10 +311,7 @@ def _append_scale(steps: list[Step], step: Scale, shape: Shape) -> None:
 
 def _by_channel(step: Scale, shape: Shape) -> bool:
     """Whether the scale and the shift vary along the first axis of ``shape`` alone."""
-    return all(
-        t.numel() == 1 or (t.dim() == len(shape) and t.numel() == t.shape[0])
-        for t in (step.scale, step.shift)
-    )
+    return all(t.numel() == 1 or (t.dim() == len(shape) and t.numel() == t.shape[0]) for t in (step.scale, step.shift))
 
 
 def _per_output_channel(scale: Tensor, conv: Conv | ConvTranspose) -> Tensor:

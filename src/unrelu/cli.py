@@ -37,19 +37,11 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Argument(
-        help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."
-    ),
+    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
 ]
-Layers = Annotated[
-    str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")
-]
-ActivationName = Annotated[
-    str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")
-]
-LatentShape = Annotated[
-    str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")
-]
+Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
+ActivationName = Annotated[str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")]
+LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
 
 
@@ -83,33 +75,21 @@ def _root(
 @app.command()
 def invert(
     model: Model,
-    data: Annotated[
-        Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")
-    ],
+    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
     method: Annotated[
         str,
         typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent"),
     ] = "auto",
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")
-    ] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")
-    ] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
+    noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,
+    norm: Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace the results in an existing folder.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the latent codes of the observations in DATA and write them to a folder.
@@ -128,10 +108,10 @@ def invert(
     make(method, options)
     y = read_observations(data)
     network = _network(model, layers, activation, latent_shape)
-    Problem.build(network, y, noise=noise, norm=norm, seed=seed, time_limit=time_limit)
+    problem = Problem.build(network, y, noise=noise, norm=norm, seed=seed, time_limit=time_limit)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
-    with _progress(console, method) as callback:
+    with _progress(console, method, problem.size) as callback:
         result = run(
             network,
             y,
@@ -157,6 +137,7 @@ def inspect(
     samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
 ) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -165,51 +146,33 @@ def inspect(
 
     network = _network(model, layers, activation, latent_shape)
     seen = look(network, samples)
-    table = Table(
-        title=f"{model}: latent {network.latent_shape} to output {network.output_shape}",
-        title_justify="left",
-    )
-    for heading in (
-        "layer",
-        "map",
-        "inputs",
-        "outputs",
-        "activation",
-        "expansion",
-        f">= {ASSUMED_EXPANSION}",
-        "determined",
-    ):
-        table.add_column(
-            heading,
-            justify="right"
-            if heading in ("inputs", "outputs", "expansion", "determined")
-            else "left",
-        )
+    title = f"{model}: latent {network.latent_shape} to output {network.output_shape}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("layer", "map", "activation"):
+        table.add_column(heading)
+    for heading in ("in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "determined"):
+        table.add_column(heading, justify="right")
     for i, layer in enumerate(seen.layers, 1):
-        table.add_row(
-            str(i), layer.name, str(layer.n_in), str(layer.n_out), layer.activation, f"{layer.expansion:.2f}",
-            "yes" if layer.expands else "no", f"{layer.determined:.0%}",
-        )  # fmt: skip
-    console = Console()
+        expands = "yes" if layer.expands else "no"
+        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands, f"{layer.determined:.0%}")
+        table.add_row(str(i), layer.name, layer.activation, *sizes)
+    console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"'>= {ASSUMED_EXPANSION}' is the paper's Assumption 1; 'determined' is the share of {seen.samples} sampled",
-        end=" ",
+        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; determined: share of {seen.samples} sampled codes "
+        "for which at least as many outputs as inputs tell their pre-activation\n"
     )
-    console.print("codes with at least as many telling outputs as inputs.")
-    console.print(f"identifiable codes: {seen.identifiable:.0%}")
-    console.print(f"expect: {seen.verdict}")
-    console.print(f"method: {seen.recommended}")
+    console.print(f"[bold]identifiable[/bold]  {seen.identifiable:.0%} of sampled codes")
+    console.print(f"[bold]expect[/bold]        {seen.verdict}")
+    console.print(f"[bold]method[/bold]        {seen.recommended}")
 
 
 @app.command()
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")
-    ] = Path("demo"),
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace the results in an existing folder.")
-    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
+        "demo"
+    ),
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Invert noisy digits with every method: a table, a picture and results.jsonl."""
@@ -222,9 +185,7 @@ def demo(
     run_demo(output, Console(quiet=quiet))
 
 
-def _network(
-    model: str, layers: str | None, activation: str | None, latent_shape: str | None
-) -> Network:
+def _network(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
     """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
@@ -238,9 +199,7 @@ def _network(
     try:
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
-        raise InputError(
-            f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1"
-        ) from None
+        raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
     return load(
         model,
         layers=layers.split(",") if layers else None,
@@ -264,7 +223,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(console: Console, method: str) -> Iterator[Callable[[Progress], bool]]:
+def _progress(console: Console, method: str, size: int) -> Iterator[Callable[[Progress], bool]]:
     """A progress bar as a callback, which also turns the first Ctrl-C into a stop that keeps what was found."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -275,9 +234,7 @@ def _progress(console: Console, method: str) -> Iterator[Callable[[Progress], bo
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print(
-            "stopping; what was found so far will be written (Ctrl-C again to end at once)"
-        )
+        console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
 
     columns = (
         TextColumn("{task.description}"),
@@ -289,44 +246,34 @@ def _progress(console: Console, method: str) -> Iterator[Callable[[Progress], bo
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         with Bar(*columns, console=console) as bar:
-            task = bar.add_task(method, total=None, nit=0)
+            task = bar.add_task(method, total=size, nit=0)
 
             def callback(progress: Progress) -> bool:
-                bar.update(task, total=progress.total, completed=progress.done, nit=progress.nit)
+                bar.update(task, completed=progress.done, nit=progress.nit)
                 return interrupted
 
             yield callback
             if not interrupted:
-                total = bar.tasks[0].total
-                bar.update(task, completed=total)
+                bar.update(task, completed=size)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _print_summary(console: Console, result: Inversion, output: Path) -> None:
     import numpy as np
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
-    table = Table(
-        title=f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}",
-        title_justify="left",
-    )
+    title = f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("status", "count", "success", "median objective", "meaning"):
-        table.add_column(
-            heading, justify="right" if heading in ("count", "median objective") else "left"
-        )
+        table.add_column(heading, justify="right" if heading in ("count", "median objective") else "left")
     for status in sorted(set(states), key=lambda s: s.name):
         chosen = states == status
-        objective = np.median(np.atleast_1d(result.fun)[chosen])
-        table.add_row(
-            status.name,
-            str(int(chosen.sum())),
-            "yes" if successes[chosen].all() else "no",
-            f"{objective:.3g}",
-            status.value,
-        )
+        success = "yes" if successes[chosen].all() else "no"
+        objective = f"{np.median(np.atleast_1d(result.fun)[chosen]):.3g}"
+        table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
     console.print(table)
-    console.print(
-        f"{result.problem.control.elapsed():.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl"
-    )
+    seconds = result.problem.control.elapsed()
+    console.print(f"{seconds:.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl")

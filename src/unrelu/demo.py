@@ -78,9 +78,7 @@ class Section:
             result = invert(network, self.observed, "lm", noise=noise, z0=start.z, callback=report)
             self.seconds[method] = result.seconds + start.seconds
         else:
-            result = invert(
-                network, self.observed, method, noise=noise, seed=_SEED, callback=report
-            )
+            result = invert(network, self.observed, method, noise=noise, seed=_SEED, callback=report)
             self.seconds[method] = result.seconds
         self.results[method] = result
 
@@ -176,9 +174,7 @@ def draw(done: list[Section], rows: int = 3) -> Figure:
     """A grid of images: clean, observed and what each method found, up to ``rows`` observations of each section."""
     headings = ["clean", "observed", *dict.fromkeys(m for s in done for m in s.methods)]
     lines = [(section, i) for section in done for i in range(min(rows, section.count))]
-    figure = Figure(
-        figsize=(1.15 * len(headings) + 0.9, 1.12 * len(lines) + 0.5), layout="constrained"
-    )
+    figure = Figure(figsize=(1.15 * len(headings) + 0.9, 1.12 * len(lines) + 0.5), layout="constrained")
     axes = figure.subplots(len(lines), len(headings), squeeze=False)
     for row, (section, i) in zip(axes, lines, strict=True):
         low, high = (-1.0, 1.0) if section.clean.min() < -0.5 else (0.0, 1.0)
@@ -190,9 +186,7 @@ def draw(done: list[Section], rows: int = 3) -> Figure:
                 axis.imshow(images[heading].reshape(28, 28), cmap="gray_r", vmin=low, vmax=high)
         if i == 0:
             label = f"{section.model}\n{'real digits' if section.real else 'own digits'}"
-            row[0].text(
-                -0.12, 0.5, label, transform=row[0].transAxes, ha="right", va="center", fontsize=8
-            )
+            row[0].text(-0.12, 0.5, label, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
     for axis, heading in zip(axes[0], headings, strict=True):
         axis.set_title(heading.replace(", ", ",\n").replace("_", "\n"), fontsize=9)
     return figure

@@ -64,9 +64,13 @@ class Inspection:
         if self.exact == 1:
             return "exact inversion without noise can be expected, layer by layer (method='exact')"
         if self.identifiable == 1:
-            return "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
+            return (
+                "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
+            )
         if self.identifiable > 0:
-            return f"{self.identifiable:.0%} of codes are identifiable; the others share their output with a set of codes"
+            return (
+                f"{self.identifiable:.0%} of codes are identifiable; the others share their output with a set of codes"
+            )
         return "codes are not identifiable: the output leaves some latent directions free"
 
     @property
@@ -95,9 +99,7 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
     layers = []
     for layer, on in zip(network.layers, network.pattern(z), strict=True):
         flat = on.reshape(samples, -1)
-        telling = flat | np.broadcast_to(
-            layer.activation.invertible | (layer.activation.slope > 0), flat.shape
-        )
+        telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
         enough = telling.sum(axis=1) >= layer.n_in
         every &= enough
         name = " + ".join(type(s).__name__ for s in layer.affine.steps) or "Identity"
@@ -114,6 +116,4 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
             )
         )
     identifiable = float((freedom(network, z) == 0).mean())
-    return Inspection(
-        tuple(layers), samples, float(every.mean()), identifiable, layerwise_reason(network)
-    )
+    return Inspection(tuple(layers), samples, float(every.mean()), identifiable, layerwise_reason(network))

@@ -128,9 +128,7 @@ class Network:
         widths = [math.prod(self.latent_shape), *(layer.n_out for layer in self.layers)]
         for i, layer in enumerate(self.layers):
             if layer.n_in != widths[i]:
-                raise ModelError(
-                    f"layer {i + 1} takes {layer.n_in} inputs but is given {widths[i]}"
-                )
+                raise ModelError(f"layer {i + 1} takes {layer.n_in} inputs but is given {widths[i]}")
 
     @property
     def latent_dim(self) -> int:
@@ -147,9 +145,7 @@ class Network:
         """n, the number of outputs."""
         return self.layers[-1].n_out
 
-    def to(
-        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Network:
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
         dtype, device = dtype or self.dtype, torch.device(device or self.device)
         return Network(
@@ -178,8 +174,7 @@ class Network:
         codes = self._codes(z)
         values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
         return [
-            _numpy(x).reshape(*codes.shape[:-1], *layer.out_shape)
-            for layer, x in zip(self.layers, values, strict=True)
+            _numpy(x).reshape(*codes.shape[:-1], *layer.out_shape) for layer, x in zip(self.layers, values, strict=True)
         ]
 
     def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
@@ -187,18 +182,14 @@ class Network:
         codes = self._codes(z)
         return [
             (u > 0).cpu().numpy().reshape(*codes.shape[:-1], *layer.out_shape)
-            for layer, (u, _) in zip(
-                self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True
-            )
+            for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)
         ]
 
     def jacobian(self, z: npt.ArrayLike) -> Array:
         """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
         codes = self._codes(z)
         _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
-        return _numpy(tangents.transpose(1, 2)).reshape(
-            *codes.shape[:-1], self.output_dim, self.latent_dim
-        )
+        return _numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
 
     def _codes(self, z: npt.ArrayLike) -> Tensor:
         codes = numbers(z, "z")
@@ -269,9 +260,7 @@ class Network:
             if part is None and not steps:
                 break
             affine = Affine.compose(steps, shape)
-            layers.append(
-                Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape))
-            )
+            layers.append(Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape)))
             steps, shape = [], affine.out_shape
         return cls(tuple(layers), latent_shape)
 

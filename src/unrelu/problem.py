@@ -51,23 +51,15 @@ class Noise:
             return cls("unknown", math.nan)
         kind, _, value = str(text).partition(":")
         if kind not in ("uniform", "gaussian", "outliers"):
-            raise InputError(
-                f"noise={text!r}: use 'uniform:A', 'gaussian:S' or 'outliers:P', e.g. 'uniform:0.1'"
-            )
+            raise InputError(f"noise={text!r}: use 'uniform:A', 'gaussian:S' or 'outliers:P', e.g. 'uniform:0.1'")
         try:
             level = float(value)
         except ValueError:
-            raise InputError(
-                f"noise={text!r}: the level {value!r} is not a number; write e.g. '{kind}:0.1'"
-            ) from None
+            raise InputError(f"noise={text!r}: the level {value!r} is not a number; write e.g. '{kind}:0.1'") from None
         if not math.isfinite(level) or level < 0:
-            raise InputError(
-                f"noise={text!r}: the level must be finite and at least 0, got {level:g}"
-            )
+            raise InputError(f"noise={text!r}: the level must be finite and at least 0, got {level:g}")
         if kind == "outliers" and level >= 1:
-            raise InputError(
-                f"noise={text!r}: the share of outliers must be below 1, got {level:g}"
-            )
+            raise InputError(f"noise={text!r}: the share of outliers must be below 1, got {level:g}")
         return cls(kind, level)
 
     @property
@@ -170,9 +162,7 @@ class Problem:
             OptionError: a seed, time limit or callback of the wrong type.
         """
         if not isinstance(network, Network):
-            raise OptionError(
-                f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch"
-            )
+            raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
         values, single = _observations(network, y)
         stated = Noise.parse(noise)
         if norm is not None and norm not in _NORMS:
@@ -201,9 +191,7 @@ class Problem:
         """The starting codes: z0, or one draw from N(0, I) an observation from the seed. (B, k), a fresh copy."""
         if self.z0 is not None:
             return self.z0.copy()
-        return np.random.default_rng(self.seed).standard_normal(
-            (self.size, self.network.latent_dim)
-        )
+        return np.random.default_rng(self.seed).standard_normal((self.size, self.network.latent_dim))
 
     def residual(self, z: Array) -> Array:
         """y - G(z), (B, n), for codes (B, k)."""
@@ -238,9 +226,7 @@ class Problem:
         if self.noise.kind == "outliers":
             off = ~(r <= 1e-6 * np.abs(self.y).max(axis=1, keepdims=True))  # NaN is off
             # The quantile of a share that is 0, or almost, is NaN.
-            return np.asarray(
-                off.sum(axis=1) <= np.nan_to_num(np.ceil(bdtrik(_CONFIDENCE, n, level)))
-            )
+            return np.asarray(off.sum(axis=1) <= np.nan_to_num(np.ceil(bdtrik(_CONFIDENCE, n, level))))
         return np.zeros(self.size, dtype=bool)
 
 
@@ -274,9 +260,7 @@ def _starts(network: Network, z0: npt.ArrayLike | None, size: int) -> Array | No
     k = network.latent_dim
     array = numbers(z0, "z0")
     if array.shape not in ((k,), (size, k)):
-        raise InputError(
-            f"z0 has shape {array.shape}; pass ({k},) for all observations or ({size}, {k}) for each"
-        )
+        raise InputError(f"z0 has shape {array.shape}; pass ({k},) for all observations or ({size}, {k}) for each")
     if not np.isfinite(array).all():
         raise InputError("z0 has NaN or infinite entries; start from finite codes")
     return np.array(np.broadcast_to(array, (size, k)))

@@ -31,9 +31,7 @@ class Status(enum.Enum):
     TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
     DIVERGED = "the steps grew without bound; the last finite code is returned: lower learning_rate"
     STOPPED = "stopped by the callback; the codes are the best so far"
-    SOLVER_FAILED = (
-        "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
-    )
+    SOLVER_FAILED = "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
 
     def __str__(self) -> str:
         return self.name

@@ -14,6 +14,7 @@ from unrelu.methods import Method, make
 from unrelu.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
+from unrelu.threads import suitable_threads
 
 __all__ = ["invert"]
 
@@ -69,11 +70,10 @@ def invert(
         time_limit=time_limit,
         callback=callback,
     )
-    result = run(problem)
+    with suitable_threads(network):
+        result = run(problem)
     if not isinstance(result, Inversion):
-        raise OptionError(
-            f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)"
-        )
+        raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if norm is not None:
         result = result.measured_in(norm)
     return _with_freedom(result).shaped()

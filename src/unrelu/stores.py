@@ -42,9 +42,7 @@ def read_observations(path: Path) -> npt.NDArray[Any]:
             return np.asarray(loaded["y" if "y" in names else names[0]])
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # NumPy raises ValueError, EOFError, OSError, BadZipFile, ... for damaged files
+    except Exception as error:  # NumPy raises ValueError, EOFError, OSError, BadZipFile, ... for damaged files
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
@@ -58,9 +56,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
     if folder.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{folder} exists; choose another folder, or pass --overwrite to replace its results"
-        )
+        raise OutputExistsError(f"{folder} exists; choose another folder, or pass --overwrite to replace its results")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,10 +78,7 @@ def records(result: Inversion) -> Iterator[dict[str, Any]]:
         "success": np.atleast_1d(result.success),
         "message": np.atleast_1d(result.message),
         "objective": np.atleast_1d(result.fun),
-        **{
-            f"residual_{norm}": np.atleast_1d(result.residual(norm))
-            for norm in ("l2", "l1", "linf")
-        },
+        **{f"residual_{norm}": np.atleast_1d(result.residual(norm)) for norm in ("l2", "l1", "linf")},
         "freedom": np.atleast_1d(result.freedom),
         "nit": np.atleast_1d(result.nit),
         "seconds": np.atleast_1d(result.seconds),

@@ -37,18 +37,11 @@ def _ranks(network: Network, z: torch.Tensor) -> npt.NDArray[np.int64]:
     batch, k = z.shape
     tangents, x = torch.eye(k, dtype=z.dtype).expand(batch, k, k), z
     for layer in network.layers:
-        tangents = torch.unflatten(
-            layer.affine.apply(tangents.flatten(0, 1), constant=False), 0, (batch, k)
-        )
+        tangents = torch.unflatten(layer.affine.apply(tangents.flatten(0, 1), constant=False), 0, (batch, k))
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
         kink = _KINK_TOLERANCE * u.abs().amax(dim=1, keepdim=True)
         below = torch.where(u > kink, u, -u.abs())
-        tangents = (
-            tangents
-            * layer.activation.derivative(below if not layer.activation.smooth else u, x)[
-                :, None, :
-            ]
-        )
+        tangents = tangents * layer.activation.derivative(below if not layer.activation.smooth else u, x)[:, None, :]
     values = torch.linalg.svdvals(tangents)
     return np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)

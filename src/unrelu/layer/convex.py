@@ -51,9 +51,7 @@ class Answer:
     pivots: int
 
 
-def least_violation(
-    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf
-) -> Answer:
+def least_violation(system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf) -> Answer:
     """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
     The program is solved for w in h = h0 + sigma w, with h0 a least-squares point and sigma the size of its errors:
@@ -88,9 +86,7 @@ def least_violation(
     return Answer(h, best, bound, status, pivots)
 
 
-def dual_program(
-    system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float
-) -> LinearProgram:
+def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
     r"""The dual of :func:`least_violation` after the change of variables h = h0 + sigma w.
 
     With multipliers lambda+ for the upper and lambda- for the lower sides, and nu for the bounds of h,
@@ -118,9 +114,7 @@ def dual_program(
         cost = np.concatenate([high[up], -low[down]])
         col_lower, col_upper = np.zeros(len(index)), np.full(len(index), np.inf)
         weights = np.concatenate([rows.high_slope[up], rows.low_slope[down]])
-    return _assemble(
-        system, h0, sigma, index, sign, cost, col_lower, col_upper, weights, np.zeros(system.n_in)
-    )
+    return _assemble(system, h0, sigma, index, sign, cost, col_lower, col_upper, weights, np.zeros(system.n_in))
 
 
 def largest_response(system: LayerSystem, rows: Rows, time_limit: float = math.inf) -> Answer:
@@ -146,17 +140,13 @@ def largest_response(system: LayerSystem, rows: Rows, time_limit: float = math.i
         # Solved around h on the scale of eps, or of the infeasibility of h; once that is small, h is final.
         excess = float((system.matrix @ h - side).max())
         sigma = max(smallest, excess)
-        solution = solve(
-            response_program(system, side, weight / size, h, sigma), end - time.perf_counter()
-        )
+        solution = solve(response_program(system, side, weight / size, h, sigma), end - time.perf_counter())
         pivots += solution.iterations
         if solution.status is LpStatus.UNBOUNDED:
             # The program is the dual: it is unbounded exactly where the relaxation has no feasible point.
             upper_sides = replace(rows, low=np.full_like(rows.low, -np.inf))
             closest = least_violation(system, upper_sides, "linf", end - time.perf_counter())
-            return Answer(
-                closest.h, closest.objective, math.inf, LpStatus.INFEASIBLE, pivots + closest.pivots
-            )
+            return Answer(closest.h, closest.objective, math.inf, LpStatus.INFEASIBLE, pivots + closest.pivots)
         status = solution.status
         if status is not LpStatus.OPTIMAL:
             break
@@ -167,9 +157,7 @@ def largest_response(system: LayerSystem, rows: Rows, time_limit: float = math.i
     return Answer(h, float(weight @ (system.matrix @ h)), bound, status, pivots)
 
 
-def response_program(
-    system: LayerSystem, side: Array, weight: Array, h0: Array, sigma: float
-) -> LinearProgram:
+def response_program(system: LayerSystem, side: Array, weight: Array, h0: Array, sigma: float) -> LinearProgram:
     r"""The dual of max weight.(W h) s.t. W h <= side after the change of variables h = h0 + sigma w:
 
     .. math:: \min\; side'^T \lambda + (\text{bounds})^T \nu \quad W^T \lambda + \nu = W^T weight, \; \lambda \ge 0
@@ -293,9 +281,7 @@ def _lengths(system: LayerSystem, h: Array, direction: Array) -> Iterator[float]
     """Step lengths to try: a few projected ones, then the one to the first bound on the way, then ever shorter ones."""
     yield from (1.0, 0.5, 0.25)
     with np.errstate(divide="ignore", invalid="ignore"):
-        room = np.where(
-            direction < 0, (system.lower - h) / direction, (system.upper - h) / direction
-        )
+        room = np.where(direction < 0, (system.lower - h) / direction, (system.upper - h) / direction)
     first = float(np.min(room, initial=0.125, where=(direction != 0) & (room > 0)))
     yield from (first * 0.5**i for i in range(40))
 
@@ -306,9 +292,7 @@ def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
     over, under = np.maximum(over, 0.0), np.maximum(under, 0.0)
     # A two-sided row met exactly keeps its curvature: it is active at any point nearby.
     on_high = (over > 0) | (rows.two_sided & (under == 0))
-    curvature = np.where(
-        on_high, rows.high_slope**-2.0, np.where(under > 0, rows.low_slope**-2.0, 0.0)
-    )
+    curvature = np.where(on_high, rows.high_slope**-2.0, np.where(under > 0, rows.low_slope**-2.0, 0.0))
     signed = over / rows.high_slope - under / rows.low_slope
     return signed, curvature, float(over @ over + under @ under)
 
@@ -345,9 +329,7 @@ def _conjugate_gradients(part: sparse.csr_array, weight: Array, rhs: Array) -> A
     n = part.shape[1]
     diagonal = np.asarray(part.multiply(part).T @ weight)
     ridge = 1e-12 * float(diagonal.mean()) + np.finfo(float).tiny
-    gram = LinearOperator(
-        (n, n), matvec=lambda v: part.T @ (weight * (part @ v)) + ridge * v, dtype=np.float64
-    )
+    gram = LinearOperator((n, n), matvec=lambda v: part.T @ (weight * (part @ v)) + ridge * v, dtype=np.float64)
     jacobi = LinearOperator((n, n), matvec=lambda v: v / (diagonal + ridge), dtype=np.float64)
     solution, _ = cg(gram, rhs, rtol=1e-10, maxiter=1000, M=jacobi)
     return np.asarray(solution)

@@ -52,9 +52,7 @@ class Exact:
         """See :class:`LayerMethod`; ``threshold`` is not used."""
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
         eps = self.tolerance * scale
-        inside, least_squares, freedom = interior_point(
-            Polytope.of(system, target, eps), time_limit
-        )
+        inside, least_squares, freedom = interior_point(Polytope.of(system, target, eps), time_limit)
         h = system.inside(least_squares if inside is None else inside)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
         # Rounding grows with the condition of W: the error is held against the looser square root of the tolerance.

@@ -58,11 +58,7 @@ def grow(
         pivots, solves = pivots + answer.pivots, solves + 1
         if answer.status is LpStatus.INFEASIBLE:
             # The answer's objective is then the smallest threshold with a feasible point, if it is known.
-            eps *= (
-                alpha ** max(0, math.floor(math.log(answer.objective / eps, alpha)))
-                if answer.objective > eps
-                else 1
-            )
+            eps *= alpha ** max(0, math.floor(math.log(answer.objective / eps, alpha))) if answer.objective > eps else 1
         else:
             error = misfit(system, target, answer.h, norm)
             if best is not None and error >= best[0]:
@@ -78,9 +74,7 @@ def grow(
     return LayerSolution(answer.h, answer.objective, _status(answer, limited), pivots, eps, solves)
 
 
-def scan(
-    system: LayerSystem, target: Array, norm: str, threshold: float | None = None
-) -> tuple[float, float]:
+def scan(system: LayerSystem, target: Array, norm: str, threshold: float | None = None) -> tuple[float, float]:
     """A threshold from a given or unknown noise level upwards: the one whose least-squares point explains x best.
 
     Least squares costs a small part of a linear program, so the whole range up to 0.5 max|x| is tried. A larger

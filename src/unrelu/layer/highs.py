@@ -84,16 +84,12 @@ class LinearProgram:
         ):
             value = getattr(self, name)
             if value.shape != (size,):
-                raise SolverError(
-                    f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)"
-                )
+                raise SolverError(f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)")
             if np.isnan(value).any():
                 raise SolverError(f"{name} has {int(np.isnan(value).sum())} NaN entries")
         for name, value in (("cost", self.cost), ("matrix", self.matrix.data)):
             if not np.isfinite(value).all():
-                raise SolverError(
-                    f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite"
-                )
+                raise SolverError(f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +139,7 @@ def solve(program: LinearProgram, time_limit: float = math.inf) -> LpSolution:
     x, row_dual = np.array(solution.col_value), np.array(solution.row_dual)
     if status is LpStatus.OPTIMAL and not (np.isfinite(x).all() and np.isfinite(row_dual).all()):
         status = LpStatus.FAILED
-    return LpSolution(
-        status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count)
-    )
+    return LpSolution(status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count))
 
 
 class _Silent(highspy.Highs):

@@ -73,17 +73,13 @@ class LInf:
 class _Search:
     """The first t with a feasible program at eps_0 alpha^t."""
 
-    def __init__(
-        self, system: LayerSystem, target: Array, start: float, alpha: float, time_limit: float
-    ) -> None:
+    def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, time_limit: float) -> None:
         self.system, self.target, self.start, self.alpha = system, target, start, alpha
         self.end = time.perf_counter() + time_limit
         self.answers: dict[int, Answer] = {}
         self.limited = False
         slope = system.activation.slope
-        self.rows_only_loosen = not system.activation.smooth and bool(
-            ((slope == 0) | (slope == 1)).all()
-        )
+        self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
 
     @property
     def pivots(self) -> int:
@@ -94,19 +90,13 @@ class _Search:
 
     def step_at_least(self, epsilon: float) -> int:
         """The first step whose eps is at least ``epsilon``."""
-        return (
-            max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9))
-            if epsilon > 0
-            else 0
-        )
+        return max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9)) if epsilon > 0 else 0
 
     def delta(self, step: int) -> float:
         """The smallest delta at this step's eps, without the cap delta <= eps."""
         if step not in self.answers:
             problem_rows = rows(self.system, self.target, self.epsilon(step))
-            self.answers[step] = least_violation(
-                self.system, problem_rows, "linf", self.end - time.perf_counter()
-            )
+            self.answers[step] = least_violation(self.system, problem_rows, "linf", self.end - time.perf_counter())
         return self.answers[step].objective
 
     def feasible(self, step: int) -> bool:

@@ -54,12 +54,8 @@ class Polytope:
         return cls(
             equal=matrix[on],
             equal_side=u[on],
-            below=np.concatenate(
-                [matrix[off], -matrix[saturated], -unit[sides_low], unit[sides_high]]
-            ),
-            below_side=np.concatenate(
-                [u[off], -u[saturated], -system.lower[sides_low], system.upper[sides_high]]
-            ),
+            below=np.concatenate([matrix[off], -matrix[saturated], -unit[sides_low], unit[sides_high]]),
+            below_side=np.concatenate([u[off], -u[saturated], -system.lower[sides_low], system.upper[sides_high]]),
         )
 
     def violation(self, h: Array) -> float:
@@ -69,9 +65,7 @@ class Polytope:
         return float(max(equal, below))
 
 
-def interior_point(
-    polytope: Polytope, time_limit: float = math.inf
-) -> tuple[Array | None, Array, int]:
+def interior_point(polytope: Polytope, time_limit: float = math.inf) -> tuple[Array | None, Array, int]:
     """A point as far inside the inequalities as possible, and the dimension of the polytope.
 
     The equations are solved by their least-squares solution h0 and a basis N of their null space; in h = h0 + N v only
@@ -91,10 +85,7 @@ def interior_point(
         float(np.abs(start).max(initial=0.0)),
         1e-300,
     )
-    if (
-        np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0)
-        > _SLACK_TOLERANCE * size
-    ):
+    if np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0) > _SLACK_TOLERANCE * size:
         return None, start, k - basis.shape[1]
     slack = (polytope.below_side - polytope.below @ start) / size
     if not basis.shape[1] or not len(slack):
@@ -152,11 +143,7 @@ def _always_tight(normals: Array, slack: Array, time_limit: float) -> npt.NDArra
         col_upper=np.concatenate([np.full(d + 1, np.inf), np.ones(m)]),
     )
     solution = solve(program, time_limit)
-    return (
-        solution.x[d + 1 :] < 0.5
-        if solution.status is LpStatus.OPTIMAL
-        else np.zeros(m, dtype=bool)
-    )
+    return solution.x[d + 1 :] < 0.5 if solution.status is LpStatus.OPTIMAL else np.zeros(m, dtype=bool)
 
 
 def _rank(matrix: Array) -> int:

@@ -108,9 +108,7 @@ class Rows:
 
     def violation(self, wh: Array) -> Array:
         """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""
-        return np.maximum(
-            0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope)
-        )
+        return np.maximum(0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope))
 
 
 def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
@@ -142,9 +140,7 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
     )
 
 
-def _chords(
-    activation: Activation, x: Array, u: Array, low: Array, high: Array, eps: float
-) -> tuple[Array, Array]:
+def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array, eps: float) -> tuple[Array, Array]:
     """Slopes (phi^{-1}(x) - phi^{-1}(x - eps)) / eps and (phi^{-1}(x + eps) - phi^{-1}(x)) / eps."""
     with np.errstate(invalid="ignore", divide="ignore"):
         down, up = (u - low) / eps, (high - u) / eps

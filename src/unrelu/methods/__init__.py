@@ -57,20 +57,12 @@ METHODS: dict[str, Entry] = {
         "noise",
         Auto,
     ),
-    "exact": _layer(
-        "exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"
-    ),
+    "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
     "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
     "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),
-    "relaxed": _layer(
-        "relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"
-    ),
-    "least_squares": _layer(
-        "least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"
-    ),
-    "lm": Entry(
-        "Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt
-    ),
+    "relaxed": _layer("relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"),
+    "least_squares": _layer("least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"),
+    "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
     "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
 }
 
@@ -89,9 +81,7 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
         return method
     entry = METHODS.get(method) if isinstance(method, str) else None
     if entry is None:
-        raise OptionError(
-            f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable"
-        )
+        raise OptionError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable")
     known, hints = entry.defaults(), get_type_hints(entry.options)
     for name, value in options.items():
         if name not in known:

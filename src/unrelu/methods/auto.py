@@ -53,9 +53,7 @@ class Auto:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
         if self.layer_method not in LAYER_METHODS:
-            raise OptionError(
-                f"layer_method={self.layer_method!r} is unknown; use one of {', '.join(LAYER_METHODS)}"
-            )
+            raise OptionError(f"layer_method={self.layer_method!r} is unknown; use one of {', '.join(LAYER_METHODS)}")
         LevenbergMarquardt(max_iterations=self.max_iterations)
 
     def __call__(self, problem: Problem) -> Inversion:
@@ -74,9 +72,7 @@ class Auto:
                 break
             # All rows draw, so that the codes tried on one observation do not depend on the others' progress.
             draw = rng.standard_normal((problem.size, problem.network.latent_dim))[rows]
-            part = replace(
-                problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally)
-            )
+            part = replace(problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally))
             if attempt == 0 and layerwise:
                 start, spent = starting_codes(part, self.layer_method)
                 tally.add(rows, start, spent)
@@ -119,9 +115,7 @@ class _Tally:
         with np.errstate(invalid="ignore"):  # the objective of a huge code is infinite
             same = np.abs(fun - self.fun[rows]) <= _SAME * np.minimum(fun, self.fun[rows])
         better = fun < self.fun[rows]
-        self.count[rows] = np.where(
-            same, self.count[rows] + final, np.where(better, int(final), self.count[rows])
-        )
+        self.count[rows] = np.where(same, self.count[rows] + final, np.where(better, int(final), self.count[rows]))
         self.z[rows[better]], self.fun[rows[better]] = z[better], fun[better]
         self.nit[rows] += steps
 

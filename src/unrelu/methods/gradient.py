@@ -91,6 +91,4 @@ class GradientDescent:
                     status[rows], nit[rows] = reason, t
             active = active[~flat & ~lost]
         codes = z.cpu().double().numpy()
-        return Inversion.of(
-            problem, codes, method="gradient_descent", status=status, nit=nit, norm="l2"
-        )
+        return Inversion.of(problem, codes, method="gradient_descent", status=status, nit=nit, norm="l2")

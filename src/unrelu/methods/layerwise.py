@@ -68,9 +68,7 @@ class Layerwise:
             seconds=seconds,
         )
 
-    def _one(
-        self, systems: list[LayerSystem], y: Array, problem: Problem
-    ) -> tuple[Array | None, Status, int]:
+    def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """The code of one observation (None if a limit was met above the first layer), how it ended, programs
         solved."""
         target, threshold = y, _stated_threshold(problem.noise)
@@ -98,10 +96,7 @@ def layer_systems(network: Network) -> list[LayerSystem]:
                 "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
             )
     before = [None, *(layer.activation for layer in network.layers[:-1])]
-    return [
-        LayerSystem.of(layer, previous)
-        for layer, previous in zip(network.layers, before, strict=True)
-    ]
+    return [LayerSystem.of(layer, previous) for layer, previous in zip(network.layers, before, strict=True)]
 
 
 def _stated_threshold(noise: Noise) -> float | None:

@@ -54,9 +54,7 @@ class LevenbergMarquardt:
 
     def __post_init__(self) -> None:
         if self.start not in START_NAMES:
-            raise OptionError(
-                f"start={self.start!r} is unknown; use one of {', '.join(START_NAMES)}"
-            )
+            raise OptionError(f"start={self.start!r} is unknown; use one of {', '.join(START_NAMES)}")
         if self.max_iterations < 1:
             raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
         if not self.damping > 0:
@@ -81,9 +79,7 @@ class LevenbergMarquardt:
                 reason = Status.TIME_LIMIT
                 break
             state.step()
-            if control.stopped(
-                lambda: Progress("lm", step + 1, int(state.done.sum()), len(y), state.codes())
-            ):  # noqa: B023
+            if control.stopped(lambda: Progress("lm", step + 1, int(state.done.sum()), len(y), state.codes())):  # noqa: B023
                 reason = Status.STOPPED
                 break
         status = np.full(len(y), reason, dtype=object)
@@ -138,9 +134,7 @@ class _State:
         eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         factor, info = torch.linalg.cholesky_ex(gram + mu[:, None, None] * eye)
         s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
-        s = torch.where(
-            ((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s)
-        )
+        s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
         trial = z + s
         r = self.network.forward(trial) - self.y[rows]
         f_trial = (r * r).sum(dim=1)
@@ -148,9 +142,7 @@ class _State:
         self.z[rows] = torch.where(better[:, None], trial, z)
         self.f[rows] = torch.where(better, f_trial, f)
         self.steps[rows] += 1
-        self.update_damping(
-            rows, better, f - f_trial, (s * (mu[:, None] * s - gradient)).sum(dim=1)
-        )
+        self.update_damping(rows, better, f - f_trial, (s * (mu[:, None] * s - gradient)).sum(dim=1))
         self.retire_converged(rows, better, f, f_trial, s)
         moved = rows[better & ~self.done[rows]]
         if len(moved):
@@ -160,22 +152,16 @@ class _State:
         """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""
         rho = fall / predicted.clamp_min(torch.finfo(fall.dtype).tiny)
         mu, nu = self.damping[rows], self.growth[rows]
-        self.damping[rows] = torch.where(
-            better, mu * (1 - (2 * rho - 1) ** 3).clamp(0.1, 1.0), mu * nu
-        )
+        self.damping[rows] = torch.where(better, mu * (1 - (2 * rho - 1) ** 3).clamp(0.1, 1.0), mu * nu)
         self.growth[rows] = torch.where(better, torch.full_like(nu, 2.0), nu * 2)
 
-    def retire_converged(
-        self, rows: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor
-    ) -> None:
+    def retire_converged(self, rows: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor) -> None:
         size = s.norm(dim=1)
         curvature = self.gram[rows].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(1e-12)
         tiny = better & (f - f_trial < _TINY_DECREASE * f)
         tiny |= size < _TINY_STEP * (self.z[rows].norm(dim=1) + 1e-3)
         tiny |= ~better & (self.damping[rows] > 1e12 * curvature)
-        self.small[rows] = torch.where(
-            tiny, self.small[rows] + 1, torch.zeros_like(self.small[rows])
-        )
+        self.small[rows] = torch.where(tiny, self.small[rows] + 1, torch.zeros_like(self.small[rows]))
         finished = torch.zeros_like(self.done)
         finished[rows] = (self.small[rows] >= 2) | (self.f[rows] <= self.exact[rows])
         self.retire(finished)

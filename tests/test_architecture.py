@@ -1,0 +1,104 @@
+"""A module imports only what is below it, one module talks to HiGHS, and importing the command line is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unrelu
+
+SOURCE = Path(unrelu.__file__).parent
+# From the bottom to the top; a package is one row.
+ORDER = (
+    "errors", "activations", "affine", "network", "threads", "loaders", "problem", "result", "layer", "methods",
+    "certify", "solve", "inspection", "zoo", "stores", "demo", "cli",
+)  # fmt: skip
+# These may import less than their row allows.
+ONLY = {"zoo": {"errors", "loaders", "network", "zoo"}, "certify": {"errors", "network", "certify"}}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def row(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module named in an import statement of the file, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rows_imported(path: Path) -> set[str]:
+    parts = [name.split(".") for name in imported(path)]
+    return {p[1] for p in parts if p[0] == "unrelu" and len(p) > 1 and p[1] in ORDER}
+
+
+def test_every_file_has_its_row():
+    assert {row(path) for path in FILES} == {*ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_go_downwards(name):
+    allowed = ONLY.get(name, set(ORDER[: ORDER.index(name) + 1]))
+    for path in FILES:
+        if row(path) == name:
+            assert rows_imported(path) <= allowed, path
+
+
+def test_the_check_sees_imports():
+    """Against a check that passes because it finds nothing."""
+    assert {"network", "errors"} <= rows_imported(SOURCE / "problem.py")
+    assert {"zoo", "loaders", "stores"} <= rows_imported(SOURCE / "cli.py")
+
+
+def test_only_one_module_talks_to_highs():
+    users = {path.relative_to(SOURCE).as_posix() for path in FILES if "highspy" in path.read_text(encoding="utf-8")}
+    importers = {user for user in users if "highspy" in imported(SOURCE / user)}
+    assert importers == {"layer/highs.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_files_fit_on_a_few_screens(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+# What of the heavy libraries a process has loaded, as an expression.
+LOADED = "[m for m in ('numpy', 'scipy', 'torch', 'highspy', 'matplotlib') if m in sys.modules]"
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("module", ["unrelu", "unrelu.cli", "unrelu.errors"])
+def test_importing_does_not_load_the_heavy_libraries(module):
+    assert run(f"import {module}, sys; print({LOADED})") == "[]\n"
+
+
+def test_helping_does_not_load_the_heavy_libraries():
+    code = f"""
+import sys
+from unrelu.cli import main
+sys.argv = ["unrelu", "invert", "--help"]
+try:
+    main()
+except SystemExit as end:
+    print(end.code, {LOADED})
+"""
+    assert run(code).splitlines()[-1] == "0 []"
+
+
+def test_the_demo_is_imported_only_when_asked_for():
+    code = "import unrelu, sys; unrelu.invert, unrelu.load, unrelu.zoo; print('matplotlib' in sys.modules)"
+    assert run(code) == "False\n"

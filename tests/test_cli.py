@@ -1,0 +1,272 @@
+"""The command line: what it prints, what it writes, how it fails, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import unrelu
+from unrelu import cli
+from unrelu.methods import METHODS
+
+OUTPUTS = ["codes.npy", "reconstructions.npy", "results.jsonl"]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder with a 3-8-20 network and observations of it, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PYTHONPATH", str(Path(unrelu.__file__).parents[1]))
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((8, 3)), rng.standard_normal((20, 8))
+    np.savez("net.npz", W0=first, W1=second)
+    y = unrelu.from_arrays([first, second])(rng.standard_normal((4, 3)))
+    np.save("y.npy", y)
+    np.save("noisy.npy", y + rng.uniform(-0.1, 0.1, y.shape))
+    np.save("one.npy", y[0])
+    np.save("nan.npy", np.full((4, 20), np.nan))
+    return tmp_path
+
+
+@pytest.fixture
+def run(files, monkeypatch, capsys):
+    """Run ``main`` in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def command(*arguments: str) -> list[str]:
+    """The command in a process of its own."""
+    return [sys.executable, "-c", "from unrelu.cli import main; main()", *arguments]
+
+
+def rows(folder: str = "out") -> list[dict]:
+    return [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
+
+
+# --- invert -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "leading"), [("y.npy", (4,)), ("one.npy", ())])
+def test_invert_writes_what_the_library_returns(run, data, leading):
+    code, out, err = run("invert", "net.npz", data, "-o", "out")
+    assert code == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == OUTPUTS
+    network, y = unrelu.load("net.npz"), np.load(data)
+    result = unrelu.invert(network, y)
+    codes, reconstructions = np.load("out/codes.npy"), np.load("out/reconstructions.npy")
+    assert codes.shape == (*leading, 3)
+    np.testing.assert_array_equal(codes, result.z)
+    np.testing.assert_array_equal(reconstructions, network(codes))
+    np.testing.assert_allclose(reconstructions, y, rtol=1e-8)
+    assert [row["status"] for row in rows()] == ["EXACT_FIT"] * len(np.atleast_1d(result.status))
+    assert "EXACT_FIT" in out
+    assert "written to out/" in out
+    assert f"{len(rows())}/{len(rows())}" in err
+
+
+def test_npz_observations(run):
+    np.savez("y.npz", y=np.load("y.npy"), labels=np.arange(4))
+    assert run("invert", "net.npz", "y.npz", "-o", "out")[0] == 0
+    assert len(rows()) == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_offered_and_runs(run, method):
+    options = ["-O", "max_iterations=20"] if method == "gradient_descent" else []
+    assert run("invert", "net.npz", "noisy.npy", "-o", "out", "--method", method, *options)[0] == 0
+    assert {row["method"] for row in rows()} == {method}
+    assert method in run("invert", "--help")[1]
+
+
+def test_options_reach_the_method(run):
+    arguments = ("invert", "net.npz", "noisy.npy", "--method", "lm", "-O", "max_iterations=1", "-O", "start=zero")
+    assert run(*arguments, "-o", "out")[0] == 0
+    expected = unrelu.invert(unrelu.load("net.npz"), np.load("noisy.npy"), "lm", max_iterations=1, start="zero")
+    np.testing.assert_array_equal(np.load("out/codes.npy"), expected.z)
+    assert {row["nit"] for row in rows()} == {1}
+
+
+def test_noise_norm_and_seed_reach_the_problem(run):
+    run("invert", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.5", "--norm", "l1", "--seed", "7")
+    assert {row["status"] for row in rows()} == {"NOISE_LEVEL"}
+    assert {row["seed"] for row in rows()} == {7}
+    assert all(row["objective"] == row["residual_l1"] for row in rows())
+
+
+def test_a_time_limit_is_reported_and_what_was_not_reached_is_null(run):
+    code, out, _ = run("invert", "net.npz", "noisy.npy", "-o", "out", "--method", "linf", "--time-limit", "1e-9")
+    assert code == 0
+    assert "TIME_LIMIT" in out
+    assert {row["objective"] for row in rows()} == {None}
+    assert np.isnan(np.load("out/codes.npy")).all()
+
+
+def test_quiet_prints_nothing(run):
+    assert run("invert", "net.npz", "y.npy", "-o", "out", "--quiet") == (0, "", "")
+    assert len(rows()) == 4
+
+
+# --- existing results -------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_folder_is_refused_before_anything_is_computed(run, monkeypatch):
+    Path("out").mkdir()
+    Path("out/codes.npy").write_text("precious")
+    monkeypatch.setattr("unrelu.solve.invert", lambda *args, **options: pytest.fail("computed"))
+    code, out, err = run("invert", "net.npz", "y.npy", "-o", "out")
+    assert (code, out) == (2, "")
+    assert err == "error: out exists; choose another folder, or pass --overwrite to replace its results\n"
+    assert Path("out/codes.npy").read_text() == "precious"
+
+
+def test_overwrite_replaces_the_results_and_nothing_else(run):
+    Path("out").mkdir()
+    Path("out/codes.npy").write_text("old")
+    Path("out/mine.txt").write_text("mine")
+    assert run("invert", "net.npz", "y.npy", "-o", "out", "--overwrite")[0] == 0
+    assert np.load("out/codes.npy").shape == (4, 3)
+    assert Path("out/mine.txt").read_text() == "mine"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gone.npz", "y.npy"), "gone.npz does not exist"),
+        (("y.npy", "y.npy"), "y.npy: unknown suffix '.npy'"),
+        (("net.npz", "gone.npy"), "gone.npy does not exist; pass a .npy or .npz file of observations"),
+        (("net.npz", "nan.npy"), "y has NaN or infinite entries in 4 of 4 observations"),
+        (("net.npz", "net.npz"), "net.npz holds the arrays W0, W1; name the observations 'y'"),
+        (("net.npz", "y.npy", "--method", "best"), "method 'best' is unknown; use one of auto, exact, linf"),
+        (("net.npz", "y.npy", "-O", "starts"), "--option 'starts': write name=value"),
+        (("net.npz", "y.npy", "-O", "=3"), "--option '=3': write name=value"),
+        (("net.npz", "y.npy", "-O", "speed=3"), "method 'auto' has no option 'speed'; it takes starts"),
+        (("net.npz", "y.npy", "-O", "starts=many"), "option starts='many' of method 'auto' must be a whole number"),
+        (("net.npz", "y.npy", "-O", "starts=0"), "starts=0 must be at least 1"),
+        (("net.npz", "y.npy", "--noise", "gaussian"), "noise='gaussian': the level '' is not a number"),
+        (("net.npz", "y.npy", "--norm", "l0"), "norm='l0' is unknown"),
+        (("net.npz", "y.npy", "--seed", "-1"), "seed=-1 must be an integer of at least 0"),
+        (("net.npz", "y.npy", "--time-limit", "0"), "time_limit=0 must be above 0"),
+        (("net.npz", "y.npy", "--activation", "gelu"), "unknown activation 'gelu'"),
+        (("net.npz", "y.npy", "--latent-shape", "3,x"), "--latent-shape '3,x': write whole numbers with commas"),
+        (("net.npz", "y.npy", "--layers", "W7"), "W7"),
+    ],
+)
+def test_errors_are_one_line_on_stderr_and_leave_no_folder(run, arguments, message):
+    code, out, err = run("invert", *arguments, "-o", "out")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("invert", "net.npz", "y.npy"),
+        ("invert", "net.npz", "y.npy", "-o", "out", "--seed", "x"),
+        ("invert", "net.npz", "y.npy", "-o", "out", "--speed", "1"),
+        ("inspect",),
+        ("inspect", "net.npz", "--samples", "0"),
+        ("encode",),
+    ],
+)
+def test_usage_errors(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert "Usage" in err
+
+
+def test_options_of_files_do_not_go_with_networks_of_the_zoo(run):
+    code, _, err = run("inspect", "mnist-relu", "--activation", "relu")
+    assert code == 2
+    assert "mnist-relu is a network of the zoo" in err
+
+
+# --- inspect, version -------------------------------------------------------------------------------------------------
+
+
+def test_inspect_describes_layers_and_says_what_to_expect(run):
+    code, out, err = run("inspect", "net.npz")
+    assert (code, err) == (0, "")
+    seen = unrelu.inspect(unrelu.load("net.npz"))
+    assert "net.npz: latent (3,) to output (20,)" in out
+    first, second = ({*line.replace("│", " ").split()} for line in out.splitlines() if "Dense" in line)
+    assert first >= {"1", "Dense", "relu", "3", "8", "2.67", "yes"}
+    assert second >= {"2", "Dense", "relu", "8", "20", "2.50", "yes"}
+    assert seen.verdict in out
+    assert seen.recommended in out
+
+
+def test_inspect_takes_the_activation_of_bare_weights(run):
+    assert "leaky_relu:0.2" in run("inspect", "net.npz", "--activation", "leaky_relu:0.2")[1]
+
+
+def test_version_and_help():
+    runner = CliRunner()
+    version = runner.invoke(cli.app, ["--version"])
+    assert (version.exit_code, version.stdout) == (0, f"unrelu {unrelu.__version__}\n")
+    shown = runner.invoke(cli.app, ["--help"]).stdout
+    assert all(name in shown for name in ("invert", "inspect", "demo"))
+
+
+# --- processes of their own -------------------------------------------------------------------------------------------
+
+
+def test_a_process_inverts(files):
+    done = subprocess.run(
+        command("invert", "net.npz", "y.npy", "-o", "out"), capture_output=True, text=True, check=True
+    )
+    assert "EXACT_FIT" in done.stdout
+    assert "EXACT_FIT" not in done.stderr
+    assert len(rows()) == 4
+
+
+def test_a_process_fails_without_a_traceback(files):
+    done = subprocess.run(command("inspect", "gone.npz"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: gone.npz does not exist\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for other processes")
+def test_ctrl_c_writes_what_was_found(files):
+    endless = ("--method", "gradient_descent", "-O", "max_iterations=1000000000", "-O", "learning_rate=1e-12")
+    arguments = command("invert", "net.npz", "y.npy", "-o", "out", *endless)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None and not Path("out").exists():
+            time.sleep(0.1)
+        time.sleep(2)  # the folder is made just before the work begins
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "stopping; what was found so far will be written" in err
+    assert "STOPPED" in out
+    assert {row["status"] for row in rows()} == {"STOPPED"}
+    assert all(row["nit"] > 0 for row in rows())
+    codes = np.load("out/codes.npy")
+    assert codes.shape == (4, 3)
+    np.testing.assert_allclose(codes, np.random.default_rng(0).standard_normal((4, 3)), atol=1e-3)
