@@ -29,12 +29,12 @@ check: $(VENV)/.check
 
 ## rewrite the sources in the project's format
 format: $(VENV)/.check
-	$(BIN)/ruff format src tests scripts docs
-	$(BIN)/ruff check --fix src tests scripts docs
+	$(BIN)/ruff format src tests scripts benchmarks docs
+	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
 ## the documentation as HTML in docs/_build
 docs: $(VENV)/.check
-	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build
 
 ## train the generators of the zoo again (minutes)
 zoo: $(VENV)/.check

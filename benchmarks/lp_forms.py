@@ -1,6 +1,7 @@
 """HiGHS on the layer programs: primal against dual form, simplex and interior point, presolve on and off.
 
-Prints a Markdown table: median milliseconds over instances, one thread, and the largest relative difference of objectives.
+Prints a Markdown table: median milliseconds over instances on one thread, and the largest relative difference of the
+objectives.
 """
 
 from __future__ import annotations

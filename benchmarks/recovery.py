@@ -75,8 +75,8 @@ def against_oracle(count):
                     network = unrelu.zoo.load("mnist-relu") if "zoo" in name else random_network((20, 100, 500), rng)
                     truth = rng.standard_normal(network.latent_dim)
                     clean = network(truth)
-                    e = rng.uniform(-noise, noise, clean.shape) if kind == "uniform" else rng.normal(0, noise, clean.shape)
-                    y = clean + e
+                    e = rng.uniform(-1, 1, clean.shape) if kind == "uniform" else rng.normal(size=clean.shape)
+                    y = clean + noise * e
                     first = unrelu.invert(network, y, "linf")
                     refined = unrelu.invert(network, y, "lm", z0=first.z)
                     floor = relative_error(oracle(network, truth, y), truth)

@@ -1,4 +1,4 @@
-"""Seconds to start: ``unrelu --help`` and ``import unrelu`` with everything an inversion needs (median of runs, warm)."""
+"""Seconds to start, warm, median of runs: the command line, the package, and the package with what inverting needs."""
 
 from __future__ import annotations
 

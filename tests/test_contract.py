@@ -123,6 +123,17 @@ def test_all_zero_observations_are_fitted_by_a_set_of_codes(method):
 
 
 @every_method
+def test_observations_with_every_neuron_off_are_fitted_by_a_set_of_codes(method):
+    """Biases far below zero keep all neurons off near z = 0, so nothing is known but inequalities."""
+    rng = np.random.default_rng(0)
+    weights, biases = [rng.standard_normal((8, 3)), rng.standard_normal((20, 8))], [np.full(8, -9.0), np.full(20, -1.0)]
+    network = unrelu.from_arrays(weights, biases)
+    result = unrelu.invert(network, network(np.zeros((2, 3))), method)
+    assert set(result.status) == {Status.NOT_UNIQUE}
+    assert result.freedom.tolist() == [3, 3]
+
+
+@every_method
 def test_a_callback_sees_the_progress_and_may_stop(method):
     network = NETWORKS["relu"]
     seen = []

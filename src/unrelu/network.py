@@ -158,7 +158,7 @@ class Network:
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
     def __call__(self, z: npt.ArrayLike) -> Array:
-        """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or (B, *output_shape).
+        """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or ``(B, *output_shape)``.
 
         Raises:
             InputError: z is not made of real numbers, or does not end in k of them.
@@ -170,7 +170,7 @@ class Network:
         return _numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
 
     def trace(self, z: npt.ArrayLike) -> list[Array]:
-        """The output of every layer, first to last, each ``out_shape`` or (B, *out_shape)."""
+        """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
         codes = self._codes(z)
         values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
         return [

@@ -126,7 +126,7 @@ class Problem:
         network: G.
         y: observations, (B, n), float64, read-only.
         noise: what is known about e = y - G(z*).
-        norm: the norm of the objective: |r|_2^2 ("l2"), |r|_1 ("l1") or |r|_inf ("linf") with r = y - G(z).
+        norm: the norm of the objective, with r = y - G(z): ``|r|_2^2`` ("l2"), ``|r|_1`` ("l1"), ``|r|_inf`` ("linf").
         single: whether one observation was given without a batch axis.
         z0: starting codes (B, k), or None.
         seed: seed of every random choice.
@@ -198,7 +198,7 @@ class Problem:
         return self.y - self.network(z).reshape(self.y.shape)
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
-        """The objective at codes (B, k), (B,): |r|_2^2, |r|_1 or |r|_inf."""
+        """The objective at codes (B, k), (B,): ``|r|_2^2``, ``|r|_1`` or ``|r|_inf``."""
         r = np.abs(self.residual(z))
         norm = norm or self.norm
         if norm == "linf":
@@ -207,14 +207,14 @@ class Problem:
             return np.asarray((r * r if norm == "l2" else r).sum(axis=1))
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
-        """Where |y - G(z)|_inf <= 1e-8 max|y|, (B,)."""
+        """Where ``|y - G(z)|_inf <= 1e-8 max|y|``, (B,)."""
         return np.asarray(self.objective(z, "linf") <= EXACT * np.abs(self.y).max(axis=1))
 
     def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where the residual is what the stated noise explains, (B,); all False where no noise was stated.
 
-        uniform:a, |r|_inf <= a. gaussian:s, |r|_2^2 <= s^2 q with q the 99% quantile of chi-square with n degrees of
-        freedom. outliers:p, at most the 99% quantile of Binomial(n, p) entries are off by more than 1e-6 max|y|.
+        uniform:a, ``|r|_inf <= a``. gaussian:s, ``|r|_2^2 <= s^2 q`` with q the 99% quantile of chi-square with n degrees
+        of freedom. outliers:p, at most the 99% quantile of Binomial(n, p) entries are off by more than ``1e-6 max|y|``.
         """
         n = self.network.output_dim
         level = self.noise.level

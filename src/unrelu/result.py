@@ -157,7 +157,7 @@ class Inversion:
         return replace(self, **first)
 
     def residual(self, norm: str = "l2") -> Any:
-        """|y - G(z)| in "l2", "l1" or "linf", recomputed from z: a float, or (B,).
+        """``|y - G(z)|`` in "l2", "l1" or "linf", recomputed from z: a float, or (B,).
 
         Raises:
             InputError: the norm is none of these.

@@ -1,8 +1,8 @@
 """One thread for small linear algebra.
 
 Inverting a dense network is a long row of factorisations of small matrices. Splitting one of them over the cores gains
-nothing, and the threads' waiting for each other costs a factor of 50 when another process wants a core. Observations, not
-matrices, are what can be worked on side by side.
+nothing, and the threads' waiting for each other costs a factor of 50 when another process wants a core. What can be
+worked on side by side is observations, not matrices.
 """
 
 from __future__ import annotations

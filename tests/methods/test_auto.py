@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import random_network
 
 import unrelu
+from support import random_network
 from unrelu.errors import OptionError
 from unrelu.methods.auto import layerwise_reason
 from unrelu.result import Status

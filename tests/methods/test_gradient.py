@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import paper_network, random_network
 
 import unrelu
+from support import paper_network, random_network
 from unrelu.errors import OptionError
 from unrelu.result import Status
 

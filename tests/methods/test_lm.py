@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from support import random_network
 
 import unrelu
+from support import random_network
 from unrelu.errors import OptionError
 from unrelu.result import Status
 

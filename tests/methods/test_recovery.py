@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import paper_network, random_network
 
 import unrelu
+from support import paper_network, random_network
 from unrelu.result import Status
 
 
@@ -24,7 +24,7 @@ INSTANCES = [(20, 100, 500)] * 60 + [(k, 250, 600) for k in (20, 60, 80, 100, 11
 
 @pytest.mark.parametrize("part", range(4))
 def test_noiseless_codes_are_recovered_exactly_where_the_jacobian_has_rank_k(part):
-    """Theorem 2's algorithm and Algorithm 1 recover every identifiable code, and count the free dimensions of the rest."""
+    """Theorem 2's and Algorithm 1 recover every identifiable code, and count the free dimensions of the rest."""
     free_found = 0
     for seed in range(50 * part, 50 * (part + 1)):
         sizes = INSTANCES[seed]

@@ -38,6 +38,8 @@ _GAP = 1e-8
 # Shifted and rescaled solves of one program at most.
 _ROUNDS = 4
 _NEWTON_STEPS = 200
+# The scale on which a program is solved is at least this share of its largest side.
+_SMALLEST_STEP = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,9 @@ def largest_response(system: LayerSystem, rows: Rows, time_limit: float = math.i
     # Dividing the weights by their size leaves the maximiser alone and keeps the program in the solver's range.
     size = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
     side = rows.high + rows.high_slope * rows.threshold
-    smallest = rows.threshold * float(np.median(rows.high_slope))
+    # Where x is far smaller than the biases, or 0, eps alone would lift the sides out of the solver's range.
+    farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
+    smallest = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
     h, _, pivots = one_sided_least_squares(system, rows)
     status, bound = LpStatus.FAILED, math.inf
     for _ in range(_ROUNDS):

@@ -87,6 +87,7 @@ def interior_point(polytope: Polytope, time_limit: float = math.inf) -> tuple[Ar
     )
     if np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0) > _SLACK_TOLERANCE * size:
         return None, start, k - basis.shape[1]
+    size = max(size, float(np.abs(polytope.below_side).max(initial=0.0)))
     slack = (polytope.below_side - polytope.below @ start) / size
     if not basis.shape[1] or not len(slack):
         inside = slack.min(initial=0.0) >= -_SLACK_TOLERANCE

@@ -31,13 +31,11 @@ def load(
 ) -> Network:
     """A network from a file, read by its suffix. No file can run code: pickled objects are refused.
 
-    ================  ================================================================================================
-    ``.onnx``         the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``)
-    ``.pt``, ``.pth`` a state_dict, alone or as the only one in a checkpoint: fully connected layers
-    ``.safetensors``  the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``
-    ``.npz``          ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry
-                      ``activation`` may hold the activation's name, or one for each layer
-    ================  ================================================================================================
+    - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``).
+    - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
+    - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
+    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
+      hold the activation's name, or one for each layer.
 
     A state_dict stores neither activations nor the epsilon of a batch normalisation (1e-5 is used), nor the geometry of
     convolutions, which are refused. Batch normalisations act before the activation of the matrix they follow.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
 
 @dataclass(frozen=True)
 class GradientDescent:
-    r"""z <- z - learning_rate * J^T (G(z) - y), the gradient of 1/2 |y - G(z)|_2^2, from a random start.
+    r"""z <- z - learning_rate * J^T (G(z) - y), the gradient of ``1/2 |y - G(z)|_2^2``, from a random start.
 
     Args:
         setting: where the defaults come from. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic":
@@ -65,15 +66,7 @@ class GradientDescent:
         for t in range(iterations):
             if not len(active):
                 break
-            if control.expired() or control.stopped(
-                lambda: Progress(
-                    "gradient_descent",
-                    t,
-                    len(y) - len(active),
-                    len(y),
-                    z.cpu().double().numpy().copy(),
-                )  # noqa: B023
-            ):
+            if control.expired() or control.stopped(partial(_progress, t, len(y) - len(active), z)):
                 rows = active.cpu().numpy()
                 status[rows] = Status.TIME_LIMIT if control.expired() else Status.STOPPED
                 nit[rows] = t
@@ -92,3 +85,7 @@ class GradientDescent:
             active = active[~flat & ~lost]
         codes = z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="gradient_descent", status=status, nit=nit, norm="l2")
+
+
+def _progress(iteration: int, done: int, z: torch.Tensor) -> Progress:
+    return Progress("gradient_descent", iteration, done, len(z), z.cpu().double().numpy().copy())

@@ -28,7 +28,7 @@ _TINY_STEP = 1e-11
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    r"""Minimise |y - G(z)|_2^2 by steps
+    r"""Minimise ``|y - G(z)|_2^2`` by damped Gauss-Newton steps.
 
     .. math:: (J^T J + \mu I) s = J^T (y - G(z))
 

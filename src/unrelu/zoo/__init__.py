@@ -67,7 +67,7 @@ def digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 
 
 def observations(name: str) -> npt.NDArray[np.float64]:
-    """The held-out digits as a generator would draw them: (100, *output_shape), in its range of pixel values.
+    """The held-out digits as a generator would draw them: ``(100, *output_shape)``, in its range of pixel values.
 
     Raises:
         ModelError: there is no such generator.
