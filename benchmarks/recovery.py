@@ -91,5 +91,7 @@ if __name__ == "__main__":
     parser.add_argument("--exact", type=int, default=200, help="noiseless instances")
     parser.add_argument("--oracle", type=int, default=20, help="instances a cell against the oracle")
     arguments = parser.parse_args()
-    exactness(arguments.exact)
-    against_oracle(arguments.oracle)
+    if arguments.exact:
+        exactness(arguments.exact)
+    if arguments.oracle:
+        against_oracle(arguments.oracle)

@@ -136,8 +136,8 @@ def run_demo(folder: Path, console: Console) -> list[Section]:
         console.print(_table(section))
     console.print(
         "Medians over the observations. Steps: layer problems solved, or iterations of the joint methods; gradient",
-        f"descent gets {_DESCENT_SECONDS:g} s a generator for its 10,000. Fits: residuals that Gaussian noise of this size",
-        "explains (chi-square, 99%). Real digits are not outputs of a small generator: nothing fits them that well.",
+        f"descent gets {_DESCENT_SECONDS:g} s a generator for its 10,000. Fits: residuals that Gaussian noise of this",
+        "size explains (chi-square, 99%). Real digits are no outputs of a small generator: nothing fits them well.",
     )
     draw(done).savefig(folder / "grid.png", dpi=110)
     write_records(folder / "results.jsonl", _records(done))

@@ -213,8 +213,9 @@ class Problem:
     def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where the residual is what the stated noise explains, (B,); all False where no noise was stated.
 
-        uniform:a, ``|r|_inf <= a``. gaussian:s, ``|r|_2^2 <= s^2 q`` with q the 99% quantile of chi-square with n degrees
-        of freedom. outliers:p, at most the 99% quantile of Binomial(n, p) entries are off by more than ``1e-6 max|y|``.
+        uniform:a, ``|r|_inf <= a``. gaussian:s, ``|r|_2^2 <= s^2 q`` with q the 99% quantile of chi-square with n
+        degrees of freedom. outliers:p, at most the 99% quantile of Binomial(n, p) entries are off by
+        more than ``1e-6 max|y|``.
         """
         n = self.network.output_dim
         level = self.noise.level

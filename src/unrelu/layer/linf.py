@@ -32,8 +32,8 @@ class LInf:
     .. math:: \min_{h, \delta} \delta \quad x_j - \delta \le w_j h \le x_j + \delta \;(x_j > \varepsilon), \quad
         w_j h \le x_j + \delta \;(x_j \le \varepsilon), \quad \delta \le \varepsilon
 
-    and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps`` has a
-    solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0 alpha^t is
+    and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps`` has
+    a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0 alpha^t is
     found by bracketing, with a handful of linear programs in place of one for every t.
 
     Args:
