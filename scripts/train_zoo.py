@@ -373,12 +373,7 @@ def decode(decoder: nn.Sequential, latents: Tensor, recipe: Recipe) -> Tensor:
     return (images - recipe.background) / recipe.pixel_range
 
 
-def reconstruct(
-    decoder: nn.Sequential,
-    encoder: nn.Sequential,
-    images: Tensor,
-    recipe: Recipe,
-) -> Tensor:
+def reconstruct(decoder: nn.Sequential, encoder: nn.Sequential, images: Tensor, recipe: Recipe) -> Tensor:
     """Encode images in ``[0, 1]`` to their posterior means and decode them."""
     means = encoder(to_pixel_range(images, recipe))[:, :LATENT_DIM]
     return decode(decoder, means, recipe)
@@ -408,11 +403,7 @@ def median_singular_values(decoder: nn.Sequential, latents: Tensor) -> tuple[flo
 
 
 def measure(
-    decoder: nn.Sequential,
-    encoder: nn.Sequential,
-    judge: nn.Sequential,
-    digits: Digits,
-    recipe: Recipe,
+    decoder: nn.Sequential, encoder: nn.Sequential, judge: nn.Sequential, digits: Digits, recipe: Recipe
 ) -> Measurements:
     """Measure a trained generator on fixed prior samples and the held-out digits."""
     torch.manual_seed(MEASURE_SEED)
@@ -554,12 +545,7 @@ def save_weights(name: str, decoder: nn.Sequential) -> None:
     np.savez_compressed(ZOO / "weights" / f"{name}.npz", **arrays)
 
 
-def draw_rows(
-    decoder: nn.Sequential,
-    encoder: nn.Sequential,
-    digits: Digits,
-    recipe: Recipe,
-) -> np.ndarray:
+def draw_rows(decoder: nn.Sequential, encoder: nn.Sequential, digits: Digits, recipe: Recipe) -> np.ndarray:
     """Tile five rows of samples over held-out digits and their reconstructions."""
     columns = 20
     torch.manual_seed(MEASURE_SEED)

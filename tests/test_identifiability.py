@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unrelu
 from support import image_network, random_network, tensor
 from unrelu.activations import Activation
 from unrelu.affine import Dense
@@ -78,5 +79,16 @@ def test_neurons_at_their_kink_count_as_off_on_either_side_of_rounding(side):
     assert freedom(network, np.array([[1.0, side]])) == 1
 
 
-def test_the_code_zero_of_a_network_without_biases_is_free():
-    assert freedom(random_network((3, 8, 20)), np.zeros((1, 3))) == 3
+def test_a_code_at_kinks_that_no_direction_leaves_is_unique():
+    """All outputs are zero at z = 0, yet W z <= 0 leaves nothing else: J = 0 does not mean that all of R^3 is free."""
+    corner = np.vstack([np.eye(3), -np.ones((1, 3))])
+    network = unrelu.from_arrays([corner])
+    assert freedom(network, np.zeros((1, 3)))[0] == 0
+    result = unrelu.invert(network, np.zeros(4), "exact")
+    assert (result.status, result.freedom) == (unrelu.Status.EXACT_FIT, 0)
+
+
+def test_kinks_with_room_on_their_off_side_leave_a_cone():
+    network = unrelu.from_arrays([np.eye(3)])
+    assert freedom(network, np.zeros((1, 3)))[0] == 3
+    assert freedom(network, np.array([[1.0, 0.0, 0.0]]))[0] == 2

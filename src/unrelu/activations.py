@@ -181,10 +181,7 @@ class Activation:
         if self.smooth:
             middle = np.full_like(low, (bottom + top) / 2)
             low, high = np.where(free_below, middle, low), np.where(free_above, middle, high)
-        return (
-            np.where(free_below, -np.inf, self.inverse(low)),
-            np.where(free_above, np.inf, self.inverse(high)),
-        )
+        return (np.where(free_below, -np.inf, self.inverse(low)), np.where(free_above, np.inf, self.inverse(high)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Activation, (self.name, None if self.smooth else self.slope))

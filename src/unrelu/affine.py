@@ -21,18 +21,7 @@ from torch import Tensor
 
 from unrelu.errors import ModelError
 
-__all__ = [
-    "Affine",
-    "Conv",
-    "ConvTranspose",
-    "Dense",
-    "Pad",
-    "Pool",
-    "Resample",
-    "Reshape",
-    "Scale",
-    "Step",
-]
+__all__ = ["Affine", "Conv", "ConvTranspose", "Dense", "Pad", "Pool", "Resample", "Reshape", "Scale", "Step"]
 
 Shape = tuple[int, ...]
 Array = npt.NDArray[np.float64]
@@ -100,14 +89,7 @@ class ConvTranspose(Step):
         function = F.conv_transpose1d if self.weight.dim() == 3 else F.conv_transpose2d
         bias = self.bias if constant else None
         return function(
-            x,
-            self.weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.output_padding,
-            self.groups,
-            self.dilation,
+            x, self.weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
 
 

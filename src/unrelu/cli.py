@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +78,7 @@ def invert(
     data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
     method: Annotated[
-        str,
-        typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent"),
+        str, typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent")
     ] = "auto",
     option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
     noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,
@@ -111,17 +110,9 @@ def invert(
     problem = Problem.build(network, y, noise=noise, norm=norm, seed=seed, time_limit=time_limit)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
-    with _progress(console, method, problem.size) as callback:
+    with _removed_if_empty(output), _progress(console, method, problem.size) as callback:
         result = run(
-            network,
-            y,
-            method,
-            noise=noise,
-            norm=norm,
-            seed=seed,
-            time_limit=time_limit,
-            callback=callback,
-            **options,
+            network, y, method, noise=noise, norm=norm, seed=seed, time_limit=time_limit, callback=callback, **options
         )
     write_result(output, result)
     if not quiet:
@@ -200,12 +191,7 @@ def _network(model: str, layers: str | None, activation: str | None, latent_shap
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
-    return load(
-        model,
-        layers=layers.split(",") if layers else None,
-        activation=activation,
-        latent_shape=shape,
-    )
+    return load(model, layers=layers.split(",") if layers else None, activation=activation, latent_shape=shape)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -215,11 +201,24 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise OptionError(f"--option {pair!r}: write name=value, e.g. alpha=1.5")
+        if name in options:
+            raise OptionError(f"--option {name} is given twice")
         try:
             options[name] = json.loads(text)
         except json.JSONDecodeError:
             options[name] = text
     return options
+
+
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Leave no empty output folder behind when the work in it fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 @contextmanager

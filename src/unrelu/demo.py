@@ -113,12 +113,7 @@ def sections() -> list[Section]:
 def run_demo(folder: Path, console: Console) -> list[Section]:
     """Run every section; print the tables; write ``grid.png`` and ``results.jsonl`` into ``folder``."""
     done = sections()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f}%"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=sum(len(s.methods) for s in done))
         finished = 0
@@ -167,17 +162,8 @@ def _records(done: list[Section]) -> Iterator[dict[str, Any]]:
     for section in done:
         for method, result in section.results.items():
             for i, row in enumerate(records(result)):
-                known = {
-                    "model": section.model,
-                    "real": section.real,
-                    "noise": f"gaussian:{_NOISE}",
-                }
-                yield {
-                    **known,
-                    **row,
-                    "method": method,
-                    "seconds": float(section.seconds[method][i]),
-                }
+                known = {"model": section.model, "real": section.real, "noise": f"gaussian:{_NOISE}"}
+                yield {**known, **row, "method": method, "seconds": float(section.seconds[method][i])}
 
 
 def draw(done: list[Section], rows: int = 2) -> Figure:

@@ -106,13 +106,7 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
         expands = layer.expansion >= ASSUMED_EXPANSION
         layers.append(
             LayerInspection(
-                name,
-                layer.n_in,
-                layer.n_out,
-                str(layer.activation),
-                layer.expansion,
-                expands,
-                float(enough.mean()),
+                name, layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, float(enough.mean())
             )
         )
     identifiable = float((freedom(network, z) == 0).mean())

@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 class Status(enum.Enum):
     """How an inversion ended; the value says what to do next."""
 
-    EXACT_FIT = "fits the observation exactly and no code nearby does"
+    EXACT_FIT = "fits the observation exactly, to numerical precision"
     NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
     NOISE_LEVEL = "fits the observation to the stated noise level"
     REFOUND = "the best objective was found again from independent starts; no better code is known"
@@ -122,10 +122,7 @@ class Inversion:
             status=states,
             message=np.array([s.value for s in states], dtype=object),
             nit=np.array(np.broadcast_to(nit, (problem.size,)), dtype=np.int64),
-            seconds=np.array(
-                np.broadcast_to(share if seconds is None else seconds, (problem.size,)),
-                dtype=np.float64,
-            ),
+            seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (problem.size,)), dtype=np.float64),
             method=method,
             freedom=np.full(problem.size, -1),
             problem=problem,

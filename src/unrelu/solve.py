@@ -61,14 +61,7 @@ def invert(
     """
     run = make(method, options)
     problem = Problem.build(
-        network,
-        y,
-        noise=noise,
-        norm=norm,
-        z0=z0,
-        seed=seed,
-        time_limit=time_limit,
-        callback=callback,
+        network, y, noise=noise, norm=norm, z0=z0, seed=seed, time_limit=time_limit, callback=callback
     )
     with suitable_threads(network):
         result = run(problem)

@@ -1,6 +1,6 @@
 """One thread for small linear algebra.
 
-Inverting a dense network is a long row of factorisations of small matrices. Splitting one of them over the cores gains
+Inverting a network is a long row of small factorisations and convolutions. Splitting one of them over the cores gains
 nothing, and the threads' waiting for each other costs a factor of 50 when another process wants a core. What can be
 worked on side by side is observations, not matrices.
 """
@@ -19,15 +19,17 @@ from unrelu.network import Network
 
 __all__ = ["suitable_threads"]
 
-# Entries of a dense matrix from which its products are worth more than one thread.
-_LARGE = 4_000_000
+# Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.
+_LARGE_MATRIX = 4_000_000
+_LARGE_OUTPUT = 2**16
 
 
 @contextmanager
 def suitable_threads(network: Network) -> Iterator[None]:
-    """Run BLAS and PyTorch on one thread for networks of small dense layers, as they are for others; restored after."""
+    """Run BLAS and PyTorch on one thread for networks of small layers, as they are for others; restored after."""
     small = all(
-        all(isinstance(step, Dense) for step in layer.affine.steps) and layer.n_in * layer.n_out < _LARGE
+        layer.n_out < _LARGE_OUTPUT
+        and (layer.n_in * layer.n_out < _LARGE_MATRIX or not any(isinstance(s, Dense) for s in layer.affine.steps))
         for layer in network.layers
     )
     if not small:

@@ -82,3 +82,24 @@ def test_a_stated_noise_level_is_used(method):
     result = unrelu.invert(network, y, method, noise="uniform:1e-3")
     assert np.median(relative_error(result.z, truth)) <= 5e-2
     assert result.problem.norm == "linf"
+
+
+@pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
+@pytest.mark.parametrize("bias", [0.0, 1e3])
+def test_dark_observations_do_not_stop_the_batch(method, bias):
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=(8, 3)), rng.normal(size=(20, 8))]
+    for last in ("relu", "sigmoid"):
+        network = unrelu.from_arrays(weights, [-bias * np.ones(8), -bias * np.ones(20)], ["relu", last])
+        y = np.zeros((3, 20))
+        y[1, 4] = 1e-12
+        y[2] = network(rng.normal(size=3))
+        result = unrelu.invert(network, y, method)
+        assert np.isfinite(result.z).all()
+        assert Status.SOLVER_FAILED not in set(result.status)
+
+
+def test_auto_says_when_its_runs_hit_their_limit():
+    network = random_network((6, 24, 60), seed=1)
+    y = network(np.random.default_rng(1).standard_normal(6)) + 0.1
+    assert unrelu.invert(network, y, starts=1, max_iterations=1).status is Status.ITERATION_LIMIT

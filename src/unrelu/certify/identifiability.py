@@ -1,11 +1,13 @@
-"""Is the code determined by the observation? The rank of the Jacobian on the linear piece around it."""
+"""Is the code determined by the observation? The dimension of the set of codes around it with the same output."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from unrelu.layer.preimage import always_tight, null_space, rank
 from unrelu.network import Network
 
 __all__ = ["freedom"]
@@ -14,34 +16,62 @@ Array = npt.NDArray[np.float64]
 
 # Singular values below this share of the largest count as zero.
 _RANK_TOLERANCE = 1e-10
-# Layer outputs below this share of the layer's largest count as those of a neuron that is off: a code found as a vertex
-# of the preimage has neurons exactly at their kink, on either side by rounding.
+# Pre-activations below this share of the layer's largest are at the kink: a code found as a vertex of the preimage has
+# neurons exactly there, on either side by rounding.
 _KINK_TOLERANCE = 1e-9
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22
 
 
 def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
-    """k - rank J(z), the dimension of the set of codes around z with the same output, (B,) for codes (B, k).
+    r"""Dimension of a set of codes around z with the same output, (B,) for codes (B, k).
 
-    J is the Jacobian of the linear piece that G has at z, with neurons at their kink counted as off.
+    With J the Jacobian of the linear piece that G has at z, this is k - rank J. Where ReLU neurons are at their kink, J
+    is that of the piece on which they stay off, and z may move only along
+
+    .. math:: \{d : J d = 0, \; K d \le 0\}
+
+    with K the derivatives of their pre-activations; the dimension is then that of this cone.
     """
     rows = max(1, _CHUNK // (network.latent_dim * max(layer.n_out for layer in network.layers)))
     codes = torch.as_tensor(z, dtype=torch.float64)
     exact = network.to(torch.float64, "cpu")
-    ranks = [_ranks(exact, part) for part in torch.split(codes, rows)]
-    return network.latent_dim - np.concatenate(ranks)
+    parts = [_free_dimensions(exact, part) for part in torch.split(codes, rows)]
+    return np.concatenate(parts)
 
 
-def _ranks(network: Network, z: torch.Tensor) -> npt.NDArray[np.int64]:
+def _free_dimensions(network: Network, z: Tensor) -> npt.NDArray[np.int64]:
     batch, k = z.shape
     tangents, x = torch.eye(k, dtype=z.dtype).expand(batch, k, k), z
+    kinks: list[list[Tensor]] = [[] for _ in range(batch)]
     for layer in network.layers:
-        tangents = torch.unflatten(layer.affine.apply(tangents.flatten(0, 1), constant=False), 0, (batch, k))
+        slopes = torch.unflatten(layer.affine.apply(tangents.flatten(0, 1), constant=False), 0, (batch, k))
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
-        kink = _KINK_TOLERANCE * u.abs().amax(dim=1, keepdim=True)
-        below = torch.where(u > kink, u, -u.abs())
-        tangents = tangents * layer.activation.derivative(below if not layer.activation.smooth else u, x)[:, None, :]
+        at_kink = _at_kink(layer.activation.slope, u)
+        off = torch.where(at_kink, -u.abs(), u)
+        tangents = slopes * layer.activation.derivative(off, x)[:, None, :]
+        for i in torch.nonzero(at_kink.any(dim=1))[:, 0].tolist():
+            kinks[i].append(slopes[i][:, at_kink[i]].T)
     values = torch.linalg.svdvals(tangents)
-    return np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
+    free = k - np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
+    for i in np.flatnonzero(free):
+        if kinks[i]:
+            free[i] = _cone_dimension(tangents[i].T.numpy(), torch.cat(kinks[i]).numpy())
+    return free
+
+
+def _at_kink(slope: Array, u: Tensor) -> Tensor:
+    """Where a ReLU (slope 0 below zero) has a pre-activation of zero."""
+    flat = torch.as_tensor(np.nan_to_num(slope, nan=1.0) == 0)
+    return flat & (u.abs() <= _KINK_TOLERANCE * u.abs().amax(dim=1, keepdim=True))
+
+
+def _cone_dimension(jacobian: Array, kinks: Array) -> int:
+    """Dimension of {d: jacobian d = 0, kinks d <= 0}."""
+    basis = null_space(jacobian)
+    normals = kinks @ basis
+    # Directions that a kink does not see are free; rounding must not make them look like constraints.
+    normals = normals[np.abs(normals).max(axis=1) > _RANK_TOLERANCE * max(1.0, float(np.abs(kinks).max()))]
+    tight = normals[always_tight(normals, np.zeros(len(normals)))] if len(normals) else normals
+    return int(basis.shape[1]) - rank(tight)

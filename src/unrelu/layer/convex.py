@@ -66,7 +66,7 @@ def least_violation(system: LayerSystem, rows: Rows, norm: str, time_limit: floa
     end = time.perf_counter() + time_limit
     measure = np.max if norm == "linf" else np.sum
     scale = max(float(np.abs(rows.target).max()), np.finfo(float).tiny)
-    h, _, pivots = one_sided_least_squares(system, rows)
+    h, _, pivots = one_sided_least_squares(system, rows, end)
     best = float(measure(rows.violation(system.matrix @ h)))
     bound, status = 0.0, LpStatus.OPTIMAL
     for _ in range(_ROUNDS):
@@ -138,7 +138,7 @@ def largest_response(system: LayerSystem, rows: Rows, time_limit: float = math.i
     # Where x is far smaller than the biases, or 0, eps alone would lift the sides out of the solver's range.
     farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
     smallest = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
-    h, _, pivots = one_sided_least_squares(system, rows)
+    h, _, pivots = one_sided_least_squares(system, rows, end)
     status, bound = LpStatus.FAILED, math.inf
     for _ in range(_ROUNDS):
         # Solved around h on the scale of eps, or of the infeasibility of h; once that is small, h is final.
@@ -223,12 +223,14 @@ def _columns(system: LayerSystem, index: npt.NDArray[np.intp], sign: Array) -> s
     return sparse.csc_array((data, np.tile(np.arange(k), m), np.arange(m + 1) * k), shape=(k, m))
 
 
-def one_sided_least_squares(system: LayerSystem, rows: Rows) -> tuple[Array, float, int]:
+def one_sided_least_squares(system: LayerSystem, rows: Rows, end: float = math.inf) -> tuple[Array, float, int]:
     """min over lower <= h <= upper of sum_j e_j(h)^2, by a projected semismooth Newton method with an active set.
 
     The objective is convex, once differentiable and piecewise quadratic. At each point the violated rows give a Newton
     step for the coordinates that are not held at a bound; it is projected on the bounds and shortened until it
     decreases the objective enough.
+
+    Where ``time.perf_counter()`` passes ``end``, the point reached so far is returned.
 
     Returns:
         h, the minimum, and the number of Newton steps.
@@ -240,7 +242,7 @@ def one_sided_least_squares(system: LayerSystem, rows: Rows) -> tuple[Array, flo
     h = system.inside(np.zeros(system.n_in))
     signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
     step = 0
-    while step < _NEWTON_STEPS:
+    while step < _NEWTON_STEPS and time.perf_counter() < end:
         gradient = np.asarray(system.matrix.T @ signed)
         direction = _feasible_direction(system, curvature, gradient, h)
         if -float(gradient @ direction) <= 1e-24 * f + 1e-30 * scale**2:

@@ -43,11 +43,7 @@ class Exact:
             raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
 
     def __call__(
-        self,
-        system: LayerSystem,
-        target: Array,
-        threshold: float | None = None,
-        time_limit: float = math.inf,
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`; ``threshold`` is not used."""
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)

@@ -50,7 +50,7 @@ def grow(
     Source: Algorithm 2 of the paper.
     """
     end = time.perf_counter() + time_limit
-    eps = scan(system, target, norm, threshold)[0]
+    eps = scan(system, target, norm, threshold, end)[0]
     best: tuple[float, Answer, float] | None = None
     pivots, solves, limited = 0, 0, False
     for _ in range(_GROWTHS):
@@ -58,7 +58,8 @@ def grow(
         pivots, solves = pivots + answer.pivots, solves + 1
         if answer.status is LpStatus.INFEASIBLE:
             # The answer's objective is then the smallest threshold with a feasible point, if it is known.
-            eps *= alpha ** max(0, math.floor(math.log(answer.objective / eps, alpha))) if answer.objective > eps else 1
+            if answer.objective > eps:
+                eps *= alpha ** math.floor(math.log(answer.objective / eps) / math.log(alpha))
         else:
             error = misfit(system, target, answer.h, norm)
             if best is not None and error >= best[0]:
@@ -74,20 +75,22 @@ def grow(
     return LayerSolution(answer.h, answer.objective, _status(answer, limited), pivots, eps, solves)
 
 
-def scan(system: LayerSystem, target: Array, norm: str, threshold: float | None = None) -> tuple[float, float]:
+def scan(
+    system: LayerSystem, target: Array, norm: str, threshold: float | None = None, end: float = math.inf
+) -> tuple[float, float]:
     """A threshold from a given or unknown noise level upwards: the one whose least-squares point explains x best.
 
     Least squares costs a small part of a linear program, so the whole range up to 0.5 max|x| is tried. A larger
-    threshold has to be better by 2%: it drops information.
+    threshold has to be better by 2%: it drops information. The scan stops where ``time.perf_counter()`` passes ``end``.
 
     Returns:
         The threshold, and the misfit |phi(W h + b) - x| there, in ``norm``.
     """
-    eps = first_threshold(target, threshold)
+    eps = first_threshold(system, target, threshold)
     scale = float(np.abs(target).max())
     best = (eps, math.inf)
-    while best[1] == math.inf or eps <= _SCAN_END * scale:
-        h, _, _ = one_sided_least_squares(system, rows(system, target, eps))
+    while best[1] == math.inf or (eps <= _SCAN_END * scale and time.perf_counter() < end):
+        h, _, _ = one_sided_least_squares(system, rows(system, target, eps), end)
         error = misfit(system, target, h, norm)
         if error < 0.98 * best[1] - ZERO * scale:
             best = (eps, error)

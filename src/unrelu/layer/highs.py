@@ -75,13 +75,7 @@ class LinearProgram:
     def check(self) -> None:
         """Raise SolverError where a shape is off, a cost or coefficient is not finite, or a side is NaN."""
         m, n = self.matrix.shape
-        for name, size in (
-            ("cost", n),
-            ("col_lower", n),
-            ("col_upper", n),
-            ("row_lower", m),
-            ("row_upper", m),
-        ):
+        for name, size in (("cost", n), ("col_lower", n), ("col_upper", n), ("row_lower", m), ("row_upper", m)):
             value = getattr(self, name)
             if value.shape != (size,):
                 raise SolverError(f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)")
@@ -152,11 +146,7 @@ class _Silent(highspy.Highs):
 def _model(program: LinearProgram) -> highspy.HighsLp:
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = program.matrix.shape
-    model.col_cost_, model.col_lower_, model.col_upper_ = (
-        program.cost,
-        program.col_lower,
-        program.col_upper,
-    )
+    model.col_cost_, model.col_lower_, model.col_upper_ = (program.cost, program.col_lower, program.col_upper)
     model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
     model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     model.a_matrix_.start_ = program.matrix.indptr

@@ -40,11 +40,7 @@ class L1:
         check_growth(self.alpha)
 
     def __call__(
-        self,
-        system: LayerSystem,
-        target: Array,
-        threshold: float | None = None,
-        time_limit: float = math.inf,
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
         return grow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,16 +42,12 @@ class LeastSquares:
         check_growth(self.alpha)
 
     def __call__(
-        self,
-        system: LayerSystem,
-        target: Array,
-        threshold: float | None = None,
-        time_limit: float = math.inf,
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
         return grow(_solve, "l2", self.alpha, system, target, threshold, time_limit)
 
 
 def _solve(system: LayerSystem, rows: Rows, time_limit: float) -> Answer:
-    h, objective, steps = one_sided_least_squares(system, rows)
+    h, objective, steps = one_sided_least_squares(system, rows, time.perf_counter() + time_limit)
     return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)

@@ -50,23 +50,14 @@ class LInf:
         check_growth(self.alpha)
 
     def __call__(
-        self,
-        system: LayerSystem,
-        target: Array,
-        threshold: float | None = None,
-        time_limit: float = math.inf,
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
-        search = _Search(system, target, first_threshold(target, threshold), self.alpha, time_limit)
+        search = _Search(system, target, first_threshold(system, target, threshold), self.alpha, time_limit)
         answer, step = search.first_feasible()
         status = search.status(answer)
         return LayerSolution(
-            answer.h,
-            answer.objective,
-            status,
-            search.pivots,
-            search.epsilon(step),
-            len(search.answers),
+            answer.h, answer.objective, status, search.pivots, search.epsilon(step), len(search.answers)
         )
 
 
@@ -111,7 +102,7 @@ class _Search:
         low, high = -1, 0
         if not self.feasible(0):
             # A least-squares point shows an eps that is surely feasible, often close to the smallest.
-            _, reached = scan(self.system, self.target, "linf", self.start)
+            _, reached = scan(self.system, self.target, "linf", self.start, self.end)
             low, high = 0, max(1, self.step_at_least(reached))
         while not self.feasible(high) and not self._over():
             low, high = high, max(high + 1, self.step_at_least(self.delta(high)))

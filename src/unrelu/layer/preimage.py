@@ -17,7 +17,7 @@ from scipy import linalg, sparse
 from unrelu.layer.highs import LinearProgram, LpStatus, solve
 from unrelu.layer.rows import LayerSystem
 
-__all__ = ["Polytope", "interior_point"]
+__all__ = ["Polytope", "always_tight", "interior_point", "null_space", "rank"]
 
 Array = npt.NDArray[np.float64]
 
@@ -80,11 +80,7 @@ def interior_point(polytope: Polytope, time_limit: float = math.inf) -> tuple[Ar
     """
     k = polytope.equal.shape[1]
     start, basis = _solve_equations(polytope.equal, polytope.equal_side)
-    size = max(
-        float(np.abs(polytope.equal_side).max(initial=0.0)),
-        float(np.abs(start).max(initial=0.0)),
-        1e-300,
-    )
+    size = max(float(np.abs(polytope.equal_side).max(initial=0.0)), float(np.abs(start).max(initial=0.0)), 1e-300)
     if np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0) > _SLACK_TOLERANCE * size:
         return None, start, k - basis.shape[1]
     size = max(size, float(np.abs(polytope.below_side).max(initial=0.0)))
@@ -99,8 +95,10 @@ def interior_point(polytope: Polytope, time_limit: float = math.inf) -> tuple[Ar
     h = start + size * (basis @ solution.x[:-1])
     dimension = basis.shape[1]
     if solution.x[-1] <= _SLACK_TOLERANCE:
-        tight = _always_tight(normals, slack + _SLACK_TOLERANCE, time_limit)
-        dimension -= _rank(normals[tight])
+        # Seen from the deepest point, a slack is zero or it is not.
+        left = slack - normals @ solution.x[:-1]
+        tight = always_tight(normals, np.where(left <= _SLACK_TOLERANCE, 0.0, left), time_limit)
+        dimension -= rank(normals[tight])
     return h, start, dimension
 
 
@@ -110,9 +108,14 @@ def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
     if m == 0:
         return np.zeros(k), np.eye(k)
     left, values, right = linalg.svd(matrix, full_matrices=m < k, check_finite=False)
-    rank = int((values > _RANK_TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
-    start = right[:rank].T @ ((left[:, :rank].T @ side) / values[:rank])
-    return start, right[rank:].T
+    r = int((values > _RANK_TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
+    start = right[:r].T @ ((left[:, :r].T @ side) / values[:r])
+    return start, right[r:].T
+
+
+def null_space(matrix: Array) -> Array:
+    """An orthonormal basis of {d: matrix d = 0}, (k, k - rank)."""
+    return _solve_equations(matrix, np.zeros(len(matrix)))[1]
 
 
 def _deepest(normals: Array, slack: Array) -> LinearProgram:
@@ -128,7 +131,7 @@ def _deepest(normals: Array, slack: Array) -> LinearProgram:
     )
 
 
-def _always_tight(normals: Array, slack: Array, time_limit: float) -> npt.NDArray[np.bool_]:
+def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> npt.NDArray[np.bool_]:
     """Which rows of normals v <= slack hold with equality at every feasible v.
 
     max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1: a feasible v with positive slack on row i
@@ -147,6 +150,7 @@ def _always_tight(normals: Array, slack: Array, time_limit: float) -> npt.NDArra
     return solution.x[d + 1 :] < 0.5 if solution.status is LpStatus.OPTIMAL else np.zeros(m, dtype=bool)
 
 
-def _rank(matrix: Array) -> int:
+def rank(matrix: Array) -> int:
+    """The number of singular values above 1e-10 of the largest."""
     values = linalg.svdvals(matrix) if matrix.size else np.zeros(0)
     return int((values > _RANK_TOLERANCE * values.max(initial=0.0)).sum())

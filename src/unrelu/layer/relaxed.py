@@ -42,11 +42,7 @@ class Relaxed:
         check_growth(self.alpha)
 
     def __call__(
-        self,
-        system: LayerSystem,
-        target: Array,
-        threshold: float | None = None,
-        time_limit: float = math.inf,
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
         return grow(largest_response, "l1", self.alpha, system, target, threshold, time_limit)

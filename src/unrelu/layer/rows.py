@@ -56,13 +56,7 @@ class LayerSystem:
             matrix = matrix.toarray()
         low, high = previous.range if previous else (np.array(-np.inf), np.array(np.inf))
         shape = (layer.n_in,)
-        return cls(
-            matrix,
-            layer.bias(),
-            layer.activation,
-            np.broadcast_to(low, shape),
-            np.broadcast_to(high, shape),
-        )
+        return cls(matrix, layer.bias(), layer.activation, np.broadcast_to(low, shape), np.broadcast_to(high, shape))
 
     @property
     def n_in(self) -> int:

@@ -51,11 +51,7 @@ class LayerMethod(Protocol):
         """The norm of the layer's error that the method minimises."""
 
     def __call__(
-        self,
-        system: LayerSystem,
-        target: Array,
-        threshold: float | None = None,
-        time_limit: float = math.inf,
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """Invert one layer.
 
@@ -70,7 +66,13 @@ class LayerMethod(Protocol):
         """
 
 
-def first_threshold(target: Array, threshold: float | None) -> float:
-    """The threshold to start from: the given one, or 1e-9 max|x|; never 0."""
-    smallest = _SMALLEST * max(float(np.abs(target).max()), np.finfo(float).tiny / _SMALLEST)
-    return max(smallest, threshold or 0.0)
+def first_threshold(system: LayerSystem, target: Array, threshold: float | None) -> float:
+    """The threshold to start from: the given one, or 1e-9 of what the layer's outputs are made of; never 0.
+
+    That is max|x|, the range of a sigmoid or tanh, or, for dark outputs, the biases that keep them dark (to the digits
+    that W h + b has left beside them).
+    """
+    span = 1.0 if system.activation.smooth else 0.0
+    bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
+    scale = max(float(np.abs(target).max()), span, bias, np.finfo(float).tiny / _SMALLEST)
+    return max(_SMALLEST * scale, threshold or 0.0)

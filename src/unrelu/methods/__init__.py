@@ -52,11 +52,7 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 
 METHODS: dict[str, Entry] = {
-    "auto": Entry(
-        "layer-wise start, joint Levenberg-Marquardt, more starts until one is re-found",
-        "noise",
-        Auto,
-    ),
+    "auto": Entry("layer-wise start, joint Levenberg-Marquardt, more starts until one is re-found", "noise", Auto),
     "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
     "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
     "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),

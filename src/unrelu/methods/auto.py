@@ -74,19 +74,23 @@ class Auto:
             draw = rng.standard_normal((problem.size, problem.network.latent_dim))[rows]
             part = replace(problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally))
             if attempt == 0 and layerwise:
-                start, spent = starting_codes(part, self.layer_method)
-                tally.add(rows, start, spent)
+                start, spent, stopped = starting_codes(part, self.layer_method)
+                tally.add(rows, start, spent, np.full(len(rows), Status.CONVERGED, dtype=object))
+                if stopped:
+                    reason = Status.STOPPED
+                    break
             elif attempt == 0 and problem.z0 is not None:
                 start = problem.z0[rows]
             else:
                 start = draw
             z, status, steps = refine.minimise(problem.network, part.y, start, part.control)
-            tally.add(rows, z, steps, final=True)
+            tally.add(rows, z, steps, status, final=True)
             if Status.STOPPED in status:
                 reason = Status.STOPPED
                 break
         states = np.full(problem.size, reason, dtype=object)
-        states[tally.finished(self.consensus)] = Status.CONVERGED
+        if reason is Status.CONVERGED:
+            states = tally.status.copy()
         states[tally.count >= self.consensus] = Status.REFOUND
         return Inversion.of(problem, tally.z, method="auto", status=states, nit=tally.nit)
 
@@ -98,6 +102,7 @@ class _Tally:
         self.problem = problem
         self.z = np.full((problem.size, problem.network.latent_dim), np.nan)
         self.fun = np.full(problem.size, np.inf)
+        self.status = np.full(problem.size, Status.CONVERGED, dtype=object)
         self.count = np.zeros(problem.size, dtype=np.int64)
         self.nit = np.zeros(problem.size, dtype=np.int64)
 
@@ -106,6 +111,7 @@ class _Tally:
         rows: npt.NDArray[np.intp],
         z: Array,
         steps: npt.NDArray[np.int64],
+        status: npt.NDArray[np.object_],
         final: bool = False,
     ) -> None:
         """Compare codes of some rows with the best so far; only ``final`` ones, local optima, count as found again."""
@@ -117,6 +123,9 @@ class _Tally:
         better = fun < self.fun[rows]
         self.count[rows] = np.where(same, self.count[rows] + final, np.where(better, int(final), self.count[rows]))
         self.z[rows[better]], self.fun[rows[better]] = z[better], fun[better]
+        # A start that did better or as well, and converged, settles how the best code ended.
+        settled = better | (same & (status == Status.CONVERGED))
+        self.status[rows[settled]] = status[settled]
         self.nit[rows] += steps
 
     def finished(self, consensus: int) -> npt.NDArray[np.bool_]:

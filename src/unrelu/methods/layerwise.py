@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import UnsupportedModelError
+from unrelu.errors import SolverError, UnsupportedModelError
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
 from unrelu.network import Network
 from unrelu.problem import Noise, Problem, Progress
@@ -25,7 +25,8 @@ class Layerwise:
     """Apply a layer method to the last layer, then to the one before with what it found, down to the latent code.
 
     The threshold that one layer settles on is where the next layer starts, as in the released code of the paper. The
-    first starts at the stated noise level, or near zero if none is stated; no step looks at a true hidden layer.
+    first starts at the stated noise level, or near zero if none is stated; no step looks at a true hidden layer. An
+    observation on which the LP solver breaks down has NaN for its code and does not stop the others.
 
     Args:
         layer_method: how one layer is inverted.
@@ -59,13 +60,7 @@ class Layerwise:
                 status[i + 1 :] = Status.STOPPED
                 break
         return Inversion.of(
-            problem,
-            z,
-            method=self.name,
-            status=status,
-            nit=nit,
-            norm=self.layer_method.norm,
-            seconds=seconds,
+            problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
         )
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
@@ -74,7 +69,10 @@ class Layerwise:
         target, threshold = y, _stated_threshold(problem.noise)
         solutions: list[LayerSolution] = []
         for system in reversed(systems):
-            solution = self.layer_method(system, target, threshold, problem.control.remaining())
+            try:
+                solution = self.layer_method(system, target, threshold, problem.control.remaining())
+            except SolverError:
+                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             solutions.append(solution)
             target, threshold = solution.h, solution.threshold
             if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):

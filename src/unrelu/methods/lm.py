@@ -62,9 +62,11 @@ class LevenbergMarquardt:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Refine the starting codes of every observation."""
-        z0, spent = starting_codes(problem, self.start)
-        z, status, steps = self.minimise(problem.network, problem.y, z0, problem.control)
-        return Inversion.of(problem, z, method="lm", status=status, nit=steps + spent, norm="l2")
+        start = starting_codes(problem, self.start)
+        if start.stopped:
+            return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm="l2")
+        z, status, steps = self.minimise(problem.network, problem.y, start.z, problem.control)
+        return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
     def minimise(
         self, network: Network, y: Array, z0: Array, control: Control
@@ -72,18 +74,23 @@ class LevenbergMarquardt:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
         state = _State(network, y, np.nan_to_num(z0), self.damping)
         reason = Status.ITERATION_LIMIT
+        longest = 0.0
         for step in range(self.max_iterations):
             if not len(state.active):
                 break
-            if control.expired():
+            # A step that would end beyond the limit is not begun.
+            before = control.elapsed()
+            if control.expired() or control.remaining() < longest:
                 reason = Status.TIME_LIMIT
                 break
             state.step()
+            longest = max(longest, control.elapsed() - before)
             if control.stopped(lambda: Progress("lm", step + 1, int(state.done.sum()), len(y), state.codes())):  # noqa: B023
                 reason = Status.STOPPED
                 break
         status = np.full(len(y), reason, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED
+        status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
         return state.codes(), status, state.steps.cpu().numpy()
 
 
@@ -116,13 +123,7 @@ class _State:
         for chunk in torch.split(rows, max(1, _CHUNK // width)):
             x, tangents = self.network.linearize(self.z[chunk])
             r = x - self.y[chunk]
-            parts.append(
-                (
-                    tangents @ tangents.transpose(1, 2),
-                    (tangents @ r[:, :, None])[:, :, 0],
-                    (r * r).sum(dim=1),
-                )
-            )
+            parts.append((tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0], (r * r).sum(dim=1)))
         gram, gradient, f = zip(*parts, strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,9 @@ import numpy.typing as npt
 from unrelu.layer import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.methods.layerwise import Layerwise
 from unrelu.problem import Control, Problem
+from unrelu.result import Status
 
-__all__ = ["LAYER_METHODS", "START_NAMES", "starting_codes"]
+__all__ = ["LAYER_METHODS", "START_NAMES", "Start", "starting_codes"]
 
 Array = npt.NDArray[np.float64]
 
@@ -26,18 +28,29 @@ LAYER_METHODS: dict[str, type[LayerMethod]] = {
 START_NAMES = ("random", "zero", *LAYER_METHODS)
 
 
-def starting_codes(problem: Problem, start: str) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Codes to start from, (B, k), and the iterations spent on them, (B,).
+class Start(NamedTuple):
+    """Codes to start from, (B, k), the iterations spent on them, (B,), and whether the callback asked to stop there."""
+
+    z: Array
+    nit: npt.NDArray[np.int64]
+    stopped: bool = False
+
+
+def starting_codes(problem: Problem, start: str) -> Start:
+    """Choose the codes that a search starts from.
 
     ``z0`` of the problem comes first; "random" draws from N(0, I) with the problem's seed; a layer-wise method's codes
-    are used where it found any, random ones elsewhere. The layer-wise run counts against the time limit but does not
-    report to the callback.
+    are used where it found any, random ones elsewhere. The layer-wise run counts against the time limit and reports to
+    the callback with no observation done, as each is still to be refined.
     """
     none = np.zeros(problem.size, dtype=np.int64)
     if problem.z0 is not None or start == "random":
-        return problem.start(), none
+        return Start(problem.start(), none)
     if start == "zero":
-        return np.zeros((problem.size, problem.network.latent_dim)), none
-    quiet = replace(problem, control=Control(problem.control.remaining()))
-    found = Layerwise(LAYER_METHODS[start](), start)(quiet)
-    return np.where(np.isfinite(found.z), found.z, problem.start()), found.nit
+        return Start(np.zeros((problem.size, problem.network.latent_dim)), none)
+    callback = problem.control.callback
+    report = (lambda progress: callback(replace(progress, done=0))) if callback else None
+    part = replace(problem, control=Control(problem.control.remaining(), report))
+    found = Layerwise(LAYER_METHODS[start](), start)(part)
+    z = np.where(np.isfinite(found.z), found.z, problem.start())
+    return Start(z, found.nit, Status.STOPPED in found.status)

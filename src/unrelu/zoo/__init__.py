@@ -38,10 +38,7 @@ def load(name: str) -> Network:
     _check(name)
     module = ARCHITECTURES[name]()
     state = module.state_dict()
-    with (
-        as_file(files(__name__) / "weights" / f"{name}.npz") as path,
-        np.load(path, allow_pickle=False) as weights,
-    ):
+    with as_file(files(__name__) / "weights" / f"{name}.npz") as path, np.load(path, allow_pickle=False) as weights:
         state.update({key: torch.from_numpy(weights[key]) for key in weights.files})
     module.load_state_dict(state)
     return from_torch(module.eval(), latent_shape=(LATENT_DIM,))

@@ -29,10 +29,7 @@ def build_mnist_relu() -> nn.Sequential:
         outputs in ``[0, inf)``, trained for pixels in ``[0, 1]``.
     """
     return nn.Sequential(
-        nn.Linear(LATENT_DIM, 60, bias=False),
-        nn.ReLU(),
-        nn.Linear(60, _PIXELS, bias=False),
-        nn.ReLU(),
+        nn.Linear(LATENT_DIM, 60, bias=False), nn.ReLU(), nn.Linear(60, _PIXELS, bias=False), nn.ReLU()
     )
 
 
@@ -59,12 +56,7 @@ def build_mnist_sigmoid() -> nn.Sequential:
     Returns:
         A network with 400 hidden units and pixels in ``(0, 1)``.
     """
-    return nn.Sequential(
-        nn.Linear(LATENT_DIM, 400),
-        nn.ReLU(),
-        nn.Linear(400, _PIXELS),
-        nn.Sigmoid(),
-    )
+    return nn.Sequential(nn.Linear(LATENT_DIM, 400), nn.ReLU(), nn.Linear(400, _PIXELS), nn.Sigmoid())
 
 
 def build_mnist_dcgan() -> nn.Sequential:
