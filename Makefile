@@ -23,9 +23,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-## format, lint, types, tests, docs: what CI runs
+## format, lint, types, docs, then every test: what CI runs
 check: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+	$(MAKE) test
 
 ## rewrite the sources in the project's format
 format: $(VENV)/.check
