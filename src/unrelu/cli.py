@@ -140,8 +140,8 @@ def inspect(
     title = f"{model}: latent {network.latent_shape} to output {network.output_shape}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("layer", "map", "activation"):
-        table.add_column(heading)
-    for heading in ("in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "determined"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact"):
         table.add_column(heading, justify="right")
     for i, layer in enumerate(seen.layers, 1):
         expands = "yes" if layer.expands else "no"
@@ -150,7 +150,7 @@ def inspect(
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; determined: share of {seen.samples} sampled codes "
+        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
         "for which at least as many outputs as inputs tell their pre-activation\n"
     )
     console.print(f"[bold]identifiable[/bold]  {seen.identifiable:.0%} of sampled codes")
@@ -187,6 +187,8 @@ def _network(model: str, layers: str | None, activation: str | None, latent_shap
                 f"{model} is a network of the zoo; --layers, --activation and --latent-shape are for files"
             )
         return zoo.load(model)
+    if not Path(model).suffix and not Path(model).exists():
+        raise InputError(f"{model}: no such file; the zoo has {', '.join(zoo.names())}")
     try:
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
@@ -271,7 +273,9 @@ def _print_summary(console: Console, result: Inversion, output: Path) -> None:
     for status in sorted(set(states), key=lambda s: s.name):
         chosen = states == status
         success = "yes" if successes[chosen].all() else "no"
-        objective = f"{np.median(np.atleast_1d(result.fun)[chosen]):.3g}"
+        objectives = np.atleast_1d(result.fun)[chosen]
+        reached = objectives[np.isfinite(objectives)]
+        objective = f"{np.median(reached):.3g}" if len(reached) else "-"
         table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
     console.print(table)
     seconds = result.problem.control.elapsed()

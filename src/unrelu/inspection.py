@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unrelu.affine import Reshape
 from unrelu.certify import freedom
 from unrelu.errors import InputError
 from unrelu.methods import layerwise_reason
@@ -102,7 +103,8 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
         telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
         enough = telling.sum(axis=1) >= layer.n_in
         every &= enough
-        name = " + ".join(type(s).__name__ for s in layer.affine.steps) or "Identity"
+        steps = [type(s).__name__ for s in layer.affine.steps if not isinstance(s, Reshape)]
+        name = " + ".join(steps) or "Identity"
         expands = layer.expansion >= ASSUMED_EXPANSION
         layers.append(
             LayerInspection(

@@ -153,6 +153,7 @@ def layerwise_reason(network: Network) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if layer.expansion < 1:
             return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
+    for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
             return f"layer {i} has a PReLU with a negative slope"
         if layer.n_in * layer.n_out > _ENTRIES:
