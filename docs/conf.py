@@ -24,7 +24,7 @@ def write_method_page() -> None:
     """Write the page of methods from the registry, so that it cannot fall behind."""
     lines = ["# Methods and their options", "", "Generated from the registry in `unrelu.methods`.", ""]
     for name, entry in METHODS.items():
-        lines += [f"## `{name}`", "", f"{entry.summary}. Minimises: {entry.norm}.", ""]
+        lines += [f"## `{name}`", "", f"{entry.summary}. `fun` is in: {entry.norm}.", ""]
         if dataclasses.fields(entry.options):
             defaults = ", ".join(f"`{option}={value!r}`" for option, value in entry.defaults().items())
             lines += [f"Options: {defaults}.", ""]

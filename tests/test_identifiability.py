@@ -92,3 +92,12 @@ def test_kinks_with_room_on_their_off_side_leave_a_cone():
     network = unrelu.from_arrays([np.eye(3)])
     assert freedom(network, np.zeros((1, 3)))[0] == 3
     assert freedom(network, np.array([[1.0, 0.0, 0.0]]))[0] == 2
+
+
+def test_the_piece_on_which_kinks_come_on_is_looked_at():
+    """G(z) = max(0, relu(z + 1) - relu(z)) is 1 for all z >= 0, and z + 1 just below."""
+    network = unrelu.from_arrays(
+        [np.array([[1.0], [1.0]]), np.array([[-1.0, 1.0]])], [np.array([0.0, 1.0]), np.zeros(1)]
+    )
+    assert freedom(network, np.zeros((1, 1)))[0] == 1
+    assert unrelu.invert(network, np.ones(1), "linf").status is unrelu.Status.NOT_UNIQUE

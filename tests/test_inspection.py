@@ -55,7 +55,7 @@ def test_prelu_counts_the_neurons_with_a_positive_slope():
     [
         ((3, 60, 300), "relu", "exact inversion without noise can be expected", "a layer-wise least-squares start"),
         ((3, 30, 40), "relu", "codes are identifiable, but a layer has too few", "a layer-wise least-squares start"),
-        ((3, 6, 20), "relu", "of codes are identifiable; the others share", "a layer-wise least-squares start"),
+        ((3, 6, 20), "relu", "of codes are identifiable; each of the others", "a layer-wise least-squares start"),
         ((5, 3), "identity", "codes are not identifiable", "since layer 1 does not expand (5 -> 3)"),
     ],
 )

@@ -132,7 +132,7 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
-    from unrelu.inspection import ASSUMED_EXPANSION
+    from unrelu.inspection import ASSUMED_EXPANSION, share
     from unrelu.inspection import inspect as look
 
     network = _network(model, layers, activation, latent_shape)
@@ -145,7 +145,7 @@ def inspect(
         table.add_column(heading, justify="right")
     for i, layer in enumerate(seen.layers, 1):
         expands = "yes" if layer.expands else "no"
-        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands, f"{layer.determined:.0%}")
+        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands, share(layer.determined))
         table.add_row(str(i), layer.name, layer.activation, *sizes)
     console = Console(highlight=False)
     console.print(table)
@@ -153,7 +153,7 @@ def inspect(
         f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
         "for which at least as many outputs as inputs tell their pre-activation\n"
     )
-    console.print(f"[bold]identifiable[/bold]  {seen.identifiable:.0%} of sampled codes")
+    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable)} of sampled codes")
     console.print(f"[bold]expect[/bold]        {seen.verdict}")
     console.print(f"[bold]method[/bold]        {seen.recommended}")
 
@@ -193,11 +193,16 @@ def _network(model: str, layers: str | None, activation: str | None, latent_shap
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
-    return load(model, layers=layers.split(",") if layers else None, activation=activation, latent_shape=shape)
+    return load(
+        model,
+        layers=[name.strip() for name in layers.split(",")] if layers else None,
+        activation=activation,
+        latent_shape=shape,
+    )
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    """``name=value`` pairs; values are read as JSON where they are JSON (numbers), as text otherwise."""
+    """``name=value`` pairs."""
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -205,11 +210,18 @@ def _options(pairs: list[str]) -> dict[str, Any]:
             raise OptionError(f"--option {pair!r}: write name=value, e.g. alpha=1.5")
         if name in options:
             raise OptionError(f"--option {name} is given twice")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
+        options[name] = _value(text)
     return options
+
+
+def _value(text: str) -> Any:
+    """A number where the text is one, else what it is as JSON, else the text."""
+    for read in (int, float, json.loads):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
 
 
 @contextmanager

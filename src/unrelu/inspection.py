@@ -12,7 +12,7 @@ from unrelu.errors import InputError
 from unrelu.methods import layerwise_reason
 from unrelu.network import Network
 
-__all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect"]
+__all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
 
 # n >= 2.1 k of the paper's Assumption 1.
 ASSUMED_EXPANSION = 2.1
@@ -62,16 +62,15 @@ class Inspection:
     @property
     def verdict(self) -> str:
         """Whether exact inversion can be expected, in a sentence."""
-        if self.exact == 1:
+        if self.exact == 1 and self.identifiable == 1:
             return "exact inversion without noise can be expected, layer by layer (method='exact')"
         if self.identifiable == 1:
             return (
                 "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
             )
         if self.identifiable > 0:
-            return (
-                f"{self.identifiable:.0%} of codes are identifiable; the others share their output with a set of codes"
-            )
+            part = share(self.identifiable)
+            return f"{part} of codes are identifiable; each of the others shares its output with a set of codes"
         return "codes are not identifiable: the output leaves some latent directions free"
 
     @property
@@ -80,6 +79,11 @@ class Inspection:
         if self.start is None:
             return "auto: a layer-wise least-squares start, then joint Levenberg-Marquardt, then random starts"
         return f"auto: joint Levenberg-Marquardt from random starts, since {self.start}"
+
+
+def share(part: float) -> str:
+    """A percentage that says 100% or 0% only where it is exact."""
+    return f"{part:.0%}" if part in (0, 1) else f"{min(max(part, 0.01), 0.99):.0%}"
 
 
 def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:

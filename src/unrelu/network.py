@@ -195,6 +195,12 @@ class Network:
             )
         return torch.tensor(codes, dtype=self.dtype, device=self.device)
 
+    @cached_property
+    def typical_output(self) -> float:
+        """max|G(z)| over 16 fixed draws of z ~ N(0, I): the size of outputs that rounding errors are relative to."""
+        z = np.random.default_rng(0).standard_normal((16, self.latent_dim))
+        return float(np.abs(self(z)).max())
+
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 
     def forward(self, z: Tensor) -> Tensor:

@@ -24,12 +24,14 @@ class Status(enum.Enum):
     NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
     NOISE_LEVEL = "fits the observation to the stated noise level"
     REFOUND = "the best objective was found again from independent starts; no better code is known"
-    CONVERGED = "converged, but the fit is not exact: compare other starts or method='auto', or state noise="
+    CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
     NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
     UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
-    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations"
+    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations (of 'auto' also starts)"
     TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
     DIVERGED = "the steps grew without bound; the last finite code is returned: lower learning_rate"
+    FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
+    NO_CODE = "no code was found for this observation"
     STOPPED = "stopped by the callback; the codes are the best so far"
     SOLVER_FAILED = "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
 
@@ -49,7 +51,7 @@ class Inversion:
     Attributes:
         z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
         x: G(z), in the network's output shape.
-        fun: the objective minimised, in the problem's norm.
+        fun: the objective at z: that of the method, or of ``norm`` if one was asked for.
         success: fits exactly, or to the stated noise level, or was found again independently.
         status: one :class:`Status` an observation.
         message: what the status means.
@@ -111,6 +113,7 @@ class Inversion:
         states[:] = status
         if not all(isinstance(s, Status) for s in states):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
+        states[~reached & np.array([s is Status.CONVERGED or s in _SUCCESS for s in states])] = Status.NO_CODE
         states[reached & problem.fits_noise(z)] = Status.NOISE_LEVEL
         states[reached & problem.fits_exactly(z)] = Status.EXACT_FIT
         share = problem.control.elapsed() / problem.size

@@ -41,11 +41,12 @@ def invert(
             "gradient_descent"), or a callable ``method(problem) -> Inversion``.
         noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
             "outliers:P" (a share P of arbitrary errors); in units of y.
-        norm: the objective: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf" (:math:`|r|_\infty`), r = y - G(z).
-            By default that of the noise for "auto" (linf for uniform, l1 for outliers, l2 otherwise), and the method's
-            own for the others.
+        norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
+            (:math:`|r|_\infty`), r = y - G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
+            outliers, l2 otherwise), the others report what they minimise.
         z0: codes to start from, (k,) or (B, k), for the methods that start somewhere.
-        seed: every run with the same seed on the same machine gives the same bits.
+        seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
+            batch as a whole, so an observation alone may get other ones than within a batch.
         time_limit: in seconds; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         **options: options of the method; an unknown one is an error.
@@ -59,6 +60,11 @@ def invert(
         UnsupportedModelError: the method cannot invert this network.
         SolverError: an LP solver refused its input.
     """
+    for name in ("operator", "prior"):
+        if name in options:
+            raise OptionError(
+                f"{name}= is not supported yet: pass the whole output as y, without a mask, matrix or prior"
+            )
     run = make(method, options)
     problem = Problem.build(
         network, y, noise=noise, norm=norm, z0=z0, seed=seed, time_limit=time_limit, callback=callback

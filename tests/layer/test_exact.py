@@ -92,7 +92,26 @@ def test_interior_point_is_inside():
     system = system_of(rng.normal(size=(8, 5)))
     target = system.value(rng.normal(size=5))
     polytope = Polytope.of(system, target, 1e-9)
-    point, _, dimension = interior_point(polytope)
-    assert polytope.violation(point) <= 1e-9
-    assert dimension == 5 - int((target > 0).sum())
-    assert (polytope.below_side - polytope.below @ point).min() > 1e-6
+    found = interior_point(polytope)
+    assert polytope.violation(found.point) <= 1e-9
+    assert found.dimension == 5 - int((target > 0).sum())
+    assert (polytope.below_side - polytope.below @ found.point).min() > 1e-6
+
+
+def test_running_out_of_time_is_not_taken_for_a_proof():
+    rng = np.random.default_rng(0)
+    system = system_of(rng.normal(size=(300, 200)))
+    solution = Exact()(system, system.value(rng.normal(size=200)), time_limit=1e-9)
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.freedom == -1
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_the_scale_of_the_weights_does_not_matter(scale):
+    rng = np.random.default_rng(1)
+    for n in (6, 40):  # with and without free dimensions
+        system = system_of(scale * rng.normal(size=(n, 6)))
+        target = system.value(rng.normal(size=6))
+        solution = Exact()(system, target)
+        assert solution.freedom == max(0, 6 - int((target > 0).sum()))
+        np.testing.assert_allclose(system.value(solution.h), target, atol=1e-8 * target.max())

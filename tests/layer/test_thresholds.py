@@ -118,3 +118,15 @@ def test_an_all_zero_output_is_no_special_case(method):
     solution = method(system, np.zeros(60))
     assert np.isfinite(solution.h).all()
     assert solution.status is Status.CONVERGED
+
+
+@pytest.mark.parametrize("method", [LInf(), L1(), Relaxed(), LeastSquares()])
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6, 1e9])
+def test_the_scale_of_the_weights_only_scales_the_result(method, scale):
+    """LP solvers drop coefficients below 1e-9 and have absolute tolerances; neither may show."""
+    system, _, target = noisy_layer(7, noise=1e-2)
+    scaled = LayerSystem(scale * system.matrix, scale * system.bias, system.activation, system.lower, system.upper)
+    plain, other = method(system, target, 1e-2), method(scaled, scale * target, scale * 1e-2)
+    power = 2 if isinstance(method, LeastSquares | Relaxed) else 1
+    assert other.objective == pytest.approx(plain.objective * scale**power, rel=1e-6)
+    np.testing.assert_allclose(other.h, plain.h, rtol=0, atol=1e-5 * np.abs(plain.h).max())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import unrelu
 from support import paper_network, random_network
+from unrelu.errors import OptionError, UnsupportedModelError
 from unrelu.result import Status
 
 
@@ -103,3 +105,62 @@ def test_auto_says_when_its_runs_hit_their_limit():
     network = random_network((6, 24, 60), seed=1)
     y = network(np.random.default_rng(1).standard_normal(6)) + 0.1
     assert unrelu.invert(network, y, starts=1, max_iterations=1).status is Status.ITERATION_LIMIT
+
+
+@pytest.mark.parametrize("gain", [1e-9, 1e-3, 1e3, 1e9])
+@pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
+def test_a_threshold_is_handed_down_in_the_units_of_the_layer_below(method, gain):
+    """With eps of the last layer's outputs, a layer gain would make it larger than every hidden value: z = 0."""
+    rng = np.random.default_rng(3)
+    weights = [rng.normal(size=(100, 20)) / 10, gain * rng.normal(size=(500, 100)) / 500**0.5]
+    network = unrelu.from_arrays(weights)
+    truth = rng.standard_normal(20)
+    y = network(truth)
+    noise = 0.0 if method == "exact" else 1e-3 * y.max()
+    result = unrelu.invert(network, y + noise * rng.uniform(-1, 1, 500), method)
+    assert relative_error(result.z, truth) <= 0.1
+
+
+@pytest.mark.parametrize("method", ["exact", "linf", "least_squares", "lm", "auto"])
+def test_outputs_in_float32_are_exact_to_float32(method):
+    network = paper_network((10, 50, 200), seed=1).to(torch.float32)
+    truth = np.random.default_rng(1).standard_normal(10)
+    result = unrelu.invert(network, network(truth), method, **({"z0": truth} if method == "lm" else {}))
+    assert result.status is Status.EXACT_FIT
+    assert relative_error(result.z, truth) <= 1e-4
+
+
+def test_exact_refuses_layers_too_large_for_it():
+    network = unrelu.zoo.load("mnist-dcgan")
+    with pytest.raises(UnsupportedModelError, match=r"layer 2 \(3136 -> 6272\) is too large .* use method='lm'"):
+        unrelu.invert(network, np.zeros(784), "exact")
+
+
+def test_auto_does_not_call_a_dead_plateau_refound():
+    """All outputs are off around z0 = 0: every start there stays where it is, and agrees with itself."""
+    rng = np.random.default_rng(0)
+    network = unrelu.from_arrays([rng.choice((-1.0, 1.0), size=(30, 3))], [-12 * np.ones(30)])
+    y = network(9 * np.ones(3)) + 0.01
+    result = unrelu.invert(network, y, z0=np.zeros(3))
+    assert result.status in (Status.FLAT, Status.CONVERGED)
+    assert not result.success
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_auto_claims_no_optimum_of_a_norm_that_it_only_compares(norm):
+    rng = np.random.default_rng(0)
+    network = unrelu.from_arrays([rng.normal(size=(30, 3))], activation="identity")
+    result = unrelu.invert(network, rng.normal(size=30), norm=norm)
+    assert not result.success
+    assert result.status is Status.CONVERGED
+
+
+def test_a_zero_observation_is_fitted_exactly_to_rounding():
+    network = random_network((6, 20, 60), activation="leaky_relu:0.1", seed=1)
+    assert unrelu.invert(network, np.zeros(60), "lm").status is Status.EXACT_FIT
+
+
+@pytest.mark.parametrize("name", ["operator", "prior"])
+def test_what_is_not_supported_yet_is_said(name):
+    with pytest.raises(OptionError, match=f"{name}= is not supported yet"):
+        unrelu.invert(random_network((3, 8)), np.zeros(8), **{name: 0.1})

@@ -26,21 +26,29 @@ _CHUNK = 2**22
 def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
     r"""Dimension of a set of codes around z with the same output, (B,) for codes (B, k).
 
-    With J the Jacobian of the linear piece that G has at z, this is k - rank J. Where ReLU neurons are at their kink, J
-    is that of the piece on which they stay off, and z may move only along
+    With J the Jacobian of the linear piece that G has at z, this is k - rank J. Where ReLU neurons are at their kink,
+    several pieces meet in z; the one on which they all stay off and the one on which they all come on are looked at.
+    With K the derivatives of their pre-activations, z may move on them along
 
-    .. math:: \{d : J d = 0, \; K d \le 0\}
+    .. math:: \{d : J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : J d = 0, \; K d \ge 0\}
 
-    with K the derivatives of their pre-activations; the dimension is then that of this cone.
+    and the larger dimension of these cones is returned. There it is a lower bound: a mixed piece may leave more.
     """
     rows = max(1, _CHUNK // (network.latent_dim * max(layer.n_out for layer in network.layers)))
     codes = torch.as_tensor(z, dtype=torch.float64)
     exact = network.to(torch.float64, "cpu")
-    parts = [_free_dimensions(exact, part) for part in torch.split(codes, rows)]
-    return np.concatenate(parts)
+    return np.concatenate([_free_dimensions(exact, part) for part in torch.split(codes, rows)])
 
 
 def _free_dimensions(network: Network, z: Tensor) -> npt.NDArray[np.int64]:
+    free, kinked = _piece(network, z, on=False)
+    if kinked.any():
+        free[kinked] = np.maximum(free[kinked], _piece(network, z[torch.from_numpy(kinked)], on=True)[0])
+    return free
+
+
+def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Free dimensions on the piece where all neurons at their kink are on, or all off; and which codes have any."""
     batch, k = z.shape
     tangents, x = torch.eye(k, dtype=z.dtype).expand(batch, k, k), z
     kinks: list[list[Tensor]] = [[] for _ in range(batch)]
@@ -49,16 +57,17 @@ def _free_dimensions(network: Network, z: Tensor) -> npt.NDArray[np.int64]:
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
         at_kink = _at_kink(layer.activation.slope, u)
-        off = torch.where(at_kink, -u.abs(), u)
-        tangents = slopes * layer.activation.derivative(off, x)[:, None, :]
+        side = torch.where(at_kink, torch.full_like(u, 1.0 if on else -1.0), u)
+        tangents = slopes * layer.activation.derivative(side, x)[:, None, :]
         for i in torch.nonzero(at_kink.any(dim=1))[:, 0].tolist():
             kinks[i].append(slopes[i][:, at_kink[i]].T)
     values = torch.linalg.svdvals(tangents)
     free = k - np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
-    for i in np.flatnonzero(free):
-        if kinks[i]:
-            free[i] = _cone_dimension(tangents[i].T.numpy(), torch.cat(kinks[i]).numpy())
-    return free
+    kinked = np.array([bool(found) for found in kinks], dtype=bool)
+    for i in np.flatnonzero(kinked & (free > 0)):
+        outwards = torch.cat(kinks[i]).numpy()
+        free[i] = _cone_dimension(tangents[i].T.numpy(), -outwards if on else outwards)
+    return free, kinked
 
 
 def _at_kink(slope: Array, u: Tensor) -> Tensor:
@@ -73,5 +82,5 @@ def _cone_dimension(jacobian: Array, kinks: Array) -> int:
     normals = kinks @ basis
     # Directions that a kink does not see are free; rounding must not make them look like constraints.
     normals = normals[np.abs(normals).max(axis=1) > _RANK_TOLERANCE * max(1.0, float(np.abs(kinks).max()))]
-    tight = normals[always_tight(normals, np.zeros(len(normals)))] if len(normals) else normals
-    return int(basis.shape[1]) - rank(tight)
+    tight = always_tight(normals, np.zeros(len(normals))) if len(normals) else None
+    return int(basis.shape[1]) - (0 if tight is None else rank(normals[tight]))

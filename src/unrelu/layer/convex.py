@@ -35,6 +35,8 @@ Array = npt.NDArray[np.float64]
 ZERO = 1e-10
 # Accepted duality gap, relative to the objective or to ZERO * max|x|.
 _GAP = 1e-8
+# A gap that stays above this share of the objective is reported as a failure.
+_LARGEST_GAP = 1e-5
 # Shifted and rescaled solves of one program at most.
 _ROUNDS = 4
 _NEWTON_STEPS = 200
@@ -63,7 +65,12 @@ def least_violation(system: LayerSystem, rows: Rows, norm: str, time_limit: floa
     Raises:
         SolverError: HiGHS refuses the program.
     """
-    end = time.perf_counter() + time_limit
+    unit, size = system.unit
+    answer = _least_violation(unit, rows, norm, time.perf_counter() + time_limit)
+    return replace(answer, h=answer.h / size)
+
+
+def _least_violation(system: LayerSystem, rows: Rows, norm: str, end: float) -> Answer:
     measure = np.max if norm == "linf" else np.sum
     scale = max(float(np.abs(rows.target).max()), np.finfo(float).tiny)
     h, _, pivots = one_sided_least_squares(system, rows, end)
@@ -85,6 +92,8 @@ def least_violation(system: LayerSystem, rows: Rows, norm: str, time_limit: floa
         if value >= best:
             break
         h, best = candidate, value
+    if status is LpStatus.OPTIMAL and best - bound > _LARGEST_GAP * best + ZERO * scale:
+        status = LpStatus.FAILED
     return Answer(h, best, bound, status, pivots)
 
 
@@ -130,7 +139,12 @@ def largest_response(system: LayerSystem, rows: Rows, time_limit: float = math.i
     Raises:
         SolverError: HiGHS refuses the program.
     """
-    end = time.perf_counter() + time_limit
+    unit, size = system.unit
+    answer = _largest_response(unit, rows, time.perf_counter() + time_limit)
+    return replace(answer, h=answer.h / size)
+
+
+def _largest_response(system: LayerSystem, rows: Rows, end: float) -> Answer:
     weight = np.where(np.isfinite(rows.high), np.abs(rows.target) / rows.high_slope, 0.0)
     # Dividing the weights by their size leaves the maximiser alone and keeps the program in the solver's range.
     size = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)

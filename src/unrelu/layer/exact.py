@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import OptionError
+from unrelu.layer.highs import LpStatus
 from unrelu.layer.preimage import Polytope, interior_point
 from unrelu.layer.rows import LayerSystem
 from unrelu.layer.solution import LayerSolution
@@ -29,31 +30,45 @@ class Exact:
     solution of the active rows and the status NOT_REALIZABLE.
 
     Args:
-        tolerance: outputs up to ``tolerance * max|x|`` count as zero, and errors up to that as none.
+        tolerance: outputs up to ``tolerance * max|x|`` count as zero, and errors up to that as none. By default 1e-9,
+            or 50 times the precision of a network evaluated in float32.
 
     Raises:
         OptionError: the tolerance is not between 0 and 1.
     """
 
-    tolerance: float = 1e-9
+    tolerance: float | None = None
     norm = "l2"
+    # Its factorisations are dense and take no notice of a time limit.
+    largest = 4_000_000
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
 
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`; ``threshold`` is not used."""
+        tolerance = self.tolerance or max(1e-9, 50 * system.precision)
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
-        eps = self.tolerance * scale
-        inside, least_squares, freedom = interior_point(Polytope.of(system, target, eps), time_limit)
-        h = system.inside(least_squares if inside is None else inside)
+        unit, size = system.unit
+        found = interior_point(Polytope.of(unit, target, tolerance * scale), tolerance, time_limit)
+        h = system.inside((found.start if found.point is None else found.point) / size)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
+        status, freedom = _ENDS[found.status], found.dimension
         # Rounding grows with the condition of W: the error is held against the looser square root of the tolerance.
-        if inside is None or error > math.sqrt(self.tolerance) * 1e-2 * scale:
+        if status is Status.EXACT_FIT and error > math.sqrt(tolerance) * 1e-2 * scale:
             status, freedom = Status.NOT_REALIZABLE, -1
-        else:
-            status = Status.NOT_UNIQUE if freedom else Status.EXACT_FIT
-        return LayerSolution(h, error, status, 0, eps, 1, freedom)
+        if status is Status.EXACT_FIT and freedom:
+            status = Status.NOT_UNIQUE
+        return LayerSolution(h, error, status, 0, tolerance * scale, 1, freedom)
+
+
+_ENDS = {
+    LpStatus.OPTIMAL: Status.EXACT_FIT,
+    LpStatus.INFEASIBLE: Status.NOT_REALIZABLE,
+    LpStatus.LIMIT: Status.TIME_LIMIT,
+    LpStatus.UNBOUNDED: Status.SOLVER_FAILED,
+    LpStatus.FAILED: Status.SOLVER_FAILED,
+}

@@ -35,6 +35,7 @@ class L1:
 
     alpha: float = 1.2
     norm = "l1"
+    largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)

@@ -37,6 +37,7 @@ class LeastSquares:
 
     alpha: float = 1.2
     norm = "l2"
+    largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)

@@ -45,6 +45,7 @@ class LInf:
 
     alpha: float = 1.2
     norm = "linf"
+    largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)

@@ -8,6 +8,7 @@ For a ReLU layer and a realizable output x the set of inputs is the polytope (4)
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import linalg, sparse
 from unrelu.layer.highs import LinearProgram, LpStatus, solve
 from unrelu.layer.rows import LayerSystem
 
-__all__ = ["Polytope", "always_tight", "interior_point", "null_space", "rank"]
+__all__ = ["Polytope", "Preimage", "always_tight", "interior_point", "null_space", "rank"]
 
 Array = npt.NDArray[np.float64]
 
@@ -65,41 +66,69 @@ class Polytope:
         return float(max(equal, below))
 
 
-def interior_point(polytope: Polytope, time_limit: float = math.inf) -> tuple[Array | None, Array, int]:
+@dataclass(frozen=True, eq=False)
+class Preimage:
+    """What :func:`interior_point` found.
+
+    Attributes:
+        point: a point of the polytope, as far inside as possible; None if there is none, or it was not reached.
+        start: the least-squares solution of the equations.
+        dimension: of the polytope; -1 without a point.
+        status: OPTIMAL with a point, INFEASIBLE if there is none, LIMIT or FAILED.
+    """
+
+    point: Array | None
+    start: Array
+    dimension: int
+    status: LpStatus
+
+
+def interior_point(polytope: Polytope, tolerance: float = _SLACK_TOLERANCE, time_limit: float = math.inf) -> Preimage:
     """A point as far inside the inequalities as possible, and the dimension of the polytope.
 
     The equations are solved by their least-squares solution h0 and a basis N of their null space; in h = h0 + N v only
     inequalities are left and the largest slack t with F N v + t <= f - F h0 is a linear program. Where t = 0, some
     inequalities hold with equality all over the polytope and lower its dimension; they are found by a second program.
 
-    Returns:
-        The point (None if no point satisfies all constraints), h0 (always given), and the dimension.
+    Args:
+        polytope: the constraints.
+        tolerance: violations up to this, relative to the size of the sides, count as none.
+        time_limit: in seconds, for the programs.
 
     Raises:
         SolverError: HiGHS refuses a program.
     """
-    k = polytope.equal.shape[1]
+    end = time.perf_counter() + time_limit
     start, basis = _solve_equations(polytope.equal, polytope.equal_side)
-    size = max(float(np.abs(polytope.equal_side).max(initial=0.0)), float(np.abs(start).max(initial=0.0)), 1e-300)
-    if np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0) > _SLACK_TOLERANCE * size:
-        return None, start, k - basis.shape[1]
+    size = max(
+        float(np.abs(polytope.equal_side).max(initial=0.0)),
+        float(np.abs(polytope.equal @ start).max(initial=0.0)),
+        np.finfo(float).tiny,
+    )
+    if np.abs(polytope.equal @ start - polytope.equal_side).max(initial=0.0) > tolerance * size:
+        return Preimage(None, start, -1, LpStatus.INFEASIBLE)
     size = max(size, float(np.abs(polytope.below_side).max(initial=0.0)))
     slack = (polytope.below_side - polytope.below @ start) / size
     if not basis.shape[1] or not len(slack):
-        inside = slack.min(initial=0.0) >= -_SLACK_TOLERANCE
-        return (start if inside else None), start, basis.shape[1]
+        inside = slack.min(initial=0.0) >= -tolerance
+        if not inside:
+            return Preimage(None, start, -1, LpStatus.INFEASIBLE)
+        return Preimage(start, start, basis.shape[1], LpStatus.OPTIMAL)
     normals = polytope.below @ basis
-    solution = solve(_deepest(normals, slack), time_limit)
-    if solution.status is not LpStatus.OPTIMAL or solution.x[-1] < -_SLACK_TOLERANCE:
-        return None, start, basis.shape[1]
-    h = start + size * (basis @ solution.x[:-1])
+    solution = solve(_deepest(normals, slack), end - time.perf_counter())
+    if solution.status is not LpStatus.OPTIMAL:
+        return Preimage(None, start, -1, solution.status)
+    if solution.x[-1] < -tolerance:
+        return Preimage(None, start, -1, LpStatus.INFEASIBLE)
     dimension = basis.shape[1]
-    if solution.x[-1] <= _SLACK_TOLERANCE:
+    if solution.x[-1] <= tolerance:
         # Seen from the deepest point, a slack is zero or it is not.
         left = slack - normals @ solution.x[:-1]
-        tight = always_tight(normals, np.where(left <= _SLACK_TOLERANCE, 0.0, left), time_limit)
+        tight = always_tight(normals, np.where(left <= tolerance, 0.0, left), end - time.perf_counter())
+        if tight is None:
+            return Preimage(None, start, -1, LpStatus.LIMIT)
         dimension -= rank(normals[tight])
-    return h, start, dimension
+    return Preimage(start + size * (basis @ solution.x[:-1]), start, dimension, LpStatus.OPTIMAL)
 
 
 def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
@@ -131,8 +160,8 @@ def _deepest(normals: Array, slack: Array) -> LinearProgram:
     )
 
 
-def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> npt.NDArray[np.bool_]:
-    """Which rows of normals v <= slack hold with equality at every feasible v.
+def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> npt.NDArray[np.bool_] | None:
+    """Which rows of normals v <= slack hold with equality at every feasible v; None if the program was not solved.
 
     max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1: a feasible v with positive slack on row i
     can be scaled by a large tau until that slack is 1, so exactly the rows that are always tight end at s_i = 0.
@@ -147,7 +176,7 @@ def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> 
         col_upper=np.concatenate([np.full(d + 1, np.inf), np.ones(m)]),
     )
     solution = solve(program, time_limit)
-    return solution.x[d + 1 :] < 0.5 if solution.status is LpStatus.OPTIMAL else np.zeros(m, dtype=bool)
+    return solution.x[d + 1 :] < 0.5 if solution.status is LpStatus.OPTIMAL else None
 
 
 def rank(matrix: Array) -> int:

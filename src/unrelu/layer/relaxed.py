@@ -37,6 +37,7 @@ class Relaxed:
 
     alpha: float = 1.2
     norm = "l1"
+    largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)

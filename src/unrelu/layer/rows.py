@@ -11,7 +11,8 @@ move linearly. For a ReLU it is the paper's sign decision: two ends where x_j > 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ class LayerSystem:
         bias: b, (n,).
         activation: phi.
         lower, upper: (k,), the range of the activation that produced h; infinite for the latent code.
+        precision: relative rounding error of the outputs: 2e-16 in float64, 1e-7 for a network evaluated in float32.
     """
 
     matrix: Array | sparse.csr_array
@@ -44,9 +46,12 @@ class LayerSystem:
     activation: Activation
     lower: Array
     upper: Array
+    precision: float = float(np.finfo(np.float64).eps)
 
     @classmethod
-    def of(cls, layer: Layer, previous: Activation | None = None) -> LayerSystem:
+    def of(
+        cls, layer: Layer, previous: Activation | None = None, precision: float = float(np.finfo(np.float64).eps)
+    ) -> LayerSystem:
         """The system of a layer whose input comes out of the activation ``previous`` (None: the latent code).
 
         A hidden layer's input is an output of a ReLU, so it is at least 0; the released code of the paper uses this.
@@ -56,7 +61,26 @@ class LayerSystem:
             matrix = matrix.toarray()
         low, high = previous.range if previous else (np.array(-np.inf), np.array(np.inf))
         shape = (layer.n_in,)
-        return cls(matrix, layer.bias(), layer.activation, np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+        lower, upper = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+        return cls(matrix, layer.bias(), layer.activation, lower, upper, precision)
+
+    @cached_property
+    def gain(self) -> float:
+        """The median norm of the non-zero rows of W: how much a change of h moves a pre-activation."""
+        norms = np.sqrt(np.asarray((self.matrix * self.matrix).sum(axis=1)))
+        norms = norms[norms > 0]
+        return float(np.median(norms)) if len(norms) else 1.0
+
+    @cached_property
+    def unit(self) -> tuple[LayerSystem, float]:
+        """The same layer for s h in place of h, and s: where the entries of W are extreme, the largest is 1.
+
+        LP solvers drop coefficients below about 1e-9 and have absolute tolerances.
+        """
+        size = float(np.abs(self.matrix).max()) if self.n_in * self.n_out else 1.0
+        if size == 0 or 1e-3 <= size <= 1e3:
+            return self, 1.0
+        return replace(self, matrix=self.matrix / size, lower=self.lower * size, upper=self.upper * size), size
 
     @property
     def n_in(self) -> int:

@@ -50,6 +50,10 @@ class LayerMethod(Protocol):
     def norm(self) -> str:
         """The norm of the layer's error that the method minimises."""
 
+    @property
+    def largest(self) -> float:
+        """The most entries that a layer's matrix may have."""
+
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
@@ -61,8 +65,7 @@ class LayerMethod(Protocol):
             threshold: eps to start from: the noise level, or what the layer above settled on. None: unknown.
             time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
 
-        Raises:
-            InputError: the activation is not monotone (PReLU with a negative slope).
+        The activation must be monotone; ``layer_systems`` checks it.
         """
 
 

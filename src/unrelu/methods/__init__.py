@@ -32,7 +32,7 @@ class Entry:
 
     Attributes:
         summary: what the method is, in a sentence.
-        norm: the norm it minimises; "noise" if it follows the problem's.
+        norm: the norm that ``fun`` reports; "noise" if it is that of the noise.
         options: a frozen dataclass whose fields are the method's options.
         layerwise: whether ``options`` is a layer method, to be wrapped in :class:`Layerwise`.
     """

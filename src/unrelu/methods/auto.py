@@ -31,7 +31,7 @@ class Auto:
     The first start is z0 if given, else the ``layer_method``'s code if every layer expands and is monotone, else
     random. An observation is finished when its code fits exactly or to the stated noise level, when its best objective
     was found ``consensus`` times, or after ``starts`` starts. Codes are refined in l2 and compared in the problem's
-    norm.
+    norm: for linf and l1 the best is the best of the codes seen, no optimum, and is not said to be re-found.
 
     Args:
         starts: starts at most.
@@ -121,7 +121,9 @@ class _Tally:
         with np.errstate(invalid="ignore"):  # the objective of a huge code is infinite
             same = np.abs(fun - self.fun[rows]) <= _SAME * np.minimum(fun, self.fun[rows])
         better = fun < self.fun[rows]
-        self.count[rows] = np.where(same, self.count[rows] + final, np.where(better, int(final), self.count[rows]))
+        # Only a converged run is a local optimum, and only those of the norm that was minimised can be found again.
+        found = final & (status == Status.CONVERGED) & (self.problem.norm == "l2")
+        self.count[rows] = np.where(same, self.count[rows] + found, np.where(better, found, self.count[rows]))
         self.z[rows[better]], self.fun[rows[better]] = z[better], fun[better]
         # A start that did better or as well, and converged, settles how the best code ended.
         settled = better | (same & (status == Status.CONVERGED))

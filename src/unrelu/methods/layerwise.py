@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unrelu.errors import SolverError, UnsupportedModelError
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
@@ -43,7 +45,7 @@ class Layerwise:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Invert every observation of the problem in turn."""
-        systems = layer_systems(problem.network)
+        systems = layer_systems(problem.network, self.name, self.layer_method.largest)
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
         nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
@@ -74,19 +76,26 @@ class Layerwise:
             except SolverError:
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             solutions.append(solution)
-            target, threshold = solution.h, solution.threshold
+            # An error of eps in a pre-activation is one of about eps / |w_j| in h. The paper hands eps down as it is,
+            # for weights N(0, 1/n). One that is too small grows; one that is too large calls every neuron off.
+            target, threshold = solution.h, solution.threshold / max(1.0, system.gain)
             if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
                 return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
         return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
 
 
-def layer_systems(network: Network) -> list[LayerSystem]:
+def layer_systems(network: Network, method: str, largest: float = math.inf) -> list[LayerSystem]:
     """The layers as systems for the layer methods, first to last.
 
     Raises:
-        UnsupportedModelError: an activation is not monotone.
+        UnsupportedModelError: an activation is not monotone, or a matrix has more than ``largest`` entries.
     """
     for i, layer in enumerate(network.layers, 1):
+        if layer.n_in * layer.n_out > largest:
+            raise UnsupportedModelError(
+                f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for the dense factorisations of "
+                f"method={method!r}; use method='lm'"
+            )
         if not layer.activation.monotone:
             lowest = float(layer.activation.slope.min())
             raise UnsupportedModelError(
@@ -94,7 +103,8 @@ def layer_systems(network: Network) -> list[LayerSystem]:
                 "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
             )
     before = [None, *(layer.activation for layer in network.layers[:-1])]
-    return [LayerSystem.of(layer, previous) for layer, previous in zip(network.layers, before, strict=True)]
+    precision = torch.finfo(network.dtype).eps
+    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(network.layers, before, strict=True)]
 
 
 def _stated_threshold(noise: Noise) -> float | None:

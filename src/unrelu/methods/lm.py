@@ -90,6 +90,7 @@ class LevenbergMarquardt:
                 break
         status = np.full(len(y), reason, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED
+        status[(state.done & state.flat()).cpu().numpy()] = Status.FLAT
         status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
         return state.codes(), status, state.steps.cpu().numpy()
 
@@ -166,6 +167,12 @@ class _State:
         finished = torch.zeros_like(self.done)
         finished[rows] = (self.small[rows] >= 2) | (self.f[rows] <= self.exact[rows])
         self.retire(finished)
+
+    def flat(self) -> Tensor:
+        """Rows whose misfit no step of the size of the code can change by a 1e-10th: the Jacobian is zero there."""
+        reach = self.gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + self.z.norm(dim=1))
+        flat: Tensor = (reach <= 1e-10 * self.f.sqrt()) & (self.f > self.exact)
+        return flat
 
     def retire(self, finished: Tensor) -> None:
         """Take rows (a mask over the batch) out of the active ones."""
