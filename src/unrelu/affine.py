@@ -130,7 +130,8 @@ class Pool(Step):
 
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         function: Any = F.avg_pool1d if len(self.kernel) == 1 else F.avg_pool2d
-        return function(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)  # type: ignore[no-any-return]
+        pooled: Tensor = function(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return pooled
 
 
 @dataclass(frozen=True, eq=False)

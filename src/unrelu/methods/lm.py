@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,7 @@ class LevenbergMarquardt:
                 break
             state.step()
             longest = max(longest, control.elapsed() - before)
-            if control.stopped(lambda: Progress("lm", step + 1, int(state.done.sum()), len(y), state.codes())):  # noqa: B023
+            if control.stopped(partial(state.progress, step + 1)):
                 reason = Status.STOPPED
                 break
         status = np.full(len(y), reason, dtype=object)
@@ -113,6 +114,9 @@ class _State:
         self.damping = damping * self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-30)
         self.exact = 1e-30 * (self.y * self.y).sum(dim=1)
         self.retire(self.f <= self.exact)
+
+    def progress(self, iteration: int) -> Progress:
+        return Progress("lm", iteration, int(self.done.sum()), len(self.z), self.codes())
 
     def codes(self) -> Array:
         return self.z.cpu().double().numpy().copy()
