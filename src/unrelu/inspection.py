@@ -8,8 +8,10 @@ import numpy as np
 
 from unrelu.affine import Reshape
 from unrelu.certify import freedom
-from unrelu.errors import InputError
+from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
+from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
 
 __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
@@ -50,6 +52,7 @@ class Inspection:
         samples: number of codes drawn.
         exact: share of them with enough active rows in every layer: ``exact`` can be expected to recover those.
         identifiable: share of them whose Jacobian has rank k: without noise, the code is locally the only one.
+        obstacle: why ``exact`` refuses the network, or None if it does not.
         start: why ``auto`` does not start layer by layer, or None if it does.
     """
 
@@ -57,13 +60,16 @@ class Inspection:
     samples: int
     exact: float
     identifiable: float
+    obstacle: str | None
     start: str | None
 
     @property
     def verdict(self) -> str:
         """Whether exact inversion can be expected, in a sentence."""
-        if self.exact == 1 and self.identifiable == 1:
+        if self.exact == 1 and self.identifiable == 1 and not self.obstacle:
             return "exact inversion without noise can be expected, layer by layer (method='exact')"
+        if self.obstacle:
+            return f"'exact' cannot be used: {self.obstacle}"
         if self.identifiable == 1:
             return (
                 "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
@@ -79,6 +85,14 @@ class Inspection:
         if self.start is None:
             return "auto: a layer-wise least-squares start, then joint Levenberg-Marquardt, then random starts"
         return f"auto: joint Levenberg-Marquardt from random starts, since {self.start}"
+
+
+def _obstacle(network: Network) -> str | None:
+    try:
+        check_invertible(network, "exact", Exact.largest)
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
 
 
 def share(part: float) -> str:
@@ -116,4 +130,6 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
             )
         )
     identifiable = float((freedom(network, z) == 0).mean())
-    return Inspection(tuple(layers), samples, float(every.mean()), identifiable, layerwise_reason(network))
+    return Inspection(
+        tuple(layers), samples, float(every.mean()), identifiable, _obstacle(network), layerwise_reason(network)
+    )

@@ -25,6 +25,9 @@ EXACT = 1e-8
 # Probability that the true code is accepted as fitting to a stated Gaussian noise or share of outliers.
 _CONFIDENCE = 0.99
 
+# Larger observations have squares and products that overflow.
+_LARGEST = 1e100
+
 _NORMS = ("l2", "l1", "linf")
 
 
@@ -210,12 +213,13 @@ class Problem:
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where ``|y - G(z)|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
 
-        For a y of nearly nothing, what counts is the rounding error of outputs of the usual size.
+        Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
         """
         precision = torch.finfo(self.network.dtype).eps
-        floor = 10 * precision * self.network.typical_output
-        scale = np.maximum(max(EXACT, 100 * precision) * np.abs(self.y).max(axis=1), floor)
-        return np.asarray(self.objective(z, "linf") <= scale)
+        allowed = max(EXACT, 100 * precision) * np.abs(self.y).max(axis=1)
+        if not allowed.all():
+            allowed[allowed == 0] = 10 * precision * self.network.typical_output
+        return np.asarray(self.objective(z, "linf") <= allowed)
 
     def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where the residual is what the stated noise explains, (B,); all False where no noise was stated.
@@ -257,6 +261,10 @@ def _observations(network: Network, y: npt.ArrayLike) -> tuple[Array, bool]:
         raise InputError(
             f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
             f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them"
+        )
+    if np.abs(values).max() > _LARGEST:
+        raise InputError(
+            f"y has entries up to {np.abs(values).max():.1e}, whose squares overflow; scale y and the network"
         )
     values.setflags(write=False)
     return values, single

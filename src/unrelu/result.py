@@ -29,7 +29,9 @@ class Status(enum.Enum):
     UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
     ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations (of 'auto' also starts)"
     TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
-    DIVERGED = "the steps grew without bound; the last finite code is returned: lower learning_rate"
+    DIVERGED = (
+        "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps"
+    )
     FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
     NO_CODE = "no code was found for this observation"
     STOPPED = "stopped by the callback; the codes are the best so far"
@@ -58,7 +60,8 @@ class Inversion:
         nit: iterations (linear programs, Newton or gradient steps) spent.
         seconds: wall time of each observation; where they were worked on together, an equal share.
         method: the method's name.
-        freedom: the dimension of the set of codes near z that fit equally well, where the fit is exact; else -1.
+        freedom: the dimension of the set of codes near z that fit equally well, where the fit is exact and it could be
+            told; else -1. At kinks it is a lower bound.
     """
 
     z: Array

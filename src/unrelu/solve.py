@@ -61,7 +61,8 @@ def invert(
         SolverError: an LP solver refused its input.
     """
     for name in ("operator", "prior"):
-        if name in options:
+        value = options.pop(name, None)
+        if value is not None and not (np.ndim(value) == 0 and value == 0):
             raise OptionError(
                 f"{name}= is not supported yet: pass the whole output as y, without a mask, matrix or prior"
             )

@@ -115,3 +115,16 @@ def test_the_scale_of_the_weights_does_not_matter(scale):
         solution = Exact()(system, target)
         assert solution.freedom == max(0, 6 - int((target > 0).sum()))
         np.testing.assert_allclose(system.value(solution.h), target, atol=1e-8 * target.max())
+
+
+def test_a_row_in_the_span_of_the_active_ones_is_no_constraint_of_its_own():
+    """c.h = 0 on the whole polytope, as c is a combination of active rows: rounding must not count it as a rank."""
+    rng = np.random.default_rng(0)
+    active = rng.normal(size=(5, 6))
+    h = rng.normal(size=6)
+    active *= np.sign(active @ h)[:, None]
+    x = active @ h
+    system = system_of(np.vstack([active, active[0] * x[1] - active[1] * x[0]]))
+    solution = Exact()(system, np.append(x, 0.0))
+    assert solution.freedom == 1
+    assert solution.status is Status.NOT_UNIQUE

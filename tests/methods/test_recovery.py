@@ -164,3 +164,24 @@ def test_a_zero_observation_is_fitted_exactly_to_rounding():
 def test_what_is_not_supported_yet_is_said(name):
     with pytest.raises(OptionError, match=f"{name}= is not supported yet"):
         unrelu.invert(random_network((3, 8)), np.zeros(8), **{name: 0.1})
+
+
+def test_a_small_observation_is_judged_by_its_own_size():
+    network = paper_network((10, 50, 200), seed=2)
+    truth = 1e-9 * np.random.default_rng(2).standard_normal(10)
+    wrong = unrelu.invert(network, network(truth), lambda p: unrelu.Inversion.of(p, 1.01 * truth[None], method="wrong"))
+    assert wrong.status is Status.CONVERGED
+    assert not wrong.success
+
+
+def test_defaults_of_later_arguments_are_accepted():
+    network = random_network((3, 8))
+    unrelu.invert(network, np.zeros(8), operator=None, prior=0.0)
+
+
+def test_codes_that_time_did_not_reach_are_nan_also_after_a_layerwise_start():
+    network = random_network((60, 250, 600), activation="leaky_relu:0.1", seed=9)
+    y = network(np.random.default_rng(9).standard_normal(60)) + 0.1
+    result = unrelu.invert(network, y, "lm", start="linf", time_limit=0.01)
+    assert result.status is Status.TIME_LIMIT
+    assert np.isnan(result.z).all()

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.layer.preimage import always_tight, null_space, rank
+from unrelu.layer.preimage import always_tight, constraints_on, null_space, rank
 from unrelu.network import Network
 
 __all__ = ["freedom"]
@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 _RANK_TOLERANCE = 1e-10
 # Pre-activations below this share of the layer's largest are at the kink: a code found as a vertex of the preimage has
 # neurons exactly there, on either side by rounding.
-_KINK_TOLERANCE = 1e-9
+_KINK_TOLERANCE = 1e-7
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22
 
@@ -32,7 +32,8 @@ def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
 
     .. math:: \{d : J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : J d = 0, \; K d \ge 0\}
 
-    and the larger dimension of these cones is returned. There it is a lower bound: a mixed piece may leave more.
+    and the larger dimension of these cones is returned. There it is a lower bound, as a mixed piece may leave more;
+    where it is 0 because of neurons with layers behind them, -1 (unknown) is returned.
     """
     rows = max(1, _CHUNK // (network.latent_dim * max(layer.n_out for layer in network.layers)))
     codes = torch.as_tensor(z, dtype=torch.float64)
@@ -41,18 +42,23 @@ def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
 
 
 def _free_dimensions(network: Network, z: Tensor) -> npt.NDArray[np.int64]:
-    free, kinked = _piece(network, z, on=False)
+    free, kinked, hidden = _piece(network, z, on=False)
     if kinked.any():
         free[kinked] = np.maximum(free[kinked], _piece(network, z[torch.from_numpy(kinked)], on=True)[0])
+    free[hidden & (free == 0)] = -1
     return free
 
 
-def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Free dimensions on the piece where all neurons at their kink are on, or all off; and which codes have any."""
+def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64], ...]:
+    """Free dimensions on the piece where all neurons at their kink are on, or all off.
+
+    Also: which codes have neurons at their kink, and which have them before the last layer.
+    """
     batch, k = z.shape
     tangents, x = torch.eye(k, dtype=z.dtype).expand(batch, k, k), z
     kinks: list[list[Tensor]] = [[] for _ in range(batch)]
-    for layer in network.layers:
+    hidden = np.zeros(batch, dtype=bool)
+    for depth, layer in enumerate(network.layers, 1):
         slopes = torch.unflatten(layer.affine.apply(tangents.flatten(0, 1), constant=False), 0, (batch, k))
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
@@ -61,13 +67,14 @@ def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64]
         tangents = slopes * layer.activation.derivative(side, x)[:, None, :]
         for i in torch.nonzero(at_kink.any(dim=1))[:, 0].tolist():
             kinks[i].append(slopes[i][:, at_kink[i]].T)
+            hidden[i] |= depth < len(network.layers)
     values = torch.linalg.svdvals(tangents)
     free = k - np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
     kinked = np.array([bool(found) for found in kinks], dtype=bool)
     for i in np.flatnonzero(kinked & (free > 0)):
         outwards = torch.cat(kinks[i]).numpy()
         free[i] = _cone_dimension(tangents[i].T.numpy(), -outwards if on else outwards)
-    return free, kinked
+    return free, kinked, hidden
 
 
 def _at_kink(slope: Array, u: Tensor) -> Tensor:
@@ -77,10 +84,11 @@ def _at_kink(slope: Array, u: Tensor) -> Tensor:
 
 
 def _cone_dimension(jacobian: Array, kinks: Array) -> int:
-    """Dimension of {d: jacobian d = 0, kinks d <= 0}."""
+    """Dimension of {d: jacobian d = 0, kinks d <= 0}; -1 if it could not be computed."""
     basis = null_space(jacobian)
-    normals = kinks @ basis
-    # Directions that a kink does not see are free; rounding must not make them look like constraints.
-    normals = normals[np.abs(normals).max(axis=1) > _RANK_TOLERANCE * max(1.0, float(np.abs(kinks).max()))]
-    tight = always_tight(normals, np.zeros(len(normals))) if len(normals) else None
-    return int(basis.shape[1]) - (0 if tight is None else rank(normals[tight]))
+    normals = constraints_on(kinks, basis)
+    normals = normals[normals.any(axis=1)]
+    if not len(normals):
+        return int(basis.shape[1])
+    tight = always_tight(normals, np.zeros(len(normals)))
+    return -1 if tight is None else int(basis.shape[1]) - rank(normals[tight])

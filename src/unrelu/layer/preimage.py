@@ -18,7 +18,7 @@ from scipy import linalg, sparse
 from unrelu.layer.highs import LinearProgram, LpStatus, solve
 from unrelu.layer.rows import LayerSystem
 
-__all__ = ["Polytope", "Preimage", "always_tight", "interior_point", "null_space", "rank"]
+__all__ = ["Polytope", "Preimage", "always_tight", "constraints_on", "interior_point", "null_space", "rank"]
 
 Array = npt.NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def interior_point(polytope: Polytope, tolerance: float = _SLACK_TOLERANCE, time
         if not inside:
             return Preimage(None, start, -1, LpStatus.INFEASIBLE)
         return Preimage(start, start, basis.shape[1], LpStatus.OPTIMAL)
-    normals = polytope.below @ basis
+    normals = constraints_on(polytope.below, basis)
     solution = solve(_deepest(normals, slack), end - time.perf_counter())
     if solution.status is not LpStatus.OPTIMAL:
         return Preimage(None, start, -1, solution.status)
@@ -140,6 +140,13 @@ def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
     r = int((values > _RANK_TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
     start = right[:r].T @ ((left[:, :r].T @ side) / values[:r])
     return start, right[r:].T
+
+
+def constraints_on(normals: Array, basis: Array) -> Array:
+    """The rows of ``normals`` seen along ``basis``; what rounding leaves of an unseen row is set to 0."""
+    seen = normals @ basis
+    size = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(np.abs(seen).max(axis=1, keepdims=True, initial=0.0) > _RANK_TOLERANCE * size, seen, 0.0)
 
 
 def null_space(matrix: Array) -> Array:

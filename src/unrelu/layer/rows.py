@@ -137,15 +137,19 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
         target: x, (n,).
         threshold: eps > 0, in units of the output.
 
+    An x outside the range of the activation is moved into it first: a ReLU reads a negative observation as 0, where the
+    paper's constraints would ask for a pre-activation that far below zero.
+
     Source: constraints (6), Algorithm 1 and Remark 1 of the paper. Remark 1's middle rows (-eps < x_j <= eps of a
     LeakyReLU) ask u_j >= (x_j - delta) / c also where x_j > delta, which contradicts u_j <= x_j + delta for small
     delta; here the side runs along the chord from phi^{-1}(x_j) at delta = 0 to phi^{-1}(x_j - eps) at delta = eps, so
     the feasible set at delta = eps, and with it every threshold found, is the paper's.
     """
     activation = system.activation
-    x = activation.clip(target, margin=min(threshold, 0.25))
+    x = activation.clip(target)
     low, high = activation.preimage(x - threshold, x + threshold)
-    u = activation.inverse(x)
+    # Where a sigmoid or tanh saturates, the side at delta = 0 is that of the output half a threshold inside its range.
+    u = activation.inverse(activation.clip(x, margin=min(threshold / 2, 0.25)))
     down, up = _chords(activation, x, u, low, high, threshold)
     has_low, has_high = np.isfinite(low), np.isfinite(high)
     return Rows(

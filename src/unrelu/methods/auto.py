@@ -20,6 +20,8 @@ Array = npt.NDArray[np.float64]
 
 # Two objectives this close relative to each other are the same optimum.
 _SAME = 1e-6
+# Codes further apart than this, relative to their length, are not the same optimum even at the same objective.
+_APART = 1e-3
 # A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
 _ENTRIES = 4_000_000
 
@@ -74,7 +76,7 @@ class Auto:
             draw = rng.standard_normal((problem.size, problem.network.latent_dim))[rows]
             part = replace(problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally))
             if attempt == 0 and layerwise:
-                start, spent, stopped = starting_codes(part, self.layer_method)
+                start, spent, _, stopped = starting_codes(part, self.layer_method)
                 tally.add(rows, start, spent, np.full(len(rows), Status.CONVERGED, dtype=object))
                 if stopped:
                     reason = Status.STOPPED
@@ -123,6 +125,11 @@ class _Tally:
         better = fun < self.fun[rows]
         # Only a converged run is a local optimum, and only those of the norm that was minimised can be found again.
         found = final & (status == Status.CONVERGED) & (self.problem.norm == "l2")
+        # Dead neurons bring many starts to the objective of z = 0 or of no output at all: that is no agreement.
+        with np.errstate(over="ignore", invalid="ignore"):
+            apart = np.linalg.norm(z - self.z[rows], axis=1) > _APART * (1 + np.linalg.norm(z, axis=1))
+            found &= fun < (1 - _SAME) * (self.problem.y[rows] ** 2).sum(axis=1)
+        same &= ~apart
         self.count[rows] = np.where(same, self.count[rows] + found, np.where(better, found, self.count[rows]))
         self.z[rows[better]], self.fun[rows[better]] = z[better], fun[better]
         # A start that did better or as well, and converged, settles how the best code ended.

@@ -17,7 +17,7 @@ from unrelu.network import Network
 from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
 
-__all__ = ["Layerwise", "layer_systems"]
+__all__ = ["Layerwise", "check_invertible", "layer_systems"]
 
 Array = npt.NDArray[np.float64]
 
@@ -85,7 +85,15 @@ class Layerwise:
 
 
 def layer_systems(network: Network, method: str, largest: float = math.inf) -> list[LayerSystem]:
-    """The layers as systems for the layer methods, first to last.
+    """The layers as systems for the layer methods, first to last; see :func:`check_invertible`."""
+    check_invertible(network, method, largest)
+    before = [None, *(layer.activation for layer in network.layers[:-1])]
+    precision = torch.finfo(network.dtype).eps
+    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(network.layers, before, strict=True)]
+
+
+def check_invertible(network: Network, method: str, largest: float = math.inf) -> None:
+    """Check that a layer method can take every layer.
 
     Raises:
         UnsupportedModelError: an activation is not monotone, or a matrix has more than ``largest`` entries.
@@ -102,9 +110,6 @@ def layer_systems(network: Network, method: str, largest: float = math.inf) -> l
                 f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell on which side of "
                 "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
             )
-    before = [None, *(layer.activation for layer in network.layers[:-1])]
-    precision = torch.finfo(network.dtype).eps
-    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(network.layers, before, strict=True)]
 
 
 def _stated_threshold(noise: Noise) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,8 +59,8 @@ class LevenbergMarquardt:
             raise OptionError(f"start={self.start!r} is unknown; use one of {', '.join(START_NAMES)}")
         if self.max_iterations < 1:
             raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if not self.damping > 0:
-            raise OptionError(f"damping={self.damping} must be above 0")
+        if not 0 < self.damping < math.inf:
+            raise OptionError(f"damping={self.damping} must be above 0 and finite")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Refine the starting codes of every observation."""
@@ -67,15 +68,17 @@ class LevenbergMarquardt:
         if start.stopped:
             return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm="l2")
         z, status, steps = self.minimise(problem.network, problem.y, start.z, problem.control)
+        z[start.late & (steps == 0)] = np.nan
         return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
     def minimise(
         self, network: Network, y: Array, z0: Array, control: Control
     ) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
+        begin = control.elapsed()
         state = _State(network, y, np.nan_to_num(z0), self.damping)
         reason = Status.ITERATION_LIMIT
-        longest = 0.0
+        longest = control.elapsed() - begin
         for step in range(self.max_iterations):
             if not len(state.active):
                 break
@@ -111,7 +114,9 @@ class _State:
         self.small = torch.zeros(batch, dtype=torch.int64, device=device)
         self.growth = torch.full((batch,), 2.0, dtype=network.dtype, device=device)
         self.gram, self.gradient, self.f = self.system(self.active)
-        self.damping = damping * self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-30)
+        self.damping = damping * self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(
+            torch.finfo(network.dtype).tiny
+        )
         self.exact = 1e-30 * (self.y * self.y).sum(dim=1)
         self.retire(self.f <= self.exact)
 
@@ -163,7 +168,7 @@ class _State:
 
     def retire_converged(self, rows: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor) -> None:
         size = s.norm(dim=1)
-        curvature = self.gram[rows].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(1e-12)
+        curvature = self.gram[rows].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(torch.finfo(size.dtype).tiny)
         tiny = better & (f - f_trial < _TINY_DECREASE * f)
         tiny |= size < _TINY_STEP * (self.z[rows].norm(dim=1) + 1e-3)
         tiny |= ~better & (self.damping[rows] > 1e12 * curvature)

@@ -29,10 +29,18 @@ START_NAMES = ("random", "zero", *LAYER_METHODS)
 
 
 class Start(NamedTuple):
-    """Codes to start from, (B, k), the iterations spent on them, (B,), and whether the callback asked to stop there."""
+    """Codes to start from.
+
+    Attributes:
+        z: codes, (B, k).
+        nit: iterations spent on them, (B,).
+        late: where the time limit came before a code was found, and z is only a draw, (B,).
+        stopped: whether the callback asked to stop there.
+    """
 
     z: Array
     nit: npt.NDArray[np.int64]
+    late: npt.NDArray[np.bool_]
     stopped: bool = False
 
 
@@ -45,12 +53,13 @@ def starting_codes(problem: Problem, start: str) -> Start:
     """
     none = np.zeros(problem.size, dtype=np.int64)
     if problem.z0 is not None or start == "random":
-        return Start(problem.start(), none)
+        return Start(problem.start(), none, none > 0)
     if start == "zero":
-        return Start(np.zeros((problem.size, problem.network.latent_dim)), none)
+        return Start(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
     callback = problem.control.callback
     report = (lambda progress: callback(replace(progress, done=0))) if callback else None
     part = replace(problem, control=Control(problem.control.remaining(), report))
     found = Layerwise(LAYER_METHODS[start](), start)(part)
     z = np.where(np.isfinite(found.z), found.z, problem.start())
-    return Start(z, found.nit, Status.STOPPED in found.status)
+    late = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
+    return Start(z, found.nit, late, Status.STOPPED in found.status)
