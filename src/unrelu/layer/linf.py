@@ -121,9 +121,9 @@ class _Search:
         return self.answers[last], last
 
     def _over(self) -> bool:
-        self.limited = time.perf_counter() >= self.end
-        broken = any(a.status is LpStatus.FAILED for a in self.answers.values())
-        return self.limited or broken
+        statuses = {a.status for a in self.answers.values()}
+        self.limited = time.perf_counter() >= self.end or LpStatus.LIMIT in statuses
+        return self.limited or LpStatus.FAILED in statuses
 
     def status(self, answer: Answer) -> Status:
         if answer.status is LpStatus.LIMIT or self.limited:
