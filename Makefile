@@ -33,9 +33,10 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## the benchmark tables: start-up, recovery against the oracle, forms of the layer programs (half an hour)
+## the benchmark tables: start-up, time limits, recovery against the oracle, forms of the layer programs
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py
 

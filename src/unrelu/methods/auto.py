@@ -69,7 +69,8 @@ class Auto:
             rows = np.flatnonzero(~tally.finished(self.consensus))
             if not len(rows):
                 break
-            if problem.control.expired():
+            # A further start needs a Jacobian of every open observation before it can be stopped.
+            if problem.control.remaining() < (0.1 * problem.control.time_limit if attempt else 1e-9):
                 reason = Status.TIME_LIMIT
                 break
             # All rows draw, so that the codes tried on one observation do not depend on the others' progress.
