@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from unrelu import zoo
@@ -120,11 +121,7 @@ def run_demo(folder: Path, console: Console) -> list[Section]:
         for section in done:
             for method in section.methods:
                 bar.update(task, description=f"{section.model:13} {method:16}", completed=finished)
-
-                def report(state: State) -> None:
-                    bar.update(task, completed=finished + state.done / state.total)  # noqa: B023
-
-                section.run(method, report)
+                section.run(method, partial(_report, bar, task, finished))
                 finished += 1
         bar.update(task, completed=finished, description=f"{'done':30}")
     for section in done:
@@ -138,6 +135,11 @@ def run_demo(folder: Path, console: Console) -> list[Section]:
     write_records(folder / "results.jsonl", _records(done))
     console.print(f"written: {folder / 'grid.png'} {folder / 'results.jsonl'}")
     return done
+
+
+def _report(bar: Progress, task: TaskID, finished: int, state: State) -> None:
+    """Show one method's progress as a part of a step of the bar."""
+    bar.update(task, completed=finished + state.done / state.total)
 
 
 def _table(section: Section) -> Table:

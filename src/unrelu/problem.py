@@ -67,11 +67,6 @@ class Noise:
         return cls(kind, level)
 
     @property
-    def known(self) -> bool:
-        """Whether a noise was stated."""
-        return self.kind != "unknown"
-
-    @property
     def norm(self) -> str:
         """The norm that suits the noise."""
         return {"uniform": "linf", "outliers": "l1"}.get(self.kind, "l2")

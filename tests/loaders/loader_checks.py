@@ -15,7 +15,7 @@ def codes(net: Network, count: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, net.latent_dim))
 
 
-def same_as_module(net: Network, module: nn.Module) -> None:
+def check_same_as_module(net: Network, module: nn.Module) -> None:
     """G(z) and its Jacobian are PyTorch's, to 1e-10 in float64; a module in another dtype is converted in a copy."""
     z = torch.from_numpy(codes(net))
     with torch.no_grad():

@@ -41,7 +41,7 @@ def write(
     return path
 
 
-def same_as_runtime(path: Path, latent_shape: Any = None, batch: int = 2, atol: float = 1e-4) -> Network:
+def check_same_as_runtime(path: Path, latent_shape: Any = None, batch: int = 2, atol: float = 1e-4) -> Network:
     """The loaded network agrees with ONNX Runtime in single precision."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loader_checks import evaluation, layers_reproduce, same_as_module
+from loader_checks import check_same_as_module, evaluation, layers_reproduce
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -152,7 +152,7 @@ def test_sequential(name):
     torch.manual_seed(0)
     module = evaluation(SEQUENTIALS[name]())
     net = from_torch(module)
-    same_as_module(net, module)
+    check_same_as_module(net, module)
     layers_reproduce(net)
 
 
@@ -224,7 +224,7 @@ def test_custom_module(name):
     build, latent_shape = CUSTOM[name]
     module = evaluation(build())
     net = from_torch(module, latent_shape)
-    same_as_module(net, module)
+    check_same_as_module(net, module)
     layers_reproduce(net)
 
 
@@ -241,7 +241,7 @@ def test_functional_batch_norm_and_dropout():
                 F.batch_norm(h, m.running_mean, m.running_var, m.weight, m.bias, False, 0.1, 1e-3), inplace=True
             )
 
-    same_as_module(from_torch(module := evaluation(Model()), 3), module)
+    check_same_as_module(from_torch(module := evaluation(Model()), 3), module)
 
 
 def test_batch_norms_are_folded():
@@ -259,7 +259,7 @@ def test_bilinear_upsampling_with_a_whole_factor_by_scale_and_by_size():
             )
             if mode == "nearest-exact" and "recompute_scale_factor" in how:
                 continue
-            same_as_module(from_torch(evaluation(module)), module)
+            check_same_as_module(from_torch(evaluation(module)), module)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -324,7 +324,7 @@ def test_latent_shape_given():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_lower_precision_is_converted(dtype):
     module = seq(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
-    same_as_module(from_torch(module), copy.deepcopy(module).double())
+    check_same_as_module(from_torch(module), copy.deepcopy(module).double())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -399,7 +399,7 @@ def test_constants_made_in_forward_leave_no_trace():
 
     module = Model().double().eval()
     attributes = set(dir(module))
-    same_as_module(from_torch(module), module)
+    check_same_as_module(from_torch(module), module)
     assert set(dir(module)) == attributes
 
 
@@ -415,12 +415,12 @@ def test_unused_branches_do_not_matter():
             self.other(h)
             return h.relu()
 
-    same_as_module(from_torch(module := Model().double().eval()), module)
+    check_same_as_module(from_torch(module := Model().double().eval()), module)
 
 
 def test_training_mode_without_random_layers_is_fine():
     module = seq(nn.Linear(3, 2), nn.ReLU()).double().train()
-    same_as_module(from_torch(module), module)
+    check_same_as_module(from_torch(module), module)
     assert module.training
 
 
@@ -435,7 +435,7 @@ def test_the_generator_of_the_pytorch_tutorial():
                 return nn.parallel.data_parallel(self.main, input, range(self.ngpu))
             return self.main(input)
 
-    same_as_module(from_torch(module := evaluation(Generator())), module)
+    check_same_as_module(from_torch(module := evaluation(Generator())), module)
 
 
 def test_layers_in_a_plain_list_and_options_with_defaults():
@@ -450,14 +450,14 @@ def test_layers_in_a_plain_list_and_options_with_defaults():
             h = self.layers[1]["act"](h) if mode == "relu" else h
             return self.layers[2][0](h).to(kind) * sizes[1]
 
-    same_as_module(from_torch(module := Model().double(), 3), module)
+    check_same_as_module(from_torch(module := Model().double(), 3), module)
 
 
 def test_wrapped_modules():
     module = seq(nn.Linear(3, 2), nn.ReLU()).double()
-    same_as_module(from_torch(nn.DataParallel(module)), module)
-    same_as_module(from_torch(torch.compile(module, backend="eager")), module)
-    same_as_module(from_torch(torch.fx.symbolic_trace(module)), module)
+    check_same_as_module(from_torch(nn.DataParallel(module)), module)
+    check_same_as_module(from_torch(torch.compile(module, backend="eager")), module)
+    check_same_as_module(from_torch(torch.fx.symbolic_trace(module)), module)
 
 
 def test_parts_computed_from_sizes():
@@ -471,4 +471,4 @@ def test_parts_computed_from_sizes():
             h = h.view(-1, 2, h.numel() // h.size(0) // 2)
             return F.interpolate(h, size=2 * h.shape[-1]).view(h.shape[0], h.shape[1] * 12)
 
-    same_as_module(from_torch(module := Model().double().eval()), module)
+    check_same_as_module(from_torch(module := Model().double().eval()), module)

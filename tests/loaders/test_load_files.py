@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loader_checks import evaluation, same_as_module
+from loader_checks import check_same_as_module, evaluation
 from torch import nn
 
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
@@ -59,8 +59,8 @@ STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.safetensors"]
 def test_state_dict(tmp_path, name, batch_norm):
     m = module(batch_norm)
     path = saved(tmp_path / name, m.state_dict())
-    same_as_module(load(path), m)
-    same_as_module(load(str(path), activation=["relu", "relu"]), m)
+    check_same_as_module(load(path), m)
+    check_same_as_module(load(str(path), activation=["relu", "relu"]), m)
     assert [str(layer.activation) for layer in load(path, activation="tanh").layers] == ["tanh"] * 2
 
 
@@ -70,7 +70,7 @@ def test_layers_are_picked_by_name(tmp_path, name):
         "fc1": (9, 6), "fc21": (6, 3), "fc22": (6, 3), "fc3": (3, 6), "fc4": (6, 9)}.items()})  # fmt: skip
     path = saved(tmp_path / name, vae.double().state_dict())
     decoder = nn.Sequential(vae["fc3"], nn.ReLU(), vae["fc4"], nn.Sigmoid())
-    same_as_module(load(path, layers=["fc3", "fc4"], activation=["relu", "sigmoid"]), decoder)
+    check_same_as_module(load(path, layers=["fc3", "fc4"], activation=["relu", "sigmoid"]), decoder)
     with pytest.raises(ModelError, match=r"no layer 'fc5' in the file; its layers are fc1, .*fc4"):
         load(path, layers=["fc3", "fc5"])
     with pytest.raises(
@@ -231,7 +231,7 @@ def test_nested_state_dict(tmp_path, key):
     m(torch.zeros(1, 3, dtype=torch.float64)).sum().backward()
     optimizer.step()
     checkpoint = {"epoch": 3, key: m.state_dict(), "optimizer": optimizer.state_dict(), "loss": 0.1, "args": {}}
-    same_as_module(load(saved(tmp_path / "a.pt", checkpoint)), m)
+    check_same_as_module(load(saved(tmp_path / "a.pt", checkpoint)), m)
 
 
 def test_several_state_dicts(tmp_path):
@@ -243,7 +243,7 @@ def test_several_state_dicts(tmp_path):
         r"layers=\['generator.<layer>'",
     ):
         load(path)
-    same_as_module(load(path, layers=["generator.0", "generator.2"]), m)
+    check_same_as_module(load(path, layers=["generator.0", "generator.2"]), m)
     with pytest.raises(
         ModelError, match=r"no layer '0' in the file; its layers are generator\.0, generator\.2, critic"
     ):
@@ -252,13 +252,13 @@ def test_several_state_dicts(tmp_path):
 
 def test_plain_values_next_to_tensors(tmp_path):
     m = module()
-    same_as_module(load(saved(tmp_path / "a.pt", {**m.state_dict(), "epoch": 3})), m)
+    check_same_as_module(load(saved(tmp_path / "a.pt", {**m.state_dict(), "epoch": 3})), m)
 
 
 def test_older_file_format(tmp_path):
     m = module()
     torch.save(OrderedDict(m.state_dict()), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    same_as_module(load(tmp_path / "a.pth"), m)
+    check_same_as_module(load(tmp_path / "a.pth"), m)
 
 
 @pytest.mark.parametrize(

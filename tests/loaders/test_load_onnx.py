@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loader_checks import evaluation, layers_reproduce
 from onnx import helper, numpy_helper
-from onnx_checks import node, numbers, same_as_runtime, write
+from onnx_checks import check_same_as_runtime, node, numbers, write
 from torch import nn
 
 from unrelu.affine import Conv, ConvTranspose, Dense
@@ -98,7 +98,7 @@ def test_exported(tmp_path, capfd, name, dynamic, dynamo):
     module = evaluation(NETS[name]()).float()
     reference = from_torch(copy.deepcopy(module).double(), 5 if name == "functional" else None)
     path = export(module, reference.latent_shape, tmp_path / "net.onnx", dynamo, dynamic)
-    net = same_as_runtime(path)
+    net = check_same_as_runtime(path)
     assert net.latent_shape == reference.latent_shape
     z = np.random.default_rng(1).standard_normal((3, net.latent_dim))
     np.testing.assert_allclose(net(z), reference(z), atol=1e-5)
@@ -117,7 +117,7 @@ def test_exported_linear_upsampling(tmp_path, dynamo):
         with pytest.raises(UnsupportedModelError, match=r"\(Transpose\) is not an affine map"):
             load(path)
     else:
-        same_as_runtime(path)
+        check_same_as_runtime(path)
 
 
 def test_batch_norms_are_folded(tmp_path):
@@ -244,7 +244,7 @@ def test_node(tmp_path, name):
     if name in ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity, Dropout, Cast"):
         nodes = [node("Relu", ["x"], ["r"]), *copy.deepcopy(nodes)]
         nodes[1].input[0] = "r"
-    net = same_as_runtime(write(tmp_path / "a.onnx", nodes, shape, constants, rank=rank))
+    net = check_same_as_runtime(write(tmp_path / "a.onnx", nodes, shape, constants, rank=rank))
     layers_reproduce(net)
 
 
@@ -284,7 +284,7 @@ def test_opsets(tmp_path, opset):
     constants |= {k: given[k] for k in ("s", "e", "one")} if new["slice"] else {}
     constants |= {"f": scales} if opset >= 9 else {}
     constants |= {"roi": np.array([], np.float32)} if opset in (11, 12) else {}
-    same_as_runtime(write(tmp_path / "a.onnx", nodes, [3], constants, opset=opset, rank=3))
+    check_same_as_runtime(write(tmp_path / "a.onnx", nodes, [3], constants, opset=opset, rank=3))
 
 
 @settings(max_examples=60, deadline=None)
@@ -314,7 +314,7 @@ def test_any_geometry(tmp_path_factory, data):
         with pytest.raises(UnsupportedModelError, match="stretches"):
             load(path)
     elif transposed or padding.startswith("SAME") or all(a <= n for a, n in zip(spans, shape, strict=True)):
-        same_as_runtime(path)
+        check_same_as_runtime(path)
 
 
 # --- constants, names and batches -------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def test_constant_subgraphs_are_folded(tmp_path):
         node("Softplus", ["h"], ["unused"]),
     ]
     constants = {"w": numbers(4, 3), "zero": np.array(0), "zeros": np.array([0]), "rest": np.array([2, 2])}
-    net = same_as_runtime(write(tmp_path / "a.onnx", nodes, [3], constants, rank=3))
+    net = check_same_as_runtime(write(tmp_path / "a.onnx", nodes, [3], constants, rank=3))
     assert net.output_shape == (2, 2)
     assert isinstance(net.layers[0].affine.steps[0], Dense)
 
@@ -356,12 +356,14 @@ def test_local_functions_are_inlined(tmp_path):
     model.functions.append(function)
     model.opset_import.append(helper.make_opsetid("local", 1))
     onnx.save(model, path)
-    assert str(same_as_runtime(path).layers[0].activation) == "relu"
+    assert str(check_same_as_runtime(path).layers[0].activation) == "relu"
 
 
 def test_older_files_list_weights_among_the_inputs(tmp_path):
     inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", ["b", 3]), ("w", [3, 4]))]
-    same_as_runtime(write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [3], {"w": M34}, inputs=inputs))
+    check_same_as_runtime(
+        write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [3], {"w": M34}, inputs=inputs)
+    )
 
 
 def test_fixed_batch(tmp_path):
@@ -369,21 +371,21 @@ def test_fixed_batch(tmp_path):
         inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, 3])]
         nodes = [node("MatMul", ["x", "w"], ["h"]), node("Reshape", ["h", "s"], ["y"])]
         path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34, "s": np.array(target)}, rank=3, inputs=inputs)
-        assert same_as_runtime(path).output_shape == (2, 2)
+        assert check_same_as_runtime(path).output_shape == (2, 2)
 
 
 def test_open_latent_shape(tmp_path):
     path = write(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], ["k"])
-    assert same_as_runtime(path, latent_shape=4).latent_dim == 4
+    assert check_same_as_runtime(path, latent_shape=4).latent_dim == 4
     path = write(tmp_path / "a.onnx", [node("GlobalAveragePool", ["x"], ["y"])], [2, "h", "w"], rank=4)
-    assert same_as_runtime(path, latent_shape=(2, 3, 4)).latent_shape == (2, 3, 4)
+    assert check_same_as_runtime(path, latent_shape=(2, 3, 4)).latent_shape == (2, 3, 4)
 
 
 def test_tensors_in_a_file_next_to_the_model(tmp_path):
     path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [3], {"w": M34})
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (tmp_path / "weights.bin").exists()
-    same_as_runtime(path)
+    check_same_as_runtime(path)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

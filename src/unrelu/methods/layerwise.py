@@ -66,8 +66,7 @@ class Layerwise:
         )
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
-        """The code of one observation (None if a limit was met above the first layer), how it ended, programs
-        solved."""
+        """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
         target, threshold = y, _stated_threshold(problem.noise)
         solutions: list[LayerSolution] = []
         for system in reversed(systems):
@@ -118,8 +117,7 @@ def _stated_threshold(noise: Noise) -> float | None:
 
 
 def _overall(statuses: list[Status]) -> Status:
-    """The status of a network from those of its layers, last layer first; an exact fit is judged later, from the
-    code."""
+    """The status of a network from those of its layers, last layer first; an exact fit is judged later."""
     for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
         if earlier in statuses:
             return earlier
