@@ -1,0 +1,109 @@
+r"""Checking a solution of a layer program from first principles: W, x, h and one multiplier a row, nothing else.
+
+With u = W h, the violation of row j is
+
+.. math:: e_j = \max(0, (u_j - c_j) / p_j, (c_j - u_j) / q_j)
+
+where a missing side drops out; c_j is where the sides start. For any multipliers y with :math:`-1/q_j \le y_j \le 1/p_j`,
+
+.. math:: \sum_j e_j(h) \;\ge\; y^T (W h - c) \;\ge\; \min_{l \le h' \le u} t^T h' - y^T c, \qquad t = W^T y,
+
+which is a lower bound on the minimum over all h. For the largest violation the multipliers satisfy
+:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0; rounding leaves a t that is reported as the dual
+residual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.layer.rows import LayerSystem, Rows
+
+__all__ = ["ZERO", "Proof", "prove"]
+
+Array = npt.NDArray[np.float64]
+
+# An objective below this share of max|x| is zero: it is below what double precision can tell on these layers.
+ZERO = 1e-10
+# Accepted duality gap, relative to the objective; ZERO * max|x| is added.
+GAP = 1e-8
+# Accepted |W^T y| of a coordinate without bounds, relative to |W|^T |y|; accepted violation of a bound, relative to |h|.
+RESIDUAL = 1e-8
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was computed from W, x, h and the multipliers.
+
+    Attributes:
+        objective: max_j e_j or sum_j e_j at h.
+        bound: the lower bound on the minimum that the multipliers give.
+        primal: the largest violation of a bound of h, relative to max|h|.
+        dual: the largest part of W^T y that no bound of h can take, relative to |W|^T |y|.
+        slackness: the largest e_j - y_j r_j of a row ("l1") or t_i (h_i - bound_i): 0 at an optimum.
+        scale: max|x|.
+    """
+
+    objective: float
+    bound: float
+    primal: float
+    dual: float
+    slackness: float
+    scale: float
+
+    @property
+    def gap(self) -> float:
+        """Objective minus bound; a negative gap is rounding."""
+        return self.objective - self.bound
+
+    @property
+    def tolerance(self) -> float:
+        """The accepted gap: 1e-8 of the objective plus 1e-10 max|x|."""
+        return GAP * self.objective + ZERO * self.scale
+
+    @property
+    def holds(self) -> bool:
+        """Whether h is optimal: feasible, with feasible multipliers, and without a gap. NaN anywhere says no."""
+        return self.primal <= RESIDUAL and self.dual <= RESIDUAL and abs(self.gap) <= self.tolerance
+
+
+def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Proof:
+    """Check h and its multipliers y, (n,), for the smallest largest ("linf") or summed ("l1") violation.
+
+    Multipliers outside their box are moved into it first, so the bound never depends on their being right.
+    """
+    center = np.where(np.isfinite(rows.high), rows.high, np.where(np.isfinite(rows.low), rows.low, 0.0))
+    upper = np.where(np.isfinite(rows.high), 1 / rows.high_slope, 0.0)
+    lower = np.where(np.isfinite(rows.low), -1 / rows.low_slope, 0.0)
+    r = np.asarray(system.matrix @ h) - center
+    errors = rows.violation(r + center)
+    scale = float(np.abs(rows.target).max(initial=0.0))
+    if norm == "l1":
+        y = np.clip(y, lower, upper)
+        objective, slack = float(errors.sum()), errors - y * r
+    else:
+        y = np.where(y > 0, np.where(upper > 0, y, 0.0), np.where(lower < 0, y, 0.0))
+        size = float(np.where(y > 0, rows.high_slope * y, -rows.low_slope * y).sum())
+        y = y / max(size, 1.0)
+        objective = float(errors.max(initial=0.0))
+        share = np.where(y > 0, rows.high_slope * y, -rows.low_slope * y)
+        slack = share * objective - y * r
+    t = np.asarray(system.matrix.T @ y)
+    size_t = np.asarray(abs(system.matrix).T @ np.abs(y))
+    side = np.where(t > 0, system.lower, system.upper)
+    held = np.isfinite(side)
+    pull = np.where(held, t * (h - np.where(held, side, 0.0)), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        residual = np.where(held | (t == 0), 0.0, np.abs(t) / size_t)
+    outside = float(np.maximum(system.lower - h, h - system.upper).max(initial=0.0))
+    return Proof(
+        objective,
+        float(y @ r - pull.sum()),
+        outside / max(float(np.abs(h).max(initial=0.0)), np.finfo(float).tiny),
+        float(residual.max(initial=0.0)),
+        float(max(np.abs(slack).max(initial=0.0), np.abs(pull).max(initial=0.0))),
+        scale,
+    )
