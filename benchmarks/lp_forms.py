@@ -14,8 +14,9 @@ from scipy import sparse
 
 from unrelu.activations import Activation
 from unrelu.layer import LayerSystem, rows
-from unrelu.layer.convex import dual_program, one_sided_least_squares
+from unrelu.layer.dual import dual_program
 from unrelu.layer.highs import LinearProgram
+from unrelu.layer.squares import one_sided_least_squares
 
 SIZES = ((784, 60), (500, 100), (600, 250))
 INSTANCES = 5

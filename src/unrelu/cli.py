@@ -1,4 +1,4 @@
-"""The command line: ``unrelu invert``, ``unrelu inspect``, ``unrelu demo``.
+"""The command line: ``unrelu invert``, ``unrelu inspect``, ``unrelu demo``, ``unrelu benchmark``.
 
 Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
 """
@@ -174,6 +174,44 @@ def demo(
 
     prepare_output(output, overwrite)
     run_demo(output, Console(quiet=quiet))
+
+
+@app.command()
+def benchmark(
+    measurement: Annotated[
+        str,
+        typer.Argument(
+            help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
+            "against two; network: a whole inversion against HiGHS; cold-start: the first call of a process."
+        ),
+    ] = "layers",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the numbers. [default: benchmark-MEASUREMENT]")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="Few instances of the smallest layers.")] = False,
+    instances: Annotated[int | None, typer.Option(min=1, help="Instances of each layer and program.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")] = 20260,
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time the layer programs against other solvers, in this process and on one thread.
+
+    The folder gets the raw numbers, MEASUREMENT.json, and of "layers" a picture, layers.png.
+    """
+    from rich.console import Console
+
+    from unrelu.benchmarks.report import MEASUREMENTS, Command, run
+    from unrelu.stores import prepare_output
+
+    if measurement not in MEASUREMENTS:
+        raise OptionError(f"benchmark {measurement!r} is unknown; use one of {', '.join(MEASUREMENTS)}")
+    folder = output or Path(f"benchmark-{measurement}")
+    prepare_output(folder, overwrite)
+    console = Console(quiet=quiet)
+    # The tables would lose digits where the output is a file or the terminal narrow.
+    console.width = max(console.width, 100)
+    with _removed_if_empty(folder):
+        run(Command(measurement, instances, quick, seed), folder, console)
 
 
 def _network(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:

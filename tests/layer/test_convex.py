@@ -11,8 +11,10 @@ from reference import least_violation as reference_violation
 
 from unrelu.activations import Activation
 from unrelu.layer import LayerSystem, rows
-from unrelu.layer.convex import dual_program, largest_response, least_violation, one_sided_least_squares
+from unrelu.layer.convex import largest_response, least_violation
+from unrelu.layer.dual import dual_program
 from unrelu.layer.highs import LpStatus
+from unrelu.layer.squares import one_sided_least_squares
 
 ACTIVATIONS = ("relu", "leaky_relu:0.1", "identity", "sigmoid", "tanh")
 

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import OptionError
-from unrelu.layer.convex import ZERO, Answer, one_sided_least_squares
+from unrelu.layer.convex import Answer
 from unrelu.layer.highs import LpStatus
+from unrelu.layer.proof import ZERO
 from unrelu.layer.rows import LayerSystem, Rows, rows
 from unrelu.layer.solution import LayerSolution, first_threshold
+from unrelu.layer.squares import one_sided_least_squares
 from unrelu.result import Status
 
 __all__ = ["check_growth", "grow", "misfit", "scan"]

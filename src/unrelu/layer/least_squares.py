@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layer.convex import Answer, one_sided_least_squares
+from unrelu.layer.convex import Answer
 from unrelu.layer.growth import check_growth, grow
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.solution import LayerSolution
+from unrelu.layer.squares import one_sided_least_squares
 
 __all__ = ["LeastSquares"]
 

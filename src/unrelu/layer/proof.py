@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from unrelu.layer.rows import LayerSystem, Rows
 
-__all__ = ["ZERO", "Proof", "prove"]
+__all__ = ["ZERO", "Proof", "ResponseProof", "prove", "prove_response"]
 
 Array = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 ZERO = 1e-10
 # Accepted duality gap, relative to the objective; ZERO * max|x| is added.
 GAP = 1e-8
-# Accepted |W^T y| of a coordinate without bounds, relative to |W|^T |y|; accepted violation of a bound, relative to |h|.
+# Accepted |W^T y| of a coordinate without bounds, relative to the norms of the column and y; accepted violation of a bound, relative to |h|.
 RESIDUAL = 1e-8
 
 
@@ -42,7 +42,7 @@ class Proof:
         objective: max_j e_j or sum_j e_j at h.
         bound: the lower bound on the minimum that the multipliers give.
         primal: the largest violation of a bound of h, relative to max|h|.
-        dual: the largest part of W^T y that no bound of h can take, relative to |W|^T |y|.
+        dual: the largest part of W^T y that no bound of h can take, relative to the norms of W_i and y.
         slackness: the largest e_j - y_j r_j of a row ("l1") or t_i (h_i - bound_i): 0 at an optimum.
         scale: max|x|.
     """
@@ -67,7 +67,12 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Whether h is optimal: feasible, with feasible multipliers, and without a gap. NaN anywhere says no."""
-        return self.primal <= RESIDUAL and self.dual <= RESIDUAL and abs(self.gap) <= self.tolerance
+        return self.primal <= RESIDUAL and self.dual_holds and abs(self.gap) <= self.tolerance
+
+    @property
+    def dual_holds(self) -> bool:
+        """Whether the multipliers are feasible, so that ``bound`` is one."""
+        return self.dual <= RESIDUAL
 
 
 def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Proof:
@@ -75,9 +80,7 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
 
     Multipliers outside their box are moved into it first, so the bound never depends on their being right.
     """
-    center = np.where(np.isfinite(rows.high), rows.high, np.where(np.isfinite(rows.low), rows.low, 0.0))
-    upper = np.where(np.isfinite(rows.high), 1 / rows.high_slope, 0.0)
-    lower = np.where(np.isfinite(rows.low), -1 / rows.low_slope, 0.0)
+    center, (lower, upper) = rows.center, rows.box
     r = np.asarray(system.matrix @ h) - center
     errors = rows.violation(r + center)
     scale = float(np.abs(rows.target).max(initial=0.0))
@@ -92,12 +95,11 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         share = np.where(y > 0, rows.high_slope * y, -rows.low_slope * y)
         slack = share * objective - y * r
     t = np.asarray(system.matrix.T @ y)
-    size_t = np.asarray(abs(system.matrix).T @ np.abs(y))
     side = np.where(t > 0, system.lower, system.upper)
     held = np.isfinite(side)
     pull = np.where(held, t * (h - np.where(held, side, 0.0)), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        residual = np.where(held | (t == 0), 0.0, np.abs(t) / size_t)
+        residual = np.where(held | (t == 0), 0.0, np.abs(t) / (system.norms * np.linalg.norm(y)))
     outside = float(np.maximum(system.lower - h, h - system.upper).max(initial=0.0))
     return Proof(
         objective,
@@ -106,4 +108,54 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         float(residual.max(initial=0.0)),
         float(max(np.abs(slack).max(initial=0.0), np.abs(pull).max(initial=0.0))),
         scale,
+    )
+
+
+@dataclass(frozen=True)
+class ResponseProof:
+    """What was computed from W, h and the multipliers of the relaxation (8).
+
+    Attributes:
+        objective: c.(W h).
+        bound: the upper bound on the maximum that the multipliers give.
+        excess: the largest violation of a side, relative to the scale of the sides.
+        dual: as in :class:`Proof`.
+        unit: what the objective changes by when every row moves by that scale.
+    """
+
+    objective: float
+    bound: float
+    excess: float
+    dual: float
+    unit: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether h is optimal. NaN anywhere says no."""
+        return self.excess <= 1e-6 and self.dual <= RESIDUAL and abs(self.bound - self.objective) <= 1e-6 * self.unit
+
+
+def prove_response(
+    system: LayerSystem, weight: Array, side: Array, scale: float, h: Array, multipliers: Array
+) -> ResponseProof:
+    r"""Check h and lambda >= 0, (n,), for max c.(W h) subject to W h <= side: with t = W^T (c - lambda),
+
+    .. math:: c^T W h \le \lambda^T side + \max_{l \le h' \le u} t^T h'
+    """
+    there = np.isfinite(side)
+    lam = np.where(there, np.maximum(multipliers, 0.0), 0.0)
+    wh = np.asarray(system.matrix @ h)
+    t = np.asarray(system.matrix.T @ (weight - lam))
+    end = np.where(t > 0, system.upper, system.lower)
+    held = np.isfinite(end)
+    size = system.norms * (np.linalg.norm(weight) + np.linalg.norm(lam)) + np.finfo(float).tiny
+    objective = float(weight @ wh)
+    slack = np.where(there, side - wh, 0.0)
+    pull = np.where(held, t * (np.where(held, end, 0.0) - h), 0.0)
+    return ResponseProof(
+        objective,
+        objective + float(lam @ slack + pull.sum()),
+        -float(slack.min(initial=0.0)) / scale,
+        float((np.where(held, 0.0, np.abs(t)) / size).max(initial=0.0)),
+        scale * float(weight.sum()) + 1e-9 * abs(objective) + np.finfo(float).tiny,
     )

@@ -82,6 +82,25 @@ class LayerSystem:
             return self, 1.0
         return replace(self, matrix=self.matrix / size, lower=self.lower * size, upper=self.upper * size), size
 
+    @cached_property
+    def norms(self) -> Array:
+        """The norms of the columns of W, (k,); 1 for a column of zeros."""
+        norms = np.sqrt(np.asarray((self.matrix * self.matrix).sum(axis=0)))
+        norms[norms == 0] = 1.0
+        return norms
+
+    @cached_property
+    def balanced(self) -> tuple[Array, Array]:
+        """W with columns of norm 1, dense, and the squared norms of its rows, (n,)."""
+        matrix = self.matrix if isinstance(self.matrix, np.ndarray) else self.matrix.toarray()
+        matrix = np.ascontiguousarray(matrix / self.norms)
+        return matrix, (matrix * matrix).sum(axis=1)
+
+    @cached_property
+    def transposed(self) -> sparse.csc_array:
+        """W^T by columns, built once for all observations."""
+        return sparse.csc_array(self.matrix.T)
+
     @property
     def n_in(self) -> int:
         """k, the number of inputs."""
@@ -123,6 +142,23 @@ class Rows:
     def two_sided(self) -> npt.NDArray[np.bool_]:
         """Where both sides are there: the rows whose neuron is on."""
         return np.isfinite(self.low) & np.isfinite(self.high)
+
+    @property
+    def center(self) -> Array:
+        """Where both sides of a row start, (n,); 0 in a row without sides."""
+        return np.where(np.isfinite(self.high), self.high, np.where(np.isfinite(self.low), self.low, 0.0))
+
+    @property
+    def slopes(self) -> tuple[Array, Array]:
+        """p and q, (n,), 0 where the side is missing."""
+        up, down = np.isfinite(self.high), np.isfinite(self.low)
+        return np.where(up, self.high_slope, 0.0), np.where(down, self.low_slope, 0.0)
+
+    @property
+    def box(self) -> tuple[Array, Array]:
+        """The least and the largest multiplier of a row, -1/q and 1/p, (n,), 0 where the side is missing."""
+        up, down = np.isfinite(self.high), np.isfinite(self.low)
+        return np.where(down, -1 / self.low_slope, 0.0), np.where(up, 1 / self.high_slope, 0.0)
 
     def violation(self, wh: Array) -> Array:
         """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""

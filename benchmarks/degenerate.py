@@ -1,0 +1,155 @@
+"""Random and degenerate layer programs against an independent solver: does anyone find a better point?
+
+Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same program
+around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. Prints one row a kind
+of instance; the command fails if an answer marked optimal is beaten by more than 1e-7 of the objective (objectives are never
+compared below 1e-8 max|x|), if a number is NaN, or if a point is worse than the least-squares start.
+
+    python benchmarks/degenerate.py [instances] [seed]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+
+import numpy as np
+from scipy.optimize import linprog
+
+from unrelu.activations import Activation
+from unrelu.layer import LayerSystem, rows
+from unrelu.layer.convex import least_violation
+from unrelu.layer.highs import LpStatus
+from unrelu.layer.kernel import least_squares_start
+
+KINDS = (
+    "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",
+    "large scale", "badly conditioned", "duplicated columns", "outliers", "noiseless", "integers", "leaky", "sparse code",
+)  # fmt: skip
+
+
+def instance(kind, rng):
+    """A layer and one output of it, with a threshold."""
+    k = int(rng.integers(1, 25))
+    n = k + int(rng.integers(0, 4 * k + 5))
+    matrix = rng.normal(size=(n, k)) / np.sqrt(n)
+    noise = float(rng.choice([1e-6, 1e-3, 1e-1]))
+    box = [(-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0)][int(rng.integers(3))]
+    bias, activation, scale = np.zeros(n), Activation.parse("leaky_relu:0.1" if kind == "leaky" else "relu"), 1.0
+    if kind == "repeated rows":
+        matrix = matrix[rng.integers(0, max(1, n // 3), n)]
+    if kind == "zero rows":
+        matrix[rng.random(n) < 0.3] = 0.0
+    if kind == "badly conditioned":
+        matrix = matrix @ (np.linalg.qr(rng.normal(size=(k, k)))[0] * np.logspace(0, -8, k))
+    if kind == "duplicated columns":
+        matrix = matrix[:, rng.integers(0, max(1, k // 2), k)]
+    if kind == "integers":
+        matrix = rng.integers(-1, 2, (n, k)).astype(float)
+    h = np.clip(rng.normal(size=k), *box)
+    if kind == "sparse code":
+        h[rng.random(k) < 0.7] = np.clip(0.0, *box)
+    if kind == "integers":
+        h, noise = np.round(h), 0.0
+    u = matrix @ h
+    if kind in ("few active", "none active", "as many active"):
+        wanted = {"few active": k // 2, "none active": 0, "as many active": k}[kind]
+        bias = -np.sort(u)[::-1][min(wanted, n - 1)] * np.ones(n) - 1e-3 * (kind == "none active")
+        if wanted >= n:
+            bias -= 1.0
+    if kind in ("small scale", "large scale"):
+        scale = 10.0 ** (rng.uniform(-9, -3) if kind == "small scale" else rng.uniform(3, 9))
+        matrix = matrix * 10.0 ** rng.uniform(-3, 3)
+        if box[1] == 1.0:
+            box = (-np.inf, np.inf)
+        u = matrix @ h
+    x = activation.value(u + bias)
+    size = max(float(np.abs(x).max()), 1e-3)
+    x = x + (0.0 if kind == "noiseless" else noise) * size * rng.uniform(-1, 1, n)
+    if kind == "outliers":
+        bad = rng.random(n) < 0.1
+        x[bad] = rng.uniform(0, 2 * size, int(bad.sum()))
+    if kind == "integers":
+        x = x + rng.integers(-1, 2, n)
+    if kind == "x = 0":
+        x = np.zeros(n)
+    system = LayerSystem(matrix, bias * scale, activation, np.full(k, box[0]), np.full(k, box[1]))
+    threshold = max(noise * size, 1e-9 * size) * float(rng.choice([0.3, 1.0]))
+    return system, rows(system, x * scale, threshold * scale)
+
+
+def reference(system, layer_rows, norm, h, sigma):
+    """The minimum by scipy's linprog, solved for w in h + sigma w; None where it does not finish."""
+    n, k = system.matrix.shape
+    size = system.norms
+    matrix = system.matrix / size
+    up, down = np.isfinite(layer_rows.high), np.isfinite(layer_rows.low)
+    errors = np.ones((n, 1)) if norm == "linf" else np.eye(n)
+    m = errors.shape[1]
+    wh = system.matrix @ h
+    above = np.hstack([matrix / layer_rows.high_slope[:, None], -errors])[up]
+    below = np.hstack([-matrix / layer_rows.low_slope[:, None], -errors])[down]
+    side = np.concatenate([
+        ((layer_rows.high - wh) / layer_rows.high_slope)[up], ((wh - layer_rows.low) / layer_rows.low_slope)[down]
+    ]) / sigma  # fmt: skip
+    bounds = list(zip((system.lower - h) * size / sigma, (system.upper - h) * size / sigma, strict=True))
+    cost = np.concatenate([np.zeros(k), np.ones(m)])
+    result = linprog(cost, np.vstack([above, below]), side, bounds=bounds + [(0, None)] * m, method="highs")
+    return result.fun * sigma if result.status == 0 else None
+
+
+def check(kind, norm, rng):
+    """Outcome of one instance, our excess over the reference, and our answer."""
+    system, layer_rows = instance(kind, rng)
+    answer = least_violation(system, layer_rows, norm)
+    measure = np.sum if norm == "l1" else np.max
+    scale = float(np.abs(layer_rows.target).max())
+    matrix, _ = system.balanced
+    start = least_squares_start(matrix, layer_rows, system.lower * system.norms, system.upper * system.norms)
+    at_start = float(measure(layer_rows.violation(system.matrix @ system.inside(start / system.norms))))
+    if not (np.isfinite(answer.h).all() and np.isfinite([answer.objective, answer.bound]).all()):
+        return "NaN", 0.0, answer
+    if answer.objective > at_start * (1 + 1e-9) + 1e-12 * scale:
+        return "worse than its start", 0.0, answer
+    if answer.status is not LpStatus.OPTIMAL:
+        return "says so", 0.0, answer
+    floor = 1e-8 * scale
+    if answer.objective <= max(floor, 1e-300):
+        return "zero", 0.0, answer
+    best = reference(system, layer_rows, norm, answer.h, answer.objective / (1 if norm == "linf" else len(matrix)))
+    if best is None:
+        return "no reference", 0.0, answer
+    excess = (answer.objective - best) / max(answer.objective, floor)
+    return ("agrees" if abs(excess) <= 1e-7 else "beaten" if excess > 0 else "reference worse"), excess, answer
+
+
+def main(count=10_000, seed=20260):
+    """Print the table; return the number of failures."""
+    outcomes = ("agrees", "zero", "says so", "no reference", "reference worse", "beaten", "NaN", "worse than its start")
+    print("| instances | norm | " + " | ".join(outcomes) + " | fallbacks | largest excess | slowest, ms |")
+    print("|---|---|" + "---|" * (len(outcomes) + 3))
+    failures = 0
+    each = max(1, count // (2 * len(KINDS)))
+    for kind in KINDS:
+        for norm in ("l1", "linf"):
+            tally, worst, fallbacks, slowest = defaultdict(int), 0.0, 0, 0.0
+            for i in range(each):
+                rng = np.random.default_rng([seed, KINDS.index(kind), int(norm == "l1"), i])
+                begin = time.perf_counter()
+                outcome, excess, answer = check(kind, norm, rng)
+                slowest = max(slowest, time.perf_counter() - begin)
+                tally[outcome] += 1
+                worst = max(worst, excess)
+                fallbacks += answer.fallback
+                if outcome in ("beaten", "NaN", "worse than its start", "says so") and "-v" in sys.argv:
+                    print(kind, norm, i, outcome, excess, answer.engine, answer.status.name, answer.objective, answer.bound)
+            failures += tally["beaten"] + tally["NaN"] + tally["worse than its start"]
+            cells = " | ".join(str(tally[o]) for o in outcomes)
+            print(f"| {kind} | {norm} | {cells} | {fallbacks} | {worst:.0e} | {1e3 * slowest:.0f} |", flush=True)
+    return failures
+
+
+if __name__ == "__main__":
+    numbers = [int(a) for a in sys.argv[1:] if a.isdigit()]
+    sys.exit(min(main(*numbers), 1))

@@ -1,0 +1,68 @@
+"""The machine and the libraries behind a measurement, and one thread for all of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info, threadpool_limits
+
+__all__ = ["describe", "one_thread", "version"]
+
+_LIBRARIES = ("unrelu", "numpy", "scipy", "numba", "highspy", "torch", "cvxopt")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """BLAS and OpenMP libraries that are loaded by now on one thread; as they were before afterwards."""
+    with threadpool_limits(limits=1):
+        yield
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, versions, BLAS, the time and the load: what a reader needs to judge a time."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+        "blas": _blas(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def version(library: str) -> str:
+    """The installed version, or "not installed"."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """The model name that Linux tells, else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _blas() -> list[str]:
+    """The BLAS libraries in this process: NumPy and SciPy may each bring one."""
+    found = (info for info in threadpool_info() if info["user_api"] == "blas")
+    return sorted({" ".join(_words(info)) for info in found})
+
+
+def _words(info: dict[str, Any]) -> list[str]:
+    keys = ("internal_api", "version", "architecture")
+    return [str(info[key]) for key in keys if info.get(key)]

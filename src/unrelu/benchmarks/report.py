@@ -1,0 +1,175 @@
+"""Running a measurement of the command line: its tables on the terminal, its numbers in ``NAME.json``.
+
+``layers`` also gets a picture, ``layers.png``. Every JSON file holds the command, the machine and the raw numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from unrelu.benchmarks import plot
+from unrelu.benchmarks.cold_start import measure_cold_start
+from unrelu.benchmarks.instances import QUICK_CASES
+from unrelu.benchmarks.layers import measure_layers
+from unrelu.benchmarks.machine import describe
+from unrelu.benchmarks.peers import PEERS
+from unrelu.benchmarks.summary import summarise, tables
+from unrelu.benchmarks.throughput import measure_throughput
+from unrelu.benchmarks.whole_network import measure_network
+
+__all__ = ["MEASUREMENTS", "Command", "run"]
+
+_LAYERS_CAPTION = (
+    "ours: best of 3. ours / Cholesky: how many least squares on all rows ours costs, best of 5. The others once, on "
+    "the program already shifted and scaled, without the time for writing it down. linprog A_ub: l1 as inequalities. "
+    "differ by: largest difference of the objectives of ours and linprog, relative to max(objective, 1e-8 max|x|)."
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was asked for.
+
+    Attributes:
+        measurement: a name of :data:`MEASUREMENTS`.
+        instances: how many of each kind; None: as many as the measurement thinks right.
+        quick: few instances of small layers.
+        seed: of the instances.
+    """
+
+    measurement: str
+    instances: int | None
+    quick: bool
+    seed: int
+
+
+def run(command: Command, folder: Path, console: Console) -> None:
+    """Run a measurement, print its tables and write its files into ``folder``."""
+    numbers = MEASUREMENTS[command.measurement](command, folder, console)
+    path = folder / f"{command.measurement}.json"
+    machine = describe()
+    text = _plain({"command": asdict(command), "machine": machine, **numbers})
+    path.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    console.print(f"{machine['processor']}, {machine['cores']} cores; {'; '.join(machine['blas'])}")
+    console.print(f"written to {folder}/: {' '.join(sorted(p.name for p in folder.glob(f'{command.measurement}.*')))}")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _layers(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, quiet=console.quiet), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        records = measure_layers(
+            command.instances,
+            command.quick,
+            command.seed,
+            lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+        )
+    summaries = summarise(records)
+    for table in tables(summaries):
+        console.print(table)
+    console.print(_LAYERS_CAPTION, highlight=False)
+    plot.draw(records, describe()).savefig(folder / "layers.png", dpi=130)
+    return {
+        "timed": {
+            "ours": "unrelu.layer.convex.least_violation, best of ours_seconds",
+            **{name: peer.note for name, peer in PEERS.items()},
+            "cholesky": "dsyrk, dgemv, dpotrf, dpotrs on all rows, best of cholesky_seconds",
+        },
+        "summary": [asdict(s) for s in summaries],
+        "instances": [asdict(r) for r in records],
+    }
+
+
+def _throughput(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    count = command.instances or (20 if command.quick else None)
+    cases = {"cases": QUICK_CASES} if command.quick else {}
+    measured = measure_throughput(count, command.seed, **cases)
+    headings = ("layer", "norm", "1 thread, per s", "2 threads, per s", "gain", "differ by", "not opt.", "fallback")
+    rows = (
+        (
+            m.layer,
+            m.norm,
+            f"{m.rate(1):.0f}",
+            f"{m.rate(2):.0f}",
+            f"{m.gain:.2f}",
+            f"{m.largest_difference:.0e}",
+            str(m.not_optimal),
+            str(m.fallback),
+        )
+        for m in measured
+    )
+    title = f"observations a second, batches of {measured[0].observations}, best of {len(measured[0].seconds[1])}"
+    console.print(_table(title, headings, rows))
+    return {"batches": [{**asdict(m), "gain": m.gain} for m in measured]}
+
+
+def _network(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    measured = measure_network(command.instances or (4 if command.quick else None), command.seed)
+    ours, highs = ([1e3 * seconds for seconds in column] for column in zip(*_seconds(measured), strict=True))
+    lower, median, upper = np.percentile([m.speedup for m in measured], (25, 50, 75))
+    different = max(abs(m.difference) for m in measured)
+    same = sum(abs(m.ours_fun - m.highs_fun) <= 1e-6 * max(m.highs_fun, 1e-8 * m.scale) for m in measured)
+    headings = ("ours ms", "HiGHS ms", "times longer", "quartiles", "last layer differs by", "same residual")
+    row = (
+        f"{np.median(ours):.1f}",
+        f"{np.median(highs):.1f}",
+        f"{median:.1f}",
+        f"{lower:.1f}-{upper:.1f}",
+        f"{different:.0e}",
+        f"{same}/{len(measured)}",
+    )
+    console.print(_table('unrelu.invert(mnist-relu, y, method="linf"), medians', headings, [row]))
+    return {"observations": [{**asdict(m), "speedup": m.speedup, "difference": m.difference} for m in measured]}
+
+
+def _seconds(measured: Iterable[Any]) -> list[tuple[float, float]]:
+    return [(min(m.ours_seconds), m.highs_seconds) for m in measured]
+
+
+def _cold_start(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    measured = measure_cold_start()
+    headings = ("cache", "process", "import", "first l1", "first linf", "second l1", "second linf")
+    rows = (
+        (m.cache, *(f"{s:.3f}" for s in (m.process, m.importing, m.first_l1, m.first_linf, m.second_l1, m.second_linf)))
+        for m in measured
+    )
+    console.print(_table("seconds in a new process, programs of 30 x 5", headings, rows))
+    return {"processes": [asdict(m) for m in measured]}
+
+
+def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("layer", "norm", "cache") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+# The names that the command line takes.
+MEASUREMENTS: dict[str, Callable[[Command, Path, Console], dict[str, Any]]] = {
+    "layers": _layers,
+    "throughput": _throughput,
+    "network": _network,
+    "cold-start": _cold_start,
+}

@@ -1,0 +1,342 @@
+r"""The exchange simplex: the exact minimum of a sum of convex piecewise linear functions, one basis change at a time.
+
+.. math:: \min_v\; g^T v + \sum_j \varphi_j(a_j v + s_j), \qquad \varphi_j(r) = hi_j \max(0, r) + lo_j \min(0, r)
+
+with lo_j <= hi_j, over dense rows a_j and unit rows (bounds, held by a penalty). A vertex has K basic rows with residual
+zero. The other rows have multiplier y_j = hi_j or lo_j by the sign of their residual, and those of the basic rows follow
+from :math:`g + A^T y = 0`. The vertex is optimal when they lie in [lo_j, hi_j]. Otherwise the row that violates this most
+(measured along its edge) leaves: moving along its edge decreases the objective, past as many kinks as keep it decreasing,
+and the row of the last kink enters. That step is a weighted median.
+
+Source: Barrodale and Roberts, "An improved algorithm for discrete l1 linear approximation", SIAM J. Numer. Anal. 10 (1973).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unrelu.layer.dense import inverse, jit
+
+__all__ = ["EXHAUSTED", "OPTIMAL", "SINGULAR", "UNBOUNDED", "basis_matrix", "complete_basis", "exchange"]
+
+OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
+
+# A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
+_PIVOT = 1e-9
+# Basis changes between two factorisations from scratch.
+_REFACTOR = 100
+
+
+@jit
+def basis_matrix(rows, column, basis):
+    """The basic rows as a matrix."""
+    m, k = rows.shape
+    matrix = np.zeros((k, k))
+    for i in range(k):
+        if basis[i] < m:
+            matrix[i] = rows[basis[i]]
+        else:
+            matrix[i, column[basis[i] - m]] = 1.0
+    return matrix
+
+
+@jit
+def complete_basis(rows, column, order, basis):
+    """Choose the basis from the rows in ``order``, skipping those that depend on earlier ones.
+
+    Unit rows number K + i, i < K, of the list ``column`` fill up what the order leaves open. Gaussian elimination with
+    the column pivot as large as possible: row by row, K^2 operations each.
+    """
+    m, k = rows.shape
+    reduced = np.zeros((k, k))
+    used = np.zeros(k, np.bool_)
+    pivots = np.zeros(k, np.int64)
+    count = 0
+    for position in range(len(order)):
+        if count == k:
+            break
+        j = order[position]
+        row = np.zeros(k)
+        if j < m:
+            row[:] = rows[j]
+        else:
+            row[column[j - m]] = 1.0
+        size = np.max(np.abs(row))
+        for i in range(count):
+            factor = row[pivots[i]]
+            if factor != 0.0:
+                row -= factor * reduced[i]
+                row[pivots[i]] = 0.0
+        best, at = 0.0, -1
+        for i in range(k):
+            if not used[i] and abs(row[i]) > best:
+                best, at = abs(row[i]), i
+        if at < 0 or best <= 1e-7 * size:
+            continue
+        reduced[count] = row / row[at]
+        pivots[count], used[at], basis[count] = at, True, j
+        count += 1
+    return count
+
+
+@jit
+def entering(slope, length, index, weight, count):
+    """The kink at which the sum of weights, from the nearest on, reaches ``slope``: a weighted quickselect.
+
+    ``length``, ``index`` and ``weight`` are permuted; all nearer kinks come first. Returns its position, or -1.
+    """
+    low, high, need = 0, count, slope
+    while high > low:
+        pivot = length[(low + high) // 2]
+        # Three-way partition: nearer, equal, farther.
+        less, i, more = low, low, high
+        while i < more:
+            if length[i] < pivot:
+                length[i], length[less] = length[less], length[i]
+                index[i], index[less] = index[less], index[i]
+                weight[i], weight[less] = weight[less], weight[i]
+                less += 1
+                i += 1
+            elif length[i] > pivot:
+                more -= 1
+                length[i], length[more] = length[more], length[i]
+                index[i], index[more] = index[more], index[i]
+                weight[i], weight[more] = weight[more], weight[i]
+            else:
+                i += 1
+        nearer = 0.0
+        for i in range(low, less):
+            nearer += weight[i]
+        if nearer >= need:
+            high = less
+            continue
+        need -= nearer
+        # Among equal lengths the heaviest enters: its pivot element is the largest.
+        heaviest, total = less, 0.0
+        for i in range(less, more):
+            total += weight[i]
+            if weight[i] > weight[heaviest]:
+                heaviest = i
+        if total >= need:
+            length[less], length[heaviest] = length[heaviest], length[less]
+            index[less], index[heaviest] = index[heaviest], index[less]
+            weight[less], weight[heaviest] = weight[heaviest], weight[less]
+            return less
+        need -= total
+        low = more
+    return -1
+
+
+@jit
+def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit):
+    """Minimise from the vertex of ``basis``.
+
+    Args:
+        rows: a_j, (m, K), contiguous.
+        shift: s, (m + u,): residuals at v = 0 of the rows, then of the unit rows.
+        lo, hi: (m + u,), finite.
+        allowed: by how much a multiplier may leave its interval, (m + u,).
+        column: coordinates of the unit rows, (u,).
+        gradient: g, (K,).
+        basis: K numbers of rows (unit rows from m on); changed in place.
+        edges: the transposed inverse of the basic rows, (K, K); changed in place.
+        limit: pivots at most.
+
+    Returns:
+        v (K,), y (m + u,), pivots, and OPTIMAL, EXHAUSTED (limit), UNBOUNDED or SINGULAR.
+    """
+    m, k = rows.shape
+    total = m + len(column)
+    y, r = np.zeros(total), np.empty(total)
+    v, g = np.zeros(k), np.empty(k)
+    basic = np.zeros(total, np.bool_)
+    length, index, weight = np.empty(total), np.empty(total, np.int64), np.empty(total)
+    move, row, norm, inner = np.empty(total), np.empty(k), np.empty(k), np.empty(k)
+    size = np.ones(total)
+    for j in range(m):
+        square = 0.0
+        for i in range(k):
+            square += rows[j, i] * rows[j, i]
+        size[j] = np.sqrt(square)
+    for i in range(k):
+        basic[basis[i]] = True
+    pivots, fresh, exact = 0, True, False
+    while True:
+        if fresh:
+            # One step of refinement with the updated inverse usually does.
+            if not restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
+                inverted, ok = inverse(basis_matrix(rows, column, basis))
+                if not ok:
+                    return v, y, pivots, SINGULAR
+                edges[:] = inverted
+                restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
+            fresh, exact = False, True
+        leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
+        if leaving < 0:
+            if exact:
+                for i in range(k):
+                    y[basis[i]] = inner[i]
+                return v, y, pivots, OPTIMAL
+            # Optimal by updated numbers: look again with numbers from scratch.
+            fresh = True
+            continue
+        if pivots >= limit:
+            return v, y, pivots, EXHAUSTED
+        out = basis[leaving]
+        edge = sign * edges[leaving]
+        count = kinks(rows, lo, hi, column, basic, out, edge, norm[leaving], size, r, y, move, length, index, weight)
+        at = entering(slope, length, index, weight, count)
+        if at < 0:
+            return v, y, pivots, UNBOUNDED
+        step, into = length[at], index[at]
+        for i in range(at):
+            flip(rows, lo, hi, column, index[i], y, g)
+        v += step * edge
+        for j in range(total):
+            r[j] += step * move[j]
+        r[out] = sign * step
+        # The entering row gives up its multiplier, the leaving one goes to the end it moved towards.
+        add(rows, column, into, -y[into], g)
+        y[into], r[into] = 0.0, 0.0
+        y[out] = hi[out] if sign > 0.0 else lo[out]
+        add(rows, column, out, y[out], g)
+        basic[out], basic[into], basis[leaving] = False, True, into
+        row[:] = 0.0
+        add(rows, column, into, 1.0, row)
+        update(edges, row, leaving, g, norm, inner)
+        pivots, exact = pivots + 1, False
+        fresh = pivots % _REFACTOR == 0
+
+
+@jit
+def residuals(rows, shift, column, v, r):
+    """Write A v + s into ``r``."""
+    m = rows.shape[0]
+    r[:m] = np.dot(rows, v)
+    for j in range(len(column)):
+        r[m + j] = v[column[j]]
+    r += shift
+
+
+@jit
+def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
+    """The vertex, its residuals, the multipliers and their gradient from the inverse of the basis.
+
+    The vertex and the basic multipliers are refined once; returns whether they were accurate after that.
+    """
+    k = rows.shape[1]
+    m = rows.shape[0]
+    v[:] = 0.0
+    residuals(rows, shift, column, v, r)
+    error, scale = 0.0, 1.0
+    for turn in range(3):
+        error = 0.0
+        for i in range(k):
+            error = max(error, abs(r[basis[i]]))
+        if turn == 2:
+            break
+        scale = max(scale, error)
+        v -= np.dot(edges.T, r[basis])
+        residuals(rows, shift, column, v, r)
+    for j in range(len(r)):
+        if basic[j]:
+            y[j], r[j] = 0.0, 0.0
+        elif r[j] > 0.0 or (r[j] == 0.0 and y[j] == hi[j]):
+            y[j] = hi[j]
+        else:
+            y[j] = lo[j]
+    g[:] = gradient + np.dot(rows.T, y[:m])
+    for j in range(len(column)):
+        g[column[j]] += y[m + j]
+    rest = g.copy()
+    inner[:] = 0.0
+    for turn in range(2):
+        change = np.dot(edges, rest)
+        inner -= change
+        for i in range(k):
+            add(rows, column, basis[i], -change[i], rest)
+    for i in range(k):
+        square = 0.0
+        for l in range(k):
+            square += edges[i, l] * edges[i, l]
+        norm[i] = np.sqrt(square)
+    return error <= 1e-11 * scale and np.max(np.abs(rest)) <= 1e-11 * np.max(np.abs(g))
+
+
+@jit
+def steepest(basis, lo, hi, allowed, norm, inner):
+    """The basic row whose multiplier is farthest outside its interval per unit length of its edge.
+
+    Returns its place in the basis (-1: none), the sign of its residual along the edge, and the descent per unit.
+    """
+    best, place, sign, slope = 0.0, -1, 1.0, 0.0
+    for i in range(len(basis)):
+        j = basis[i]
+        over, under = inner[i] - hi[j], lo[j] - inner[i]
+        if over > allowed[j] and over > best * norm[i]:
+            best, place, sign, slope = over / norm[i], i, 1.0, over
+        if under > allowed[j] and under > best * norm[i]:
+            best, place, sign, slope = under / norm[i], i, -1.0, under
+    return place, sign, slope
+
+
+@jit
+def kinks(rows, lo, hi, column, basic, out, edge, norm, size, r, y, move, length, index, weight):
+    """List the rows whose residual reaches zero along the edge: step length, row, and change of slope there."""
+    m = rows.shape[0]
+    move[:m] = np.dot(rows, edge)
+    for j in range(len(column)):
+        move[m + j] = edge[column[j]]
+    count = 0
+    for j in range(len(move)):
+        if basic[j]:
+            move[j] = 0.0
+            continue
+        toward = move[j] < 0.0 if y[j] == hi[j] else move[j] > 0.0
+        if toward and abs(move[j]) > _PIVOT * norm * size[j] and hi[j] > lo[j]:
+            length[count] = max(0.0, -r[j] / move[j])
+            index[count], weight[count] = j, abs(move[j]) * (hi[j] - lo[j])
+            count += 1
+    return count
+
+
+@jit
+def add(rows, column, j, factor, out):
+    """Add ``factor`` times row j to ``out``."""
+    m, k = rows.shape
+    if factor == 0.0:
+        return
+    if j < m:
+        for l in range(k):
+            out[l] += factor * rows[j, l]
+    else:
+        out[column[j - m]] += factor
+
+
+@jit
+def flip(rows, lo, hi, column, j, y, g):
+    """Move the multiplier of a row whose residual changes sign to its other end."""
+    new = lo[j] if y[j] == hi[j] else hi[j]
+    add(rows, column, j, new - y[j], g)
+    y[j] = new
+
+
+@jit
+def update(edges, row, leaving, g, norm, inner):
+    """The edges of the basis in which ``row`` has taken the place ``leaving``, with their norms and multipliers."""
+    k = len(edges)
+    factors = np.dot(edges, row)
+    new = edges[leaving] / factors[leaving]
+    for i in range(k):
+        edge = edges[i]
+        factor = factors[i]
+        if i == leaving:
+            edge[:] = 0.0
+            factor = -1.0
+        square, product = 0.0, 0.0
+        for l in range(k):
+            value = edge[l] - factor * new[l]
+            edge[l] = value
+            square += value * value
+            product += value * g[l]
+        norm[i], inner[i] = np.sqrt(square), -product

@@ -1,0 +1,250 @@
+r"""One dense layer program, exactly: a least-squares start, a few interior-point steps, then the exchange simplex.
+
+The unknown is w in h = (h0 + sigma w) / column norms, with h0 a least-squares point and sigma the size of its errors: all
+tolerances are relative to the noise. Most rows are far from their kink at the optimum. Only the others take part in the
+exchange; every row is looked at afterwards, and what turns out to matter joins in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.layer.dense import factorise, inverse, solve_factorised
+from unrelu.layer.exchange import EXHAUSTED, OPTIMAL, SINGULAR, basis_matrix, complete_basis, exchange
+from unrelu.layer.programs import Largest, Program, Sum
+from unrelu.layer.rows import LayerSystem, Rows
+
+__all__ = ["Basis", "Found", "largest_response", "least_violation"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+# Interior-point steps at most.
+_STEPS = 40
+# Rounds of adding rows that were left out, before all take part.
+_ROUNDS = 6
+# Pivots at most, for each unknown and besides; one look at the clock for every so many numbers touched.
+_PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
+# A multiplier may leave its interval by this share of its length, or of 1 if that is less.
+_MULTIPLIER = 1e-9
+# Solved again around its solution, where that has errors so much smaller than the start: tolerances are relative.
+_SHRUNK, _SHIFTS = 1e-3, 4
+# Penalties of a constraint, in units of the largest weight, tried in turn.
+_PENALTIES = (1e2, 1e4, 1e6)
+
+
+@dataclass(eq=False)
+class Basis:
+    """Numbers of the basic rows (unit rows from N on) and the transposed inverse of their matrix."""
+
+    numbers: Index
+    edges: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A point h with one multiplier a row, the basis they belong to, pivots, and whether they claim to be optimal.
+
+    ``late`` says that the time ran out.
+    """
+
+    h: Array
+    multipliers: Array
+    basis: Basis | None
+    pivots: int
+    optimal: bool
+    late: bool = False
+
+
+def least_violation(
+    system: LayerSystem, rows: Rows, norm: str, end: float = math.inf, near: Found | None = None
+) -> Found:
+    """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
+
+    Args:
+        system: the layer; its matrix is dense.
+        rows: of one observation.
+        norm: "linf" or "l1".
+        end: of the time allowed, by ``time.perf_counter()``.
+        near: where to start, with its basis if it has one; a least-squares point if None.
+    """
+    matrix, sizes = system.balanced
+    lower, upper = system.lower * system.norms, system.upper * system.norms
+    center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
+    h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
+    found = Found(h, np.zeros(len(center)), near.basis if near else None, 0, False)
+    size = math.inf
+    for _ in range(_SHIFTS):
+        r = matrix @ h - center
+        errors = np.maximum(hi * r, lo * r)
+        last, size = size, float(errors.max(initial=0.0))
+        if size <= np.finfo(float).tiny:
+            found = Found(h, np.zeros(len(center)), found.basis, found.pivots, True)
+            break
+        if found.optimal and size >= _SHRUNK * last:
+            break
+        sigma = size if norm == "linf" else _typical(errors, lo)
+        around = (lower - h) / sigma, (upper - h) / sigma
+        program: Program
+        if norm == "linf":
+            program = Largest(matrix, sizes, r / sigma, up, down, *around)
+        else:
+            program = Sum(matrix, sizes, r / sigma, lo, hi, *around)
+        w, multipliers, basis, pivots, optimal = optimise(program, found.basis, end)
+        h = np.clip(h + sigma * w, lower, upper)
+        found = Found(h, multipliers, basis, found.pivots + pivots, optimal, not optimal and time.perf_counter() > end)
+        if not optimal:
+            break
+    return Found(
+        system.inside(h / system.norms), found.multipliers, found.basis, found.pivots, found.optimal, found.late
+    )
+
+
+def _typical(errors: Array, lo: Array) -> float:
+    """The mean error of the rows that pull both ways, or of all."""
+    two = lo < 0
+    mean = float(errors[two].mean()) if two.any() else 0.0
+    return mean or float(errors.mean())
+
+
+def largest_response(
+    system: LayerSystem,
+    rows: Rows,
+    weight: Array,
+    side: Array,
+    scale: float,
+    near: Found | None = None,
+    end: float = math.inf,
+) -> Found:
+    """max weight.(W h) subject to W h <= side, weight >= 0.
+
+    Row j contributes -weight_j r_j below its side and a penalty above it, r = W h - side. The penalty grows until the
+    sides hold; where none does, the result is not optimal.
+
+    Args:
+        system: the layer; its matrix is dense.
+        rows: of one observation.
+        weight: (n,).
+        side: (n,), infinite where missing.
+        scale: of the differences that matter, in units of the sides.
+        near: where to start, with its basis if it has one; a least-squares point if None.
+        end: of the time allowed, by ``time.perf_counter()``.
+
+    The multipliers are those of the sides, lambda >= 0.
+    """
+    matrix, sizes = system.balanced
+    there = np.isfinite(side)
+    bound = np.where(there, side, 0.0)
+    lower, upper = system.lower * system.norms, system.upper * system.norms
+    unit = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
+    lo = np.where(there, -weight / unit, 0.0)
+    h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
+    basis, total, multipliers, late, holds = near.basis if near else None, 0, lo, False, False
+    for penalty in _PENALTIES:
+        hi = np.where(there, penalty, 0.0)
+        for _ in range(_SHIFTS):
+            before = max(scale, float((matrix @ h - bound).max(initial=0.0, where=there)))
+            program = Sum(matrix, sizes, (matrix @ h - bound) / before, lo, hi, (lower - h) / before,
+                          (upper - h) / before, 1.0)  # fmt: skip
+            w, multipliers, basis, pivots, optimal = optimise(program, basis, end)
+            total += pivots
+            h = np.clip(h + before * w, lower, upper)
+            excess = float((matrix @ h - bound).max(initial=0.0, where=there))
+            late, holds = not optimal and time.perf_counter() > end, optimal and excess <= 1e-7 * scale
+            if not optimal or before <= scale or excess > _SHRUNK * before:
+                break
+        if holds or not optimal:
+            break
+    lam = np.where(there, np.maximum(0.0, multipliers - lo), 0.0) * unit
+    return Found(system.inside(h / system.norms), lam, basis, total, holds, late)
+
+
+def optimise(
+    program: Program, basis: Basis | None = None, end: float = math.inf
+) -> tuple[Array, Array, Basis, int, bool]:
+    """Solve a program, from the vertex that interior-point steps point at or from a given basis.
+
+    Returns:
+        w, the multipliers of the layer's rows, the basis, pivots, and whether the exchange ended at an optimum.
+    """
+    total, size = program.shape
+    units = program.units()
+    if basis is None:
+        approach = program.approach(_STEPS)
+        kept = approach.kept
+        scores = np.concatenate([approach.scores, units.scores(approach.barrier)])
+        numbers, edges, known = np.argpartition(-scores, size - 1)[:size], np.zeros((size, size)), False
+    else:
+        kept = program.near()
+        numbers, edges, known = basis.numbers, basis.edges.copy(), True
+        scores = np.zeros(total + len(units.column))
+    pivots, limit = 0, _PIVOTS * size + _MORE_PIVOTS
+    for turn in range(_ROUNDS + 1):
+        kept[numbers[numbers < total]] = True
+        index = np.flatnonzero(kept)
+        number = np.concatenate([index, np.arange(total, total + len(units.column))])
+        local = np.searchsorted(number, numbers)
+        part = program.part(index)
+        lo, hi = np.concatenate([part.lo, units.lo]), np.concatenate([part.hi, units.hi])
+        allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))
+        shift = np.concatenate([part.shift, units.shift])
+        fixed = (part.rows, shift, lo, hi, allowed, units.column, part.gradient)
+        chunk = max(20, int(_CHUNK / (size * (len(index) + 2 * size))))
+        if not known:
+            local = _independent(part.rows, units.column, local, -scores[number], edges)
+        while True:
+            v, y, more, status = exchange(*fixed, local, edges, min(chunk, limit - pivots))
+            pivots += more
+            if status != EXHAUSTED or pivots >= limit or time.perf_counter() > end:
+                break
+        numbers, known = number[local], True
+        missing = program.missing(v, kept) if status == OPTIMAL else ~kept
+        if status in (EXHAUSTED, SINGULAR) or not missing.any():
+            break
+        kept = kept | missing if turn + 1 < _ROUNDS else np.ones(total, dtype=bool)
+    w, multipliers = program.answer(v, y[: len(index)], index)
+    return w, multipliers, Basis(numbers, edges), pivots, status == OPTIMAL
+
+
+def _independent(rows: Array, column: Index, local: Index, key: Array, edges: Array) -> Index:
+    """A basis, the given one where its rows are independent, otherwise the first ones by a key; sets its edges."""
+    inverted, ok = inverse(basis_matrix(rows, column, local))
+    if not ok:
+        local = np.zeros(len(local), dtype=np.int64)
+        complete_basis(rows, column, np.argsort(key, kind="stable"), local)
+        inverted, ok = inverse(basis_matrix(rows, column, local))
+    edges[:] = inverted
+    return local
+
+
+def least_squares_start(matrix: Array, rows: Rows, lower: Array, upper: Array, rounds: int = 2) -> Array:
+    """A least-squares point of the rows with two sides, (k,).
+
+    Later rounds include the rows that are violated, and hold the coordinates that were moved to their bounds.
+    """
+    center, (up, down) = rows.center, rows.slopes
+    two = (up > 0) & (down > 0)
+    active, free, h = two, np.ones(len(lower), dtype=bool), np.zeros(len(lower))
+    for _ in range(rounds):
+        part, rest = matrix[active], center[active]
+        if not free.all():
+            rest = rest - part[:, ~free] @ h[~free]
+            part = part[:, free]
+        # With hardly more rows than unknowns the least-squares point may be far away; a larger ridge keeps it near.
+        factor, ok = factorise(part.T @ part, 1e-12 if len(part) > 1.3 * len(h) else 1e-9)
+        if not ok:
+            break
+        h[free] = solve_factorised(factor, part.T @ rest)
+        inside = (h >= lower) & (h <= upper)
+        h = np.clip(h, lower, upper)
+        r = matrix @ h - center
+        now = two | ((up > 0) & (r > 0)) | ((down > 0) & (r < 0))
+        if int((now != active).sum()) <= 0.02 * len(part) and (inside | ~free).all():
+            break
+        active, free = now, free & inside
+    return h
