@@ -3,7 +3,7 @@
 Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same program
 around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. Prints one row a kind
 of instance; the command fails if an answer marked optimal is beaten by more than 1e-7 of the objective (objectives are never
-compared below 1e-8 max|x|), if a number is NaN, or if a point is worse than the least-squares start.
+compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse than the least-squares start.
 
     python benchmarks/degenerate.py [instances] [seed]
 """
@@ -22,6 +22,7 @@ from unrelu.layer import LayerSystem, rows
 from unrelu.layer.convex import least_violation
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.kernel import least_squares_start
+from unrelu.layer.proof import scale_of
 
 KINDS = (
     "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",
@@ -104,7 +105,7 @@ def check(kind, norm, rng):
     system, layer_rows = instance(kind, rng)
     answer = least_violation(system, layer_rows, norm)
     measure = np.sum if norm == "l1" else np.max
-    scale = float(np.abs(layer_rows.target).max())
+    scale = scale_of(layer_rows)
     matrix, _ = system.balanced
     start = least_squares_start(matrix, layer_rows, system.lower * system.norms, system.upper * system.norms)
     at_start = float(measure(layer_rows.violation(system.matrix @ system.inside(start / system.norms))))

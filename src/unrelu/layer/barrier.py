@@ -73,6 +73,8 @@ def bound_terms(w, lower, upper, t, barrier):
 def bound_force(w, lower, upper, t, dw, target, force):
     """Add to ``force`` what the bounds contribute to the right-hand side of the normal equations."""
     for i in range(len(w)):
+        force[i] += t[LOWER, i] - t[UPPER, i]
+    for i in range(len(w)):
         if lower[i] > -np.inf:
             force[i] += (target - dw[i] * t[D_LOWER, i]) / (w[i] - lower[i]) - t[LOWER, i]
         if upper[i] < np.inf:
@@ -119,5 +121,7 @@ def bound_after(w, lower, upper, t, dw, primal, dual):
 @jit
 def bound_step(t, dual):
     """Move t along its direction and forget the direction."""
-    t[:2] += dual * t[2:]
-    t[2:] = 0.0
+    for i in range(t.shape[1]):
+        t[LOWER, i] += dual * t[D_LOWER, i]
+        t[UPPER, i] += dual * t[D_UPPER, i]
+        t[D_LOWER, i], t[D_UPPER, i] = 0.0, 0.0

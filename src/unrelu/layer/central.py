@@ -25,10 +25,12 @@ from unrelu.layer.barrier import (
     bound_terms,
     inner_point,
 )
-from unrelu.layer.dense import factorise, gram, jit, solve_factorised
+from unrelu.layer.dense import advance, clear, dot, factorise, gram, jit, solve_factorised
 
 __all__ = ["central_largest", "central_sum"]
 
+# Bins of a factor of two for the scores of the rows.
+_BINS = 256
 # Share of the way to the boundary that a step goes.
 _DAMPING = 0.995
 _RIDGE = 1e-13
@@ -38,24 +40,36 @@ _RIDGE = 1e-13
 def decided(scores, barrier, k):
     """How far the k rows and bounds that will be basic stand out: the score at rank k / 2 over that at rank 3 k / 2.
 
-    Where there are fewer than 2 k of them, the second rank is halfway between k and their number.
+    Where there are fewer than 2 k of them, the second rank is halfway between k and their number. Scores are counted in
+    bins a factor of two wide, which is exact enough and takes no sorting. Returns the binary logarithm.
     """
-    values = np.concatenate((scores.ravel(), barrier))
-    values = values[values > 0.0]
-    count = len(values)
+    bins, count = np.zeros(_BINS, np.int64), 0
+    for values in (scores, barrier):
+        for j in range(len(values)):
+            if values[j] > 0.0:
+                place = int(np.log2(values[j])) + _BINS // 2
+                bins[min(max(place, 0), _BINS - 1)] += 1
+                count += 1
     if count <= k:
         return np.inf
-    high, low = count - 1 - k // 2, count - 1 - min((3 * k) // 2, (k + count) // 2)
-    return np.partition(values, high)[high] / np.partition(values, low)[low]
+    ranks = k // 2, min((3 * k) // 2, (k + count) // 2)
+    high, above, at = -1, 0, _BINS
+    while above <= ranks[1]:
+        at -= 1
+        above += bins[at]
+        if high < 0 and above > ranks[0]:
+            high = at
+    return float(high - at)
 
 
 @jit
 def side_scores(weight, sizes, up, down):
-    """The weights of both sides times the squared norms of their rows in the unknowns (w, d)."""
-    scores = np.empty(weight.shape)
-    for j in range(len(sizes)):
-        scores[0, j] = weight[0, j] * (sizes[j] + up[j] * up[j])
-        scores[1, j] = weight[1, j] * (sizes[j] + down[j] * down[j])
+    """The weights of both sides times the squared norms of their rows in the unknowns (w, d), (2 n,)."""
+    n = len(sizes)
+    scores = np.empty(2 * n)
+    for j in range(n):
+        scores[j] = weight[0, j] * (sizes[j] + up[j] * up[j])
+        scores[n + j] = weight[1, j] * (sizes[j] + down[j] * down[j])
     return scores
 
 
@@ -94,11 +108,12 @@ def sum_weights(r, lo, hi, y, p, q, weight):
 
 
 @jit
-def sum_shift(r, lo, hi, y, p, q, dp, dq, dy, target, rho):
-    """Write rho of dy = D (W dw - rho)."""
+def sum_shift(r, lo, hi, y, p, q, dp, dq, dy, weight, target, rho, pull):
+    """Write rho of dy = D (W dw - rho), and D rho - y, which W^T takes to the right-hand side."""
     for j in range(len(r)):
         v, u = hi[j] - y[j], y[j] - lo[j]
         rho[j] = (target + dp[j] * dy[j]) / v - (target - dq[j] * dy[j]) / u - r[j]
+        pull[j] = weight[j] * rho[j] - y[j]
 
 
 @jit
@@ -133,17 +148,19 @@ def sum_after(lo, hi, y, p, q, dp, dq, dy, primal, dual):
 
 @jit
 def central_sum(dsyrk, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
-    """At most ``limit`` interior-point steps for the sum, until basic rows outweigh the others ``tolerance`` times.
+    """At most ``limit`` interior-point steps for the sum, until basic rows outweigh the others 2^``tolerance`` times.
 
     Returns:
         w (k,), the weights D of the rows (n,) and t/s of the bounds (k,).
     """
     n, k = matrix.shape
     scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
-    y, p, q, weight, rho = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    y, p, q, weight = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    rho, pull, scores = np.empty(n), np.empty(n), np.empty(n)
     dp, dq, dy, dw = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(k)
     w = inner_point(lower, upper)
-    r = np.dot(matrix, w) + r0
+    r = np.dot(matrix, w)
+    advance(r, 1.0, r0)
     mu = sum_start(r, lo, hi, cap, y, p, q)
     t = bound_multipliers(np.dot(matrix.T, y), w, lower, upper, mu)
     step = 0
@@ -153,7 +170,9 @@ def central_sum(dsyrk, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, 
         comp += more
         if step >= limit or not comp > 1e-9 * objective:
             break
-        if step > 1 and decided(weight * sizes, barrier, k) >= tolerance:
+        for j in range(n):
+            scores[j] = weight[j] * sizes[j]
+        if step > 1 and decided(scores, barrier, k) >= tolerance:
             break
         gram(dsyrk, matrix, weight, scaled, normal)
         for i in range(k):
@@ -161,12 +180,11 @@ def central_sum(dsyrk, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, 
         factor, ok = factorise(normal, _RIDGE)
         if not ok:
             break
-        stationary = t[LOWER] - t[UPPER] - np.dot(matrix.T, y)
         mu, target, primal, dual = comp / (2 * n + count), 0.0, 1.0, 1.0
         for phase in range(2):
             # The predictor aims at complementarity 0, the corrector at a share of mu and at second order.
-            sum_shift(r, lo, hi, y, p, q, dp, dq, dy, target, rho)
-            force = stationary + np.dot(matrix.T, weight * rho)
+            sum_shift(r, lo, hi, y, p, q, dp, dq, dy, weight, target, rho, pull)
+            force = np.dot(matrix.T, pull)
             bound_force(w, lower, upper, t, dw, target, force)
             new = solve_factorised(factor, force)
             primal, dual = bound_direction(w, lower, upper, t, dw, new, target)
@@ -179,20 +197,24 @@ def central_sum(dsyrk, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, 
                 after += bound_after(w, lower, upper, t, dw, primal, dual)
                 target = mu * (after / comp) ** 3
         primal, dual = min(1.0, _DAMPING * primal), min(1.0, _DAMPING * dual)
-        w += primal * dw
-        p += primal * dp
-        q += primal * dq
-        y += dual * dy
+        advance(w, primal, dw)
+        advance(p, primal, dp)
+        advance(q, primal, dq)
+        advance(y, dual, dy)
         bound_step(t, dual)
-        dp[:], dq[:], dy[:], dw = 0.0, 0.0, 0.0, np.zeros(k)
-        r = np.dot(matrix, w) + r0
+        clear(dp)
+        clear(dq)
+        clear(dy)
+        dw = np.zeros(k)
+        r = np.dot(matrix, w)
+        advance(r, 1.0, r0)
         step += 1
     return w, weight, barrier
 
 
 @jit
 def largest_start(r, up, down, y):
-    """First d, above the largest violation, and multipliers in proportion to the violations, of sum 1.
+    """Multipliers in proportion to the violations, of sum 1; returns d above the largest violation and the number of sides.
 
     ``up`` and ``down`` are p and q, 0 where the side is missing; y is (2, n).
     """
@@ -206,14 +228,18 @@ def largest_start(r, up, down, y):
             d = max(d, -1.1 * r[j] / down[j])
             y[1, j] = max(-r[j], 0.0)
             total += down[j] * y[1, j]
-    size = 0.0
-    for j in range(n):
-        for side, slope in ((0, up[j]), (1, down[j])):
+    size, sides = 0.0, 0
+    for side in range(2):
+        for j in range(n):
+            slope = up[j] if side == 0 else down[j]
             if slope > 0.0:
                 y[side, j] = y[side, j] / total + 0.1 / (n * slope)
                 size += slope * y[side, j]
-    y /= size
-    return d
+                sides += 1
+    for j in range(n):
+        y[0, j] /= size
+        y[1, j] /= size
+    return d, sides
 
 
 @jit
@@ -230,8 +256,19 @@ def largest_weights(r, d, up, down, y, weight):
 
 
 @jit
+def largest_border(up, down, weight, both, tilt):
+    """Write what weighs the rows in the normal matrix and in its border (a column for d); return its corner."""
+    corner = 0.0
+    for j in range(len(up)):
+        both[j] = weight[0, j] + weight[1, j]
+        tilt[j] = down[j] * weight[1, j] - up[j] * weight[0, j]
+        corner += up[j] * up[j] * weight[0, j] + down[j] * down[j] * weight[1, j]
+    return corner
+
+
+@jit
 def largest_force(r, d, up, down, y, dy, move, dd, target, pull):
-    """Write c_a / a - c_b / b into ``pull``; return sum p c_a / a + q c_b / b.
+    """Write c_b / b - c_a / a into ``pull``; return sum p c_a / a + q c_b / b.
 
     c = target - (second order) is what the product of slack and multiplier should become.
     """
@@ -240,11 +277,11 @@ def largest_force(r, d, up, down, y, dy, move, dd, target, pull):
         pull[j] = 0.0
         if up[j] > 0.0:
             term = (target - (up[j] * dd - move[j]) * dy[0, j]) / (up[j] * d - r[j])
-            pull[j] += term
+            pull[j] -= term
             total += up[j] * term
         if down[j] > 0.0:
             term = (target - (down[j] * dd + move[j]) * dy[1, j]) / (down[j] * d + r[j])
-            pull[j] -= term
+            pull[j] += term
             total += down[j] * term
     return total
 
@@ -291,17 +328,20 @@ def central_largest(dsyrk, matrix, r0, sizes, up, down, lower, upper, tolerance,
     The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated.
 
     Returns:
-        w (k,), d, the scores of both sides (2, n) and t/s of the bounds (k,).
+        w (k,), d, the scores of both sides (2 n,) and t/s of the bounds (k,).
     """
     n, k = matrix.shape
     scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
-    y, dy, weight, pull = np.zeros((2, n)), np.zeros((2, n)), np.zeros((2, n)), np.empty(n)
+    y, dy, weight = np.zeros((2, n)), np.zeros((2, n)), np.zeros((2, n))
+    pull, both, tilt = np.empty(n), np.empty(n), np.empty(n)
     w, dw, dd, move = inner_point(lower, upper), np.zeros(k), 0.0, np.zeros(n)
-    r = np.dot(matrix, w) + r0
-    d = largest_start(r, up, down, y)
-    sides = np.sum(up > 0.0) + np.sum(down > 0.0)
+    r = np.dot(matrix, w)
+    advance(r, 1.0, r0)
+    d, sides = largest_start(r, up, down, y)
     mu = largest_weights(r, d, up, down, y, weight) / sides
-    t = bound_multipliers(np.dot(matrix.T, y[0] - y[1]), w, lower, upper, mu)
+    for j in range(n):
+        pull[j] = y[0, j] - y[1, j]
+    t = bound_multipliers(np.dot(matrix.T, pull), w, lower, upper, mu)
     step = 0
     while True:
         comp = largest_weights(r, d, up, down, y, weight)
@@ -311,24 +351,25 @@ def central_largest(dsyrk, matrix, r0, sizes, up, down, lower, upper, tolerance,
             break
         if step > 1 and decided(side_scores(weight, sizes, up, down), barrier, k + 1) >= tolerance:
             break
-        gram(dsyrk, matrix, weight[0] + weight[1], scaled, normal)
+        corner = largest_border(up, down, weight, both, tilt)
+        gram(dsyrk, matrix, both, scaled, normal)
         for i in range(k):
             normal[i, i] += barrier[i]
         factor, ok = factorise(normal, _RIDGE)
         if not ok:
             break
-        border = np.dot(matrix.T, down * weight[1] - up * weight[0])
-        corner = np.sum(up * up * weight[0] + down * down * weight[1])
+        border = np.dot(matrix.T, tilt)
         column = solve_factorised(factor, border)
-        pivot = max(corner - np.dot(border, column), 1e-14 * corner)
+        pivot = max(corner - dot(border, column), 1e-14 * corner)
         mu, target, primal, dual = comp / (sides + count), 0.0, 1.0, 1.0
         for phase in range(2):
             level = largest_force(r, d, up, down, y, dy, move, dd, target, pull)
-            force = t[LOWER] - t[UPPER] - np.dot(matrix.T, pull)
+            force = np.dot(matrix.T, pull)
             bound_force(w, lower, upper, t, dw, target, force)
             free = solve_factorised(factor, force)
-            new_dd = (level - 1.0 - np.dot(border, free)) / pivot
-            new = free - column * new_dd
+            new_dd = (level - 1.0 - dot(border, free)) / pivot
+            new = free
+            advance(new, -new_dd, column)
             primal, dual = bound_direction(w, lower, upper, t, dw, new, target)
             new_move = np.dot(matrix, new)
             primal, dual = largest_direction(
@@ -346,6 +387,7 @@ def central_largest(dsyrk, matrix, r0, sizes, up, down, lower, upper, tolerance,
         y += dual * dy
         bound_step(t, dual)
         dy[:], dw, dd, move = 0.0, np.zeros(k), 0.0, np.zeros(n)
-        r = np.dot(matrix, w) + r0
+        r = np.dot(matrix, w)
+        advance(r, 1.0, r0)
         step += 1
     return w, d, side_scores(weight, sizes, up, down), barrier

@@ -14,7 +14,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import get_cython_function_address
 
-__all__ = ["DSYRK", "factorise", "gram", "inverse", "jit", "solve_factorised"]
+__all__ = ["DSYRK", "advance", "clear", "dot", "factorise", "gram", "inverse", "jit", "solve_factorised"]
 
 # Reordered sums and fused multiply-adds, but NaN, infinities and division as IEEE has them.
 jit: Any = partial(
@@ -23,6 +23,8 @@ jit: Any = partial(
 
 # Rows with less than this share of the largest weight are left out of the normal matrix.
 _NEGLIGIBLE = 1e-4
+# A basis whose inverse is larger than this, relative to the basis, is as good as singular.
+_LARGEST_INVERSE = 1e8
 _CHARACTERS = np.frombuffer(b"UN", dtype=np.uint8).copy()
 _ONE_ZERO = np.array([1.0, 0.0])
 
@@ -54,8 +56,10 @@ def gram(dsyrk, matrix, weight, scaled, out):
     ``scaled`` is work space of the size of W.
     """
     n, k = matrix.shape
-    floor = _NEGLIGIBLE * np.max(weight)
-    count = 0
+    largest, count = 0.0, 0
+    for j in range(n):
+        largest = max(largest, weight[j])
+    floor = _NEGLIGIBLE * largest
     for j in range(n):
         if weight[j] <= floor:
             continue
@@ -64,11 +68,35 @@ def gram(dsyrk, matrix, weight, scaled, out):
             scaled[count, i] = root * matrix[j, i]
         count += 1
     # In Fortran's order ``scaled`` is k x count, and the upper triangle is ours below the diagonal.
-    sizes, numbers, letters = np.array([k, count], np.int32), _ONE_ZERO.copy(), _CHARACTERS.copy()
+    sizes, numbers, letters = np.empty(2, np.int32), _ONE_ZERO.copy(), _CHARACTERS.copy()
+    sizes[0], sizes[1] = k, count
     dsyrk(
         letters[0:].ctypes, letters[1:].ctypes, sizes[0:].ctypes, sizes[1:].ctypes, numbers[0:].ctypes,
         scaled.ctypes, sizes[0:].ctypes, numbers[1:].ctypes, out.ctypes, sizes[0:].ctypes,
     )
+
+
+@jit
+def advance(x, step, direction):
+    """x += step * direction; loops like this one compile in a tenth of the time that array expressions take."""
+    for i in range(len(x)):
+        x[i] += step * direction[i]
+
+
+@jit
+def clear(x):
+    """x = 0."""
+    for i in range(len(x)):
+        x[i] = 0.0
+
+
+@jit
+def dot(x, y):
+    """The inner product."""
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * y[i]
+    return total
 
 
 @jit
@@ -132,4 +160,4 @@ def inverse(matrix):
         for j in range(k):
             largest = max(largest, abs(result[i, j]))
             size = max(size, abs(matrix[i, j]))
-    return result, largest * size < 1e11
+    return result, largest * size < _LARGEST_INVERSE

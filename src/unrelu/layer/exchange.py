@@ -15,14 +15,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu.layer.dense import inverse, jit
+from unrelu.layer.dense import advance, clear, dot, inverse, jit
 
 __all__ = ["EXHAUSTED", "OPTIMAL", "SINGULAR", "UNBOUNDED", "basis_matrix", "complete_basis", "exchange"]
 
 OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
-_PIVOT = 1e-9
+_PIVOT = 1e-8
+# A row of which elimination leaves this share depends on the others.
+_DEPENDENT = 1e-7
+# A residual this small is zero, and its multiplier may stay at either end.
+_ZERO = 1e-11
+# After this many steps of length zero the kinks are moved by up to so much, until the moved program is solved.
+_STALLED, _MOVED, _MOVES = 30, 1e-7, 5
 # Basis changes between two factorisations from scratch.
 _REFACTOR = 100
 
@@ -30,13 +36,10 @@ _REFACTOR = 100
 @jit
 def basis_matrix(rows, column, basis):
     """The basic rows as a matrix."""
-    m, k = rows.shape
+    k = rows.shape[1]
     matrix = np.zeros((k, k))
     for i in range(k):
-        if basis[i] < m:
-            matrix[i] = rows[basis[i]]
-        else:
-            matrix[i, column[basis[i] - m]] = 1.0
+        add(rows, column, basis[i], 1.0, matrix[i])
     return matrix
 
 
@@ -47,34 +50,29 @@ def complete_basis(rows, column, order, basis):
     Unit rows number K + i, i < K, of the list ``column`` fill up what the order leaves open. Gaussian elimination with
     the column pivot as large as possible: row by row, K^2 operations each.
     """
-    m, k = rows.shape
-    reduced = np.zeros((k, k))
-    used = np.zeros(k, np.bool_)
-    pivots = np.zeros(k, np.int64)
+    k = rows.shape[1]
+    reduced, pivots, used = np.zeros((k, k)), np.zeros(k, np.int64), np.zeros(k, np.bool_)
     count = 0
     for position in range(len(order)):
         if count == k:
             break
-        j = order[position]
-        row = np.zeros(k)
-        if j < m:
-            row[:] = rows[j]
-        else:
-            row[column[j - m]] = 1.0
-        size = np.max(np.abs(row))
+        row, size = np.zeros(k), 0.0
+        add(rows, column, order[position], 1.0, row)
+        for i in range(k):
+            size = max(size, abs(row[i]))
         for i in range(count):
             factor = row[pivots[i]]
             if factor != 0.0:
-                row -= factor * reduced[i]
+                advance(row, -factor, reduced[i])
                 row[pivots[i]] = 0.0
         best, at = 0.0, -1
         for i in range(k):
             if not used[i] and abs(row[i]) > best:
                 best, at = abs(row[i]), i
-        if at < 0 or best <= 1e-7 * size:
+        if at < 0 or best <= _DEPENDENT * size:
             continue
-        reduced[count] = row / row[at]
-        pivots[count], used[at], basis[count] = at, True, j
+        advance(reduced[count], 1.0 / row[at], row)
+        pivots[count], used[at], basis[count] = at, True, order[position]
         count += 1
     return count
 
@@ -151,16 +149,14 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit
     v, g = np.zeros(k), np.empty(k)
     basic = np.zeros(total, np.bool_)
     length, index, weight = np.empty(total), np.empty(total, np.int64), np.empty(total)
-    move, row, norm, inner = np.empty(total), np.empty(k), np.empty(k), np.empty(k)
+    move, norm, inner = np.empty(total), np.empty(k), np.empty(k)
     size = np.ones(total)
     for j in range(m):
-        square = 0.0
-        for i in range(k):
-            square += rows[j, i] * rows[j, i]
-        size[j] = np.sqrt(square)
+        size[j] = np.sqrt(dot(rows[j], rows[j]))
     for i in range(k):
         basic[basis[i]] = True
     pivots, fresh, exact = 0, True, False
+    stalled, moves, original = 0, 0, shift
     while True:
         if fresh:
             # One step of refinement with the updated inverse usually does.
@@ -168,11 +164,16 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit
                 inverted, ok = inverse(basis_matrix(rows, column, basis))
                 if not ok:
                     return v, y, pivots, SINGULAR
-                edges[:] = inverted
+                for i in range(k):
+                    clear(edges[i])
+                    advance(edges[i], 1.0, inverted[i])
                 restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
             fresh, exact = False, True
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
         if leaving < 0:
+            if exact and moves > 0 and shift is not original:
+                shift, fresh = original, True
+                continue
             if exact:
                 for i in range(k):
                     y[basis[i]] = inner[i]
@@ -183,17 +184,22 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit
         if pivots >= limit:
             return v, y, pivots, EXHAUSTED
         out = basis[leaving]
-        edge = sign * edges[leaving]
+        edge = np.zeros(k)
+        advance(edge, sign, edges[leaving])
         count = kinks(rows, lo, hi, column, basic, out, edge, norm[leaving], size, r, y, move, length, index, weight)
         at = entering(slope, length, index, weight, count)
         if at < 0:
             return v, y, pivots, UNBOUNDED
         step, into = length[at], index[at]
+        stalled = stalled + 1 if step <= _ZERO else 0
+        if stalled > _STALLED and moves < _MOVES:
+            stalled, moves, fresh = 0, moves + 1, True
+            shift = moved(original, moves)
+            continue
         for i in range(at):
             flip(rows, lo, hi, column, index[i], y, g)
-        v += step * edge
-        for j in range(total):
-            r[j] += step * move[j]
+        advance(v, step, edge)
+        advance(r, step, move)
         r[out] = sign * step
         # The entering row gives up its multiplier, the leaving one goes to the end it moved towards.
         add(rows, column, into, -y[into], g)
@@ -201,7 +207,7 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit
         y[out] = hi[out] if sign > 0.0 else lo[out]
         add(rows, column, out, y[out], g)
         basic[out], basic[into], basis[leaving] = False, True, into
-        row[:] = 0.0
+        row = np.zeros(k)
         add(rows, column, into, 1.0, row)
         update(edges, row, leaving, g, norm, inner)
         pivots, exact = pivots + 1, False
@@ -209,13 +215,24 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit
 
 
 @jit
+def moved(shift, number):
+    """The shift with every kink moved by a different small amount: no more than K of them meet in one point."""
+    result = shift.copy()
+    for j in range(len(shift)):
+        place = 0.6180339887498949 * (j + 1) + 0.7548776662466927 * number
+        result[j] += _MOVED * (place - np.floor(place) - 0.5)
+    return result
+
+
+@jit
 def residuals(rows, shift, column, v, r):
     """Write A v + s into ``r``."""
     m = rows.shape[0]
-    r[:m] = np.dot(rows, v)
+    first = np.dot(rows, v)
+    for j in range(m):
+        r[j] = first[j] + shift[j]
     for j in range(len(column)):
-        r[m + j] = v[column[j]]
-    r += shift
+        r[m + j] = v[column[j]] + shift[m + j]
 
 
 @jit
@@ -224,43 +241,41 @@ def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y,
 
     The vertex and the basic multipliers are refined once; returns whether they were accurate after that.
     """
-    k = rows.shape[1]
-    m = rows.shape[0]
-    v[:] = 0.0
-    residuals(rows, shift, column, v, r)
-    error, scale = 0.0, 1.0
+    m, k = rows.shape
+    basic_r, error, scale = np.empty(k), 0.0, 1.0
+    for i in range(k):
+        v[i] = 0.0
     for turn in range(3):
+        residuals(rows, shift, column, v, r)
         error = 0.0
         for i in range(k):
-            error = max(error, abs(r[basis[i]]))
-        if turn == 2:
-            break
-        scale = max(scale, error)
-        v -= np.dot(edges.T, r[basis])
-        residuals(rows, shift, column, v, r)
+            basic_r[i] = r[basis[i]]
+            error = max(error, abs(basic_r[i]))
+        if turn < 2:
+            scale = max(scale, error)
+            advance(v, -1.0, np.dot(edges.T, basic_r))
     for j in range(len(r)):
         if basic[j]:
             y[j], r[j] = 0.0, 0.0
-        elif r[j] > 0.0 or (r[j] == 0.0 and y[j] == hi[j]):
-            y[j] = hi[j]
-        else:
-            y[j] = lo[j]
-    g[:] = gradient + np.dot(rows.T, y[:m])
+        elif abs(r[j]) > _ZERO or (y[j] != hi[j] and y[j] != lo[j]):
+            y[j] = hi[j] if r[j] > 0.0 else lo[j]
+    pull = np.dot(rows.T, y[:m])
+    size, left = 0.0, 0.0
+    for i in range(k):
+        g[i] = gradient[i] + pull[i]
+        inner[i] = 0.0
     for j in range(len(column)):
         g[column[j]] += y[m + j]
     rest = g.copy()
-    inner[:] = 0.0
-    for turn in range(2):
+    for _ in range(2):
         change = np.dot(edges, rest)
-        inner -= change
+        advance(inner, -1.0, change)
         for i in range(k):
             add(rows, column, basis[i], -change[i], rest)
     for i in range(k):
-        square = 0.0
-        for l in range(k):
-            square += edges[i, l] * edges[i, l]
-        norm[i] = np.sqrt(square)
-    return error <= 1e-11 * scale and np.max(np.abs(rest)) <= 1e-11 * np.max(np.abs(g))
+        norm[i] = np.sqrt(dot(edges[i], edges[i]))
+        size, left = max(size, abs(g[i])), max(left, abs(rest[i]))
+    return error <= 1e-11 * scale and left <= 1e-11 * size
 
 
 @jit
@@ -284,7 +299,9 @@ def steepest(basis, lo, hi, allowed, norm, inner):
 def kinks(rows, lo, hi, column, basic, out, edge, norm, size, r, y, move, length, index, weight):
     """List the rows whose residual reaches zero along the edge: step length, row, and change of slope there."""
     m = rows.shape[0]
-    move[:m] = np.dot(rows, edge)
+    first = np.dot(rows, edge)
+    for j in range(m):
+        move[j] = first[j]
     for j in range(len(column)):
         move[m + j] = edge[column[j]]
     count = 0
@@ -325,15 +342,15 @@ def flip(rows, lo, hi, column, j, y, g):
 def update(edges, row, leaving, g, norm, inner):
     """The edges of the basis in which ``row`` has taken the place ``leaving``, with their norms and multipliers."""
     k = len(edges)
-    factors = np.dot(edges, row)
-    new = edges[leaving] / factors[leaving]
+    factors, new = np.dot(edges, row), np.zeros(k)
+    advance(new, 1.0 / factors[leaving], edges[leaving])
     for i in range(k):
-        edge = edges[i]
-        factor = factors[i]
-        if i == leaving:
-            edge[:] = 0.0
-            factor = -1.0
+        edge, factor = edges[i], factors[i]
         square, product = 0.0, 0.0
+        if i == leaving:
+            for l in range(k):
+                edge[l] = 0.0
+            factor = -1.0
         for l in range(k):
             value = edge[l] - factor * new[l]
             edge[l] = value

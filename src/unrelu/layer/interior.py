@@ -203,7 +203,7 @@ class Programs:
         return torch.where(sign > 0, self.lower[:, at], -self.upper[:, at])
 
     def inside(self, w: Tensor) -> Tensor:
-        """W moved into its bounds."""
+        """The points w moved into their bounds."""
         return w.clamp(self.lower, self.upper)
 
     def residual(self, w: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from unrelu.layer.dense import factorise, inverse, solve_factorised
 from unrelu.layer.exchange import EXHAUSTED, OPTIMAL, SINGULAR, basis_matrix, complete_basis, exchange
 from unrelu.layer.programs import Largest, Program, Sum
+from unrelu.layer.proof import ZERO, scale_of
 from unrelu.layer.rows import LayerSystem, Rows
 
 __all__ = ["Basis", "Found", "largest_response", "least_violation"]
@@ -34,6 +35,8 @@ _PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
 _MULTIPLIER = 1e-9
 # Solved again around its solution, where that has errors so much smaller than the start: tolerances are relative.
 _SHRUNK, _SHIFTS = 1e-3, 4
+# Rows for each unknown from which the first least-squares point is a good one.
+_AMPLE = 1.3
 # Penalties of a constraint, in units of the largest weight, tried in turn.
 _PENALTIES = (1e2, 1e4, 1e6)
 
@@ -78,12 +81,13 @@ def least_violation(
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
     h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
     found = Found(h, np.zeros(len(center)), near.basis if near else None, 0, False)
+    nothing = 0.5 * ZERO * scale_of(rows) + np.finfo(float).tiny
     size = math.inf
     for _ in range(_SHIFTS):
         r = matrix @ h - center
         errors = np.maximum(hi * r, lo * r)
         last, size = size, float(errors.max(initial=0.0))
-        if size <= np.finfo(float).tiny:
+        if (size if norm == "linf" else float(errors.sum())) <= nothing:
             found = Found(h, np.zeros(len(center)), found.basis, found.pivots, True)
             break
         if found.optimal and size >= _SHRUNK * last:
@@ -236,11 +240,13 @@ def least_squares_start(matrix: Array, rows: Rows, lower: Array, upper: Array, r
             rest = rest - part[:, ~free] @ h[~free]
             part = part[:, free]
         # With hardly more rows than unknowns the least-squares point may be far away; a larger ridge keeps it near.
-        factor, ok = factorise(part.T @ part, 1e-12 if len(part) > 1.3 * len(h) else 1e-9)
+        factor, ok = factorise(part.T @ part, 1e-12 if len(part) > _AMPLE * len(h) else 1e-9)
         if not ok:
             break
         h[free] = solve_factorised(factor, part.T @ rest)
         inside = (h >= lower) & (h <= upper)
+        if inside.all() and len(part) > _AMPLE * len(h):
+            break
         h = np.clip(h, lower, upper)
         r = matrix @ h - center
         now = two | ((up > 0) & (r > 0)) | ((down > 0) & (r < 0))

@@ -20,10 +20,12 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
-# The interior-point steps end when basic rows outweigh the others by this factor.
-_DECIDED = 100.0
+# The interior-point steps end when basic rows outweigh the others by this power of two.
+_DECIDED = 8.0
 # One-sided rows this many units below their kink do not take part in the interior-point steps.
 _FAR = 6.0
+# A row with a smaller weight is so far away that the vertex is better completed by a fill-in.
+_FILL_IN = 1e-7
 # A left-out row is missing if its residual has the wrong sign by more than this.
 _WRONG = 1e-9
 
@@ -44,6 +46,8 @@ class Units:
     def of(cls, lower: Array, upper: Array, penalty: Array) -> Units:
         """For lower <= w <= upper; ``penalty`` is above any multiplier of the bounds at an optimum, (k,)."""
         k = len(lower)
+        if not (np.isfinite(lower).any() or np.isfinite(upper).any()):
+            return cls(np.arange(k), np.zeros(k), np.zeros(k), np.zeros(k))
         below, above = np.flatnonzero(np.isfinite(lower)), np.flatnonzero(np.isfinite(upper))
         none, no_lo, no_hi = np.zeros(k), np.zeros(len(above)), np.zeros(len(below))
         return cls(
@@ -54,9 +58,9 @@ class Units:
         )
 
     def scores(self, barrier: Array) -> Array:
-        """The weight of every unit row from those of the bounds, (k,); -1 for a fill-in."""
+        """The weight of every unit row from those of the bounds, (k,), with the fill-ins before any far row."""
         k = len(barrier)
-        return np.concatenate([np.full(k, -1.0), barrier[self.column[k:]]])
+        return np.concatenate([np.full(k, _FILL_IN), barrier[self.column[k:]]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +157,11 @@ class Sum:
         return self._around(self._r0, np.abs(self._r0))
 
     def _around(self, r: Array, order: Array) -> Mask:
-        """The half of the rows with the smaller residuals, and the first 3 k / 2 in the order of a key."""
-        some = min((3 * self.shape[1]) // 2, len(r) - 1)
-        kept = np.abs(r) <= np.median(np.abs(r[self._lo < 0])) if (self._lo < 0).any() else np.zeros(len(r), np.bool_)
+        """The two-sided rows with the smaller residuals, one half, and the first 3 k / 2 rows in the order of a key."""
+        size, some = np.abs(r), min((3 * self.shape[1]) // 2, len(r) - 1)
+        two = size[self._lo < 0]
+        half = len(two) // 2
+        kept = size <= np.partition(two, half)[half] if len(two) else np.zeros(len(r), dtype=bool)
         kept[np.argpartition(order, some)[:some]] = True
         return np.asarray(kept & (self._hi > self._lo))
 
@@ -214,7 +220,7 @@ class Largest:
         )
         n = len(self._r0)
         sides, r = np.zeros(2 * n), self._r0.copy()
-        sides[index], sides[n + index] = scores
+        sides[index], sides[n + index] = scores[: len(index)], scores[len(index) :]
         r[index] += matrix @ w
         return Approach(sides, np.append(barrier, 0.0), self._around(r, d))
 

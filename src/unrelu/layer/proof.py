@@ -22,14 +22,14 @@ import numpy.typing as npt
 
 from unrelu.layer.rows import LayerSystem, Rows
 
-__all__ = ["ZERO", "Proof", "ResponseProof", "prove", "prove_response"]
+__all__ = ["ZERO", "Proof", "ResponseProof", "prove", "prove_response", "scale_of"]
 
 Array = npt.NDArray[np.float64]
 
 # An objective below this share of max|x| is zero: it is below what double precision can tell on these layers.
 ZERO = 1e-10
-# Accepted duality gap, relative to the objective; ZERO * max|x| is added.
-GAP = 1e-8
+# Accepted duality gap, relative to the objective, and what rounding adds to it, relative to max|x|, for each row summed.
+GAP, ROUNDING = 1e-8, 1e-13
 # Accepted |W^T y| of a coordinate without bounds, relative to the norms of the column and y; accepted violation of a bound, relative to |h|.
 RESIDUAL = 1e-8
 
@@ -44,7 +44,8 @@ class Proof:
         primal: the largest violation of a bound of h, relative to max|h|.
         dual: the largest part of W^T y that no bound of h can take, relative to the norms of W_i and y.
         slackness: the largest e_j - y_j r_j of a row ("l1") or t_i (h_i - bound_i): 0 at an optimum.
-        scale: max|x|.
+        scale: see :func:`scale_of`.
+        rounding: what rounding alone may make of the gap.
     """
 
     objective: float
@@ -53,6 +54,7 @@ class Proof:
     dual: float
     slackness: float
     scale: float
+    rounding: float
 
     @property
     def gap(self) -> float:
@@ -61,18 +63,27 @@ class Proof:
 
     @property
     def tolerance(self) -> float:
-        """The accepted gap: 1e-8 of the objective plus 1e-10 max|x|."""
-        return GAP * self.objective + ZERO * self.scale
+        """The accepted gap: 1e-8 of the objective and the rounding of x."""
+        return GAP * self.objective + self.rounding
 
     @property
     def holds(self) -> bool:
-        """Whether h is optimal: feasible, with feasible multipliers, and without a gap. NaN anywhere says no."""
-        return self.primal <= RESIDUAL and self.dual_holds and abs(self.gap) <= self.tolerance
+        """Whether h is optimal: feasible, with feasible multipliers and no gap, or an objective that counts as zero.
+
+        NaN anywhere says no.
+        """
+        closed = self.dual_holds and abs(self.gap) <= self.tolerance
+        return self.primal <= RESIDUAL and (closed or self.objective <= ZERO * self.scale)
 
     @property
     def dual_holds(self) -> bool:
         """Whether the multipliers are feasible, so that ``bound`` is one."""
         return self.dual <= RESIDUAL
+
+
+def scale_of(rows: Rows) -> float:
+    """max|x|, or 1e-4 of the largest side: where biases cancel, W h + b has fewer digits than x."""
+    return max(float(np.abs(rows.target).max(initial=0.0)), 1e-4 * float(np.abs(rows.center).max(initial=0.0)))
 
 
 def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Proof:
@@ -83,7 +94,7 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
     center, (lower, upper) = rows.center, rows.box
     r = np.asarray(system.matrix @ h) - center
     errors = rows.violation(r + center)
-    scale = float(np.abs(rows.target).max(initial=0.0))
+    scale = scale_of(rows)
     if norm == "l1":
         y = np.clip(y, lower, upper)
         objective, slack = float(errors.sum()), errors - y * r
@@ -108,6 +119,7 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         float(residual.max(initial=0.0)),
         float(max(np.abs(slack).max(initial=0.0), np.abs(pull).max(initial=0.0))),
         scale,
+        ROUNDING * scale * (len(r) if norm == "l1" else 1),
     )
 
 
