@@ -235,7 +235,9 @@ def _response_by_highs(
             # The program is the dual: it is unbounded exactly where the relaxation has no feasible point.
             upper_sides = replace(rows, low=np.full_like(rows.low, -np.inf))
             closest = least_violation(system, upper_sides, "linf", end - time.perf_counter())
-            return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, pivots=pivots + closest.pivots)
+            return replace(
+                closest, bound=math.inf, status=LpStatus.INFEASIBLE, pivots=pivots + closest.pivots, found=None
+            )
         status = solution.status
         if status is not LpStatus.OPTIMAL:
             break

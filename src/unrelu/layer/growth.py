@@ -21,7 +21,7 @@ from unrelu.result import Status
 __all__ = ["check_growth", "grow", "misfit", "scan"]
 
 Array = npt.NDArray[np.float64]
-Solve = Callable[[LayerSystem, Rows, float], Answer]
+Solve = Callable[[LayerSystem, Rows, float, Answer | None], Answer]
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400
@@ -54,9 +54,9 @@ def grow(
     end = time.perf_counter() + time_limit
     eps = scan(system, target, norm, threshold, end)[0]
     best: tuple[float, Answer, float] | None = None
-    pivots, solves, limited = 0, 0, False
+    pivots, solves, limited, answer = 0, 0, False, None
     for _ in range(_GROWTHS):
-        answer = solve(system, rows(system, target, eps), end - time.perf_counter())
+        answer = solve(system, rows(system, target, eps), end - time.perf_counter(), answer)
         pivots, solves = pivots + answer.pivots, solves + 1
         if answer.status is LpStatus.INFEASIBLE:
             # The answer's objective is then the smallest threshold with a feasible point, if it is known.

@@ -81,6 +81,8 @@ def least_violation(
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
     h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
     found = Found(h, np.zeros(len(center)), near.basis if near else None, 0, False)
+    # In these units the largest multiplier is 1.
+    unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
     nothing = 0.5 * ZERO * scale_of(rows) + np.finfo(float).tiny
     size = math.inf
     for _ in range(_SHIFTS):
@@ -92,16 +94,16 @@ def least_violation(
             break
         if found.optimal and size >= _SHRUNK * last:
             break
-        sigma = size if norm == "linf" else _typical(errors, lo)
+        sigma = (size if norm == "linf" else _typical(errors, lo)) / unit
         around = (lower - h) / sigma, (upper - h) / sigma
         program: Program
         if norm == "linf":
-            program = Largest(matrix, sizes, r / sigma, up, down, *around)
+            program = Largest(matrix, sizes, r / sigma, up * unit, down * unit, *around)
         else:
-            program = Sum(matrix, sizes, r / sigma, lo, hi, *around)
+            program = Sum(matrix, sizes, r / sigma, lo / unit, hi / unit, *around)
         w, multipliers, basis, pivots, optimal = optimise(program, found.basis, end)
         h = np.clip(h + sigma * w, lower, upper)
-        found = Found(h, multipliers, basis, found.pivots + pivots, optimal, not optimal and time.perf_counter() > end)
+        found = Found(h, unit * multipliers, basis, found.pivots + pivots, optimal, not optimal and time.perf_counter() > end)
         if not optimal:
             break
     return Found(

@@ -45,6 +45,6 @@ class L1:
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
         return grow(
-            lambda system, rows, limit: least_violation(system, rows, "l1", limit),
+            lambda system, rows, limit, near: least_violation(system, rows, "l1", limit, near),
             "l1", self.alpha, system, target, threshold, time_limit,
         )  # fmt: skip

@@ -50,6 +50,6 @@ class LeastSquares:
         return grow(_solve, "l2", self.alpha, system, target, threshold, time_limit)
 
 
-def _solve(system: LayerSystem, rows: Rows, time_limit: float) -> Answer:
+def _solve(system: LayerSystem, rows: Rows, time_limit: float, near: Answer | None) -> Answer:
     h, objective, steps = one_sided_least_squares(system, rows, time.perf_counter() + time_limit)
     return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.layer.convex import Answer, least_violation
-from unrelu.layer.growth import check_growth, scan
+from unrelu.layer.growth import check_growth, misfit
 from unrelu.layer.highs import LpStatus
-from unrelu.layer.rows import LayerSystem, rows
+from unrelu.layer.rows import LayerSystem, Rows, rows
 from unrelu.layer.solution import LayerSolution, first_threshold
 from unrelu.result import Status
 
@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 
 # Room for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9
+# A point whose error in other rows is at most this many times its own is a start for them.
+_ALIKE = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,22 @@ class _Search:
     def delta(self, step: int) -> float:
         """The smallest delta at this step's eps, without the cap delta <= eps."""
         if step not in self.answers:
-            problem_rows = rows(self.system, self.target, self.epsilon(step))
-            self.answers[step] = least_violation(self.system, problem_rows, "linf", self.end - time.perf_counter())
+            limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, self.epsilon(step))
+            near = self.alike(step, layer_rows)
+            self.answers[step] = least_violation(self.system, layer_rows, "linf", limit, near)
         return self.answers[step].objective
+
+    def alike(self, step: int, layer_rows: Rows) -> Answer | None:
+        """The answer to a larger eps that is nearly one to these rows; its basis then needs few changes.
+
+        From a larger eps rows have only tightened, so the smallest delta is between that answer's and its error here.
+        """
+        best, smallest = None, _ALIKE
+        for other, answer in self.answers.items():
+            error = float(layer_rows.violation(self.system.matrix @ answer.h).max()) if other > step else math.inf
+            if error < smallest * answer.objective:
+                best, smallest = answer, error / answer.objective
+        return best
 
     def feasible(self, step: int) -> bool:
         return self.delta(step) <= self.epsilon(step) * _SLACK
@@ -97,28 +112,34 @@ class _Search:
     def first_feasible(self) -> tuple[Answer, int]:
         """Bracket the first feasible step between ``low`` (infeasible) and ``high`` (feasible), and narrow down.
 
-        The smallest delta at one eps hints at where to look next. For ReLU it is a proof too: there it does not grow
-        with eps, as rows only loosen, so a feasible eps with smallest delta d makes every eps < d infeasible.
+        Any point h shows that the eps |phi(W h + b) - x|_inf is feasible, and the smallest delta d of a feasible eps says
+        where to look next: at d, and in growing strides above it. For ReLU this is a proof too: there d does not grow with
+        eps, as rows only loosen, so every eps < d is infeasible.
         """
         low, high = -1, 0
         if not self.feasible(0):
-            # A least-squares point shows an eps that is surely feasible, often close to the smallest.
-            _, reached = scan(self.system, self.target, "linf", self.start, self.end)
-            low, high = 0, max(1, self.step_at_least(reached))
+            low, high = 0, max(1, self.shown(0))
         while not self.feasible(high) and not self._over():
-            low, high = high, max(high + 1, self.step_at_least(self.delta(high)))
-        hint = self.step_at_least(self.delta(high))
+            low, high = high, max(high + 1, self.step_at_least(self.delta(high)), self.shown(high))
+        stride = 0
         for turn in itertools.count(1):
+            hint = self.step_at_least(self.delta(high))
             if self.rows_only_loosen:
-                low = max(low, min(high, self.step_at_least(self.delta(high))) - 1)
+                low = max(low, min(high, hint) - 1)
             if high - low <= 1 or self._over():
                 break
-            # Halving in every third turn bounds the number of programs where the hints mislead.
-            guess = (low + high) // 2 if turn % 3 == 0 else min(max(hint, low + 1), high - 1)
-            low, high = (low, guess) if self.feasible(guess) else (guess, high)
-            hint = self.step_at_least(self.delta(guess))
+            # Halving in every fourth turn bounds the number of programs where the hints mislead.
+            guess = (low + high) // 2 if turn % 4 == 0 else min(max(hint, low + 1 + stride), high - 1)
+            if self.feasible(guess):
+                high, stride = guess, 0
+            else:
+                low, stride = guess, 2 * stride + 1
         last = high if high in self.answers else max(self.answers)
         return self.answers[last], last
+
+    def shown(self, step: int) -> int:
+        """The first step that this step's point shows to be feasible."""
+        return self.step_at_least(misfit(self.system, self.target, self.answers[step].h, "linf"))
 
     def _over(self) -> bool:
         statuses = {a.status for a in self.answers.values()}
