@@ -87,7 +87,8 @@ def _answer(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array, step
     """What can be proved about h with the multipliers y."""
     h = system.inside(h)
     proof = prove(system, rows, norm, h, y)
-    return Answer(h, proof.objective, proof.bound, LpStatus.OPTIMAL if proof.holds else otherwise, steps)
+    status = LpStatus.OPTIMAL if proof.holds else otherwise
+    return Answer(h, proof.objective, proof.bound, status, steps, y, engine="interior point")
 
 
 def _solve(batch: _Observations, end: float) -> tuple[Array, Array, npt.NDArray[np.int64]]:

@@ -51,8 +51,9 @@ class Answer:
         status: OPTIMAL only where the proof holds.
         pivots: simplex pivots of all attempts.
         multipliers: one a row, (n,): signed for a violation, of the sides for the relaxation.
-        engine: "exchange", "highs" or "least squares" (nothing was left to do).
+        engine: "exchange", "highs", "interior point" (batches on a GPU) or "least squares" (nothing was left to do).
         fallback: whether an attempt before the one that gave h failed its proof.
+        found: what to start similar rows from.
     """
 
     h: Array

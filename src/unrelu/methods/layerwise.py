@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
 from unrelu.network import Network
 from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
+from unrelu.threads import cores, in_threads, small
 
 __all__ = ["Layerwise", "check_invertible", "layer_systems"]
 
@@ -44,26 +46,32 @@ class Layerwise:
     name: str
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Invert every observation of the problem in turn."""
+        """Invert the observations of the problem, as many at a time as there are cores."""
         systems = layer_systems(problem.network, self.name, self.layer_method.largest)
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
         nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
-        for i, y in enumerate(problem.y):
-            if problem.control.expired():
-                break
-            begin = time.perf_counter()
-            code, status[i], nit[i] = self._one(systems, y, problem)
-            if code is not None:
-                z[i] = code
-            seconds[i] = time.perf_counter() - begin
-            progress = partial(Progress, self.name, int(nit[i]), i + 1, problem.size, z.copy())
-            if problem.control.stopped(progress):
-                status[i + 1 :] = Status.STOPPED
-                break
+        threads = cores() if small(problem.network) else 1
+        with closing(in_threads(partial(self._timed, systems, problem), list(problem.y), threads)) as results:
+            for i, (code, status[i], nit[i], seconds[i]) in enumerate(results):
+                if code is not None:
+                    z[i] = code
+                progress = partial(Progress, self.name, int(nit[i]), i + 1, problem.size, z.copy())
+                if problem.control.stopped(progress):
+                    status[i + 1 :] = Status.STOPPED
+                    break
         return Inversion.of(
             problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
         )
+
+    def _timed(
+        self, systems: list[LayerSystem], problem: Problem, y: Array
+    ) -> tuple[Array | None, Status, int, float]:
+        """What :meth:`_one` returns, and the seconds it took; nothing is begun when the time is up."""
+        if problem.control.expired():
+            return None, Status.TIME_LIMIT, 0, 0.0
+        begin = time.perf_counter()
+        return *self._one(systems, y, problem), time.perf_counter() - begin
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
