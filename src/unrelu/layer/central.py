@@ -147,7 +147,7 @@ def sum_after(lo, hi, y, p, q, dp, dq, dy, primal, dual):
 
 
 @jit
-def central_sum(dsyrk, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
+def central_sum(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
     """At most ``limit`` interior-point steps for the sum, until basic rows outweigh the others 2^``tolerance`` times.
 
     Returns:
@@ -174,10 +174,10 @@ def central_sum(dsyrk, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, 
             scores[j] = weight[j] * sizes[j]
         if step > 1 and decided(scores, barrier, k) >= tolerance:
             break
-        gram(dsyrk, matrix, weight, scaled, normal)
+        gram(routines, matrix, weight, scaled, normal)
         for i in range(k):
             normal[i, i] += barrier[i]
-        factor, ok = factorise(normal, _RIDGE)
+        factor, ok = factorise(routines, normal, _RIDGE)
         if not ok:
             break
         mu, target, primal, dual = comp / (2 * n + count), 0.0, 1.0, 1.0
@@ -322,7 +322,7 @@ def largest_after(r, d, up, down, y, dy, move, dd, primal, dual):
 
 
 @jit
-def central_largest(dsyrk, matrix, r0, sizes, up, down, lower, upper, tolerance, limit):
+def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit):
     """At most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
 
     The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated.
@@ -352,10 +352,10 @@ def central_largest(dsyrk, matrix, r0, sizes, up, down, lower, upper, tolerance,
         if step > 1 and decided(side_scores(weight, sizes, up, down), barrier, k + 1) >= tolerance:
             break
         corner = largest_border(up, down, weight, both, tilt)
-        gram(dsyrk, matrix, both, scaled, normal)
+        gram(routines, matrix, both, scaled, normal)
         for i in range(k):
             normal[i, i] += barrier[i]
-        factor, ok = factorise(normal, _RIDGE)
+        factor, ok = factorise(routines, normal, _RIDGE)
         if not ok:
             break
         border = np.dot(matrix.T, tilt)

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import numba
-import numba.experimental.function_type  # registers WrapperAddressProtocol
 import numpy as np
+from llvmlite import ir
 from numba.core import types
-from numba.extending import get_cython_function_address
+from numba.extending import get_cython_function_address, intrinsic
 
-__all__ = ["DSYRK", "advance", "clear", "dot", "factorise", "gram", "inverse", "jit", "solve_factorised"]
+__all__ = ["ROUTINES", "advance", "clear", "dot", "factorise", "gram", "inverse", "jit", "solve_factorised"]
 
 # Reordered sums and fused multiply-adds, but NaN, infinities and division as IEEE has them.
 jit: Any = partial(
@@ -25,32 +25,57 @@ jit: Any = partial(
 _NEGLIGIBLE = 1e-4
 # A basis whose inverse is larger than this, relative to the basis, is as good as singular.
 _LARGEST_INVERSE = 1e8
-_CHARACTERS = np.frombuffer(b"UN", dtype=np.uint8).copy()
-_ONE_ZERO = np.array([1.0, 0.0])
+_U, _N = ord("U"), ord("N")
 
 
-class _Blas(types.WrapperAddressProtocol):
-    """A BLAS routine of SciPy as an argument of compiled code: as an argument, its address is in no cached file.
+def _addresses() -> tuple[int, ...]:
+    """Addresses of SciPy's BLAS and LAPACK routines that compiled functions take as ``routines``.
 
-    Numba's own products are general ones; a symmetric one (dsyrk) takes 60% of the time.
+    Numba itself has no symmetric product (dsyrk takes 60% of the time of a general one), and its factorisations take
+    seconds to compile. As an argument, an address is in no cached file.
     """
-
-    def __init__(self, name: str, arguments: int) -> None:
-        self._address = get_cython_function_address("scipy.linalg.cython_blas", name)
-        self._signature = types.void(*[types.voidptr] * arguments)
-
-    def __wrapper_address__(self) -> int:
-        return int(self._address)
-
-    def signature(self) -> Any:
-        return self._signature
+    names = (("blas", "dsyrk"), ("lapack", "dpotrf"), ("lapack", "dgetrf"), ("lapack", "dgetri"))
+    return tuple(get_cython_function_address(f"scipy.linalg.cython_{library}", name) for library, name in names)
 
 
-DSYRK = _Blas("dsyrk", 10)
+ROUTINES = _addresses()
+
+
+@intrinsic
+def call(typing_context, address, arrays):
+    """Call the Fortran routine at an address with pointers to the data of a tuple of arrays."""
+
+    def generate(context, builder, signature, values):
+        target, packed = values
+        pointers = []
+        for i, kind in enumerate(signature.args[1]):
+            array = context.make_array(kind)(context, builder, builder.extract_value(packed, i))
+            pointers.append(builder.bitcast(array.data, ir.IntType(8).as_pointer()))
+        routine = ir.FunctionType(ir.VoidType(), [p.type for p in pointers])
+        builder.call(builder.inttoptr(target, routine.as_pointer()), pointers)
+        return context.get_dummy_value()
+
+    return types.void(address, arrays), generate
 
 
 @jit
-def gram(dsyrk, matrix, weight, scaled, out):
+def integer(value):
+    """A number as Fortran takes it."""
+    array = np.empty(1, np.int32)
+    array[0] = value
+    return array
+
+
+@jit
+def letter(value):
+    """A character as Fortran takes it."""
+    array = np.empty(1, np.uint8)
+    array[0] = value
+    return array
+
+
+@jit
+def gram(routines, matrix, weight, scaled, out):
     """Write the lower triangle of W^T diag(weight) W, weight >= 0, into ``out``, without rows of negligible weight.
 
     ``scaled`` is work space of the size of W.
@@ -68,12 +93,8 @@ def gram(dsyrk, matrix, weight, scaled, out):
             scaled[count, i] = root * matrix[j, i]
         count += 1
     # In Fortran's order ``scaled`` is k x count, and the upper triangle is ours below the diagonal.
-    sizes, numbers, letters = np.empty(2, np.int32), _ONE_ZERO.copy(), _CHARACTERS.copy()
-    sizes[0], sizes[1] = k, count
-    dsyrk(
-        letters[0:].ctypes, letters[1:].ctypes, sizes[0:].ctypes, sizes[1:].ctypes, numbers[0:].ctypes,
-        scaled.ctypes, sizes[0:].ctypes, numbers[1:].ctypes, out.ctypes, sizes[0:].ctypes,
-    )
+    columns, height, one, zero = integer(k), integer(count), np.ones(1), np.zeros(1)
+    call(routines[0], (letter(_U), letter(_N), columns, height, one, scaled, columns, zero, out, columns))
 
 
 @jit
@@ -100,32 +121,31 @@ def dot(x, y):
 
 
 @jit
-def factorise(matrix, ridge):
+def factorise(routines, matrix, ridge):
     """The Cholesky factor L of a symmetric positive semidefinite matrix of which the lower triangle is given.
 
     ``ridge`` times the mean of the diagonal is added to the diagonal; ever more where the factorisation breaks down.
 
     Returns:
-        L, and whether it exists.
+        L in the lower triangle, and whether it exists.
     """
     k = len(matrix)
     mean = 0.0
     for i in range(k):
         mean += matrix[i, i] / k
-    added = 0.0
+    factor, size, failed = np.empty((k, k)), integer(k), integer(0)
     for _ in range(7):
-        if not np.isfinite(mean):
+        if k == 0 or not np.isfinite(mean):
             break
-        extra = ridge * mean + 1e-300
         for i in range(k):
-            matrix[i, i] += extra - added
-        added = extra
-        try:
-            factor = np.linalg.cholesky(matrix)
+            for j in range(i + 1):
+                factor[i, j] = matrix[i, j]
+            factor[i, i] += ridge * mean + 1e-300
+        call(routines[1], (letter(_U), size, factor, size, failed))
+        if failed[0] == 0:
             return factor, True
-        except Exception:
-            ridge *= 100.0
-    return matrix, False
+        ridge *= 100.0
+    return factor, False
 
 
 @jit
@@ -147,17 +167,22 @@ def solve_factorised(factor, rhs):
 
 
 @jit
-def inverse(matrix):
-    """The transposed inverse of a matrix, rows contiguous, and whether it exists and is not mere rounding."""
-    try:
-        result = np.linalg.inv(matrix).T
-    except Exception:
-        return matrix, False
-    largest = 0.0
-    size = 0.0
+def inverse(routines, matrix):
+    """The transposed inverse of a matrix, and whether it exists and is not mere rounding."""
     k = len(matrix)
+    # The transpose in Fortran's order is the matrix in ours, and so is its inverse.
+    result, largest = np.empty((k, k)), 0.0
     for i in range(k):
         for j in range(k):
-            largest = max(largest, abs(result[i, j]))
-            size = max(size, abs(matrix[i, j]))
-    return result, largest * size < _LARGEST_INVERSE
+            result[j, i] = matrix[i, j]
+            largest = max(largest, abs(matrix[i, j]))
+    size, failed, pivots, work = integer(k), integer(0), np.empty(k, np.int32), np.empty(64 * k)
+    call(routines[2], (size, size, result, size, pivots, failed))
+    if failed[0] != 0:
+        return result, False
+    call(routines[3], (size, result, size, pivots, work, integer(64 * k), failed))
+    growth = 0.0
+    for i in range(k):
+        for j in range(k):
+            growth = max(growth, abs(result[i, j]))
+    return result, failed[0] == 0 and growth * largest < _LARGEST_INVERSE

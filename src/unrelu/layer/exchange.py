@@ -126,7 +126,7 @@ def entering(slope, length, index, weight, count):
 
 
 @jit
-def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit):
+def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit):
     """Minimise from the vertex of ``basis``.
 
     Args:
@@ -161,7 +161,7 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit
         if fresh:
             # One step of refinement with the updated inverse usually does.
             if not restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
-                inverted, ok = inverse(basis_matrix(rows, column, basis))
+                inverted, ok = inverse(routines, basis_matrix(rows, column, basis))
                 if not ok:
                     return v, y, pivots, SINGULAR
                 for i in range(k):

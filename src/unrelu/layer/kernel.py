@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layer.dense import factorise, inverse, solve_factorised
+from unrelu.layer.dense import ROUTINES, inverse
 from unrelu.layer.exchange import EXHAUSTED, OPTIMAL, SINGULAR, basis_matrix, complete_basis, exchange
 from unrelu.layer.programs import Largest, Program, Sum
 from unrelu.layer.proof import ZERO, scale_of
 from unrelu.layer.rows import LayerSystem, Rows
+from unrelu.layer.start import least_squares_point
 
 __all__ = ["Basis", "Found", "largest_response", "least_violation"]
 
@@ -35,8 +36,6 @@ _PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
 _MULTIPLIER = 1e-9
 # Solved again around its solution, where that has errors so much smaller than the start: tolerances are relative.
 _SHRUNK, _SHIFTS = 1e-3, 4
-# Rows for each unknown from which the first least-squares point is a good one.
-_AMPLE = 1.3
 # Penalties of a constraint, in units of the largest weight, tried in turn.
 _PENALTIES = (1e2, 1e4, 1e6)
 
@@ -204,7 +203,7 @@ def optimise(
         if not known:
             local = _independent(part.rows, units.column, local, -scores[number], edges)
         while True:
-            v, y, more, status = exchange(*fixed, local, edges, min(chunk, limit - pivots))
+            v, y, more, status = exchange(ROUTINES, *fixed, local, edges, min(chunk, limit - pivots))
             pivots += more
             if status != EXHAUSTED or pivots >= limit or time.perf_counter() > end:
                 break
@@ -219,40 +218,16 @@ def optimise(
 
 def _independent(rows: Array, column: Index, local: Index, key: Array, edges: Array) -> Index:
     """A basis, the given one where its rows are independent, otherwise the first ones by a key; sets its edges."""
-    inverted, ok = inverse(basis_matrix(rows, column, local))
+    inverted, ok = inverse(ROUTINES, basis_matrix(rows, column, local))
     if not ok:
         local = np.zeros(len(local), dtype=np.int64)
         complete_basis(rows, column, np.argsort(key, kind="stable"), local)
-        inverted, ok = inverse(basis_matrix(rows, column, local))
+        inverted, ok = inverse(ROUTINES, basis_matrix(rows, column, local))
     edges[:] = inverted
     return local
 
 
-def least_squares_start(matrix: Array, rows: Rows, lower: Array, upper: Array, rounds: int = 2) -> Array:
-    """A least-squares point of the rows with two sides, (k,).
-
-    Later rounds include the rows that are violated, and hold the coordinates that were moved to their bounds.
-    """
-    center, (up, down) = rows.center, rows.slopes
-    two = (up > 0) & (down > 0)
-    active, free, h = two, np.ones(len(lower), dtype=bool), np.zeros(len(lower))
-    for _ in range(rounds):
-        part, rest = matrix[active], center[active]
-        if not free.all():
-            rest = rest - part[:, ~free] @ h[~free]
-            part = part[:, free]
-        # With hardly more rows than unknowns the least-squares point may be far away; a larger ridge keeps it near.
-        factor, ok = factorise(part.T @ part, 1e-12 if len(part) > _AMPLE * len(h) else 1e-9)
-        if not ok:
-            break
-        h[free] = solve_factorised(factor, part.T @ rest)
-        inside = (h >= lower) & (h <= upper)
-        if inside.all() and len(part) > _AMPLE * len(h):
-            break
-        h = np.clip(h, lower, upper)
-        r = matrix @ h - center
-        now = two | ((up > 0) & (r > 0)) | ((down > 0) & (r < 0))
-        if int((now != active).sum()) <= 0.02 * len(part) and (inside | ~free).all():
-            break
-        active, free = now, free & inside
+def least_squares_start(matrix: Array, rows: Rows, lower: Array, upper: Array) -> Array:
+    """A least-squares point of the rows with two sides, (k,), for a W with columns of norm 1."""
+    h: Array = least_squares_point(ROUTINES, matrix, rows.center, *rows.slopes, lower, upper)
     return h

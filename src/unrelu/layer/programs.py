@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.layer.central import central_largest, central_sum
-from unrelu.layer.dense import DSYRK
+from unrelu.layer.dense import ROUTINES
 
 __all__ = ["Approach", "Largest", "Part", "Program", "Sum", "Units"]
 
@@ -145,7 +145,7 @@ class Sum:
         lo, hi = self._lo[index], self._hi[index]
         cap = min(self._cap, float(hi.max(initial=0.0)))
         w, weight, barrier = central_sum(
-            DSYRK, matrix, self._r0[index], sizes, lo, hi, cap, self._lower, self._upper, _DECIDED, steps
+            ROUTINES, matrix, self._r0[index], sizes, lo, hi, cap, self._lower, self._upper, _DECIDED, steps
         )
         scores, r = np.zeros(len(self._r0)), self._r0.copy()
         scores[index] = weight * sizes
@@ -216,7 +216,7 @@ class Largest:
         matrix, sizes = self._matrix[index], self._sizes[index]
         up, down = self._up[index], self._down[index]
         w, d, scores, barrier = central_largest(
-            DSYRK, matrix, self._r0[index], sizes, up, down, self._lower, self._upper, _DECIDED, steps
+            ROUTINES, matrix, self._r0[index], sizes, up, down, self._lower, self._upper, _DECIDED, steps
         )
         n = len(self._r0)
         sides, r = np.zeros(2 * n), self._r0.copy()

@@ -91,20 +91,19 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
 
     Multipliers outside their box are moved into it first, so the bound never depends on their being right.
     """
-    center, (lower, upper) = rows.center, rows.box
-    r = np.asarray(system.matrix @ h) - center
-    errors = rows.violation(r + center)
-    scale = scale_of(rows)
+    (lower, upper), scale = rows.box, scale_of(rows)
+    r = np.asarray(system.matrix @ h) - rows.center
+    errors = np.maximum(upper * r, lower * r)
     if norm == "l1":
-        y = np.clip(y, lower, upper)
+        y = np.minimum(np.maximum(y, lower), upper)
         objective, slack = float(errors.sum()), errors - y * r
     else:
-        y = np.where(y > 0, np.where(upper > 0, y, 0.0), np.where(lower < 0, y, 0.0))
-        size = float(np.where(y > 0, rows.high_slope * y, -rows.low_slope * y).sum())
-        y = y / max(size, 1.0)
+        up, down = rows.slopes
+        share = np.maximum(up * y, -down * y)
+        size = max(float(share.sum()), 1.0)
+        y = np.where(share > 0, y / size, 0.0)
         objective = float(errors.max(initial=0.0))
-        share = np.where(y > 0, rows.high_slope * y, -rows.low_slope * y)
-        slack = share * objective - y * r
+        slack = share * (objective / size) - y * r
     t = np.asarray(system.matrix.T @ y)
     side = np.where(t > 0, system.lower, system.upper)
     held = np.isfinite(side)

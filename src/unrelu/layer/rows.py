@@ -143,18 +143,18 @@ class Rows:
         """Where both sides are there: the rows whose neuron is on."""
         return np.isfinite(self.low) & np.isfinite(self.high)
 
-    @property
+    @cached_property
     def center(self) -> Array:
         """Where both sides of a row start, (n,); 0 in a row without sides."""
         return np.where(np.isfinite(self.high), self.high, np.where(np.isfinite(self.low), self.low, 0.0))
 
-    @property
+    @cached_property
     def slopes(self) -> tuple[Array, Array]:
         """p and q, (n,), 0 where the side is missing."""
         up, down = np.isfinite(self.high), np.isfinite(self.low)
         return np.where(up, self.high_slope, 0.0), np.where(down, self.low_slope, 0.0)
 
-    @property
+    @cached_property
     def box(self) -> tuple[Array, Array]:
         """The least and the largest multiplier of a row, -1/q and 1/p, (n,), 0 where the side is missing."""
         up, down = np.isfinite(self.high), np.isfinite(self.low)
