@@ -1,9 +1,10 @@
 """Random and degenerate layer programs against an independent solver: does anyone find a better point?
 
-Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same program
-around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. Prints one row a kind
-of instance; the command fails if an answer marked optimal is beaten by more than 1e-7 of the objective (objectives are never
-compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse than the least-squares start.
+Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same
+program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. Prints
+one row a kind of instance; the command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
+(objectives are never compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse
+than the least-squares start.
 
     python benchmarks/degenerate.py [instances] [seed]
 """
@@ -26,58 +27,76 @@ from unrelu.layer.proof import scale_of
 
 KINDS = (
     "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",
-    "large scale", "badly conditioned", "duplicated columns", "outliers", "noiseless", "integers", "leaky", "sparse code",
+    "large scale", "badly conditioned", "duplicated columns", "outliers", "noiseless", "integers", "leaky",
+    "sparse code",
 )  # fmt: skip
+BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0))
+
+
+def layer_matrix(kind, n, k, rng):
+    """W, (n, k)."""
+    matrix = rng.normal(size=(n, k)) / np.sqrt(n)
+    if kind == "repeated rows":
+        return matrix[rng.integers(0, max(1, n // 3), n)]
+    if kind == "zero rows":
+        matrix[rng.random(n) < 0.3] = 0.0
+    if kind == "badly conditioned":
+        return matrix @ (np.linalg.qr(rng.normal(size=(k, k)))[0] * np.logspace(0, -8, k))
+    if kind == "duplicated columns":
+        return matrix[:, rng.integers(0, max(1, k // 2), k)]
+    if kind == "integers":
+        return rng.integers(-1, 2, (n, k)).astype(float)
+    if kind in ("small scale", "large scale"):
+        return matrix * 10.0 ** rng.uniform(-3, 3)
+    return matrix
+
+
+def layer_bias(kind, u, k):
+    """A constant bias that leaves about as many rows active as the kind says."""
+    wanted = {"few active": k // 2, "none active": 0, "as many active": k}.get(kind)
+    if wanted is None:
+        return np.zeros(len(u))
+    level = np.sort(u)[::-1][min(wanted, len(u) - 1)] + (1e-3 if kind == "none active" else 0.0)
+    return np.full(len(u), -level - (1.0 if wanted >= len(u) else 0.0))
+
+
+def observed(kind, x, noise, size, rng):
+    """The output x with noise, or something else in its place."""
+    if kind == "x = 0":
+        return np.zeros(len(x))
+    if kind == "integers":
+        return x + rng.integers(-1, 2, len(x))
+    if kind != "noiseless":
+        x = x + noise * size * rng.uniform(-1, 1, len(x))
+    if kind == "outliers":
+        bad = rng.random(len(x)) < 0.1
+        x[bad] = rng.uniform(0, 2 * size, int(bad.sum()))
+    return x
 
 
 def instance(kind, rng):
     """A layer and one output of it, with a threshold."""
     k = int(rng.integers(1, 25))
     n = k + int(rng.integers(0, 4 * k + 5))
-    matrix = rng.normal(size=(n, k)) / np.sqrt(n)
-    noise = float(rng.choice([1e-6, 1e-3, 1e-1]))
-    box = [(-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0)][int(rng.integers(3))]
-    bias, activation, scale = np.zeros(n), Activation.parse("leaky_relu:0.1" if kind == "leaky" else "relu"), 1.0
-    if kind == "repeated rows":
-        matrix = matrix[rng.integers(0, max(1, n // 3), n)]
-    if kind == "zero rows":
-        matrix[rng.random(n) < 0.3] = 0.0
-    if kind == "badly conditioned":
-        matrix = matrix @ (np.linalg.qr(rng.normal(size=(k, k)))[0] * np.logspace(0, -8, k))
-    if kind == "duplicated columns":
-        matrix = matrix[:, rng.integers(0, max(1, k // 2), k)]
-    if kind == "integers":
-        matrix = rng.integers(-1, 2, (n, k)).astype(float)
-    h = np.clip(rng.normal(size=k), *box)
-    if kind == "sparse code":
-        h[rng.random(k) < 0.7] = np.clip(0.0, *box)
-    if kind == "integers":
-        h, noise = np.round(h), 0.0
-    u = matrix @ h
-    if kind in ("few active", "none active", "as many active"):
-        wanted = {"few active": k // 2, "none active": 0, "as many active": k}[kind]
-        bias = -np.sort(u)[::-1][min(wanted, n - 1)] * np.ones(n) - 1e-3 * (kind == "none active")
-        if wanted >= n:
-            bias -= 1.0
+    matrix = layer_matrix(kind, n, k, rng)
+    noise, box = float(rng.choice([1e-6, 1e-3, 1e-1])), BOXES[int(rng.integers(3))]
+    scale = 1.0
     if kind in ("small scale", "large scale"):
         scale = 10.0 ** (rng.uniform(-9, -3) if kind == "small scale" else rng.uniform(3, 9))
-        matrix = matrix * 10.0 ** rng.uniform(-3, 3)
-        if box[1] == 1.0:
-            box = (-np.inf, np.inf)
-        u = matrix @ h
+        # A code of that scale does not fit into a box around 0.
+        box = BOXES[0] if box[1] == 1.0 else box
+    h = np.clip(rng.normal(size=k), *box)
+    if kind == "sparse code":
+        h[rng.random(k) < 0.7] = 0.0
+    if kind == "integers":
+        h = np.round(h)
+    u = matrix @ h
+    bias, activation = layer_bias(kind, u, k), Activation.parse("leaky_relu:0.1" if kind == "leaky" else "relu")
     x = activation.value(u + bias)
     size = max(float(np.abs(x).max()), 1e-3)
-    x = x + (0.0 if kind == "noiseless" else noise) * size * rng.uniform(-1, 1, n)
-    if kind == "outliers":
-        bad = rng.random(n) < 0.1
-        x[bad] = rng.uniform(0, 2 * size, int(bad.sum()))
-    if kind == "integers":
-        x = x + rng.integers(-1, 2, n)
-    if kind == "x = 0":
-        x = np.zeros(n)
+    x = observed(kind, x, noise, size, rng)
     system = LayerSystem(matrix, bias * scale, activation, np.full(k, box[0]), np.full(k, box[1]))
-    threshold = max(noise * size, 1e-9 * size) * float(rng.choice([0.3, 1.0]))
-    return system, rows(system, x * scale, threshold * scale)
+    return system, rows(system, x * scale, noise * size * scale * float(rng.choice([0.3, 1.0])))
 
 
 def reference(system, layer_rows, norm, h, sigma):
@@ -144,7 +163,17 @@ def main(count=10_000, seed=20260):
                 worst = max(worst, excess)
                 fallbacks += answer.fallback
                 if outcome in ("beaten", "NaN", "worse than its start", "says so") and "-v" in sys.argv:
-                    print(kind, norm, i, outcome, excess, answer.engine, answer.status.name, answer.objective, answer.bound)
+                    print(
+                        kind,
+                        norm,
+                        i,
+                        outcome,
+                        excess,
+                        answer.engine,
+                        answer.status.name,
+                        answer.objective,
+                        answer.bound,
+                    )
             failures += tally["beaten"] + tally["NaN"] + tally["worse than its start"]
             cells = " | ".join(str(tally[o]) for o in outcomes)
             print(f"| {kind} | {norm} | {cells} | {fallbacks} | {worst:.0e} | {1e3 * slowest:.0f} |", flush=True)

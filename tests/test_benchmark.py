@@ -10,7 +10,6 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,17 +19,20 @@ from reference import least_violation as reference
 from rich.console import Console
 from typer.testing import CliRunner
 
-from unrelu import cli
+from support import random_network
+from unrelu import Status, cli
 from unrelu.activations import Activation
 from unrelu.benchmarks import layers, peers, plot, report
 from unrelu.benchmarks.instances import CASES, COMBINATIONS, PROGRAMS, QUICK_CASES, REPORT_SEED, Case, draw, draw_batch
 from unrelu.benchmarks.machine import describe
+from unrelu.benchmarks.network_table import network_table
 from unrelu.benchmarks.peers import PEERS, Scaled, cholesky, objective
-from unrelu.benchmarks.summary import Quartiles, summarise, tables
+from unrelu.benchmarks.published import PublishedLoop
+from unrelu.benchmarks.summary import Quartiles, short, summarise, tables
 from unrelu.benchmarks.throughput import measure_throughput
-from unrelu.benchmarks.whole_network import measure_network
+from unrelu.benchmarks.whole_network import Inverted, Run, compare, measure_network
 from unrelu.errors import SolverError
-from unrelu.layer import LayerSystem, convex, rows
+from unrelu.layer import LayerSystem, LInf, convex, rows
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_every_time_is_positive_and_every_objective_agrees(records):
     for r in records:
         assert len(r.ours_seconds) == 3
         assert len(r.cholesky_seconds) == 5
-        assert r.status == "OPTIMAL"
+        assert (r.status, r.engine, r.fallback) == ("OPTIMAL", "exchange", False)
         asked = {"linprog", "highs", *({"linprog_ub"} if r.norm == "l1" else ())}
         assert all(r.ratio(solver) > 0 for solver in (*asked, "cholesky"))
         assert abs(r.difference) <= 1e-6
@@ -100,7 +102,7 @@ def test_the_summary_is_that_of_the_instances(quick, records):
         assert found["median"] == pytest.approx(np.median(ratios))
         assert found["lower"] <= found["median"] <= found["upper"]
         assert s["largest_difference"] == max(abs(r.difference) for r in group)
-        assert (s["instances"], s["not_optimal"]) == (6, 0)
+        assert (s["instances"], s["not_optimal"], s["fallback"], s["engines"]) == (6, 0, 0, {"exchange": 6})
         assert set(s["milliseconds"]) == {"ours", "ours_first", "cholesky", *PEERS}
 
 
@@ -110,6 +112,8 @@ def test_the_tables_are_whole_in_100_columns(quick):
         *(p.name for p in PROGRAMS),
         *(c.name for c in QUICK_CASES),
         "linprog",
+        "split",
+        "A_ub",
         "highspy",
         "cvxopt",
         "Cholesky",
@@ -265,7 +269,7 @@ def test_a_peer_that_gives_up_has_no_ratio(records):
     assert summary.ratios["linprog"] is None
     assert summary.largest_difference is None
     assert summary.peer_failures["linprog"] == 6
-    assert "linprog 6" in next(tables([summary])).caption
+    assert "linprog split 6" in next(tables([summary])).caption
     assert plot.draw(failed, describe()).axes
 
 
@@ -283,12 +287,23 @@ def test_failures_of_ours_are_counted(monkeypatch):
     assert (summary.not_optimal, summary.ratios["cholesky"]) == (1, None)
 
 
-@pytest.mark.parametrize(
-    ("answer", "used"),
-    [({}, False), ({"engine": "highs"}, True), ({"engine": "exchange"}, False), ({"fallback": True}, True)],
-)
-def test_the_fallback_is_what_the_answer_says(answer, used):
-    assert layers.used_fallback(SimpleNamespace(**answer)) is used
+def test_an_answer_behind_a_failed_proof_is_a_fallback(monkeypatch):
+    """HiGHS gives the answer, and the record says so."""
+    found = convex.kernel.least_violation
+
+    def without_multipliers(*arguments):
+        answer = found(*arguments)
+        return replace(answer, multipliers=np.zeros_like(answer.multipliers))
+
+    monkeypatch.setattr(convex.kernel, "least_violation", without_multipliers)
+    record = layers.measure(draw(CASES[0], PROGRAMS[0], 1, 0))
+    assert (record.engine, record.fallback, record.status) == ("highs", True, "OPTIMAL")
+    summary = summarise([record])[0]
+    assert (summary.fallback, summary.engines) == (1, {"highs": 1})
+
+
+def test_numbers_have_two_or_three_digits():
+    assert [short(value) for value in (0.123, 1.0, 9.94, 9.96, 123.4)] == ["0.12", "1.0", "9.9", "10", "123"]
 
 
 def test_quartiles():
@@ -299,38 +314,92 @@ def test_quartiles():
 # --- the other measurements -------------------------------------------------------------------------------------------
 
 
-def test_throughput_compares_the_same_batch(monkeypatch):
-    calls = []
-
-    def many(system, batch, norm, threads):
-        calls.append((norm, threads, len(batch)))
-        return [convex.least_violation(system, row, norm) for row in batch]
-
-    stub = ModuleType("unrelu.layer.batch")
-    stub.least_violation_many = many
-    monkeypatch.setitem(sys.modules, "unrelu.layer.batch", stub)
+def test_throughput_compares_the_same_batch():
     measured = measure_throughput(2, cases=QUICK_CASES[:1])
     assert [(m.layer, m.norm, m.observations) for m in measured] == [("784x60", "l1", 2), ("784x60", "linf", 2)]
-    assert calls == [(norm, threads, 2) for norm in ("l1", "linf") for threads in (2, 1, 2, 1, 2, 1, 2)]
     for m in measured:
+        assert {threads: len(seconds) for threads, seconds in m.seconds.items()} == {1: 3, 2: 3}
         assert m.gain > 0
-        assert (m.largest_difference, m.not_optimal, m.fallback) == (0, 0, 0)
+        assert m.largest_difference <= 1e-12
+        assert (m.not_optimal, m.fallback, m.engines) == (0, 0, {"exchange": 2})
 
 
-def test_the_whole_network_is_inverted_with_both_solvers(monkeypatch):
-    engines = []
+def test_the_published_loop_ends_where_our_search_does():
+    system, layer_rows, _ = tiny(3, "relu", False)
+    search, loop = LInf()(system, layer_rows.target, 1e-5), PublishedLoop()(system, layer_rows.target, 1e-5)
+    assert loop.threshold == search.threshold
+    assert loop.objective == pytest.approx(search.objective, rel=1e-6)
+    # One program at every threshold, with the last of them.
+    assert loop.threshold == 1e-5 * 1.2 ** (loop.solves - 1)
+    assert loop.solves > search.solves
+    assert loop.status is search.status is Status.CONVERGED
 
-    @contextmanager
-    def engine(name):
-        engines.append(name)
-        yield
 
-    monkeypatch.setattr(convex, "engine", engine, raising=False)
-    measured = measure_network(2)
-    assert engines == ["highs", "highs"]
-    for m in measured:
-        assert m.speedup > 0
-        assert abs(m.difference) <= 1e-6
+def test_a_time_limit_ends_the_published_loop():
+    system, layer_rows, _ = tiny(3, "relu", False)
+    ended = PublishedLoop()(system, layer_rows.target, time_limit=0.0)
+    assert (ended.status, ended.solves) == (Status.TIME_LIMIT, 1)
+
+
+def test_the_baselines_of_a_network_run_on_highs(monkeypatch):
+    """Every call of the kernel is one of ours."""
+    network = random_network((3, 8, 20))
+    y = network(np.ones(3)) + np.random.default_rng(0).uniform(-1e-3, 1e-3, 20)
+    compare(network, y, False)
+    calls, found = [], convex.kernel.least_violation
+    monkeypatch.setattr(convex.kernel, "least_violation", lambda *a: calls.append(1) or found(*a))
+    ours, highs, published = compare(network, y, True)
+    assert len(calls) == 3 * ours.programs
+    assert len(ours.seconds) == 3
+    for run in (highs, published):
+        assert len(run.seconds) == 1
+        assert run.objective == pytest.approx(ours.objective, rel=1e-6)
+    assert ours.programs == highs.programs < published.programs
+
+
+@pytest.fixture(scope="module")
+def inverted(tmp_path_factory) -> tuple[str, list[dict]]:
+    """What ``unrelu benchmark network`` prints, and its observations."""
+    folder = tmp_path_factory.mktemp("network") / "out"
+    done = CliRunner().invoke(cli.app, ["benchmark", "network", "--instances", "3", "--output", str(folder)])
+    assert done.exit_code == 0, done.output
+    return done.stdout, json.loads((folder / "network.json").read_text(encoding="utf-8"))["observations"]
+
+
+def test_a_whole_network_is_inverted_in_three_ways(inverted):
+    observations = inverted[1]
+    assert [m["noise"] for m in observations] == [1e-6, 1e-3, 1e-1]
+    for m in observations:
+        assert m["published"]["programs"] > m["highs"]["programs"]
+        for baseline in ("highs", "published"):
+            assert m["compared"][baseline]["ratio"] == m[baseline]["seconds"][0] / min(m["ours"]["seconds"])
+            assert abs(m["compared"][baseline]["difference"]) <= 1e-6
+
+
+def test_the_network_table_is_whole_in_100_columns(inverted):
+    printed = inverted[0]
+    for word in ("1e-06", "1e-03", "1e-01", "published", "loop, HiGHS", "cold, ms", "our search, ms", "1/1"):
+        assert word in printed
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_the_published_loop_may_run_on_fewer_observations():
+    first, second = measure_network(2, published=0)
+    assert first.published is second.published is None
+    assert first.ratio("published") is first.difference("published") is first.same_residual("published") is None
+    assert first.ratio("highs") > 0
+    text = io.StringIO()
+    Console(file=text, width=100).print(network_table([first, second]))
+    assert "1/0" in text.getvalue()
+
+
+def test_an_inversion_that_broke_down_has_no_ratio():
+    run = Run([1.0], 3, 1e-3, 1e-3, "CONVERGED")
+    failed = replace(run, objective=float("nan"), fun=float("nan"), status="SOLVER_FAILED")
+    for ours, highs in ((run, failed), (failed, run)):
+        m = Inverted(0, 1e-6, "random z", 1.0, ours, highs, None)
+        assert m.ratio("highs") is m.difference("highs") is m.same_residual("highs") is None
 
 
 def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):

@@ -182,7 +182,8 @@ def benchmark(
         str,
         typer.Argument(
             help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
-            "against two; network: a whole inversion against HiGHS; cold-start: the first call of a process."
+            "against two; network: a whole inversion against HiGHS under our search and under the published loop; "
+            "cold-start: the first call of a process."
         ),
     ] = "layers",
     output: Annotated[

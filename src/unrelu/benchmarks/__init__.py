@@ -5,3 +5,5 @@ imported when a measurement is asked for.
 """
 
 from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,8 +1,7 @@
 """The first layer program of a process: with nothing compiled, and with the kernels in Numba's cache on disk.
 
 Two processes run one after the other with a cache folder of their own; the first compiles, the second loads. The
-programs are so small (30 x 5) that solving them takes no time. Either process runs
-``python -m unrelu.benchmarks.cold_start``.
+programs are so small (30 x 5) that solving them takes no time.
 """
 
 from __future__ import annotations
@@ -15,9 +14,23 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
+from unrelu.activations import Activation
+from unrelu.layer import LayerSystem, rows
+from unrelu.layer.convex import least_violation
+
 __all__ = ["ColdStart", "first_calls", "measure_cold_start"]
 
 _SHAPE = (30, 5)
+# What a process runs; the import of this module is that of NumPy and unrelu.layer.
+_CODE = """
+import json, time
+begin = time.perf_counter()
+from unrelu.benchmarks.cold_start import first_calls
+importing = time.perf_counter() - begin
+print(json.dumps({"importing": importing, **first_calls()}))
+"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class ColdStart:
     Attributes:
         cache: "empty" or "filled", the folder that compiled kernels are kept in.
         process: from start to end, with Python's own start.
-        importing: ``import unrelu.layer``.
+        importing: of ``unrelu.layer``, with NumPy, SciPy, PyTorch and Numba.
         first_l1, first_linf: the first program of either norm.
         second_l1, second_linf: the same once more.
     """
@@ -51,7 +64,7 @@ def _process(cache: str, folder: str) -> ColdStart:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "unrelu.benchmarks.cold_start"],
+        [sys.executable, "-c", _CODE],
         env={**os.environ, **threads, "NUMBA_CACHE_DIR": folder},
         capture_output=True,
         text=True,
@@ -61,16 +74,8 @@ def _process(cache: str, folder: str) -> ColdStart:
 
 
 def first_calls() -> dict[str, float]:
-    """Seconds of the import and of the first and second programs of this process."""
-    begin = time.perf_counter()
-    # The imports are a part of what is timed.
-    import numpy as np  # noqa: PLC0415
-
-    from unrelu.activations import Activation  # noqa: PLC0415
-    from unrelu.layer import LayerSystem, rows  # noqa: PLC0415
-    from unrelu.layer.convex import least_violation  # noqa: PLC0415
-
-    seconds = {"importing": time.perf_counter() - begin}
+    """Seconds of the first and second program of either norm in this process."""
+    seconds = {}
     n, k = _SHAPE
     rng = np.random.default_rng(0)
     matrix = rng.normal(0, n**-0.5, _SHAPE)
@@ -82,7 +87,3 @@ def first_calls() -> dict[str, float]:
             least_violation(system, rows(system, x, 1e-3), norm)
             seconds[f"{turn}_{norm}"] = time.perf_counter() - begin
     return seconds
-
-
-if __name__ == "__main__":
-    print(json.dumps(first_calls()))

@@ -22,7 +22,7 @@ from unrelu.benchmarks.peers import PEERS, Scaled, cholesky, cvxopt_module, obje
 from unrelu.errors import SolverError
 from unrelu.layer.convex import least_violation
 
-__all__ = ["INSTANCES", "QUICK_INSTANCES", "Record", "measure", "measure_layers", "select", "used_fallback"]
+__all__ = ["INSTANCES", "QUICK_INSTANCES", "Record", "measure", "measure_layers", "select"]
 
 Array = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class Record:
         objectives: of "ours" and each peer; None where it has no point, or a peer reported no optimum.
         difference: (ours - linprog) / max(linprog, 1e-8 max|x|); positive where ours is worse.
         status, pivots, engine: what our answer says; the name of the error where there is no answer.
-        fallback: whether our answer came from the general solver behind the kernel.
+        fallback: whether an attempt of ours before the one that gave the answer failed its proof.
     """
 
     layer: str
@@ -167,17 +167,12 @@ def _ours(instance: Instance) -> tuple[list[float], Array | None, dict[str, Any]
             h = answer.h
             said = {
                 "status": answer.status.name,
-                "pivots": int(answer.pivots),
-                "engine": str(getattr(answer, "engine", "")),
-                "fallback": used_fallback(answer),
+                "pivots": answer.pivots,
+                "engine": answer.engine,
+                "fallback": answer.fallback,
             }
         seconds.append(time.perf_counter() - begin)
     return seconds, h, said
-
-
-def used_fallback(answer: object) -> bool:
-    """Whether an answer says that the kernel handed its program to HiGHS; answers that do not say count as no."""
-    return bool(getattr(answer, "fallback", False)) or getattr(answer, "engine", "") == "highs"
 
 
 def _difference(ours: float | None, theirs: float | None, scale: float) -> float | None:

@@ -226,22 +226,39 @@ class Peer:
 
     Attributes:
         name: what tables call it.
+        forms: the word for the form of the program that it gets, for each norm that it is asked for.
         solve: seconds and point, or None where the solver is not installed or not asked for this program.
         note: what is timed.
     """
 
     name: str
+    forms: dict[str, str]
     solve: Callable[[Scaled], Timed | None]
     note: str
 
 
 PEERS = {
     "linprog": Peer(
-        "linprog", _linprog, "linprog highs, scaled; linf: dense A_ub; l1: split residuals, sparse A_eq, A_ub"
+        "linprog",
+        {"l1": "split", "linf": "A_ub"},
+        _linprog,
+        "linprog highs, scaled; l1: residuals split into two parts, sparse A_eq and A_ub; linf: dense A_ub",
     ),
-    "linprog_ub": Peer("linprog A_ub", _linprog_ub, "linprog highs, scaled, l1 with inequalities only, sparse A_ub"),
-    "highs": Peer("highspy", _highs, "scaled dual program, dual simplex, no presolve; passing the model and solving"),
-    "cvxopt": Peer("cvxopt", _cvxopt, "cvxopt.solvers.lp, scaled; linf: primal, dense; l1: dual program, dense A"),
+    "linprog_ub": Peer(
+        "linprog", {"l1": "A_ub"}, _linprog_ub, "linprog highs, scaled; l1 with inequalities only, sparse A_ub"
+    ),
+    "highs": Peer(
+        "highspy",
+        {"l1": "dual", "linf": "dual"},
+        _highs,
+        "scaled dual program, dual simplex, no presolve; passing the model and solving",
+    ),
+    "cvxopt": Peer(
+        "cvxopt",
+        {"l1": "dual", "linf": "primal"},
+        _cvxopt,
+        "cvxopt.solvers.lp, scaled; linf: primal, dense; l1: dual program, dense A",
+    ),
 }
 
 

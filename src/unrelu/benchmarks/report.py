@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,17 +23,21 @@ from unrelu.benchmarks.cold_start import measure_cold_start
 from unrelu.benchmarks.instances import QUICK_CASES
 from unrelu.benchmarks.layers import measure_layers
 from unrelu.benchmarks.machine import describe
+from unrelu.benchmarks.network_table import NETWORK_CAPTION, network_table
 from unrelu.benchmarks.peers import PEERS
 from unrelu.benchmarks.summary import summarise, tables
 from unrelu.benchmarks.throughput import measure_throughput
-from unrelu.benchmarks.whole_network import measure_network
+from unrelu.benchmarks.whole_network import BASELINES, QUICK_OBSERVATIONS, Inverted, measure_network
 
 __all__ = ["MEASUREMENTS", "Command", "run"]
 
 _LAYERS_CAPTION = (
     "ours: best of 3. ours / Cholesky: how many least squares on all rows ours costs, best of 5. The others once, on "
-    "the program already shifted and scaled, without the time for writing it down. linprog A_ub: l1 as inequalities. "
-    "differ by: largest difference of the objectives of ours and linprog, relative to max(objective, 1e-8 max|x|)."
+    "the program already shifted and scaled, without the time for writing it down. linprog is scipy.optimize.linprog "
+    "with method=highs. linprog split: equations on the neurons that are on, their residuals split into two parts, "
+    "sparse A_eq and A_ub. linprog A_ub: inequalities only, as in the paper; sparse for l1, dense for linf. differ by: "
+    "largest difference of the objectives of ours and linprog (split for l1), relative to max(objective, 1e-8 max|x|). "
+    "fall back: answers of ours before which an attempt failed its proof."
 )
 
 
@@ -74,16 +78,18 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _layers(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+@contextmanager
+def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, as a function of what is measured, how much is done and how much there is."""
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True, quiet=console.quiet), transient=True) as bar:
         task = bar.add_task("", total=None)
-        records = measure_layers(
-            command.instances,
-            command.quick,
-            command.seed,
-            lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
-        )
+        yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+
+
+def _layers(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    with _bar(console) as progress:
+        records = measure_layers(command.instances, command.quick, command.seed, progress)
     summaries = summarise(records)
     for table in tables(summaries):
         console.print(table)
@@ -124,26 +130,17 @@ def _throughput(command: Command, folder: Path, console: Console) -> dict[str, A
 
 
 def _network(command: Command, folder: Path, console: Console) -> dict[str, Any]:
-    measured = measure_network(command.instances or (4 if command.quick else None), command.seed)
-    ours, highs = ([1e3 * seconds for seconds in column] for column in zip(*_seconds(measured), strict=True))
-    lower, median, upper = np.percentile([m.speedup for m in measured], (25, 50, 75))
-    different = max(abs(m.difference) for m in measured)
-    same = sum(abs(m.ours_fun - m.highs_fun) <= 1e-6 * max(m.highs_fun, 1e-8 * m.scale) for m in measured)
-    headings = ("ours ms", "HiGHS ms", "times longer", "quartiles", "last layer differs by", "same residual")
-    row = (
-        f"{np.median(ours):.1f}",
-        f"{np.median(highs):.1f}",
-        f"{median:.1f}",
-        f"{lower:.1f}-{upper:.1f}",
-        f"{different:.0e}",
-        f"{same}/{len(measured)}",
-    )
-    console.print(_table('unrelu.invert(mnist-relu, y, method="linf"), medians', headings, [row]))
-    return {"observations": [{**asdict(m), "speedup": m.speedup, "difference": m.difference} for m in measured]}
+    count = command.instances or (QUICK_OBSERVATIONS if command.quick else None)
+    with _bar(console) as progress:
+        measured = measure_network(count, command.seed, progress=progress)
+    console.print(network_table(measured))
+    console.print(NETWORK_CAPTION, highlight=False)
+    return {"observations": [_observation(m) for m in measured]}
 
 
-def _seconds(measured: Iterable[Any]) -> list[tuple[float, float]]:
-    return [(min(m.ours_seconds), m.highs_seconds) for m in measured]
+def _observation(m: Inverted) -> dict[str, Any]:
+    compared = {b: {"ratio": m.ratio(b), "difference": m.difference(b)} for b in BASELINES}
+    return {**asdict(m), "compared": compared}
 
 
 def _cold_start(command: Command, folder: Path, console: Console) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,8 @@ class Summary:
         ratios: per-instance ratios: peer / ours, and ours / cholesky; None where there are none.
         largest_difference: the largest relative difference of our objective and linprog's.
         not_optimal: answers of ours that are not OPTIMAL.
-        fallback: answers of ours that came from the general solver.
+        fallback: answers of ours before which an attempt failed its proof.
+        engines: how many answers of ours each solver gave.
         peer_failures: instances on which a peer ran and reported no optimum; they have no ratio.
     """
 
@@ -63,6 +65,7 @@ class Summary:
     largest_difference: float | None
     not_optimal: int
     fallback: int
+    engines: dict[str, int]
     peer_failures: dict[str, int]
 
 
@@ -92,6 +95,7 @@ def _summary(group: list[Record]) -> Summary:
         largest_difference=max(differences, default=None),
         not_optimal=sum(r.status != "OPTIMAL" for r in group),
         fallback=sum(r.fallback for r in group),
+        engines=dict(Counter(r.engine for r in group)),
         peer_failures={
             name: sum(r.objectives[name] is None and r.peer_seconds[name] is not None for r in group) for name in PEERS
         },
@@ -115,13 +119,14 @@ def tables(summaries: Sequence[Summary]) -> Iterator[Table]:
 
 
 def _table(program: Program, summaries: list[Summary]) -> Table:
-    asked = [name for name in PEERS if name != "linprog_ub" or program.norm == "l1"]
+    norm = program.norm
+    asked = {name: f"{peer.name} {peer.forms[norm]}" for name, peer in PEERS.items() if norm in peer.forms}
     title = f"{program.name}: times longer than ours, median and quartiles of {summaries[0].instances} ratios"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("layer", no_wrap=True)
     table.add_column("ours\nms", justify="right", no_wrap=True)
-    for name in asked:
-        table.add_column(PEERS[name].name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for heading in asked.values():
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for heading in ("ours /\nCholesky", "differ\nby", "not\nopt.", "fall\nback"):
         table.add_column(heading, justify="right", no_wrap=True)
     for s in summaries:
@@ -134,7 +139,7 @@ def _table(program: Program, summaries: list[Summary]) -> Table:
             str(s.not_optimal),
             str(s.fallback),
         )
-    failures = {PEERS[name].name: sum(s.peer_failures[name] for s in summaries) for name in asked}
+    failures = {heading: sum(s.peer_failures[name] for s in summaries) for name, heading in asked.items()}
     said = ", ".join(f"{name} {count}" for name, count in failures.items() if count)
     table.caption, table.caption_justify = (
         f"instances without an answer, and without a ratio: {said}" if said else "",
@@ -151,4 +156,4 @@ def _cell(name: str, ratio: Quartiles | None) -> str:
 
 def short(value: float) -> str:
     """Two or three digits."""
-    return f"{value:.0f}" if value >= 10 else f"{value:#.2g}"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:#.2g}"

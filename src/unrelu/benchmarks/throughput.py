@@ -6,20 +6,18 @@ time.
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unrelu.benchmarks.instances import CASES, REPORT_SEED, Case, draw_batch
-from unrelu.benchmarks.layers import used_fallback
 from unrelu.benchmarks.machine import one_thread
-from unrelu.layer import LayerSystem, Rows
+from unrelu.layer.batch import least_violation_many
 from unrelu.layer.convex import Answer
+from unrelu.layer.highs import LpStatus
 
 __all__ = ["OBSERVATIONS", "Throughput", "measure_throughput"]
-
-Many = Callable[[LayerSystem, Sequence[Rows], str, int], list[Answer]]
 
 # Of each layer and norm; the observations of one layer share W.
 OBSERVATIONS = 200
@@ -36,7 +34,8 @@ class Throughput:
         observations: how many programs a run solves.
         seconds: of every run, by the number of threads.
         largest_difference: between the objectives of the runs on one and on more threads; 0 where all agree bit by bit.
-        not_optimal, fallback: answers of the last run on one thread.
+        not_optimal, fallback: answers of the last run on one thread that are not OPTIMAL, or not of the first attempt.
+        engines: how many of these answers each solver gave.
     """
 
     layer: str
@@ -46,6 +45,7 @@ class Throughput:
     largest_difference: float
     not_optimal: int
     fallback: int
+    engines: dict[str, int]
 
     def rate(self, threads: int) -> float:
         """Observations a second."""
@@ -61,22 +61,19 @@ def measure_throughput(
     observations: int | None = None, seed: int = REPORT_SEED, cases: Sequence[Case] = CASES
 ) -> list[Throughput]:
     """Solve the same batch on one and on two threads, for every layer and norm."""
-    many: Many = importlib.import_module("unrelu.layer.batch").least_violation_many
     with one_thread():
-        return [
-            _measure(many, case, norm, observations or OBSERVATIONS, seed) for case in cases for norm in ("l1", "linf")
-        ]
+        return [_measure(case, norm, observations or OBSERVATIONS, seed) for case in cases for norm in ("l1", "linf")]
 
 
-def _measure(many: Many, case: Case, norm: str, count: int, seed: int) -> Throughput:
+def _measure(case: Case, norm: str, count: int, seed: int) -> Throughput:
     system, batch = draw_batch(case, count, seed)
-    many(system, batch[:2], norm, _THREADS[-1])
+    least_violation_many(system, batch[:2], norm, threads=_THREADS[-1])
     seconds: dict[int, list[float]] = {threads: [] for threads in _THREADS}
     answers: dict[int, list[Answer]] = {}
     for _ in range(_REPETITIONS):
         for threads in _THREADS:
             begin = time.perf_counter()
-            answers[threads] = many(system, batch, norm, threads)
+            answers[threads] = least_violation_many(system, batch, norm, threads=threads)
             seconds[threads].append(time.perf_counter() - begin)
     pairs = zip(answers[1], answers[_THREADS[-1]], strict=True)
     return Throughput(
@@ -85,6 +82,7 @@ def _measure(many: Many, case: Case, norm: str, count: int, seed: int) -> Throug
         observations=count,
         seconds=seconds,
         largest_difference=max(abs(a.objective - b.objective) for a, b in pairs),
-        not_optimal=sum(a.status.name != "OPTIMAL" for a in answers[1]),
-        fallback=sum(used_fallback(a) for a in answers[1]),
+        not_optimal=sum(a.status is not LpStatus.OPTIMAL for a in answers[1]),
+        fallback=sum(a.fallback for a in answers[1]),
+        engines=dict(Counter(a.engine for a in answers[1])),
     )

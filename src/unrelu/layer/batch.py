@@ -23,8 +23,8 @@ def least_violation_many(
 ) -> list[Answer]:
     """:func:`~unrelu.layer.convex.least_violation` for every element of ``rows``, in order.
 
-    W, its column norms and row norms are prepared once. The kernel runs without the GIL; a thread holds one program at a
-    time, about 8 (3 n k + 4 k^2) bytes.
+    W, its column norms and row norms are prepared once. The kernel runs without the GIL; a thread holds one program
+    at a time, about 8 (3 n k + 4 k^2) bytes.
 
     Args:
         system: the layer.
@@ -32,8 +32,8 @@ def least_violation_many(
         norm: "linf" or "l1".
         threads: how many observations at a time; all cores if None.
         device: a PyTorch device on which to solve the whole batch by an interior point, with the same proof of every
-            answer; what it leaves unproved goes to the kernel. On a CPU it is several times slower than the kernel, so it
-            is never chosen by itself.
+            answer; what it leaves unproved goes to the kernel. On a CPU it is several times slower than the kernel,
+            so it is never chosen by itself.
 
     Raises:
         OptionError: ``threads`` is below 1.

@@ -1,9 +1,9 @@
 r"""A few interior-point steps towards the optimum of a layer program, to learn which rows decide it.
 
 Both programs are in shifted, scaled variables: w = 0 is the start, r = W w + r0 the residuals, and l <= w <= u. The
-steps are Mehrotra's (SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds. They stop early:
-the weights D then tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact,
-starts from the vertex of the heaviest ones.
+steps are Mehrotra's (SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds. They stop
+early: the weights D then tell the rows that are active at the optimum from the others, and the exchange simplex,
+which is exact, starts from the vertex of the heaviest ones.
 
 The sum, min sum_j hi_j max(0, r_j) - lo_j min(0, r_j), has r = p - q with p, q >= 0 and multipliers lo <= y <= hi,
 complementary in p (hi - y) = 0 and q (y - lo) = 0. The largest, min d with r_j <= p_j d and -r_j <= q_j d, has slacks
@@ -15,8 +15,6 @@ from __future__ import annotations
 import numpy as np
 
 from unrelu.layer.barrier import (
-    LOWER,
-    UPPER,
     bound_after,
     bound_direction,
     bound_force,
@@ -34,6 +32,30 @@ _BINS = 256
 # Share of the way to the boundary that a step goes.
 _DAMPING = 0.995
 _RIDGE = 1e-13
+
+
+@jit
+def go(x, step, direction):
+    """x += step * direction, and direction = 0."""
+    advance(x, step, direction)
+    clear(direction)
+
+
+@jit
+def residuals(matrix, w, r0):
+    """W w + r0."""
+    r = np.dot(matrix, w)
+    advance(r, 1.0, r0)
+    return r
+
+
+@jit
+def normal_factor(routines, matrix, weight, barrier, scaled, normal):
+    """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists."""
+    gram(routines, matrix, weight, scaled, normal)
+    for i in range(len(barrier)):
+        normal[i, i] += barrier[i]
+    return factorise(routines, normal, _RIDGE)
 
 
 @jit
@@ -159,25 +181,20 @@ def central_sum(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, toleranc
     rho, pull, scores = np.empty(n), np.empty(n), np.empty(n)
     dp, dq, dy, dw = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(k)
     w = inner_point(lower, upper)
-    r = np.dot(matrix, w)
-    advance(r, 1.0, r0)
+    r = residuals(matrix, w, r0)
     mu = sum_start(r, lo, hi, cap, y, p, q)
     t = bound_multipliers(np.dot(matrix.T, y), w, lower, upper, mu)
-    step = 0
-    while True:
+    for step in range(limit + 1):
         comp, objective = sum_weights(r, lo, hi, y, p, q, weight)
         more, count = bound_terms(w, lower, upper, t, barrier)
         comp += more
-        if step >= limit or not comp > 1e-9 * objective:
+        if step == limit or not comp > 1e-9 * objective:
             break
         for j in range(n):
             scores[j] = weight[j] * sizes[j]
         if step > 1 and decided(scores, barrier, k) >= tolerance:
             break
-        gram(routines, matrix, weight, scaled, normal)
-        for i in range(k):
-            normal[i, i] += barrier[i]
-        factor, ok = factorise(routines, normal, _RIDGE)
+        factor, ok = normal_factor(routines, matrix, weight, barrier, scaled, normal)
         if not ok:
             break
         mu, target, primal, dual = comp / (2 * n + count), 0.0, 1.0, 1.0
@@ -197,26 +214,21 @@ def central_sum(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, toleranc
                 after += bound_after(w, lower, upper, t, dw, primal, dual)
                 target = mu * (after / comp) ** 3
         primal, dual = min(1.0, _DAMPING * primal), min(1.0, _DAMPING * dual)
-        advance(w, primal, dw)
-        advance(p, primal, dp)
-        advance(q, primal, dq)
-        advance(y, dual, dy)
+        go(w, primal, dw)
+        go(p, primal, dp)
+        go(q, primal, dq)
+        go(y, dual, dy)
         bound_step(t, dual)
-        clear(dp)
-        clear(dq)
-        clear(dy)
-        dw = np.zeros(k)
-        r = np.dot(matrix, w)
-        advance(r, 1.0, r0)
-        step += 1
+        r = residuals(matrix, w, r0)
     return w, weight, barrier
 
 
 @jit
-def largest_start(r, up, down, y):
-    """Multipliers in proportion to the violations, of sum 1; returns d above the largest violation and the number of sides.
+def largest_start(r, up, down, y, pull):
+    """Multipliers in proportion to the violations, of sum 1; returns d above the largest violation and the number of
+    sides.
 
-    ``up`` and ``down`` are p and q, 0 where the side is missing; y is (2, n).
+    ``up`` and ``down`` are p and q, 0 where the side is missing; y is (2, n), and its difference goes to ``pull``.
     """
     d, total, n = 1e-300, 0.0, len(r)
     for j in range(n):
@@ -239,6 +251,7 @@ def largest_start(r, up, down, y):
     for j in range(n):
         y[0, j] /= size
         y[1, j] /= size
+        pull[j] = y[0, j] - y[1, j]
     return d, sides
 
 
@@ -335,27 +348,20 @@ def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, toleran
     y, dy, weight = np.zeros((2, n)), np.zeros((2, n)), np.zeros((2, n))
     pull, both, tilt = np.empty(n), np.empty(n), np.empty(n)
     w, dw, dd, move = inner_point(lower, upper), np.zeros(k), 0.0, np.zeros(n)
-    r = np.dot(matrix, w)
-    advance(r, 1.0, r0)
-    d, sides = largest_start(r, up, down, y)
+    r = residuals(matrix, w, r0)
+    d, sides = largest_start(r, up, down, y, pull)
     mu = largest_weights(r, d, up, down, y, weight) / sides
-    for j in range(n):
-        pull[j] = y[0, j] - y[1, j]
     t = bound_multipliers(np.dot(matrix.T, pull), w, lower, upper, mu)
-    step = 0
-    while True:
+    for step in range(limit + 1):
         comp = largest_weights(r, d, up, down, y, weight)
         more, count = bound_terms(w, lower, upper, t, barrier)
         comp += more
-        if step >= limit or not comp > 1e-9 * d:
+        if step == limit or not comp > 1e-9 * d:
             break
         if step > 1 and decided(side_scores(weight, sizes, up, down), barrier, k + 1) >= tolerance:
             break
         corner = largest_border(up, down, weight, both, tilt)
-        gram(routines, matrix, both, scaled, normal)
-        for i in range(k):
-            normal[i, i] += barrier[i]
-        factor, ok = factorise(routines, normal, _RIDGE)
+        factor, ok = normal_factor(routines, matrix, both, barrier, scaled, normal)
         if not ok:
             break
         border = np.dot(matrix.T, tilt)
@@ -372,9 +378,7 @@ def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, toleran
             advance(new, -new_dd, column)
             primal, dual = bound_direction(w, lower, upper, t, dw, new, target)
             new_move = np.dot(matrix, new)
-            primal, dual = largest_direction(
-                r, d, up, down, y, dy, move, dd, new_move, new_dd, target, primal, dual
-            )
+            primal, dual = largest_direction(r, d, up, down, y, dy, move, dd, new_move, new_dd, target, primal, dual)
             dw, dd, move = new, new_dd, new_move
             if phase == 0:
                 primal, dual = min(1.0, primal), min(1.0, dual)
@@ -389,5 +393,4 @@ def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, toleran
         dy[:], dw, dd, move = 0.0, np.zeros(k), 0.0, np.zeros(n)
         r = np.dot(matrix, w)
         advance(r, 1.0, r0)
-        step += 1
     return w, d, side_scores(weight, sizes, up, down), barrier

@@ -1,8 +1,8 @@
 """The linear programs behind the layer methods: the smallest violation and the relaxation (8), each with its proof.
 
-A dense layer goes to the exchange kernel. Where its answer does not pass the proof, it is asked once more from there, and
-then HiGHS is; sparse and very wide layers go to HiGHS at once. An answer says who gave it and is optimal only if its
-multipliers prove it.
+A dense layer goes to the exchange kernel. Where its answer does not pass the proof, it is asked once more from there,
+and then HiGHS is; sparse and very wide layers go to HiGHS at once. An answer says who gave it and is optimal only if
+its multipliers prove it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from unrelu.errors import OptionError
 from unrelu.layer import kernel
 from unrelu.layer.dual import dual_program, response_program
-from unrelu.layer.highs import LpStatus, solve
+from unrelu.layer.highs import LinearProgram, LpSolution, LpStatus, solve
 from unrelu.layer.proof import Proof, prove, prove_response
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.squares import one_sided_least_squares
@@ -34,7 +34,9 @@ _ROUNDS = 4
 # The scale on which a program is solved is at least this share of its largest side.
 _SMALLEST_STEP = 1e-9
 # Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
-_WIDEST = 1500
+_WIDEST = 2000
+# From this width on, the interior point is the faster of HiGHS's solvers.
+_WIDE_FOR_SIMPLEX = 1000
 
 _ENGINES = ("auto", "highs")
 _engine: ContextVar[str] = ContextVar("engine", default="auto")
@@ -146,7 +148,7 @@ def _by_highs(system: LayerSystem, rows: Rows, norm: str, start: Array | None, e
             break
         errors = rows.violation(unit.matrix @ h)
         sigma = float(errors.max() if norm == "linf" else errors.mean())
-        solution = solve(dual_program(unit, rows, norm, h, sigma), end - time.perf_counter())
+        solution = _highs(dual_program(unit, rows, norm, h, sigma), end)
         pivots += solution.iterations
         if solution.status is not LpStatus.OPTIMAL:
             return replace(best, status=solution.status, pivots=pivots)
@@ -158,6 +160,15 @@ def _by_highs(system: LayerSystem, rows: Rows, norm: str, start: Array | None, e
             return replace(best, bound=max(best.bound, answer.bound), pivots=pivots)
         best = answer
     return best
+
+
+def _highs(program: LinearProgram, end: float) -> LpSolution:
+    """Solve by the faster of HiGHS's solvers, and by the other where that breaks down."""
+    wide = program.matrix.shape[0] > _WIDE_FOR_SIMPLEX
+    solution = solve(program, end - time.perf_counter(), "ipm" if wide else "simplex")
+    if wide and solution.status is LpStatus.FAILED:
+        solution = solve(program, end - time.perf_counter())
+    return solution
 
 
 def _row_multipliers(rows: Rows, norm: str, x: Array) -> Array:
@@ -209,9 +220,7 @@ def largest_response(
     return replace(answer, pivots=answer.pivots + pivots, fallback=h is not None)
 
 
-def _response(
-    system: LayerSystem, weight: Array, h: Array, bound: float, status: LpStatus, pivots: int
-) -> Answer:
+def _response(system: LayerSystem, weight: Array, h: Array, bound: float, status: LpStatus, pivots: int) -> Answer:
     return Answer(h, float(weight @ (system.matrix @ h)), bound, status, pivots)
 
 
@@ -230,7 +239,7 @@ def _response_by_highs(
     for _ in range(_ROUNDS):
         # Solved around h on the scale of eps, or of the infeasibility of h; once that is small, h is final.
         sigma = max(scale, float((unit.matrix @ h - side).max()))
-        solution = solve(response_program(unit, side, weight / largest, h, sigma), end - time.perf_counter())
+        solution = _highs(response_program(unit, side, weight / largest, h, sigma), end)
         pivots += solution.iterations
         if solution.status is LpStatus.UNBOUNDED:
             # The program is the dual: it is unbounded exactly where the relaxation has no feasible point.

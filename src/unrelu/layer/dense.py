@@ -41,8 +41,7 @@ def _addresses() -> tuple[int, ...]:
 ROUTINES = _addresses()
 
 
-@intrinsic
-def call(typing_context, address, arrays):
+def _call(typing_context, address, arrays):
     """Call the Fortran routine at an address with pointers to the data of a tuple of arrays."""
 
     def generate(context, builder, signature, values):
@@ -56,6 +55,9 @@ def call(typing_context, address, arrays):
         return context.get_dummy_value()
 
     return types.void(address, arrays), generate
+
+
+call: Any = intrinsic(_call)
 
 
 @jit

@@ -104,6 +104,7 @@ def _columns(system: LayerSystem, index: npt.NDArray[np.intp], sign: Array) -> s
         k, m = system.n_in, len(index)
         data = (system.matrix[index] * sign[:, None]).ravel()
         return sparse.csc_array((data, np.tile(np.arange(k), m), np.arange(m + 1) * k), shape=(k, m))
-    columns = system.transposed[:, index] if len(index) < system.n_out else system.transposed.copy()
+    whole = np.array_equal(index, np.arange(system.n_out))
+    columns = system.transposed.copy() if whole else system.transposed[:, index]
     columns.data *= np.repeat(sign, np.diff(columns.indptr))
     return columns

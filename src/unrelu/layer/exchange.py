@@ -2,13 +2,14 @@ r"""The exchange simplex: the exact minimum of a sum of convex piecewise linear 
 
 .. math:: \min_v\; g^T v + \sum_j \varphi_j(a_j v + s_j), \qquad \varphi_j(r) = hi_j \max(0, r) + lo_j \min(0, r)
 
-with lo_j <= hi_j, over dense rows a_j and unit rows (bounds, held by a penalty). A vertex has K basic rows with residual
-zero. The other rows have multiplier y_j = hi_j or lo_j by the sign of their residual, and those of the basic rows follow
-from :math:`g + A^T y = 0`. The vertex is optimal when they lie in [lo_j, hi_j]. Otherwise the row that violates this most
-(measured along its edge) leaves: moving along its edge decreases the objective, past as many kinks as keep it decreasing,
-and the row of the last kink enters. That step is a weighted median.
+with lo_j <= hi_j, over dense rows a_j and unit rows (bounds, held by a penalty). A vertex has K basic rows with
+residual zero. The other rows have multiplier y_j = hi_j or lo_j by the sign of their residual, and those of the basic
+rows follow from :math:`g + A^T y = 0`. The vertex is optimal when they lie in [lo_j, hi_j]. Otherwise the row that
+violates this most (measured along its edge) leaves: moving along its edge decreases the objective, past as many kinks
+as keep it decreasing, and the row of the last kink enters. That step is a weighted median.
 
-Source: Barrodale and Roberts, "An improved algorithm for discrete l1 linear approximation", SIAM J. Numer. Anal. 10 (1973).
+Source: Barrodale and Roberts, "An improved algorithm for discrete l1 linear approximation", SIAM J. Numer. Anal. 10
+(1973).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from unrelu.layer.dense import advance, clear, dot, inverse, jit
 
-__all__ = ["EXHAUSTED", "OPTIMAL", "SINGULAR", "UNBOUNDED", "basis_matrix", "complete_basis", "exchange"]
+__all__ = ["EXHAUSTED", "OPTIMAL", "SINGULAR", "UNBOUNDED", "complete_basis", "exchange", "invert_basis"]
 
 OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 
@@ -44,6 +45,25 @@ def basis_matrix(rows, column, basis):
 
 
 @jit
+def basis_row(rows, column, j):
+    """Row j as a dense vector."""
+    row = np.zeros(rows.shape[1])
+    add(rows, column, j, 1.0, row)
+    return row
+
+
+@jit
+def invert_basis(routines, rows, column, basis, edges):
+    """Set ``edges`` to the transposed inverse of the basic rows; returns whether it exists."""
+    inverted, ok = inverse(routines, basis_matrix(rows, column, basis))
+    if ok:
+        for i in range(len(edges)):
+            clear(edges[i])
+            advance(edges[i], 1.0, inverted[i])
+    return ok
+
+
+@jit
 def complete_basis(rows, column, order, basis):
     """Choose the basis from the rows in ``order``, skipping those that depend on earlier ones.
 
@@ -56,8 +76,7 @@ def complete_basis(rows, column, order, basis):
     for position in range(len(order)):
         if count == k:
             break
-        row, size = np.zeros(k), 0.0
-        add(rows, column, order[position], 1.0, row)
+        row, size = basis_row(rows, column, order[position]), 0.0
         for i in range(k):
             size = max(size, abs(row[i]))
         for i in range(count):
@@ -150,68 +169,77 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
     basic = np.zeros(total, np.bool_)
     length, index, weight = np.empty(total), np.empty(total, np.int64), np.empty(total)
     move, norm, inner = np.empty(total), np.empty(k), np.empty(k)
-    size = np.ones(total)
-    for j in range(m):
-        size[j] = np.sqrt(dot(rows[j], rows[j]))
-    for i in range(k):
-        basic[basis[i]] = True
+    size = np.empty(total)
+    mark(rows, basis, basic, size)
     pivots, fresh, exact = 0, True, False
     stalled, moves, original = 0, 0, shift
     while True:
         if fresh:
             # One step of refinement with the updated inverse usually does.
             if not restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
-                inverted, ok = inverse(routines, basis_matrix(rows, column, basis))
-                if not ok:
+                if not invert_basis(routines, rows, column, basis, edges):
                     return v, y, pivots, SINGULAR
-                for i in range(k):
-                    clear(edges[i])
-                    advance(edges[i], 1.0, inverted[i])
                 restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
             fresh, exact = False, True
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
         if leaving < 0:
-            if exact and moves > 0 and shift is not original:
-                shift, fresh = original, True
-                continue
-            if exact:
-                for i in range(k):
-                    y[basis[i]] = inner[i]
+            if exact and shift is original:
+                settle(basis, inner, y)
                 return v, y, pivots, OPTIMAL
-            # Optimal by updated numbers: look again with numbers from scratch.
+            if exact:
+                shift = original
+            # Optimal by updated numbers, or with moved kinks: look again with numbers from scratch.
             fresh = True
             continue
         if pivots >= limit:
             return v, y, pivots, EXHAUSTED
-        out = basis[leaving]
         edge = np.zeros(k)
         advance(edge, sign, edges[leaving])
-        count = kinks(rows, lo, hi, column, basic, out, edge, norm[leaving], size, r, y, move, length, index, weight)
+        count = kinks(rows, lo, hi, column, basic, edge, norm[leaving], size, r, y, move, length, index, weight)
         at = entering(slope, length, index, weight, count)
         if at < 0:
             return v, y, pivots, UNBOUNDED
-        step, into = length[at], index[at]
-        stalled = stalled + 1 if step <= _ZERO else 0
+        stalled = stalled + 1 if length[at] <= _ZERO else 0
         if stalled > _STALLED and moves < _MOVES:
             stalled, moves, fresh = 0, moves + 1, True
             shift = moved(original, moves)
             continue
         for i in range(at):
             flip(rows, lo, hi, column, index[i], y, g)
-        advance(v, step, edge)
-        advance(r, step, move)
-        r[out] = sign * step
-        # The entering row gives up its multiplier, the leaving one goes to the end it moved towards.
-        add(rows, column, into, -y[into], g)
-        y[into], r[into] = 0.0, 0.0
-        y[out] = hi[out] if sign > 0.0 else lo[out]
-        add(rows, column, out, y[out], g)
-        basic[out], basic[into], basis[leaving] = False, True, into
-        row = np.zeros(k)
-        add(rows, column, into, 1.0, row)
-        update(edges, row, leaving, g, norm, inner)
+        advance(v, length[at], edge)
+        advance(r, length[at], move)
+        swap(rows, lo, hi, column, basis, basic, leaving, sign, index[at], length[at], r, y, g)
+        update(edges, basis_row(rows, column, index[at]), leaving, g, norm, inner)
         pivots, exact = pivots + 1, False
         fresh = pivots % _REFACTOR == 0
+
+
+@jit
+def mark(rows, basis, basic, size):
+    """Mark the basic rows, and write the norms of the dense ones; a unit row has norm 1."""
+    for j in range(len(size)):
+        size[j] = np.sqrt(dot(rows[j], rows[j])) if j < len(rows) else 1.0
+    for i in range(len(basis)):
+        basic[basis[i]] = True
+
+
+@jit
+def settle(basis, inner, y):
+    """Write the multipliers of the basic rows into y."""
+    for i in range(len(basis)):
+        y[basis[i]] = inner[i]
+
+
+@jit
+def swap(rows, lo, hi, column, basis, basic, leaving, sign, into, step, r, y, g):
+    """Let row ``into`` take a place in the basis; the leaving row's multiplier goes to the end it moved towards."""
+    out = basis[leaving]
+    r[out] = sign * step
+    add(rows, column, into, -y[into], g)
+    y[into], r[into] = 0.0, 0.0
+    y[out] = hi[out] if sign > 0.0 else lo[out]
+    add(rows, column, out, y[out], g)
+    basic[out], basic[into], basis[leaving] = False, True, into
 
 
 @jit
@@ -296,7 +324,7 @@ def steepest(basis, lo, hi, allowed, norm, inner):
 
 
 @jit
-def kinks(rows, lo, hi, column, basic, out, edge, norm, size, r, y, move, length, index, weight):
+def kinks(rows, lo, hi, column, basic, edge, norm, size, r, y, move, length, index, weight):
     """List the rows whose residual reaches zero along the edge: step length, row, and change of slope there."""
     m = rows.shape[0]
     first = np.dot(rows, edge)
@@ -324,8 +352,8 @@ def add(rows, column, j, factor, out):
     if factor == 0.0:
         return
     if j < m:
-        for l in range(k):
-            out[l] += factor * rows[j, l]
+        for i in range(k):
+            out[i] += factor * rows[j, i]
     else:
         out[column[j - m]] += factor
 
@@ -348,12 +376,11 @@ def update(edges, row, leaving, g, norm, inner):
         edge, factor = edges[i], factors[i]
         square, product = 0.0, 0.0
         if i == leaving:
-            for l in range(k):
-                edge[l] = 0.0
+            clear(edge)
             factor = -1.0
-        for l in range(k):
-            value = edge[l] - factor * new[l]
-            edge[l] = value
+        for j in range(k):
+            value = edge[j] - factor * new[j]
+            edge[j] = value
             square += value * value
-            product += value * g[l]
+            product += value * g[j]
         norm[i], inner[i] = np.sqrt(square), -product

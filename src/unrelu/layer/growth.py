@@ -54,9 +54,11 @@ def grow(
     end = time.perf_counter() + time_limit
     eps = scan(system, target, norm, threshold, end)[0]
     best: tuple[float, Answer, float] | None = None
-    pivots, solves, limited, answer = 0, 0, False, None
+    pivots, solves, limited = 0, 0, False
+    near: Answer | None = None
     for _ in range(_GROWTHS):
-        answer = solve(system, rows(system, target, eps), end - time.perf_counter(), answer)
+        answer = solve(system, rows(system, target, eps), end - time.perf_counter(), near)
+        near = answer
         pivots, solves = pivots + answer.pivots, solves + 1
         if answer.status is LpStatus.INFEASIBLE:
             # The answer's objective is then the smallest threshold with a feasible point, if it is known.

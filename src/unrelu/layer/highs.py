@@ -104,15 +104,16 @@ class LpSolution:
     iterations: int
 
 
-def solve(program: LinearProgram, time_limit: float = math.inf) -> LpSolution:
-    """Solve with the dual simplex, without presolve, on one thread.
+def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "simplex") -> LpSolution:
+    """Solve on one thread, without presolve.
 
-    The layer programs are passed in dual form with few rows and many columns; for them this is the fastest of HiGHS's
-    solvers (docs/design.md has the comparison).
+    The layer programs are passed in dual form with few rows and many columns. Up to about a thousand rows the dual
+    simplex is the fastest of HiGHS's solvers, above that its interior point (docs/design.md has the comparison).
 
     Args:
         program: the linear program; it is checked first.
         time_limit: in seconds.
+        method: "simplex" (dual) or "ipm" (interior point, then crossover to a vertex).
 
     Raises:
         SolverError: the program is malformed, or HiGHS rejects it.
@@ -121,7 +122,7 @@ def solve(program: LinearProgram, time_limit: float = math.inf) -> LpSolution:
     solver = _Silent()
     options: dict[str, bool | int | float | str] = {
         "output_flag": False,
-        "solver": "simplex",
+        "solver": method,
         "presolve": "off",
         "threads": 1,
         "simplex_strategy": 1,

@@ -1,8 +1,8 @@
 r"""One dense layer program, exactly: a least-squares start, a few interior-point steps, then the exchange simplex.
 
-The unknown is w in h = (h0 + sigma w) / column norms, with h0 a least-squares point and sigma the size of its errors: all
-tolerances are relative to the noise. Most rows are far from their kink at the optimum. Only the others take part in the
-exchange; every row is looked at afterwards, and what turns out to matter joins in.
+The unknown is w in h = (h0 + sigma w) / column norms, with h0 a least-squares point and sigma the size of its errors:
+all tolerances are relative to the noise. Most rows are far from their kink at the optimum. Only the others take part
+in the exchange; every row is looked at afterwards, and what turns out to matter joins in.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layer.dense import ROUTINES, inverse
-from unrelu.layer.exchange import EXHAUSTED, OPTIMAL, SINGULAR, basis_matrix, complete_basis, exchange
+from unrelu.layer.compiling import compile_kernels
+from unrelu.layer.dense import ROUTINES
+from unrelu.layer.exchange import EXHAUSTED, OPTIMAL, SINGULAR, complete_basis, exchange, invert_basis
 from unrelu.layer.programs import Largest, Program, Sum
 from unrelu.layer.proof import ZERO, scale_of
 from unrelu.layer.rows import LayerSystem, Rows
@@ -75,6 +76,7 @@ def least_violation(
         end: of the time allowed, by ``time.perf_counter()``.
         near: where to start, with its basis if it has one; a least-squares point if None.
     """
+    compile_kernels()
     matrix, sizes = system.balanced
     lower, upper = system.lower * system.norms, system.upper * system.norms
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
@@ -102,7 +104,9 @@ def least_violation(
             program = Sum(matrix, sizes, r / sigma, lo / unit, hi / unit, *around)
         w, multipliers, basis, pivots, optimal = optimise(program, found.basis, end)
         h = np.clip(h + sigma * w, lower, upper)
-        found = Found(h, unit * multipliers, basis, found.pivots + pivots, optimal, not optimal and time.perf_counter() > end)
+        found = Found(
+            h, unit * multipliers, basis, found.pivots + pivots, optimal, not optimal and time.perf_counter() > end
+        )
         if not optimal:
             break
     return Found(
@@ -142,6 +146,7 @@ def largest_response(
 
     The multipliers are those of the sides, lambda >= 0.
     """
+    compile_kernels()
     matrix, sizes = system.balanced
     there = np.isfinite(side)
     bound = np.where(there, side, 0.0)
@@ -218,12 +223,10 @@ def optimise(
 
 def _independent(rows: Array, column: Index, local: Index, key: Array, edges: Array) -> Index:
     """A basis, the given one where its rows are independent, otherwise the first ones by a key; sets its edges."""
-    inverted, ok = inverse(ROUTINES, basis_matrix(rows, column, local))
-    if not ok:
+    if not invert_basis(ROUTINES, rows, column, local, edges):
         local = np.zeros(len(local), dtype=np.int64)
         complete_basis(rows, column, np.argsort(key, kind="stable"), local)
-        inverted, ok = inverse(ROUTINES, basis_matrix(rows, column, local))
-    edges[:] = inverted
+        invert_basis(ROUTINES, rows, column, local, edges)
     return local
 
 

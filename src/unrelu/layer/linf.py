@@ -112,9 +112,9 @@ class _Search:
     def first_feasible(self) -> tuple[Answer, int]:
         """Bracket the first feasible step between ``low`` (infeasible) and ``high`` (feasible), and narrow down.
 
-        Any point h shows that the eps |phi(W h + b) - x|_inf is feasible, and the smallest delta d of a feasible eps says
-        where to look next: at d, and in growing strides above it. For ReLU this is a proof too: there d does not grow with
-        eps, as rows only loosen, so every eps < d is infeasible.
+        Any point h shows that the eps |phi(W h + b) - x|_inf is feasible, and the smallest delta d of a feasible eps
+        says where to look next: at d, and in growing strides above it. For ReLU this is a proof too: there d does not
+        grow with eps, as rows only loosen, so every eps < d is infeasible.
         """
         low, high = -1, 0
         if not self.feasible(0):

@@ -4,13 +4,14 @@ With u = W h, the violation of row j is
 
 .. math:: e_j = \max(0, (u_j - c_j) / p_j, (c_j - u_j) / q_j)
 
-where a missing side drops out; c_j is where the sides start. For any multipliers y with :math:`-1/q_j \le y_j \le 1/p_j`,
+where a missing side drops out; c_j is where the sides start. For any multipliers y with :math:`-1/q_j \le y_j \le
+1/p_j`,
 
 .. math:: \sum_j e_j(h) \;\ge\; y^T (W h - c) \;\ge\; \min_{l \le h' \le u} t^T h' - y^T c, \qquad t = W^T y,
 
 which is a lower bound on the minimum over all h. For the largest violation the multipliers satisfy
-:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0; rounding leaves a t that is reported as the dual
-residual.
+:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0; rounding leaves a t that is reported as the
+dual residual.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ Array = npt.NDArray[np.float64]
 
 # An objective below this share of max|x| is zero: it is below what double precision can tell on these layers.
 ZERO = 1e-10
-# Accepted duality gap, relative to the objective, and what rounding adds to it, relative to max|x|, for each row summed.
+# Accepted duality gap, relative to the objective; what rounding adds to it, relative to max|x|, for each row summed.
 GAP, ROUNDING = 1e-8, 1e-13
-# Accepted |W^T y| of a coordinate without bounds, relative to the norms of the column and y; accepted violation of a bound, relative to |h|.
+# Accepted |W^T y| of a coordinate without bounds, relative to the norms of the column and y; accepted violation of a
+# bound, relative to |h|.
 RESIDUAL = 1e-8
 
 

@@ -85,7 +85,7 @@ class LayerSystem:
     @cached_property
     def norms(self) -> Array:
         """The norms of the columns of W, (k,); 1 for a column of zeros."""
-        norms = np.sqrt(np.asarray((self.matrix * self.matrix).sum(axis=0)))
+        norms: Array = np.sqrt(np.asarray((self.matrix * self.matrix).sum(axis=0)))
         norms[norms == 0] = 1.0
         return norms
 

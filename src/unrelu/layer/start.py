@@ -32,13 +32,13 @@ def hold(normal, force, h, held):
     """Keep the held coordinates: move them to the right-hand side and give them rows of the identity."""
     k = len(h)
     for i in range(k):
-        for l in range(i + 1):
-            if held[i] and not held[l]:
-                force[l] -= normal[i, l] * h[i]
-            elif held[l] and not held[i]:
-                force[i] -= normal[i, l] * h[l]
-            if held[i] or held[l]:
-                normal[i, l] = 1.0 if i == l else 0.0
+        for j in range(i + 1):
+            if held[i] and not held[j]:
+                force[j] -= normal[i, j] * h[i]
+            elif held[j] and not held[i]:
+                force[i] -= normal[i, j] * h[j]
+            if held[i] or held[j]:
+                normal[i, j] = 1.0 if i == j else 0.0
     for i in range(k):
         if held[i]:
             force[i] = h[i]
@@ -53,10 +53,10 @@ def least_squares_point(routines, matrix, center, up, down, lower, upper):
     """
     n, k = matrix.shape
     h, held, normal, scaled = np.zeros(k), np.zeros(k, np.bool_), np.zeros((k, k)), np.empty((n, k))
-    active, r, side = np.zeros(n), np.zeros(n), np.empty(n)
+    active, r, side, moved = np.zeros(n), np.zeros(n), np.empty(n), False
     for turn in range(_ROUNDS):
         count, changed = active_rows(r, up, down, turn > 0, active)
-        if turn > 0 and changed <= 0.02 * count and not held.any():
+        if turn > 0 and changed <= 0.02 * count and not moved:
             break
         for j in range(n):
             side[j] = active[j] * center[j]
@@ -69,7 +69,6 @@ def least_squares_point(routines, matrix, center, up, down, lower, upper):
         if not ok:
             break
         h = solve_factorised(factor, force)
-        moved = False
         for i in range(k):
             if h[i] < lower[i] or h[i] > upper[i]:
                 h[i], held[i], moved = min(max(h[i], lower[i]), upper[i]), True, True

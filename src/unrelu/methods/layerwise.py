@@ -64,9 +64,7 @@ class Layerwise:
             problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
         )
 
-    def _timed(
-        self, systems: list[LayerSystem], problem: Problem, y: Array
-    ) -> tuple[Array | None, Status, int, float]:
+    def _timed(self, systems: list[LayerSystem], problem: Problem, y: Array) -> tuple[Array | None, Status, int, float]:
         """What :meth:`_one` returns, and the seconds it took; nothing is begun when the time is up."""
         if problem.control.expired():
             return None, Status.TIME_LIMIT, 0, 0.0
