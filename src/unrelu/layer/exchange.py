@@ -30,6 +30,8 @@ _DEPENDENT = 1e-7
 _ZERO = 1e-11
 # After this many steps of length zero the kinks are moved by up to so much, until the moved program is solved.
 _STALLED, _MOVED, _MOVES = 30, 1e-7, 5
+# Share of a slope that is rounding.
+_ROUNDING = 1e-10
 # Basis changes between two factorisations from scratch.
 _REFACTOR = 100
 
@@ -102,7 +104,8 @@ def entering(slope, length, index, weight, count):
 
     ``length``, ``index`` and ``weight`` are permuted; all nearer kinks come first. Returns its position, or -1.
     """
-    low, high, need = 0, count, slope
+    # Short of the slope by rounding: where the objective ends flat, its last kink counts as reaching it.
+    low, high, need = 0, count, (1.0 - _ROUNDING) * slope
     while high > low:
         pivot = length[(low + high) // 2]
         # Three-way partition: nearer, equal, farther.

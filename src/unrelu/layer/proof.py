@@ -120,8 +120,14 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         float(residual.max(initial=0.0)),
         float(max(np.abs(slack).max(initial=0.0), np.abs(pull).max(initial=0.0))),
         scale,
-        ROUNDING * scale * (len(r) if norm == "l1" else 1),
+        ROUNDING * scale * (len(r) if norm == "l1" else 1) + _rounding_of_bounds(system, h, y, side, held),
     )
+
+
+def _rounding_of_bounds(system: LayerSystem, h: Array, y: Array, side: Array, held: npt.NDArray[np.bool_]) -> float:
+    """What the rounding of t = W^T y contributes to t^T (h - side), where bounds are much farther than the errors."""
+    distance = np.abs(h - np.where(held, side, h))
+    return 4 * float(np.finfo(float).eps) * float(np.linalg.norm(y)) * float(system.norms @ distance)
 
 
 @dataclass(frozen=True)
