@@ -378,7 +378,7 @@ def test_a_whole_network_is_inverted_in_three_ways(inverted):
 
 def test_the_network_table_is_whole_in_100_columns(inverted):
     printed = inverted[0]
-    for word in ("1e-06", "1e-03", "1e-01", "published", "loop, HiGHS", "cold, ms", "our search, ms", "1/1"):
+    for word in ("1e-06", "1e-03", "1e-01", "published", "loop, HiGHS", "cold, ms", "our search,", "1/1"):
         assert word in printed
     assert "…" not in printed
     assert max(map(len, printed.splitlines())) <= 100

@@ -98,15 +98,15 @@ class Section:
 def sections() -> list[Section]:
     """What the demonstration runs.
 
-    The wide generators get fewer observations. The linear programs of mnist-leaky (784 x 500) take ten seconds an image
-    and the last layer of mnist-dcgan does not expand, so these two are not inverted by all the layer-wise methods.
+    The wide generators get fewer observations. The last layer of mnist-dcgan does not expand, so it is not inverted layer
+    by layer.
     """
     every = (*_LAYERWISE, _REFINED, "gradient_descent")
     return [
         Section("mnist-relu", False, 12, every),
         Section("mnist-relu", True, 12, every),
         Section("mnist-sigmoid", False, 2, every),
-        Section("mnist-leaky", False, 2, ("least_squares", *_JOINT)),
+        Section("mnist-leaky", False, 2, (*every, "lm")),
         Section("mnist-dcgan", False, 4, _JOINT),
     ]
 

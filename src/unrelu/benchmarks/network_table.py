@@ -13,12 +13,12 @@ from unrelu.benchmarks.whole_network import BASELINES, NOISES, Inverted
 
 __all__ = ["NETWORK_CAPTION", "network_table"]
 
-_NAMES = {"highs": "HiGHS,\nour search,", "published": "published\nloop, HiGHS\ncold,"}
+_NAMES = {"highs": "HiGHS,\nour search,\nms", "published": "published\nloop, HiGHS\ncold, ms"}
 NETWORK_CAPTION = (
     "ours: best of 3, the others once. HiGHS, our search: only the solver is another one. published loop, HiGHS cold: "
     "Algorithm 1 with one program at every eps = eps_0 1.2^t, t = 0, 1, 2, ... until delta <= eps, layer by layer, the "
-    "threshold handed down; only on the first observations of each noise (obs.: all / these), and compared with ours on "
-    "these. Both give HiGHS the dual of each program, shifted and scaled. LPs: programs an observation, over all "
+    "threshold handed down; only on the first observations of each noise (obs.: all / these), and compared with ours "
+    "on these. Both give HiGHS the dual of each program, shifted and scaled. LPs: programs an observation, over all "
     "layers. differ by: largest difference of the last layer's delta, relative to max(delta, 1e-8 max|x|). same: "
     "observations on which |y - G(z)| of ours is that of the baseline, to 1e-6."
 )
@@ -27,11 +27,11 @@ NETWORK_CAPTION = (
 def network_table(measured: Sequence[Inverted]) -> Table:
     """Median milliseconds, and how many times longer the baselines take: median and quartiles of the ratios."""
     title = 'unrelu.invert(mnist-relu, y, method="linf"): medians; times longer than ours'
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     headings = ["noise", "obs.", "ours\nms", "LPs"]
     for name in BASELINES:
         programs = ["LPs"] if name == "published" else []
-        headings += [f"{_NAMES[name]} ms", "times\nlonger", *programs, "differ\nby", "same"]
+        headings += [_NAMES[name], "times\nlonger", *programs, "differ\nby", "same"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for noise in NOISES:

@@ -27,7 +27,7 @@ class LeastSquares:
 
     .. math:: \min_h \sum_{x_j > \varepsilon} (w_j h - x_j)^2 + \sum_{x_j \le \varepsilon} \max(w_j h - x_j, 0)^2
 
-    It has no linear program, so it is the cheapest of the noisy layer methods.
+    It needs no linear program.
 
     Args:
         alpha: growth factor of the threshold, above 1.

@@ -20,14 +20,16 @@ Array = npt.NDArray[np.float64]
 _NEWTON_STEPS = 200
 
 
-def one_sided_least_squares(system: LayerSystem, rows: Rows, end: float = math.inf) -> tuple[Array, float, int]:
+def one_sided_least_squares(
+    system: LayerSystem, rows: Rows, end: float = math.inf, start: Array | None = None
+) -> tuple[Array, float, int]:
     """min over lower <= h <= upper of sum_j e_j(h)^2, by a projected semismooth Newton method with an active set.
 
     The objective is convex, once differentiable and piecewise quadratic. At each point the violated rows give a Newton
     step for the coordinates that are not held at a bound; it is projected on the bounds and shortened until it
     decreases the objective enough.
 
-    Where ``time.perf_counter()`` passes ``end``, the point reached so far is returned.
+    Begins at ``start``, or 0. Where ``time.perf_counter()`` passes ``end``, the point reached so far is returned.
 
     Returns:
         h, the minimum, and the number of Newton steps.
@@ -36,7 +38,7 @@ def one_sided_least_squares(system: LayerSystem, rows: Rows, end: float = math.i
     Optim. 20 (1982).
     """
     scale = float(np.abs(rows.target).max())
-    h = system.inside(np.zeros(system.n_in))
+    h = system.inside(np.zeros(system.n_in) if start is None else start)
     signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
     step = 0
     while step < _NEWTON_STEPS and time.perf_counter() < end:

@@ -1,0 +1,280 @@
+"""The exchange simplex: optimality conditions, all bases of tiny programs, any start, any number of pauses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrelu.layer.dense import ROUTINES, inverse
+from unrelu.layer.exchange import (
+    EXHAUSTED,
+    OPTIMAL,
+    SINGULAR,
+    UNBOUNDED,
+    basis_matrix,
+    complete_basis,
+    entering,
+    exchange,
+)
+
+PENALTY, EDGE = 1e3, 3.0
+MANY = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """min g v + sum of the kinks; unit rows are K fill-ins, then -3 <= v, then v <= 3, held by a penalty."""
+
+    rows: np.ndarray
+    shift: np.ndarray
+    lo: np.ndarray
+    hi: np.ndarray
+    column: np.ndarray
+    gradient: np.ndarray
+
+    @property
+    def shape(self):
+        return self.rows.shape
+
+    @property
+    def allowed(self):
+        return 1e-9 * np.minimum(1.0, np.where(self.hi > self.lo, self.hi - self.lo, 1.0))
+
+    def residuals(self, v):
+        return np.concatenate([self.rows @ v, v[self.column]]) + self.shift
+
+    def objective(self, v):
+        r = self.residuals(v)
+        return float(self.gradient @ v + np.maximum(self.hi * r, self.lo * r).sum())
+
+    def row(self, j):
+        m, k = self.shape
+        return self.rows[j] if j < m else np.eye(k)[self.column[j - m]]
+
+    def vertex(self, basis):
+        return np.linalg.solve(np.array([self.row(j) for j in basis]), -self.shift[basis])
+
+    def fill_ins(self):
+        m, k = self.shape
+        return np.arange(m, m + k)
+
+    def solve(self, basis, limit=MANY):
+        """v, y, pivots, status, the last basis and its edges; ``basis`` stays as it is."""
+        basis = basis.copy()
+        edges, ok = inverse(ROUTINES, basis_matrix(self.rows, self.column, basis))
+        assert ok
+        return *self.go_on(basis, edges, limit), basis, edges
+
+    def go_on(self, basis, edges, limit):
+        return exchange(
+            ROUTINES, self.rows, self.shift, self.lo, self.hi, self.allowed, self.column, self.gradient, basis, edges,
+            limit,
+        )  # fmt: skip
+
+
+def example(rng, k, m, integers=False):
+    """A random program; with integers, many kinks meet in one point."""
+    draw = (lambda *size: rng.integers(-2, 3, size).astype(float)) if integers else (lambda *size: rng.normal(size=size))
+    rows = draw(m, k)
+    if integers and m > 1:
+        rows[rng.integers(m)] = rows[rng.integers(m)]
+    none = np.zeros(k)
+    return Example(
+        rows,
+        np.concatenate([draw(m), none, none + EDGE, none - EDGE]),
+        np.concatenate([-np.abs(draw(m)), none, none - PENALTY, none]),
+        np.concatenate([np.abs(draw(m)), none, none, none + PENALTY]),
+        np.tile(np.arange(k), 3),
+        draw(k),
+    )
+
+
+@st.composite
+def examples(draw, widest=8):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    k = draw(st.integers(1, widest))
+    return example(rng, k, draw(st.integers(1, 5 * k)), draw(st.booleans()))
+
+
+@given(program=examples())
+def test_an_optimum_meets_its_conditions(program):
+    v, y, _, status, basis, edges = program.solve(program.fill_ins())
+    assert status == OPTIMAL
+    r = program.residuals(v)
+    assert (y <= program.hi + program.allowed).all()
+    assert (y >= program.lo - program.allowed).all()
+    stationary = program.gradient + sum(y[j] * program.row(j) for j in range(len(y)))
+    np.testing.assert_allclose(stationary, 0, atol=1e-10 * max(1, np.abs(y).max()))
+    # y_j r_j is the largest over the interval of y_j: hi above the kink, lo below it.
+    slack = np.maximum(program.hi * r, program.lo * r) - y * r
+    np.testing.assert_allclose(slack, 0, atol=1e-9 * max(1, np.abs(y).max()))
+    np.testing.assert_allclose(r[basis], 0, atol=1e-10)
+    np.testing.assert_allclose(edges @ basis_matrix(program.rows, program.column, basis).T, np.eye(len(v)), atol=1e-7)
+
+
+@given(program=examples(widest=3), seed=st.integers(0, 10**6))
+def test_no_vertex_is_better(program, seed):
+    m, k = program.shape
+    v, *_ = program.solve(program.fill_ins())
+    some = np.random.default_rng(seed).permutation(m)[:8]
+    ends = np.concatenate([some, np.arange(m + k, m + 3 * k)])
+    best = program.objective(v)
+    for basis in map(list, combinations(ends, k)):
+        matrix = np.array([program.row(j) for j in basis])
+        if abs(np.linalg.det(matrix)) > 1e-9:
+            assert best <= program.objective(program.vertex(basis)) + 1e-9 * max(1, abs(best))
+
+
+@given(seed=st.integers(0, 10**6), integers=st.booleans())
+def test_the_best_of_all_vertices_is_found(seed, integers):
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(1, 4))
+    program = example(rng, k, int(rng.integers(1, 8)), integers)
+    m, _ = program.shape
+    values = []
+    for basis in map(list, combinations(np.concatenate([np.arange(m), np.arange(m + k, m + 3 * k)]), k)):
+        if abs(np.linalg.det(np.array([program.row(j) for j in basis]))) > 1e-9:
+            values.append(program.objective(program.vertex(basis)))
+    v, *_ = program.solve(program.fill_ins())
+    assert program.objective(v) == pytest.approx(min(values), rel=1e-9, abs=1e-9)
+
+
+@given(program=examples(), seed=st.integers(0, 10**6))
+def test_every_start_leads_to_the_same_minimum(program, seed):
+    m, k = program.shape
+    order, basis = np.random.default_rng(seed).permutation(m + 3 * k), np.zeros(k, np.int64)
+    assert complete_basis(program.rows, program.column, order, basis) == k
+    here, there = program.solve(program.fill_ins()), program.solve(basis)
+    assert here[3] == there[3] == OPTIMAL
+    assert program.objective(there[0]) == pytest.approx(program.objective(here[0]), rel=1e-9, abs=1e-9)
+    start = program.objective(program.vertex(basis))
+    for limit in (1, 2, 3):
+        reached = program.objective(program.solve(basis, limit)[0])
+        assert reached <= start + 1e-9 * max(1, abs(start))
+        start = reached
+
+
+@given(seed=st.integers(0, 10**6))
+def test_a_limit_pauses_and_the_rest_follows(seed):
+    """Without ties the pauses change nothing: the same pivots, one by one."""
+    program = example(np.random.default_rng(seed), 6, 30)
+    v, y, pivots, status, basis, _ = program.solve(program.fill_ins())
+    assert status == OPTIMAL
+    *_, count, status, other, edges = program.solve(program.fill_ins(), 0)
+    assert count == 0
+    assert status == EXHAUSTED
+    np.testing.assert_array_equal(other, program.fill_ins())
+    total = 0
+    while status == EXHAUSTED and total < MANY:
+        w, z, count, status = program.go_on(other, edges, 1)
+        assert count <= 1
+        total += count
+    assert status == OPTIMAL
+    assert total == pivots
+    assert sorted(other) == sorted(basis)
+    np.testing.assert_allclose(w, v, atol=1e-9)
+    np.testing.assert_allclose(z, y, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20])
+def test_pauses_do_not_lead_in_circles_where_kinks_meet(limit):
+    for seed in range(100):
+        program = example(np.random.default_rng(seed), 1 + seed % 6, 30, integers=True)
+        v, *_ = program.solve(program.fill_ins())
+        *_, status, basis, edges = program.solve(program.fill_ins(), limit)
+        for _ in range(500):
+            if status != EXHAUSTED:
+                break
+            w, _, _, status = program.go_on(basis, edges, limit)
+            assert program.objective(w) >= program.objective(v) - 1e-9 * max(1, abs(program.objective(v)))
+        assert status == OPTIMAL, f"seed {seed}"
+
+
+def test_all_kinks_in_one_point():
+    """200 copies of 20 rows that all vanish at the same v: nearly every pivot has length zero."""
+    rng = np.random.default_rng(0)
+    k, m = 6, 200
+    rows = rng.integers(-1, 2, (20, k)).astype(float)[rng.integers(0, 20, m)]
+    point, none = rng.integers(-1, 2, k).astype(float), np.zeros(k)
+    program = Example(
+        rows,
+        np.concatenate([-rows @ point, none, none + EDGE, none - EDGE]),
+        np.concatenate([-np.ones(m), none, none - PENALTY, none]),
+        np.concatenate([np.ones(m), none, none, none + PENALTY]),
+        np.tile(np.arange(k), 3),
+        none,
+    )
+    v, _, _, status, *_ = program.solve(program.fill_ins())
+    assert status == OPTIMAL
+    assert program.objective(v) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_program_without_a_minimum_says_so():
+    program = Example(np.ones((1, 1)), np.zeros(2), np.zeros(2), np.array([1.0, 0.0]), np.zeros(1, int), np.array([1.0]))
+    *_, status, _, _ = program.solve(np.array([1]))
+    assert status == UNBOUNDED
+
+
+def test_a_dependent_basis_says_so():
+    program = example(np.random.default_rng(0), 2, 4)
+    program.rows[1] = 2 * program.rows[0]
+    *_, status = program.go_on(np.array([0, 1]), np.eye(2), MANY)
+    assert status == SINGULAR
+
+
+def test_edges_that_do_not_fit_are_computed_anew():
+    program = example(np.random.default_rng(1), 5, 20)
+    v, *_ = program.solve(program.fill_ins())
+    w, *_, status = program.go_on(program.fill_ins(), np.full((5, 5), 7.0), MANY)
+    assert status == OPTIMAL
+    np.testing.assert_allclose(w, v, atol=1e-9)
+
+
+@given(program=examples(), seed=st.integers(0, 10**6))
+def test_a_completed_basis_is_independent(program, seed):
+    m, k = program.shape
+    rng = np.random.default_rng(seed)
+    for order in (rng.permutation(m + 3 * k), np.concatenate([rng.permutation(m), program.fill_ins()])):
+        basis = np.full(k, -1)
+        assert complete_basis(program.rows, program.column, order, basis) == k
+        assert len(set(basis)) == k
+        matrix = basis_matrix(program.rows, program.column, basis)
+        np.testing.assert_array_equal(matrix, [program.row(j) for j in basis])
+        assert np.linalg.matrix_rank(matrix) == k
+        # Nothing that could have been taken earlier was passed over: every skipped row depends on those before it.
+        places = [int(np.flatnonzero(order == j)[0]) for j in basis]
+        assert places == sorted(places)
+    # Without unit rows the count is the rank.
+    basis = np.zeros(k, np.int64)
+    count = complete_basis(program.rows, program.column, rng.permutation(m), basis)
+    assert count == np.linalg.matrix_rank(program.rows)
+
+
+@given(
+    kinks=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), max_size=30),
+    slope=st.integers(1, 40),
+    spare=st.integers(0, 3),
+)
+def test_the_entering_kink_is_a_weighted_median(kinks, slope, spare):
+    """Against sorting: the first group of equal lengths at which the sum of weights reaches the slope."""
+    count = len(kinks)
+    length = np.array([float(a) for a, _ in kinks] + [-1.0] * spare)
+    weight = np.array([float(b) for _, b in kinks] + [99.0] * spare)
+    index = np.arange(count + spare)
+    before = {j: (length[j], weight[j]) for j in index}
+    at = entering(float(slope), length, index, weight, count)
+    if sum(b for _, b in kinks) < slope:
+        assert at == -1
+        return
+    reached = min(a for a, _ in kinks if sum(w for x, w in kinks if x <= a) >= slope)
+    assert length[at] == reached
+    assert weight[at] == max(w for a, w in kinks if a == reached)
+    assert (length[:at] <= reached).all()
+    assert set(range(count)) == set(index[:count])
+    assert sorted(j for j in index[:at] if before[j][0] < reached) == sorted(j for j in range(count) if before[j][0] < reached)
+    assert all(before[j] == (x, w) for j, x, w in zip(index, length, weight, strict=True))
