@@ -387,7 +387,7 @@ SABOTAGE = {
     "wrong multipliers": lambda found, _: replace(found, multipliers=-found.multipliers),
     "no multipliers": lambda found, _: replace(found, multipliers=np.zeros_like(found.multipliers)),
     "nan multipliers": lambda found, _: replace(found, multipliers=np.full_like(found.multipliers, np.nan)),
-    "huge multipliers": lambda found, _: replace(found, multipliers=1e9 * found.multipliers),
+    "huge multipliers": lambda found, _: replace(found, multipliers=1e9 + found.multipliers),
     "nan point": lambda found, _: replace(found, h=np.full_like(found.h, np.nan)),
     "wrong, then nan": lambda found, call: replace(found, h=found.h + (0.01 if call == 0 else np.nan)),
     "nan, then wrong": lambda found, call: replace(found, h=found.h + (0.01 if call == 1 else np.nan)),
