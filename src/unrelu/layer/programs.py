@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 # The interior-point steps end when basic rows outweigh the others by this power of two.
 _DECIDED = 8.0
 # One-sided rows this many units below their kink do not take part in the interior-point steps.
-_FAR = 6.0
+_FAR = 4.0
 # A row with a smaller weight is so far away that the vertex is better completed by a fill-in.
 _FILL_IN = 1e-7
 # A left-out row is missing if its residual has the wrong sign by more than this.
