@@ -23,7 +23,6 @@ from unrelu.layer import LayerSystem, rows
 from unrelu.layer.convex import least_violation
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.kernel import least_squares_start
-from unrelu.layer.proof import scale_of
 
 KINDS = (
     "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",
@@ -124,7 +123,7 @@ def check(kind, norm, rng):
     system, layer_rows = instance(kind, rng)
     answer = least_violation(system, layer_rows, norm)
     measure = np.sum if norm == "l1" else np.max
-    scale = scale_of(layer_rows)
+    scale = layer_rows.scale
     matrix, _ = system.balanced
     start = least_squares_start(matrix, layer_rows, system.lower * system.norms, system.upper * system.norms)
     at_start = float(measure(layer_rows.violation(system.matrix @ system.inside(start / system.norms))))

@@ -64,22 +64,39 @@ class Example:
         return np.arange(m, m + k)
 
     def solve(self, basis, limit=MANY):
-        """v, y, pivots, status, the last basis and its edges; ``basis`` stays as it is."""
+        """v, y, pivots, status, the last basis and where to go on; ``basis`` stays as it is."""
         basis = basis.copy()
         edges, ok = inverse(ROUTINES, basis_matrix(self.rows, self.column, basis))
         assert ok
-        return *self.go_on(basis, edges, limit), basis, edges
+        pause = Pause.before(self, edges)
+        return *self.go_on(basis, pause, limit), basis, pause
 
-    def go_on(self, basis, edges, limit):
-        return exchange(
-            ROUTINES, self.rows, self.shift, self.lo, self.hi, self.allowed, self.column, self.gradient, basis, edges,
-            limit,
+    def go_on(self, basis, pause, limit):
+        v, pivots, status = exchange(
+            ROUTINES, self.rows, self.shift, self.lo, self.hi, self.allowed, self.column, self.gradient, basis,
+            pause.edges, pause.y, pause.state, limit,
         )  # fmt: skip
+        return v, pause.y, pivots, status
+
+
+@dataclass
+class Pause:
+    """What a call of the exchange leaves behind for the next one."""
+
+    edges: np.ndarray
+    y: np.ndarray
+    state: np.ndarray
+
+    @classmethod
+    def before(cls, program, edges):
+        return cls(edges, np.zeros(len(program.lo)), np.zeros(3, np.int64))
 
 
 def example(rng, k, m, integers=False):
     """A random program; with integers, many kinks meet in one point."""
-    draw = (lambda *size: rng.integers(-2, 3, size).astype(float)) if integers else (lambda *size: rng.normal(size=size))
+    draw = (
+        (lambda *size: rng.integers(-2, 3, size).astype(float)) if integers else (lambda *size: rng.normal(size=size))
+    )
     rows = draw(m, k)
     if integers and m > 1:
         rows[rng.integers(m)] = rows[rng.integers(m)]
@@ -103,7 +120,7 @@ def examples(draw, widest=8):
 
 @given(program=examples())
 def test_an_optimum_meets_its_conditions(program):
-    v, y, _, status, basis, edges = program.solve(program.fill_ins())
+    v, y, _, status, basis, pause = program.solve(program.fill_ins())
     assert status == OPTIMAL
     r = program.residuals(v)
     assert (y <= program.hi + program.allowed).all()
@@ -114,7 +131,9 @@ def test_an_optimum_meets_its_conditions(program):
     slack = np.maximum(program.hi * r, program.lo * r) - y * r
     np.testing.assert_allclose(slack, 0, atol=1e-9 * max(1, np.abs(y).max()))
     np.testing.assert_allclose(r[basis], 0, atol=1e-10)
-    np.testing.assert_allclose(edges @ basis_matrix(program.rows, program.column, basis).T, np.eye(len(v)), atol=1e-7)
+    np.testing.assert_allclose(
+        pause.edges @ basis_matrix(program.rows, program.column, basis).T, np.eye(len(v)), atol=1e-7
+    )
 
 
 @given(program=examples(widest=3), seed=st.integers(0, 10**6))
@@ -165,13 +184,13 @@ def test_a_limit_pauses_and_the_rest_follows(seed):
     program = example(np.random.default_rng(seed), 6, 30)
     v, y, pivots, status, basis, _ = program.solve(program.fill_ins())
     assert status == OPTIMAL
-    *_, count, status, other, edges = program.solve(program.fill_ins(), 0)
+    *_, count, status, other, pause = program.solve(program.fill_ins(), 0)
     assert count == 0
     assert status == EXHAUSTED
     np.testing.assert_array_equal(other, program.fill_ins())
     total = 0
     while status == EXHAUSTED and total < MANY:
-        w, z, count, status = program.go_on(other, edges, 1)
+        w, z, count, status = program.go_on(other, pause, 1)
         assert count <= 1
         total += count
     assert status == OPTIMAL
@@ -186,11 +205,11 @@ def test_pauses_do_not_lead_in_circles_where_kinks_meet(limit):
     for seed in range(100):
         program = example(np.random.default_rng(seed), 1 + seed % 6, 30, integers=True)
         v, *_ = program.solve(program.fill_ins())
-        *_, status, basis, edges = program.solve(program.fill_ins(), limit)
+        *_, status, basis, pause = program.solve(program.fill_ins(), limit)
         for _ in range(500):
             if status != EXHAUSTED:
                 break
-            w, _, _, status = program.go_on(basis, edges, limit)
+            w, _, _, status = program.go_on(basis, pause, limit)
             assert program.objective(w) >= program.objective(v) - 1e-9 * max(1, abs(program.objective(v)))
         assert status == OPTIMAL, f"seed {seed}"
 
@@ -211,9 +230,9 @@ def test_pauses_do_not_lead_in_circles_where_most_kinks_meet(limit):
     )
     v, _, pivots, status, *_ = program.solve(program.fill_ins())
     assert status == OPTIMAL
-    w, _, total, status, basis, edges = program.solve(program.fill_ins(), limit)
+    w, _, total, status, basis, pause = program.solve(program.fill_ins(), limit)
     while status == EXHAUSTED and total < 20 * pivots:
-        w, _, count, status = program.go_on(basis, edges, limit)
+        w, _, count, status = program.go_on(basis, pause, limit)
         total += count
     assert status == OPTIMAL
     assert program.objective(w) == pytest.approx(program.objective(v), rel=1e-9)
@@ -239,7 +258,9 @@ def test_all_kinks_in_one_point():
 
 
 def test_a_program_without_a_minimum_says_so():
-    program = Example(np.ones((1, 1)), np.zeros(2), np.zeros(2), np.array([1.0, 0.0]), np.zeros(1, int), np.array([1.0]))
+    program = Example(
+        np.ones((1, 1)), np.zeros(2), np.zeros(2), np.array([1.0, 0.0]), np.zeros(1, int), np.array([1.0])
+    )
     *_, status, _, _ = program.solve(np.array([1]))
     assert status == UNBOUNDED
 
@@ -247,14 +268,14 @@ def test_a_program_without_a_minimum_says_so():
 def test_a_dependent_basis_says_so():
     program = example(np.random.default_rng(0), 2, 4)
     program.rows[1] = 2 * program.rows[0]
-    *_, status = program.go_on(np.array([0, 1]), np.eye(2), MANY)
+    *_, status = program.go_on(np.array([0, 1]), Pause.before(program, np.eye(2)), MANY)
     assert status == SINGULAR
 
 
 def test_edges_that_do_not_fit_are_computed_anew():
     program = example(np.random.default_rng(1), 5, 20)
     v, *_ = program.solve(program.fill_ins())
-    w, *_, status = program.go_on(program.fill_ins(), np.full((5, 5), 7.0), MANY)
+    w, *_, status = program.go_on(program.fill_ins(), Pause.before(program, np.full((5, 5), 7.0)), MANY)
     assert status == OPTIMAL
     np.testing.assert_allclose(w, v, atol=1e-9)
 
@@ -300,5 +321,7 @@ def test_the_entering_kink_is_a_weighted_median(kinks, slope, spare):
     assert weight[at] == max(w for a, w in kinks if a == reached)
     assert (length[:at] <= reached).all()
     assert set(range(count)) == set(index[:count])
-    assert sorted(j for j in index[:at] if before[j][0] < reached) == sorted(j for j in range(count) if before[j][0] < reached)
+    assert sorted(j for j in index[:at] if before[j][0] < reached) == sorted(
+        j for j in range(count) if before[j][0] < reached
+    )
     assert all(before[j] == (x, w) for j, x, w in zip(index, length, weight, strict=True))

@@ -17,7 +17,7 @@ from unrelu.layer.central import central_largest, central_sum, decided
 from unrelu.layer.convex import engine, largest_response, least_violation
 from unrelu.layer.dense import ROUTINES, factorise, gram, inverse, solve_factorised
 from unrelu.layer.highs import LpStatus
-from unrelu.layer.proof import prove, scale_of
+from unrelu.layer.proof import prove
 from unrelu.layer.start import least_squares_point
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
@@ -96,13 +96,13 @@ def test_no_unknowns_have_no_factor():
 
 
 @pytest.mark.parametrize(
-    "matrix", [np.zeros((1, 1)), np.ones((2, 2)), np.array([[1.0, 1.0], [1.0, 1.0 + 1e-9]]), np.diag([1.0, 1e-9])]
+    "matrix", [np.zeros((1, 1)), np.ones((2, 2)), np.array([[1.0, 1.0], [1.0, 1.0 + 1e-9]]), np.diag([1.0, 0.0])]
 )
 def test_singular_matrices_have_no_inverse(matrix):
     assert not inverse(ROUTINES, matrix)[1]
 
 
-# --- start and interior-point steps ----------------------------------------------------------------------------------
+# --- start and interior-point steps ---------------------------------------------------------------------------------
 
 
 def layer(seed=0, n=40, k=6, activation="relu", box=BOXES[0], noise=0.1, bias=0.1):
@@ -169,9 +169,7 @@ def test_interior_point_steps_of_the_largest_stay_inside_and_end_at_the_optimum(
     up, down = one.slopes
     r0, lower, upper = r0 / 0.1, lower / 0.1, upper / 0.1
     for limit in (0, 1, 2, 5, 100):
-        w, d, scores, barrier = central_largest(
-            ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit
-        )
+        w, d, scores, _ = central_largest(ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit)
         assert (w > lower).all()
         assert (w < upper).all()
         r = r0 + matrix @ w
@@ -200,12 +198,12 @@ def test_decided_is_the_gap_between_basic_scores_and_others():
     assert decided(np.array([np.nan] * 20 + [1.0] * 4), none, k) == np.inf
 
 
-# --- the kernel against HiGHS -----------------------------------------------------------------------------------------
+# --- the kernel against HiGHS ---------------------------------------------------------------------------------------
 
 
 def floor(one, norm):
     """What counts as zero of an objective."""
-    return 1e-9 * scale_of(one) * (len(one.center) if norm == "l1" else 1)
+    return 1e-9 * one.scale * (len(one.center) if norm == "l1" else 1)
 
 
 def agree(one, norm, *answers):
@@ -381,6 +379,19 @@ def test_an_output_of_zero(norm, activation, box):
 
 
 @NORMS
+@pytest.mark.parametrize(("n", "k", "seed"), [(3, 2, 0), (4, 3, 1), (11, 8, 1)])
+def test_outputs_beyond_the_range_of_a_sigmoid(norm, n, k, seed):
+    """At a threshold of 1e-6 the sides of saturated rows move 1e5 times as fast as those of others."""
+    rng = np.random.default_rng(seed)
+    free = np.full(k, np.inf)
+    system = LayerSystem(rng.normal(size=(n, k)), np.zeros(n), Activation("sigmoid"), -free, free)
+    one = rows(system, system.value(rng.normal(size=k)) + rng.uniform(-1, 1, n), 1e-6)
+    answer = least_violation(system, one, norm)
+    assert answer.status is LpStatus.OPTIMAL
+    assert (answer.engine, answer.fallback) == ("exchange", False)
+
+
+@NORMS
 def test_one_row_and_one_column(norm):
     free = np.full(1, np.inf)
     system = LayerSystem(np.array([[2.0]]), np.zeros(1), Activation("relu"), -free, free)
@@ -397,7 +408,7 @@ def test_one_row_and_one_column(norm):
     assert answer.h == pytest.approx([1.0])
 
 
-# --- engines, sabotage and limits ----------------------------------------------------------------------------------------
+# --- engines, sabotage and limits -----------------------------------------------------------------------------------
 
 
 def test_an_unknown_engine_is_an_error_and_the_choice_is_restored():
@@ -481,21 +492,24 @@ def test_a_kernel_that_says_nan_about_the_relaxation_is_not_believed(monkeypatch
     assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_looking_at_the_clock_does_not_change_the_course(monkeypatch, seed):
-    """A layer of small integers with zero-one codes, where most pivots have length zero."""
-    rng = np.random.default_rng(seed)
-    k, n = 50, 200
-    matrix = rng.integers(-1, 2, (n, k)).astype(float)[rng.integers(0, n // 2, n)]
-    system = LayerSystem(matrix, np.zeros(n), Activation("relu"), np.zeros(k), np.full(k, np.inf))
-    target = system.value(rng.integers(0, 2, k).astype(float)) + (rng.random(n) < 0.3) * rng.integers(-1, 2, n)
-    one = rows(system, target, 0.5)
+def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
+    """A layer of small integers with repeated rows and a zero-one code, where most pivots have length zero."""
+    rng = np.random.default_rng(146)
+    k = int(rng.integers(25, 70))
+    n = int(rng.integers(2 * k, 5 * k))
+    matrix = rng.integers(-1, 2, (n, k)).astype(float) * (rng.random((n, k)) < rng.choice([0.2, 0.5, 1.0]))
+    code = rng.integers(0, 2, k).astype(float)
+    matrix = matrix[rng.integers(0, n // 2, n)]
+    free = np.full(k, np.inf)
+    system = LayerSystem(matrix, np.zeros(n), Activation("relu"), -free, free)
+    one = rows(system, system.value(code) + (rng.random(n) < 0.3) * rng.integers(-1, 2, n), 1e-3)
     answer = least_violation(system, one, "l1")
+    # The kernel looks at the clock after 20 pivots at least, as it does by itself with about 2000 unknowns.
     monkeypatch.setattr(kernel, "_CHUNK", 0.0)
     often = least_violation(system, one, "l1")
-    assert not often.fallback
-    assert often.pivots <= 5 * answer.pivots + 100
     assert often.objective == pytest.approx(answer.objective, rel=1e-8)
+    assert not often.fallback
+    assert often.pivots <= 5 * answer.pivots
 
 
 @pytest.fixture
@@ -536,7 +550,7 @@ def test_no_time_for_the_relaxation_leaves_a_bound_above_its_maximum(hurried, na
     assert answer.bound >= largest_response(system, one).objective
 
 
-# --- the relaxation -----------------------------------------------------------------------------------------------------
+# --- the relaxation -------------------------------------------------------------------------------------------------
 
 
 def response_scale(one):
@@ -564,7 +578,7 @@ def test_the_engines_agree_on_the_relaxation(problem):
     same_response(one, answer, other)
     if answer.status is LpStatus.OPTIMAL:
         side = one.high + one.high_slope * one.threshold
-        assert (system.matrix @ answer.h <= side + 2e-6 * one.threshold + 1e-14 * scale_of(one)).all()
+        assert (system.matrix @ answer.h <= side + 2e-6 * one.threshold + 1e-14 * one.scale).all()
     same_response(one, answer, largest_response(replace(system, matrix=sparse.csr_array(system.matrix)), one))
 
 

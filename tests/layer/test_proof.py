@@ -194,7 +194,7 @@ def test_infinite_points_never_hold(norm):
 
 
 def test_a_bound_that_a_point_nearby_is_below_does_not_hold():
-    """h = (2, 1) meets both rows exactly; at (1.5, 1.5) the multipliers (0, -1) claim that an error of 5e-9 is least."""
+    """h = (2, 1) meets both rows exactly; at (1.5, 1.5) multipliers (0, -1) claim that an error of 5e-9 is least."""
     free = np.full(2, np.inf)
     system = LayerSystem(np.array([[1, 1], [5e-9, -5e-9]]), np.zeros(2), Activation("identity"), -free, free)
     layer_rows = rows(system, np.array([3.0, 5e-9]), 1e-3)

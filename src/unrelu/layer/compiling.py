@@ -53,5 +53,6 @@ def _run_all() -> None:
     central_largest(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2)
     complete_basis(matrix, column, order, basis)
     invert_basis(ROUTINES, matrix, column, basis, edges)
-    ends = np.append(-one, 0.0), np.append(one, 0.0)
-    exchange(ROUTINES, matrix, np.append(r, 0.0), *ends, np.append(zero, 0.0), column, np.zeros(1), basis, edges, 9)
+    shift, lo, hi, y = np.append(r, 0.0), np.append(-one, 0.0), np.append(one, 0.0), np.zeros(4)
+    state = np.zeros(3, np.int64)
+    exchange(ROUTINES, matrix, shift, lo, hi, y.copy(), column, zero[:1], basis, edges, y, state, 9)

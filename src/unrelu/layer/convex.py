@@ -21,7 +21,7 @@ from unrelu.errors import OptionError
 from unrelu.layer import kernel
 from unrelu.layer.dual import dual_program, response_program
 from unrelu.layer.highs import LinearProgram, LpSolution, LpStatus, solve
-from unrelu.layer.proof import Proof, prove, prove_response
+from unrelu.layer.proof import DUAL, Proof, prove, prove_response
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.squares import one_sided_least_squares
 
@@ -112,16 +112,19 @@ def least_violation(
         pivots, attempts = pivots + found.pivots, attempts + 1
         proof = prove(system, rows, norm, found.h, found.multipliers)
         answer = _answer(found.h, found.multipliers, proof, "exchange", pivots, attempts > 1)
-        best = answer if best is None or not answer.objective >= best.objective else best
+        # Written so that NaN is never the best.
+        best = (
+            answer if math.isfinite(answer.objective) and (best is None or answer.objective < best.objective) else best
+        )
         if proof.holds or found.late:
             status = LpStatus.OPTIMAL if proof.holds else LpStatus.LIMIT
-            return replace(answer if proof.holds else best, status=status, found=found)
+            return replace(answer if proof.holds else best or answer, status=status, found=found)
         # Once more from scratch, around the best point so far.
-        start = kernel.Found(best.h, found.multipliers, None, 0, False)
+        start = kernel.Found(best.h, found.multipliers, None, 0, False) if best else None
     answer = _by_highs(system, rows, norm, best.h if best else None, end)
     if best is not None and best.objective < answer.objective:
         answer = replace(answer, h=best.h, objective=best.objective)
-    return replace(answer, pivots=answer.pivots + pivots, fallback=best is not None)
+    return replace(answer, pivots=answer.pivots + pivots, fallback=attempts > 0)
 
 
 def _answer(h: Array, y: Array, proof: Proof, engine: str, pivots: int, fallback: bool = False) -> Answer:
@@ -205,23 +208,28 @@ def largest_response(
     # Where x is far smaller than the biases, or 0, eps alone would lift the sides out of the solver's range.
     farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
     scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
-    pivots, h = 0, None
-    if takes_kernel(system):
-        found = kernel.largest_response(system, rows, weight, side, scale, near.found if near else None, end)
-        if found.late:
-            return _response(system, weight, found.h, -math.inf, LpStatus.LIMIT, found.pivots)
-        if found.optimal:
-            proof = prove_response(system, weight, side, scale, found.h, found.multipliers)
-            if proof.holds:
-                answer = _response(system, weight, found.h, proof.bound, LpStatus.OPTIMAL, found.pivots)
-                return replace(answer, multipliers=found.multipliers, engine="exchange", found=found)
-        pivots, h = found.pivots, found.h
+    if not takes_kernel(system):
+        return _response_by_highs(system, rows, weight, side, scale, None, end)
+    usable = near.found if near and near.status is LpStatus.OPTIMAL else None
+    found = kernel.largest_response(system, rows, weight, side, scale, usable, end)
+    proof = prove_response(system, weight, side, scale, found.h, found.multipliers)
+    answer = Answer(
+        found.h,
+        proof.objective,
+        proof.bound,
+        LpStatus.OPTIMAL,
+        found.pivots,
+        found.multipliers,
+        "exchange",
+        found=found,
+    )
+    if found.late:
+        return replace(answer, bound=math.inf, status=LpStatus.LIMIT)
+    if found.optimal and proof.holds:
+        return answer
+    h = found.h if np.isfinite(found.h).all() else None
     answer = _response_by_highs(system, rows, weight, side, scale, h, end)
-    return replace(answer, pivots=answer.pivots + pivots, fallback=h is not None)
-
-
-def _response(system: LayerSystem, weight: Array, h: Array, bound: float, status: LpStatus, pivots: int) -> Answer:
-    return Answer(h, float(weight @ (system.matrix @ h)), bound, status, pivots)
+    return replace(answer, pivots=answer.pivots + found.pivots, fallback=True)
 
 
 def _response_by_highs(
@@ -230,14 +238,13 @@ def _response_by_highs(
     unit, size = system.unit
     # Dividing the weights by their size leaves the maximiser alone and keeps the program in the solver's range.
     largest = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
-    pivots = 0
+    pivots, status, multipliers = 0, LpStatus.FAILED, np.zeros(system.n_out)
     if start is None:
         h, _, pivots = one_sided_least_squares(unit, rows, end)
     else:
         h = start * size
-    status, bound = LpStatus.FAILED, math.inf
     for _ in range(_ROUNDS):
-        # Solved around h on the scale of eps, or of the infeasibility of h; once that is small, h is final.
+        # Solved around h on the scale of eps, or of the infeasibility of h.
         sigma = max(scale, float((unit.matrix @ h - side).max()))
         solution = _highs(response_program(unit, side, weight / largest, h, sigma), end)
         pivots += solution.iterations
@@ -251,8 +258,12 @@ def _response_by_highs(
         status = solution.status
         if status is not LpStatus.OPTIMAL:
             break
-        bound = float(weight @ (unit.matrix @ h)) + sigma * largest * solution.objective
         h = unit.inside(h + sigma * solution.row_dual[: unit.n_in])
-        if sigma <= scale * (1 + 1e-9):
+        multipliers[np.isfinite(side)] = largest * solution.x[: int(np.isfinite(side).sum())]
+        if prove_response(system, weight, side, scale, system.inside(h / size), multipliers).holds:
             break
-    return _response(system, weight, system.inside(h / size), bound, status, pivots)
+    proof = prove_response(system, weight, side, scale, system.inside(h / size), multipliers)
+    if status is LpStatus.OPTIMAL and not proof.holds:
+        status = LpStatus.FAILED
+    bound = proof.bound if proof.dual <= DUAL else math.inf
+    return Answer(system.inside(h / size), proof.objective, bound, status, pivots, multipliers)

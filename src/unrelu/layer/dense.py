@@ -21,9 +21,11 @@ jit: Any = partial(
     numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 
+# A finite number. Reordering folds x - x, which is how np.isfinite tests for NaN; comparisons it leaves alone.
+_HUGE = 1e300
 # Rows with less than this share of the largest weight are left out of the normal matrix.
 _NEGLIGIBLE = 1e-4
-# A basis whose inverse is larger than this, relative to the basis, is as good as singular.
+# A basis with a row whose norm times that of its edge is larger than this is as good as singular.
 _LARGEST_INVERSE = 1e8
 _U, _N = ord("U"), ord("N")
 
@@ -137,7 +139,7 @@ def factorise(routines, matrix, ridge):
         mean += matrix[i, i] / k
     factor, size, failed = np.empty((k, k)), integer(k), integer(0)
     for _ in range(7):
-        if k == 0 or not np.isfinite(mean):
+        if k == 0 or not abs(mean) < _HUGE:
             break
         for i in range(k):
             for j in range(i + 1):
@@ -145,7 +147,11 @@ def factorise(routines, matrix, ridge):
             factor[i, i] += ridge * mean + 1e-300
         call(routines[1], (letter(_U), size, factor, size, failed))
         if failed[0] == 0:
-            return factor, True
+            total = 0.0
+            for i in range(k):
+                for j in range(i + 1):
+                    total += factor[i, j]
+            return factor, abs(total) < _HUGE
         ridge *= 100.0
     return factor, False
 
@@ -170,21 +176,24 @@ def solve_factorised(factor, rhs):
 
 @jit
 def inverse(routines, matrix):
-    """The transposed inverse of a matrix, and whether it exists and is not mere rounding."""
+    """The transposed inverse of a matrix, and whether it exists and is not mere rounding.
+
+    Row i of the result times row i of the matrix is 1; the product of their norms is the measure, so the scale of a row
+    does not matter.
+    """
     k = len(matrix)
     # The transpose in Fortran's order is the matrix in ours, and so is its inverse.
-    result, largest = np.empty((k, k)), 0.0
+    result = np.empty((k, k))
     for i in range(k):
         for j in range(k):
             result[j, i] = matrix[i, j]
-            largest = max(largest, abs(matrix[i, j]))
     size, failed, pivots, work = integer(k), integer(0), np.empty(k, np.int32), np.empty(64 * k)
     call(routines[2], (size, size, result, size, pivots, failed))
     if failed[0] != 0:
         return result, False
     call(routines[3], (size, result, size, pivots, work, integer(64 * k), failed))
-    growth = 0.0
+    ok = failed[0] == 0
     for i in range(k):
-        for j in range(k):
-            growth = max(growth, abs(result[i, j]))
-    return result, failed[0] == 0 and growth * largest < _LARGEST_INVERSE
+        # Written so that NaN is not ok.
+        ok = ok and dot(result[i], result[i]) * dot(matrix[i], matrix[i]) < _LARGEST_INVERSE**2
+    return result, ok

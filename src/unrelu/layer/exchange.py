@@ -148,7 +148,7 @@ def entering(slope, length, index, weight, count):
 
 
 @jit
-def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, edges, limit):
+def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, state, limit):
     """Minimise from the vertex of ``basis``.
 
     Args:
@@ -160,14 +160,17 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
         gradient: g, (K,).
         basis: K numbers of rows (unit rows from m on); changed in place.
         edges: the transposed inverse of the basic rows, (K, K); changed in place.
+        y: the multipliers, (m + u,); set in place, from zeros at first.
+        state: zeros (3,) at first. With ``basis``, ``edges`` and ``y`` it lets a call go on where the last one paused.
         limit: pivots at most.
 
     Returns:
-        v (K,), y (m + u,), pivots, and OPTIMAL, EXHAUSTED (limit), UNBOUNDED or SINGULAR.
+        v (K,), pivots, and OPTIMAL, EXHAUSTED (limit: v is that of moved kinks if state[2] is set), UNBOUNDED or
+        SINGULAR.
     """
     m, k = rows.shape
     total = m + len(column)
-    y, r = np.zeros(total), np.empty(total)
+    r = np.empty(total)
     v, g = np.zeros(k), np.empty(k)
     basic = np.zeros(total, np.bool_)
     length, index, weight = np.empty(total), np.empty(total, np.int64), np.empty(total)
@@ -175,33 +178,36 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
     size = np.empty(total)
     mark(rows, basis, basic, size)
     pivots, fresh, exact = 0, True, False
-    stalled, moves, original = 0, 0, shift
+    stalled, moves, original = state[0], state[1], shift
+    if state[2] > 0:
+        shift = moved(original, moves)
     while True:
         if fresh:
             # One step of refinement with the updated inverse usually does.
             if not restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
                 if not invert_basis(routines, rows, column, basis, edges):
-                    return v, y, pivots, SINGULAR
+                    return v, pivots, SINGULAR
                 restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
             fresh, exact = False, True
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
         if leaving < 0:
             if exact and shift is original:
                 settle(basis, inner, y)
-                return v, y, pivots, OPTIMAL
+                return v, pivots, OPTIMAL
             if exact:
                 shift = original
             # Optimal by updated numbers, or with moved kinks: look again with numbers from scratch.
             fresh = True
             continue
         if pivots >= limit:
-            return v, y, pivots, EXHAUSTED
+            state[0], state[1], state[2] = stalled, moves, shift is not original
+            return v, pivots, EXHAUSTED
         edge = np.zeros(k)
         advance(edge, sign, edges[leaving])
         count = kinks(rows, lo, hi, column, basic, edge, norm[leaving], size, r, y, move, length, index, weight)
         at = entering(slope, length, index, weight, count)
         if at < 0:
-            return v, y, pivots, UNBOUNDED
+            return v, pivots, UNBOUNDED
         stalled = stalled + 1 if length[at] <= _ZERO else 0
         if stalled > _STALLED and moves < _MOVES:
             stalled, moves, fresh = 0, moves + 1, True

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import SolverError
-from unrelu.layer.proof import RESIDUAL
+from unrelu.layer.proof import DUAL
 from unrelu.layer.rows import LayerSystem
 
 __all__ = ["MOST_ENTRIES", "Point", "Programs", "Shared", "factorise", "first_point", "solve_normal", "step"]
@@ -253,7 +253,7 @@ class Programs:
         side = torch.where(t > 0, self.lower, self.upper)
         held = torch.isfinite(side)
         pull = torch.where(held, t * (w - torch.where(held, side, 0.0)), 0.0).sum(1)
-        balanced = held | (t.abs() <= 0.1 * RESIDUAL * (y.abs() @ self.shared.absolute))
+        balanced = held | (t.abs() <= 0.1 * DUAL * (y.abs() @ self.shared.absolute))
         return objective, torch.where(balanced.all(1), (y * r).sum(1) - pull, -torch.inf)
 
 

@@ -18,7 +18,7 @@ from unrelu.layer.compiling import compile_kernels
 from unrelu.layer.dense import ROUTINES
 from unrelu.layer.exchange import EXHAUSTED, OPTIMAL, SINGULAR, complete_basis, exchange, invert_basis
 from unrelu.layer.programs import Largest, Program, Sum
-from unrelu.layer.proof import ZERO, scale_of
+from unrelu.layer.proof import ZERO
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.start import least_squares_point
 
@@ -84,7 +84,7 @@ def least_violation(
     found = Found(h, np.zeros(len(center)), near.basis if near else None, 0, False)
     # In these units the largest multiplier is 1.
     unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
-    nothing = 0.5 * ZERO * scale_of(rows) + np.finfo(float).tiny
+    nothing = 0.5 * ZERO * rows.scale + np.finfo(float).tiny
     size = math.inf
     for _ in range(_SHIFTS):
         r = matrix @ h - center
@@ -184,7 +184,8 @@ def optimise(
     """
     total, size = program.shape
     units = program.units()
-    if basis is None:
+    # A basis of another kind of program is of no use here.
+    if basis is None or len(basis.numbers) != size or basis.numbers.max(initial=0) >= total + len(units.column):
         approach = program.approach(_STEPS)
         kept = approach.kept
         scores = np.concatenate([approach.scores, units.scores(approach.barrier)])
@@ -207,8 +208,9 @@ def optimise(
         chunk = max(20, int(_CHUNK / (size * (len(index) + 2 * size))))
         if not known:
             local = _independent(part.rows, units.column, local, -scores[number], edges)
+        y, state = np.zeros(len(lo)), np.zeros(3, dtype=np.int64)
         while True:
-            v, y, more, status = exchange(ROUTINES, *fixed, local, edges, min(chunk, limit - pivots))
+            v, more, status = exchange(ROUTINES, *fixed, local, edges, y, state, min(chunk, limit - pivots))
             pivots += more
             if status != EXHAUSTED or pivots >= limit or time.perf_counter() > end:
                 break

@@ -10,8 +10,9 @@ where a missing side drops out; c_j is where the sides start. For any multiplier
 .. math:: \sum_j e_j(h) \;\ge\; y^T (W h - c) \;\ge\; \min_{l \le h' \le u} t^T h' - y^T c, \qquad t = W^T y,
 
 which is a lower bound on the minimum over all h. For the largest violation the multipliers satisfy
-:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0; rounding leaves a t that is reported as the
-dual residual.
+:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0; rounding leaves a t of
+1e-16 that is reported as the dual residual. Strictly, the bound then holds for every h' with |h' - h| below the gap's
+tolerance over |t|, which is far away.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from unrelu.layer.rows import LayerSystem, Rows
 
-__all__ = ["ZERO", "Proof", "ResponseProof", "prove", "prove_response", "scale_of"]
+__all__ = ["ZERO", "Proof", "ResponseProof", "prove", "prove_response"]
 
 Array = npt.NDArray[np.float64]
 
@@ -33,7 +34,7 @@ ZERO = 1e-10
 GAP, ROUNDING = 1e-8, 1e-13
 # Accepted |W^T y| of a coordinate without bounds, relative to the norms of the column and y; accepted violation of a
 # bound, relative to |h|.
-RESIDUAL = 1e-8
+DUAL, PRIMAL = 1e-11, 1e-8
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Proof:
         primal: the largest violation of a bound of h, relative to max|h|.
         dual: the largest part of W^T y that no bound of h can take, relative to the norms of W_i and y.
         slackness: the largest e_j - y_j r_j of a row ("l1") or t_i (h_i - bound_i): 0 at an optimum.
-        scale: see :func:`scale_of`.
+        scale: see :attr:`Rows.scale`.
         rounding: what rounding alone may make of the gap.
     """
 
@@ -75,17 +76,12 @@ class Proof:
         NaN anywhere says no.
         """
         closed = self.dual_holds and abs(self.gap) <= self.tolerance
-        return self.primal <= RESIDUAL and (closed or self.objective <= ZERO * self.scale)
+        return self.primal <= PRIMAL and (closed or self.objective <= ZERO * self.scale)
 
     @property
     def dual_holds(self) -> bool:
         """Whether the multipliers are feasible, so that ``bound`` is one."""
-        return self.dual <= RESIDUAL
-
-
-def scale_of(rows: Rows) -> float:
-    """max|x|, or 1e-4 of the largest side: where biases cancel, W h + b has fewer digits than x."""
-    return max(float(np.abs(rows.target).max(initial=0.0)), 1e-4 * float(np.abs(rows.center).max(initial=0.0)))
+        return self.dual <= DUAL
 
 
 def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Proof:
@@ -93,7 +89,7 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
 
     Multipliers outside their box are moved into it first, so the bound never depends on their being right.
     """
-    (lower, upper), scale = rows.box, scale_of(rows)
+    (lower, upper), scale = rows.box, rows.scale
     r = np.asarray(system.matrix @ h) - rows.center
     errors = np.maximum(upper * r, lower * r)
     if norm == "l1":
@@ -112,16 +108,21 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
     pull = np.where(held, t * (h - np.where(held, side, 0.0)), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         residual = np.where(held | (t == 0), 0.0, np.abs(t) / (system.norms * np.linalg.norm(y)))
-    outside = float(np.maximum(system.lower - h, h - system.upper).max(initial=0.0))
     return Proof(
         objective,
         float(y @ r - pull.sum()),
-        outside / max(float(np.abs(h).max(initial=0.0)), np.finfo(float).tiny),
+        _outside(system, h),
         float(residual.max(initial=0.0)),
         float(max(np.abs(slack).max(initial=0.0), np.abs(pull).max(initial=0.0))),
         scale,
         ROUNDING * scale * (len(r) if norm == "l1" else 1) + _rounding_of_bounds(system, h, y, side, held),
     )
+
+
+def _outside(system: LayerSystem, h: Array) -> float:
+    """The largest violation of a bound of h, relative to max|h|."""
+    outside = float(np.maximum(system.lower - h, h - system.upper).max(initial=0.0))
+    return outside / max(float(np.abs(h).max(initial=0.0)), np.finfo(float).tiny)
 
 
 def _rounding_of_bounds(system: LayerSystem, h: Array, y: Array, side: Array, held: npt.NDArray[np.bool_]) -> float:
@@ -138,20 +139,22 @@ class ResponseProof:
         objective: c.(W h).
         bound: the upper bound on the maximum that the multipliers give.
         excess: the largest violation of a side, relative to the scale of the sides.
-        dual: as in :class:`Proof`.
+        primal, dual: as in :class:`Proof`.
         unit: what the objective changes by when every row moves by that scale.
     """
 
     objective: float
     bound: float
     excess: float
+    primal: float
     dual: float
     unit: float
 
     @property
     def holds(self) -> bool:
         """Whether h is optimal. NaN anywhere says no."""
-        return self.excess <= 1e-6 and self.dual <= RESIDUAL and abs(self.bound - self.objective) <= 1e-6 * self.unit
+        feasible = self.excess <= 1e-6 and self.primal <= PRIMAL and self.dual <= DUAL
+        return feasible and abs(self.bound - self.objective) <= 1e-6 * self.unit
 
 
 def prove_response(
@@ -175,6 +178,7 @@ def prove_response(
         objective,
         objective + float(lam @ slack + pull.sum()),
         -float(slack.min(initial=0.0)) / scale,
+        _outside(system, h),
         float((np.where(held, 0.0, np.abs(t)) / size).max(initial=0.0)),
         scale * float(weight.sum()) + 1e-9 * abs(objective) + np.finfo(float).tiny,
     )

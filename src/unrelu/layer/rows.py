@@ -72,15 +72,17 @@ class LayerSystem:
         return float(np.median(norms)) if len(norms) else 1.0
 
     @cached_property
-    def unit(self) -> tuple[LayerSystem, float]:
-        """The same layer for s h in place of h, and s: where the entries of W are extreme, the largest is 1.
+    def unit(self) -> tuple[LayerSystem, Array]:
+        """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1.
 
         LP solvers drop coefficients below about 1e-9 and have absolute tolerances.
         """
-        size = float(np.abs(self.matrix).max()) if self.n_in * self.n_out else 1.0
-        if size == 0 or 1e-3 <= size <= 1e3:
-            return self, 1.0
-        return replace(self, matrix=self.matrix / size, lower=self.lower * size, upper=self.upper * size), size
+        scales = self.norms
+        if float(scales.min(initial=1.0)) >= 1e-3 and float(scales.max(initial=1.0)) <= 1e3:
+            return self, np.ones(self.n_in)
+        dense = isinstance(self.matrix, np.ndarray)
+        matrix = self.matrix / scales if dense else sparse.csr_array(self.matrix @ sparse.diags_array(1 / scales))
+        return replace(self, matrix=matrix, lower=self.lower * scales, upper=self.upper * scales), scales
 
     @cached_property
     def norms(self) -> Array:
@@ -147,6 +149,11 @@ class Rows:
     def center(self) -> Array:
         """Where both sides of a row start, (n,); 0 in a row without sides."""
         return np.where(np.isfinite(self.high), self.high, np.where(np.isfinite(self.low), self.low, 0.0))
+
+    @cached_property
+    def scale(self) -> float:
+        """max|x|, or 1e-4 of the largest side: where biases cancel, W h + b has fewer digits than x."""
+        return max(float(np.abs(self.target).max(initial=0.0)), 1e-4 * float(np.abs(self.center).max(initial=0.0)))
 
     @cached_property
     def slopes(self) -> tuple[Array, Array]:
