@@ -98,8 +98,8 @@ class Section:
 def sections() -> list[Section]:
     """What the demonstration runs.
 
-    The wide generators get fewer observations. The last layer of mnist-dcgan does not expand, so it is not inverted layer
-    by layer.
+    The wide generators get fewer observations. The last layer of mnist-dcgan does not expand, so it is not inverted
+    layer by layer.
     """
     every = (*_LAYERWISE, _REFINED, "gradient_descent")
     return [
