@@ -34,7 +34,7 @@ def test_dense_routines_agree_with_numpy(seed, k):
     matrix, weight = rng.normal(size=(n, k)), rng.uniform(0.1, 1, n)
     weight[: n // 4] = 0.0
     out = np.full((k, k), 7.0)
-    gram(ROUTINES, matrix, weight, np.empty((n, k)), out)
+    gram(ROUTINES, matrix, weight, 1e-4, np.empty((n, k)), out)
     expected = matrix.T @ (weight[:, None] * matrix)
     np.testing.assert_allclose(np.tril(out), np.tril(expected), atol=1e-12)
     spd = expected + np.eye(k)

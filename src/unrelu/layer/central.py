@@ -29,6 +29,8 @@ __all__ = ["central_largest", "central_sum"]
 
 # Bins of a factor of two for the scores of the rows.
 _BINS = 256
+# Rows with less than this share of the largest weight are left out of the normal matrix, and after a short step.
+_NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
 # Share of the way to the boundary that a step goes.
 _DAMPING = 0.995
 _RIDGE = 1e-13
@@ -50,9 +52,12 @@ def residuals(matrix, w, r0):
 
 
 @jit
-def normal_factor(routines, matrix, weight, barrier, scaled, normal):
-    """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists."""
-    gram(routines, matrix, weight, scaled, normal)
+def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
+    """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists.
+
+    After a step of full ``length`` rows of small weight are left out; a short one says that they may have been missing.
+    """
+    gram(routines, matrix, weight, _NEGLIGIBLE if length > _SHORT else _TINY, scaled, normal)
     for i in range(len(barrier)):
         normal[i, i] += barrier[i]
     return factorise(routines, normal, _RIDGE)
@@ -184,6 +189,7 @@ def central_sum(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, toleranc
     r = residuals(matrix, w, r0)
     mu = sum_start(r, lo, hi, cap, y, p, q)
     t = bound_multipliers(np.dot(matrix.T, y), w, lower, upper, mu)
+    primal, dual = 1.0, 1.0
     for step in range(limit + 1):
         comp, objective = sum_weights(r, lo, hi, y, p, q, weight)
         more, count = bound_terms(w, lower, upper, t, barrier)
@@ -194,10 +200,10 @@ def central_sum(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, toleranc
             scores[j] = weight[j] * sizes[j]
         if step > 1 and decided(scores, barrier, k) >= tolerance:
             break
-        factor, ok = normal_factor(routines, matrix, weight, barrier, scaled, normal)
+        factor, ok = normal_factor(routines, matrix, weight, barrier, min(primal, dual), scaled, normal)
         if not ok:
             break
-        mu, target, primal, dual = comp / (2 * n + count), 0.0, 1.0, 1.0
+        mu, target = comp / (2 * n + count), 0.0
         for phase in range(2):
             # The predictor aims at complementarity 0, the corrector at a share of mu and at second order.
             sum_shift(r, lo, hi, y, p, q, dp, dq, dy, weight, target, rho, pull)
@@ -352,6 +358,7 @@ def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, toleran
     d, sides = largest_start(r, up, down, y, pull)
     mu = largest_weights(r, d, up, down, y, weight) / sides
     t = bound_multipliers(np.dot(matrix.T, pull), w, lower, upper, mu)
+    primal, dual = 1.0, 1.0
     for step in range(limit + 1):
         comp = largest_weights(r, d, up, down, y, weight)
         more, count = bound_terms(w, lower, upper, t, barrier)
@@ -361,13 +368,13 @@ def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, toleran
         if step > 1 and decided(side_scores(weight, sizes, up, down), barrier, k + 1) >= tolerance:
             break
         corner = largest_border(up, down, weight, both, tilt)
-        factor, ok = normal_factor(routines, matrix, both, barrier, scaled, normal)
+        factor, ok = normal_factor(routines, matrix, both, barrier, min(primal, dual), scaled, normal)
         if not ok:
             break
         border = np.dot(matrix.T, tilt)
         column = solve_factorised(factor, border)
         pivot = max(corner - dot(border, column), 1e-14 * corner)
-        mu, target, primal, dual = comp / (sides + count), 0.0, 1.0, 1.0
+        mu, target = comp / (sides + count), 0.0
         for phase in range(2):
             level = largest_force(r, d, up, down, y, dy, move, dd, target, pull)
             force = np.dot(matrix.T, pull)

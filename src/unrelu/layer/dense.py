@@ -23,8 +23,6 @@ jit: Any = partial(
 
 # A finite number. Reordering folds x - x, which is how np.isfinite tests for NaN; comparisons it leaves alone.
 _HUGE = 1e300
-# Rows with less than this share of the largest weight are left out of the normal matrix.
-_NEGLIGIBLE = 1e-4
 # A basis with a row whose norm times that of its edge is larger than this is as good as singular.
 _LARGEST_INVERSE = 1e8
 _U, _N = ord("U"), ord("N")
@@ -79,16 +77,17 @@ def letter(value):
 
 
 @jit
-def gram(routines, matrix, weight, scaled, out):
-    """Write the lower triangle of W^T diag(weight) W, weight >= 0, into ``out``, without rows of negligible weight.
+def gram(routines, matrix, weight, negligible, scaled, out):
+    """Write the lower triangle of W^T diag(weight) W, weight >= 0, into ``out``.
 
-    ``scaled`` is work space of the size of W.
+    Rows with less than the share ``negligible`` of the largest weight are left out. ``scaled`` is work space of the
+    size of W.
     """
     n, k = matrix.shape
     largest, count = 0.0, 0
     for j in range(n):
         largest = max(largest, weight[j])
-    floor = _NEGLIGIBLE * largest
+    floor = negligible * largest
     for j in range(n):
         if weight[j] <= floor:
             continue

@@ -76,7 +76,7 @@ def least_violation(
         end: of the time allowed, by ``time.perf_counter()``.
         near: where to start, with its basis if it has one; a least-squares point if None.
     """
-    compile_kernels()
+    compile_kernels(norm)
     matrix, sizes = system.balanced
     lower, upper = system.lower * system.norms, system.upper * system.norms
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
@@ -146,7 +146,7 @@ def largest_response(
 
     The multipliers are those of the sides, lambda >= 0.
     """
-    compile_kernels()
+    compile_kernels("l1")
     matrix, sizes = system.balanced
     there = np.isfinite(side)
     bound = np.where(there, side, 0.0)
@@ -186,7 +186,7 @@ def optimise(
     units = program.units()
     # A basis of another kind of program is of no use here.
     if basis is None or len(basis.numbers) != size or basis.numbers.max(initial=0) >= total + len(units.column):
-        approach = program.approach(_STEPS)
+        approach = program.approach(_steps(program, end))
         kept = approach.kept
         scores = np.concatenate([approach.scores, units.scores(approach.barrier)])
         numbers, edges, known = np.argpartition(-scores, size - 1)[:size], np.zeros((size, size)), False
@@ -221,6 +221,12 @@ def optimise(
         kept = kept | missing if turn + 1 < _ROUNDS else np.ones(total, dtype=bool)
     w, multipliers = program.answer(v, y[: len(index)], index)
     return w, multipliers, Basis(numbers, edges), pivots, status == OPTIMAL
+
+
+def _steps(program: Program, end: float) -> int:
+    """So many interior-point steps as there is time for, at 10 billion multiplications a second."""
+    total, size = program.shape
+    return max(1, int(min(_STEPS, 1e10 * max(0.0, end - time.perf_counter()) / (total * size**2))))
 
 
 def _independent(rows: Array, column: Index, local: Index, key: Array, edges: Array) -> Index:

@@ -20,8 +20,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
-# The interior-point steps end when basic rows outweigh the others by this power of two.
-_DECIDED = 8.0
+# The interior-point steps end when basic rows outweigh the others by this power of two: earlier where pivots are cheap.
+_DECIDED, _DECIDED_NARROW, _NARROW = 8.0, 6.0, 128
 # One-sided rows this many units below their kink do not take part in the interior-point steps.
 _FAR = 4.0
 # A row with a smaller weight is so far away that the vertex is better completed by a fill-in.
@@ -109,6 +109,10 @@ class Program(Protocol):
         """w, (k,), and one signed multiplier for each row of the layer, (n,)."""
 
 
+def _decided(k: int) -> float:
+    return _DECIDED_NARROW if k <= _NARROW else _DECIDED
+
+
 class Sum:
     r"""min sum_j hi_j max(0, r_j) + lo_j min(0, r_j), lower <= w <= upper, with lo_j <= 0 <= hi_j.
 
@@ -145,7 +149,17 @@ class Sum:
         lo, hi = self._lo[index], self._hi[index]
         cap = min(self._cap, float(hi.max(initial=0.0)))
         w, weight, barrier = central_sum(
-            ROUTINES, matrix, self._r0[index], sizes, lo, hi, cap, self._lower, self._upper, _DECIDED, steps
+            ROUTINES,
+            matrix,
+            self._r0[index],
+            sizes,
+            lo,
+            hi,
+            cap,
+            self._lower,
+            self._upper,
+            _decided(self._matrix.shape[1]),
+            steps,
         )
         scores, r = np.zeros(len(self._r0)), self._r0.copy()
         scores[index] = weight * sizes
@@ -216,7 +230,16 @@ class Largest:
         matrix, sizes = self._matrix[index], self._sizes[index]
         up, down = self._up[index], self._down[index]
         w, d, scores, barrier = central_largest(
-            ROUTINES, matrix, self._r0[index], sizes, up, down, self._lower, self._upper, _DECIDED, steps
+            ROUTINES,
+            matrix,
+            self._r0[index],
+            sizes,
+            up,
+            down,
+            self._lower,
+            self._upper,
+            _decided(self._matrix.shape[1]),
+            steps,
         )
         n = len(self._r0)
         sides, r = np.zeros(2 * n), self._r0.copy()

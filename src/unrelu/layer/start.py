@@ -60,7 +60,7 @@ def least_squares_point(routines, matrix, center, up, down, lower, upper):
             break
         for j in range(n):
             side[j] = active[j] * center[j]
-        gram(routines, matrix, active, scaled, normal)
+        gram(routines, matrix, active, 0.5, scaled, normal)
         force = np.dot(matrix.T, side)
         if turn > 0:
             hold(normal, force, h, held)
