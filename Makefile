@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench docs zoo clean
+.PHONY: demo test check format bench docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ docs: $(VENV)/.check
 zoo: $(VENV)/.check
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	$(BIN)/python scripts/train_zoo.py
+
+## forget compiled kernels, after a change in one of their files
+clean-kernels:
+	rm -rf src/unrelu/layer/__pycache__
 
 clean:
 	rm -rf $(VENV) demo docs/_build

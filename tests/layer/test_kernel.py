@@ -53,18 +53,18 @@ def test_dense_routines_agree_with_numpy(seed, k):
 
 def test_negligible_weights_are_left_out():
     matrix, out = np.eye(3), np.zeros((3, 3))
-    gram(ROUTINES, matrix, np.array([1.0, 1e-3, 1e-5]), np.empty((3, 3)), out)
+    gram(ROUTINES, matrix, np.array([1.0, 1e-3, 1e-5]), 1e-4, np.empty((3, 3)), out)
     np.testing.assert_allclose(np.diag(out), [1, 1e-3, 0])
-    gram(ROUTINES, matrix, np.zeros(3), np.empty((3, 3)), out)
+    gram(ROUTINES, matrix, np.zeros(3), 1e-4, np.empty((3, 3)), out)
     np.testing.assert_array_equal(np.tril(out), 0)
 
 
 def test_nan_stays_nan_in_dense_routines():
     matrix, out = np.eye(2), np.zeros((2, 2))
     matrix[1, 0] = np.nan
-    gram(ROUTINES, matrix, np.ones(2), np.empty((2, 2)), out)
+    gram(ROUTINES, matrix, np.ones(2), 1e-4, np.empty((2, 2)), out)
     assert np.isnan(out[0, 0])
-    gram(ROUTINES, np.eye(2), np.array([1.0, np.nan]), np.empty((2, 2)), out)
+    gram(ROUTINES, np.eye(2), np.array([1.0, np.nan]), 1e-4, np.empty((2, 2)), out)
     assert np.isnan(np.tril(out)).any()
 
 
