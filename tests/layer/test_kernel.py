@@ -13,7 +13,9 @@ from scipy import sparse
 from unrelu.activations import Activation
 from unrelu.errors import OptionError
 from unrelu.layer import LayerSystem, kernel, rows
-from unrelu.layer.central import central_largest, central_sum, decided
+from unrelu.layer.central import decided
+from unrelu.layer.central_largest import central_largest
+from unrelu.layer.central_sum import central_sum
 from unrelu.layer.convex import engine, largest_response, least_violation
 from unrelu.layer.dense import ROUTINES, factorise, gram, inverse, solve_factorised
 from unrelu.layer.highs import LpStatus

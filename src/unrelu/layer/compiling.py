@@ -8,7 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from unrelu.layer.central import central_largest, central_sum
+from unrelu.layer.central_largest import central_largest
+from unrelu.layer.central_sum import central_sum
 from unrelu.layer.dense import ROUTINES
 from unrelu.layer.exchange import exchange, invert_basis
 from unrelu.layer.start import least_squares_point

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layer.central import central_largest, central_sum
+from unrelu.layer.central_largest import central_largest
+from unrelu.layer.central_sum import central_sum
 from unrelu.layer.dense import ROUTINES
 
 __all__ = ["Approach", "Largest", "Part", "Program", "Sum", "Units"]
