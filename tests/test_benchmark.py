@@ -273,6 +273,19 @@ def test_a_peer_that_gives_up_has_no_ratio(records):
     assert plot.draw(failed, describe()).axes
 
 
+def test_sources_are_summarised_apart(records):
+    zoo_records = [r for r in records if r.layer == CASES[1].name and r.norm == "linf"]
+    sources = ["digit", "random z"] * 3
+    mixed = [replace(r, source=s, difference=d) for r, s, d in zip(zoo_records, sources, range(6), strict=True)]
+    failed = [replace(mixed[0], objectives={**mixed[0].objectives, "linprog": None}), *mixed[1:]]
+    whole, *parts = summarise(failed)
+    assert (whole.source, whole.instances, whole.largest_difference) == ("", 6, 5)
+    assert [(s.source, s.instances, s.largest_difference) for s in parts] == [("random z", 3, 5), ("digit", 3, 4)]
+    table = next(tables([whole, *parts]))
+    assert list(table.columns[0].cells) == [CASES[1].name, "- random z: 3", "- digit: 3"]
+    assert table.caption.endswith("linprog A_ub 1")
+
+
 def test_failures_of_ours_are_counted(monkeypatch):
     def refuse(*arguments):
         raise SolverError("no")

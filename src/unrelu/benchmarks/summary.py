@@ -45,6 +45,7 @@ class Summary:
 
     Attributes:
         layer, norm, outliers: which.
+        source: of x, where these are only some of the layer's instances; else empty.
         instances: how many.
         milliseconds: median time of "ours", of its first repetition ("ours_first", with what depends on W alone), each
             peer and "cholesky"; None where there is none.
@@ -57,6 +58,7 @@ class Summary:
     """
 
     layer: str
+    source: str
     norm: str
     outliers: float
     instances: int
@@ -70,12 +72,20 @@ class Summary:
 
 
 def summarise(records: Sequence[Record]) -> list[Summary]:
-    """One summary for each program and layer that was measured, program by program."""
+    """One summary for each program and layer that was measured, and for each source of x where there are several."""
     groups = (select(records, case, program) for program in PROGRAMS for case in CASES)
-    return [_summary(group) for group in groups if group]
+    return [summary for group in groups if group for summary in _summaries(group)]
 
 
-def _summary(group: list[Record]) -> Summary:
+def _summaries(group: list[Record]) -> Iterator[Summary]:
+    """Of all records of a layer and program, then of each source apart."""
+    yield _summary(group)
+    sources = sorted({r.source for r in group}, reverse=True)
+    for source in sources if len(sources) > 1 else ():
+        yield _summary([r for r in group if r.source == source], source)
+
+
+def _summary(group: list[Record], source: str = "") -> Summary:
     first = group[0]
     seconds: dict[str, list[float | None]] = {
         "ours": [r.ours for r in group],
@@ -87,6 +97,7 @@ def _summary(group: list[Record]) -> Summary:
     differences = [abs(d) for d in _known([r.difference for r in group])]
     return Summary(
         layer=first.layer,
+        source=source,
         norm=first.norm,
         outliers=first.outliers,
         instances=len(group),
@@ -131,7 +142,7 @@ def _table(program: Program, summaries: list[Summary]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for s in summaries:
         table.add_row(
-            s.layer,
+            f"- {s.source}: {s.instances}" if s.source else s.layer,
             short(s.milliseconds["ours"] or 0.0),
             *(_cell(name, s.ratios[name]) for name in asked),
             _cell("cholesky", s.ratios["cholesky"]),
@@ -139,7 +150,9 @@ def _table(program: Program, summaries: list[Summary]) -> Table:
             str(s.not_optimal),
             str(s.fallback),
         )
-    failures = {heading: sum(s.peer_failures[name] for s in summaries) for name, heading in asked.items()}
+    failures = {
+        heading: sum(s.peer_failures[name] for s in summaries if not s.source) for name, heading in asked.items()
+    }
     said = ", ".join(f"{name} {count}" for name, count in failures.items() if count)
     table.caption, table.caption_justify = (
         f"instances without an answer, and without a ratio: {said}" if said else "",
