@@ -9,9 +9,11 @@ from contextvars import ContextVar
 
 import numpy as np
 import pytest
+import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from unrelu.threads import cores, in_threads, one_blas_thread
+from unrelu import zoo
+from unrelu.threads import abandoned, cores, in_threads, one_blas_thread, suitable_threads
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
 # Long enough for any machine; no test waits for it unless it fails.
@@ -176,3 +178,38 @@ def test_the_cores_are_those_of_this_process(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert cores() == 7
+
+
+def test_work_that_has_begun_learns_that_nobody_waits_for_it():
+    ended = []
+
+    def work(item):
+        clock = threading.Event()
+        for _ in range(int(PATIENCE / 0.01)):
+            if item == 0 or abandoned():
+                break
+            clock.wait(0.01)
+        ended.append((item, abandoned()))
+        return item
+
+    results = in_threads(work, range(3), 3)
+    assert next(results) == 0
+    results.close()
+    assert sorted(ended) == [(0, False), (1, True), (2, True)]
+    assert not abandoned()
+
+
+def test_overlapping_calls_restore_the_threads_of_pytorch():
+    network, before = zoo.load("mnist-relu"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = suitable_threads(network), suitable_threads(network)
+        first.__enter__()
+        second.__enter__()
+        assert torch.get_num_threads() == 1
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -8,10 +8,11 @@ worked on side by side is observations, not matrices: :func:`in_threads`.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import cache
 from typing import TypeVar
 
@@ -21,7 +22,9 @@ from threadpoolctl import ThreadpoolController
 from unrelu.affine import Dense
 from unrelu.network import Network
 
-__all__ = ["cores", "in_threads", "one_blas_thread", "small", "suitable_threads"]
+__all__ = ["abandoned", "cores", "in_threads", "one_blas_thread", "small", "suitable_threads"]
+
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,17 +45,40 @@ def small(network: Network) -> bool:
 
 @contextmanager
 def suitable_threads(network: Network) -> Iterator[None]:
-    """Run BLAS and PyTorch on one thread for networks of small layers, as they are for others; restored after."""
+    """Run BLAS and PyTorch on one thread for networks of small layers, as they are for others; restored after.
+
+    PyTorch's number is one for the process: of calls that overlap, the first saves it and the last restores it.
+    """
     if not small(network):
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    _one_torch_thread.begin()
     try:
         with one_blas_thread():
             yield
     finally:
-        torch.set_num_threads(before)
+        _one_torch_thread.end()
+
+
+class _OneTorchThread:
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, 1
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._users += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                torch.set_num_threads(self._before)
+
+
+_one_torch_thread = _OneTorchThread()
 
 
 @contextmanager
@@ -70,20 +96,33 @@ def cores() -> int:
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Generator[Result, None, None]:
     """``work`` of every item, in order, on so many threads; each sees the caller's context variables.
 
-    Items are begun as threads become free. Where the caller stops iterating, what has begun is finished and the rest is
-    not begun.
+    Items are begun as threads become free. Where the caller stops iterating, the rest is not begun, and
+    :func:`abandoned` tells work that has begun.
     """
     if threads <= 1 or len(items) <= 1:
         yield from map(work, items)
         return
+    stop = threading.Event()
+
+    def run(item: Item) -> Result:
+        _stop.set(stop)
+        return work(item)
+
     with ThreadPoolExecutor(min(threads, len(items))) as pool:
-        futures = [pool.submit(copy_context().run, work, item) for item in items]
+        futures = [pool.submit(copy_context().run, run, item) for item in items]
         try:
             for future in futures:
                 yield future.result()
         finally:
+            stop.set()
             for future in futures:
                 future.cancel()
+
+
+def abandoned() -> bool:
+    """Whether nobody waits any more for what this thread computes: the caller was interrupted or has stopped."""
+    stop = _stop.get()
+    return stop is not None and stop.is_set()
 
 
 @cache

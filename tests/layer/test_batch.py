@@ -61,12 +61,26 @@ def test_nothing_in_nothing_out(threads, device):
     assert least_violation_many(system, [], "l1", threads, device) == []
 
 
-@pytest.mark.parametrize("threads", [0, -2])
+@pytest.mark.parametrize("threads", [0, -2, 1.5])
 @pytest.mark.parametrize("count", [0, 3])
-def test_threads_below_one_are_an_error(threads, count):
+def test_threads_that_are_no_number_of_threads_are_an_error(threads, count):
     system, many = batch_of(count)
-    with pytest.raises(OptionError, match=f"threads={threads} must be at least 1"):
+    with pytest.raises(OptionError, match=f"threads={threads} must be a whole number of at least 1"):
         least_violation_many(system, many, "l1", threads)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta2"])
+def test_a_device_that_is_not_there_is_an_error(device):
+    system, many = batch_of(2)
+    with pytest.raises(OptionError, match=f"device '{device}' cannot be used"):
+        least_violation_many(system, many, "l1", device=device)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_norm_that_is_not_there_is_an_error(device):
+    system, many = batch_of(2)
+    with pytest.raises(OptionError, match="norm 'l2' is not one of linf, l1"):
+        least_violation_many(system, many, "l2", device=device)
 
 
 @NORMS

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
 
 from unrelu.layer import compiling
 from unrelu.layer.compiling import compile_kernels
+from unrelu.layer.dense import jit
 
 SCRIPT = """
 from unrelu.layer.compiling import compile_kernels
@@ -26,6 +32,63 @@ def test_kernels_are_compiled_once_with_a_word_and_cached(tmp_path):
     assert first.stdout.split() == ["0", "1"]
     assert "compiling its layer kernels" in first.stderr
     assert second.stdout.split() == ["1", "0"]
+
+
+def test_a_function_without_a_folder_for_its_cache_compiles_all_the_same():
+    """As in an installation that is read-only; a function without a file has no folder either."""
+    made = {}
+    exec(compile("def double(x):\n    return 2 * x\n", "<nowhere>", "exec"), made)
+    double = jit(made["double"])
+    assert double(2.0) == 4.0
+    assert double.stats.cache_path is None
+
+
+def test_without_a_cache_the_message_says_so(monkeypatch, caplog):
+    logged = threading.Event()
+    monkeypatch.setattr(compiling, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=None)))
+    monkeypatch.setattr(compiling, "_PATIENCE", 0.0)
+    monkeypatch.setattr(compiling, "_run", lambda norm: logged.wait(30))
+    monkeypatch.setattr(compiling._LOG, "warning", lambda text: logged.set() if "NUMBA_CACHE_DIR" in text else None)
+    compiling._once.__wrapped__("l1")
+    assert logged.is_set()
+
+
+def test_damaged_files_of_the_cache_are_thrown_away(monkeypatch, tmp_path):
+    runs = []
+    for name in ("exchange.nbi", "exchange.1.nbc", "exchange.py"):
+        (tmp_path / name).touch()
+
+    def run(norm):
+        runs.append(norm)
+        if len(runs) == 1:
+            raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(compiling, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
+    monkeypatch.setattr(compiling, "_run", run)
+    compiling._once.__wrapped__("l1")
+    assert runs == ["l1", "l1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["exchange.py"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_waits_for_the_compiler():
+    """A child that starts while another thread compiles would inherit a lock that nobody in it releases."""
+    started = threading.Event()
+
+    def hold():
+        with compiling._lock:
+            started.set()
+            time.sleep(0.2)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    started.wait(30)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if compiling._lock.acquire(timeout=5) else 1)
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_second_call_in_a_process_does_nothing(monkeypatch):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from unrelu.activations import Activation
-from unrelu.errors import OptionError
-from unrelu.layer import LayerSystem, kernel, rows
+from unrelu.errors import OptionError, SolverError
+from unrelu.layer import LayerSystem, convex, kernel, programs, rows
 from unrelu.layer.central import decided
 from unrelu.layer.central_largest import central_largest
 from unrelu.layer.central_sum import central_sum
@@ -552,6 +552,91 @@ def test_no_time_for_the_relaxation_leaves_a_bound_above_its_maximum(hurried, na
     assert answer.bound >= largest_response(system, one).objective
 
 
+@NORMS
+@pytest.mark.parametrize("limit", [0.0, 1e-4, 1e-3, 1e-2])
+def test_an_answer_is_never_worse_than_the_start(norm, limit):
+    """Duplicated columns, in a layer that takes longer than any of these limits."""
+    rng = np.random.default_rng(3)
+    system, _, _ = layer(n=400, k=150)
+    system = replace(system, matrix=system.matrix[:, rng.integers(0, 75, 150)])
+    one = rows(system, system.value(rng.normal(size=150)) + 0.1 * rng.normal(size=400), 0.1)
+    matrix, lower, upper = system.balanced[0], system.lower, system.upper
+    start = kernel.least_squares_start(matrix, one, lower, upper) / system.norms
+    errors = one.violation(system.matrix @ start)
+    answer = least_violation(system, one, norm, limit)
+    assert answer.objective <= (errors.max() if norm == "linf" else errors.sum()) * (1 + 1e-12)
+
+
+@NORMS
+def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
+    system, one, _ = layer()
+    start = kernel.least_squares_start(system.balanced[0], one, system.lower, system.upper) / system.norms
+    optimise = kernel.optimise
+
+    def lost(*arguments):
+        w, *rest, _ = optimise(*arguments)
+        return (w + 100.0, *rest, False)
+
+    monkeypatch.setattr(kernel, "optimise", lost)
+    found = kernel.least_violation(system, one, norm)
+    np.testing.assert_allclose(found.h, start)
+    assert not found.optimal
+
+
+@NORMS
+def test_an_abandoned_program_ends_at_once(monkeypatch, norm):
+    system, one, _ = layer()
+    monkeypatch.setattr(kernel, "abandoned", lambda: True)
+    answer = least_violation(system, one, norm)
+    assert (answer.status, answer.pivots) == (LpStatus.LIMIT, 0)
+
+
+@NORMS
+def test_a_solver_that_refuses_leaves_the_point_found_before(monkeypatch, norm):
+    system, one, _ = layer()
+    honest, kernels = least_violation(system, one, norm), kernel.least_violation
+
+    def refuse(*arguments):
+        raise SolverError("no")
+
+    monkeypatch.setattr(kernel, "least_violation", lambda *a: SABOTAGE["no multipliers"](kernels(*a), 0))
+    monkeypatch.setattr(convex, "_by_highs", refuse)
+    answer = least_violation(system, one, norm)
+    assert (answer.status, answer.fallback) == (LpStatus.FAILED, True)
+    assert answer.objective == pytest.approx(honest.objective)
+    monkeypatch.setattr(kernel, "least_violation", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
+    with pytest.raises(SolverError, match="no"):
+        least_violation(system, one, norm)
+
+
+def test_an_unknown_norm_is_an_error():
+    system, one, _ = layer()
+    for norm in ("L1", "l2", ""):
+        with pytest.raises(OptionError, match=f"norm '{norm}' is not one of linf, l1"):
+            least_violation(system, one, norm)
+
+
+@NORMS
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild):
+    system, one, _ = layer()
+    honest = least_violation(system, one, norm)
+    name = "central_largest" if norm == "linf" else "central_sum"
+    steps = getattr(programs, name)
+    monkeypatch.setattr(programs, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
+    answer = least_violation(system, one, norm)
+    assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
+    assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
+
+
+def test_steps_from_a_point_without_violations_are_finite():
+    """|S| = 0, and every row holds with room to spare."""
+    free, one = np.full(2, np.inf), np.ones(5)
+    matrix = np.random.default_rng(0).normal(size=(5, 2))
+    w, d, scores, _ = central_largest(ROUTINES, matrix, -one, one, one, 0 * one, -free, free, np.inf, 3)
+    assert np.isfinite(np.concatenate([w, [d], scores])).all()
+
+
 # --- the relaxation -------------------------------------------------------------------------------------------------
 
 
@@ -601,6 +686,19 @@ def test_an_infeasible_relaxation_says_from_which_threshold_it_is_not():
         assert answer.status is LpStatus.INFEASIBLE
         assert answer.objective == pytest.approx(1.0)
     assert largest_response(system, rows(system, np.zeros(2), 1.0 + 1e-6)).status is LpStatus.OPTIMAL
+
+
+@pytest.mark.parametrize("name", ["auto", "highs"])
+def test_an_infeasible_relaxation_is_proved_to_be(monkeypatch, name):
+    """Without a lower bound on the smallest feasible eps nothing is claimed."""
+    free = np.full(1, np.inf)
+    system = LayerSystem(np.array([[1.0], [-1.0]]), np.ones(2), Activation("relu"), -free, free)
+    one, closest = rows(system, np.zeros(2), 0.5), convex.least_violation
+    with engine(name):
+        answer = largest_response(system, one)
+        assert (answer.status, answer.fallback) == (LpStatus.INFEASIBLE, False)
+        monkeypatch.setattr(convex, "least_violation", lambda *a: replace(closest(*a), bound=0.4))
+        assert largest_response(system, one).status is LpStatus.FAILED
 
 
 @pytest.mark.parametrize("name", ["auto", "highs"])

@@ -36,11 +36,11 @@ def least_violation_many(
             so it is never chosen by itself.
 
     Raises:
-        OptionError: ``threads`` is below 1.
+        OptionError: ``threads`` is not a whole number of at least 1, or there is no such norm or device.
         SolverError: HiGHS refuses a program.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads={threads} must be at least 1")
+    if threads is not None and (threads < 1 or threads % 1):
+        raise OptionError(f"threads={threads} must be a whole number of at least 1")
     answers: list[Answer] = []
     if device is not None:
         answers = least_violation_batch(system, rows, norm, device)

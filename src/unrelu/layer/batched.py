@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.layer.convex import Answer
+from unrelu.errors import OptionError
+from unrelu.layer.convex import Answer, check_norm
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.interior import MOST_ENTRIES, Point, Programs, Shared, factorise, first_point, solve_normal, step
 from unrelu.layer.proof import GAP, ZERO, prove
@@ -67,12 +68,14 @@ def least_violation_batch(
         the proof holds, LIMIT where the time was up, and FAILED elsewhere: ask another solver then.
 
     Raises:
+        OptionError: there is no such norm or device.
         SolverError: W is sparse with more than 4e6 entries.
     """
+    check_norm(norm)
     end = time.perf_counter() + time_limit
     if not rows:
         return []
-    shared = Shared.of(system, norm, torch.device(device))
+    shared = Shared.of(system, norm, _usable(device))
     chunk = max(1, MOST_ENTRIES // (2 * (system.n_out + system.n_in) + system.n_in**2))
     answers: list[Answer] = []
     for begin in range(0, len(rows), chunk):
@@ -81,6 +84,16 @@ def least_violation_batch(
         otherwise = LpStatus.FAILED if time.perf_counter() < end else LpStatus.LIMIT
         answers += [_answer(system, one, norm, h[i], y[i], int(steps[i]), otherwise) for i, one in enumerate(part)]
     return answers
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    # PyTorch has several for one that is not there.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return found
 
 
 def _answer(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array, steps: int, otherwise: LpStatus) -> Answer:
@@ -115,7 +128,7 @@ def _solve(batch: _Observations, end: float) -> tuple[Array, Array, npt.NDArray[
 
 @dataclass(frozen=True, eq=False)
 class _Observations:
-    """A batch of rows as tensors: where the sides start, c, the inverse slopes, all (B, n), and max|x|, (B,)."""
+    """A batch of rows as tensors: where the sides start, c, the inverse slopes, all (B, n), and the scale, (B,)."""
 
     shared: Shared
     center: Tensor
@@ -130,7 +143,7 @@ class _Observations:
         center = np.where(has_high, high, np.where(has_low, low, 0.0))
         alpha = np.where(has_high, 1 / np.stack([one.high_slope for one in rows]), 0.0)
         beta = np.where(has_low, 1 / np.stack([one.low_slope for one in rows]), 0.0)
-        scale = np.array([np.abs(one.target).max(initial=0.0) for one in rows])
+        scale = np.array([one.scale for one in rows])
         arrays = (center, alpha, beta, scale)
         return cls(shared, *(torch.as_tensor(array, device=shared.matrix.device) for array in arrays))
 

@@ -50,6 +50,8 @@ def largest_start(r, up, down, y, pull):
             d = max(d, -1.1 * r[j] / down[j])
             y[1, j] = max(-r[j], 0.0)
             total += down[j] * y[1, j]
+    # Nothing is violated: w is well inside, and all multipliers are alike.
+    total = total if total > 0.0 else 1.0
     size, sides = 0.0, 0
     for side in range(2):
         for j in range(n):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 import threading
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -20,14 +23,22 @@ _LOG = logging.getLogger("unrelu")
 # Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
 _PATIENCE = 1.0
 _MESSAGE = "unrelu is compiling its layer kernels: up to 15 seconds, once for each installation"
+_EVERY_TIME = (
+    "unrelu is compiling its layer kernels: up to 15 seconds in every process, as there is no folder to keep them in; "
+    "set NUMBA_CACHE_DIR to one that can be written"
+)
 
-_lock = threading.Lock()
+# Held while compiling. Whoever forks waits for it: a child that inherits a compiler at work would wait for it forever.
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def compile_kernels(norm: str) -> None:
     """Compile, or load from the cache beside the installed files, what the programs of a norm run.
 
-    Says so through the logger "unrelu", at level WARNING, if it takes more than a second.
+    Says so through the logger "unrelu", at level WARNING, if it takes more than a second. A cache with damaged files is
+    made anew.
     """
     with _lock:
         _once(norm)
@@ -35,10 +46,16 @@ def compile_kernels(norm: str) -> None:
 
 @cache
 def _once(norm: str) -> None:
-    message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE])
+    folder = exchange.stats.cache_path
+    message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
     message.daemon = True
     message.start()
     try:
+        _run(norm)
+    except (EOFError, pickle.UnpicklingError):
+        # A process that was killed, or a full disk, leaves half a file.
+        for path in Path(folder).glob("*.nb[ci]"):
+            path.unlink(missing_ok=True)
         _run(norm)
     finally:
         message.cancel()

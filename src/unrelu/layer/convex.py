@@ -17,15 +17,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import OptionError
+from unrelu.errors import OptionError, SolverError
 from unrelu.layer import kernel
-from unrelu.layer.dual import dual_program, response_program
+from unrelu.layer.dual import dual_program, response_program, row_multipliers, settled
 from unrelu.layer.highs import LinearProgram, LpSolution, LpStatus, solve
 from unrelu.layer.proof import DUAL, Proof, prove, prove_response
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.squares import one_sided_least_squares
 
-__all__ = ["Answer", "engine", "largest_response", "least_violation"]
+__all__ = ["Answer", "check_norm", "engine", "largest_response", "least_violation"]
 
 Array = npt.NDArray[np.float64]
 
@@ -33,11 +33,14 @@ Array = npt.NDArray[np.float64]
 _ROUNDS = 4
 # The scale on which a program is solved is at least this share of its largest side.
 _SMALLEST_STEP = 1e-9
+# An eps this share above the smallest feasible one has a feasible set that is rounding.
+_FEASIBLE = 1e-6
 # Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
 _WIDEST = 2000
 # From this width on, the interior point is the faster of HiGHS's solvers.
 _WIDE_FOR_SIMPLEX = 1000
 
+_NORMS = ("linf", "l1")
 _ENGINES = ("auto", "highs")
 _engine: ContextVar[str] = ContextVar("engine", default="auto")
 
@@ -85,6 +88,16 @@ def engine(name: str) -> Iterator[None]:
         _engine.reset(token)
 
 
+def check_norm(norm: str) -> None:
+    """Refuse a norm that is not "linf" or "l1".
+
+    Raises:
+        OptionError: there is no such norm.
+    """
+    if norm not in _NORMS:
+        raise OptionError(f"norm {norm!r} is not one of {', '.join(_NORMS)}")
+
+
 def takes_kernel(system: LayerSystem) -> bool:
     """Whether a layer's programs go to the exchange kernel."""
     return _engine.get() == "auto" and isinstance(system.matrix, np.ndarray) and system.n_in <= _WIDEST
@@ -103,8 +116,10 @@ def least_violation(
         near: the answer for similar rows (the last threshold), to start from its basis.
 
     Raises:
-        SolverError: HiGHS refuses the program.
+        OptionError: there is no such norm.
+        SolverError: HiGHS refuses the program, and there is no other point.
     """
+    check_norm(norm)
     end = time.perf_counter() + time_limit
     start, best, pivots, attempts = near.found if near else None, None, 0, 0
     while takes_kernel(system) and attempts < 2:
@@ -121,7 +136,12 @@ def least_violation(
             return replace(answer if proof.holds else best or answer, status=status, found=found)
         # Once more from scratch, around the best point so far.
         start = kernel.Found(best.h, found.multipliers, None, 0, False) if best else None
-    answer = _by_highs(system, rows, norm, best.h if best else None, end)
+    try:
+        answer = _by_highs(system, rows, norm, best.h if best else None, end)
+    except SolverError:
+        if best is None:
+            raise
+        answer = replace(best, status=LpStatus.FAILED, pivots=0)
     if best is not None and best.objective < answer.objective:
         answer = replace(answer, h=best.h, objective=best.objective)
     return replace(answer, pivots=answer.pivots + pivots, fallback=attempts > 0)
@@ -147,18 +167,23 @@ def _by_highs(system: LayerSystem, rows: Rows, norm: str, start: Array | None, e
     y = np.zeros(system.n_out)
     best = _answer(h / size, y, prove(system, rows, norm, system.inside(h / size), y), "least squares", pivots)
     for _ in range(_ROUNDS):
-        if best.status is LpStatus.OPTIMAL:
-            break
         errors = rows.violation(unit.matrix @ h)
         sigma = float(errors.max() if norm == "linf" else errors.mean())
+        # In these units the errors may be none, where in those of W they are rounding.
+        if best.status is LpStatus.OPTIMAL or not sigma > np.finfo(float).tiny:
+            break
         solution = _highs(dual_program(unit, rows, norm, h, sigma), end)
         pivots += solution.iterations
         if solution.status is not LpStatus.OPTIMAL:
             return replace(best, status=solution.status, pivots=pivots)
         h = unit.inside(h + sigma * solution.row_dual[: unit.n_in])
-        y = _row_multipliers(rows, norm, solution.x)
+        y = row_multipliers(rows, norm, solution.x)
         found = system.inside(h / size)
-        answer = _answer(found, y, prove(system, rows, norm, found, y), "highs", pivots)
+        proof = prove(system, rows, norm, found, y)
+        if not proof.dual_holds:
+            y = settled(unit, rows, norm, y)
+            proof = prove(system, rows, norm, found, y)
+        answer = _answer(found, y, proof, "highs", pivots)
         if answer.status is not LpStatus.OPTIMAL and not answer.objective < best.objective:
             return replace(best, bound=max(best.bound, answer.bound), pivots=pivots)
         best = answer
@@ -172,20 +197,6 @@ def _highs(program: LinearProgram, end: float) -> LpSolution:
     if wide and solution.status is LpStatus.FAILED:
         solution = solve(program, end - time.perf_counter())
     return solution
-
-
-def _row_multipliers(rows: Rows, norm: str, x: Array) -> Array:
-    """One signed multiplier a row from the columns of :func:`~unrelu.layer.dual.dual_program`."""
-    up, down = np.isfinite(rows.high), np.isfinite(rows.low)
-    y = np.zeros(len(rows.high))
-    if norm == "l1":
-        some = up | down
-        y[some] = x[: int(some.sum())]
-    else:
-        n_up = int(up.sum())
-        y[up] = x[:n_up]
-        y[down] -= x[n_up : n_up + int(down.sum())]
-    return y
 
 
 def largest_response(
@@ -227,9 +238,22 @@ def largest_response(
         return replace(answer, bound=math.inf, status=LpStatus.LIMIT)
     if found.optimal and proof.holds:
         return answer
+    closest = _closest(system, rows, end)
+    if closest.status is LpStatus.INFEASIBLE:
+        return replace(closest, pivots=closest.pivots + found.pivots)
     h = found.h if np.isfinite(found.h).all() else None
     answer = _response_by_highs(system, rows, weight, side, scale, h, end)
     return replace(answer, pivots=answer.pivots + found.pivots, fallback=True)
+
+
+def _closest(system: LayerSystem, rows: Rows, end: float) -> Answer:
+    """The smallest eps with a feasible point: INFEASIBLE if its lower bound proves that this is above the rows' eps."""
+    upper_sides = replace(rows, low=np.full_like(rows.low, -np.inf))
+    closest = least_violation(system, upper_sides, "linf", end - time.perf_counter())
+    status = LpStatus.LIMIT if closest.status is LpStatus.LIMIT else LpStatus.FAILED
+    if closest.bound > (1 - _FEASIBLE) * rows.threshold:
+        status = LpStatus.INFEASIBLE
+    return replace(closest, bound=math.inf, status=status, found=None)
 
 
 def _response_by_highs(
@@ -250,11 +274,8 @@ def _response_by_highs(
         pivots += solution.iterations
         if solution.status is LpStatus.UNBOUNDED:
             # The program is the dual: it is unbounded exactly where the relaxation has no feasible point.
-            upper_sides = replace(rows, low=np.full_like(rows.low, -np.inf))
-            closest = least_violation(system, upper_sides, "linf", end - time.perf_counter())
-            return replace(
-                closest, bound=math.inf, status=LpStatus.INFEASIBLE, pivots=pivots + closest.pivots, found=None
-            )
+            closest = _closest(system, rows, end)
+            return replace(closest, pivots=pivots + closest.pivots)
         status = solution.status
         if status is not LpStatus.OPTIMAL:
             break

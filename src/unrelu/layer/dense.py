@@ -5,6 +5,7 @@ Everything runs without the GIL. Products and factorisations are BLAS and LAPACK
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,17 @@ from numba.extending import get_cython_function_address, intrinsic
 __all__ = ["ROUTINES", "advance", "clear", "dot", "factorise", "gram", "inverse", "jit", "solve_factorised"]
 
 # Reordered sums and fused multiply-adds, but NaN, infinities and division as IEEE has them.
-jit: Any = partial(
-    numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
+_compiled: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile without the GIL, cached on disk where a folder for that can be written."""
+    try:
+        return _compiled(cache=True)(function)
+    except RuntimeError:
+        # Numba finds no folder that it may write to; :func:`~unrelu.layer.compiling.compile_kernels` says so.
+        return _compiled()(function)
+
 
 # A finite number. Reordering folds x - x, which is how np.isfinite tests for NaN; comparisons it leaves alone.
 _HUGE = 1e300

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.sparse.linalg import lsmr
 
 from unrelu.layer.highs import LinearProgram
 from unrelu.layer.rows import LayerSystem, Rows
 
-__all__ = ["dual_program", "response_program"]
+__all__ = ["dual_program", "response_program", "row_multipliers", "settled"]
 
 Array = npt.NDArray[np.float64]
+
+# A multiplier this share of its interval away from the ends is inside. W^T y up to this share of the norms of W's
+# column and y is meant to be zero, and settling leaves this much of it.
+_INSIDE, _SMALL, _LEFT = 1e-9, 1e-6, 1e-8
 
 
 def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
@@ -43,6 +48,40 @@ def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: f
         col_lower, col_upper = np.zeros(len(index)), np.full(len(index), np.inf)
         weights = np.concatenate([rows.high_slope[up], rows.low_slope[down]])
     return _assemble(system, h0, sigma, index, sign, cost, col_lower, col_upper, weights, np.zeros(system.n_in))
+
+
+def row_multipliers(rows: Rows, norm: str, x: Array) -> Array:
+    """One signed multiplier a row from the columns of :func:`dual_program`."""
+    up, down = np.isfinite(rows.high), np.isfinite(rows.low)
+    y = np.zeros(len(rows.high))
+    if norm == "l1":
+        some = up | down
+        y[some] = x[: int(some.sum())]
+    else:
+        n_up = int(up.sum())
+        y[up] = x[:n_up]
+        y[down] -= x[n_up : n_up + int(down.sum())]
+    return y
+
+
+def settled(system: LayerSystem, rows: Rows, norm: str, y: Array) -> Array:
+    """Multipliers with W^T y nearer zero in the coordinates of h where it is small.
+
+    HiGHS leaves about 1e-11 of what no bound holds. The multipliers inside their box take that up, by the smallest
+    change that does.
+    """
+    if norm == "l1":
+        lower, upper = rows.box
+        inside = np.minimum(y - lower, upper - y) > _INSIDE * (upper - lower)
+    else:
+        inside = np.abs(y) > _INSIDE * np.abs(y).max(initial=0.0)
+    t = np.asarray(system.matrix.T @ y)
+    small = np.abs(t) <= _SMALL * system.norms * np.linalg.norm(y)
+    y = y.copy()
+    if inside.any() and small.any():
+        part = system.matrix[inside][:, small].T
+        y[inside] -= lsmr(part, t[small], atol=_LEFT, btol=_LEFT, maxiter=2 * system.n_in)[0]
+    return y
 
 
 def response_program(system: LayerSystem, side: Array, weight: Array, h0: Array, sigma: float) -> LinearProgram:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from unrelu.errors import OptionError
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.preimage import Polytope, interior_point
-from unrelu.layer.rows import LayerSystem
+from unrelu.layer.rows import LayerSystem, checked_target
 from unrelu.layer.solution import LayerSolution
 from unrelu.result import Status
 
@@ -50,6 +50,7 @@ class Exact:
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`; ``threshold`` is not used."""
+        target = checked_target(system, target)
         tolerance = self.tolerance or max(1e-9, 50 * system.precision)
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
         unit, size = system.unit

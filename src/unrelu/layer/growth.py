@@ -93,7 +93,7 @@ def scan(
     eps = first_threshold(system, target, threshold)
     scale = float(np.abs(target).max())
     best, h = (eps, math.inf), None
-    while best[1] == math.inf or (eps <= _SCAN_END * scale and time.perf_counter() < end):
+    while h is None or (eps <= _SCAN_END * scale and time.perf_counter() < end):
         h, _, _ = one_sided_least_squares(system, rows(system, target, eps), end, h)
         error = misfit(system, target, h, norm)
         if error < 0.98 * best[1] - ZERO * scale:

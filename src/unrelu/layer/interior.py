@@ -29,14 +29,12 @@ from torch import Tensor
 
 from unrelu.errors import SolverError
 from unrelu.layer.proof import DUAL
-from unrelu.layer.rows import LayerSystem
+from unrelu.layer.rows import DENSE_ENTRIES, LayerSystem
 
 __all__ = ["MOST_ENTRIES", "Point", "Programs", "Shared", "factorise", "first_point", "solve_normal", "step"]
 
 Array = npt.NDArray[np.float64]
 
-# A sparse matrix with more entries than this is refused, as it would have to be made dense.
-_DENSE_ENTRIES = 4_000_000
 # The array of weighted copies of W has at most this many entries, 64 MiB, or those of one copy.
 MOST_ENTRIES = 2**23
 # W^T D W is cheaper from the products of W's columns, if they have at most so many entries, for so many programs.
@@ -75,7 +73,7 @@ class Shared:
         """
         matrix = system.matrix
         if not isinstance(matrix, np.ndarray):
-            if system.n_in * system.n_out > _DENSE_ENTRIES:
+            if system.n_in * system.n_out > DENSE_ENTRIES:
                 shape = f"{system.n_out} x {system.n_in}"
                 raise SolverError(f"W is sparse and {shape}, the batched solver makes it dense; solve one by one")
             matrix = matrix.toarray()

@@ -21,6 +21,7 @@ from unrelu.layer.programs import Largest, Program, Sum
 from unrelu.layer.proof import ZERO
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.start import least_squares_point
+from unrelu.threads import abandoned
 
 __all__ = ["Basis", "Found", "largest_response", "least_violation"]
 
@@ -81,20 +82,18 @@ def least_violation(
     lower, upper = system.lower * system.norms, system.upper * system.norms
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
     h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
-    found = Found(h, np.zeros(len(center)), near.basis if near else None, 0, False)
     # In these units the largest multiplier is 1.
     unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
     nothing = 0.5 * ZERO * rows.scale + np.finfo(float).tiny
-    size = math.inf
+    basis, multipliers, pivots, optimal = near.basis if near else None, np.zeros(len(center)), 0, False
+    r, errors, objective = _errors(matrix @ h - center, lo, hi, norm)
     for _ in range(_SHIFTS):
-        r = matrix @ h - center
-        errors = np.maximum(hi * r, lo * r)
-        last, size = size, float(errors.max(initial=0.0))
-        if (size if norm == "linf" else float(errors.sum())) <= nothing:
-            found = Found(h, np.zeros(len(center)), found.basis, found.pivots, True)
+        if objective <= nothing:
+            multipliers, optimal = np.zeros(len(center)), True
             break
-        if found.optimal and size >= _SHRUNK * last:
+        if _over(end):
             break
+        size = float(errors.max(initial=0.0))
         sigma = (size if norm == "linf" else _typical(errors, lo)) / unit
         around = (lower - h) / sigma, (upper - h) / sigma
         program: Program
@@ -102,16 +101,22 @@ def least_violation(
             program = Largest(matrix, sizes, r / sigma, up * unit, down * unit, *around)
         else:
             program = Sum(matrix, sizes, r / sigma, lo / unit, hi / unit, *around)
-        w, multipliers, basis, pivots, optimal = optimise(program, found.basis, end)
-        h = np.clip(h + sigma * w, lower, upper)
-        found = Found(
-            h, unit * multipliers, basis, found.pivots + pivots, optimal, not optimal and time.perf_counter() > end
-        )
-        if not optimal:
+        w, multipliers, basis, more, optimal = optimise(program, basis, end)
+        multipliers, pivots = unit * multipliers, pivots + more
+        trial = np.clip(h + sigma * w, lower, upper)
+        measured = _errors(matrix @ trial - center, lo, hi, norm)
+        if measured[2] < objective:
+            h, (r, errors, objective) = trial, measured
+        if not optimal or float(errors.max(initial=0.0)) >= _SHRUNK * size:
             break
-    return Found(
-        system.inside(h / system.norms), found.multipliers, found.basis, found.pivots, found.optimal, found.late
-    )
+    late = not optimal and _over(end)
+    return Found(system.inside(h / system.norms), multipliers, basis, pivots, optimal, late)
+
+
+def _errors(r: Array, lo: Array, hi: Array, norm: str) -> tuple[Array, Array, float]:
+    """The residuals, the violations of the rows, and the objective."""
+    errors = np.maximum(hi * r, lo * r)
+    return r, errors, float(errors.max(initial=0.0) if norm == "linf" else errors.sum())
 
 
 def _typical(errors: Array, lo: Array) -> float:
@@ -165,7 +170,7 @@ def largest_response(
             total += pivots
             h = np.clip(h + before * w, lower, upper)
             excess = float((matrix @ h - bound).max(initial=0.0, where=there))
-            late, holds = not optimal and time.perf_counter() > end, optimal and excess <= 1e-7 * scale
+            late, holds = not optimal and _over(end), optimal and excess <= 1e-7 * scale
             if not optimal or before <= scale or excess > _SHRUNK * before:
                 break
         if holds or not optimal:
@@ -176,17 +181,20 @@ def largest_response(
 
 def optimise(
     program: Program, basis: Basis | None = None, end: float = math.inf
-) -> tuple[Array, Array, Basis, int, bool]:
+) -> tuple[Array, Array, Basis | None, int, bool]:
     """Solve a program, from the vertex that interior-point steps point at or from a given basis.
 
     Returns:
         w, the multipliers of the layer's rows, the basis, pivots, and whether the exchange ended at an optimum.
+        Where the time is up before the first pivot, w = 0 and there is no basis.
     """
     total, size = program.shape
     units = program.units()
     # A basis of another kind of program is of no use here.
     if basis is None or len(basis.numbers) != size or basis.numbers.max(initial=0) >= total + len(units.column):
         approach = program.approach(_steps(program, end))
+        if _over(end):
+            return *program.answer(np.zeros(size), np.zeros(0), np.zeros(0, dtype=np.intp)), None, 0, False
         kept = approach.kept
         scores = np.concatenate([approach.scores, units.scores(approach.barrier)])
         numbers, edges, known = np.argpartition(-scores, size - 1)[:size], np.zeros((size, size)), False
@@ -212,7 +220,7 @@ def optimise(
         while True:
             v, more, status = exchange(ROUTINES, *fixed, local, edges, y, state, min(chunk, limit - pivots))
             pivots += more
-            if status != EXHAUSTED or pivots >= limit or time.perf_counter() > end:
+            if status != EXHAUSTED or pivots >= limit or _over(end):
                 break
         numbers, known = number[local], True
         missing = program.missing(v, kept) if status == OPTIMAL else ~kept
@@ -221,6 +229,11 @@ def optimise(
         kept = kept | missing if turn + 1 < _ROUNDS else np.ones(total, dtype=bool)
     w, multipliers = program.answer(v, y[: len(index)], index)
     return w, multipliers, Basis(numbers, edges), pivots, status == OPTIMAL
+
+
+def _over(end: float) -> bool:
+    """Whether the time is up, or nobody waits for the answer."""
+    return time.perf_counter() > end or abandoned()
 
 
 def _steps(program: Program, end: float) -> int:

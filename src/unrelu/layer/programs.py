@@ -66,7 +66,10 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Approach:
-    """What interior-point steps say: how likely rows (N,) and bounds (K,) are basic, and which rows to begin with."""
+    """What interior-point steps say: how likely rows (N,) and bounds (K,) are basic, and which rows to begin with.
+
+    All scores are zero where the steps break down; the exchange then begins at w = 0.
+    """
 
     scores: Array
     barrier: Array
@@ -149,19 +152,11 @@ class Sum:
         matrix, sizes = self._matrix[index], self._sizes[index]
         lo, hi = self._lo[index], self._hi[index]
         cap = min(self._cap, float(hi.max(initial=0.0)))
-        w, weight, barrier = central_sum(
-            ROUTINES,
-            matrix,
-            self._r0[index],
-            sizes,
-            lo,
-            hi,
-            cap,
-            self._lower,
-            self._upper,
-            _decided(self._matrix.shape[1]),
-            steps,
-        )
+        bounds, decided = (self._lower, self._upper), _decided(self._matrix.shape[1])
+        r0 = self._r0[index]
+        w, weight, barrier = central_sum(ROUTINES, matrix, r0, sizes, lo, hi, cap, *bounds, decided, steps)
+        if not np.isfinite(w).all():
+            return Approach(np.zeros(len(self._r0)), np.zeros(len(w)), self.near())
         scores, r = np.zeros(len(self._r0)), self._r0.copy()
         scores[index] = weight * sizes
         r[index] += matrix @ w
@@ -230,19 +225,12 @@ class Largest:
         index = np.flatnonzero((self._down > 0) | ((self._r0 > -_FAR * self._up) & (self._up > 0)))
         matrix, sizes = self._matrix[index], self._sizes[index]
         up, down = self._up[index], self._down[index]
-        w, d, scores, barrier = central_largest(
-            ROUTINES,
-            matrix,
-            self._r0[index],
-            sizes,
-            up,
-            down,
-            self._lower,
-            self._upper,
-            _decided(self._matrix.shape[1]),
-            steps,
-        )
+        bounds, decided = (self._lower, self._upper), _decided(self._matrix.shape[1])
+        r0 = self._r0[index]
+        w, d, scores, barrier = central_largest(ROUTINES, matrix, r0, sizes, up, down, *bounds, decided, steps)
         n = len(self._r0)
+        if not (np.isfinite(w).all() and 0 < d < np.inf):
+            return Approach(np.zeros(2 * n), np.zeros(len(w) + 1), self.near())
         sides, r = np.zeros(2 * n), self._r0.copy()
         sides[index], sides[n + index] = scores[: len(index)], scores[len(index) :]
         r[index] += matrix @ w

@@ -10,9 +10,9 @@ where a missing side drops out; c_j is where the sides start. For any multiplier
 .. math:: \sum_j e_j(h) \;\ge\; y^T (W h - c) \;\ge\; \min_{l \le h' \le u} t^T h' - y^T c, \qquad t = W^T y,
 
 which is a lower bound on the minimum over all h. For the largest violation the multipliers satisfy
-:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0; rounding leaves a t of
-1e-16 that is reported as the dual residual. Strictly, the bound then holds for every h' with |h' - h| below the gap's
-tolerance over |t|, which is far away.
+:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0. Computed t has rounding: up to 1e-13 of the
+norms of y and of the column of W it counts as zero, for then y has t = 0 exactly with a matrix that differs from W by
+1e-13 of each column. The proof is one up to such changes of W: directions in which W is that small are beyond it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ Array = npt.NDArray[np.float64]
 ZERO = 1e-10
 # Accepted duality gap, relative to the objective; what rounding adds to it, relative to max|x|, for each row summed.
 GAP, ROUNDING = 1e-8, 1e-13
-# Accepted |W^T y| of a coordinate without bounds, relative to the norms of the column and y; accepted violation of a
-# bound, relative to |h|.
-DUAL, PRIMAL = 1e-11, 1e-8
+# |W^T y| that is rounding, relative to the norms of the column and y; accepted violation of a bound, relative to |h|.
+DUAL, PRIMAL = 1e-13, 1e-8
 
 
 @dataclass(frozen=True)
@@ -102,33 +101,35 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         y = np.where(share > 0, y / size, 0.0)
         objective = float(errors.max(initial=0.0))
         slack = share * (objective / size) - y * r
-    t = np.asarray(system.matrix.T @ y)
-    side = np.where(t > 0, system.lower, system.upper)
-    held = np.isfinite(side)
-    pull = np.where(held, t * (h - np.where(held, side, 0.0)), 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        residual = np.where(held | (t == 0), 0.0, np.abs(t) / (system.norms * np.linalg.norm(y)))
+    pull, residual = _pull(system, h, np.asarray(system.matrix.T @ y), system.norms * float(np.linalg.norm(y)))
     return Proof(
         objective,
         float(y @ r - pull.sum()),
         _outside(system, h),
-        float(residual.max(initial=0.0)),
+        residual,
         float(max(np.abs(slack).max(initial=0.0), np.abs(pull).max(initial=0.0))),
         scale,
-        ROUNDING * scale * (len(r) if norm == "l1" else 1) + _rounding_of_bounds(system, h, y, side, held),
+        ROUNDING * scale * (len(r) if norm == "l1" else 1),
     )
+
+
+def _pull(system: LayerSystem, h: Array, t: Array, size: Array) -> tuple[Array, float]:
+    """t_i (h_i - bound_i), with the bound that t pushes h_i against, and the largest |t_i| / size_i that has none.
+
+    A t that is rounding counts as zero: its product with the distance of a bound can be larger than the objective.
+    """
+    side = np.where(t > 0, system.lower, system.upper)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(t == 0, 0.0, np.abs(t) / size)
+    held = np.isfinite(side)
+    pull = np.where(held & ~(relative <= DUAL), t * (h - np.where(held, side, 0.0)), 0.0)
+    return pull, float(relative.max(initial=0.0, where=~held))
 
 
 def _outside(system: LayerSystem, h: Array) -> float:
     """The largest violation of a bound of h, relative to max|h|."""
     outside = float(np.maximum(system.lower - h, h - system.upper).max(initial=0.0))
     return outside / max(float(np.abs(h).max(initial=0.0)), np.finfo(float).tiny)
-
-
-def _rounding_of_bounds(system: LayerSystem, h: Array, y: Array, side: Array, held: npt.NDArray[np.bool_]) -> float:
-    """What the rounding of t = W^T y contributes to t^T (h - side), where bounds are much farther than the errors."""
-    distance = np.abs(h - np.where(held, side, h))
-    return 4 * float(np.finfo(float).eps) * float(np.linalg.norm(y)) * float(system.norms @ distance)
 
 
 @dataclass(frozen=True)
@@ -167,18 +168,16 @@ def prove_response(
     there = np.isfinite(side)
     lam = np.where(there, np.maximum(multipliers, 0.0), 0.0)
     wh = np.asarray(system.matrix @ h)
-    t = np.asarray(system.matrix.T @ (weight - lam))
-    end = np.where(t > 0, system.upper, system.lower)
-    held = np.isfinite(end)
+    # c - lambda, the multipliers of a minimum of -c.(W h).
     size = system.norms * (np.linalg.norm(weight) + np.linalg.norm(lam)) + np.finfo(float).tiny
+    pull, residual = _pull(system, h, np.asarray(system.matrix.T @ (lam - weight)), size)
     objective = float(weight @ wh)
     slack = np.where(there, side - wh, 0.0)
-    pull = np.where(held, t * (np.where(held, end, 0.0) - h), 0.0)
     return ResponseProof(
         objective,
         objective + float(lam @ slack + pull.sum()),
         -float(slack.min(initial=0.0)) / scale,
         _outside(system, h),
-        float((np.where(held, 0.0, np.abs(t)) / size).max(initial=0.0)),
+        residual,
         scale * float(weight.sum()) + 1e-9 * abs(objective) + np.finfo(float).tiny,
     )

@@ -19,14 +19,15 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.activations import Activation
+from unrelu.errors import InputError
 from unrelu.network import Layer
 
-__all__ = ["LayerSystem", "Rows", "rows"]
+__all__ = ["DENSE_ENTRIES", "LayerSystem", "Rows", "checked_target", "rows"]
 
 Array = npt.NDArray[np.float64]
 
 # A matrix with at most this many entries is handled densely even if it comes from a convolution.
-_DENSE_ENTRIES = 4_000_000
+DENSE_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,10 @@ class LayerSystem:
         activation: phi.
         lower, upper: (k,), the range of the activation that produced h; infinite for the latent code.
         precision: relative rounding error of the outputs: 2e-16 in float64, 1e-7 for a network evaluated in float32.
+
+    Raises:
+        InputError: shapes that do not belong together, a W without columns, entries that are not finite, or a lower
+            bound above its upper one.
     """
 
     matrix: Array | sparse.csr_array
@@ -47,6 +52,22 @@ class LayerSystem:
     lower: Array
     upper: Array
     precision: float = float(np.finfo(np.float64).eps)
+
+    def __post_init__(self) -> None:
+        if not sparse.issparse(self.matrix):
+            object.__setattr__(self, "matrix", np.asarray(self.matrix, dtype=np.float64))
+        if self.matrix.ndim != 2 or self.matrix.shape[1] == 0:
+            raise InputError(f"W has shape {self.matrix.shape}; it must be (n, k) with k of at least 1")
+        for name, size in (("bias", self.n_out), ("lower", self.n_in), ("upper", self.n_in)):
+            if getattr(self, name).shape != (size,):
+                raise InputError(f"{name} has shape {getattr(self, name).shape}, W of shape {self.matrix.shape} needs "
+                                 f"({size},)")  # fmt: skip
+        entries = self.matrix.data if sparse.issparse(self.matrix) else self.matrix
+        if not (np.isfinite(entries).all() and np.isfinite(self.bias).all()):
+            raise InputError("W or the bias has entries that are not finite; replace them")
+        if not (self.lower <= self.upper).all():
+            i = int(np.flatnonzero(~(self.lower <= self.upper))[0])
+            raise InputError(f"coordinate {i} has bounds {self.lower[i]} and {self.upper[i]}; the lower one is above")
 
     @classmethod
     def of(
@@ -57,7 +78,7 @@ class LayerSystem:
         A hidden layer's input is an output of a ReLU, so it is at least 0; the released code of the paper uses this.
         """
         matrix = layer.matrix()
-        if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= _DENSE_ENTRIES:
+        if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= DENSE_ENTRIES:
             matrix = matrix.toarray()
         low, high = previous.range if previous else (np.array(-np.inf), np.array(np.inf))
         shape = (layer.n_in,)
@@ -67,7 +88,7 @@ class LayerSystem:
     @cached_property
     def gain(self) -> float:
         """The median norm of the non-zero rows of W: how much a change of h moves a pre-activation."""
-        norms = np.sqrt(np.asarray((self.matrix * self.matrix).sum(axis=1)))
+        norms = _norms(self.matrix, axis=1)
         norms = norms[norms > 0]
         return float(np.median(norms)) if len(norms) else 1.0
 
@@ -87,7 +108,7 @@ class LayerSystem:
     @cached_property
     def norms(self) -> Array:
         """The norms of the columns of W, (k,); 1 for a column of zeros."""
-        norms: Array = np.sqrt(np.asarray((self.matrix * self.matrix).sum(axis=0)))
+        norms = _norms(self.matrix, axis=0)
         norms[norms == 0] = 1.0
         return norms
 
@@ -120,6 +141,20 @@ class LayerSystem:
     def inside(self, h: Array) -> Array:
         """h moved into its bounds."""
         return np.clip(h, self.lower, self.upper)
+
+
+def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
+    """Euclidean norms of columns (axis 0) or rows (axis 1), also where the squares would leave the range of floats."""
+    largest = abs(matrix).max(axis=axis)
+    size = np.asarray(largest.toarray() if sparse.issparse(largest) else largest).ravel()
+    inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > np.finfo(float).tiny)
+    if sparse.issparse(matrix):
+        diagonal = sparse.diags_array(inverse)
+        unit = matrix @ diagonal if axis == 0 else diagonal @ matrix
+    else:
+        unit = matrix * (inverse if axis == 0 else inverse[:, None])
+    norms: Array = size * np.sqrt(np.asarray((unit * unit).sum(axis=axis)))
+    return norms
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +212,11 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
 
     Args:
         system: the layer.
-        target: x, (n,).
+        target: x, (n,), finite.
         threshold: eps > 0, in units of the output.
+
+    Raises:
+        InputError: a target of another shape or with entries that are not finite, or a threshold that is not above 0.
 
     An x outside the range of the activation is moved into it first: a ReLU reads a negative observation as 0, where the
     paper's constraints would ask for a pre-activation that far below zero.
@@ -189,7 +227,9 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
     the feasible set at delta = eps, and with it every threshold found, is the paper's.
     """
     activation = system.activation
-    x = activation.clip(target)
+    x = activation.clip(checked_target(system, target))
+    if not 0 < threshold < np.inf:
+        raise InputError(f"threshold={threshold} must be finite and above 0")
     low, high = activation.preimage(x - threshold, x + threshold)
     # Where a sigmoid or tanh saturates, the side at delta = 0 is that of the output half a threshold inside its range.
     u = activation.inverse(activation.clip(x, margin=min(threshold / 2, 0.25)))
@@ -203,6 +243,20 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
         target=x,
         threshold=threshold,
     )
+
+
+def checked_target(system: LayerSystem, target: Array) -> Array:
+    """The target as float64, (n,).
+
+    Raises:
+        InputError: another shape, or entries that are not finite.
+    """
+    target = np.asarray(target, dtype=np.float64)
+    if target.shape != (system.n_out,):
+        raise InputError(f"the layer has {system.n_out} outputs, the target has shape {target.shape}")
+    if not np.isfinite(target).all():
+        raise InputError(f"the target has {int((~np.isfinite(target)).sum())} entries that are not finite; remove them")
+    return target
 
 
 def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array, eps: float) -> tuple[Array, Array]:

@@ -66,6 +66,10 @@ class LayerMethod(Protocol):
             time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
 
         The activation must be monotone; ``layer_systems`` checks it.
+
+        Raises:
+            InputError: a target of another shape, or with entries that are not finite.
+            SolverError: HiGHS refuses the program.
         """
 
 

@@ -81,6 +81,8 @@ class Layerwise:
             except SolverError:
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             solutions.append(solution)
+            if not np.isfinite(solution.h).all():
+                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             # An error of eps in a pre-activation is one of about eps / |w_j| in h. The paper hands eps down as it is,
             # for weights N(0, 1/n). One that is too small grows; one that is too large calls every neuron off.
             target, threshold = solution.h, solution.threshold / max(1.0, system.gain)
