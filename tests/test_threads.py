@@ -181,9 +181,10 @@ def test_the_cores_are_those_of_this_process(monkeypatch):
 
 
 def test_work_that_has_begun_learns_that_nobody_waits_for_it():
-    ended = []
+    ended, begun = [], threading.Barrier(3)
 
     def work(item):
+        begun.wait(PATIENCE)
         clock = threading.Event()
         for _ in range(int(PATIENCE / 0.01)):
             if item == 0 or abandoned():

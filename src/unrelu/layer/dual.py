@@ -14,8 +14,8 @@ __all__ = ["dual_program", "response_program", "row_multipliers", "settled"]
 
 Array = npt.NDArray[np.float64]
 
-# A multiplier this share of its interval away from the ends is inside. W^T y up to this share of the norms of W's
-# column and y is meant to be zero, and settling leaves this much of it.
+# A multiplier this share of its interval away from the ends is inside. W^T y up to this share of |W|^T |y| is meant to
+# be zero, and settling leaves this much of it.
 _INSIDE, _SMALL, _LEFT = 1e-9, 1e-6, 1e-8
 
 
@@ -76,7 +76,7 @@ def settled(system: LayerSystem, rows: Rows, norm: str, y: Array) -> Array:
     else:
         inside = np.abs(y) > _INSIDE * np.abs(y).max(initial=0.0)
     t = np.asarray(system.matrix.T @ y)
-    small = np.abs(t) <= _SMALL * system.norms * np.linalg.norm(y)
+    small = np.abs(t) <= _SMALL * np.asarray(system.absolute.T @ np.abs(y))
     y = y.copy()
     if inside.any() and small.any():
         part = system.matrix[inside][:, small].T

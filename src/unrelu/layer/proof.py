@@ -10,9 +10,9 @@ where a missing side drops out; c_j is where the sides start. For any multiplier
 .. math:: \sum_j e_j(h) \;\ge\; y^T (W h - c) \;\ge\; \min_{l \le h' \le u} t^T h' - y^T c, \qquad t = W^T y,
 
 which is a lower bound on the minimum over all h. For the largest violation the multipliers satisfy
-:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0. Computed t has rounding: up to 1e-13 of the
-norms of y and of the column of W it counts as zero, for then y has t = 0 exactly with a matrix that differs from W by
-1e-13 of each column. The proof is one up to such changes of W: directions in which W is that small are beyond it.
+:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0. Computed t has rounding: up to 1e-13 of
+:math:`|W|^T |y|` it counts as zero, for then y has t = 0 exactly with a matrix whose entries are those of W up to a
+share of 1e-13 (Oettli and Prager, Numer. Math. 6, 1964). The proof is one up to such changes of W.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Array = npt.NDArray[np.float64]
 # An objective below this share of max|x| is zero: it is below what double precision can tell on these layers.
 ZERO = 1e-10
 # Accepted duality gap, relative to the objective; what rounding adds to it, relative to max|x|, for each row summed.
-GAP, ROUNDING = 1e-8, 1e-13
-# |W^T y| that is rounding, relative to the norms of the column and y; accepted violation of a bound, relative to |h|.
+GAP, ROUNDING = 1e-8, 3e-15
+# |W^T y| that is rounding, as a share of |W|^T |y|; accepted violation of a bound, relative to |h|.
 DUAL, PRIMAL = 1e-13, 1e-8
 
 
@@ -44,7 +44,7 @@ class Proof:
         objective: max_j e_j or sum_j e_j at h.
         bound: the lower bound on the minimum that the multipliers give.
         primal: the largest violation of a bound of h, relative to max|h|.
-        dual: the largest part of W^T y that no bound of h can take, relative to the norms of W_i and y.
+        dual: the largest part of W^T y that no bound of h can take, as a share of |W|^T |y|.
         slackness: the largest e_j - y_j r_j of a row ("l1") or t_i (h_i - bound_i): 0 at an optimum.
         scale: see :attr:`Rows.scale`.
         rounding: what rounding alone may make of the gap.
@@ -101,7 +101,7 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         y = np.where(share > 0, y / size, 0.0)
         objective = float(errors.max(initial=0.0))
         slack = share * (objective / size) - y * r
-    pull, residual = _pull(system, h, np.asarray(system.matrix.T @ y), system.norms * float(np.linalg.norm(y)))
+    pull, residual = _pull(system, h, y, np.abs(y))
     return Proof(
         objective,
         float(y @ r - pull.sum()),
@@ -113,14 +113,17 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
     )
 
 
-def _pull(system: LayerSystem, h: Array, t: Array, size: Array) -> tuple[Array, float]:
-    """t_i (h_i - bound_i), with the bound that t pushes h_i against, and the largest |t_i| / size_i that has none.
+def _pull(system: LayerSystem, h: Array, y: Array, size: Array) -> tuple[Array, float]:
+    """t_i (h_i - bound_i), t = W^T y, with the bound that t pushes h_i against, and the largest t_i that has none.
+
+    The latter relative to |W|^T size, where ``size`` is what the terms of y are made of.
 
     A t that is rounding counts as zero: its product with the distance of a bound can be larger than the objective.
     """
+    t = np.asarray(system.matrix.T @ y)
     side = np.where(t > 0, system.lower, system.upper)
     with np.errstate(invalid="ignore", divide="ignore"):
-        relative = np.where(t == 0, 0.0, np.abs(t) / size)
+        relative = np.where(t == 0, 0.0, np.abs(t) / np.asarray(system.absolute.T @ size))
     held = np.isfinite(side)
     pull = np.where(held & ~(relative <= DUAL), t * (h - np.where(held, side, 0.0)), 0.0)
     return pull, float(relative.max(initial=0.0, where=~held))
@@ -168,9 +171,8 @@ def prove_response(
     there = np.isfinite(side)
     lam = np.where(there, np.maximum(multipliers, 0.0), 0.0)
     wh = np.asarray(system.matrix @ h)
-    # c - lambda, the multipliers of a minimum of -c.(W h).
-    size = system.norms * (np.linalg.norm(weight) + np.linalg.norm(lam)) + np.finfo(float).tiny
-    pull, residual = _pull(system, h, np.asarray(system.matrix.T @ (lam - weight)), size)
+    # lambda - c are the multipliers of the minimum of -c.(W h).
+    pull, residual = _pull(system, h, lam - weight, lam + weight)
     objective = float(weight @ wh)
     slack = np.where(there, side - wh, 0.0)
     return ResponseProof(

@@ -113,6 +113,11 @@ class LayerSystem:
         return norms
 
     @cached_property
+    def absolute(self) -> Array | sparse.csr_array:
+        """|W|, entry by entry: what rounding errors of products with W are relative to."""
+        return abs(self.matrix)
+
+    @cached_property
     def balanced(self) -> tuple[Array, Array]:
         """W with columns of norm 1, dense, and the squared norms of its rows, (n,)."""
         matrix = self.matrix if isinstance(self.matrix, np.ndarray) else self.matrix.toarray()
