@@ -114,7 +114,7 @@ class LayerSystem:
 
     @cached_property
     def absolute(self) -> Array | sparse.csr_array:
-        """|W|, entry by entry: what rounding errors of products with W are relative to."""
+        """The absolute values of the entries of W: what rounding errors of products with W are relative to."""
         return abs(self.matrix)
 
     @cached_property
