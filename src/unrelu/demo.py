@@ -143,7 +143,7 @@ def _report(bar: Progress, task: TaskID, finished: int, state: State) -> None:
 
 
 def _table(section: Section) -> Table:
-    table = Table(title=section.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=section.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for heading in ("latent error", "l2", "l1", "linf", "steps", "s/image", "fits"):
         table.add_column(heading, justify="right")
