@@ -253,7 +253,7 @@ def test_a_method_that_refines_another():
 
     def polish(problem):
         start = make("linf", {})(problem)
-        z, status, nit = LevenbergMarquardt().minimise(network, problem.y, start.z, problem.control)
+        z, status, nit = LevenbergMarquardt().minimise(problem, start.z)
         return Inversion.of(problem, z, method="polish", status=status, nit=nit)
 
     y = noisy(network)

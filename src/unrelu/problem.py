@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.special import bdtrik, chdtri
 
 from unrelu.errors import InputError, OptionError
 from unrelu.network import Network, numbers
+from unrelu.operators import Identity, Mask, Operator, read_operator
 
 __all__ = ["Control", "Noise", "Problem", "Progress"]
 
@@ -117,15 +119,18 @@ class Control:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Find z with G(z) close to y.
+    """Find z with A G(z) close to y.
 
     Build it with :meth:`build`. Inside, everything is a batch of flat vectors.
 
     Attributes:
         network: G.
-        y: observations, (B, n), float64, read-only.
-        noise: what is known about e = y - G(z*).
-        norm: the norm of the objective, with r = y - G(z): ``|r|_2^2`` ("l2"), ``|r|_1`` ("l1"), ``|r|_inf`` ("linf").
+        y: observations, (B, m), float64, read-only; 0 where a mask hides the entry.
+        noise: what is known about e = y - A G(z*).
+        norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
+            ``|r|_inf`` ("linf").
+        operator: A.
+        prior: weight of ``|z|^2`` in the l2 objective.
         single: whether one observation was given without a batch axis.
         z0: starting codes (B, k), or None.
         seed: seed of every random choice.
@@ -136,6 +141,8 @@ class Problem:
     y: Array
     noise: Noise
     norm: str
+    operator: Operator
+    prior: float = 0.0
     single: bool = False
     z0: Array | None = None
     seed: int = 0
@@ -149,6 +156,8 @@ class Problem:
         *,
         noise: str | None = None,
         norm: str | None = None,
+        operator: Any = None,
+        prior: float = 0.0,
         z0: npt.ArrayLike | None = None,
         seed: int = 0,
         time_limit: float | None = None,
@@ -157,15 +166,18 @@ class Problem:
         """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
 
         Raises:
-            InputError: a shape, value, noise level or norm that cannot be used.
-            OptionError: a seed, time limit or callback of the wrong type.
+            InputError: a shape, value, operator, noise level, norm or prior that cannot be used.
+            OptionError: a seed, prior, time limit or callback of the wrong type.
         """
         if not isinstance(network, Network):
             raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
-        values, single = _observations(network, y)
+        array = numbers(y, "y")
+        measurement = read_operator(operator, network.output_shape, array.shape)
+        values, single = _observations(measurement, array)
         stated = Noise.parse(noise)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
+        weight = _weight(prior, norm or stated.norm)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise OptionError(f"seed={seed!r} must be an integer of at least 0")
         if callback is not None and not callable(callback):
@@ -175,6 +187,8 @@ class Problem:
             values,
             stated,
             norm or stated.norm,
+            measurement,
+            weight,
             single,
             _starts(network, z0, len(values)),
             int(seed),
@@ -192,70 +206,102 @@ class Problem:
             return self.z0.copy()
         return np.random.default_rng(self.seed).standard_normal((self.size, self.network.latent_dim))
 
+    def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
+        """The problem of some observations, under a control of its own; starts are not carried over."""
+        return replace(
+            self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
+            control=control or self.control,
+        )  # fmt: skip
+
     def residual(self, z: Array) -> Array:
-        """y - G(z), (B, n), for codes (B, k)."""
-        return self.y - self.network(z).reshape(self.y.shape)
+        """y - A G(z), (B, m), for codes (B, k); 0 where a mask hides the entry."""
+        return self.y - self.operator.values(self.network(z).reshape(len(z), -1))
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
-        """The objective at codes (B, k), (B,): ``|r|_2^2``, ``|r|_1`` or ``|r|_inf``."""
+        """The objective at codes (B, k), (B,): ``|r|_2^2 + prior |z|^2``, ``|r|_1`` or ``|r|_inf``."""
         r = np.abs(self.residual(z))
         norm = norm or self.norm
         if norm == "linf":
             return np.asarray(r.max(axis=1))
         with np.errstate(over="ignore"):  # a diverged code may be astronomically large
-            return np.asarray((r * r if norm == "l2" else r).sum(axis=1))
+            misfit = np.asarray((r * r if norm == "l2" else r).sum(axis=1))
+            return misfit + self.prior * (z * z).sum(axis=1) if norm == "l2" and self.prior else misfit
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
-        """Where ``|y - G(z)|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
+        """Where ``|y - A G(z)|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
 
         Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
         """
         precision = torch.finfo(self.network.dtype).eps
         allowed = max(EXACT, 100 * precision) * np.abs(self.y).max(axis=1)
         if not allowed.all():
-            allowed[allowed == 0] = 10 * precision * self.network.typical_output
+            allowed[allowed == 0] = 10 * precision * self._typical
         return np.asarray(self.objective(z, "linf") <= allowed)
 
     def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where the residual is what the stated noise explains, (B,); all False where no noise was stated.
 
-        uniform:a, ``|r|_inf <= a``. gaussian:s, ``|r|_2^2 <= s^2 q`` with q the 99% quantile of chi-square with n
-        degrees of freedom. outliers:p, at most the 99% quantile of Binomial(n, p) entries are off by
-        more than ``1e-6 max|y|``.
+        uniform:a, ``|r|_inf <= a``. gaussian:s, ``|r|_2^2 <= s^2 q`` with q the 99% quantile of chi-square with m
+        degrees of freedom, m the number of observed entries. outliers:p, at most the 99% quantile of Binomial(m, p)
+        entries are off by more than ``1e-6 max|y|``.
         """
-        n = self.network.output_dim
         level = self.noise.level
         r = np.abs(self.residual(z))
         if self.noise.kind == "uniform":
             return np.asarray(r.max(axis=1) <= level * (1 + 1e-9))
         if self.noise.kind == "gaussian":
-            return np.asarray(self.objective(z, "l2") <= level**2 * chdtri(n, 1 - _CONFIDENCE))
+            with np.errstate(over="ignore"):
+                return np.asarray((r * r).sum(axis=1) <= self.noise_ceiling)
         if self.noise.kind == "outliers":
             off = ~(r <= 1e-6 * np.abs(self.y).max(axis=1, keepdims=True))  # NaN is off
             # The quantile of a share that is 0, or almost, is NaN.
-            return np.asarray(off.sum(axis=1) <= np.nan_to_num(np.ceil(bdtrik(_CONFIDENCE, n, level))))
+            return np.asarray(off.sum(axis=1) <= np.nan_to_num(np.ceil(bdtrik(_CONFIDENCE, self.observed, level))))
         return np.zeros(self.size, dtype=bool)
 
+    @cached_property
+    def observed(self) -> npt.NDArray[np.int64]:
+        """How many entries of every observation were observed, (B,)."""
+        return np.asarray(self.operator.seen(self.size).sum(axis=1), dtype=np.int64)
 
-def _observations(network: Network, y: npt.ArrayLike) -> tuple[Array, bool]:
-    array = numbers(y, "y")
-    shape, n = network.output_shape, network.output_dim
-    single = array.shape in (shape, (n,))
-    if not single and array.shape[1:] not in (shape, (n,)):
-        raise InputError(
-            f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a batch "
-            f"(B, {', '.join(map(str, shape))})"
-        )
+    @cached_property
+    def noise_ceiling(self) -> Array:
+        """The largest ``|r|_2^2`` that the stated Gaussian noise explains with 99% probability, (B,)."""
+        return np.asarray(self.noise.level**2 * chdtri(self.observed, 1 - _CONFIDENCE))
+
+    @cached_property
+    def _typical(self) -> float:
+        """The size of A x for outputs x of the usual size, which rounding errors are relative to."""
+        x = np.full((self.size, self.network.output_dim), self.network.typical_output)
+        return float(np.abs(self.operator.values(x)).max())
+
+
+def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
+    """Observations as (B, m), and whether there was one without a batch axis."""
+    shape, m = operator.shape, operator.m
+    single = array.shape in (shape, (m,))
+    if not single and array.shape[1:] not in (shape, (m,)):
+        if isinstance(operator, Identity | Mask):
+            raise InputError(
+                f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a "
+                f"batch (B, {', '.join(map(str, shape))}); for other measurements of the output pass operator="
+            )
+        raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass that shape or a batch of it")
     if array.size == 0:
         raise InputError(f"y has shape {array.shape}: there is no observation in it")
-    values = array.reshape(-1, n)
+    values = array.reshape(-1, m)
+    if operator.count not in (0, len(values)):
+        raise InputError(
+            f"operator= has {operator.count} masks for {len(values)} observations; pass one for all, or one for each"
+        )
+    values = np.where(operator.seen(len(values)), values, 0.0)
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
         first = int(np.flatnonzero(~np.isfinite(values[bad[0]]))[0])
         raise InputError(
             f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
-            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them"
+            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them with a mask as "
+            "operator="
         )
     if np.abs(values).max() > _LARGEST:
         raise InputError(
@@ -263,6 +309,16 @@ def _observations(network: Network, y: npt.ArrayLike) -> tuple[Array, bool]:
         )
     values.setflags(write=False)
     return values, single
+
+
+def _weight(prior: float, norm: str) -> float:
+    if isinstance(prior, bool) or not isinstance(prior, int | float | np.number):
+        raise OptionError(f"prior={prior!r} must be a number, the weight of |z|^2")
+    if not 0 <= prior < math.inf:
+        raise InputError(f"prior={prior:g} must be finite and at least 0")
+    if prior and norm != "l2":
+        raise InputError(f"prior={prior:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
+    return float(prior)
 
 
 def _starts(network: Network, z0: npt.ArrayLike | None, size: int) -> Array | None:

@@ -24,26 +24,35 @@ def invert(
     y: npt.ArrayLike,
     method: str | Method = "auto",
     *,
+    operator: Any = None,
     noise: str | None = None,
     norm: str | None = None,
+    prior: float = 0.0,
     z0: npt.ArrayLike | None = None,
     seed: int = 0,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
     **options: Any,
 ) -> Inversion:
-    r"""Find latent codes z with G(z) close to y = G(z*) + e.
+    r"""Find latent codes z with A G(z) close to y = A G(z*) + e.
 
     Args:
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`.
-        y: one observation of the network's output shape (or flat, (n,)), or a batch (B, ...).
+        y: one observation, or a batch (B, ...): of the network's output shape (or flat, (n,)), or of what ``operator``
+            gives.
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
             "gradient_descent"), or a callable ``method(problem) -> Inversion``.
+        operator: A: None (the whole output is observed); a 0/1 mask of the output's shape, or one for each
+            observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
+            a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
+            pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``.
         noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
             "outliers:P" (a share P of arbitrary errors); in units of y.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
-            (:math:`|r|_\infty`), r = y - G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
+            (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
             outliers, l2 otherwise), the others report what they minimise.
+        prior: weight of :math:`|z|_2^2` in the l2 objective; S^2 for Gaussian noise S makes z the most probable code
+            under z ~ N(0, I). For the methods that minimise l2 from a start.
         z0: codes to start from, (k,) or (B, k), for the methods that start somewhere.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             batch as a whole, so an observation alone may get other ones than within a batch.
@@ -55,21 +64,16 @@ def invert(
         An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch.
 
     Raises:
-        InputError: y, z0, noise or norm cannot be used.
+        InputError: y, operator, z0, noise, norm or prior cannot be used.
         OptionError: an unknown method or option, or one of the wrong type.
-        UnsupportedModelError: the method cannot invert this network.
+        UnsupportedModelError: the method cannot invert this network, or not under this operator.
         SolverError: an LP solver refused its input.
     """
-    for name in ("operator", "prior"):
-        value = options.pop(name, None)
-        if value is not None and not (np.ndim(value) == 0 and value == 0):
-            raise OptionError(
-                f"{name}= is not supported yet: pass the whole output as y, without a mask, matrix or prior"
-            )
     run = make(method, options)
     problem = Problem.build(
-        network, y, noise=noise, norm=norm, z0=z0, seed=seed, time_limit=time_limit, callback=callback
-    )
+        network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
+        callback=callback,
+    )  # fmt: skip
     with suitable_threads(network):
         result = run(problem)
     if not isinstance(result, Inversion):
@@ -85,5 +89,5 @@ def _with_freedom(result: Inversion) -> Inversion:
     if not fits.any():
         return result
     free = np.full(len(fits), -1, dtype=np.int64)
-    free[fits] = freedom(result.problem.network, result.z[fits])
+    free[fits] = freedom(result.problem.network, result.z[fits], result.problem.operator.take(np.flatnonzero(fits)))
     return result.with_freedom(free)

@@ -8,7 +8,7 @@ import torch
 
 import unrelu
 from support import paper_network, random_network
-from unrelu.errors import OptionError, UnsupportedModelError
+from unrelu.errors import UnsupportedModelError
 from unrelu.result import Status
 
 
@@ -158,12 +158,6 @@ def test_auto_claims_no_optimum_of_a_norm_that_it_only_compares(norm):
 def test_a_zero_observation_is_fitted_exactly_to_rounding():
     network = random_network((6, 20, 60), activation="leaky_relu:0.1", seed=1)
     assert unrelu.invert(network, np.zeros(60), "lm").status is Status.EXACT_FIT
-
-
-@pytest.mark.parametrize("name", ["operator", "prior"])
-def test_what_is_not_supported_yet_is_said(name):
-    with pytest.raises(OptionError, match=f"{name}= is not supported yet"):
-        unrelu.invert(random_network((3, 8)), np.zeros(8), **{name: 0.1})
 
 
 def test_a_small_observation_is_judged_by_its_own_size():

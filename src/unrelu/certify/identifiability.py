@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unrelu.layer.preimage import always_tight, constraints_on, null_space, rank
 from unrelu.network import Network
+from unrelu.operators import Identity, Operator
 
 __all__ = ["freedom"]
 
@@ -23,12 +24,12 @@ _KINK_TOLERANCE = 1e-7
 _CHUNK = 2**22
 
 
-def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
-    r"""Dimension of a set of codes around z with the same output, (B,) for codes (B, k).
+def freedom(network: Network, z: Array, operator: Operator | None = None) -> npt.NDArray[np.int64]:
+    r"""Dimension of a set of codes around z with the same observation A G(z), (B,) for codes (B, k).
 
-    With J the Jacobian of the linear piece that G has at z, this is k - rank J. Where ReLU neurons are at their kink,
-    several pieces meet in z; the one on which they all stay off and the one on which they all come on are looked at.
-    With K the derivatives of their pre-activations, z may move on them along
+    With J = A G' the Jacobian of the linear piece of A G at z, this is k - rank J. Where ReLU neurons are at their
+    kink, several pieces meet in z; the one on which they all stay off and the one on which they all come on are looked
+    at. With K the derivatives of their pre-activations, z may move on them along
 
     .. math:: \{d : J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : J d = 0, \; K d \ge 0\}
 
@@ -38,18 +39,21 @@ def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
     rows = max(1, _CHUNK // (network.latent_dim * max(layer.n_out for layer in network.layers)))
     codes = torch.as_tensor(z, dtype=torch.float64)
     exact = network.to(torch.float64, "cpu")
-    return np.concatenate([_free_dimensions(exact, part) for part in torch.split(codes, rows)])
+    measured = operator or Identity(network.output_shape, network.output_dim)
+    parts = torch.split(torch.arange(len(codes)), rows)
+    return np.concatenate([_free_dimensions(exact, codes[part], measured.take(part)) for part in parts])
 
 
-def _free_dimensions(network: Network, z: Tensor) -> npt.NDArray[np.int64]:
-    free, kinked, hidden = _piece(network, z, on=False)
+def _free_dimensions(network: Network, z: Tensor, operator: Operator) -> npt.NDArray[np.int64]:
+    free, kinked, hidden = _piece(network, z, operator, on=False)
     if kinked.any():
-        free[kinked] = np.maximum(free[kinked], _piece(network, z[torch.from_numpy(kinked)], on=True)[0])
+        some = operator.take(np.flatnonzero(kinked))
+        free[kinked] = np.maximum(free[kinked], _piece(network, z[torch.from_numpy(kinked)], some, on=True)[0])
     free[hidden & (free == 0)] = -1
     return free
 
 
-def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64], ...]:
+def _piece(network: Network, z: Tensor, operator: Operator, on: bool) -> tuple[npt.NDArray[np.int64], ...]:
     """Free dimensions on the piece where all neurons at their kink are on, or all off.
 
     Also: which codes have neurons at their kink, and which have them before the last layer.
@@ -68,6 +72,7 @@ def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64]
         for i in torch.nonzero(at_kink.any(dim=1))[:, 0].tolist():
             kinks[i].append(slopes[i][:, at_kink[i]].T)
             hidden[i] |= depth < len(network.layers)
+    tangents = operator.tangents(tangents)
     values = torch.linalg.svdvals(tangents)
     free = k - np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
     kinked = np.array([bool(found) for found in kinks], dtype=bool)

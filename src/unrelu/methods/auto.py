@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import OptionError
 from unrelu.methods.lm import LevenbergMarquardt
+from unrelu.methods.observed import mixes
 from unrelu.methods.starts import LAYER_METHODS, starting_codes
 from unrelu.network import Network
 from unrelu.problem import Control, Problem, Progress
@@ -63,7 +64,7 @@ class Auto:
         refine = LevenbergMarquardt(max_iterations=self.max_iterations)
         tally = _Tally(problem)
         rng = np.random.default_rng(problem.seed)
-        layerwise = problem.z0 is None and layerwise_reason(problem.network) is None
+        layerwise = problem.z0 is None and layerwise_reason(problem.network) is None and not mixes(problem)
         reason = Status.CONVERGED
         for attempt in range(self.starts):
             rows = np.flatnonzero(~tally.finished(self.consensus))
@@ -75,7 +76,7 @@ class Auto:
                 break
             # All rows draw, so that the codes tried on one observation do not depend on the others' progress.
             draw = rng.standard_normal((problem.size, problem.network.latent_dim))[rows]
-            part = replace(problem, y=problem.y[rows], single=False, z0=None, control=_watch(problem, tally))
+            part = problem.part(rows, _watch(problem, tally))
             if attempt == 0 and layerwise:
                 start, spent, _, stopped = starting_codes(part, self.layer_method)
                 tally.add(rows, start, spent, np.full(len(rows), Status.CONVERGED, dtype=object))
@@ -86,7 +87,7 @@ class Auto:
                 start = problem.z0[rows]
             else:
                 start = draw
-            z, status, steps = refine.minimise(problem.network, part.y, start, part.control)
+            z, status, steps = refine.minimise(part, start)
             tally.add(rows, z, steps, status, final=True)
             if Status.STOPPED in status:
                 reason = Status.STOPPED

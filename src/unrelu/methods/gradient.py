@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from unrelu.errors import OptionError
+from unrelu.methods.misfit import Misfit
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
@@ -22,7 +23,7 @@ _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
 
 @dataclass(frozen=True)
 class GradientDescent:
-    r"""z <- z - learning_rate * J^T (G(z) - y), the gradient of ``1/2 |y - G(z)|_2^2``, from a random start.
+    r"""z <- z - learning_rate * (J^T (A G(z) - y) + prior z), the gradient of half the l2 objective.
 
     Args:
         setting: where the defaults come from. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic":
@@ -57,10 +58,9 @@ class GradientDescent:
         """Descend from the start of every observation, all at once."""
         rate, iterations = _SETTINGS[self.setting]
         rate, iterations = self.learning_rate or rate, self.max_iterations or iterations
-        network, control = problem.network, problem.control
-        z = torch.tensor(problem.start(), dtype=network.dtype, device=network.device)
-        y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
-        active = torch.arange(len(y), device=network.device)
+        misfit, control = Misfit.of(problem), problem.control
+        z, y = misfit.tensor(problem.start()), misfit.y
+        active = torch.arange(len(y), device=z.device)
         status = np.full(len(y), Status.ITERATION_LIMIT, dtype=object)
         nit = np.full(len(y), iterations)
         for t in range(iterations):
@@ -72,8 +72,7 @@ class GradientDescent:
                 nit[rows] = t
                 break
             current = z[active].requires_grad_(True)
-            misfit = 0.5 * ((network.forward(current) - y[active]) ** 2).sum()
-            (gradient,) = torch.autograd.grad(misfit, current)
+            (gradient,) = torch.autograd.grad(0.5 * misfit.value(current, active).sum(), current)
             moved = current.detach() - rate * gradient
             flat = gradient.norm(dim=1) <= self.gradient_tolerance
             lost = ~(moved.norm(dim=1) < _ASTRONOMICAL)

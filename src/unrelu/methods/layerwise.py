@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.errors import SolverError, UnsupportedModelError
+from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
+from unrelu.methods.observed import ObservedLayer
 from unrelu.network import Network
 from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
@@ -37,7 +38,9 @@ class Layerwise:
         name: the name to report.
 
     Raises:
-        UnsupportedModelError: a layer's activation is not monotone (a PReLU with a negative slope).
+        UnsupportedModelError: a layer's activation is not monotone (a PReLU with a negative slope), or the measurement
+            mixes outputs of an activation.
+        InputError: the problem has a prior.
 
     Source: section 4 of the paper, "recursively applying Algorithm 1 backwards".
     """
@@ -47,12 +50,17 @@ class Layerwise:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Invert the observations of the problem, as many at a time as there are cores."""
-        systems = layer_systems(problem.network, self.name, self.layer_method.largest)
+        if problem.prior:
+            raise InputError(
+                f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
+            )
+        *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest)
+        observed = ObservedLayer(problem, last, self.name).systems()
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
         nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
         threads = cores() if small(problem.network) else 1
-        with closing(in_threads(partial(self._timed, systems, problem), list(problem.y), threads)) as results:
+        with closing(in_threads(partial(self._timed, hidden, problem), observed, threads)) as results:
             for i, (code, status[i], nit[i], seconds[i]) in enumerate(results):
                 if code is not None:
                     z[i] = code
@@ -64,12 +72,14 @@ class Layerwise:
             problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
         )
 
-    def _timed(self, systems: list[LayerSystem], problem: Problem, y: Array) -> tuple[Array | None, Status, int, float]:
+    def _timed(
+        self, hidden: list[LayerSystem], problem: Problem, observed: tuple[LayerSystem, Array]
+    ) -> tuple[Array | None, Status, int, float]:
         """What :meth:`_one` returns, and the seconds it took; nothing is begun when the time is up."""
         if problem.control.expired():
             return None, Status.TIME_LIMIT, 0, 0.0
         begin = time.perf_counter()
-        return *self._one(systems, y, problem), time.perf_counter() - begin
+        return *self._one([*hidden, observed[0]], observed[1], problem), time.perf_counter() - begin
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """The code of one observation, None if there is none; how it ended; and how many programs were solved."""

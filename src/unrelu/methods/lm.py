@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.methods.misfit import Misfit
 from unrelu.methods.starts import START_NAMES, starting_codes
-from unrelu.network import Network
-from unrelu.problem import Control, Problem, Progress
+from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
 __all__ = ["LevenbergMarquardt"]
 
 Array = npt.NDArray[np.float64]
 
-# Numbers in the Jacobians held at once, 128 MiB of float64.
-_CHUNK = 2**24
 # A step is the last one when the objective fell by less than this share, twice in a row.
 _TINY_DECREASE = 1e-13
 _TINY_STEP = 1e-11
@@ -30,9 +28,9 @@ _TINY_STEP = 1e-11
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    r"""Minimise ``|y - G(z)|_2^2`` by damped Gauss-Newton steps.
+    r"""Minimise ``|y - A G(z)|_2^2 + prior |z|^2`` by damped Gauss-Newton steps.
 
-    .. math:: (J^T J + \mu I) s = J^T (y - G(z))
+    .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
     with Nielsen's update of the damping mu, for all observations at once; each stops on its own. ReLU kinks are
     ignored: J is the Jacobian of the current linear piece. The result is a local optimum: which one depends on the
@@ -67,16 +65,15 @@ class LevenbergMarquardt:
         start = starting_codes(problem, self.start)
         if start.stopped:
             return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm="l2")
-        z, status, steps = self.minimise(problem.network, problem.y, start.z, problem.control)
+        z, status, steps = self.minimise(problem, start.z)
         z[start.late & (steps == 0)] = np.nan
         return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
-    def minimise(
-        self, network: Network, y: Array, z0: Array, control: Control
-    ) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
+        control = problem.control
         begin = control.elapsed()
-        state = _State(network, y, np.nan_to_num(z0), self.damping)
+        state = _State(Misfit.of(problem), np.nan_to_num(z0), self.damping)
         reason = Status.ITERATION_LIMIT
         longest = control.elapsed() - begin
         for step in range(self.max_iterations):
@@ -92,7 +89,7 @@ class LevenbergMarquardt:
             if control.stopped(partial(state.progress, step + 1)):
                 reason = Status.STOPPED
                 break
-        status = np.full(len(y), reason, dtype=object)
+        status = np.full(problem.size, reason, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED
         status[(state.done & state.flat()).cpu().numpy()] = Status.FLAT
         status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
@@ -102,22 +99,17 @@ class LevenbergMarquardt:
 class _State:
     """Per-observation state of the batch; ``active`` lists the rows still at work."""
 
-    def __init__(self, network: Network, y: Array, z0: Array, damping: float) -> None:
-        def tensor(a: Array) -> Tensor:
-            return torch.tensor(a, dtype=network.dtype, device=network.device)
-
-        self.network, self.y, self.z = network, tensor(y), tensor(z0)
-        batch, device = len(y), network.device
+    def __init__(self, misfit: Misfit, z0: Array, damping: float) -> None:
+        self.misfit, self.z = misfit, misfit.tensor(z0)
+        batch, device, dtype = len(self.z), self.z.device, self.z.dtype
         self.active = torch.arange(batch, device=device)
         self.done = torch.zeros(batch, dtype=torch.bool, device=device)
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
         self.small = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.growth = torch.full((batch,), 2.0, dtype=network.dtype, device=device)
-        self.gram, self.gradient, self.f = self.system(self.active)
-        self.damping = damping * self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(
-            torch.finfo(network.dtype).tiny
-        )
-        self.exact = 1e-30 * (self.y * self.y).sum(dim=1)
+        self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
+        self.gram, self.gradient, self.f = misfit.system(self.z, self.active)
+        self.damping = damping * self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(dtype).tiny)
+        self.exact = 1e-30 * (misfit.y * misfit.y).sum(dim=1)
         self.retire(self.f <= self.exact)
 
     def progress(self, iteration: int) -> Progress:
@@ -125,17 +117,6 @@ class _State:
 
     def codes(self) -> Array:
         return self.z.cpu().double().numpy().copy()
-
-    def system(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """J^T J (b, k, k), J^T (G(z) - y) (b, k) and |G(z) - y|^2 (b,) for the given rows."""
-        width = max(layer.n_out for layer in self.network.layers) * self.network.latent_dim
-        parts = []
-        for chunk in torch.split(rows, max(1, _CHUNK // width)):
-            x, tangents = self.network.linearize(self.z[chunk])
-            r = x - self.y[chunk]
-            parts.append((tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0], (r * r).sum(dim=1)))
-        gram, gradient, f = zip(*parts, strict=True)
-        return torch.cat(gram), torch.cat(gradient), torch.cat(f)
 
     def step(self) -> None:
         """One trial step for every active row, and a new Jacobian where it was accepted."""
@@ -147,8 +128,7 @@ class _State:
         s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
         s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
         trial = z + s
-        r = self.network.forward(trial) - self.y[rows]
-        f_trial = (r * r).sum(dim=1)
+        f_trial = self.misfit.value(trial, rows)
         better = f_trial < f
         self.z[rows] = torch.where(better[:, None], trial, z)
         self.f[rows] = torch.where(better, f_trial, f)
@@ -157,7 +137,7 @@ class _State:
         self.retire_converged(rows, better, f, f_trial, s)
         moved = rows[better & ~self.done[rows]]
         if len(moved):
-            self.gram[moved], self.gradient[moved], self.f[moved] = self.system(moved)
+            self.gram[moved], self.gradient[moved], self.f[moved] = self.misfit.system(self.z[moved], moved)
 
     def update_damping(self, rows: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
         """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""

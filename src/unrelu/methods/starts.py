@@ -58,7 +58,7 @@ def starting_codes(problem: Problem, start: str) -> Start:
         return Start(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
     callback = problem.control.callback
     report = (lambda progress: callback(replace(progress, done=0))) if callback else None
-    part = replace(problem, control=Control(problem.control.remaining(), report))
+    part = replace(problem, prior=0.0, control=Control(problem.control.remaining(), report))
     found = Layerwise(LAYER_METHODS[start](), start)(part)
     z = np.where(np.isfinite(found.z), found.z, problem.start())
     late = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)

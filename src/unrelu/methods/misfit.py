@@ -1,0 +1,74 @@
+"""The l2 objective of a batch in PyTorch: its value, and the normal equations of its Gauss-Newton step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.network import Network
+from unrelu.operators import Operator
+from unrelu.problem import Problem
+
+__all__ = ["Misfit"]
+
+Array = npt.NDArray[np.float64]
+
+# Numbers in the Jacobians held at once, 128 MiB of float64.
+_CHUNK = 2**24
+
+
+class Misfit:
+    """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
+
+    Codes (b, k) come with ``rows`` (b,), the observation that each is for; an observation may have several.
+
+    Attributes:
+        network, operator, y: G, A and the observations (B, m) as tensors of one type.
+        prior: the weight of ``|z|^2``.
+    """
+
+    def __init__(self, network: Network, operator: Operator, y: Tensor, prior: float = 0.0) -> None:
+        self.network, self.operator, self.y, self.prior = network, operator, y, prior
+
+    @classmethod
+    def of(cls, problem: Problem, dtype: torch.dtype | None = None) -> Misfit:
+        """The misfit of a problem, in the network's type or another one."""
+        network = problem.network if dtype in (None, problem.network.dtype) else problem.network.to(dtype)
+        y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
+        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
+
+    def with_network(self, network: Network) -> Misfit:
+        """The misfit of another generator of the same outputs."""
+        return Misfit(network, self.operator, self.y, self.prior)
+
+    def tensor(self, z: Array) -> Tensor:
+        """Codes as a tensor of the right type."""
+        return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
+
+    def value(self, z: Tensor, rows: Tensor) -> Tensor:
+        """f, (b,), differentiable."""
+        r = self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
+        f = (r * r).sum(dim=1)
+        return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+
+    def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
+        width = max(layer.n_out for layer in self.network.layers) * self.network.latent_dim
+        size = max(1, _CHUNK // width)
+        parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
+        gram, gradient, f = zip(*parts, strict=True)
+        return torch.cat(gram), torch.cat(gradient), torch.cat(f)
+
+    def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        operator = self.operator.take(rows)
+        x, tangents = self.network.linearize(z)
+        r, tangents = operator.forward(x) - self.y[rows], operator.tangents(tangents)
+        gram, gradient = tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
+        f = (r * r).sum(dim=1)
+        if self.prior:
+            gram.diagonal(dim1=1, dim2=2).add_(self.prior)
+            gradient = gradient + self.prior * z
+            f = f + self.prior * (z * z).sum(dim=1)
+        return gram, gradient, f

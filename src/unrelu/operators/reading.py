@@ -1,0 +1,185 @@
+"""What a user passes as ``operator=``, as an :class:`~unrelu.operators.base.Operator`, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from unrelu.affine import Shape
+from unrelu.errors import InputError
+from unrelu.network import numbers
+from unrelu.operators.base import Identity, Mapped, Mask, Matrix, Operator, Sparse
+
+__all__ = ["read_operator"]
+
+Array = npt.NDArray[np.float64]
+
+# Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
+_ENTRIES = 2**22
+# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|.
+_ADJOINT = 1e-6
+
+
+def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
+    """The measurement A that y = A G(z) + e was made with.
+
+    Args:
+        given: None (the whole output), a 0/1 mask of the output's shape or a batch of masks, a matrix (m, n) (dense or
+            SciPy sparse), a SciPy or PyLops ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat
+            NumPy vectors, a deepinv ``LinearPhysics``, or an :class:`Operator`.
+        output: shape of the network's output.
+        y_shape: shape of the observations; tells a batch of masks from a matrix.
+
+    Raises:
+        InputError: shapes that do not fit, entries that are not finite, a mask that is not 0/1 or hides everything, a
+            map that is not linear or whose adjoint is not one (dot test).
+    """
+    n = math.prod(output)
+    if given is None:
+        return Identity(output, n)
+    if isinstance(given, Operator):
+        return _fits(given, n)
+    if sparse.issparse(given):
+        return _sparse(given, n)
+    if isinstance(given, tuple | list) and len(given) == 2 and all(callable(part) for part in given):
+        return _mapped(given[0], given[1], n, None)
+    if callable(getattr(given, "A", None)) and callable(getattr(given, "A_adjoint", None)):
+        return _physics(given, output)
+    if callable(getattr(given, "matvec", None)) and callable(getattr(given, "rmatvec", None)):
+        shape = tuple(int(size) for size in given.shape)
+        if len(shape) != 2 or shape[1] != n:
+            raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
+        return _mapped(given.matvec, given.rmatvec, n, shape[0])
+    if callable(given):
+        raise InputError("operator= is one function; pass a pair (x -> A x, r -> A^T r) on flat vectors, or a matrix")
+    return _array(given, output, y_shape)
+
+
+def _fits(operator: Operator, n: int) -> Operator:
+    if operator.n != n:
+        raise InputError(f"operator= takes {operator.n} entries; the network's output has {n}")
+    return operator
+
+
+def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
+    """A matrix belongs to observations of m entries, masks to observations of the output's shape."""
+    array = numbers(given, "operator")
+    n, shape = math.prod(output), array.shape
+    flat = ((n,), output)
+    shared, each = shape in flat, len(shape) > 1 and shape[1:] in flat
+    matrix = len(shape) == 2 and shape[1] == n
+    of_output = y_shape in flat or y_shape[1:] in flat
+    of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
+    boolean = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given).dtype == bool
+    binary = boolean or bool(np.isin(array, (0.0, 1.0)).all())
+    if (shared or each) and (boolean or not of_rows) and ((of_output and binary) or not matrix):
+        return _mask(array.reshape(n) if shared else array.reshape(-1, n), output)
+    if not matrix:
+        raise InputError(
+            f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"operator= has {int((~np.isfinite(array)).sum())} entries that are not finite")
+    return Matrix(torch.from_numpy(array), (shape[0],))
+
+
+def _mask(array: Array, output: Shape) -> Mask:
+    odd = array[~np.isin(array, (0.0, 1.0))]
+    if odd.size:
+        raise InputError(f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1")
+    empty = ~np.atleast_2d(array).any(axis=1)
+    if empty.any():
+        which = f"of observation {int(np.flatnonzero(empty)[0])} " if array.ndim == 2 else ""
+        raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
+    return Mask(torch.from_numpy(array), output)
+
+
+def _sparse(given: Any, n: int) -> Operator:
+    csr = sparse.csr_array(given, dtype=np.float64)
+    if csr.ndim != 2 or csr.shape[1] != n:
+        raise InputError(f"operator= has shape {csr.shape}; the network's output has {n} entries, pass one of (m, {n})")
+    if not np.isfinite(csr.data).all():
+        raise InputError(f"operator= has {int((~np.isfinite(csr.data)).sum())} entries that are not finite")
+    if csr.shape[0] * n <= _ENTRIES:
+        return Matrix(torch.from_numpy(csr.toarray()), (csr.shape[0],))
+    return Sparse(csr, (csr.shape[0],))
+
+
+def _physics(physics: Any, output: Shape) -> Operator:
+    """A deepinv LinearPhysics: A and A_adjoint on tensors (1, *output)."""
+
+    def image(x: Array, shape: Shape) -> Tensor:
+        return torch.from_numpy(x).to(torch.get_default_dtype()).reshape(1, *shape)
+
+    with torch.no_grad():
+        try:
+            measured = physics.A(torch.zeros(1, *output))
+        except Exception as error:  # the user's code; whatever it raises is told
+            raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
+    shape = tuple(measured.shape[1:])
+
+    def apply(x: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(physics.A(image(x, output)).detach().cpu().double().numpy().ravel())
+
+    def transpose(r: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().double().numpy().ravel())
+
+    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape)
+
+
+def _mapped(
+    apply: Callable[[Array], Array], transpose: Callable[[Array], Array], n: int, m: int | None, shape: Shape = ()
+) -> Operator:
+    """A map given as code, written out where it is small; its linearity and its adjoint are tested first."""
+    rng = np.random.default_rng(0)
+    x, other = rng.standard_normal((2, n))
+    ax, a_other = _run(apply, x, "A x", m), _run(apply, other, "A x", m)
+    m = len(ax)
+    mixed = _run(apply, 2 * x - 3 * other, "A x", m)
+    scale = np.linalg.norm(ax) + np.linalg.norm(a_other) + np.finfo(float).tiny
+    off = float(np.linalg.norm(mixed - 2 * ax + 3 * a_other) / scale)
+    if not off <= _ADJOINT:
+        raise InputError(f"operator= is not linear: A(2 x - 3 x') differs from 2 A x - 3 A x' by {off:.1e} of |A x|")
+    r = rng.standard_normal(m)
+    one, two = float(ax @ r), float(x @ _run(transpose, r, "A^T r", n))
+    if not abs(one - two) <= _ADJOINT * np.linalg.norm(ax) * np.linalg.norm(r):
+        raise InputError(
+            f"operator= fails the dot test: <A x, r> = {one:.6g} but <x, A^T r> = {two:.6g}; the second function must "
+            "be the adjoint of the first"
+        )
+    shape = shape or (m,)
+    if m * n > _ENTRIES:
+        return Mapped(apply, transpose, n, m, shape)
+    unit = np.zeros(n if n <= m else m)
+    columns = np.empty((len(unit), m if n <= m else n))
+    for i in range(len(unit)):
+        unit[i] = 1.0
+        columns[i] = _run(apply, unit, "A x", m) if n <= m else _run(transpose, unit, "A^T r", n)
+        unit[i] = 0.0
+    return Matrix(torch.from_numpy(np.ascontiguousarray(columns.T if n <= m else columns)), shape)
+
+
+def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:
+    try:
+        result = np.asarray(function(x.copy()))
+    except Exception as error:  # the user's code; whatever it raises is told
+        raise InputError(f"operator= fails on a vector of {len(x)} entries ({what}): {error}") from error
+    if np.iscomplexobj(result):
+        raise InputError(
+            f"operator= gives complex numbers ({what}); stack real and imaginary parts, as partial_fourier does"
+        )
+    result = np.asarray(result, dtype=np.float64).ravel()
+    if size is not None and len(result) != size:
+        raise InputError(f"operator= gives {len(result)} numbers for {what}; {size} were expected")
+    if not np.isfinite(result).all():
+        raise InputError(f"operator= gives NaN or infinite numbers for {what}")
+    return result
