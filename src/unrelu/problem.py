@@ -14,7 +14,7 @@ import torch
 from scipy.special import bdtrik, chdtri
 
 from unrelu.errors import InputError, OptionError
-from unrelu.network import Network, numbers
+from unrelu.generator import Generator, numbers
 
 __all__ = ["Control", "Noise", "Problem", "Progress"]
 
@@ -132,7 +132,7 @@ class Problem:
         control: time limit and callback.
     """
 
-    network: Network
+    network: Generator
     y: Array
     noise: Noise
     norm: str
@@ -144,7 +144,7 @@ class Problem:
     @classmethod
     def build(
         cls,
-        network: Network,
+        network: Generator,
         y: npt.ArrayLike,
         *,
         noise: str | None = None,
@@ -160,7 +160,7 @@ class Problem:
             InputError: a shape, value, noise level or norm that cannot be used.
             OptionError: a seed, time limit or callback of the wrong type.
         """
-        if not isinstance(network, Network):
+        if not isinstance(network, Generator):
             raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
         values, single = _observations(network, y)
         stated = Noise.parse(noise)
@@ -237,7 +237,7 @@ class Problem:
         return np.zeros(self.size, dtype=bool)
 
 
-def _observations(network: Network, y: npt.ArrayLike) -> tuple[Array, bool]:
+def _observations(network: Generator, y: npt.ArrayLike) -> tuple[Array, bool]:
     array = numbers(y, "y")
     shape, n = network.output_shape, network.output_dim
     single = array.shape in (shape, (n,))
@@ -265,7 +265,7 @@ def _observations(network: Network, y: npt.ArrayLike) -> tuple[Array, bool]:
     return values, single
 
 
-def _starts(network: Network, z0: npt.ArrayLike | None, size: int) -> Array | None:
+def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | None:
     if z0 is None:
         return None
     k = network.latent_dim

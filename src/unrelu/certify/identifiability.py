@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.generator import Generator
 from unrelu.layer.preimage import always_tight, constraints_on, null_space, rank
 from unrelu.network import Network
 
@@ -23,7 +24,7 @@ _KINK_TOLERANCE = 1e-7
 _CHUNK = 2**22
 
 
-def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
+def freedom(network: Generator, z: Array) -> npt.NDArray[np.int64]:
     r"""Dimension of a set of codes around z with the same output, (B,) for codes (B, k).
 
     With J the Jacobian of the linear piece that G has at z, this is k - rank J. Where ReLU neurons are at their kink,
@@ -34,14 +35,18 @@ def freedom(network: Network, z: Array) -> npt.NDArray[np.int64]:
 
     and the larger dimension of these cones is returned. There it is a lower bound, as a mixed piece may leave more;
     where it is 0 because of neurons with layers behind them, -1 (unknown) is returned.
+
+    Of a generator without known layers the kinks are not known either, and k - rank J at z is returned.
     """
-    rows = max(1, _CHUNK // (network.latent_dim * max(layer.n_out for layer in network.layers)))
+    rows = max(1, _CHUNK // (network.latent_dim * network.width))
     codes = torch.as_tensor(z, dtype=torch.float64)
     exact = network.to(torch.float64, "cpu")
     return np.concatenate([_free_dimensions(exact, part) for part in torch.split(codes, rows)])
 
 
-def _free_dimensions(network: Network, z: Tensor) -> npt.NDArray[np.int64]:
+def _free_dimensions(network: Generator, z: Tensor) -> npt.NDArray[np.int64]:
+    if not isinstance(network, Network):
+        return _unspanned(network.linearize(z)[1])
     free, kinked, hidden = _piece(network, z, on=False)
     if kinked.any():
         free[kinked] = np.maximum(free[kinked], _piece(network, z[torch.from_numpy(kinked)], on=True)[0])
@@ -68,13 +73,19 @@ def _piece(network: Network, z: Tensor, on: bool) -> tuple[npt.NDArray[np.int64]
         for i in torch.nonzero(at_kink.any(dim=1))[:, 0].tolist():
             kinks[i].append(slopes[i][:, at_kink[i]].T)
             hidden[i] |= depth < len(network.layers)
-    values = torch.linalg.svdvals(tangents)
-    free = k - np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
+    free = _unspanned(tangents)
     kinked = np.array([bool(found) for found in kinks], dtype=bool)
     for i in np.flatnonzero(kinked & (free > 0)):
         outwards = torch.cat(kinks[i]).numpy()
         free[i] = _cone_dimension(tangents[i].T.numpy(), -outwards if on else outwards)
     return free, kinked, hidden
+
+
+def _unspanned(tangents: Tensor) -> npt.NDArray[np.int64]:
+    """k - rank J of each transposed Jacobian, (B, k, n)."""
+    values = torch.linalg.svdvals(tangents)
+    rank = (values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1)
+    return tangents.shape[1] - np.asarray(rank, dtype=np.int64)
 
 
 def _at_kink(slope: Array, u: Tensor) -> Tensor:

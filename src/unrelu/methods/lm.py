@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.generator import Generator
 from unrelu.methods.starts import START_NAMES, starting_codes
-from unrelu.network import Network
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Inversion, Status
 
@@ -72,7 +72,7 @@ class LevenbergMarquardt:
         return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
     def minimise(
-        self, network: Network, y: Array, z0: Array, control: Control
+        self, network: Generator, y: Array, z0: Array, control: Control
     ) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
         begin = control.elapsed()
@@ -102,7 +102,7 @@ class LevenbergMarquardt:
 class _State:
     """Per-observation state of the batch; ``active`` lists the rows still at work."""
 
-    def __init__(self, network: Network, y: Array, z0: Array, damping: float) -> None:
+    def __init__(self, network: Generator, y: Array, z0: Array, damping: float) -> None:
         def tensor(a: Array) -> Tensor:
             return torch.tensor(a, dtype=network.dtype, device=network.device)
 
@@ -128,7 +128,7 @@ class _State:
 
     def system(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J (b, k, k), J^T (G(z) - y) (b, k) and |G(z) - y|^2 (b,) for the given rows."""
-        width = max(layer.n_out for layer in self.network.layers) * self.network.latent_dim
+        width = self.network.width * self.network.latent_dim
         parts = []
         for chunk in torch.split(rows, max(1, _CHUNK // width)):
             x, tangents = self.network.linearize(self.z[chunk])
