@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import MethodType
 from typing import Any, NoReturn
 
@@ -119,6 +120,7 @@ class OpaqueNetwork(Generator):
         def along(direction: Tensor) -> Any:
             return torch.func.jvp(self._flat, (z,), (direction.expand_as(z),))
 
+        _load_formulas()
         together = max(1, _CHUNK // (self.width * max(1, len(z))))
         with _written_out():
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
@@ -223,7 +225,16 @@ def _shared(tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, nn.Parameter) or tensor.requires_grad else tensor.clone()
 
 
-# --- attention --------------------------------------------------------------------------------------------------------
+# --- PyTorch's derivatives -----------------------------------------------------------------------------------------
+
+
+@cache
+def _load_formulas() -> None:
+    """At the first use of forward mode PyTorch compiles some formulas, with a function that it warns of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        one = torch.ones(1)
+        torch.func.jvp(torch.neg, (one,), (one,))
 
 
 class _WrittenOut:
