@@ -25,6 +25,7 @@ from unrelu.methods import METHODS, layerwise_reason
 from unrelu.network import Network
 from unrelu.opaque import OpaqueNetwork, frozen
 from unrelu.problem import Problem
+from unrelu.result import Inversion
 from unrelu.solve import invert
 from unrelu.threads import small
 
@@ -388,6 +389,22 @@ def test_auto_with_noise_norm_and_an_observation_of_its_shape():
     r = invert(net, y, noise="uniform:1e-3")
     assert r.x.shape == net.output_shape
     assert np.abs(r.z - z).max() < 0.05
+
+
+def test_codes_that_were_not_found_do_not_reach_the_module():
+    def strict(z, w):
+        if not z.isfinite().all():
+            raise ValueError("the module takes finite codes only")
+        return (z @ w.T).exp()
+
+    net = from_torch(Function(strict).eval(), 3)
+    z = codes(net)
+    z[1, 2] = np.nan
+    x = net(z)
+    assert np.isnan(x[1]).all()
+    np.testing.assert_array_equal(x[[0, 2]], net(z[[0, 2]]))
+    r = invert(net, net(z[[0, 2]]), lambda problem: Inversion.of(problem, z[:2], method="one"))
+    assert [s.name for s in r.status] == ["EXACT_FIT", "NO_CODE"]
 
 
 def test_codes_that_are_not_unique():

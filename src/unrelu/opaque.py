@@ -100,9 +100,12 @@ class OpaqueNetwork(Generator):
         return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
+        # A module may refuse such codes, for the whole batch: those of observations that were not reached are NaN.
+        known = z.isfinite().all(dim=1, keepdim=True)
         with _written_out():
-            return self._flat(z)
+            x = self._flat(torch.where(known, z, torch.zeros_like(z)))
+        return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
