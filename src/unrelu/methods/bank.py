@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unrelu.network import Network
+from unrelu.generator import Generator
 from unrelu.operators import Operator
 
 __all__ = ["Bank"]
@@ -22,7 +22,7 @@ _DIRECTIONS = 128
 # Power iterations that find them.
 _SWEEPS = 2
 
-_banks: weakref.WeakKeyDictionary[Network, dict[int, Bank]] = weakref.WeakKeyDictionary()
+_banks: weakref.WeakKeyDictionary[Generator, dict[int, Bank]] = weakref.WeakKeyDictionary()
 
 
 class Bank:
@@ -37,19 +37,18 @@ class Bank:
         x: (N, n), float32.
     """
 
-    def __init__(self, network: Network, seed: int) -> None:
+    def __init__(self, network: Generator, seed: int) -> None:
         self.network = weakref.proxy(network)
         single = network.to(torch.float32)
-        widest = max(layer.n_out for layer in network.layers)
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
         draws = torch.Generator().manual_seed(seed)
         self.z = torch.randn(count, network.latent_dim, generator=draws).to(network.device)
-        parts = torch.split(self.z, max(1, _NUMBERS // (4 * widest)))
+        parts = torch.split(self.z, max(1, _NUMBERS // (4 * network.width)))
         self.x = torch.cat([single.forward(part) for part in parts])
         self._draws = draws
 
     @classmethod
-    def of(cls, network: Network, seed: int) -> Bank:
+    def of(cls, network: Generator, seed: int) -> Bank:
         """The bank of a network and seed, built at the first call and kept as long as the network lives."""
         banks = _banks.setdefault(network, {})
         if seed not in banks:
@@ -94,7 +93,8 @@ class Bank:
         right = (seen @ r[:, :, None])[:, :, 0] if operator.count else r @ seen[0].T
         s = (torch.linalg.solve(gram, right[:, :, None])[:, :, 0] if operator.count
              else torch.linalg.solve(gram[0], right.T).T)  # fmt: skip
-        return mean_z + s @ codes
+        estimate: Tensor = mean_z + s @ codes
+        return estimate
 
     def nearest(self, operator: Operator, y: Tensor, count: int) -> Tensor:
         """The codes of the samples that are closest to each observation, (B, count, k)."""
