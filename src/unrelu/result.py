@@ -23,11 +23,12 @@ class Status(enum.Enum):
     EXACT_FIT = "fits the observation exactly, to numerical precision"
     NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
     NOISE_LEVEL = "fits the observation to the stated noise level"
-    REFOUND = "the best objective was found again from independent starts; no better code is known"
+    REFOUND = "the best objective was found again from other starts, to 1%; no better code is known"
+    FOUND_ONCE = "the best of all starts, but no other start came to it: raise rounds, or state noise= to judge the fit"
     CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
     NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
     UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
-    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations (of 'auto' also starts)"
+    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations"
     TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
     DIVERGED = (
         "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps"
@@ -87,6 +88,7 @@ class Inversion:
         nit: npt.ArrayLike = 0,
         norm: str | None = None,
         seconds: npt.ArrayLike | None = None,
+        found: npt.NDArray[np.int64] | None = None,
     ) -> Inversion:
         """Judge codes: compute outputs, objectives and status. This is how a method of your own ends.
 
@@ -99,6 +101,7 @@ class Inversion:
             status: how the method ended, one for all or (B,).
             nit: iterations, one number or (B,).
             norm: the norm that the method minimises, if it is not the problem's.
+            found: how often the best objective was found, (B,), for the message of REFOUND.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
 
         Raises:
@@ -119,6 +122,10 @@ class Inversion:
         states[~reached & np.array([s is Status.CONVERGED or s in _SUCCESS for s in states])] = Status.NO_CODE
         states[reached & problem.fits_noise(z)] = Status.NOISE_LEVEL
         states[reached & problem.fits_exactly(z)] = Status.EXACT_FIT
+        message = np.array([s.value for s in states], dtype=object)
+        if found is not None:
+            for i in np.flatnonzero(states == Status.REFOUND):
+                message[i] = f"{Status.REFOUND.value} (found {found[i]} times)"
         share = problem.control.elapsed() / problem.size
         return cls(
             z=z,
@@ -126,7 +133,7 @@ class Inversion:
             fun=problem.objective(z, norm),
             success=np.array([s in _SUCCESS for s in states]),
             status=states,
-            message=np.array([s.value for s in states], dtype=object),
+            message=message,
             nit=np.array(np.broadcast_to(nit, (problem.size,)), dtype=np.int64),
             seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (problem.size,)), dtype=np.float64),
             method=method,

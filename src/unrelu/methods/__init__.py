@@ -13,10 +13,10 @@ from numbers import Integral, Real
 from typing import Any, cast, get_args, get_type_hints
 
 from unrelu.errors import OptionError
-from unrelu.methods.auto import Auto, layerwise_reason
 from unrelu.methods.gradient import GradientDescent
-from unrelu.methods.layerwise import Layerwise
+from unrelu.methods.layerwise import Layerwise, layerwise_reason
 from unrelu.methods.lm import LevenbergMarquardt
+from unrelu.methods.search import Search
 from unrelu.methods.starts import LAYER_METHODS
 from unrelu.problem import Problem
 from unrelu.result import Inversion
@@ -52,7 +52,11 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 
 METHODS: dict[str, Entry] = {
-    "auto": Entry("layer-wise start, joint Levenberg-Marquardt, more starts until one is re-found", "noise", Auto),
+    "auto": Entry(
+        "joint search: linear and layer-wise starts, smoothed homotopy, Levenberg-Marquardt, basin hopping",
+        "noise",
+        Search,
+    ),
     "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
     "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
     "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),

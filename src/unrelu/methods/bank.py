@@ -33,19 +33,20 @@ class Bank:
     .. math:: x \approx \bar x + F s + \epsilon, \quad z \approx \bar z + P s, \quad s \sim N(0, I)
 
     Attributes:
+        single: the generator in float32.
         z: (N, k), float32.
         x: (N, n), float32.
     """
 
     def __init__(self, network: Generator, seed: int) -> None:
-        self.network = weakref.proxy(network)
-        single = network.to(torch.float32)
+        self.single = network.to(torch.float32)
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
         draws = torch.Generator().manual_seed(seed)
-        self.z = torch.randn(count, network.latent_dim, generator=draws).to(network.device)
+        self.z = torch.randn(count, network.latent_dim, generator=draws).to(self.single.device, self.single.dtype)
         parts = torch.split(self.z, max(1, _NUMBERS // (4 * network.width)))
-        self.x = torch.cat([single.forward(part) for part in parts])
+        self.x = torch.cat([self.single.forward(part) for part in parts])
         self._draws = draws
+        self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
 
     @classmethod
     def of(cls, network: Generator, seed: int) -> Bank:
@@ -57,13 +58,25 @@ class Bank:
         return banks[seed]
 
     @cached_property
+    def spread(self) -> float:
+        """The mean variance of an entry of the output."""
+        return float(self.x.var(dim=0).mean())
+
+    def rounded(self, width: float, network: Generator) -> Generator:
+        """``network``, the generator in some precision, with its kinks rounded off; kept for the next call."""
+        key = (width, network.dtype)
+        if key not in self._rounded:
+            self._rounded[key] = network.smoothed(width)
+        return self._rounded[key]
+
+    @cached_property
     def model(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F leaves over."""
         count, n = self.x.shape
         mean_x, mean_z = self.x.mean(dim=0), self.z.mean(dim=0)
         x, z = self.x - mean_x, self.z - mean_z
         r = min(_DIRECTIONS, n, count - 1)
-        basis = torch.randn(n, r, generator=self._draws).to(x.device)
+        basis = torch.randn(n, r, generator=self._draws).to(x)
         for _ in range(_SWEEPS):
             basis = torch.linalg.qr(x.T @ (x @ basis))[0]
         scores = x @ basis

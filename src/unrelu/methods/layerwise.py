@@ -17,14 +17,18 @@ from unrelu.generator import Generator
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
 from unrelu.methods.observed import ObservedLayer
 from unrelu.network import Network
-from unrelu.opaque import as_chain
+from unrelu.opaque import as_chain, unchained
 from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.threads import cores, in_threads, small
 
-__all__ = ["Layerwise", "check_invertible", "layer_systems"]
+__all__ = ["Layerwise", "check_invertible", "layer_systems", "layerwise_reason"]
+
 
 Array = npt.NDArray[np.float64]
+
+# A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
+_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -151,3 +155,18 @@ def _overall(statuses: list[Status]) -> Status:
         if status is Status.NOT_REALIZABLE:
             return status
     return Status.CONVERGED
+
+
+def layerwise_reason(network: Generator) -> str | None:
+    """Why ``auto`` does not start layer by layer on this network; None if it does."""
+    if not isinstance(network, Network):
+        return unchained(network)
+    for i, layer in enumerate(network.layers, 1):
+        if layer.expansion < 1:
+            return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
+    for i, layer in enumerate(network.layers, 1):
+        if not layer.activation.monotone:
+            return f"layer {i} has a PReLU with a negative slope"
+        if layer.n_in * layer.n_out > _ENTRIES:
+            return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
+    return None

@@ -33,9 +33,9 @@ class Misfit:
         self.network, self.operator, self.y, self.prior = network, operator, y, prior
 
     @classmethod
-    def of(cls, problem: Problem, dtype: torch.dtype | None = None) -> Misfit:
-        """The misfit of a problem, in the network's type or another one."""
-        network = problem.network if dtype in (None, problem.network.dtype) else problem.network.to(dtype)
+    def of(cls, problem: Problem, network: Generator | None = None) -> Misfit:
+        """The misfit of a problem, with its network or a copy of it in another precision."""
+        network = network or problem.network
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
         return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
 

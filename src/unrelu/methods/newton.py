@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ class Descent:
         tiny_decrease: a step is tiny if f falls by less than this share.
         tiny_step: or if it is shorter than this share of the code.
         enough: values of f below which a code is finished, (b,).
+        foresee: whether a code is also finished when its next step is predicted to be tiny; saves the last steps of a
+            search that needs no more than single precision.
 
     Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2.
     """
@@ -44,9 +48,10 @@ class Descent:
         tiny_decrease: float = 1e-13,
         tiny_step: float = 1e-11,
         enough: Tensor | None = None,
+        foresee: bool = False,
     ) -> None:
         self.misfit, self.z, self.rows = misfit, z.clone(), rows
-        self.tiny_decrease, self.tiny_step = tiny_decrease, tiny_step
+        self.tiny_decrease, self.tiny_step, self.foresee = tiny_decrease, tiny_step, foresee
         batch, device, dtype = len(z), z.device, z.dtype
         self.active = torch.arange(batch, device=device)
         self.done = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -62,10 +67,10 @@ class Descent:
         self.enough = torch.full_like(self.f, -1.0) if enough is None else enough.to(dtype)
         self.retire(self.f <= self.enough)
 
-    def run(self, steps: int) -> Descent:
-        """Up to so many steps of every code."""
+    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> Descent:
+        """Up to so many steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
-            if not len(self.active):
+            if not len(self.active) or (stop is not None and stop()):
                 break
             self.step()
         return self
@@ -79,17 +84,32 @@ class Descent:
         factor, info = torch.linalg.cholesky_ex(system)
         s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
         s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
+        predicted = (s * (mu[:, None] * s - gradient)).sum(dim=1)
+        if self.foresee:
+            ahead = ~self._arrived(at, predicted)
+            at, z, f, s, predicted = at[ahead], z[ahead], f[ahead], s[ahead], predicted[ahead]
+            if not len(at):
+                return
         trial = z + s
         f_trial = self.misfit.value(trial, self.rows[at])
         better = f_trial < f
         self.z[at] = torch.where(better[:, None], trial, z)
         self.f[at] = torch.where(better, f_trial, f)
         self.steps[at] += 1
-        self._update_damping(at, better, f - f_trial, (s * (mu[:, None] * s - gradient)).sum(dim=1))
+        self._update_damping(at, better, f - f_trial, predicted)
         self._retire_converged(at, better, f, f_trial, s)
         moved = at[better & ~self.done[at]]
         if len(moved):
             self.gram[moved], self.gradient[moved], self.f[moved] = self.misfit.system(self.z[moved], self.rows[moved])
+
+    def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
+        """Codes that a hardly damped step is predicted to improve by a tiny share only; they are finished."""
+        undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
+        arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
+        finished = torch.zeros_like(self.done)
+        finished[at] = arrived
+        self.retire(finished)
+        return arrived
 
     def _update_damping(self, at: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
         """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""

@@ -1,0 +1,79 @@
+"""The best code of each observation in a search, and how often its objective was found."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.methods.newton import Descent
+
+__all__ = ["Candidates"]
+
+Array = npt.NDArray[np.float64]
+
+# Objectives this close relative to each other are the same optimum, found again.
+_SAME = 1e-2
+
+
+class Candidates:
+    """Best codes of a batch.
+
+    Attributes:
+        z, f: best code (B, k) and its misfit (B,), infinite before the first.
+        gram: J^T J there, (B, k, k).
+        found: how often the best misfit was found, (B,).
+        steps: steps spent, (B,).
+        size: |y|^2, (B,).
+        double: the codes in double precision, (B, k); NaN before the first.
+    """
+
+    def __init__(self, y: Tensor, k: int) -> None:
+        batch = len(y)
+        self.size = y.square().sum(dim=1)
+        self.z, self.gram = y.new_zeros(batch, k), y.new_zeros(batch, k, k)
+        self.f = y.new_full((batch,), torch.inf)
+        self.found = torch.zeros(batch, dtype=torch.int64, device=y.device)
+        self.steps = torch.zeros(batch, dtype=torch.int64, device=y.device)
+        self.double = np.full((batch, k), np.nan)
+
+    def add(self, state: Descent, steps: Tensor) -> None:
+        """Take the ends of some descents, several to an observation if need be.
+
+        Ends on a plateau, where the output does not change with the code, are no optima that could be found again, and
+        neither are those that explain nothing of the observation: dead neurons bring many starts there.
+        """
+        self.steps.index_add_(0, state.rows, steps)
+        known = torch.isfinite(state.f)
+        counted = known & ~state.flat() & (state.f < (1 - 1e-4) * self.size[state.rows])
+        # The last writer of an index wins, so the best come last.
+        order = torch.argsort(torch.where(known, state.f, torch.inf), descending=True, stable=True)
+        order = order[known[order]]
+        rows = state.rows[order]
+        f, index = torch.full_like(self.f, torch.inf), torch.zeros_like(self.found)
+        f[rows], index[rows] = state.f[order], order
+        before = self.f.clone()
+        lower = torch.nonzero(f < self.f)[:, 0]
+        chosen = index[lower]
+        self.f[lower], self.z[lower], self.gram[lower] = f[lower], state.z[chosen], state.gram[chosen]
+        self.double[lower.cpu().numpy()] = state.z[chosen].cpu().double().numpy()
+        # What was found before counts on if the new best is the same optimum.
+        self.found[self.f < (1 - _SAME) * before] = 0
+        again = counted & (state.f <= (1 + _SAME) * self.f[state.rows])
+        self.found.index_add_(0, state.rows, again.long())
+
+    def replace(self, rows: Tensor, z: Array) -> None:
+        """The same codes, refined."""
+        self.double[rows.cpu().numpy()] = z
+        self.z[rows] = torch.as_tensor(z, dtype=self.z.dtype, device=self.z.device)
+
+    def flat(self) -> Tensor:
+        """Where no step of the size of the best code changes its misfit: the Jacobian is zero there."""
+        reach = self.gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + self.z.norm(dim=1))
+        flat: Tensor = torch.isfinite(self.f) & (reach <= 1e-10 * self.f.sqrt())
+        return flat
+
+    def codes(self) -> Array:
+        """A copy of the codes."""
+        return self.double.copy()
