@@ -81,17 +81,21 @@ class Adam:
         starts = _starts(problem, self.restarts or restarts)
         misfit, batch = Misfit.of(problem), problem.size
         owner = torch.arange(len(starts), device=misfit.y.device) % batch
+        errors = torch.full((len(starts),), torch.inf, dtype=misfit.y.dtype, device=misfit.y.device)
+
+        def gradient(z: Tensor, rows: Tensor) -> Tensor:
+            f, g = misfit.gradient(z, owner[rows])
+            errors[rows] = torch.nan_to_num(f - misfit.prior * (z * z).sum(dim=1), nan=torch.inf, posinf=torch.inf)
+            return g
 
         def report(t: int, active: Tensor, z: Tensor) -> Progress:
+            # The errors are those before the last step: good enough to tell the starts apart, and at hand.
             busy = len(torch.unique(owner[active]))
-            best = _best(misfit, z, owner, batch)
-            return Progress("adam", t, batch - busy, batch, z[best].cpu().double().numpy())
+            return Progress("adam", t, batch - busy, batch, z[_best(errors, batch)].cpu().double().numpy())
 
-        steps = AdamSteps(
-            lambda z, rows: misfit.gradient(z, owner[rows]), starts.shape, lambda t: rate, self.gradient_tolerance
-        )
+        steps = AdamSteps(gradient, starts.shape, lambda t: rate, self.gradient_tolerance)
         run = descend(misfit.tensor(starts), steps, iterations, problem.control, report)
-        best = _best(misfit, run.z, owner, batch).cpu().numpy()
+        best = _best(misfit.measure(run.z, owner), batch).cpu().numpy()
         status = run.status[best]
         for halt in (Status.TIME_LIMIT, Status.STOPPED):
             status[(run.status.reshape(-1, batch) == halt).any(axis=0)] = halt
@@ -144,7 +148,6 @@ def _starts(problem: Problem, restarts: int) -> npt.NDArray[np.float64]:
     return np.concatenate([problem.start(), *more])
 
 
-def _best(misfit: Misfit, z: Tensor, owner: Tensor, batch: int) -> Tensor:
-    """The row of each observation's best start, (B,)."""
-    best = misfit.measure(z, owner).reshape(-1, batch).argmin(dim=0)
-    return best * batch + torch.arange(batch, device=z.device)
+def _best(errors: Tensor, batch: int) -> Tensor:
+    """The row of each observation's best start, (B,), by the errors of all rows."""
+    return errors.reshape(-1, batch).argmin(dim=0) * batch + torch.arange(batch, device=errors.device)

@@ -58,7 +58,7 @@ class GradientDescent:
         misfit = Misfit.of(problem)
 
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = 0.5 * misfit.gradient(z, rows)
+            gradient = 0.5 * misfit.gradient(z, rows)[1]
             return z - rate * gradient, gradient.norm(dim=1) <= self.gradient_tolerance
 
         run = descend(misfit.tensor(problem.start()), step, iterations, problem.control, _progress)

@@ -46,8 +46,9 @@ class Ilo:
 
     Args:
         steps: Adam steps of each round, with commas: on the code, on the second layer's input, the third's, ... Rounds
-            beyond the last layer are left out; 0 skips one. The default is that of the released code's command for
-            compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
+            beyond the last layer are left out; 0 skips one; on the command line a single number is "300,". The default
+            is that of the released code's command for compressed sensing; its configuration file, for inpainting, has
+            "50,50,25,25".
         learning_rate: Adam's, at its height.
         rampup: share of a round over which the learning rate rises from 0; 0 is not at all.
         rampdown: share of a round over which it falls to 0; 0 is not at all.
@@ -133,7 +134,7 @@ class Ilo:
         self, problem: Problem, misfit: Misfit, h: Tensor, steps: int, report: Report, ball: bool = False
     ) -> Descent:
         """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
-        move = AdamSteps(misfit.gradient, h.shape, self._rate(steps))
+        move = AdamSteps(lambda at, rows: misfit.gradient(at, rows)[1], h.shape, self._rate(steps))
         if not ball or self.radius is None:
             return descend(h, move, steps, problem.control, report)
         centre, radius = h.clone(), self.radius

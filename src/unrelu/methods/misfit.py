@@ -55,13 +55,16 @@ class Misfit:
         f = (r * r).sum(dim=1)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
 
-    def gradient(self, z: Tensor, rows: Tensor) -> Tensor:
-        """2 J^T (A G(z) - y) + 2 prior z, (b, k), a bounded number of codes at a time."""
-        parts: list[Tensor] = []
+    def gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
         for part, where in self._pieces(z, rows):
             leaf = part.detach().requires_grad_(True)
-            parts += torch.autograd.grad(self.value(leaf, where).sum(), leaf)
-        return torch.cat(parts)
+            f = self.value(leaf, where)
+            gradients += torch.autograd.grad(f.sum(), leaf)
+            values.append(f.detach())
+        return torch.cat(values), torch.cat(gradients)
 
     @torch.no_grad()
     def measure(self, z: Tensor, rows: Tensor) -> Tensor:

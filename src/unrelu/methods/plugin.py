@@ -44,9 +44,10 @@ class Plugin:
 
     Args:
         setting: where the step :math:`\eta` comes from. "trained": :math:`1 / \prod_i \|W_i\|_2`, the heuristic for
-            learned weights; too long where the layers amplify much. "synthetic": :math:`\tfrac38 2^d`, which is the
-            step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another activation 2 becomes
-            :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous ones.
+            learned weights; it can be too long, and then the codes do not settle. "synthetic": :math:`\tfrac38 2^d`,
+            which is the step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another
+            activation 2 becomes :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous
+            ones.
         learning_rate: the step, if not the setting's.
         max_iterations: steps at most; the source's 10,000.
         step_tolerance: an observation has converged when a step is shorter than this share of its code; the source's

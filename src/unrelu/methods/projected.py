@@ -51,7 +51,7 @@ class Projected:
     Args:
         projection: how u is inverted: by a layer-wise method ("linf", "l1", "relaxed", "least_squares", "exact"), or by
             a search from the code before: "lm", or "adam" as in Shah and Hegde (learning rate 0.1, 100 steps). The
-            paper has "linf".
+            paper has "linf"; with hidden pixels "l1" and "lm" come much closer (benchmarks).
         step: :math:`\eta`. The released code of Shah and Hegde has 0.5, for :math:`A_{ij} \sim N(0, 1/m)`; the paper
             does not say.
         max_iterations: projections of an observation at most; 10 in the released code.
