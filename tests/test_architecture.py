@@ -14,13 +14,13 @@ import unrelu
 SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
-    "errors", "activations", "affine", "network", "threads", "loaders", "operators", "problem", "result", "layer",
-    "methods", "certify", "solve", "inspection", "zoo", "stores", "benchmarks", "demo", "cli",
+    "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "problem",
+    "result", "layer", "methods", "certify", "solve", "inspection", "zoo", "stores", "benchmarks", "demo", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
     "zoo": {"errors", "loaders", "network", "zoo"},
-    "certify": {"errors", "network", "operators", "layer", "certify"},
+    "certify": {"errors", "generator", "network", "operators", "layer", "certify"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -61,7 +61,7 @@ def test_imports_go_downwards(name):
 
 def test_the_check_sees_imports():
     """Against a check that passes because it finds nothing."""
-    assert {"network", "errors"} <= rows_imported(SOURCE / "problem.py")
+    assert {"generator", "errors"} <= rows_imported(SOURCE / "problem.py")
     assert {"zoo", "loaders", "stores"} <= rows_imported(SOURCE / "cli.py")
 
 

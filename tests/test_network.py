@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import image_network, random_network, tensor
-from unrelu import network as network_module
+from unrelu import generator as generator_module
 from unrelu.activations import Activation
 from unrelu.affine import Affine, Dense, Reshape
 from unrelu.errors import InputError, ModelError
@@ -108,7 +108,7 @@ def test_a_large_batch_is_worked_on_in_pieces(monkeypatch):
     sizes = []
     forward = Network.forward
     monkeypatch.setattr(Network, "forward", lambda self, part: sizes.append(len(part)) or forward(self, part))
-    monkeypatch.setattr(network_module, "_CHUNK", 36 * 8)
+    monkeypatch.setattr(generator_module, "_CHUNK", 36 * 8)
     np.testing.assert_allclose(network(z), whole, rtol=1e-13, atol=1e-15)
     assert sizes == [8] * 6 + [2]
 

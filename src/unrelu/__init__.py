@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrelu import errors, zoo
+    from unrelu.generator import Generator
     from unrelu.inspection import inspect
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.network import Layer, Network
+    from unrelu.opaque import OpaqueNetwork
     from unrelu.problem import Problem, Progress
     from unrelu.result import Inversion, Status
     from unrelu.solve import invert
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Generator",
     "Inversion",
     "Layer",
     "Network",
+    "OpaqueNetwork",
     "Problem",
     "Progress",
     "Status",
@@ -36,9 +40,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "Generator": "unrelu.generator",
     "Inversion": "unrelu.result",
     "Layer": "unrelu.network",
     "Network": "unrelu.network",
+    "OpaqueNetwork": "unrelu.opaque",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
     "Status": "unrelu.result",

@@ -37,10 +37,15 @@ class Activation:
     with ``c = 0`` (ReLU), a number in (0, 1) (LeakyReLU), one number per coordinate (PReLU) or 1 (identity); the smooth
     ones are ``sigmoid`` and ``tanh``.
 
+    With a ``width`` w > 0 the kink is rounded off, for searches that must not get caught in it:
+
+    .. math:: \phi_w(u) = \tfrac{1 + c}{2} u + \tfrac{1 - c}{2} \sqrt{u^2 + w^2}
+
     Args:
         name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``sigmoid`` or ``tanh``.
         slope: c, the slope for negative arguments: a scalar for ``leaky_relu``, also an array of shape (n,) for
             ``prelu``; the others take none.
+        width: w, of the piecewise linear ones; the layer methods and the inverse below are for w = 0.
 
     Raises:
         ModelError: the name is unknown, or the slope is not what the name takes.
@@ -50,8 +55,9 @@ class Activation:
 
     name: str
     slope: Array
+    width: float
 
-    def __init__(self, name: str, slope: float | npt.ArrayLike | None = None) -> None:
+    def __init__(self, name: str, slope: float | npt.ArrayLike | None = None, width: float = 0.0) -> None:
         if name not in _NAMES:
             raise ModelError(f"unknown activation {name!r}; use one of {', '.join(_NAMES)}")
         default = _SLOPES.get(name, np.nan)
@@ -68,6 +74,7 @@ class Activation:
         c.setflags(write=False)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "slope", c)
+        object.__setattr__(self, "width", width)
 
     @classmethod
     def parse(cls, text: str) -> Activation:
@@ -114,8 +121,17 @@ class Activation:
 
     # --- PyTorch side: values and derivatives -------------------------------------------------------------------
 
+    def smoothed(self, width: float) -> Activation:
+        """The same activation with its kink rounded off; itself where there is none."""
+        if self.smooth or self.name == "identity":
+            return self
+        return Activation(self.name, self.slope, width)
+
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """phi(u) for pre-activations of shape (B, n)."""
+        if self.width:
+            c = self._slope_like(u)
+            return (0.5 * (1 + c)) * u + (0.5 * (1 - c)) * torch.sqrt(u * u + self.width**2)
         if self.name == "relu":
             return torch.relu(u)
         if self.name == "sigmoid":
@@ -134,6 +150,9 @@ class Activation:
             return 1 - x * x
         if self.name == "identity":
             return torch.ones_like(u)
+        if self.width:
+            c = self._slope_like(u)
+            return 0.5 * (1 + c) + (0.5 * (1 - c)) * u / torch.sqrt(u * u + self.width**2)
         return torch.where(u > 0, torch.ones((), dtype=u.dtype, device=u.device), self._slope_like(u))
 
     def _slope_like(self, u: torch.Tensor) -> torch.Tensor:
@@ -184,4 +203,4 @@ class Activation:
         return (np.where(free_below, -np.inf, self.inverse(low)), np.where(free_above, np.inf, self.inverse(high)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Activation, (self.name, None if self.smooth else self.slope))
+        return (Activation, (self.name, None if self.smooth else self.slope, self.width))

@@ -4,7 +4,7 @@
 
     UnreluError
     ├── ModelError (ValueError)          a model that cannot be used
-    │   ├── UnsupportedModelError        a node or module that has no place in a chain of layers
+    │   ├── UnsupportedModelError        a node that breaks the chain of layers, or a module that is no generator
     │   └── ModelFileError               a file that cannot be read, or is not what its name says
     ├── InputError (ValueError)          data, shapes or noise levels that make no sense
     ├── OptionError (TypeError)          an unknown or ill-typed option of a method
@@ -38,7 +38,7 @@ class ModelError(UnreluError, ValueError):
 
 
 class UnsupportedModelError(ModelError):
-    """A node or module is not an affine map or an activation, or branches the chain of layers."""
+    """A node breaks the chain of layers where one is needed, or a module is no differentiable generator either."""
 
 
 class ModelFileError(ModelError):

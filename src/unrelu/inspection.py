@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from unrelu.affine import Reshape
 from unrelu.certify import freedom
 from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.generator import Generator
 from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
@@ -48,9 +50,10 @@ class Inspection:
     """A network, seen by codes drawn from N(0, I).
 
     Attributes:
-        layers: each layer.
+        layers: each layer; none of an :class:`~unrelu.OpaqueNetwork`, whose layers are not known.
         samples: number of codes drawn.
-        exact: share of them with enough active rows in every layer: ``exact`` can be expected to recover those.
+        exact: share of them with enough active rows in every layer: ``exact`` can be expected to recover those. 0 where
+            the layers are not known.
         identifiable: share of them whose Jacobian has rank k: without noise, the code is locally the only one.
         obstacle: why ``exact`` refuses the network, or None if it does not.
         start: why ``auto`` does not start layer by layer, or None if it does.
@@ -87,7 +90,7 @@ class Inspection:
         return f"auto: joint Levenberg-Marquardt from random starts, since {self.start}"
 
 
-def _obstacle(network: Network) -> str | None:
+def _obstacle(network: Generator) -> str | None:
     try:
         check_invertible(network, "exact", Exact.largest)
     except UnsupportedModelError as error:
@@ -100,11 +103,11 @@ def share(part: float) -> str:
     return f"{part:.0%}" if part in (0, 1) else f"{min(max(part, 0.01), 0.99):.0%}"
 
 
-def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
+def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection:
     """Draw codes from N(0, I) and look at the layers and the Jacobian there.
 
     Args:
-        network: the network.
+        network: the network; of an opaque one only the Jacobian is seen.
         samples: codes to draw.
         seed: seed of the draw.
 
@@ -114,10 +117,17 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
     if samples < 1:
         raise InputError(f"samples={samples} must be at least 1")
     z = np.random.default_rng(seed).standard_normal((samples, network.latent_dim))
-    every = np.ones(samples, dtype=bool)
+    layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
+    identifiable = float((freedom(network, z) == 0).mean())
+    return Inspection(layers, samples, exact, identifiable, _obstacle(network), layerwise_reason(network))
+
+
+def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerInspection, ...], float]:
+    """Each layer, and the share of codes with enough active rows in all of them."""
+    every = np.ones(len(z), dtype=bool)
     layers = []
     for layer, on in zip(network.layers, network.pattern(z), strict=True):
-        flat = on.reshape(samples, -1)
+        flat = on.reshape(len(z), -1)
         telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
         enough = telling.sum(axis=1) >= layer.n_in
         every &= enough
@@ -129,7 +139,4 @@ def inspect(network: Network, samples: int = 256, seed: int = 0) -> Inspection:
                 name, layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, float(enough.mean())
             )
         )
-    identifiable = float((freedom(network, z) == 0).mean())
-    return Inspection(
-        tuple(layers), samples, float(every.mean()), identifiable, _obstacle(network), layerwise_reason(network)
-    )
+    return tuple(layers), float(every.mean())

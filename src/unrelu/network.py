@@ -15,16 +15,12 @@ from torch import Tensor
 
 from unrelu.activations import Activation
 from unrelu.affine import Affine, Shape, Step
-from unrelu.errors import InputError, ModelError
+from unrelu.errors import ModelError
+from unrelu.generator import Generator, by, to_numpy
 
-__all__ = ["Layer", "Network", "numbers"]
+__all__ = ["Layer", "Network"]
 
 Array = npt.NDArray[np.float64]
-
-# Values of one layer held at once by a forward pass over a large batch, in numbers (64 MiB of float64).
-_CHUNK = 2**23
-# Kinds of NumPy types that NumPy would turn into numbers, losing what they mean.
-_UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +94,11 @@ class Layer:
 
     def __str__(self) -> str:
         steps = " + ".join(type(s).__name__ for s in self.affine.steps) or "Identity"
-        return f"{steps} {_by(self.in_shape)} -> {_by(self.out_shape)}, {self.activation}"
+        return f"{steps} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(Generator):
     """A generator G: R^k -> R^n of d layers. Called with NumPy codes, it returns NumPy outputs.
 
     Args:
@@ -131,19 +127,14 @@ class Network:
                 raise ModelError(f"layer {i + 1} takes {layer.n_in} inputs but is given {widths[i]}")
 
     @property
-    def latent_dim(self) -> int:
-        """k, the number of latent coordinates."""
-        return math.prod(self.latent_shape)
-
-    @property
     def output_shape(self) -> Shape:
         """Shape of one output."""
         return self.layers[-1].out_shape
 
     @property
-    def output_dim(self) -> int:
-        """n, the number of outputs."""
-        return self.layers[-1].n_out
+    def width(self) -> int:
+        """The outputs of the widest layer."""
+        return max(layer.n_out for layer in self.layers)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
@@ -152,24 +143,13 @@ class Network:
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
-    def __call__(self, z: npt.ArrayLike) -> Array:
-        """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or ``(B, *output_shape)``.
-
-        Raises:
-            InputError: z is not made of real numbers, or does not end in k of them.
-        """
-        codes = self._codes(z)
-        width = max(layer.n_out for layer in self.layers)
-        chunks = torch.split(codes.reshape(-1, self.latent_dim), max(1, _CHUNK // width))
-        x = torch.cat([self.forward(c) for c in chunks])
-        return _numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
-
     def trace(self, z: npt.ArrayLike) -> list[Array]:
         """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
         codes = self._codes(z)
         values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
         return [
-            _numpy(x).reshape(*codes.shape[:-1], *layer.out_shape) for layer, x in zip(self.layers, values, strict=True)
+            to_numpy(x).reshape(*codes.shape[:-1], *layer.out_shape)
+            for layer, x in zip(self.layers, values, strict=True)
         ]
 
     def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
@@ -180,26 +160,18 @@ class Network:
             for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)
         ]
 
-    def jacobian(self, z: npt.ArrayLike) -> Array:
-        """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
-        codes = self._codes(z)
-        _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
-        return _numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
-
-    def _codes(self, z: npt.ArrayLike) -> Tensor:
-        codes = numbers(z, "z")
-        if codes.ndim not in (1, 2) or codes.shape[-1] != self.latent_dim:
-            raise InputError(
-                f"z has shape {codes.shape}; this network takes codes of shape ({self.latent_dim},) "
-                f"or (B, {self.latent_dim})"
-            )
-        return torch.tensor(codes, dtype=self.dtype, device=self.device)
-
     @cached_property
-    def typical_output(self) -> float:
-        """max|G(z)| over 16 fixed draws of z ~ N(0, I): the size of outputs that rounding errors are relative to."""
-        z = np.random.default_rng(0).standard_normal((16, self.latent_dim))
-        return float(np.abs(self(z)).max())
+    def activation_sizes(self) -> tuple[float, ...]:
+        """Root mean square of max(u, 0), u the pre-activation of each layer, over 256 fixed draws of z ~ N(0, I)."""
+        z = np.random.default_rng(1).standard_normal((256, self.latent_dim))
+        layers = self._layers(torch.tensor(z, dtype=self.dtype, device=self.device))
+        return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in layers)
+
+    def smoothed(self, share: float) -> Network:
+        """The network with every kink rounded off, by ``share`` of :attr:`activation_sizes` of its layer."""
+        sizes = zip(self.layers, self.activation_sizes, strict=True)
+        layers = tuple(replace(layer, activation=layer.activation.smoothed(share * size)) for layer, size in sizes)
+        return replace(self, layers=layers)
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 
@@ -239,7 +211,7 @@ class Network:
 
     def __str__(self) -> str:
         lines = [f"  {i}. {layer}" for i, layer in enumerate(self.layers, 1)]
-        return "\n".join([f"Network {_by(self.latent_shape)} -> {_by(self.output_shape)}", *lines])
+        return "\n".join([f"Network {by(self.latent_shape)} -> {by(self.output_shape)}", *lines])
 
     @classmethod
     def chain(cls, parts: Sequence[Step | Activation], latent_shape: Shape) -> Network:
@@ -266,25 +238,6 @@ class Network:
         return cls(tuple(layers), latent_shape)
 
 
-def numbers(value: npt.ArrayLike, name: str) -> Array:
-    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is for messages.
-
-    Raises:
-        InputError: it is ragged, complex, text or masked.
-    """
-    try:
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()
-            value = value if value.is_complex() else value.double()
-        array = np.asarray(value)
-        kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
-        if kind is None:
-            return np.array(array, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} cannot be read as numbers: {error}") from None
-    raise InputError(f"{name} has {kind} entries; pass real numbers")
-
-
 def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
     """The activation with a PReLU's slopes written out for each of the prod(shape) outputs."""
     if activation.slope.ndim == 0:
@@ -296,11 +249,3 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
             f"PReLU slopes of shape {activation.slope.shape} do not fit an output of shape {shape}"
         ) from None
     return Activation(activation.name, slopes.reshape(-1))
-
-
-def _numpy(x: Tensor) -> Array:
-    return x.detach().cpu().double().numpy()
-
-
-def _by(shape: Shape) -> str:
-    return "x".join(map(str, shape))

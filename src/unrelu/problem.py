@@ -15,7 +15,7 @@ import torch
 from scipy.special import bdtrik, chdtri
 
 from unrelu.errors import InputError, OptionError
-from unrelu.network import Network, numbers
+from unrelu.generator import Generator, numbers
 from unrelu.operators import Identity, Mask, Operator, read_operator
 
 __all__ = ["Control", "Noise", "Problem", "Progress"]
@@ -137,7 +137,7 @@ class Problem:
         control: time limit and callback.
     """
 
-    network: Network
+    network: Generator
     y: Array
     noise: Noise
     norm: str
@@ -151,7 +151,7 @@ class Problem:
     @classmethod
     def build(
         cls,
-        network: Network,
+        network: Generator,
         y: npt.ArrayLike,
         *,
         noise: str | None = None,
@@ -169,7 +169,7 @@ class Problem:
             InputError: a shape, value, operator, noise level, norm or prior that cannot be used.
             OptionError: a seed, prior, time limit or callback of the wrong type.
         """
-        if not isinstance(network, Network):
+        if not isinstance(network, Generator):
             raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
         array = numbers(y, "y")
         measurement = read_operator(operator, network.output_shape, array.shape)
@@ -321,7 +321,7 @@ def _weight(prior: float, norm: str) -> float:
     return float(prior)
 
 
-def _starts(network: Network, z0: npt.ArrayLike | None, size: int) -> Array | None:
+def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | None:
     if z0 is None:
         return None
     k = network.latent_dim

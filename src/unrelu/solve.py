@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from unrelu.certify import freedom
 from unrelu.errors import OptionError
+from unrelu.generator import Generator
 from unrelu.methods import Method, make
-from unrelu.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.threads import suitable_threads
@@ -20,7 +20,7 @@ __all__ = ["invert"]
 
 
 def invert(
-    network: Network,
+    network: Generator,
     y: npt.ArrayLike,
     method: str | Method = "auto",
     *,

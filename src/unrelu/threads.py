@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -20,6 +21,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from unrelu.affine import Dense
+from unrelu.generator import Generator
 from unrelu.network import Network
 
 __all__ = ["abandoned", "cores", "in_threads", "one_blas_thread", "small", "suitable_threads"]
@@ -34,8 +36,10 @@ _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
 
 
-def small(network: Network) -> bool:
-    """Whether no layer is worth more than one thread."""
+def small(network: Generator) -> bool:
+    """Whether no layer is worth more than one thread; where layers are not known, whether no tensor is that large."""
+    if not isinstance(network, Network):
+        return network.width < _LARGE_OUTPUT
     return all(
         layer.n_out < _LARGE_OUTPUT
         and (layer.n_in * layer.n_out < _LARGE_MATRIX or not any(isinstance(s, Dense) for s in layer.affine.steps))
@@ -44,7 +48,7 @@ def small(network: Network) -> bool:
 
 
 @contextmanager
-def suitable_threads(network: Network) -> Iterator[None]:
+def suitable_threads(network: Generator) -> Iterator[None]:
     """Run BLAS and PyTorch on one thread for networks of small layers, as they are for others; restored after.
 
     PyTorch's number is one for the process: of calls that overlap, the first saves it and the last restores it.
@@ -93,7 +97,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Generator[Result, None, None]:
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], threads: int
+) -> abc.Generator[Result, None, None]:
     """``work`` of every item, in order, on so many threads; each sees the caller's context variables.
 
     Items are begun as threads become free. Where the caller stops iterating, the rest is not begun, and

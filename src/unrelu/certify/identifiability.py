@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.generator import Generator
 from unrelu.layer.preimage import always_tight, constraints_on, null_space, rank
 from unrelu.network import Network
 from unrelu.operators import Identity, Operator
@@ -24,7 +25,7 @@ _KINK_TOLERANCE = 1e-7
 _CHUNK = 2**22
 
 
-def freedom(network: Network, z: Array, operator: Operator | None = None) -> npt.NDArray[np.int64]:
+def freedom(network: Generator, z: Array, operator: Operator | None = None) -> npt.NDArray[np.int64]:
     r"""Dimension of a set of codes around z with the same observation A G(z), (B,) for codes (B, k).
 
     With J = A G' the Jacobian of the linear piece of A G at z, this is k - rank J. Where ReLU neurons are at their
@@ -35,8 +36,10 @@ def freedom(network: Network, z: Array, operator: Operator | None = None) -> npt
 
     and the larger dimension of these cones is returned. There it is a lower bound, as a mixed piece may leave more;
     where it is 0 because of neurons with layers behind them, -1 (unknown) is returned.
+
+    Of a generator without known layers the kinks are not known either, and k - rank J at z is returned.
     """
-    rows = max(1, _CHUNK // (network.latent_dim * max(layer.n_out for layer in network.layers)))
+    rows = max(1, _CHUNK // (network.latent_dim * network.width))
     codes = torch.as_tensor(z, dtype=torch.float64)
     exact = network.to(torch.float64, "cpu")
     measured = operator or Identity(network.output_shape, network.output_dim)
@@ -44,7 +47,9 @@ def freedom(network: Network, z: Array, operator: Operator | None = None) -> npt
     return np.concatenate([_free_dimensions(exact, codes[part], measured.take(part)) for part in parts])
 
 
-def _free_dimensions(network: Network, z: Tensor, operator: Operator) -> npt.NDArray[np.int64]:
+def _free_dimensions(network: Generator, z: Tensor, operator: Operator) -> npt.NDArray[np.int64]:
+    if not isinstance(network, Network):
+        return _unspanned(operator.tangents(network.linearize(z)[1]))
     free, kinked, hidden = _piece(network, z, operator, on=False)
     if kinked.any():
         some = operator.take(np.flatnonzero(kinked))
@@ -73,13 +78,19 @@ def _piece(network: Network, z: Tensor, operator: Operator, on: bool) -> tuple[n
             kinks[i].append(slopes[i][:, at_kink[i]].T)
             hidden[i] |= depth < len(network.layers)
     tangents = operator.tangents(tangents)
-    values = torch.linalg.svdvals(tangents)
-    free = k - np.asarray((values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1), dtype=np.int64)
+    free = _unspanned(tangents)
     kinked = np.array([bool(found) for found in kinks], dtype=bool)
     for i in np.flatnonzero(kinked & (free > 0)):
         outwards = torch.cat(kinks[i]).numpy()
         free[i] = _cone_dimension(tangents[i].T.numpy(), -outwards if on else outwards)
     return free, kinked, hidden
+
+
+def _unspanned(tangents: Tensor) -> npt.NDArray[np.int64]:
+    """k - rank J of each transposed Jacobian, (B, k, n)."""
+    values = torch.linalg.svdvals(tangents)
+    rank = (values > _RANK_TOLERANCE * values[:, :1]).sum(dim=1)
+    return tangents.shape[1] - np.asarray(rank, dtype=np.int64)
 
 
 def _at_kink(slope: Array, u: Tensor) -> Tensor:

@@ -16,16 +16,23 @@ from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_functions as functions
 from unrelu.loaders import torch_modules as modules
 from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape
+from unrelu.loaders.torch_opaque import opaque
 from unrelu.network import Network
+from unrelu.opaque import OpaqueNetwork, replica
 
 __all__ = ["from_torch"]
 
 
-def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = None) -> Network:
+def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = None) -> Network | OpaqueNetwork:
     r"""The chain of layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` that a module computes.
 
     The module may be an ``nn.Sequential``, nested ones, or any module whose ``forward`` is a chain that ``torch.fx``
     can trace. It is read in evaluation mode, in float64, and it is not changed; weights are copied.
+
+    A module that is no such chain (it branches, or has operations that are neither affine maps nor known activations,
+    or cannot be traced) becomes an :class:`~unrelu.OpaqueNetwork`, which "auto", "lm" and "gradient_descent" invert.
+    It is tried first: it has to map each code of a batch to finite numbers, on its own, the same each time, with
+    derivatives that agree with finite differences.
 
     Args:
         module: the generator. Modules read are those of :data:`unrelu.loaders.torch_modules.MODULES` and the functions
@@ -36,8 +43,8 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
             ``(in_channels, 1)`` or ``(in_channels, 1, 1)`` for a (transposed) convolution.
 
     Raises:
-        UnsupportedModelError: an operation is not an affine map or a known activation, the model branches, or
-            ``torch.fx`` cannot trace it.
+        UnsupportedModelError: the module is no chain of layers, and no differentiable generator either; the message
+            says what breaks the chain and what failed in the trial.
         ModelError: the module is in training mode, shapes do not fit, or weights are not finite.
 
     Source: equation (3) of the paper.
@@ -47,21 +54,37 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     module = module.module if isinstance(module, nn.DataParallel) else module
     modules.check(module)
+    given = None if latent_shape is None else code_shape(latent_shape)
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        root = modules.replica(module)
+        root = replica(module)
         if modules.handler(root) is not None:
             root = nn.Sequential(root)
-        walks = [_Walk(root) for _ in BATCHES]
-        shape = code_shape(latent_shape) if latent_shape is not None else walks[0].first_shape()
         try:
-            one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, BATCHES, strict=True))
+            walks = [_Walk(root) for _ in BATCHES]
+        except UnsupportedModelError as error:
+            if given is None:
+                raise UnsupportedModelError(
+                    f"{error}; or pass latent_shape=, to use the module without its layers"
+                ) from error
+            return opaque(module, given, str(error))
+        shape = given or walks[0].first_shape()
+        try:
+            return _read(module, walks, shape)
         except ModelError as error:
-            if latent_shape is not None or type(error) is not ModelError:
+            if given is not None:
                 raise
-            raise ModelError(
+            raise type(error)(
                 f"{error} (latent_shape was taken to be {shape}; pass latent_shape= if it is not)"
             ) from error
+
+
+def _read(module: nn.Module, walks: list[_Walk], shape: Shape) -> Network | OpaqueNetwork:
+    """The chain along which the walks go, or the module as it is where there is none."""
+    try:
+        one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, BATCHES, strict=True))
+    except UnsupportedModelError as error:
+        return opaque(module, shape, str(error))
     one.check_same(two)
     return Network.chain(one.parts, shape)
 

@@ -6,7 +6,6 @@ under ``torch.nn.utils.parametrizations`` (spectral_norm, weight_norm) is the ef
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +23,7 @@ from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_functions as functions
 from unrelu.loaders.chain import Flow, Part, reshaped
 
-__all__ = ["MODULES", "check", "handler", "replica"]
+__all__ = ["MODULES", "check", "handler"]
 
 Handler = Callable[[Any, Flow], list[Part]]
 
@@ -151,23 +150,3 @@ def _random_in_training(m: nn.Module) -> Iterator[bool]:
     yield isinstance(m, _BatchNorm | _DropoutNd | nn.modules.instancenorm._InstanceNorm)
     yield isinstance(m, parametrizations._SpectralNorm)
     yield any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())
-
-
-def replica(module: nn.Module) -> nn.Module:
-    """A copy that shares the parameters, so that running ``forward`` under a tracer leaves the original alone."""
-    twins = {m: object.__new__(type(m)) for m in module.modules()}
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return twins.get(value, value)
-        if isinstance(value, Tensor):
-            return value if isinstance(value, nn.Parameter) or value.requires_grad else value.clone()
-        if type(value) in (list, tuple, set):
-            return type(value)(map(copied, value))
-        if type(value) in (dict, OrderedDict):
-            return type(value)((key, copied(held)) for key, held in value.items())
-        return value
-
-    for m, twin in twins.items():
-        twin.__dict__.update({name: copied(value) for name, value in m.__dict__.items()})
-    return twins[module]

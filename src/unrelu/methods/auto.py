@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import OptionError
+from unrelu.generator import Generator
 from unrelu.methods.lm import LevenbergMarquardt
 from unrelu.methods.observed import mixes
 from unrelu.methods.starts import LAYER_METHODS, starting_codes
 from unrelu.network import Network
+from unrelu.opaque import unchained
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Inversion, Status
 
@@ -159,8 +161,10 @@ def _watch(problem: Problem, tally: _Tally) -> Control:
     return Control(problem.control.remaining(), report if callback else None)
 
 
-def layerwise_reason(network: Network) -> str | None:
+def layerwise_reason(network: Generator) -> str | None:
     """Why ``auto`` does not start layer by layer on this network; None if it does."""
+    if not isinstance(network, Network):
+        return unchained(network)
     for i, layer in enumerate(network.layers, 1):
         if layer.expansion < 1:
             return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"

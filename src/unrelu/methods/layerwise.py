@@ -13,9 +13,11 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
+from unrelu.generator import Generator
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
 from unrelu.methods.observed import ObservedLayer
 from unrelu.network import Network
+from unrelu.opaque import as_chain
 from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.threads import cores, in_threads, small
@@ -38,8 +40,8 @@ class Layerwise:
         name: the name to report.
 
     Raises:
-        UnsupportedModelError: a layer's activation is not monotone (a PReLU with a negative slope), or the measurement
-            mixes outputs of an activation.
+        UnsupportedModelError: the network is no chain of layers, a layer's activation is not monotone (a PReLU with a
+            negative slope), or the measurement mixes outputs of an activation.
         InputError: the problem has a prior.
 
     Source: section 4 of the paper, "recursively applying Algorithm 1 backwards".
@@ -101,20 +103,22 @@ class Layerwise:
         return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
 
 
-def layer_systems(network: Network, method: str, largest: float = math.inf) -> list[LayerSystem]:
+def layer_systems(network: Generator, method: str, largest: float = math.inf) -> list[LayerSystem]:
     """The layers as systems for the layer methods, first to last; see :func:`check_invertible`."""
-    check_invertible(network, method, largest)
-    before = [None, *(layer.activation for layer in network.layers[:-1])]
+    chain = check_invertible(network, method, largest)
+    before = [None, *(layer.activation for layer in chain.layers[:-1])]
     precision = torch.finfo(network.dtype).eps
-    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(network.layers, before, strict=True)]
+    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)]
 
 
-def check_invertible(network: Network, method: str, largest: float = math.inf) -> None:
-    """Check that a layer method can take every layer.
+def check_invertible(generator: Generator, method: str, largest: float = math.inf) -> Network:
+    """The generator as a chain of layers, every one of which a layer method can take.
 
     Raises:
-        UnsupportedModelError: an activation is not monotone, or a matrix has more than ``largest`` entries.
+        UnsupportedModelError: it is no chain, an activation is not monotone, or a matrix has more than ``largest``
+            entries.
     """
+    network = as_chain(generator, method)
     for i, layer in enumerate(network.layers, 1):
         if layer.n_in * layer.n_out > largest:
             raise UnsupportedModelError(
@@ -127,6 +131,7 @@ def check_invertible(network: Network, method: str, largest: float = math.inf) -
                 f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell on which side of "
                 "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
             )
+    return network
 
 
 def _stated_threshold(noise: Noise) -> float | None:

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.methods.misfit import Misfit
+from unrelu.methods.newton import Descent
 from unrelu.methods.starts import START_NAMES, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -20,10 +20,6 @@ from unrelu.result import Inversion, Status
 __all__ = ["LevenbergMarquardt"]
 
 Array = npt.NDArray[np.float64]
-
-# A step is the last one when the objective fell by less than this share, twice in a row.
-_TINY_DECREASE = 1e-13
-_TINY_STEP = 1e-11
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,9 @@ class LevenbergMarquardt:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
         control = problem.control
         begin = control.elapsed()
-        state = _State(Misfit.of(problem), np.nan_to_num(z0), self.damping)
+        misfit = Misfit.of(problem)
+        every, exact = torch.arange(problem.size, device=misfit.y.device), 1e-30 * (misfit.y * misfit.y).sum(dim=1)
+        state = Descent(misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact)
         reason = Status.ITERATION_LIMIT
         longest = control.elapsed() - begin
         for step in range(self.max_iterations):
@@ -86,84 +84,19 @@ class LevenbergMarquardt:
                 break
             state.step()
             longest = max(longest, control.elapsed() - before)
-            if control.stopped(partial(state.progress, step + 1)):
+            if control.stopped(partial(_progress, state, step + 1)):
                 reason = Status.STOPPED
                 break
         status = np.full(problem.size, reason, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED
         status[(state.done & state.flat()).cpu().numpy()] = Status.FLAT
         status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
-        return state.codes(), status, state.steps.cpu().numpy()
+        return _codes(state), status, state.steps.cpu().numpy()
 
 
-class _State:
-    """Per-observation state of the batch; ``active`` lists the rows still at work."""
+def _progress(state: Descent, iteration: int) -> Progress:
+    return Progress("lm", iteration, int(state.done.sum()), len(state.z), _codes(state))
 
-    def __init__(self, misfit: Misfit, z0: Array, damping: float) -> None:
-        self.misfit, self.z = misfit, misfit.tensor(z0)
-        batch, device, dtype = len(self.z), self.z.device, self.z.dtype
-        self.active = torch.arange(batch, device=device)
-        self.done = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.small = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
-        self.gram, self.gradient, self.f = misfit.system(self.z, self.active)
-        self.damping = damping * self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(dtype).tiny)
-        self.exact = 1e-30 * (misfit.y * misfit.y).sum(dim=1)
-        self.retire(self.f <= self.exact)
 
-    def progress(self, iteration: int) -> Progress:
-        return Progress("lm", iteration, int(self.done.sum()), len(self.z), self.codes())
-
-    def codes(self) -> Array:
-        return self.z.cpu().double().numpy().copy()
-
-    def step(self) -> None:
-        """One trial step for every active row, and a new Jacobian where it was accepted."""
-        rows = self.active
-        z, f, mu = self.z[rows], self.f[rows], self.damping[rows]
-        gram, gradient = self.gram[rows], self.gradient[rows]
-        eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-        factor, info = torch.linalg.cholesky_ex(gram + mu[:, None, None] * eye)
-        s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
-        s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
-        trial = z + s
-        f_trial = self.misfit.value(trial, rows)
-        better = f_trial < f
-        self.z[rows] = torch.where(better[:, None], trial, z)
-        self.f[rows] = torch.where(better, f_trial, f)
-        self.steps[rows] += 1
-        self.update_damping(rows, better, f - f_trial, (s * (mu[:, None] * s - gradient)).sum(dim=1))
-        self.retire_converged(rows, better, f, f_trial, s)
-        moved = rows[better & ~self.done[rows]]
-        if len(moved):
-            self.gram[moved], self.gradient[moved], self.f[moved] = self.misfit.system(self.z[moved], moved)
-
-    def update_damping(self, rows: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
-        """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""
-        rho = fall / predicted.clamp_min(torch.finfo(fall.dtype).tiny)
-        mu, nu = self.damping[rows], self.growth[rows]
-        self.damping[rows] = torch.where(better, mu * (1 - (2 * rho - 1) ** 3).clamp(0.1, 1.0), mu * nu)
-        self.growth[rows] = torch.where(better, torch.full_like(nu, 2.0), nu * 2)
-
-    def retire_converged(self, rows: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor) -> None:
-        size = s.norm(dim=1)
-        curvature = self.gram[rows].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(torch.finfo(size.dtype).tiny)
-        tiny = better & (f - f_trial < _TINY_DECREASE * f)
-        tiny |= size < _TINY_STEP * (self.z[rows].norm(dim=1) + 1e-3)
-        tiny |= ~better & (self.damping[rows] > 1e12 * curvature)
-        self.small[rows] = torch.where(tiny, self.small[rows] + 1, torch.zeros_like(self.small[rows]))
-        finished = torch.zeros_like(self.done)
-        finished[rows] = (self.small[rows] >= 2) | (self.f[rows] <= self.exact[rows])
-        self.retire(finished)
-
-    def flat(self) -> Tensor:
-        """Rows whose misfit no step of the size of the code can change by a 1e-10th: the Jacobian is zero there."""
-        reach = self.gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + self.z.norm(dim=1))
-        flat: Tensor = (reach <= 1e-10 * self.f.sqrt()) & (self.f > self.exact)
-        return flat
-
-    def retire(self, finished: Tensor) -> None:
-        """Take rows (a mask over the batch) out of the active ones."""
-        self.done |= finished
-        self.active = torch.nonzero(~self.done)[:, 0]
+def _codes(state: Descent) -> Array:
+    return state.z.cpu().double().numpy().copy()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.network import Network
+from unrelu.generator import Generator
 from unrelu.operators import Operator
 from unrelu.problem import Problem
 
@@ -31,7 +31,7 @@ class Misfit:
         prior: the weight of ``|z|^2``.
     """
 
-    def __init__(self, network: Network, operator: Operator, y: Tensor, prior: float = 0.0) -> None:
+    def __init__(self, network: Generator, operator: Operator, y: Tensor, prior: float = 0.0) -> None:
         self.network, self.operator, self.y, self.prior = network, operator, y, prior
 
     @classmethod
@@ -41,7 +41,7 @@ class Misfit:
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
         return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
 
-    def with_network(self, network: Network) -> Misfit:
+    def with_network(self, network: Generator) -> Misfit:
         """The misfit of another generator of the same outputs."""
         return Misfit(network, self.operator, self.y, self.prior)
 
@@ -89,7 +89,7 @@ class Misfit:
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
-        width = max(layer.n_out for layer in self.network.layers) * self.network.latent_dim
+        width = self.network.width * self.network.latent_dim
         size = max(1, _CHUNK // width)
         parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
         gram, gradient, f = zip(*parts, strict=True)

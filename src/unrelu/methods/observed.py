@@ -11,6 +11,7 @@ import numpy.typing as npt
 from unrelu.activations import Activation
 from unrelu.errors import UnsupportedModelError
 from unrelu.layer import LayerSystem
+from unrelu.network import Network
 from unrelu.operators import Identity, Mask
 from unrelu.problem import Problem
 
@@ -67,8 +68,8 @@ class ObservedLayer:
 
 def mixes(problem: Problem) -> bool:
     """Whether A mixes outputs of an activation, so that what was observed is no output of a layer."""
-    operator = problem.operator
-    linear = problem.network.layers[-1].activation.name == "identity"
+    operator, network = problem.operator, problem.network
+    linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
     return not (isinstance(operator, Identity | Mask) or linear or operator.selection() is not None)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unrelu.affine import Shape
 from unrelu.errors import InputError
-from unrelu.network import numbers
+from unrelu.generator import numbers
 from unrelu.operators.base import Identity, Mapped, Mask, Matrix, Operator, Sparse
 
 __all__ = ["read_operator"]

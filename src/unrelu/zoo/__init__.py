@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import as_file, files
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ def load(name: str) -> Network:
     with as_file(files(__name__) / "weights" / f"{name}.npz") as path, np.load(path, allow_pickle=False) as weights:
         state.update({key: torch.from_numpy(weights[key]) for key in weights.files})
     module.load_state_dict(state)
-    return from_torch(module.eval(), latent_shape=(LATENT_DIM,))
+    return cast(Network, from_torch(module.eval(), latent_shape=(LATENT_DIM,)))
 
 
 def card(name: str) -> str:

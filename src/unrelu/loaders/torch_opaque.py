@@ -1,0 +1,229 @@
+"""A PyTorch module that is no chain of layers as an opaque generator, if a trial shows that it is a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unrelu.affine import Shape
+from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.opaque import OpaqueNetwork, Outline, frozen, replica
+
+__all__ = ["opaque"]
+
+# Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
+_SAME = 1e-5
+# Derivatives may differ from central differences by this share of the largest, for one of the steps: long ones are off
+# by curvature and kinks, short ones by rounding.
+_CLOSE = 1e-3
+_STEPS = (1e-6, 1e-8, 1e-4, 1e-3)
+# Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
+_SCALES = (1.0, 0.9, 1.1)
+
+
+def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork:
+    """The module as a generator that can only be evaluated and differentiated.
+
+    It is copied, and tried at two codes in float64: it has to map (2, *latent_shape) to finite numbers of shape
+    (2, ...), each row on its own and the same ones each time, with derivatives that agree with finite differences.
+
+    Args:
+        module: in evaluation mode; not changed.
+        latent_shape: shape of one code.
+        reason: why it is no chain of layers.
+
+    Raises:
+        UnsupportedModelError: the trial failed; the message has the reason as well.
+        ModelError: weights are not finite, or the module is in training mode and computes something else there.
+    """
+    _check_weights(module)
+    copy = frozen(module, torch.float64, torch.device("cpu"))
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((1, int(np.prod(latent_shape)))))
+    # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
+    z = torch.cat([z, -0.7 * z])
+    codes = z.reshape(2, *latent_shape)
+    try:
+        given, trial = replica(copy), replica(copy.eval())
+        x = _check_rows(trial, codes)
+        _check_mode(given, codes, x)
+        width = max(_width(trial, codes), z.shape[1], x[0].numel())
+        # What a chain could be made of instead is no part of the reason.
+        short = reason.partition("; supported")[0]
+        network = OpaqueNetwork(copy, latent_shape, short, Outline(tuple(x.shape[1:]), width))
+        return _check_derivatives(network, z)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
+
+
+def _check_weights(module: nn.Module) -> None:
+    entries = [(name, ~parameter.isfinite()) for name, parameter in module.named_parameters()]
+    # A buffer may be infinite on purpose, as masks of attention are.
+    entries += [(name, buffer.isnan()) for name, buffer in module.named_buffers()]
+    for name, bad in entries:
+        if bad.any():
+            raise ModelError(f"{int(bad.sum())} of {bad.numel()} entries of {name!r} are NaN or infinite")
+
+
+def _check_mode(module: nn.Module, z: Tensor, x: Tensor) -> None:
+    """Training mode is no matter where it gives x as well, what evaluation mode gives."""
+    if not any(m.training for m in module.modules()):
+        return
+    try:
+        same = _equal(x, _evaluate(module, z))
+    except UnsupportedModelError:
+        same = False
+    if not same:
+        raise ModelError(
+            "the module is in training mode, where it computes something else than in evaluation mode; "
+            "call module.eval() first"
+        )
+
+
+def _check_rows(module: nn.Module, z: Tensor) -> Tensor:
+    """The outputs, if they are the same ones each time and each depends on its own code."""
+    generator = torch.random.get_rng_state()
+    x = _evaluate(module, z)
+    if not torch.equal(generator, torch.random.get_rng_state()):
+        raise UnsupportedModelError("it draws random numbers; a generator must be deterministic")
+    if not _equal(x, _evaluate(module, z)):
+        raise UnsupportedModelError("a second evaluation gives another output; a generator must be deterministic")
+    alone = [_evaluate(module, row) for row in torch.split(z, 1)]
+    if not all(_equal(a, b) for a, b in zip(torch.split(x, 1), alone, strict=True)):
+        raise UnsupportedModelError(
+            "a code has another output alone than in a batch; each output must depend on its own code only"
+        )
+    if torch.equal(x[0], x[1]):
+        raise UnsupportedModelError("two random codes have the same output; it does not depend on the code")
+    return x
+
+
+def _evaluate(module: nn.Module, z: Tensor) -> Tensor:
+    """The module's output, if it is one for each code."""
+    shape = tuple(z.shape)
+    try:
+        with torch.no_grad():
+            x = module(z.clone())
+    # The module's own forward runs here; whatever it raises is the reason.
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"for float64 codes of shape {shape} it raises {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(x, Tensor):
+        raise UnsupportedModelError(f"it returns a {type(x).__name__}; a generator returns one tensor")
+    if not x.is_floating_point():
+        raise UnsupportedModelError(f"it returns {x.dtype} numbers; a generator returns real ones")
+    if x.dim() == 0 or len(x) != len(z) or not x.numel():
+        raise UnsupportedModelError(
+            f"it maps codes of shape {shape} to an output of shape {tuple(x.shape)}; the batch axis must stay the first"
+        )
+    if not x.isfinite().all():
+        raise UnsupportedModelError("it maps codes drawn from N(0, I) to NaN or infinite outputs")
+    return x
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and float((a - b).abs().max()) <= _SAME * float(a.abs().max())
+
+
+# --- derivatives ------------------------------------------------------------------------------------------------------
+
+
+def _check_derivatives(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
+    """The network, differentiated in the mode that works: what the first of these codes show that have no kink near."""
+    for scale in _SCALES[:-1]:
+        with suppress(UnsupportedModelError):
+            return _differentiated(network, scale * z)
+    return _differentiated(network, _SCALES[-1] * z)
+
+
+def _differentiated(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
+    """The same at codes z, by comparing with finite differences.
+
+    For directions d and weights v, forward mode gives J d, reverse mode J^T v, and v . J d = J^T v . d.
+    """
+    rng = np.random.default_rng(1)
+    d = torch.from_numpy(rng.standard_normal((2, z.shape[1])))
+    v = torch.from_numpy(rng.standard_normal((len(z), network.output_dim)))
+    gradient = _gradient(network, z, v)
+    pulled = gradient @ d[0]
+    try:
+        along = network.push(z, d)[1][:, 0]
+    # What PyTorch raises where it has no forward-mode formula is not documented.
+    except Exception:
+        network = replace(network, outline=replace(network.outline, forward_mode=False))
+        size = pulled.abs().max()
+        _compare(network, z, d[0], lambda s: ((s * v).sum(dim=1) - pulled, torch.maximum(size, s.norm() * v.norm())))
+        return network
+    size = along.abs().max()
+    _compare(network, z, d[0], lambda s: (s - along, torch.maximum(size, s.abs().max())))
+    _agree((along * v).sum(dim=1) - pulled, along.norm() * v.norm())
+    return network
+
+
+def _compare(network: OpaqueNetwork, z: Tensor, d: Tensor, off: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    """Check the derivative along d, by how far it is ``off`` from a slope, and the size that this is relative to."""
+    slopes = ((network.forward(z + h * d) - network.forward(z - h * d)) / (2 * h) for h in _STEPS)
+    for slope in slopes:
+        error, size = off(slope)
+        if error.abs().max() <= _CLOSE * size:
+            break
+    _agree(error, size)
+
+
+def _agree(error: Tensor, size: Tensor) -> None:
+    if not size:
+        raise UnsupportedModelError("its derivative is zero at random codes, though its output changes with the code")
+    share = float(error.abs().max() / size)
+    if not share <= _CLOSE:
+        raise UnsupportedModelError(
+            f"its derivative is off by {share:.1g} of that of finite differences; rounding, detach() or no_grad() in "
+            "forward hide it"
+        )
+
+
+def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
+    """J^T v, (B, k)."""
+    try:
+        with torch.enable_grad():
+            codes = z.clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad((network.forward(codes) * v).sum(), codes)
+    except Exception as error:
+        raise UnsupportedModelError(f"it cannot be differentiated: {type(error).__name__}: {error}") from error
+    return gradient
+
+
+# --- size -------------------------------------------------------------------------------------------------------------
+
+
+def _width(module: nn.Module, z: Tensor) -> int:
+    """The most numbers in any tensor that the module computes, for each code.
+
+    Tensors that do not depend on the code, such as weights, drop out of the difference between two batch sizes.
+    """
+    small, large = _Sizes(), _Sizes()
+    with torch.no_grad():
+        for sizes, codes in ((small, z), (large, torch.cat([z, z]))):
+            with sizes:
+                module(codes.clone())
+    return max(((b - a) // len(z) for a, b in zip(small.found, large.found, strict=False)), default=0)
+
+
+class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lists the number of entries of whatever PyTorch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        values = result if isinstance(result, tuple | list) else (result,)
+        self.found.append(max((x.numel() for x in values if isinstance(x, Tensor)), default=0))
+        return result

@@ -1,0 +1,121 @@
+"""Levenberg-Marquardt steps of a batch of codes, each with its own damping and its own end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unrelu.methods.misfit import Misfit
+
+__all__ = ["Descent"]
+
+
+class Descent:
+    r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2.
+
+    .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
+
+    with Nielsen's update of the damping mu. A code is finished after two tiny steps in a row, or when f is small.
+
+    Attributes:
+        misfit: f.
+        z: codes, (b, k).
+        rows: the observation that each code is for, (b,).
+        f: values, (b,).
+        active: the codes still at work.
+        steps: steps tried for each, accepted or not.
+
+    Args:
+        damping: first mu as a share of the mean diagonal of J^T J, or one number for each code.
+        tiny_decrease: a step is tiny if f falls by less than this share.
+        tiny_step: or if it is shorter than this share of the code.
+        enough: values of f below which a code is finished, (b,).
+
+    Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2.
+    """
+
+    def __init__(
+        self,
+        misfit: Misfit,
+        z: Tensor,
+        rows: Tensor,
+        *,
+        damping: float | Tensor = 1e-2,
+        tiny_decrease: float = 1e-13,
+        tiny_step: float = 1e-11,
+        enough: Tensor | None = None,
+    ) -> None:
+        self.misfit, self.z, self.rows = misfit, z.clone(), rows
+        self.tiny_decrease, self.tiny_step = tiny_decrease, tiny_step
+        batch, device, dtype = len(z), z.device, z.dtype
+        self.active = torch.arange(batch, device=device)
+        self.done = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.small = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
+        self.gram, self.gradient, self.f = misfit.system(self.z, rows)
+        if isinstance(damping, Tensor):
+            self.damping = damping.clone()
+        else:
+            mean = self.gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+            self.damping = damping * mean.clamp_min(torch.finfo(dtype).tiny)
+        self.enough = torch.full_like(self.f, -1.0) if enough is None else enough.to(dtype)
+        self.retire(self.f <= self.enough)
+
+    def run(self, steps: int) -> Descent:
+        """Up to so many steps of every code."""
+        for _ in range(steps):
+            if not len(self.active):
+                break
+            self.step()
+        return self
+
+    def step(self) -> None:
+        """One trial step for every active code, and a new Jacobian where it was accepted."""
+        at = self.active
+        z, f, mu, gradient = self.z[at], self.f[at], self.damping[at], self.gradient[at]
+        system = self.gram[at]
+        system.diagonal(dim1=1, dim2=2).add_(mu[:, None])
+        factor, info = torch.linalg.cholesky_ex(system)
+        s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
+        s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
+        trial = z + s
+        f_trial = self.misfit.value(trial, self.rows[at])
+        better = f_trial < f
+        self.z[at] = torch.where(better[:, None], trial, z)
+        self.f[at] = torch.where(better, f_trial, f)
+        self.steps[at] += 1
+        self._update_damping(at, better, f - f_trial, (s * (mu[:, None] * s - gradient)).sum(dim=1))
+        self._retire_converged(at, better, f, f_trial, s)
+        moved = at[better & ~self.done[at]]
+        if len(moved):
+            self.gram[moved], self.gradient[moved], self.f[moved] = self.misfit.system(self.z[moved], self.rows[moved])
+
+    def _update_damping(self, at: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
+        """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""
+        rho = fall / predicted.clamp_min(torch.finfo(fall.dtype).tiny)
+        mu, nu = self.damping[at], self.growth[at]
+        self.damping[at] = torch.where(better, mu * (1 - (2 * rho - 1) ** 3).clamp(0.1, 1.0), mu * nu)
+        self.growth[at] = torch.where(better, torch.full_like(nu, 2.0), nu * 2)
+
+    def _retire_converged(self, at: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor) -> None:
+        size = s.norm(dim=1)
+        curvature = self.gram[at].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(torch.finfo(size.dtype).tiny)
+        tiny = better & (f - f_trial < self.tiny_decrease * f)
+        tiny |= size < self.tiny_step * (self.z[at].norm(dim=1) + 1e-3)
+        tiny |= ~better & (self.damping[at] > 1e12 * curvature)
+        self.small[at] = torch.where(tiny, self.small[at] + 1, torch.zeros_like(self.small[at]))
+        finished = torch.zeros_like(self.done)
+        finished[at] = (self.small[at] >= 2) | (self.f[at] <= self.enough[at])
+        self.retire(finished)
+
+    def flat(self) -> Tensor:
+        """Codes whose misfit no step of their size can change by a 1e-10th: the Jacobian is zero there."""
+        reach = self.gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + self.z.norm(dim=1))
+        flat: Tensor = (reach <= 1e-10 * self.f.sqrt()) & (self.f > self.enough)
+        return flat
+
+    def retire(self, finished: Tensor) -> None:
+        """Take codes (a mask over all) out of the active ones."""
+        self.done |= finished
+        self.active = torch.nonzero(~self.done)[:, 0]
