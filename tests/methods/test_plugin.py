@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from scipy.integrate import quad
 import unrelu
 from support import image_network, paper_network, random_network
 from unrelu.activations import Activation
-from unrelu.errors import OptionError, UnsupportedModelError
-from unrelu.methods.chain import layers_of
+from unrelu.errors import OptionError
 from unrelu.methods.plugin import linearised, mean_slope
 from unrelu.result import Status
 
@@ -118,11 +116,6 @@ def test_a_step_that_is_too_long_is_said_to_diverge():
     result = unrelu.invert(network, np.ones(30), "plugin", learning_rate=10.0)
     assert result.status is Status.DIVERGED
     assert np.isfinite(result.z).all()
-
-
-def test_what_is_no_chain_of_layers_is_refused():
-    with pytest.raises(UnsupportedModelError, match="method='plugin' needs weights, but this generator is no chain"):
-        layers_of(SimpleNamespace(network=object()), "plugin", "needs weights")
 
 
 @pytest.mark.parametrize(

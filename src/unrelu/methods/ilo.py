@@ -13,10 +13,10 @@ from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.methods.adam import AdamSteps
-from unrelu.methods.chain import layers_of
 from unrelu.methods.descent import Descent, Report, descend
 from unrelu.methods.misfit import Misfit
 from unrelu.network import Layer, Network
+from unrelu.opaque import as_chain
 from unrelu.operators import Identity
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -94,14 +94,14 @@ class Ilo:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Run the rounds for all observations at once."""
-        layers = layers_of(problem, "ilo", "optimises the inputs of layers")
-        rounds = self.rounds[: len(layers)]
+        network = as_chain(problem.network, "ilo")
+        rounds = self.rounds[: len(network.layers)]
         misfit = Misfit.of(problem)
         z = misfit.tensor(problem.start())
         run = self._descend(problem, misfit, z, rounds[0], _reporter(z, 0, done=len(rounds) == 1))
         status, nit = run.status, run.nit
         if len(rounds) > 1 and not run.halted:
-            code, run, more = self._intermediate(problem, misfit, layers, rounds, z)
+            code, run, more = self._intermediate(problem, misfit, network, rounds, z)
             everything = torch.arange(len(z), device=z.device)
             with torch.no_grad():
                 better = misfit.value(code, everything) < misfit.value(z, everything)
@@ -112,10 +112,10 @@ class Ilo:
         return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm="l2")
 
     def _intermediate(
-        self, problem: Problem, misfit: Misfit, layers: Sequence[Layer], rounds: list[int], z: Tensor
+        self, problem: Problem, misfit: Misfit, network: Network, rounds: list[int], z: Tensor
     ) -> tuple[Tensor, Descent, npt.NDArray[np.int64]]:
         """The rounds above the code z, and the way back: a code, how the last of them ended, and all their steps."""
-        network, h, before = problem.network, z, rounds[0]
+        layers, h, before = network.layers, z, rounds[0]
         nit = np.zeros(len(z), dtype=np.int64)
         for depth, steps in enumerate(rounds[1:], 1):
             h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
@@ -124,7 +124,7 @@ class Ilo:
             before, nit = before + steps, nit + run.nit
             if run.halted:
                 return z, run, nit
-        lower = Network(tuple(layers[:depth]), network.latent_shape, network.dtype, network.device)
+        lower = _part(network, layers[:depth])
         code = z.clone()
         target = Misfit(lower, Identity(lower.output_shape, lower.output_dim), h)
         run = self._descend(problem, target, code, self.back_steps, _reporter(z, before, done=True))

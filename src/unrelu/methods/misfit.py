@@ -83,8 +83,8 @@ class Misfit:
         return torch.cat(parts)
 
     def _pieces(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes and their observations, so many at a time that the values of all layers stay within the bound."""
-        size = max(1, _CHUNK // sum(layer.n_out for layer in self.network.layers))
+        """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
+        size = max(1, _CHUNK // (8 * self.network.width))
         return zip(torch.split(z, size), torch.split(rows, size), strict=True)
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

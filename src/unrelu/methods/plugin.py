@@ -11,10 +11,10 @@ from torch import Tensor
 
 from unrelu.activations import Activation
 from unrelu.errors import OptionError
-from unrelu.methods.chain import layers_of
 from unrelu.methods.descent import descend
 from unrelu.methods.misfit import Misfit
 from unrelu.network import Layer, Network
+from unrelu.opaque import as_chain
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 
@@ -79,9 +79,8 @@ class Plugin:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Step from the start of every observation, all at once."""
-        layers_of(problem, "plugin", "goes back through the weights of every layer")
-        misfit, eta = Misfit.of(problem), self.learning_rate or self._step(problem.network)
-        forth = linearised(problem.network)
+        network = as_chain(problem.network, "plugin")
+        misfit, forth, eta = Misfit.of(problem), linearised(network), self.learning_rate or self._step(network)
 
         @torch.no_grad()
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ class Projected:
     Raises:
         OptionError: an option has a value it cannot take.
         InputError: the problem has a prior and the projection is layer-wise.
-        UnsupportedModelError: a layer-wise projection cannot take the generator.
+        UnsupportedModelError: a layer-wise projection cannot take the generator; "lm" and "adam" take any.
 
     Source: Shah and Hegde, "Solving linear inverse problems using GAN priors: an algorithm with provable guarantees"
     (ICASSP 2018), Algorithm 1, and https://github.com/shahviraj/pgdgan; section 5.2 and Figure 4 of the paper.
@@ -171,8 +171,10 @@ class _State:
     def gradient_step(self, rows: npt.NDArray[np.intp], step: float) -> Array:
         """x + step A^T (y - A x), (a, n)."""
         part = self.problem.part(rows)
-        x = self.problem.network(self.z[rows]).reshape(len(rows), -1)
-        x[~np.isfinite(self.z[rows]).all(axis=1)] = 0.0
+        x = np.zeros((len(rows), self.problem.network.output_dim))
+        there = np.isfinite(self.z[rows]).all(axis=1)
+        if there.any():
+            x[there] = self.problem.network(self.z[rows][there]).reshape(-1, x.shape[1])
         r = part.y - part.operator.values(x)
         return x + step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 
