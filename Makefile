@@ -33,11 +33,12 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## the benchmark tables: start-up, time limits, recovery, and the layer programs against their peers (half an hour)
+## the benchmark tables: start-up, time limits, recovery, baselines, and the layer programs against their peers (an hour)
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/baselines.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/degenerate.py
 	for what in layers throughput network cold-start; do \

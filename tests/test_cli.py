@@ -89,7 +89,8 @@ def test_npz_observations(run):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_offered_and_runs(run, method):
-    options = ["-O", "max_iterations=20"] if method == "gradient_descent" else []
+    short = {"gradient_descent", "adam", "plugin", "projected"}
+    options = ["-O", "max_iterations=20"] if method in short else []
     assert run("invert", "net.npz", "noisy.npy", "-o", "out", "--method", method, *options)[0] == 0
     assert {row["method"] for row in rows()} == {method}
     assert method in run("invert", "--help")[1]

@@ -19,8 +19,22 @@ from unrelu.methods.lm import LevenbergMarquardt
 from unrelu.network import Network
 
 NETWORKS = {kind: random_network((3, 8, 20), kind, bias=True) for kind in ("relu", "leaky_relu:0.1")}
-# Keeps the baseline, whose defaults are 10,000 steps, short; and lets "auto" refine its codes to the last digit.
-QUICK = {"gradient_descent": {"max_iterations": 50, "learning_rate": 0.01}, "auto": {"max_iterations": 200}}
+# Keeps the baselines, whose defaults are up to 10,000 steps, short; and lets "auto" refine its codes to the last digit.
+QUICK = {
+    "auto": {"max_iterations": 200},
+    "gradient_descent": {"max_iterations": 50, "learning_rate": 0.01},
+    "adam": {"max_iterations": 50, "restarts": 3},
+    "plugin": {"max_iterations": 50, "learning_rate": 0.02},
+    "ilo": {"steps": "20,20", "back_steps": 20},
+    "projected": {"max_iterations": 2},
+}
+# Steps that suit the network: published defaults are for others, or end before an exact fit.
+EXACT = {
+    "gradient_descent": {"learning_rate": 0.02},
+    "plugin": {"learning_rate": 0.025},
+    "ilo": {"steps": "3000"},
+    "projected": {"step": 1.0},
+}
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_network = pytest.mark.parametrize("kind", NETWORKS)
@@ -104,7 +118,7 @@ def test_the_callers_arrays_are_left_alone(method):
 def test_exact_observations_of_a_wide_network_are_fitted(method):
     network = random_network((3, 30, 120))
     z = np.random.default_rng(4).standard_normal((2, 3))
-    result = unrelu.invert(network, network(z), method, **({"learning_rate": 0.02} if "descent" in method else {}))
+    result = unrelu.invert(network, network(z), method, **EXACT.get(method, {}))
     np.testing.assert_allclose(result.z, z, rtol=1e-6, atol=1e-6)
     assert set(result.status) == {Status.EXACT_FIT}
     assert result.success.all()
@@ -224,7 +238,8 @@ def test_a_negative_slope_is_inverted_jointly_or_refused_with_a_way_out(method):
         ):
             invert(network, np.ones(20), method)
     else:
-        assert np.isfinite(invert(network, np.ones(20), method).z).all()
+        search = {"projection": "lm"} if method == "projected" else {}
+        assert np.isfinite(invert(network, np.ones(20), method, **search).z).all()
 
 
 # --- methods of the user ----------------------------------------------------------------------------------------------

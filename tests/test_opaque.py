@@ -374,11 +374,19 @@ def test_lm_finds_the_code_from_a_start_nearby(name, dtype):
 
 
 @each
-def test_gradient_descent_descends(name):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("gradient_descent", {"learning_rate": 1e-3, "max_iterations": 30}),
+        ("adam", {"max_iterations": 30, "restarts": 2}),
+        ("projected", {"projection": "lm", "step": 1.0, "max_iterations": 2}),
+    ],
+)
+def test_baselines_that_need_no_layers_descend(name, method, options):
     net = OPAQUE[name]
     y = net(codes(net, 2))
     start = codes(net, 2, seed=5)
-    r = invert(net, y, "gradient_descent", z0=start, learning_rate=1e-3, max_iterations=30)
+    r = invert(net, y, method, z0=start, **options)
     assert (r.fun < ((net(start) - y) ** 2).reshape(2, -1).sum(axis=1)).all()
 
 
@@ -430,6 +438,13 @@ def test_layerwise_methods_refuse_with_the_name_of_the_node(method):
         with pytest.raises(UnsupportedModelError) as caught:
             invert(net, y, **options)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("method", ["plugin", "ilo", "projected"])
+def test_baselines_that_need_layers_say_so(method):
+    net = OPAQUE["residual"]
+    with pytest.raises(UnsupportedModelError, match=f"node 'add' joins.*method='{method}' needs a chain of layers"):
+        invert(net, net(codes(net)), method)
 
 
 def test_there_are_no_layers():

@@ -78,7 +78,10 @@ def invert(
     data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
     method: Annotated[
-        str, typer.Option(help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent")
+        str,
+        typer.Option(
+            help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent, adam, plugin, ilo, projected"
+        ),
     ] = "auto",
     option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
     noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,

@@ -41,7 +41,7 @@ def invert(
         y: one observation, or a batch (B, ...): of the network's output shape (or flat, (n,)), or of what ``operator``
             gives.
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
-            "gradient_descent"), or a callable ``method(problem) -> Inversion``.
+            "gradient_descent", "adam", "plugin", "ilo", "projected"), or a callable ``method(problem) -> Inversion``.
         operator: A: None (the whole output is observed); a 0/1 mask of the output's shape, or one for each
             observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
             a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a

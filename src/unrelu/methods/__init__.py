@@ -13,9 +13,13 @@ from numbers import Integral, Real
 from typing import Any, cast, get_args, get_type_hints
 
 from unrelu.errors import OptionError
+from unrelu.methods.adam import Adam
 from unrelu.methods.gradient import GradientDescent
+from unrelu.methods.ilo import Ilo
 from unrelu.methods.layerwise import Layerwise, layerwise_reason
 from unrelu.methods.lm import LevenbergMarquardt
+from unrelu.methods.plugin import Plugin
+from unrelu.methods.projected import Projected
 from unrelu.methods.search import Search
 from unrelu.methods.starts import LAYER_METHODS
 from unrelu.problem import Problem
@@ -64,6 +68,10 @@ METHODS: dict[str, Entry] = {
     "least_squares": _layer("least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"),
     "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
     "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
+    "adam": Entry("CSGM: Adam on the code from several random starts", "l2", Adam),
+    "plugin": Entry("PLUGIn: steps through the transposed weights, with no activation's derivative", "l2", Plugin),
+    "ilo": Entry("intermediate-layer optimisation: Adam on the code, then on the layers' inputs", "l2", Ilo),
+    "projected": Entry("projected gradient on the output, with an inversion as its projection", "l2", Projected),
 }
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.methods.descent import descend
 from unrelu.methods.misfit import Misfit
 from unrelu.problem import Problem, Progress
-from unrelu.result import Inversion, Status
+from unrelu.result import Inversion
 
 __all__ = ["GradientDescent"]
 
-# A code this long has diverged; its outputs still have finite squares.
-_ASTRONOMICAL = 1e100
 # Step length and iterations of the paper's section 5.1 and 5.2.
 _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
 
@@ -58,33 +55,17 @@ class GradientDescent:
         """Descend from the start of every observation, all at once."""
         rate, iterations = _SETTINGS[self.setting]
         rate, iterations = self.learning_rate or rate, self.max_iterations or iterations
-        misfit, control = Misfit.of(problem), problem.control
-        z, y = misfit.tensor(problem.start()), misfit.y
-        active = torch.arange(len(y), device=z.device)
-        status = np.full(len(y), Status.ITERATION_LIMIT, dtype=object)
-        nit = np.full(len(y), iterations)
-        for t in range(iterations):
-            if not len(active):
-                break
-            if control.expired() or control.stopped(partial(_progress, t, len(y) - len(active), z)):
-                rows = active.cpu().numpy()
-                status[rows] = Status.TIME_LIMIT if control.expired() else Status.STOPPED
-                nit[rows] = t
-                break
-            current = z[active].requires_grad_(True)
-            (gradient,) = torch.autograd.grad(0.5 * misfit.value(current, active).sum(), current)
-            moved = current.detach() - rate * gradient
-            flat = gradient.norm(dim=1) <= self.gradient_tolerance
-            lost = ~(moved.norm(dim=1) < _ASTRONOMICAL)
-            z[active[~flat & ~lost]] = moved[~flat & ~lost]
-            for mask, reason in ((flat, Status.CONVERGED), (lost, Status.DIVERGED)):
-                if mask.any():
-                    rows = active[mask].cpu().numpy()
-                    status[rows], nit[rows] = reason, t
-            active = active[~flat & ~lost]
-        codes = z.cpu().double().numpy()
-        return Inversion.of(problem, codes, method="gradient_descent", status=status, nit=nit, norm="l2")
+        misfit = Misfit.of(problem)
+
+        def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            gradient = 0.5 * misfit.gradient(z, rows)[1]
+            return z - rate * gradient, gradient.norm(dim=1) <= self.gradient_tolerance
+
+        run = descend(misfit.tensor(problem.start()), step, iterations, problem.control, _progress)
+        codes = run.z.cpu().double().numpy()
+        return Inversion.of(problem, codes, method="gradient_descent", status=run.status, nit=run.nit, norm="l2")
 
 
-def _progress(iteration: int, done: int, z: torch.Tensor) -> Progress:
-    return Progress("gradient_descent", iteration, done, len(z), z.cpu().double().numpy().copy())
+def _progress(iteration: int, active: Tensor, z: Tensor) -> Progress:
+    codes = z.cpu().double().numpy().copy()
+    return Progress("gradient_descent", iteration, len(z) - len(active), len(z), codes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,7 +17,7 @@ __all__ = ["Misfit"]
 
 Array = npt.NDArray[np.float64]
 
-# Numbers in the Jacobians held at once, 128 MiB of float64.
+# Numbers in the Jacobians, or in the layers of a gradient, held at once: 128 MiB of float64.
 _CHUNK = 2**24
 
 
@@ -52,6 +54,38 @@ class Misfit:
         r = self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
         f = (r * r).sum(dim=1)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+
+    def gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for part, where in self._pieces(z, rows):
+            leaf = part.detach().requires_grad_(True)
+            f = self.value(leaf, where)
+            gradients += torch.autograd.grad(f.sum(), leaf)
+            values.append(f.detach())
+        return torch.cat(values), torch.cat(gradients)
+
+    @torch.no_grad()
+    def measure(self, z: Tensor, rows: Tensor) -> Tensor:
+        """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
+        free = Misfit(self.network, self.operator, self.y)
+        values = torch.cat([free.value(*piece) for piece in self._pieces(z, rows)])
+        return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
+
+    @torch.no_grad()
+    def backprojection(self, z: Tensor, rows: Tensor) -> Tensor:
+        """A^T (y - A G(z)), (b, n)."""
+        parts: list[Tensor] = []
+        for part, where in self._pieces(z, rows):
+            operator = self.operator.take(where)
+            parts.append(operator.adjoint(self.y[where] - operator.forward(self.network.forward(part))))
+        return torch.cat(parts)
+
+    def _pieces(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
+        size = max(1, _CHUNK // (8 * self.network.width))
+        return zip(torch.split(z, size), torch.split(rows, size), strict=True)
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
