@@ -26,8 +26,6 @@ __all__ = ["NormDescent"]
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# A pre-activation is at its kink if it is this small beside the largest of its layer.
-_TIGHT = 1e-9
 # Lengths tried along a step: 1, 1/2, ..., 2^-9.
 _LENGTHS = 0.5 ** np.arange(10)
 # A step is taken at once if it brings this share of what the model promises.
@@ -38,6 +36,8 @@ _VERY_GOOD, _SHRINK = 0.5, 0.25
 _BOTH = 1e-9
 # The search gives up at this radius.
 _SMALLEST_RADIUS = 1e-12
+# Directions tried where the search of all sides is not possible.
+_DIRECTIONS = 50
 # Numbers in the matrix of a program from which threads are worth their while: below, they wait for each other.
 _WORTH_A_THREAD = 50_000
 
@@ -182,7 +182,7 @@ class _Descent:
                 return status
             if trial is not None:
                 return self.move(trial) if self.lowers(trial) else self.retreat(kinks, tight, trial)
-        return Status.CONVERGED if complete and bends <= 1 else Status.ITERATION_LIMIT
+        return Status.CONVERGED if complete and bends <= 1 else self.escape()
 
     def search(self, local: LocalProgram, tight: npt.NDArray[np.bool_]) -> tuple[_Trial | None, Status | None]:
         """A step that lowers the objective, one that should but does not, or None where there is none; or a limit.
@@ -229,7 +229,7 @@ class _Descent:
 
         Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
         """
-        at_kink = self.observation.at_kink(self.u, _TIGHT)
+        at_kink = self.observation.at_kink(self.u)
         kinks = np.union1d(np.flatnonzero(at_kink), self.held)
         piece, complete = self.observation.piece(self.z, kinks), True
         taken = independent(piece, at_kink[kinks])
@@ -244,8 +244,7 @@ class _Descent:
     def sides_of_outputs(self, piece: Piece) -> tuple[list[npt.NDArray[np.bool_]], int]:
         """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
         v, observation = piece.v, self.observation
-        at_kink = np.abs(v) <= _TIGHT * float(np.abs(v).max(initial=0.0))
-        at_kink &= (observation.y > 0) & (observation.slopes < 1) & (self.norm == "l1")
+        at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")
         at_kink &= piece.v_code.any(axis=1) | piece.v_kink.any(axis=1)
         ways = [(v > 0) & ~at_kink]
         if at_kink.any():
@@ -281,6 +280,17 @@ class _Descent:
         self.held = np.union1d(kinks[~tight], trial.blocking)
         self.radius *= _SHRINK
         return self.too_near()
+
+    def escape(self) -> Status | None:
+        """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
+        steps = np.random.default_rng(0).standard_normal((_DIRECTIONS, len(self.z)))
+        steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
+        trace = self.observation.trace(self.z + steps)
+        values = self.values(trace.v)
+        i = int(np.argmin(values))
+        if not self.worth(self.value - values[i]):
+            return Status.ITERATION_LIMIT
+        return self.move(_Trial(steps[i], 1.0, float(values[i]), trace.u[i], self.held, 0.0))
 
     def too_near(self) -> Status | None:
         """The end of a search whose steps have become rounding."""

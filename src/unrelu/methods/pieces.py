@@ -26,6 +26,9 @@ __all__ = ["Observation", "Piece", "Trace", "observations"]
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
+# Beside the sizes of a layer's values, these are zero.
+_ROUNDING = 1e-9
+
 
 class Trace(NamedTuple):
     """Of codes (b, k): the pre-activations of all neurons with a kink, layer after layer, u (b, N), and v (b, p)."""
@@ -66,6 +69,7 @@ class Observation:
         seen: the entries that it picks, None for all of them.
         y: what was observed, (p,).
         keeps: whether v is the last pre-activation.
+        sizes: of u in each layer and of v, for codes z ~ N(0, I), (d + 1,): what rounding errors are relative to.
     """
 
     network: Network
@@ -73,6 +77,7 @@ class Observation:
     seen: Index | None
     y: Array
     keeps: bool
+    sizes: Array
 
     @cached_property
     def slopes(self) -> Array:
@@ -95,11 +100,18 @@ class Observation:
         """|y - psi(v)|, (..., p)."""
         return np.abs(self.y - np.where(v > 0, v, v * self.slopes))
 
-    def at_kink(self, u: Array, share: float) -> npt.NDArray[np.bool_]:
-        """Where u (N,) is zero up to a share of the largest of its layer."""
-        begin, end = self.ends[:-1], self.ends[1:]
-        largest = [float(np.abs(u[a:b]).max(initial=0.0)) for a, b in zip(begin, end, strict=True)]
-        return np.asarray(np.abs(u) <= share * np.repeat(largest, end - begin))
+    def at_kink(self, u: Array) -> npt.NDArray[np.bool_]:
+        """Where u (N,) is rounding."""
+        return np.asarray(np.abs(u) <= _ROUNDING * np.repeat(self._largest(u), np.diff(self.ends)))
+
+    def at_bend(self, v: Array) -> npt.NDArray[np.bool_]:
+        """Where psi bends at v (p,), up to rounding."""
+        largest = max(float(np.abs(v).max(initial=0.0)), self.sizes[-1])
+        return np.asarray((np.abs(v) <= _ROUNDING * largest) & (self.slopes < 1))
+
+    def _largest(self, u: Array) -> Array:
+        parts = np.split(np.abs(u), self.ends[1:-1])
+        return np.maximum([float(part.max(initial=0.0)) for part in parts], self.sizes[:-1])
 
     def trace(self, z: Array) -> Trace:
         """U and v of codes (b, k)."""
@@ -150,18 +162,27 @@ class Observation:
 
 def observations(problem: Problem) -> list[Observation]:
     """Every observation of a problem; they share the network."""
-    network, operator = problem.network.to(torch.float64), problem.operator
-    convex = _convex(network.layers[-1].activation)
-    if isinstance(operator, Mask):
-        shown = operator.seen(problem.size)
-        shared = None if operator.count else np.flatnonzero(shown[0])
-        picked = [np.flatnonzero(row) if shared is None else shared for row in shown]
-        return [Observation(network, None, s, y[s], convex) for s, y in zip(picked, problem.y, strict=True)]
+    network, operator, y = problem.network.to(torch.float64), problem.operator, problem.y
+    keeps = _convex(network.layers[-1].activation)
     chosen = operator.selection()
-    if chosen is not None or isinstance(operator, Identity):
-        return [Observation(network, None, chosen, y, convex) for y in problem.y]
-    through = operator.to(torch.float64, network.device)
-    return [Observation(network, through, None, y, False) for y in problem.y]
+    if chosen is None and not isinstance(operator, Identity | Mask):
+        through = operator.to(torch.float64, network.device)
+        sizes = _sizes(Observation(network, through, None, y[0], False, np.zeros(0)))
+        return [Observation(network, through, None, row, False, sizes) for row in y]
+    sizes = _sizes(Observation(network, None, None, np.zeros(network.output_dim), keeps, np.zeros(0)))
+    if not isinstance(operator, Mask):
+        return [Observation(network, None, chosen, row, keeps, sizes) for row in y]
+    shown = operator.seen(problem.size)
+    shared = None if operator.count else np.flatnonzero(shown[0])
+    picked = [np.flatnonzero(row) if shared is None else shared for row in shown]
+    return [Observation(network, None, seen, row[seen], keeps, sizes) for seen, row in zip(picked, y, strict=True)]
+
+
+def _sizes(observation: Observation) -> Array:
+    """The largest u of each layer and the largest v of a few codes."""
+    trace = observation.trace(np.random.default_rng(0).standard_normal((4, observation.network.latent_dim)))
+    parts = [*np.split(trace.u, observation.ends[1:-1], axis=1), trace.v]
+    return np.array([float(np.abs(part).max(initial=0.0)) for part in parts])
 
 
 def _bent(activation: Activation) -> bool:
