@@ -30,10 +30,14 @@ Index = npt.NDArray[np.intp]
 _LENGTHS = 0.5 ** np.arange(10)
 # A step is taken at once if it brings this share of what the model promises.
 _GOOD = 0.1
-# The radius grows after steps that bring this share, and shrinks to this share where none is good.
-_VERY_GOOD, _SHRINK = 0.5, 0.25
+# After whole steps that bring this share, the radius is so many of them; what is cut short or fails shrinks it at most
+# so far, as what blocked the way is held.
+_VERY_GOOD, _GROW, _SHRINK = 0.5, 4.0, 0.25
 # A step is on both sides of a kink if min(e, f) exceeds this.
 _BOTH = 1e-9
+# A held kink within this share of the values of its layer is open on both sides: going up to it would bring too little
+# to be worth a step, going past it might not.
+_NEAR = 1e-5
 # The search gives up at this radius.
 _SMALLEST_RADIUS = 1e-12
 # Directions tried where the search of all sides is not possible.
@@ -171,27 +175,27 @@ class _Descent:
 
     def step(self) -> Status | None:
         """Move, or look less far with more kinks held; a status at the end."""
-        piece, kinks, tight, complete = self.around()
+        piece, kinks, near, complete = self.around()
         if not (piece.v_code.any() or piece.v_kink.any()):
             return Status.FLAT
         ways, bends = self.sides_of_outputs(piece)
         for on in ways:
             local = LocalProgram(self.observation, piece, self.norm, on)
-            trial, status = self.search(local, tight)
+            trial, status = self.search(local, near)
             if status is not None:
                 return status
             if trial is not None:
-                return self.move(trial) if self.lowers(trial) else self.retreat(kinks, tight, trial)
+                return self.move(trial) if self.lowers(trial) else self.retreat(kinks, trial)
         return Status.CONVERGED if complete and bends <= 1 else self.escape()
 
-    def search(self, local: LocalProgram, tight: npt.NDArray[np.bool_]) -> tuple[_Trial | None, Status | None]:
+    def search(self, local: LocalProgram, near: npt.NDArray[np.bool_]) -> tuple[_Trial | None, Status | None]:
         """A step that lowers the objective, one that should but does not, or None where there is none; or a limit.
 
-        The sides of the kinks at the code are searched depth first. A program that promises nothing closes all the
+        The sides of the kinks near the code are searched depth first. A program that promises nothing closes all the
         sides that it covers.
         """
         best: _Trial | None = None
-        waiting = [np.where(tight, 0, np.where(local.piece.u > 0, 1, -1))]
+        waiting = [np.where(near, 0, np.where(local.piece.u > 0, 1, -1))]
         while waiting:
             status = self.over()
             if status is not None:
@@ -225,7 +229,7 @@ class _Descent:
         return Status.TIME_LIMIT if time.perf_counter() >= self.end or abandoned() else None
 
     def around(self) -> tuple[Piece, Index, npt.NDArray[np.bool_], bool]:
-        """The pieces around the code, the kinks they meet at, which of them go through it, and whether that is all.
+        """The pieces around the code, the kinks they meet at, which of them are near, and whether those at it are all.
 
         Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
         """
@@ -239,7 +243,7 @@ class _Descent:
             complete = not (moving & at_kink[kinks[left_out]]).any()
             kinks = kinks[taken]
             piece = self.observation.piece(self.z, kinks)
-        return piece, kinks, at_kink[kinks], complete
+        return piece, kinks, self.observation.at_kink(self.u, _NEAR)[kinks], complete
 
     def sides_of_outputs(self, piece: Piece) -> tuple[list[npt.NDArray[np.bool_]], int]:
         """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
@@ -268,16 +272,16 @@ class _Descent:
         """Go to the best point of a step. If that is not its end, what blocks the rest of the way is held."""
         size, whole = float(np.abs(trial.step).max()), trial.length == 1
         if not whole:
-            self.radius = 2 * trial.length * size
+            self.radius = max(2 * trial.length * size, _SHRINK * self.radius)
         elif self.value - trial.value > _VERY_GOOD * trial.gain:
-            self.radius = max(self.radius, 2 * size)
+            self.radius = max(self.radius, _GROW * size)
         self.held = self.held[:0] if whole else trial.blocking
         self.z, self.u, self.value = self.z + trial.length * trial.step, trial.u, trial.value
         return self.too_near()
 
-    def retreat(self, kinks: Index, tight: npt.NDArray[np.bool_], trial: _Trial) -> Status | None:
+    def retreat(self, kinks: Index, trial: _Trial) -> Status | None:
         """Stay, hold what switched before the first point tried, and look less far."""
-        self.held = np.union1d(kinks[~tight], trial.blocking)
+        self.held = np.union1d(kinks, trial.blocking)
         self.radius *= _SHRINK
         return self.too_near()
 

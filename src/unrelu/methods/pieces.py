@@ -100,9 +100,9 @@ class Observation:
         """|y - psi(v)|, (..., p)."""
         return np.abs(self.y - np.where(v > 0, v, v * self.slopes))
 
-    def at_kink(self, u: Array) -> npt.NDArray[np.bool_]:
-        """Where u (N,) is rounding."""
-        return np.asarray(np.abs(u) <= _ROUNDING * np.repeat(self._largest(u), np.diff(self.ends)))
+    def at_kink(self, u: Array, share: float = _ROUNDING) -> npt.NDArray[np.bool_]:
+        """Where u (N,) is rounding, or within a share of the largest of its layer."""
+        return np.asarray(np.abs(u) <= share * np.repeat(self._largest(u), np.diff(self.ends)))
 
     def at_bend(self, v: Array) -> npt.NDArray[np.bool_]:
         """Where psi bends at v (p,), up to rounding."""
