@@ -8,7 +8,7 @@ import pytest
 import unrelu
 from support import random_network
 from unrelu.errors import OptionError
-from unrelu.methods.descent import NormDescent
+from unrelu.methods.norm_descent import NormDescent
 from unrelu.methods.reweighted import Reweighted
 from unrelu.problem import Problem
 

@@ -30,7 +30,7 @@ class Reweighted:
     .. math:: z \leftarrow \text{LM steps on } \sum_j w_j (y - A G(z))_j^2, \qquad w_j = 1 / \max(|r_j|, \kappa)
 
     with a floor kappa that falls from the largest residual to 1e-3 of it: from l2, which gross errors pull away, to
-    l1. The best code of each observation in l1 is kept; :class:`~unrelu.methods.descent.NormDescent` finishes it.
+    l1. The best code of each observation in l1 is kept; :class:`~unrelu.methods.norm_descent.NormDescent` finishes it.
 
     Args:
         rounds: how often the weights are set.

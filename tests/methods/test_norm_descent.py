@@ -18,7 +18,7 @@ from unrelu import zoo
 from unrelu.activations import Activation
 from unrelu.affine import Dense
 from unrelu.errors import OptionError
-from unrelu.methods.descent import NormDescent
+from unrelu.methods.norm_descent import NormDescent
 from unrelu.methods.pieces import observations
 from unrelu.network import Network
 from unrelu.operators import Mask
