@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import bdtrik, chdtri
+from scipy.special import bdtrik, chdtri, ndtri
 
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
@@ -265,8 +265,16 @@ class Problem:
 
     @cached_property
     def noise_ceiling(self) -> Array:
-        """The largest ``|r|_2^2`` that the stated Gaussian noise explains with 99% probability, (B,)."""
-        return np.asarray(self.noise.level**2 * chdtri(self.observed, 1 - _CONFIDENCE))
+        """The largest ``|r|_2^2`` that the stated noise explains with 99% probability, (B,); -1 if it says nothing.
+
+        For uniform noise A the sum of m squares is nearly normal, with mean m A^2 / 3 and variance 4 m A^4 / 45.
+        """
+        m, level = self.observed, self.noise.level
+        if self.noise.kind == "gaussian":
+            return np.asarray(level**2 * chdtri(m, 1 - _CONFIDENCE))
+        if self.noise.kind == "uniform":
+            return np.asarray(level**2 * np.minimum(m, m / 3 + ndtri(_CONFIDENCE) * np.sqrt(4 * m / 45)))
+        return np.full(self.size, -1.0)
 
     @cached_property
     def _typical(self) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from unrelu.errors import OptionError
 from unrelu.methods.bank import Bank
 from unrelu.methods.candidates import Candidates
+from unrelu.methods.finish import finish
 from unrelu.methods.layerwise import layerwise_reason
 from unrelu.methods.misfit import Misfit
 from unrelu.methods.newton import Descent
@@ -59,12 +60,14 @@ class Search:
 
     An observation is finished when its code fits exactly or to the stated noise level, when its best objective was
     found ``consensus`` times, to 1%, or after ``rounds`` rounds. The search runs in single precision; its best code is
-    refined in double precision.
+    refined in double precision. For l1 and linf that code is where :class:`~unrelu.methods.norm_descent.NormDescent`
+    starts, beside a reweighted (l1) and a layer-wise one; of a generator without known layers the l2 code is returned.
 
     Args:
         rounds: rounds of descents at most.
         consensus: how often the best objective has to be found to be trusted.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
+        max_programs: linear programs of a descent in l1 or linf.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -73,9 +76,10 @@ class Search:
     rounds: int = 8
     consensus: int = 3
     max_iterations: int = 10
+    max_programs: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "consensus", "max_iterations"):
+        for name in ("rounds", "consensus", "max_iterations", "max_programs"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
 
@@ -125,9 +129,8 @@ class _Run:
 
         With a prior a code at the noise level need not be the most probable one.
         """
-        problem, none = self.problem, np.full(self.problem.size, -1.0)
-        level = none if problem.prior or problem.norm != "l2" else problem.noise_ceiling
-        return self.misfit.y.new_tensor(level)
+        none = np.full(self.problem.size, -1.0)
+        return self.misfit.y.new_tensor(none if self.problem.prior else self.problem.noise_ceiling)
 
     def _progress(self) -> Progress:
         done = int(self.finished().sum())
@@ -253,10 +256,14 @@ class _Run:
         found = self.best.found.cpu().numpy()
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
         status[found >= self.options.consensus] = Status.REFOUND
-        if self.problem.norm != "l2":  # codes are compared in l2, which is no claim about another norm
-            status[:] = Status.CONVERGED
         status[self.best.flat().cpu().numpy()] = Status.FLAT
         open_ = ~self.finished().cpu().numpy()
+        z = self.best.double
         if self.watch.reason:
             status[open_] = self.watch.reason
-        return self.best.double, status
+        elif self.problem.norm != "l2":
+            status[:] = Status.CONVERGED  # what is found again in l2 need not be the best in another norm
+            if isinstance(self.problem.network, Network) and np.isfinite(z).all():
+                by_layer = _cheap_by_layer(self.problem)
+                z, status = finish(self.problem, z, self.options.max_programs, by_layer)
+        return z, status

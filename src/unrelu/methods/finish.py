@@ -1,0 +1,51 @@
+"""From the best code in l2 to a local optimum in the norm that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.layer import L1, LInf
+from unrelu.methods.layerwise import Layerwise
+from unrelu.methods.norm_descent import NormDescent
+from unrelu.methods.reweighted import Reweighted
+from unrelu.problem import Control, Problem
+
+__all__ = ["finish"]
+
+Array = npt.NDArray[np.float64]
+
+
+def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tuple[Array, npt.NDArray[np.object_]]:
+    """Descend in l1 or linf from the l2 codes (B, k) and from others; the best codes, and how their descents ended.
+
+    The others are, for l1, the codes that reweighted least squares makes of them, which outliers pull less, and, if
+    ``by_layer``, those of Algorithm 1 or 2, so that the result is never worse than the paper's.
+
+    Args:
+        problem: the problem, its network a chain of layers.
+        z: codes, (B, k), finite.
+        max_programs: linear programs of each descent.
+        by_layer: whether the layers allow layer-wise codes at little cost.
+    """
+    starts = [z]
+    if problem.norm == "l1":
+        starts.append(Reweighted().minimise(problem, z)[0])
+    if by_layer:
+        quiet = replace(problem, control=Control(problem.control.remaining()))
+        method = LInf() if problem.norm == "linf" else L1()
+        found = Layerwise(method, problem.norm)(quiet).z
+        starts.append(np.where(np.isfinite(found).all(axis=1, keepdims=True), found, z))
+    descent = NormDescent(max_programs=max_programs)
+    best, status, value = z, None, np.full(problem.size, np.inf)
+    for start in starts:
+        reached, ended, _ = descent.minimise(problem, start)
+        reached_value = problem.objective(reached)
+        better = reached_value < value
+        best = np.where(better[:, None], reached, best)
+        value = np.where(better, reached_value, value)
+        status = ended if status is None else np.where(better, ended, status)
+    assert status is not None
+    return best, status
