@@ -271,3 +271,56 @@ def test_ctrl_c_writes_what_was_found(files):
     codes = np.load("out/codes.npy")
     assert codes.shape == (4, 3)
     np.testing.assert_allclose(codes, np.random.default_rng(0).standard_normal((4, 3)), atol=1e-3)
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+
+def test_masks_and_matrices_come_from_files(run):
+    from scipy import sparse
+
+    rng = np.random.default_rng(1)
+    y, mask, matrix = np.load("y.npy"), np.arange(20) < 16, rng.standard_normal((15, 20))
+    np.save("hidden.npy", np.where(mask, y, np.nan))
+    np.save("mask.npy", mask.astype(int))
+    np.save("matrix.npy", matrix)
+    sparse.save_npz("matrix.npz", sparse.csr_array(matrix))
+    np.save("measured.npy", y @ matrix.T)
+    codes = {}
+    for name, arguments in {
+        "mask": ("hidden.npy", "--mask", "mask.npy"),
+        "dense": ("measured.npy", "--operator", "matrix.npy"),
+        "sparse": ("measured.npy", "--operator", "matrix.npz"),
+    }.items():
+        code, _, err = run("invert", "net.npz", *arguments, "-o", name, "--quiet")
+        assert (code, err) == (0, "")
+        assert all(row["success"] for row in rows(name))
+        codes[name] = np.load(f"{name}/codes.npy")
+    np.testing.assert_array_equal(codes["dense"], codes["sparse"])
+    full = run("invert", "net.npz", "y.npy", "-o", "full", "--quiet")
+    assert full[0] == 0
+    np.testing.assert_allclose(codes["dense"], np.load("full/codes.npy"), atol=1e-6)
+
+
+def test_a_prior_shortens_codes(run):
+    assert run("invert", "net.npz", "noisy.npy", "-o", "free", "--quiet")[0] == 0
+    assert run("invert", "net.npz", "noisy.npy", "-o", "out", "--prior", "5", "--quiet")[0] == 0
+    shorter = np.linalg.norm(np.load("out/codes.npy"), axis=1) < np.linalg.norm(np.load("free/codes.npy"), axis=1)
+    assert shorter.all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mask", "y.npy"), "y.npy has entries like"),
+        (("--mask", "no.npy"), "no.npy does not exist; pass a .npy or .npz file of masks"),
+        (("--operator", "net.npz"), "net.npz holds the arrays W0, W1; name the operators 'operator'"),
+        (("--operator", "y.npy", "--mask", "y.npy"), "were both given; pass one of them"),
+        (("--prior", "-1"), "prior=-1 must be finite and at least 0"),
+    ],
+)
+def test_measurements_that_make_no_sense_are_refused(run, arguments, message):
+    code, _, err = run("invert", "net.npz", "y.npy", "-o", "out", *arguments)
+    assert code == 2
+    assert message in err
+    assert not Path("out").exists()

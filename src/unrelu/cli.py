@@ -86,6 +86,11 @@ def invert(
     option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
     noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,
     norm: Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")] = None,
+    mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
+    operator: Annotated[
+        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
+    ] = None,
+    prior: Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
     layers: Layers = None,
@@ -104,19 +109,19 @@ def invert(
     from unrelu.methods import make
     from unrelu.problem import Problem
     from unrelu.solve import invert as run
-    from unrelu.stores import prepare_output, read_observations, write_result
+    from unrelu.stores import prepare_output, read_measurement, read_observations, write_result
 
     options = _options(option or [])
     make(method, options)
     y = read_observations(data)
     network = _network(model, layers, activation, latent_shape)
-    problem = Problem.build(network, y, noise=noise, norm=norm, seed=seed, time_limit=time_limit)
+    stated = {"operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
+              "time_limit": time_limit}  # fmt: skip
+    problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with _removed_if_empty(output), _progress(console, method, problem.size) as callback:
-        result = run(
-            network, y, method, noise=noise, norm=norm, seed=seed, time_limit=time_limit, callback=callback, **options
-        )
+        result = run(network, y, method, callback=callback, **stated, **options)
     write_result(output, result)
     if not quiet:
         _print_summary(Console(), result, output)

@@ -143,10 +143,10 @@ class _Run:
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
         for turn in range(self.options.rounds):
-            rows = torch.nonzero(~self.finished())[:, 0]
-            if not len(rows) or self.watch():
+            todo = torch.nonzero(~self.finished())[:, 0]
+            if not len(todo) or self.watch():
                 break
-            for starts in self._starts(turn, rows):
+            for rows, starts in self._starts(turn, todo):
                 # A start of the user's is near what it stands for; rounding the kinks off would lead away from it.
                 rounded = turn > 0 or self.problem.z0 is None
                 self._descend(rows.repeat_interleave(starts.shape[1]), starts.flatten(0, 1), rounded)
@@ -158,28 +158,31 @@ class _Run:
         """Observations with an exact fit, a fit to the stated noise, or enough agreement, (B,)."""
         return self.exact | (self.best.f <= self.level) | (self.best.found >= self.options.consensus)
 
-    def _starts(self, turn: int, rows: Tensor) -> list[Tensor]:
-        """Starting codes of one round, each (b, starts, k)."""
+    def _starts(self, turn: int, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The descents of one round: observations (b,) and starting codes of each, (b, starts, k)."""
         problem, k = self.problem, self.problem.network.latent_dim
         operator, y = self.misfit.operator.take(rows), self.misfit.y[rows]
         # All observations draw, so that the codes tried on one do not depend on the others' progress.
         draw = torch.randn(problem.size, _KICKS + 1, k, generator=self.draws).to(y)[rows]
         if turn == 0 and problem.z0 is not None:
-            return [self.misfit.tensor(problem.z0)[rows, None]]
+            return [(rows, self.misfit.tensor(problem.z0)[rows, None])]
         if turn == 0:
             noise = problem.noise.level**2 if problem.noise.kind == "gaussian" else 0.0
-            return [self.bank.estimate(operator, y, noise + _ESTIMATE_NOISE * self.bank.spread)[:, None]]
+            return [(rows, self.bank.estimate(operator, y, noise + _ESTIMATE_NOISE * self.bank.spread)[:, None])]
         if turn == 1:
-            return [self.bank.nearest(operator, y, 1)]
-        starts = [torch.cat([draw[:, :1], self._kicked(rows, draw[:, 1:])], dim=1)]
+            return [(rows, self.bank.nearest(operator, y, 1))]
+        starts = [(rows, torch.cat([draw[:, :1], self._kicked(rows, draw[:, 1:])], dim=1))]
         if turn != 2 or problem.z0 is not None or not _cheap_by_layer(problem):
             return starts
-        return [*self._layerwise(rows), *starts]
+        return [*self._layerwise(rows[self.best.found[rows] <= 1]), *starts]
 
-    def _layerwise(self, rows: Tensor) -> list[Tensor]:
+    def _layerwise(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Layer-wise starts, where the first two descents did not agree."""
+        if not len(rows):
+            return []
         found = starting_codes(self._part(rows), "least_squares")
         self.watch.rest()
-        return [] if found.stopped else [self.misfit.tensor(found.z)[:, None]]
+        return [] if found.stopped else [(rows, self.misfit.tensor(found.z)[:, None])]
 
     def _part(self, rows: Tensor) -> Problem:
         callback = self.problem.control.callback
