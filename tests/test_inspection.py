@@ -53,9 +53,9 @@ def test_prelu_counts_the_neurons_with_a_positive_slope():
 @pytest.mark.parametrize(
     ("sizes", "kind", "verdict", "method"),
     [
-        ((3, 60, 300), "relu", "exact inversion without noise can be expected", "a layer-wise least-squares start"),
-        ((3, 30, 40), "relu", "codes are identifiable, but a layer has too few", "a layer-wise least-squares start"),
-        ((3, 6, 20), "relu", "of codes are identifiable; each of the others", "a layer-wise least-squares start"),
+        ((3, 60, 300), "relu", "exact inversion without noise can be expected", "samples, layer-wise least squares"),
+        ((3, 30, 40), "relu", "codes are identifiable, but a layer has too few", "samples, layer-wise least squares"),
+        ((3, 6, 20), "relu", "of codes are identifiable; each of the others", "samples, layer-wise least squares"),
         ((5, 3), "identity", "codes are not identifiable", "since layer 1 does not expand (5 -> 3)"),
     ],
 )

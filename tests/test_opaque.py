@@ -466,7 +466,9 @@ def test_inspect():
     seen = inspect(OPAQUE["residual"], 20)
     assert (seen.layers, seen.samples, seen.exact, seen.identifiable) == ((), 20, 0, 1)
     assert seen.verdict.startswith("'exact' cannot be used: node 'add' joins two branches")
-    assert seen.recommended.startswith("auto: joint Levenberg-Marquardt from random starts, since node 'add' joins")
+    assert seen.recommended.startswith(
+        "auto: joint search from a linear estimate, samples and random codes; not by layers, since node 'add' joins"
+    )
     assert seen.start == layerwise_reason(OPAQUE["residual"])
 
 

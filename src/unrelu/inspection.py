@@ -86,8 +86,8 @@ class Inspection:
     def recommended(self) -> str:
         """What ``auto`` would do."""
         if self.start is None:
-            return "auto: a layer-wise least-squares start, then joint Levenberg-Marquardt, then random starts"
-        return f"auto: joint Levenberg-Marquardt from random starts, since {self.start}"
+            return "auto: joint search from a linear estimate, samples, layer-wise least squares and random codes"
+        return f"auto: joint search from a linear estimate, samples and random codes; not by layers, since {self.start}"
 
 
 def _obstacle(network: Generator) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -87,3 +88,23 @@ def test_z0_is_the_first_start():
 def test_bad_options(options):
     with pytest.raises(OptionError):
         unrelu.invert(random_network((3, 8), seed=0), np.zeros(8), **options)
+
+
+@pytest.mark.parametrize("noise", ["uniform:0.05", "outliers:0.05"])
+def test_the_end_in_another_norm_reports_as_auto_and_stops_when_asked(noise):
+    network, _, y = noisy((5, 30, 120), 8, 0.02)
+    seen = []
+    unrelu.invert(network, y, noise=noise, callback=seen.append)
+    assert {p.method for p in seen} == {"auto"}
+    assert all(a.done <= b.done and b.total == len(y) for a, b in itertools.pairwise(seen))
+    calls = len(seen)
+    stopped = []
+    result = unrelu.invert(network, y, noise=noise, callback=lambda p: stopped.append(p) or len(stopped) == calls - 1)
+    assert Status.STOPPED in result.status
+    assert len(stopped) < calls
+
+
+def test_the_end_in_linf_is_never_worse_than_algorithm_1():
+    network, _, y = noisy((5, 30, 120), 9, 0.05, count=10)
+    auto, paper = (unrelu.invert(network, y, method, noise="uniform:0.1") for method in ("auto", "linf"))
+    assert (auto.fun <= paper.fun * (1 + 1e-9)).all()

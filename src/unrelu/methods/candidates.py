@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.methods.newton import Descent
+from unrelu.methods.newton import DampedNewton
 
 __all__ = ["Candidates"]
 
@@ -38,7 +38,7 @@ class Candidates:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=y.device)
         self.double = np.full((batch, k), np.nan)
 
-    def add(self, state: Descent, steps: Tensor) -> None:
+    def add(self, state: DampedNewton, steps: Tensor) -> None:
         """Take the ends of some descents, several to an observation if need be.
 
         Ends on a plateau, where the output does not change with the code, are no optima that could be found again, and

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +9,8 @@ from unrelu.layer import L1, LInf
 from unrelu.methods.layerwise import Layerwise
 from unrelu.methods.norm_descent import NormDescent
 from unrelu.methods.reweighted import Reweighted
-from unrelu.problem import Control, Problem
+from unrelu.problem import Problem
+from unrelu.result import Status
 
 __all__ = ["finish"]
 
@@ -34,9 +33,8 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
     if problem.norm == "l1":
         starts.append(Reweighted().minimise(problem, z)[0])
     if by_layer:
-        quiet = replace(problem, control=Control(problem.control.remaining()))
         method = LInf() if problem.norm == "linf" else L1()
-        found = Layerwise(method, problem.norm)(quiet).z
+        found = Layerwise(method, problem.norm)(problem).z
         starts.append(np.where(np.isfinite(found).all(axis=1, keepdims=True), found, z))
     descent = NormDescent(max_programs=max_programs)
     best, status, value = z, None, np.full(problem.size, np.inf)
@@ -46,6 +44,9 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         better = reached_value < value
         best = np.where(better[:, None], reached, best)
         value = np.where(better, reached_value, value)
-        status = ended if status is None else np.where(better, ended, status)
+        # An observation that was left out of a descent is unfinished, whatever an earlier descent found.
+        status = ended if status is None else np.where(better | (ended == Status.STOPPED), ended, status)
+        if Status.STOPPED in ended:
+            break
     assert status is not None
     return best, status

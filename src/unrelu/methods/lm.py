@@ -12,7 +12,7 @@ import torch
 
 from unrelu.errors import OptionError
 from unrelu.methods.misfit import Misfit
-from unrelu.methods.newton import Descent
+from unrelu.methods.newton import DampedNewton
 from unrelu.methods.starts import START_NAMES, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -71,7 +71,7 @@ class LevenbergMarquardt:
         begin = control.elapsed()
         misfit = Misfit.of(problem)
         every, exact = torch.arange(problem.size, device=misfit.y.device), 1e-30 * (misfit.y * misfit.y).sum(dim=1)
-        state = Descent(misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact)
+        state = DampedNewton(misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact)
         reason = Status.ITERATION_LIMIT
         longest = control.elapsed() - begin
         for step in range(self.max_iterations):
@@ -94,9 +94,9 @@ class LevenbergMarquardt:
         return _codes(state), status, state.steps.cpu().numpy()
 
 
-def _progress(state: Descent, iteration: int) -> Progress:
+def _progress(state: DampedNewton, iteration: int) -> Progress:
     return Progress("lm", iteration, int(state.done.sum()), len(state.z), _codes(state))
 
 
-def _codes(state: Descent) -> Array:
+def _codes(state: DampedNewton) -> Array:
     return state.z.cpu().double().numpy().copy()

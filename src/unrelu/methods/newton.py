@@ -9,10 +9,10 @@ from torch import Tensor
 
 from unrelu.methods.misfit import Misfit
 
-__all__ = ["Descent"]
+__all__ = ["DampedNewton"]
 
 
-class Descent:
+class DampedNewton:
     r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2.
 
     .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
@@ -67,7 +67,7 @@ class Descent:
         self.enough = torch.full_like(self.f, -1.0) if enough is None else enough.to(dtype)
         self.retire(self.f <= self.enough)
 
-    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> Descent:
+    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> DampedNewton:
         """Up to so many steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
             if not len(self.active) or (stop is not None and stop()):

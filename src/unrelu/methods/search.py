@@ -15,7 +15,7 @@ from unrelu.methods.candidates import Candidates
 from unrelu.methods.finish import finish
 from unrelu.methods.layerwise import layerwise_reason
 from unrelu.methods.misfit import Misfit
-from unrelu.methods.newton import Descent
+from unrelu.methods.newton import DampedNewton
 from unrelu.methods.observed import mixes
 from unrelu.methods.polish import polish
 from unrelu.methods.starts import starting_codes
@@ -44,6 +44,8 @@ _SINGLE = (1e-12, 1e12)
 # Below this share of |y|^2 a code found in single precision may be an exact fit.
 _EXACT = 1e-4
 _EXACT_FIT_STEPS = 200
+# And below this one single precision sees no difference.
+_ZERO = 1e-12
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
 _LAYER_WORK = 5e7
 
@@ -185,6 +187,7 @@ class _Run:
         return [] if found.stopped else [(rows, self.misfit.tensor(found.z)[:, None])]
 
     def _part(self, rows: Tensor) -> Problem:
+        """The problem of some observations, with the time that is left and reports on all of them."""
         callback = self.problem.control.callback
         report = (lambda _: callback(self._progress())) if callback else None
         return self.problem.part(rows.cpu().numpy(), Control(self.problem.control.remaining(), report))
@@ -206,7 +209,7 @@ class _Run:
         fits = self.problem.fits_exactly(z0)
         rows = torch.nonzero(torch.from_numpy(fits).to(self.exact.device))[:, 0]
         if len(rows) and not self.problem.prior:
-            self.best.add(Descent(self.misfit, self.misfit.tensor(z0[fits]), rows), torch.zeros_like(rows))
+            self.best.add(DampedNewton(self.misfit, self.misfit.tensor(z0[fits]), rows), torch.zeros_like(rows))
             self.best.replace(rows, z0[fits])
             self.exact[rows] = True
 
@@ -215,10 +218,10 @@ class _Run:
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
         for misfit in self.rounded if rounded else []:
-            state = Descent(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(_STEPS, self.watch)
+            state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(_STEPS, self.watch)
             z, damping, steps = state.z, state.damping, steps + state.steps
-        floor = 1e-8 * _EXACT * self.best.size[rows]
-        state = Descent(
+        floor = _ZERO * self.best.size[rows]
+        state = DampedNewton(
             self.misfit, z, rows, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
             enough=torch.maximum(floor, self.level[rows]),
         )  # fmt: skip
@@ -247,7 +250,7 @@ class _Run:
         z, _, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
         left = torch.nonzero(~arrived)[:, 0]
         if len(left):
-            state = Descent(misfit, z[left], rows[left], damping=1e-4, enough=exact[left]).run(steps, self.watch)
+            state = DampedNewton(misfit, z[left], rows[left], damping=1e-4, enough=exact[left]).run(steps, self.watch)
             z[left] = state.z
         return z.cpu().double().numpy()
 
@@ -268,5 +271,6 @@ class _Run:
             status[:] = Status.CONVERGED  # what is found again in l2 need not be the best in another norm
             if isinstance(self.problem.network, Network) and np.isfinite(z).all():
                 by_layer = _cheap_by_layer(self.problem)
-                z, status = finish(self.problem, z, self.options.max_programs, by_layer)
+                every = torch.arange(self.problem.size)
+                z, status = finish(self._part(every), z, self.options.max_programs, by_layer)
         return z, status

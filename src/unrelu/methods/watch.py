@@ -26,13 +26,13 @@ class Watch:
         self._longest = 0.0
         self.reason: Status | None = None
 
-    def __call__(self, longer: float = 1.0) -> bool:
-        """Whether to stop; ``longer`` says how many times longer than the others the next step will be."""
+    def __call__(self) -> bool:
+        """Whether to stop."""
         now = time.perf_counter()
         self._longest, self._last = max(self._longest, now - self._last), now
         if self.reason is not None:
             return True
-        if self._control.expired() or self._control.remaining() < longer * self._longest:
+        if self._control.expired() or self._control.remaining() < self._longest:
             self.reason = Status.TIME_LIMIT
         elif self._control.stopped(self._progress):
             self.reason = Status.STOPPED
