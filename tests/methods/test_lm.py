@@ -103,6 +103,17 @@ def test_time_limit_is_reported_and_the_codes_so_far_are_kept(method):
     assert not result.success[late].any()
 
 
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_stop_in_the_layerwise_start_ends_it_at_once(call):
+    network = random_network((5, 20, 60), seed=10)
+    y = network(np.random.default_rng(10).standard_normal((3, 5))) + 0.1
+    calls = []
+    stop = lambda p: calls.append(p) or len(calls) == call  # noqa: E731
+    result = unrelu.invert(network, y, "lm", start="least_squares", callback=stop)
+    assert len(calls) == call
+    assert set(result.status) == {Status.STOPPED}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"start": "best"}, "start='best'"), ({"max_iterations": 0}, "at least 1"), ({"damping": 0.0}, "above 0")],
