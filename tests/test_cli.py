@@ -104,6 +104,14 @@ def test_options_reach_the_method(run):
     assert {row["nit"] for row in rows()} == {1}
 
 
+@pytest.mark.parametrize("steps", ["30", "30,20"])
+def test_one_number_is_a_list_of_one(run, steps):
+    arguments = ("invert", "net.npz", "noisy.npy", "-o", "out", "--method", "ilo", "-O", f"steps={steps}")
+    assert run(*arguments, "-O", "back_steps=10")[0] == 0
+    expected = unrelu.invert(unrelu.load("net.npz"), np.load("noisy.npy"), "ilo", steps=steps, back_steps=10)
+    np.testing.assert_array_equal(np.load("out/codes.npy"), expected.z)
+
+
 def test_noise_norm_and_seed_reach_the_problem(run):
     run("invert", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.5", "--norm", "l1", "--seed", "7")
     assert {row["status"] for row in rows()} == {"NOISE_LEVEL"}
@@ -163,6 +171,10 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("net.npz", "y.npy", "-O", "speed=3"), "method 'auto' has no option 'speed'; it takes rounds"),
         (("net.npz", "y.npy", "-O", "rounds=many"), "option rounds='many' of method 'auto' must be a whole number"),
         (("net.npz", "y.npy", "-O", "rounds=0"), "rounds=0 must be at least 1"),
+        (
+            ("net.npz", "y.npy", "--method", "ilo", "-O", "steps=1.5"),
+            "option steps=1.5 of method 'ilo' must be a string or a whole number",
+        ),
         (("net.npz", "y.npy", "--noise", "gaussian"), "noise='gaussian': the level '' is not a number"),
         (("net.npz", "y.npy", "--norm", "l0"), "norm='l0' is unknown"),
         (("net.npz", "y.npy", "--seed", "-1"), "seed=-1 must be an integer of at least 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from unrelu import operators
-from unrelu.errors import InputError
+from unrelu.errors import InputError, MissingPackageError, UnreluError
 from unrelu.operators import Identity, Mapped, Mask, Matrix, Sparse, read_operator
 
 IMAGE = (1, 4, 6)
@@ -223,3 +225,20 @@ def test_partial_fourier_is_part_of_the_transform(lead):
 def test_ready_made_operators_refuse_what_makes_no_sense(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: operators.blur((4, 6), 1),
+        lambda: operators.downsample((4, 6), 2),
+        lambda: operators.partial_fourier((4, 6), np.ones((4, 6))),
+    ],
+)
+def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):
+    monkeypatch.setitem(sys.modules, "pylops", None)
+    with pytest.raises(MissingPackageError, match=r'need PyLops: pip install "unrelu\[pylops\]"') as raised:
+        make()
+    assert isinstance(raised.value, UnreluError)
+    assert isinstance(raised.value, ModuleNotFoundError)
+    assert raised.value.name == "pylops"

@@ -9,6 +9,7 @@
     ├── InputError (ValueError)          data, shapes or noise levels that make no sense
     ├── OptionError (TypeError)          an unknown or ill-typed option of a method
     ├── OutputExistsError (FileExistsError)  an output folder that would be overwritten
+    ├── MissingPackageError (ModuleNotFoundError)  an optional package that is not installed
     └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
 
 Every message shows the offending value and says what to do about it. Each class also derives from the built-in
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "InputError",
+    "MissingPackageError",
     "ModelError",
     "ModelFileError",
     "OptionError",
@@ -55,6 +57,10 @@ class OptionError(UnreluError, TypeError):
 
 class OutputExistsError(UnreluError, FileExistsError):
     """The output folder exists; nothing is overwritten unless asked."""
+
+
+class MissingPackageError(UnreluError, ModuleNotFoundError):
+    """Something needs an optional package that is not installed; the message says how to install it."""
 
 
 class SolverError(UnreluError, RuntimeError):

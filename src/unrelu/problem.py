@@ -99,6 +99,7 @@ class Control:
     time_limit: float = math.inf
     callback: Callable[[Progress], Any] | None = None
     _start: float = field(default_factory=time.perf_counter)
+    _stops: list[bool] = field(default_factory=list)
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -112,9 +113,21 @@ class Control:
         """Whether the time is up."""
         return self.elapsed() >= self.time_limit
 
+    @property
+    def halted(self) -> bool:
+        """Whether the callback has said stop."""
+        return bool(self._stops)
+
     def stopped(self, progress: Callable[[], Progress]) -> bool:
-        """Report to the callback, if there is one, and ask whether to stop."""
-        return self.callback is not None and bool(self.callback(progress()))
+        """Report to the callback, if there is one, and ask whether to stop; after it said so it is asked no more."""
+        if self.callback is not None and not self.halted and self.callback(progress()):
+            self._stops.append(True)
+        return self.halted
+
+    def part(self, report: Callable[[Progress], Progress]) -> Control:
+        """A control for a part of the run: the time that is left, and ``report`` of its progress to the callback."""
+        told = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
+        return Control(self.remaining(), told, _stops=self._stops)
 
 
 @dataclass(frozen=True, eq=False)

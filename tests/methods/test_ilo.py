@@ -121,9 +121,14 @@ def test_a_stop_in_any_round_returns_the_code_so_far(at):
         np.testing.assert_array_equal(result.z, first.z)
 
 
-@pytest.mark.parametrize("steps", ["", ",", "0,3", "1.5", "10,-1", "10;20", "ten"])
+@pytest.mark.parametrize("steps", [30, np.int64(30), "30,"])
+def test_a_number_alone_is_one_round(steps):
+    np.testing.assert_array_equal(invert(steps=steps).z, invert(steps="30").z)
+
+
+@pytest.mark.parametrize("steps", ["", ",", "0,3", "1.5", "10,-1", "10;20", "ten", 0, -5])
 def test_bad_steps(steps):
-    with pytest.raises(OptionError, match=f"steps='{steps}' must be whole numbers with commas, the first at least 1"):
+    with pytest.raises(OptionError, match=f"steps={steps!r} must be whole numbers with commas, the first at least 1"):
         invert(steps=steps)
 
 

@@ -103,6 +103,31 @@ def test_time_limit_is_reported_and_the_codes_so_far_are_kept(method):
     assert not result.success[late].any()
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_callback_is_asked_before_every_step(steps):
+    network = random_network((5, 20, 60), activation="tanh", seed=11)
+    rng = np.random.default_rng(11)
+    y, z0 = network(rng.standard_normal((3, 5))) + 0.1 * rng.standard_normal((3, 60)), rng.standard_normal((3, 5))
+    seen = []
+    result = unrelu.invert(network, y, "lm", z0=z0, callback=lambda p: seen.append(p) or p.nit == steps)
+    assert [p.nit for p in seen] == list(range(steps + 1))
+    np.testing.assert_array_equal(seen[0].z, z0)
+    np.testing.assert_array_equal(result.z, seen[-1].z)
+    assert result.nit.tolist() == [steps] * 3
+    assert set(result.status) == {Status.STOPPED}
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_stop_in_the_layerwise_start_ends_it_at_once(call):
+    network = random_network((5, 20, 60), seed=10)
+    y = network(np.random.default_rng(10).standard_normal((3, 5))) + 0.1
+    calls = []
+    stop = lambda p: calls.append(p) or len(calls) == call  # noqa: E731
+    result = unrelu.invert(network, y, "lm", start="least_squares", callback=stop)
+    assert len(calls) == call
+    assert set(result.status) == {Status.STOPPED}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"start": "best"}, "start='best'"), ({"max_iterations": 0}, "at least 1"), ({"damping": 0.0}, "above 0")],

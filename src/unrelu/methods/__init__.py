@@ -109,9 +109,9 @@ _KINDS: dict[type, tuple[str, type]] = {
 
 def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
     """Values are what the field's annotation says; NumPy's numbers are numbers, True and False are not."""
-    kind, *others = get_args(hint) or (hint,)
-    wanted, accepted = _KINDS[kind]
-    if value is None and type(None) in others:
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
         return
+    wanted, accepted = zip(*(_KINDS[kind] for kind in kinds if kind is not type(None)), strict=True)
     if not isinstance(value, accepted) or isinstance(value, bool):
-        raise OptionError(f"option {name}={value!r} of method {method!r} must be {wanted}")
+        raise OptionError(f"option {name}={value!r} of method {method!r} must be {' or '.join(wanted)}")

@@ -47,12 +47,11 @@ class Candidates:
         self.steps.index_add_(0, state.rows, steps)
         known = torch.isfinite(state.f)
         counted = known & ~state.flat() & (state.f < (1 - 1e-4) * self.size[state.rows])
-        # The last writer of an index wins, so the best come last.
-        order = torch.argsort(torch.where(known, state.f, torch.inf), descending=True, stable=True)
-        order = order[known[order]]
-        rows = state.rows[order]
-        f, index = torch.full_like(self.f, torch.inf), torch.zeros_like(self.found)
-        f[rows], index[rows] = state.f[order], order
+        # Reductions, since of several values written to one place PyTorch keeps any.
+        values = torch.where(known, state.f, torch.inf)
+        f = torch.full_like(self.f, torch.inf).scatter_reduce_(0, state.rows, values, "amin")
+        ends = torch.nonzero(known & (values == f[state.rows]))[:, 0]
+        index = torch.zeros_like(self.found).scatter_reduce_(0, state.rows[ends], ends, "amax")
         before = self.f.clone()
         lower = torch.nonzero(f < self.f)[:, 0]
         chosen = index[lower]

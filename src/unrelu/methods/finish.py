@@ -37,16 +37,16 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         found = Layerwise(method, problem.norm)(problem).z
         starts.append(np.where(np.isfinite(found).all(axis=1, keepdims=True), found, z))
     descent = NormDescent(max_programs=max_programs)
-    best, status, value = z, None, np.full(problem.size, np.inf)
-    for start in starts:
+    best, status, value = z, np.full(problem.size, Status.STOPPED, dtype=object), np.full(problem.size, np.inf)
+    for i, start in enumerate(starts):
+        if problem.control.halted:
+            status[:] = Status.STOPPED
+            break
         reached, ended, _ = descent.minimise(problem, start)
         reached_value = problem.objective(reached)
         better = reached_value < value
         best = np.where(better[:, None], reached, best)
         value = np.where(better, reached_value, value)
         # An observation that was left out of a descent is unfinished, whatever an earlier descent found.
-        status = ended if status is None else np.where(better | (ended == Status.STOPPED), ended, status)
-        if Status.STOPPED in ended:
-            break
-    assert status is not None
+        status = np.where(better | (ended == Status.STOPPED) | (i == 0), ended, status)
     return best, status

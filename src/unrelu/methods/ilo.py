@@ -46,9 +46,8 @@ class Ilo:
 
     Args:
         steps: Adam steps of each round, with commas: on the code, on the second layer's input, the third's, ... Rounds
-            beyond the last layer are left out; 0 skips one; on the command line a single number is "300,". The default
-            is that of the released code's command for compressed sensing; its configuration file, for inpainting, has
-            "50,50,25,25".
+            beyond the last layer are left out; 0 skips one; a number alone is one round. The default is that of the
+            released code's command for compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
         learning_rate: Adam's, at its height.
         rampup: share of a round over which the learning rate rises from 0; 0 is not at all.
         rampdown: share of a round over which it falls to 0; 0 is not at all.
@@ -64,7 +63,7 @@ class Ilo:
     https://github.com/giannisdaras/ilo.
     """
 
-    steps: str = "300,200,100"
+    steps: str | int = "300,200,100"
     learning_rate: float = 0.1
     rampup: float = 0.05
     rampdown: float = 0.75
@@ -89,7 +88,7 @@ class Ilo:
     @property
     def rounds(self) -> list[int]:
         """``steps`` as numbers; none if it is something else."""
-        words = [word.strip() for word in self.steps.removesuffix(",").split(",")]
+        words = [word.strip() for word in str(self.steps).removesuffix(",").split(",")]
         return [int(word) for word in words] if all(word.isdecimal() for word in words) else []
 
     def __call__(self, problem: Problem) -> Inversion:

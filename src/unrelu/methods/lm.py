@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from unrelu.errors import OptionError
 from unrelu.methods.misfit import Misfit
 from unrelu.methods.newton import DampedNewton
 from unrelu.methods.starts import START_NAMES, starting_codes
+from unrelu.methods.watch import Watch
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
@@ -67,35 +67,20 @@ class LevenbergMarquardt:
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
-        control = problem.control
-        begin = control.elapsed()
+        watch = Watch(problem.control, lambda: _progress(state))
         misfit = Misfit.of(problem)
         every, exact = torch.arange(problem.size, device=misfit.y.device), 1e-30 * (misfit.y * misfit.y).sum(dim=1)
         state = DampedNewton(misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact)
-        reason = Status.ITERATION_LIMIT
-        longest = control.elapsed() - begin
-        for step in range(self.max_iterations):
-            if not len(state.active):
-                break
-            # A step that would end beyond the limit is not begun.
-            before = control.elapsed()
-            if control.expired() or control.remaining() < longest:
-                reason = Status.TIME_LIMIT
-                break
-            state.step()
-            longest = max(longest, control.elapsed() - before)
-            if control.stopped(partial(_progress, state, step + 1)):
-                reason = Status.STOPPED
-                break
-        status = np.full(problem.size, reason, dtype=object)
+        state.run(self.max_iterations, watch)
+        status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED
         status[(state.done & state.flat()).cpu().numpy()] = Status.FLAT
         status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
         return _codes(state), status, state.steps.cpu().numpy()
 
 
-def _progress(state: DampedNewton, iteration: int) -> Progress:
-    return Progress("lm", iteration, int(state.done.sum()), len(state.z), _codes(state))
+def _progress(state: DampedNewton) -> Progress:
+    return Progress("lm", int(state.steps.max()), int(state.done.sum()), len(state.z), _codes(state))
 
 
 def _codes(state: DampedNewton) -> Array:

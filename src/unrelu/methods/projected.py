@@ -17,7 +17,7 @@ from unrelu.methods.layerwise import Layerwise
 from unrelu.methods.lm import LevenbergMarquardt
 from unrelu.methods.starts import LAYER_METHODS
 from unrelu.operators import Identity
-from unrelu.problem import Control, Noise, Problem, Progress
+from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
 
 __all__ = ["Projected"]
@@ -122,16 +122,9 @@ class Projected:
     def _project(self, state: _State, rows: npt.NDArray[np.intp], u: Array, t: int) -> Inversion:
         """Codes of u, (a, n), by the inversion that was chosen, within what is left of the time."""
         problem = state.problem
-        watch = problem.control.callback
-
-        def report(progress: Progress) -> bool:
-            assert watch is not None
-            return bool(watch(state.progress(t)))
-
-        control = Control(problem.control.remaining(), report if watch else None)
         started = np.asarray(np.isfinite(state.z[rows]).all(axis=1))
         target = replace(
-            problem.part(rows, control),
+            problem.part(rows, problem.control.part(lambda _: state.progress(t))),
             y=u,
             operator=Identity(problem.network.output_shape, problem.network.output_dim),
             noise=Noise("unknown", math.nan),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from unrelu.layer import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.methods.layerwise import Layerwise
-from unrelu.problem import Control, Problem
+from unrelu.problem import Problem
 from unrelu.result import Status
 
 __all__ = ["LAYER_METHODS", "START_NAMES", "Start", "starting_codes"]
@@ -56,10 +56,8 @@ def starting_codes(problem: Problem, start: str) -> Start:
         return Start(problem.start(), none, none > 0)
     if start == "zero":
         return Start(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
-    callback = problem.control.callback
-    report = (lambda progress: callback(replace(progress, done=0))) if callback else None
-    part = replace(problem, prior=0.0, control=Control(problem.control.remaining(), report))
-    found = Layerwise(LAYER_METHODS[start](), start)(part)
+    control = problem.control.part(lambda progress: replace(progress, done=0))
+    found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, control=control))
     z = np.where(np.isfinite(found.z), found.z, problem.start())
     late = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
-    return Start(z, found.nit, late, Status.STOPPED in found.status)
+    return Start(z, found.nit, late, control.halted)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.affine import Shape
-from unrelu.errors import InputError
+from unrelu.errors import InputError, MissingPackageError
 
 __all__ = ["blur", "downsample", "partial_fourier"]
 
@@ -29,6 +29,7 @@ def blur(shape: Shape, sigma: float, radius: int | None = None) -> Any:
 
     Raises:
         InputError: a shape without height and width, or a sigma or radius that is not above 0.
+        MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
     if not 0 < sigma < math.inf:
@@ -54,6 +55,7 @@ def downsample(shape: Shape, factor: int) -> Any:
 
     Raises:
         InputError: a shape without height and width, or a factor that does not divide them.
+        MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
     if factor < 2 or height % factor or width % factor:
@@ -78,6 +80,7 @@ def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> Any:
 
     Raises:
         InputError: a shape without height and width, or a ``kept`` of another shape or without a True.
+        MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
     chosen = np.asarray(kept, dtype=bool)
@@ -115,5 +118,7 @@ def _pylops() -> Any:
     try:
         import pylops  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ModuleNotFoundError("ready-made operators need PyLops: pip install 'unrelu[pylops]'") from None
+        raise MissingPackageError(
+            'ready-made operators need PyLops: pip install "unrelu[pylops]"', name="pylops"
+        ) from None
     return pylops

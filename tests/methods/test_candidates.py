@@ -1,0 +1,217 @@
+"""The best codes of a search: which end of a descent is kept, and what counts as the same optimum, found again."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import random_network
+from unrelu.methods.candidates import Candidates
+from unrelu.methods.misfit import Misfit
+from unrelu.methods.newton import DampedNewton
+from unrelu.problem import Problem
+
+K, B = 2, 3
+SIZE = 100.0  # |y|^2
+
+
+class Ends:
+    """What the candidates see of some descents: where each ended, and whether that is on a plateau."""
+
+    def __init__(self, rows, f, z=None, flat=False, dtype=torch.float32):
+        self.rows, self.f = torch.tensor(rows), torch.tensor(f, dtype=dtype)
+        numbered = torch.arange(1.0, len(rows) + 1)[:, None].expand(-1, K)
+        self.z = numbered.to(dtype) if z is None else torch.tensor(z, dtype=dtype)
+        self.gram = self.f.nan_to_num()[:, None, None] * torch.eye(K, dtype=dtype)
+        self._flat = torch.tensor(np.broadcast_to(flat, len(rows)))
+
+    def flat(self):
+        return self._flat
+
+
+def empty():
+    return Candidates(torch.full((B, 4), (SIZE / 4) ** 0.5), K)
+
+
+def after(*adds, steps=1):
+    """The candidates after some rounds of ends."""
+    best = empty()
+    for ends in adds:
+        best.add(ends, torch.full_like(ends.rows, steps))
+    return best
+
+
+# --- which code is kept -----------------------------------------------------------------------------------------------
+
+
+def test_before_the_first_descent_nothing_is_known():
+    best = empty()
+    assert best.found.tolist() == best.steps.tolist() == [0] * B
+    assert torch.isinf(best.f).all()
+    assert np.isnan(best.codes()).all()
+    np.testing.assert_allclose(best.size, SIZE, rtol=1e-6)
+    assert not best.flat().any()
+
+
+def test_the_best_end_is_kept_with_its_code_and_matrix():
+    best = after(Ends([0, 2], [5.0, 7.0], [[1, 2], [3, 4]]), Ends([2, 0], [6.0, 6.0], [[5, 6], [7, 8]]))
+    assert best.f.tolist() == [5.0, np.inf, 6.0]
+    assert best.z.tolist() == [[1, 2], [0, 0], [5, 6]]
+    assert best.gram[:, 0, 0].tolist() == [5.0, 0.0, 6.0]
+    np.testing.assert_array_equal(best.double, [[1, 2], [np.nan, np.nan], [5, 6]])
+    assert best.steps.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_of_several_descents_of_an_observation_the_best_is_kept(order):
+    rows, f, z = [1, 1, 1, 0], [8.0, 3.0, 3.01, 9.0], [[1, 1], [2, 2], [3, 3], [4, 4]]
+    best = after(Ends([rows[i] for i in order], [f[i] for i in order], [z[i] for i in order]))
+    assert best.f.tolist() == [9.0, 3.0, np.inf]
+    assert best.z[:2].tolist() == [[4, 4], [2, 2]]
+    assert best.found.tolist() == [1, 2, 0]
+    assert best.steps.tolist() == [1, 3, 0]
+
+
+def test_the_best_of_very_many_descents_is_kept():
+    """So many that PyTorch would write them on several threads, in no order."""
+    count = 100_000
+    f = 1 + torch.randperm(count, generator=torch.Generator().manual_seed(0)).double()
+    rows = torch.arange(count) % B
+    ends = Ends(rows.tolist(), f.tolist(), f[:, None].expand(-1, K).tolist(), dtype=torch.float64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        best = Candidates(torch.full((B, 4), 1e6, dtype=torch.float64), K)
+        best.add(ends, torch.ones_like(rows))
+    finally:
+        torch.set_num_threads(threads)
+    expected = [float(f[rows == i].min()) for i in range(B)]
+    assert best.f.tolist() == best.z[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("f", [np.nan, np.inf])
+def test_descents_that_left_the_range_of_numbers_are_ignored(f):
+    best = after(Ends([0, 0, 1], [f, 4.0, f]), Ends([0], [f]))
+    assert best.f.tolist() == [4.0, np.inf, np.inf]
+    assert best.z.tolist() == [[2, 2], [0, 0], [0, 0]]
+    assert best.found.tolist() == [1, 0, 0]
+    assert np.isnan(best.double[1:]).all()
+    assert best.steps.tolist() == [3, 1, 0]  # they took steps all the same
+
+
+# --- what is found again ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([5.0], 1),
+        ([5.0, 5.0, 5.0], 3),
+        ([5.0, 5.04], 2),
+        ([5.0, 5.06], 1),  # another optimum
+        ([5.0, 4.98, 5.02], 3),  # the same one, better
+        ([5.0, 5.0, 4.9], 1),  # a better one: what was found before no longer counts
+        ([5.0, 4.9, 5.0], 1),
+        ([5.0, 4.9, 4.9], 2),
+        ([np.nan, 5.0, np.inf, 5.0], 2),
+        ([0.0, 0.0], 2),
+        ([1e-12, 0.0], 1),
+    ],
+)
+def test_found_counts_the_descents_to_the_best_objective(values, found):
+    assert after(*(Ends([1], [f]) for f in values)).found.tolist() == [0, found, 0]
+
+
+def test_found_counts_every_descent_of_a_round():
+    best = after(Ends([0, 0, 0, 1, 1], [5.0, 5.01, 9.0, 7.0, 6.0]), Ends([0, 0, 1, 1], [5.02, 4.99, 6.0, 6.0]))
+    assert best.found.tolist() == [4, 3, 0]
+
+
+def test_plateaus_are_kept_but_do_not_count():
+    best = after(Ends([0, 0, 1], [5.0, 5.0, 5.0], flat=[True, False, True]))
+    assert best.f.tolist() == [5.0, 5.0, np.inf]
+    assert best.found.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("f", "found"), [(SIZE, 0), (1.5 * SIZE, 0), (0.99995 * SIZE, 0), (0.9998 * SIZE, 1)])
+def test_codes_that_explain_nothing_are_kept_but_do_not_count(f, found):
+    best = after(Ends([0], [f]))
+    assert best.f[0] == pytest.approx(f)
+    assert best.found[0] == found
+
+
+class Record:
+    """The same in plain Python, for one observation."""
+
+    def __init__(self):
+        self.f, self.found, self.steps = np.inf, 0, 0
+
+    def add(self, ends):
+        before = self.f
+        self.steps += len(ends)
+        self.f = min([before, *(f for f, _ in ends if np.isfinite(f))])
+        if self.f < 0.99 * before:
+            self.found = 0
+        self.found += sum(f <= 1.01 * self.f and f < 0.9999 * SIZE and not flat for f, flat in ends)
+
+
+values = st.sampled_from([np.nan, np.inf, 0.0, 1.0, 1.004, 1.008, 1.02, 2.0, 99.0, 100.0, 101.0])
+rounds = st.lists(st.lists(st.tuples(st.integers(0, B - 1), values, st.booleans()), max_size=6), max_size=5)
+
+
+@given(rounds)
+def test_the_counts_are_those_of_a_plain_record(adds):
+    best, records = empty(), [Record() for _ in range(B)]
+    for ends in adds:
+        rows, f, flat = [list(column) for column in zip(*ends, strict=True)] if ends else ([], [], [])
+        best.add(Ends(np.array(rows, dtype=np.int64), f, flat=np.array(flat, dtype=bool)), torch.ones(len(rows)).long())
+        for i, record in enumerate(records):
+            record.add([(value, plateau) for row, value, plateau in ends if row == i])
+    np.testing.assert_allclose(best.f, [r.f for r in records], rtol=1e-6)
+    assert best.found.tolist() == [r.found for r in records]
+    assert best.steps.tolist() == [r.steps for r in records]
+
+
+# --- codes in double precision ----------------------------------------------------------------------------------------
+
+
+def test_refined_codes_are_kept_in_double_precision_until_a_better_one_comes():
+    best = after(Ends([0, 1], [5.0, 6.0]))
+    refined = np.array([[1 / 3, np.pi]])
+    best.replace(torch.tensor([1]), refined)
+    np.testing.assert_array_equal(best.double[1], refined[0])
+    torch.testing.assert_close(best.z[1], torch.tensor(refined[0], dtype=torch.float32))
+    best.add(Ends([0, 1], [4.0, 6.5]), torch.tensor([1, 1]))  # better for the first only
+    np.testing.assert_array_equal(best.double[:2], [[1, 1], refined[0]])
+    best.add(Ends([1], [3.0], [[9, 9]]), torch.tensor([1]))
+    np.testing.assert_array_equal(best.double[1], [9, 9])
+
+
+def test_codes_are_a_copy():
+    best = after(Ends([0], [5.0]))
+    best.codes()[:] = 7
+    np.testing.assert_array_equal(best.double[0], [1, 1])
+
+
+# --- with true descents -----------------------------------------------------------------------------------------------
+
+
+def test_dead_codes_are_flat_and_descents_to_the_same_code_are_counted():
+    network = random_network((K, 12, 40), seed=1)
+    y = network(np.array([[1.0, -0.5], [0.3, 2.0]])) + 0.1
+    problem = Problem.build(network, y)
+    misfit = Misfit.of(problem)
+    rows = torch.tensor([0, 0, 1])
+    starts = torch.tensor([[1.1, -0.5], [0.9, -0.4], [0.0, 0.0]], dtype=torch.float64)  # every neuron is off at 0
+    state = DampedNewton(misfit, starts, rows).run(50)
+    best = Candidates(misfit.y, K)
+    best.add(state, state.steps)
+    assert best.flat().tolist() == [False, True]
+    assert best.found.tolist() == [2, 0]
+    np.testing.assert_allclose(best.f, problem.objective(best.double), rtol=1e-12)
+    np.testing.assert_allclose(best.gram[0], network.jacobian(best.double[0]).T @ network.jacobian(best.double[0]))

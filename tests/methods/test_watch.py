@@ -1,0 +1,119 @@
+"""The watch: when it says stop, and why."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from unrelu.methods.watch import Watch
+from unrelu.problem import Control, Progress
+from unrelu.result import Status
+
+
+class Clock:
+    """Time as the test has it."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def watch(self, time_limit=math.inf, callback=None, progress=None):
+        control = Control(time_limit, callback, self.now)
+        return Watch(control, progress or (lambda: Progress("auto", 3, 1, 2, np.zeros((2, 1)))))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_without_limits_it_never_says_stop(clock):
+    watch = clock.watch()
+    for _ in range(5):
+        clock.now += 1e6
+        assert watch() is False
+    assert watch.reason is None
+
+
+def test_it_says_stop_when_the_time_is_up(clock):
+    watch = clock.watch(10)
+    clock.now += 10
+    assert watch() is True
+    assert watch.reason is Status.TIME_LIMIT
+
+
+@pytest.mark.parametrize(("steps", "begun"), [([1] * 20, 9), ([3] * 20, 3), ([1, 4, 1, 1, 1, 1], 3), ([6], 1)])
+def test_a_step_that_would_end_beyond_the_limit_is_not_begun(clock, steps, begun):
+    """By the longest so far. The limit is 10 s, of which 1 s passes before the first step."""
+    watch = clock.watch(10)
+    clock.now += 1
+    count = 0
+    for length in steps:
+        if watch():
+            break
+        clock.now += length
+        count += 1
+    else:
+        assert watch()
+    assert count == begun
+    assert watch.reason is Status.TIME_LIMIT
+
+
+def test_what_was_no_step_does_not_count_as_one(clock):
+    resting, counting = clock.watch(10), clock.watch(10)
+    for watch in (resting, counting):
+        watch()
+    clock.now += 6
+    resting.rest()
+    assert not resting()
+    assert counting()
+
+
+@pytest.mark.parametrize("answer", [True, 1, np.True_])
+def test_the_callback_stops_it(clock, answer):
+    seen = []
+    progress = Progress("auto", 3, 1, 2, np.zeros((2, 1)))
+    watch = clock.watch(10, lambda p: seen.append(p) or (answer if len(seen) == 3 else None), lambda: progress)
+    assert [watch(), watch(), watch()] == [False, False, True]
+    assert watch.reason is Status.STOPPED
+    assert seen == [progress] * 3
+
+
+def test_once_it_said_stop_it_stays_so_and_asks_nobody(clock):
+    asked = []
+    for time_limit, reason in ((math.inf, Status.STOPPED), (1.0, Status.TIME_LIMIT)):
+        watch = clock.watch(time_limit, lambda p: asked.append(p) or True)
+        clock.now += 1.5
+        calls = len(asked)
+        assert [watch() for _ in range(4)] == [True] * 4
+        assert watch.reason is reason
+        assert len(asked) - calls == (reason is Status.STOPPED)
+
+
+def test_the_first_reason_stays(clock):
+    watch = clock.watch(10, lambda p: True)
+    watch()
+    clock.now += 20
+    assert watch()
+    assert watch.reason is Status.STOPPED
+
+
+def test_progress_is_put_together_only_for_a_callback(clock):
+    watch = clock.watch(10, None, lambda: pytest.fail("nobody listens"))
+    assert not watch()
+
+
+def test_the_time_limit_comes_before_the_callback(clock):
+    watch = clock.watch(1, lambda p: pytest.fail("too late"))
+    clock.now += 1
+    assert watch()
+
+
+def test_errors_of_the_callback_come_through(clock):
+    watch = clock.watch(10, lambda p: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        watch()
+    assert watch.reason is None
