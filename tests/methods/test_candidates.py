@@ -33,6 +33,9 @@ class Ends:
     def flat(self):
         return self._flat
 
+    def refresh(self, at):
+        """Its matrices are fresh."""
+
 
 def empty():
     return Candidates(torch.full((B, 4), (SIZE / 4) ** 0.5), K)

@@ -11,7 +11,7 @@ from torch import Tensor
 from unrelu.generator import Generator
 from unrelu.operators import Operator
 
-__all__ = ["Bank"]
+__all__ = ["Bank", "fits_single"]
 
 # Samples drawn, fewer where they would hold more than so many numbers (256 MiB).
 _SAMPLES = 4096
@@ -21,8 +21,23 @@ _NUMBERS = 2**26
 _DIRECTIONS = 128
 # Power iterations that find them.
 _SWEEPS = 2
+# Single precision has no room for the squares of numbers outside this range.
+_SINGLE = (1e-12, 1e12)
 
 _banks: weakref.WeakKeyDictionary[Generator, dict[int, Bank]] = weakref.WeakKeyDictionary()
+
+
+def fits_single(size: float) -> bool:
+    """Whether numbers of this size have squares in single precision; NaN has none."""
+    return size == 0 or _SINGLE[0] <= size <= _SINGLE[1]
+
+
+def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and outputs in the precision of a generator; where one overflows, a number that still has a square."""
+    codes = codes.to(network.device, network.dtype)
+    parts = torch.split(codes, max(1, _NUMBERS // (4 * network.width)))
+    largest = torch.finfo(network.dtype).max ** 0.25
+    return codes, torch.cat([network.forward(part).nan_to_num(0.0).clamp(-largest, largest) for part in parts])
 
 
 class Bank:
@@ -34,18 +49,18 @@ class Bank:
 
     Attributes:
         single: the generator in float32.
-        z: (N, k), float32.
-        x: (N, n), float32.
+        z: (N, k), float32; in the generator's precision where outputs leave the range of single precision.
+        x: (N, n), likewise.
     """
 
     def __init__(self, network: Generator, seed: int) -> None:
         self.single = network.to(torch.float32)
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
-        draws = torch.Generator().manual_seed(seed)
-        self.z = torch.randn(count, network.latent_dim, generator=draws).to(self.single.device, self.single.dtype)
-        parts = torch.split(self.z, max(1, _NUMBERS // (4 * network.width)))
-        self.x = torch.cat([self.single.forward(part) for part in parts])
-        self._draws = draws
+        self._draws = torch.Generator().manual_seed(seed)
+        codes = torch.randn(count, network.latent_dim, generator=self._draws)
+        self.z, self.x = _outputs(self.single, codes)
+        if not fits_single(float(self.x.abs().max())):
+            self.z, self.x = _outputs(network, codes)
         self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
 
     @classmethod
@@ -66,7 +81,10 @@ class Bank:
         """``network``, the generator in some precision, with its kinks rounded off; kept for the next call."""
         key = (width, network.dtype)
         if key not in self._rounded:
-            self._rounded[key] = network.smoothed(width)
+            rounded = network.smoothed(width)
+            if rounded is network:  # not kept: the bank would keep its generator alive, and the generator the bank
+                return rounded
+            self._rounded[key] = rounded
         return self._rounded[key]
 
     @cached_property
@@ -86,33 +104,44 @@ class Bank:
         left = float((x.square().sum() / count - variances.sum()).clamp_min(0) / n)
         return mean_x, mean_z, (rotation * deviations).T @ basis.T, scores.T @ z / count, left
 
+    def _in_precision(self, operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
+        largest = torch.finfo(self.x.dtype).max ** 0.25
+        return operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
+
     def estimate(self, operator: Operator, y: Tensor, noise: float) -> Tensor:
         r"""Linear minimum mean square error estimate of the codes of observations y (B, m), (B, k).
 
         .. math:: \hat z = \bar z + P (I + C^T C / \sigma^2)^{-1} C^T (y - A \bar x) / \sigma^2, \qquad C = A F
 
         Args:
-            operator: A, in float32.
-            y: (B, m), float32.
+            operator: A.
+            y: (B, m).
             noise: sigma^2, the variance of y - A x; what F leaves over is added to it.
         """
+        operator, y = self._in_precision(operator, y)
         mean_x, mean_z, directions, codes, left = self.model
         size = len(y)
         seen = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
         r = y - operator.forward(mean_x.expand(size, -1))
-        variance = noise + left
+        variance = max(noise + left, torch.finfo(y.dtype).tiny)
         gram = seen @ seen.transpose(1, 2)
         gram.diagonal(dim1=1, dim2=2).add_(variance)
         right = (seen @ r[:, :, None])[:, :, 0] if operator.count else r @ seen[0].T
         s = (torch.linalg.solve(gram, right[:, :, None])[:, :, 0] if operator.count
              else torch.linalg.solve(gram[0], right.T).T)  # fmt: skip
         estimate: Tensor = mean_z + s @ codes
-        return estimate
+        return estimate.nan_to_num(0.0, 0.0, 0.0)
 
     def nearest(self, operator: Operator, y: Tensor, count: int) -> Tensor:
-        """The codes of the samples that are closest to each observation, (B, count, k)."""
-        rows = []
-        for i in range(len(y)):
-            seen = operator.take(torch.tensor([i], device=y.device)).forward(self.x)
-            rows.append(torch.topk((seen - y[i]).square().sum(dim=1), count, largest=False).indices)
-        return self.z[torch.stack(rows)]
+        r"""The codes of the samples that are closest to each observation, (B, count, k).
+
+        .. math:: |A x - y|^2 = |A x|^2 - 2 \langle x, A^T y \rangle + |y|^2
+        """
+        operator, y = self._in_precision(operator, y)
+        if operator.count:  # masks, for which |A x|^2 is the sum of x^2 over the entries that are seen
+            seen = operator.forward(torch.ones_like(self.x[:1]).expand(len(y), -1))
+            distance = seen @ self.x.square().T - 2 * operator.adjoint(y) @ self.x.T
+        else:
+            outputs = operator.forward(self.x)
+            distance = outputs.square().sum(dim=1) - 2 * y @ outputs.T
+        return self.z[torch.topk(distance, count, largest=False).indices]

@@ -38,15 +38,17 @@ class Candidates:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=y.device)
         self.double = np.full((batch, k), np.nan)
 
-    def add(self, state: DampedNewton, steps: Tensor) -> None:
-        """Take the ends of some descents, several to an observation if need be.
+    def add(self, state: DampedNewton, steps: Tensor, counts: bool = True) -> None:
+        """Take the ends of some descents, several to an observation if need be; ``counts``: as optima that were found.
 
         Ends on a plateau, where the output does not change with the code, are no optima that could be found again, and
         neither are those that explain nothing of the observation: dead neurons bring many starts there.
         """
         self.steps.index_add_(0, state.rows, steps)
         known = torch.isfinite(state.f)
-        counted = known & ~state.flat() & (state.f < (1 - 1e-4) * self.size[state.rows])
+        counted = (
+            torch.full_like(known, counts) & known & ~state.flat() & (state.f < (1 - 1e-4) * self.size[state.rows])
+        )
         # Reductions, since of several values written to one place PyTorch keeps any.
         values = torch.where(known, state.f, torch.inf)
         f = torch.full_like(self.f, torch.inf).scatter_reduce_(0, state.rows, values, "amin")
@@ -55,6 +57,7 @@ class Candidates:
         before = self.f.clone()
         lower = torch.nonzero(f < self.f)[:, 0]
         chosen = index[lower]
+        state.refresh(chosen)
         self.f[lower], self.z[lower], self.gram[lower] = f[lower], state.z[chosen], state.gram[chosen]
         self.double[lower.cpu().numpy()] = state.z[chosen].cpu().double().numpy()
         # What was found before counts on if the new best is the same optimum.

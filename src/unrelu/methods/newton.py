@@ -26,6 +26,8 @@ class DampedNewton:
         f: values, (b,).
         active: the codes still at work.
         steps: steps tried for each, accepted or not.
+        gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k), where not ``stale``: a code's are
+            computed when they are needed.
 
     Args:
         damping: first mu as a share of the mean diagonal of J^T J, or one number for each code.
@@ -59,6 +61,7 @@ class DampedNewton:
         self.small = torch.zeros(batch, dtype=torch.int64, device=device)
         self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
         self.gram, self.gradient, self.f = misfit.system(self.z, rows)
+        self.stale = torch.zeros(batch, dtype=torch.bool, device=device)
         if isinstance(damping, Tensor):
             self.damping = damping.clone()
         else:
@@ -76,8 +79,9 @@ class DampedNewton:
         return self
 
     def step(self) -> None:
-        """One trial step for every active code, and a new Jacobian where it was accepted."""
+        """One trial step for every active code, with a new Jacobian where the last one was accepted."""
         at = self.active
+        self.refresh(at)
         z, f, mu, gradient = self.z[at], self.f[at], self.damping[at], self.gradient[at]
         system = self.gram[at]
         system.diagonal(dim1=1, dim2=2).add_(mu[:, None])
@@ -98,9 +102,14 @@ class DampedNewton:
         self.steps[at] += 1
         self._update_damping(at, better, f - f_trial, predicted)
         self._retire_converged(at, better, f, f_trial, s)
-        moved = at[better & ~self.done[at]]
-        if len(moved):
-            self.gram[moved], self.gradient[moved], self.f[moved] = self.misfit.system(self.z[moved], self.rows[moved])
+        self.stale[at] |= better
+
+    def refresh(self, at: Tensor) -> None:
+        """J^T J and the gradient of some codes where they are still those of the code before."""
+        at = at[self.stale[at]]
+        if len(at):
+            self.gram[at], self.gradient[at], _ = self.misfit.system(self.z[at], self.rows[at])
+            self.stale[at] = False
 
     def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
         """Codes that a hardly damped step is predicted to improve by a tiny share only; they are finished."""

@@ -10,18 +10,16 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
-from unrelu.methods.bank import Bank
+from unrelu.methods.bank import Bank, fits_single
 from unrelu.methods.candidates import Candidates
 from unrelu.methods.finish import finish
-from unrelu.methods.layerwise import layerwise_reason
-from unrelu.methods.misfit import Misfit
+from unrelu.methods.misfit import Misfit, MixedMisfit
 from unrelu.methods.newton import DampedNewton
-from unrelu.methods.observed import mixes
 from unrelu.methods.polish import polish
-from unrelu.methods.starts import starting_codes
+from unrelu.methods.search_starts import SearchStarts, cheap_by_layer
 from unrelu.methods.watch import Watch
 from unrelu.network import Network
-from unrelu.problem import Control, Problem, Progress
+from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
 __all__ = ["Search"]
@@ -34,20 +32,11 @@ _STEPS = 3
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 8
 _ENOUGH_DECREASE = 1e-3
-# What a pixel's variance is taken to be by the linear estimate, beside the noise and what the samples leave over.
-_ESTIMATE_NOISE = 1e-2
-# Kicks are this long, as a share of the length sqrt(k) of a typical code; their number in a round.
-_KICK = (0.06, 0.6)
-_KICKS = 2
-# Single precision has no room for the squares of observations outside this range.
-_SINGLE = (1e-12, 1e12)
 # Below this share of |y|^2 a code found in single precision may be an exact fit.
 _EXACT = 1e-4
 _EXACT_FIT_STEPS = 200
 # And below this one single precision sees no difference.
 _ZERO = 1e-12
-# Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
-_LAYER_WORK = 5e7
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class Search:
     """
 
     rounds: int = 8
-    consensus: int = 3
+    consensus: int = 2
     max_iterations: int = 10
     max_programs: int = 100
 
@@ -100,30 +89,20 @@ class Search:
         )
 
 
-def _cheap_by_layer(problem: Problem) -> bool:
-    """Whether the layers allow a layer-wise start that does not cost more than all other starts together."""
-    network = problem.network
-    if layerwise_reason(network) is not None or mixes(problem) or not isinstance(network, Network):
-        return False
-    return max(layer.n_out * layer.n_in**2 for layer in network.layers) <= _LAYER_WORK
-
-
 class _Run:
     """One search: its generators in single precision, its starts and its candidates."""
 
     def __init__(self, problem: Problem, options: Search) -> None:
         self.problem, self.options = problem, options
         self.bank = Bank.of(problem.network, problem.seed)
-        size = np.abs(problem.y).max()
-        narrow = bool(_SINGLE[0] <= size <= _SINGLE[1]) or size == 0
-        network = self.bank.single if narrow else problem.network
+        network = self.bank.single if fits_single(float(np.abs(problem.y).max())) else problem.network
         self.misfit = Misfit.of(problem, network)
         self.rounded = [self.misfit.with_network(self.bank.rounded(width, network)) for width in _WIDTHS]
         self.best = Candidates(self.misfit.y, problem.network.latent_dim)
         self.level = self._level()
         self.exact = torch.zeros(problem.size, dtype=torch.bool, device=self.misfit.y.device)
         self.judged = torch.full_like(self.best.f, torch.inf)  # misfits of codes that proved to be no exact fits
-        self.draws = torch.Generator().manual_seed(problem.seed)
+        self.starts = SearchStarts(problem, self.bank, self.misfit, self.best, self._progress)
         self.watch = Watch(problem.control, self._progress)
 
     def _level(self) -> Tensor:
@@ -145,65 +124,20 @@ class _Run:
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
         for turn in range(self.options.rounds):
-            todo = torch.nonzero(~self.finished())[:, 0]
-            if not len(todo) or self.watch():
-                break
-            for rows, starts in self._starts(turn, todo):
-                # A start of the user's is near what it stands for; rounding the kinks off would lead away from it.
-                rounded = turn > 0 or self.problem.z0 is None
-                self._descend(rows.repeat_interleave(starts.shape[1]), starts.flatten(0, 1), rounded)
+            for start in self.starts.of_round(turn):
+                rows = torch.nonzero(~self.finished())[:, 0]
+                if not len(rows) or self.watch():
+                    return
+                rows, z = start.codes(rows)
+                self.watch.rest()
+                self._descend(rows, z, start.far)
                 if self.watch.reason:
                     return
-            self._confirm_exact()
+                self._confirm_exact()
 
     def finished(self) -> Tensor:
         """Observations with an exact fit, a fit to the stated noise, or enough agreement, (B,)."""
         return self.exact | (self.best.f <= self.level) | (self.best.found >= self.options.consensus)
-
-    def _starts(self, turn: int, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The descents of one round: observations (b,) and starting codes of each, (b, starts, k)."""
-        problem, k = self.problem, self.problem.network.latent_dim
-        operator, y = self.misfit.operator.take(rows), self.misfit.y[rows]
-        # All observations draw, so that the codes tried on one do not depend on the others' progress.
-        draw = torch.randn(problem.size, _KICKS + 1, k, generator=self.draws).to(y)[rows]
-        if turn == 0 and problem.z0 is not None:
-            return [(rows, self.misfit.tensor(problem.z0)[rows, None])]
-        if turn == 0:
-            noise = problem.noise.level**2 if problem.noise.kind == "gaussian" else 0.0
-            return [(rows, self.bank.estimate(operator, y, noise + _ESTIMATE_NOISE * self.bank.spread)[:, None])]
-        if turn == 1:
-            return [(rows, self.bank.nearest(operator, y, 1))]
-        starts = [(rows, torch.cat([draw[:, :1], self._kicked(rows, draw[:, 1:])], dim=1))]
-        if turn != 2 or problem.z0 is not None or not _cheap_by_layer(problem):
-            return starts
-        return [*self._layerwise(rows[self.best.found[rows] <= 1]), *starts]
-
-    def _layerwise(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Layer-wise starts, where the first two descents did not agree."""
-        if not len(rows):
-            return []
-        found = starting_codes(self._part(rows), "least_squares")
-        self.watch.rest()
-        return [] if found.stopped else [(rows, self.misfit.tensor(found.z)[:, None])]
-
-    def _part(self, rows: Tensor) -> Problem:
-        """The problem of some observations, with the time that is left and reports on all of them."""
-        callback = self.problem.control.callback
-        report = (lambda _: callback(self._progress())) if callback else None
-        return self.problem.part(rows.cpu().numpy(), Control(self.problem.control.remaining(), report))
-
-    def _kicked(self, rows: Tensor, draw: Tensor) -> Tensor:
-        """Codes around the best ones; a kick is longer where J^T J has a small eigenvalue."""
-        values, directions = torch.linalg.eigh(self.best.gram[rows])
-        share = (values / values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)).clamp_min(1e-4)
-        softness = share**-0.25
-        softness = softness / softness.norm(dim=1, keepdim=True)
-        low, high = (np.log(end) for end in _KICK)
-        lengths = torch.rand(self.problem.size, draw.shape[1], 1, generator=self.draws).to(draw)[rows]
-        lengths = torch.exp(low + (high - low) * lengths) * draw.shape[2] ** 0.5
-        kicks = (softness[:, None, :] * draw) @ directions.transpose(1, 2)
-        kicked: Tensor = self.best.z[rows, None] + lengths * kicks
-        return kicked
 
     def _accept_exact_starts(self, z0: Array) -> None:
         fits = self.problem.fits_exactly(z0)
@@ -215,6 +149,8 @@ class _Run:
 
     def _descend(self, rows: Tensor, z: Tensor, rounded: bool) -> None:
         """One descent of every starting code; the candidates get where it ends."""
+        if not len(rows):
+            return
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
         for misfit in self.rounded if rounded else []:
@@ -226,7 +162,8 @@ class _Run:
             enough=torch.maximum(floor, self.level[rows]),
         )  # fmt: skip
         state.run(_EXACT_STEPS, self.watch)
-        self.best.add(state, steps + state.steps)
+        # Where a descent was cut off it has not found anything again.
+        self.best.add(state, steps + state.steps, counts=self.watch.reason is None)
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
@@ -238,39 +175,42 @@ class _Run:
             return
         self.judged[rows] = self.best.f[rows]
         z = self._in_double(rows, _EXACT_FIT_STEPS)
-        fits = torch.from_numpy(self._part(rows).fits_exactly(z)).to(rows.device)
+        fits = torch.from_numpy(self.problem.part(rows.cpu().numpy()).fits_exactly(z)).to(rows.device)
         self.best.replace(rows, z)
         self.exact[rows[fits]] = True
 
     def _in_double(self, rows: Tensor, steps: int) -> Array:
         """Codes of some observations refined in the network's own precision, (b, k)."""
-        misfit = Misfit.of(self.problem)
+        misfit = MixedMisfit(Misfit.of(self.problem), self.misfit)
         z = misfit.tensor(self.best.double[rows.cpu().numpy()])
         exact = 1e-30 * misfit.y[rows].square().sum(dim=1)
         z, _, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
         left = torch.nonzero(~arrived)[:, 0]
-        if len(left):
-            state = DampedNewton(misfit, z[left], rows[left], damping=1e-4, enough=exact[left]).run(steps, self.watch)
-            z[left] = state.z
+        for better, most in ((misfit, self.options.max_iterations), (misfit.double, steps)):
+            if len(left) and most:
+                state = DampedNewton(better, z[left], rows[left], damping=1e-4, enough=exact[left]).run(
+                    most, self.watch
+                )
+                z[left] = state.z
+                left = left[~state.done]
         return z.cpu().double().numpy()
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""
         rows = torch.nonzero(~self.exact & torch.isfinite(self.best.f))[:, 0]
         if len(rows) and not self.watch.reason:
-            self.best.replace(rows, self._in_double(rows, self.options.max_iterations))
+            self.best.replace(rows, self._in_double(rows, 0))
         found = self.best.found.cpu().numpy()
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
         status[found >= self.options.consensus] = Status.REFOUND
         status[self.best.flat().cpu().numpy()] = Status.FLAT
-        open_ = ~self.finished().cpu().numpy()
         z = self.best.double
         if self.watch.reason:
-            status[open_] = self.watch.reason
+            status[~self.finished().cpu().numpy()] = self.watch.reason
         elif self.problem.norm != "l2":
             status[:] = Status.CONVERGED  # what is found again in l2 need not be the best in another norm
-            if isinstance(self.problem.network, Network) and np.isfinite(z).all():
-                by_layer = _cheap_by_layer(self.problem)
-                every = torch.arange(self.problem.size)
-                z, status = finish(self._part(every), z, self.options.max_programs, by_layer)
+            known = np.flatnonzero(np.isfinite(z).all(axis=1))
+            if isinstance(self.problem.network, Network) and len(known):
+                part = self.problem.part(known, self.problem.control.part(lambda _: self._progress()))
+                z[known], status[known] = finish(part, z[known], self.options.max_programs, cheap_by_layer(part))
         return z, status
