@@ -35,6 +35,8 @@ _ENOUGH_DECREASE = 1e-3
 # Below this share of |y|^2 a code found in single precision may be an exact fit.
 _EXACT = 1e-4
 _EXACT_FIT_STEPS = 200
+# Below this one an exact fit may be next to it, on the other side of a kink.
+_NEARLY_EXACT = 1e-6
 # And below this one single precision sees no difference.
 _ZERO = 1e-12
 
@@ -137,7 +139,11 @@ class _Run:
 
     def finished(self) -> Tensor:
         """Observations with an exact fit, a fit to the stated noise, or enough agreement, (B,)."""
-        return self.exact | (self.best.f <= self.level) | (self.best.found >= self.options.consensus)
+        return self.exact | (self.best.f <= self.level) | (self.best.found >= self._wanted())
+
+    def _wanted(self) -> Tensor:
+        """How often the best objective has to be found, (B,): once more where an exact fit may be near."""
+        return self.options.consensus + (self.best.f <= _NEARLY_EXACT * self.best.size).long()
 
     def _accept_exact_starts(self, z0: Array) -> None:
         fits = self.problem.fits_exactly(z0)

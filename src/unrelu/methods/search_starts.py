@@ -86,9 +86,9 @@ class SearchStarts:
             *kicks, fresh = torch.randn(_KICKS + 1, *size, generator=self.draws).to(self.misfit.y)
             lengths = torch.rand(_KICKS, size[0], 1, generator=self.draws).to(self.misfit.y)
             first, *others = (partial(self._kicked, kick=k, length=r) for k, r in zip(kicks, lengths, strict=True))
-            yield Start(first)
+            yield Start(first, far=False)
             yield Start(lambda rows: (rows, fresh[rows]))
-            yield from map(Start, others)
+            yield from (Start(kick, far=False) for kick in others)
             if turn == 2 and self.by_layer:
                 yield Start(self._least_squares, far=False)
 
