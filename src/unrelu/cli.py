@@ -191,21 +191,23 @@ def benchmark(
         typer.Argument(
             help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
             "against two; network: a whole inversion against HiGHS under our search and under the published loop; "
-            "cold-start: the first call of a process."
+            "cold-start: the first call of a process; search: auto against lm and adam from ten starts."
         ),
     ] = "layers",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the numbers. [default: benchmark-MEASUREMENT]")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Few instances of the smallest layers.")] = False,
-    instances: Annotated[int | None, typer.Option(min=1, help="Instances of each layer and program.")] = None,
+    quick: Annotated[bool, typer.Option(help="Few instances of small problems.")] = False,
+    instances: Annotated[
+        int | None, typer.Option(min=1, help="Instances of each layer and program, or of each search.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")] = 20260,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time the layer programs against other solvers, in this process and on one thread.
+    """Time the layer programs against other solvers, and the search against other methods, on one thread.
 
-    The folder gets the raw numbers, MEASUREMENT.json, and of "layers" a picture, layers.png.
+    The folder gets the raw numbers, MEASUREMENT.json, and of "layers" and "search" a picture, MEASUREMENT.png.
     """
     from rich.console import Console
 

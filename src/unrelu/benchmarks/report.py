@@ -1,6 +1,7 @@
 """Running a measurement of the command line: its tables on the terminal, its numbers in ``NAME.json``.
 
-``layers`` also gets a picture, ``layers.png``. Every JSON file holds the command, the machine and the raw numbers.
+``layers`` and ``search`` also get a picture, ``NAME.png``. Every JSON file holds the command, the machine and the raw
+numbers.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unrelu.benchmarks import plot
+from unrelu.benchmarks import plot, search_plot
 from unrelu.benchmarks.cold_start import measure_cold_start
 from unrelu.benchmarks.instances import QUICK_CASES
 from unrelu.benchmarks.layers import measure_layers
 from unrelu.benchmarks.machine import describe
 from unrelu.benchmarks.network_table import NETWORK_CAPTION, network_table
 from unrelu.benchmarks.peers import PEERS
+from unrelu.benchmarks.search import Outcome, measure_search
+from unrelu.benchmarks.search_cells import QUICK_CELLS, QUICK_INSTANCES, cells
+from unrelu.benchmarks.search_norms import measure_norms
+from unrelu.benchmarks.search_table import NORMS_CAPTION, SEARCH_CAPTION, norms_table, search_table
 from unrelu.benchmarks.summary import summarise, tables
 from unrelu.benchmarks.throughput import measure_throughput
 from unrelu.benchmarks.whole_network import BASELINES, QUICK_OBSERVATIONS, Inverted, measure_network
@@ -61,12 +66,18 @@ class Command:
 def run(command: Command, folder: Path, console: Console) -> None:
     """Run a measurement, print its tables and write its files into ``folder``."""
     numbers = MEASUREMENTS[command.measurement](command, folder, console)
-    path = folder / f"{command.measurement}.json"
-    machine = describe()
-    text = _plain({"command": asdict(command), "machine": machine, **numbers})
-    path.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    machine = _write(command, folder, numbers)
     console.print(f"{machine['processor']}, {machine['cores']} cores; {'; '.join(machine['blas'])}")
     console.print(f"written to {folder}/: {' '.join(sorted(p.name for p in folder.glob(f'{command.measurement}.*')))}")
+
+
+def _write(command: Command, folder: Path, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Write ``NAME.json``; returns the machine that is described in it."""
+    machine = describe()
+    text = _plain({"command": asdict(command), "machine": machine, **numbers})
+    path = folder / f"{command.measurement}.json"
+    path.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return machine
 
 
 def _plain(value: Any) -> Any:
@@ -154,6 +165,31 @@ def _cold_start(command: Command, folder: Path, console: Console) -> dict[str, A
     return {"processes": [asdict(m) for m in measured]}
 
 
+def _search(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    """Generator by generator; an interrupted run leaves the numbers of those that were finished."""
+    count = command.instances or (QUICK_INSTANCES if command.quick else None)
+    chosen = QUICK_CELLS if command.quick else cells()
+    outcomes: list[Outcome] = []
+    for generator in dict.fromkeys(cell.generator for cell in chosen):
+        part = [cell for cell in chosen if cell.generator == generator]
+        with _bar(console) as progress:
+            measured = list(measure_search(count, command.seed, part, progress=progress))
+        console.print(search_table(measured))
+        outcomes += measured
+        _write(command, folder, _outcomes(outcomes))
+    console.print(SEARCH_CAPTION, highlight=False)
+    search_plot.draw(outcomes, describe()).savefig(folder / "search.png", dpi=200)
+    with _bar(console) as progress:
+        norms = measure_norms(count, command.seed, progress)
+    console.print(norms_table(norms))
+    console.print(NORMS_CAPTION, highlight=False)
+    return {**_outcomes(outcomes), "norms": asdict(norms)}
+
+
+def _outcomes(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    return {"outcomes": [{**asdict(o), "per_success": o.per_success} for o in outcomes]}
+
+
 def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
@@ -169,4 +205,5 @@ MEASUREMENTS: dict[str, Callable[[Command, Path, Console], dict[str, Any]]] = {
     "throughput": _throughput,
     "network": _network,
     "cold-start": _cold_start,
+    "search": _search,
 }

@@ -42,7 +42,7 @@ class Outcome:
         instances: observations inverted.
         success: share of them with |y - A G(z)|^2 <= (1 + 1e-6) |y - A G(z*)|^2, or 1e-10 |y|^2 without noise.
         error: median of |z - z*| / |z*|.
-        residual: median of |y - A G(z)|^2 over that at z*, or over |y|^2 without noise.
+        residual: median of |y - A G(z)|^2 over the most that is a success.
         oracle: median of |z - z*| over the median of the oracle's; None without noise and for the zoo's generators.
         milliseconds: mean time an observation.
         statuses: how the inversions ended.

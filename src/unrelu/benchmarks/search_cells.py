@@ -14,7 +14,7 @@ from unrelu.loaders import from_arrays
 from unrelu.network import Network
 from unrelu.problem import Problem
 
-__all__ = ["MEASUREMENTS", "QUICK_CELLS", "RANDOM", "ZOO", "Batch", "Cell", "cells", "draw"]
+__all__ = ["MEASUREMENTS", "QUICK_CELLS", "QUICK_INSTANCES", "RANDOM", "ZOO", "Batch", "Cell", "cells", "draw"]
 
 Array = npt.NDArray[np.float64]
 # A mask for each observation, a matrix, or nothing: all of the output is seen.
@@ -95,6 +95,7 @@ QUICK_CELLS = (
     Cell("20-100-500", "full", 0.0),
     Cell("20-100-500", "full", 1e-2),
 )
+QUICK_INSTANCES = 10
 
 
 def draw(cell: Cell, count: int, index: int, seed: int) -> Batch:
