@@ -26,14 +26,13 @@ __all__ = ["Search"]
 
 Array = npt.NDArray[np.float64]
 
-# Widths of the rounded kinks, as shares of what their layer puts out, and steps with each.
-_WIDTHS = (0.5, 0.1, 0.02, 0.004)
-_STEPS = 3
+# Widths of the rounded kinks, as shares of what their layer puts out; one step with each.
+_WIDTHS = tuple(0.5 * 50 ** (-i / 7) for i in range(8))
 # Steps on the exact generator after those, and the decrease at which they end.
-_EXACT_STEPS = 8
+_EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-3
 # Below this share of |y|^2 a code found in single precision may be an exact fit.
-_EXACT = 1e-4
+_EXACT = 1e-8
 _EXACT_FIT_STEPS = 200
 # Below this one an exact fit may be next to it, on the other side of a kink.
 _NEARLY_EXACT = 1e-6
@@ -160,7 +159,7 @@ class _Run:
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
         for misfit in self.rounded if rounded else []:
-            state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(_STEPS, self.watch)
+            state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1, self.watch)
             z, damping, steps = state.z, state.damping, steps + state.steps
         floor = _ZERO * self.best.size[rows]
         state = DampedNewton(
