@@ -297,3 +297,16 @@ def test_lost_codes_fit_nothing_and_warn_of_nothing(noise, size):
     assert not problem.fits_exactly(z)
     assert not problem.fits_noise(z)
     assert not problem.objective(z) < 1e100
+
+
+def test_the_energy_of_the_noise_is_its_mean_over_the_observed_entries():
+    rng = np.random.default_rng(0)
+    network = random_network((2, 5, 8), seed=0)
+    mask = rng.random((3, 8)) < 0.6
+    y = rng.standard_normal((3, 8))
+    for noise, draws in (("gaussian:0.3", 0.3 * rng.standard_normal((100_000, 3, 8))),
+                         ("uniform:0.3", rng.uniform(-0.3, 0.3, (100_000, 3, 8)))):  # fmt: skip
+        problem = Problem.build(network, y, noise=noise, operator=mask)
+        np.testing.assert_allclose(problem.noise_energy, (draws**2 * mask).sum(axis=2).mean(axis=0), rtol=0.01)
+    for noise in (None, "outliers:0.1"):
+        assert (Problem.build(network, y, noise=noise).noise_energy == -1).all()

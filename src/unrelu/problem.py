@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import bdtrik, chdtri, ndtri
+from scipy.special import bdtrik, chdtri
 
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
@@ -264,7 +264,7 @@ class Problem:
             return np.asarray(r.max(axis=1) <= level * (1 + 1e-9))
         if self.noise.kind == "gaussian":
             with np.errstate(over="ignore"):
-                return np.asarray((r * r).sum(axis=1) <= self.noise_ceiling)
+                return np.asarray((r * r).sum(axis=1) <= level**2 * chdtri(self.observed, 1 - _CONFIDENCE))
         if self.noise.kind == "outliers":
             off = ~(r <= 1e-6 * np.abs(self.y).max(axis=1, keepdims=True))  # NaN is off
             # The quantile of a share that is 0, or almost, is NaN.
@@ -276,18 +276,11 @@ class Problem:
         """How many entries of every observation were observed, (B,)."""
         return np.asarray(self.operator.seen(self.size).sum(axis=1), dtype=np.int64)
 
-    @cached_property
-    def noise_ceiling(self) -> Array:
-        """The largest ``|r|_2^2`` that the stated noise explains with 99% probability, (B,); -1 if it says nothing.
-
-        For uniform noise A the sum of m squares is nearly normal, with mean m A^2 / 3 and variance 4 m A^4 / 45.
-        """
-        m, level = self.observed, self.noise.level
-        if self.noise.kind == "gaussian":
-            return np.asarray(level**2 * chdtri(m, 1 - _CONFIDENCE))
-        if self.noise.kind == "uniform":
-            return np.asarray(level**2 * np.minimum(m, m / 3 + ndtri(_CONFIDENCE) * np.sqrt(4 * m / 45)))
-        return np.full(self.size, -1.0)
+    @property
+    def noise_energy(self) -> Array:
+        """The mean of ``|e|_2^2`` for the stated noise, (B,): m S^2 or m A^2 / 3; -1 if it says nothing."""
+        share = {"gaussian": 1.0, "uniform": 1 / 3}.get(self.noise.kind)
+        return np.full(self.size, -1.0) if share is None else np.asarray(share * self.noise.level**2 * self.observed)
 
     @cached_property
     def _typical(self) -> float:

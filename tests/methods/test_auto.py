@@ -25,7 +25,7 @@ def noisy(sizes, seed, noise, count=6, activation="relu"):
 
 def test_it_is_at_least_as_good_as_lm_from_one_start():
     network, _, y = noisy((6, 12, 30), 1, 0.05, count=20)
-    auto, lm = unrelu.invert(network, y, "auto"), unrelu.invert(network, y, "lm")
+    auto, lm = unrelu.invert(network, y, "auto", consensus=3), unrelu.invert(network, y, "lm")
     assert (auto.fun <= lm.fun * (1 + 1e-6)).mean() >= 0.95
     assert auto.fun.sum() < lm.fun.sum()
 

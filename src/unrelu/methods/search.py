@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 _WIDTHS = tuple(0.5 * 50 ** (-i / 7) for i in range(8))
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
-_ENOUGH_DECREASE = 1e-3
+_ENOUGH_DECREASE = 1e-2
 # Below this share of |y|^2 a code found in single precision may be an exact fit.
 _EXACT = 1e-8
 _EXACT_FIT_STEPS = 200
@@ -44,20 +44,24 @@ _ZERO = 1e-12
 class Search:
     r"""Several descents from good starts, then kicks from the best code until it is found again.
 
-    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt, first on generators whose
-    kinks are rounded off, less and less, then on the exact one. The first starts from the linear minimum mean square
-    error estimate of z that 4,096 samples of the generator give for this measurement (or from ``z0``), the second from
-    the nearest of the samples, the third from layer-wise least squares where the layers allow it, the others from kicks
-    off the best code, longer along directions that change the output little, and from random codes.
+    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt: one step on each of eight
+    generators whose kinks are rounded off, less and less, then steps on the exact one. The first starts from the linear
+    minimum mean square error estimate of z that 4,096 samples of the generator give for this measurement (or from
+    ``z0``), the second from the nearest of the samples, the others from random codes and, on the exact generator only,
+    from kicks off the best code, longer along directions that change the output little. Where the layers allow it, a
+    layer-wise code is one of the starts: that of ``exact`` for observations without visible noise, and that of
+    ``least_squares`` if nothing was found twice by the end of the third round.
 
-    An observation is finished when its code fits exactly or to the stated noise level, when its best objective was
-    found ``consensus`` times, to 1%, or after ``rounds`` rounds. The search runs in single precision; its best code is
-    refined in double precision. For l1 and linf that code is where :class:`~unrelu.methods.norm_descent.NormDescent`
-    starts, beside a reweighted (l1) and a layer-wise one; of a generator without known layers the l2 code is returned.
+    An observation is finished when its code fits exactly, when its objective is at most the mean energy of the stated
+    noise, when its best objective was found ``consensus`` times, to 1% (once more below 1e-6 of :math:`|y|^2`, where an
+    exact fit may be near), or after ``rounds`` rounds. The search runs in single precision; its best code is refined in
+    double precision. For l1 and linf that code is where :class:`~unrelu.methods.norm_descent.NormDescent` starts,
+    beside a reweighted (l1) and a layer-wise one; of a generator without known layers the l2 code is returned.
 
     Args:
-        rounds: rounds of descents at most.
-        consensus: how often the best objective has to be found to be trusted.
+        rounds: rounds of descents at most; the first two are one descent each, the others two kicks and a random code.
+        consensus: how often the best objective has to be found to be trusted; 2 is enough for trained decoders, small
+            and contracting generators gain from more.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
 
@@ -107,12 +111,13 @@ class _Run:
         self.watch = Watch(problem.control, self._progress)
 
     def _level(self) -> Tensor:
-        """The misfit that the stated noise explains, (B,); below every misfit where that says nothing.
+        """The mean of the stated noise's energy, (B,); below every misfit where that says nothing.
 
-        With a prior a code at the noise level need not be the most probable one.
+        More of it would not prove a code wrong, but may be a local optimum. With a prior a code at the noise level need
+        not be the most probable one.
         """
         none = np.full(self.problem.size, -1.0)
-        return self.misfit.y.new_tensor(none if self.problem.prior else self.problem.noise_ceiling)
+        return self.misfit.y.new_tensor(none if self.problem.prior else self.problem.noise_energy)
 
     def _progress(self) -> Progress:
         done = int(self.finished().sum())
@@ -207,7 +212,7 @@ class _Run:
             self.best.replace(rows, self._in_double(rows, 0))
         found = self.best.found.cpu().numpy()
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
-        status[found >= self.options.consensus] = Status.REFOUND
+        status[found >= self._wanted().cpu().numpy()] = Status.REFOUND
         status[self.best.flat().cpu().numpy()] = Status.FLAT
         z = self.best.double
         if self.watch.reason:
