@@ -28,7 +28,7 @@ def test_it_is_at_least_as_good_as_lm_from_one_start(sizes, share):
     """Of tiny generators, whose landscape is rough, all starts may end in the same optimum that is not the best."""
     network, _, y = noisy(sizes, 1, 0.05, count=20)
     auto, lm = unrelu.invert(network, y, "auto"), unrelu.invert(network, y, "lm")
-    assert (auto.fun <= lm.fun * (1 + 1e-6)).mean() >= share
+    assert (auto.fun <= lm.fun * (1 + 1e-4)).mean() >= share
     assert auto.fun.sum() <= (1 + 1e-3) * lm.fun.sum()
 
 
