@@ -39,6 +39,7 @@ bench: $(VENV)/.check
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/baselines.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prior.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/degenerate.py
 	for what in layers throughput network cold-start search; do \
