@@ -34,6 +34,20 @@ class Physics:
         return x
 
 
+class Precise(torch.nn.Module):
+    """A physics with a matrix of its own, which takes images of that type only."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.register_buffer("matrix", torch.from_numpy(A).to(dtype))
+
+    def A(self, x):
+        return x.flatten(1) @ self.matrix.T
+
+    def A_adjoint(self, r):
+        return (r @ self.matrix).reshape(-1, *IMAGE)
+
+
 def linear_operator():
     return scipy.sparse.linalg.LinearOperator((7, N), matvec=lambda x: A @ x, rmatvec=lambda r: A.T @ r)
 
@@ -55,6 +69,8 @@ FORMS = {
     "pair": ((lambda x: A @ x, lambda r: A.T @ r), (7,), Matrix),
     "wide_pair": ((lambda x: np.tile(x, 2), lambda r: r[:N] + r[N:]), (2 * N,), Matrix),
     "physics": (Physics(), (1, 2, 6), Matrix),
+    "physics_of_float32": (Precise(torch.float32), (5, 7), Matrix),
+    "physics_of_float64": (Precise(torch.float64), (5, 7), Matrix),
     "pylops": (operators.blur((4, 6), 0.7), (N,), Matrix),
 }
 forms = pytest.mark.parametrize("form", FORMS)

@@ -10,6 +10,7 @@ import pytest
 
 import unrelu
 from support import random_network
+from unrelu import zoo
 from unrelu.errors import OptionError
 from unrelu.methods import candidates, layerwise_reason
 from unrelu.result import Status
@@ -187,3 +188,13 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
     found = unrelu.invert(network, y, noise="uniform:0.1")
     assert found.status[1] is Status.NO_CODE
     np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
+
+
+def test_an_observation_stored_in_single_precision_is_found_again_not_searched_for_ever():
+    """Its rounding is no exact fit, and of misfits that are rounding no two agree to 1%."""
+    network = zoo.load("mnist-relu")
+    truth = np.random.default_rng(5).standard_normal((6, network.latent_dim))
+    found = unrelu.invert(network, network(truth).astype(np.float32))
+    assert (found.status == Status.REFOUND).all()
+    np.testing.assert_allclose(found.z, truth, atol=1e-5)
+    assert found.nit.max() <= 60

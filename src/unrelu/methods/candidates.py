@@ -15,6 +15,8 @@ Array = npt.NDArray[np.float64]
 
 # Objectives this close relative to each other are the same optimum, found again.
 _SAME = 1e-2
+# So are all below the rounding of outputs that are off by so many units of the precision: exact fits to it.
+_UNITS = 20
 
 
 class Candidates:
@@ -25,13 +27,14 @@ class Candidates:
         gram: J^T J there, (B, k, k).
         found: how often the best misfit was found, (B,).
         steps: steps spent, (B,).
-        size: |y|^2, (B,).
+        size, zero: |y|^2 and the misfit that is rounding, (B,).
         double: the codes in double precision, (B, k); NaN before the first.
     """
 
     def __init__(self, y: Tensor, k: int) -> None:
         batch = len(y)
         self.size = y.square().sum(dim=1)
+        self.zero = (_UNITS * torch.finfo(y.dtype).eps) ** 2 * self.size
         self.z, self.gram = y.new_zeros(batch, k), y.new_zeros(batch, k, k)
         self.f = y.new_full((batch,), torch.inf)
         self.found = torch.zeros(batch, dtype=torch.int64, device=y.device)
@@ -61,8 +64,8 @@ class Candidates:
         self.f[lower], self.z[lower], self.gram[lower] = f[lower], state.z[chosen], state.gram[chosen]
         self.double[lower.cpu().numpy()] = state.z[chosen].cpu().double().numpy()
         # What was found before counts on if the new best is the same optimum.
-        self.found[self.f < (1 - _SAME) * before] = 0
-        again = counted & (state.f <= (1 + _SAME) * self.f[state.rows])
+        self.found[(self.f < (1 - _SAME) * before) & (before > self.zero)] = 0
+        again = counted & (state.f <= torch.maximum((1 + _SAME) * self.f, self.zero)[state.rows])
         self.found.index_add_(0, state.rows, again.long())
 
     def replace(self, rows: Tensor, z: Array) -> None:

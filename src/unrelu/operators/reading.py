@@ -113,14 +113,16 @@ def _sparse(given: Any, n: int) -> Operator:
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
-    """A deepinv LinearPhysics: A and A_adjoint on tensors (1, *output)."""
+    """A deepinv LinearPhysics: A and A_adjoint on tensors (1, *output) of the type and device of its own tensors."""
+    own = [*getattr(physics, "parameters", list)(), *getattr(physics, "buffers", list)()]
+    like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
     def image(x: Array, shape: Shape) -> Tensor:
-        return torch.from_numpy(x).to(torch.get_default_dtype()).reshape(1, *shape)
+        return torch.from_numpy(x).to(like.device, like.dtype).reshape(1, *shape)
 
     with torch.no_grad():
         try:
-            measured = physics.A(torch.zeros(1, *output))
+            measured = physics.A(image(np.zeros(math.prod(output)), output))
         except Exception as error:  # the user's code; whatever it raises is told
             raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
     shape = tuple(measured.shape[1:])
