@@ -55,6 +55,12 @@ class Misfit:
         f = (r * r).sum(dim=1)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
 
+    @torch.no_grad()
+    def values(self, z: Tensor, rows: Tensor) -> Tensor:
+        """f, (b,), a bounded number of codes at a time."""
+        return torch.cat([self.value(*piece) for piece in self._pieces(z, rows)])
+
+    @torch.enable_grad()
     def gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
         values: list[Tensor] = []
@@ -69,8 +75,7 @@ class Misfit:
     @torch.no_grad()
     def measure(self, z: Tensor, rows: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
-        free = Misfit(self.network, self.operator, self.y)
-        values = torch.cat([free.value(*piece) for piece in self._pieces(z, rows)])
+        values = Misfit(self.network, self.operator, self.y).values(z, rows)
         return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
 
     @torch.no_grad()

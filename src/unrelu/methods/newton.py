@@ -95,7 +95,7 @@ class DampedNewton:
             if not len(at):
                 return
         trial = z + s
-        f_trial = self.misfit.value(trial, self.rows[at])
+        f_trial = self.misfit.values(trial, self.rows[at])
         better = f_trial < f
         self.z[at] = torch.where(better[:, None], trial, z)
         self.f[at] = torch.where(better, f_trial, f)

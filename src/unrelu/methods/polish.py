@@ -36,7 +36,8 @@ def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor)
     floor = 1e-7 * system.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(z.dtype).tiny)
     system = system + floor[:, None, None] * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     factor, info = torch.linalg.cholesky_ex(system)
-    z, f, gradient = z.clone(), *_value(misfit, z, rows)
+    z, (f, slope) = z.clone(), misfit.gradient(z, rows)
+    gradient = 0.5 * slope
     arrived = f <= exact
     at = torch.nonzero(~arrived & (info == 0))[:, 0]
     for _ in range(_STEPS):
@@ -45,21 +46,12 @@ def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor)
         step = -torch.cholesky_solve(gradient[at][:, :, None], factor[at])[:, :, 0]
         predicted = -(step * gradient[at]).sum(dim=1)
         trial = z[at] + step
-        f_trial, gradient_trial = _value(misfit, trial, rows[at])
+        f_trial, slope = misfit.gradient(trial, rows[at])
         better = f_trial < f[at]
         tiny = (predicted <= _TINY * f[at]) | (f_trial <= exact[at])
         z[at] = torch.where(better[:, None], trial, z[at])
-        gradient[at] = torch.where(better[:, None], gradient_trial, gradient[at])
+        gradient[at] = torch.where(better[:, None], 0.5 * slope, gradient[at])
         f[at] = torch.where(better, f_trial, f[at])
         arrived[at] = tiny
         at = at[better & ~tiny]
     return z, f, arrived
-
-
-def _value(misfit: Misfit, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """f and half its gradient."""
-    with torch.enable_grad():
-        codes = z.detach().requires_grad_(True)
-        f = misfit.value(codes, rows)
-        (gradient,) = torch.autograd.grad(f.sum(), codes)
-    return f.detach(), 0.5 * gradient
