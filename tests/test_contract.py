@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 import unrelu
 from support import random_network
@@ -90,6 +91,17 @@ def test_norm_says_what_fun_is(method, norm):
     network = NETWORKS["relu"]
     result = invert(network, noisy(network), method, norm=norm)
     np.testing.assert_allclose(result.fun, result.residual(norm) ** (2 if norm == "l2" else 1), rtol=1e-12)
+
+
+@every_method
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_pytorch_is_told_not_to_differentiate_does_not_matter(method, mode):
+    network = NETWORKS["relu"]
+    y = noisy(network)
+    plain = unrelu.invert(network, y, method, **QUICK.get(method, {}))
+    with mode():
+        found = unrelu.invert(network, y, method, **QUICK.get(method, {}))
+    np.testing.assert_array_equal(found.z, plain.z)
 
 
 @every_method

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unrelu.certify import freedom
 from unrelu.errors import OptionError
@@ -70,11 +71,12 @@ def invert(
         SolverError: an LP solver refused its input.
     """
     run = make(method, options)
-    problem = Problem.build(
-        network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
-        callback=callback,
-    )  # fmt: skip
-    with suitable_threads(network):
+    # The caller's PyTorch may be in inference mode, in which nothing can be differentiated.
+    with suitable_threads(network), torch.inference_mode(False):
+        problem = Problem.build(
+            network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
+            callback=callback,
+        )  # fmt: skip
         result = run(problem)
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
