@@ -202,6 +202,9 @@ def benchmark(
         int | None, typer.Option(min=1, help="Instances of each layer and program, or of each search.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")] = 20260,
+    generator: Annotated[
+        list[str] | None, typer.Option(help="search: a generator to measure, again for another. [default: all]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -212,17 +215,20 @@ def benchmark(
     from rich.console import Console
 
     from unrelu.benchmarks.report import MEASUREMENTS, Command, run
+    from unrelu.benchmarks.search_cells import RANDOM, ZOO
     from unrelu.stores import prepare_output
 
     if measurement not in MEASUREMENTS:
         raise OptionError(f"benchmark {measurement!r} is unknown; use one of {', '.join(MEASUREMENTS)}")
+    if unknown := set(generator or ()) - {*ZOO, *RANDOM}:
+        raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join((*ZOO, *RANDOM))}")
     folder = output or Path(f"benchmark-{measurement}")
     prepare_output(folder, overwrite)
     console = Console(quiet=quiet)
     # The tables would lose digits where the output is a file or the terminal narrow.
     console.width = max(console.width, 100)
     with _removed_if_empty(folder):
-        run(Command(measurement, instances, quick, seed), folder, console)
+        run(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)
 
 
 def _network(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:

@@ -55,12 +55,14 @@ class Command:
         instances: how many of each kind; None: as many as the measurement thinks right.
         quick: few instances of small layers.
         seed: of the instances.
+        generators: those of the search; all if there are none.
     """
 
     measurement: str
     instances: int | None
     quick: bool
     seed: int
+    generators: tuple[str, ...] = ()
 
 
 def run(command: Command, folder: Path, console: Console) -> None:
@@ -168,7 +170,8 @@ def _cold_start(command: Command, folder: Path, console: Console) -> dict[str, A
 def _search(command: Command, folder: Path, console: Console) -> dict[str, Any]:
     """Generator by generator; an interrupted run leaves the numbers of those that were finished."""
     count = command.instances or (QUICK_INSTANCES if command.quick else None)
-    chosen = QUICK_CELLS if command.quick else cells()
+    every = QUICK_CELLS if command.quick else cells()
+    chosen = [cell for cell in every if not command.generators or cell.generator in command.generators]
     outcomes: list[Outcome] = []
     for generator in dict.fromkeys(cell.generator for cell in chosen):
         part = [cell for cell in chosen if cell.generator == generator]
