@@ -59,7 +59,8 @@ def records(quick) -> list[layers.Record]:
 def test_the_quick_run_measures_every_combination_of_two_layers(quick, records):
     folder, _, numbers = quick
     assert sorted(p.name for p in folder.iterdir()) == ["layers.json", "layers.png"]
-    assert numbers["command"] == {"measurement": "layers", "instances": None, "quick": True, "seed": REPORT_SEED}
+    given = {"measurement": "layers", "instances": None, "quick": True, "seed": REPORT_SEED, "generators": []}
+    assert numbers["command"] == given
     assert set(numbers["machine"]) >= {
         "processor",
         "cores",

@@ -19,7 +19,7 @@ from unrelu.benchmarks import report, search, search_plot
 from unrelu.benchmarks.machine import describe
 from unrelu.benchmarks.search import BLIND, KNOWN, METHODS, Outcome, measure_search
 from unrelu.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, Cell, cells, draw
-from unrelu.benchmarks.search_norms import BOUND, draw_outliers, draw_uniform
+from unrelu.benchmarks.search_norms import BOUND, Norms, draw_outliers, draw_uniform
 from unrelu.benchmarks.search_table import search_table, times_fewer
 
 
@@ -275,6 +275,27 @@ def test_the_other_norms_are_reported(quick):
     assert [(s["noise"], sum(s["statuses"].values())) for s in norms["single"]] == [(0.0, 2), (0.1, 2)]
     assert all(0 < s["median"] <= s["largest"] for s in norms["single"])
     assert all(seconds > 0 for seconds in norms["bank_seconds"])
+
+
+def test_only_the_generators_that_were_asked_for_are_measured(monkeypatch, tmp_path):
+    def measure(instances, seed, chosen, progress):
+        return (outcome(cell, BLIND) for cell in chosen)
+
+    monkeypatch.setattr(report, "measure_search", measure)
+    monkeypatch.setattr(report, "measure_norms", lambda *given: Norms([], [], [], [0.1]))
+    command = report.Command("search", None, False, 0, ("mnist-dcgan", "20-100-500"))
+    report.run(command, tmp_path, Console(file=io.StringIO(), width=100))
+    numbers = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
+    assert {row["generator"] for row in numbers["outcomes"]} == {"mnist-dcgan", "20-100-500"}
+    assert len(numbers["outcomes"]) == 20 + 4
+
+
+def test_unknown_generators_are_refused(tmp_path):
+    arguments = ["benchmark", "search", "--generator", "mnist-rely", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code != 0
+    assert "'mnist-rely' is unknown; use some of mnist-relu," in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_keeps_the_generators_that_were_finished(monkeypatch, tmp_path):
