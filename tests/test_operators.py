@@ -258,3 +258,46 @@ def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):
     assert isinstance(raised.value, UnreluError)
     assert isinstance(raised.value, ModuleNotFoundError)
     assert raised.value.name == "pylops"
+
+
+# --- what looks like something else -----------------------------------------------------------------------------------
+
+
+def test_square_masks_of_numbers_are_not_guessed():
+    masks = (RNG.random((N, N)) < 0.5).astype(float)
+    with pytest.raises(InputError, match="may be a mask for each observation or a matrix: pass masks as booleans"):
+        read_operator(masks, IMAGE, (N, N))
+    assert isinstance(read_operator(masks.astype(bool), IMAGE, (N, N)), Mask)
+    assert isinstance(read_operator(sparse.csr_array(masks), IMAGE, (N, N)), Matrix)
+    assert isinstance(read_operator(masks, IMAGE, (3, N)), Matrix)
+
+
+def test_complex_maps_are_refused_in_every_form():
+    class Fourier(Physics):
+        def A(self, x):
+            return torch.fft.fft(x.flatten(1).double())
+
+    with pytest.raises(InputError, match="complex entries"):
+        read_operator(sparse.csr_array(A + 1j * A), IMAGE, (7,))
+    with pytest.raises(InputError, match="complex numbers"):
+        read_operator(Fourier(), IMAGE, (1, N))
+
+
+def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():
+    out, back = np.empty(7), np.empty(N)
+
+    def forward(x):
+        np.matmul(A, x, out=out)
+        x[:] = 0
+        return out
+
+    def backward(r):
+        np.matmul(A.T, r, out=back)
+        r[:] = 0
+        return back
+
+    assert isinstance(read_operator((forward, backward), IMAGE, (7,)), Matrix)
+    large, x = Mapped(forward, backward, N, 7, (7,)), torch.from_numpy(RNG.standard_normal((3, N)))
+    before = x.clone()
+    np.testing.assert_allclose(large.forward(x), before.numpy() @ A.T)
+    assert torch.equal(x, before)

@@ -160,6 +160,7 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
         ({"z0": "zero"}, InputError, "z0 has text entries"),
         ({"z0": np.zeros(3) * 1j}, InputError, "z0 has complex entries"),
         ({"seed": -1}, OptionError, "seed=-1 must be an integer of at least 0"),
+        ({"seed": 2**64}, OptionError, "seed=18446744073709551616 must be an integer of at least 0, below 2"),
         ({"seed": 1.0}, OptionError, "seed=1.0 must be an integer"),
         ({"seed": True}, OptionError, "seed=True must be an integer"),
         ({"seed": None}, OptionError, "seed=None must be an integer"),
@@ -310,3 +311,9 @@ def test_the_energy_of_the_noise_is_its_mean_over_the_observed_entries():
         np.testing.assert_allclose(problem.noise_energy, (draws**2 * mask).sum(axis=2).mean(axis=0), rtol=0.01)
     for noise in (None, "outliers:0.1"):
         assert (Problem.build(network, y, noise=noise).noise_energy == -1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(InputError, match=f"computes in {dtype}; use network.to"):
+        Problem.build(NET.to(dtype), np.zeros(20))

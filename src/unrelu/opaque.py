@@ -56,7 +56,7 @@ class OpaqueNetwork(Generator):
     formula, J is put together row by row from n reverse passes instead, about n / k times the work. Attention is
     computed by its formula, since PyTorch's fused kernels have no forward-mode derivative.
 
-    Methods that search the latent space ("auto", "lm", "gradient_descent") take it; layer-wise ones refuse it.
+    Methods that search the latent space ("auto", "lm", "adam", "gradient_descent") take it; layer-wise ones refuse it.
 
     Args:
         module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``; from (B, \*latent_shape) to

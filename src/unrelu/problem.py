@@ -191,8 +191,10 @@ class Problem:
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         weight = _weight(prior, norm or stated.norm)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise OptionError(f"seed={seed!r} must be an integer of at least 0")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+            raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63")
+        if network.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         if callback is not None and not callable(callback):
             raise OptionError(f"callback={callback!r} is not callable")
         return cls(

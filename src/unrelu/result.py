@@ -25,6 +25,7 @@ class Status(enum.Enum):
     NOISE_LEVEL = "fits the observation to the stated noise level"
     REFOUND = "the best objective was found again from other starts, to 1%; no better code is known"
     FOUND_ONCE = "the best of all starts, but no other start came to it: raise rounds, or state noise= to judge the fit"
+    LEAST_SQUARES = "the best code found by least squares: generators without known layers have no descent in this norm"
     CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
     NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
     UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
@@ -43,6 +44,8 @@ class Status(enum.Enum):
 
 
 _SUCCESS = frozenset({Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.REFOUND})
+# These speak of a code.
+_HAS_CODE = _SUCCESS | {Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ class Inversion:
         z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
         x: G(z), in the network's output shape.
         fun: the objective at z: that of the method, or of ``norm`` if one was asked for.
-        success: fits exactly, or to the stated noise level, or was found again independently.
+        success: fits exactly, or to the stated noise level, or was found again from another start.
         status: one :class:`Status` an observation.
         message: what the status means.
         nit: iterations (linear programs, Newton or gradient steps) spent.
@@ -119,7 +122,7 @@ class Inversion:
         states[:] = status
         if not all(isinstance(s, Status) for s in states):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
-        states[~reached & np.array([s is Status.CONVERGED or s in _SUCCESS for s in states])] = Status.NO_CODE
+        states[~reached & np.array([s in _HAS_CODE for s in states])] = Status.NO_CODE
         states[reached & problem.fits_noise(z)] = Status.NOISE_LEVEL
         states[reached & problem.fits_exactly(z)] = Status.EXACT_FIT
         message = np.array([s.value for s in states], dtype=object)
@@ -167,7 +170,7 @@ class Inversion:
         return replace(self, **first)
 
     def residual(self, norm: str = "l2") -> Any:
-        """``|y - G(z)|`` in "l2", "l1" or "linf", recomputed from z: a float, or (B,).
+        """``|y - A G(z)|`` in "l2", "l1" or "linf", recomputed from z: a float, or (B,).
 
         Raises:
             InputError: the norm is none of these.

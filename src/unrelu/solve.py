@@ -72,12 +72,13 @@ def invert(
     """
     run = make(method, options)
     # The caller's PyTorch may be in inference mode, in which nothing can be differentiated.
-    with suitable_threads(network), torch.inference_mode(False):
+    with torch.inference_mode(False):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
             callback=callback,
         )  # fmt: skip
-        result = run(problem)
+        with suitable_threads(network):
+            result = run(problem)
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if norm is not None:

@@ -7,12 +7,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 import unrelu
 from support import random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
-from unrelu.methods import candidates, layerwise_reason
+from unrelu.methods import candidates, layerwise_reason, search
+from unrelu.methods.misfit import Misfit
 from unrelu.result import Status
 
 
@@ -169,8 +171,8 @@ def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
     found = unrelu.invert(network, y, consensus=100, callback=stop)
     assert len(calls) == call
     assert (found.status == Status.STOPPED).all()
-    (new,) = [new for at, new in counted if at == call]
-    assert new <= 0  # below 0 where a better code made what was found before count no more
+    # Below 0 where a better code made what was found before count no more.
+    assert all(new <= 0 for at, new in counted if at == call)
 
 
 def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm(monkeypatch):
@@ -198,3 +200,105 @@ def test_an_observation_stored_in_single_precision_is_found_again_not_searched_f
     assert (found.status == Status.REFOUND).all()
     np.testing.assert_allclose(found.z, truth, atol=1e-5)
     assert found.nit.max() <= 60
+
+
+# --- honest about how it ended ----------------------------------------------------------------------------------------
+
+
+def test_a_code_that_still_falls_is_not_called_found(monkeypatch):
+    network, _, y = noisy((5, 30, 120), 4, 1.0)
+    monkeypatch.setattr(search, "_WIDTHS", ())
+    monkeypatch.setattr(search, "_EXACT_STEPS", 1)
+    cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
+    assert (cut.status == Status.ITERATION_LIMIT).any()
+    assert "raise max_iterations" in cut.message[cut.status == Status.ITERATION_LIMIT][0]
+    whole = unrelu.invert(network, y, max_iterations=100, rounds=1)
+    assert (whole.status == Status.FOUND_ONCE).all()
+    assert (whole.fun < cut.fun)[cut.status == Status.ITERATION_LIMIT].all()
+
+
+@pytest.mark.parametrize("norm", ["l1", "linf"])
+def test_what_is_stopped_before_its_norm_claims_nothing(norm):
+    network, _, y = noisy((5, 30, 120), 8, 0.02)
+    calls = []
+    stopped = unrelu.invert(network, y, norm=norm, callback=lambda p: calls.append(p) or len(calls) == 30)
+    assert len(calls) == 30  # after agreement in l2, of most
+    assert (stopped.status == Status.STOPPED).all()
+    assert not stopped.success.any()
+
+
+def test_a_generator_without_layers_keeps_its_code_in_another_norm_and_says_so():
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 30)
+
+        def forward(self, z):
+            return self.last(z + torch.relu(self.first(z)))
+
+    torch.manual_seed(0)
+    network = unrelu.from_torch(Residual(), (4,))
+    y = network(np.ones((2, 4))) + np.random.default_rng(0).uniform(-0.1, 0.1, (2, 30))
+    found, squares = unrelu.invert(network, y, norm="linf"), unrelu.invert(network, y)
+    assert (found.status == Status.LEAST_SQUARES).all()
+    assert not found.success.any()
+    np.testing.assert_allclose(found.z, squares.z)
+    np.testing.assert_allclose(found.fun, found.residual("linf"))
+
+
+@pytest.mark.parametrize("consensus", [1, 2, 100])
+def test_found_once_and_found_again_mean_what_they_say(consensus):
+    network, _, y = noisy((5, 30, 120), 4, 0.01)
+    found = unrelu.invert(network, y, consensus=consensus)
+    for status, message in zip(found.status, found.message, strict=True):
+        times = re.search(r"found (\d+) times", message)
+        assert (status is Status.REFOUND) == (
+            times is not None and int(times[1]) >= min(consensus, 2) and consensus > 1
+        )
+        assert status is (Status.FOUND_ONCE if consensus == 1 else Status.REFOUND)
+
+
+def test_hidden_values_beyond_single_precision_are_searched_in_double():
+    rng = np.random.default_rng(0)
+    shapes = [(30, 8, 1e20), (60, 30, 1e20), (60, 60, 1e-40)]
+    network = unrelu.from_arrays([size * rng.standard_normal((n, m)) for n, m, size in shapes])
+    truth = rng.standard_normal(8)
+    np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-8)
+    small = random_network((3, 12, 30), seed=3)
+    assert np.isfinite(unrelu.invert(small, small(np.ones(3)), prior=1e39).z).all()
+
+
+@pytest.mark.parametrize("name", ["mnist-leaky", "mnist-relu"])
+def test_blank_observations_have_an_optimum_that_is_found_again(name):
+    """G(0) is no blank image, so that its misfit, above |y|^2 = 0, is no sign of a bad code."""
+    network = zoo.load(name)
+    y = np.zeros(784) if name == "mnist-leaky" else network(np.ones(20))
+    found = unrelu.invert(network, y, prior=0.0 if name == "mnist-leaky" else 1e6)
+    assert found.status is Status.REFOUND
+
+
+def test_after_a_stop_no_further_jacobian_is_computed(monkeypatch):
+    network, _, y = noisy((8, 40, 200), 1, 0.05, count=4)
+    systems = []
+    system = Misfit.system
+    monkeypatch.setattr(Misfit, "system", lambda self, z, rows: systems.append(len(z)) or system(self, z, rows))
+    calls = []
+    found = unrelu.invert(network, y, callback=lambda p: calls.append(p) or len(calls) == 2)
+    assert (found.status == Status.STOPPED).all()
+    assert len(systems) <= 2
+
+
+def test_a_module_with_constants_in_double_precision_is_searched_in_double():
+    class Weighted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(3, 16), torch.nn.Linear(16, 40)
+
+        def forward(self, z):
+            h = torch.relu(self.first(z))
+            return self.last(h * torch.linspace(0.5, 1, 16, dtype=torch.float64) + h.mean(dim=1, keepdim=True))
+
+    torch.manual_seed(0)
+    network = unrelu.from_torch(Weighted(), (3,))
+    truth = np.random.default_rng(0).standard_normal((4, 3))
+    np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-6)

@@ -14,10 +14,12 @@ from unrelu.methods import finish as finish_module
 from unrelu.methods.finish import finish
 from unrelu.methods.layerwise import Layerwise
 from unrelu.methods.norm_descent import NormDescent
+from unrelu.methods.reweighted import Reweighted
 from unrelu.problem import Problem
 from unrelu.result import Status
 
 K, N, B = 4, 60, 5
+ROUNDS = Reweighted().rounds
 NETWORK = random_network((K, 20, N), seed=1)
 both_norms = pytest.mark.parametrize("norm", ["l1", "linf"])
 layers = pytest.mark.parametrize("by_layer", [False, True])
@@ -147,24 +149,25 @@ def stops_at(call):
 
 @both_norms
 @layers
-@pytest.mark.parametrize("call", [1, 3, 5, 7, 10, 12])
+@pytest.mark.parametrize("call", [1, 3, 5, 7, 10, 12, 20, 40])
 def test_a_stop_ends_it_at_once(norm, by_layer, call):
     callback, calls = stops_at(call)
     problem, z = noisy(norm, callback=callback)
     best, status = finish(problem, z, 100, by_layer)
     assert (problem.objective(best) <= problem.objective(z)).all()
     # Every start is worked on one observation after the other, and the layer-wise ones are inverted so too.
-    in_all = B * (1 + (norm == "l1") + 2 * by_layer)
+    before = ROUNDS * (norm == "l1") + B * by_layer
+    in_all = before + B * (1 + (norm == "l1") + by_layer)
     assert len(calls) == min(call, in_all)
     assert (Status.STOPPED in status) == (call < in_all)
-    if call <= B * by_layer:
+    if call <= before:
         np.testing.assert_array_equal(best, z)
         assert set(status) == {Status.STOPPED}
 
 
 def test_what_a_stop_left_out_is_unfinished_whatever_was_reached_before():
-    callback, calls = stops_at(B + 2)  # in the second descent, after its second observation
+    callback, calls = stops_at(ROUNDS + B + 2)  # in the second descent, after its second observation
     problem, z = noisy("l1", callback=callback)
     _, status = finish(problem, z, 100, False)
     assert [s is Status.STOPPED for s in status] == [False, False, True, True, True]
-    assert len(calls) == B + 2
+    assert len(calls) == ROUNDS + B + 2

@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 _INSTANCES = 200
 _BATCH = 50
 # Observations that the others get: a batch, or fewer where they take seconds for one.
-_OTHERS = {"mnist-dcgan": 5}
+_OTHERS = {"mnist-dcgan": 5, "mnist-leaky": 10, "mnist-sigmoid": 10}
 _STARTS = 10
 BLIND, KNOWN = "auto", "auto, noise known"
 METHODS = (BLIND, KNOWN, "lm x10", "adam x10")

@@ -13,9 +13,9 @@ from unrelu.operators import Operator
 
 __all__ = ["Bank", "fits_single"]
 
-# Samples drawn, fewer where they would hold more than so many numbers (256 MiB).
+# Samples drawn; fewer where their outputs would be more than so many numbers (256 MiB), but never fewer than these.
 _SAMPLES = 4096
-_FEWEST = 256
+_FEWEST = 64
 _NUMBERS = 2**26
 # Principal directions of the outputs that are kept.
 _DIRECTIONS = 128
@@ -33,11 +33,10 @@ def fits_single(size: float) -> bool:
 
 
 def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and outputs in the precision of a generator; where one overflows, a number that still has a square."""
+    """Codes and outputs in the precision of a generator."""
     codes = codes.to(network.device, network.dtype)
     parts = torch.split(codes, max(1, _NUMBERS // (4 * network.width)))
-    largest = torch.finfo(network.dtype).max ** 0.25
-    return codes, torch.cat([network.forward(part).nan_to_num(0.0).clamp(-largest, largest) for part in parts])
+    return codes, torch.cat([network.forward(part) for part in parts])
 
 
 class Bank:
@@ -49,18 +48,25 @@ class Bank:
 
     Attributes:
         single: the generator in float32.
-        z: (N, k), float32; in the generator's precision where outputs leave the range of single precision.
+        fits: whether it works there: its layers and outputs stay in the range of single precision.
+        z: (N, k), float32, or in the generator's precision if that does not fit.
         x: (N, n), likewise.
     """
 
     def __init__(self, network: Generator, seed: int) -> None:
-        self.single = network.to(torch.float32)
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
         self._draws = torch.Generator().manual_seed(seed)
         codes = torch.randn(count, network.latent_dim, generator=self._draws)
-        self.z, self.x = _outputs(self.single, codes)
-        if not fits_single(float(self.x.abs().max())):
-            self.z, self.x = _outputs(network, codes)
+        self.single = network.to(torch.float32)
+        try:
+            self.z, x = _outputs(self.single, codes)
+            self.fits = bool(x.isfinite().all()) and fits_single(float(x.abs().max()))
+        except RuntimeError:  # a module with constants of its own in double precision
+            self.fits = False
+        if not self.fits:
+            self.z, x = _outputs(network, codes)
+        largest = torch.finfo(x.dtype).max ** 0.25  # a number whose square can still be squared
+        self.x = x.nan_to_num(0.0).clamp(-largest, largest)
         self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
 
     @classmethod
@@ -118,6 +124,12 @@ class Bank:
             y: (B, m).
             noise: sigma^2, the variance of y - A x; what F leaves over is added to it.
         """
+        # The directions as each observation sees them, so many at a time that they are a bounded number.
+        size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS)) if operator.count else len(y)
+        rows = torch.split(torch.arange(len(y), device=y.device), size)
+        return torch.cat([self._estimate(operator.take(part), y[part], noise) for part in rows])
+
+    def _estimate(self, operator: Operator, y: Tensor, noise: float) -> Tensor:
         operator, y = self._in_precision(operator, y)
         mean_x, mean_z, directions, codes, left = self.model
         size = len(y)

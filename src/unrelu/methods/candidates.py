@@ -37,6 +37,7 @@ class Candidates:
         self.zero = (_UNITS * torch.finfo(y.dtype).eps) ** 2 * self.size
         self.z, self.gram = y.new_zeros(batch, k), y.new_zeros(batch, k, k)
         self.f = y.new_full((batch,), torch.inf)
+        self.counted = self.f.clone()  # the misfit that ``found`` began to count at
         self.found = torch.zeros(batch, dtype=torch.int64, device=y.device)
         self.steps = torch.zeros(batch, dtype=torch.int64, device=y.device)
         self.double = np.full((batch, k), np.nan)
@@ -44,27 +45,25 @@ class Candidates:
     def add(self, state: DampedNewton, steps: Tensor, counts: bool = True) -> None:
         """Take the ends of some descents, several to an observation if need be; ``counts``: as optima that were found.
 
-        Ends on a plateau, where the output does not change with the code, are no optima that could be found again, and
-        neither are those that explain nothing of the observation: dead neurons bring many starts there.
+        Ends on a plateau, where the output does not change with the code, are no optima that could be found again: dead
+        neurons bring many starts there.
         """
         self.steps.index_add_(0, state.rows, steps)
         known = torch.isfinite(state.f)
-        counted = (
-            torch.full_like(known, counts) & known & ~state.flat() & (state.f < (1 - 1e-4) * self.size[state.rows])
-        )
+        counted = torch.full_like(known, counts) & known & ~state.flat()
         # Reductions, since of several values written to one place PyTorch keeps any.
         values = torch.where(known, state.f, torch.inf)
         f = torch.full_like(self.f, torch.inf).scatter_reduce_(0, state.rows, values, "amin")
         ends = torch.nonzero(known & (values == f[state.rows]))[:, 0]
         index = torch.zeros_like(self.found).scatter_reduce_(0, state.rows[ends], ends, "amax")
-        before = self.f.clone()
         lower = torch.nonzero(f < self.f)[:, 0]
         chosen = index[lower]
         state.refresh(chosen)
         self.f[lower], self.z[lower], self.gram[lower] = f[lower], state.z[chosen], state.gram[chosen]
         self.double[lower.cpu().numpy()] = state.z[chosen].cpu().double().numpy()
         # What was found before counts on if the new best is the same optimum.
-        self.found[(self.f < (1 - _SAME) * before) & (before > self.zero)] = 0
+        another = (self.f < (1 - _SAME) * self.counted) & (self.counted > self.zero)
+        self.found[another], self.counted[another] = 0, self.f[another]
         again = counted & (state.f <= torch.maximum((1 + _SAME) * self.f, self.zero)[state.rows])
         self.found.index_add_(0, state.rows, again.long())
 

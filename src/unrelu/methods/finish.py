@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,7 @@ from unrelu.layer import L1, LInf
 from unrelu.methods.layerwise import Layerwise
 from unrelu.methods.norm_descent import NormDescent
 from unrelu.methods.reweighted import Reweighted
-from unrelu.problem import Problem
+from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 
 __all__ = ["finish"]
@@ -29,12 +31,14 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         max_programs: linear programs of each descent.
         by_layer: whether the layers allow layer-wise codes at little cost.
     """
+    phases = 1 + 2 * by_layer + 2 * (problem.norm == "l1")
+    phase = (_phase(problem, i, phases) for i in range(phases))
     starts = [z]
     if problem.norm == "l1":
-        starts.append(Reweighted().minimise(problem, z)[0])
+        starts.append(Reweighted().minimise(next(phase), z)[0])
     if by_layer:
         method = LInf() if problem.norm == "linf" else L1()
-        found = Layerwise(method, problem.norm)(problem).z
+        found = Layerwise(method, problem.norm)(next(phase)).z
         starts.append(np.where(np.isfinite(found).all(axis=1, keepdims=True), found, z))
     descent = NormDescent(max_programs=max_programs)
     best, status, value = z, np.full(problem.size, Status.STOPPED, dtype=object), np.full(problem.size, np.inf)
@@ -42,7 +46,7 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         if problem.control.halted:
             status[:] = Status.STOPPED
             break
-        reached, ended, _ = descent.minimise(problem, start)
+        reached, ended, _ = descent.minimise(next(phase), start)
         reached_value = problem.objective(reached)
         better = reached_value < value
         best = np.where(better[:, None], reached, best)
@@ -50,3 +54,12 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         # An observation that was left out of a descent is unfinished, whatever an earlier descent found.
         status = np.where(better | (ended == Status.STOPPED) | (i == 0), ended, status)
     return best, status
+
+
+def _phase(problem: Problem, i: int, phases: int) -> Problem:
+    """The problem for one of several passes over its observations, whose progress is a part of the whole."""
+
+    def report(progress: Progress) -> Progress:
+        return replace(progress, done=(i * problem.size + progress.done) // phases)
+
+    return replace(problem, control=problem.control.part(report))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor
 from unrelu.errors import OptionError
 from unrelu.methods.lm import LevenbergMarquardt
 from unrelu.operators import Operator
-from unrelu.problem import Control, Problem
+from unrelu.problem import Control, Problem, Progress
 
 __all__ = ["Reweighted"]
 
@@ -54,8 +54,8 @@ class Reweighted:
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.int64]]:
         """Go from codes z0 (B, k), mostly the l2 solutions: the codes and the steps taken, (B,).
 
-        No code is worse than its start in l1. At the time limit the best codes so far are returned; the callback is
-        not called.
+        No code is worse than its start in l1. At the time limit, or when the callback asks to stop, the best codes so
+        far are returned.
         """
         z, best = np.nan_to_num(z0), np.array(z0, dtype=np.float64)
         with np.errstate(invalid="ignore"):
@@ -65,7 +65,7 @@ class Reweighted:
         largest = r.max(axis=1, keepdims=True)
         refine = LevenbergMarquardt(max_iterations=self.steps)
         for turn in range(self.rounds):
-            if problem.control.expired():
+            if problem.control.expired() or problem.control.stopped(partial(_progress, problem, turn, best)):
                 break
             floor = largest * _LAST_FLOOR ** (turn / max(1, self.rounds - 1)) + np.finfo(float).tiny
             z, _, more = refine.minimise(_weighted(problem, np.sqrt(floor / np.maximum(r, floor))), z)
@@ -77,11 +77,15 @@ class Reweighted:
         return best, steps
 
 
+def _progress(problem: Problem, turn: int, z: Array) -> Progress:
+    return Progress("reweighted", turn, 0, problem.size, z.copy())
+
+
 def _weighted(problem: Problem, weight: Array) -> Problem:
     """The problem with each residual multiplied by a weight, (B, m)."""
     network = problem.network
     tensor = torch.tensor(weight, dtype=network.dtype, device=network.device)
-    control = Control(problem.control.remaining() if math.isfinite(problem.control.time_limit) else math.inf)
+    control = Control(problem.control.remaining())
     return replace(
         problem, y=problem.y * weight, operator=_Weighted(problem.operator, tensor), norm="l2", control=control
     )

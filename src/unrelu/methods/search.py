@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,12 @@ _ENOUGH_DECREASE = 1e-2
 # Below this share of |y|^2 a code found in single precision may be an exact fit.
 _EXACT = 1e-8
 _EXACT_FIT_STEPS = 200
+# A larger prior leaves single precision.
+_LARGEST_PRIOR = 1e12
+# A code is refined until two steps in a row each gain less than this share, and has settled if the last ten together
+# gained less than that one; agreement means agreement to 1%.
+_LITTLE = 3e-4
+_LAST_STEPS, _SETTLED = 10, 1e-3
 # Below this one an exact fit may be next to it, on the other side of a kink.
 _NEARLY_EXACT = 1e-6
 # And below this one single precision sees no difference.
@@ -71,7 +77,7 @@ class Search:
 
     rounds: int = 8
     consensus: int = 2
-    max_iterations: int = 10
+    max_iterations: int = 50
     max_programs: int = 100
 
     def __post_init__(self) -> None:
@@ -100,7 +106,8 @@ class _Run:
     def __init__(self, problem: Problem, options: Search) -> None:
         self.problem, self.options = problem, options
         self.bank = Bank.of(problem.network, problem.seed)
-        network = self.bank.single if fits_single(float(np.abs(problem.y).max())) else problem.network
+        single = self.bank.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
+        network = self.bank.single if single else problem.network
         self.misfit = Misfit.of(problem, network)
         self.rounded = [self.misfit.with_network(self.bank.rounded(width, network)) for width in _WIDTHS]
         self.best = Candidates(self.misfit.y, problem.network.latent_dim)
@@ -120,7 +127,8 @@ class _Run:
         return self.misfit.y.new_tensor(none if self.problem.prior else self.problem.noise_energy)
 
     def _progress(self) -> Progress:
-        done = int(self.finished().sum())
+        # In another norm an observation is finished when its descent in that norm is.
+        done = int(self.finished().sum()) if self.problem.norm == "l2" else 0
         return Progress("auto", int(self.best.steps.max()), done, self.problem.size, self.best.codes())
 
     # --- rounds -------------------------------------------------------------------------------------------------------
@@ -164,8 +172,12 @@ class _Run:
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
         for misfit in self.rounded if rounded else []:
+            if self.watch():
+                break
             state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1, self.watch)
             z, damping, steps = state.z, state.damping, steps + state.steps
+        if self.watch.reason and torch.isfinite(self.best.f[rows]).all():
+            return
         floor = _ZERO * self.best.size[rows]
         state = DampedNewton(
             self.misfit, z, rows, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
@@ -184,43 +196,54 @@ class _Run:
         if self.problem.prior or not len(rows):
             return
         self.judged[rows] = self.best.f[rows]
-        z = self._in_double(rows, _EXACT_FIT_STEPS)
+        z, _ = self._in_double(rows, _EXACT_FIT_STEPS)
         fits = torch.from_numpy(self.problem.part(rows.cpu().numpy()).fits_exactly(z)).to(rows.device)
         self.best.replace(rows, z)
         self.exact[rows[fits]] = True
 
-    def _in_double(self, rows: Tensor, steps: int) -> Array:
-        """Codes of some observations refined in the network's own precision, (b, k)."""
+    def _in_double(self, rows: Tensor, steps: int) -> tuple[Array, Tensor]:
+        """Codes of some observations refined in the network's own precision, (b, k), and whether they settled, (b,)."""
         misfit = MixedMisfit(Misfit.of(self.problem), self.misfit)
         z = misfit.tensor(self.best.double[rows.cpu().numpy()])
         exact = 1e-30 * misfit.y[rows].square().sum(dim=1)
         z, _, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
-        left = torch.nonzero(~arrived)[:, 0]
-        for better, most in ((misfit, self.options.max_iterations), (misfit.double, steps)):
+        for better, most, little in ((misfit, self.options.max_iterations, _LITTLE), (misfit.double, steps, 1e-13)):
+            left = torch.nonzero(~arrived)[:, 0]
             if len(left) and most:
-                state = DampedNewton(better, z[left], rows[left], damping=1e-4, enough=exact[left]).run(
-                    most, self.watch
+                state = DampedNewton(
+                    better, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=little
                 )
-                z[left] = state.z
-                left = left[~state.done]
-        return z.cpu().double().numpy()
+                before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
+                z[left] = state.run(min(most, _LAST_STEPS), self.watch).z
+                arrived[left] = state.done | (state.f >= (1 - _SETTLED) * before)
+        return z.cpu().double().numpy(), arrived
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""
         rows = torch.nonzero(~self.exact & torch.isfinite(self.best.f))[:, 0]
-        if len(rows) and not self.watch.reason:
-            self.best.replace(rows, self._in_double(rows, 0))
-        found = self.best.found.cpu().numpy()
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
-        status[found >= self._wanted().cpu().numpy()] = Status.REFOUND
+        status[self.best.found.cpu().numpy() > 1] = Status.REFOUND
+        if len(rows) and not self.watch.reason:
+            refined, settled = self._in_double(rows, 0)
+            self.best.replace(rows, refined)
+            status[rows[~settled].cpu().numpy()] = Status.ITERATION_LIMIT
         status[self.best.flat().cpu().numpy()] = Status.FLAT
-        z = self.best.double
         if self.watch.reason:
-            status[~self.finished().cpu().numpy()] = self.watch.reason
+            # What is found again in l2 need not be the best in another norm.
+            unfinished = ~self.finished().cpu().numpy() | (self.problem.norm != "l2")
+            status[unfinished] = self.watch.reason
         elif self.problem.norm != "l2":
-            status[:] = Status.CONVERGED  # what is found again in l2 need not be the best in another norm
-            known = np.flatnonzero(np.isfinite(z).all(axis=1))
-            if isinstance(self.problem.network, Network) and len(known):
-                part = self.problem.part(known, self.problem.control.part(lambda _: self._progress()))
-                z[known], status[known] = finish(part, z[known], self.options.max_programs, cheap_by_layer(part))
+            return self._in_norm(status)
+        return self.best.double, status
+
+    def _in_norm(self, status: npt.NDArray[np.object_]) -> tuple[Array, npt.NDArray[np.object_]]:
+        """The codes after the descent in l1 or linf, and how that ended."""
+        z = self.best.double
+        known = np.flatnonzero(np.isfinite(z).all(axis=1))
+        if not isinstance(self.problem.network, Network):
+            status[known] = Status.LEAST_SQUARES
+        elif len(known):
+            control = self.problem.control.part(lambda progress: replace(self._progress(), done=progress.done))
+            part = self.problem.part(known, control)
+            z[known], status[known] = finish(part, z[known], self.options.max_programs, cheap_by_layer(part))
         return z, status

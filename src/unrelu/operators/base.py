@@ -273,7 +273,8 @@ class _OfCode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, apply: Callable[[Array], Array], transpose: Callable[[Array], Array]) -> Tensor:
         ctx.maps = (apply, transpose)
-        rows = [np.asarray(apply(row), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
+        # Copies: code may write into what it is given, or into what it gave before.
+        rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
         return torch.from_numpy(np.stack(rows)).to(dtype=x.dtype, device=x.device)
 
     @staticmethod

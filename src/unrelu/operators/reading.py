@@ -79,6 +79,11 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
     boolean = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given).dtype == bool
     binary = boolean or bool(np.isin(array, (0.0, 1.0)).all())
+    if each and binary and not boolean and of_rows and y_shape == shape:
+        raise InputError(
+            f"operator= and y are both of shape {shape}, so operator= may be a mask for each observation or a matrix: "
+            "pass masks as booleans, and a matrix as a SciPy sparse one"
+        )
     if (shared or each) and (boolean or not of_rows) and ((of_output and binary) or not matrix):
         return _mask(array.reshape(n) if shared else array.reshape(-1, n), output)
     if not matrix:
@@ -102,6 +107,8 @@ def _mask(array: Array, output: Shape) -> Mask:
 
 
 def _sparse(given: Any, n: int) -> Operator:
+    if np.issubdtype(given.dtype, np.complexfloating):
+        raise InputError(f"operator= has complex entries ({given.dtype}); stack the real and imaginary rows")
     csr = sparse.csr_array(given, dtype=np.float64)
     if csr.ndim != 2 or csr.shape[1] != n:
         raise InputError(f"operator= has shape {csr.shape}; the network's output has {n} entries, pass one of (m, {n})")
@@ -114,7 +121,7 @@ def _sparse(given: Any, n: int) -> Operator:
 
 def _physics(physics: Any, output: Shape) -> Operator:
     """A deepinv LinearPhysics: A and A_adjoint on tensors (1, *output) of the type and device of its own tensors."""
-    own = [*getattr(physics, "parameters", list)(), *getattr(physics, "buffers", list)()]
+    own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
     def image(x: Array, shape: Shape) -> Tensor:
@@ -129,11 +136,11 @@ def _physics(physics: Any, output: Shape) -> Operator:
 
     def apply(x: Array) -> Array:
         with torch.no_grad():
-            return np.asarray(physics.A(image(x, output)).detach().cpu().double().numpy().ravel())
+            return np.asarray(physics.A(image(x, output)).detach().cpu().numpy().ravel())
 
     def transpose(r: Array) -> Array:
         with torch.no_grad():
-            return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().double().numpy().ravel())
+            return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().numpy().ravel())
 
     return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape)
 
@@ -179,7 +186,7 @@ def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | No
         raise InputError(
             f"operator= gives complex numbers ({what}); stack real and imaginary parts, as partial_fourier does"
         )
-    result = np.asarray(result, dtype=np.float64).ravel()
+    result = np.array(result, dtype=np.float64).ravel()  # a copy: the next call may reuse its buffer
     if size is not None and len(result) != size:
         raise InputError(f"operator= gives {len(result)} numbers for {what}; {size} were expected")
     if not np.isfinite(result).all():
