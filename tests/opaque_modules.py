@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from unrelu.generator import Generator
+from unrelu.loaders import from_torch
+from unrelu.opaque import frozen
 
 
 class Residual(nn.Module):
@@ -115,3 +120,52 @@ GENERATORS = {
     "attention": (made(Attention), (6,), "module 'cross' .MultiheadAttention. joins two branches"),
     "skip": (made(Skip), (6, 1, 1), "node 'silu' calls silu"),
 }
+
+
+OPAQUE = {name: from_torch(module, shape) for name, (module, shape, _) in GENERATORS.items()}
+
+
+def codes(net: Generator, count: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, net.latent_dim))
+
+
+def double(module: nn.Module) -> nn.Module:
+    return frozen(module, torch.float64, torch.device("cpu"))
+
+
+class Function(nn.Module):
+    """A function of the code and a matrix."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.linspace(-1, 2, 12).reshape(4, 3))
+
+    def forward(self, z):
+        return self.function(z, self.weight)
+
+
+class Cube(torch.autograd.Function):
+    """With a reverse-mode derivative only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
+
+
+class Rounded(Cube):
+    """With the derivative of what it is not, as quantisers are trained."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient

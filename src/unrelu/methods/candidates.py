@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.methods.newton import DampedNewton
+from unrelu.methods.newton import DampedNewton, on_plateau
 
 __all__ = ["Candidates"]
 
@@ -73,10 +73,8 @@ class Candidates:
         self.z[rows] = torch.as_tensor(z, dtype=self.z.dtype, device=self.z.device)
 
     def flat(self) -> Tensor:
-        """Where no step of the size of the best code changes its misfit: the Jacobian is zero there."""
-        reach = self.gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + self.z.norm(dim=1))
-        flat: Tensor = torch.isfinite(self.f) & (reach <= 1e-10 * self.f.sqrt())
-        return flat
+        """The best codes that are on a plateau."""
+        return on_plateau(self.z, self.f, self.gram)
 
     def codes(self) -> Array:
         """A copy of the codes."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
 
-__all__ = ["Descent", "Move", "Report", "descend"]
+__all__ = ["ASTRONOMICAL", "Descent", "Move", "Report", "descend", "progress_of"]
 
 # Codes (a, k) and their rows in the batch (a,) -> where each moves to, (a, k), and which have arrived instead, (a,).
 Move = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -22,7 +22,7 @@ Move = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Report = Callable[[int, Tensor, Tensor], Progress]
 
 # A code this long has diverged; its outputs still have finite squares.
-_ASTRONOMICAL = 1e100
+ASTRONOMICAL = 1e100
 
 
 class Descent(NamedTuple):
@@ -58,7 +58,7 @@ def descend(z: Tensor, move: Move, iterations: int, control: Control, report: Re
             nit[rows] = t
             break
         moved, arrived = move(z[active], active)
-        lost = ~arrived & ~(moved.norm(dim=1) < _ASTRONOMICAL)
+        lost = ~arrived & ~(moved.norm(dim=1) < ASTRONOMICAL)
         going = ~arrived & ~lost
         z[active[going]] = moved[going]
         for mask, reason in ((arrived, Status.CONVERGED), (lost, Status.DIVERGED)):
@@ -67,3 +67,8 @@ def descend(z: Tensor, move: Move, iterations: int, control: Control, report: Re
                 status[rows], nit[rows] = reason, t
         active = active[going]
     return Descent(z, status, nit)
+
+
+def progress_of(method: str, iteration: int, active: Tensor, z: Tensor) -> Progress:
+    """What a callback is told of a method that works on the codes themselves."""
+    return Progress(method, iteration, len(z) - len(active), len(z), z.cpu().double().numpy().copy())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from unrelu.errors import OptionError
-from unrelu.methods.descent import descend
+from unrelu.methods.descent import descend, progress_of
 from unrelu.methods.misfit import Misfit
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion
 
 __all__ = ["GradientDescent"]
@@ -61,11 +62,8 @@ class GradientDescent:
             gradient = 0.5 * misfit.gradient(z, rows)[1]
             return z - rate * gradient, gradient.norm(dim=1) <= self.gradient_tolerance
 
-        run = descend(misfit.tensor(problem.start()), step, iterations, problem.control, _progress)
+        run = descend(
+            misfit.tensor(problem.start()), step, iterations, problem.control, partial(progress_of, "gradient_descent")
+        )
         codes = run.z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="gradient_descent", status=run.status, nit=run.nit, norm="l2")
-
-
-def _progress(iteration: int, active: Tensor, z: Tensor) -> Progress:
-    codes = z.cpu().double().numpy().copy()
-    return Progress("gradient_descent", iteration, len(z) - len(active), len(z), codes)

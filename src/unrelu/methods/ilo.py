@@ -15,15 +15,14 @@ from unrelu.errors import OptionError
 from unrelu.methods.adam import AdamSteps
 from unrelu.methods.descent import Descent, Report, descend
 from unrelu.methods.misfit import Misfit
+from unrelu.methods.watch import HALTS
 from unrelu.network import Layer, Network
 from unrelu.opaque import as_chain
 from unrelu.operators import Identity
 from unrelu.problem import Problem, Progress
-from unrelu.result import Inversion, Status
+from unrelu.result import Inversion
 
 __all__ = ["Ilo", "onto_l1_ball"]
-
-_HALTS = (Status.TIME_LIMIT, Status.STOPPED)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Ilo:
             with torch.no_grad():
                 better = misfit.value(code, everything) < misfit.value(z, everything)
             z[better] = code[better]
-            rows = better.cpu().numpy() | np.array([s in _HALTS for s in run.status])
+            rows = better.cpu().numpy() | np.array([s in HALTS for s in run.status])
             status, nit = np.where(rows, run.status, status), nit + more
         codes = z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm="l2")

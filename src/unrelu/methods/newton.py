@@ -9,7 +9,14 @@ from torch import Tensor
 
 from unrelu.methods.misfit import Misfit
 
-__all__ = ["DampedNewton"]
+__all__ = ["DampedNewton", "on_plateau"]
+
+
+def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
+    """Codes (b, k) whose misfit f (b,) no step of their size can change by a 1e-10th: the Jacobian is zero there."""
+    reach = gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + z.norm(dim=1))
+    plateau: Tensor = torch.isfinite(f) & (reach <= 1e-10 * f.sqrt())
+    return plateau
 
 
 class DampedNewton:
@@ -139,10 +146,8 @@ class DampedNewton:
         self.retire(finished)
 
     def flat(self) -> Tensor:
-        """Codes whose misfit no step of their size can change by a 1e-10th: the Jacobian is zero there."""
-        reach = self.gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + self.z.norm(dim=1))
-        flat: Tensor = (reach <= 1e-10 * self.f.sqrt()) & (self.f > self.enough)
-        return flat
+        """Codes on a plateau that are no good fits."""
+        return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
 
     def retire(self, finished: Tensor) -> None:
         """Take codes (a mask over all) out of the active ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from unrelu.activations import Activation
 from unrelu.errors import OptionError
-from unrelu.methods.descent import descend
+from unrelu.methods.descent import descend, progress_of
 from unrelu.methods.misfit import Misfit
 from unrelu.network import Layer, Network
 from unrelu.opaque import as_chain
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion
 
 __all__ = ["Plugin", "linearised", "mean_slope"]
@@ -88,7 +89,9 @@ class Plugin:
             moved = z + eta * (back - misfit.prior * z)
             return moved, (moved - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
 
-        run = descend(misfit.tensor(problem.start()), step, self.max_iterations, problem.control, _progress)
+        run = descend(
+            misfit.tensor(problem.start()), step, self.max_iterations, problem.control, partial(progress_of, "plugin")
+        )
         codes = run.z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="plugin", status=run.status, nit=run.nit, norm="l2")
 
@@ -129,8 +132,3 @@ def _norm(layer: Layer, network: Network) -> float:
         if norm <= 0 or abs(norm - last) <= _SETTLED * norm:
             break
     return norm
-
-
-def _progress(iteration: int, active: Tensor, z: Tensor) -> Progress:
-    codes = z.cpu().double().numpy().copy()
-    return Progress("plugin", iteration, len(z) - len(active), len(z), codes)

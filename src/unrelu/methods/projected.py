@@ -13,9 +13,11 @@ import torch
 
 from unrelu.errors import InputError, OptionError
 from unrelu.methods.adam import Adam
+from unrelu.methods.descent import ASTRONOMICAL
 from unrelu.methods.layerwise import Layerwise
 from unrelu.methods.lm import LevenbergMarquardt
 from unrelu.methods.starts import LAYER_METHODS
+from unrelu.methods.watch import HALTS
 from unrelu.operators import Identity
 from unrelu.problem import Noise, Problem, Progress
 from unrelu.result import Inversion, Status
@@ -30,10 +32,6 @@ _SEARCHES: dict[str, Callable[[Problem], Inversion]] = {
     "adam": Adam(learning_rate=0.1, max_iterations=100, restarts=1),
 }
 _PROJECTIONS = (*LAYER_METHODS, *_SEARCHES)
-_HALTS = (Status.TIME_LIMIT, Status.STOPPED)
-
-# An output this large has diverged.
-_ASTRONOMICAL = 1e100
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Projected:
         """One step of the observations still at work, and what has become of them."""
         rows = np.flatnonzero(state.active)
         u = state.gradient_step(rows, self.step)
-        far = np.asarray(~(np.abs(u).max(axis=1) < _ASTRONOMICAL))
+        far = np.asarray(~(np.abs(u).max(axis=1) < ASTRONOMICAL))
         state.retire(rows[far], Status.DIVERGED, t)
         rows, u = rows[~far], u[~far]
         if not len(rows):
@@ -113,7 +111,7 @@ class Projected:
         settled = state.accept(rows[reached], found.z[reached], self.tolerance)
         state.nit[rows[reached]] = t + 1
         state.retire(rows[reached][settled], Status.CONVERGED, t + 1)
-        for halt in _HALTS:
+        for halt in HALTS:
             if halt in found.status:
                 state.retire(state.active.copy(), halt)
         for i in np.flatnonzero(~reached & state.active[rows]):

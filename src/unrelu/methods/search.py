@@ -31,19 +31,19 @@ _WIDTHS = tuple(0.5 * 50 ** (-i / 7) for i in range(8))
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
-# Below this share of |y|^2 a code found in single precision may be an exact fit.
+# Shares of |y|^2: below the first a code found in single precision may be an exact fit, below the second an exact fit
+# may be next to it, on the other side of a kink, and below the third single precision sees no difference.
 _EXACT = 1e-8
+_NEARLY_EXACT = 1e-6
+_ZERO = 1e-12
+# Steps in double precision that an exact fit may take.
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# A code is refined until two steps in a row each gain less than this share, and has settled if the last ten together
-# gained less than that one; agreement means agreement to 1%.
-_LITTLE = 3e-4
+# A code is refined until two steps in a row each gain less than this share of its misfit, and has settled if the last
+# ten together gained less than that one; agreement means agreement to 1%.
+_REFINED_DECREASE = 3e-4
 _LAST_STEPS, _SETTLED = 10, 1e-3
-# Below this one an exact fit may be next to it, on the other side of a kink.
-_NEARLY_EXACT = 1e-6
-# And below this one single precision sees no difference.
-_ZERO = 1e-12
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ class Search:
     ``least_squares`` if nothing was found twice by the end of the third round.
 
     An observation is finished when its code fits exactly, when its objective is at most the mean energy of the stated
-    noise, when its best objective was found ``consensus`` times, to 1% (once more below 1e-6 of :math:`|y|^2`, where an
-    exact fit may be near), or after ``rounds`` rounds. The search runs in single precision; its best code is refined in
-    double precision. For l1 and linf that code is where :class:`~unrelu.methods.norm_descent.NormDescent` starts,
-    beside a reweighted (l1) and a layer-wise one; of a generator without known layers the l2 code is returned.
+    noise (not with a prior), when its best objective was found ``consensus`` times, to 1% (once more below 1e-6 of
+    :math:`|y|^2`, where an exact fit may be near), or after ``rounds`` rounds. The search runs in single precision; its
+    best code is refined in double precision. For l1 and linf that code is where
+    :class:`~unrelu.methods.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
+    generator without known layers the l2 code is returned.
 
     Args:
         rounds: rounds of descents at most; the first two are one descent each, the others two kicks and a random code.
@@ -174,7 +175,7 @@ class _Run:
         for misfit in self.rounded if rounded else []:
             if self.watch():
                 break
-            state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1, self.watch)
+            state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
             z, damping, steps = state.z, state.damping, steps + state.steps
         if self.watch.reason and torch.isfinite(self.best.f[rows]).all():
             return
@@ -207,11 +208,14 @@ class _Run:
         z = misfit.tensor(self.best.double[rows.cpu().numpy()])
         exact = 1e-30 * misfit.y[rows].square().sum(dim=1)
         z, _, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
-        for better, most, little in ((misfit, self.options.max_iterations, _LITTLE), (misfit.double, steps, 1e-13)):
+        for precise, most, decrease in (
+            (misfit, self.options.max_iterations, _REFINED_DECREASE),
+            (misfit.double, steps, 1e-13),
+        ):
             left = torch.nonzero(~arrived)[:, 0]
             if len(left) and most:
                 state = DampedNewton(
-                    better, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=little
+                    precise, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
                 )
                 before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
                 z[left] = state.run(min(most, _LAST_STEPS), self.watch).z

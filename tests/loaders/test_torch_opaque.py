@@ -1,0 +1,92 @@
+"""What ``from_torch`` asks of a module that is no chain of layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from opaque_modules import OPAQUE, Attention, Function, Residual, Rounded, codes, made
+from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.loaders import from_torch
+
+# --- modules that are no generators -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda z, w: (z + torch.randn_like(z)) @ w.T, "it draws random numbers; a generator must be deterministic"),
+        (lambda z, w: (z + 0 * torch.randn_like(z)) @ w.T, "it draws random numbers"),
+        (lambda z, w: z.exp() * np.random.default_rng().normal(), "a second evaluation gives another output"),
+        (lambda z, w: z.exp() - z.mean(0), "a code has another output alone than in a batch"),
+        (lambda z, w: z if z.sum() > 0 else -z, "a code has another output alone than in a batch"),
+        (lambda z, w: z.exp().squeeze(), "maps codes of shape|another output alone"),
+        (lambda z, w: z.exp().detach(), "its derivative is off by 1 of that of finite|cannot be differentiated"),
+        (lambda z, w: z.exp().detach() + z, "its derivative is off by"),
+        (lambda z, w: z.exp() + (z.round() - z).detach(), "its derivative is off by"),
+        (lambda z, w: z.exp().sign() * (z > 0) + z.round(), "its derivative is zero at random codes, though"),
+        (lambda z, w: Rounded.apply(5 * z).exp(), "its derivative is off by"),
+        (lambda z, w: torch.log(z), "it maps codes drawn from N.0, I. to NaN or infinite outputs"),
+        (lambda z, w: torch.fft.fft(z), "it returns torch.complex128 numbers; a generator returns real ones"),
+        (lambda z, w: z.argmax(1, keepdim=True), "it returns torch.int64 numbers"),
+        (lambda z, w: (z.exp(), z), "it returns a tuple; a generator returns one tensor"),
+        (lambda z, w: z.exp().numpy(), "ndarray|raises"),
+        (lambda z, w: z.exp().sum(), r"maps codes of shape \(2, 3\) to an output of shape \(\); the batch axis must"),
+        (lambda z, w: z.exp().T, r"maps codes of shape \(2, 3\) to an output of shape \(3, 2\)"),
+        (lambda z, w: z * 0 * z + w.sum(), "two random codes have the same output; it does not depend on the code"),
+        (lambda z, w: z.exp() @ torch.ones(3, 4), r"for float64 codes of shape \(2, 3\) it raises"),
+        (lambda z, w: z.relu() @ w.T if len(z) > 1 else z @ w.T, "a code has another output alone than in a batch"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The use of `x.T` on tensors")
+def test_refused(function, message):
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        from_torch(Function(function).eval(), 3)
+    assert "; as a generator without known layers it fails too: " in str(caught.value)
+
+
+def test_a_kink_that_is_near_by_chance_is_no_reason_to_refuse():
+    """At the first code tried a neuron is 8e-10 from its kink, so differences of any step but the shortest cross it."""
+    assert from_torch(made(Residual, 34, 191, 153)).outline.forward_mode
+
+
+def test_training_mode():
+    module = made(Attention)
+    with pytest.raises(ModelError, match=r"is in training mode; call module\.eval\(\) first"):
+        from_torch(module.train(), 6)
+    drops = Function(lambda z, w: z.exp() if not module.training else nn.functional.dropout(z).exp())
+    with pytest.raises(UnsupportedModelError, match="it draws random numbers"):
+        from_torch(drops.eval(), 3)
+
+    class Drops(Residual):
+        def forward(self, z):
+            return nn.functional.dropout(super().forward(z), training=self.training)
+
+    with pytest.raises(ModelError, match=r"in training mode, where it computes something else.*call module\.eval\(\)"):
+        from_torch(made(Drops).train(), 5)
+    # Where it makes no difference it is no matter, as for chains.
+    net = from_torch(made(Residual).train(), 5)
+    np.testing.assert_array_equal(net(codes(net)), OPAQUE["residual"](codes(net)))
+    assert not any(m.training for m in net.module.modules())
+
+
+def test_weights_are_finite_but_masks_need_not_be():
+    module = made(Attention)
+    assert torch.isinf(module.mask).any()
+    module.mask[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="1 of 25 entries of 'mask' are NaN or infinite"):
+        from_torch(module, 6)
+    module = made(Residual)
+    with torch.no_grad():
+        module.leave.weight[:2, 3] = torch.inf
+    with pytest.raises(ModelError, match=r"2 of 960 entries of 'leave\.weight' are NaN or infinite") as caught:
+        from_torch(module)
+    assert type(caught.value) is ModelError
+
+
+def test_the_latent_shape_is_guessed_as_for_chains():
+    assert from_torch(made(Residual)).latent_shape == (5,)
+    with pytest.raises(UnsupportedModelError, match=r"latent_shape was taken to be \(8,\); pass latent_shape= if"):
+        from_torch(nn.Sequential(nn.ELU(), nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(8, 3)))
