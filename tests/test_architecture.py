@@ -15,12 +15,12 @@ SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
     "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "problem",
-    "result", "layer", "methods", "certify", "solve", "inspection", "zoo", "stores", "benchmarks", "demo", "cli",
+    "result", "layer", "methods", "proofs", "solve", "inspection", "zoo", "stores", "benchmarks", "demo", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
     "zoo": {"errors", "loaders", "network", "zoo"},
-    "certify": {"errors", "generator", "network", "operators", "layer", "certify"},
+    "proofs": {"errors", "generator", "network", "operators", "layer", "proofs"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -12,8 +12,8 @@ import unrelu
 from support import image_network, random_network, tensor
 from unrelu.activations import Activation
 from unrelu.affine import Dense
-from unrelu.certify import freedom
 from unrelu.network import Network
+from unrelu.proofs import freedom
 
 KINDS = ("relu", "leaky_relu:0.1", "identity", "tanh")
 

@@ -9,10 +9,10 @@ import torch
 from support import random_network, tensor
 from unrelu.activations import Activation
 from unrelu.affine import Dense
-from unrelu.certify import freedom
 from unrelu.errors import InputError
 from unrelu.inspection import inspect
 from unrelu.network import Network
+from unrelu.proofs import freedom
 
 
 def test_layers_are_described():

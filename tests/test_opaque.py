@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import unrelu.opaque as opaque_module
 from opaque_modules import GENERATORS, OPAQUE, Attention, Cube, Function, Residual, Untraceable, codes, double, made
-from unrelu.certify import freedom
 from unrelu.errors import UnsupportedModelError
 from unrelu.generator import Generator
 from unrelu.loaders import from_torch
 from unrelu.network import Network
 from unrelu.opaque import OpaqueNetwork
+from unrelu.proofs import freedom
 from unrelu.solve import invert
 
 each = pytest.mark.parametrize("name", OPAQUE)

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.affine import Reshape
-from unrelu.certify import freedom
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.generator import Generator
 from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
+from unrelu.proofs import freedom
 
 __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.certify import freedom
 from unrelu.errors import OptionError
 from unrelu.generator import Generator
 from unrelu.methods import Method, make
 from unrelu.problem import Problem, Progress
+from unrelu.proofs import freedom
 from unrelu.result import Inversion
 from unrelu.threads import suitable_threads
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unrelu.certify.identifiability import freedom
+from unrelu.proofs.identifiability import freedom
 
 __all__ = ["freedom"]
