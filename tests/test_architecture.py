@@ -14,11 +14,13 @@ import unrelu
 SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
-    "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "problem",
-    "result", "layer", "methods", "proofs", "solve", "inspection", "zoo", "stores", "benchmarks", "demo", "cli",
+    "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "hardness",
+    "problem", "result", "layer", "methods", "proofs", "solve", "inspection", "zoo", "stores", "benchmarks", "demo",
+    "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
+    "hardness": {"errors", "loaders", "network", "hardness"},
     "zoo": {"errors", "loaders", "network", "zoo"},
     "proofs": {"errors", "generator", "network", "operators", "layer", "proofs"},
 }

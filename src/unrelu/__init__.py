@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unrelu import errors, zoo
+    from unrelu import errors, hardness, zoo
     from unrelu.generator import Generator
     from unrelu.inspection import inspect
     from unrelu.loaders import from_arrays, from_torch, load
@@ -33,6 +33,7 @@ __all__ = [
     "errors",
     "from_arrays",
     "from_torch",
+    "hardness",
     "inspect",
     "invert",
     "load",
@@ -57,7 +58,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "zoo"):
+    if name in ("errors", "hardness", "zoo"):
         value: Any = import_module(f"unrelu.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
