@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unrelu.network import Layer, Network
     from unrelu.opaque import OpaqueNetwork
     from unrelu.problem import Problem, Progress
+    from unrelu.proofs.identifiability import Identifiability, identifiability
     from unrelu.result import Inversion, Status
     from unrelu.solve import invert
 
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Generator",
+    "Identifiability",
     "Inversion",
     "Layer",
     "Network",
@@ -33,6 +35,7 @@ __all__ = [
     "errors",
     "from_arrays",
     "from_torch",
+    "identifiability",
     "inspect",
     "invert",
     "load",
@@ -41,6 +44,7 @@ __all__ = [
 
 _HOME = {
     "Generator": "unrelu.generator",
+    "Identifiability": "unrelu.proofs.identifiability",
     "Inversion": "unrelu.result",
     "Layer": "unrelu.network",
     "Network": "unrelu.network",
@@ -50,6 +54,7 @@ _HOME = {
     "Status": "unrelu.result",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
+    "identifiability": "unrelu.proofs.identifiability",
     "inspect": "unrelu.inspection",
     "invert": "unrelu.solve",
     "load": "unrelu.loaders",
