@@ -33,11 +33,12 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## the benchmark tables: start-up, time limits, recovery, baselines, layer programs and search against their peers (hours)
+## the benchmark tables: start-up, time limits, recovery, identifiability, baselines, layer programs and search against their peers (hours)
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/identifiability.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/baselines.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prior.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py

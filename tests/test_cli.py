@@ -77,6 +77,9 @@ def test_invert_writes_what_the_library_returns(run, data, leading):
     np.testing.assert_allclose(reconstructions, y, rtol=1e-8)
     assert [row["status"] for row in rows()] == ["EXACT_FIT"] * len(np.atleast_1d(result.status))
     assert "EXACT_FIT" in out
+    assert f"identifiable: {np.sum(result.identifiable)} of {len(rows())}, by the rank at their codes" in out
+    assert [row["rank"] for row in rows()] == np.atleast_1d(result.rank).tolist()
+    assert [row["identifiable"] for row in rows()] == np.atleast_1d(result.identifiable).tolist()
     assert "written to out/" in out
     assert f"{len(rows())}/{len(rows())}" in err
 

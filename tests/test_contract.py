@@ -65,7 +65,7 @@ def test_one_observation_and_a_batch_have_consistent_results(method, kind):
     assert one.z.shape == (3,)
     np.testing.assert_array_equal(batch.x, network(batch.z))
     np.testing.assert_array_equal(one.x, network(one.z))
-    for name in ("fun", "success", "status", "message", "nit", "seconds", "freedom"):
+    for name in ("fun", "success", "status", "message", "nit", "seconds", "freedom", "rank", "identifiable"):
         assert getattr(batch, name).shape == (3,)
         assert np.ndim(getattr(one, name)) == 0
     assert all(isinstance(s, Status) for s in batch.status)

@@ -14,7 +14,7 @@ from unrelu.result import Inversion, Status
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()
-FIELDS = ("z", "x", "fun", "success", "status", "message", "nit", "seconds", "freedom")
+FIELDS = ("z", "x", "fun", "success", "status", "message", "nit", "seconds", "freedom", "rank", "identifiable")
 
 
 def judged(network=NET, batch=4, error=0.5, **options):
@@ -31,6 +31,8 @@ def test_everything_is_computed_from_the_codes():
     np.testing.assert_allclose(result.fun, ((NET(z) - result.x) ** 2).sum(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(result.nit, [7] * 4)
     np.testing.assert_array_equal(result.freedom, [-1] * 4)
+    np.testing.assert_array_equal(result.rank, [-1] * 4)
+    assert not result.identifiable.any()
     assert result.method == "mine"
     assert len(set(result.seconds)) == 1
     assert result.seconds.sum() <= result.problem.control.elapsed()
@@ -66,6 +68,7 @@ def test_a_batch_has_arrays_and_one_observation_has_scalars():
     types = {name: type(getattr(one, name)) for name in FIELDS[2:]}
     assert types == {
         "fun": float, "success": bool, "status": Status, "message": str, "nit": int, "seconds": float, "freedom": int,
+        "rank": int, "identifiable": bool,
     }  # fmt: skip
     assert isinstance(one.residual(), float)
     assert one.residual() == pytest.approx(one.fun**0.5)
@@ -112,6 +115,14 @@ def test_freedom_turns_an_exact_fit_into_one_of_many():
     assert [str(s) for s in result.status] == ["EXACT_FIT", "NOT_UNIQUE", "EXACT_FIT", "EXACT_FIT"]
     assert result.message[1].endswith("more observed outputs would be needed (2 free dimensions)")
     assert result.success.all()
+
+
+def test_identifiability_is_kept_beside_the_status():
+    _, result = judged(error=0.0)
+    told = result.with_identifiability(np.array([3, 2, -1, 3]), np.array([True, False, False, True]))
+    assert told.rank.tolist() == [3, 2, -1, 3]
+    assert told.identifiable.tolist() == [True, False, False, True]
+    assert told.status.tolist() == result.status.tolist()
 
 
 def test_codes_are_copied():

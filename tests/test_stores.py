@@ -133,6 +133,7 @@ def test_records_say_what_happened_to_each_observation(result):
     assert [row["seconds"] for row in rows] == [0.5, 0.25, None]
     second = rows[1]
     assert (second["method"], second["seed"], second["nit"], second["freedom"]) == ("mine", 5, 7, -1)
+    assert (second["rank"], second["identifiable"]) == (-1, False)
     assert second["message"] == Status.TIME_LIMIT.value
     assert second["objective"] == result.fun[1]
     assert [second[f"residual_{n}"] for n in ("l2", "l1", "linf")] == [
@@ -150,6 +151,7 @@ def test_json_lines_are_valid_and_nan_is_null(tmp_path, result):
     rows = [json.loads(line, parse_constant=no_constants) for line in path.read_text().splitlines()]
     assert rows == list(records(result))
     types = {"index": int, "status": str, "success": bool, "objective": float, "nit": int, "freedom": int, "seed": int}
+    types |= {"rank": int, "identifiable": bool}
     assert {name: type(rows[0][name]) for name in types} == types
 
 

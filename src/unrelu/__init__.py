@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unrelu.network import Layer, Network
     from unrelu.opaque import OpaqueNetwork
     from unrelu.problem import Problem, Progress
+    from unrelu.proofs.identifiability import Identifiability, identifiability
     from unrelu.result import Inversion, Status
     from unrelu.solve import invert
 
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Generator",
+    "Identifiability",
     "Inversion",
     "Layer",
     "Network",
@@ -34,6 +36,7 @@ __all__ = [
     "from_arrays",
     "from_torch",
     "hardness",
+    "identifiability",
     "inspect",
     "invert",
     "load",
@@ -42,6 +45,7 @@ __all__ = [
 
 _HOME = {
     "Generator": "unrelu.generator",
+    "Identifiability": "unrelu.proofs.identifiability",
     "Inversion": "unrelu.result",
     "Layer": "unrelu.network",
     "Network": "unrelu.network",
@@ -51,6 +55,7 @@ _HOME = {
     "Status": "unrelu.result",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
+    "identifiability": "unrelu.proofs.identifiability",
     "inspect": "unrelu.inspection",
     "invert": "unrelu.solve",
     "load": "unrelu.loaders",

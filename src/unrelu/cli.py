@@ -345,5 +345,7 @@ def _print_summary(console: Console, result: Inversion, output: Path) -> None:
         objective = f"{np.median(reached):.3g}" if len(reached) else "-"
         table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
     console.print(table)
+    told = int(np.sum(result.identifiable))
+    console.print(f"identifiable: {told} of {len(states)}, by the rank at their codes")
     seconds = result.problem.control.elapsed()
     console.print(f"{seconds:.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl")

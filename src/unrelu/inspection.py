@@ -14,7 +14,7 @@ from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
-from unrelu.proofs import freedom
+from unrelu.proofs import local_rank, unique
 
 __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
 
@@ -118,7 +118,8 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
         raise InputError(f"samples={samples} must be at least 1")
     z = np.random.default_rng(seed).standard_normal((samples, network.latent_dim))
     layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
-    identifiable = float((freedom(network, z) == 0).mean())
+    rank, free, _ = local_rank(network, z)
+    identifiable = float(unique(rank, free, network.latent_dim).mean())
     return Inspection(layers, samples, exact, identifiable, _obstacle(network), layerwise_reason(network))
 
 

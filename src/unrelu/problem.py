@@ -242,15 +242,19 @@ class Problem:
             misfit = np.asarray((r * r if norm == "l2" else r).sum(axis=1))
             return misfit + self.prior * (z * z).sum(axis=1) if norm == "l2" and self.prior else misfit
 
+    @property
+    def tolerance(self) -> float:
+        """The residual of an exact fit, as a share of max|y|: 1e-8; 100 times the precision of a float32 network."""
+        return max(EXACT, 100 * torch.finfo(self.network.dtype).eps)
+
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where ``|y - A G(z)|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
 
         Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
         """
-        precision = torch.finfo(self.network.dtype).eps
-        allowed = max(EXACT, 100 * precision) * np.abs(self.y).max(axis=1)
+        allowed = self.tolerance * np.abs(self.y).max(axis=1)
         if not allowed.all():
-            allowed[allowed == 0] = 10 * precision * self._typical
+            allowed[allowed == 0] = 10 * torch.finfo(self.network.dtype).eps * self._typical
         return np.asarray(self.objective(z, "linf") <= allowed)
 
     def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:

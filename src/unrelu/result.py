@@ -66,6 +66,10 @@ class Inversion:
         method: the method's name.
         freedom: the dimension of the set of codes near z that fit equally well, where the fit is exact and it could be
             told; else -1. At kinks it is a lower bound.
+        rank: the rank of A J, J the Jacobian of G at z; -1 without a code.
+        identifiable: whether no other code near z has the same A G(z): mostly, that the rank is k. Of an exact fit also
+            that it tells z to 1e-6 of its length (1e-3 in single precision): that is what the residual that is left can
+            hide in the softest direction. A code elsewhere may still fit as well. See :func:`unrelu.identifiability`.
     """
 
     z: Array
@@ -78,6 +82,8 @@ class Inversion:
     seconds: Any
     method: str
     freedom: Any
+    rank: Any
+    identifiable: Any
     problem: Problem = field(repr=False)
 
     @classmethod
@@ -141,6 +147,8 @@ class Inversion:
             seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (problem.size,)), dtype=np.float64),
             method=method,
             freedom=np.full(problem.size, -1),
+            rank=np.full(problem.size, -1),
+            identifiable=np.zeros(problem.size, dtype=bool),
             problem=problem,
         )
 
@@ -152,6 +160,10 @@ class Inversion:
         for i in np.flatnonzero(freedom > 0):
             message[i] = f"{Status.NOT_UNIQUE.value} ({freedom[i]} free dimensions)"
         return replace(self, status=states, message=message, freedom=freedom)
+
+    def with_identifiability(self, rank: npt.NDArray[np.int64], identifiable: npt.NDArray[np.bool_]) -> Inversion:
+        """The same result with the rank of A J at each code, -1 where there is none, and whether it is identifiable."""
+        return replace(self, rank=rank, identifiable=identifiable)
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
@@ -165,7 +177,7 @@ class Inversion:
             "z": self.z[0], "x": self.x[0], "fun": float(self.fun[0]), "success": bool(self.success[0]),
             "status": self.status[0], "message": self.message[0], "nit": int(self.nit[0]),
             "seconds": float(self.seconds[0]),
-            "freedom": int(self.freedom[0]),
+            "freedom": int(self.freedom[0]), "rank": int(self.rank[0]), "identifiable": bool(self.identifiable[0]),
         }  # fmt: skip
         return replace(self, **first)
 

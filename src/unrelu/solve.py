@@ -13,7 +13,7 @@ from unrelu.errors import OptionError
 from unrelu.generator import Generator
 from unrelu.methods import Method, make
 from unrelu.problem import Problem, Progress
-from unrelu.proofs import freedom
+from unrelu.proofs import local_rank, unique
 from unrelu.result import Inversion
 from unrelu.threads import suitable_threads
 
@@ -83,14 +83,34 @@ def invert(
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if norm is not None:
         result = result.measured_in(norm)
-    return _with_freedom(result).shaped()
+    return _with_identifiability(result).shaped()
 
 
-def _with_freedom(result: Inversion) -> Inversion:
-    """Say of each exact fit whether other codes fit too."""
-    fits = np.isfinite(result.z).all(axis=1) & result.problem.fits_exactly(result.z)
-    if not fits.any():
-        return result
-    free = np.full(len(fits), -1, dtype=np.int64)
-    free[fits] = freedom(result.problem.network, result.z[fits], result.problem.operator.take(np.flatnonzero(fits)))
-    return result.with_freedom(free)
+def _with_identifiability(result: Inversion) -> Inversion:
+    """Say of each code whether others near it have the same output, and of each exact fit how free it is."""
+    problem = result.problem
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator)
+    identifiable = unique(rank, free, problem.network.latent_dim)
+    fits = np.isfinite(result.z).all(axis=1) & problem.fits_exactly(result.z)
+    if fits.any():
+        result = result.with_freedom(np.where(fits, free, -1))
+        # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
+        doubtful = np.flatnonzero(fits & identifiable & (rank == problem.network.latent_dim))
+        identifiable[doubtful] = _told(result, sigma, doubtful)
+    return result.with_identifiability(rank, identifiable)
+
+
+def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    r"""Whether exact fits tell their codes: |r|_2 / sigma_min is a small share of |z|_2, or of 1 for a shorter code.
+
+    If y is exact, that is the most that z can be off. Singular values of 1e-10 of the largest still count for the rank,
+    but a residual that counts as an exact fit, up to 1e-8 max|y|, can hide any motion along a direction in which A G
+    changes so little. What was reached decides, not what is allowed: fits polished to rounding tell codes down to
+    sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
+    Asked for is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
+    """
+    problem = result.problem
+    x = result.x.reshape(problem.size, -1)[rows]
+    residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
+    length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
+    return np.asarray(residual <= 100 * problem.tolerance * length * sigma[rows])

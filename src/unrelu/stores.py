@@ -109,6 +109,8 @@ def records(result: Inversion) -> Iterator[dict[str, Any]]:
         "objective": np.atleast_1d(result.fun),
         **{f"residual_{norm}": np.atleast_1d(result.residual(norm)) for norm in ("l2", "l1", "linf")},
         "freedom": np.atleast_1d(result.freedom),
+        "rank": np.atleast_1d(result.rank),
+        "identifiable": np.atleast_1d(result.identifiable),
         "nit": np.atleast_1d(result.nit),
         "seconds": np.atleast_1d(result.seconds),
     }

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unrelu.proofs.identifiability import freedom
+from unrelu.proofs.identifiability import Identifiability, freedom, local_rank, unique
 
-__all__ = ["freedom"]
+__all__ = ["Identifiability", "freedom", "local_rank", "unique"]
