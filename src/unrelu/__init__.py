@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrelu import errors, hardness, zoo
+    from unrelu.certification import certify
     from unrelu.generator import Generator
     from unrelu.inspection import inspect
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.network import Layer, Network
     from unrelu.opaque import OpaqueNetwork
     from unrelu.problem import Problem, Progress
+    from unrelu.proofs import Certificate, ProofStatus
     from unrelu.proofs.identifiability import Identifiability, identifiability
     from unrelu.result import Inversion, Status
     from unrelu.solve import invert
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
     "Generator",
     "Identifiability",
     "Inversion",
@@ -31,7 +34,9 @@ __all__ = [
     "OpaqueNetwork",
     "Problem",
     "Progress",
+    "ProofStatus",
     "Status",
+    "certify",
     "errors",
     "from_arrays",
     "from_torch",
@@ -44,6 +49,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Certificate": "unrelu.proofs",
     "Generator": "unrelu.generator",
     "Identifiability": "unrelu.proofs.identifiability",
     "Inversion": "unrelu.result",
@@ -52,7 +58,9 @@ _HOME = {
     "OpaqueNetwork": "unrelu.opaque",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
+    "ProofStatus": "unrelu.proofs",
     "Status": "unrelu.result",
+    "certify": "unrelu.certification",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
     "identifiability": "unrelu.proofs.identifiability",

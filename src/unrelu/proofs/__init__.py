@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
-from unrelu.proofs.identifiability import Identifiability, freedom, local_rank, unique
+from unrelu.proofs.branch_and_bound import GAP, Limits, Moment
+from unrelu.proofs.certificate import Certificate, ProofStatus
+from unrelu.proofs.chain import obstacle
+from unrelu.proofs.identifiability import Identifiability, freedom, identifiability, local_rank, unique
+from unrelu.proofs.prove import prove
 
-__all__ = ["Identifiability", "freedom", "local_rank", "unique"]
+__all__ = [
+    "GAP",
+    "Certificate",
+    "Identifiability",
+    "Limits",
+    "Moment",
+    "ProofStatus",
+    "freedom",
+    "identifiability",
+    "local_rank",
+    "obstacle",
+    "prove",
+    "unique",
+]

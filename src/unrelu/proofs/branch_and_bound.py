@@ -1,0 +1,241 @@
+r"""The smallest error over all codes: branch and bound on the signs of pre-activations.
+
+Everything is relative to a level t, a little below the error of the best code known. A code with a smaller error has
+every output error below t, which makes the outputs' errors convex where y >= t. A node of the tree has decided some
+neurons; its relaxation bounds F over the codes of that part, and the node is closed when the bound reaches t. Nodes
+are taken by their bounds, lowest first. Where the tree grows, the interval of every neuron is computed once and the
+tree begun again, as chords make the relaxation sharper. A bound counts only as recomputed by
+:mod:`~unrelu.proofs.safe_bounds`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.proofs.branching import most_violated, violations
+from unrelu.proofs.cells import best_in_cell
+from unrelu.proofs.chain import Chain
+from unrelu.proofs.lemmas import Lemma, region_of
+from unrelu.proofs.program import Program
+from unrelu.proofs.reach import first_lemmas
+from unrelu.proofs.relaxation import Relaxation
+from unrelu.proofs.safe_bounds import lower_bound, settled
+from unrelu.proofs.tighten import decided, neuron_lemmas
+from unrelu.proofs.tree import Packed, Tree
+
+__all__ = ["GAP", "Limits", "Moment", "Search"]
+
+Array = npt.NDArray[np.float64]
+Signs = npt.NDArray[np.int8]
+
+# The gap that a proof closes.
+GAP = 1e-6
+# Lemmas hold up to so much more than the best error known, where there are codes to compute with.
+_REACH = 1.001
+# Nodes after which intervals are computed, and how often that is repeated while it helps.
+_PATIENCE, _TIGHTENINGS = 1000, 3
+# A code is improved within its cell at nodes with these numbers and whenever a better code is found.
+_CELLS = 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop.
+
+    Attributes:
+        end: by ``time.perf_counter()``.
+        nodes: at most.
+        stop: asked at every node; True stops.
+    """
+
+    end: float = math.inf
+    nodes: int = 50_000
+    stop: Callable[[], bool] = lambda: False
+
+    def reached(self, nodes: int) -> str | None:
+        """Which limit is reached: "time", "nodes", "callback" or None."""
+        if time.perf_counter() >= self.end:
+            return "time"
+        if nodes >= self.nodes:
+            return "nodes"
+        return "callback" if self.stop() else None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was known when: seconds from the start, nodes, bounds on the smallest F."""
+
+    seconds: float
+    nodes: int
+    lower: float
+    upper: float
+
+
+class Search:
+    """One branch and bound.
+
+    Args:
+        chain: the observation.
+        z: the best code known, (k,).
+        limits: when to stop.
+        below: look only for codes with F below this, if it is smaller than that of z.
+        scale: of y; bounds closer to each other than GAP times 1e-8 of it are equal.
+
+    Attributes:
+        z, upper: the best code known, and F there.
+        level: codes with F below it have been excluded from the closed nodes.
+        lemmas, reach: what relaxations were built with, and the level that they hold for.
+        tree: the nodes.
+        history: bounds over time.
+        stopped: the limit that ended the search, or None.
+    """
+
+    def __init__(self, chain: Chain, z: Array, limits: Limits, below: float = math.inf, scale: float = 0.0) -> None:
+        self.chain, self.limits = chain, limits
+        self._below, self._scale = below, scale
+        self._start, self.visited = time.perf_counter(), 0
+        self.history: list[Moment] = []
+        self.stopped: str | None = None
+        self.z = best_in_cell(chain, z)
+        self.upper = chain.objective(self.z)
+        self.reach = _REACH * min(self.upper, below)
+        self.lemmas: list[Lemma] = first_lemmas(chain, self.reach)
+        ones = np.ones(len(chain.y))
+        self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
+        self._begin()
+
+    @property
+    def level(self) -> float:
+        """Just below the best error known: no code below it is what closes a node."""
+        if self._below < self.upper:
+            return self._below
+        return max(0.0, self.upper - GAP / 2 * max(self.upper, 1e-8 * self._scale))
+
+    def _begin(self) -> None:
+        """An empty tree on relaxations with the present lemmas."""
+        self.tree = Tree(int(self.chain.ends[-1]))
+        self._heap: list[tuple[float, int]] = []
+        self._regions = region_of(self.chain, self.reach, self.lemmas)
+        self._signs = decided(self.chain, self._regions.sharp)
+        self._build()
+
+    def _build(self) -> None:
+        self._level = self.level
+        regions = self._regions.at(self.chain, self.level)
+        self._sharp, self._full = regions.sharp, regions.full
+        self._program = Program(Relaxation(self.chain, regions.sharp, self._signs))
+
+    def run(self) -> None:
+        """Search until every node is closed or a limit is reached."""
+        if self.level <= 0:
+            return
+        rounds = 0
+        self._add(-1, -1, 0)
+        while self._heap:
+            bound, number = self._heap[0]
+            self._note(bound)
+            if bound >= self.level:
+                break
+            self.stopped = self.limits.reached(self.visited)
+            if self.stopped:
+                break
+            if rounds < _TIGHTENINGS and len(self.tree) > _PATIENCE and self.chain.norm == "linf":
+                rounds = rounds + 1 if self._tighten() else _TIGHTENINGS
+                continue
+            heapq.heappop(self._heap)
+            self._visit(number)
+        self._note(self._heap[0][0] if self._heap else self.level)
+
+    def _note(self, bound: float) -> None:
+        """Remember the bounds where they have changed."""
+        last = self.history[-1] if self.history else Moment(0.0, 0, 0.0, math.inf)
+        lower = max(min(bound, self.level), last.lower)
+        if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
+            self.history.append(Moment(time.perf_counter() - self._start, self.visited, lower, self.upper))
+
+    def _tighten(self) -> bool:
+        """Compute intervals; if the root's bound gains, begin again with them."""
+        self.reach = min(self.reach, _REACH * min(self.upper, self._below))
+        found = neuron_lemmas(self.chain, self.reach, self.lemmas, self.limits.end)
+        if not found:
+            return False
+        before, lemmas, kept = self.tree.nodes[0].bound, self.lemmas, (self.tree, self._heap)
+        regions, signs = self._regions, self._signs
+        self.lemmas = lemmas + found
+        self._begin()
+        self._add(-1, -1, 0)
+        gained = self.tree.nodes[0].bound - before
+        lowest = min((bound for bound, _ in kept[1]), default=self.level)
+        if self.tree.nodes[0].bound >= self.level or gained > 0.2 * (lowest - before):
+            return True
+        self.lemmas, (self.tree, self._heap) = lemmas, kept
+        self._regions, self._signs = regions, signs
+        self._build()
+        return False
+
+    def _visit(self, number: int) -> None:
+        """Split a node, or look at it again where its relaxation is exact."""
+        node = self.tree.nodes[number]
+        signs = self.tree.signs(number)
+        if node.point is None:
+            return
+        neuron = most_violated(*violations(self._program, node.point, signs), self._widths)
+        if neuron < 0:
+            self._again(number, signs)
+            return
+        self.tree.split(number, (self._add(number, neuron, 1), self._add(number, neuron, -1)))
+
+    def _again(self, number: int, signs: Signs) -> None:
+        """A node in which no neuron is violated: its point is a code with F below the level, unless by rounding."""
+        node = self.tree.nodes[number]
+        if node.point is None:
+            return
+        self._try(node.point[: self.chain.latent_dim], inside=True)
+        if self._level != self.level:
+            self._build()
+        solved = self._program.solve(signs, None, self.level)
+        if solved.value > node.bound + 1e-12 * self.level:
+            self._record(number, signs)
+
+    def _add(self, parent: int, neuron: int, sign: int) -> int:
+        """A new node, solved."""
+        number = self.tree.add(parent, neuron, sign)
+        self._record(number, self.tree.signs(number))
+        return number
+
+    def _record(self, number: int, signs: Signs) -> None:
+        """Solve a node, and keep what came out."""
+        node, tree = self.tree.nodes[number], self.tree
+        start = tree.nodes[node.parent].basis if node.parent >= 0 else None
+        solved = self._program.solve(signs, start, self.level)
+        self.visited += 1
+        sharp, full = self._sharp.signed(signs), self._full.signed(signs)
+        multipliers = settled(self.chain, sharp, solved.multipliers)
+        node.packed, node.bound = Packed.of(multipliers), solved.value
+        if solved.closed:
+            node.bound = lower_bound(self.chain, full, multipliers).within(full.radius)
+            node.basis = node.point = None
+            if node.bound >= self.level:
+                return
+        else:
+            node.basis, node.point = solved.basis, solved.x
+            self._try(solved.x[: self.chain.latent_dim], inside=number % _CELLS == 0)
+        heapq.heappush(self._heap, (node.bound, number))
+
+    def _try(self, z: Array, inside: bool) -> None:
+        """Keep a code if it is better than the best one."""
+        value = self.chain.objective(z)
+        if inside or value < self.upper:
+            z = best_in_cell(self.chain, z)
+            value = self.chain.objective(z)
+        if value < self.upper:
+            self.z, self.upper = z.copy(), value
+            if self.level < self._level * (1 - 1e-4):
+                self._build()

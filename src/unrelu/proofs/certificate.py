@@ -1,0 +1,197 @@
+"""What can be said of the best code: bounds on the smallest error over all codes, and a proof to check them by."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError
+from unrelu.generator import Generator, numbers
+from unrelu.operators import read_operator
+from unrelu.proofs.branch_and_bound import Moment
+from unrelu.proofs.chain import Chain, chain_of
+from unrelu.proofs.identifiability import identifiability
+from unrelu.proofs.proof import Proof
+from unrelu.proofs.storage import digest, read, write
+
+__all__ = ["Certificate", "ProofStatus"]
+
+Array = npt.NDArray[np.float64]
+
+# F(z) as computed here and as computed elsewhere may differ by this share of the data.
+_SAME = 1e-12
+
+
+class ProofStatus(enum.Enum):
+    """How a proof ended; the value says what it means."""
+
+    OPTIMAL = "no code has a smaller error: the gap is closed"
+    EXACT_FIT = "the code fits the observation exactly, and no error is below zero"
+    OUT_OF_RANGE = "no code explains the observation within the stated noise"
+    TIME_LIMIT = "stopped at the time limit; the bounds are valid: raise time_limit to close the gap"
+    NODE_LIMIT = "stopped at the limit of nodes; the bounds are valid: raise max_nodes to close the gap"
+    STOPPED = "stopped by the callback; the bounds are valid"
+    ROUNDING = "rounding errors keep the gap open; the bounds are valid"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    r"""Bounds on min F over all codes z, F(z) = \|y - A G(z)\| in the largest error ("linf") or their sum ("l1").
+
+    Attributes:
+        lower: no code has a smaller F. It follows from multipliers with outward rounding, not from a solver's word.
+        upper: F at ``z``.
+        gap: (upper - lower) / max(upper, 1e-8 max|y|); closed at 1e-6.
+        z: the best code known, (k,); at least as good as the one that was to be certified.
+        status, message: how the proof ended.
+        norm: of F.
+        identifiable, rank: whether no other code near z has the same A G(z), and the rank of A J at z; of the piece
+            around z only, see :class:`~unrelu.Identifiability`.
+        eps: the stated bound of \|e_j\|, NaN if none was stated.
+        box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
+            (inf, -inf) where there is no such z; None if no eps was stated or no box was asked for.
+        radius: infinite where bounds and box are about all codes; otherwise they are about those with
+            \|z_i\| <= radius, as the layers leave a direction in which no bound could be proved.
+        nodes: relaxations solved.
+        seconds: wall time of the bounds, without the box.
+        history: the bounds over time.
+        proof, box_proof: what :meth:`verify` reads.
+    """
+
+    lower: float
+    upper: float
+    z: Array
+    status: ProofStatus
+    norm: str
+    identifiable: bool
+    rank: int
+    eps: float
+    box: Array | None
+    radius: float
+    nodes: int
+    seconds: float
+    scale: float
+    proof: Proof | None = field(repr=False)
+    box_proof: Proof | None = field(repr=False)
+    history: tuple[Moment, ...] = field(repr=False, default=())
+    _digest: str = field(repr=False, default="")
+
+    @property
+    def gap(self) -> float:
+        """(upper - lower) / max(upper, 1e-8 max|y|)."""
+        return (self.upper - self.lower) / (max(self.upper, 1e-8 * self.scale) or 1.0)
+
+    @property
+    def message(self) -> str:
+        """The status in a sentence, and for which codes it holds."""
+        if math.isinf(self.radius):
+            return self.status.value
+        return f"{self.status.value} (among codes with |z_i| <= {self.radius:g})"
+
+    @property
+    def out_of_range(self) -> bool:
+        """Whether it is proved that no code explains the observation within eps."""
+        return self.lower > self.eps or (self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any()))
+
+    def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
+        """Whether every number here follows from what is stored, the network and the observation; without a solver.
+
+        Args:
+            network: G.
+            y: the observation, as it was certified.
+            operator: A, as it was certified.
+
+        Raises:
+            InputError: y or operator do not fit the network.
+            UnsupportedModelError: nothing can be certified of this network.
+        """
+        return self.flaw(network, y, operator) is None
+
+    def flaw(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> str | None:
+        """The first thing that does not follow, in a sentence; None if all does. See :meth:`verify`."""
+        if self._digest != digest(self):
+            return "its numbers are not those that it was made with"
+        chain = observed_chain(network, y, operator, self.norm)
+        if self.z.shape != (chain.latent_dim,) or not np.isfinite(self.z).all():
+            return f"z has shape {self.z.shape}, the network takes ({chain.latent_dim},)"
+        scale = float(np.abs(chain.y).max(initial=0.0))
+        off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
+        if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
+            return f"F(z) is {chain.objective(self.z):.17g}, not {self.upper:.17g}"
+        told = identifiability(network, self.z, operator)
+        if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
+            return f"the rank at z is {int(told.rank)}, not {self.rank}"
+        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain)
+
+    def _flaw_of_bounds(self, chain: Chain) -> str | None:
+        if self.proof is None:
+            return None if self.lower == 0 else "there is no proof of the lower bound"
+        flaw = self.proof.flaw(chain)
+        if flaw:
+            return flaw
+        lower = self.proof.lower(chain)
+        if not self.lower <= lower:
+            return f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
+        return self._flaw_of_radius(self.proof, chain)
+
+    def _flaw_of_radius(self, proof: Proof, chain: Chain) -> str | None:
+        radius, proven = proof.radius(chain)
+        if not proven and not self.radius <= radius:
+            return f"the proof is about codes up to {radius:g}, not {self.radius:g}"
+        return None
+
+    def _flaw_of_box(self, chain: Chain) -> str | None:
+        if self.box is None or self.box_proof is None:
+            return None if self.box is None else "there is no proof of the box"
+        largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+        flaw = self.box_proof.flaw(largest)
+        if flaw:
+            return flaw
+        if not self.box_proof.level > self.eps:
+            return f"the box is about errors below {self.box_proof.level:g}, not up to {self.eps:g}"
+        box = self.box_proof.box(largest)
+        if self.box.shape != box.shape or not ((self.box[:, 0] <= box[:, 0]) & (self.box[:, 1] >= box[:, 1])).all():
+            return "the multipliers prove another box"
+        return self._flaw_of_radius(self.box_proof, largest)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .json or .npz file; all numbers exactly.
+
+        Raises:
+            InputError: another suffix.
+        """
+        write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read what :meth:`save` wrote. Nothing is unpickled; :meth:`verify` tells whether it is true.
+
+        Raises:
+            InputError: there is no such file, or it holds no certificate.
+        """
+        return read(cls, ProofStatus, Path(path))
+
+
+def observed_chain(network: Generator, y: npt.ArrayLike, operator: Any, norm: str) -> Chain:
+    """The chain of one observation as a user passes it.
+
+    Raises:
+        InputError: y or operator do not fit.
+        UnsupportedModelError: nothing can be certified of the network.
+    """
+    values = numbers(y, "y")
+    measured = read_operator(operator, network.output_shape, values.shape)
+    if values.shape not in (measured.shape, (measured.m,)):
+        raise InputError(f"y has shape {values.shape}; a certificate is about one observation, {measured.shape}")
+    if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():
+        raise InputError("y has NaN or infinite entries; remove or replace them, or hide them with a mask as operator=")
+    return chain_of(network, measured, values.reshape(-1), norm)

@@ -1,0 +1,140 @@
+r"""What is certified: a chain of dense piecewise linear layers, and the errors of its outputs.
+
+.. math:: u_l = W_l h_{l-1} + b_l, \quad h_l = \phi_l(u_l), \quad h_0 = z, \qquad err_j(v) = |y_j - \phi_d(v)|
+
+with v = u_d the last pre-activation and phi(u) = max(u, 0) + c min(u, 0), 0 <= c <= 1. A measurement that mixes
+outputs is one more layer, with c = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import UnsupportedModelError
+from unrelu.generator import Generator
+from unrelu.network import Layer, Network
+from unrelu.operators import Identity, Mask, Operator
+
+__all__ = ["Chain", "chain_of", "obstacle"]
+
+Array = npt.NDArray[np.float64]
+
+# Weights of one layer, written out; beyond that linear programs on them take minutes.
+_LARGEST_LAYER = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """One observation of a network.
+
+    Attributes:
+        weights, biases: W_l (n_l, n_{l-1}) and b_l (n_l,), for l = 1 ... d.
+        slopes: c of every neuron, (n_l,) for each layer.
+        y: what was observed, (n_d,).
+        norm: "linf" (the largest error) or "l1" (their sum).
+    """
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    slopes: tuple[Array, ...]
+    y: Array = field(repr=False)
+    norm: str
+
+    @property
+    def depth(self) -> int:
+        """d, the number of layers."""
+        return len(self.weights)
+
+    @property
+    def latent_dim(self) -> int:
+        """K, the number of latent coordinates."""
+        return int(self.weights[0].shape[1])
+
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where the neurons of each layer begin and end when all are counted through, (d + 1,)."""
+        return np.concatenate([[0], np.cumsum([len(b) for b in self.biases])]).astype(np.int64)
+
+    @cached_property
+    def bent(self) -> npt.NDArray[np.bool_]:
+        """Which neurons have a kink that matters, counted through: all with c < 1 before the outputs.
+
+        For "l1" also outputs whose error is not convex: y > 0 where c < 1.
+        """
+        parts = [slope < 1 for slope in self.slopes]
+        last = self.slopes[-1] < 1
+        parts[-1] = last & (self.y > 0) if self.norm == "l1" else np.zeros_like(last)
+        return np.concatenate(parts)
+
+    def pre_activations(self, z: Array) -> list[Array]:
+        """u_1 ... u_d at a code (k,)."""
+        h, values = z, []
+        for weight, bias, slope in zip(self.weights, self.biases, self.slopes, strict=True):
+            u = weight @ h + bias
+            values.append(u)
+            h = np.where(u > 0, u, slope * u)
+        return values
+
+    def errors(self, v: Array) -> Array:
+        """|y - phi(v)| for last pre-activations (n_d,)."""
+        return np.abs(self.y - np.where(v > 0, v, self.slopes[-1] * v))
+
+    def objective(self, z: Array) -> float:
+        """The largest error at z, or their sum."""
+        errors = self.errors(self.pre_activations(z)[-1])
+        return float(errors.max(initial=0.0) if self.norm == "linf" else errors.sum())
+
+
+def obstacle(network: Generator) -> str | None:
+    """Why nothing can be certified of a generator, in a sentence; None if it can."""
+    if not isinstance(network, Network):
+        return "its layers are not known"
+    for i, layer in enumerate(network.layers, 1):
+        if layer.activation.smooth:
+            return f"layer {i} ends in {layer.activation}; only ReLU, LeakyReLU and identity are piecewise linear"
+        if not bool(((layer.activation.slope >= 0) & (layer.activation.slope <= 1)).all()):
+            return f"layer {i} has slopes outside [0, 1], so that its activation is not convex"
+        if layer.n_in * layer.n_out > _LARGEST_LAYER:
+            return f"layer {i} has a matrix of {layer.n_out} x {layer.n_in}, too large for dense linear programs"
+    return None
+
+
+def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Chain:
+    """The chain of one observation (m,); entries hidden by a mask are left out.
+
+    Args:
+        network: of dense layers, or of others with matrices that are small enough to write out.
+        operator: A, of one observation.
+        y: (m,).
+        norm: "linf" or "l1".
+
+    Raises:
+        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+    """
+    reason = obstacle(network)
+    if reason or not isinstance(network, Network):
+        raise UnsupportedModelError(f"this network cannot be certified: {reason}")
+    weights = [_dense(layer) for layer in network.layers]
+    biases = [layer.bias() for layer in network.layers]
+    slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
+    picked = np.flatnonzero(operator.seen(1)[0]) if isinstance(operator, Mask) else operator.selection()
+    if picked is not None:
+        weights[-1], biases[-1], slopes[-1] = weights[-1][picked], biases[-1][picked], slopes[-1][picked]
+        y = y[picked] if isinstance(operator, Mask) else y
+    elif not isinstance(operator, Identity):
+        matrix = operator.matrix()
+        if matrix is None:
+            matrix = operator.values(np.eye(operator.n)).T
+        weights, biases, slopes = (
+            [*weights, np.ascontiguousarray(matrix)], [*biases, np.zeros(operator.m)], [*slopes, np.ones(operator.m)]
+        )  # fmt: skip
+    return Chain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
+
+
+def _dense(layer: Layer) -> Array:
+    matrix = layer.matrix()
+    return np.ascontiguousarray(matrix if isinstance(matrix, np.ndarray) else matrix.toarray())

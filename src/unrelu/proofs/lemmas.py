@@ -1,0 +1,167 @@
+r"""Bounds on what the layers do at codes with F(z) < level, one layer at a time from the output: inversion as a proof.
+
+A lemma is a bound with the multipliers that it follows from. They are applied in turn: each may use the intervals that
+those before it have proved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.proofs.chain import Chain
+from unrelu.proofs.relaxation import level_set
+from unrelu.proofs.safe_bounds import Multipliers, Region, lower_bound
+
+__all__ = ["HIGH", "LATENT", "LOW", "RADIUS", "SUM", "Lemma", "Regions", "everywhere", "region_of"]
+
+Array = npt.NDArray[np.float64]
+
+# A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate.
+SUM, LOW, HIGH, LATENT = range(4)
+# Where nothing bounds the code, proofs are for codes with |z_i| up to this.
+RADIUS = 1e4
+_UNIT = 2.0**-53
+
+
+@dataclass(frozen=True, eq=False)
+class Lemma:
+    """One bound.
+
+    Attributes:
+        kind: SUM, LOW, HIGH or LATENT.
+        index: a layer, a neuron counted through, or of LATENT the coordinate i for a bound on z_i from below and
+            k + i for one on -z_i.
+        multipliers: that it follows from.
+    """
+
+    kind: int
+    index: int
+    multipliers: Multipliers
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """What holds at F(z) < level, twice.
+
+    Attributes:
+        sharp: by level sets and lemmas, infinite where they say nothing; relaxations are built of it.
+        full: met with interval arithmetic from the radius, so that all is finite; rounding errors are measured by it.
+        proven: whether the radius is proved, so that this holds for all z; otherwise it is about codes up to RADIUS.
+    """
+
+    sharp: Region
+    full: Region
+    proven: bool
+
+    def at(self, chain: Chain, level: float) -> Regions:
+        """The same met with the level set of a smaller level."""
+        low, high = level_set(chain, level)
+        sharp, full = (_met(chain, region, low, high) for region in (self.sharp, self.full))
+        return Regions(sharp, full, self.proven)
+
+
+def _met(chain: Chain, region: Region, low: Array, high: Array) -> Region:
+    start = chain.ends[-2]
+    new_low, new_high = region.low.copy(), region.high.copy()
+    new_low[start:], new_high[start:] = np.maximum(low, new_low[start:]), np.minimum(high, new_high[start:])
+    return replace(region, low=new_low, high=new_high)
+
+
+def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
+    """What holds at F(z) < level by the lemmas, each checked from its multipliers.
+
+    First the SUM and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they prove
+    (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
+    """
+    sharp = everywhere(chain, level, lemmas)
+    radius = _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level)
+    sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
+    regions = Regions(sharp, propagated(chain, sharp), math.isfinite(radius))
+    for lemma in lemmas:
+        if lemma.kind in (LOW, HIGH):
+            regions = _tightened(chain, regions, lemma, level)
+    return regions
+
+
+def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
+    """What holds at F(z) < level for all z, by the level sets of the outputs and the SUM lemmas."""
+    low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
+    low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
+    region = Region(low, high, math.inf)
+    for lemma in lemmas:
+        if lemma.kind == SUM:
+            region = _summed(chain, region, lemma, level)
+    return region
+
+
+def _summed(chain: Chain, region: Region, lemma: Lemma, level: float) -> Region:
+    """All outputs of a ReLU layer are at least 0, so that each is at most their sum."""
+    here = slice(int(chain.ends[lemma.index]), int(chain.ends[lemma.index + 1]))
+    value = lower_bound(chain, region, lemma.multipliers, level, total=_unit(chain, here, -1.0))
+    if (chain.slopes[lemma.index] != 0).any() or value.tilt:
+        return region
+    high = region.high.copy()
+    high[here] = np.minimum(high[here], -value.constant)
+    return replace(region, high=high)
+
+
+def _tightened(chain: Chain, regions: Regions, lemma: Lemma, level: float) -> Regions:
+    here = slice(lemma.index, lemma.index + 1)
+    extra = _unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
+    bound = lower_bound(chain, regions.full, lemma.multipliers, level, extra=extra).within(regions.full.radius)
+    changed = []
+    for region in (regions.sharp, regions.full):
+        low, high = region.low.copy(), region.high.copy()
+        if lemma.kind == LOW:
+            low[here] = np.maximum(low[here], bound)
+        else:
+            high[here] = np.minimum(high[here], -bound)
+        changed.append(replace(region, low=low, high=high))
+    return Regions(changed[0], changed[1], regions.proven)
+
+
+def _unit(chain: Chain, here: slice, value: float) -> Array:
+    vector = np.zeros(chain.ends[-1])
+    vector[here] = value
+    return vector
+
+
+def _radius(chain: Chain, region: Region, group: list[Lemma], level: float) -> float:
+    r"""The radius that bounds on all coordinates prove together; infinite if they do not.
+
+    Each says :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` with a tiny tau, of any z, however large. Hence
+    :math:`|z|_\infty \le \max_i \beta_i / (1 - \max_i \tau_i)`.
+    """
+    k, seen, beta, tilt = chain.latent_dim, set(), 0.0, 0.0
+    for lemma in group:
+        towards = np.zeros(k)
+        towards[lemma.index % k] = 1.0 if lemma.index < k else -1.0
+        value = lower_bound(chain, region, lemma.multipliers, level, towards=towards)
+        seen.add(lemma.index)
+        beta, tilt = max(beta, -value.constant), max(tilt, value.tilt)
+    if seen != set(range(2 * k)) or not tilt < 0.5 or not math.isfinite(beta):
+        return math.inf
+    return beta / (1 - tilt) * (1 + 8 * _UNIT)
+
+
+def propagated(chain: Chain, region: Region) -> Region:
+    """The region met with the intervals that follow from its radius, rounded outwards."""
+    radius = region.radius
+    low, high = region.low.copy(), region.high.copy()
+    h_low, h_high = np.full(chain.latent_dim, -radius), np.full(chain.latent_dim, radius)
+    for layer, (weight, bias, slope) in enumerate(zip(chain.weights, chain.biases, chain.slopes, strict=True)):
+        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+        middle, half = (h_low + h_high) / 2, (h_high - h_low) / 2
+        size = np.abs(weight) @ np.maximum(np.abs(h_low), np.abs(h_high)) + np.abs(bias)
+        reach = np.abs(weight) @ half + size * 4 * (weight.shape[1] + 4) * _UNIT
+        center = weight @ middle + bias
+        low[here] = np.maximum(low[here], center - reach)
+        high[here] = np.minimum(high[here], center + reach)
+        h_low = np.where(low[here] > 0, low[here], slope * low[here])
+        h_high = np.where(high[here] > 0, high[here], slope * high[here])
+    return replace(region, low=low, high=high)

@@ -1,0 +1,101 @@
+"""From an observation and a code to a certificate."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.generator import Generator
+from unrelu.operators import Operator
+from unrelu.proofs.branch_and_bound import GAP, Limits, Search
+from unrelu.proofs.certificate import Certificate, ProofStatus
+from unrelu.proofs.chain import Chain, chain_of
+from unrelu.proofs.enclosure import enclosure
+from unrelu.proofs.identifiability import identifiability
+from unrelu.proofs.proof import Proof
+from unrelu.proofs.storage import digest
+
+__all__ = ["prove"]
+
+Array = npt.NDArray[np.float64]
+
+# A fit this close, relative to the data, is exact.
+_EXACT = 1e-8
+# Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
+_ROOM = 1e-13
+_STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
+
+
+def prove(
+    network: Generator,
+    operator: Operator,
+    y: Array,
+    z: Array,
+    *,
+    norm: str = "linf",
+    eps: float = math.nan,
+    box: bool = True,
+    limits: Limits,
+) -> Certificate:
+    """A certificate of one observation.
+
+    Args:
+        network: G.
+        operator: A, of this observation.
+        y: (m,).
+        z: the code to begin with, (k,).
+        norm: "linf" or "l1".
+        eps: the largest error, NaN if it is not known.
+        box: whether an eps is used for an enclosure.
+        limits: when to stop; what is left of the time after the bounds is the enclosure's.
+
+    Raises:
+        UnsupportedModelError: nothing can be certified of this network.
+    """
+    chain = chain_of(network, operator, y, norm)
+    scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
+    search = Search(chain, z, limits, scale=scale)
+    exact = search.upper <= _EXACT * scale
+    proof = None
+    if not exact:
+        search.run()
+        proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
+    seconds = time.perf_counter() - begin
+    lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), _radius(proof, chain))
+    status = ProofStatus.EXACT_FIT if exact else _status(search, lower, scale)
+    told = identifiability(network, search.z, operator)
+    certificate = Certificate(
+        lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
+        search.visited, seconds, scale, proof, None, tuple(search.history),
+    )  # fmt: skip
+    if box and math.isfinite(eps):
+        certificate = _enclosed(certificate, chain, eps, limits)
+    if certificate.out_of_range:
+        certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
+    return replace(certificate, _digest=digest(certificate))
+
+
+def _radius(proof: Proof, chain: Chain) -> float:
+    radius, proven = proof.radius(chain)
+    return math.inf if proven else radius
+
+
+def _status(search: Search, lower: float, scale: float) -> ProofStatus:
+    if search.upper - lower <= GAP * max(search.upper, 1e-8 * scale):
+        return ProofStatus.OPTIMAL
+    return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
+
+
+def _enclosed(certificate: Certificate, chain: Chain, eps: float, limits: Limits) -> Certificate:
+    """With the box of all codes with errors up to eps."""
+    largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+    proof = enclosure(largest, eps, limits)
+    box = proof.box(largest)
+    room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)
+    box = np.stack([box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]], axis=1)
+    radius = min(certificate.radius, _radius(proof, largest))
+    return replace(certificate, box=box, box_proof=proof, radius=radius)
