@@ -14,7 +14,7 @@ import torch
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.problem import Problem, Progress
-from unrelu.proofs import Certificate, Limits, prove
+from unrelu.proofs import Certificate, Limits, compile_simplex, prove
 from unrelu.result import Inversion
 from unrelu.solve import invert
 from unrelu.threads import suitable_threads
@@ -80,6 +80,7 @@ def certify(
         network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback
     )
     norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
+    compile_simplex()
     codes = _codes(problem, result, norm)
     with torch.inference_mode(False), suitable_threads(network):
         found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]

@@ -106,7 +106,7 @@ class Search:
         self.z = best_in_cell(chain, z)
         self.upper = chain.objective(self.z)
         self.reach = _REACH * min(self.upper, below)
-        self.lemmas: list[Lemma] = first_lemmas(chain, self.reach)
+        self.lemmas: list[Lemma] = first_lemmas(chain, self.reach, limits.end)
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
@@ -130,7 +130,7 @@ class Search:
         self._level = self.level
         regions = self._regions.at(self.chain, self.level)
         self._sharp, self._full = regions.sharp, regions.full
-        self._program = Program(Relaxation(self.chain, regions.sharp, self._signs))
+        self._program = Program(Relaxation(self.chain, regions.sharp, self._signs), self.limits.end)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.layer.dense import ROUTINES
+from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.primal import primal_simplex
 from unrelu.proofs.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation
 from unrelu.proofs.safe_bounds import Multipliers
-from unrelu.proofs.simplex import CUTOFF, OPTIMAL, SINGULAR, dual_simplex
+from unrelu.proofs.simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
 
 __all__ = ["Basis", "Program", "Solved"]
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 
-_PIVOTS = 5000
+# Pivots at most; and one look at the clock for every so many numbers touched.
+_PIVOTS, _CHUNK = 20_000, 2e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +62,12 @@ class Program:
 
     Args:
         relaxation: what is solved.
+        end: of the time allowed, by ``time.perf_counter()``. What is not finished by then is a bound all the same.
     """
 
-    def __init__(self, relaxation: Relaxation) -> None:
-        self.relaxation = relaxation
+    def __init__(self, relaxation: Relaxation, end: float = math.inf) -> None:
+        compile_simplex()
+        self.relaxation, self.end = relaxation, end
         rows = relaxation.rows
         total = int(relaxation.chain.ends[-1])
         self._below, self._above = np.full(total, -1), np.full(total, -1)
@@ -78,6 +83,7 @@ class Program:
             extra = (rows.kind == ERROR) & outputs & (rows.p == 0)
             self._extra[rows.neuron[extra]] = numbers[extra]
         m, n = rows.matrix.shape
+        self._chunk = max(20, int(_CHUNK / (n * (m + 2 * n))))
         self._edges, self._x, self._r = np.zeros((n, n)), np.zeros(n), np.zeros(m)
         self._last: Basis | None = None
 
@@ -104,10 +110,15 @@ class Program:
         y, ray = np.zeros(relaxation.size), np.zeros(2)
         fresh = basis is not self._last or start is None
         number, upper, state = basis.rows.copy(), basis.upper.copy(), basis.state.copy()
-        status, value, pivots = dual_simplex(
-            ROUTINES, rows.matrix, relaxation.norms, lo, hi, p, rows.q, relaxation.cost, number, upper, state,
-            self._edges, fresh, y, self._x, self._r, ray, cutoff - constant, _PIVOTS,
-        )  # fmt: skip
+        status, value, pivots = LIMIT, -math.inf, 0
+        while True:
+            status, value, more = dual_simplex(
+                ROUTINES, rows.matrix, relaxation.norms, lo, hi, p, rows.q, relaxation.cost, number, upper, state,
+                self._edges, fresh, y, self._x, self._r, ray, cutoff - constant, self._chunk,
+            )  # fmt: skip
+            pivots, fresh = pivots + more, False
+            if self._ended(status, more, pivots):
+                break
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
         self._last = Basis(number, upper, state)
@@ -143,16 +154,26 @@ class Program:
         hi[floor] = level
         fresh, number, upper = start is not self._last, start.rows.copy(), start.upper.copy()
         y = np.zeros(relaxation.size)
-        status, value, pivots = primal_simplex(
-            ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, number, upper, self._edges, fresh, y, self._x,
-            self._r, _PIVOTS,
-        )  # fmt: skip
+        status, value, pivots = LIMIT, -math.inf, 0
+        while True:
+            status, value, more = primal_simplex(
+                ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, number, upper, self._edges, fresh, y, self._x,
+                self._r, self._chunk,
+            )  # fmt: skip
+            pivots, fresh = pivots + more, False
+            if self._ended(status, more, pivots):
+                break
         if status != OPTIMAL:
             self._last = None
             return None
         self._last = Basis(number, upper, start.state)
         multipliers = self._multipliers(number, start.state, y, rows.p, np.array([-1.0, 0.0]), extra)
         return Solved(value, False, True, self._x.copy(), self._last, multipliers, pivots)
+
+    def _ended(self, status: int, more: int, pivots: int) -> bool:
+        """Whether a kernel has stopped for good, and not to let us look at the clock."""
+        paused = status == LIMIT and more >= self._chunk
+        return not paused or pivots >= _PIVOTS or time.perf_counter() > self.end
 
     def _sides(self, signs: Signs) -> tuple[Array, Array, Array, float]:
         """The rows' sides and costs under decisions, and the constant of the objective."""

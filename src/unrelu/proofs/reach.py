@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from unrelu.layer.dense import ROUTINES
 from unrelu.proofs.chain import Chain
+from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.lemmas import LATENT, SUM, Lemma, everywhere
 from unrelu.proofs.safe_bounds import Multipliers, Region
 from unrelu.proofs.simplex import OPTIMAL, dual_simplex
@@ -23,14 +25,16 @@ _MORE = 1e-9
 _FAR = 1e9
 
 
-def first_lemmas(chain: Chain, level: float) -> list[Lemma]:
+def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
 
-    Layer l is bounded by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
+    None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
+    <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
     """
+    compile_simplex()
     lemmas: list[Lemma] = []
     for layer in range(chain.depth - 2, -1, -1):
-        if (chain.slopes[layer] != 0).any():
+        if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
             return lemmas
         found = _program(chain, everywhere(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True)
         if found is None:
@@ -42,7 +46,7 @@ def first_lemmas(chain: Chain, level: float) -> list[Lemma]:
         cost = np.zeros(k)
         cost[index % k] = 1.0 if index < k else -1.0
         found = _program(chain, region, 0, cost, False)
-        if found is None:
+        if found is None or time.perf_counter() > end:
             return lemmas
         latent.append(Lemma(LATENT, index, found))
     return lemmas + latent
