@@ -64,7 +64,7 @@ def test_imports_go_downwards(name):
 def test_the_check_sees_imports():
     """Against a check that passes because it finds nothing."""
     assert {"generator", "errors"} <= rows_imported(SOURCE / "problem.py")
-    assert {"zoo", "loaders", "stores"} <= rows_imported(SOURCE / "cli.py")
+    assert {"zoo", "loaders", "stores"} <= rows_imported(SOURCE / "terminal.py")
 
 
 def test_only_one_module_talks_to_highs():

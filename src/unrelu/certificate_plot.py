@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from unrelu.errors import InputError
 from unrelu.proofs import Certificate
@@ -31,6 +31,8 @@ def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
         )
     axis.axhline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_xlabel("seconds")
     axis.set_ylabel("bounds / smallest error found")

@@ -57,7 +57,7 @@ class Limits:
 
     end: float = math.inf
     nodes: int = 50_000
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool] | None = None
 
     def reached(self, nodes: int) -> str | None:
         """Which limit is reached: "time", "nodes", "callback" or None."""
@@ -65,7 +65,7 @@ class Limits:
             return "time"
         if nodes >= self.nodes:
             return "nodes"
-        return "callback" if self.stop() else None
+        return "callback" if self.stop is not None and self.stop() else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from unrelu.layer.dense import ROUTINES
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.compiling import compile_simplex
-from unrelu.proofs.lemmas import LATENT, SUM, Lemma, everywhere
+from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, everywhere, region_of
 from unrelu.proofs.safe_bounds import Multipliers, Region
 from unrelu.proofs.simplex import OPTIMAL, dual_simplex
 
@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 # The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
 _MORE = 1e-9
 _FAR = 1e9
+# Rounding errors of a unit of the radius may take this share of the level.
+_SMALL = 1e-7
 
 
 def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemma]:
@@ -40,6 +42,11 @@ def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemm
         if found is None:
             return lemmas
         lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
+    balance = _balance(chain)
+    if balance is not None:
+        lemmas.append(balance)
+        if region_of(chain, level, lemmas).full.radius * 2.0**-50 <= _SMALL * level:
+            return lemmas
     region, k = everywhere(chain, level, lemmas), chain.latent_dim
     latent = []
     for index in range(2 * k):
@@ -52,6 +59,48 @@ def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemm
     return lemmas + latent
 
 
+def _balance(chain: Chain) -> Lemma | None:
+    r"""Positive mu with W_1^T mu = 0, the smallest of them as large as possible; None if there are none.
+
+    The dual of :math:`\max \tau` subject to mu >= tau, W^T mu = 0, 1^T mu = 1 is min nu subject to nu >= (W d)_i for
+    all i, 1^T (nu - W d) = 1; its multipliers are mu - tau and tau.
+    """
+    weight = chain.weights[0]
+    n, k = weight.shape
+    rows = np.zeros((n + 2, k + 1))
+    rows[:n, :k], rows[:n, k] = -weight, 1.0
+    rows[n, :k], rows[n, k] = -weight.sum(axis=0), n
+    rows[n + 1, k] = 1.0
+    lo, hi = np.zeros(n + 2), np.full(n + 2, np.inf)
+    lo[n] = hi[n] = 1.0
+    cost = np.append(np.zeros(k), 1.0)
+    basis = n + 2 + np.arange(k + 1)
+    basis[-1] = n + 1
+    y = _solved(rows, lo, hi, cost, basis, np.zeros(k + 1, dtype=bool))
+    if y is None or not y[n] > 0 or (y[:n] + y[n] <= 0).any():
+        return None
+    slopes = np.zeros(chain.ends[-1])
+    slopes[:n] = y[:n] + y[n]
+    return Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))
+
+
+def _solved(
+    rows: Array, lo: Array, hi: Array, cost: Array, basis: npt.NDArray[np.int64], upper: npt.NDArray[np.bool_]
+) -> Array | None:
+    """The multipliers of min cost.x subject to lo <= rows x <= hi, (M,), from a dual feasible basis; None if none."""
+    m, n = rows.shape
+    hard, y, state = np.full(m, np.inf), np.zeros(n), np.zeros(m, dtype=np.int8)
+    status, _, _ = dual_simplex(
+        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
+        True, y, np.zeros(n), np.zeros(m), np.zeros(2), math.inf, 50 * n + 1000,
+    )  # fmt: skip
+    if status != OPTIMAL:
+        return None
+    every = np.zeros(m + n)
+    every[basis] = y
+    return every[:m]
+
+
 def _program(chain: Chain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
     """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
     here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
@@ -60,18 +109,10 @@ def _program(chain: Chain, region: Region, layer: int, cost: Array, positive: bo
     box = np.full(n, _FAR)
     lo = np.concatenate([region.low[here] - shift, np.zeros(n) if positive else -box])
     hi = np.concatenate([region.high[here] - shift, box])
-    m = len(rows)
-    hard, y, ray = np.full(m, np.inf), np.zeros(n), np.zeros(2)
-    basis, upper, state = len(weight) + np.arange(n), cost < 0, np.zeros(m, dtype=np.int8)
-    status, _, _ = dual_simplex(
-        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
-        True, y, np.zeros(n), np.zeros(m), ray, math.inf, 50 * n + 1000,
-    )  # fmt: skip
-    # At the ends of the box there is no bound.
-    far = (basis >= len(weight)) & (upper if positive else True) & (np.abs(y) > 1e-9)
-    if status != OPTIMAL or far.any():
+    y = _solved(rows, lo, hi, cost, len(weight) + np.arange(n), cost < 0)
+    # At the ends of the box there is no bound; an end at 0 is none of these.
+    if y is None or (y[len(weight) :] < -1e-9).any() or (not positive and (np.abs(y[len(weight) :]) > 1e-9).any()):
         return None
     slopes = np.zeros(chain.ends[-1])
-    inner = basis < len(weight)
-    slopes[here][basis[inner]] = -y[inner]
+    slopes[here] = -y[: len(weight)]
     return Multipliers(np.zeros(len(chain.y)), slopes)
