@@ -50,7 +50,7 @@ def certify(
         y: one observation, or a batch (B, ...), as for :func:`unrelu.invert`.
         result: what ``invert`` returned for y, or codes (k,) or (B, k); None inverts y first, by "auto".
         operator: A; None takes that of ``result`` if it has one.
-        noise: "uniform:A" asks for a box of all codes with |e_j| <= A; None takes that of ``result``.
+        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
         box: whether to compute the box.
         time_limit: in seconds, for each observation.
