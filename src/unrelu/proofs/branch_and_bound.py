@@ -28,7 +28,7 @@ from unrelu.proofs.reach import first_lemmas
 from unrelu.proofs.relaxation import Relaxation
 from unrelu.proofs.safe_bounds import lower_bound, settled
 from unrelu.proofs.tighten import decided, neuron_lemmas
-from unrelu.proofs.tree import Packed, Tree
+from unrelu.proofs.tree import Node, Packed, Tree
 
 __all__ = ["GAP", "Limits", "Moment", "Search"]
 
@@ -151,6 +151,8 @@ class Search:
                 continue
             heapq.heappop(self._heap)
             self._visit(number)
+        for _, number in self._heap:
+            self._settle(self.tree.nodes[number], self.tree.signs(number))
         self._note(self._heap[0][0] if self._heap else self.level)
 
     def _note(self, bound: float) -> None:
@@ -216,11 +218,9 @@ class Search:
         start = tree.nodes[node.parent].basis if node.parent >= 0 else None
         solved = self._program.solve(signs, start, self.level)
         self.visited += 1
-        sharp, full = self._sharp.signed(signs), self._full.signed(signs)
-        multipliers = settled(self.chain, sharp, solved.multipliers)
-        node.packed, node.bound = Packed.of(multipliers), solved.value
+        node.packed, node.bound = Packed.of(solved.multipliers), solved.value
         if solved.closed:
-            node.bound = lower_bound(self.chain, full, multipliers).within(full.radius)
+            node.bound = self._settle(node, signs)
             node.basis = node.point = None
             if node.bound >= self.level:
                 return
@@ -228,6 +228,13 @@ class Search:
             node.basis, node.point = solved.basis, solved.x
             self._try(solved.x[: self.chain.latent_dim], inside=number % _CELLS == 0)
         heapq.heappush(self._heap, (node.bound, number))
+
+    def _settle(self, node: Node, signs: Signs) -> float:
+        """Make a node's multipliers fit for a bound, and return the bound."""
+        full = self._full.signed(signs)
+        multipliers = settled(self.chain, self._sharp.signed(signs), node.unpacked())
+        node.packed = Packed.of(multipliers)
+        return lower_bound(self.chain, full, multipliers).within(full.radius)
 
     def _try(self, z: Array, inside: bool) -> None:
         """Keep a code if it is better than the best one."""

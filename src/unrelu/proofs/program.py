@@ -15,6 +15,7 @@ from unrelu.proofs.primal import primal_simplex
 from unrelu.proofs.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation
 from unrelu.proofs.safe_bounds import Multipliers
 from unrelu.proofs.simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
+from unrelu.proofs.working import WorkingRows
 
 __all__ = ["Basis", "Program", "Solved"]
 
@@ -84,8 +85,10 @@ class Program:
             self._extra[rows.neuron[extra]] = numbers[extra]
         m, n = rows.matrix.shape
         self._chunk = max(20, int(_CHUNK / (n * (m + 2 * n))))
-        self._edges, self._x, self._r = np.zeros((n, n)), np.zeros(n), np.zeros(m)
+        self._edges, self._x = np.zeros((n, n)), np.zeros(n)
+        self._working = WorkingRows(rows, relaxation.norms)
         self._last: Basis | None = None
+        self._parent: tuple[Basis, Array] | None = None
 
     def cold(self) -> Basis:
         """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
@@ -104,21 +107,33 @@ class Program:
             start: the solution with fewer decisions.
             cutoff: to stop at.
         """
-        relaxation, rows = self.relaxation, self.relaxation.rows
+        relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
         basis = self.cold() if start is None else start
-        y, ray = np.zeros(relaxation.size), np.zeros(2)
-        fresh = basis is not self._last or start is None
+        y, ray, working = np.zeros(relaxation.size), np.zeros(2), self._working
+        fresh = not self._recall(basis)
         number, upper, state = basis.rows.copy(), basis.upper.copy(), basis.state.copy()
+        working.include(np.concatenate([number[number < len(state)], np.flatnonzero(state)]))
         status, value, pivots = LIMIT, -math.inf, 0
         while True:
+            index, local = working.index, working.local(number)
+            at_end = state[index]
             status, value, more = dual_simplex(
-                ROUTINES, rows.matrix, relaxation.norms, lo, hi, p, rows.q, relaxation.cost, number, upper, state,
-                self._edges, fresh, y, self._x, self._r, ray, cutoff - constant, self._chunk,
+                ROUTINES, working.matrix, working.norms, lo[index], hi[index], p[index], working.q, relaxation.cost,
+                local, upper, at_end, self._edges, fresh, y, self._x, np.empty(len(index)), ray, cutoff - constant,
+                self._chunk,
             )  # fmt: skip
+            number, state[index] = working.everywhere(local), at_end
             pivots, fresh = pivots + more, False
+            if status == OPTIMAL:
+                missing = working.missing(self._x, lo, hi)
+                working.include(missing)
+                if len(missing):
+                    continue
             if self._ended(status, more, pivots):
                 break
+        if ray[0] >= 0:
+            ray[0] = index[int(ray[0])]
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
         self._last = Basis(number, upper, state)
@@ -126,6 +141,30 @@ class Program:
             value + constant, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), self._last,
             self._multipliers(number, state, y, p, ray), pivots,
         )  # fmt: skip
+
+    def _recall(self, basis: Basis) -> bool:
+        """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""
+        if basis is self._last:
+            self._parent = (basis, self._edges.copy())
+            return True
+        if self._parent is not None and basis is self._parent[0]:
+            np.copyto(self._edges, self._parent[1])
+            return True
+        matrix = self._basic_rows(basis)
+        try:
+            np.copyto(self._edges, np.linalg.inv(matrix).T)
+        except np.linalg.LinAlgError:
+            return False
+        self._parent = (basis, self._edges.copy())
+        return True
+
+    def _basic_rows(self, basis: Basis) -> Array:
+        rows = self.relaxation.rows.matrix
+        matrix = np.zeros((len(basis.rows), rows.shape[1]))
+        real = basis.rows < len(rows)
+        matrix[real] = rows[basis.rows[real]]
+        matrix[~real, basis.rows[~real] - len(rows)] = 1.0
+        return matrix
 
     def extreme(
         self, signs: Signs, start: Basis, level: float, extra: Array | None = None, towards: Array | None = None
@@ -158,7 +197,7 @@ class Program:
         while True:
             status, value, more = primal_simplex(
                 ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, number, upper, self._edges, fresh, y, self._x,
-                self._r, self._chunk,
+                np.empty(len(rows.kind)), self._chunk,
             )  # fmt: skip
             pivots, fresh = pivots + more, False
             if self._ended(status, more, pivots):

@@ -204,10 +204,13 @@ def dual_simplex(
         if done and since == 0:
             return (CUTOFF if value >= cutoff else OPTIMAL), value, pivots
         if done or since >= REFACTOR:
-            # By updated numbers; look again with numbers from scratch.
-            if not edge_start(routines, rows, basis, edges):
-                return SINGULAR, value, pivots
-            value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+            # By updated numbers; look again with new ones, from the updated inverse if that is accurate.
+            if done:
+                value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+            if not done or not accurate(lo, hi, basis, upper, x, r):
+                if not edge_start(routines, rows, basis, edges):
+                    return SINGULAR, value, pivots
+                value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
             since = 0
             continue
         if pivots >= limit:
@@ -245,6 +248,18 @@ def dual_simplex(
         state[entering], basic[entering] = 0, True
         basis[place], upper[place], y[place] = entering, at_upper, y_entering
         update(edges, alpha, place)
+
+
+@jit
+def accurate(lo, hi, basis, upper, x, r):
+    """Whether the basic rows are tight where they should be, up to a tenth of what counts as a violation."""
+    m = len(r)
+    for i in range(len(basis)):
+        j = basis[i]
+        miss = abs(r[j] - (hi[j] if upper[i] else lo[j])) if j < m else abs(x[j - m])
+        if not miss <= 0.1 * VIOLATED * (1.0 + abs(r[j] if j < m else 0.0)):
+            return False
+    return True
 
 
 @jit
