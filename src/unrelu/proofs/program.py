@@ -100,6 +100,9 @@ class Program:
         """
         relaxation, rows = self.relaxation, self.relaxation.rows
         lo, hi, p, constant = self._sides(signs)
+        if start is not None and len(start.state) != len(rows.kind):
+            # Of a relaxation at another level, which had other rows.
+            start = None
         basis = self.cold() if start is None else start
         y, ray = np.zeros(relaxation.size), np.zeros(2)
         fresh = basis is not self._last or start is None
@@ -169,6 +172,8 @@ class Program:
         p = p.copy()
         on, off = on[self._sign[on] >= 0], off[self._sign[off] >= 0]
         lo[self._sign[on]] = -shift[on - start]
+        # Rows without a cost have no side, so that no vertex counts them as missed when they get one.
+        lo[self._extra[on]] = chain.y[on - start] - shift[on - start]
         hi[self._sign[off]] = -shift[off - start]
         c = chain.slopes[-1]
         p[self._extra[on]] = 1 - c[on - start]
