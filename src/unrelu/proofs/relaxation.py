@@ -151,6 +151,7 @@ class Relaxation:
             for chosen, sigma, side in (
                 (np.arange(len(y)), np.full(len(y), -1.0), -y),
                 (np.flatnonzero(~positive & sloped), -c, -c * least),
+                (np.flatnonzero(~positive & sloped), c, c * least),
                 (np.flatnonzero(positive), np.where(left > 0, left, 1.0), np.where(left > 0, left * least, -np.inf)),
             ):
                 matrix = sigma[chosen, None] * u[chosen]
