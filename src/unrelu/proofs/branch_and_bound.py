@@ -201,7 +201,8 @@ class Search:
         if self._level != self.level:
             self._build()
         solved = self._program.solve(signs, None, self.level)
-        if solved.value > node.bound + 1e-12 * self.level:
+        # The bound need not grow where errors are not convex, but level sets have become smaller.
+        if solved.value > node.bound + 1e-12 * self.level or self.level < node.level * (1 - GAP / 4):
             self._record(number, signs)
 
     def _add(self, parent: int, neuron: int, sign: int) -> int:
@@ -218,7 +219,7 @@ class Search:
         self.visited += 1
         sharp, full = self._sharp.signed(signs), self._full.signed(signs)
         multipliers = settled(self.chain, sharp, solved.multipliers)
-        node.packed, node.bound = Packed.of(multipliers), solved.value
+        node.packed, node.bound, node.level = Packed.of(multipliers), solved.value, self._level
         if solved.closed:
             node.bound = lower_bound(self.chain, full, multipliers).within(full.radius)
             node.basis = node.point = None
