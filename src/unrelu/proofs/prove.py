@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from unrelu.generator import Generator
 from unrelu.operators import Operator
-from unrelu.proofs.branch_and_bound import GAP, Limits, Search
+from unrelu.proofs.branch_and_bound import GAP, Limits, Moment, Search
 from unrelu.proofs.certificate import Certificate, ProofStatus
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.enclosure import enclosure
@@ -70,7 +70,7 @@ def prove(
     told = identifiability(network, search.z, operator)
     certificate = Certificate(
         lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
-        search.visited, seconds, scale, proof, None, tuple(search.history),
+        search.visited, seconds, scale, proof, None, _history(search, lower),
     )  # fmt: skip
     if box and math.isfinite(eps):
         certificate = _enclosed(certificate, chain, eps, limits)
@@ -82,6 +82,11 @@ def prove(
 def _radius(proof: Proof, chain: Chain) -> float:
     radius, proven = proof.radius(chain)
     return math.inf if proven else radius
+
+
+def _history(search: Search, lower: float) -> tuple[Moment, ...]:
+    """The search's history, whose bounds are by the solver's numbers while nodes are open, up to what was proved."""
+    return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
 
 
 def _status(search: Search, lower: float, scale: float) -> ProofStatus:
