@@ -12,7 +12,7 @@ import numpy.typing as npt
 from unrelu.generator import Generator
 from unrelu.operators import Operator
 from unrelu.proofs.branch_and_bound import GAP, Limits, Moment, Search
-from unrelu.proofs.certificate import Certificate, ProofStatus
+from unrelu.proofs.certificate import EXACT, Certificate, ProofStatus
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.enclosure import enclosure
 from unrelu.proofs.identifiability import identifiability
@@ -23,8 +23,6 @@ __all__ = ["prove"]
 
 Array = npt.NDArray[np.float64]
 
-# A fit this close, relative to the data, is exact.
-_EXACT = 1e-8
 # Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
 _ROOM = 1e-13
 _STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
@@ -59,7 +57,7 @@ def prove(
     chain = chain_of(network, operator, y, norm)
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
     search = Search(chain, z, limits, scale=scale)
-    exact = search.upper <= _EXACT * scale
+    exact = search.upper <= EXACT * scale
     proof = None
     if not exact:
         search.run()

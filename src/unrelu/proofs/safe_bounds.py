@@ -111,11 +111,14 @@ def lower_bound(
     """
     if (region.low > region.high).any():
         return Value(math.inf, 0.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        value = _bound(chain, region, multipliers, level, extra, total, towards)
-    # Of numbers so large that they overflow nothing follows.
-    sound = math.isfinite(value.constant) and math.isfinite(value.tilt)
-    return value if sound else Value(-math.inf, 0.0)
+    # Of numbers so large that they overflow nothing follows; math.fsum raises there.
+    nothing = Value(-math.inf, 0.0)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = _bound(chain, region, multipliers, level, extra, total, towards)
+    except OverflowError:
+        return nothing
+    return value if math.isfinite(value.constant) and math.isfinite(value.tilt) else nothing
 
 
 def _bound(

@@ -110,13 +110,13 @@ def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path) -> Ce
         values.update({name: _proof(table, name) for name in _PROOFS})
         box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
         history = tuple(
-            Moment(float(s), int(n), float(a), float(b))
+            Moment(float(s), _whole(n), float(a), float(b))
             for s, n, a, b in _array(table["history"], float).reshape(-1, 4)
         )
         return kind(
             **values, z=_array(table["z"], np.float64), box=box,
-            status=statuses[str(table["status"])], norm=str(table["norm"]), rank=int(table["rank"]),
-            identifiable=bool(table["identifiable"]), nodes=int(table["nodes"]), history=history,
+            status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
+            identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
             _digest=str(table["digest"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -157,9 +157,22 @@ def _rows(table: dict[str, Any], name: str) -> MultiplierRows:
         _array(table[f"{name}.pointer"], np.int64).reshape(-1),
         _array(table[f"{name}.index"], np.int64).reshape(-1),
         _array(table[f"{name}.value"], np.float64).reshape(-1),
-        int(table[f"{name}.outputs"]),
-        int(table[f"{name}.total"]),
+        _whole(table[f"{name}.outputs"]),
+        _whole(table[f"{name}.total"]),
     )
+
+
+def _whole(value: Any) -> int:
+    """A whole number; int() would make one of any number, so that a changed one could pass for the right one."""
+    if isinstance(value, str | bool) or int(value) != value:
+        raise ValueError(f"whole number expected, found {value!r}")
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"true or false expected, found {value!r}")
+    return value
 
 
 def _array(value: Any, kind: Any) -> npt.NDArray[Any]:
