@@ -69,5 +69,8 @@ def _program(chain: Chain, region: Region, layer: int, cost: Array, positive: bo
         return None
     slopes = np.zeros(chain.ends[-1])
     inner = basis < len(weight)
-    slopes[here][basis[inner]] = -y[inner]
+    row, price = basis[inner], y[inner]
+    # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
+    price = np.where(np.isinf(lo[row]), np.minimum(price, 0.0), price)
+    slopes[here][row] = -np.where(np.isinf(hi[row]), np.maximum(price, 0.0), price)
     return Multipliers(np.zeros(len(chain.y)), slopes)
