@@ -16,7 +16,7 @@ import unrelu
 from unrelu.errors import InputError
 from unrelu.operators import read_operator
 from unrelu.proofs import Certificate, ProofStatus
-from unrelu.proofs.certificate import observed_chain
+from unrelu.proofs.chain import chain_of
 from unrelu.proofs.storage import digest
 
 NET = random_network((3, 8, 12), seed=1, bias=True)
@@ -249,7 +249,7 @@ def changes_of_proofs():
 
 def test_a_proof_changed_proves_nothing_or_less():
     """Either a flaw, or numbers from which a valid bound follows: never a bound above the best error."""
-    chain = observed_chain(NET, Y, None, "linf")
+    chain = chain_of(NET, read_operator(None, (12,), (12,)), Y, "linf")
     for name, change in changes_of_proofs().items():
         proof = replace(closed().proof, **change)
         assert flawed(closed(), proof=proof) is not None, name
@@ -259,7 +259,7 @@ def test_a_proof_changed_proves_nothing_or_less():
 
 def test_other_multipliers_never_prove_more_than_is_true():
     """Whatever stands in the rows, what follows is at most the best error, and the box holds the best code."""
-    rng, chain = np.random.default_rng(0), observed_chain(NET, Y, None, "linf")
+    rng, chain = np.random.default_rng(0), chain_of(NET, read_operator(None, (12,), (12,)), Y, "linf")
     for _ in range(60):
         size = 10.0 ** rng.uniform(-12, 3)
         proof, inside = (

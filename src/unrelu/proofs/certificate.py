@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.generator import Generator, numbers
-from unrelu.operators import read_operator
+from unrelu.operators import Operator, read_operator
 from unrelu.proofs.branch_and_bound import GAP, Moment
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.identifiability import identifiability
@@ -124,7 +124,8 @@ class Certificate:
             return "its numbers are not those that it was made with"
         if self.norm not in ("linf", "l1"):
             return f"norm {self.norm!r} is neither 'linf' nor 'l1'"
-        chain = observed_chain(network, y, operator, self.norm)
+        values, measured = observed(network, y, operator)
+        chain = chain_of(network, measured, values, self.norm)
         if self.z.shape != (chain.latent_dim,) or not np.isfinite(self.z).all():
             return f"z has shape {self.z.shape}, the network takes ({chain.latent_dim},)"
         scale = float(np.abs(chain.y).max(initial=0.0))
@@ -133,7 +134,7 @@ class Certificate:
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
         if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
             return f"F(z) is {chain.objective(self.z):.17g}, not {self.upper:.17g}"
-        told = identifiability(network, self.z, operator)
+        told = identifiability(network, self.z, measured)
         if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
             return f"the rank at z is {int(told.rank)}, not {self.rank}"
         return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status()
@@ -195,12 +196,11 @@ class Certificate:
         return read(cls, ProofStatus, Path(path))
 
 
-def observed_chain(network: Generator, y: npt.ArrayLike, operator: Any, norm: str) -> Chain:
-    """The chain of one observation as a user passes it.
+def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
+    """One observation (m,) and its operator, as a user passes them.
 
     Raises:
         InputError: y or operator do not fit.
-        UnsupportedModelError: nothing can be certified of the network.
     """
     values = numbers(y, "y")
     measured = read_operator(operator, network.output_shape, values.shape)
@@ -208,4 +208,4 @@ def observed_chain(network: Generator, y: npt.ArrayLike, operator: Any, norm: st
         raise InputError(f"y has shape {values.shape}; a certificate is about one observation, {measured.shape}")
     if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():
         raise InputError("y has NaN or infinite entries; remove or replace them, or hide them with a mask as operator=")
-    return chain_of(network, measured, values.reshape(-1), norm)
+    return values.reshape(-1), measured
