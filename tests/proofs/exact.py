@@ -23,7 +23,10 @@ class Exact:
         h, self.u, self.h = fractions(z), [], []
         for weight, bias, slope in zip(chain.weights, chain.biases, chain.slopes, strict=True):
             rows = [fractions(row) for row in weight]
-            u = [sum((w * x for w, x in zip(row, h, strict=True)), Fraction(b)) for row, b in zip(rows, bias, strict=True)]
+            u = [
+                sum((w * x for w, x in zip(row, h, strict=True)), Fraction(b))
+                for row, b in zip(rows, bias, strict=True)
+            ]
             h = [x if x > 0 else Fraction(float(c)) * x for x, c in zip(u, slope, strict=True)]
             self.u += u
             self.h += h
@@ -33,7 +36,9 @@ class Exact:
     def within(self, region):
         """Whether the pre-activations lie in a region."""
         ends = zip(region.low, self.u, region.high, strict=True)
-        return all((low == -np.inf or Fraction(low) <= u) and (high == np.inf or u <= Fraction(high)) for low, u, high in ends)
+        return all(
+            (low == -np.inf or Fraction(low) <= u) and (high == np.inf or u <= Fraction(high)) for low, u, high in ends
+        )
 
     def functional(self, extra, total, towards, z):
         """Extra . u + total . h + towards . z; total of hidden layers only."""
@@ -59,7 +64,9 @@ def _around(rng, exact_values, kind):
     """An interval around each number: the number itself as far as floats go, a wide one, or an unbounded one."""
     low, high = (np.array([float(value) for value in exact_values]) for _ in range(2))
     low = np.where([Fraction(x) > v for x, v in zip(low, exact_values, strict=True)], np.nextafter(low, -np.inf), low)
-    high = np.where([Fraction(x) < v for x, v in zip(high, exact_values, strict=True)], np.nextafter(high, np.inf), high)
+    high = np.where(
+        [Fraction(x) < v for x, v in zip(high, exact_values, strict=True)], np.nextafter(high, np.inf), high
+    )
     if kind != "point":
         low, high = low - rng.exponential(1, len(low)), high + rng.exponential(1, len(high))
     if kind == "unbounded":

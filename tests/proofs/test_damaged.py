@@ -74,7 +74,9 @@ def test_bytes_changed(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["json", "npz"])
-@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"[]", b"null", b"1", b'{"format": 3}', b"PK\x03\x04", b"\xff\xfe{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 64, b"[]", b"null", b"1", b'{"format": 3}', b"PK\x03\x04", b"\xff\xfe{}"]
+)
 def test_other_contents(suffix, content, tmp_path):
     path = tmp_path / f"other.{suffix}"
     path.write_bytes(content)
@@ -90,7 +92,24 @@ def test_json_nested_too_deep(tmp_path):
     refused(path)
 
 
-WRONG = (None, "x", [], {}, [[1.0]], [[1, 2], [3]], ["a"], True, "nan", 1e400, -1, 0.5, 2**70, [2**70], [None], [0.5, "x"])
+WRONG = (
+    None,
+    "x",
+    [],
+    {},
+    [[1.0]],
+    [[1, 2], [3]],
+    ["a"],
+    True,
+    "nan",
+    1e400,
+    -1,
+    0.5,
+    2**70,
+    [2**70],
+    [None],
+    [0.5, "x"],
+)
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)

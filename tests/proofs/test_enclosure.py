@@ -43,7 +43,9 @@ def observed(rng, net, kind, noise):
     shape = net.output_shape if operator is None or operator.ndim == 1 else operator.shape[:1]
     measured = read_operator(operator, net.output_shape, shape)
     clean = measured.values(x[None])[0]
-    error = np.where(rng.random(len(clean)) < 0.3, rng.choice([-noise, noise], len(clean)), rng.uniform(-noise, noise, len(clean)))
+    error = np.where(
+        rng.random(len(clean)) < 0.3, rng.choice([-noise, noise], len(clean)), rng.uniform(-noise, noise, len(clean))
+    )
     return operator, clean + error, z
 
 

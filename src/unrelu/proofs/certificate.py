@@ -102,7 +102,9 @@ class Certificate:
     @property
     def out_of_range(self) -> bool:
         """Whether it is proved that no code explains the observation within eps."""
-        return (self.norm == "linf" and self.lower > self.eps) or (self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any()))
+        return (self.norm == "linf" and self.lower > self.eps) or (
+            self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any())
+        )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
         """Whether every number here follows from what is stored, the network and the observation; without a solver.
