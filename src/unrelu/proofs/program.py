@@ -293,6 +293,8 @@ class Program:
         p = p.copy()
         on, off = on[self._sign[on] >= 0], off[self._sign[off] >= 0]
         lo[self._sign[on]] = -shift[on - start]
+        # Rows without a cost have no side, so that no vertex counts them as missed when they get one.
+        lo[self._extra[on]] = chain.y[on - start] - shift[on - start]
         hi[self._sign[off]] = -shift[off - start]
         c = chain.slopes[-1]
         p[self._extra[on]] = 1 - c[on - start]
