@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrelu.proofs.chain import Chain
-from unrelu.proofs.lemmas import LATENT, SUM, Lemma, propagated, region_of
+from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, propagated, region_of
 from unrelu.proofs.reach import first_lemmas
 from unrelu.proofs.relaxation import level_set
 from unrelu.proofs.safe_bounds import Multipliers, Region, Value, lower_bound, settled
@@ -151,7 +151,7 @@ def test_most_chains_of_relus_prove_a_radius():
     for seed in range(40):
         chain, z = relu_chain(np.random.default_rng(seed), "linf")
         lemmas = first_lemmas(chain, float(exact(chain, z).value) * 1.001)
-        proven += {SUM, LATENT} <= {lemma.kind for lemma in lemmas} and region_of(
+        proven += {SUM, BALANCE} <= {lemma.kind for lemma in lemmas} and region_of(
             chain, float(exact(chain, z).value) * 1.001, lemmas
         ).proven
     assert proven >= 20

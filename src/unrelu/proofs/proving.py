@@ -66,7 +66,8 @@ def prove(
         proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
     seconds = time.perf_counter() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), _radius(proof, chain))
-    status = ProofStatus.EXACT_FIT if exact else _status(search, lower, scale)
+    found = search.upper <= EXACT * scale
+    status = ProofStatus.EXACT_FIT if found else _status(search, lower, scale)
     told = identifiability(network, search.z, operator)
     certificate = Certificate(
         lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
