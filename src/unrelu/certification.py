@@ -14,7 +14,7 @@ import torch
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.problem import Problem, Progress
-from unrelu.proofs import Certificate, Limits, prove
+from unrelu.proofs import Certificate, Limits, compile_simplex, prove
 from unrelu.result import Inversion
 from unrelu.solve import invert
 from unrelu.threads import suitable_threads
@@ -50,7 +50,7 @@ def certify(
         y: one observation, or a batch (B, ...), as for :func:`unrelu.invert`.
         result: what ``invert`` returned for y, or codes (k,) or (B, k); None inverts y first, by "auto".
         operator: A; None takes that of ``result`` if it has one.
-        noise: "uniform:A" asks for a box of all codes with |e_j| <= A; None takes that of ``result``.
+        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
         box: whether to compute the box.
         time_limit: in seconds, for each observation.
@@ -80,6 +80,7 @@ def certify(
         network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback
     )
     norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
+    compile_simplex()
     codes = _codes(problem, result, norm)
     with torch.inference_mode(False), suitable_threads(network):
         found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]

@@ -1,29 +1,27 @@
-"""The command line: ``unrelu invert``, ``unrelu inspect``, ``unrelu demo``, ``unrelu benchmark``.
+"""The command line: ``unrelu invert``, ``certify``, ``inspect``, ``demo`` and ``benchmark``.
 
 Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
 """
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from unrelu import __version__
-from unrelu.errors import InputError, OptionError, UnreluError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from unrelu.network import Network
-    from unrelu.problem import Progress
-    from unrelu.result import Inversion
+from unrelu.errors import OptionError, UnreluError
+from unrelu.terminal import (
+    network_of,
+    options_of,
+    print_certificates,
+    print_summary,
+    progress_bar,
+    read_codes,
+    removed_if_empty,
+)
 
 __all__ = ["app", "main"]
 
@@ -111,20 +109,78 @@ def invert(
     from unrelu.solve import invert as run
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_result
 
-    options = _options(option or [])
+    options = options_of(option or [])
     make(method, options)
     y = read_observations(data)
-    network = _network(model, layers, activation, latent_shape)
+    network = network_of(model, layers, activation, latent_shape)
     stated = {"operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
               "time_limit": time_limit}  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
-    with _removed_if_empty(output), _progress(console, method, problem.size) as callback:
+    with removed_if_empty(output), progress_bar(console, method, problem.size) as callback:
         result = run(network, y, method, callback=callback, **stated, **options)
     write_result(output, result)
     if not quiet:
-        _print_summary(Console(), result, output)
+        print_summary(Console(), result, output)
+
+
+@app.command()
+def certify(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
+    codes: Annotated[
+        Path | None,
+        typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert`. [default: found by auto]"),
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
+    mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
+    operator: Annotated[
+        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
+    ] = None,
+    box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each observation.")] = 10.0,
+    max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
+    layers: Layers = None,
+    activation: ActivationName = None,
+    latent_shape: LatentShape = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bound the smallest error over all codes, and prove the bounds.
+
+    The folder gets certificate-N.json (one an observation, which can be verified without a solver), certificates.jsonl,
+    codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search and writes the bounds
+    that were reached; a second Ctrl-C ends at once.
+    """
+    from rich.console import Console
+
+    from unrelu.certificate_plot import draw_bounds, draw_box
+    from unrelu.certification import certify as run
+    from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
+
+    y, found = read_observations(data), read_codes(codes) if codes else None
+    network = network_of(model, layers, activation, latent_shape)
+    measured = read_measurement(mask, operator)
+    prepare_output(output, overwrite)
+    console = Console(stderr=True, quiet=quiet)
+    with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as callback:
+        result = run(
+            network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
+            max_nodes=max_nodes, callback=callback,
+        )  # fmt: skip
+    certificates = result if isinstance(result, list) else [result]
+    write_certificates(output, certificates, single=not isinstance(result, list))
+    draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
+    if any(c.box is not None for c in certificates):
+        draw_box(next(c for c in certificates if c.box is not None)).savefig(output / "box.png", dpi=150)
+    if not quiet:
+        print_certificates(Console(), certificates, output)
 
 
 @app.command()
@@ -143,7 +199,7 @@ def inspect(
     from unrelu.inspection import ASSUMED_EXPANSION, share
     from unrelu.inspection import inspect as look
 
-    network = _network(model, layers, activation, latent_shape)
+    network = network_of(model, layers, activation, latent_shape)
     seen = look(network, samples)
     title = f"{model}: latent {network.latent_shape} to output {network.output_shape}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -164,6 +220,7 @@ def inspect(
     console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable)} of sampled codes")
     console.print(f"[bold]expect[/bold]        {seen.verdict}")
     console.print(f"[bold]method[/bold]        {seen.recommended}")
+    console.print(f"[bold]certify[/bold]       {seen.provable}")
 
 
 @app.command()
@@ -227,125 +284,5 @@ def benchmark(
     console = Console(quiet=quiet)
     # The tables would lose digits where the output is a file or the terminal narrow.
     console.width = max(console.width, 100)
-    with _removed_if_empty(folder):
+    with removed_if_empty(folder):
         run(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)
-
-
-def _network(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
-    """A network of the zoo by its name, or from a file."""
-    from unrelu import zoo
-    from unrelu.loaders import load
-
-    if model in zoo.names() and not Path(model).exists():
-        if layers or activation or latent_shape:
-            raise OptionError(
-                f"{model} is a network of the zoo; --layers, --activation and --latent-shape are for files"
-            )
-        return zoo.load(model)
-    if not Path(model).suffix and not Path(model).exists():
-        raise InputError(f"{model}: no such file; the zoo has {', '.join(zoo.names())}")
-    try:
-        shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
-    except ValueError:
-        raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
-    return load(
-        model,
-        layers=[name.strip() for name in layers.split(",")] if layers else None,
-        activation=activation,
-        latent_shape=shape,
-    )
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """``name=value`` pairs."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise OptionError(f"--option {pair!r}: write name=value, e.g. alpha=1.5")
-        if name in options:
-            raise OptionError(f"--option {name} is given twice")
-        options[name] = _value(text)
-    return options
-
-
-def _value(text: str) -> Any:
-    """A number where the text is one, else what it is as JSON, else the text."""
-    for read in (int, float, json.loads):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
-
-
-@contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty output folder behind when the work in it fails."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
-
-
-@contextmanager
-def _progress(console: Console, method: str, size: int) -> Iterator[Callable[[Progress], bool]]:
-    """A progress bar as a callback, which also turns the first Ctrl-C into a stop that keeps what was found."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    interrupted = False
-
-    def interrupt(number: int, frame: Any) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("iteration {task.fields[nit]}"),
-        TimeElapsedColumn(),
-    )
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        with Bar(*columns, console=console) as bar:
-            task = bar.add_task(method, total=size, nit=0)
-
-            def callback(progress: Progress) -> bool:
-                bar.update(task, completed=progress.done, nit=progress.nit)
-                return interrupted
-
-            yield callback
-            if not interrupted:
-                bar.update(task, completed=size)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _print_summary(console: Console, result: Inversion, output: Path) -> None:
-    import numpy as np
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
-    title = f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("status", "count", "success", "median objective", "meaning"):
-        table.add_column(heading, justify="right" if heading in ("count", "median objective") else "left")
-    for status in sorted(set(states), key=lambda s: s.name):
-        chosen = states == status
-        success = "yes" if successes[chosen].all() else "no"
-        objectives = np.atleast_1d(result.fun)[chosen]
-        reached = objectives[np.isfinite(objectives)]
-        objective = f"{np.median(reached):.3g}" if len(reached) else "-"
-        table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
-    console.print(table)
-    told = int(np.sum(result.identifiable))
-    console.print(f"identifiable: {told} of {len(states)}, by the rank at their codes")
-    seconds = result.problem.control.elapsed()
-    console.print(f"{seconds:.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl")

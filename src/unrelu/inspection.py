@@ -14,12 +14,14 @@ from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
-from unrelu.proofs import local_rank, unique
+from unrelu.proofs import local_rank, obstacle, unique
 
 __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
 
 # n >= 2.1 k of the paper's Assumption 1.
 ASSUMED_EXPANSION = 2.1
+# Beyond that, proofs of the zoo's networks did not end in minutes.
+_MANY = 300
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Inspection:
         identifiable: share of them whose Jacobian has rank k: without noise, the code is locally the only one.
         obstacle: why ``exact`` refuses the network, or None if it does not.
         start: why ``auto`` does not start layer by layer, or None if it does.
+        unprovable: why :func:`~unrelu.certify` refuses the network, or None if it does not.
+        undecided: hidden neurons whose signs a proof has to decide.
     """
 
     layers: tuple[LayerInspection, ...]
@@ -65,6 +69,8 @@ class Inspection:
     identifiable: float
     obstacle: str | None
     start: str | None
+    unprovable: str | None
+    undecided: int
 
     @property
     def verdict(self) -> str:
@@ -88,6 +94,16 @@ class Inspection:
         if self.start is None:
             return "auto: joint search from a linear estimate, samples, layer-wise least squares and random codes"
         return f"auto: joint search from a linear estimate, samples and random codes; not by layers, since {self.start}"
+
+    @property
+    def provable(self) -> str:
+        """What a certificate can be expected to prove."""
+        if self.unprovable:
+            return f"nothing: {self.unprovable}"
+        what = "the smallest linf or l1 error over all codes, and a box of codes under uniform noise"
+        if self.undecided > _MANY:
+            return f"bounds on {what}; they seldom meet with {self.undecided} hidden neurons to decide"
+        return f"{what}: {self.undecided} hidden neurons to decide"
 
 
 def _obstacle(network: Generator) -> str | None:
@@ -120,7 +136,24 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
     rank, free, _ = local_rank(network, z)
     identifiable = float(unique(rank, free, network.latent_dim).mean())
-    return Inspection(layers, samples, exact, identifiable, _obstacle(network), layerwise_reason(network))
+    return Inspection(
+        layers,
+        samples,
+        exact,
+        identifiable,
+        _obstacle(network),
+        layerwise_reason(network),
+        obstacle(network),
+        _undecided(network),
+    )
+
+
+def _undecided(network: Generator) -> int:
+    """Hidden neurons with a kink."""
+    if not isinstance(network, Network):
+        return 0
+    bent = (layer for layer in network.layers[:-1] if not layer.activation.smooth)
+    return sum(int((np.broadcast_to(layer.activation.slope, (layer.n_out,)) < 1).sum()) for layer in bent)
 
 
 def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerInspection, ...], float]:

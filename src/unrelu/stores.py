@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.errors import InputError, OutputExistsError
+from unrelu.proofs import Certificate
 from unrelu.result import Inversion
 
 __all__ = ["prepare_output", "read_measurement", "read_observations", "records", "write_records", "write_result"]
@@ -117,6 +118,24 @@ def records(result: Inversion) -> Iterator[dict[str, Any]]:
     for i in range(problem.size):
         row = {name: _plain(values[i]) for name, values in columns.items()}
         yield {"index": i, "method": result.method, "seed": problem.seed, **row}
+
+
+def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
+    """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k)."""
+    digits = len(str(len(certificates) - 1))
+    for i, certificate in enumerate(certificates):
+        certificate.save(folder / f"certificate-{i:0{digits}}.json")
+    codes = np.stack([certificate.z for certificate in certificates])
+    np.save(folder / "codes.npy", codes[0] if single else codes)
+    write_records(folder / "certificates.jsonl", _certificate_records(certificates))
+
+
+def _certificate_records(certificates: Sequence[Certificate]) -> Iterator[dict[str, Any]]:
+    names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
+    for i, c in enumerate(certificates):
+        row = {"index": i, "status": c.status.name, **{name: _plain(getattr(c, name)) for name in names}}
+        box = None if c.box is None else [[_plain(float(end)) for end in ends] for ends in c.box]
+        yield {**row, "box": box, "out_of_range": c.out_of_range}
 
 
 def write_records(path: Path, rows: Iterator[dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ def test_kernels_are_compiled_once_with_a_word_and_cached(tmp_path):
         for _ in range(2)
     )
     assert first.stdout.split() == ["0", "1"]
-    assert "compiling its layer kernels" in first.stderr
+    assert "compiling its kernels" in first.stderr
     assert second.stdout.split() == ["1", "0"]
 
 

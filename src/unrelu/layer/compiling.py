@@ -6,8 +6,10 @@ import logging
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +19,14 @@ from unrelu.layer.dense import ROUTINES
 from unrelu.layer.exchange import exchange, invert_basis
 from unrelu.layer.start import least_squares_point
 
-__all__ = ["compile_kernels"]
+__all__ = ["compile_kernels", "with_notice"]
 
 _LOG = logging.getLogger("unrelu")
 # Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
 _PATIENCE = 1.0
-_MESSAGE = "unrelu is compiling its layer kernels: up to 15 seconds, once for each installation"
+_MESSAGE = "unrelu is compiling its kernels: up to 15 seconds, once for each installation"
 _EVERY_TIME = (
-    "unrelu is compiling its layer kernels: up to 15 seconds in every process, as there is no folder to keep them in; "
+    "unrelu is compiling its kernels: up to 15 seconds in every process, as there is no folder to keep them in; "
     "set NUMBA_CACHE_DIR to one that can be written"
 )
 
@@ -46,17 +48,26 @@ def compile_kernels(norm: str) -> None:
 
 @cache
 def _once(norm: str) -> None:
-    folder = exchange.stats.cache_path
+    with_notice(exchange, lambda: _run(norm))
+
+
+def with_notice(kernel: Any, run: Callable[[], None]) -> None:
+    """Run something that compiles ``kernel`` and others, with the message if that takes long."""
+    with _lock:
+        _noticed(kernel.stats.cache_path, run)
+
+
+def _noticed(folder: str, run: Callable[[], None]) -> None:
     message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
     message.daemon = True
     message.start()
     try:
-        _run(norm)
+        run()
     except (EOFError, pickle.UnpicklingError):
         # A process that was killed, or a full disk, leaves half a file.
         for path in Path(folder).glob("*.nb[ci]"):
             path.unlink(missing_ok=True)
-        _run(norm)
+        run()
     finally:
         message.cancel()
 

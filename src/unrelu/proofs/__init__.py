@@ -5,6 +5,7 @@ from __future__ import annotations
 from unrelu.proofs.branch_and_bound import GAP, Limits, Moment
 from unrelu.proofs.certificate import Certificate, ProofStatus
 from unrelu.proofs.chain import obstacle
+from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.identifiability import Identifiability, freedom, identifiability, local_rank, unique
 from unrelu.proofs.prove import prove
 
@@ -15,6 +16,7 @@ __all__ = [
     "Limits",
     "Moment",
     "ProofStatus",
+    "compile_simplex",
     "freedom",
     "identifiability",
     "local_rank",

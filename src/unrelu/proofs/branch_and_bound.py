@@ -24,11 +24,11 @@ from unrelu.proofs.cells import best_in_cell
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.lemmas import Lemma, region_of
 from unrelu.proofs.program import Program
-from unrelu.proofs.reach import first_lemmas
+from unrelu.proofs.reach import first_lemmas, latent_lemmas
 from unrelu.proofs.relaxation import Relaxation
 from unrelu.proofs.safe_bounds import lower_bound, settled
 from unrelu.proofs.tighten import decided, neuron_lemmas
-from unrelu.proofs.tree import Packed, Tree
+from unrelu.proofs.tree import Node, Packed, Tree
 
 __all__ = ["GAP", "Limits", "Moment", "Search"]
 
@@ -57,7 +57,7 @@ class Limits:
 
     end: float = math.inf
     nodes: int = 50_000
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool] | None = None
 
     def reached(self, nodes: int) -> str | None:
         """Which limit is reached: "time", "nodes", "callback" or None."""
@@ -65,7 +65,7 @@ class Limits:
             return "time"
         if nodes >= self.nodes:
             return "nodes"
-        return "callback" if self.stop() else None
+        return "callback" if self.stop is not None and self.stop() else None
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,11 @@ class Search:
         self._start, self.visited = time.perf_counter(), 0
         self.history: list[Moment] = []
         self.stopped: str | None = None
+        self._sharpened = False
         self.z = best_in_cell(chain, z)
         self.upper = chain.objective(self.z)
         self.reach = _REACH * min(self.upper, below)
-        self.lemmas: list[Lemma] = first_lemmas(chain, self.reach)
+        self.lemmas: list[Lemma] = first_lemmas(chain, self.reach, limits.end)
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
@@ -130,7 +131,7 @@ class Search:
         self._level = self.level
         regions = self._regions.at(self.chain, self.level)
         self._sharp, self._full = regions.sharp, regions.full
-        self._program = Program(Relaxation(self.chain, regions.sharp, self._signs))
+        self._program = Program(Relaxation(self.chain, regions.sharp, self._signs), self.limits.end)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
@@ -151,6 +152,8 @@ class Search:
                 continue
             heapq.heappop(self._heap)
             self._visit(number)
+        for _, number in self._heap:
+            self._settle(self.tree.nodes[number], self.tree.signs(number))
         self._note(self._heap[0][0] if self._heap else self.level)
 
     def _note(self, bound: float) -> None:
@@ -217,11 +220,15 @@ class Search:
         start = tree.nodes[node.parent].basis if node.parent >= 0 else None
         solved = self._program.solve(signs, start, self.level)
         self.visited += 1
-        sharp, full = self._sharp.signed(signs), self._full.signed(signs)
-        multipliers = settled(self.chain, sharp, solved.multipliers)
-        node.packed, node.bound, node.level = Packed.of(multipliers), solved.value, self._level
+        node.packed, node.bound, node.level = Packed.of(solved.multipliers), solved.value, self._level
+        parent = tree.nodes[node.parent] if node.parent >= 0 else None
+        if parent is not None and not solved.finished and solved.value < parent.bound:
+            # What holds of all codes of the parent holds of these.
+            node.packed, node.bound = parent.packed, parent.bound
         if solved.closed:
-            node.bound = lower_bound(self.chain, full, multipliers).within(full.radius)
+            node.bound = self._settle(node, signs)
+            if node.bound < self.level and self._sharpen():
+                node.bound = self._settle(node, signs)
             node.basis = node.point = None
             if node.bound >= self.level:
                 return
@@ -229,6 +236,27 @@ class Search:
             node.basis, node.point = solved.basis, solved.x
             self._try(solved.x[: self.chain.latent_dim], inside=number % _CELLS == 0)
         heapq.heappush(self._heap, (node.bound, number))
+
+    def _settle(self, node: Node, signs: Signs) -> float:
+        """Make a node's multipliers fit for a bound, and return the bound."""
+        full = self._full.signed(signs)
+        multipliers = settled(self.chain, self._sharp.signed(signs), node.unpacked())
+        node.packed = Packed.of(multipliers)
+        return lower_bound(self.chain, full, multipliers).within(full.radius)
+
+    def _sharpen(self) -> bool:
+        """Prove a smaller radius, once, where rounding errors matter."""
+        if self._sharpened:
+            return False
+        self._sharpened = True
+        found = latent_lemmas(self.chain, self.reach, self.lemmas, self.limits.end)
+        if not found:
+            return False
+        self.lemmas = self.lemmas + found
+        self._regions = region_of(self.chain, self.reach, self.lemmas)
+        regions = self._regions.at(self.chain, self._level)
+        self._sharp, self._full = regions.sharp, regions.full
+        return True
 
     def _try(self, z: Array, inside: bool) -> None:
         """Keep a code if it is better than the best one."""

@@ -48,7 +48,7 @@ def enclosure(chain: Chain, eps: float, limits: Limits) -> Proof:
         limits: when to stop; coordinates not reached are bounded by the radius alone.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
-    lemmas = first_lemmas(chain, level)
+    lemmas = first_lemmas(chain, level, limits.end)
     search = _Fixing(chain, level, lemmas, limits)
     search.run()
     kept, bounds = search.ends()
@@ -69,7 +69,8 @@ class _Fixing:
 
     def _build(self) -> None:
         signs = np.where(self.signs != 0, self.signs, decided(self.chain, self.regions.sharp)).astype(np.int8)
-        self.program = Program(Relaxation(self.chain, self.regions.sharp.signed(self.signs), signs))
+        relaxation = Relaxation(self.chain, self.regions.sharp.signed(self.signs), signs)
+        self.program = Program(relaxation, self.limits.end)
 
     def _judged(self, number: int, solved: Solved) -> Solved | None:
         """Keep what was proved of a node; None if it holds no code below the level."""

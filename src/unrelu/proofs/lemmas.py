@@ -17,12 +17,13 @@ from unrelu.proofs.chain import Chain
 from unrelu.proofs.relaxation import level_set
 from unrelu.proofs.safe_bounds import Multipliers, Region, lower_bound
 
-__all__ = ["HIGH", "LATENT", "LOW", "RADIUS", "SUM", "Lemma", "Regions", "everywhere", "region_of"]
+__all__ = ["BALANCE", "HIGH", "LATENT", "LOW", "RADIUS", "SUM", "Lemma", "Regions", "everywhere", "region_of"]
 
 Array = npt.NDArray[np.float64]
 
-# A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate.
-SUM, LOW, HIGH, LATENT = range(4)
+# A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate;
+# the first layer from below, as its rows cannot all be negative.
+SUM, LOW, HIGH, LATENT, BALANCE = range(5)
 # Where nothing bounds the code, proofs are for codes with |z_i| up to this.
 RADIUS = 1e4
 _UNIT = 2.0**-53
@@ -33,10 +34,10 @@ class Lemma:
     """One bound.
 
     Attributes:
-        kind: SUM, LOW, HIGH or LATENT.
+        kind: SUM, LOW, HIGH, LATENT or BALANCE.
         index: a layer, a neuron counted through, or of LATENT the coordinate i for a bound on z_i from below and
-            k + i for one on -z_i.
-        multipliers: that it follows from.
+            k + i for one on -z_i; 0 of BALANCE.
+        multipliers: that it follows from; of BALANCE, positive mu with W_1^T mu = 0 as the slopes of the first layer.
     """
 
     kind: int
@@ -75,11 +76,14 @@ def _met(chain: Chain, region: Region, low: Array, high: Array) -> Region:
 def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
     """What holds at F(z) < level by the lemmas, each checked from its multipliers.
 
-    First the SUM and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they prove
-    (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
+    First the SUM, BALANCE and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they
+    prove (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
     """
     sharp = everywhere(chain, level, lemmas)
-    radius = _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level)
+    radius = min(sharp.radius, _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level))
+    for lemma in lemmas:
+        if lemma.kind == BALANCE:
+            radius = min(radius, _balanced(chain, sharp, lemma.multipliers.slopes[: len(chain.biases[0])]))
     sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
     regions = Regions(sharp, propagated(chain, sharp), math.isfinite(radius))
     for lemma in lemmas:
@@ -89,14 +93,61 @@ def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
 
 
 def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
-    """What holds at F(z) < level for all z, by the level sets of the outputs and the SUM lemmas."""
+    """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
+
+    Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
+    its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
+    """
     low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
     low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
-    region = Region(low, high, math.inf)
+    radius = math.inf
+    for layer in range(chain.depth - 1, -1, -1):
+        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+        h_low, h_high = inverted(chain, layer, low[here], high[here])
+        if not layer:
+            radius = float(np.maximum(np.abs(h_low), np.abs(h_high)).max())
+            break
+        before = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))
+        low[before], high[before] = _before(chain.slopes[layer - 1], h_low, h_high)
+    region = Region(low, high, radius)
     for lemma in lemmas:
         if lemma.kind == SUM:
             region = _summed(chain, region, lemma, level)
     return region
+
+
+def inverted(chain: Chain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
+    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where the pseudo-inverse P gives
+    none.
+
+    h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
+    """
+    weight, bias = chain.weights[layer], chain.biases[layer]
+    n, k = weight.shape
+    nothing = np.full(k, -np.inf), np.full(k, np.inf)
+    if n < k or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return nothing
+    inverse = chain.inverse(layer)
+    rounding = 4 * (n + 8) * _UNIT
+    middle, half = (low + high) / 2 - bias, (high - low) / 2
+    size = np.abs(inverse)
+    center = inverse @ middle
+    reach = size @ half * (1 + rounding) + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
+    left = np.abs(np.eye(k) - inverse @ weight).sum(axis=1) + rounding * (size @ np.abs(weight)).sum(axis=1)
+    if not float(left.max()) < 0.5:
+        return nothing
+    largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(left.max()))
+    reach = reach + 1.001 * left * largest
+    return center - reach, center + reach
+
+
+def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Intervals of u with low <= phi(u) <= high, rounded outwards."""
+    steep = np.where(slope > 0, slope, 1.0)
+    below, above = np.where(low < 0, low / steep, low), np.where(high < 0, high / steep, high)
+    below, above = below - 4 * _UNIT * np.abs(below), above + 4 * _UNIT * np.abs(above)
+    flat = slope == 0
+    return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
 def _summed(chain: Chain, region: Region, lemma: Lemma, level: float) -> Region:
@@ -147,6 +198,33 @@ def _radius(chain: Chain, region: Region, group: list[Lemma], level: float) -> f
     if seen != set(range(2 * k)) or not tilt < 0.5 or not math.isfinite(beta):
         return math.inf
     return beta / (1 - tilt) * (1 + 8 * _UNIT)
+
+
+def _balanced(chain: Chain, region: Region, mu: Array) -> float:
+    r"""The radius that upper bounds H of all u in the first layer prove, u = W z + b; infinite if they do not.
+
+    With mu > 0 and W^T mu = 0 up to rounding, the mu-weighted sum of u - b is at least :math:`-\rho |z|_\infty`, rho
+    the sum of what W^T mu is off by. So each u_i is at least :math:`-(C + \rho |z|_\infty) / \mu_i` with :math:`C =
+    \sum_j \mu_j (|H_j| + |b_j|)`. For any P, z = P (u - b) + (I - P W) z, and all together
+
+    .. math:: |z|_\infty \le \frac{|P|_\infty (\max_i |H_i| + |b|_\infty + C / \mu_{\min})}
+        {1 - |P|_\infty \rho / \mu_{\min} - |I - P W|_\infty}.
+    """
+    weight, bias = chain.weights[0], chain.biases[0]
+    high = np.abs(region.high[: len(bias)])
+    if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
+        return math.inf
+    inverse = np.linalg.pinv(weight)
+    size = float(np.abs(inverse).sum(axis=1).max())
+    rounding = (len(bias) + 4) * _UNIT
+    left = np.abs(np.eye(len(inverse)) - inverse @ weight).sum(axis=1)
+    left = left + 2 * rounding * (np.abs(inverse) @ np.abs(weight)).sum(axis=1)
+    rho = float((np.abs(mu @ weight) + 2 * rounding * (mu @ np.abs(weight))).sum())
+    constant = float(mu @ (high + np.abs(bias))) / float(mu.min())
+    denominator = 1 - 1.001 * (size * rho / float(mu.min()) + float(left.max()))
+    if not denominator > 0.5:
+        return math.inf
+    return 1.001 * size * (float(high.max()) + float(np.abs(bias).max()) + constant) / denominator
 
 
 def propagated(chain: Chain, region: Region) -> Region:

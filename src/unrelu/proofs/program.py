@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.layer.dense import ROUTINES
+from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.primal import primal_simplex
 from unrelu.proofs.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation
 from unrelu.proofs.safe_bounds import Multipliers
-from unrelu.proofs.simplex import CUTOFF, OPTIMAL, SINGULAR, dual_simplex
+from unrelu.proofs.simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
+from unrelu.proofs.working import WorkingRows
 
 __all__ = ["Basis", "Program", "Solved"]
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 
-_PIVOTS = 5000
+# Pivots at most; and one look at the clock for every so many numbers touched.
+_PIVOTS, _CHUNK = 20_000, 2e8
+# A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.
+_NOTHING, _MOVED, _ROUNDS = 1e-12, 1e-6, 3
+_STALLED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +36,17 @@ class Basis:
     rows: npt.NDArray[np.int64]
     upper: npt.NDArray[np.bool_]
     state: npt.NDArray[np.int8]
+
+
+@dataclass(eq=False)
+class _Vertex:
+    """A vertex on its way: a basis and the multipliers of its rows, and one more row where there is a contradiction."""
+
+    rows: npt.NDArray[np.int64]
+    upper: npt.NDArray[np.bool_]
+    state: npt.NDArray[np.int8]
+    y: Array
+    ray: Array = field(default_factory=lambda: np.array([-1.0, 0.0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +77,12 @@ class Program:
 
     Args:
         relaxation: what is solved.
+        end: of the time allowed, by ``time.perf_counter()``. What is not finished by then is a bound all the same.
     """
 
-    def __init__(self, relaxation: Relaxation) -> None:
-        self.relaxation = relaxation
+    def __init__(self, relaxation: Relaxation, end: float = math.inf) -> None:
+        compile_simplex()
+        self.relaxation, self.end = relaxation, end
         rows = relaxation.rows
         total = int(relaxation.chain.ends[-1])
         self._below, self._above = np.full(total, -1), np.full(total, -1)
@@ -78,8 +98,11 @@ class Program:
             extra = (rows.kind == ERROR) & outputs & (rows.p == 0)
             self._extra[rows.neuron[extra]] = numbers[extra]
         m, n = rows.matrix.shape
-        self._edges, self._x, self._r = np.zeros((n, n)), np.zeros(n), np.zeros(m)
+        self._chunk = max(20, min(4 * n + 20, int(_CHUNK / (n * (m + 2 * n)))))
+        self._edges, self._x = np.zeros((n, n)), np.zeros(n)
+        self._working = WorkingRows(rows, relaxation.norms)
         self._last: Basis | None = None
+        self._parent: tuple[Basis, Array] | None = None
 
     def cold(self) -> Basis:
         """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
@@ -98,26 +121,111 @@ class Program:
             start: the solution with fewer decisions.
             cutoff: to stop at.
         """
-        relaxation, rows = self.relaxation, self.relaxation.rows
+        relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
-        if start is not None and len(start.state) != len(rows.kind):
+        if start is not None and len(start.state) != len(relaxation.rows.kind):
             # Of a relaxation at another level, which had other rows.
             start = None
         basis = self.cold() if start is None else start
-        y, ray = np.zeros(relaxation.size), np.zeros(2)
-        fresh = basis is not self._last or start is None
-        number, upper, state = basis.rows.copy(), basis.upper.copy(), basis.state.copy()
-        status, value, pivots = dual_simplex(
-            ROUTINES, rows.matrix, relaxation.norms, lo, hi, p, rows.q, relaxation.cost, number, upper, state,
-            self._edges, fresh, y, self._x, self._r, ray, cutoff - constant, _PIVOTS,
-        )  # fmt: skip
+        vertex = _Vertex(basis.rows.copy(), basis.upper.copy(), basis.state.copy(), np.zeros(relaxation.size))
+        sides = (lo, hi, p)
+        status, value, pivots = self._dual(vertex, sides, relaxation.cost, cutoff - constant, not self._recall(basis))
+        if status == _STALLED:
+            status, value, more = self._around(vertex, sides, cutoff - constant)
+            pivots += more
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
-        self._last = Basis(number, upper, state)
+        self._last = Basis(vertex.rows, vertex.upper, vertex.state)
         return Solved(
             value + constant, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), self._last,
-            self._multipliers(number, state, y, p, ray), pivots,
+            self._multipliers(vertex.rows, vertex.state, vertex.y, p, vertex.ray), pivots,
         )  # fmt: skip
+
+    def _dual(
+        self, vertex: _Vertex, sides: tuple[Array, Array, Array], cost: Array, cutoff: float, fresh: bool
+    ) -> tuple[int, float, int]:
+        """Run the dual simplex on the working rows, and let in what its optimum violates, until that is nothing."""
+        (lo, hi, p), working = sides, self._working
+        working.include(np.concatenate([vertex.rows[vertex.rows < len(lo)], np.flatnonzero(vertex.state)]))
+        pivots, before, idle = 0, -math.inf, 0
+        while True:
+            index, local = working.index, working.local(vertex.rows)
+            at_end = vertex.state[index]
+            status, value, more = dual_simplex(
+                ROUTINES, working.matrix, working.norms, lo[index], hi[index], p[index], working.q, cost, local,
+                vertex.upper, at_end, self._edges, fresh, vertex.y, self._x, np.empty(len(index)), vertex.ray, cutoff,
+                self._chunk,
+            )  # fmt: skip
+            vertex.rows, vertex.state[index] = working.everywhere(local), at_end
+            pivots, fresh = pivots + more, False
+            missing = working.missing(self._x, lo, hi) if status == OPTIMAL else index[:0]
+            working.include(missing)
+            if not len(missing) and self._ended(status, more, pivots):
+                break
+            idle = idle + 1 if more >= self._chunk and value <= before + _NOTHING else 0
+            before = value
+            if idle > 1 and self.relaxation.delta:
+                return _STALLED, value, pivots
+        if vertex.ray[0] >= 0:
+            vertex.ray[0] = index[int(vertex.ray[0])]
+        return status, value, pivots
+
+    def _around(self, vertex: _Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float, int]:
+        """Where pivots gain nothing: solve with a moved objective, and go on from there with the true one.
+
+        The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
+        """
+        (lo, hi, _), relaxation = sides, self.relaxation
+        m, total, rng = len(lo), 0, np.random.default_rng(len(lo))
+        for _ in range(_ROUNDS):
+            cost = relaxation.cost.copy()
+            basic = np.flatnonzero(vertex.rows < m)
+            moved = _MOVED * (0.5 + rng.random(len(basic))) * np.where(vertex.upper[basic], -1.0, 1.0)
+            rows = vertex.rows[basic]
+            cost += (moved / relaxation.norms[rows]) @ relaxation.rows.matrix[rows]
+            status, value, more = self._dual(vertex, sides, cost, math.inf, False)
+            total += more
+            if status != OPTIMAL:
+                # Without a solution the moved multipliers show that as well as the true ones.
+                return status if status != _STALLED else LIMIT, value, total
+            working = self._working
+            index, local = working.index, working.local(vertex.rows)
+            status, value, more = primal_simplex(
+                ROUTINES, working.matrix, working.norms, lo[index], hi[index], relaxation.cost, local, vertex.upper,
+                self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
+            )  # fmt: skip
+            vertex.rows, total = working.everywhere(local), total + more
+            if status != OPTIMAL:
+                return status, 0.0, total
+            status, value, more = self._dual(vertex, sides, relaxation.cost, cutoff, False)
+            total += more
+            if status != _STALLED or time.perf_counter() > self.end:
+                break
+        return LIMIT if status == _STALLED else status, value, total
+
+    def _recall(self, basis: Basis) -> bool:
+        """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""
+        if basis is self._last:
+            self._parent = (basis, self._edges.copy())
+            return True
+        if self._parent is not None and basis is self._parent[0]:
+            np.copyto(self._edges, self._parent[1])
+            return True
+        matrix = self._basic_rows(basis)
+        try:
+            np.copyto(self._edges, np.linalg.inv(matrix).T)
+        except np.linalg.LinAlgError:
+            return False
+        self._parent = (basis, self._edges.copy())
+        return True
+
+    def _basic_rows(self, basis: Basis) -> Array:
+        rows = self.relaxation.rows.matrix
+        matrix = np.zeros((len(basis.rows), rows.shape[1]))
+        real = basis.rows < len(rows)
+        matrix[real] = rows[basis.rows[real]]
+        matrix[~real, basis.rows[~real] - len(rows)] = 1.0
+        return matrix
 
     def extreme(
         self, signs: Signs, start: Basis, level: float, extra: Array | None = None, towards: Array | None = None
@@ -146,16 +254,26 @@ class Program:
         hi[floor] = level
         fresh, number, upper = start is not self._last, start.rows.copy(), start.upper.copy()
         y = np.zeros(relaxation.size)
-        status, value, pivots = primal_simplex(
-            ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, number, upper, self._edges, fresh, y, self._x,
-            self._r, _PIVOTS,
-        )  # fmt: skip
+        status, value, pivots = LIMIT, -math.inf, 0
+        while True:
+            status, value, more = primal_simplex(
+                ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, number, upper, self._edges, fresh, y, self._x,
+                np.empty(len(rows.kind)), self._chunk,
+            )  # fmt: skip
+            pivots, fresh = pivots + more, False
+            if self._ended(status, more, pivots):
+                break
         if status != OPTIMAL:
             self._last = None
             return None
         self._last = Basis(number, upper, start.state)
         multipliers = self._multipliers(number, start.state, y, rows.p, np.array([-1.0, 0.0]), extra)
         return Solved(value, False, True, self._x.copy(), self._last, multipliers, pivots)
+
+    def _ended(self, status: int, more: int, pivots: int) -> bool:
+        """Whether a kernel has stopped for good, and not to let us look at the clock."""
+        paused = status == LIMIT and more >= self._chunk
+        return not paused or pivots >= _PIVOTS or time.perf_counter() > self.end
 
     def _sides(self, signs: Signs) -> tuple[Array, Array, Array, float]:
         """The rows' sides and costs under decisions, and the constant of the objective."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.proofs.chain import Chain
-from unrelu.proofs.lemmas import LATENT, SUM, Lemma, Regions, region_of
+from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.proofs.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.proofs.tree import Packed, Tree
 
@@ -173,7 +173,7 @@ class Proof:
 
     def radius(self, chain: Chain) -> tuple[float, bool]:
         """The largest \\|z_i\\| of the codes that the proof is about, and whether it is shown that no others matter."""
-        proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, LATENT)]
+        proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
         regions = region_of(chain, self.reach, proven)
         return regions.full.radius, regions.proven
 
@@ -208,7 +208,7 @@ class Proof:
     def _lemmas_fit(self, chain: Chain) -> bool:
         limits = {SUM: chain.depth - 1, LATENT: 2 * chain.latent_dim}
         pairs = zip(self.lemma_kind.tolist(), self.lemma_index.tolist(), strict=True)
-        return all(0 <= kind < 4 and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
+        return all(0 <= kind <= BALANCE and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
 
 
 def signs_of_nodes(chain: Chain, parent: Index, neuron: Index, sign: Index) -> Signs:

@@ -14,6 +14,7 @@ from unrelu.operators import Operator
 from unrelu.proofs.branch_and_bound import GAP, Limits, Moment, Search
 from unrelu.proofs.certificate import EXACT, Certificate, ProofStatus
 from unrelu.proofs.chain import Chain, chain_of
+from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.enclosure import enclosure
 from unrelu.proofs.identifiability import identifiability
 from unrelu.proofs.proof import Proof
@@ -54,6 +55,7 @@ def prove(
     Raises:
         UnsupportedModelError: nothing can be certified of this network.
     """
+    compile_simplex()
     chain = chain_of(network, operator, y, norm)
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
     search = Search(chain, z, limits, scale=scale)

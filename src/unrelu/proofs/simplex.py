@@ -190,7 +190,7 @@ def dual_simplex(
 
     Returns:
         OPTIMAL, CUTOFF (the multipliers give at least the cutoff; where the constraints contradict each other, they are
-        as large as that takes), LIMIT or SINGULAR (also where a fresh basis is not dual feasible); the objective;
+        as large as that takes), LIMIT or SINGULAR (also where the basis is not dual feasible); the objective;
         pivots.
     """
     m, k = rows.shape
@@ -200,8 +200,12 @@ def dual_simplex(
     if fresh and not edge_start(routines, rows, basis, edges):
         return SINGULAR, -np.inf, 0
     value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
-    if fresh and not allowed(m, lo, hi, p, q, basis, upper, y):
-        return SINGULAR, -np.inf, 0
+    if not allowed(m, lo, hi, p, q, basis, upper, y):
+        if fresh or not edge_start(routines, rows, basis, edges):
+            return SINGULAR, -np.inf, 0
+        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        if not allowed(m, lo, hi, p, q, basis, upper, y):
+            return SINGULAR, -np.inf, 0
     pivots, since = 0, 0
     while True:
         entering, gap, at_upper = worst(norms, lo, hi, state, basic, r, weight)
@@ -209,10 +213,13 @@ def dual_simplex(
         if done and since == 0:
             return (CUTOFF if value >= cutoff else OPTIMAL), value, pivots
         if done or since >= REFACTOR:
-            # By updated numbers; look again with numbers from scratch.
-            if not edge_start(routines, rows, basis, edges):
-                return SINGULAR, value, pivots
-            value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+            # By updated numbers; look again with new ones, from the updated inverse if that is accurate.
+            if done:
+                value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+            if not done or not accurate(lo, hi, basis, upper, x, r):
+                if not edge_start(routines, rows, basis, edges):
+                    return SINGULAR, value, pivots
+                value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
             since = 0
             continue
         if pivots >= limit:
@@ -230,7 +237,7 @@ def dual_simplex(
             continue
         if place < 0:
             # The constraints contradict each other: the objective grows without end.
-            step = 2.0 * max(cutoff - value, abs(cutoff), 1e-300) / abs(gap)
+            step = (1.01 * (cutoff - value) + 1e-3 * abs(cutoff) + 1e-300) / abs(gap)
             if not step < _FARTHEST:
                 return LIMIT, value, pivots
             advance(y, -sign * step, alpha)
@@ -261,6 +268,18 @@ def allowed(m, lo, hi, p, q, basis, upper, y):
     for i in range(len(y)):
         low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
         if not (low - FEASIBLE * largest <= y[i] <= high + FEASIBLE * largest):
+            return False
+    return True
+
+
+@jit
+def accurate(lo, hi, basis, upper, x, r):
+    """Whether the basic rows are tight where they should be, up to a tenth of what counts as a violation."""
+    m = len(r)
+    for i in range(len(basis)):
+        j = basis[i]
+        miss = abs(r[j] - (hi[j] if upper[i] else lo[j])) if j < m else abs(x[j - m])
+        if not miss <= 0.1 * VIOLATED * (1.0 + abs(r[j] if j < m else 0.0)):
             return False
     return True
 

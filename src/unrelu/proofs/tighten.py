@@ -38,7 +38,7 @@ def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float) -
     """
     region = region_of(chain, level, lemmas).sharp
     relaxation = Relaxation(chain, region, decided(chain, region))
-    program, none = Program(relaxation), np.zeros(chain.ends[-1], dtype=np.int8)
+    program, none = Program(relaxation, end), np.zeros(chain.ends[-1], dtype=np.int8)
     first = program.solve(none, cutoff=level)
     if first.closed or not first.finished:
         return []

@@ -65,6 +65,16 @@ class Node:
     basis: Basis | None = field(default=None, repr=False)
     point: Array | None = field(default=None, repr=False)
 
+    def unpacked(self) -> Multipliers:
+        """Its multipliers, with their zeros.
+
+        Raises:
+            ValueError: it was never solved, or has been split.
+        """
+        if self.packed is None:
+            raise ValueError("a node that was split has no multipliers")
+        return self.packed.unpacked()
+
 
 class Tree:
     """The nodes in the order in which they were made; the root has number 0.

@@ -1,0 +1,189 @@
+"""What the commands share: models by name, options, progress bars that can be interrupted, summaries.
+
+Everything heavy is imported where it is used, so that ``unrelu --help`` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unrelu.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unrelu.network import Network
+    from unrelu.problem import Progress
+    from unrelu.proofs import Certificate
+    from unrelu.result import Inversion
+
+__all__ = [
+    "network_of",
+    "options_of",
+    "print_certificates",
+    "print_summary",
+    "progress_bar",
+    "read_codes",
+    "removed_if_empty",
+]
+
+
+def network_of(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
+    """A network of the zoo by its name, or from a file."""
+    from unrelu import zoo
+    from unrelu.loaders import load
+
+    if model in zoo.names() and not Path(model).exists():
+        if layers or activation or latent_shape:
+            raise OptionError(
+                f"{model} is a network of the zoo; --layers, --activation and --latent-shape are for files"
+            )
+        return zoo.load(model)
+    if not Path(model).suffix and not Path(model).exists():
+        raise InputError(f"{model}: no such file; the zoo has {', '.join(zoo.names())}")
+    try:
+        shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
+    except ValueError:
+        raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
+    return load(
+        model,
+        layers=[name.strip() for name in layers.split(",")] if layers else None,
+        activation=activation,
+        latent_shape=shape,
+    )
+
+
+def options_of(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` pairs."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise OptionError(f"--option {pair!r}: write name=value, e.g. alpha=1.5")
+        if name in options:
+            raise OptionError(f"--option {name} is given twice")
+        options[name] = _value(text)
+    return options
+
+
+def _value(text: str) -> Any:
+    """A number where the text is one, else what it is as JSON, else the text."""
+    for read in (int, float, json.loads):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Leave no empty output folder behind when the work in it fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def progress_bar(
+    console: Console, method: str, size: int, unit: str = "iteration"
+) -> Iterator[Callable[[Progress], bool]]:
+    """A progress bar as a callback, which also turns the first Ctrl-C into a stop that keeps what was found."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    interrupted = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit + " {task.fields[nit]}"),
+        TimeElapsedColumn(),
+    )
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task(method, total=size, nit=0)
+
+            def callback(progress: Progress) -> bool:
+                bar.update(task, completed=progress.done, total=progress.total, nit=progress.nit)
+                return interrupted
+
+            yield callback
+            if not interrupted:
+                bar.update(task, completed=bar.tasks[0].total)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def print_summary(console: Console, result: Inversion, output: Path) -> None:
+    """How the inversions ended."""
+    import numpy as np
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
+    title = f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("status", "count", "success", "median objective", "meaning"):
+        table.add_column(heading, justify="right" if heading in ("count", "median objective") else "left")
+    for status in sorted(set(states), key=lambda s: s.name):
+        chosen = states == status
+        success = "yes" if successes[chosen].all() else "no"
+        objectives = np.atleast_1d(result.fun)[chosen]
+        reached = objectives[np.isfinite(objectives)]
+        objective = f"{np.median(reached):.3g}" if len(reached) else "-"
+        table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
+    console.print(table)
+    told = int(np.sum(result.identifiable))
+    console.print(f"identifiable: {told} of {len(states)}, by the rank at their codes")
+    seconds = result.problem.control.elapsed()
+    console.print(f"{seconds:.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl")
+
+
+def read_codes(path: Path) -> Any:
+    """Codes from a .npy file, or from the results of ``unrelu invert``."""
+    from unrelu.stores import read_observations
+
+    return read_observations(path / "codes.npy" if path.is_dir() else path, "codes", "codes")
+
+
+def print_certificates(console: Console, certificates: Sequence[Certificate], output: Path) -> None:
+    """How the proofs ended."""
+    import numpy as np
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    norm = certificates[0].norm
+    title = f"{len(certificates)} observation{'s' * (len(certificates) != 1)}, smallest {norm} error over all codes"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("status", "count", "lower", "upper", "gap", "nodes", "seconds", "meaning"):
+        table.add_column(heading, justify="left" if heading in ("status", "meaning") else "right")
+    for status in sorted({c.status for c in certificates}, key=lambda s: s.name):
+        chosen = [c for c in certificates if c.status is status]
+        numbers = (float(np.median([getattr(c, name) for c in chosen])) for name in ("lower", "upper", "gap"))
+        nodes, seconds = (float(np.median([getattr(c, name) for c in chosen])) for name in ("nodes", "seconds"))
+        cells = (*(f"{number:.3g}" for number in numbers), f"{nodes:.0f}", f"{seconds:.2f}")
+        table.add_row(status.name, str(len(chosen)), *cells, status.value)
+    console.print(table)
+    limited = [c.radius for c in certificates if np.isfinite(c.radius)]
+    if limited:
+        console.print(f"{len(limited)} of them about codes with |z_i| <= {max(limited):g}, the others about all codes")
+    told = sum(c.identifiable for c in certificates)
+    console.print(f"identifiable: {told} of {len(certificates)}, by the rank at their codes")
+    console.print(f"medians; written to {output}/: certificate-*.json certificates.jsonl codes.npy and pictures")
