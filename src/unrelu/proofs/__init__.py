@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from unrelu.proofs.branch_and_bound import GAP, Limits, Moment
+from unrelu.proofs.branch_and_bound import GAP, Moment
 from unrelu.proofs.certificate import Certificate, ProofStatus
 from unrelu.proofs.chain import obstacle
 from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.identifiability import Identifiability, freedom, local_rank, unique
+from unrelu.proofs.limits import Limits
 from unrelu.proofs.proving import prove
 
 __all__ = [

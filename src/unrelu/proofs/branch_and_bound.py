@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,9 @@ import numpy.typing as npt
 from unrelu.proofs.branching import most_violated, violations
 from unrelu.proofs.cells import best_in_cell
 from unrelu.proofs.chain import Chain
+from unrelu.proofs.fixing import Fixing
 from unrelu.proofs.lemmas import Lemma, region_of
+from unrelu.proofs.limits import Limits
 from unrelu.proofs.program import Program
 from unrelu.proofs.reach import first_lemmas, latent_lemmas
 from unrelu.proofs.relaxation import Relaxation
@@ -30,7 +31,7 @@ from unrelu.proofs.safe_bounds import lower_bound, settled
 from unrelu.proofs.tighten import decided, neuron_lemmas
 from unrelu.proofs.tree import Node, Packed, Tree
 
-__all__ = ["EXACT", "GAP", "Limits", "Moment", "Search"]
+__all__ = ["EXACT", "GAP", "Moment", "Search"]
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
@@ -43,31 +44,10 @@ EXACT = 1e-8
 _REACH = 1.001
 # Nodes after which intervals are computed, and how often that is repeated while it helps.
 _PATIENCE, _TIGHTENINGS = 1000, 3
+# Seconds for an open node when the search has ended: its bound is computed, and once more from the proof.
+_CHECK = 7e-4
 # A code is improved within its cell at nodes with these numbers and whenever a better code is found.
 _CELLS = 16
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to stop.
-
-    Attributes:
-        end: by ``time.perf_counter()``.
-        nodes: at most.
-        stop: asked at every node; True stops.
-    """
-
-    end: float = math.inf
-    nodes: int = 50_000
-    stop: Callable[[], bool] | None = None
-
-    def reached(self, nodes: int) -> str | None:
-        """Which limit is reached: "time", "nodes", "callback" or None."""
-        if time.perf_counter() >= self.end:
-            return "time"
-        if nodes >= self.nodes:
-            return "nodes"
-        return "callback" if self.stop is not None and self.stop() else None
 
 
 @dataclass(frozen=True)
@@ -133,20 +113,24 @@ class Search:
         self._level = self.level
         regions = self._regions.at(self.chain, self.level)
         self._sharp, self._full = regions.sharp, regions.full
-        self._program = Program(Relaxation(self.chain, regions.sharp, self._signs), self.limits.end)
+        relaxation = Relaxation(self.chain, regions.sharp.signed(self._signs), self._signs)
+        self._program = Program(relaxation, self.limits.end)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
         if self.level <= 0:
             return
         rounds = 0
-        self._add(-1, -1, 0)
+        if self.chain.norm == "l1":
+            self._decide()
+        else:
+            self._add(-1, -1, 0)
         while self._heap:
             bound, number = self._heap[0]
             self._note(bound)
             if bound >= self.level or self.upper <= EXACT * self._scale:
                 break
-            self.stopped = self.limits.reached(self.visited)
+            self.stopped = self.limits.reached(self.visited, _CHECK * len(self._heap))
             if self.stopped:
                 break
             if rounds < _TIGHTENINGS and len(self.tree) > _PATIENCE and self.chain.norm == "linf":
@@ -157,6 +141,18 @@ class Search:
         for _, number in self._heap:
             self._settle(self.tree.nodes[number], self.tree.signs(number))
         self._note(self._heap[0][0] if self._heap else self.level)
+
+    def _decide(self) -> None:
+        """Begin with decisions that close a side at once: in a sum of errors, most outputs can only be off, or on."""
+        fixing = Fixing(self.chain, self.level, self._regions.at(self.chain, self.level), self.limits)
+        fixing.run()
+        self.tree, self.visited = fixing.tree, self.visited + len(fixing.tree)
+        for node in self.tree.nodes:
+            node.level = self._level
+        if fixing.now is not None:
+            self._signs = np.where(fixing.signs != 0, fixing.signs, self._signs).astype(np.int8)
+            self._build()
+            self._record(fixing.leaf, fixing.signs)
 
     def _note(self, bound: float) -> None:
         """Remember the bounds where they have changed."""

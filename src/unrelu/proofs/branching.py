@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from unrelu.proofs.program import Program
 
-__all__ = ["most_violated", "violations"]
+__all__ = ["missed", "most_violated", "violations"]
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
 
 # A violation below this share of the largest unknown is rounding.
 _AGREES = 1e-9
@@ -42,6 +43,18 @@ def violations(program: Program, x: Array, signs: Signs) -> tuple[Array, Array]:
         above[start:] = below[start:] = miss
     agrees = (signs != 0) | (np.minimum(above, below) <= small)
     return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
+
+
+def missed(program: Program, x: Array, signs: Signs) -> tuple[Flags, Flags]:
+    """Which neurons are not on at a point, and which are not off: sides that may turn out to be empty."""
+    above, below = violations(program, x, signs)
+    on, off = above > 0, below > 0
+    if not program.relaxation.delta:
+        u, shift = program.relaxation.pre[-1]
+        start, v = program.relaxation.chain.ends[-2], u @ x + shift
+        open_ = program.relaxation.chain.bent[start:] & (signs[start:] == 0)
+        on[start:], off[start:] = open_ & (v < 0), open_ & (v > 0)
+    return on, off
 
 
 def most_violated(above: Array, below: Array, widths: Array) -> int:

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from unrelu.generator import Generator
 from unrelu.operators import Operator
-from unrelu.proofs.branch_and_bound import EXACT, GAP, Limits, Moment, Search
+from unrelu.proofs.branch_and_bound import EXACT, GAP, Moment, Search
 from unrelu.proofs.certificate import Certificate, ProofStatus
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.enclosure import enclosure
 from unrelu.proofs.identifiability import identifiability
+from unrelu.proofs.limits import Limits
 from unrelu.proofs.proof import Proof
 from unrelu.proofs.storage import digest
 

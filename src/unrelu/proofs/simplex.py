@@ -282,7 +282,7 @@ def allowed(m, lo, hi, p, q, basis, upper, y):
 
 @jit
 def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
-    """The present vertex from its basis, by the updated inverse if that is accurate; and whether there is an inverse."""
+    """The present vertex from its basis, by the updated inverse if that is accurate; whether there is an inverse."""
     if not fresh:
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if accurate(lo, hi, basis, upper, x, r):

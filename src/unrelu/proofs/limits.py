@@ -1,0 +1,33 @@
+"""When a search has to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop.
+
+    Attributes:
+        end: by ``time.perf_counter()``.
+        nodes: at most.
+        stop: asked at every node; True stops.
+    """
+
+    end: float = math.inf
+    nodes: int = 50_000
+    stop: Callable[[], bool] | None = None
+
+    def reached(self, nodes: int, needed: float = 0.0) -> str | None:
+        """Which limit is reached: "time", "nodes", "callback" or None; ``needed`` seconds are still to be spent."""
+        if time.perf_counter() + needed >= self.end:
+            return "time"
+        if nodes >= self.nodes:
+            return "nodes"
+        return "callback" if self.stop is not None and self.stop() else None
