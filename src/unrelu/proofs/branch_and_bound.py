@@ -24,7 +24,7 @@ from unrelu.proofs.cells import best_in_cell
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.lemmas import Lemma, region_of
 from unrelu.proofs.program import Program
-from unrelu.proofs.reach import first_lemmas
+from unrelu.proofs.reach import first_lemmas, latent_lemmas
 from unrelu.proofs.relaxation import Relaxation
 from unrelu.proofs.safe_bounds import lower_bound, settled
 from unrelu.proofs.tighten import decided, neuron_lemmas
@@ -103,6 +103,7 @@ class Search:
         self._start, self.visited = time.perf_counter(), 0
         self.history: list[Moment] = []
         self.stopped: str | None = None
+        self._sharpened = False
         self.z = best_in_cell(chain, z)
         self.upper = chain.objective(self.z)
         self.reach = _REACH * min(self.upper, below)
@@ -221,6 +222,8 @@ class Search:
         node.packed, node.bound = Packed.of(solved.multipliers), solved.value
         if solved.closed:
             node.bound = self._settle(node, signs)
+            if node.bound < self.level and self._sharpen():
+                node.bound = self._settle(node, signs)
             node.basis = node.point = None
             if node.bound >= self.level:
                 return
@@ -235,6 +238,20 @@ class Search:
         multipliers = settled(self.chain, self._sharp.signed(signs), node.unpacked())
         node.packed = Packed.of(multipliers)
         return lower_bound(self.chain, full, multipliers).within(full.radius)
+
+    def _sharpen(self) -> bool:
+        """Prove a smaller radius, once, where rounding errors matter."""
+        if self._sharpened:
+            return False
+        self._sharpened = True
+        found = latent_lemmas(self.chain, self.reach, self.lemmas, self.limits.end)
+        if not found:
+            return False
+        self.lemmas = self.lemmas + found
+        self._regions = region_of(self.chain, self.reach, self.lemmas)
+        regions = self._regions.at(self.chain, self._level)
+        self._sharp, self._full = regions.sharp, regions.full
+        return True
 
     def _try(self, z: Array, inside: bool) -> None:
         """Keep a code if it is better than the best one."""

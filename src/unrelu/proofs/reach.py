@@ -12,19 +12,17 @@ import numpy.typing as npt
 from unrelu.layer.dense import ROUTINES
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.compiling import compile_simplex
-from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, everywhere, region_of
+from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, everywhere
 from unrelu.proofs.safe_bounds import Multipliers, Region
 from unrelu.proofs.simplex import OPTIMAL, dual_simplex
 
-__all__ = ["first_lemmas"]
+__all__ = ["first_lemmas", "latent_lemmas"]
 
 Array = npt.NDArray[np.float64]
 
 # The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
 _MORE = 1e-9
 _FAR = 1e9
-# Rounding errors of a unit of the radius may take this share of the level.
-_SMALL = 1e-7
 
 
 def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemma]:
@@ -44,19 +42,25 @@ def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemm
         lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
     balance = _balance(chain)
     if balance is not None:
-        lemmas.append(balance)
-        if region_of(chain, level, lemmas).full.radius * 2.0**-50 <= _SMALL * level:
-            return lemmas
+        return [*lemmas, balance]
+    return lemmas + latent_lemmas(chain, level, lemmas, end)
+
+
+def latent_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
+    """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
+
+    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of ``first_lemmas``.
+    """
     region, k = everywhere(chain, level, lemmas), chain.latent_dim
-    latent = []
+    latent: list[Lemma] = []
     for index in range(2 * k):
         cost = np.zeros(k)
         cost[index % k] = 1.0 if index < k else -1.0
         found = _program(chain, region, 0, cost, False)
         if found is None or time.perf_counter() > end:
-            return lemmas
+            return []
         latent.append(Lemma(LATENT, index, found))
-    return lemmas + latent
+    return latent
 
 
 def _balance(chain: Chain) -> Lemma | None:

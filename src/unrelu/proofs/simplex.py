@@ -228,7 +228,7 @@ def dual_simplex(
             continue
         if place < 0:
             # The constraints contradict each other: the objective grows without end.
-            step = 2.0 * max(cutoff - value, abs(cutoff), 1e-300) / abs(gap)
+            step = (1.01 * (cutoff - value) + 1e-3 * abs(cutoff) + 1e-300) / abs(gap)
             if not step < _FARTHEST:
                 return LIMIT, value, pivots
             advance(y, -sign * step, alpha)
