@@ -220,6 +220,10 @@ class Search:
         solved = self._program.solve(signs, start, self.level)
         self.visited += 1
         node.packed, node.bound = Packed.of(solved.multipliers), solved.value
+        parent = tree.nodes[node.parent] if node.parent >= 0 else None
+        if parent is not None and not solved.finished and solved.value < parent.bound:
+            # What holds of all codes of the parent holds of these.
+            node.packed, node.bound = parent.packed, parent.bound
         if solved.closed:
             node.bound = self._settle(node, signs)
             if node.bound < self.level and self._sharpen():

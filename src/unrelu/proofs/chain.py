@@ -70,6 +70,16 @@ class Chain:
         parts[-1] = last & (self.y > 0) if self.norm == "l1" else np.zeros_like(last)
         return np.concatenate(parts)
 
+    @cached_property
+    def _inverses(self) -> dict[int, Array]:
+        return {}
+
+    def inverse(self, layer: int) -> Array:
+        """The pseudo-inverse of W of a layer, counted from 0; computed once."""
+        if layer not in self._inverses:
+            self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]), dtype=np.float64)
+        return self._inverses[layer]
+
     def pre_activations(self, z: Array) -> list[Array]:
         """u_1 ... u_d at a code (k,)."""
         h, values = z, []

@@ -80,7 +80,7 @@ def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
     prove (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
     """
     sharp = everywhere(chain, level, lemmas)
-    radius = _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level)
+    radius = min(sharp.radius, _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level))
     for lemma in lemmas:
         if lemma.kind == BALANCE:
             radius = min(radius, _balanced(chain, sharp, lemma.multipliers.slopes[: len(chain.biases[0])]))
@@ -93,14 +93,61 @@ def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
 
 
 def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
-    """What holds at F(z) < level for all z, by the level sets of the outputs and the SUM lemmas."""
+    """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
+
+    Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
+    its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
+    """
     low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
     low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
-    region = Region(low, high, math.inf)
+    radius = math.inf
+    for layer in range(chain.depth - 1, -1, -1):
+        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+        h_low, h_high = inverted(chain, layer, low[here], high[here])
+        if not layer:
+            radius = float(np.maximum(np.abs(h_low), np.abs(h_high)).max())
+            break
+        before = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))
+        low[before], high[before] = _before(chain.slopes[layer - 1], h_low, h_high)
+    region = Region(low, high, radius)
     for lemma in lemmas:
         if lemma.kind == SUM:
             region = _summed(chain, region, lemma, level)
     return region
+
+
+def inverted(chain: Chain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
+    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where the pseudo-inverse P gives
+    none.
+
+    h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
+    """
+    weight, bias = chain.weights[layer], chain.biases[layer]
+    n, k = weight.shape
+    nothing = np.full(k, -np.inf), np.full(k, np.inf)
+    if n < k or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return nothing
+    inverse = chain.inverse(layer)
+    rounding = 4 * (n + 8) * _UNIT
+    middle, half = (low + high) / 2 - bias, (high - low) / 2
+    size = np.abs(inverse)
+    center = inverse @ middle
+    reach = size @ half * (1 + rounding) + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
+    left = np.abs(np.eye(k) - inverse @ weight).sum(axis=1) + rounding * (size @ np.abs(weight)).sum(axis=1)
+    if not float(left.max()) < 0.5:
+        return nothing
+    largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(left.max()))
+    reach = reach + 1.001 * left * largest
+    return center - reach, center + reach
+
+
+def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Intervals of u with low <= phi(u) <= high, rounded outwards."""
+    steep = np.where(slope > 0, slope, 1.0)
+    below, above = np.where(low < 0, low / steep, low), np.where(high < 0, high / steep, high)
+    below, above = below - 4 * _UNIT * np.abs(below), above + 4 * _UNIT * np.abs(above)
+    flat = slope == 0
+    return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
 def _summed(chain: Chain, region: Region, lemma: Lemma, level: float) -> Region:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ Signs = npt.NDArray[np.int8]
 
 # Pivots at most; and one look at the clock for every so many numbers touched.
 _PIVOTS, _CHUNK = 20_000, 2e8
+# A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.
+_NOTHING, _MOVED, _ROUNDS = 1e-12, 1e-6, 3
+_STALLED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,17 @@ class Basis:
     rows: npt.NDArray[np.int64]
     upper: npt.NDArray[np.bool_]
     state: npt.NDArray[np.int8]
+
+
+@dataclass(eq=False)
+class _Vertex:
+    """A vertex on its way: a basis and the multipliers of its rows, and one more row where there is a contradiction."""
+
+    rows: npt.NDArray[np.int64]
+    upper: npt.NDArray[np.bool_]
+    state: npt.NDArray[np.int8]
+    y: Array
+    ray: Array = field(default_factory=lambda: np.array([-1.0, 0.0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +98,7 @@ class Program:
             extra = (rows.kind == ERROR) & outputs & (rows.p == 0)
             self._extra[rows.neuron[extra]] = numbers[extra]
         m, n = rows.matrix.shape
-        self._chunk = max(20, int(_CHUNK / (n * (m + 2 * n))))
+        self._chunk = max(20, min(4 * n + 20, int(_CHUNK / (n * (m + 2 * n)))))
         self._edges, self._x = np.zeros((n, n)), np.zeros(n)
         self._working = WorkingRows(rows, relaxation.norms)
         self._last: Basis | None = None
@@ -110,37 +124,81 @@ class Program:
         relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
         basis = self.cold() if start is None else start
-        y, ray, working = np.zeros(relaxation.size), np.zeros(2), self._working
-        fresh = not self._recall(basis)
-        number, upper, state = basis.rows.copy(), basis.upper.copy(), basis.state.copy()
-        working.include(np.concatenate([number[number < len(state)], np.flatnonzero(state)]))
-        status, value, pivots = LIMIT, -math.inf, 0
-        while True:
-            index, local = working.index, working.local(number)
-            at_end = state[index]
-            status, value, more = dual_simplex(
-                ROUTINES, working.matrix, working.norms, lo[index], hi[index], p[index], working.q, relaxation.cost,
-                local, upper, at_end, self._edges, fresh, y, self._x, np.empty(len(index)), ray, cutoff - constant,
-                self._chunk,
-            )  # fmt: skip
-            number, state[index] = working.everywhere(local), at_end
-            pivots, fresh = pivots + more, False
-            if status == OPTIMAL:
-                missing = working.missing(self._x, lo, hi)
-                working.include(missing)
-                if len(missing):
-                    continue
-            if self._ended(status, more, pivots):
-                break
-        if ray[0] >= 0:
-            ray[0] = index[int(ray[0])]
+        vertex = _Vertex(basis.rows.copy(), basis.upper.copy(), basis.state.copy(), np.zeros(relaxation.size))
+        sides = (lo, hi, p)
+        status, value, pivots = self._dual(vertex, sides, relaxation.cost, cutoff - constant, not self._recall(basis))
+        if status == _STALLED:
+            status, value, more = self._around(vertex, sides, cutoff - constant)
+            pivots += more
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
-        self._last = Basis(number, upper, state)
+        self._last = Basis(vertex.rows, vertex.upper, vertex.state)
         return Solved(
             value + constant, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), self._last,
-            self._multipliers(number, state, y, p, ray), pivots,
+            self._multipliers(vertex.rows, vertex.state, vertex.y, p, vertex.ray), pivots,
         )  # fmt: skip
+
+    def _dual(
+        self, vertex: _Vertex, sides: tuple[Array, Array, Array], cost: Array, cutoff: float, fresh: bool
+    ) -> tuple[int, float, int]:
+        """Run the dual simplex on the working rows, and let in what its optimum violates, until that is nothing."""
+        (lo, hi, p), working = sides, self._working
+        working.include(np.concatenate([vertex.rows[vertex.rows < len(lo)], np.flatnonzero(vertex.state)]))
+        pivots, before, idle = 0, -math.inf, 0
+        while True:
+            index, local = working.index, working.local(vertex.rows)
+            at_end = vertex.state[index]
+            status, value, more = dual_simplex(
+                ROUTINES, working.matrix, working.norms, lo[index], hi[index], p[index], working.q, cost, local,
+                vertex.upper, at_end, self._edges, fresh, vertex.y, self._x, np.empty(len(index)), vertex.ray, cutoff,
+                self._chunk,
+            )  # fmt: skip
+            vertex.rows, vertex.state[index] = working.everywhere(local), at_end
+            pivots, fresh = pivots + more, False
+            missing = working.missing(self._x, lo, hi) if status == OPTIMAL else index[:0]
+            working.include(missing)
+            if not len(missing) and self._ended(status, more, pivots):
+                break
+            idle = idle + 1 if more >= self._chunk and value <= before + _NOTHING else 0
+            before = value
+            if idle > 1 and self.relaxation.delta:
+                return _STALLED, value, pivots
+        if vertex.ray[0] >= 0:
+            vertex.ray[0] = index[int(vertex.ray[0])]
+        return status, value, pivots
+
+    def _around(self, vertex: _Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float, int]:
+        """Where pivots gain nothing: solve with a moved objective, and go on from there with the true one.
+
+        The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
+        """
+        (lo, hi, _), relaxation = sides, self.relaxation
+        m, total, rng = len(lo), 0, np.random.default_rng(len(lo))
+        for _ in range(_ROUNDS):
+            cost = relaxation.cost.copy()
+            basic = np.flatnonzero(vertex.rows < m)
+            moved = _MOVED * (0.5 + rng.random(len(basic))) * np.where(vertex.upper[basic], -1.0, 1.0)
+            rows = vertex.rows[basic]
+            cost += (moved / relaxation.norms[rows]) @ relaxation.rows.matrix[rows]
+            status, value, more = self._dual(vertex, sides, cost, math.inf, False)
+            total += more
+            if status != OPTIMAL:
+                # Without a solution the moved multipliers show that as well as the true ones.
+                return status if status != _STALLED else LIMIT, value, total
+            working = self._working
+            index, local = working.index, working.local(vertex.rows)
+            status, value, more = primal_simplex(
+                ROUTINES, working.matrix, working.norms, lo[index], hi[index], relaxation.cost, local, vertex.upper,
+                self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
+            )  # fmt: skip
+            vertex.rows, total = working.everywhere(local), total + more
+            if status != OPTIMAL:
+                return status, 0.0, total
+            status, value, more = self._dual(vertex, sides, relaxation.cost, cutoff, False)
+            total += more
+            if status != _STALLED or time.perf_counter() > self.end:
+                break
+        return LIMIT if status == _STALLED else status, value, total
 
     def _recall(self, basis: Basis) -> bool:
         """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""

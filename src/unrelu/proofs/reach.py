@@ -33,6 +33,8 @@ def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemm
     """
     compile_simplex()
     lemmas: list[Lemma] = []
+    if math.isfinite(everywhere(chain, level, lemmas).radius):
+        return lemmas
     for layer in range(chain.depth - 2, -1, -1):
         if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
             return lemmas

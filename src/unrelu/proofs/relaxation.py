@@ -148,16 +148,12 @@ class Relaxation:
             unit[0, -1] = 1.0
             worst = floor[np.argmin(y[floor])] if len(floor) else 0
             parts.add(FLOOR, number[[worst]], unit, max(0.0, -float(y[worst])) if len(floor) else 0.0, np.inf)
-            # On the left there is no row without a slope, yet: a smaller level may give it one.
+            # Where the slope on the left is 0 there is a row without a side: a smaller level may give it one.
             rises = np.where(left > 0, left, 1.0)
             for chosen, sigma, side in (
                 (np.arange(len(y)), np.full(len(y), -1.0), -y),
                 (np.flatnonzero(~positive & sloped), -c, -c * least),
-                (
-                    np.flatnonzero(positive | sloped),
-                    np.where(left > 0, left, 1.0),
-                    np.where(left > 0, left * least, -np.inf),
-                ),
+                (np.flatnonzero(positive | sloped), rises, np.where(left > 0, left * least, -np.inf)),
             ):
                 matrix = sigma[chosen, None] * u[chosen]
                 matrix[:, -1] = 1.0
