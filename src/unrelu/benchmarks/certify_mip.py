@@ -54,7 +54,7 @@ class MipRun:
 
     Attributes:
         status: OPTIMAL where the gap is closed, else what stopped it.
-        seconds: of all solves, without writing the programs down.
+        seconds: of the processor for all solves, without writing the programs down.
         lower: no code has a smaller error, by the word of the solver.
         upper: the error of the best code, recomputed.
         nodes: of its trees.
@@ -140,18 +140,19 @@ def prove_by_mip(chain: Chain, z: Array, time_limit: float, box: float = math.in
     Args:
         chain: the observation.
         z: the code that was found, (k,).
-        time_limit: of all solves, in seconds.
+        time_limit: of all solves, in seconds of the clock.
         box: codes with a larger |z_i| are left out.
     """
     upper = chain.objective(z)
     bounds = intervals(chain, _REACH * upper, box)
-    spent, nodes, programs, lower = 0.0, 0, 0, 0.0
+    elapsed, spent, nodes, programs, lower = 0.0, 0.0, 0, 0, 0.0
     while True:
         level = upper * (1 - GAP / 2)
         written = mip(chain, level, *bounds)
-        begin = time.perf_counter()
-        found = solve_mip(written.program, written.integral, max(0.0, time_limit - spent), GAP / 2)
-        spent += time.perf_counter() - begin
+        began, begin = time.perf_counter(), time.process_time()
+        found = solve_mip(written.program, written.integral, max(0.0, time_limit - elapsed), GAP / 2)
+        elapsed += time.perf_counter() - began
+        spent += time.process_time() - begin
         nodes, programs = nodes + found.nodes, programs + 1
         if found.status is LpStatus.INFEASIBLE:
             return MipRun("OPTIMAL", spent, max(lower, level), upper, nodes, programs)
