@@ -20,8 +20,8 @@ MANY = 60
 CERTIFY_CAPTION = (
     "proved: the gap is at most 1e-6, and verify() confirms the bounds. s: seconds of the processor for certify, "
     f"without box and inversion; nodes: relaxations solved. {MANY} active: observations with at least {MANY} outputs "
-    "y_j > noise, and the median seconds of those. HiGHS: its mixed-integer solver on the same question and rows of the "
-    f"outputs, binaries for the hidden signs, among codes with |z_i| <= {MIP_BOX:g}; its seconds are without writing "
+    "y_j > noise, and the median seconds of those. HiGHS: its mixed-integer solver on the same question, with the same "
+    f"rows of the outputs, binaries for the hidden signs, among codes with |z_i| <= {MIP_BOX:g}; its seconds are without writing "
     "the program down. times: median of HiGHS over median of ours, on the same observations; what was stopped counts "
     "with the time it had, so that it is a lower bound where HiGHS solved less than half. same: smallest errors that "
     "agree to 1e-6, of those that both proved. y = max(G(z*) + e, 0), as an output of a ReLU is not negative; not "
