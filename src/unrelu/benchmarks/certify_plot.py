@@ -87,7 +87,7 @@ def _scatter(axis: Axes, observations: Sequence[Proved], styles: dict[str, tuple
     for factor, style, label in ((1, "-", "equal"), (5, "--", "5 times")):
         axis.plot([low, high], [factor * low, factor * high], style, color=_GREY, linewidth=1, zorder=1)
         x = low * 25
-        axis.annotate(label, (x, factor * x), xytext=(5, -9), textcoords="offset points", fontsize=8, color=_GREY)
+        axis.annotate(label, (x, factor * x), xytext=(6, -3), textcoords="offset points", fontsize=8, color=_GREY)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(low, high)
