@@ -13,17 +13,19 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.generator import Generator, numbers
-from unrelu.operators import read_operator
-from unrelu.proofs.branch_and_bound import Moment
+from unrelu.operators import Operator, read_operator
+from unrelu.proofs.branch_and_bound import GAP, Moment
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.identifiability import identifiability
 from unrelu.proofs.proof import Proof
 from unrelu.proofs.storage import digest, read, write
 
-__all__ = ["Certificate", "ProofStatus"]
+__all__ = ["EXACT", "Certificate", "ProofStatus"]
 
 Array = npt.NDArray[np.float64]
 
+# A fit this close, relative to the data, is exact.
+EXACT = 1e-8
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.
 _SAME = 1e-12
 
@@ -100,7 +102,9 @@ class Certificate:
     @property
     def out_of_range(self) -> bool:
         """Whether it is proved that no code explains the observation within eps."""
-        return self.lower > self.eps or (self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any()))
+        return (self.norm == "linf" and self.lower > self.eps) or (
+            self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any())
+        )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
         """Whether every number here follows from what is stored, the network and the observation; without a solver.
@@ -120,17 +124,22 @@ class Certificate:
         """The first thing that does not follow, in a sentence; None if all does. See :meth:`verify`."""
         if self._digest != digest(self):
             return "its numbers are not those that it was made with"
-        chain = observed_chain(network, y, operator, self.norm)
+        if self.norm not in ("linf", "l1"):
+            return f"norm {self.norm!r} is neither 'linf' nor 'l1'"
+        values, measured = observed(network, y, operator)
+        chain = chain_of(network, measured, values, self.norm)
         if self.z.shape != (chain.latent_dim,) or not np.isfinite(self.z).all():
             return f"z has shape {self.z.shape}, the network takes ({chain.latent_dim},)"
         scale = float(np.abs(chain.y).max(initial=0.0))
+        if not math.isfinite(self.upper):
+            return f"upper is {self.upper}"
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
         if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
             return f"F(z) is {chain.objective(self.z):.17g}, not {self.upper:.17g}"
-        told = identifiability(network, self.z, operator)
+        told = identifiability(network, self.z, measured)
         if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
             return f"the rank at z is {int(told.rank)}, not {self.rank}"
-        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain)
+        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status()
 
     def _flaw_of_bounds(self, chain: Chain) -> str | None:
         if self.proof is None:
@@ -163,6 +172,14 @@ class Certificate:
             return "the multipliers prove another box"
         return self._flaw_of_radius(self.box_proof, largest)
 
+    def _flaw_of_status(self) -> str | None:
+        shown = {
+            ProofStatus.OPTIMAL: self.gap <= GAP * (1 + 1e-9),
+            ProofStatus.EXACT_FIT: self.upper <= EXACT * self.scale,
+            ProofStatus.OUT_OF_RANGE: self.out_of_range,
+        }
+        return None if shown.get(self.status, True) else f"{self.status} does not follow from the bounds and the box"
+
     def save(self, path: str | Path) -> None:
         """Write to a .json or .npz file; all numbers exactly.
 
@@ -181,12 +198,11 @@ class Certificate:
         return read(cls, ProofStatus, Path(path))
 
 
-def observed_chain(network: Generator, y: npt.ArrayLike, operator: Any, norm: str) -> Chain:
-    """The chain of one observation as a user passes it.
+def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
+    """One observation (m,) and its operator, as a user passes them.
 
     Raises:
         InputError: y or operator do not fit.
-        UnsupportedModelError: nothing can be certified of the network.
     """
     values = numbers(y, "y")
     measured = read_operator(operator, network.output_shape, values.shape)
@@ -194,4 +210,4 @@ def observed_chain(network: Generator, y: npt.ArrayLike, operator: Any, norm: st
         raise InputError(f"y has shape {values.shape}; a certificate is about one observation, {measured.shape}")
     if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():
         raise InputError("y has NaN or infinite entries; remove or replace them, or hide them with a mask as operator=")
-    return chain_of(network, measured, values.reshape(-1), norm)
+    return values.reshape(-1), measured

@@ -31,6 +31,8 @@ Signs = npt.NDArray[np.int8]
 
 # The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
+# The level where both are zero.
+_LEAST = 1e-280
 # Passes over the undecided neurons.
 _PASSES = 4
 
@@ -45,7 +47,7 @@ def enclosure(chain: Chain, eps: float, limits: Limits) -> Proof:
         eps: the largest error.
         limits: when to stop; coordinates not reached are bounded by the radius alone.
     """
-    level = eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0))
+    level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
     lemmas = first_lemmas(chain, level, limits.end)
     search = _Fixing(chain, level, lemmas, limits)
     search.run()

@@ -228,7 +228,9 @@ def _balanced(chain: Chain, region: Region, mu: Array) -> float:
 
 
 def propagated(chain: Chain, region: Region) -> Region:
-    """The region met with the intervals that follow from its radius, rounded outwards."""
+    """The region met with the intervals that follow from its radius, rounded outwards; an empty one as it is."""
+    if (region.low > region.high).any():
+        return region
     radius = region.radius
     low, high = region.low.copy(), region.high.copy()
     h_low, h_high = np.full(chain.latent_dim, -radius), np.full(chain.latent_dim, radius)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from unrelu.generator import Generator
 from unrelu.operators import Operator
-from unrelu.proofs.branch_and_bound import GAP, Limits, Search
-from unrelu.proofs.certificate import Certificate, ProofStatus
+from unrelu.proofs.branch_and_bound import GAP, Limits, Moment, Search
+from unrelu.proofs.certificate import EXACT, Certificate, ProofStatus
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.enclosure import enclosure
@@ -24,8 +24,6 @@ __all__ = ["prove"]
 
 Array = npt.NDArray[np.float64]
 
-# A fit this close, relative to the data, is exact.
-_EXACT = 1e-8
 # Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
 _ROOM = 1e-13
 _STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
@@ -61,7 +59,7 @@ def prove(
     chain = chain_of(network, operator, y, norm)
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
     search = Search(chain, z, limits, scale=scale)
-    exact = search.upper <= _EXACT * scale
+    exact = search.upper <= EXACT * scale
     proof = None
     if not exact:
         search.run()
@@ -72,7 +70,7 @@ def prove(
     told = identifiability(network, search.z, operator)
     certificate = Certificate(
         lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
-        search.visited, seconds, scale, proof, None, tuple(search.history),
+        search.visited, seconds, scale, proof, None, _history(search, lower),
     )  # fmt: skip
     if box and math.isfinite(eps):
         certificate = _enclosed(certificate, chain, eps, limits)
@@ -84,6 +82,11 @@ def prove(
 def _radius(proof: Proof, chain: Chain) -> float:
     radius, proven = proof.radius(chain)
     return math.inf if proven else radius
+
+
+def _history(search: Search, lower: float) -> tuple[Moment, ...]:
+    """The search's history, whose bounds are by the solver's numbers while nodes are open, up to what was proved."""
+    return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
 
 
 def _status(search: Search, lower: float, scale: float) -> ProofStatus:

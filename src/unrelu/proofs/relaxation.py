@@ -170,9 +170,8 @@ class Relaxation:
         negative = np.flatnonzero(~positive & (c < 1))
         parts.add(ERROR, number[negative], u[negative], -np.inf, -shift[negative], q=1 - c[negative], scale=1.0)
         open_ = np.flatnonzero(self.chain.bent[number] & (left < 1))
-        side = least[open_] - shift[open_]
         # Deciding such an output to be on adds the cost 1 - c below y; both decisions are a side of v = 0.
-        parts.add(ERROR, number[open_], u[open_], side, np.inf, p=0.0, scale=1.0)
+        parts.add(ERROR, number[open_], u[open_], -np.inf, np.inf, p=0.0, scale=1.0)
         parts.add(SIGN, number[open_], u[open_], -np.inf, np.inf)
 
     @cached_property

@@ -33,6 +33,8 @@ Array = npt.NDArray[np.float64]
 _UNIT = 2.0**-53
 # A few operations on numbers of known size, each rounded once.
 _FEW = 16 * _UNIT
+# More than all products that are too small to be numbers.
+_TINY = 1e-290
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,8 @@ class Value:
         """The bound for |z_i| <= radius; rounded downwards."""
         if not math.isfinite(self.constant):
             return self.constant
-        return _down(self.constant - self.tilt * radius) if self.tilt else self.constant
+        # The product is rounded upwards: where the difference is small, its rounding error is not small beside it.
+        return _down(self.constant - self.tilt * radius * (1 + 4 * _UNIT)) if self.tilt else self.constant
 
 
 def lower_bound(
@@ -108,6 +111,25 @@ def lower_bound(
     """
     if (region.low > region.high).any():
         return Value(math.inf, 0.0)
+    # Of numbers so large that they overflow nothing follows; math.fsum raises there.
+    nothing = Value(-math.inf, 0.0)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = _bound(chain, region, multipliers, level, extra, total, towards)
+    except OverflowError:
+        return nothing
+    return value if math.isfinite(value.constant) and math.isfinite(value.tilt) else nothing
+
+
+def _bound(
+    chain: Chain,
+    region: Region,
+    multipliers: Multipliers,
+    level: float,
+    extra: Array | None,
+    total: Array | None,
+    towards: Array | None,
+) -> Value:
     kappa, linear = multipliers.kappa, not (extra is None and total is None and towards is None)
     if not (np.isfinite(kappa).all() and np.isfinite(multipliers.slopes).all() and (kappa >= 0).all()):
         return Value(-math.inf, 0.0)
@@ -118,7 +140,9 @@ def lower_bound(
     if extra is not None:
         passed = np.split(multipliers.slopes + extra, cut)
     lows, highs = np.split(region.low, cut), np.split(region.high, cut)
-    sums = [_output_terms(chain, kappa, parts[-1], lows[-1], highs[-1])]
+    # s + extra was rounded, so that s is off by as much.
+    offs = [np.where(sum_ != part, _UNIT * np.abs(sum_), 0.0) for sum_, part in zip(passed, parts, strict=True)]
+    sums = [_output_terms(chain, kappa, (parts[-1], offs[-1]), lows[-1], highs[-1])]
     for layer in range(chain.depth - 1, -1, -1):
         products = passed[layer] * chain.biases[layer]
         sums.append((products, _FEW * np.abs(products)))
@@ -128,9 +152,7 @@ def lower_bound(
             if total is not None:
                 c = c + np.split(total, cut)[at]
                 radius = radius + _FEW * np.abs(c)
-            # s + extra was rounded, so that s is off by as much.
-            off = np.where(passed[at] != parts[at], _UNIT * np.abs(passed[at]), 0.0)
-            sums.append(_hidden_terms((c, radius), (parts[at], off), chain.slopes[at], lows[at], highs[at]))
+            sums.append(_hidden_terms((c, radius), (parts[at], offs[at]), chain.slopes[at], lows[at], highs[at]))
     if towards is not None:
         c = c + towards
         radius = radius + _FEW * np.abs(c)
@@ -142,7 +164,7 @@ def lower_bound(
         terms, slack = np.append(terms, -price), np.append(slack, _FEW * abs(price))
     if not np.isfinite(terms).all():
         return Value(-math.inf, tilt)
-    return Value(_down(math.fsum(terms) - float(slack.sum()) * (1 + len(slack) * 4 * _UNIT)), tilt)
+    return Value(_down(math.fsum(terms) - float(slack.sum() + _TINY) * (1 + len(slack) * 4 * _UNIT)), tilt)
 
 
 def settled(chain: Chain, region: Region, multipliers: Multipliers, extra: Array | None = None) -> Multipliers:
@@ -158,7 +180,8 @@ def settled(chain: Chain, region: Region, multipliers: Multipliers, extra: Array
     last = chain.slopes[-1]
     low, high = region.low[start:], region.high[start:]
     slopes[start:] = np.where(np.isinf(high), np.minimum(slopes[start:], kappa), slopes[start:])
-    slopes[start:] = np.where(np.isinf(low), np.maximum(slopes[start:], -last * kappa), slopes[start:])
+    sloped = np.where(last < 1, (1 - 2 * _FEW) * last, last)
+    slopes[start:] = np.where(np.isinf(low), np.maximum(slopes[start:], -sloped * kappa), slopes[start:])
     for layer in range(chain.depth - 1, 0, -1):
         begin, middle, end = chain.ends[layer - 1], chain.ends[layer], chain.ends[layer + 1]
         passed = slopes[middle:end] if extra is None else slopes[middle:end] + extra[middle:end]
@@ -191,12 +214,14 @@ def _product(weight: Array, slope: Array) -> tuple[Array, Array]:
     return slope @ weight, factor * (np.abs(slope) @ np.abs(weight)) * (1 + 2 * count * _UNIT)
 
 
-def _output_terms(chain: Chain, kappa: Array, slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
-    """min of kappa err(v) - s v over low <= v <= high, and what it may be off by.
+def _output_terms(
+    chain: Chain, kappa: Array, slopes: tuple[Array, Array], low: Array, high: Array
+) -> tuple[Array, Array]:
+    """min of kappa err(v) - s v over low <= v <= high, and what it may be off by; s comes with its radius.
 
     err has its kinks at 0 and where phi(v) = y; it grows with slope c to the left and 1 to the right.
     """
-    c, y = chain.slopes[-1], chain.y
+    (slope, off), c, y = slopes, chain.slopes[-1], chain.y
     least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
     points = np.clip(np.stack([low, np.zeros_like(y), least, high]), low, high)
     finite = np.isfinite(points)
@@ -204,8 +229,11 @@ def _output_terms(chain: Chain, kappa: Array, slope: Array, low: Array, high: Ar
     # phi(v) - y and y are rounded once each.
     image = np.where(v > 0, v, c * v)
     values = kappa * np.abs(y - image) - slope * v
-    slack = _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(slope * v))
-    unbounded = np.stack([slope < -c * kappa, np.zeros_like(finite[0]), np.zeros_like(finite[0]), slope > kappa])
+    slack = off * np.abs(v) + _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(slope * v))
+    # c kappa is exact where c is 0 or 1.
+    downwards = slope - off < -np.where((c > 0) & (c < 1), (1 - _FEW) * c, c) * kappa
+    nowhere = np.zeros_like(finite[0])
+    unbounded = np.stack([downwards, nowhere, nowhere, slope + off > kappa])
     values = np.where(finite, values, np.where(unbounded, -np.inf, np.inf))
     return _least(values, slack)
 

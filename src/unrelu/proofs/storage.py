@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["digest", "read", "write"]
 
 _FORMAT = "unrelu certificate 1"
+# What reading damaged files ends in; RuntimeError where JSON is nested too deep or a zip asks for a password.
+_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error, struct.error)
 _NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
 _PROOFS = ("proof", "box_proof")
 
@@ -103,20 +108,20 @@ def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path) -> Ce
         InputError: there is no such file, or it holds no certificate.
     """
     table = _read_table(path)
-    if table.get("format") != _FORMAT:
+    if str(table.get("format")) != _FORMAT:
         raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
     try:
         values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
         values.update({name: _proof(table, name) for name in _PROOFS})
         box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
         history = tuple(
-            Moment(float(s), int(n), float(a), float(b))
+            Moment(float(s), _whole(n), float(a), float(b))
             for s, n, a, b in _array(table["history"], float).reshape(-1, 4)
         )
         return kind(
             **values, z=_array(table["z"], np.float64), box=box,
-            status=statuses[str(table["status"])], norm=str(table["norm"]), rank=int(table["rank"]),
-            identifiable=bool(table["identifiable"]), nodes=int(table["nodes"]), history=history,
+            status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
+            identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
             _digest=str(table["digest"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -127,14 +132,27 @@ def _read_table(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as data:
-                return {name: data[name] if data[name].ndim else data[name].item() for name in data.files}
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        content = path.read_bytes()
+        table = _unpacked(content) if path.suffix == ".npz" else json.loads(content.decode("utf-8"))
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a certificate ({error})") from None
     if not isinstance(table, dict):
         raise InputError(f"{path}: holds no certificate")
+    return table
+
+
+def _unpacked(content: bytes) -> dict[str, Any]:
+    """The arrays of an npz file, those without dimensions as plain values.
+
+    np.load would take a lone array or a pickle for the file, and bytes for a member that is no array.
+    """
+    table = {}
+    with ZipFile(io.BytesIO(content)) as file:
+        for info in file.infolist():
+            if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                raise ValueError(f"{info.filename} is compressed in another way")
+            array = np.lib.format.read_array(io.BytesIO(file.read(info)), allow_pickle=False)
+            table[info.filename.removesuffix(".npy")] = array if array.ndim else array.item()
     return table
 
 
@@ -157,9 +175,22 @@ def _rows(table: dict[str, Any], name: str) -> MultiplierRows:
         _array(table[f"{name}.pointer"], np.int64).reshape(-1),
         _array(table[f"{name}.index"], np.int64).reshape(-1),
         _array(table[f"{name}.value"], np.float64).reshape(-1),
-        int(table[f"{name}.outputs"]),
-        int(table[f"{name}.total"]),
+        _whole(table[f"{name}.outputs"]),
+        _whole(table[f"{name}.total"]),
     )
+
+
+def _whole(value: Any) -> int:
+    """A whole number; int() would make one of any number, so that a changed one could pass for the right one."""
+    if isinstance(value, str | bool) or int(value) != value:
+        raise ValueError(f"whole number expected, found {value!r}")
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"true or false expected, found {value!r}")
+    return value
 
 
 def _array(value: Any, kind: Any) -> npt.NDArray[Any]:

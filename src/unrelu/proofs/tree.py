@@ -49,6 +49,7 @@ class Node:
         parent: its number, -1 for the root.
         neuron, sign: the decision that made it, counted through; -1, 0 for the root.
         bound: the lower bound of F in it, by the solver while it is open.
+        level: of the relaxation that it was solved with.
         packed: the multipliers that the bound follows from.
         children: numbers of the two nodes that it was split into, or empty.
         basis, point: of its solution, while it is open.
@@ -58,6 +59,7 @@ class Node:
     neuron: int
     sign: int
     bound: float = 0.0
+    level: float = 0.0
     packed: Packed | None = None
     children: tuple[int, ...] = ()
     basis: Basis | None = field(default=None, repr=False)
