@@ -21,8 +21,9 @@ from unrelu.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
 from unrelu.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
 from unrelu.benchmarks.machine import describe
 from unrelu.layer.highs import LpStatus, solve, solve_mip
+from unrelu.operators import read_operator
 from unrelu.proofs import GAP
-from unrelu.proofs.certificate import observed_chain
+from unrelu.proofs.chain import Chain, chain_of
 
 
 def tiny(seed: int, depth: int = 2, clipped: bool = True):
@@ -35,6 +36,10 @@ def tiny(seed: int, depth: int = 2, clipped: bool = True):
     y = np.asarray(network(z)) + rng.uniform(-0.3, 0.3, 14)
     y = np.maximum(y, 0.0) if clipped else y
     return network, y, z + 0.05 * rng.normal(size=2)
+
+
+def chain_of_linf(network, y) -> Chain:
+    return chain_of(network, read_operator(None, network.output_shape, y.shape), y, "linf")
 
 
 # --- observations -----------------------------------------------------------------------------------------------------
@@ -69,7 +74,7 @@ def test_observations_depend_on_the_seed_and_their_number_only():
 def test_every_better_code_is_a_point_of_the_program(depth, seed):
     """At a level above a code's error its z, h and signs satisfy every row, with delta its error."""
     network, y, z = tiny(seed, depth)
-    chain = observed_chain(network, y, None, "linf")
+    chain = chain_of_linf(network, y)
     level = 1.01 * chain.objective(z)
     program = mip(chain, level, *intervals(chain, level, 50.0)).program
     u = np.concatenate(chain.pre_activations(z)[:-1])
@@ -85,7 +90,7 @@ def test_every_better_code_is_a_point_of_the_program(depth, seed):
 def test_a_point_of_the_program_is_a_code(seed):
     """With whole b, h is what the network makes of z, and delta at least every error of a bright output."""
     network, y, z = tiny(seed)
-    chain = observed_chain(network, y, None, "linf")
+    chain = chain_of_linf(network, y)
     level = 1.2 * chain.objective(z)
     written = mip(chain, level, *intervals(chain, level, 50.0))
     assert int(written.integral.sum()) == 5
@@ -104,7 +109,7 @@ def test_a_point_of_the_program_is_a_code(seed):
 def test_both_name_the_same_smallest_error(seed, clipped):
     network, y, z = tiny(seed, clipped=clipped)
     ours = certify(network, y, z, box=False)
-    run = prove_by_mip(observed_chain(network, y, None, "linf"), z, 20.0, 50.0)
+    run = prove_by_mip(chain_of_linf(network, y), z, 20.0, 50.0)
     assert run.solved
     assert ours.gap <= GAP
     assert ours.verify(network, y)
@@ -115,7 +120,7 @@ def test_both_name_the_same_smallest_error(seed, clipped):
 def test_a_code_is_replaced_by_better_ones():
     """From a bad code it takes several levels to the smallest error."""
     network, y, z = tiny(1)
-    chain = observed_chain(network, y, None, "linf")
+    chain = chain_of_linf(network, y)
     far, near = (prove_by_mip(chain, start, 20.0, 50.0) for start in (z + 3.0, z))
     assert far.programs > 1
     assert far.upper == pytest.approx(near.upper, rel=2e-6)
@@ -124,7 +129,7 @@ def test_a_code_is_replaced_by_better_ones():
 
 def test_without_time_there_is_no_proof():
     network, y, z = tiny(0)
-    chain = observed_chain(network, y, None, "linf")
+    chain = chain_of_linf(network, y)
     run = prove_by_mip(chain, z, 0.0)
     assert (run.status, run.solved, run.programs) == ("LIMIT", False, 1)
     assert run.lower <= run.upper <= chain.objective(z)

@@ -22,10 +22,10 @@ CERTIFY_CAPTION = (
     f"without box and inversion; nodes: relaxations solved. {MANY} active: observations with at least {MANY} outputs "
     "y_j > noise, and the median seconds of those. HiGHS: its mixed-integer solver on the same question, with the same "
     f"rows of the outputs, binaries for the hidden signs, among codes with |z_i| <= {MIP_BOX:g}; its seconds are "
-    "without writing the program down. times: median of HiGHS over median of ours, on the same observations; what was stopped counts "
-    "with the time it had, so that it is a lower bound where HiGHS solved less than half. same: smallest errors that "
-    "agree to 1e-6, of those that both proved. y = max(G(z*) + e, 0), as an output of a ReLU is not negative; not "
-    "clipped: G(z*) + e. dim: z* is scaled so that 10 to 40 pixels of G(z*) exceed the noise."
+    "without writing the program down. times: median of HiGHS over median of ours, on the same observations; what was "
+    "stopped counts with the time it had, so that it is a lower bound where HiGHS solved less than half. same: "
+    "smallest errors that agree to 1e-6, of those that both proved. y = max(G(z*) + e, 0), as an output of a ReLU is "
+    "not negative; not clipped: G(z*) + e. dim: z* is scaled so that 10 to 40 pixels of G(z*) exceed the noise."
 )
 
 
