@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrelu.proofs.chain import Chain
-from unrelu.proofs.lemmas import LATENT, SUM, Lemma, propagated, region_of
-from unrelu.proofs.reach import first_lemmas
+from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, propagated, region_of
+from unrelu.proofs.reach import first_lemmas, latent_lemmas
 from unrelu.proofs.relaxation import level_set
 from unrelu.proofs.safe_bounds import Multipliers, Region, Value, lower_bound, settled
 
@@ -108,13 +108,13 @@ def test_interval_arithmetic_holds_every_code_up_to_the_radius(seed):
         assert exact(chain, corner).within(propagated(chain, nothing))
 
 
-def relu_chain(rng, norm):
-    """Layers k -> n -> n of ReLU that often prove a radius, and an observation that a code z is near to."""
+def two_layers(rng, norm, slope=0.0):
+    """Layers k -> n -> 8 that often prove a radius, and an observation that a code z is near to."""
     k = int(rng.integers(1, 3))
     sizes = (k, k + int(rng.integers(1, 4)), 8)
     weights = tuple(rng.standard_normal((n, m)) for m, n in zip(sizes[:-1], sizes[1:], strict=True))
     biases = tuple(0.3 * rng.standard_normal(n) for n in sizes[1:])
-    slopes = (np.zeros(sizes[1]), rng.choice([0.0, 1.0], sizes[2]))
+    slopes = (np.full(sizes[1], slope), rng.choice([0.0, 1.0] if slope == 0 else [0.2, 1.0], sizes[2]))
     chain = Chain(weights, biases, slopes, np.zeros(sizes[2]), norm)
     z = rng.standard_normal(k)
     v = chain.pre_activations(z)[-1]
@@ -126,9 +126,10 @@ def relu_chain(rng, norm):
 def test_lemmas_hold_for_every_code_below_the_level(seed, norm):
     """With the solver's multipliers, and with those spoilt: then they prove less, not something wrong."""
     rng = np.random.default_rng(seed)
-    chain, z = relu_chain(rng, norm)
+    chain, z = two_layers(rng, norm, float(rng.choice([0.0, 0.0, 0.1, 1.0])))
     level = float(exact(chain, z).value) * (1 + 10.0 ** rng.uniform(-9, 0))
     lemmas = first_lemmas(chain, level)
+    lemmas = lemmas + latent_lemmas(chain, level, lemmas)
     spoilt = [
         replace(lemma, multipliers=replace(lemma.multipliers, slopes=lemma.multipliers.slopes * rng.uniform(0.5, 2)))
         for lemma in lemmas
@@ -145,16 +146,19 @@ def test_lemmas_hold_for_every_code_below_the_level(seed, norm):
                 assert exact(chain, code).within(regions.sharp)
 
 
-def test_most_chains_of_relus_prove_a_radius():
-    """Against a test of lemmas that has none to test."""
+@pytest.mark.parametrize(("slope", "kind"), [(0.0, SUM), (0.0, LATENT), (0.0, BALANCE), (0.1, None)])
+def test_many_chains_prove_a_radius(slope, kind):
+    """Against a test of lemmas that has none to test: by each kind of them, and of LeakyReLU by inverses alone."""
     proven = 0
-    for seed in range(40):
-        chain, z = relu_chain(np.random.default_rng(seed), "linf")
-        lemmas = first_lemmas(chain, float(exact(chain, z).value) * 1.001)
-        proven += {SUM, LATENT} <= {lemma.kind for lemma in lemmas} and region_of(
-            chain, float(exact(chain, z).value) * 1.001, lemmas
-        ).proven
-    assert proven >= 20
+    for seed in range(60):
+        chain, z = two_layers(np.random.default_rng(seed), "linf", slope)
+        level = float(exact(chain, z).value) * 1.001
+        lemmas = first_lemmas(chain, level)
+        if kind == LATENT:
+            lemmas = [lemma for lemma in lemmas if lemma.kind != BALANCE] + latent_lemmas(chain, level, lemmas)
+        told = region_of(chain, level, lemmas).proven
+        proven += told and (kind is None or kind in {lemma.kind for lemma in lemmas})
+    assert proven >= 10
 
 
 # --- numbers that would spoil comparisons --------------------------------------------------------------------------------

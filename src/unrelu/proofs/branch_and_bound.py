@@ -30,13 +30,15 @@ from unrelu.proofs.safe_bounds import lower_bound, settled
 from unrelu.proofs.tighten import decided, neuron_lemmas
 from unrelu.proofs.tree import Node, Packed, Tree
 
-__all__ = ["GAP", "Limits", "Moment", "Search"]
+__all__ = ["EXACT", "GAP", "Limits", "Moment", "Search"]
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 
 # The gap that a proof closes.
 GAP = 1e-6
+# A fit this close, relative to the data, is exact.
+EXACT = 1e-8
 # Lemmas hold up to so much more than the best error known, where there are codes to compute with.
 _REACH = 1.001
 # Nodes after which intervals are computed, and how often that is repeated while it helps.
@@ -117,7 +119,7 @@ class Search:
         """Just below the best error known: no code below it is what closes a node."""
         if self._below < self.upper:
             return self._below
-        return max(0.0, self.upper - GAP / 2 * max(self.upper, 1e-8 * self._scale))
+        return max(0.0, self.upper - GAP / 2 * max(self.upper, EXACT * self._scale))
 
     def _begin(self) -> None:
         """An empty tree on relaxations with the present lemmas."""
@@ -142,7 +144,7 @@ class Search:
         while self._heap:
             bound, number = self._heap[0]
             self._note(bound)
-            if bound >= self.level:
+            if bound >= self.level or self.upper <= EXACT * self._scale:
                 break
             self.stopped = self.limits.reached(self.visited)
             if self.stopped:

@@ -14,18 +14,16 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.generator import Generator, numbers
 from unrelu.operators import Operator, read_operator
-from unrelu.proofs.branch_and_bound import GAP, Moment
+from unrelu.proofs.branch_and_bound import EXACT, GAP, Moment
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.identifiability import identifiability
 from unrelu.proofs.proof import Proof
 from unrelu.proofs.storage import digest, read, write
 
-__all__ = ["EXACT", "Certificate", "ProofStatus"]
+__all__ = ["Certificate", "ProofStatus"]
 
 Array = npt.NDArray[np.float64]
 
-# A fit this close, relative to the data, is exact.
-EXACT = 1e-8
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.
 _SAME = 1e-12
 

@@ -123,6 +123,9 @@ class Program:
         """
         relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
+        if start is not None and len(start.state) != len(relaxation.rows.kind):
+            # Of a relaxation at another level, which had other rows.
+            start = None
         basis = self.cold() if start is None else start
         vertex = _Vertex(basis.rows.copy(), basis.upper.copy(), basis.state.copy(), np.zeros(relaxation.size))
         sides = (lo, hi, p)

@@ -40,6 +40,8 @@ OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
 VIOLATED = 1e-9
 # Multipliers may leave their interval by this in the ratio test, so that pivots can be large.
 SLACK = 1e-10
+# Multipliers of a basis to start from may be outside by this, relative to the largest.
+FEASIBLE = 1e-7
 # Smaller coefficients are no pivots.
 PIVOT = 1e-9
 # Pivots between two inversions from scratch.
@@ -188,15 +190,16 @@ def dual_simplex(
 
     Returns:
         OPTIMAL, CUTOFF (the multipliers give at least the cutoff; where the constraints contradict each other, they are
-        as large as that takes), LIMIT or SINGULAR; the objective; pivots.
+        as large as that takes), LIMIT or SINGULAR (also where the basis is not dual feasible); the objective;
+        pivots.
     """
     m, k = rows.shape
     alpha, move, weight = np.empty(k), np.empty(m), norms * norms + 1e-300
     basic = marked(basis, m)
     ray[0], ray[1] = -1.0, 0.0
-    if fresh and not edge_start(routines, rows, basis, edges):
+    value, usable = begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y)
+    if not usable:
         return SINGULAR, -np.inf, 0
-    value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
     pivots, since = 0, 0
     while True:
         entering, gap, at_upper = worst(norms, lo, hi, state, basic, r, weight)
@@ -204,13 +207,10 @@ def dual_simplex(
         if done and since == 0:
             return (CUTOFF if value >= cutoff else OPTIMAL), value, pivots
         if done or since >= REFACTOR:
-            # By updated numbers; look again with new ones, from the updated inverse if that is accurate.
-            if done:
-                value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
-            if not done or not accurate(lo, hi, basis, upper, x, r):
-                if not edge_start(routines, rows, basis, edges):
-                    return SINGULAR, value, pivots
-                value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+            # By updated numbers; look again with new ones.
+            value, usable = again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, not done, x, r, y)
+            if not usable:
+                return SINGULAR, value, pivots
             since = 0
             continue
         if pivots >= limit:
@@ -248,6 +248,48 @@ def dual_simplex(
         state[entering], basic[entering] = 0, True
         basis[place], upper[place], y[place] = entering, at_upper, y_entering
         update(edges, alpha, place)
+
+
+@jit
+def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
+    """The first vertex: its objective, and whether its multipliers are in their intervals.
+
+    The inverse is computed where it is not known, or not accurate enough for that.
+    """
+    m = len(rows)
+    if not fresh:
+        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        if allowed(m, lo, hi, p, q, basis, upper, y):
+            return value, True
+    if not edge_start(routines, rows, basis, edges):
+        return -np.inf, False
+    value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+    return value, allowed(m, lo, hi, p, q, basis, upper, y)
+
+
+@jit
+def allowed(m, lo, hi, p, q, basis, upper, y):
+    """Whether the basic multipliers are in their intervals; they may not be where the basis is of another program."""
+    largest = 1.0
+    for i in range(len(y)):
+        largest = max(largest, abs(y[i]))
+    for i in range(len(y)):
+        low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
+        if not (low - FEASIBLE * largest <= y[i] <= high + FEASIBLE * largest):
+            return False
+    return True
+
+
+@jit
+def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
+    """The present vertex from its basis, by the updated inverse if that is accurate; and whether there is an inverse."""
+    if not fresh:
+        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        if accurate(lo, hi, basis, upper, x, r):
+            return value, True
+    if not edge_start(routines, rows, basis, edges):
+        return -np.inf, False
+    return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
 
 
 @jit

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from unrelu.generator import Generator
 from unrelu.operators import Operator
-from unrelu.proofs.branch_and_bound import GAP, Limits, Moment, Search
-from unrelu.proofs.certificate import EXACT, Certificate, ProofStatus
+from unrelu.proofs.branch_and_bound import EXACT, GAP, Limits, Moment, Search
+from unrelu.proofs.certificate import Certificate, ProofStatus
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.enclosure import enclosure
@@ -66,7 +66,7 @@ def prove(
         proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
     seconds = time.perf_counter() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), _radius(proof, chain))
-    status = ProofStatus.EXACT_FIT if exact else _status(search, lower, scale)
+    status = _status(search, lower, scale)
     told = identifiability(network, search.z, operator)
     certificate = Certificate(
         lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
@@ -90,7 +90,9 @@ def _history(search: Search, lower: float) -> tuple[Moment, ...]:
 
 
 def _status(search: Search, lower: float, scale: float) -> ProofStatus:
-    if search.upper - lower <= GAP * max(search.upper, 1e-8 * scale):
+    if search.upper <= EXACT * scale:
+        return ProofStatus.EXACT_FIT
+    if search.upper - lower <= GAP * max(search.upper, EXACT * scale):
         return ProofStatus.OPTIMAL
     return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
 
