@@ -248,7 +248,8 @@ def benchmark(
         typer.Argument(
             help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
             "against two; network: a whole inversion against HiGHS under our search and under the published loop; "
-            "cold-start: the first call of a process; search: auto against lm and adam from ten starts."
+            "cold-start: the first call of a process; search: auto against lm and adam from ten starts; "
+            "certify: proofs against HiGHS's mixed-integer solver."
         ),
     ] = "layers",
     output: Annotated[
@@ -267,7 +268,8 @@ def benchmark(
 ) -> None:
     """Time the layer programs against other solvers, and the search against other methods, on one thread.
 
-    The folder gets the raw numbers, MEASUREMENT.json, and of "layers" and "search" a picture, MEASUREMENT.png.
+    The folder gets the raw numbers, MEASUREMENT.json, and of "layers", "search" and "certify" a picture,
+    MEASUREMENT.png.
     """
     from rich.console import Console
 

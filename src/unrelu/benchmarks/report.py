@@ -1,7 +1,7 @@
 """Running a measurement of the command line: its tables on the terminal, its numbers in ``NAME.json``.
 
-``layers`` and ``search`` also get a picture, ``NAME.png``. Every JSON file holds the command, the machine and the raw
-numbers.
+``layers``, ``search`` and ``certify`` also get a picture, ``NAME.png``. Every JSON file holds the command, the machine
+and the raw numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unrelu.benchmarks import plot, search_plot
+from unrelu.benchmarks import certify_plot, plot, search_plot
+from unrelu.benchmarks.certify import QUICK, Plan, Proved, measure_certify
+from unrelu.benchmarks.certify_table import CERTIFY_CAPTION, boxes_table, certify_table, open_table, summarise_cells
 from unrelu.benchmarks.cold_start import measure_cold_start
 from unrelu.benchmarks.instances import QUICK_CASES
 from unrelu.benchmarks.layers import measure_layers
@@ -193,6 +195,28 @@ def _outcomes(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {"outcomes": [{**asdict(o), "per_success": o.per_success} for o in outcomes]}
 
 
+def _certify(command: Command, folder: Path, console: Console) -> dict[str, Any]:
+    """Cell by cell; an interrupted run leaves the numbers of those that were finished."""
+    plan = QUICK if command.quick else Plan()
+    if command.instances:
+        plan = replace(plan, instances=command.instances, compared=min(plan.compared, command.instances))
+    found: list[Proved] = []
+    with _bar(console) as progress:
+        for observations in measure_certify(plan, command.seed, progress=progress):
+            found += observations
+            _write(command, folder, _proofs(plan, found))
+    for table in (certify_table(summarise_cells(found)), boxes_table(found), open_table(found)):
+        console.print(table)
+    console.print(CERTIFY_CAPTION, highlight=False)
+    certify_plot.draw(found, describe()).savefig(folder / "certify.png", dpi=200)
+    return _proofs(plan, found)
+
+
+def _proofs(plan: Plan, found: list[Proved]) -> dict[str, Any]:
+    observations = [{**asdict(p), "agrees": p.agrees, "contradicts": p.contradicts} for p in found]
+    return {"plan": asdict(plan), "summary": [asdict(s) for s in summarise_cells(found)], "observations": observations}
+
+
 def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
@@ -209,4 +233,5 @@ MEASUREMENTS: dict[str, Callable[[Command, Path, Console], dict[str, Any]]] = {
     "network": _network,
     "cold-start": _cold_start,
     "search": _search,
+    "certify": _certify,
 }
