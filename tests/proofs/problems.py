@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import torch
 
 from unrelu.activations import Activation
 from unrelu.affine import Dense
 from unrelu.network import Network
-
-import torch
 
 __all__ = ["OBSERVATIONS", "WEIGHTS", "observation", "problem", "small_network"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from problems import problem
 from reference import error_at, layers_of, optimum
-from support import random_network
 
 import unrelu
+from support import random_network
 from unrelu import zoo
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.proofs import ProofStatus
@@ -99,7 +99,7 @@ def test_one_mask_for_each_observation():
         assert one.verify(NET, y, mask)
 
 
-# --- limits --------------------------------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------------------
 
 
 def leaky():
@@ -181,7 +181,7 @@ def test_history_begins_early_and_ends_at_the_bounds():
     assert times[-1] <= best.seconds
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import random_network
 
 import unrelu
+from support import random_network
 from unrelu.errors import InputError
 from unrelu.proofs import Certificate
 

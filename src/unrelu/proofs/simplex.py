@@ -197,15 +197,9 @@ def dual_simplex(
     alpha, move, weight = np.empty(k), np.empty(m), norms * norms + 1e-300
     basic = marked(basis, m)
     ray[0], ray[1] = -1.0, 0.0
-    if fresh and not edge_start(routines, rows, basis, edges):
+    value = begun(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y)
+    if value == np.inf:
         return SINGULAR, -np.inf, 0
-    value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
-    if not allowed(m, lo, hi, p, q, basis, upper, y):
-        if fresh or not edge_start(routines, rows, basis, edges):
-            return SINGULAR, -np.inf, 0
-        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
-        if not allowed(m, lo, hi, p, q, basis, upper, y):
-            return SINGULAR, -np.inf, 0
     pivots, since = 0, 0
     while True:
         entering, gap, at_upper = worst(norms, lo, hi, state, basic, r, weight)
@@ -257,6 +251,21 @@ def dual_simplex(
         state[entering], basic[entering] = 0, True
         basis[place], upper[place], y[place] = entering, at_upper, y_entering
         update(edges, alpha, place)
+
+
+@jit
+def begun(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
+    """Write the first vertex; returns the objective, inf where the basis is singular or not dual feasible.
+
+    Edges that were given are computed again before that is said of them.
+    """
+    for attempt in range(2):
+        if (fresh or attempt > 0) and not edge_start(routines, rows, basis, edges):
+            return np.inf
+        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        if allowed(len(rows), lo, hi, p, q, basis, upper, y):
+            return value
+    return np.inf
 
 
 @jit
