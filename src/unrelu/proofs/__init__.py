@@ -6,8 +6,8 @@ from unrelu.proofs.branch_and_bound import GAP, Limits, Moment
 from unrelu.proofs.certificate import Certificate, ProofStatus
 from unrelu.proofs.chain import obstacle
 from unrelu.proofs.compiling import compile_simplex
-from unrelu.proofs.identifiability import Identifiability, freedom, identifiability, local_rank, unique
-from unrelu.proofs.prove import prove
+from unrelu.proofs.identifiability import Identifiability, freedom, local_rank, unique
+from unrelu.proofs.proving import prove
 
 __all__ = [
     "GAP",
@@ -18,7 +18,6 @@ __all__ = [
     "ProofStatus",
     "compile_simplex",
     "freedom",
-    "identifiability",
     "local_rank",
     "obstacle",
     "prove",

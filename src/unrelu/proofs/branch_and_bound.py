@@ -219,11 +219,12 @@ class Search:
     def _record(self, number: int, signs: Signs) -> None:
         """Solve a node, and keep what came out."""
         node, tree = self.tree.nodes[number], self.tree
-        start = tree.nodes[node.parent].basis if node.parent >= 0 else None
+        parent = tree.nodes[node.parent] if node.parent >= 0 else None
+        # Of a basis of an earlier level, rows and multipliers may have changed.
+        start = parent.basis if parent is not None and parent.level == self._level else None
         solved = self._program.solve(signs, start, self.level)
         self.visited += 1
         node.packed, node.bound, node.level = Packed.of(solved.multipliers), solved.value, self._level
-        parent = tree.nodes[node.parent] if node.parent >= 0 else None
         if parent is not None and not solved.finished and solved.value < parent.bound:
             # What holds of all codes of the parent holds of these.
             node.packed, node.bound = parent.packed, parent.bound

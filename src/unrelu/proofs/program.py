@@ -98,7 +98,7 @@ class Program:
             extra = (rows.kind == ERROR) & outputs & (rows.p == 0)
             self._extra[rows.neuron[extra]] = numbers[extra]
         m, n = rows.matrix.shape
-        self._chunk = max(20, min(4 * n + 20, int(_CHUNK / (n * (m + 2 * n)))))
+        self._chunk = max(20, min(2 * n + 20, int(_CHUNK / (n * (m + 2 * n)))))
         self._edges, self._x = np.zeros((n, n)), np.zeros(n)
         self._working = WorkingRows(rows, relaxation.norms)
         self._last: Basis | None = None
@@ -123,9 +123,6 @@ class Program:
         """
         relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
-        if start is not None and len(start.state) != len(relaxation.rows.kind):
-            # Of a relaxation at another level, which had other rows.
-            start = None
         basis = self.cold() if start is None else start
         vertex = _Vertex(basis.rows.copy(), basis.upper.copy(), basis.state.copy(), np.zeros(relaxation.size))
         sides = (lo, hi, p)
@@ -183,25 +180,31 @@ class Program:
             moved = _MOVED * (0.5 + rng.random(len(basic))) * np.where(vertex.upper[basic], -1.0, 1.0)
             rows = vertex.rows[basic]
             cost += (moved / relaxation.norms[rows]) @ relaxation.rows.matrix[rows]
-            status, value, more = self._dual(vertex, sides, cost, math.inf, False)
+            far = 10.0 * (abs(cutoff) + 1.0) if math.isfinite(cutoff) else math.inf
+            status, value, more = self._dual(vertex, sides, cost, far, False)
             total += more
-            if status != OPTIMAL:
-                # Without a solution the moved multipliers show that as well as the true ones.
-                return status if status != _STALLED else LIMIT, value, total
-            working = self._working
-            index, local = working.index, working.local(vertex.rows)
-            status, value, more = primal_simplex(
-                ROUTINES, working.matrix, working.norms, lo[index], hi[index], relaxation.cost, local, vertex.upper,
-                self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
-            )  # fmt: skip
-            vertex.rows, total = working.everywhere(local), total + more
-            if status != OPTIMAL:
-                return status, 0.0, total
+            if status not in (OPTIMAL, CUTOFF):
+                return status if status != _STALLED else LIMIT, -math.inf, total
+            if status == OPTIMAL:
+                status, more = self._true_optimum(vertex, lo, hi)
+                total += more
+                if status != OPTIMAL:
+                    return status, -math.inf, total
             status, value, more = self._dual(vertex, sides, relaxation.cost, cutoff, False)
             total += more
             if status != _STALLED or time.perf_counter() > self.end:
                 break
         return LIMIT if status == _STALLED else status, value, total
+
+    def _true_optimum(self, vertex: _Vertex, lo: Array, hi: Array) -> tuple[int, int]:
+        """From a feasible vertex to the optimum among the working rows."""
+        index, local = self._working.index, self._working.local(vertex.rows)
+        status, _, pivots = primal_simplex(
+            ROUTINES, self._working.matrix, self._working.norms, lo[index], hi[index], self.relaxation.cost, local,
+            vertex.upper, self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
+        )  # fmt: skip
+        vertex.rows = self._working.everywhere(local)
+        return status, pivots
 
     def _recall(self, basis: Basis) -> bool:
         """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""

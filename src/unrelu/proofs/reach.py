@@ -120,8 +120,8 @@ def _program(chain: Chain, region: Region, layer: int, cost: Array, positive: bo
     if y is None or (y[len(weight) :] < -1e-9).any() or (not positive and (np.abs(y[len(weight) :]) > 1e-9).any()):
         return None
     slopes = np.zeros(chain.ends[-1])
-    count = len(weight)
+    row, price = np.arange(len(weight)), y[: len(weight)]
     # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
-    price = np.where(np.isinf(lo[:count]), np.minimum(y[:count], 0.0), y[:count])
-    slopes[here] = -np.where(np.isinf(hi[:count]), np.maximum(price, 0.0), price)
+    price = np.where(np.isinf(lo[row]), np.minimum(price, 0.0), price)
+    slopes[here] = -np.where(np.isinf(hi[row]), np.maximum(price, 0.0), price)
     return Multipliers(np.zeros(len(chain.y)), slopes)

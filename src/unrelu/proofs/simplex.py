@@ -40,8 +40,6 @@ OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
 VIOLATED = 1e-9
 # Multipliers may leave their interval by this in the ratio test, so that pivots can be large.
 SLACK = 1e-10
-# A basis with multipliers farther outside, relative to the largest, is not one to begin with.
-FEASIBLE = 1e-7
 # Smaller coefficients are no pivots.
 PIVOT = 1e-9
 # Pivots between two inversions from scratch.
@@ -190,16 +188,15 @@ def dual_simplex(
 
     Returns:
         OPTIMAL, CUTOFF (the multipliers give at least the cutoff; where the constraints contradict each other, they are
-        as large as that takes), LIMIT or SINGULAR (also where the basis is not dual feasible); the objective;
-        pivots.
+        as large as that takes), LIMIT or SINGULAR; the objective; pivots.
     """
     m, k = rows.shape
     alpha, move, weight = np.empty(k), np.empty(m), norms * norms + 1e-300
     basic = marked(basis, m)
     ray[0], ray[1] = -1.0, 0.0
-    value = begun(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y)
-    if value == np.inf:
+    if fresh and not edge_start(routines, rows, basis, edges):
         return SINGULAR, -np.inf, 0
+    value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
     pivots, since = 0, 0
     while True:
         entering, gap, at_upper = worst(norms, lo, hi, state, basic, r, weight)
@@ -251,34 +248,6 @@ def dual_simplex(
         state[entering], basic[entering] = 0, True
         basis[place], upper[place], y[place] = entering, at_upper, y_entering
         update(edges, alpha, place)
-
-
-@jit
-def begun(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
-    """Write the first vertex; returns the objective, inf where the basis is singular or not dual feasible.
-
-    Edges that were given are computed again before that is said of them.
-    """
-    for attempt in range(2):
-        if (fresh or attempt > 0) and not edge_start(routines, rows, basis, edges):
-            return np.inf
-        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
-        if allowed(len(rows), lo, hi, p, q, basis, upper, y):
-            return value
-    return np.inf
-
-
-@jit
-def allowed(m, lo, hi, p, q, basis, upper, y):
-    """Whether the basic multipliers are in their intervals; they may not be where the basis is of another program."""
-    largest = 1.0
-    for i in range(len(y)):
-        largest = max(largest, abs(y[i]))
-    for i in range(len(y)):
-        low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
-        if not (low - FEASIBLE * largest <= y[i] <= high + FEASIBLE * largest):
-            return False
-    return True
 
 
 @jit
