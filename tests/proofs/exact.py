@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def random_case(seed, norm):
     rng = np.random.default_rng(seed)
     sizes = [int(rng.integers(1, 3)), *(int(rng.integers(1, 5)) for _ in range(int(rng.integers(1, 4))))]
     widest = float(rng.choice([0.5, 0.5, 4.0]))
-    weights = tuple(_scaled(rng, (n, m), widest) for m, n in zip(sizes[:-1], sizes[1:], strict=True))
+    weights = tuple(_scaled(rng, (n, m), widest) for m, n in pairwise(sizes))
     biases = tuple(_scaled(rng, n, widest) for n in sizes[1:])
     slopes = tuple(rng.choice([0.0, 0.1, 1 / 3, 1.0], n) for n in sizes[1:])
     y = _scaled(rng, sizes[-1], widest)

@@ -93,7 +93,7 @@ class Brute:
 
     def _errors(self, sums):
         rows = np.zeros((2 * len(self.y), self.n))
-        for j, y in enumerate(self.y):
+        for j in range(len(self.y)):
             at = self.n - sums + (j if sums > 1 or len(self.y) == 1 else 0)
             rows[2 * j, [self.outputs.start + j, at]] = 1.0
             rows[2 * j + 1, [self.outputs.start + j, at]] = -1.0, 1.0

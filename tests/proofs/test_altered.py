@@ -134,7 +134,7 @@ def test_any_key_left_out_is_refused(saved, tmp_path):
         assert refused(write(rest, tmp_path / saved.name)), name
 
 
-# --- with the digest of the changed numbers ------------------------------------------------------------------------------
+# --- with the digest of the changed numbers ---------------------------------------------------------------------------
 
 
 def forged(found, **changes):
@@ -260,18 +260,14 @@ def test_a_proof_changed_proves_nothing_or_less():
 def test_other_multipliers_never_prove_more_than_is_true():
     """Whatever stands in the rows, what follows is at most the best error, and the box holds the best code."""
     rng, chain = np.random.default_rng(0), chain_of(NET, read_operator(None, (12,), (12,)), Y, "linf")
-    for _ in range(60):
-        size = 10.0 ** rng.uniform(-12, 3)
+    for size in 10.0 ** rng.uniform(-12, 3, 60):
+
+        def spoil(value, size=size):
+            value *= 1 + size * rng.standard_normal(len(value))
+
+        names = ("lemma_rows", "leaf_rows", "open_rows")
         proof, inside = (
-            replace(
-                one,
-                **{
-                    name: with_rows(
-                        getattr(one, name), lambda value: value.__imul__(1 + size * rng.standard_normal(len(value)))
-                    )
-                    for name in ("lemma_rows", "leaf_rows", "open_rows")
-                },
-            )
+            replace(one, **{name: with_rows(getattr(one, name), spoil) for name in names})
             for one in (closed().proof, closed().box_proof)
         )
         assert proof.flaw(chain) is None
@@ -292,7 +288,7 @@ def test_a_radius_that_was_not_proved():
         assert "about codes up to" in forged(found, radius=radius).flaw(net, y)
 
 
-# --- another network, observation or operator ---------------------------------------------------------------------------
+# --- another network, observation or operator -------------------------------------------------------------------------
 
 
 def test_another_network_or_observation_does_not_verify():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def two_layers(rng, norm, slope=0.0):
     """Layers k -> n -> 8 that often prove a radius, and an observation that a code z is near to."""
     k = int(rng.integers(1, 3))
     sizes = (k, k + int(rng.integers(1, 4)), 8)
-    weights = tuple(rng.standard_normal((n, m)) for m, n in zip(sizes[:-1], sizes[1:], strict=True))
+    weights = tuple(rng.standard_normal((n, m)) for m, n in pairwise(sizes))
     biases = tuple(0.3 * rng.standard_normal(n) for n in sizes[1:])
     slopes = (np.full(sizes[1], slope), rng.choice([0.0, 1.0] if slope == 0 else [0.2, 1.0], sizes[2]))
     chain = Chain(weights, biases, slopes, np.zeros(sizes[2]), norm)
@@ -161,7 +162,7 @@ def test_many_chains_prove_a_radius(slope, kind):
     assert proven >= 10
 
 
-# --- numbers that would spoil comparisons --------------------------------------------------------------------------------
+# --- numbers that would spoil comparisons -----------------------------------------------------------------------------
 
 
 def tiny_chain(norm="linf"):

@@ -1,4 +1,4 @@
-"""The simplex kernels against HiGHS, on programs with hard and soft rows, equations, ties, contradictions, free ways."""
+"""The simplex kernels against HiGHS: hard and soft rows, equations, ties, contradictions, free directions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def solve(rows, lo, hi, p, q, g, basis, upper, cutoff=np.inf, limit=2000):
 
 def by_highs(rows, lo, hi, p, q, g):
     """The optimum, inf where the constraints contradict each other."""
-    m, n = rows.shape
+    n = rows.shape[1]
     a, b, cost, bounds = [], [], list(g), [(None, None)] * n
     for side, price, sign in ((lo, p, -1.0), (hi, q, 1.0)):
         for j in np.flatnonzero(np.isfinite(side)):
