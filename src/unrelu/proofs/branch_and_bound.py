@@ -67,7 +67,6 @@ class Search:
         chain: the observation.
         z: the best code known, (k,).
         limits: when to stop.
-        below: look only for codes with F below this, if it is smaller than that of z.
         scale: of y; bounds closer to each other than GAP times 1e-8 of it are equal.
 
     Attributes:
@@ -79,16 +78,15 @@ class Search:
         stopped: the limit that ended the search, or None.
     """
 
-    def __init__(self, chain: Chain, z: Array, limits: Limits, below: float = math.inf, scale: float = 0.0) -> None:
-        self.chain, self.limits = chain, limits
-        self._below, self._scale = below, scale
+    def __init__(self, chain: Chain, z: Array, limits: Limits, scale: float = 0.0) -> None:
+        self.chain, self.limits, self._scale = chain, limits, scale
         self._start, self.visited = time.perf_counter(), 0
         self.history: list[Moment] = []
         self.stopped: str | None = None
         self._sharpened = False
         self.z = best_in_cell(chain, z)
         self.upper = chain.objective(self.z)
-        self.reach = _REACH * min(self.upper, below)
+        self.reach = _REACH * self.upper
         self.lemmas: list[Lemma] = first_lemmas(chain, self.reach, limits.end)
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
@@ -97,8 +95,6 @@ class Search:
     @property
     def level(self) -> float:
         """Just below the best error known: no code below it is what closes a node."""
-        if self._below < self.upper:
-            return self._below
         return max(0.0, self.upper - GAP / 2 * max(self.upper, EXACT * self._scale))
 
     def _begin(self) -> None:
@@ -163,7 +159,7 @@ class Search:
 
     def _tighten(self) -> bool:
         """Compute intervals; if the root's bound gains, begin again with them."""
-        self.reach = min(self.reach, _REACH * min(self.upper, self._below))
+        self.reach = _REACH * self.upper
         found = neuron_lemmas(self.chain, self.reach, self.lemmas, self.limits.end)
         if not found:
             return False

@@ -86,10 +86,11 @@ class Fixing:
         for sign in [s for s, miss in ((1, on[neuron]), (-1, off[neuron])) if miss]:
             signs = self.signs.copy()
             signs[neuron] = sign
-            if not self.program.solve(signs, self.now.basis, self.level).closed:
+            solved = self.program.solve(signs, self.now.basis, self.level)
+            if not solved.closed:
                 continue
             shut, left = self.tree.add(self.leaf, neuron, sign), self.tree.add(self.leaf, neuron, -sign)
-            if self._judged(shut, self.program.solve(signs, self.now.basis, self.level)) is not None:
+            if self._judged(shut, solved) is not None:
                 # Closed by the solver's numbers but not by safe ones.
                 del self.tree.nodes[-2:]
                 continue

@@ -117,8 +117,7 @@ def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
 
 
 def inverted(chain: Chain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
-    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where the pseudo-inverse P gives
-    none.
+    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where P, the pseudo-inverse, fails.
 
     h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
     """
