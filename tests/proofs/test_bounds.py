@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from reference import error_at, layers_of, optimum
 from scipy.optimize import linprog
 
 import unrelu
+from unrelu.proofs.certificate import observed
+from unrelu.proofs.chain import chain_of
 
 CLOSED = ("OPTIMAL", "EXACT_FIT")
 # The observation is zero and so is the best code's error but for rounding, which is more than 1e-8 of nothing.
@@ -39,7 +42,24 @@ def check(number, norm, **options):
     if found.status.name in CLOSED:
         assert found.upper <= upper * (1 + 1e-6) + 10 * size, name
         assert found.gap <= 1e-6 or found.upper <= 1e-8 * np.abs(y).max(initial=0), name
+    for share in (1.001, 2.0, 10.0):
+        assert raised(found, net, y, share) <= reached * (1 + 1e-12), name
     return found
+
+
+def raised(found, net, y, share):
+    """What the leaves' multipliers prove of codes with errors up to ``share`` times the level.
+
+    A proof's bound is never above its level, which is just below the error of a known code; here there is room for a
+    bound to be too high.
+    """
+    values, operator = observed(net, y, None)
+    chain = chain_of(net, operator, values, found.norm)
+    proof = found.proof and replace(found.proof, level=share * found.proof.reach, reach=share * found.proof.reach)
+    if proof is None or np.abs(found.z).max() > proof.radius(chain)[0]:
+        return 0.0
+    assert proof.flaw(chain) is None
+    return proof.lower(chain)
 
 
 @pytest.mark.parametrize("chunk", range(20))
