@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from brute_force import error_at, layers_of, optimum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import problem
-from reference import error_at, layers_of, optimum
 from scipy.optimize import linprog
 
 import unrelu

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
+from brute_force import error_at, layers_of, optimum
 from problems import problem
-from reference import error_at, layers_of, optimum
 
 import unrelu
 from support import random_network

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from brute_force import Brute, layers_of
 from problems import WEIGHTS, small_network
-from reference import Brute, layers_of
 
 import unrelu
 from support import random_network
