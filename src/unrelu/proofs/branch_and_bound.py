@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from unrelu.proofs.branching import most_violated, violations
 from unrelu.proofs.cells import best_in_cell
-from unrelu.proofs.chain import Chain
+from unrelu.proofs.chain import EXACT, Chain
 from unrelu.proofs.fixing import Fixing
 from unrelu.proofs.lemmas import Lemma, region_of
 from unrelu.proofs.limits import Limits
@@ -31,15 +31,13 @@ from unrelu.proofs.safe_bounds import lower_bound, settled
 from unrelu.proofs.tighten import decided, neuron_lemmas
 from unrelu.proofs.tree import Node, Packed, Tree
 
-__all__ = ["EXACT", "GAP", "Moment", "Search"]
+__all__ = ["GAP", "Moment", "Search"]
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 
 # The gap that a proof closes.
 GAP = 1e-6
-# A fit this close, relative to the data, is exact.
-EXACT = 1e-8
 # Lemmas hold up to so much more than the best error known, where there are codes to compute with.
 _REACH = 1.001
 # Nodes after which intervals are computed, and how often that is repeated while it helps.
@@ -70,7 +68,7 @@ class Search:
         scale: of y; bounds closer to each other than GAP times 1e-8 of it are equal.
 
     Attributes:
-        z, upper: the best code known, and F there.
+        z, upper, exact: the best code known, F there, and whether it fits exactly.
         level: codes with F below it have been excluded from the closed nodes.
         lemmas, reach: what relaxations were built with, and the level that they hold for.
         tree: the nodes.
@@ -85,7 +83,7 @@ class Search:
         self.stopped: str | None = None
         self._sharpened = False
         self.z = best_in_cell(chain, z)
-        self.upper = chain.objective(self.z)
+        self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
         self.lemmas: list[Lemma] = first_lemmas(chain, self.reach, limits.end)
         ones = np.ones(len(chain.y))
@@ -124,7 +122,7 @@ class Search:
         while self._heap:
             bound, number = self._heap[0]
             self._note(bound)
-            if bound >= self.level or self.upper <= EXACT * self._scale:
+            if bound >= self.level or self.exact:
                 break
             self.stopped = self.limits.reached(self.visited, _CHECK * len(self._heap))
             if self.stopped:
@@ -260,6 +258,6 @@ class Search:
             z = best_in_cell(self.chain, z)
             value = self.chain.objective(z)
         if value < self.upper:
-            self.z, self.upper = z.copy(), value
+            self.z, self.upper, self.exact = z.copy(), value, self.chain.exact(z)
             if self.level < self._level * (1 - 1e-4):
                 self._build()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.generator import Generator, numbers
 from unrelu.operators import Operator, read_operator
-from unrelu.proofs.branch_and_bound import EXACT, GAP, Moment
+from unrelu.proofs.branch_and_bound import GAP, Moment
 from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.identifiability import identifiability
 from unrelu.proofs.proof import Proof
@@ -137,7 +137,7 @@ class Certificate:
         told = identifiability(network, self.z, measured)
         if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
             return f"the rank at z is {int(told.rank)}, not {self.rank}"
-        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status()
+        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status(chain)
 
     def _flaw_of_bounds(self, chain: Chain) -> str | None:
         if self.proof is None:
@@ -170,10 +170,10 @@ class Certificate:
             return "the multipliers prove another box"
         return self._flaw_of_radius(self.box_proof, largest)
 
-    def _flaw_of_status(self) -> str | None:
+    def _flaw_of_status(self, chain: Chain) -> str | None:
         shown = {
             ProofStatus.OPTIMAL: self.gap <= GAP * (1 + 1e-9),
-            ProofStatus.EXACT_FIT: self.upper <= EXACT * self.scale,
+            ProofStatus.EXACT_FIT: chain.exact(self.z),
             ProofStatus.OUT_OF_RANGE: self.out_of_range,
         }
         return None if shown.get(self.status, True) else f"{self.status} does not follow from the bounds and the box"

@@ -19,10 +19,12 @@ from unrelu.generator import Generator
 from unrelu.network import Layer, Network
 from unrelu.operators import Identity, Mask, Operator
 
-__all__ = ["Chain", "chain_of", "obstacle"]
+__all__ = ["EXACT", "Chain", "chain_of", "obstacle"]
 
 Array = npt.NDArray[np.float64]
 
+# A fit this close, relative to the data, is exact.
+EXACT = 1e-8
 # Weights of one layer, written out; beyond that linear programs on them take minutes.
 _LARGEST_LAYER = 2**24
 
@@ -97,6 +99,16 @@ class Chain:
         """The largest error at z, or their sum."""
         errors = self.errors(self.pre_activations(z)[-1])
         return float(errors.max(initial=0.0) if self.norm == "linf" else errors.sum())
+
+    def exact(self, z: Array) -> bool:
+        """Whether z fits exactly: F(z) <= 1e-8 max|y|, or what rounding leaves of outputs of their size (where y = 0)."""
+        allowed = EXACT * float(np.abs(self.y).max(initial=0.0))
+        h = z
+        for u, slope in zip(self.pre_activations(z)[:-1], self.slopes, strict=False):
+            h = np.where(u > 0, u, slope * u)
+        size = np.abs(self.weights[-1]) @ np.abs(h) + np.abs(self.biases[-1])
+        rounding = 2.0**-50 * float(size.max(initial=0.0) if self.norm == "linf" else size.sum())
+        return self.objective(z) <= max(allowed, rounding)
 
 
 def obstacle(network: Generator) -> str | None:

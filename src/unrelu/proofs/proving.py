@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from unrelu.generator import Generator
 from unrelu.operators import Operator
-from unrelu.proofs.branch_and_bound import EXACT, GAP, Moment, Search
+from unrelu.proofs.branch_and_bound import GAP, Moment, Search
 from unrelu.proofs.certificate import Certificate, ProofStatus
-from unrelu.proofs.chain import Chain, chain_of
+from unrelu.proofs.chain import EXACT, Chain, chain_of
 from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.enclosure import enclosure
 from unrelu.proofs.identifiability import identifiability
@@ -60,9 +60,8 @@ def prove(
     chain = chain_of(network, operator, y, norm)
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
     search = Search(chain, z, limits, scale=scale)
-    exact = search.upper <= EXACT * scale
     proof = None
-    if not exact:
+    if not search.exact:
         search.run()
         proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
     seconds = time.perf_counter() - begin
@@ -91,7 +90,7 @@ def _history(search: Search, lower: float) -> tuple[Moment, ...]:
 
 
 def _status(search: Search, lower: float, scale: float) -> ProofStatus:
-    if search.upper <= EXACT * scale:
+    if search.exact:
         return ProofStatus.EXACT_FIT
     if search.upper - lower <= GAP * max(search.upper, EXACT * scale):
         return ProofStatus.OPTIMAL
