@@ -101,7 +101,7 @@ class Chain:
         return float(errors.max(initial=0.0) if self.norm == "linf" else errors.sum())
 
     def exact(self, z: Array) -> bool:
-        """Whether z fits exactly: F(z) <= 1e-8 max|y|, or what rounding leaves of outputs of their size (where y = 0)."""
+        """Whether z fits exactly: F(z) <= 1e-8 max|y|, or what rounding leaves of outputs of that size (if y = 0)."""
         allowed = EXACT * float(np.abs(self.y).max(initial=0.0))
         h = z
         for u, slope in zip(self.pre_activations(z)[:-1], self.slopes, strict=False):
