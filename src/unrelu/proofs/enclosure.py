@@ -8,7 +8,6 @@ open.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.fixing import Fixing
@@ -20,15 +19,10 @@ from unrelu.proofs.safe_bounds import Multipliers, settled
 
 __all__ = ["enclosure"]
 
-Array = npt.NDArray[np.float64]
-Signs = npt.NDArray[np.int8]
-
 # The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
 # The level where both are zero.
 _LEAST = 1e-280
-# Passes over the undecided neurons.
-_PASSES = 4
 
 
 def enclosure(chain: Chain, eps: float, limits: Limits) -> Proof:
