@@ -60,6 +60,49 @@ def rows(folder: str = "out") -> list[dict]:
     return [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
 
 
+# --- certify ----------------------------------------------------------------------------------------------------------
+
+PROOFS = ["bounds.png", "box.png", "certificate-0.json", "certificates.jsonl", "codes.npy"]
+
+
+def test_certify_writes_certificates_that_verify(run):
+    code, out, err = run("certify", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.1")
+    assert code == 0
+    assert "4 observations, smallest linf error over all codes" in out
+    assert "certify" in err
+    network, y = unrelu.load("net.npz"), np.load("noisy.npy")
+    lines = [json.loads(line) for line in Path("out/certificates.jsonl").read_text().splitlines()]
+    assert np.load("out/codes.npy").shape == (4, 3)
+    for i, (row, one) in enumerate(zip(lines, y, strict=True)):
+        certificate = unrelu.Certificate.load(f"out/certificate-{i}.json")
+        assert certificate.verify(network, one)
+        assert (row["index"], row["status"], row["lower"]) == (i, certificate.status.name, certificate.lower)
+        assert row["box"] is not None
+
+
+def test_certify_takes_the_codes_of_a_folder_and_one_observation(run):
+    run("invert", "net.npz", "one.npy", "-o", "codes")
+    code, _, _ = run("certify", "net.npz", "one.npy", "-o", "out", "--codes", "codes", "--noise", "uniform:0.1", "-q")
+    assert code == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == PROOFS
+    assert np.load("out/codes.npy").shape == (3,)
+
+
+def test_overwritten_certificates_leave_none_of_the_earlier_run(run):
+    run("certify", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.1", "-q")
+    run("certify", "net.npz", "one.npy", "-o", "out", "--overwrite", "-q")
+    assert sorted(p.name for p in Path("out").iterdir()) == [name for name in PROOFS if name != "box.png"]
+
+
+def test_a_refused_certificate_leaves_no_folder(run):
+    code, _, err = run("certify", "mnist-sigmoid", "noisy.npy", "-o", "out")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    code, _, err = run("certify", "net.npz", "noisy.npy", "-o", "out", "--norm", "l2")
+    assert (code, err.splitlines()[-1][:17]) == (2, "error: norm='l2':")
+    assert not Path("out").exists()
+
+
 # --- invert -----------------------------------------------------------------------------------------------------------
 
 

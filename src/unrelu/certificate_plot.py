@@ -30,6 +30,8 @@ def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
             axis, certificates[i], color, f"observation {i}: {certificates[i].status.name.lower().replace('_', ' ')}"
         )
     axis.axhline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
+    # All of the way up from zero, also where bounds have met at once.
+    axis.set_ylim(bottom=-0.03, top=max(1.05, axis.get_ylim()[1]))
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -37,7 +39,7 @@ def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
     axis.set_xlabel("seconds")
     axis.set_ylabel("bounds / smallest error found")
     axis.set_title("upper (thin) and lower (thick) bounds of the smallest error over all codes", fontsize=9, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     axis.grid(color="0.92", zorder=0)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
@@ -67,18 +69,22 @@ def draw_box(certificate: Certificate) -> Figure:
     figure = Figure(figsize=(5.5, 1.2 + 0.2 * k), layout="constrained")
     axis = figure.subplots()
     place = np.arange(1, k + 1)
-    if certificate.out_of_range:
-        axis.set_title(f"no code explains the observation within {certificate.eps:g}: the box is empty", fontsize=9)
+    low, high = certificate.box.T
+    if (low > high).any():
+        title = f"no code explains the observation within {certificate.eps:g}: the box is empty"
     else:
-        axis.hlines(place, certificate.box[:, 0], certificate.box[:, 1], color=_COLORS[0], linewidth=5, alpha=0.5)
-        axis.set_title(f"every code with errors up to {certificate.eps:g} is inside", fontsize=9, loc="left")
+        axis.hlines(place, low, high, color=_COLORS[0], linewidth=5, alpha=0.5)
+        title = f"every code with errors up to {certificate.eps:g} is inside"
+    if np.isfinite(certificate.radius):
+        title += f"\n(among codes with |z_i| <= {certificate.radius:g})"
+    axis.set_title(title, fontsize=9, loc="left")
     axis.plot(certificate.z, place, "o", color=_COLORS[1], markersize=4, label="best code")
     axis.set_yticks(place)
     axis.set_ylim(k + 0.7, 0.3)
     axis.tick_params(labelsize=8)
     axis.set_xlabel("value")
     axis.set_ylabel("latent coordinate")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     axis.grid(axis="x", color="0.92", zorder=0)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

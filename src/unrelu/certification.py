@@ -14,7 +14,7 @@ import torch
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.problem import Problem, Progress
-from unrelu.proofs import Certificate, Limits, compile_simplex, prove
+from unrelu.proofs import Certificate, Limits, certifiable, compile_simplex, prove
 from unrelu.result import Inversion
 from unrelu.solve import invert
 from unrelu.threads import suitable_threads
@@ -53,12 +53,12 @@ def certify(
         noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
         box: whether to compute the box.
-        time_limit: in seconds, for each observation.
+        time_limit: in seconds, for each observation; the inversion, where there is no result, comes on top.
         max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
             20-60-784 network.
         seed: of the inversion, where there is no result.
-        callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes; the search
-            stops when it returns True, and its bounds so far are returned.
+        callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes, and by the
+            inversion; when it returns True everything stops, and the bounds so far are returned.
 
     Returns:
         A :class:`~unrelu.Certificate`, or a list of them for a batch.
@@ -79,6 +79,7 @@ def certify(
     problem = Problem.build(
         network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback
     )
+    certifiable(network)
     norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
     compile_simplex()
     codes = _codes(problem, result, norm)
@@ -99,7 +100,10 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
         noise = problem.noise
         stated = None if noise.kind == "unknown" else f"{noise.kind}:{noise.level!r}"
         given = problem.y.reshape(problem.size, *problem.operator.shape)
-        result = invert(problem.network, given, operator=problem.operator, noise=stated, norm=norm, seed=problem.seed)
+        told = problem.control.part(lambda progress: progress).callback
+        result = invert(
+            problem.network, given, operator=problem.operator, noise=stated, norm=norm, seed=problem.seed, callback=told
+        )
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
     if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
         raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")
@@ -115,7 +119,8 @@ def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes
         visited += 1
         return control.stopped(lambda: Progress("certify", visited, index, problem.size, np.tile(z, (problem.size, 1))))
 
-    limits = Limits(time.perf_counter() + control.time_limit, max_nodes, stop)
+    end = time.perf_counter() + (0.0 if control.halted else control.time_limit)
+    limits = Limits(end, max_nodes, stop)
     eps = problem.noise.level if problem.noise.kind == "uniform" else math.nan
     operator = problem.operator.take(np.array([index]))
     return prove(problem.network, operator, problem.y[index], z, norm=norm, eps=eps, box=box, limits=limits)

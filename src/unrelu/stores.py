@@ -121,7 +121,12 @@ def records(result: Inversion) -> Iterator[dict[str, Any]]:
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
-    """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k)."""
+    """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k).
+
+    Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
+    """
+    for old in (*folder.glob("certificate-*.json"), folder / "bounds.png", folder / "box.png"):
+        old.unlink(missing_ok=True)
     digits = len(str(len(certificates) - 1))
     for i, certificate in enumerate(certificates):
         certificate.save(folder / f"certificate-{i:0{digits}}.json")

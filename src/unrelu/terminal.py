@@ -183,7 +183,8 @@ def print_certificates(console: Console, certificates: Sequence[Certificate], ou
     console.print(table)
     limited = [c.radius for c in certificates if np.isfinite(c.radius)]
     if limited:
-        console.print(f"{len(limited)} of them about codes with |z_i| <= {max(limited):g}, the others about all codes")
+        others = ", the others about all codes" if len(limited) < len(certificates) else ""
+        console.print(f"{len(limited)} of {len(certificates)} about codes with |z_i| <= {max(limited):g}{others}")
     told = sum(c.identifiable for c in certificates)
     console.print(f"identifiable: {told} of {len(certificates)}, by the rank at their codes")
     console.print(f"medians; written to {output}/: certificate-*.json certificates.jsonl codes.npy and pictures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from problems import problem
 import unrelu
 from support import random_network
 from unrelu import zoo
+from unrelu.certificate_plot import draw_bounds, draw_box
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.proofs import ProofStatus
 
@@ -169,6 +171,47 @@ def test_a_callback_that_stops_one_observation_stops_all():
     assert all(one.verify(net, part) for one, part in zip(found, (y, y + 0.1), strict=True))
 
 
+def test_a_callback_stops_the_inversion_too():
+    seen = []
+
+    def stop(progress):
+        seen.append(progress.method)
+        return True
+
+    found = unrelu.certify(NET, Y, callback=stop)
+    assert seen == ["auto"]
+    assert [one.status for one in found] == [ProofStatus.STOPPED] * 4
+    assert all(one.verify(NET, y) for one, y in zip(found, Y, strict=True))
+
+
+def test_after_a_stop_no_time_is_spent_on_boxes():
+    net = zoo.load("mnist-leaky")
+    rng = np.random.default_rng(0)
+    codes = rng.standard_normal((2, net.latent_dim))
+    y = np.asarray(net(codes)) + rng.uniform(-0.1, 0.1, (2, *net.output_shape))
+    begin = time.perf_counter()
+    found = unrelu.certify(net, y, codes, noise="uniform:0.1", time_limit=300.0, callback=lambda progress: True)
+    assert time.perf_counter() - begin < 100
+    assert [one.status for one in found] == [ProofStatus.STOPPED] * 2
+    assert all(one.verify(net, part) for one, part in zip(found, y, strict=True))
+
+
+def test_a_code_beyond_the_radius_that_explains_the_observation():
+    """Of codes up to the radius none does, which is not to be called out of range."""
+    rng = np.random.default_rng(0)
+    net = unrelu.from_arrays([1e-9 * rng.standard_normal((12, 3)), rng.standard_normal((20, 12))])
+    z = 1e9 * rng.standard_normal(3)
+    y = np.maximum(np.asarray(net(z)) + rng.uniform(-0.1, 0.1, 20), 0)
+    for norm in ("linf", "l1"):
+        found = unrelu.certify(net, y, z, noise="uniform:0.1", norm=norm)
+        assert found.radius < np.abs(found.z).max()
+        assert np.abs(np.asarray(net(found.z)) - y).max() <= 0.1
+        assert not found.out_of_range
+        assert found.status is not ProofStatus.OUT_OF_RANGE
+        assert "among codes with |z_i| <= 10000" in found.message
+        assert found.verify(net, y)
+
+
 def test_history_begins_early_and_ends_at_the_bounds():
     _, _, best = hard()
     assert len(best.history) >= 3
@@ -179,6 +222,15 @@ def test_history_begins_early_and_ends_at_the_bounds():
     assert nodes == sorted(nodes)
     assert nodes[-1] <= best.nodes
     assert times[-1] <= best.seconds
+
+
+def test_pictures_show_all_of_the_way_and_for_which_codes():
+    found = unrelu.certify(NET, Y[0], np.zeros(3), noise="uniform:0.2")
+    low, high = draw_bounds([found]).axes[0].get_ylim()
+    assert low < 0
+    assert high > 1
+    limited = replace(found, radius=1e4)
+    assert "among codes with |z_i| <= 10000" in draw_box(limited).axes[0].get_title(loc="left")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -228,6 +280,20 @@ def test_networks_with_curved_layers(activation, reason):
     certificate = unrelu.certify(NET, Y[0], np.zeros(3))
     with pytest.raises(UnsupportedModelError, match=reason):
         certificate.verify(net, Y[0])
+
+
+def test_a_network_that_cannot_be_certified_is_not_inverted_first(monkeypatch):
+    monkeypatch.setattr("unrelu.certification.invert", lambda *args, **options: pytest.fail("it was inverted"))
+    with pytest.raises(UnsupportedModelError, match="layer 2 ends in sigmoid"):
+        unrelu.certify(random_network((3, 7, 10), seed=2, last="sigmoid"), np.full(10, 0.5))
+
+
+def test_kinks_that_are_rounded_off():
+    certificate = unrelu.certify(NET, Y[0], np.zeros(3))
+    with pytest.raises(UnsupportedModelError, match="layer 1 has its kinks rounded off"):
+        unrelu.certify(NET.smoothed(0.5), Y[0], np.zeros(3))
+    with pytest.raises(UnsupportedModelError, match="rounded off"):
+        certificate.verify(NET.smoothed(0.5), Y[0])
 
 
 def test_slopes_outside_zero_and_one():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unrelu.proofs.branch_and_bound import GAP, Moment
 from unrelu.proofs.certificate import Certificate, ProofStatus
-from unrelu.proofs.chain import obstacle
+from unrelu.proofs.chain import certifiable, obstacle
 from unrelu.proofs.compiling import compile_simplex
 from unrelu.proofs.identifiability import Identifiability, freedom, local_rank, unique
 from unrelu.proofs.limits import Limits
@@ -17,6 +17,7 @@ __all__ = [
     "Limits",
     "Moment",
     "ProofStatus",
+    "certifiable",
     "compile_simplex",
     "freedom",
     "local_rank",

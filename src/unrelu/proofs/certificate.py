@@ -99,7 +99,12 @@ class Certificate:
 
     @property
     def out_of_range(self) -> bool:
-        """Whether it is proved that no code explains the observation within eps."""
+        """Whether it is proved that no code up to ``radius`` explains the observation within eps.
+
+        Not said where ``z`` is beyond the radius: it may explain the observation itself.
+        """
+        if np.abs(self.z).max() > self.radius:
+            return False
         return (self.norm == "linf" and self.lower > self.eps) or (
             self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any())
         )

@@ -19,7 +19,7 @@ from unrelu.generator import Generator
 from unrelu.network import Layer, Network
 from unrelu.operators import Identity, Mask, Operator
 
-__all__ = ["EXACT", "Chain", "chain_of", "obstacle"]
+__all__ = ["EXACT", "Chain", "certifiable", "chain_of", "obstacle"]
 
 Array = npt.NDArray[np.float64]
 
@@ -118,11 +118,25 @@ def obstacle(network: Generator) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if layer.activation.smooth:
             return f"layer {i} ends in {layer.activation}; only ReLU, LeakyReLU and identity are piecewise linear"
+        if layer.activation.width > 0:
+            return f"layer {i} has its kinks rounded off; certify the network before it was smoothed"
         if not bool(((layer.activation.slope >= 0) & (layer.activation.slope <= 1)).all()):
             return f"layer {i} has slopes outside [0, 1], so that its activation is not convex"
         if layer.n_in * layer.n_out > _LARGEST_LAYER:
             return f"layer {i} has a matrix of {layer.n_out} x {layer.n_in}, too large for dense linear programs"
     return None
+
+
+def certifiable(network: Generator) -> Network:
+    """The network itself, of which something can be certified.
+
+    Raises:
+        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+    """
+    reason = obstacle(network)
+    if reason or not isinstance(network, Network):
+        raise UnsupportedModelError(f"this network cannot be certified: {reason}")
+    return network
 
 
 def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Chain:
@@ -137,9 +151,7 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cha
     Raises:
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
     """
-    reason = obstacle(network)
-    if reason or not isinstance(network, Network):
-        raise UnsupportedModelError(f"this network cannot be certified: {reason}")
+    network = certifiable(network)
     weights = [_dense(layer) for layer in network.layers]
     biases = [layer.bias() for layer in network.layers]
     slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]

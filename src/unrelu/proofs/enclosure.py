@@ -7,10 +7,7 @@ open.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.fixing import Fixing
@@ -22,15 +19,10 @@ from unrelu.proofs.safe_bounds import Multipliers, settled
 
 __all__ = ["enclosure"]
 
-Array = npt.NDArray[np.float64]
-Signs = npt.NDArray[np.int8]
-
 # The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
 # The level where both are zero.
 _LEAST = 1e-280
-# Passes over the undecided neurons.
-_PASSES = 4
 
 
 def enclosure(chain: Chain, eps: float, limits: Limits) -> Proof:
@@ -60,7 +52,7 @@ def _ends(search: Fixing) -> tuple[list[int], list[Multipliers]]:
     found, basis = [nothing] * (2 * k), search.now.basis
     for i in range(k):
         for row, sign in ((i, 1.0), (k + i, -1.0)):
-            if time.perf_counter() > search.limits.end:
+            if search.limits.reached(0):
                 return [search.leaf], found
             towards = np.zeros(k)
             towards[i] = sign

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.proofs.branching import missed
 from unrelu.proofs.chain import Chain
@@ -16,8 +15,6 @@ from unrelu.proofs.tighten import decided
 from unrelu.proofs.tree import Packed, Tree
 
 __all__ = ["Fixing"]
-
-Signs = npt.NDArray[np.int8]
 
 # Passes over the undecided neurons.
 _PASSES = 4

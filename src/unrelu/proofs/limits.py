@@ -25,9 +25,9 @@ class Limits:
     stop: Callable[[], bool] | None = None
 
     def reached(self, nodes: int, needed: float = 0.0) -> str | None:
-        """Which limit is reached: "time", "nodes", "callback" or None; ``needed`` seconds are still to be spent."""
+        """Which limit is reached: "callback", "time", "nodes" or None; ``needed`` seconds are still to be spent."""
+        if self.stop is not None and self.stop():
+            return "callback"
         if time.perf_counter() + needed >= self.end:
             return "time"
-        if nodes >= self.nodes:
-            return "nodes"
-        return "callback" if self.stop is not None and self.stop() else None
+        return "nodes" if nodes >= self.nodes else None

@@ -73,7 +73,9 @@ def prove(
         search.visited, seconds, scale, proof, None, _history(search, lower),
     )  # fmt: skip
     if box and math.isfinite(eps):
-        certificate = _enclosed(certificate, chain, eps, limits)
+        # A callback that has said stop waits for no more programs.
+        end = time.perf_counter() if search.stopped == "callback" else limits.end
+        certificate = _enclosed(certificate, chain, eps, replace(limits, end=end))
     if certificate.out_of_range:
         certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
     return replace(certificate, _digest=digest(certificate))

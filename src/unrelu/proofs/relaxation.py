@@ -195,10 +195,6 @@ class Relaxation:
             cost[-1] = 1.0
         return cost
 
-    def code(self, x: Array) -> Array:
-        """z of a point."""
-        return x[: self.chain.latent_dim]
-
     def multipliers(self, index: Index, y: Array, extra: Array | None = None) -> Multipliers:
         """The multipliers of a bound from those of some rows.
 

@@ -15,7 +15,6 @@ from unrelu.proofs.safe_bounds import Region, settled
 
 __all__ = ["decided", "neuron_lemmas"]
 
-Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 
 
