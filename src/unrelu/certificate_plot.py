@@ -57,8 +57,12 @@ def _bounds(axis: Axes, certificate: Certificate, color: str, label: str) -> Non
     axis.plot(seconds[-1], lower[-1], "o", color=color, markersize=4)
 
 
-def draw_box(certificate: Certificate) -> Figure:
+def draw_box(certificate: Certificate, name: str = "") -> Figure:
     """The interval of every latent coordinate that holds all codes within the stated noise, and the best code.
+
+    Args:
+        certificate: one with a box.
+        name: what the title begins with, such as the observation's.
 
     Raises:
         InputError: the certificate has no box.
@@ -77,7 +81,7 @@ def draw_box(certificate: Certificate) -> Figure:
         title = f"every code with errors up to {certificate.eps:g} is inside"
     if np.isfinite(certificate.radius):
         title += f"\n(among codes with |z_i| <= {certificate.radius:g})"
-    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_title(f"{name}: {title}" if name else title, fontsize=9, loc="left")
     axis.plot(certificate.z, place, "o", color=_COLORS[1], markersize=4, label="best code")
     axis.set_yticks(place)
     axis.set_ylim(k + 0.7, 0.3)

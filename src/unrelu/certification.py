@@ -114,9 +114,9 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
 def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes: int) -> Certificate:
     control, visited = problem.control, 0
 
-    def stop() -> bool:
+    def stop(nodes: int) -> bool:
         nonlocal visited
-        visited += 1
+        visited = max(visited, nodes)
         return control.stopped(lambda: Progress("certify", visited, index, problem.size, np.tile(z, (problem.size, 1))))
 
     end = time.perf_counter() + (0.0 if control.halted else control.time_limit)

@@ -144,7 +144,7 @@ def certify(
     ] = None,
     box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
-    time_limit: Annotated[float, typer.Option(help="Seconds for each observation.")] = 10.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
     max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
     layers: Layers = None,
     activation: ActivationName = None,
@@ -178,7 +178,9 @@ def certify(
     write_certificates(output, certificates, single=not isinstance(result, list))
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
     if any(c.box is not None for c in certificates):
-        draw_box(next(c for c in certificates if c.box is not None)).savefig(output / "box.png", dpi=150)
+        first = next(i for i, c in enumerate(certificates) if c.box is not None)
+        name = f"observation {first}" if len(certificates) > 1 else ""
+        draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
     if not quiet:
         print_certificates(Console(), certificates, output)
 

@@ -153,10 +153,14 @@ def test_a_callback_stops_and_sees_the_nodes():
 
     def stop(progress):
         seen.append(progress)
-        return progress.nit == 7
+        return progress.nit >= 7
 
     found = unrelu.certify(net, y, np.zeros(4), norm="l1", callback=stop)
-    assert [p.nit for p in seen] == list(range(1, 8))
+    # Asked between programs too, where the nodes are as many as before.
+    nodes = [p.nit for p in seen]
+    assert nodes == sorted(nodes)
+    assert nodes[-1] >= 7
+    assert max(nodes[:-1]) < 7
     assert {(p.method, p.done, p.total) for p in seen} == {("certify", 0, 1)}
     assert seen[0].z.shape == (1, 4)
     assert found.status is ProofStatus.STOPPED

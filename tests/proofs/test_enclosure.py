@@ -181,7 +181,7 @@ def test_a_limit_leaves_a_wider_box_that_is_proved():
     _, y, z = observed(rng, net, "all", 0.05)
     chain = observed_chain(net, y, None, "linf")
     sharp = enclosure(chain, 0.05, Limits()).box(chain)
-    for limits in (Limits(end=0.0), Limits(nodes=1), Limits(stop=lambda: True)):
+    for limits in (Limits(end=0.0), Limits(nodes=1), Limits(stop=lambda nodes: True)):
         box = enclosure(chain, 0.05, limits).box(chain)
         assert ((box[:, 0] <= sharp[:, 0] + 1e-9) & (box[:, 1] >= sharp[:, 1] - 1e-9)).all()
         assert ((box[:, 0] <= z) & (z <= box[:, 1])).all()

@@ -108,7 +108,7 @@ class Search:
         regions = self._regions.at(self.chain, self.level)
         self._sharp, self._full = regions.sharp, regions.full
         relaxation = Relaxation(self.chain, regions.sharp.signed(self._signs), self._signs)
-        self._program = Program(relaxation, self.limits.end)
+        self._program = Program(relaxation, self.limits)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
@@ -158,7 +158,7 @@ class Search:
     def _tighten(self) -> bool:
         """Compute intervals; if the root's bound gains, begin again with them."""
         self.reach = _REACH * self.upper
-        found = neuron_lemmas(self.chain, self.reach, self.lemmas, self.limits.end)
+        found = neuron_lemmas(self.chain, self.reach, self.lemmas, self.limits)
         if not found:
             return False
         before, lemmas, kept = self.tree.nodes[0].bound, self.lemmas, (self.tree, self._heap)

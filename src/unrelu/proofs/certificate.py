@@ -58,7 +58,8 @@ class Certificate:
             around z only, see :class:`~unrelu.Identifiability`.
         eps: the stated bound of \|e_j\|, NaN if none was stated.
         box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
-            (inf, -inf) where there is no such z; None if no eps was stated or no box was asked for.
+            (inf, -inf) where there is no such z; None if no eps was stated, no box was asked for, or the
+            time was not enough for one.
         radius: infinite where bounds and box are about all codes; otherwise they are about those with
             \|z_i\| <= radius, as the layers leave a direction in which no bound could be proved.
         nodes: relaxations solved.
@@ -84,6 +85,11 @@ class Certificate:
     box_proof: Proof | None = field(repr=False)
     history: tuple[Moment, ...] = field(repr=False, default=())
     _digest: str = field(repr=False, default="")
+
+    def __post_init__(self) -> None:
+        for array in (self.z, self.box):
+            if array is not None:
+                array.setflags(write=False)
 
     @property
     def gap(self) -> float:
@@ -138,7 +144,10 @@ class Certificate:
             return f"upper is {self.upper}"
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
         if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
-            return f"F(z) is {chain.objective(self.z):.17g}, not {self.upper:.17g}"
+            value = chain.objective(self.z)
+            return (
+                f"F(z) is {value:.17g}, not {self.upper:.17g}; pass the observation and operator= that were certified"
+            )
         told = identifiability(network, self.z, measured)
         if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
             return f"the rank at z is {int(told.rank)}, not {self.rank}"

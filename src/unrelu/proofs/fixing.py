@@ -45,7 +45,7 @@ class Fixing:
     def _build(self) -> None:
         signs = np.where(self.signs != 0, self.signs, decided(self.chain, self.regions.sharp)).astype(np.int8)
         relaxation = Relaxation(self.chain, self.regions.sharp.signed(self.signs), signs)
-        self.program = Program(relaxation, self.limits.end)
+        self.program = Program(relaxation, self.limits)
 
     def _judged(self, number: int, solved: Solved) -> Solved | None:
         """Keep what was proved of a node; None if it holds no code below the level."""

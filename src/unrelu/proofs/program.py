@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from unrelu.layer.dense import ROUTINES
 from unrelu.proofs.compiling import compile_simplex
+from unrelu.proofs.limits import Limits
 from unrelu.proofs.primal import primal_simplex
 from unrelu.proofs.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation
 from unrelu.proofs.safe_bounds import Multipliers
@@ -77,12 +77,12 @@ class Program:
 
     Args:
         relaxation: what is solved.
-        end: of the time allowed, by ``time.perf_counter()``. What is not finished by then is a bound all the same.
+        limits: when to stop. What is not finished by then is a bound all the same.
     """
 
-    def __init__(self, relaxation: Relaxation, end: float = math.inf) -> None:
+    def __init__(self, relaxation: Relaxation, limits: Limits | None = None) -> None:
         compile_simplex()
-        self.relaxation, self.end = relaxation, end
+        self.relaxation, self.limits = relaxation, limits or Limits()
         rows = relaxation.rows
         total = int(relaxation.chain.ends[-1])
         self._below, self._above = np.full(total, -1), np.full(total, -1)
@@ -195,7 +195,7 @@ class Program:
                     return status, -math.inf, total
             status, value, more = self._dual(vertex, sides, relaxation.cost, cutoff, False)
             total += more
-            if status != _STALLED or time.perf_counter() > self.end:
+            if status != _STALLED or self.limits.over():
                 break
         return LIMIT if status == _STALLED else status, value, total
 
@@ -279,7 +279,7 @@ class Program:
     def _ended(self, status: int, more: int, pivots: int) -> bool:
         """Whether a kernel has stopped for good, and not to let us look at the clock."""
         paused = status == LIMIT and more >= self._chunk
-        return not paused or pivots >= _PIVOTS or time.perf_counter() > self.end
+        return not paused or pivots >= _PIVOTS or self.limits.over()
 
     def _sides(self, signs: Signs) -> tuple[Array, Array, Array, float]:
         """The rows' sides and costs under decisions, and the constant of the objective."""

@@ -27,6 +27,8 @@ Array = npt.NDArray[np.float64]
 
 # Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
 _ROOM = 1e-13
+# Of the time, for the enclosure at most.
+_SHARE = 0.3
 _STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
 
 
@@ -51,13 +53,15 @@ def prove(
         norm: "linf" or "l1".
         eps: the largest error, NaN if it is not known.
         box: whether an eps is used for an enclosure.
-        limits: when to stop; what is left of the time after the bounds is the enclosure's.
+        limits: when to stop. The enclosure comes first and may take a part of the time; where that is not enough, there
+            is none.
 
     Raises:
         UnsupportedModelError: nothing can be certified of this network.
     """
     compile_simplex()
     chain = chain_of(network, operator, y, norm)
+    enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
     search = Search(chain, z, limits, scale=scale)
     proof = None
@@ -72,10 +76,9 @@ def prove(
         lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
         search.visited, seconds, scale, proof, None, _history(search, lower),
     )  # fmt: skip
-    if box and math.isfinite(eps):
-        # A callback that has said stop waits for no more programs.
-        end = time.perf_counter() if search.stopped == "callback" else limits.end
-        certificate = _enclosed(certificate, chain, eps, replace(limits, end=end))
+    if enclosed is not None:
+        interval, box_proof, box_radius = enclosed
+        certificate = replace(certificate, box=interval, box_proof=box_proof, radius=min(radius, box_radius))
     if certificate.out_of_range:
         certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
     return replace(certificate, _digest=digest(certificate))
@@ -99,12 +102,16 @@ def _status(search: Search, lower: float, scale: float) -> ProofStatus:
     return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
 
 
-def _enclosed(certificate: Certificate, chain: Chain, eps: float, limits: Limits) -> Certificate:
-    """With the box of all codes with errors up to eps."""
+def _enclosed(chain: Chain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
+    """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
     largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
-    proof = enclosure(largest, eps, limits)
-    box = proof.box(largest)
+    now = time.perf_counter()
+    some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
+    if limits.over():
+        return None
+    proof = enclosure(largest, eps, some)
+    box, radius = proof.box(largest), _radius(proof, largest)
+    if math.isfinite(radius) and some.over():
+        return None
     room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)
-    box = np.stack([box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]], axis=1)
-    radius = min(certificate.radius, _radius(proof, largest))
-    return replace(certificate, box=box, box_proof=proof, radius=radius)
+    return np.stack([box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]], axis=1), proof, radius

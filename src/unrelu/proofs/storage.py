@@ -82,6 +82,8 @@ def write(certificate: Certificate, path: Path) -> None:
     Raises:
         InputError: the suffix is neither .json nor .npz.
     """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
     table = {**dict(_table(certificate)), "format": _FORMAT, "digest": certificate._digest}
     if path.suffix == ".npz":
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.proofs.chain import Chain
 from unrelu.proofs.lemmas import HIGH, LOW, Lemma, region_of
+from unrelu.proofs.limits import Limits
 from unrelu.proofs.program import Basis, Program
 from unrelu.proofs.relaxation import Relaxation
 from unrelu.proofs.safe_bounds import Region, settled
@@ -24,7 +23,7 @@ def decided(chain: Chain, region: Region) -> Signs:
     return np.where(chain.bent, signs, 0).astype(np.int8)
 
 
-def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float) -> list[Lemma]:
+def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
     """Two more lemmas for every undecided hidden neuron, for the largest error.
 
     From the last hidden layer to the first: bounds of a layer also bound those before it.
@@ -33,11 +32,11 @@ def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float) -
         chain: the observation.
         level: of F.
         lemmas: known so far; the new ones follow from them.
-        end: by ``time.perf_counter()``.
+        limits: when to stop.
     """
     region = region_of(chain, level, lemmas).sharp
     relaxation = Relaxation(chain, region, decided(chain, region))
-    program, none = Program(relaxation, end), np.zeros(chain.ends[-1], dtype=np.int8)
+    program, none = Program(relaxation, limits), np.zeros(chain.ends[-1], dtype=np.int8)
     first = program.solve(none, cutoff=level)
     if first.closed or not first.finished:
         return []
@@ -46,7 +45,7 @@ def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float) -
     for neuron in relaxation.undecided[::-1]:
         extra = np.zeros(chain.ends[-1])
         for kind, sign in ((LOW, 1.0), (HIGH, -1.0)):
-            if time.perf_counter() > end:
+            if limits.over():
                 return found
             extra[neuron] = sign
             solved = program.extreme(none, basis, level, extra=extra)
