@@ -52,7 +52,7 @@ def certify(
         operator: A; None takes that of ``result`` if it has one.
         noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
-        box: whether to compute the box, which comes first and may take 30% of the time; if that is too short there is none.
+        box: whether to compute the box, which comes first and may take 30% of the time; there is none if that is short.
         time_limit: in seconds, for each observation; the inversion, where there is no result, comes on top.
         max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
             20-60-784 network.
