@@ -30,8 +30,9 @@ def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
             axis, certificates[i], color, f"observation {i}: {certificates[i].status.name.lower().replace('_', ' ')}"
         )
     axis.axhline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
-    # All of the way up from zero, also where bounds have met at once.
-    axis.set_ylim(bottom=-0.03, top=max(1.05, axis.get_ylim()[1]))
+    # All of the way up; a tenth where bounds have met at once.
+    low, high = axis.get_ylim()
+    axis.set_ylim(bottom=min(0.9, low), top=max(1.01, high))
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_minor_locator(NullLocator())
