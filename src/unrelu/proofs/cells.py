@@ -14,8 +14,8 @@ __all__ = ["best_in_cell"]
 
 Array = npt.NDArray[np.float64]
 
-_ROUNDS = 40
-_ENOUGH = 1e-9
+# Programs at most, and the share of F that is not worth another one.
+_ROUNDS, _ENOUGH = 40, 1e-9
 
 
 def best_in_cell(chain: Chain, z: Array) -> Array:

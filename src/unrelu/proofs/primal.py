@@ -10,19 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from unrelu.layer.dense import advance, dot, jit
-from unrelu.proofs.simplex import (
-    LIMIT,
-    OPTIMAL,
-    PIVOT,
-    REFACTOR,
-    SINGULAR,
-    SLACK,
-    VIOLATED,
-    edge_start,
-    marked,
-    update,
-    vertex,
-)
+from unrelu.layer.exchange import invert_basis
+from unrelu.proofs.simplex import LIMIT, OPTIMAL, PIVOT, REFACTOR, SINGULAR, SLACK, VIOLATED, marked, update, vertex
 
 __all__ = ["primal_simplex"]
 
@@ -92,7 +81,7 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
     basic = marked(basis, m)
     state, hard = np.zeros(m, np.int8), np.full(m, np.inf)
     alpha, move, size = np.empty(k), np.empty(m), np.empty(k)
-    if fresh and not edge_start(routines, rows, basis, edges):
+    if fresh and not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
         return SINGULAR, -np.inf, 0
     vertex(rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)
     pivots, since = 0, 0
@@ -102,7 +91,7 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
         if place < 0 and since == 0:
             return OPTIMAL, dot(g, x), pivots
         if place < 0 or since >= REFACTOR:
-            if not edge_start(routines, rows, basis, edges):
+            if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
                 return SINGULAR, -np.inf, pivots
             vertex(rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)
             since = 0

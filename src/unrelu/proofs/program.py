@@ -60,7 +60,6 @@ class Solved:
         x: the optimum, where not closed.
         basis: to go on from.
         multipliers: that ``value`` follows from.
-        pivots: basis changes.
     """
 
     value: float
@@ -69,7 +68,6 @@ class Solved:
     x: Array
     basis: Basis
     multipliers: Multipliers
-    pivots: int
 
 
 class Program:
@@ -129,21 +127,20 @@ class Program:
         basis = self.cold() if start is None else start
         vertex = _Vertex(basis.rows.copy(), basis.upper.copy(), basis.state.copy(), np.zeros(relaxation.size))
         sides = (lo, hi, p)
-        status, value, pivots = self._dual(vertex, sides, relaxation.cost, cutoff - constant, not self._recall(basis))
+        status, value = self._dual(vertex, sides, relaxation.cost, cutoff - constant, not self._recall(basis))
         if status == _STALLED:
-            status, value, more = self._around(vertex, sides, cutoff - constant)
-            pivots += more
+            status, value = self._around(vertex, sides, cutoff - constant)
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
         self._last = Basis(vertex.rows, vertex.upper, vertex.state)
         return Solved(
             value + constant, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), self._last,
-            self._multipliers(vertex.rows, vertex.state, vertex.y, p, vertex.ray), pivots,
+            self._multipliers(vertex.rows, vertex.state, vertex.y, p, vertex.ray),
         )  # fmt: skip
 
     def _dual(
         self, vertex: _Vertex, sides: tuple[Array, Array, Array], cost: Array, cutoff: float, fresh: bool
-    ) -> tuple[int, float, int]:
+    ) -> tuple[int, float]:
         """Run the dual simplex on the working rows, and let in what its optimum violates, until that is nothing."""
         (lo, hi, p), working = sides, self._working
         working.include(np.concatenate([vertex.rows[vertex.rows < len(lo)], np.flatnonzero(vertex.state)]))
@@ -165,18 +162,18 @@ class Program:
             idle = idle + 1 if more >= self._chunk and value <= before + _NOTHING else 0
             before = value
             if idle > 1 and self.relaxation.delta:
-                return _STALLED, value, pivots
+                return _STALLED, value
         if vertex.ray[0] >= 0:
             vertex.ray[0] = index[int(vertex.ray[0])]
-        return status, value, pivots
+        return status, value
 
-    def _around(self, vertex: _Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float, int]:
+    def _around(self, vertex: _Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float]:
         """Where pivots gain nothing: solve with a moved objective, and go on from there with the true one.
 
         The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
         """
         (lo, hi, _), relaxation = sides, self.relaxation
-        m, total, rng = len(lo), 0, np.random.default_rng(len(lo))
+        m, rng = len(lo), np.random.default_rng(len(lo))
         for _ in range(_ROUNDS):
             cost = relaxation.cost.copy()
             basic = np.flatnonzero(vertex.rows < m)
@@ -184,30 +181,27 @@ class Program:
             rows = vertex.rows[basic]
             cost += (moved / relaxation.norms[rows]) @ relaxation.rows.matrix[rows]
             far = 10.0 * (abs(cutoff) + 1.0) if math.isfinite(cutoff) else math.inf
-            status, value, more = self._dual(vertex, sides, cost, far, False)
-            total += more
+            status, value = self._dual(vertex, sides, cost, far, False)
             if status not in (OPTIMAL, CUTOFF):
-                return status if status != _STALLED else LIMIT, -math.inf, total
+                return status if status != _STALLED else LIMIT, -math.inf
             if status == OPTIMAL:
-                status, more = self._true_optimum(vertex, lo, hi)
-                total += more
+                status = self._true_optimum(vertex, lo, hi)
                 if status != OPTIMAL:
-                    return status, -math.inf, total
-            status, value, more = self._dual(vertex, sides, relaxation.cost, cutoff, False)
-            total += more
+                    return status, -math.inf
+            status, value = self._dual(vertex, sides, relaxation.cost, cutoff, False)
             if status != _STALLED or self.limits.over():
                 break
-        return LIMIT if status == _STALLED else status, value, total
+        return LIMIT if status == _STALLED else status, value
 
-    def _true_optimum(self, vertex: _Vertex, lo: Array, hi: Array) -> tuple[int, int]:
+    def _true_optimum(self, vertex: _Vertex, lo: Array, hi: Array) -> int:
         """From a feasible vertex to the optimum among the working rows."""
         index, local = self._working.index, self._working.local(vertex.rows)
-        status, _, pivots = primal_simplex(
+        status, _, _ = primal_simplex(
             ROUTINES, self._working.matrix, self._working.norms, lo[index], hi[index], self.relaxation.cost, local,
             vertex.upper, self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
         )  # fmt: skip
         vertex.rows = self._working.everywhere(local)
-        return status, pivots
+        return int(status)
 
     def _recall(self, basis: Basis) -> bool:
         """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""
@@ -274,7 +268,7 @@ class Program:
             return None
         self._last = Basis(number, upper, start.state)
         multipliers = self._multipliers(number, start.state, y, rows.p, np.array([-1.0, 0.0]), extra)
-        return Solved(value, False, True, self._x.copy(), self._last, multipliers, pivots)
+        return Solved(value, False, True, self._x.copy(), self._last, multipliers)
 
     def _ended(self, status: int, more: int, pivots: int) -> bool:
         """Whether a kernel has stopped for good, and not to let us look at the clock."""

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu.layer.dense import advance, clear, inverse, jit
+from unrelu.layer.dense import advance, clear, jit
+from unrelu.layer.exchange import invert_basis
 
 __all__ = [
     "CUTOFF",
@@ -28,7 +29,6 @@ __all__ = [
     "SLACK",
     "VIOLATED",
     "dual_simplex",
-    "edge_start",
     "marked",
     "update",
     "vertex",
@@ -48,23 +48,6 @@ PIVOT = 1e-9
 REFACTOR = 60
 # Multipliers of a contradiction are not made larger than this times what they contradict by.
 _FARTHEST = 1e12
-
-
-@jit
-def edge_start(routines, rows, basis, edges):
-    """Write the transposed inverse of the basic rows into ``edges``; returns whether it exists."""
-    m, k = rows.shape
-    matrix = np.zeros((k, k))
-    for i in range(k):
-        if basis[i] < m:
-            advance(matrix[i], 1.0, rows[basis[i]])
-        else:
-            matrix[i, basis[i] - m] = 1.0
-    found, ok = inverse(routines, matrix)
-    for i in range(k):
-        clear(edges[i])
-        advance(edges[i], 1.0, found[i])
-    return ok
 
 
 @jit
@@ -261,7 +244,7 @@ def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if allowed(m, lo, hi, p, q, basis, upper, y):
             return value, True
-    if not edge_start(routines, rows, basis, edges):
+    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
         return -np.inf, False
     value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
     return value, allowed(m, lo, hi, p, q, basis, upper, y)
@@ -287,7 +270,7 @@ def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if accurate(lo, hi, basis, upper, x, r):
             return value, True
-    if not edge_start(routines, rows, basis, edges):
+    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
         return -np.inf, False
     return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
 
