@@ -16,7 +16,7 @@ SOURCE = Path(unrelu.__file__).parent
 ORDER = (
     "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "hardness",
     "problem", "result", "layer", "methods", "proofs", "solve", "certification", "inspection", "zoo", "stores",
-    "certificate_plot", "benchmarks", "demo", "terminal", "cli",
+    "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {

@@ -1,0 +1,40 @@
+"""The paper's figures, theorems and claims, run again and gone beyond: ``unrelu reproduce``.
+
+One file a figure. Each defines an :class:`~unrelu.experiments.experiment.Experiment`: what is run, the picture of it,
+and what the paper says beside what came out. To add one, write it in a file of this package and give its name a line in
+:data:`MODULES`; the command line, the page of the documentation and the tests go over that table.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from unrelu.errors import OptionError
+
+if TYPE_CHECKING:
+    from unrelu.experiments.experiment import Experiment
+
+__all__ = ["MODULES", "load"]
+
+# Names in the order of the page, with the file of each. Importing this table loads no heavy library.
+MODULES = {
+    "fig1a": "figure1",
+    "fig1b": "figure1",
+    "fig1c": "figure1",
+    "fig1d": "figure1",
+    "fig2a": "figure2",
+    "fig2b": "figure2",
+}
+
+
+def load(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in MODULES:
+        raise OptionError(f"experiment {name!r} is unknown; use one of {', '.join(MODULES)}")
+    module = import_module(f"unrelu.experiments.{MODULES[name]}")
+    return cast("Experiment", module.EXPERIMENTS[name])

@@ -1,0 +1,156 @@
+"""What the pictures share: colours and marks of the methods, dots with medians, axes; readable at a column's width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+__all__ = ["COLUMN", "PAGE", "STYLES", "Style", "cloud", "grid_of_images", "legend", "line", "panels", "power", "tidy"]
+
+# Inches: one column, and two, of a paper.
+COLUMN, PAGE = 3.5, 7.2
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn everywhere: a colour and a marker that tell it without colour vision."""
+
+    color: str
+    marker: str
+    line: str = "-"
+
+
+# The palette of Okabe and Ito.
+STYLES = {
+    "linf": Style("#0072b2", "o"),
+    "l1": Style("#e69f00", "s"),
+    "relaxed": Style("#cc79a7", "v"),
+    "least_squares": Style("#56b4e9", "<"),
+    "exact": Style("#56b4e9", "<"),
+    "GD": Style("#d55e00", "x"),
+    "GD, trained": Style("#d55e00", "x"),
+    "GD, 10,000 steps": Style("#d55e00", "+", "--"),
+    "adam": Style("#d55e00", "P", "--"),
+    "lm": Style("#8c6bb1", "D"),
+    "auto": Style("#009e73", "^"),
+    "oracle": Style("#000000", "", ":"),
+}
+
+
+def panels(
+    rows: int = 1, columns: int = 1, width: float | None = None, height: float = 2.7
+) -> tuple[Figure, list[Axes]]:
+    """A figure with its panels in reading order; text as small as a paper's captions."""
+    figure = Figure(figsize=(width or (COLUMN if columns == 1 else PAGE), height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    return figure, list(axes)
+
+
+def cloud(
+    axis: Axes, x: Sequence[float], values: Sequence[npt.NDArray[np.float64]], label: str, place: float = 0.0,
+    style: Style | None = None,
+) -> None:  # fmt: skip
+    """Every run as a dot and the medians as a line, on a logarithmic x axis.
+
+    Args:
+        axis: where.
+        x: one value a group.
+        values: the runs of each group.
+        label: of the legend, and of :data:`STYLES`.
+        place: how far the dots are moved to the right, in decades, so that methods do not hide each other.
+        style: if it is not that of the label.
+    """
+    style = style or STYLES[label]
+    if style.marker:
+        for at, group in zip(x, values, strict=True):
+            # A fixed spread: the same numbers give the same picture.
+            spread = np.linspace(-0.035, 0.035, len(group))[np.argsort(np.random.default_rng(0).random(len(group)))]
+            axis.plot(
+                at * 10 ** (place + spread), group, ".", color=style.color, markersize=1.6, markeredgewidth=0,
+                alpha=0.35, rasterized=True, zorder=2,
+            )  # fmt: skip
+    medians = [float(np.median(group)) for group in values]
+    line(axis, x, medians, label, style)
+
+
+def line(
+    axis: Axes, x: Sequence[float], y: Sequence[float], label: str, style: Style | None = None, width: float = 1.3
+) -> None:  # fmt: skip
+    """A line through one marked point a group."""
+    style = style or STYLES[label]
+    thin = style.marker in ("x", "+")
+    axis.plot(
+        x, y, style.line, marker=style.marker, color=style.color, label=label, linewidth=width,
+        markersize=3.2 + width / 1.6, markeredgecolor=style.color if thin else "white",
+        markeredgewidth=1.0 if thin else 0.5, zorder=4,
+    )  # fmt: skip
+
+
+def tidy(axis: Axes, xlabel: str, ylabel: str, title: str = "", log: str = "") -> None:
+    """Labels, sparse ticks, a light grid. ``log`` names the logarithmic axes: "x", "y" or "xy"."""
+    for name, ax in (("x", axis.xaxis), ("y", axis.yaxis)):
+        if name in log:
+            (axis.set_xscale if name == "x" else axis.set_yscale)("log")
+            ax.set_major_locator(LogLocator(numticks=12))
+            ax.set_minor_locator(NullLocator())
+            ax.set_major_formatter(FuncFormatter(power))
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.set_ylabel(ylabel, fontsize=8)
+    if title:
+        axis.set_title(title, fontsize=8, loc="left")
+    axis.tick_params(length=2, labelsize=7)
+    axis.grid(which="major", color="0.92", linewidth=0.6, zorder=0)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def power(value: float, _: object = None) -> str:
+    """A power of ten as such, other numbers plainly."""
+    exponent = np.log10(value) if value > 0 else np.nan
+    if np.isfinite(exponent) and abs(exponent - round(exponent)) < 1e-9 and not 0 <= round(exponent) <= 2:
+        return f"$10^{{{round(exponent)}}}$"
+    return f"{value:g}"
+
+
+def legend(figure: Figure, axis: Axes, columns: int = 3) -> None:
+    """The methods once, above the panels; entries that several panels share appear once."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, fontsize=7, frameon=False, columnspacing=1.2,
+        handlelength=1.8, handletextpad=0.5,
+    )  # fmt: skip
+
+
+def grid_of_images(
+    images: Sequence[Sequence[npt.NDArray[np.float64] | None]], rows: Sequence[str], columns: Sequence[str],
+    width: float = PAGE, low: float = 0.0, high: float = 1.0,
+) -> Figure:  # fmt: skip
+    """Pictures in rows and columns with a label each; NaN pixels are hatched blue, what is None stays empty."""
+    size = (width - 0.9) / len(columns)
+    tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    figure = Figure(figsize=(width, size * len(images) + 0.35), layout=tight)
+    axes = figure.subplots(len(images), len(columns), squeeze=False)
+    for line, pictures, label in zip(axes, images, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.xaxis.set_major_locator(FixedLocator([]))
+            axis.yaxis.set_major_locator(FixedLocator([]))
+            for side in axis.spines.values():
+                side.set_linewidth(0.4)
+                side.set_color("0.8")
+            if picture is None:
+                axis.set_axis_off()
+                continue
+            axis.set_facecolor("#9ecae1")
+            axis.imshow(picture, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+        line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+    for axis, label in zip(axes[0], columns, strict=True):
+        axis.set_title(label, fontsize=7)
+    return figure

@@ -1,0 +1,76 @@
+"""Random networks, noise, errors and the oracle, as in section 5 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.loaders import from_arrays
+from unrelu.network import Network
+from unrelu.result import Inversion
+from unrelu.solve import invert
+
+__all__ = ["METHODS", "NOISES", "gaussian_network", "noise", "oracle", "relative_error", "run", "slope"]
+
+Array = npt.NDArray[np.float64]
+
+NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+# What a label of tables and pictures runs: the method's name and its options. The paper gives gradient descent two
+# settings: step 1 and 1,000 iterations on random weights, 1e-3 and 10,000 on trained ones.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "exact": ("exact", {}),
+    "linf": ("linf", {}),
+    "l1": ("l1", {}),
+    "relaxed": ("relaxed", {}),
+    "least_squares": ("least_squares", {}),
+    "GD": ("gradient_descent", {"setting": "synthetic"}),
+    "GD, trained": ("gradient_descent", {"setting": "trained"}),
+    "GD, 10,000 steps": ("gradient_descent", {"learning_rate": 1.0, "max_iterations": 10_000}),
+    "lm": ("lm", {}),
+    "auto": ("auto", {}),
+}
+
+
+def gaussian_network(sizes: Sequence[int], rng: np.random.Generator, activation: str = "relu") -> Network:
+    """Weights N(0, 1/n_i), no biases; ``sizes`` are k, n_1, ..., n_d."""
+    weights = [rng.normal(0, n_out**-0.5, (n_out, n_in)) for n_in, n_out in pairwise(sizes)]
+    return from_arrays(weights, activation=activation)
+
+
+def noise(kind: str, shape: Sequence[int], rng: np.random.Generator) -> Array:
+    """Noise of level 1: U(-1, 1) of "uniform", N(0, 1) of "gaussian"."""
+    return rng.uniform(-1, 1, shape) if kind == "uniform" else rng.standard_normal(shape)
+
+
+def run(label: str, network: Network, y: npt.ArrayLike, **given: Any) -> Inversion:
+    """Invert by the method of a label of :data:`METHODS`; nothing is said of the noise unless it is given."""
+    method, options = METHODS[label]
+    return invert(network, y, method, **options, **given)
+
+
+def relative_error(z: Array, truth: Array) -> Array:
+    """|z - z*|_2 / |z*|_2 of codes (..., k); infinite where a method gave no code."""
+    error = np.linalg.norm(z - truth, axis=-1) / np.linalg.norm(truth, axis=-1)
+    return np.asarray(np.nan_to_num(error, nan=np.inf))
+
+
+def oracle(network: Network, truth: Array, e: Array) -> Array:
+    """z* + J(z*)^+ e for codes (B, k): what least squares finds from G(z*) + e if it is told every ReLU's sign.
+
+    The last layer's ReLU counts as well: only outputs that are on at z* are used.
+    """
+    jacobian = network.jacobian(truth)
+    off = np.stack([np.linalg.lstsq(j, r.ravel(), rcond=None)[0] for j, r in zip(jacobian, e, strict=True)])
+    return np.asarray(truth + off)
+
+
+def slope(levels: npt.ArrayLike, medians: npt.ArrayLike, low: float = 1e-6, high: float = 1e-2) -> float:
+    """The slope of log(median error) against log(noise), by least squares, over levels from ``low`` to ``high``."""
+    x, y = np.asarray(levels, dtype=float), np.asarray(medians, dtype=float)
+    inside = (x >= low * 0.99) & (x <= high * 1.01)
+    return float(np.polyfit(np.log(x[inside]), np.log(y[inside]), 1)[0])

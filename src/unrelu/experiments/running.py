@@ -1,0 +1,182 @@
+"""Running an experiment on all cores, so that it can be stopped and go on.
+
+``NAME.partial.jsonl`` holds the finished units while it runs: a line that says what is run, then a line a unit. When
+all are there they become ``NAME.json``, with the machine, and are drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from unrelu import __version__
+from unrelu.benchmarks.machine import describe
+from unrelu.errors import InputError, SolverError
+from unrelu.experiments import load
+from unrelu.experiments.experiment import Experiment, Numbers, Row, Unit, plain
+from unrelu.threads import cores
+
+__all__ = ["Report", "execute", "head"]
+
+# Units done, units in all.
+Report = Callable[[int, int], None]
+
+
+def execute(
+    experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int | None = None,
+    report: Report = lambda done, total: None,
+) -> Numbers:  # fmt: skip
+    """Run what is not finished, write ``NAME.json``, ``NAME.png`` and ``NAME.svg`` into ``folder``.
+
+    Args:
+        experiment: what to run.
+        folder: which may hold finished units of an earlier run, or its numbers, which are then drawn again.
+        quick: the small version.
+        seed: of all random choices; the rows do not depend on the workers, but for seconds.
+        workers: processes, each on one core; by default all cores. 1: in this process.
+        report: told how many units are done.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        InputError: the folder holds numbers of another version, seed or size, or a damaged file.
+        SolverError: a process was killed.
+    """
+    path = folder / f"{experiment.name}.json"
+    if path.exists():
+        numbers = Numbers.load(path)
+        _check_same(head(experiment, quick, seed), head(experiment, numbers.quick, numbers.seed), path)
+    else:
+        numbers = _finish(experiment, folder, quick, seed, workers or cores(), report)
+    experiment.plot(numbers, folder)
+    return numbers
+
+
+def head(experiment: Experiment, quick: bool, seed: int) -> dict[str, Any]:
+    """What has to be equal for one run to go on with what another began."""
+    return {"experiment": experiment.name, "quick": quick, "seed": seed, "columns": list(experiment.columns),
+            "units": len(experiment.units(quick)), "version": __version__}  # fmt: skip
+
+
+def _finish(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int, report: Report) -> Numbers:
+    """Run the units that are not in the journal, then turn it into the numbers."""
+    journal = folder / f"{experiment.name}.partial.jsonl"
+    done = _read(journal, head(experiment, quick, seed))
+    units = list(experiment.units(quick))
+    left = [unit for unit in units if json.dumps(unit) not in done]
+    report(len(done), len(units))
+    with journal.open("a", encoding="utf-8") as stream:
+        for unit, rows in _measured(experiment, left, quick, seed, workers):
+            done[json.dumps(unit)] = rows
+            stream.write(json.dumps({"unit": unit, "rows": rows}, allow_nan=False) + "\n")
+            stream.flush()
+            report(len(done), len(units))
+    rows = [row for unit in units for row in done[json.dumps(unit)]]
+    numbers = experiment.numbers(rows, quick, seed, describe())
+    # Renamed when whole: numbers that exist are complete.
+    draft = folder / f"{experiment.name}.json.partial"
+    numbers.save(draft)
+    draft.replace(folder / f"{experiment.name}.json")
+    journal.unlink()
+    return numbers
+
+
+def _read(journal: Path, expected: dict[str, Any]) -> dict[str, Sequence[Row]]:
+    """The finished units; the line that was being written when the process died is cut off."""
+    kept = 0
+    done: dict[str, Sequence[Row]] = {}
+    if journal.exists():
+        lines = journal.read_bytes().splitlines(keepends=True)
+        for i, line in enumerate(lines):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                if i == 0:
+                    _check_same(expected, entry, journal)
+                else:
+                    done[json.dumps(entry["unit"])] = entry["rows"]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(f"{journal}, line {i + 1} is damaged: {error!r}; remove the file") from error
+            kept += len(line)
+    if not kept:
+        text = json.dumps(expected) + "\n"
+        journal.write_text(text, encoding="utf-8")
+        kept = len(text.encode())
+    os.truncate(journal, kept)
+    return done
+
+
+def _check_same(expected: dict[str, Any], found: dict[str, Any], path: Path) -> None:
+    different = [name for name in expected if found.get(name) != expected[name]]
+    if different:
+        said = "; ".join(f"{name} is {found.get(name)!r}, asked for is {expected[name]!r}" for name in different)
+        raise InputError(f"{path} is of another run: {said}; choose another folder, or pass --overwrite")
+
+
+def _measured(
+    experiment: Experiment, units: list[Unit], quick: bool, seed: int, workers: int
+) -> Iterator[tuple[Unit, Sequence[Row]]]:
+    """The units with their rows as they finish, in an order that makes the remaining time easy to tell."""
+    units = random.Random(0).sample(units, len(units))
+    if workers == 1 or len(units) <= 1:
+        for unit in units:
+            yield unit, _measure(experiment.name, unit, seed, quick)
+        return
+    with _processes(min(workers, len(units))) as pool:
+        futures: dict[Future[Sequence[Row]], Unit] = {
+            pool.submit(_measure, experiment.name, unit, seed, quick): unit for unit in units
+        }
+        while futures:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                unit = futures.pop(future)
+                try:
+                    yield unit, future.result()
+                except BrokenProcessPool:
+                    raise SolverError(
+                        "a worker process was killed, perhaps because memory ran out; run the same command again to go "
+                        "on, with fewer --workers"
+                    ) from None
+
+
+def _measure(name: str, unit: Unit, seed: int, quick: bool) -> Sequence[Row]:
+    """The rows of a unit, as JSON has them."""
+    return [plain(row) for row in load(name).measure(unit, seed, quick)]
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes, each on a core of its own; what they have begun is awaited, the rest is dropped."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(begun: Any) -> None:
+    """Take the next core, one thread, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with begun.get_lock():
+        place, begun.value = begun.value, begun.value + 1
+    if hasattr(os, "sched_setaffinity"):
+        mine = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {mine[place % len(mine)]})
+    torch.set_num_threads(1)
+    threadpool_limits(1)
