@@ -1,4 +1,4 @@
-"""The command line: ``unrelu invert``, ``certify``, ``inspect``, ``demo`` and ``benchmark``.
+"""The command line: ``unrelu invert``, ``certify``, ``inspect``, ``demo``, ``reproduce`` and ``benchmark``.
 
 Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
 """
@@ -13,6 +13,8 @@ import typer
 
 from unrelu import __version__
 from unrelu.errors import OptionError, UnreluError
+from unrelu.experiments import MODULES as EXPERIMENTS
+from unrelu.experiments import load as load_experiment
 from unrelu.terminal import (
     network_of,
     options_of,
@@ -241,6 +243,36 @@ def demo(
 
     prepare_output(output, overwrite)
     run_demo(output, Console(quiet=quiet))
+
+
+@app.command()
+def reproduce(
+    figures: Annotated[list[str], typer.Argument(help=f"all, or some of: {', '.join(EXPERIMENTS)}")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the numbers and the pictures.")] = Path(
+        "reproduction"
+    ),
+    quick: Annotated[bool, typer.Option(help="Few runs of each: minutes for all, instead of an hour.")] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of every random choice; the default is that of the page.")
+    ] = 2026,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core]")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Forget what the folder holds of these figures.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run experiments of the paper again: their numbers, pictures and what they say to its claims.
+
+    The folder gets NAME.json, NAME.png and NAME.svg of each, and reproduction.md. Run the same command again to go on
+    after a stop: what is finished is not run again. Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
+    """
+    from rich.console import Console
+
+    from unrelu.experiments.terminal import reproduce as run
+
+    names = list(EXPERIMENTS) if "all" in figures else figures
+    for name in names:
+        load_experiment(name)
+    if not run(names, output, quick, seed, workers, overwrite, Console(quiet=quiet)):
+        raise typer.Exit(130)
 
 
 @app.command()

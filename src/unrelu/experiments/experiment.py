@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from unrelu.errors import InputError
 
-__all__ = ["SEED", "Claim", "Experiment", "Numbers", "Row", "Unit", "Verdict", "random"]
+__all__ = ["SEED", "Claim", "Experiment", "Numbers", "Row", "Unit", "Verdict", "draw_seed", "random"]
 
 # Of the reported runs. Nothing was chosen by looking at what it gives.
 SEED = 2026
@@ -171,6 +171,11 @@ class Experiment:
 def random(seed: int, *key: str | float) -> np.random.Generator:
     """The generator of random numbers that belongs to a key: equal arguments give equal bits, in any process."""
     return np.random.default_rng([seed, *json.dumps(key).encode()])
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed for ``invert``, so that starts differ from unit to unit."""
+    return int(rng.integers(2**31))
 
 
 def plain(row: Row) -> tuple[Any, ...]:

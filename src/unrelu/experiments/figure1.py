@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from unrelu import zoo
 from unrelu.experiments.drawing import cloud, legend, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import NOISES, gaussian_network, noise, oracle, relative_error, run, slope
 
 __all__ = ["EXPERIMENTS"]
@@ -43,11 +43,12 @@ def _measure_random(kind: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
     network = gaussian_network(_SIZES, rng)
     truth = rng.standard_normal((_CODES, _SIZES[0]))
     e = noise(kind, (_CODES, _SIZES[-1]), rng)
+    start = draw_seed(rng)
     rows: list[Row] = []
     for level in _levels(quick):
         y = network(truth) + level * e
         for method in _RANDOM:
-            result = run(method, network, y, seed=seed)
+            result = run(method, network, y, seed=start)
             errors = relative_error(result.z, truth)
             rows += [(unit[0], level, i, method, errors[i], result.seconds[i]) for i in range(_CODES)]
         floor = relative_error(oracle(network, truth, level * e), truth)
@@ -68,9 +69,10 @@ def _measure_trained(kind: str, unit: Unit, seed: int, quick: bool) -> list[Row]
     truth = rng.standard_normal((count, network.latent_dim))
     clean = network(truth)
     e = level * noise(kind, clean.shape, rng)
+    start = draw_seed(rng)
     rows: list[Row] = []
     for method in _ZOO:
-        result = run(method, network, clean + e, seed=seed)
+        result = run(method, network, clean + e, seed=start)
         errors = relative_error(result.z, truth)
         rows += [(batch, level, i, method, errors[i], result.seconds[i]) for i in range(count)]
     floor = relative_error(oracle(network, truth, e), truth)

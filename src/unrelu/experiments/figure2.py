@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binom, binomtest
 
 from unrelu.experiments.drawing import legend, line, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, relative_error, run
 
 __all__ = ["EXPERIMENTS"]
@@ -38,12 +38,12 @@ def _measure(activation: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
     rng = random(seed, activation, *unit)
     network = gaussian_network((k, _HIDDEN, _OUTPUT), rng, activation)
     truth = rng.standard_normal((_CODES, k))
-    y = network(truth)
+    y, start = network(truth), draw_seed(rng)
     rank = np.linalg.matrix_rank(network.jacobian(truth).reshape(_CODES, -1, k))
     rows: list[Row] = [(k, index, i, "identifiable", None, bool(rank[i] == k), None) for i in range(_CODES)]
     extra = [_LONG] if k in _LONG_LATENT and index < _LONG_NETWORKS and not quick else []
     for method in (*_METHODS, *extra):
-        result = run(method, network, y, seed=seed)
+        result = run(method, network, y, seed=start)
         errors = relative_error(result.z, truth)
         rows += [
             (k, index, i, method, errors[i], bool(errors[i] <= _SUCCESS), result.seconds[i]) for i in range(_CODES)

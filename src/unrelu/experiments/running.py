@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,17 +29,17 @@ from unrelu.experiments import load
 from unrelu.experiments.experiment import Experiment, Numbers, Row, Unit, plain
 from unrelu.threads import cores
 
-__all__ = ["Report", "execute", "head"]
+__all__ = ["Report", "execute", "forget", "head"]
 
-# Units done, units in all.
-Report = Callable[[int, int], None]
+# Units done, units in all -> whether to stop when what has begun is finished.
+Report = Callable[[int, int], bool]
 
 
 def execute(
     experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int | None = None,
-    report: Report = lambda done, total: None,
-) -> Numbers:  # fmt: skip
-    """Run what is not finished, write ``NAME.json``, ``NAME.png`` and ``NAME.svg`` into ``folder``.
+    report: Report = lambda done, total: False,
+) -> Numbers | None:  # fmt: skip
+    """Run what is not finished, then write ``NAME.json``, ``NAME.png`` and ``NAME.svg`` into ``folder``.
 
     Args:
         experiment: what to run.
@@ -46,10 +47,10 @@ def execute(
         quick: the small version.
         seed: of all random choices; the rows do not depend on the workers, but for seconds.
         workers: processes, each on one core; by default all cores. 1: in this process.
-        report: told how many units are done.
+        report: told how many units are done; the run stops when it returns True.
 
     Returns:
-        The numbers.
+        The numbers; None if it was stopped, which leaves what is finished in ``NAME.partial.jsonl``.
 
     Raises:
         InputError: the folder holds numbers of another version, seed or size, or a damaged file.
@@ -58,11 +59,19 @@ def execute(
     path = folder / f"{experiment.name}.json"
     if path.exists():
         numbers = Numbers.load(path)
-        _check_same(head(experiment, quick, seed), head(experiment, numbers.quick, numbers.seed), path)
+        _check_same(head(experiment, quick, seed), _head_of(experiment, numbers), path)
+    elif _run(experiment, folder, quick, seed, workers or cores(), report):
+        numbers = _finish(experiment, folder, quick, seed)
     else:
-        numbers = _finish(experiment, folder, quick, seed, workers or cores(), report)
+        return None
     experiment.plot(numbers, folder)
     return numbers
+
+
+def forget(experiment: Experiment, folder: Path) -> None:
+    """Remove what :func:`execute` wrote for an experiment, finished or not."""
+    for suffix in ("json", "partial.jsonl", "png", "svg"):
+        (folder / f"{experiment.name}.{suffix}").unlink(missing_ok=True)
 
 
 def head(experiment: Experiment, quick: bool, seed: int) -> dict[str, Any]:
@@ -71,25 +80,43 @@ def head(experiment: Experiment, quick: bool, seed: int) -> dict[str, Any]:
             "units": len(experiment.units(quick)), "version": __version__}  # fmt: skip
 
 
-def _finish(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int, report: Report) -> Numbers:
-    """Run the units that are not in the journal, then turn it into the numbers."""
+def _head_of(experiment: Experiment, numbers: Numbers) -> dict[str, Any]:
+    """What :func:`head` was when the numbers were made, as far as they tell."""
+    now = head(experiment, numbers.quick, numbers.seed)
+    version = numbers.machine.get("unrelu", __version__)
+    return {**now, "experiment": numbers.experiment, "columns": list(numbers.columns), "version": version}
+
+
+def _run(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int, report: Report) -> bool:
+    """Run the units that are not in the journal; whether all are there now."""
     journal = folder / f"{experiment.name}.partial.jsonl"
-    done = _read(journal, head(experiment, quick, seed))
+    done = set(_read(journal, head(experiment, quick, seed)))
     units = list(experiment.units(quick))
     left = [unit for unit in units if json.dumps(unit) not in done]
-    report(len(done), len(units))
+    finished = len(units) - len(left)
+    stopping = threading.Event()
+    if report(finished, len(units)):
+        return not left
     with journal.open("a", encoding="utf-8") as stream:
-        for unit, rows in _measured(experiment, left, quick, seed, workers):
-            done[json.dumps(unit)] = rows
+        for unit, rows in _measured(experiment, left, quick, seed, workers, stopping):
             stream.write(json.dumps({"unit": unit, "rows": rows}, allow_nan=False) + "\n")
             stream.flush()
-            report(len(done), len(units))
-    rows = [row for unit in units for row in done[json.dumps(unit)]]
+            finished += 1
+            if report(finished, len(units)):
+                stopping.set()
+    return finished == len(units)
+
+
+def _finish(experiment: Experiment, folder: Path, quick: bool, seed: int) -> Numbers:
+    """Turn a journal that has all units into the numbers, in the order of the units."""
+    journal, path = folder / f"{experiment.name}.partial.jsonl", folder / f"{experiment.name}.json"
+    done = _read(journal, head(experiment, quick, seed))
+    rows = [row for unit in experiment.units(quick) for row in done[json.dumps(unit)]]
     numbers = experiment.numbers(rows, quick, seed, describe())
     # Renamed when whole: numbers that exist are complete.
-    draft = folder / f"{experiment.name}.json.partial"
+    draft = path.with_suffix(".json.draft")
     numbers.save(draft)
-    draft.replace(folder / f"{experiment.name}.json")
+    draft.replace(path)
     journal.unlink()
     return numbers
 
@@ -130,18 +157,24 @@ def _check_same(expected: dict[str, Any], found: dict[str, Any], path: Path) -> 
 
 
 def _measured(
-    experiment: Experiment, units: list[Unit], quick: bool, seed: int, workers: int
+    experiment: Experiment, units: list[Unit], quick: bool, seed: int, workers: int, stopping: threading.Event
 ) -> Iterator[tuple[Unit, Sequence[Row]]]:
-    """The units with their rows as they finish, in an order that makes the remaining time easy to tell."""
+    """The units with their rows as they finish, in an order that makes the remaining time easy to tell.
+
+    When ``stopping`` is set, what has begun is finished and the rest is dropped.
+    """
     units = random.Random(0).sample(units, len(units))
     if workers == 1 or len(units) <= 1:
         for unit in units:
+            if stopping.is_set():
+                return
             yield unit, _measure(experiment.name, unit, seed, quick)
         return
     with _processes(min(workers, len(units))) as pool:
-        futures: dict[Future[Sequence[Row]], Unit] = {
-            pool.submit(_measure, experiment.name, unit, seed, quick): unit for unit in units
-        }
+        with _without_interrupts():  # a process that starts up would die of a Ctrl-C that is meant for this one
+            futures: dict[Future[Sequence[Row]], Unit] = {
+                pool.submit(_measure, experiment.name, unit, seed, quick): unit for unit in units
+            }
         while futures:
             for future in wait(futures, return_when=FIRST_COMPLETED).done:
                 unit = futures.pop(future)
@@ -152,6 +185,8 @@ def _measured(
                         "a worker process was killed, perhaps because memory ran out; run the same command again to go "
                         "on, with fewer --workers"
                     ) from None
+            if stopping.is_set():
+                futures = {future: unit for future, unit in futures.items() if not future.cancel()}
 
 
 def _measure(name: str, unit: Unit, seed: int, quick: bool) -> Sequence[Row]:
@@ -170,9 +205,23 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C is ignored here, and by the processes that are started here; only the main thread can tell."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _begin(begun: Any) -> None:
-    """Take the next core, one thread, and leave Ctrl-C to the parent."""
+    """In a fresh process: take the next core, one thread, leave Ctrl-C to the parent, and end when it has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with begun.get_lock():
         place, begun.value = begun.value, begun.value + 1
     if hasattr(os, "sched_setaffinity"):
@@ -180,3 +229,11 @@ def _begin(begun: Any) -> None:
         os.sched_setaffinity(0, {mine[place % len(mine)]})
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def _end_with_parent() -> None:
+    """A process of a pool waits for work for ever, also when nobody is left to send any."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
