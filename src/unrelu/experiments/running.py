@@ -168,7 +168,7 @@ def _measured(
         for unit in units:
             if stopping.is_set():
                 return
-            yield unit, _measure(experiment.name, unit, seed, quick)
+            yield unit, [plain(row) for row in experiment.measure(unit, seed, quick)]
         return
     with _processes(min(workers, len(units))) as pool:
         with _without_interrupts():  # a process that starts up would die of a Ctrl-C that is meant for this one
