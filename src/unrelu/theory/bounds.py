@@ -201,7 +201,7 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
 
     The constants are certified (:func:`c_inf`), and the tolerances of the layer programs are counted: no
     :math:`e_i` is below 2e-10 of the layer's largest output. The true outputs are computed in double precision. The
-    bound is about runs that end with the status CONVERGED.
+    bound is about runs in which every program was solved, not about those that end with TIME_LIMIT or SOLVER_FAILED.
 
     Args:
         network: ReLU layers without biases.
@@ -242,8 +242,7 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
         rows.append(len(bright))
         constants.append(constant)
         handed = end / max(1.0, system.gain)
-    first = (tuple(reversed(values)) for values in (errors, thresholds, constants))
-    return RecoveryBound(*first, tuple(reversed(rows)))
+    return RecoveryBound(tuple(errors[::-1]), tuple(thresholds[::-1]), tuple(constants[::-1]), tuple(rows[::-1]))
 
 
 def _dense(system: LayerSystem) -> Array:
