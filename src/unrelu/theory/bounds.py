@@ -203,6 +203,9 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
     :math:`e_i` is below 2e-10 of the layer's largest output. The true outputs are computed in double precision. The
     bound is about runs in which every program was solved, not about those that end with TIME_LIMIT or SOLVER_FAILED.
 
+    On the paper's (20, 100, 500) network a bound takes 4 s and is some 1,000 eps, where uniform noise moves the code by
+    5 eps: the constants are for the worst direction of each layer, and for noise that knows it.
+
     Args:
         network: ReLU layers without biases.
         z: the true code, (k,).

@@ -41,9 +41,9 @@ Array = npt.NDArray[np.float64]
 _UNIT = 2.0**-53
 # More than all products that are too small to be numbers.
 _TINY = 1e-290
-# 2^(k - 1) sign vectors up to here: half a second.
+# 2^(k - 1) sign vectors up to here: less than a second.
 _ENUMERABLE = 10
-# k^2 m up to which the best left inverse is computed: 5 s. Beyond, the pseudo-inverse is taken.
+# k^2 m up to which the best left inverse is computed: ten seconds. Beyond, the pseudo-inverse is taken.
 _SOLVABLE = 200_000
 # Vectors from which the search for the worst rows descends, and steps that it takes at most.
 _STARTS, _STEPS = 50, 100
@@ -86,7 +86,7 @@ def c_inf(matrix: npt.ArrayLike) -> Bracket:
         = \min_j \frac{1}{\min \{ |\lambda|_1 : W^T \lambda = e_j \}}
 
     by at most k linear programs; lower and upper agree to about 1e-10. It takes 0.03 s for 100 x 20 Gaussian rows and
-    4 s for 500 x 100.
+    some 5 s for 500 x 100.
 
     Args:
         matrix: W, (m, k): the rows I of a layer.
@@ -112,7 +112,7 @@ def c_1(matrix: npt.ArrayLike) -> Bracket:
     Up to k = 10, lower and upper agree to about 1e-10, by :math:`2^{k-1}` linear programs, one for each pattern of
     signs of v. For more columns the lower bound is that of the best left inverse L, a linear program, or where
     :math:`k^2 m` is beyond 200,000 that of the pseudo-inverse; the upper bound is from a search. For 100 x 20 Gaussian
-    rows they are 7.5 and 10.7, after 0.6 s.
+    rows they are 7.5 and 10.7, after a second.
 
     Args:
         matrix: W, (m, k): the rows I of a layer.
@@ -137,7 +137,7 @@ def c_inf_upper(matrix: npt.ArrayLike, m: int, samples: int = 1000, seed: int = 
     for any v, with :math:`|W v|_{(m)}` the m-th smallest of :math:`|w_j^T v|`. From the best sampled v, I becomes the m
     rows with the smallest :math:`|w_j^T v|`, then v the best vector for this I with the same largest coordinate, and so
     on until nothing falls. What was found is a set of rows, so the bound is certain; whether there is a worse set is
-    not known. It takes 0.2 s for 50 of 100 x 20 rows.
+    not known. It takes 0.5 s for 50 of 100 x 20 rows.
 
     Args:
         matrix: W, (n, k).
