@@ -377,10 +377,7 @@ def test_the_command_prints_the_claims_and_writes_the_page(tmp_path, fig2a):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["fig9"], "experiment 'fig9' is unknown"),
-        (["fig2a", "fig9"], "experiment 'fig9' is unknown"),
-    ],
+    [(["fig9"], "experiment 'fig9' is unknown"), (["fig2a", "fig9"], "experiment 'fig9' is unknown")],
 )
 def test_nothing_is_begun_for_an_unknown_figure(tmp_path, arguments, said):
     result = CliRunner().invoke(cli.app, ["reproduce", *arguments, "-o", str(tmp_path / "out")])

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unrelu import errors, hardness, zoo
+    from unrelu import errors, hardness, theory, zoo
     from unrelu.certification import certify
     from unrelu.generator import Generator
     from unrelu.inspection import inspect
@@ -45,6 +45,7 @@ __all__ = [
     "inspect",
     "invert",
     "load",
+    "theory",
     "zoo",
 ]
 
@@ -71,7 +72,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "hardness", "zoo"):
+    if name in ("errors", "hardness", "theory", "zoo"):
         value: Any = import_module(f"unrelu.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)

@@ -15,11 +15,10 @@ from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
 from unrelu.proofs import local_rank, obstacle, unique
+from unrelu.theory import ASSUMED_EXPANSION
 
 __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
 
-# n >= 2.1 k of the paper's Assumption 1.
-ASSUMED_EXPANSION = 2.1
 # Beyond that, proofs of the zoo's networks did not end in minutes.
 _MANY = 300
 

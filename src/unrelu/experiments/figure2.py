@@ -6,11 +6,12 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import binom, binomtest
+from scipy.stats import binomtest
 
 from unrelu.experiments.drawing import legend, line, panels, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, relative_error, run
+from unrelu.theory import identifiable_probability
 
 __all__ = ["EXPERIMENTS"]
 
@@ -52,10 +53,8 @@ def _measure(activation: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
 
 
 def _closed_form(activation: str, k: float) -> float:
-    """The probability that the Jacobian has rank k: at least k neurons on in both layers, each with probability 1/2."""
-    if activation != "relu":
-        return 1.0
-    return float(binom.sf(k - 1, _HIDDEN, 0.5) * binom.sf(k - 1, _OUTPUT, 0.5))
+    """The probability that the Jacobian has rank k."""
+    return identifiable_probability((int(k), _HIDDEN, _OUTPUT), activation)
 
 
 def _share(numbers: Numbers, method: str, k: float) -> tuple[int, int]:

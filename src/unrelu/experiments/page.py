@@ -29,7 +29,7 @@ _DIFFERENCES = """\
 What we run follows the text, but for three things:
 
 - Hidden layers also get h >= 0, as in the released code: they are outputs of a ReLU.
-- The threshold that one layer ends with is where the next layer starts, divided by the largest length of that layer's
+- The threshold that one layer ends with is where the next layer starts, divided by the median length of that layer's
   rows if that is above 1. The released code hands it down as it is; the theory has eps (1/c)^(d - i), with a c that
   nobody knows.
 - The released code stops its relaxed variant by the errors of the *true* hidden layers, which a user does not have.
