@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench docs zoo clean clean-kernels
+.PHONY: demo test check format bench reproduce reproduce-quick docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,16 @@ bench: $(VENV)/.check
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/degenerate.py
 	for what in layers throughput network cold-start search certify; do \
 	  OMP_NUM_THREADS=1 $(BIN)/unrelu benchmark $$what --output benchmark-$$what --overwrite || exit 1; done
+
+## every figure and claim of the paper on a small scale, into reproduction-quick/ (minutes)
+reproduce-quick: $(VENV)/.check
+	$(BIN)/unrelu reproduce all --quick --output reproduction-quick
+
+## every figure and claim of the paper, and the page of the documentation from their numbers (an hour; goes on after a stop)
+reproduce: $(VENV)/.check
+	$(BIN)/unrelu reproduce all --output reproduction
+	cp reproduction/*.json reproduction/*.png reproduction/*.svg docs/reproduction/
+	$(MAKE) docs
 
 ## the documentation as HTML in docs/_build
 docs: $(VENV)/.check

@@ -1,9 +1,10 @@
-"""Sphinx configuration: Markdown pages, and the reference from the docstrings and the registry of methods."""
+"""Sphinx configuration: Markdown pages, the reference from the docstrings and the registry of methods, the paper's claims from numbers."""
 
 import dataclasses
 from pathlib import Path
 
 import unrelu
+from unrelu.experiments.page import page
 from unrelu.methods import METHODS
 
 project = "unrelu"
@@ -36,4 +37,13 @@ def write_method_page() -> None:
         page.write_text(text, encoding="utf-8")
 
 
+def write_reproduction_page() -> None:
+    """Write the page of the paper's claims from the numbers that the experiments saved."""
+    here = Path(__file__).parent
+    target, text = here / "reproduction.md", page(here / "reproduction", "reproduction/")
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
+        target.write_text(text, encoding="utf-8")
+
+
 write_method_page()
+write_reproduction_page()

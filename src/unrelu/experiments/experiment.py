@@ -97,7 +97,7 @@ class Numbers:
         return list(dict.fromkeys(row[place] for row in self.rows))
 
     def save(self, path: Path) -> None:
-        """Write JSON, one row a line; numbers get 6 digits, and null where they are not finite."""
+        """Write JSON, one row a line; numbers get 4 digits, and null where they are not finite."""
         head = {name: getattr(self, name) for name in ("experiment", "quick", "seed", "machine", "columns")}
         lines = ",\n".join(json.dumps(plain(row), allow_nan=False) for row in self.rows)
         text = json.dumps(head, indent=1)[:-2]
@@ -179,12 +179,12 @@ def draw_seed(rng: np.random.Generator) -> int:
 
 
 def plain(row: Row) -> tuple[Any, ...]:
-    """Entries as JSON has them: NumPy's numbers as Python's, 6 digits, None for what is not finite."""
+    """Entries as JSON has them: NumPy's numbers as Python's, 4 digits, None for what is not finite."""
     return tuple(_plain(entry) for entry in row)
 
 
 def _plain(entry: Any) -> Any:
     entry = entry.tolist() if isinstance(entry, np.generic | np.ndarray) else entry
     if isinstance(entry, float):
-        return float(f"{entry:.6g}") if math.isfinite(entry) else None
+        return float(f"{entry:.4g}") if math.isfinite(entry) else None
     return [_plain(part) for part in entry] if isinstance(entry, list | tuple) else entry
