@@ -20,11 +20,15 @@ COLUMN, PAGE = 3.5, 7.2
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is drawn everywhere: a colour and a marker that tell it without colour vision."""
+    """How a method is drawn everywhere: a colour and a marker that tell it without colour vision.
+
+    Wide lines lie below narrow ones, so that methods which coincide are all seen.
+    """
 
     color: str
     marker: str
     line: str = "-"
+    width: float = 1.3
 
 
 # The palette of Okabe and Ito.
@@ -39,8 +43,8 @@ STYLES = {
     "GD, 10,000 steps": Style("#d55e00", "+", "--"),
     "adam": Style("#d55e00", "P", "--"),
     "lm": Style("#8c6bb1", "D"),
-    "auto": Style("#009e73", "^"),
-    "oracle": Style("#000000", "", ":"),
+    "auto": Style("#009e73", "^", width=3.0),
+    "oracle": Style("#000000", "", ":", 1.0),
 }
 
 
@@ -81,15 +85,16 @@ def cloud(
 
 
 def line(
-    axis: Axes, x: Sequence[float], y: Sequence[float], label: str, style: Style | None = None, width: float = 1.3
+    axis: Axes, x: Sequence[float], y: Sequence[float], label: str, style: Style | None = None, width: float = 0.0
 ) -> None:  # fmt: skip
-    """A line through one marked point a group."""
+    """A line through one marked point a group; ``width`` if it is not that of the style."""
     style = style or STYLES[label]
+    width = width or style.width
     thin = style.marker in ("x", "+")
     axis.plot(
         x, y, style.line, marker=style.marker, color=style.color, label=label, linewidth=width,
         markersize=3.2 + width / 1.6, markeredgecolor=style.color if thin else "white",
-        markeredgewidth=1.0 if thin else 0.5, zorder=4,
+        markeredgewidth=1.0 if thin else 0.5, zorder=4 - 0.1 * width,
     )  # fmt: skip
 
 
