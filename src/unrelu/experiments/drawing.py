@@ -92,8 +92,8 @@ def line(
     width = width or style.width
     thin = style.marker in ("x", "+")
     axis.plot(
-        x, y, style.line, marker=style.marker, color=style.color, label=label, linewidth=width,
-        markersize=3.2 + width / 1.6, markeredgecolor=style.color if thin else "white",
+        x, y, style.line, marker=style.marker, color=style.color, label=label.removesuffix(", trained"),
+        linewidth=width, markersize=3.2 + width / 1.6, markeredgecolor=style.color if thin else "white",
         markeredgewidth=1.0 if thin else 0.5, zorder=4 - 0.1 * width,
     )  # fmt: skip
 
