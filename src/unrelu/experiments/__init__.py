@@ -26,6 +26,8 @@ MODULES = {
     "fig2a": "figure2",
     "fig2b": "figure2",
     "fig3": "figure3",
+    "fig4": "figure4",
+    "measurements": "measurements",
 }
 
 

@@ -154,12 +154,12 @@ def grid_of_images(
     Returns:
         The figure, and the part of it under the grid, if there is one.
     """
-    size = (width - 0.9) / len(columns)
+    size = min((width - 0.9) / len(columns), 0.8)
     height = size * len(images) + 0.35
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     figure = Figure(figsize=(width, height + below), layout=tight)
-    upper, rest = figure.subfigures(2, 1, height_ratios=(height, below)) if below else (figure, None)
-    axes = upper.subplots(len(images), len(columns), squeeze=False)
+    parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=(height, below) if below else None)
+    axes = parts[0, 0].subplots(len(images), len(columns), squeeze=False)
     for line, pictures, label in zip(axes, images, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             axis.xaxis.set_major_locator(FixedLocator([]))
@@ -175,5 +175,7 @@ def grid_of_images(
         line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
     for axis, label in zip(axes[0], columns, strict=True):
         axis.set_title(" ", fontsize=7)  # the room for the label, which is not to widen its column
-        axis.text(0, 1.08, label, fontsize=7, transform=axis.transAxes).set_in_layout(False)
-    return figure, rest
+        axis.annotate(
+            label, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7
+        ).set_in_layout(False)
+    return figure, parts[1, 0] if below else None

@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 _NETWORK = "mnist-relu"
 _SIDE = 28
 _VARIANCE = 0.3
-# The paper's text has N(0, a) for what its Figure 1 calls the level a, so that 0.3 may have been meant as the deviation.
+# The paper writes N(0, a) for noise of level a, so that 0.3 may have been meant as the deviation.
 _LEVELS = {"variance 0.3": _VARIANCE**0.5, "deviation 0.3": 0.3}
 _READ = "variance 0.3"
 _SOURCES = ("generated", "real")
@@ -155,8 +155,8 @@ def _claims(numbers: Numbers) -> list[Claim]:
             "Figure 3", "linf's reconstructions are clearly closer to the ground truth than gradient descent's",
             ". ".join(said),
             Verdict.of(least >= 0.75, most > 0.5),
-            "the largest error of 784 pixels is mostly the noise of one; the sum of squares, which gradient descent goes "
-            "down, averages the noise of all",
+            "the largest error of 784 pixels is mostly the noise of one; the sum of squares, which gradient descent "
+            "minimises, averages the noise of all",
         ),
         Claim(
             "Section 5.2", "linf almost perfectly denoises",
@@ -193,7 +193,7 @@ EXPERIMENTS = {
             f"The zoo's `{_NETWORK}`, 20-60-784. {_BATCH * _BATCHES} of its own pictures, codes N(0, I), as in the "
             f"paper, and {_BATCH * _BATCHES} real digits that were held out of its training, with Gaussian noise of "
             "variance 0.3 on every pixel; once more with a standard deviation of 0.3, as the paper writes N(0, a) for "
-            f"noise of level a. The first {_DRAWN} of either are drawn. GD makes up to 10,000 steps of length 1e-3 from "
+            f"level a. The first {_DRAWN} of either are drawn. GD makes up to 10,000 steps of length 1e-3 from "
             "a normal start. Only the last method is told the noise, and that codes are N(0, I). MSE: mean square of "
             "the picture's error against the clean one. The oracle is least squares with all ReLU signs known."
         ),
