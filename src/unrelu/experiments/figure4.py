@@ -163,7 +163,7 @@ def _summary(figure: Figure | SubFigure, numbers: Numbers) -> None:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FixedFormatter([f"{chr(97 + i)})" for i in range(len(masks))]))
         axis.grid(visible=False, axis="x")
-    legend(figure, left, 4)
+    legend(figure, left, 5)
 
 
 def _column(numbers: Numbers, name: str, method: str, mask: str | None = None) -> Array:
@@ -242,7 +242,7 @@ EXPERIMENTS = {
             "up to 50 projections, and `lm` the same with Levenberg-Marquardt inside. `linf` is layer-wise on "
             f"the observed pixels. GD makes up to 10,000 steps of length 1e-3, adam is CSGM's with {_ADAM_STARTS} "
             "starts. An instance is identifiable if the Jacobian of the observed pixels at its code has rank 20. "
-            "Blank: the mean square of the hidden pixels."
+            "Blank: the mean square of the hidden pixels. Errors below 1e-17 are drawn there."
         ),
         columns=("mask", "image", "method", "error", "mse", "success", "code", "seconds"),
         units=_units,
