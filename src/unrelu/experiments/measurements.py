@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 _NETWORK = "mnist-relu"
 _SIDE, _LATENT = 28, 20
 _MEASUREMENTS = (10, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 400, 500, 750)
-_QUICK = (25, 100, 300)
+_QUICK = (25, 300)
 _SOURCES = ("generated", "real")
 _COUNT, _COUNT_QUICK = 20, 2  # pictures of each source
 _NOISE = 0.1  # the norm of the noise, as in CSGM
@@ -123,6 +123,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     else:
         told = np.linalg.matrix_rank(a @ network.jacobian(truth)) == network.latent_dim
         rows = [(source, m, i, "blank", blank[i], None, told[i], None, None) for i in range(len(x))]
+        rows += _oracle(m, a @ network.jacobian(truth), y - x @ a.T, truth)
     for method, (name, options) in _RUN.items():
         prior = _NOISE**2 / m if method == "auto, prior" else 0.0
         result = invert(network, y, name, operator=a, prior=prior, seed=seed, **options)
@@ -135,6 +136,13 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         mse = ((_sparse(basis, a, y, (share,), _STEPS)[0] - x) ** 2).mean(axis=1)
         rows += [(source, m, i, name, mse[i], None, None, share, None) for i in range(len(x))]
     return rows
+
+
+def _oracle(m: int, jacobian: Array, e: Array, truth: Array) -> list[Row]:
+    """z* + (A J)^+ e: least squares with all ReLU signs known; with m < k it also knows what A J does not tell."""
+    moved = np.stack([np.linalg.lstsq(j, r, rcond=None)[0] for j, r in zip(jacobian, e, strict=True)])
+    errors = relative_error(truth + moved, truth)
+    return [("generated", m, i, "oracle", None, error, None, None, None) for i, error in enumerate(errors)]
 
 
 def _bases() -> dict[str, Array]:
@@ -222,16 +230,18 @@ def _published(numbers: Numbers, method: str) -> tuple[Verdict, str]:
         f"{source}: {min(v):.3g} to {max(v):.3g} times fewer" if v else f"{source}: never"
         for source, v in reached.items()
     )
-    said += f"; on real digits the Lasso is out of reach from m = {min(never)} on" if never else ""
+    said += f"; on real digits no m gives the error of the Lasso from {min(never)} or more" if never else ""
     real = reached["real"]
-    return Verdict.of(bool(real) and min(real) >= _PUBLISHED, bool(real) and max(real) >= _PUBLISHED), said
+    return Verdict.of(not never and min(real) >= _PUBLISHED, bool(real) and max(real) >= _PUBLISHED), said
 
 
 def _claims(numbers: Numbers) -> list[Claim]:
     adam, ours = (_published(numbers, method) for method in ("adam", "auto"))
     told = {m: float(numbers.column("told", source="generated", m=m, method="blank").astype(float).mean())
             for m in numbers.distinct("m")}  # fmt: skip
-    shares = {method: _recovered(numbers, method) for method in _RUN}
+    shares = {method: _recovered(numbers, method) for method in (*_RUN, "oracle")}
+    behind = {m: shares["oracle"][m] - shares["auto"][m] for m in numbers.distinct("m") if m > _LATENT}
+    far = [m for m, gap in behind.items() if gap > 0.05]
     from_ = {method: _enough(numbers, share) for method, share in shares.items()}
     auto = [m for m in shares["auto"] if from_["auto"] == f"m = {m}"]
     largest = max(numbers.distinct("m"))
@@ -243,7 +253,7 @@ def _claims(numbers: Numbers) -> list[Claim]:
             "Bora et al. 2017", "CSGM needs 5-10 times fewer measurements than the Lasso for the same error",
             f"adam, 10 starts, against the best of three bases at m of {_LEAST} and more: {adam[1]}",
             adam[0],
-            "where the Lasso gets near the error with which the generator draws real digits, the gain is smaller",
+            "no number of measurements brings the error on real digits below that with which the generator draws them",
         ),
         Claim(
             "Bora et al. 2017", "with many measurements the Lasso is better on real digits, as no code gives them",
@@ -262,7 +272,14 @@ def _claims(numbers: Numbers) -> list[Claim]:
             + ", ".join(f"{method} from {start}" for method, start in from_.items())
             + f"; identifiable by rank in at least 95% from {_enough(numbers, told)}",
             Verdict.of(bool(auto) and auto[0] <= 2.5 * _LATENT, bool(auto)),
-            "with little more than k measurements other codes fit nearly as well",
+            "along some directions the picture hardly changes, and the noise moves the code: the oracle's, too",
+        ),
+        Claim(
+            "unrelu", "from more than k measurements, auto recovers the code as often as the oracle",
+            "share of auto, the oracle: "
+            + ", ".join(f"m = {m} {shares['auto'][m]:.0%}, {shares['oracle'][m]:.0%}" for m in behind),
+            Verdict.of(not far, all(m < 2.5 * _LATENT for m in far)),
+            "with little more than k measurements a code on another linear piece may fit as well",
         ),
         Claim(
             "unrelu", "the prior of the codes helps with few measurements of real digits",
@@ -297,7 +314,7 @@ EXPERIMENTS = {
             "weight of |z|². The Lasso takes pictures for sparse in pixels, in the cosine transform or in Haar "
             f"wavelets of 2 levels; its weight has the least median error on {_TUNED} other pictures under another "
             f"matrix, out of {len(_SHARES)}, for every m, source and basis. Its negative pixels are set to 0. "
-            "Lines are medians, dots are runs."
+            "Lines are medians, dots are runs. The oracle is least squares with all ReLU signs known."
         ),
         columns=("source", "m", "image", "method", "mse", "error", "told", "weight", "seconds"),
         units=_units,
