@@ -25,6 +25,9 @@ MODULES = {
     "fig1d": "figure1",
     "fig2a": "figure2",
     "fig2b": "figure2",
+    "fig3": "figure3",
+    "fig4": "figure4",
+    "measurements": "measurements",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
@@ -44,6 +44,13 @@ STYLES = {
     "adam": Style("#d55e00", "P", "--"),
     "lm": Style("#8c6bb1", "D"),
     "auto": Style("#009e73", "^", width=3.0),
+    "auto, prior": Style("#000000", "*", "--"),
+    "projected": Style("#cc79a7", "v"),
+    "projected, filling": Style("#e69f00", "s", "--"),
+    "projected, lm": Style("#56b4e9", "<"),
+    "lasso, pixels": Style("#56b4e9", "<", ":"),
+    "lasso, DCT": Style("#e69f00", "s", ":"),
+    "lasso, wavelets": Style("#cc79a7", "v", ":"),
     "oracle": Style("#000000", "", ":", 1.0),
 }
 
@@ -125,7 +132,7 @@ def power(value: float, _: object = None) -> str:
     return f"{value:g}"
 
 
-def legend(figure: Figure, axis: Axes, columns: int = 3) -> None:
+def legend(figure: Figure | SubFigure, axis: Axes, columns: int = 3) -> None:
     """The methods once, above the panels; entries that several panels share appear once."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(
@@ -136,13 +143,28 @@ def legend(figure: Figure, axis: Axes, columns: int = 3) -> None:
 
 def grid_of_images(
     images: Sequence[Sequence[npt.NDArray[np.float64] | None]], rows: Sequence[str], columns: Sequence[str],
-    width: float = PAGE, low: float = 0.0, high: float = 1.0,
-) -> Figure:  # fmt: skip
-    """Pictures in rows and columns with a label each; NaN pixels are hatched blue, what is None stays empty."""
-    size = (width - 0.9) / len(columns)
+    width: float = PAGE, low: float = 0.0, high: float = 1.0, below: float = 0.0,
+) -> tuple[Figure, SubFigure | None]:  # fmt: skip
+    """Pictures in rows and columns with a label each; NaN pixels are light blue, what is None stays empty.
+
+    A label of a column may be longer than the column is wide, if those of the next ones are empty.
+
+    Args:
+        images: arrays (height, width), a row of the picture each.
+        rows, columns: the labels.
+        width: of the figure, inches.
+        low, high: the pixel values that are white and black.
+        below: inches to leave under the grid.
+
+    Returns:
+        The figure, and the part of it under the grid, if there is one.
+    """
+    size = min((width - 0.9) / len(columns), 0.8)
+    height = size * len(images) + 0.35
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
-    figure = Figure(figsize=(width, size * len(images) + 0.35), layout=tight)
-    axes = figure.subplots(len(images), len(columns), squeeze=False)
+    figure = Figure(figsize=(width, height + below), layout=tight)
+    parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=(height, below) if below else None)
+    axes = parts[0, 0].subplots(len(images), len(columns), squeeze=False)
     for line, pictures, label in zip(axes, images, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             axis.xaxis.set_major_locator(FixedLocator([]))
@@ -157,5 +179,8 @@ def grid_of_images(
             axis.imshow(picture, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
         line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
     for axis, label in zip(axes[0], columns, strict=True):
-        axis.set_title(label, fontsize=7)
-    return figure
+        axis.set_title(" ", fontsize=7)  # the room for the label, which is not to widen its column
+        axis.annotate(
+            label, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7
+        ).set_in_layout(False)
+    return figure, parts[1, 0] if below else None
