@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from unrelu import zoo
 from unrelu.experiments.drawing import grid_of_images
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import METHODS, oracle, relative_error
 from unrelu.solve import invert
 
@@ -62,6 +62,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     network = zoo.load(_NETWORK)
     truth, clean, noise = _instances(unit, seed, quick)
     count, deviation = len(truth), _LEVELS[level]
+    start = draw_seed(random(seed, "fig3, starts", batch))
     rows: list[Row] = []
 
     def record(method: str, z: Array, x: Array, seconds: npt.NDArray[np.float64] | None) -> None:
@@ -77,13 +78,13 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     for method in _RUN:
         name, options = METHODS[method.removesuffix(", prior")]
         given = {"noise": f"gaussian:{deviation:.6f}", "prior": deviation**2} if method == "auto, prior" else {}
-        result = invert(network, clean + noise, name, seed=seed, **options, **given)
+        result = invert(network, clean + noise, name, seed=start, **options, **given)
         record(method, result.z, result.x, result.seconds)
     z = oracle(network, truth, noise[:count])
     # On the linear piece of the true code: at this noise z may lie on another one, where it is no oracle.
     moved = np.einsum("bnk,bk->bn", network.jacobian(truth), z - truth)
     record("oracle", z, clean[:count] + moved, None)
-    result = invert(network, clean, "auto", seed=seed)
+    result = invert(network, clean, "auto", seed=start)
     record(_BEST, result.z, result.x, result.seconds)
     return rows
 

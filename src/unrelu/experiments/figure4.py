@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLoca
 
 from unrelu import zoo
 from unrelu.experiments.drawing import STYLES, grid_of_images, legend, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import METHODS, relative_error
 from unrelu.solve import invert
 
@@ -93,12 +93,12 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     def off(x: Array) -> Array:
         return np.asarray(((x - clean) ** 2 * ~visible).sum(axis=1) / (~visible).sum(axis=1))
 
-    blank = off(np.zeros_like(clean))
+    blank, start = off(np.zeros_like(clean)), draw_seed(random(seed, "fig4, starts", batch))
     rows: list[Row] = [(*name, "identifiable", None, blank[i], told[i], None, None) for i, name in enumerate(names)]
     z = None
     for method, (name, options) in (*_RUN.items(), _FINISHED):
         result = invert(
-            network, np.where(visible, clean, 0), name, operator=visible, seed=seed, z0=z if name == "lm" else None,
+            network, np.where(visible, clean, 0), name, operator=visible, seed=start, z0=z if name == "lm" else None,
             **options,
         )  # fmt: skip
         z = result.z if method == "GD" else z

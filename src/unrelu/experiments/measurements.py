@@ -13,7 +13,7 @@ from scipy.fft import dct
 
 from unrelu import zoo
 from unrelu.experiments.drawing import cloud, legend, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import relative_error
 from unrelu.solve import invert
 
@@ -117,7 +117,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     network = zoo.load(_NETWORK)
     truth, x = _pictures(source, False, _COUNT_QUICK if quick else _COUNT, seed)
     a, y = _observe(x, m, random(seed, "measurements", *unit))
-    blank = (x**2).mean(axis=1)
+    blank, start = (x**2).mean(axis=1), draw_seed(random(seed, "measurements, starts", *unit))
     if truth is None:
         rows: list[Row] = [(source, m, i, "blank", blank[i], None, None, None, None) for i in range(len(x))]
     else:
@@ -126,7 +126,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         rows += _oracle(m, a @ network.jacobian(truth), y - x @ a.T, truth)
     for method, (name, options) in _RUN.items():
         prior = _NOISE**2 / m if method == "auto, prior" else 0.0
-        result = invert(network, y, name, operator=a, prior=prior, seed=seed, **options)
+        result = invert(network, y, name, operator=a, prior=prior, seed=start, **options)
         mse = ((np.nan_to_num(result.x) - x) ** 2).mean(axis=1)
         errors = [None] * len(x) if truth is None else relative_error(result.z, truth)
         rows += [(source, m, i, method, mse[i], errors[i], None, None, result.seconds[i]) for i in range(len(x))]
