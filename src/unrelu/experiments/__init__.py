@@ -25,6 +25,8 @@ MODULES = {
     "fig1d": "figure1",
     "fig2a": "figure2",
     "fig2b": "figure2",
+    "bounds": "bounds",
+    "constants": "constants",
 }
 
 
