@@ -25,11 +25,14 @@ _EXPANSION = 5
 _LEVELS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _LEVELS_QUICK = (1e-6, 1e-4, 1e-2)
 _DRAWS = 10  # of random noise, at each level
+_KEPT = 10  # candidates for the worst noise at the smallest level that are tried at the others
 # (k, depth) and how many networks. Constants of the l1-norm are out of reach for the wide layers of the others.
 _LINF = {(4, 1): 20, (8, 1): 20, (4, 2): 20, (8, 2): 20, (20, 2): 4, (3, 3): 6}
-_L1 = {(4, 1): 20, (8, 1): 20, (4, 2): 20, (3, 3): 6}
+_L1 = {(4, 1): 20, (8, 1): 20, (4, 2): 20, (3, 3): 4}
 _QUICK = ((4, 1), (4, 2))
 _THEOREM = {"linf": "Theorem 3", "l1": "Theorem 4"}
+# Noise J v attains half of a bound for one layer, but for the tolerances that the bound has room for.
+_HALF = 2.001
 # What a row is about.
 _RANDOM, _WORST, _CERTIFIED, _SEARCHED, _LIMIT = "random noise", "worst found", "certified", "searched", "limit"
 _STYLES = {
@@ -53,7 +56,7 @@ def _units(quick: bool) -> list[Unit]:
         for norm, shapes in (("linf", _LINF), ("l1", _L1))
         for shape, count in shapes.items()
         if shape in _QUICK or not quick
-        for network in range(3 if quick else count)
+        for network in range(2 if quick else count)
     ]
 
 
@@ -71,6 +74,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     rows: list[Row] = []
     for level in _LEVELS_QUICK if quick else _LEVELS:
         errors = _errors(network, z, level * np.concatenate([e, bad]), norm, start)
+        bad = bad[np.argsort(-errors[_DRAWS:], kind="stable")[:_KEPT]]
         found = [(_RANDOM, i, error) for i, error in enumerate(errors[:_DRAWS])]
         found += [(_WORST, 0, errors.max()), (_CERTIFIED, 0, certified(level)), (_SEARCHED, 0, searched(level))]
         found += [(_LIMIT, 0, limit)] if norm == "linf" else []
@@ -149,7 +153,7 @@ def _shapes(numbers: Numbers) -> list[tuple[int, int]]:
 
 
 def _values(numbers: Numbers, what: str, **where: float | str) -> Array:
-    return np.nan_to_num(numbers.column("value", what=what, **where).astype(float), nan=np.inf)
+    return np.asarray(np.nan_to_num(numbers.column("value", what=what, **where).astype(float), nan=np.inf))
 
 
 def _draw(numbers: Numbers) -> Figure:
@@ -163,7 +167,7 @@ def _draw(numbers: Numbers) -> Figure:
             xlabel, ylabel = rf"noise $|e|_{{{sign}}}$", rf"$|z - z^*|_{{{sign}}}$"
             tidy(axis, xlabel, ylabel, f"{norm}, {_name(k, depth)}", log="xy")
         _draw_looseness(row[2], chosen)
-        tidy(row[2], "", "median bound / worst error found", f"{norm}, how loose", log="y")
+        tidy(row[2], "", "bound / worst error", f"{norm}, how loose", log="y")
     legend(figure, axes[0], 2)
     return figure
 
@@ -188,7 +192,9 @@ def _draw_looseness(axis: Axes, numbers: Numbers) -> None:
         points = [float(np.median(r)) if len(r) else math.inf for r in ratios]
         axis.plot(range(len(shapes)), points, style.marker, color=style.color, markersize=4.5, zorder=4)
         for at, group in enumerate(ratios):
-            axis.plot(np.full(len(group), at), group, ".", color=style.color, markersize=2, markeredgewidth=0, alpha=0.5)
+            axis.plot(
+                np.full(len(group), at), group, ".", color=style.color, markersize=2, markeredgewidth=0, alpha=0.5
+            )
     axis.axhline(1, color="0.4", linewidth=0.8)
     axis.set_xlim(-0.5, len(shapes) - 0.5)
     axis.set_xticks(range(len(shapes)), [_name(k, d) for k, d in shapes], rotation=35, ha="right")
@@ -235,41 +241,28 @@ def _bound_claims(numbers: Numbers, norm: str) -> list[Claim]:
     above, count = _violations(numbers)
     sign = "|z - z*|_inf <= (2/c_inf)^d eps" if norm == "linf" else "|z - z*|_1 <= (2/c_1)^d eps"
     one = [r for k, d in _shapes(numbers) if d == 1 for r in _ratios(numbers, _CERTIFIED, k, d, smallest=True)]
-    loose = _listed(numbers, lambda k, d: _median(_ratios(numbers, _CERTIFIED, k, d)))
-    all_sets = _listed(numbers, lambda k, d: _median(_ratios(numbers, _SEARCHED, k, d)))
+    loose, all_sets = (
+        _listed(numbers, lambda k, d, what=what: _median(_ratios(numbers, what, k, d)))  # type: ignore[misc]
+        for what in (_CERTIFIED, _SEARCHED)
+    )
     return [
         Claim(
-            _THEOREM[norm], f"{sign}, with the constants of the rows that are bright",
-            f"{above} of {count:,} errors above the bound; bound / worst error found, median: {loose}",
+            _THEOREM[norm], f"{sign} where enough outputs are bright",
+            f"{above} of {count:,} errors above the bound with certified constants of the bright rows. Bound / worst "
+            f"error found, median: {loose}. With constants for all sets of m rows, at least: {all_sets}",
             Verdict.of(above == 0, above <= 0.01 * count),
             "the threshold that the algorithm ends at is not that of the theorem",
         ),
         Claim(
-            f"unrelu, {_THEOREM[norm]}", "for one layer the bound is attained up to a factor of 1.5",
+            f"unrelu, {_THEOREM[norm]}", "for one layer and given rows the bound is attained up to a factor of 2",
             f"bound / worst error found at the smallest noise: {min(one):.3g} to {max(one):.3g}, median "
             f"{np.median(one):.3g}",
-            Verdict.of(max(one) <= 1.5, bool(np.median(one) <= 1.5)),
+            Verdict.of(max(one) <= _HALF, bool(np.median(one) <= _HALF)),
             "on the others the search for the worst noise did not come as close",
-        ),
-        Claim(
-            f"unrelu, {_THEOREM[norm]}",
-            "a constant for all sets of m rows, as the theorem has it, makes the bound ten times larger or more",
-            f"bound / worst error found, median, at least: {all_sets}",
-            _ten_times(numbers),
-            "there are fewer sets of rows in small layers",
         ),
         _condition(numbers, norm),
         _growth(numbers, norm),
     ]  # fmt: skip
-
-
-def _ten_times(numbers: Numbers) -> Verdict:
-    factors = []
-    for k, d in _shapes(numbers):
-        shape = numbers.where(k=k, depth=d)
-        both = _values(shape, _SEARCHED) / _values(shape, _CERTIFIED)
-        factors.append(_median(both[np.isfinite(both)]))
-    return Verdict.of(min(factors) >= 10, max(factors) >= 10)
 
 
 def _condition(numbers: Numbers, norm: str) -> Claim:
@@ -287,7 +280,7 @@ def _condition(numbers: Numbers, norm: str) -> Claim:
 
 
 def _growth(numbers: Numbers, norm: str) -> Claim:
-    slopes = {what: [] for what in (_RANDOM, _WORST)}
+    slopes: dict[str, list[float]] = {what: [] for what in (_RANDOM, _WORST)}
     for k, d in _shapes(numbers):
         for what, found in slopes.items():
             shape = numbers.where(k=k, depth=d)
@@ -302,33 +295,33 @@ def _growth(numbers: Numbers, norm: str) -> Claim:
     )  # fmt: skip
 
 
-def _corollary(numbers: Numbers) -> list[Claim]:
-    """What c_2 would have to be, in the units of weights N(0, 1), where eps is sqrt(n_1 ... n_d) times as large."""
-    chosen = numbers.where(norm="linf", noise=min(numbers.distinct("noise")))
-    eps, largest, met = chosen.distinct("noise")[0], {}, []
-    for k, d in _shapes(chosen):
-        shape = chosen.where(k=k, depth=d)
-        unit = math.prod(math.sqrt(n) for n in _sizes(k, d)[1:])
-        each = 2 * (unit * eps / _values(shape, _WORST)) ** (1 / d)
-        largest[k, d] = float(each.min())
-        limits = _values(shape, _LIMIT) * (largest[k, d] / 2) ** d
-        met.append([float((limits > a).mean()) for a in numbers.distinct("noise")])
-    said = _listed(chosen, lambda k, d: largest[k, d])
+def _corollary(numbers: Numbers) -> Claim:
+    """What c_2 can be, in the units of weights N(0, 1), where eps is sqrt(n_1 ... n_d) times as large."""
+    numbers = numbers.where(norm="linf")
+    levels = numbers.distinct("noise")
+    lower: dict[tuple[int, int], float] = {}
+    upper: dict[tuple[int, int], float] = {}
+    met = []
+    for k, d in _shapes(numbers):
+        shape = numbers.where(k=k, depth=d)
+        unit = math.prod(math.sqrt(n) for n in _sizes(k, d)[1:]) * levels[0]
+        small, large = (2 * (unit / _values(shape, what, noise=levels[0])) ** (1 / d) for what in (_CERTIFIED, _WORST))
+        lower[k, d], upper[k, d] = float(small.min()), float(large.min())
+        met.append([float((_values(shape, _LIMIT, noise=a) * (lower[k, d] / 2) ** d > a).mean()) for a in levels])
+    ranges = ", ".join(f"{_name(*shape)}: {lower[shape]:.2g} to {upper[shape]:.2g}" for shape in lower)
     shares = ", ".join(f"{share:.0%}" for share in np.mean(met, axis=0))
-    top = max(largest.values())
-    return [
-        Claim(
-            "Corollary 1", "|z - z*|_inf <= (2/c_2)^d eps with a universal c_2 in (0, 2], for weights N(0, 1)",
-            f"the errors found allow at most c_2 = {min(largest.values()):.3g}; by sizes: {said}. With these, the "
-            f"condition on eps is met at the noise levels by {shares}",
-            Verdict.of(min(largest.values()) >= 0.5 * top, min(largest.values()) > 0),
-            "a few networks cannot tell a constant from a slow decrease; it is not above what is listed",
-        )
-    ]  # fmt: skip
+    return Claim(
+        "Corollary 1", "|z - z*|_inf <= (2/c_2)^d eps with a universal c_2 in (0, 2], for weights N(0, 1)",
+        f"the largest c_2 that all networks of a size allow, from the bound certified to the worst error found: "
+        f"{ranges}. With the certified ones the condition on eps is met at noise {levels[0]:g} to {levels[-1]:g} by "
+        f"{shares}",
+        Verdict.of(min(lower.values()) >= 0.5 * max(upper.values()), min(lower.values()) > 0),
+        "each size allows a c_2 above 0, but what holds for all sizes is not settled by a few",
+    )  # fmt: skip
 
 
 def _claims(numbers: Numbers) -> list[Claim]:
-    return [*_bound_claims(numbers, "linf"), *_corollary(numbers), *_bound_claims(numbers, "l1")]
+    return [*_bound_claims(numbers, "linf"), _corollary(numbers), *_bound_claims(numbers, "l1")]
 
 
 def _counts(shapes: dict[tuple[int, int], int]) -> str:
@@ -340,12 +333,13 @@ _ALL: Sequence[Experiment] = (
         name="bounds",
         title="Theorems 3 and 4: the bounds beside the errors",
         about=(
-            f"Random ReLU networks with weights N(0, 1/n_i) and an expansion of {_EXPANSION}; of linf {_counts(_LINF)}, "
-            f"of l1 {_counts(_L1)} networks with a code N(0, I) each. Noise is scaled to its size: {_DRAWS} draws U(-1, 1), "
-            "and the worst of some ten to hundreds of candidates that are made for the network and the code, each "
-            "tried at every level. No method is told the noise. "
-            "One bound has certified constants of the rows that are bright at this code; the other what the theorem, "
-            "whose constants are for all sets of m rows, says at least, by a search for the worst set."
+            f"ReLU networks with weights N(0, 1/n_i) and an expansion of {_EXPANSION}, with a code N(0, I) each: for "
+            f"linf {_counts(_LINF)}, for l1 {_counts(_L1)} of them. Noise is scaled to its size: {_DRAWS} draws "
+            "U(-1, 1), and the worst of some ten to hundreds of candidates made for the network and the code. No "
+            "method is told the noise. One bound has certified constants of the rows that are bright at this code; "
+            "the other is what the theorem, whose constants are for all sets of m rows, says at least, by a search for "
+            "the worst set. Lines are medians over networks, and end where half of the networks have too few bright "
+            "outputs."
         ),
         columns=("norm", "k", "depth", "network", "noise", "what", "draw", "value"),
         units=_units,
