@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from unrelu.experiments.drawing import Style, cloud, legend, panels, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
@@ -77,6 +78,7 @@ def _draw(numbers: Numbers) -> Figure:
         title = f"{_SYMBOLS[constant]}, m = n/2 of n = {_EXPANSION}k rows"
         tidy(axis, "columns k", _SYMBOLS[constant], title, log="xy")
         axis.set_xticks(ks, [str(k) for k in ks])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # they span a decade or little more
     for axis, constant in zip(axes[2:], _SYMBOLS, strict=True):
         for what, place in ((_RANDOM, -0.01), (_WORST, 0.01)):
             groups = [_values(numbers, constant, what, k=detailed, ratio=r) for r in ratios]
