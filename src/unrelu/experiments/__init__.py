@@ -28,6 +28,8 @@ MODULES = {
     "fig3": "figure3",
     "fig4": "figure4",
     "measurements": "measurements",
+    "bounds": "bounds",
+    "constants": "constants",
 }
 
 
