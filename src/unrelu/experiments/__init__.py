@@ -25,6 +25,15 @@ MODULES = {
     "fig1d": "figure1",
     "fig2a": "figure2",
     "fig2b": "figure2",
+    "relaxed": "relaxed",
+    "leaky": "leaky",
+    "times": "times",
+    "depth": "depth",
+    "contracting": "contracting",
+    "plugin": "plugin",
+    "theorem1": "theorem1",
+    "theorem2": "theorem2",
+    "example1": "theorem1",
 }
 
 
