@@ -8,11 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-__all__ = ["COLUMN", "PAGE", "STYLES", "Style", "cloud", "grid_of_images", "legend", "line", "panels", "power", "tidy"]
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "STYLES",
+    "Style",
+    "cloud",
+    "decades",
+    "grid_of_images",
+    "legend",
+    "line",
+    "panels",
+    "power",
+    "tidy",
+]
 
 # Inches: one column, and two, of a paper.
 COLUMN, PAGE = 3.5, 7.2
@@ -113,6 +127,13 @@ def tidy(axis: Axes, xlabel: str, ylabel: str, title: str = "", log: str = "") -
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def decades(axis: Axis, values: Sequence[float]) -> None:
+    """Let a logarithmic axis begin and end at powers of ten around the values, so that it has labels at its ends."""
+    low, high = np.log10(min(values)), np.log10(max(values))
+    limits = 10 ** np.floor(low - 0.02), 10 ** np.ceil(high + 0.02)
+    (axis.axes.set_ylim if axis is axis.axes.yaxis else axis.axes.set_xlim)(*limits)
 
 
 def power(value: float, _: object = None) -> str:

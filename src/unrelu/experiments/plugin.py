@@ -114,8 +114,8 @@ EXPERIMENTS = {
         name="plugin",
         title="PLUGIn's Figure 2a: a network with contracting layers",
         about=(
-            f"Random ReLU networks {'-'.join(map(str, _SIZES))} with weights N(0, 1/n_i), a code of norm 1 and noise of "
-            "a given norm in a uniform direction; 20 trials, mean error, as published (Joshi, Li, Plan and Yilmaz, "
+            f"Random ReLU networks {'-'.join(map(str, _SIZES))} with weights N(0, 1/n_i), a code of norm 1 and noise "
+            "of a given norm in a uniform direction; 20 trials, mean error, as published (Joshi, Li, Plan and Yilmaz, "
             "NeurIPS 2021). PLUGIn has their step 3; GD moves by 4 J^T r, 2,000 times."
         ),
         columns=("trial", "noise", "method", "error", "seconds"),

@@ -114,9 +114,7 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
     chance = float(p) * len(cells)
     enough, success = numbers.column("enough").astype(bool), numbers.column("success").astype(bool)
     at = [cell for cell in cells if cell[2] == _PAPER]
-    fails = ", ".join(
-        f"k = {k}, d = {d}: {1 - np.divide(*_cell(numbers, 'success', d, k, c)):.0%}" for d, k, c in at
-    )
+    fails = ", ".join(f"k = {k}, d = {d}: {1 - np.divide(*_cell(numbers, 'success', d, k, c)):.0%}" for d, k, c in at)
     # The first layer is the narrowest and decides: with rate r, failures are about exp(-r k).
     far = np.array([1000, 2000, 4000])
     logs = np.log([_failure(_sizes(int(k), _PAPER, 2)) for k in far])
@@ -155,9 +153,9 @@ EXPERIMENTS = {
         name="theorem2",
         title="Theorem 2: recovery against the expansion factor",
         about=(
-            "Random ReLU networks with weights N(0, 1/n_i) and n_i = c n_(i-1), rounded up; for each size 100 networks "
-            "with one code N(0, I) each, no noise, inverted by `exact`. A code is recovered if its relative error is at "
-            f"most {_SUCCESS:g}. A neuron of a random layer is on with probability 1/2 whatever its input, so that each "
+            "Random ReLU networks with weights N(0, 1/n_i) and n_i = c n_(i-1), rounded up; for each size 100 "
+            "networks with one code N(0, I) each, no noise, inverted by `exact`. A code is recovered if its relative error is "
+            f"at most {_SUCCESS:g}. A neuron of a random layer is on with probability 1/2 whatever its input, so that each "
             "layer has at least as many on as inputs has an exact probability."
         ),
         columns=("depth", "k", "factor", "network", "enough", "success", "error"),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from unrelu import zoo
-from unrelu.experiments.drawing import panels, tidy
+from unrelu.experiments.drawing import decades, panels, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
 from unrelu.experiments.instances import gaussian_network, noise, relative_error, run
 from unrelu.experiments.summary import errors, said, share, spread
@@ -26,6 +26,7 @@ _SLOW, _ALONE_SLOW, _BATCH_SLOW = ("GD, trained", "adam"), 3, 10
 _METHODS = ("exact", "linf", "l1", "relaxed", "least_squares", "lm", "GD", "adam", "auto")
 # An error below this leaves a code of use; the paper's minutes, in seconds.
 _USEFUL, _MINUTES = 0.1, 60.0
+_TINY = 1e-6  # smaller errors are drawn here
 
 
 def _label(network: str, method: str) -> str:
@@ -90,12 +91,15 @@ def _draw(numbers: Numbers) -> Figure:
         time.plot(batch, places, "o", color="#e69f00", markersize=4.5, markerfacecolor="white", zorder=3)
         for place, method in zip(places, methods, strict=True):
             group = np.minimum(errors(numbers, network=network, method=method, batch=1), 1e3)
-            accuracy.plot(group, np.full(group.size, place), ".", color="0.6", markersize=3, zorder=3)
-            middle = min(_error(numbers, network, method), 1e3)
+            accuracy.plot(
+                np.maximum(group, _TINY), np.full(group.size, place), ".", color="0.6", markersize=3, zorder=3
+            )
+            middle = float(np.clip(_error(numbers, network, method), _TINY, 1e3))
             bad = middle > _USEFUL
             accuracy.plot(
                 middle, place, "X" if bad else "o", color="#d55e00" if bad else "#009e73", markersize=5, zorder=4
             )
+        decades(time.xaxis, [*alone, *batch])
         for axis, label in ((time, "seconds a code"), (accuracy, "relative error")):
             tidy(axis, label, "", network if axis is time else "", log="x")
             axis.set_yticks(places, methods if i == 0 else [""] * len(methods), fontsize=7)
@@ -118,8 +122,8 @@ def _minutes(numbers: Numbers) -> list[Claim]:
     return [
         Claim(
             "Introduction", "gradient descent takes several minutes an MNIST image and may need restarts",
-            f"mnist-relu, 10,000 steps, one core: {seconds:.3g} s a start; {missed:.0%} of the starts end with an error "
-            f"above {_USEFUL:g}",
+            f"mnist-relu, 10,000 steps, one core: {seconds:.3g} s a start; {missed:.0%} of the starts end with an "
+            f"error above {_USEFUL:g}",
             Verdict.of(seconds >= _MINUTES and missed > 0, seconds >= _MINUTES or missed > 0),
             "one start takes seconds on this network, but most of them miss the code" if missed > 0.5 else
             "one start takes seconds on this network",
@@ -137,7 +141,7 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
     best, ours = {}, {}
     for n in networks:
         useful = [m for m in numbers.distinct("method") if m != "exact" and _error(numbers, n, m) <= _USEFUL]
-        best[n] = min(useful, key=lambda m: _seconds(numbers, n, m, together=False), default="none")  # noqa: B023
+        best[n] = min(useful, key=lambda m: _seconds(numbers, n, m, together=False), default="none")
         ours[n] = _seconds(numbers, n, "auto", together=False) / descent[n]
     return [
         *_minutes(numbers),
@@ -165,8 +169,8 @@ EXPERIMENTS = {
         about=(
             f"One observation at a time ({_ALONE} of them, after one that is not counted; {_ALONE_SLOW} of the slowest "
             f"methods, which need no warm-up) and in a batch of {_BATCH} ({_BATCH_SLOW}), on one core. Random ReLU "
-            f"networks and two of the zoo, uniform noise {_LEVEL:g}; exact gets outputs without noise. GD is the "
-            "paper's: 1,000 steps on random networks, 10,000 on trained ones. adam makes 1,000 steps from 10 starts."
+            f"networks and two of the zoo, uniform noise {_LEVEL:g}; exact gets outputs without noise. Errors below "
+            f"{_TINY:g} are drawn there. GD is the paper's: 1,000 steps on random networks, 10,000 on trained ones. adam makes 1,000 steps from 10 starts."
         ),
         columns=("network", "method", "batch", "code", "error", "seconds"),
         units=_units,
