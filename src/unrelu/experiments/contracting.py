@@ -136,9 +136,9 @@ EXPERIMENTS = {
         about=(
             f"Random ReLU networks 20-100-500-n with weights N(0, 1/n_i), {_CODES} codes N(0, I) of each, and codes of "
             f"the zoo's `{_DCGAN}` (20-3136-6272-784, tanh output), no noise. A code is recovered if its relative "
-            f"error is at most {_SUCCESS:g}, and identifiable if the Jacobian has rank 20. GD makes up to 1,000 steps of length "
-            "n / 500, on the DCGAN 10,000 of 1e-3; adam 1,000 from 10 starts. The layer-wise methods refuse the "
-            "DCGAN: its second layer is too large for their factorisations."
+            f"error is at most {_SUCCESS:g}, and identifiable if the Jacobian has rank 20. GD makes up to 1,000 steps "
+            "of length n / 500, on the DCGAN 10,000 of 1e-3; adam 1,000 from 10 starts. The layer-wise methods refuse "
+            "the DCGAN: its second layer is too large for their factorisations."
         ),
         columns=("network", "outputs", "place", "code", "method", "error", "success", "seconds"),
         units=_units,

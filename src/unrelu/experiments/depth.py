@@ -126,8 +126,8 @@ EXPERIMENTS = {
         about=(
             f"Random ReLU networks of the first d layers of {'-'.join(map(str, _SIZES))}, weights N(0, 1/n_i), each "
             f"layer at least 2.4 times as wide as the one before; {_CODES} codes N(0, I) of each. Uniform noise "
-            f"{_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of length 1, or of "
-            "3/8 2^d (scaled step), as each ReLU halves J^T J on average."
+            f"{_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of length 1, or of 3/8 2^d "
+            "(scaled step), as each ReLU halves J^T J on average."
         ),
         columns=("depth", "network", "noise", "code", "method", "error", "seconds"),
         units=_units,

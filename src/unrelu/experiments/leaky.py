@@ -146,8 +146,8 @@ EXPERIMENTS = {
         about=(
             f"Random networks 20-100-200-500 with weights N(0, 1/n_i), {_CODES} codes N(0, I) of each, and codes of "
             f"the zoo's `{_TRAINED}` (20-200-500-784); uniform noise U(-a, a). No method is told the noise. The oracle "
-            "is least squares with all signs known. The dashed line is linf on the same weights with ReLU. GD makes 1,000 "
-            "steps of length 1 on random networks, 10,000 of 1e-3 on the trained one."
+            "is least squares with all signs known. The dashed line is linf on the same weights with ReLU. GD makes "
+            "1,000 steps of length 1 on random networks, 10,000 of 1e-3 on the trained one."
         ),
         columns=("network", "noise", "place", "code", "method", "error", "seconds"),
         units=_units,

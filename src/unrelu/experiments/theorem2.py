@@ -154,9 +154,9 @@ EXPERIMENTS = {
         title="Theorem 2: recovery against the expansion factor",
         about=(
             "Random ReLU networks with weights N(0, 1/n_i) and n_i = c n_(i-1), rounded up; for each size 100 "
-            "networks with one code N(0, I) each, no noise, inverted by `exact`. A code is recovered if its relative error is "
-            f"at most {_SUCCESS:g}. A neuron of a random layer is on with probability 1/2 whatever its input, so that each "
-            "layer has at least as many on as inputs has an exact probability."
+            "networks with one code N(0, I) each, no noise, inverted by `exact`. A code is recovered if its relative "
+            f"error is at most {_SUCCESS:g}. A neuron of a random layer is on with probability 1/2 whatever its input, "
+            "so that each layer has at least as many on as inputs has an exact probability."
         ),
         columns=("depth", "k", "factor", "network", "enough", "success", "error"),
         units=_units,

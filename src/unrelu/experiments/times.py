@@ -170,7 +170,8 @@ EXPERIMENTS = {
             f"One observation at a time ({_ALONE} of them, after one that is not counted; {_ALONE_SLOW} of the slowest "
             f"methods, which need no warm-up) and in a batch of {_BATCH} ({_BATCH_SLOW}), on one core. Random ReLU "
             f"networks and two of the zoo, uniform noise {_LEVEL:g}; exact gets outputs without noise. Errors below "
-            f"{_TINY:g} are drawn there. GD is the paper's: 1,000 steps on random networks, 10,000 on trained ones. adam makes 1,000 steps from 10 starts."
+            f"{_TINY:g} are drawn there. GD is the paper's: 1,000 steps on random networks, 10,000 on trained ones. "
+            "adam makes 1,000 steps from 10 starts."
         ),
         columns=("network", "method", "batch", "code", "error", "seconds"),
         units=_units,
