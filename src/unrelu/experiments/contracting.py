@@ -29,7 +29,7 @@ def _units(quick: bool) -> list[Unit]:
     """A random network each; of the DCGAN, a method each."""
     if quick:
         return [(n, 0) for n in (500, 200, 60)] + [("lm", 0), ("auto", 0)]
-    random_units: list[Unit] = [(n, i) for n in _OUTPUTS for i in range(6)]
+    random_units: list[Unit] = [(n, i) for n in _OUTPUTS for i in range(5)]
     return random_units + [(method, 0) for method in _TRAINED]
 
 

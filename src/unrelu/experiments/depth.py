@@ -25,7 +25,7 @@ _CLEAN = ("exact", "GD", _SCALED, "auto")
 
 def _units(quick: bool) -> list[Unit]:
     """A network each."""
-    return [(depth, i) for depth in ((1, 2, 3) if quick else range(1, 6)) for i in range(2 if quick else 10)]
+    return [(depth, i) for depth in ((1, 2, 3) if quick else range(1, 6)) for i in range(2 if quick else 8)]
 
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
