@@ -62,7 +62,7 @@ def _draw(numbers: Numbers) -> Figure:
     unsatisfiable = int((sorted_rows.column("models") == 0).sum())
     axis.axhspan(0, SEPARATION, 0, unsatisfiable / len(order), color="0.9", zorder=0)
     axis.text(
-        (unsatisfiable - 1) / 2, SEPARATION / 2, "none can be here", ha="center", va="center", fontsize=7, color="0.35"
+        (unsatisfiable - 1) / 2, SEPARATION / 2, "none can\nbe here", ha="center", va="center", fontsize=7, color="0.35"
     )
     axis.axvline(unsatisfiable - 0.5, color="0.5", linewidth=0.8)
     for column, marker, color, label in (
