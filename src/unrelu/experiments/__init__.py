@@ -27,9 +27,18 @@ MODULES = {
     "fig2b": "figure2",
     "fig3": "figure3",
     "fig4": "figure4",
-    "measurements": "measurements",
+    "relaxed": "relaxed",
+    "leaky": "leaky",
+    "times": "times",
+    "depth": "depth",
+    "contracting": "contracting",
+    "theorem1": "theorem1",
+    "example1": "theorem1",
+    "theorem2": "theorem2",
     "bounds": "bounds",
     "constants": "constants",
+    "measurements": "measurements",
+    "plugin": "plugin",
 }
 
 

@@ -8,11 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-__all__ = ["COLUMN", "PAGE", "STYLES", "Style", "cloud", "grid_of_images", "legend", "line", "panels", "power", "tidy"]
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "STYLES",
+    "Style",
+    "cloud",
+    "decades",
+    "grid_of_images",
+    "legend",
+    "line",
+    "panels",
+    "power",
+    "tidy",
+]
 
 # Inches: one column, and two, of a paper.
 COLUMN, PAGE = 3.5, 7.2
@@ -41,6 +55,9 @@ STYLES = {
     "GD": Style("#d55e00", "x"),
     "GD, trained": Style("#d55e00", "x"),
     "GD, 10,000 steps": Style("#d55e00", "+", "--"),
+    "GD, scaled step": Style("#d55e00", "+", "--"),
+    "GD, PLUGIn's step": Style("#d55e00", "x"),
+    "plugin": Style("#cc79a7", "v"),
     "adam": Style("#d55e00", "P", "--"),
     "lm": Style("#8c6bb1", "D"),
     "auto": Style("#009e73", "^", width=3.0),
@@ -122,6 +139,13 @@ def tidy(axis: Axes, xlabel: str, ylabel: str, title: str = "", log: str = "") -
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def decades(axis: Axis, values: Sequence[float]) -> None:
+    """Let a logarithmic axis begin and end at powers of ten around the values, so that it has labels at its ends."""
+    low, high = np.log10(min(values)), np.log10(max(values))
+    limits = 10 ** np.floor(low - 0.02), 10 ** np.ceil(high + 0.02)
+    (axis.axes.set_ylim if axis is axis.axes.yaxis else axis.axes.set_xlim)(*limits)
 
 
 def power(value: float, _: object = None) -> str:
