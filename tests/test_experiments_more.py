@@ -8,7 +8,7 @@ import pytest
 from unrelu.experiments import load
 from unrelu.experiments.experiment import SEED, Verdict, plain
 from unrelu.experiments.summary import errors, medians
-from unrelu.experiments.theorem2 import _failure, _probability
+from unrelu.experiments.theorem2 import _failure
 
 NAMES = ("relaxed", "leaky", "times", "depth", "contracting", "plugin", "theorem1", "theorem2", "example1")
 # The smallest unit of each, to be measured twice.
@@ -137,7 +137,6 @@ def test_enough_neurons_on_is_enough(numbers):
 
 def test_the_probability_of_enough_neurons():
     # One layer of two neurons, one input: at least one is on.
-    assert _probability((1, 2)) == pytest.approx(3 / 4)
     assert _failure((1, 2, 4)) == pytest.approx(1 - 3 / 4 * 11 / 16)
     assert _failure((3000, 6300)) < _failure((2000, 4200)) < 0.01
 

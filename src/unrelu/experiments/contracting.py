@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from unrelu import zoo
 from unrelu.experiments.drawing import STYLES, legend, line, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, relative_error, run
 from unrelu.experiments.summary import errors, said, share
 
@@ -43,12 +43,13 @@ def _measure_random(unit: Unit, seed: int, quick: bool) -> list[Row]:
     network = gaussian_network((*_HIDDEN, n), rng)
     truth = rng.standard_normal((_CODES, _HIDDEN[0]))
     y = network(truth)
+    start = draw_seed(rng)
     rank = np.linalg.matrix_rank(network.jacobian(truth).reshape(_CODES, -1, _HIDDEN[0]))
     rows: list[Row] = [("random", n, index, i, "identifiable", None, bool(rank[i] == 20), None) for i in range(_CODES)]
     for method in _RANDOM if not quick else ("linf", "lm", "auto"):
         # |W|^2 of the last layer is about (1 + sqrt(500 / n))^2.
         step = {"learning_rate": n / _HIDDEN[-1]} if method == _SCALED else {}
-        result = run(method, network, y, seed=seed, **step)
+        result = run(method, network, y, seed=start, **step)
         error = relative_error(result.z, truth)
         rows += [
             ("random", n, index, i, method, error[i], bool(error[i] <= _SUCCESS), result.seconds[i])
@@ -62,7 +63,7 @@ def _measure_dcgan(method: str, seed: int, quick: bool) -> list[Row]:
     network = zoo.load(_DCGAN)
     count = 1 if quick else _DCGAN_CODES
     truth = rng.standard_normal((_DCGAN_CODES, network.latent_dim))[:count]
-    result = run(method, network, network(truth), seed=seed)
+    result = run(method, network, network(truth), seed=draw_seed(rng))
     error = relative_error(result.z, truth)
     return [("dcgan", 784, 0, i, method, error[i], bool(error[i] <= _SUCCESS), result.seconds[i]) for i in range(count)]
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu.experiments.drawing import STYLES, legend, line, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, noise, oracle, relative_error, run
 from unrelu.experiments.summary import errors, medians, said, share, spread
 
@@ -18,7 +18,6 @@ _SIZES = (10, 30, 75, 190, 470, 1200)
 _LEVEL, _SUCCESS = 1e-4, 1e-3
 _CODES = 4  # of each network
 _SCALED = "GD, scaled step"
-_THETA = 3 / 8  # 1 would be too long for the largest eigenvalues of J^T J
 _NOISY = ("linf", "l1", "GD", _SCALED, "auto")
 _CLEAN = ("exact", "GD", _SCALED, "auto")
 
@@ -36,12 +35,15 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     truth = rng.standard_normal((codes, _SIZES[0]))
     clean = network(truth)
     e = _LEVEL * noise("uniform", clean.shape, rng)
+    start = draw_seed(rng)
+    # Of half the squared error along the gradient, at most, near a code that is not the one to be found. It falls
+    # with the depth, as each layer has half of its neurons off, and a step of 1 gets too short.
+    curvature = np.linalg.norm(network.jacobian(rng.standard_normal(_SIZES[0])).reshape(-1, _SIZES[0]), 2) ** 2
     rows: list[Row] = []
     for level, methods in ((0.0, _CLEAN), (_LEVEL, _NOISY)):
         for method in methods:
-            # A ReLU is off half of the time, so J^T J is about 2^-d on average, with eigenvalues on both sides.
-            step = {"learning_rate": _THETA * 2.0**depth} if method == _SCALED else {}
-            result = run(method, network, clean + e * (level > 0), seed=seed, **step)
+            step = {"learning_rate": 1 / curvature} if method == _SCALED else {}
+            result = run(method, network, clean + e * (level > 0), seed=start, **step)
             error = relative_error(result.z, truth)
             rows += [(depth, index, level, i, method, error[i], result.seconds[i]) for i in range(codes)]
     floor = relative_error(oracle(network, truth, e), truth)
@@ -126,8 +128,8 @@ EXPERIMENTS = {
         about=(
             f"Random ReLU networks of the first d layers of {'-'.join(map(str, _SIZES))}, weights N(0, 1/n_i), each "
             f"layer at least 2.4 times as wide as the one before; {_CODES} codes N(0, I) of each. Uniform noise "
-            f"{_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of length 1, or of 3/8 2^d "
-            "(scaled step), as each ReLU halves J^T J on average."
+            f"{_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of length 1, or (scaled "
+            "step) of 1 / |J|² at another random code."
         ),
         columns=("depth", "network", "noise", "code", "method", "error", "seconds"),
         units=_units,

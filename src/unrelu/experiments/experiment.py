@@ -137,6 +137,7 @@ class Experiment:
         measure: ``measure(unit, seed, quick)``, the rows of one unit; pure, run in a process of its own.
         draw: the picture of the numbers.
         claims: what the numbers decide.
+        alone: whether it is about time, so that its units run one after another, in a process on one core.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Experiment:
     measure: Callable[[Unit, int, bool], Sequence[Row]]
     draw: Callable[[Numbers], Figure]
     claims: Callable[[Numbers], Sequence[Claim]]
+    alone: bool = False
 
     def run(self, quick: bool = False, seed: int = SEED) -> Numbers:
         """Run all units here and now; ``unrelu.experiments.running`` runs them on all cores and keeps what is done."""

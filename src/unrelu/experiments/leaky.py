@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from unrelu import zoo
 from unrelu.experiments.drawing import STYLES, Style, cloud, legend, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import NOISES, gaussian_network, noise, oracle, relative_error, run
 from unrelu.experiments.summary import errors, said, share, spread
 
@@ -44,22 +44,23 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     truth = rng.standard_normal((codes, network.latent_dim))
     clean = network(truth)
     e = noise("uniform", clean.shape, rng)
+    start = draw_seed(rng)
     # The same bits again: the same weights with ReLU instead.
     relu = gaussian_network(_SIZES, other) if which == "random" else None
     rows: list[Row] = []
     for level in levels:
         for method in _METHODS[which] if not quick or which == "random" else ("exact", "linf", "auto"):
-            result = run(method, network, clean + level * e, seed=seed)
+            result = run(method, network, clean + level * e, seed=start)
             error = relative_error(result.z, truth)
             rows += [(which, level, index, i, method, error[i], result.seconds[i]) for i in range(codes)]
         if relu is not None:
-            result = run("linf", relu, relu(truth) + level * e, seed=seed)
+            result = run("linf", relu, relu(truth) + level * e, seed=start)
             error = relative_error(result.z, truth)
             rows += [(which, level, index, i, _SAME, error[i], result.seconds[i]) for i in range(codes)]
         floor = relative_error(oracle(network, truth, level * e), truth)
         rows += [(which, level, index, i, "oracle", floor[i], None) for i in range(codes)]
     if which == "random" or levels[0] == min(NOISES) or quick:
-        error = relative_error(run("exact", network, clean, seed=seed).z, truth)
+        error = relative_error(run("exact", network, clean, seed=start).z, truth)
         rows += [(which, 0.0, index, i, "exact", error[i], None) for i in range(codes)]
     return rows
 

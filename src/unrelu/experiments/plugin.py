@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu.experiments.drawing import STYLES, legend, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, relative_error, run
 from unrelu.experiments.summary import errors, said
 
@@ -37,11 +37,12 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     rng = random(seed, *unit)
     network = gaussian_network(_SIZES, rng)
     truth, e = _on_sphere(rng, _SIZES[0]), _on_sphere(rng, _SIZES[-1])
+    start = draw_seed(rng)
     rows: list[Row] = []
     for level in (0.105, 1.0) if quick else _PUBLISHED:
         y = network(truth) + level * e
         for method in _METHODS:
-            result = run(method, network, y, seed=seed)
+            result = run(method, network, y, seed=start)
             rows.append((unit[0], level, method, float(relative_error(result.z, truth)), float(result.seconds)))
     return rows
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from unrelu import zoo
 from unrelu.experiments.drawing import cloud, decades, legend, line, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import NOISES, gaussian_network, noise, relative_error, run
 from unrelu.experiments.summary import errors, medians, said, share, spread
 
@@ -40,11 +40,12 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     codes = 3 if quick else _CODES
     truth = rng.standard_normal((codes, network.latent_dim))
     clean = network(truth)
+    start = draw_seed(rng)
     e = noise(kind, clean.shape, random(seed, *unit))
     rows: list[Row] = []
     for level in (1e-5, 1e-3, 1e-2) if quick else NOISES:
         for method in _METHODS:
-            result = run(method, network, clean + level * e, seed=seed)
+            result = run(method, network, clean + level * e, seed=start)
             error = relative_error(result.z, truth)
             rows += [(which, kind, level, index, i, method, error[i], result.seconds[i]) for i in range(codes)]
     return rows

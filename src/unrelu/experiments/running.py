@@ -46,7 +46,7 @@ def execute(
         folder: which may hold finished units of an earlier run, or its numbers, which are then drawn again.
         quick: the small version.
         seed: of all random choices; the rows do not depend on the workers, but for seconds.
-        workers: processes, each on one core; by default all cores. 1: in this process.
+        workers: processes, each on one core; by default all cores. 1: in this process, unless it is about time.
         report: told how many units are done; the run stops when it returns True.
 
     Returns:
@@ -164,13 +164,13 @@ def _measured(
     When ``stopping`` is set, what has begun is finished and the rest is dropped.
     """
     units = random.Random(0).sample(units, len(units))
-    if workers == 1 or len(units) <= 1:
+    if not experiment.alone and (workers == 1 or len(units) <= 1):
         for unit in units:
             if stopping.is_set():
                 return
             yield unit, [plain(row) for row in experiment.measure(unit, seed, quick)]
         return
-    with _processes(min(workers, len(units))) as pool:
+    with _processes(1 if experiment.alone else min(workers, len(units))) as pool:
         with _without_interrupts():  # a process that starts up would die of a Ctrl-C that is meant for this one
             futures: dict[Future[Sequence[Row]], Unit] = {
                 pool.submit(_measure, experiment.name, unit, seed, quick): unit for unit in units

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from matplotlib.patches import Patch
 
 from unrelu.certification import certify
 from unrelu.experiments.drawing import panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import run
 from unrelu.experiments.summary import share
 from unrelu.hardness import SEPARATION, example_1, random_formula, reduction
@@ -44,7 +45,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     residual = np.abs(task.observation - task.network(task.encode(assignments))).max(axis=1)
     # The codes that reach y exactly are those of the models, and no others.
     same = bool(np.array_equal(assignments[residual == 0], models))
-    result = run("auto", task.network, task.observation, norm="linf", seed=seed)
+    result = run("auto", task.network, task.observation, norm="linf", seed=draw_seed(random(seed, "start", *unit)))
     proof = certify(task.network, task.observation, result, norm="linf", box=False, max_nodes=_NODES)
     assert not isinstance(proof, list)
     return [
@@ -55,9 +56,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
 def _draw(numbers: Numbers) -> Figure:
     figure, (axis,) = panels(height=2.9)
     order = sorted(numbers.rows, key=lambda row: (row[2] > 0, row[0], row[5]))
-    sorted_rows = numbers.__class__(
-        numbers.experiment, numbers.quick, numbers.seed, numbers.columns, tuple(order), numbers.machine
-    )
+    sorted_rows = replace(numbers, rows=tuple(order))
     place = np.arange(len(order))
     unsatisfiable = int((sorted_rows.column("models") == 0).sum())
     axis.axhspan(0, SEPARATION, 0, unsatisfiable / len(order), color="0.9", zorder=0)

@@ -12,6 +12,7 @@ from scipy.stats import binom, binomtest
 from unrelu.experiments.drawing import Style, legend, panels, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
 from unrelu.experiments.instances import gaussian_network, relative_error, run
+from unrelu.theory import layerwise_recovery_probability
 
 __all__ = ["EXPERIMENTS"]
 
@@ -43,13 +44,8 @@ def _sizes(k: int, factor: float, depth: int) -> list[int]:
     return sizes
 
 
-def _probability(sizes: Sequence[int]) -> float:
-    """That each layer has at least as many neurons on as inputs, each being on with probability 1/2 on its own."""
-    return float(np.exp(sum(binom.logsf(n_in - 1, n_out, 0.5) for n_in, n_out in pairwise(sizes))))
-
-
 def _failure(sizes: Sequence[int]) -> float:
-    """1 - the probability, also where it is close to 1."""
+    """1 - ``layerwise_recovery_probability``, also where that is close to 1."""
     return float(-np.expm1(sum(np.log1p(-binom.cdf(n_in - 1, n_out, 0.5)) for n_in, n_out in pairwise(sizes))))
 
 
@@ -65,7 +61,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         for layer in network.layers:
             h = np.maximum(layer.matrix() @ h, 0)
             enough &= bool((h > 0).sum() >= layer.n_in)
-        error = float(relative_error(run("exact", network, network(truth), seed=seed).z, truth)[0])
+        error = float(relative_error(run("exact", network, network(truth)).z, truth)[0])
         rows.append((depth, k, factor, i, enough, error <= _SUCCESS, error))
     return rows
 
@@ -82,7 +78,7 @@ def _draw(numbers: Numbers) -> Figure:
         for k in numbers.distinct("k"):
             style, factors = _STYLES[k], numbers.distinct("factor")
             open_ = "white" if depth == max(_DEPTHS) else style.color
-            exact = [100 * _probability(_sizes(k, c, depth)) for c in fine]
+            exact = [100 * layerwise_recovery_probability(_sizes(k, c, depth)) for c in fine]
             left.plot(fine, exact, _LINES[depth], color=style.color, linewidth=1, zorder=2)
             shares = [100 * np.divide(*_cell(numbers, "success", depth, k, c)) for c in factors]
             left.plot(
@@ -108,7 +104,9 @@ def _cells(numbers: Numbers) -> list[tuple[int, int, float]]:
 def _claims(numbers: Numbers) -> Sequence[Claim]:
     cells = _cells(numbers)
     p = min(
-        binomtest(*_cell(numbers, "enough", *cell), _probability(_sizes(cell[1], cell[2], cell[0]))).pvalue
+        binomtest(
+            *_cell(numbers, "enough", *cell), layerwise_recovery_probability(_sizes(cell[1], cell[2], cell[0]))
+        ).pvalue
         for cell in cells
     )
     chance = float(p) * len(cells)

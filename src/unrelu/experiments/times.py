@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from unrelu import zoo
 from unrelu.experiments.drawing import decades, panels, tidy
-from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
+from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, noise, relative_error, run
 from unrelu.experiments.summary import errors, said, share, spread
 from unrelu.network import Network
@@ -51,16 +51,17 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     batch, alone = (2, 1) if quick else (batch, alone)
     truth = rng.standard_normal((_BATCH, network.latent_dim))
     clean = network(truth)
+    start = draw_seed(rng)
     # `exact` says of noisy outputs only that no code has them.
     y = clean + (0.0 if label == "exact" else _LEVEL) * noise("uniform", clean.shape, rng)
     if label not in _SLOW:
-        run(label, network, y[:1], seed=seed)
+        run(label, network, y[:1], seed=start)
     rows: list[Row] = []
     for i in range(alone):
-        result = run(label, network, y[i : i + 1], seed=seed)
+        result = run(label, network, y[i : i + 1], seed=start)
         error = relative_error(result.z, truth[i : i + 1])
         rows.append((name, unit[1], 1, i, error[0], float(result.seconds[0])))
-    result = run(label, network, y[:batch], seed=seed)
+    result = run(label, network, y[:batch], seed=start)
     error = relative_error(result.z, truth[:batch])
     # What is shared within a batch is shared out evenly.
     each = float(np.mean(result.seconds))
@@ -178,5 +179,6 @@ EXPERIMENTS = {
         measure=_measure,
         draw=_draw,
         claims=_claims,
+        alone=True,
     )
 }
