@@ -23,6 +23,7 @@ MODULES = {
     "fig1b": "figure1",
     "fig1c": "figure1",
     "fig1d": "figure1",
+    "stuck": "stuck",
     "fig2a": "figure2",
     "fig2b": "figure2",
     "fig3": "figure3",

@@ -11,6 +11,7 @@ from unrelu.experiments.drawing import STYLES, legend, line, panels, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import gaussian_network, noise, oracle, relative_error, run
 from unrelu.experiments.summary import errors, medians, said, share, spread
+from unrelu.network import Network
 
 __all__ = ["EXPERIMENTS"]
 
@@ -18,6 +19,7 @@ _SIZES = (10, 30, 75, 190, 470, 1200)
 _LEVEL, _SUCCESS = 1e-4, 1e-3
 _CODES = 4  # of each network
 _SCALED = "GD, scaled step"
+_LAST = "GD, last layer"
 _NOISY = ("linf", "l1", "GD", _SCALED, "auto")
 _CLEAN = ("exact", "GD", _SCALED, "auto")
 
@@ -46,8 +48,22 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
             result = run(method, network, clean + e * (level > 0), seed=start, **step)
             error = relative_error(result.z, truth)
             rows += [(depth, index, level, i, method, error[i], result.seconds[i]) for i in range(codes)]
+    if depth > 1:
+        rows += _last_layer(network, truth, (depth, index), start)
     floor = relative_error(oracle(network, truth, e), truth)
     return rows + [(depth, index, _LEVEL, i, "oracle", floor[i], None) for i in range(codes)]
+
+
+def _last_layer(network: Network, truth: np.ndarray, place: tuple[int, int], start: int) -> list[Row]:
+    """Gradient descent onto the input of the last layer only, without noise."""
+    last = Network(network.layers[-1:], network.layers[-1].in_shape)
+    hidden = network.trace(truth)[-2]
+    rng = np.random.default_rng(start)
+    # A start of the size of hidden outputs, as its own would be of the size of codes.
+    z0 = np.maximum(rng.standard_normal(hidden.shape), 0) * np.sqrt(2 * np.mean(hidden**2))
+    result = run("GD", last, last(hidden), seed=start, z0=z0)
+    error = relative_error(result.z, hidden)
+    return [(*place, 0.0, i, _LAST, error[i], result.seconds[i]) for i in range(len(error))]
 
 
 def _draw(numbers: Numbers) -> Figure:

@@ -19,7 +19,7 @@ _HIDDEN, _OUTPUT = 250, 600
 _SUCCESS = 1e-3
 _CODES = 5  # of each network
 _NETWORKS = 40
-_LATENT = (*range(10, 100, 10), *range(100, 155, 5), 160, 180, 200, 225, 250)
+_LATENT = (*range(10, 100, 10), 100, 105, 107, 109, *range(110, 155, 5), 160, 180, 200, 225, 250)
 _QUICK = (20, 60, 100, 110, 125, 140)
 _METHODS = ("linf", "exact", "auto", "GD")
 # Ten times the steps for as many networks, where they make a difference.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,8 @@ _SOURCES = ("generated", "real")
 _BATCH, _BATCHES = 25, 4  # pictures of each source that are inverted together, and how often
 _DRAWN = 8  # of each source
 # The name of a row of the picture, and what is run. The last one is told the noise and the prior of the codes.
-_RUN = ("linf", "l1", "GD, trained", "auto", "auto, prior")
-_LABELS = {"GD, trained": "GD", "auto, prior": "auto, noise\nand prior told"}
+_RUN = ("linf", "linf, told", "l1", "GD, trained", "auto", "auto, prior")
+_LABELS = {"GD, trained": "GD", "linf, told": "linf, noise told", "auto, prior": "auto, noise\nand prior told"}
 _BEST = "auto, clean picture"  # how well the generator can draw it
 
 
@@ -76,8 +77,10 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
             rows.append((level, source, image, method, mse[i], error, shown, None if seconds is None else seconds[i]))
 
     for method in _RUN:
-        name, options = METHODS[method.removesuffix(", prior")]
-        given = {"noise": f"gaussian:{deviation:.6f}", "prior": deviation**2} if method == "auto, prior" else {}
+        name, options = METHODS[method.removesuffix(", prior").removesuffix(", told")]
+        given: dict[str, Any] = {"prior": deviation**2} if method == "auto, prior" else {}
+        if method in ("auto, prior", "linf, told"):
+            given["noise"] = f"gaussian:{deviation:.6f}"
         result = invert(network, clean + noise, name, seed=start, **options, **given)
         record(method, result.z, result.x, result.seconds)
     z = oracle(network, truth, noise[:count])

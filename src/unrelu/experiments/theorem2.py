@@ -19,6 +19,7 @@ __all__ = ["EXPERIMENTS"]
 _FACTORS = (1.5, 1.7, 1.9, 2.0, 2.1, 2.2, 2.4, 2.7, 3.0)
 _LATENT, _DEPTHS = (10, 20, 40), (2, 3)
 _PAPER = 2.1
+_NETWORKS = 300  # of each size
 _SUCCESS = 1e-3
 # Two counts agree if a difference as large as theirs is not rarer than this, over all cells together.
 _LEVEL = 0.01
@@ -53,7 +54,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     depth, k, factor = int(unit[0]), int(unit[1]), float(unit[2])
     sizes = _sizes(k, factor, depth)
     rows: list[Row] = []
-    for i in range(20 if quick else 100):
+    for i in range(20 if quick else _NETWORKS):
         rng = random(seed, *unit, i)
         network = gaussian_network(sizes, rng)
         truth = rng.standard_normal((1, k))
@@ -151,7 +152,7 @@ EXPERIMENTS = {
         name="theorem2",
         title="Theorem 2: recovery against the expansion factor",
         about=(
-            "Random ReLU networks with weights N(0, 1/n_i) and n_i = c n_(i-1), rounded up; for each size 100 "
+            f"Random ReLU networks with weights N(0, 1/n_i) and n_i = c n_(i-1), rounded up; for each size {_NETWORKS} "
             "networks with one code N(0, I) each, no noise, inverted by `exact`. A code is recovered if its relative "
             f"error is at most {_SUCCESS:g}. A neuron of a random layer is on with probability 1/2 whatever its input, "
             "so that each layer has at least as many on as inputs has an exact probability."
