@@ -118,7 +118,7 @@ def _universal(numbers: Numbers, constant: str, source: str, assumption: str) ->
         f"Gaussian matrices with n = {_EXPANSION}k satisfy {assumption} with a universal constant, here for m = n/2",
         said,
         Verdict.of(False, stays),
-        "nothing falls with k, but of the worst rows only upper bounds are known" if stays else
+        "nothing falls with k, but of the worst rows only upper bounds are known, which cannot show it" if stays else
         f"that of {min(powers, key=lambda what: powers[what])} falls as k grows",
     )  # fmt: skip
 
@@ -149,8 +149,8 @@ def _in_range(numbers: Numbers) -> Claim:
         "Corollary 1",
         "the constant is in (0, 2]",
         f"for m = n/2, one that holds for all these matrices is at most {least:.3g}",
-        Verdict.of(0 < least <= 2),
-        "the bound on it is 0 or above 2",
+        Verdict.of(False, 0 < least <= 2),
+        "only an upper bound is known; it does not exclude a constant in this range",
     )
 
 

@@ -110,7 +110,7 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
     contracting = [_share(numbers, "linf", n) for n in outputs if n < _HIDDEN[-1]]
     return [
         Claim(
-            "Section 6", "layer-wise inversion needs every layer to expand, which DCGAN's last does not",
+            "Section 6", "guarantees need every layer to expand: without it, layer-wise inversion fails",
             f"linf recovers {said(linf, '.0%')}; at most 5% at n = {', '.join(map(str, lost)) or 'none'}",
             Verdict.of(max(contracting) <= 0.05, min(contracting) <= 0.05),
             "signs of hidden neurons (h >= 0) make up for a few missing rows",

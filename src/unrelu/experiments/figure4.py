@@ -41,7 +41,7 @@ _RUN: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("adam", {"restarts": _ADAM_STARTS}),
     "auto": METHODS["auto"],
 }
-# From where gradient descent ended: it was stuck if this does not find the code, and else had not arrived yet.
+# From where gradient descent ended: if this finds the code, the run had not arrived yet.
 _FINISHED: tuple[str, tuple[str, dict[str, Any]]] = ("GD, then lm", ("lm", {}))
 _PUBLISHED = ("projected", "projected, filling")  # with linf inside, as the paper says
 
@@ -177,7 +177,7 @@ def _share(numbers: Numbers, method: str, mask: str | None = None) -> float:
 
 
 def _reasonable(numbers: Numbers, method: str) -> float:
-    """The share of pictures whose hidden pixels are about right; where they are all blank, none can be wrong."""
+    """The share of pictures whose hidden pixels are about right."""
     return float(np.mean(_column(numbers, "mse", method) <= _REASONABLE * _column(numbers, "mse", "identifiable")))
 
 
@@ -191,7 +191,7 @@ def _claims(numbers: Numbers) -> list[Claim]:
     told = _column(numbers, "success", "identifiable").astype(bool)
     known = {method: float(_column(numbers, "success", method)[told].mean()) for method in _RUN}
     masks = numbers.distinct("mask")
-    arrived = _share(numbers, _FINISHED[0])
+    arrived = float(_column(numbers, "success", _FINISHED[0])[told].mean())
     best = max(_PUBLISHED, key=right.__getitem__)
     what = f"hidden pixels with an error up to {_REASONABLE:.0%} of their energy, all masks"
     return [
@@ -204,10 +204,10 @@ def _claims(numbers: Numbers) -> list[Claim]:
         ),
         Claim(
             "Figure 4", "gradient descent sometimes gets stuck at a local minimum",
-            f"{what}: GD {right['GD']:.0%}; lm from where GD ended finds the code on {arrived:.1%}, and not on the "
-            f"other {1 - arrived:.1%}, where GD was stuck; GD itself is within {_SUCCESS:g} of it on {found['GD']:.0%}",
-            Verdict.of(arrived < 1),
-            "every run was on its way to the code",
+            f"{what}: GD {right['GD']:.0%}; of the identifiable codes, GD is within {_SUCCESS:g} on {known['GD']:.0%}, "
+            f"and lm from where GD ended finds {arrived:.1%}: the others are in a basin of a local minimum",
+            Verdict.of(arrived <= 0.98, arrived < 1),
+            "almost every run was on its way to the code",
         ),
         Claim(
             "Figure 4", "projected gradient descent with linf is better than gradient descent",

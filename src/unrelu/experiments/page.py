@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from unrelu.errors import InputError
 from unrelu.experiments import MODULES, load
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Verdict
 
@@ -17,16 +18,15 @@ __all__ = ["claims_table", "page"]
 _INTRODUCTION = """\
 # The paper, reproduced
 
-Every claim of the paper that a computer can judge, beside what came out here. `unrelu reproduce NAME` runs one of these
-experiments, `make reproduce` all of them. This page is written from the numbers that they saved; the rules that decide
-the verdicts are in the files of `unrelu.experiments`. Claims marked *unrelu* are our own. All networks, codes and noise
-are drawn from the seed {seed}, which no setting was tuned on.
+What the paper claims, beside what came out here. `unrelu reproduce NAME` runs one of these experiments,
+`make reproduce` all of them. This page is written from the numbers that they saved; the rules that decide the verdicts
+are in the files of `unrelu.experiments`, a function `claims` in each. Claims marked *unrelu* are our own, and some are
+those of other papers. All networks, codes and noise are drawn from the seed {seed}, which was fixed before the first
+run; the methods run with their defaults, or as stated.
 """
 
 _DIFFERENCES = """\
-## Where the paper's code differs from its text
-
-What we run follows the text, but for three things:
+## Where we differ from the paper, and where its code differs from its text
 
 - Hidden layers also get h >= 0, as in the released code: they are outputs of a ReLU.
 - The threshold that one layer ends with is where the next layer starts, divided by the median length of that layer's
@@ -34,11 +34,24 @@ What we run follows the text, but for three things:
   nobody knows.
 - The released code stops its relaxed variant by the errors of the *true* hidden layers, which a user does not have.
   Ours stops by the residual of the layer that it observes.
+- The noise N(0, a) of the paper is N(0, a²) here: a is the standard deviation. Where the paper says that the variance
+  is 0.3, both readings were run.
+- Gradient descent is the paper's: the gradient of half the squared error, with its two settings of step and iterations.
+  Where it starts is not said; here it starts from one draw of N(0, I).
+- The paper's trained generator, a GAN, is not published. Ours has the same layers and was trained otherwise, as its
+  card in the zoo says; how bright its pictures are differs as well.
 
-Gradient descent is the paper's: the gradient of half the squared error, with its two settings of step and iterations.
-Where it starts is not said; here it starts from one draw of N(0, I). The paper's trained generator is not published;
-ours has the same layers, see the zoo.
+## Not judged here
+
+- That a layer's preimage is a polytope, that (6) is the set of all codes within eps, and that with eps = 0 the
+  solutions of (8) are the preimage: these are tested, on small layers (`tests/layer`).
+- The running time of Theorem 2 in big O, and the expansion logarithmic in k that others need for gradient descent.
+- What the paper cites from others.
 """
+
+
+# How the sources of claims of other papers begin.
+_OTHERS = ("PLUGIn", "Bora")
 
 
 def page(folder: Path, pictures: str, names: Sequence[str] = tuple(MODULES)) -> str:
@@ -50,14 +63,29 @@ def page(folder: Path, pictures: str, names: Sequence[str] = tuple(MODULES)) -> 
         names: of the experiments, in order; those without numbers are left out.
 
     Raises:
-        InputError: a file does not hold numbers.
+        InputError: a file does not hold numbers of this version.
     """
     found = [(load(n), Numbers.load(folder / f"{n}.json")) for n in names if (folder / f"{n}.json").exists()]
+    for experiment, numbers in found:
+        if numbers.columns != experiment.columns:
+            raise InputError(
+                f"{folder / experiment.name}.json has the columns of another version; run {experiment.name} again "
+                "with --overwrite"
+            )
     judged = [(experiment, numbers, list(experiment.claims(numbers))) for experiment, numbers in found]
     seeds = ", ".join(str(seed) for seed in sorted({numbers.seed for _, numbers in found}))
     parts = [_INTRODUCTION.format(seed=seeds), _overview([claim for *_, claims in judged for claim in claims])]
+    if any(numbers.quick for _, numbers in found):
+        parts.insert(1, _quick(found))
     parts += [_section(experiment, numbers, claims, pictures) for experiment, numbers, claims in judged]
     return "\n".join([*parts, _DIFFERENCES])
+
+
+def _quick(found: Sequence[tuple[Experiment, Numbers]]) -> str:
+    """A warning about small numbers of runs."""
+    small = [experiment.name for experiment, numbers in found if numbers.quick]
+    which = "All of it is" if len(small) == len(found) else f"Of these, {', '.join(small)} are"
+    return f"**{which} from small runs (`--quick`), which decide little.**\n"
 
 
 def claims_table(experiment: Experiment, claims: Iterable[Claim]) -> Table:
@@ -75,12 +103,10 @@ def claims_table(experiment: Experiment, claims: Iterable[Claim]) -> Table:
 def _overview(claims: Sequence[Claim]) -> str:
     """How many claims stand, and those of the paper that do not as they are."""
     lines = ["## Overview", "", "| | holds | holds partly | does not hold |", "|---|---|---|---|"]
-    for whose, chosen in (
-        ("claims of the paper and others", [c for c in claims if not _own(c)]),
-        ("claims of ours", [c for c in claims if _own(c)]),
-    ):
+    for whose in ("the paper", "other papers", "unrelu"):
+        chosen = [claim for claim in claims if _owner(claim) == whose]
         counts = Counter(claim.verdict for claim in chosen)
-        lines.append(f"| {whose} | " + " | ".join(str(counts[verdict]) for verdict in Verdict) + " |")
+        lines.append(f"| claims of {whose} | " + " | ".join(str(counts[verdict]) for verdict in Verdict) + " |")
     lines += ["", "Not as claimed:", ""]
     lines += [
         f"- {claim.source}: {claim.says}. *{claim.verdict.value.capitalize()}*: {claim.measured}"
@@ -91,8 +117,11 @@ def _overview(claims: Sequence[Claim]) -> str:
     return "\n".join([*map(_escaped_star, lines), ""])
 
 
-def _own(claim: Claim) -> bool:
-    return claim.source.startswith("unrelu")
+def _owner(claim: Claim) -> str:
+    """Whose claim it is."""
+    if claim.source.startswith("unrelu"):
+        return "unrelu"
+    return "other papers" if claim.source.startswith(_OTHERS) else "the paper"
 
 
 def _section(experiment: Experiment, numbers: Numbers, claims: Sequence[Claim], pictures: str) -> str:

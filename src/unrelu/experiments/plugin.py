@@ -82,7 +82,7 @@ def _reproduced(numbers: Numbers, method: str, place: int, name: str) -> Claim:
     levels = numbers.distinct("noise")
     means = {f"at {level:g}": _mean(numbers, level, method) for level in levels}
     published = {f"at {level:g}": _PUBLISHED[level][place] for level in levels}
-    off = max(abs(means[key] / published[key] - 1) for key in means)
+    off = float(np.max([abs(means[key] / published[key] - 1) for key in means]))
     return Claim(
         "PLUGIn, Figure 2a", f"mean error of {name}: {said(published)}", f"{said(means)}",
         Verdict.of(off <= _CLOSE, off <= _NEAR), "theirs were read off a plot; the networks are other draws",

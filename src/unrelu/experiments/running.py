@@ -25,9 +25,13 @@ from threadpoolctl import threadpool_limits
 from unrelu import __version__
 from unrelu.benchmarks.machine import describe
 from unrelu.errors import InputError, SolverError
-from unrelu.experiments import load
 from unrelu.experiments.experiment import Experiment, Numbers, Row, Unit, plain
 from unrelu.threads import cores
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Report", "execute", "forget", "head"]
 
@@ -46,31 +50,38 @@ def execute(
         folder: which may hold finished units of an earlier run, or its numbers, which are then drawn again.
         quick: the small version.
         seed: of all random choices; the rows do not depend on the workers, but for seconds.
-        workers: processes, each on one core; by default all cores. 1: in this process, unless it is about time.
+        workers: processes, each on one core; all cores by default and at most. 1: in this process, unless it is about
+            time.
         report: told how many units are done; the run stops when it returns True.
 
     Returns:
         The numbers; None if it was stopped, which leaves what is finished in ``NAME.partial.jsonl``.
 
     Raises:
-        InputError: the folder holds numbers of another version, seed or size, or a damaged file.
+        InputError: the folder holds numbers of another version, seed or size, or a damaged file, cannot be written, or
+            is being written by another run.
         SolverError: a process was killed.
     """
     path = folder / f"{experiment.name}.json"
-    if path.exists():
-        numbers = Numbers.load(path)
-        _check_same(head(experiment, quick, seed), _head_of(experiment, numbers), path)
-    elif _run(experiment, folder, quick, seed, workers or cores(), report):
-        numbers = _finish(experiment, folder, quick, seed)
-    else:
-        return None
-    experiment.plot(numbers, folder)
+    try:
+        if path.exists():
+            numbers = Numbers.load(path)
+            _check_same(head(experiment, quick, seed), _head_of(experiment, numbers), path)
+        elif _run(experiment, folder, quick, seed, min(workers or cores(), cores()), report):
+            numbers = _finish(experiment, folder, quick, seed)
+        else:
+            return None
+        experiment.plot(numbers, folder)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror}; what is finished is kept, run it again when that is mended"
+        ) from error
     return numbers
 
 
 def forget(experiment: Experiment, folder: Path) -> None:
     """Remove what :func:`execute` wrote for an experiment, finished or not."""
-    for suffix in ("json", "partial.jsonl", "png", "svg"):
+    for suffix in ("json", "json.draft", "partial.jsonl", "png", "svg"):
         (folder / f"{experiment.name}.{suffix}").unlink(missing_ok=True)
 
 
@@ -90,14 +101,14 @@ def _head_of(experiment: Experiment, numbers: Numbers) -> dict[str, Any]:
 def _run(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int, report: Report) -> bool:
     """Run the units that are not in the journal; whether all are there now."""
     journal = folder / f"{experiment.name}.partial.jsonl"
-    done = set(_read(journal, head(experiment, quick, seed)))
-    units = list(experiment.units(quick))
-    left = [unit for unit in units if json.dumps(unit) not in done]
-    finished = len(units) - len(left)
-    stopping = threading.Event()
-    if report(finished, len(units)):
-        return not left
-    with journal.open("a", encoding="utf-8") as stream:
+    with journal.open("a", encoding="utf-8") as stream, _sole(stream.fileno(), journal):
+        done = set(_read(journal, head(experiment, quick, seed)))
+        units = list(experiment.units(quick))
+        left = [unit for unit in units if json.dumps(unit) not in done]
+        finished = len(units) - len(left)
+        stopping = threading.Event()
+        if report(finished, len(units)):
+            return not left
         for unit, rows in _measured(experiment, left, quick, seed, workers, stopping):
             stream.write(json.dumps({"unit": unit, "rows": rows}, allow_nan=False) + "\n")
             stream.flush()
@@ -105,6 +116,19 @@ def _run(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: 
             if report(finished, len(units)):
                 stopping.set()
     return finished == len(units)
+
+
+@contextmanager
+def _sole(file: int, journal: Path) -> Iterator[None]:
+    """Keep other runs from writing the journal, where the system has locks; a lock ends with its process."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{journal} is being written by another run; wait for it, or name another folder"
+            ) from None
+    yield
 
 
 def _finish(experiment: Experiment, folder: Path, quick: bool, seed: int) -> Numbers:
@@ -168,12 +192,12 @@ def _measured(
         for unit in units:
             if stopping.is_set():
                 return
-            yield unit, [plain(row) for row in experiment.measure(unit, seed, quick)]
+            yield unit, _measure(experiment.measure, unit, seed, quick)
         return
     with _processes(1 if experiment.alone else min(workers, len(units))) as pool:
         with _without_interrupts():  # a process that starts up would die of a Ctrl-C that is meant for this one
             futures: dict[Future[Sequence[Row]], Unit] = {
-                pool.submit(_measure, experiment.name, unit, seed, quick): unit for unit in units
+                pool.submit(_measure, experiment.measure, unit, seed, quick): unit for unit in units
             }
         while futures:
             for future in wait(futures, return_when=FIRST_COMPLETED).done:
@@ -182,40 +206,45 @@ def _measured(
                     yield unit, future.result()
                 except BrokenProcessPool:
                     raise SolverError(
-                        "a worker process was killed, perhaps because memory ran out; run the same command again to go "
-                        "on, with fewer --workers"
+                        "a worker process ended: it was killed, memory ran out, or a script that starts it has no "
+                        "if __name__ == '__main__'; run it again to go on, perhaps with fewer workers"
                     ) from None
             if stopping.is_set():
                 futures = {future: unit for future, unit in futures.items() if not future.cancel()}
 
 
-def _measure(name: str, unit: Unit, seed: int, quick: bool) -> Sequence[Row]:
+def _measure(measure: Callable[[Unit, int, bool], Sequence[Row]], unit: Unit, seed: int, quick: bool) -> Sequence[Row]:
     """The rows of a unit, as JSON has them."""
-    return [plain(row) for row in load(name).measure(unit, seed, quick)]
+    return [plain(row) for row in measure(unit, seed, quick)]
 
 
 @contextmanager
 def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes, each on a core of its own; what they have begun is awaited, the rest is dropped."""
+    """Fresh processes, each on a core of its own; where this one fails or is interrupted, they end at once."""
     context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0),))
     try:
         yield pool
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C is ignored here, and by the processes that are started here; only the main thread can tell."""
-    if threading.current_thread() is not threading.main_thread():
+    """Hold Ctrl-C back until the end, and for good in processes that are started here, where the system can."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(begun: Any) -> None:

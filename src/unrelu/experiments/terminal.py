@@ -41,11 +41,15 @@ def reproduce(
             with _bar(name, interrupted, console) as report:
                 numbers = execute(experiment, folder, quick, seed, workers, report)
             if numbers is None:
-                console.print(f"stopped; {folder}/{name}.partial.jsonl keeps what is finished: run the same command "
-                              "again to go on")  # fmt: skip
+                how = "without --overwrite" if overwrite else "with the same command"
+                console.print(f"stopped; {folder}/{name}.partial.jsonl keeps what is finished: run it again {how} to "
+                              "go on")  # fmt: skip
                 return False
             console.print(claims_table(experiment, experiment.claims(numbers)))
-    (folder / "reproduction.md").write_text(page(folder, ""), encoding="utf-8")
+    try:
+        (folder / "reproduction.md").write_text(page(folder, ""), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror}") from error
     files = " ".join(f"{name}.{{json,png,svg}}" for name in dict.fromkeys(names))
     console.print(f"written to {folder}/: reproduction.md {files}", highlight=False)
     return True

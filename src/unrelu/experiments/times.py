@@ -122,7 +122,7 @@ def _minutes(numbers: Numbers) -> list[Claim]:
     missed = share(errors(numbers, network="mnist-relu", method="GD") > _USEFUL)
     return [
         Claim(
-            "Introduction", "gradient descent takes several minutes an MNIST image and may need restarts",
+            "Section 1", "gradient descent takes several minutes an MNIST image and may need restarts",
             f"mnist-relu, 10,000 steps, one core: {seconds:.3g} s a start; {missed:.0%} of the starts end with an "
             f"error above {_USEFUL:g}",
             Verdict.of(seconds >= _MINUTES and missed > 0, seconds >= _MINUTES or missed > 0),
@@ -147,7 +147,7 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
     return [
         *_minutes(numbers),
         Claim(
-            "Introduction", "gradient descent is slow where the linear programs are quick",
+            "Section 1", "gradient descent may require a long time to converge; the linear programs are direct",
             "time of GD / that of "
             + "; ".join(f"{m} {spread(ratios)}" for m, ratios in faster.items()) + ", over the networks",
             Verdict.of(min(least) > 1, any(ratio > 1 for ratios in faster.values() for ratio in ratios)),

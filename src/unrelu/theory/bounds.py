@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.generator import Generator
+from unrelu.generator import Generator, numbers
 from unrelu.layer import LayerSystem, LInf
 from unrelu.network import Network
 from unrelu.theory.constants import c_inf
@@ -127,7 +127,7 @@ def corollary_1(c_2: float, depth: int, eps: float, z: npt.ArrayLike) -> Corolla
     if not 0 < c_2 <= 2:
         raise InputError(f"c_2={c_2} must be in (0, 2], where Corollary 1 has it")
     error = _theorem("c_2", c_2, depth, eps).error
-    code = np.asarray(z, dtype=np.float64)
+    code = numbers(z, "z")
     if code.ndim != 1 or not len(code) or not np.isfinite(code).all():
         raise InputError(f"z has shape {code.shape}; pass one finite code (k,)")
     limit = (c_2 / 2) ** depth / 16 * float(np.linalg.norm(code)) * math.sqrt(len(code))
@@ -138,7 +138,10 @@ def _theorem(name: str, constants: float | Sequence[float], depth: int, eps: flo
     """The recursion e_d = eps, e_(i-1) = 2 e_i / c_i, with the thresholds 2 e_i."""
     if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 1:
         raise InputError(f"depth={depth!r} must be an integer of at least 1: the number of layers")
-    each = np.asarray(constants, dtype=np.float64)
+    try:
+        each = np.asarray(constants, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={constants!r} must be a number above 0, or {depth} of them") from None
     if each.shape not in ((), (depth,)) or not ((each > 0) & (each < math.inf)).all():
         raise InputError(
             f"{name}={constants!r} must be a finite number above 0, or {depth} of them, one for each layer"
@@ -152,8 +155,8 @@ def _theorem(name: str, constants: float | Sequence[float], depth: int, eps: flo
 
 
 def _check_eps(eps: float) -> None:
-    if not 0 <= eps < math.inf:
-        raise InputError(f"eps={eps} must be finite and at least 0: the largest size of the noise")
+    if not isinstance(eps, (int, float, np.number)) or not 0 <= eps < math.inf:
+        raise InputError(f"eps={eps!r} must be finite and at least 0: the largest size of the noise")
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
     _check_eps(eps)
     if alpha is not None and not 1 < alpha < math.inf:
         raise InputError(f"alpha={alpha} must be finite and above 1, the growth of the thresholds, or None")
-    code = np.asarray(z, dtype=np.float64)
+    code = numbers(z, "z")
     if code.shape != (chain.latent_dim,) or not np.isfinite(code).all():
         raise InputError(f"z has shape {code.shape}; pass one finite code of shape ({chain.latent_dim},)")
     errors, thresholds, constants = [float(eps)], [], []

@@ -358,6 +358,8 @@ def _worst(matrix: npt.ArrayLike, m: int, samples: int, seed: int, norm: str) ->
         raise InputError(f"m={m!r} must be an integer from 1 to {n}, the number of rows")
     if not (isinstance(samples, (int, np.integer)) and samples >= 1):
         raise InputError(f"samples={samples!r} must be an integer of at least 1")
+    if not (isinstance(seed, (int, np.integer)) and seed >= 0):
+        raise InputError(f"seed={seed!r} must be an integer of at least 0")
     if m < k:
         rows = np.arange(m)
         return Worst(0.0, _flattest(w[rows]), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -152,7 +152,7 @@ def identifiable_probability(sizes: Sequence[int], activation: str = "relu") -> 
 
 
 def _sizes(sizes: Sequence[int]) -> list[int]:
-    values = list(sizes)
+    values = list(sizes) if isinstance(sizes, Iterable) else []
     if len(values) < 2 or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in values):
         raise InputError(f"sizes={sizes!r} must be k, n_1, ..., n_d: at least two integers of at least 1")
     return [int(n) for n in values]
