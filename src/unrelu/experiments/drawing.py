@@ -58,7 +58,7 @@ STYLES = {
     "GD, scaled step": Style("#d55e00", "+", "--"),
     "GD, PLUGIn's step": Style("#d55e00", "x"),
     "plugin": Style("#cc79a7", "v"),
-    "adam": Style("#d55e00", "P", "--"),
+    "adam": Style("#7f7f7f", "P", "--"),
     "lm": Style("#8c6bb1", "D"),
     "auto": Style("#009e73", "^", width=3.0),
     "auto, prior": Style("#000000", "*", "--"),
@@ -161,7 +161,7 @@ def legend(figure: Figure | SubFigure, axis: Axes, columns: int = 3) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=columns, fontsize=7, frameon=False, columnspacing=1.2,
-        handlelength=1.8, handletextpad=0.5,
+        handlelength=1.8, handletextpad=0.8,
     )  # fmt: skip
 
 
