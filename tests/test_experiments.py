@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binom
 from typer.testing import CliRunner
 
-from unrelu import cli, zoo
+from unrelu import Status, cli, zoo
 from unrelu.errors import InputError, OptionError
 from unrelu.experiments import MODULES, figure1, figure2, load
 from unrelu.experiments.drawing import STYLES, cloud, panels, power
@@ -314,6 +314,19 @@ def test_recovery_ends_where_identifiability_does(fig2a):
     assert not fig2a.column("success", method="GD", k=125).any()
     verdicts = {claim.says: claim.verdict for claim in load("fig2a").claims(fig2a)}
     assert verdicts["linf, exact and auto recover exactly the identifiable instances"] is Verdict.HOLDS
+
+
+def test_gradient_descent_is_on_its_way_where_a_second_order_method_arrives():
+    experiment = load("stuck")
+    numbers = experiment.run(quick=True)
+    error = {m: numbers.column("error", method=m).astype(float) for m in numbers.distinct("method")}
+    missed = {m: numbers.column("missed", method=m).astype(float) for m in error}
+    assert (error["auto"] <= 1e-9).all()
+    assert (error["GD"] > 1e-3).all()
+    # Gradient descent goes down from where it was.
+    assert (missed["GD, 500,000 steps further"] < missed["GD"]).all()
+    assert set(numbers.column("status", method="GD")) == {str(Status.ITERATION_LIMIT)}
+    assert [claim.source for claim in experiment.claims(numbers)] == ["Section 5.2", "unrelu, Section 5.2"]
 
 
 def test_leaky_networks_are_always_identifiable():
