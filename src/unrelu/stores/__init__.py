@@ -2,9 +2,17 @@
 
 from unrelu.stores.files import read_measurement, read_observations
 from unrelu.stores.results import prepare_output, records, write_certificates, write_records, write_result
+from unrelu.stores.scaling import Scaling, range_warning
+from unrelu.stores.sources import Batch, Source, open_masks, open_source
 
 __all__ = [
+    "Batch",
+    "Scaling",
+    "Source",
+    "open_masks",
+    "open_source",
     "prepare_output",
+    "range_warning",
     "read_measurement",
     "read_observations",
     "records",

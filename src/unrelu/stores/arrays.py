@@ -1,0 +1,203 @@
+"""Data sets that are one array (B, ...): a ``.npy`` or ``.npz`` file, a Zarr or an HDF5 store."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError, MissingPackageError
+from unrelu.stores.batches import Batch, Shape, Source, checked, pieces
+
+__all__ = ["ArraySource", "Npy", "Npz", "Rows", "Store", "choose"]
+
+# Members of a zip file are unpacked as a whole; this much is held, in bytes.
+_LARGEST_NPZ = 2**31
+# Bytes read at once for a digest.
+_PIECE = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """An open array.
+
+    Attributes:
+        shape: (B, ...).
+        dtype: of its entries.
+        read: from start and stop to the entries ``[start:stop]``.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], npt.NDArray[Any]]
+
+
+class Store(Protocol):
+    """Where an array is; can be pickled."""
+
+    @property
+    def location(self) -> str:
+        """Of the store, for messages."""
+
+    def open(self) -> Rows:
+        """The array. Any exception is read as a damaged store, unless it is one of unrelu's own."""
+
+
+class ArraySource(Source):
+    """A data set in one array.
+
+    Args:
+        store: where the array is.
+
+    Raises:
+        InputError: it cannot be opened, is no batch (B, ...), is empty, or is not made of real numbers.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.location = store.location
+        self._store = store
+        self._opened: tuple[int, Rows] | None = None
+        rows = self._open()
+        if len(rows.shape) < 2:
+            raise InputError(
+                f"{self.location} has shape {rows.shape}; a data set is a batch (B, ...): reshape a single observation "
+                "to (1, ...), numbers observed one by one to (B, 1)"
+            )
+        if math.prod(rows.shape) == 0:
+            raise InputError(f"{self.location} has shape {rows.shape}, so it holds no values; pass one that does")
+        if rows.dtype.kind not in "biuf":
+            raise InputError(f"{self.location} has entries of type {rows.dtype}; save real numbers")
+        self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
+        self._opened = (os.getpid(), rows)
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Observations start to stop - 1 (see :meth:`Source.read`)."""
+        self.check_range(start, stop)
+        values = np.full((stop - start, *self.shape), np.nan)
+        problems: dict[int, str] = {}
+        for piece in pieces(self._rows().read, start, stop):
+            at = piece.start - start
+            if piece.values is None:
+                problems[at] = piece.problem
+            else:
+                # Extended precision may overflow; the infinity is then a problem of its observation.
+                with np.errstate(over="ignore"):
+                    values[at : at + len(piece.values)] = piece.values
+        return checked(values, problems)
+
+    def digest(self, start: int, stop: int) -> str:
+        """SHA-256 of the values' bytes in C order, in the stored type; the text "unreadable" for those without."""
+        self.check_range(start, stop)
+        digest = hashlib.sha256()
+        step = max(1, _PIECE // (math.prod(self.shape) * self.dtype.itemsize))
+        for first in range(start, stop, step):
+            for piece in pieces(self._rows().read, first, min(first + step, stop)):
+                digest.update(b"unreadable" if piece.values is None else np.ascontiguousarray(piece.values).data)
+        return digest.hexdigest()
+
+    def _rows(self) -> Rows:
+        """The array as opened in this process: open files and connections do not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            rows = self._open()
+            if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
+                raise InputError(
+                    f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
+                    f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
+                )
+            self._opened = (os.getpid(), rows)
+        return self._opened[1]
+
+    def _open(self) -> Rows:
+        try:
+            return self._store.open()
+        except (InputError, MissingPackageError, MemoryError):
+            raise
+        except Exception as error:  # every library has its own for damaged and missing stores
+            raise InputError(f"{self.location} cannot be opened: {error}; pass a whole, readable data set") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+@dataclass(frozen=True)
+class Npy:
+    """A ``.npy`` file."""
+
+    location: str
+
+    def open(self) -> Rows:
+        """The array, of which nothing is read yet."""
+        mapped: np.memmap[Any, Any] = np.load(self.location, mmap_mode="r", allow_pickle=False)
+        shape, dtype = mapped.shape, mapped.dtype
+        if not mapped.flags.c_contiguous:
+            return Rows(shape, dtype, self._copy)
+        offset, length = int(mapped.offset), math.prod(shape[1:])
+
+        # Rows lie one behind the other, so the file is read in place of a mapping: a disk that fails, or a file that is
+        # cut short, would end a process that maps it, but is an error here.
+        def read(start: int, stop: int) -> npt.NDArray[Any]:
+            first = offset + start * length * dtype.itemsize
+            flat = np.fromfile(self.location, dtype, (stop - start) * length, offset=first)
+            return flat.reshape(stop - start, *shape[1:])
+
+        return Rows(shape, dtype, read)
+
+    def _copy(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Of an array in Fortran order. It is mapped each time: pages of a mapping count as memory of this process."""
+        return np.array(np.load(self.location, mmap_mode="r", allow_pickle=False)[start:stop])
+
+
+@dataclass(frozen=True)
+class Npz:
+    """An array of a ``.npz`` file: ``array``, else the one called ``name``, else the only one."""
+
+    location: str
+    array: str | None
+    name: str
+
+    def open(self) -> Rows:
+        """The array, read as a whole: zip files cannot be read in parts."""
+        # NumPy leaves a file that it opened itself open where it is damaged.
+        with Path(self.location).open("rb") as stream, zipfile.ZipFile(stream) as members:
+            sizes = {i.filename.removesuffix(".npy"): i.file_size for i in members.infolist()}
+            chosen = choose(list(sizes), self.array, self.name, self.location)
+            if sizes[chosen] > _LARGEST_NPZ:
+                raise InputError(
+                    f"{self.location}: {chosen} has {sizes[chosen] / 2**30:.1f} GiB; .npz files are read as a whole, "
+                    f"up to {_LARGEST_NPZ / 2**30:.0f} GiB; save it as .npy or Zarr, which are read in parts"
+                )
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                array = arrays[chosen]
+        if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of members that are none
+            raise InputError(f"{self.location}: {chosen} is no array; save it with numpy.savez")
+        array.setflags(write=False)
+        return Rows(array.shape, array.dtype, lambda a, b: array[a:b])
+
+
+def choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:
+    """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    held = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    if not names:
+        raise InputError(f"{location} holds no arrays; pass a store with an array {array or name!r}")
+    if array is not None:
+        if array in names:
+            return array
+        raise InputError(f"{location} has no array {array!r}; it holds {held}")
+    if name in names:
+        return name
+    if len(names) == 1:
+        return names[0]
+    raise InputError(f"{location} holds the arrays {held}; say which with array=, or name it {name!r}")
