@@ -261,21 +261,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.parametrize("kind", [npy, fortran, zarr_group, hdf5], ids=lambda kind: kind.__name__)
-def test_memory_is_that_of_a_part(tmp_path, kind):
-    """A file of 128 MiB, read 1000 observations or 4 MiB at a time (and 16 MiB for the digest)."""
-    y = np.ones((32768, 1024), np.float32)
-    if kind is zarr_group:
-        zarr.create_array(str(tmp_path / "a.zarr"), data=y, chunks=(1000, 1024))
-        path = str(tmp_path / "a.zarr")
-    elif kind is hdf5:
-        with h5py.File(tmp_path / "y.h5", "w") as file:
-            file.create_dataset("y", data=y)
-        path = str(tmp_path / "y.h5")
+@pytest.mark.parametrize("name", ["c.npy", "fortran.npy", "y.zarr", "y.h5"])
+def test_memory_is_that_of_a_part(tmp_path, name):
+    """160 MiB, of which 1000 observations or 4 MiB are read at a time, and 8 MiB for the digest; small on the disk."""
+    shape, path = (40960, 1024), tmp_path / name
+    if name.endswith(".npy"):
+        np.lib.format.open_memmap(path, "w+", np.float32, shape, fortran_order="fortran" in name)
+    elif name == "y.zarr":
+        zarr.create_array(str(path), data=np.ones(shape, np.float32), chunks=(1000, 1024))
     else:
-        path = kind(tmp_path, y)
-    ran = subprocess.run([sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 96 * 1024
+        with h5py.File(path, "w") as file:
+            file.create_dataset("y", data=np.ones(shape, np.float32), chunks=(1000, 1024), compression="lzf")
+    ran = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 110 * 1024
 
 
 # --- observations that cannot be used ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ __all__ = ["ArraySource", "Npy", "Npz", "Rows", "Store", "choose"]
 # Members of a zip file are unpacked as a whole; this much is held, in bytes.
 _LARGEST_NPZ = 2**31
 # Bytes read at once for a digest.
-_PIECE = 2**24
+_PIECE = 2**23
 
 
 @dataclass(frozen=True, eq=False)
