@@ -320,13 +320,64 @@ def test_a_damaged_chunk_of_hdf5_is_a_problem_of_its_rows(tmp_path):
     np.testing.assert_array_equal(batch.values[3:], Y[4:])
 
 
-def test_a_file_cut_short_after_opening_is_a_problem_of_its_last_rows(tmp_path):
+@every_kind
+def test_a_data_set_that_is_gone_is_no_problem_of_observations(tmp_path, kind):
+    path = kind(tmp_path)
+    source = open_source(path)
+    if kind is zarr_memory:
+        store = zarr.open_group(path, mode="r+").store
+        store.fs.sync_fs.rm(store.path, recursive=True)
+    else:
+        Path(path.removeprefix("file://")).rename(tmp_path / "elsewhere")
+    if kind in (npz, packed):
+        np.testing.assert_array_equal(source.read(2, 5).values, Y[2:5])
+    elif kind in (npy, fortran, hdf5, images):
+        with pytest.raises(InputError, match=r"cannot be opened|is gone; bring it back"):
+            source.read(2, 5)
+    else:
+        # Chunks that are not there hold the fill value, so Zarr does not notice.
+        with pytest.raises(InputError, match="holds no Zarr group or array"):
+            pickle.loads(pickle.dumps(source)).read(2, 5)
+
+
+def test_a_file_cut_short_after_opening_is_refused(tmp_path):
     path = npy(tmp_path)
     source = open_source(path)
     os.truncate(path, os.path.getsize(path) - 20)
+    np.testing.assert_array_equal(source.read(0, 5).values, Y[:5])
+    with pytest.raises(InputError, match="cannot be opened"):
+        source.read(0, 7)
+
+
+def test_a_reader_that_fails_once_is_asked_again(tmp_path, monkeypatch):
+    source = open_source(npy(tmp_path))
+    read, failures = np.fromfile, [OSError("stale handle")]
+
+    def fromfile(*args, **options):
+        if failures:
+            raise failures.pop()
+        return read(*args, **options)
+
+    monkeypatch.setattr(np, "fromfile", fromfile)
     batch = source.read(0, 7)
-    assert list(batch.problems) == [5, 6]
-    np.testing.assert_array_equal(batch.values[:5], Y[:5])
+    assert batch.problems == {}
+    np.testing.assert_array_equal(batch.values, Y)
+
+
+def test_rows_that_the_disk_cannot_read_are_problems(tmp_path, monkeypatch):
+    source = open_source(npy(tmp_path))
+    read = np.fromfile
+
+    def fromfile(path, dtype, count, offset):
+        first = (offset - 128) // 12
+        if first <= 4 < first + count // 12:
+            raise OSError("input/output error")
+        return read(path, dtype, count, offset=offset)
+
+    monkeypatch.setattr(np, "fromfile", fromfile)
+    batch = source.read(1, 7)
+    assert batch.problems == {3: "cannot be read: input/output error"}
+    np.testing.assert_array_equal(batch.values[[0, 1, 2, 4, 5]], Y[[1, 2, 3, 5, 6]])
 
 
 def test_memory_that_runs_out_is_no_problem_of_an_observation(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.stores.batches import Batch, Shape, Source, checked, pieces
+from unrelu.stores.batches import Batch, Piece, Shape, Source, checked, pieces
 
 __all__ = ["ArraySource", "Npy", "Npz", "Rows", "Store", "choose"]
 
@@ -83,7 +83,7 @@ class ArraySource(Source):
         self.check_range(start, stop)
         values = np.full((stop - start, *self.shape), np.nan)
         problems: dict[int, str] = {}
-        for piece in pieces(self._rows().read, start, stop):
+        for piece in self._pieces(start, stop):
             at = piece.start - start
             if piece.values is None:
                 problems[at] = piece.problem
@@ -99,21 +99,38 @@ class ArraySource(Source):
         digest = hashlib.sha256()
         step = max(1, _PIECE // (math.prod(self.shape) * self.dtype.itemsize))
         for first in range(start, stop, step):
-            for piece in pieces(self._rows().read, first, min(first + step, stop)):
+            for piece in self._pieces(first, min(first + step, stop)):
                 digest.update(b"unreadable" if piece.values is None else np.ascontiguousarray(piece.values).data)
         return digest.hexdigest()
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """What can be read; observations are to blame for the rest only if the store is still there.
+
+        A disk or a connection that is lost would make problems of all that follow.
+        """
+        try:
+            values = self._rows().read(start, stop)
+        except (InputError, MissingPackageError, MemoryError):
+            raise
+        except Exception:  # of many kinds, see pieces
+            return pieces(self._reopened().read, start, stop)
+        return iter([Piece(start, values)])
 
     def _rows(self) -> Rows:
         """The array as opened in this process: open files and connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            rows = self._open()
-            if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
-                raise InputError(
-                    f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
-                    f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
-                )
-            self._opened = (os.getpid(), rows)
+            return self._reopened()
         return self._opened[1]
+
+    def _reopened(self) -> Rows:
+        rows = self._open()
+        if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
+            raise InputError(
+                f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
+                f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
+            )
+        self._opened = (os.getpid(), rows)
+        return rows
 
     def _open(self) -> Rows:
         try:

@@ -30,10 +30,10 @@ class Zarr:
         zarr = optional("zarr", "Zarr stores", "zarr")
         node = self._node(zarr)
         if isinstance(node, zarr.Group):
-            names = list(node.array_keys())
-            if self.array is not None and isinstance(node.get(self.array), zarr.Array):
-                names.append(self.array)
-            node = node[choose(names, self.array, self.name, self.location)]
+            found = node.get(self.array or self.name)
+            if not isinstance(found, zarr.Array):  # listing a group behind a URL may be slow, or not allowed
+                found = node[choose(list(node.array_keys()), self.array, self.name, self.location)]
+            node = found
         elif self.array is not None:
             raise InputError(f"{self.location} is one array, so it has none called {self.array!r}; leave array= out")
         return Rows(tuple(node.shape), np.dtype(node.dtype), lambda a, b: np.asarray(node[a:b]))

@@ -58,9 +58,13 @@ class Folder(Source):
         self.check_range(start, stop)
         values = np.full((stop - start, *self.shape), np.nan)
         problems: dict[int, str] = {}
+        folder = Path(self.location)
         for i, name in enumerate(self._listed()[start:stop]):
-            image = _decoded(Path(self.location, name), self._pixels)
+            image = _decoded(folder / name, self._pixels)
             if isinstance(image, str):
+                # An image is to blame only if its folder is still there.
+                if not folder.is_dir():
+                    raise InputError(f"{self.location} is gone; bring it back before going on")
                 problems[i] = image
             elif (image.shape, image.dtype) != (self.shape, self.dtype):
                 problems[i] = f"is {_kind(image.shape, image.dtype)}; the first is {_kind(self.shape, self.dtype)}"
