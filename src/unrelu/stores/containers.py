@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.stores.arrays import Rows, choose
@@ -36,7 +38,17 @@ class Zarr:
             node = found
         elif self.array is not None:
             raise InputError(f"{self.location} is one array, so it has none called {self.array!r}; leave array= out")
-        return Rows(tuple(node.shape), np.dtype(node.dtype), lambda a, b: np.asarray(node[a:b]))
+        array, fill = node, node.fill_value
+
+        def read(start: int, stop: int) -> npt.NDArray[Any]:
+            values = np.asarray(array[start:stop])
+            unwritten = np.isnan(values) if np.isnan(fill) else values == fill
+            # Of a store that is gone, Zarr reads the fill value everywhere.
+            if unwritten.reshape(stop - start, math.prod(array.shape[1:])).all(axis=1).any():
+                self._node(zarr)
+            return values
+
+        return Rows(tuple(array.shape), np.dtype(array.dtype), read)
 
     def _node(self, zarr: Any) -> Any:
         try:
