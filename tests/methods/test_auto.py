@@ -302,3 +302,15 @@ def test_a_module_with_constants_in_double_precision_is_searched_in_double():
     network = unrelu.from_torch(Weighted(), (3,))
     truth = np.random.default_rng(0).standard_normal((4, 3))
     np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [5, 9])
+def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned(seed):
+    """A square first layer: at condition numbers of 5e4 an exact fit of single precision can be off by 1e-3."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(0, n_out**-0.5, (n_out, n_in)) for n_in, n_out in ((120, 120), (120, 300))]
+    network = unrelu.from_arrays(weights, activation="leaky_relu:0.1")
+    truth = rng.standard_normal((4, 120))
+    result = unrelu.invert(network, network(truth), "auto")
+    assert all(status is Status.EXACT_FIT for status in result.status)
+    np.testing.assert_allclose(result.z, truth, atol=1e-9)

@@ -139,7 +139,7 @@ def _random_claims(kind: str, panel: str, numbers: Numbers) -> list[Claim]:
     claims = [
         Claim(
             panel, "the recovery error grows almost linearly with the noise",
-            f"log-log slopes from 1e-6 to 1e-2: {said(slopes)}",
+            f"log-log slopes from 1e-6 to 1e-2: {said(slopes, '.3f')}",
             Verdict.of(all(abs(s - 1) <= 0.1 for s in slopes.values())),
         ),
         Claim(

@@ -107,12 +107,11 @@ def _overview(claims: Sequence[Claim]) -> str:
         chosen = [claim for claim in claims if _owner(claim) == whose]
         counts = Counter(claim.verdict for claim in chosen)
         lines.append(f"| claims of {whose} | " + " | ".join(str(counts[verdict]) for verdict in Verdict) + " |")
-    lines += ["", "Not as claimed:", ""]
+    lines += ["", "What the paper says and did not come out as it says it; numbers and reasons are below:", ""]
     lines += [
-        f"- {claim.source}: {claim.says}. *{claim.verdict.value.capitalize()}*: {claim.measured}"
-        + (f" ({claim.reason})" if claim.reason else "")
+        f"- {claim.source}: {claim.says}. *{claim.verdict.value.capitalize()}.*"
         for claim in claims
-        if claim.verdict is not Verdict.HOLDS
+        if _owner(claim) == "the paper" and claim.verdict is not Verdict.HOLDS
     ]
     return "\n".join([*map(_escaped_star, lines), ""])
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from unrelu import zoo
 from unrelu.experiments.drawing import decades, panels, tidy
@@ -105,6 +106,7 @@ def _draw(numbers: Numbers) -> Figure:
             tidy(axis, label, "", network if axis is time else "", log="x")
             axis.set_yticks(places, methods if i == 0 else [""] * len(methods), fontsize=7)
             axis.set_ylim(-0.6, len(methods) - 0.4)
+        accuracy.xaxis.set_major_locator(LogLocator(base=100, numticks=12))  # room for the labels
     entries = [
         Line2D([], [], marker="o", linestyle="", color="#0072b2", markersize=4.5, label="one at a time"),
         Line2D([], [], marker="o", linestyle="", color="#e69f00", markerfacecolor="white", label="in a batch"),

@@ -207,18 +207,20 @@ class _Run:
         misfit = MixedMisfit(Misfit.of(self.problem), self.misfit)
         z = misfit.tensor(self.best.double[rows.cpu().numpy()])
         exact = 1e-30 * misfit.y[rows].square().sum(dim=1)
-        z, _, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
+        z, f, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
         for precise, most, decrease in (
             (misfit, self.options.max_iterations, _REFINED_DECREASE),
             (misfit.double, steps, 1e-13),
         ):
-            left = torch.nonzero(~arrived)[:, 0]
+            # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
+            left = torch.nonzero(~arrived if precise is misfit else f > exact)[:, 0]
             if len(left) and most:
                 state = DampedNewton(
                     precise, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
                 )
                 before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
                 z[left] = state.run(min(most, _LAST_STEPS), self.watch).z
+                f[left] = state.f
                 arrived[left] = state.done | (state.f >= (1 - _SETTLED) * before)
         return z.cpu().double().numpy(), arrived
 
@@ -227,10 +229,12 @@ class _Run:
         rows = torch.nonzero(~self.exact & torch.isfinite(self.best.f))[:, 0]
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
         status[self.best.found.cpu().numpy() > 1] = Status.REFOUND
-        if len(rows) and not self.watch.reason:
-            refined, settled = self._in_double(rows, 0)
-            self.best.replace(rows, refined)
-            status[rows[~settled].cpu().numpy()] = Status.ITERATION_LIMIT
+        near = self.best.f[rows] <= _EXACT * self.best.size[rows]
+        for some, steps in ((rows[~near], 0), (rows[near], 0 if self.problem.prior else _EXACT_FIT_STEPS)):
+            if len(some) and not self.watch.reason:
+                refined, settled = self._in_double(some, steps)
+                self.best.replace(some, refined)
+                status[some[~settled].cpu().numpy()] = Status.ITERATION_LIMIT
         status[self.best.flat().cpu().numpy()] = Status.FLAT
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
