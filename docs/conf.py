@@ -1,4 +1,4 @@
-"""Sphinx configuration: Markdown pages, the reference from the docstrings and the registry of methods, the paper's claims from numbers."""
+"""Sphinx: Markdown pages; the reference from docstrings, methods from their registry, claims from numbers."""
 
 import dataclasses
 from pathlib import Path
