@@ -9,7 +9,16 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 settings.register_profile("unrelu", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("unrelu")
+
+
+@pytest.fixture(scope="session")
+def fig2a():
+    """The quick numbers of Figure 2(a), which tests of figures and of the command share."""
+    from unrelu.experiments import load
+
+    return load("fig2a").run(quick=True)

@@ -242,10 +242,8 @@ def _bound_claims(numbers: Numbers, norm: str) -> list[Claim]:
     above, count = _violations(numbers)
     sign = "|z - z*|_inf <= (2/c_inf)^d eps" if norm == "linf" else "|z - z*|_1 <= (2/c_1)^d eps"
     one = [r for k, d in _shapes(numbers) if d == 1 for r in _ratios(numbers, _CERTIFIED, k, d, smallest=True)]
-    loose, all_sets = (
-        _listed(numbers, lambda k, d, what=what: _median(_ratios(numbers, what, k, d)))  # type: ignore[misc]
-        for what in (_CERTIFIED, _SEARCHED)
-    )
+    loose = _listed(numbers, lambda k, d: _median(_ratios(numbers, _CERTIFIED, k, d)))
+    all_sets = _listed(numbers, lambda k, d: _median(_ratios(numbers, _SEARCHED, k, d)))
     return [
         Claim(
             _THEOREM[norm], f"{sign} where enough outputs are bright",

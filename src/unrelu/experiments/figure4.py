@@ -13,6 +13,7 @@ from unrelu import zoo
 from unrelu.experiments.drawing import STYLES, grid_of_images, legend, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.instances import METHODS, relative_error
+from unrelu.experiments.summary import said
 from unrelu.solve import invert
 
 __all__ = ["EXPERIMENTS"]
@@ -181,10 +182,6 @@ def _reasonable(numbers: Numbers, method: str) -> float:
     return float(np.mean(_column(numbers, "mse", method) <= _REASONABLE * _column(numbers, "mse", "identifiable")))
 
 
-def _said(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.0%}" for name, value in values.items())
-
-
 def _claims(numbers: Numbers) -> list[Claim]:
     right = {method: _reasonable(numbers, method) for method in _RUN}
     found = {method: _share(numbers, method) for method in _RUN}
@@ -197,7 +194,7 @@ def _claims(numbers: Numbers) -> list[Claim]:
     return [
         Claim(
             "Figure 4", "projected gradient descent with linf always finds reasonable results",
-            f"{what}: {_said({m: right[m] for m in (*_PUBLISHED, 'projected, lm')})}",
+            f"{what}: {said({m: right[m] for m in (*_PUBLISHED, 'projected, lm')}, '.0%')}",
             Verdict.of(right[best] >= 0.95, right[best] > 0.5),
             "the first projections take wrongly filled pixels for observed ones; linf fits the largest error, so that "
             "a few of them move the whole code",
@@ -211,20 +208,20 @@ def _claims(numbers: Numbers) -> list[Claim]:
         ),
         Claim(
             "Figure 4", "projected gradient descent with linf is better than gradient descent",
-            f"{what}: {_said({m: right[m] for m in (*_PUBLISHED, 'GD')})}",
+            f"{what}: {said({m: right[m] for m in (*_PUBLISHED, 'GD')}, '.0%')}",
             Verdict.of(right[best] > right["GD"]),
             "projections with linf are misled by wrongly filled pixels, gradient descent uses the observed ones alone",
         ),
         Claim(
             "unrelu, Figure 4", "linf on the observed pixels alone needs no projected gradient descent",
-            f"codes found: {_said({m: found[m] for m in ('linf', *_PUBLISHED, 'projected, lm')})}",
+            f"codes found: {said({m: found[m] for m in ('linf', *_PUBLISHED, 'projected, lm')}, '.0%')}",
             Verdict.of(found["linf"] > max(found[m] for m in (*_PUBLISHED, "projected, lm"))),
         ),
         Claim(
             "unrelu, Figure 4", "auto finds every code that the observed pixels tell",
             f"identifiable: {told.mean():.1%} ("
             + ", ".join(f"{mask} {_share(numbers, 'identifiable', mask):.0%}" for mask in masks)
-            + f"); of these found: {_said({m: known[m] for m in ('auto', 'linf', 'GD')})}",
+            + f"); of these found: {said({m: known[m] for m in ('auto', 'linf', 'GD')}, '.0%')}",
             Verdict.of(known["auto"] == 1, known["auto"] >= 0.95),
             "another code fits the observed pixels as well, or the search stopped at one that fits worse",
         ),
