@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import unrelu
-from unrelu.benchmarks.machine import describe
+from unrelu.machine import describe
 
 RESULTS = Path(__file__).parent / "results" / "baselines.json"
 

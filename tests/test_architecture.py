@@ -14,15 +14,15 @@ import unrelu
 SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
-    "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "hardness",
-    "problem", "result", "layer", "methods", "proofs", "theory", "solve", "certification", "inspection", "zoo",
-    "stores", "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "cli",
+    "errors", "machine", "activations", "affine", "generator", "network", "opaque", "threads", "processes", "loaders",
+    "operators", "hardness", "problem", "result", "layer", "methods", "proofs", "theory", "solve", "certification",
+    "inspection", "zoo", "stores", "batch", "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
     "hardness": {"errors", "loaders", "network", "hardness"},
     "zoo": {"errors", "loaders", "network", "zoo"},
-    "theory": {"errors", "activations", "generator", "network", "layer", "theory"},
+    "theory": {"errors", "machine", "activations", "generator", "network", "layer", "theory"},
     "proofs": {"errors", "generator", "network", "operators", "layer", "proofs"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -24,7 +24,6 @@ from unrelu import Status, cli
 from unrelu.activations import Activation
 from unrelu.benchmarks import layers, peers, plot, report
 from unrelu.benchmarks.instances import CASES, COMBINATIONS, PROGRAMS, QUICK_CASES, REPORT_SEED, Case, draw, draw_batch
-from unrelu.benchmarks.machine import describe
 from unrelu.benchmarks.network_table import network_table
 from unrelu.benchmarks.peers import PEERS, Scaled, cholesky, objective
 from unrelu.benchmarks.published import PublishedLoop
@@ -33,6 +32,7 @@ from unrelu.benchmarks.throughput import measure_throughput
 from unrelu.benchmarks.whole_network import Inverted, Run, compare, measure_network
 from unrelu.errors import SolverError
 from unrelu.layer import LayerSystem, LInf, convex, rows
+from unrelu.machine import describe
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +429,7 @@ def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):
 def test_the_threads_are_limited_only_within_a_measurement():
     code = """
 from threadpoolctl import threadpool_info
-from unrelu.benchmarks.machine import one_thread
+from unrelu.machine import one_thread
 import numpy, scipy.linalg
 counts = lambda: {i["num_threads"] for i in threadpool_info()}
 before = counts()

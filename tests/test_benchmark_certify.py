@@ -19,8 +19,8 @@ from unrelu.benchmarks.certify import QUICK, Boxed, Plan, Proved, measure_certif
 from unrelu.benchmarks.certify_cells import CELLS, Cell, draw
 from unrelu.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
 from unrelu.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
-from unrelu.benchmarks.machine import describe
 from unrelu.layer.highs import LpStatus, solve, solve_mip
+from unrelu.machine import describe
 from unrelu.operators import read_operator
 from unrelu.proofs import GAP
 from unrelu.proofs.chain import Chain, chain_of

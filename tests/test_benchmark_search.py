@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from unrelu import cli, invert, zoo
 from unrelu.benchmarks import report, search, search_plot
-from unrelu.benchmarks.machine import describe
 from unrelu.benchmarks.search import BLIND, KNOWN, METHODS, Outcome, measure_search
 from unrelu.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, Cell, cells, draw
 from unrelu.benchmarks.search_norms import BOUND, Norms, draw_outliers, draw_uniform
 from unrelu.benchmarks.search_table import search_table, times_fewer
+from unrelu.machine import describe
 
 
 def numpy_output(network, z: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrelu import errors, hardness, theory, zoo
+    from unrelu.batch import Run, open_run, run
     from unrelu.certification import certify
     from unrelu.generator import Generator
     from unrelu.inspection import inspect
@@ -35,6 +36,7 @@ __all__ = [
     "Problem",
     "Progress",
     "ProofStatus",
+    "Run",
     "Status",
     "certify",
     "errors",
@@ -45,6 +47,8 @@ __all__ = [
     "inspect",
     "invert",
     "load",
+    "open_run",
+    "run",
     "theory",
     "zoo",
 ]
@@ -60,6 +64,7 @@ _HOME = {
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
     "ProofStatus": "unrelu.proofs",
+    "Run": "unrelu.batch",
     "Status": "unrelu.result",
     "certify": "unrelu.certification",
     "from_arrays": "unrelu.loaders",
@@ -68,6 +73,8 @@ _HOME = {
     "inspect": "unrelu.inspection",
     "invert": "unrelu.solve",
     "load": "unrelu.loaders",
+    "open_run": "unrelu.batch",
+    "run": "unrelu.batch",
 }
 
 

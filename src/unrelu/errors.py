@@ -9,6 +9,7 @@
     ├── InputError (ValueError)          data, shapes or noise levels that make no sense
     ├── OptionError (TypeError)          an unknown or ill-typed option of a method
     ├── OutputExistsError (FileExistsError)  an output folder that would be overwritten
+    ├── StorageError (OSError)           results that cannot be written: a full disk, a folder without permission
     ├── MissingPackageError (ModuleNotFoundError)  an optional package that is not installed
     └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
 
@@ -26,6 +27,7 @@ __all__ = [
     "OptionError",
     "OutputExistsError",
     "SolverError",
+    "StorageError",
     "UnreluError",
     "UnsupportedModelError",
 ]
@@ -57,6 +59,10 @@ class OptionError(UnreluError, TypeError):
 
 class OutputExistsError(UnreluError, FileExistsError):
     """The output folder exists; nothing is overwritten unless asked."""
+
+
+class StorageError(UnreluError, OSError):
+    """Results cannot be written: the disk is full, or gone, or not ours to write to."""
 
 
 class MissingPackageError(UnreluError, ModuleNotFoundError):

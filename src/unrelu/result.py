@@ -37,6 +37,7 @@ class Status(enum.Enum):
     FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
     NO_CODE = "no code was found for this observation"
     STOPPED = "stopped by the callback; the codes are the best so far"
+    ERROR = "could not be inverted: its message says why"
     SOLVER_FAILED = "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
 
     def __str__(self) -> str:

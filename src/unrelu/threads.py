@@ -24,9 +24,10 @@ from unrelu.affine import Dense
 from unrelu.generator import Generator
 from unrelu.network import Network
 
-__all__ = ["abandoned", "cores", "in_threads", "one_blas_thread", "small", "suitable_threads"]
+__all__ = ["abandoned", "cores", "in_threads", "on_one_core", "one_blas_thread", "small", "suitable_threads"]
 
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -93,8 +94,20 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def cores() -> int:
-    """The number of cores that this process may use."""
+    """The number of cores that this process may use; 1 within :func:`on_one_core`."""
+    if _alone.get():
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Work on observations one after the other: the other cores have workers of their own."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def in_threads(

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from unrelu.benchmarks.certify_cells import CELLS, Cell, Drawn, draw
 from unrelu.benchmarks.certify_mip import MipRun, prove_by_mip
 from unrelu.benchmarks.instances import REPORT_SEED
-from unrelu.benchmarks.machine import one_core
 from unrelu.certification import certify
+from unrelu.machine import one_core
 from unrelu.operators import read_operator
 from unrelu.proofs import GAP, Certificate, Limits
 from unrelu.proofs.chain import Chain, chain_of

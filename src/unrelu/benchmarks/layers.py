@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.benchmarks.instances import CASES, PROGRAMS, QUICK_CASES, REPORT_SEED, Case, Instance, Program, draw
-from unrelu.benchmarks.machine import one_thread
 from unrelu.benchmarks.peers import PEERS, Scaled, cholesky, cvxopt_module, objective
 from unrelu.errors import SolverError
 from unrelu.layer.convex import least_violation
+from unrelu.machine import one_thread
 
 __all__ = ["INSTANCES", "QUICK_INSTANCES", "Record", "measure", "measure_layers", "select"]
 

@@ -25,7 +25,6 @@ from unrelu.benchmarks.certify_table import CERTIFY_CAPTION, boxes_table, certif
 from unrelu.benchmarks.cold_start import measure_cold_start
 from unrelu.benchmarks.instances import QUICK_CASES
 from unrelu.benchmarks.layers import measure_layers
-from unrelu.benchmarks.machine import describe
 from unrelu.benchmarks.network_table import NETWORK_CAPTION, network_table
 from unrelu.benchmarks.peers import PEERS
 from unrelu.benchmarks.search import Outcome, measure_search
@@ -35,6 +34,7 @@ from unrelu.benchmarks.search_table import NORMS_CAPTION, SEARCH_CAPTION, norms_
 from unrelu.benchmarks.summary import summarise, tables
 from unrelu.benchmarks.throughput import measure_throughput
 from unrelu.benchmarks.whole_network import BASELINES, QUICK_OBSERVATIONS, Inverted, measure_network
+from unrelu.machine import describe
 
 __all__ = ["MEASUREMENTS", "Command", "run"]
 

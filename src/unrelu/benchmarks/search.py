@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.benchmarks.instances import REPORT_SEED
-from unrelu.benchmarks.machine import one_core
 from unrelu.benchmarks.search_cells import Batch, Cell, cells, draw
+from unrelu.machine import one_core
 from unrelu.methods.bank import Bank
 from unrelu.solve import invert
 

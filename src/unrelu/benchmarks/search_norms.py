@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.benchmarks.instances import REPORT_SEED
-from unrelu.benchmarks.machine import one_core
 from unrelu.benchmarks.search_cells import Cell, draw
+from unrelu.machine import one_core
 from unrelu.methods.bank import Bank
 from unrelu.result import Inversion
 from unrelu.solve import invert

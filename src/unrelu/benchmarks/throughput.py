@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unrelu.benchmarks.instances import CASES, REPORT_SEED, Case, draw_batch
-from unrelu.benchmarks.machine import one_thread
 from unrelu.layer.batch import least_violation_many
 from unrelu.layer.convex import Answer
 from unrelu.layer.highs import LpStatus
+from unrelu.machine import one_thread
 
 __all__ = ["OBSERVATIONS", "Throughput", "measure_throughput"]
 

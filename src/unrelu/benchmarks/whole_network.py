@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.benchmarks.instances import REPORT_SEED
-from unrelu.benchmarks.machine import one_thread
 from unrelu.benchmarks.published import PublishedLoop
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem, LInf
 from unrelu.layer.convex import engine
+from unrelu.machine import one_thread
 from unrelu.methods.layerwise import Layerwise
 from unrelu.network import Network
 from unrelu.result import Status

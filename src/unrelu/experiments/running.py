@@ -7,31 +7,21 @@ all are there they become ``NAME.json``, with the machine, and are drawn.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from unrelu import __version__
-from unrelu.benchmarks.machine import describe
 from unrelu.errors import InputError, SolverError
 from unrelu.experiments.experiment import Experiment, Numbers, Row, Unit, plain
+from unrelu.machine import describe
+from unrelu.processes import fresh_processes, sole_writer, without_interrupts
 from unrelu.threads import cores
-
-try:
-    import fcntl
-except ImportError:  # no POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Report", "execute", "forget", "head"]
 
@@ -101,7 +91,7 @@ def _head_of(experiment: Experiment, numbers: Numbers) -> dict[str, Any]:
 def _run(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int, report: Report) -> bool:
     """Run the units that are not in the journal; whether all are there now."""
     journal = folder / f"{experiment.name}.partial.jsonl"
-    with journal.open("a", encoding="utf-8") as stream, _sole(stream.fileno(), journal):
+    with journal.open("a", encoding="utf-8") as stream, sole_writer(stream.fileno(), journal):
         done = set(_read(journal, head(experiment, quick, seed)))
         units = list(experiment.units(quick))
         left = [unit for unit in units if json.dumps(unit) not in done]
@@ -116,19 +106,6 @@ def _run(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: 
             if report(finished, len(units)):
                 stopping.set()
     return finished == len(units)
-
-
-@contextmanager
-def _sole(file: int, journal: Path) -> Iterator[None]:
-    """Keep other runs from writing the journal, where the system has locks; a lock ends with its process."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{journal} is being written by another run; wait for it, or name another folder"
-            ) from None
-    yield
 
 
 def _finish(experiment: Experiment, folder: Path, quick: bool, seed: int) -> Numbers:
@@ -194,8 +171,8 @@ def _measured(
                 return
             yield unit, _measure(experiment.measure, unit, seed, quick)
         return
-    with _processes(1 if experiment.alone else min(workers, len(units))) as pool:
-        with _without_interrupts():  # a process that starts up would die of a Ctrl-C that is meant for this one
+    with fresh_processes(1 if experiment.alone else min(workers, len(units)), pinned=True) as pool:
+        with without_interrupts():
             futures: dict[Future[Sequence[Row]], Unit] = {
                 pool.submit(_measure, experiment.measure, unit, seed, quick): unit for unit in units
             }
@@ -216,53 +193,3 @@ def _measured(
 def _measure(measure: Callable[[Unit, int, bool], Sequence[Row]], unit: Unit, seed: int, quick: bool) -> Sequence[Row]:
     """The rows of a unit, as JSON has them."""
     return [plain(row) for row in measure(unit, seed, quick)]
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes, each on a core of its own; where this one fails or is interrupted, they end at once."""
-    context = multiprocessing.get_context("spawn")
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0),))
-    try:
-        yield pool
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back until the end, and for good in processes that are started here, where the system can."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin(begun: Any) -> None:
-    """In a fresh process: take the next core, one thread, leave Ctrl-C to the parent, and end when it has died."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with begun.get_lock():
-        place, begun.value = begun.value, begun.value + 1
-    if hasattr(os, "sched_setaffinity"):
-        mine = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {mine[place % len(mine)]})
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-
-
-def _end_with_parent() -> None:
-    """A process of a pool waits for work for ever, also when nobody is left to send any."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

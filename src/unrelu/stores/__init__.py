@@ -3,12 +3,21 @@
 from unrelu.stores.files import read_measurement, read_observations
 from unrelu.stores.results import prepare_output, records, write_certificates, write_records, write_result
 from unrelu.stores.scaling import Scaling, range_warning
-from unrelu.stores.sources import Batch, Source, open_masks, open_source
+from unrelu.stores.sources import Batch, Masks, Source, in_memory, open_masks, open_source
+from unrelu.stores.tables import FORMATS, Column, NpyTable, Table, ZarrTable, columns_of
 
 __all__ = [
+    "FORMATS",
     "Batch",
+    "Column",
+    "Masks",
+    "NpyTable",
     "Scaling",
     "Source",
+    "Table",
+    "ZarrTable",
+    "columns_of",
+    "in_memory",
     "open_masks",
     "open_source",
     "prepare_output",

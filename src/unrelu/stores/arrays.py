@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.stores.batches import Batch, Piece, Shape, Source, checked, pieces
+from unrelu.stores.batches import Batch, Piece, Seen, Shape, Source, checked, pieces
 
-__all__ = ["ArraySource", "Npy", "Npz", "Rows", "Store", "choose"]
+__all__ = ["ArraySource", "Memory", "Npy", "Npz", "Rows", "Store", "choose"]
 
 # Members of a zip file are unpacked as a whole; this much is held, in bytes.
 _LARGEST_NPZ = 2**31
@@ -78,7 +78,7 @@ class ArraySource(Source):
         self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
         self._opened = (os.getpid(), rows)
 
-    def read(self, start: int, stop: int) -> Batch:
+    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
         """Observations start to stop - 1 (see :meth:`Source.read`)."""
         self.check_range(start, stop)
         values = np.full((stop - start, *self.shape), np.nan)
@@ -91,7 +91,7 @@ class ArraySource(Source):
                 # Extended precision may overflow; the infinity is then a problem of its observation.
                 with np.errstate(over="ignore"):
                     values[at : at + len(piece.values)] = piece.values
-        return checked(values, problems)
+        return checked(values, problems, seen)
 
     def digest(self, start: int, stop: int) -> str:
         """SHA-256 of the values' bytes in C order, in the stored type; the text "unreadable" for those without."""
@@ -198,6 +198,18 @@ class Npz:
             raise InputError(f"{self.location}: {chosen} is no array; save it with numpy.savez")
         array.setflags(write=False)
         return Rows(array.shape, array.dtype, lambda a, b: array[a:b])
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """An array in memory; it travels with whatever it is a part of."""
+
+    location: str
+    values: npt.NDArray[Any]
+
+    def open(self) -> Rows:
+        """The array."""
+        return Rows(self.values.shape, self.values.dtype, lambda start, stop: self.values[start:stop])
 
 
 def choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
 
-__all__ = ["Batch", "Piece", "Source", "checked", "optional", "pieces"]
+__all__ = ["Batch", "Piece", "Seen", "Shape", "Source", "checked", "optional", "pieces"]
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
+Seen = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +57,13 @@ class Source(ABC):
         return str(i)
 
     @abstractmethod
-    def read(self, start: int, stop: int) -> Batch:
+    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
         """Observations start to stop - 1. One that cannot be read, or has NaN or infinite values, is a problem.
+
+        Args:
+            start, stop: which.
+            seen: (stop - start, prod(shape)), which entries count; others are read as 0, whatever they hold. All by
+                default.
 
         Raises:
             InputError: not 0 <= start <= stop <= size, or the data set is gone or has changed its size, shape or type.
@@ -116,8 +122,13 @@ def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) 
         yield Piece(start, values)
 
 
-def checked(values: Array, problems: dict[int, str]) -> Batch:
-    """The batch of these values, changed in place: observations with NaN or infinite values are problems as well."""
+def checked(values: Array, problems: dict[int, str], seen: Seen | None = None) -> Batch:
+    """The batch of these values, changed in place: observations with NaN or infinite values are problems as well.
+
+    Entries that are not ``seen``, (B, n), become 0 before.
+    """
+    if seen is not None:
+        values[~seen.reshape(values.shape)] = 0.0
     finite = np.isfinite(values).reshape(len(values), math.prod(values.shape[1:]))
     for i in np.flatnonzero(~finite.all(axis=1)).tolist():
         if i not in problems:

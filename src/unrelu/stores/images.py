@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.stores.batches import Batch, Source, checked, optional
+from unrelu.stores.batches import Batch, Seen, Source, checked, optional
 
 __all__ = ["ENDINGS", "Folder"]
 
@@ -53,7 +53,7 @@ class Folder(Source):
         """The name of file i."""
         return self._listed()[i]
 
-    def read(self, start: int, stop: int) -> Batch:
+    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
         """Images start to stop - 1 (see :meth:`Source.read`)."""
         self.check_range(start, stop)
         values = np.full((stop - start, *self.shape), np.nan)
@@ -72,7 +72,7 @@ class Folder(Source):
                     problems[i] += ": make them equal, or pass size=(height, width) to resize"
             else:
                 values[i] = image
-        return checked(values, problems)
+        return checked(values, problems, seen)
 
     def digest(self, start: int, stop: int) -> str:
         """SHA-256 of the files: for each its length, 8 bytes with the lowest first, and its bytes."""

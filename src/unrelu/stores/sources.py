@@ -6,14 +6,15 @@ import math
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.stores.arrays import ArraySource, Npy, Npz
-from unrelu.stores.batches import Batch, Source
+from unrelu.stores.arrays import ArraySource, Memory, Npy, Npz
+from unrelu.stores.batches import Batch, Seen, Source
 from unrelu.stores.containers import Hdf5, Zarr
 from unrelu.stores.images import ENDINGS, Folder
 
-__all__ = ["Batch", "Masks", "Source", "open_masks", "open_source"]
+__all__ = ["Batch", "Masks", "Source", "in_memory", "open_masks", "open_source"]
 
 _HDF5 = (".h5", ".hdf5")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a Zarr store (folder or URL), or a folder of PNG or JPEG images"
@@ -50,6 +51,15 @@ def open_masks(
     return Masks(_open(str(location), array, size, name, masks=True))
 
 
+def in_memory(values: npt.ArrayLike, location: str = "the array") -> Source:
+    """An array (B, ...) as a data set, or masks as one; a copy of it. ``location`` is for messages.
+
+    Raises:
+        InputError: it is no batch (B, ...) of real numbers.
+    """
+    return ArraySource(Memory(location, np.array(values)))
+
+
 class Masks(Source):
     """The masks in a data set: entries 0 and 1.
 
@@ -68,9 +78,9 @@ class Masks(Source):
         """As the data set has it."""
         return self._stored.name(i)
 
-    def read(self, start: int, stop: int) -> Batch:
+    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
         """Masks start to stop - 1 (see :meth:`Source.read`)."""
-        batch = self._stored.read(start, stop)
+        batch = self._stored.read(start, stop, seen)
         problems = dict(batch.problems)
         flat = batch.values.reshape(stop - start, math.prod(self.shape))
         odd = (flat != 0) & (flat != self._one)

@@ -1,0 +1,130 @@
+"""What can be told before any work: options, shapes, measurements, and the range of the values."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unrelu.batch.work import Work
+from unrelu.errors import InputError, OptionError
+from unrelu.generator import Generator
+from unrelu.methods import METHODS, make
+from unrelu.operators import Identity, Mapped, Mask, read_operator
+from unrelu.problem import Problem
+from unrelu.stores import FORMATS, Masks, Source, in_memory, open_masks, open_source, range_warning
+
+__all__ = ["check_data", "check_options", "masks_of", "range_warning_of", "source_of"]
+
+# Observations whose range is compared with that of the generator.
+_SEEN = 64
+
+
+def check_options(
+    method: Any, options: dict[str, Any], chunk: Any, workers: Any, scheduler: Any, results: str | None
+) -> None:
+    """Refuse options that cannot be used.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if not isinstance(method, str):
+        raise OptionError(
+            f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as "
+            "its folder has to tell what was run"
+        )
+    make(method, options)
+    for name, value in (("chunk", chunk), ("workers", workers)):
+        if value is None and name == "workers":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise OptionError(f"{name}={value!r} must be a whole number of at least 1")
+    if scheduler is not None and workers is not None:
+        raise OptionError(f"workers={workers} is for this machine; the cluster {scheduler!r} has workers of its own")
+    if results is not None and results not in FORMATS:
+        raise OptionError(f"results={results!r} is unknown; use {' or '.join(map(repr, FORMATS))}")
+
+
+def source_of(data: Any, array: str | None, size: tuple[int, int] | None) -> Source:
+    """The data set, opened.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(data, str | Path):
+        return open_source(data, array, size)
+    _no_store(array, size)
+    return data if isinstance(data, Source) else in_memory(data, "data")
+
+
+def masks_of(masks: Any, size: tuple[int, int] | None) -> Source:
+    """The masks, opened.
+
+    Raises:
+        InputError: they are none.
+    """
+    if isinstance(masks, str | Path):
+        return open_masks(masks, size=size if Path(masks).is_dir() else None)
+    return masks if isinstance(masks, Source) else Masks(in_memory(masks, "masks"))
+
+
+def _no_store(array: str | None, size: tuple[int, int] | None) -> None:
+    if array is not None or size is not None:
+        raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
+
+
+def check_data(network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any]) -> Any:
+    """Whether observations, masks and operator belong to each other.
+
+    Returns:
+        The operator as the workers get it: checked, and code written out as a matrix where that is small.
+
+    Raises:
+        InputError: they do not, or noise, norm, prior, seed or time limit cannot be used.
+    """
+    if masks is not None and operator is not None:
+        raise InputError("masks= and operator= were both given; pass one of them")
+    if masks is not None and masks.size != source.size:
+        raise InputError(
+            f"{masks.location} holds {masks.size} masks for the {source.size} observations of {source.location}; pass "
+            "one for each, or a single one as operator= (--mask with an array of one mask)"
+        )
+    measured = read_operator(operator, network.output_shape, (1, *source.shape))
+    if isinstance(measured, Mask) and measured.count:
+        raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
+    _check_shape("observations", source, measured.shape)
+    if masks is not None:
+        _check_shape("masks", masks, network.output_shape)
+    Problem.build(network, np.zeros((1, measured.m)), operator=measured, **stated)
+    if isinstance(measured, Identity):
+        return None
+    # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
+    return operator if isinstance(measured, Mapped) else measured
+
+
+def _check_shape(what: str, source: Source, wanted: tuple[int, ...]) -> None:
+    """Shapes are equal but for axes of length 1, or one of the two is flat."""
+    given, asked = (tuple(n for n in shape if n != 1) for shape in (source.shape, wanted))
+    flat = math.prod(given) == math.prod(asked) and min(len(given), len(asked)) <= 1
+    if given != asked and not flat:
+        raise InputError(
+            f"{source.location} has {what} of shape {source.shape}, and {wanted} is asked for: reshape or transpose "
+            "them, resize images with size=(height, width) (--size), or choose the data set or generator that fits"
+        )
+
+
+def range_warning_of(work: Work) -> str | None:
+    """Whether the first observations are in other units than the generator's outputs.
+
+    Raises:
+        InputError: the data have no range, and a scaling is asked for.
+    """
+    start, stop = 0, min(_SEEN, work.source.size)
+    work.scaling.apply(np.zeros(0), work.source.dtype)
+    if work.measured.shape != work.network.output_shape or work.masks is not None:
+        return None  # measured values have units of their own, and masked ones lack their extremes
+    if isinstance(work.measured, Mask):
+        return None
+    return range_warning(work.source.read(start, stop).values, work.network, work.source.dtype, work.scaling)

@@ -1,0 +1,127 @@
+"""Chunks on a Dask cluster, whose workers may die and join. Importing it needs Dask."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import threading
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+
+from unrelu import __version__
+from unrelu.batch.local import Engine, pickled
+from unrelu.batch.work import Settled, Task, Work
+from unrelu.errors import InputError, OptionError, SolverError
+from unrelu.processes import one_thread
+
+__all__ = ["on_cluster"]
+
+# Chunks handed out for each thread of the cluster: one at work, and one that waits for it.
+_AHEAD = 2
+# Seconds to wait for a scheduler to answer.
+_PATIENCE = 30
+
+
+@contextmanager
+def on_cluster(work: Work, scheduler: Any) -> Iterator[Engine]:
+    """An engine on the workers of a scheduler.
+
+    Each worker gets the work once, when it joins, reads the observations and writes the rows by itself; what travels
+    for a chunk is its index and its record. Dask gives the chunks of workers that die to others.
+
+    Args:
+        work: what is computed. Paths in it have to mean the same on all workers.
+        scheduler: an address, "local:N", or a ``distributed.Client``.
+
+    Raises:
+        InputError: there is no such scheduler.
+        OptionError: ``scheduler`` is none of these, or the work cannot be sent.
+    """
+    content = pickled(work, "run without a cluster")
+    name = f"unrelu-{uuid.uuid4().hex}"
+    with ExitStack() as stack:
+        client = _client(scheduler, stack)
+        client.register_plugin(Bringer(content), name=name)
+        stack.callback(client.unregister_worker_plugin, name)
+        yield lambda tasks, stopping: _through(client, name, tasks, stopping)
+
+
+class Bringer(WorkerPlugin):
+    """Brings the work to every worker, and leaves it one thread for linear algebra: all compute the same bits."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.version = content, __version__
+        self.work: Work | None = None
+
+    def setup(self, worker: Any) -> None:
+        """On a worker: unpack what the client has packed."""
+        if self.version != __version__:
+            raise RuntimeError(f"the worker has unrelu {__version__}, the client {self.version}; install the same")
+        one_thread()
+        self.work = pickle.loads(self.content)
+
+
+def _client(scheduler: Any, stack: ExitStack) -> Any:
+    if isinstance(scheduler, Client):
+        return scheduler
+    if not isinstance(scheduler, str):
+        raise OptionError(f"scheduler={scheduler!r} must be an address such as tcp://host:8786, local:N, or a Client")
+    kind, _, number = scheduler.partition(":")
+    if kind == "local":
+        if not number.isdecimal() or int(number) < 1:
+            raise OptionError(f"scheduler={scheduler!r}: write local:N with the number of processes, such as local:2")
+        # Its working files belong neither to the results nor into the current folder.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unrelu-dask-"))
+        cluster = LocalCluster(
+            n_workers=int(number), threads_per_worker=1, dashboard_address=None, local_directory=scratch
+        )
+        return stack.enter_context(Client(stack.enter_context(cluster)))
+    try:
+        return stack.enter_context(Client(scheduler, timeout=_PATIENCE))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {scheduler!r}: {error}; check the address, such as tcp://host:8786, and "
+            "that `dask scheduler` runs there"
+        ) from error
+
+
+def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
+    """The tasks as they are finished. As many are handed out as there are threads, whose number may change."""
+    waiting = deque(tasks)
+    begun = as_completed()
+    chunks: dict[Any, int] = {}
+
+    def hand_out() -> None:
+        threads = sum(client.nthreads().values())
+        while waiting and not stopping.is_set() and len(chunks) < _AHEAD * max(threads, 1):
+            task = waiting.popleft()
+            # A chunk has effects, so it is not pure; its key is of this run, and tells the chunk in Dask's pictures.
+            future = client.submit(_settle, name, task, key=f"{name}-chunk-{task.chunk}", pure=False)
+            chunks[future] = task.chunk
+            begun.add(future)
+
+    hand_out()
+    while chunks:
+        future = next(begun)
+        chunk = chunks.pop(future)
+        try:
+            settled: Settled = future.result()
+        except KilledWorker as error:
+            raise SolverError(
+                f"chunk {chunk} killed its workers again and again: memory ran out, or they crash on it ({error}); what "
+                "is finished is kept: run it again with more memory for each worker, or with smaller chunks"
+            ) from error
+        hand_out()
+        yield settled
+
+
+def _settle(name: str, task: Task) -> Settled:
+    """On a worker."""
+    bringer: Any = get_worker().plugins[name]
+    settled: Settled = bringer.work.settle(task)
+    return settled

@@ -1,0 +1,59 @@
+"""A hash of what a run is made of: networks, operators, options. Two that are equal have the same one, anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from unrelu.operators.base import Mapped
+
+__all__ = ["fingerprint"]
+
+_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256, in hexadecimal, of all values in it: of dataclasses the fields, of modules their structure and state."""
+    digest = hashlib.sha256()
+    for part in _parts(value):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    yield type(value).__name__.encode()
+    if isinstance(value, Tensor):
+        yield from _parts(value.detach().cpu().numpy())
+    elif isinstance(value, np.ndarray | np.generic):
+        yield f"{value.dtype.str} {value.shape}".encode()
+        yield value.tobytes()
+    elif sparse.issparse(value):
+        coo = sparse.coo_array(value)
+        coo.sum_duplicates()
+        yield from _parts((coo.shape, coo.data, *coo.coords))
+    elif isinstance(value, Mapping):
+        yield from _parts([(key, value[key]) for key in sorted(value)])
+    elif isinstance(value, tuple | list):
+        yield str(len(value)).encode()
+        yield from chain.from_iterable(map(_parts, value))
+    elif isinstance(value, nn.Module):
+        yield repr(value).encode()
+        yield from _parts(dict(value.state_dict()))
+    elif isinstance(value, Mapped):
+        # Code has no content to hash; what it does to one vector stands for it, without the last, rounded digits.
+        image = value.apply(np.random.default_rng(0).standard_normal(value.n))
+        yield from _parts((value.shape, [f"{number:.6e}" for number in np.asarray(image).ravel()]))
+    elif is_dataclass(value):
+        yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
+    elif isinstance(value, _PLAIN):
+        yield repr(value).encode()
+    else:
+        raise TypeError(f"a {type(value).__name__} has no fingerprint")

@@ -1,0 +1,132 @@
+"""The folder of a run, to look at while it runs and afterwards."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.batch.journal import JOURNAL, Record, read_records
+from unrelu.batch.manifest import read_manifest, table_of
+from unrelu.processes import locked
+from unrelu.result import Status
+from unrelu.stores import Table, write_records
+
+__all__ = ["Run", "open_run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a folder of ``unrelu run`` held when it was opened.
+
+    Attributes:
+        folder: where it is.
+        manifest: what is computed, as ``manifest.json`` has it.
+        records: the finished chunks, by index.
+        table: the columns.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    records: dict[int, Record]
+    table: Table
+
+    @property
+    def size(self) -> int:
+        """The number of observations."""
+        return self.table.size
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks."""
+        return math.ceil(self.size / self.table.chunk)
+
+    @property
+    def done(self) -> int:
+        """The number of observations in finished chunks."""
+        return sum(record.stop - record.start for record in self.records.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether all chunks are there."""
+        return len(self.records) == self.chunks
+
+    @property
+    def running(self) -> bool:
+        """Whether a process is writing the folder now, as far as the system has locks."""
+        return locked(self.folder / JOURNAL)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many observations ended with which status."""
+        total: Counter[str] = Counter()
+        for record in self.records.values():
+            total.update(record.counts)
+        return dict(sorted(total.items()))
+
+    @property
+    def success(self) -> int:
+        """How many observations ended with success."""
+        return sum(record.success for record in self.records.values())
+
+    @cached_property
+    def errors(self) -> dict[int, str]:
+        """The message of every observation with status ERROR, by its index."""
+        return {i: text for _, record in sorted(self.records.items()) for i, text in record.errors.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Entries start to stop - 1 of a column: "codes" (B, k), "reconstructions" (B, \\*output_shape), "status"
+        (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "objective", "residual_l2",
+        "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
+
+        Raises:
+            InputError: there is no such column, or it cannot be read.
+        """
+        values = self.table.read(name, start, stop)
+        if name != "status":
+            return values
+        names = np.array(["", *self.manifest["statuses"]])
+        return np.asarray(names[values])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``."""
+        names = [column.name for column in self.table.columns if not column.shape]
+        for record in (self.records[chunk] for chunk in sorted(self.records)):
+            values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
+            for i in range(record.stop - record.start):
+                row = {name: _plain(values[name][i]) for name in names}
+                index = record.start + i
+                message = record.errors.get(index) or Status[row["status"]].value
+                yield {"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
+                       "status": row.pop("status"), "message": message, **row}  # fmt: skip
+
+
+def open_run(folder: str | Path) -> Run:
+    """A folder of ``unrelu run``, finished or not; nothing of its columns is read yet.
+
+    Raises:
+        InputError: it is none, or its manifest is damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    records = read_records(folder)
+    return Run(folder, manifest, records, table_of(folder, manifest))
+
+
+def write_lines(run: Run) -> None:
+    """Write ``results.jsonl``, as a whole or not at all."""
+    draft = run.folder / "results.jsonl.draft"
+    write_records(draft, run.rows())
+    os.replace(draft, run.folder / "results.jsonl")
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

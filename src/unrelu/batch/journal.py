@@ -1,0 +1,110 @@
+"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from unrelu.errors import StorageError
+from unrelu.processes import sole_writer
+
+__all__ = ["JOURNAL", "Record", "append", "read_records", "recording"]
+
+JOURNAL = "chunks.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished chunk.
+
+    Attributes:
+        chunk: its index.
+        start, stop: its observations, start to stop - 1.
+        data: SHA-256 of its observations, and of their masks, as stored.
+        result: SHA-256 of its rows but for the seconds.
+        timing: SHA-256 of the seconds.
+        counts: how many observations ended with which status.
+        success: how many of them did with success.
+        errors: message of every observation with status ERROR, by its index in the data set.
+        seconds: that computing it took, and writing it.
+        worker: machine and process.
+        at: when it was finished, in seconds since 1970.
+    """
+
+    chunk: int
+    start: int
+    stop: int
+    data: str
+    result: str
+    timing: str
+    counts: dict[str, int]
+    success: int
+    seconds: float
+    worker: str
+    at: float
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+def read_records(folder: Path) -> dict[int, Record]:
+    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
+    path = folder / JOURNAL
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    found = (_record(line) for line in lines)
+    return {record.chunk: record for record in found if record is not None}
+
+
+@contextmanager
+def recording(folder: Path) -> Iterator[BinaryIO]:
+    """The journal, for :func:`append`; no other run can have it.
+
+    Raises:
+        InputError: another run has it.
+        StorageError: it cannot be written.
+    """
+    path = folder / JOURNAL
+    try:
+        stream = path.open("ab", buffering=0)  # a buffer would be written once more when the file is closed
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; name another folder") from error
+    with stream, sole_writer(stream.fileno(), path):
+        _end_torn_line(path)
+        yield stream
+
+
+def append(stream: BinaryIO, record: Record) -> None:
+    """Write a line.
+
+    Raises:
+        StorageError: the disk is full, or gone. What was written of the line is taken back at the next start.
+    """
+    try:
+        left = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+        while left:
+            left = left[stream.write(left) :]
+    except OSError as error:
+        raise StorageError(
+            f"{stream.name} cannot be written: {error.strerror}; what is finished is kept: mend that, and run it again"
+        ) from error
+
+
+def _end_torn_line(path: Path) -> None:
+    """Take back a line that was being written when its process died."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def _record(line: str) -> Record | None:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        values = {f.name: entry[f.name] for f in fields(Record)}
+        values["errors"] = {int(i): str(message) for i, message in values["errors"].items()}
+        return Record(**values)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

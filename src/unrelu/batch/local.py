@@ -1,0 +1,127 @@
+"""Chunks on this machine: in this process, or in one process a core."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from unrelu.batch.work import Settled, Task, Work
+from unrelu.errors import OptionError, SolverError
+from unrelu.processes import fresh_processes, without_interrupts
+
+__all__ = ["Engine", "locally", "pickled"]
+
+# From tasks to what became of them, in any order; when the event is set, those that have begun are finished.
+Engine = Callable[[Sequence[Task], threading.Event], Iterator[Settled]]
+
+# Tasks handed out for each worker: one at work, and one that waits for it.
+_AHEAD = 2
+# Times that workers may die with no chunk finished in between.
+_LIVES = 3
+
+
+def locally(work: Work, workers: int) -> Engine:
+    """An engine of so many processes; of one, this one.
+
+    Raises:
+        OptionError: the work cannot be sent to other processes.
+    """
+    if workers == 1:
+        return lambda tasks, stopping: _here(work, tasks, stopping)
+    content = pickled(work, "pass workers=1")
+    return lambda tasks, stopping: _in_processes(content, workers, tasks, stopping)
+
+
+def pickled(work: Work, otherwise: str) -> bytes:
+    """The work as bytes.
+
+    Raises:
+        OptionError: a part of it cannot be pickled; ``otherwise`` is what else to do.
+    """
+    try:
+        return pickle.dumps(work)
+    except Exception as error:  # objects of the user's raise errors of any kind
+        raise OptionError(
+            f"the network or operator= cannot be sent to other processes ({error}); define what it is made of in a "
+            f"module that can be imported, pass the operator as a matrix, or {otherwise}"
+        ) from error
+
+
+def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
+    for task in tasks:
+        if stopping.is_set():
+            return
+        with _one_thread():
+            settled = work.settle(task)
+        yield settled
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for linear algebra, as every worker has, since their number may change bits; restored after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_processes(content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
+    """The tasks in fresh processes. If one dies, all are started again for what is left."""
+    left = {task.chunk: task for task in tasks}
+    lives = _LIVES
+    while left and not stopping.is_set():
+        try:
+            with fresh_processes(min(workers, len(left)), begin=_take, arguments=(content,)) as pool:
+                for settled in _through(pool, workers * _AHEAD, list(left.values()), stopping):
+                    del left[settled.record.chunk]
+                    lives = _LIVES
+                    yield settled
+        except BrokenProcessPool:
+            lives -= 1
+            if not lives:
+                raise SolverError(
+                    f"worker processes were killed {_LIVES} times without finishing a chunk: memory ran out, or a "
+                    "script that starts them has no if __name__ == '__main__'; what is finished is kept: run it again, "
+                    "perhaps with fewer workers or smaller chunks"
+                ) from None
+
+
+def _through(
+    pool: ProcessPoolExecutor, most: int, tasks: Sequence[Task], stopping: threading.Event
+) -> Iterator[Settled]:
+    waiting = deque(tasks)
+    begun: set[Future[Settled]] = set()
+    while begun or (waiting and not stopping.is_set()):
+        with without_interrupts():
+            while waiting and len(begun) < most and not stopping.is_set():
+                begun.add(pool.submit(_settle, waiting.popleft()))
+        done, begun = wait(begun, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+        if stopping.is_set():
+            begun = {future for future in begun if not future.cancel()}
+
+
+_work: Work | None = None
+
+
+def _take(content: bytes) -> None:
+    """In a worker: what it will be asked to do. The bytes come from the process that started it."""
+    global _work  # noqa: PLW0603 -- a process has one
+    _work = pickle.loads(content)
+
+
+def _settle(task: Task) -> Settled:
+    assert _work is not None
+    return _work.settle(task)

@@ -1,0 +1,229 @@
+"""The front door of data sets: everything is checked, then chunks are computed that are not there yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.batch.checks import check_data, check_options, masks_of, range_warning_of, source_of
+from unrelu.batch.folder import Run, open_run, write_lines
+from unrelu.batch.journal import JOURNAL, append, read_records, recording
+from unrelu.batch.local import Engine, locally
+from unrelu.batch.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
+from unrelu.batch.work import STATUSES, Settled, Task, Work
+from unrelu.errors import InputError, OutputExistsError, StorageError
+from unrelu.generator import Generator
+from unrelu.stores import FORMATS, Scaling, Source, columns_of
+from unrelu.stores.batches import optional
+from unrelu.threads import cores
+
+__all__ = ["Moment", "run"]
+
+# Up to so many observations, results are .npy files unless asked otherwise.
+_SMALL = 100_000
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a run tells while it goes on.
+
+    Attributes:
+        text: a warning, or "".
+        settled: the chunk that has just been finished, or None.
+        done: observations in finished chunks.
+        size: observations in all.
+    """
+
+    text: str = ""
+    settled: Settled | None = None
+    done: int = 0
+    size: int = 0
+
+
+Watch = Callable[[Moment], Any]
+
+
+def run(
+    network: Generator,
+    data: str | Path | npt.NDArray[Any] | Source,
+    output: str | Path,
+    method: str = "auto",
+    *,
+    operator: Any = None,
+    masks: str | Path | npt.NDArray[Any] | Source | None = None,
+    noise: str | None = None,
+    norm: str | None = None,
+    prior: float = 0.0,
+    seed: int = 0,
+    time_limit: float | None = None,
+    chunk: int = 256,
+    workers: int | None = None,
+    scheduler: Any = None,
+    array: str | None = None,
+    size: tuple[int, int] | None = None,
+    scale: str | None = None,
+    results: str | None = None,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+    names: dict[str, str] | None = None,
+    **options: Any,
+) -> Run:
+    r"""Invert a whole data set into a folder, so that it can be stopped, killed and started again.
+
+    Observations are inverted in chunks, each as ``unrelu.invert(network, y[start:stop], ...)`` with a seed of its own,
+    from ``seed`` and its index. The rows of a chunk are written, then recorded. The same call again goes on where the
+    last one ended; results, but for ``seconds``, have the same bits however often it was interrupted, in whatever order
+    and by however many workers the chunks were computed (on machines that compute alike: the same libraries and kind of
+    processor). An observation that cannot be read or inverted has status ERROR and NaN codes, and does not stop the
+    others.
+
+    Args:
+        network: G. It is sent once to every worker.
+        data: the observations: a path or URL for :func:`unrelu.stores.open_source` (``.npy``, ``.npz``, HDF5, Zarr, a
+            folder of images), or an array (B, ...), or a :class:`~unrelu.stores.Source`. Workers read them. Of the
+            generator's output shape, but for axes of length 1, or flat; with an operator, of its shape.
+        output: a folder for the results, on a disk that all workers see. If it holds the same run, that goes on.
+        method: a name of the registry, see :func:`unrelu.invert`.
+        operator: A, as for :func:`unrelu.invert`, for all observations alike.
+        masks: a mask for every observation, in place of ``operator``: from what ``data`` can be.
+        noise, norm, prior: as for :func:`unrelu.invert`.
+        seed: of every random choice.
+        time_limit: seconds for each chunk; what is reached then depends on the machine.
+        chunk: observations that are inverted together. Results depend on it.
+        workers: processes on this machine, of one thread each; by default one a core. 1: this process.
+        scheduler: run on a Dask cluster instead: the address of its scheduler ("tcp://..."), ``"local:N"`` for N
+            processes on this machine, or a ``distributed.Client``. Its workers may die, and join.
+        array: name of the array in a store of several.
+        size: (height, width) to resize images to.
+        scale: "LOW,HIGH": map the data's own range to this one, see :class:`~unrelu.stores.Scaling`.
+        results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
+            default npy up to 100,000 observations on this machine, else zarr.
+        overwrite: remove what the folder holds of an earlier run.
+        watch: called with a :class:`Moment` after every chunk and for warnings; when it returns True, the run stops
+            after the chunks at work.
+        names: of "model", "data" and "masks", for the report; by default where they are.
+        **options: of the method.
+
+    Returns:
+        The :class:`Run`; not :attr:`Run.finished` if it was stopped.
+
+    Raises:
+        InputError: data, shapes or values that cannot be used; a folder that holds another run (with the differences),
+            or that another process is writing; data that changed since the run began.
+        OptionError: an unknown method or option, or one of the wrong type.
+        UnsupportedModelError: the method cannot invert this network.
+        OutputExistsError: the folder holds something else.
+        StorageError: the disk is full or cannot be written; what is finished is kept.
+        SolverError: worker processes are killed again and again.
+        MissingPackageError: an optional package is not installed.
+    """
+    check_options(method, options, chunk, workers, scheduler, results)
+    source, masked = source_of(data, array, size), None if masks is None else masks_of(masks, size)
+    stated = {"noise": noise, "norm": norm, "prior": prior, "time_limit": time_limit}
+    measured = check_data(network, source, masked, operator, {**stated, "seed": seed})
+    kind = results or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
+    rows = min(chunk, source.size)
+    table = FORMATS[kind](str(output), source.size, rows, columns_of(network.latent_dim, network.output_shape))
+    work = Work(
+        network, source, table, rows, method, {name: _plain(value) for name, value in options.items()},
+        {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
+    )  # fmt: skip
+    warning = range_warning_of(work)
+    known = {"data": source.location, **({"masks": masked.location} if masked else {}), **(names or {})}
+    tell = watch or (lambda moment: None)
+    with _engine(work, workers, scheduler) as engine:
+        folder = _prepared(Path(output), json.loads(json.dumps(manifest_of(work, known))), overwrite)
+        with recording(folder) as journal:
+            _settle_all(work, engine, folder, journal, tell, warning)
+    ended = open_run(folder)
+    if ended.finished and kind == "npy":
+        write_lines(ended)
+    return ended
+
+
+def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextManager[Engine]:
+    if scheduler is not None:
+        optional("distributed", "runs on a cluster", "dask")
+        from unrelu.batch.cluster import on_cluster  # noqa: PLC0415 -- an optional dependency
+
+        return on_cluster(work, scheduler)
+    return nullcontext(locally(work, min(workers or cores(), work.chunks)))
+
+
+def _prepared(folder: Path, wanted: dict[str, Any], overwrite: bool) -> Path:
+    """The folder with its manifest: that of an earlier start of the same run, or a new one.
+
+    Raises:
+        OutputExistsError, InputError, StorageError: see :func:`run`.
+    """
+    if (folder / MANIFEST).is_file() and not overwrite:
+        if different := differences(read_manifest(folder), wanted):
+            raise InputError(
+                f"{folder} holds another run: {'; '.join(different)}; ask for the same to go on with it, choose "
+                "another folder, or pass --overwrite to begin again"
+            )
+        return folder
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the results")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputExistsError(f"{folder} exists and holds no run; choose another folder, or pass --overwrite")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with recording(folder):  # nobody else is writing it
+            forget(folder)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
+    write_manifest(folder, wanted)
+    return folder
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run wrote into a folder; other files stay."""
+    for name in (MANIFEST, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("columns", "results.zarr"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    if (folder / JOURNAL).exists():
+        os.truncate(folder / JOURNAL, 0)
+
+
+def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch, warning: str | None) -> None:
+    """Look at every finished chunk again, then compute the others; tell of each."""
+    records = read_records(folder)
+    if not (records and work.table.exists()):
+        if records:
+            tell(
+                Moment(
+                    f"the results in {folder} are gone or damaged: all chunks are computed again", size=work.source.size
+                )
+            )
+            records = {}
+        work.table.create({"statuses": list(STATUSES), "run": MANIFEST})
+    stopping = threading.Event()
+    if tell(Moment(warning or "", size=work.source.size)):
+        return
+    order = [Task(i, records[i]) for i in sorted(records)] + [Task(i) for i in range(work.chunks) if i not in records]
+    done = 0
+    for settled in engine(order, stopping):
+        if settled.how != "kept":
+            append(journal, settled.record)
+        done += settled.record.stop - settled.record.start
+        if tell(Moment("", settled, done, work.source.size)):
+            stopping.set()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON has."""
+    return value.item() if isinstance(value, np.generic) else value

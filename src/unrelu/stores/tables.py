@@ -1,0 +1,293 @@
+"""Results of a data set as columns, one row an observation, written in parts by any number of processes.
+
+A :class:`NpyTable` is a ``.npy`` file a column, a :class:`ZarrTable` a Zarr group with an array a column. Both are
+made at their full size, and rows are written in place. Rows that were not written yet have ``status`` 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError, StorageError
+from unrelu.stores.batches import Shape, optional
+
+__all__ = ["FORMATS", "Column", "NpyTable", "Table", "ZarrTable", "columns_of"]
+
+Values = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number or array for every observation.
+
+    Attributes:
+        name: of the column.
+        shape: of one entry.
+        dtype: of its numbers.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+
+    @property
+    def empty(self) -> float | int:
+        """What stands where there is no result: NaN, -1, or 0."""
+        return {"f": math.nan, "i": -1}.get(np.dtype(self.dtype).kind, 0)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def columns_of(latent_dim: int, output_shape: Shape) -> tuple[Column, ...]:
+    """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms."""
+    numbers = ("objective", "residual_l2", "residual_l1", "residual_linf")
+    return (
+        Column("codes", (latent_dim,), "<f8"),
+        Column("reconstructions", output_shape, "<f8"),
+        Column("status", (), "|u1"),
+        Column("success", (), "|b1"),
+        *(Column(name, (), "<f8") for name in numbers),
+        Column("freedom", (), "<i8"),
+        Column("rank", (), "<i8"),
+        Column("identifiable", (), "|b1"),
+        Column("nit", (), "<i8"),
+        Column("seconds", (), "<f8"),
+    )
+
+
+@dataclass(frozen=True)
+class Table(ABC):
+    """Where the columns are; can be pickled.
+
+    Attributes:
+        folder: of the run.
+        size: number of rows.
+        chunk: rows that are written at once.
+        columns: what there is.
+    """
+
+    folder: str
+    size: int
+    chunk: int
+    columns: tuple[Column, ...]
+
+    @abstractmethod
+    def create(self, attributes: Mapping[str, Any]) -> None:
+        """Make all columns, without rows.
+
+        Args:
+            attributes: to be kept with the table, where the format can.
+
+        Raises:
+            StorageError: there is not enough space, or the folder cannot be written.
+        """
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether all columns are there, with all their rows, written or not."""
+
+    @abstractmethod
+    def write(self, start: int, values: Values) -> None:
+        """Write rows from ``start`` on, of every column.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows start to stop - 1 of a column; all of them by default.
+
+        Raises:
+            InputError: there is no such column, or it cannot be read.
+        """
+
+    def column(self, name: str) -> Column:
+        """The column of that name."""
+        found = next((column for column in self.columns if column.name == name), None)
+        if found is None:
+            raise InputError(f"there is no column {name!r}; there are {', '.join(c.name for c in self.columns)}")
+        return found
+
+    def read_all(self, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+        """Rows start to stop - 1 of every column."""
+        return {column.name: self.read(column.name, start, stop) for column in self.columns}
+
+    def digests(self, values: Values) -> dict[str, str]:
+        """SHA-256 of rows: ``result`` of all columns but the seconds, which no two runs share, and ``seconds``."""
+        parts = {"result": hashlib.sha256(), "seconds": hashlib.sha256()}
+        for column in self.columns:
+            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
+            parts["seconds" if column.name == "seconds" else "result"].update(rows.tobytes())
+        return {name: part.hexdigest() for name, part in parts.items()}
+
+
+class NpyTable(Table):
+    """``codes.npy``, ``reconstructions.npy``, and a file for every other column in ``columns/``.
+
+    Files are preallocated sparse files; rows are written at their places. For a disk of this machine: network file
+    systems may mix up what several machines write into one file.
+    """
+
+    def create(self, attributes: Mapping[str, Any]) -> None:
+        """See :meth:`Table.create`. The space that all rows will need has to be free."""
+        try:
+            self._folder.mkdir(exist_ok=True)
+            needed = self.size * sum(column.row_bytes for column in self.columns)
+            free = shutil.disk_usage(self.folder).free
+            if needed > free:
+                raise StorageError(
+                    f"{self.folder}: the results need {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free; "
+                    "free some space, or name a folder on another disk"
+                )
+            for column in self.columns:
+                shape = (self.size, *column.shape)
+                # Of mode w+, NumPy makes the file at its full size without writing it.
+                made = np.lib.format.open_memmap(self._path(column), mode="w+", dtype=column.dtype, shape=shape)
+                made.flush()
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+
+    def exists(self) -> bool:
+        """See :meth:`Table.exists`."""
+        try:
+            return all(_begin(self._path(column), column, self.size) for column in self.columns)
+        except (OSError, ValueError):
+            return False
+
+    def write(self, start: int, values: Values) -> None:
+        """See :meth:`Table.write`."""
+        for column in self.columns:
+            path = self._path(column)
+            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
+            try:
+                # Written, not mapped: a full disk is an error here, and would end a process that maps the file.
+                with path.open("r+b") as stream:
+                    stream.seek(_begin(path, column, self.size) + start * column.row_bytes)
+                    stream.write(rows.tobytes())
+            except OSError as error:
+                raise _cannot_write(str(path), error) from error
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """See :meth:`Table.read`."""
+        column, stop = self.column(name), self.size if stop is None else stop
+        path = self._path(column)
+        count = (stop - start) * math.prod(column.shape)
+        try:
+            offset = _begin(path, column, self.size) + start * column.row_bytes
+            flat = np.fromfile(path, column.dtype, count, offset=offset)
+            return flat.reshape(stop - start, *column.shape)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.folder, "columns")
+
+    def _path(self, column: Column) -> Path:
+        return (Path(self.folder) if column.name in ("codes", "reconstructions") else self._folder) / (
+            column.name + ".npy"
+        )
+
+
+class ZarrTable(Table):
+    """``results.zarr``, a Zarr group of format 3 with an array for every column, in chunks of ``chunk`` rows.
+
+    Chunks are files of their own, so machines that share the folder do not disturb each other.
+    """
+
+    def create(self, attributes: Mapping[str, Any]) -> None:
+        """See :meth:`Table.create`. What the rows will need is not known, as they are compressed."""
+        zarr = optional("zarr", "results in Zarr stores", "zarr")
+        try:
+            group = zarr.open_group(self._location, mode="w", zarr_format=3, attributes=dict(attributes))
+            for column in self.columns:
+                # Small files gain nothing by compression, and of level 1 it costs a third of Zarr's own choice.
+                compressors = [zarr.codecs.ZstdCodec(level=1)] if column.shape else None
+                names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
+                group.create_array(
+                    column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
+                    dtype=column.dtype, fill_value=column.empty, dimension_names=names, compressors=compressors,
+                )  # fmt: skip
+        except OSError as error:
+            raise _cannot_write(self._location, error) from error
+
+    def exists(self) -> bool:
+        """See :meth:`Table.exists`."""
+        try:
+            arrays = _opened(self._location, "r")
+            return all(arrays[c.name].shape == (self.size, *c.shape) for c in self.columns)
+        except Exception:  # of whatever kind: it cannot be opened
+            return False
+
+    def write(self, start: int, values: Values) -> None:
+        """See :meth:`Table.write`."""
+        arrays = _opened(self._location, "r+")
+        for column in self.columns:
+            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
+            try:
+                arrays[column.name][start : start + len(rows)] = rows
+            except OSError as error:
+                raise _cannot_write(f"{self._location}/{column.name}", error) from error
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """See :meth:`Table.read`."""
+        column = self.column(name)
+        try:
+            return np.asarray(_opened(self._location, "r")[name][start:stop], dtype=column.dtype)
+        except Exception as error:  # of its codecs and stores, of many kinds
+            raise InputError(f"{self._location}/{name} cannot be read: {error}") from error
+
+    @property
+    def _location(self) -> str:
+        return str(Path(self.folder, "results.zarr"))
+
+
+FORMATS: dict[str, type[Table]] = {"npy": NpyTable, "zarr": ZarrTable}
+
+# Groups that this process has open: opening one reads a file a column.
+_groups: dict[tuple[str, str, int, float], Any] = {}
+
+
+def _opened(location: str, mode: str) -> Any:
+    zarr = optional("zarr", "results in Zarr stores", "zarr")
+    made = os.stat(Path(location, "zarr.json")).st_mtime
+    key = (location, mode, os.getpid(), made)
+    if key not in _groups:
+        _groups.clear()
+        group = zarr.open_group(location, mode=mode, zarr_format=3)
+        _groups[key] = {name: group[name] for name in group.array_keys()}
+    return _groups[key]
+
+
+def _begin(path: Path, column: Column, size: int) -> int:
+    """Where the rows of a ``.npy`` file begin. A file of another length is not the one that was made."""
+    with path.open("rb") as stream:
+        np.lib.format.read_magic(stream)
+        np.lib.format.read_array_header_1_0(stream)
+        begin = stream.tell()
+    length = path.stat().st_size
+    if length != begin + size * column.row_bytes:
+        raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; remove the folder")
+    return begin
+
+
+def _cannot_write(where: str, error: OSError) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    reason = error.strerror or str(error)
+    return StorageError(f"{where} cannot be written: {reason}; what is finished is kept: mend that, and run it again")
