@@ -1,4 +1,4 @@
-"""The command line: ``unrelu invert``, ``certify``, ``inspect``, ``demo``, ``reproduce`` and ``benchmark``.
+"""The command line: ``unrelu invert``, ``run``, ``status``, ``certify``, ``inspect``, ``demo``, ``reproduce``...
 
 Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
 """
@@ -12,6 +12,19 @@ from typing import Annotated
 import typer
 
 from unrelu import __version__
+from unrelu.commands.datasets import run, status
+from unrelu.commands.options import (
+    ActivationName,
+    LatentShape,
+    Layers,
+    Method,
+    Model,
+    Noise,
+    Norm,
+    Options,
+    Prior,
+    Quiet,
+)
 from unrelu.errors import OptionError, UnreluError
 from unrelu.experiments import MODULES as EXPERIMENTS
 from unrelu.experiments import load as load_experiment
@@ -34,15 +47,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
-]
-Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
-ActivationName = Annotated[str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")]
-LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
 
 
 def main() -> None:
@@ -77,20 +81,15 @@ def invert(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent, adam, plugin, ilo, projected"
-        ),
-    ] = "auto",
-    option: Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")] = None,
-    noise: Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")] = None,
-    norm: Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")] = None,
+    method: Method = "auto",
+    option: Options = None,
+    noise: Noise = None,
+    norm: Norm = None,
     mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
     operator: Annotated[
         Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
     ] = None,
-    prior: Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")] = 0.0,
+    prior: Prior = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
     layers: Layers = None,
@@ -108,7 +107,7 @@ def invert(
 
     from unrelu.methods import make
     from unrelu.problem import Problem
-    from unrelu.solve import invert as run
+    from unrelu.solve import invert as find
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_result
 
     options = options_of(option or [])
@@ -121,7 +120,7 @@ def invert(
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, method, problem.size) as callback:
-        result = run(network, y, method, callback=callback, **stated, **options)
+        result = find(network, y, method, callback=callback, **stated, **options)
     write_result(output, result)
     if not quiet:
         print_summary(Console(), result, output)
@@ -163,7 +162,7 @@ def certify(
     from rich.console import Console
 
     from unrelu.certificate_plot import draw_bounds, draw_box
-    from unrelu.certification import certify as run
+    from unrelu.certification import certify as prove
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
 
     y, found = read_observations(data), read_codes(codes) if codes else None
@@ -172,7 +171,7 @@ def certify(
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as callback:
-        result = run(
+        result = prove(
             network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
             max_nodes=max_nodes, callback=callback,
         )  # fmt: skip
@@ -227,6 +226,10 @@ def inspect(
     console.print(f"[bold]certify[/bold]       {seen.provable}")
 
 
+app.command()(run)
+app.command()(status)
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
@@ -266,12 +269,12 @@ def reproduce(
     """
     from rich.console import Console
 
-    from unrelu.experiments.terminal import reproduce as run
+    from unrelu.experiments.terminal import reproduce as run_experiments
 
     names = list(EXPERIMENTS) if "all" in figures else figures
     for name in names:
         load_experiment(name)
-    if not run(names, output, quick, seed, workers, overwrite, Console(quiet=quiet)):
+    if not run_experiments(names, output, quick, seed, workers, overwrite, Console(quiet=quiet)):
         raise typer.Exit(130)
 
 
@@ -307,7 +310,8 @@ def benchmark(
     """
     from rich.console import Console
 
-    from unrelu.benchmarks.report import MEASUREMENTS, Command, run
+    from unrelu.benchmarks.report import MEASUREMENTS, Command
+    from unrelu.benchmarks.report import run as measure
     from unrelu.benchmarks.search_cells import RANDOM, ZOO
     from unrelu.stores import prepare_output
 
@@ -321,4 +325,4 @@ def benchmark(
     # The tables would lose digits where the output is a file or the terminal narrow.
     console.width = max(console.width, 100)
     with removed_if_empty(folder):
-        run(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)
+        measure(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)

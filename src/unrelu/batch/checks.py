@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def source_of(data: Any, array: str | None, size: tuple[int, int] | None) -> Sou
         InputError: it is none.
     """
     if isinstance(data, str | Path):
-        return open_source(data, array, size)
+        return open_source(_anywhere(data), array, size)
     _no_store(array, size)
     return data if isinstance(data, Source) else in_memory(data, "data")
 
@@ -66,8 +67,13 @@ def masks_of(masks: Any, size: tuple[int, int] | None) -> Source:
         InputError: they are none.
     """
     if isinstance(masks, str | Path):
-        return open_masks(masks, size=size if Path(masks).is_dir() else None)
+        return open_masks(_anywhere(masks), size=size if Path(masks).is_dir() else None)
     return masks if isinstance(masks, Source) else Masks(in_memory(masks, "masks"))
+
+
+def _anywhere(location: str | Path) -> str:
+    """A path that means the same in the folders that workers were started in; URLs do."""
+    return str(location) if "://" in str(location) else os.path.abspath(location)
 
 
 def _no_store(array: str | None, size: tuple[int, int] | None) -> None:

@@ -78,7 +78,7 @@ def _client(scheduler: Any, stack: ExitStack) -> Any:
         # Its working files belong neither to the results nor into the current folder.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unrelu-dask-"))
         cluster = LocalCluster(
-            n_workers=int(number), threads_per_worker=1, dashboard_address=None, local_directory=scratch
+            n_workers=int(number), threads_per_worker=1, dashboard_address=":0", local_directory=scratch
         )
         return stack.enter_context(Client(stack.enter_context(cluster)))
     try:
@@ -113,8 +113,8 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
             settled: Settled = future.result()
         except KilledWorker as error:
             raise SolverError(
-                f"chunk {chunk} killed its workers again and again: memory ran out, or they crash on it ({error}); what "
-                "is finished is kept: run it again with more memory for each worker, or with smaller chunks"
+                f"chunk {chunk} killed its workers again and again: memory ran out, or they crash on it ({error}); "
+                "what is finished is kept: run it again with more memory for each worker, or with smaller chunks"
             ) from error
         hand_out()
         yield settled

@@ -77,18 +77,21 @@ def _one_thread() -> Iterator[None]:
 
 
 def _in_processes(content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
-    """The tasks in fresh processes. If one dies, all are started again for what is left."""
+    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
     left = {task.chunk: task for task in tasks}
     lives = _LIVES
     while left and not stopping.is_set():
+        waiting = deque(left.values())
         try:
             with fresh_processes(min(workers, len(left)), begin=_take, arguments=(content,)) as pool:
-                for settled in _through(pool, workers * _AHEAD, list(left.values()), stopping):
+                for settled in _through(pool, workers * _AHEAD, waiting, stopping):
                     del left[settled.record.chunk]
                     lives = _LIVES
                     yield settled
         except BrokenProcessPool:
             lives -= 1
+            begun = [task for task in left.values() if task not in waiting]
+            left = {task.chunk: task for task in (*waiting, *begun[1:], *begun[:1])}
             if not lives:
                 raise SolverError(
                     f"worker processes were killed {_LIVES} times without finishing a chunk: memory ran out, or a "
@@ -98,9 +101,9 @@ def _in_processes(content: bytes, workers: int, tasks: Sequence[Task], stopping:
 
 
 def _through(
-    pool: ProcessPoolExecutor, most: int, tasks: Sequence[Task], stopping: threading.Event
+    pool: ProcessPoolExecutor, most: int, waiting: deque[Task], stopping: threading.Event
 ) -> Iterator[Settled]:
-    waiting = deque(tasks)
+    """The tasks as they are finished, taken from ``waiting``, so many at a time."""
     begun: set[Future[Settled]] = set()
     while begun or (waiting and not stopping.is_set()):
         with without_interrupts():

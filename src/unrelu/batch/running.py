@@ -21,8 +21,9 @@ from unrelu.batch.journal import JOURNAL, append, read_records, recording
 from unrelu.batch.local import Engine, locally
 from unrelu.batch.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
 from unrelu.batch.work import STATUSES, Settled, Task, Work
-from unrelu.errors import InputError, OutputExistsError, StorageError
+from unrelu.errors import InputError, OutputExistsError, StorageError, UnreluError
 from unrelu.generator import Generator
+from unrelu.methods import METHODS
 from unrelu.stores import FORMATS, Scaling, Source, columns_of
 from unrelu.stores.batches import optional
 from unrelu.threads import cores
@@ -133,16 +134,22 @@ def run(
     measured = check_data(network, source, masked, operator, {**stated, "seed": seed})
     kind = results or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
     rows = min(chunk, source.size)
-    table = FORMATS[kind](str(output), source.size, rows, columns_of(network.latent_dim, network.output_shape))
+    table = FORMATS[kind](
+        os.path.abspath(output), source.size, rows, columns_of(network.latent_dim, network.output_shape)
+    )
     work = Work(
-        network, source, table, rows, method, {name: _plain(value) for name, value in options.items()},
+        network, source, table, rows, method,
+        {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
         {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
     )  # fmt: skip
     warning = range_warning_of(work)
     known = {"data": source.location, **({"masks": masked.location} if masked else {}), **(names or {})}
     tell = watch or (lambda moment: None)
+    folder, wanted = Path(output), json.loads(json.dumps(manifest_of(work, known)))
+    goes_on = _goes_on(folder, wanted, overwrite)
     with _engine(work, workers, scheduler) as engine:
-        folder = _prepared(Path(output), json.loads(json.dumps(manifest_of(work, known))), overwrite)
+        if not goes_on:
+            _begin(folder, wanted)
         with recording(folder) as journal:
             _settle_all(work, engine, folder, journal, tell, warning)
     ended = open_run(folder)
@@ -160,33 +167,42 @@ def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextM
     return nullcontext(locally(work, min(workers or cores(), work.chunks)))
 
 
-def _prepared(folder: Path, wanted: dict[str, Any], overwrite: bool) -> Path:
-    """The folder with its manifest: that of an earlier start of the same run, or a new one.
+def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the folder holds the same run, which goes on.
 
     Raises:
-        OutputExistsError, InputError, StorageError: see :func:`run`.
+        OutputExistsError, InputError: it holds something else, see :func:`run`.
     """
-    if (folder / MANIFEST).is_file() and not overwrite:
-        if different := differences(read_manifest(folder), wanted):
-            raise InputError(
-                f"{folder} holds another run: {'; '.join(different)}; ask for the same to go on with it, choose "
-                "another folder, or pass --overwrite to begin again"
-            )
-        return folder
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if overwrite or not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / MANIFEST).is_file():
         raise OutputExistsError(f"{folder} exists and holds no run; choose another folder, or pass --overwrite")
+    if different := differences(read_manifest(folder), wanted):
+        raise InputError(
+            f"{folder} holds another run: {'; '.join(different)}; ask for the same to go on with it, choose another "
+            "folder, or pass --overwrite to begin again"
+        )
+    return True
+
+
+def _begin(folder: Path, wanted: dict[str, Any]) -> None:
+    """Make the folder with its manifest; what a run before has left there is removed.
+
+    Raises:
+        InputError: another process is writing it.
+        StorageError: it cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with recording(folder):  # nobody else is writing it
+        with recording(folder):
             forget(folder)
+            write_manifest(folder, wanted)
+    except UnreluError:
+        raise
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
-    write_manifest(folder, wanted)
-    return folder
 
 
 def forget(folder: Path) -> None:

@@ -183,7 +183,12 @@ class Work:
         for part, result in self._inverted(batch.values, seen, good, seed, errors):
             for name, values in _columns(result).items():
                 rows[name][part] = np.reshape(values, (len(part), *rows[name].shape[1:]))
-        return rows, {start + i: f"{self.source.name(start + i)}: {text}" for i, text in sorted(errors.items())}
+        return rows, {start + i: self._named(start + i, text) for i, text in sorted(errors.items())}
+
+    def _named(self, i: int, text: str) -> str:
+        """A message with the name of the observation where it has one, other than its index."""
+        name = self.source.name(i)
+        return text if name == str(i) else f"{name}: {text}"
 
     def _inverted(
         self,

@@ -1,0 +1,146 @@
+"""``unrelu run`` and ``unrelu status``: whole data sets."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unrelu.commands.options import (
+    ActivationName,
+    LatentShape,
+    Layers,
+    Method,
+    Model,
+    Noise,
+    Norm,
+    Options,
+    Prior,
+    Quiet,
+)
+from unrelu.errors import InputError
+from unrelu.terminal import network_of, options_of
+
+if TYPE_CHECKING:
+    from unrelu.generator import Generator
+
+__all__ = ["run", "status"]
+
+
+def run(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or any URL of fsspec), a folder of images."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run goes on in it.")],
+    method: Method = "auto",
+    option: Options = None,
+    noise: Noise = None,
+    norm: Norm = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one."),
+    ] = None,
+    operator: Annotated[
+        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
+    ] = None,
+    prior: Prior = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for each chunk; what is reached then depends on the machine.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Observations inverted together; results depend on it.")] = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine, of one thread each. [default: one a core]")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on a Dask cluster: the address of its scheduler, tcp://HOST:8786")
+    ] = None,
+    dask: Annotated[str | None, typer.Option(help="Run on a Dask cluster of this machine: local:N")] = None,
+    array: Annotated[str | None, typer.Option(help="Name of the array in DATA, where there are several.")] = None,
+    size: Annotated[str | None, typer.Option(help="Resize images to HEIGHT,WIDTH.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Map the data's own range (0..255 of bytes, 0..1 of floats) to LOW,HIGH: -1,1")
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(help="npy or zarr. [default: npy up to 100,000 observations without a cluster, else zarr]"),
+    ] = None,
+    layers: Layers = None,
+    activation: ActivationName = None,
+    latent_shape: LatentShape = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Begin again: remove what the folder holds of an earlier run.")
+    ] = False,
+    quiet: Quiet = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="A JSON line for each chunk on standard output, for scripts.")
+    ] = False,
+) -> None:
+    """Invert all observations in DATA, so that it can be stopped, killed and started again.
+
+    The folder gets the codes, the reconstructions and how each ended: codes.npy, reconstructions.npy and results.jsonl,
+    or results.zarr; look at it with `unrelu status` and `unrelu report`.
+
+    Run the same command again to go on: finished chunks are not computed again, and the results are the same bits.
+    Ctrl-C finishes the chunks at work; a second Ctrl-C ends at once. An observation that cannot be read or inverted
+    gets the status ERROR and does not stop the others.
+    """
+    from unrelu.batch import run as run_all
+    from unrelu.commands.watching import watching
+    from unrelu.stores import read_measurement
+
+    options = options_of(option or [])
+    if scheduler and dask:
+        raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
+    network = network_of(model, layers, activation, latent_shape)
+    one, each = _masks(mask, network)
+    if mask and operator:
+        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
+    names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
+    with watching(quiet, json, output) as watcher:
+        found = run_all(
+            network, data, output, method, operator=one if one is not None else read_measurement(None, operator),
+            masks=each, noise=noise, norm=norm, prior=prior, seed=seed, time_limit=time_limit, chunk=chunk,
+            workers=workers, scheduler=scheduler or dask, array=array, size=_size(size), scale=scale, results=results,
+            overwrite=overwrite, watch=watcher, names=names, **options,
+        )  # fmt: skip
+        watcher.end(found)
+    if not found.finished:
+        raise typer.Exit(130)
+
+
+def status(
+    output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")],
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
+    from unrelu.batch import open_run
+    from unrelu.commands.watching import print_status
+
+    print_status(open_run(output), json)
+
+
+def _masks(mask: str | None, network: Generator) -> tuple[Any, str | None]:
+    """A single mask for all observations, or where there is one for each; None where there is no such mask."""
+    from unrelu.stores import read_measurement, read_observations
+
+    if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
+        return None, mask
+    shape = read_observations(Path(mask), "masks", "mask").shape
+    single = shape in (network.output_shape, (network.output_dim,))
+    return (read_measurement(Path(mask), None), None) if single else (None, mask)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = map(int, text.split(","))
+    except ValueError:
+        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28") from None
+    return height, width

@@ -1,0 +1,28 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["ActivationName", "LatentShape", "Layers", "Method", "Model", "Noise", "Norm", "Options", "Prior", "Quiet"]
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
+]
+Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
+ActivationName = Annotated[str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")]
+LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent, adam, plugin, ilo, projected"
+    ),
+]
+Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")]
+Noise = Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")]
+Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
+Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
