@@ -15,8 +15,8 @@ SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
     "errors", "activations", "affine", "generator", "network", "opaque", "threads", "loaders", "operators", "hardness",
-    "problem", "result", "layer", "methods", "proofs", "theory", "solve", "certification", "inspection", "zoo",
-    "stores", "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "cli",
+    "problem", "result", "layer", "methods", "proofs", "theory", "solve", "certification", "adapters", "inspection",
+    "zoo", "stores", "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
