@@ -88,6 +88,13 @@ def test_codes_are_recovered_and_give_the_observations_back():
     assert list(inverter.get_feature_names_out()) == ["latentinverter0", "latentinverter1", "latentinverter2"]
 
 
+def test_rows_inverted_layer_by_layer_do_not_depend_on_each_other():
+    noisy = X + 0.1 * np.random.default_rng(7).standard_normal(X.shape)
+    inverter = LatentInverter(NETWORK, "least_squares").fit(noisy)
+    alone = np.vstack([inverter.transform(row[None]) for row in noisy])
+    np.testing.assert_allclose(inverter.transform(noisy), alone, atol=1e-9)
+
+
 def test_a_linear_generator_gives_the_codes_of_pca():
     table = np.random.default_rng(1).standard_normal((30, 8)) @ np.diag(np.arange(1.0, 9.0))
     inverter = LatentInverter(principal).fit(table[:20])

@@ -53,6 +53,10 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     a row has several best codes, other starts may come to another one. With data that the generator fits exactly, and
     with the layer-wise methods, it does not.
 
+    scikit-learn's ``check_estimator`` passes, without exceptions, for a ``model`` that is made in :meth:`fit`. It
+    brings tables of 1 to 10 columns, so with a given generator, whose outputs have one size, the checks that fit end
+    with the error of :meth:`fit` that says so.
+
     Args:
         model: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`; or a function
             ``X -> G``, called by :meth:`fit`, for generators that are trained on the data (in a cross-validation they
@@ -150,8 +154,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def invert(self, X: Any) -> Inversion:
         """The whole result for observations (N, m): codes with objective, status and identifiability of every row.
 
-        Raises:
-            As :meth:`transform`; it does not warn.
+        It does not warn, and raises what :meth:`transform` raises.
         """
         check_is_fitted(self)
         table = self._table(X, reset=False)
@@ -192,10 +195,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             y: ignored.
 
         Returns:
-            A number, NaN if a row has no code: a search over parameters then ranks these last.
-
-        Raises:
-            As :meth:`transform`.
+            A number, NaN if a row has no code: a search over parameters then ranks these last. Warnings and errors are
+            those of :meth:`transform`.
         """
         result = self._warned(X)
         return -float(np.mean(result.residual("l2") / np.sqrt(result.problem.observed)))
