@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unrelu import errors, hardness, theory, zoo
+    from unrelu import adapters, errors, hardness, theory, zoo
+    from unrelu.adapters import LatentInverter as LatentInverter
     from unrelu.batch import Run, open_run, run
     from unrelu.certification import certify
     from unrelu.generator import Generator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Names that need an optional package are importable, but not in __all__: ``from unrelu import *`` does without it.
 __all__ = [
     "Certificate",
     "Generator",
@@ -38,6 +40,7 @@ __all__ = [
     "ProofStatus",
     "Run",
     "Status",
+    "adapters",
     "certify",
     "errors",
     "from_arrays",
@@ -58,6 +61,7 @@ _HOME = {
     "Generator": "unrelu.generator",
     "Identifiability": "unrelu.proofs.identifiability",
     "Inversion": "unrelu.result",
+    "LatentInverter": "unrelu.adapters",
     "Layer": "unrelu.network",
     "Network": "unrelu.network",
     "OpaqueNetwork": "unrelu.opaque",
@@ -79,7 +83,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "hardness", "theory", "zoo"):
+    if name in ("adapters", "errors", "hardness", "theory", "zoo"):
         value: Any = import_module(f"unrelu.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,239 @@
+"""A generator as a reconstruction model of deepinv."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.affine import Shape
+from unrelu.errors import InputError, MissingPackageError, OptionError
+from unrelu.generator import Generator, by
+from unrelu.methods import Method, make
+from unrelu.result import Inversion
+from unrelu.solve import invert
+
+try:
+    from deepinv.models import Reconstructor
+    from deepinv.physics import (
+        Demosaicing,
+        Denoising,
+        GaussianNoise,
+        Inpainting,
+        LinearPhysics,
+        SaltPepperNoise,
+        UniformNoise,
+    )
+except ImportError as error:
+    raise MissingPackageError(
+        f'GeneratorReconstructor needs deepinv: pip install "unrelu[deepinv]" ({error})', name="deepinv"
+    ) from error
+
+__all__ = ["GeneratorReconstructor"]
+
+
+class GeneratorReconstructor(Reconstructor):
+    r"""Images G(z) with A G(z) close to the measurements y, as a ``deepinv.models.Reconstructor``.
+
+    ``model(y, physics)`` is :func:`unrelu.invert` of y with A the physics. It has no weights to train, and gradients do
+    not flow through it.
+
+    Args:
+        network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`. It computes where
+            ``network.to(device=...)`` puts it; moving the reconstructor does not move it.
+        method: a name of the registry or a callable, as of :func:`unrelu.invert`.
+        image_shape: (C, H, W) of an image. By default the network's output shape; where that is flat, the physics'
+            ``img_size``.
+        noise: "physics", None (unknown), or "uniform:A", "gaussian:S" or "outliers:P". "physics" reads the physics'
+            ``noise_model``: S of a ``GaussianNoise``, A of a ``UniformNoise``, salt and pepper together as the share P
+            of a ``SaltPepperNoise``. Unknown is what has another model, no noise (a level of 0), or levels that differ
+            within the batch.
+        norm, prior, seed, time_limit: as of :func:`unrelu.invert`.
+        **options: options of the method.
+
+    Attributes:
+        inversion: the whole result of the last call, an :class:`~unrelu.Inversion` with its codes and their status;
+            None before the first one.
+
+    Raises:
+        OptionError: ``network`` is no generator, or the method or an option is unknown.
+        InputError: ``image_shape`` has another number of entries than the network's output.
+        MissingPackageError: at the import, if deepinv is not installed.
+    """
+
+    def __init__(
+        self,
+        network: Generator,
+        method: str | Method = "auto",
+        *,
+        image_shape: Shape | None = None,
+        noise: str | None = "physics",
+        norm: str | None = None,
+        prior: float = 0.0,
+        seed: int = 0,
+        time_limit: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, Generator):
+            raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
+        if image_shape is not None and math.prod(image_shape) != network.output_dim:
+            raise InputError(
+                f"image_shape={tuple(image_shape)} has {math.prod(image_shape)} entries; the network's output "
+                f"{by(network.output_shape)} has {network.output_dim}"
+            )
+        make(method, options)
+        self.network = network
+        self.method = method
+        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.arguments = {"noise": noise, "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit}
+        self.options = options
+        self.inversion: Inversion | None = None
+
+    def forward(self, y: Tensor, physics: LinearPhysics, **kwargs: Any) -> Tensor:
+        """Images (B, C, H, W), of y's dtype and on its device, for measurements y, (B, ...).
+
+        An observation without a code is an image of NaN, of which a ``RuntimeWarning`` tells; ``inversion`` has the
+        status of every one.
+
+        Args:
+            y: measurements, as ``physics(x)`` makes them.
+            physics: A, a ``LinearPhysics``. Only the masks of ``Inpainting`` may differ within the batch.
+            **kwargs: arguments of :func:`unrelu.invert` for this call, over those of the reconstructor: ``z0``,
+                ``noise``, ``seed``, ``callback``, options of the method.
+
+        Raises:
+            InputError: y is no tensor or does not fit the physics, the physics is not linear, does not fit the
+                network's output or has parameters for each observation.
+            OptionError: an unknown option.
+            UnsupportedModelError: the method cannot invert this network, or not under this operator.
+        """
+        if not isinstance(y, Tensor):
+            raise InputError(f"y is a {type(y).__name__}; pass one tensor of measurements, (B, ...)")
+        shape = self._image_shape(physics)
+        arguments = {**self.arguments, **self.options, **kwargs}
+        if arguments["noise"] == "physics":
+            arguments["noise"] = _stated_noise(physics)
+        found = invert(
+            self.network, y.reshape(len(y), -1), self.method, operator=_operator(physics, shape, len(y)), **arguments
+        )
+        self.inversion = found
+        missing = np.isnan(found.z[:, 0])
+        if missing.any():
+            first = int(np.flatnonzero(missing)[0])
+            warnings.warn(
+                f"{int(missing.sum())} of {len(missing)} observations have no code and are images of NaN, first "
+                f"{first}: {found.message[first]}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return torch.from_numpy(found.x).reshape(-1, *shape).to(y.device, y.dtype)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` says."""
+        network = self.network
+        return f"{type(network).__name__} {network.latent_dim} -> {by(network.output_shape)}, method={self.method!r}"
+
+    def _image_shape(self, physics: LinearPhysics) -> Shape:
+        output = self.network.output_shape
+        if self.image_shape is not None:
+            return self.image_shape
+        if len(output) > 1:
+            return output
+        size = getattr(physics, "img_size", None)
+        if size is not None and math.prod(size) == self.network.output_dim:
+            return tuple(size)
+        raise InputError(
+            f"the network's output is flat ({by(output)}) and {type(physics).__name__} has "
+            f"{'no img_size' if size is None else f'img_size {tuple(size)}'}; pass image_shape=(C, H, W)"
+        )
+
+
+class _OnFlat(torch.nn.Module):
+    """A physics on flat outputs and flat measurements, with its tensors, of whose type its arguments have to be."""
+
+    def __init__(self, physics: LinearPhysics, image: Shape, measured: Shape) -> None:
+        super().__init__()
+        self.physics, self.image, self.measured = physics, image, measured
+
+    def A(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.physics.A(x.reshape(len(x), *self.image))).reshape(len(x), -1)
+
+    def A_adjoint(self, r: Tensor) -> Tensor:
+        return cast(Tensor, self.physics.A_adjoint(r.reshape(len(r), *self.measured))).reshape(len(r), -1)
+
+
+def _operator(physics: LinearPhysics, image: Shape, size: int) -> Any:
+    """A as :func:`unrelu.invert` takes it: on flattened images and measurements; masks as masks, the identity as None.
+
+    Masks and the identity are told apart since layer-wise methods invert them, and since large ones need no matrix.
+    """
+    if not isinstance(physics, LinearPhysics):
+        raise InputError(
+            f"physics is a {type(physics).__name__}, which is no LinearPhysics; codes are found for linear "
+            "measurements only"
+        )
+    if type(physics) is Denoising:
+        return None
+    if type(physics) in (Inpainting, Demosaicing):
+        mask = physics.mask
+        if mask is None:
+            raise InputError("physics has no mask yet; pass Inpainting(mask=...) or call physics.update(mask=...)")
+        if bool(((mask == 0) | (mask == 1)).all()):
+            return _masks(mask, image, size)
+    measured = _measured(physics, image)
+    return _OnFlat(physics, image, measured)
+
+
+def _masks(mask: Tensor, image: Shape, size: int) -> Tensor:
+    """Masks as booleans, flat: (n,) for all observations or (B, n) for each."""
+    if mask.shape[0] not in (1, size):
+        raise InputError(f"physics has {len(mask)} masks for {size} observations; pass one for all, or one for each")
+    try:
+        flat = mask.expand(-1, *image).reshape(len(mask), -1).bool()
+    except RuntimeError as error:
+        raise InputError(
+            f"physics has a mask of shape {tuple(mask.shape[1:])}, the network's images are {by(image)}: {error}"
+        ) from None
+    return flat[0] if len(flat) == 1 else flat
+
+
+def _measured(physics: LinearPhysics, image: Shape) -> Shape:
+    """Shape of the measurements of one image."""
+    own = [*physics.parameters(), *physics.buffers()]
+    like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
+    with torch.no_grad():
+        try:
+            measured = physics.A(torch.zeros((1, *image), dtype=like.dtype, device=like.device))
+        except Exception as error:  # deepinv's or the user's code; whatever it raises is told
+            raise InputError(f"physics.A fails on an image of shape {(1, *image)}: {error}") from error
+    if not isinstance(measured, Tensor):
+        raise InputError(
+            f"physics.A gives a {type(measured).__name__} of several tensors; pass one physics whose measurements are "
+            "one tensor"
+        )
+    if len(measured) != 1:
+        raise InputError(
+            f"physics has parameters for each of {len(measured)} observations; pass one observation at a time with "
+            "its own physics (only masks of Inpainting may differ within a batch)"
+        )
+    return tuple(measured.shape[1:])
+
+
+def _stated_noise(physics: LinearPhysics) -> str | None:
+    """What the physics' noise model says, in the words of :func:`unrelu.invert`; None where it says no one level."""
+    model: Any = getattr(physics, "noise_model", None)
+    if type(model) is GaussianNoise:
+        kind, level = "gaussian", model.sigma
+    elif type(model) is UniformNoise:
+        kind, level = "uniform", model.a
+    elif type(model) is SaltPepperNoise:
+        kind, level = "outliers", model.p + model.s
+    else:
+        return None
+    levels = set(torch.as_tensor(level).flatten().tolist())
+    return f"{kind}:{levels.pop()!r}" if len(levels) == 1 and levels != {0.0} else None

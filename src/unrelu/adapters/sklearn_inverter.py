@@ -1,0 +1,282 @@
+"""Latent codes as features: a generator as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unrelu.errors import InputError, MissingPackageError, OptionError
+from unrelu.generator import Generator, by
+from unrelu.methods import Method, make
+from unrelu.operators import Operator, read_operator
+from unrelu.problem import Problem
+from unrelu.result import Inversion, Status
+from unrelu.solve import invert
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:  # validate_data came with 1.6
+    raise MissingPackageError(
+        f'LatentInverter needs scikit-learn 1.6 or newer: pip install "unrelu[sklearn]" ({error})', name="sklearn"
+    ) from error
+
+__all__ = ["LatentInverter"]
+
+Array = npt.NDArray[np.float64]
+
+# Ends that scikit-learn's users are warned of: there is no code, or it is not where the search was going.
+_UNFINISHED = (
+    Status.ITERATION_LIMIT,
+    Status.TIME_LIMIT,
+    Status.DIVERGED,
+    Status.NO_CODE,
+    Status.STOPPED,
+    Status.SOLVER_FAILED,
+)
+
+
+class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""Rows x of X to latent codes z with A G(z) close to x, and codes back to outputs G(z).
+
+    :math:`X \in R^{N \times m}` has one observation a row: an output of the generator, flattened, or what ``operator``
+    gives of one. :meth:`transform` is :func:`unrelu.invert` of these rows.
+
+    A row's code may depend on the other rows of the call: random starts are drawn for the batch as a whole, and where
+    a row has several best codes, other starts may come to another one. With data that the generator fits exactly, and
+    with the layer-wise methods, it does not.
+
+    scikit-learn's ``check_estimator`` passes, without exceptions, for a ``model`` that is made in :meth:`fit`. It
+    brings tables of 1 to 10 columns, so with a given generator, whose outputs have one size, the checks that fit end
+    with the error of :meth:`fit` that says so.
+
+    Args:
+        model: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`; or a function
+            ``X -> G``, called by :meth:`fit`, for generators that are trained on the data (in a cross-validation they
+            then see the training rows only).
+        method: a name of the registry or a callable, as of :func:`unrelu.invert`.
+        operator: A, for all rows: a mask, a matrix, ..., as of :func:`unrelu.invert`.
+        noise: what is known about the noise of X: None, "uniform:A", "gaussian:S" or "outliers:P".
+        norm: "l2", "l1" or "linf"; by default that of the noise.
+        prior: weight of :math:`|z|_2^2` in the l2 objective.
+        hide_nan: NaN entries of X are not observed: codes are of the other entries, and
+            ``inverse_transform(transform(X))`` fills them in. By default they are an error.
+        time_limit: of each call, in seconds.
+        random_state: of the random starts: an integer, a ``RandomState``, or None for other ones in each :meth:`fit`. A
+            fitted transformer always gives the same codes for the same rows.
+        options: options of the method, as a dictionary.
+
+    Attributes:
+        generator_: G.
+        operator_: A as it was read.
+        seed_: the seed of every call after :meth:`fit`.
+        n_features_in_: m.
+        feature_names_in_: the names of X's columns, if all are strings.
+
+    Raises:
+        MissingPackageError: at the import, if scikit-learn 1.6 or newer is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Generator | Callable[[Array], Generator],
+        method: str | Method = "auto",
+        *,
+        operator: Any = None,
+        noise: str | None = None,
+        norm: str | None = None,
+        prior: float = 0.0,
+        hide_nan: bool = False,
+        time_limit: float | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.operator = operator
+        self.noise = noise
+        self.norm = norm
+        self.prior = prior
+        self.hide_nan = hide_nan
+        self.time_limit = time_limit
+        self.random_state = random_state
+        self.options = options
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check parameters and X, and train the generator if ``model`` is a function; no codes are computed.
+
+        Args:
+            X: observations, (N, m).
+            y: ignored.
+
+        Raises:
+            InputError: X does not have as many columns as the generator has outputs or ``operator`` rows, or
+                ``operator``, ``noise``, ``norm``, ``prior`` or ``time_limit`` cannot be used.
+            OptionError: ``model`` is no generator, or ``method`` or ``options`` are none.
+        """
+        table = self._table(X, reset=True)
+        make(self.method, self._options())
+        generator = self._generator(table)
+        operator = self._read_operator(generator, table)
+        random = check_random_state(self.random_state)
+        seed = self.random_state if isinstance(self.random_state, int | np.integer) else random.randint(2**31 - 1)
+        Problem.build(
+            generator, table, operator=self._hidden(table, operator), noise=self.noise, norm=self.norm,
+            prior=self.prior, seed=int(seed), time_limit=self.time_limit,
+        )  # fmt: skip
+        self.generator_ = generator
+        self.operator_ = operator
+        self.seed_ = int(seed)
+        self._n_features_out = generator.latent_dim
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Latent codes, (N, k), of observations (N, m).
+
+        A row without a code is NaN, which most estimators refuse; those and searches that ended before they converged
+        are told in one ``ConvergenceWarning``. :meth:`invert` has the status of every row.
+
+        Raises:
+            NotFittedError: :meth:`fit` was not called.
+            InputError: the method cannot use these rows.
+            UnsupportedModelError: the method cannot invert this generator, or not under this operator.
+            ValueError: X is no table of numbers like that of :meth:`fit`, as scikit-learn words it.
+        """
+        return self._warned(X).z
+
+    def invert(self, X: Any) -> Inversion:
+        """The whole result for observations (N, m): codes with objective, status and identifiability of every row.
+
+        It does not warn, and raises what :meth:`transform` raises.
+        """
+        check_is_fitted(self)
+        table = self._table(X, reset=False)
+        return invert(
+            self.generator_, table, self.method, operator=self._hidden(table, self.operator_), noise=self.noise,
+            norm=self.norm, prior=self.prior, seed=self.seed_, time_limit=self.time_limit, **self._options(),
+        )  # fmt: skip
+
+    def inverse_transform(self, X: Any) -> Array:
+        """G(z), flattened, (N, n), for codes (N, k); NaN for codes of NaN.
+
+        The whole output, also where ``operator`` measures a part of it.
+
+        Raises:
+            NotFittedError: :meth:`fit` was not called.
+            InputError: X does not have k columns.
+            ValueError: X is no table of numbers, as scikit-learn words it.
+        """
+        check_is_fitted(self)
+        codes = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan", estimator=self, input_name="X")
+        if codes.shape[1] != self.generator_.latent_dim:
+            raise InputError(
+                f"X has {codes.shape[1]} features; the generator takes codes of {self.generator_.latent_dim}: pass "
+                "what transform returned"
+            )
+        return self.generator_(codes).reshape(len(codes), -1)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        r"""Minus the misfit of a row, root mean square over its observed entries, averaged over rows; best is 0.
+
+        :math:`-\frac{1}{N} \sum_i |x_i - A G(z_i)|_2 / \sqrt{m_i}`, whatever ``norm`` is minimised, so that scores of
+        different parameters compare. It says how well the generator can draw X. It does not say which ``prior`` is
+        best, since the codes are those of these rows and a prior only makes their misfit larger: choose that by what
+        the codes are used for, or by observations of which the clean outputs are known.
+
+        Args:
+            X: observations, (N, m).
+            y: ignored.
+
+        Returns:
+            A number, NaN if a row has no code: a search over parameters then ranks these last. Warnings and errors are
+            those of :meth:`transform`.
+        """
+        result = self._warned(X)
+        return -float(np.mean(result.residual("l2") / np.sqrt(result.problem.observed)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = bool(self.hide_nan)
+        return tags
+
+    def _table(self, X: Any, *, reset: bool) -> Array:
+        finite = "allow-nan" if self.hide_nan else True
+        return np.asarray(validate_data(self, X, dtype=np.float64, ensure_all_finite=finite, reset=reset))
+
+    def _options(self) -> dict[str, Any]:
+        if self.options is None:
+            return {}
+        if not isinstance(self.options, Mapping):
+            raise OptionError(f"options={self.options!r} must be a dictionary of options of the method, or None")
+        return dict(self.options)
+
+    def _generator(self, table: Array) -> Generator:
+        """The generator that ``model`` is, or makes of the training rows."""
+        model = self.model
+        if isinstance(model, torch.nn.Module):
+            raise OptionError(
+                f"model is a PyTorch module ({type(model).__name__}); pass unrelu.from_torch(module, latent_shape=k)"
+            )
+        if isinstance(model, Generator):
+            return model
+        if not callable(model):
+            raise OptionError(
+                f"model={model!r} is no generator; pass one from unrelu.load, from_torch or from_arrays, or a "
+                "function that makes one of X"
+            )
+        made = model(table)
+        if not isinstance(made, Generator):
+            raise OptionError(f"model made a {type(made).__name__} of X; return a generator, as from_arrays makes one")
+        return made
+
+    def _read_operator(self, generator: Generator, table: Array) -> Operator:
+        """A, read once: code is tested and written out as a matrix where it is small."""
+        operator = read_operator(self.operator, generator.output_shape, table.shape)
+        if operator.count:
+            raise InputError(
+                f"operator= has a mask for each of {operator.count} rows, but other rows will come; pass one for all, "
+                "or mark what was not observed as NaN and pass hide_nan=True"
+            )
+        if operator.m != table.shape[1]:
+            shape = by(generator.output_shape)
+            raise InputError(
+                f"X has {table.shape[1]} features, but the generator has {operator.m} outputs ({shape}): pass one "
+                "flattened output a row, or what was measured of it as operator="
+                if self.operator is None
+                else f"X has {table.shape[1]} features, but operator= measures {operator.m} numbers of an output "
+                f"({shape}): pass these, one observation a row"
+            )
+        if self.hide_nan and self.operator is not None:
+            raise InputError("hide_nan=True hides entries of the whole output, and operator= was given; pass one")
+        return operator
+
+    def _hidden(self, table: Array, operator: Operator) -> Any:
+        """The operator of these rows: a mask for each where entries are missing."""
+        seen = ~np.isnan(table)
+        return operator if seen.all() else seen
+
+    def _warned(self, X: Any) -> Inversion:
+        result = self.invert(X)
+        missing = np.isnan(result.z[:, 0])
+        unfinished = missing | np.array([status in _UNFINISHED for status in result.status])
+        if unfinished.any():
+            kinds = {status: np.flatnonzero(unfinished & (result.status == status)) for status in Status}
+            told = "; ".join(
+                f"{status} in {len(rows)}, first in row {rows[0]}: {status.value}"
+                for status, rows in kinds.items()
+                if len(rows)
+            )
+            warnings.warn(
+                f"{int(unfinished.sum())} of {len(missing)} rows ended early, {int(missing.sum())} without a code "
+                f"(NaN). {told}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return result
