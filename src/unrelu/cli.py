@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from unrelu import __version__
-from unrelu.commands.datasets import run, status
+from unrelu.commands import run, status
 from unrelu.commands.options import (
     ActivationName,
     LatentShape,

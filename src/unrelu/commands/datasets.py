@@ -97,6 +97,8 @@ def run(
     options = options_of(option or [])
     if scheduler and dask:
         raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
+    if dask and not dask.startswith("local:"):
+        raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
     network = network_of(model, layers, activation, latent_shape)
     one, each = _masks(mask, network)
     if mask and operator:

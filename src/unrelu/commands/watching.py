@@ -60,7 +60,8 @@ class Watcher:
         """Tell how it ended."""
         if self._lines:
             _print_line({"event": "end", **summary(run)})
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
         if not run.finished:
             self._console.print(
                 f"stopped: {len(run.records)} of {run.chunks} chunks are finished; run the same command again to go on,"
@@ -131,7 +132,8 @@ def watching(quiet: bool, lines: bool, folder: Path) -> Iterator[Watcher]:
     try:
         yield watcher
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -34,7 +34,7 @@ class Zarr:
         if isinstance(node, zarr.Group):
             found = node.get(self.array or self.name)
             if not isinstance(found, zarr.Array):  # listing a group behind a URL may be slow, or not allowed
-                found = node[choose(list(node.array_keys()), self.array, self.name, self.location)]
+                found = node[choose(sorted(node.array_keys()), self.array, self.name, self.location)]
             node = found
         elif self.array is not None:
             raise InputError(f"{self.location} is one array, so it has none called {self.array!r}; leave array= out")

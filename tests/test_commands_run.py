@@ -1,0 +1,232 @@
+"""``unrelu run`` and ``unrelu status``: what they print, and every bad input by its name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+import unrelu
+from unrelu import cli
+
+SIZE = 12
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A folder with a 3-8-20 network and observations of it, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    rng = np.random.default_rng(0)
+    weights = {"W0": rng.standard_normal((8, 3)), "W1": rng.standard_normal((20, 8))}
+    np.savez("net.npz", **weights)
+    np.save("y.npy", unrelu.from_arrays(list(weights.values()))(rng.standard_normal((SIZE, 3))))
+    return tmp_path
+
+
+@pytest.fixture
+def unrelu_command(files, monkeypatch, capsys):
+    """Run ``main`` in this process: exit code, stdout, stderr with its lines joined."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+RUN = ("run", "net.npz", "y.npy", "-o", "out", "--chunk", "5", "--workers", "1")
+
+
+def test_a_run_says_a_line_a_chunk_and_how_it_ended(unrelu_command):
+    code, out, err = unrelu_command(*RUN)
+    assert (code, out) == (0, "")
+    assert [line.split(" in ")[0] for line in err.splitlines() if line.startswith("chunk")] == [
+        "chunk 0: observations 0 to 4", "chunk 1: observations 5 to 9", "chunk 2: observations 10 to 11",
+    ]  # fmt: skip
+    assert "12/12" in err
+    assert "0:00:00 left" in err
+    assert "12 observations, 12 with success" in err
+    assert "written to out/: codes.npy, reconstructions.npy, results.jsonl" in err
+
+
+def test_quiet_says_nothing_but_errors(unrelu_command):
+    assert unrelu_command(*RUN, "-q") == (0, "", "")
+    code, out, err = unrelu_command(*RUN, "-q", "--seed", "2")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: out holds another run: seed is 0, asked for is 2; ")
+    assert "--overwrite" in err
+    assert unrelu_command(*RUN, "-q", "--seed", "2", "--overwrite") == (0, "", "")
+
+
+def test_json_lines_are_for_scripts(unrelu_command):
+    code, out, err = unrelu_command(*RUN, "--json")
+    assert (code, err) == (0, "")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["event"] for event in events] == ["chunk", "chunk", "chunk", "end"]
+    assert [event["done"] for event in events[:3]] == [5, 10, 12]
+    assert events[0]["counts"] == {"EXACT_FIT": 5}
+    assert (events[3]["finished"], events[3]["success"], events[3]["errors"]) == (True, 12, 0)
+    _, again, _ = unrelu_command(*RUN, "--json")
+    assert [json.loads(line).get("how") for line in again.splitlines()] == ["kept"] * 3 + [None]
+
+
+def test_status_of_a_finished_run(unrelu_command):
+    unrelu_command(*RUN, "-q", "-O", "max_iterations=150")
+    code, out, err = unrelu_command("status", "out")
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    assert "out: net.npz on" in text
+    assert "method auto rounds=" in text
+    assert "finished: 12 of 12 observations, 3 of 3 chunks" in text
+    assert "EXACT_FIT 12 fits the observation exactly" in text
+    code, out, _ = unrelu_command("status", "out", "--json")
+    told = json.loads(out)
+    assert (told["finished"], told["running"], told["done"], told["counts"]) == (True, False, 12, {"EXACT_FIT": 12})
+
+
+def test_status_of_what_is_no_run(unrelu_command):
+    code, _, err = unrelu_command("status", "nowhere")
+    assert code == 2
+    assert err == "error: nowhere holds no manifest.json, so it is no folder of `unrelu run`; check the path\n"
+
+
+def test_a_warning_where_the_range_does_not_fit(unrelu_command):
+    np.save("bytes.npy", np.full((3, 20), 200, dtype=np.uint8))
+    code, _, err = unrelu_command("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm")
+    assert code == 0
+    assert "warning: the observations go from 200 to 200, outputs of the generator typically from" in err
+    assert "--scale" in err
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+
+def test_masks_one_for_all_or_one_for_each(unrelu_command):
+    y, rng = np.load("y.npy"), np.random.default_rng(1)
+    each = rng.random((SIZE, 20)) < 0.8
+    np.save("each.npy", each)
+    np.save("one.npy", each[0])
+    np.save("holes.npy", np.where(each, y, np.nan))
+    network = unrelu.load("net.npz")
+    for mask, operator, data in (("each.npy", each, "holes.npy"), ("one.npy", each[0], "y.npy")):
+        code, _, err = unrelu_command("run", "net.npz", data, "-o", mask[:-4], "--mask", mask, "--method", "lm")
+        assert code == 0, err
+        run = unrelu.open_run(mask[:-4])
+        assert not run.errors
+        assert run.manifest["masks"] == (mask == "each.npy")
+        x = network(run.read("codes"))
+        seen = np.broadcast_to(operator, x.shape)
+        assert np.abs(np.where(seen, x - y, 0)).max(axis=1).min() < 1e-8
+
+
+def test_a_matrix_from_a_file(unrelu_command):
+    matrix = np.random.default_rng(2).standard_normal((12, 20))
+    np.save("matrix.npy", matrix)
+    np.save("measured.npy", np.load("y.npy") @ matrix.T)
+    code, _, err = unrelu_command("run", "net.npz", "measured.npy", "-o", "out", "--operator", "matrix.npy", "-q")
+    assert (code, err) == (0, "")
+    assert unrelu.open_run("out").success == SIZE
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def bad_images(folder: Path) -> None:
+    """1,000 images of 28 x 28, of which one is truncated, one of another size, and one no image."""
+    folder.mkdir()
+    pictures = (unrelu.zoo.digits()[0].reshape(-1, 28, 28) * 255).round().astype(np.uint8)
+    for i in range(1000):
+        Image.fromarray(pictures[i % len(pictures)]).save(folder / f"{i:04}.png")
+    whole = (folder / "0123.png").read_bytes()
+    (folder / "0123.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((27, 28), np.uint8)).save(folder / "0500.png")
+    (folder / "0999.png").write_text("no image")
+
+
+def test_bad_images_among_a_thousand_are_named_and_the_run_goes_on(unrelu_command):
+    bad_images(Path("images"))
+    arguments = (
+        "run",
+        "mnist-relu",
+        "images",
+        "-o",
+        "out",
+        "--method",
+        "lm",
+        "-O",
+        "max_iterations=3",
+        "--scale",
+        "0,1",
+    )
+    code, _, err = unrelu_command(*arguments)
+    assert code == 0
+    run = unrelu.open_run("out")
+    assert run.finished
+    assert sorted(run.errors) == [123, 500, 999]
+    assert run.counts["ERROR"] == 3
+    assert run.errors[123].startswith("0123.png: cannot be read: ")
+    assert run.errors[500].startswith("0500.png: is 27x28 grey uint8; the first is 28x28 grey uint8: make them equal")
+    assert run.errors[999].startswith("0999.png: cannot be read: cannot identify image file")
+    assert "observation 500: 0500.png: is 27x28 grey uint8" in err
+    assert np.isfinite(run.read("codes")[[0, 124, 998]]).all()
+    _, out, _ = unrelu_command("status", "out")
+    assert "observation 123: 0123.png: cannot be read" in out
+    code, _, _ = unrelu_command(*arguments, "--size", "28,28", "-o", "resized")
+    assert sorted(unrelu.open_run("resized").errors) == [123, 999]
+
+
+@pytest.fixture
+def stores(files) -> None:
+    Path("empty").mkdir()
+    Path("torn.npy").write_bytes(Path("y.npy").read_bytes()[:300])
+    Path("torn.npz").write_bytes(Path("net.npz").read_bytes()[:200])
+    Path("data.csv").write_text("1,2,3")
+    group = zarr.open_group("several.zarr", mode="w", zarr_format=3)
+    for name in "ab":
+        group.create_array(name, data=np.ones((2, 20)))
+
+
+@pytest.mark.usefixtures("stores")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("net.npz", "empty"), "empty holds no files that end in .png, .jpg, .jpeg; pass a folder of images"),
+        (("net.npz", "torn.npy"), "torn.npy cannot be opened"),
+        (("net.npz", "torn.npz"), "torn.npz cannot be opened"),
+        (("net.npz", "nowhere.zarr"), "nowhere.zarr does not exist"),
+        (("net.npz", "data.csv"), "data.csv is no data set; pass a .npy, .npz, .h5 or .hdf5 file, a Zarr store"),
+        (("net.npz", "several.zarr"), "holds the arrays a, b; say which with array="),
+        (("net.npz", "several.zarr", "--array", "c"), "has no array 'c'; it holds a, b"),
+        (("net.npz", "https://127.0.0.1:9/y.npy"), "only Zarr stores are read from URLs"),
+        (("nonsense", "y.npy"), "nonsense: no such file; the zoo has"),
+        (("mnist-relu", "y.npy"), "has observations of shape (20,), and (784,) is asked for"),
+        (("net.npz", "y.npy", "--method", "lmm"), "method 'lmm' is unknown"),
+        (("net.npz", "y.npy", "-O", "max_iteration=3"), "method 'auto' has no option 'max_iteration'; it takes "),
+        (("net.npz", "y.npy", "-O", "rounds"), "--option 'rounds': write name=value"),
+        (("net.npz", "y.npy", "--noise", "gauss:1"), "noise='gauss:1'"),
+        (("net.npz", "y.npy", "--scale", "0-1"), "scale '0-1' is not LOW,HIGH"),
+        (("net.npz", "y.npy", "--size", "28"), "--size '28' is not HEIGHT,WIDTH"),
+        (("net.npz", "y.npy", "--size", "28,28"), "resizes images only"),
+        (("net.npz", "y.npy", "--results", "csv"), "results='csv' is unknown"),
+        (("net.npz", "y.npy", "--mask", "y.npy", "--operator", "y.npy"), "were both given"),
+        (("net.npz", "y.npy", "--dask", "2"), "--dask 2: write local:N"),
+        (("net.npz", "y.npy", "--dask", "local:0"), "write local:N"),
+        (("net.npz", "y.npy", "--dask", "local:2", "--scheduler", "tcp://h:1"), "were both given"),
+        (("net.npz", "y.npy", "--dask", "local:2", "--workers", "2"), "workers=2 is for this machine"),
+    ],
+)
+def test_bad_input_is_named(unrelu_command, arguments, said):
+    code, out, err = unrelu_command("run", *arguments, "-o", "out")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.startswith("error: ")
+    assert not Path("out").exists()
