@@ -322,3 +322,14 @@ def benchmark(
     console.width = max(console.width, 100)
     with removed_if_empty(folder):
         run(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, finished or not.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. [default: OUT/report.html]")] = None,
+) -> None:
+    """Write what a run found as one HTML page that needs no network: counts, histograms, pictures, errors, speed."""
+    from unrelu.report import write_report
+
+    print(write_report(folder, output))
