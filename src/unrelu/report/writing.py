@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def write_report(
     return target
 
 
+@cache
 def _environment() -> Environment:
     """Templates in which everything is escaped, and nothing may be missing."""
     loader = PackageLoader("unrelu.report", "templates")
