@@ -254,6 +254,7 @@ def test_data_that_are_gone(plain, tmp_path):
     page = Page(write_report(plain.folder))
     assert "The observations cannot be shown" in page.text
     assert "does not exist" in page.text
+    assert "The difference is" not in page.text
     assert {a["alt"].split(", ")[1] for a in page.all("img")} == {"reconstruction"}
     found = Page(write_report(plain.folder, data=tmp_path / "elsewhere.npy"))
     assert len(found.all("img")) == 36

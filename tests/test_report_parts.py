@@ -51,7 +51,15 @@ def test_the_scale_of_a_histogram_suits_the_values():
 
 
 def test_numbers_in_words():
-    assert [number(v) for v in (0.0, 1e-9, 1234.5, math.nan, None)] == ["0", "1e-09", "1.23e+03", "\u2013", "\u2013"]
+    assert [number(v) for v in (0.0, 1e-9, 999.7, -67_321, 2e6, math.nan)] == [
+        "0",
+        "1e-09",
+        "1,000",
+        "-67,300",
+        "2e+06",
+        "\u2013",
+    ]
+    assert number(None) == "\u2013"
     assert [share(*p) for p in ((0, 9), (9, 9), (1, 10_000), (9_999, 10_000), (1, 3), (0, 0))] == [
         "0%", "100%", "<0.1%", ">99.9%", "33.3%", "\u2013",
     ]  # fmt: skip

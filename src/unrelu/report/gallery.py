@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,6 +90,11 @@ class Gallery:
     pictures: bool
     hidden: bool
     measured: bool
+
+    @property
+    def compared(self) -> bool:
+        """Whether any differences are shown."""
+        return any(math.isfinite(group.scale) for group in self.groups)
 
 
 @dataclass(frozen=True, eq=False)

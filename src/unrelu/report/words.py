@@ -11,8 +11,11 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None) -> str:
-    """Three digits; a dash where there is none."""
-    return _NONE if value is None or not math.isfinite(value) else f"{value:.3g}"
+    """Three digits, plainly from 0.0001 up to a million; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return _NONE
+    rounded = f"{value:.3g}"
+    return f"{float(rounded):,.0f}" if 1e3 <= abs(float(rounded)) < 1e6 else rounded
 
 
 def count(value: int, what: str = "") -> str:
