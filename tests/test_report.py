@@ -278,6 +278,14 @@ def test_an_array_is_not_kept_but_can_be_given_again(tmp_path):
     assert len(Page(write_report(tmp_path / "out", data=observations())).all("img")) == 36
 
 
+def test_a_manifest_that_does_not_say_how_the_data_were_opened(plain):
+    path = plain.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["about"]["opened"], manifest["about"]["machine"]
+    path.write_text(json.dumps(manifest))
+    assert len(Page(write_report(plain.folder)).all("img")) == 36
+
+
 def test_data_are_found_from_another_directory(tmp_path, monkeypatch):
     saved(tmp_path, observations())
     monkeypatch.chdir(tmp_path)
@@ -374,7 +382,7 @@ def test_the_call_that_is_shown_gives_the_same_results(tmp_path, monkeypatch):
 
 
 def test_a_command_that_was_noted_is_shown(tmp_path):
-    run(tmp_path / "out", saved(tmp_path, observations(3)), names={"command": ["unrelu", "run", "a b.npy"]})
+    run(tmp_path / "out", saved(tmp_path, observations(3)), names={"command": "unrelu run 'a b.npy'"})
     assert "unrelu run 'a b.npy'" in Page(write_report(tmp_path / "out")).text
 
 

@@ -111,7 +111,9 @@ def run(
         overwrite: remove what the folder holds of an earlier run.
         watch: called with a :class:`Moment` after every chunk and for warnings; when it returns True, the run stops
             after the chunks at work.
-        names: of "model", "data" and "masks", for the report; by default where they are.
+        names: for the report: of "model", "data" and "masks", by default where the latter are; the file that
+            ``operator`` was read from, as "mask" or "operator", so that it is found again; the "command" that began the
+            run.
         **options: of the method.
 
     Returns:

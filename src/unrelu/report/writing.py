@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,6 @@ def _environment() -> Environment:
 def _content(run: Run, observations: Observations) -> dict[str, Any]:
     finished = Finished(run)
     shown, rest = messages(run)
-    command = run.manifest["about"].get("command")
     ordered = criterion(run)
     return {
         "run": run,
@@ -108,7 +106,7 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
         "question": facts.question(run),
         "machine": facts.machine(run),
         "again": facts.again(run),
-        "command": shlex.join(command) if isinstance(command, list) else command,
+        "command": run.manifest["about"].get("command"),
         "outcomes": outcomes(finished),
         "messages": shown,
         "more_messages": rest,
