@@ -19,8 +19,9 @@ $(VENV)/.check: pyproject.toml
 demo: $(VENV)/.demo
 	$(BIN)/unrelu demo --output demo --overwrite
 
-## every test
+## every test; those of the report need a browser, which is installed where there is none
 test: $(VENV)/.check
+	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 ## format, lint, types, docs, then every test: what CI runs

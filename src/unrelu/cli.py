@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from unrelu import __version__
-from unrelu.commands import run, status
+from unrelu.commands import report, run, status
 from unrelu.commands.options import (
     ActivationName,
     LatentShape,
@@ -228,6 +228,7 @@ def inspect(
 
 app.command()(run)
 app.command()(status)
+app.command()(report)
 
 
 @app.command()

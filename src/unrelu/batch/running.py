@@ -112,7 +112,9 @@ def run(
         overwrite: remove what the folder holds of an earlier run.
         watch: called with a :class:`Moment` after every chunk and for warnings; when it returns True, the run stops
             after the chunks at work.
-        names: of "model", "data" and "masks", for the report; by default where they are.
+        names: for the report: of "model", "data" and "masks", by default where the latter are; the file that
+            ``operator`` was read from, as "mask" or "operator", so that it is found again; the "command" that began the
+            run.
         **options: of the method.
 
     Returns:
@@ -143,7 +145,8 @@ def run(
         {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
     )  # fmt: skip
     warning = range_warning_of(work)
-    known = {"data": source.location, **({"masks": masked.location} if masked else {}), **(names or {})}
+    masks_at = {"masks": masked.location} if masked else {}
+    known = {"data": source.location, **masks_at, "opened": _opened(work, array, size), **(names or {})}
     tell = watch or (lambda moment: None)
     folder, wanted = Path(output), json.loads(json.dumps(manifest_of(work, known)))
     goes_on = _goes_on(folder, wanted, overwrite)
@@ -156,6 +159,18 @@ def run(
     if ended.finished and kind == "npy":
         write_lines(ended)
     return ended
+
+
+def _opened(work: Work, array: str | None, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Where the data are and how they were opened, so that a report finds them again; and the kind of operator."""
+    return {
+        "data": work.source.location,
+        "masks": None if work.masks is None else work.masks.location,
+        "array": array,
+        "size": None if size is None else list(size),
+        "directory": os.getcwd(),
+        "operator": None if work.operator is None else type(work.measured).__name__.lower(),
+    }
 
 
 def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextManager[Engine]:

@@ -26,7 +26,7 @@ from unrelu.solve import invert
 from unrelu.stores import Batch, Scaling, Source, Table
 from unrelu.threads import on_one_core
 
-__all__ = ["STATUSES", "Settled", "Task", "Work", "chunk_seed"]
+__all__ = ["STATUSES", "Settled", "Task", "Work", "chunk_seed", "data_digest"]
 
 Array = npt.NDArray[np.float64]
 
@@ -139,11 +139,8 @@ class Work:
         return Settled(self.compute(task.chunk), "repaired")
 
     def data_digest(self, start: int, stop: int) -> str:
-        """SHA-256 of what is stored of some observations; with their masks, of both digests."""
-        own = self.source.digest(start, stop)
-        if self.masks is None:
-            return own
-        return hashlib.sha256((own + self.masks.digest(start, stop)).encode()).hexdigest()
+        """See :func:`data_digest`."""
+        return data_digest(self.source, self.masks, start, stop)
 
     def observations(self, start: int, stop: int) -> tuple[Batch, npt.NDArray[np.bool_] | None]:
         """Observations as the generator puts them out, flat (B, m), and which of their entries count, if not all.
@@ -226,6 +223,14 @@ class Work:
         rows = {c.name: np.full((size, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
         rows["status"][:] = STATUSES.index(Status.ERROR.name) + 1
         return rows
+
+
+def data_digest(source: Source, masks: Source | None, start: int, stop: int) -> str:
+    """SHA-256 of what is stored of some observations; with their masks, of both digests."""
+    own = source.digest(start, stop)
+    if masks is None:
+        return own
+    return hashlib.sha256((own + masks.digest(start, stop)).encode()).hexdigest()
 
 
 def chunk_seed(seed: int, chunk: int) -> int:

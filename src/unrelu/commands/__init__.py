@@ -1,5 +1,5 @@
 """Commands of the command line that have files of their own."""
 
-from unrelu.commands.datasets import run, status
+from unrelu.commands.datasets import report, run, status
 
-__all__ = ["run", "status"]
+__all__ = ["report", "run", "status"]

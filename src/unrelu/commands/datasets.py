@@ -1,7 +1,8 @@
-"""``unrelu run`` and ``unrelu status``: whole data sets."""
+"""``unrelu run``, ``unrelu status`` and ``unrelu report``: whole data sets."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from unrelu.terminal import network_of, options_of
 if TYPE_CHECKING:
     from unrelu.generator import Generator
 
-__all__ = ["run", "status"]
+__all__ = ["report", "run", "status"]
 
 
 def run(
@@ -104,6 +105,8 @@ def run(
     if mask and operator:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
+    if one is not None or operator is not None:
+        names |= {"mask": os.path.abspath(mask)} if mask else {"operator": os.path.abspath(str(operator))}
     with watching(quiet, json, output) as watcher:
         found = run_all(
             network, data, output, method, operator=one if one is not None else read_measurement(None, operator),
@@ -125,6 +128,16 @@ def status(
     from unrelu.commands.watching import print_status
 
     print_status(open_run(output), json)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. [default: OUT/report.html]")] = None,
+) -> None:
+    """Write what a run found as one HTML page that needs no network: counts, histograms, pictures, errors, speed."""
+    from unrelu.report import write_report
+
+    print(write_report(folder, output))
 
 
 def _masks(mask: str | None, network: Generator) -> tuple[Any, str | None]:

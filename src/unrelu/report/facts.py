@@ -1,0 +1,102 @@
+"""What was run, on what, and how to run it again: from the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from unrelu.batch import Run
+from unrelu.report.words import count
+
+__all__ = ["Fact", "again", "machine", "question"]
+
+_OPERATORS = {
+    "mask": "one mask for all observations",
+    "matrix": "a matrix",
+    "sparse": "a sparse matrix",
+    "mapped": "a linear map given as code",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of a list: what it is, its value, and whether that is code, or a hash."""
+
+    name: str
+    value: str
+    code: bool = False
+
+
+def question(run: Run) -> list[Fact]:
+    """The model, the data, the method and everything else that decides the results."""
+    manifest, about = run.manifest, run.manifest["about"]
+    model, data = manifest["model"], manifest["data"]
+    return [
+        Fact("model", about.get("model") or "a network from Python (its name was not recorded)"),
+        Fact("maps", f"{count(model['latent_dim'])} latent coordinates to {_shape(model['output_shape'])} outputs"),
+        Fact("data", str(about["data"])),
+        Fact("holds", f"{count(data['size'], 'observation')} of shape {_shape(data['shape'])}, {data['dtype']}"),
+        Fact("scaled to", "not scaled" if data["scale"] == "none" else f"[{data['scale'].replace(',', ', ')}]"),
+        Fact("measured", _measured(run)),
+        Fact("method", manifest["method"], code=True),
+        Fact("options", _options(manifest["options"]) or "its defaults", code=bool(manifest["options"])),
+        Fact("noise", manifest["noise"] or "not stated", code=bool(manifest["noise"])),
+        Fact("norm", manifest["norm"] or "of the method, or the noise", code=bool(manifest["norm"])),
+        Fact("prior", f"{manifest['prior']:g} |z|²" if manifest["prior"] else "none"),
+        Fact("seed", str(manifest["seed"]), code=True),
+        Fact("chunk", f"{count(manifest['chunk'], 'observation')}, inverted together"),
+        Fact("time limit", f"{manifest['time_limit']:g} s a chunk" if manifest["time_limit"] else "none"),
+    ]
+
+
+def machine(run: Run) -> list[Fact]:
+    """Versions, the machine that began the run, and hashes of what went in."""
+    manifest = run.manifest
+    facts = [Fact("unrelu", manifest["version"])]
+    for name, value in manifest["about"].get("machine", {}).items():
+        if name != "unrelu" and value not in (None, "", [], "not installed"):
+            facts.append(Fact(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    facts += [
+        Fact("SHA-256 of the model", manifest["model"]["sha256"], code=True),
+        Fact("SHA-256 of the first chunk of the data", manifest["data"]["sha256"], code=True),
+    ]
+    if manifest["operator"] is not None:
+        facts.append(Fact("SHA-256 of the operator", manifest["operator"], code=True))
+    return facts
+
+
+def again(run: Run) -> str:
+    """The call that computes the same results, as Python; it goes on with the run if that is not finished."""
+    manifest, about = run.manifest, run.manifest["about"]
+    opened = about.get("opened", {})
+    stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit")}
+    given: dict[str, Any] = {name: value for name, value in stated.items() if value}
+    given |= {"seed": manifest["seed"], "chunk": manifest["chunk"], "results": manifest["results"]}
+    if manifest["data"]["scale"] != "none":
+        given["scale"] = manifest["data"]["scale"]
+    given |= {name: opened[name] for name in ("array", "size") if opened.get(name)}
+    given |= {"masks": opened.get("masks") or about.get("masks")} if manifest["masks"] else {}
+    words = [f"{name}={value!r}" for name, value in (given | manifest["options"]).items()]
+    if manifest["operator"] is not None:
+        words.insert(0, "operator=operator")
+    data = opened.get("data") or about["data"]
+    first = f"network, {data!r}, {str(run.folder)!r}, {manifest['method']!r}"
+    return "unrelu.run(\n    " + ",\n    ".join([first, *words]) + ",\n)"
+
+
+def _options(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in sorted(options.items()))
+
+
+def _shape(shape: list[int]) -> str:
+    return " × ".join(map(str, shape))  # noqa: RUF001 -- the sign of a product
+
+
+def _measured(run: Run) -> str:
+    manifest = run.manifest
+    if manifest["masks"]:
+        return "a mask for every observation"
+    if manifest["operator"] is None:
+        return "the whole output"
+    kind = manifest["about"].get("opened", {}).get("operator")
+    return _OPERATORS.get(kind, "by an operator") + f": {_shape(manifest['data']['shape'])} measurements"

@@ -1,0 +1,52 @@
+"""Numbers, shares and times as the page says them."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["count", "duration", "number", "power", "share"]
+
+_NONE = "\u2013"  # a dash
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None) -> str:
+    """Three digits, plainly from 0.0001 up to a million; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return _NONE
+    rounded = f"{value:.3g}"
+    return f"{float(rounded):,.0f}" if 1e3 <= abs(float(rounded)) < 1e6 else rounded
+
+
+def count(value: int, what: str = "") -> str:
+    """A whole number with commas, and what it counts: "1 chunk", "1,024 chunks"."""
+    return f"{value:,}" if not what else f"{value:,} {what}{'' if value == 1 else 's'}"
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage that says 0% and 100% only of none and all: "<0.1%", ">99.9%"."""
+    if not whole:
+        return _NONE
+    percent = 100 * part / whole
+    if 0 < percent < 0.05:
+        return "<0.1%"
+    if 99.95 <= percent < 100:
+        return ">99.9%"
+    return f"{percent:.0f}%" if percent in (0, 100) else f"{percent:.1f}%"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it: "3.2 ms", "41 s", "2 h 5 min"."""
+    if seconds is None or not math.isfinite(seconds):
+        return _NONE
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 or seconds == 0 else f"{seconds * 1e6:.3g} µs"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def power(exponent: int) -> str:
+    """A power of ten: plain from 0.01 to 1,000."""
+    return f"{10.0**exponent:,g}" if -2 <= exponent <= 3 else "10" + str(exponent).translate(_SUPERSCRIPTS)

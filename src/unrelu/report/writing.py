@@ -1,0 +1,166 @@
+"""``report.html``: everything that the page needs, collected; then written as a whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unrelu import __version__
+from unrelu.batch import Run, open_run
+from unrelu.errors import InputError, StorageError
+from unrelu.problem import Noise
+from unrelu.report import facts, words
+from unrelu.report.certificates import certificates
+from unrelu.report.columns import Finished, spread_of
+from unrelu.report.gallery import criterion, gallery
+from unrelu.report.histogram import Histogram, histogram
+from unrelu.report.observed import Observations, find_observations
+from unrelu.report.pictures import HIDDEN
+from unrelu.report.statuses import messages, outcomes
+from unrelu.report.throughput import throughput
+
+__all__ = ["write_report"]
+
+_NORMS = {"residual_l2": "l2", "residual_l1": "l1", "residual_linf": "largest entry"}
+_COLUMNS = {
+    "residual_l2": "|y − A G(z)|₂, units of the data",  # noqa: RUF001 -- minus
+    "residual_l1": "|y − A G(z)|₁, units of the data",  # noqa: RUF001
+    "residual_linf": "largest |y − A G(z)|, units of the data",  # noqa: RUF001
+    "objective": "what the method minimised",
+    "seconds": "wall time of an observation, seconds",
+    "nit": "iterations of an observation",
+}
+
+
+def write_report(
+    folder: str | Path, path: str | Path | None = None, *, data: Any = None, masks: Any = None, operator: Any = None
+) -> Path:
+    """Write what a folder of :func:`unrelu.run` holds as one HTML page, which needs no other file and no network.
+
+    The run may be unfinished, and going on: the page is of the chunks that were finished when it was written. It shows
+    counts of every status, histograms, the worst, median and best observations, errors, proofs where the folder has a
+    ``certificates.jsonl``, speed and versions. Columns of numbers are read one at a time; of codes and reconstructions,
+    only the rows that are shown.
+
+    Args:
+        folder: of the run.
+        path: of the page; by default ``report.html`` in the folder. An existing file is replaced.
+        data, masks: the data sets, as :func:`unrelu.run` takes them, where they are not at their place any more, or
+            were arrays. They are compared by hash with those of the run.
+        operator: A, where the run was given one: its folder keeps only a hash of it.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: the folder is none of ``unrelu run`` or damaged, or the operator is another one.
+        StorageError: the page cannot be written.
+    """
+    run = open_run(folder)
+    found = find_observations(run, data, masks, operator)
+    page = _environment().get_template("page.html").render(_content(run, found))
+    target = run.folder / "report.html" if path is None else Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file such as {target / 'report.html'}")
+    draft = target.with_name(target.name + ".draft")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, target)
+    except OSError as error:
+        raise StorageError(f"{target} cannot be written: {error.strerror}; name another file") from error
+    return target
+
+
+@cache
+def _environment() -> Environment:
+    """Templates in which everything is escaped, and nothing may be missing."""
+    loader = PackageLoader("unrelu.report", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": words.number,
+        "duration": words.duration,
+        "count": words.count,
+        "finite": math.isfinite,
+    }
+    environment.globals["share"] = words.share
+    return environment
+
+
+def _content(run: Run, observations: Observations) -> dict[str, Any]:
+    finished = Finished(run)
+    shown, rest = messages(run)
+    ordered = criterion(run)
+    return {
+        "run": run,
+        "model": str(run.manifest["about"].get("model") or "a generator"),
+        "data": str(run.manifest["about"]["data"]),
+        "running": run.running,
+        "question": facts.question(run),
+        "machine": facts.machine(run),
+        "again": facts.again(run),
+        "command": run.manifest["about"].get("command"),
+        "outcomes": outcomes(finished),
+        "messages": shown,
+        "more_messages": rest,
+        "spreads": {name: spread_of(name, what, finished.known(name)) for name, what in _COLUMNS.items()},
+        "criterion": ordered,
+        "norm": _NORMS[ordered],
+        "residuals": _residuals(finished, ordered),
+        "times": histogram(
+            "Time per observation", "seconds", finished.column("seconds"), finished.column("success")
+        ),
+        **_identifiability(finished),
+        "certificates": certificates(run.folder),
+        "throughput": throughput(run),
+        "gallery": gallery(finished, observations),
+        "problems": observations.problems,
+        "hidden_colour": HIDDEN,
+        "version": __version__,
+    }  # fmt: skip
+
+
+def _residuals(finished: Finished, column: str) -> Histogram:
+    """The residuals, with what the stated noise would leave of them."""
+    expected = _expected(finished.run, column)
+    mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
+    title = f"Residual |y − A G(z)| ({_NORMS[column]})"  # noqa: RUF001
+    return histogram(title, "units of the data", finished.column(column), finished.column("success"), mark)
+
+
+def _expected(run: Run, column: str) -> float | None:
+    """The size of the stated noise, in l2 and of its largest entry; None where it is not known.
+
+    With S of Gaussian noise and A of uniform noise in m observed entries: S sqrt(m), A sqrt(m / 3), and at most A.
+    """
+    noise = Noise.parse(run.manifest["noise"])
+    masked = run.manifest["masks"] or run.manifest["about"].get("opened", {}).get("operator") == "mask"
+    if masked or noise.kind not in ("gaussian", "uniform"):
+        return None
+    root = math.sqrt(math.prod(run.manifest["data"]["shape"]))
+    if column == "residual_l2":
+        return noise.level * root * (1 if noise.kind == "gaussian" else 3**-0.5)
+    return noise.level if (column, noise.kind) == ("residual_linf", "uniform") else None
+
+
+def _identifiability(finished: Finished) -> dict[str, Any]:
+    """How many codes are identifiable, and the ranks of those that were found."""
+    rank, identifiable = finished.column("rank"), finished.column("identifiable")
+    ranks, counts = np.unique(rank[rank >= 0], return_counts=True)
+    listed = list(zip(ranks.tolist(), counts.tolist(), strict=True))[::-1]
+    return {
+        "identifiable": int(identifiable.sum()),
+        "ranks": listed if len(listed) <= 12 else [],
+        "rank_histogram": histogram("Rank of A J at the code", "rank", rank[rank >= 0], identifiable[rank >= 0])
+        if len(listed) > 12
+        else None,
+        "without_code": int((rank < 0).sum()),
+        "free": int((finished.column("freedom") > 0).sum()),
+    }
