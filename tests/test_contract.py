@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import pkgutil
 from importlib import import_module
@@ -313,6 +314,31 @@ def test_a_method_that_refines_another():
 def test_what_is_not_a_method_is_refused(method, options, error, message):
     with pytest.raises(error, match=message):
         unrelu.invert(NETWORKS["relu"], np.ones(20), method, **options)
+
+
+@pytest.mark.parametrize("norm", [None, "l1"])
+@pytest.mark.parametrize("method", METHODS)
+def test_inversions_are_let_go_at_once(method, norm):
+    """Reference cycles would keep their arrays until the collector comes by: in long runs, hundreds of megabytes."""
+    network = NETWORKS["relu"]
+    y = network(np.random.default_rng(3).standard_normal((4, network.latent_dim)))
+
+    def run():
+        unrelu.invert(network, y, method, norm=norm, callback=lambda progress: False, **QUICK.get(method, {}))
+
+    run()
+    gc.collect()
+    gc.disable()
+    try:
+        run()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(thing).__name__ for thing in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 # --- the package ------------------------------------------------------------------------------------------------------

@@ -36,9 +36,9 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield f"{value.dtype.str} {value.shape}".encode()
         yield value.tobytes()
     elif sparse.issparse(value):
-        coo = sparse.coo_array(value)
-        coo.sum_duplicates()
-        yield from _parts((coo.shape, coo.data, *coo.coords))
+        csr = sparse.csr_array(value, copy=True)
+        csr.sum_duplicates()
+        yield from _parts((csr.shape, csr.data, csr.indices.astype(np.int64), csr.indptr.astype(np.int64)))
     elif isinstance(value, Mapping):
         yield from _parts([(key, value[key]) for key in sorted(value)])
     elif isinstance(value, tuple | list):

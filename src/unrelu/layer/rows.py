@@ -92,15 +92,20 @@ class LayerSystem:
         norms = norms[norms > 0]
         return float(np.median(norms)) if len(norms) else 1.0
 
-    @cached_property
+    @property
     def unit(self) -> tuple[LayerSystem, Array]:
         """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1.
 
         LP solvers drop coefficients below about 1e-9 and have absolute tolerances.
         """
+        return self._scaled or (self, np.ones(self.n_in))
+
+    @cached_property
+    def _scaled(self) -> tuple[LayerSystem, Array] | None:
+        """See :attr:`unit`; None where nothing is extreme: kept within itself, a layer would never be let go."""
         scales = self.norms
         if float(scales.min(initial=1.0)) >= 1e-3 and float(scales.max(initial=1.0)) <= 1e3:
-            return self, np.ones(self.n_in)
+            return None
         dense = isinstance(self.matrix, np.ndarray)
         matrix = self.matrix / scales if dense else sparse.csr_array(self.matrix @ sparse.diags_array(1 / scales))
         return replace(self, matrix=matrix, lower=self.lower * scales, upper=self.upper * scales), scales

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakMethod
 
 import numpy as np
 import numpy.typing as npt
@@ -115,8 +116,17 @@ class _Run:
         self.level = self._level()
         self.exact = torch.zeros(problem.size, dtype=torch.bool, device=self.misfit.y.device)
         self.judged = torch.full_like(self.best.f, torch.inf)  # misfits of codes that proved to be no exact fits
-        self.starts = SearchStarts(problem, self.bank, self.misfit, self.best, self._progress)
-        self.watch = Watch(problem.control, self._progress)
+        # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
+        # later in a long row of searches.
+        progress = WeakMethod(self._progress)
+
+        def report() -> Progress:
+            method = progress()
+            assert method is not None
+            return method()
+
+        self.starts = SearchStarts(problem, self.bank, self.misfit, self.best, report)
+        self.watch = Watch(problem.control, report)
 
     def _level(self) -> Tensor:
         """The mean of the stated noise's energy, (B,); below every misfit where that says nothing.

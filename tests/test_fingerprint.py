@@ -1,0 +1,96 @@
+"""Fingerprints: equal for what is equal, in any process, and different for any change."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+import unrelu
+from unrelu.batch.fingerprint import fingerprint
+from unrelu.operators import Mapped, read_operator
+
+
+@pytest.mark.parametrize("name", unrelu.zoo.names())
+def test_networks_keep_theirs_when_they_are_sent(name):
+    network = unrelu.zoo.load(name)
+    assert fingerprint(pickle.loads(pickle.dumps(network))) == fingerprint(network)
+    assert fingerprint(network.to(torch.float32)) != fingerprint(network)
+
+
+def test_all_networks_of_the_zoo_differ():
+    assert len({fingerprint(unrelu.zoo.load(name)) for name in unrelu.zoo.names()}) == len(unrelu.zoo.names())
+
+
+def test_every_weight_and_activation_counts():
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((8, 3)), rng.standard_normal((20, 8))]
+    before = fingerprint(unrelu.from_arrays(weights))
+    assert fingerprint(unrelu.from_arrays([w.copy() for w in weights])) == before
+    for i, place in ((0, (0, 0)), (1, (19, 7))):
+        changed = [w.copy() for w in weights]
+        changed[i][place] = np.nextafter(changed[i][place], 9)
+        assert fingerprint(unrelu.from_arrays(changed)) != before
+    assert fingerprint(unrelu.from_arrays(weights, activation="leaky_relu:0.1")) != before
+    assert fingerprint(unrelu.from_arrays(weights, [np.zeros(8), np.zeros(20)])) != before
+
+
+class Residual(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+
+    def forward(self, z):
+        return z + torch.relu(self.inner(z))
+
+
+def test_modules_count_with_their_parameters():
+    torch.manual_seed(0)
+    module = Residual()
+    before = fingerprint(unrelu.from_torch(module, latent_shape=(3,)))
+    assert fingerprint(unrelu.from_torch(copy.deepcopy(module), latent_shape=(3,))) == before
+    with torch.no_grad():
+        module.inner.bias[1] += 1e-3
+    assert fingerprint(unrelu.from_torch(module, latent_shape=(3,))) != before
+
+
+def test_operators_dense_sparse_and_code():
+    matrix = np.random.default_rng(1).standard_normal((5, 20))
+    dense = read_operator(matrix, (20,), (1, 5))
+    assert fingerprint(dense) == fingerprint(read_operator(matrix.copy(), (20,), (1, 5)))
+    assert fingerprint(read_operator(2 * matrix, (20,), (1, 5))) != fingerprint(dense)
+    code = Mapped(lambda x: matrix @ x, lambda r: matrix.T @ r, 20, 5, (5,))
+    same = Mapped(lambda x: (matrix * 1.0) @ x, lambda r: matrix.T @ r, 20, 5, (5,))
+    other = Mapped(lambda x: matrix[::-1] @ x, lambda r: matrix[::-1].T @ r, 20, 5, (5,))
+    assert fingerprint(code) == fingerprint(same) != fingerprint(other)
+
+
+def test_sparse_matrices_by_their_entries_not_by_how_they_are_stored():
+    dense = np.array([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]])
+    twice = sparse.coo_array(([1.0, 1.0, 1.0, 3.0], ([0, 0, 1, 1], [1, 1, 0, 2])), shape=(2, 3)).tocsr()
+    assert fingerprint(sparse.csr_array(dense)) == fingerprint(twice)
+    assert fingerprint(sparse.csr_array(dense)) != fingerprint(sparse.csr_array(2 * dense))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(1, 1.0), (True, 1), ("1", 1), (None, 0), ([1, [2]], [[1], 2]), ({"a": 1}, {"a": 2}), ({"a": 1}, {"b": 1}),
+     (np.zeros(4), np.zeros((2, 2))), (np.zeros(2), np.zeros(2, np.float32)), (np.float64(1), np.float32(1)),
+     (["ab", "c"], ["a", "bc"])],
+)  # fmt: skip
+def test_neither_types_nor_shapes_are_mixed_up(one, other):
+    assert fingerprint(one) == fingerprint(copy.deepcopy(one))
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_the_order_of_a_dictionary_does_not_count():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_what_has_no_content_is_told():
+    with pytest.raises(TypeError, match="a function has no fingerprint"):
+        fingerprint(lambda: None)
