@@ -1,14 +1,18 @@
 """A run over 20,000 observations of mnist-relu: what it costs over the bare loop, two workers, and memory.
 
-Prints Markdown tables. ``bare`` is ``unrelu.invert`` on one chunk after the other, with the chunks' seeds, on one
-thread; ``run`` adds reading, looking for bad rows, hashes, the table, the journal and the progress bar. Both come to
-the same bits, which is checked. Memory is what all processes of a run hold together (proportional set size, so that
-shared pages count once), sampled every 50 ms.
+Prints Markdown tables. Overhead is paired: after every chunk of a run, the same chunk is inverted by ``unrelu.invert``
+alone, in the same process on the same thread, and the sums of both times are compared. What a run adds is reading,
+looking for bad rows, hashes, the table, the journal and the line and bar in the terminal. Both come to the same bits,
+which is checked. Two workers are compared with one, for the chunks (from the first one's beginning to the last one's
+end) and for the whole command with its imports; the most that this machine gives is measured by two bare loops side by
+side. Memory is what all processes of a run hold together (proportional set size, so that shared pages count once),
+sampled every 50 ms.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import subprocess
 import sys
 import tempfile
@@ -21,52 +25,101 @@ from threadpoolctl import threadpool_limits
 
 import unrelu
 from unrelu.batch.work import chunk_seed
+from unrelu.commands.watching import watching
 from unrelu.machine import describe
 
 CHUNK = 256
 COMMAND = [sys.executable, "-c", "from unrelu.cli import main; main()", "run", "mnist-relu"]
-# Observations, and what is asked: noise in the data, options of the command.
-CASES = {
-    "auto, no noise": (0.0, ("--method", "auto")),
-    "auto, noise .1": (0.1, ("--method", "auto", "--noise", "gaussian:0.1")),
-}
+KINDS = ("npy", "zarr")
+# Noise in the data, which is stated where there is some.
+NOISES = (0.0, 0.1)
 
 
 def data(folder, size, noise):
     """Outputs of the network under Gaussian noise, as a file."""
     network, rng = unrelu.zoo.load("mnist-relu"), np.random.default_rng(20)
     path = folder / f"y-{size}-{noise}.npy"
-    np.save(path, network(rng.standard_normal((size, 20))) + noise * rng.standard_normal((size, 784)))
+    if not path.exists():
+        np.save(path, network(rng.standard_normal((size, 20))) + noise * rng.standard_normal((size, 784)))
     return path
 
 
-def bare(path, noise, method):
-    """Seconds and codes of the loop that a user would write, on one thread."""
-    network, y = unrelu.zoo.load("mnist-relu"), np.load(path, mmap_mode="r")
-    stated = f"gaussian:{noise}" if noise else None
+def stated(noise):
+    """What ``noise=`` is."""
+    return f"gaussian:{noise}" if noise else None
+
+
+def overhead(path, noise, output, kind):
+    """Seconds of all chunks of a run, and of the same chunks inverted alone."""
+    network, y = unrelu.zoo.load("mnist-relu"), np.load(path)
+    seconds = {"run": [], "bare": []}
     torch.set_num_threads(1)
-    began = time.perf_counter()
+    with threadpool_limits(1), watching(False, False, output) as watcher:
+        mark = time.perf_counter()
+
+        def watch(moment):
+            nonlocal mark
+            watcher(moment)
+            if moment.settled is not None:
+                seconds["run"].append(time.perf_counter() - mark)
+                record = moment.settled.record
+                began = time.perf_counter()
+                alone = unrelu.invert(
+                    network, y[record.start : record.stop], noise=stated(noise), seed=chunk_seed(0, record.chunk)
+                )
+                seconds["bare"].append(time.perf_counter() - began)
+                assert (unrelu.open_run(output).read("codes", record.start, record.stop) == alone.z).all()
+            mark = time.perf_counter()
+
+        unrelu.run(network, path, output, noise=stated(noise), results=kind, workers=1, watch=watch)
+    # The first chunk loads the kernels, for both.
+    return sum(seconds["run"][1:]), sum(seconds["bare"][1:])
+
+
+def loop(path, noise, barrier=None):
+    """Seconds of the bare loop in this process, which another may wait for."""
+    network, y = unrelu.zoo.load("mnist-relu"), np.load(path)
+    torch.set_num_threads(1)
     with threadpool_limits(1):
-        found = [
-            unrelu.invert(network, y[start : start + CHUNK], method, noise=stated, seed=chunk_seed(0, i)).z
-            for i, start in enumerate(range(0, len(y), CHUNK))
-        ]
-    return time.perf_counter() - began, np.concatenate(found)
+        unrelu.invert(network, y[:CHUNK], noise=stated(noise))
+        if barrier is not None:
+            barrier.wait()
+        began = time.perf_counter()
+        for start in range(0, len(y), CHUNK):
+            unrelu.invert(network, y[start : start + CHUNK], noise=stated(noise))
+        return time.perf_counter() - began
 
 
-def run(path, output, arguments):
-    """Seconds of the whole command, seconds from its first chunk's beginning to its last one's end, and the run."""
+def side_by_side(path, noise):
+    """How many times the work of one process two processes do in its time."""
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        alone = _loops(path, noise, manager, 1)
+        return 2 * alone / _loops(path, noise, manager, 2)
+
+
+def _loops(path, noise, manager, processes):
+    barrier = manager.Barrier(processes)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return max(pool.starmap(loop, [(path, noise, barrier)] * processes, chunksize=1))
+
+
+def command(path, noise, output, *arguments):
+    """Seconds of the whole command, and from its first chunk's beginning to its last one's end."""
     began = time.perf_counter()
-    subprocess.run([*COMMAND, str(path), "-o", str(output), *arguments], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(asked(path, noise, output, *arguments), check=True, stderr=subprocess.DEVNULL)
     whole = time.perf_counter() - began
-    ended = unrelu.open_run(output)
-    first = min(record.at - record.seconds for record in ended.records.values())
-    return whole, max(record.at for record in ended.records.values()) - first, ended
+    records = unrelu.open_run(output).records.values()
+    return whole, max(r.at for r in records) - min(r.at - r.seconds for r in records)
 
 
-def peak(path, output, arguments):
+def asked(path, noise, output, *arguments):
+    """The command line."""
+    return [*COMMAND, str(path), "-o", str(output), *(("--noise", stated(noise)) if noise else ()), *arguments]
+
+
+def peak(path, noise, output, kind):
     """The most memory that the processes of a command held together, in MiB."""
-    process = subprocess.Popen([*COMMAND, str(path), "-o", str(output), *arguments], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(asked(path, noise, output, "--results", kind), stderr=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
         most = max(most, sum(held(pid) for pid in family(process.pid)))
@@ -95,54 +148,54 @@ def held(pid):
         return 0
 
 
-def speed(folder, size):
-    """The tables of overhead and of two workers."""
-    print(f"\n{size:,} observations, chunks of {CHUNK}; seconds\n")
-    print(
-        "| method | results | bare | run, 1 worker | overhead | run, 2 workers | 1 / 2, chunks | 1 / 2, whole command |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, (noise, arguments) in CASES.items():
+def overheads(folder, size):
+    """The table of overhead."""
+    print(f"\n{size:,} observations, method auto, chunks of {CHUNK}, one worker; seconds\n")
+    print("| noise | results | bare | run | overhead |\n|---|---|---|---|---|")
+    for noise in NOISES:
+        for kind in KINDS:
+            ran, bare = overhead(data(folder, size, noise), noise, folder / f"overhead-{noise}-{kind}", kind)
+            print(f"| {noise:g} | {kind} | {bare:.1f} | {ran:.1f} | {ran / bare - 1:+.1%} |", flush=True)
+
+
+def workers(folder, size):
+    """The table of two workers."""
+    print("\nTwo workers against one; seconds\n")
+    print("| noise | results | 1 worker | 2 workers | times as fast | whole command | two bare loops side by side |")
+    print("|---|---|---|---|---|---|---|")
+    for noise in NOISES:
         path = data(folder, size, noise)
-        method = arguments[1]
-        bare(path, noise, method)  # kernels, page cache
-        before, codes = bare(path, noise, method)
-        lines = []
-        for kind in ("npy", "zarr"):
-            output = folder / f"{name}-{kind}"
-            whole, chunks, ended = run(path, output / "1", (*arguments, "--results", kind, "--workers", "1"))
-            whole_2, chunks_2, ended_2 = run(path, output / "2", (*arguments, "--results", kind, "--workers", "2"))
-            assert ended.read("codes").tobytes() == ended_2.read("codes").tobytes() == codes.tobytes()
-            lines.append((kind, chunks, chunks_2, whole, whole_2))
-        after, _ = bare(path, noise, method)
-        loop = (before + after) / 2
-        for kind, chunks, chunks_2, whole, whole_2 in lines:
+        ceiling = side_by_side(data(folder, size // 4, noise), noise)
+        for kind in KINDS:
+            times = [
+                command(path, noise, folder / f"{noise}-{kind}-{n}", "--results", kind, "--workers", str(n))
+                for n in (1, 2)
+            ]
+            (whole, chunks), (whole_2, chunks_2) = times
             print(
-                f"| {name} | {kind} | {loop:.1f} | {chunks:.1f} | {chunks / loop - 1:+.1%} | {chunks_2:.1f} "
-                f"| {chunks / chunks_2:.2f} | {whole / whole_2:.2f} |",
+                f"| {noise:g} | {kind} | {chunks:.1f} | {chunks_2:.1f} | {chunks / chunks_2:.2f} "
+                f"| {whole:.1f} to {whole_2:.1f}: {whole / whole_2:.2f} | {ceiling:.2f} |",
                 flush=True,
             )
 
 
 def memory(folder, sizes):
     """The table of memory."""
-    print("\nPeak memory of a run with two workers (auto, noise .1), MiB\n")
-    print("| observations | " + " | ".join(("npy", "zarr")) + " |\n|---|---|---|")
+    print("\nPeak memory of a run with two workers, noise 0.1; MiB\n")
+    print("| observations | npy | zarr |\n|---|---|---|")
     for size in sizes:
         path = data(folder, size, 0.1)
-        cells = [
-            peak(path, folder / f"memory-{size}-{kind}", ("--noise", "gaussian:0.1", "--results", kind))
-            for kind in ("npy", "zarr")
-        ]
+        cells = [peak(path, 0.1, folder / f"memory-{size}-{kind}", kind) for kind in KINDS]
         print(f"| {size:,} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=20_000, help="observations")
-    asked = parser.parse_args()
+    size = parser.parse_args().size
     machine = describe()
     print(f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, numpy {machine['numpy']}")
     with tempfile.TemporaryDirectory() as scratch:
-        speed(Path(scratch), asked.size)
-        memory(Path(scratch), (asked.size // 10, asked.size))
+        overheads(Path(scratch), size)
+        workers(Path(scratch), size)
+        memory(Path(scratch), (size // 10, size))

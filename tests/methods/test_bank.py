@@ -57,7 +57,7 @@ def textbook(bank, matrix, seen, noise):
 @pytest.mark.parametrize("noise", [0.01, 1.0])
 def test_the_estimate_is_the_textbooks(kind, noise):
     operator, matrices, y, x = measured(kind)
-    bank = Bank.of(NETWORK, 0)
+    bank = Bank.of(NETWORK)
     found = bank.estimate(operator, y, noise).numpy()
     expected = [textbook(bank, a, a @ row, noise) for a, row in zip(matrices, x, strict=True)]
     np.testing.assert_allclose(found, expected, atol=2e-4)
@@ -66,7 +66,7 @@ def test_the_estimate_is_the_textbooks(kind, noise):
 
 def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
     monkeypatch.setattr(bank_module, "_DIRECTIONS", 5)
-    bank = Bank(NETWORK, 0)
+    bank = Bank(NETWORK)
     mean_x, mean_z, directions, codes, left = (np.asarray(part, dtype=np.float64) for part in bank.model)
     assert directions.shape == (5, N)
     assert (directions**2).sum() + N * left == pytest.approx(N * bank.spread, rel=1e-3)
@@ -80,7 +80,7 @@ def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
 def test_directions_are_the_principal_ones(monkeypatch):
     monkeypatch.setattr(bank_module, "_DIRECTIONS", 5)
     network = random_network((K, N), activation="identity", seed=3)  # outputs in four dimensions
-    bank = Bank(network, 0)
+    bank = Bank(network)
     directions, x = bank.model[2].double().numpy(), bank.x.double().numpy()
     np.testing.assert_allclose(directions.T @ directions, np.cov(x.T, bias=True), atol=1e-4)
 
@@ -88,7 +88,7 @@ def test_directions_are_the_principal_ones(monkeypatch):
 @every_measurement
 def test_codes_of_an_affine_generator_are_found(kind):
     network = random_network((K, N), activation="identity", seed=3)
-    bank = Bank(network, 0)
+    bank = Bank(network)
     z = np.random.default_rng(4).standard_normal((B, K))
     operator, _, _, _ = measured(kind)
     y = operator.forward(torch.tensor(network(z), dtype=torch.float32))
@@ -97,7 +97,7 @@ def test_codes_of_an_affine_generator_are_found(kind):
 
 def test_noise_without_bound_leaves_the_mean_code():
     operator, _, y, _ = measured("whole")
-    bank = Bank.of(NETWORK, 0)
+    bank = Bank.of(NETWORK)
     np.testing.assert_allclose(bank.estimate(operator, y, 1e12), bank.z.mean(dim=0).expand(B, -1), atol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_digits_are_explained_better_than_by_the_nearest_sample():
     k, n = network.latent_dim, network.output_dim
     z = rng.standard_normal((20, k))
     x = network(z).reshape(20, n)
-    bank, operator = Bank(network, 0), read_operator(None, (n,), (20, n))
+    bank, operator = Bank(network), read_operator(None, (n,), (20, n))
     y = torch.tensor(x, dtype=torch.float32)
 
     def misfit(codes):
@@ -123,7 +123,7 @@ def test_digits_are_explained_better_than_by_the_nearest_sample():
 @every_measurement
 def test_the_nearest_samples_are_the_nearest(kind):
     operator, matrices, y, x = measured(kind)
-    bank = Bank.of(NETWORK, 0)
+    bank = Bank.of(NETWORK)
     found = bank.nearest(operator, y, 3)
     assert found.shape == (B, 3, K)
     for i, (a, row) in enumerate(zip(matrices, x, strict=True)):
@@ -132,7 +132,7 @@ def test_the_nearest_samples_are_the_nearest(kind):
 
 
 def test_samples_are_outputs_of_normal_codes():
-    bank = Bank.of(NETWORK, 0)
+    bank = Bank.of(NETWORK)
     assert bank.single.dtype == bank.z.dtype == bank.x.dtype == torch.float32
     assert bank.z.shape == (4096, K)
     np.testing.assert_allclose(bank.x, NETWORK(bank.z.numpy()), atol=1e-5)
@@ -143,7 +143,7 @@ def test_samples_are_outputs_of_normal_codes():
 @pytest.mark.parametrize(("numbers", "count"), [(2**26, 4096), (N * 1000, 1000), (N, 64)])
 def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
     monkeypatch.setattr(bank_module, "_NUMBERS", numbers)
-    bank = Bank(NETWORK, 0)
+    bank = Bank(NETWORK)
     assert len(bank.z) == len(bank.x) == count
     np.testing.assert_allclose(bank.x, NETWORK(bank.z.numpy()), atol=1e-5)
 
@@ -151,15 +151,13 @@ def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_a_bank_is_built_once_for_a_network_and_a_seed():
+def test_a_bank_is_built_once_for_a_network():
     network = random_network((3, 8, 12), seed=5)
-    first = Bank.of(network, 0)
-    assert Bank.of(network, 0) is first
+    first = Bank.of(network)
+    assert Bank.of(network) is first
     assert first.model is first.model
-    assert Bank.of(random_network((3, 8, 12), seed=5), 0) is not first
-    other = Bank.of(network, 1)
-    assert not torch.equal(other.z, first.z)
-    again = Bank.of(network, 0)  # one bank of a network at a time
+    assert Bank.of(random_network((3, 8, 12), seed=5)) is not first
+    again = Bank(network)
     assert again is not first
     for one, two in ((first.z, again.z), (first.x, again.x), *zip(first.model[:4], again.model[:4], strict=True)):
         torch.testing.assert_close(one, two, rtol=0, atol=0)
@@ -167,7 +165,7 @@ def test_a_bank_is_built_once_for_a_network_and_a_seed():
 
 def test_a_bank_goes_with_its_network():
     network = random_network((3, 8, 12), seed=6)
-    bank = Bank.of(network, 0)
+    bank = Bank.of(network)
     bank.rounded(0.1, network)
     gone = weakref.ref(bank)
     del network, bank
@@ -176,7 +174,7 @@ def test_a_bank_goes_with_its_network():
 
 
 def test_generators_with_rounded_kinks_are_kept_by_width_and_precision():
-    bank = Bank.of(NETWORK, 0)
+    bank = Bank.of(NETWORK)
     rounded = bank.rounded(0.1, bank.single)
     assert bank.rounded(0.1, bank.single) is rounded
     wide, double = bank.rounded(0.5, bank.single), bank.rounded(0.1, NETWORK)

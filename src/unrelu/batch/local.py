@@ -11,11 +11,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from unrelu.batch.work import Settled, Task, Work
 from unrelu.errors import OptionError, SolverError
 from unrelu.processes import fresh_processes, without_interrupts
+from unrelu.threads import one_blas_thread
 
 __all__ = ["Engine", "locally", "pickled"]
 
@@ -70,7 +70,7 @@ def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with one_blas_thread():
             yield
     finally:
         torch.set_num_threads(before)

@@ -92,7 +92,7 @@ def _of_cell(cell: Cell, instances: int, seed: int, methods: Sequence[str]) -> I
     sizes = [min(_BATCH, instances - done) for done in range(0, instances, _BATCH)]
     batches = [draw(cell, size, index, seed) for index, size in enumerate(sizes)]
     for batch in batches:
-        _ = Bank.of(batch.network, 0).model  # built once for each generator; timed apart
+        _ = Bank.of(batch.network).model  # built once for each generator; timed apart
     others = [batches[0].first(_OTHERS.get(cell.generator, _BATCH))]
     for method in methods:
         if cell.noise or method != KNOWN:

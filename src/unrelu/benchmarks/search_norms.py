@@ -208,7 +208,7 @@ def _bank_seconds() -> float:
     """For a network that was not seen before: banks are kept for the object, not for its weights."""
     fresh = replace(zoo.load(_NETWORK))
     begin = time.perf_counter()
-    _ = Bank.of(fresh, 0).model
+    _ = Bank.of(fresh).model
     return time.perf_counter() - begin
 
 

@@ -24,7 +24,7 @@ _SWEEPS = 2
 # Single precision has no room for the squares of numbers outside this range.
 _SINGLE = (1e-12, 1e12)
 
-_banks: weakref.WeakKeyDictionary[Generator, dict[int, Bank]] = weakref.WeakKeyDictionary()
+_banks: weakref.WeakKeyDictionary[Generator, Bank] = weakref.WeakKeyDictionary()
 
 
 def fits_single(size: float) -> bool:
@@ -46,6 +46,9 @@ class Bank:
 
     .. math:: x \approx \bar x + F s + \epsilon, \quad z \approx \bar z + P s, \quad s \sim N(0, I)
 
+    The draws are the same for every seed of a search: they say what the generator is like, and drawing others for every
+    chunk of a data set would cost as much as inverting it.
+
     Attributes:
         single: the generator in float32.
         fits: whether it works there: its layers and outputs stay in the range of single precision.
@@ -53,9 +56,9 @@ class Bank:
         x: (N, n), likewise.
     """
 
-    def __init__(self, network: Generator, seed: int) -> None:
+    def __init__(self, network: Generator) -> None:
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
-        self._draws = torch.Generator().manual_seed(seed)
+        self._draws = torch.Generator().manual_seed(0)
         codes = torch.randn(count, network.latent_dim, generator=self._draws)
         self.single = network.to(torch.float32)
         try:
@@ -70,13 +73,12 @@ class Bank:
         self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
 
     @classmethod
-    def of(cls, network: Generator, seed: int) -> Bank:
-        """The bank of a network and seed, built at the first call and kept as long as the network lives."""
-        banks = _banks.setdefault(network, {})
-        if seed not in banks:
-            banks.clear()  # one bank of a network at a time
-            banks[seed] = cls(network, seed)
-        return banks[seed]
+    def of(cls, network: Generator) -> Bank:
+        """The bank of a network, built at the first call and kept as long as the network lives."""
+        bank = _banks.get(network)
+        if bank is None:
+            bank = _banks[network] = cls(network)
+        return bank
 
     @cached_property
     def spread(self) -> float:

@@ -107,7 +107,7 @@ class _Run:
 
     def __init__(self, problem: Problem, options: Search) -> None:
         self.problem, self.options = problem, options
-        self.bank = Bank.of(problem.network, problem.seed)
+        self.bank = Bank.of(problem.network)
         single = self.bank.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
         network = self.bank.single if single else problem.network
         self.misfit = Misfit.of(problem, network)
