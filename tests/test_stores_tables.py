@@ -69,13 +69,27 @@ def test_digests_tell_any_change(tmp_path, kind):
 
 
 @kinds
-def test_a_table_exists_as_a_whole_or_not(tmp_path, kind):
-    made = FORMATS[kind](str(tmp_path), SIZE, CHUNK, COLUMNS)
-    assert not made.exists()
-    made.create({})
-    assert made.exists()
-    longer = FORMATS[kind](str(tmp_path), SIZE + 1, CHUNK, COLUMNS)
-    assert not longer.exists()
+def test_only_columns_that_are_missing_are_made_again(tmp_path, kind):
+    made = table(kind, tmp_path)
+    made.write(0, rows(0, 4))
+    gone = tmp_path / {"npy": "columns/nit.npy", "zarr": "results.zarr/nit/zarr.json"}[kind]
+    gone.unlink()
+    made.create({"statuses": ["B"]})
+    found = made.read_all(0, 4)
+    for name, values in rows(0, 4).items():
+        if name != "nit":
+            np.testing.assert_array_equal(found[name], values)
+    assert found["nit"].shape == (4,)
+
+
+def test_a_column_that_is_no_file_leaves_the_others_as_they_are(tmp_path):
+    made = table("npy", tmp_path)
+    made.write(0, rows(0, 4))
+    (tmp_path / "columns" / "nit.npy").unlink()
+    (tmp_path / "columns" / "nit.npy").mkdir()
+    with pytest.raises(StorageError, match="cannot be written: Is a directory"):
+        made.create({})
+    np.testing.assert_array_equal(made.read("codes", 0, 4), rows(0, 4)["codes"])
 
 
 @kinds

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ except ImportError:  # no POSIX system
 __all__ = ["fresh_processes", "locked", "one_thread", "sole_writer", "without_interrupts"]
 
 
+# Tenths of a second that a lock is waited for.
+_TRIES = 10
+
+
 @contextmanager
 def fresh_processes(
     workers: int, pinned: bool = False, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
@@ -35,7 +40,8 @@ def fresh_processes(
         workers: how many.
         pinned: each on a core of its own, for timings. Two pools would get the same cores.
         begin: run first in each, with ``arguments``.
-        arguments: pickled for each of them.
+        arguments: pickled for each of them. Small: where a process dies before it has read more than a pipe holds, 64
+            KiB, this one would wait for it for ever.
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
@@ -79,7 +85,12 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
     Raises:
         InputError: another run has it.
     """
-    if not _lock(file):
+    # Whoever looks whether it is locked has it for a moment.
+    for _ in range(_TRIES):
+        if _lock(file):
+            break
+        time.sleep(0.1)
+    else:
         raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
     yield
 

@@ -17,7 +17,7 @@ from unrelu.operators import Identity, Mapped, Mask, read_operator
 from unrelu.problem import Problem
 from unrelu.stores import FORMATS, Masks, Source, in_memory, open_masks, open_source, range_warning
 
-__all__ = ["check_data", "check_options", "masks_of", "range_warning_of", "source_of"]
+__all__ = ["check_data", "check_options", "check_outside", "masks_of", "range_warning_of", "source_of"]
 
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
@@ -108,6 +108,19 @@ def check_data(network: Generator, source: Source, masks: Source | None, operato
         return None
     # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
     return operator if isinstance(measured, Mapped) else measured
+
+
+def check_outside(folder: Path, *sources: Source | None) -> None:
+    """Refuse data in the folder of the results: they would be written over, or removed by ``overwrite``.
+
+    Raises:
+        InputError: there are some.
+    """
+    for source in sources:
+        if source is None or "://" in source.location:
+            continue
+        if Path(folder).resolve() in (Path(source.location).resolve(), *Path(source.location).resolve().parents):
+            raise InputError(f"{source.location} lies in {folder}, the folder of the results; name another folder")
 
 
 def _check_shape(what: str, source: Source, wanted: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ from unrelu import __version__
 from unrelu.batch.local import Engine, pickled
 from unrelu.batch.work import Settled, Task, Work
 from unrelu.errors import InputError, OptionError, SolverError
-from unrelu.processes import one_thread
+from unrelu.processes import one_thread, without_interrupts
 
 __all__ = ["on_cluster"]
 
@@ -46,7 +46,10 @@ def on_cluster(work: Work, scheduler: Any) -> Iterator[Engine]:
     name = f"unrelu-{uuid.uuid4().hex}"
     with ExitStack() as stack:
         client = _client(scheduler, stack)
-        client.register_plugin(Bringer(content), name=name)
+        try:
+            client.register_plugin(Bringer(content), name=name)
+        except Exception as error:  # of a worker, whatever it may be
+            raise SolverError(f"the workers of {scheduler!r} cannot take part: {error}") from error
         stack.callback(client.unregister_worker_plugin, name)
         yield lambda tasks, stopping: _through(client, name, tasks, stopping)
 
@@ -57,13 +60,30 @@ class Bringer(WorkerPlugin):
     def __init__(self, content: bytes) -> None:
         self.content, self.version = content, __version__
         self.work: Work | None = None
+        self.reason = ""
 
     def setup(self, worker: Any) -> None:
         """On a worker: unpack what the client has packed."""
         if self.version != __version__:
-            raise RuntimeError(f"the worker has unrelu {__version__}, the client {self.version}; install the same")
+            self.reason = f"it has unrelu {__version__}, the client {self.version}; install the same"
+            return  # Dask would go on to send it chunks all the same
         one_thread()
         self.work = pickle.loads(self.content)
+
+
+class ForeignWorker(Exception):
+    """A worker cannot take part.
+
+    Attributes:
+        address: of the worker.
+    """
+
+    def __init__(self, reason: str, address: str) -> None:
+        super().__init__(reason, address)
+        self.reason, self.address = reason, address
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def _client(scheduler: Any, stack: ExitStack) -> Any:
@@ -77,9 +97,11 @@ def _client(scheduler: Any, stack: ExitStack) -> Any:
             raise OptionError(f"scheduler={scheduler!r}: write local:N with the number of processes, such as local:2")
         # Its working files belong neither to the results nor into the current folder.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unrelu-dask-"))
-        cluster = LocalCluster(
-            n_workers=int(number), threads_per_worker=1, dashboard_address=":0", local_directory=scratch
-        )
+        # A Ctrl-C is for this process; threads and processes that are started here are never told.
+        with without_interrupts():
+            cluster = LocalCluster(
+                n_workers=int(number), threads_per_worker=1, dashboard_address=":0", local_directory=scratch
+            )
         return stack.enter_context(Client(stack.enter_context(cluster)))
     try:
         return stack.enter_context(Client(scheduler, timeout=_PATIENCE))
@@ -90,31 +112,39 @@ def _client(scheduler: Any, stack: ExitStack) -> Any:
         ) from error
 
 
-def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
+def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled | str]:
     """The tasks as they are finished. As many are handed out as there are threads, whose number may change."""
     waiting = deque(tasks)
     begun = as_completed()
-    chunks: dict[Any, int] = {}
+    chunks: dict[Any, Task] = {}
+    foreign: set[str] = set()
 
     def hand_out() -> None:
-        threads = sum(client.nthreads().values())
-        while waiting and not stopping.is_set() and len(chunks) < _AHEAD * max(threads, 1):
+        threads = {address: n for address, n in client.nthreads().items() if address not in foreign}
+        while waiting and not stopping.is_set() and len(chunks) < _AHEAD * max(sum(threads.values()), 1):
             task = waiting.popleft()
             # A chunk has effects, so it is not pure; its key is of this run, and tells the chunk in Dask's pictures.
-            future = client.submit(_settle, name, task, key=f"{name}-chunk-{task.chunk}", pure=False)
-            chunks[future] = task.chunk
+            key, where = f"{name}-chunk-{task.chunk}-{uuid.uuid4().hex[:6]}", list(threads) if foreign else None
+            future = client.submit(_settle, name, task, key=key, pure=False, workers=where)
+            chunks[future] = task
             begun.add(future)
 
     hand_out()
     while chunks:
         future = next(begun)
-        chunk = chunks.pop(future)
+        task = chunks.pop(future)
         try:
             settled: Settled = future.result()
+        except ForeignWorker as error:
+            foreign.add(error.address)
+            waiting.appendleft(task)
+            hand_out()
+            yield f"the worker at {error.address} is left out: {error}"
+            continue
         except KilledWorker as error:
             raise SolverError(
-                f"chunk {chunk} killed its workers again and again: memory ran out, or they crash on it ({error}); "
-                "what is finished is kept: run it again with more memory for each worker, or with smaller chunks"
+                f"chunk {task.chunk} killed its workers again and again: memory ran out, or they crash on it "
+                f"({error}); what is finished is kept: run it again with more memory for each worker, or smaller chunks"
             ) from error
         hand_out()
         yield settled
@@ -122,6 +152,9 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
 
 def _settle(name: str, task: Task) -> Settled:
     """On a worker."""
-    bringer: Any = get_worker().plugins[name]
+    worker = get_worker()
+    bringer: Any = worker.plugins[name]
+    if bringer.work is None:
+        raise ForeignWorker(bringer.reason, worker.address)
     settled: Settled = bringer.work.settle(task)
     return settled

@@ -13,10 +13,13 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from unrelu.opaque import OpaqueNetwork
 from unrelu.operators.base import Mapped
 
 __all__ = ["fingerprint"]
 
+# Codes that a generator without known layers is looked at, and about how many outputs of each.
+_CODES, _OUTPUTS = 2, 64
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -46,14 +49,25 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from chain.from_iterable(map(_parts, value))
     elif isinstance(value, nn.Module):
         yield repr(value).encode()
-        yield from _parts(dict(value.state_dict()))
+        yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
     elif isinstance(value, Mapped):
         # Code has no content to hash; what it does to one vector stands for it, without the last, rounded digits.
         image = value.apply(np.random.default_rng(0).standard_normal(value.n))
-        yield from _parts((value.shape, [f"{number:.6e}" for number in np.asarray(image).ravel()]))
+        yield from _parts((value.shape, _rounded(image)))
+    elif isinstance(value, OpaqueNetwork):
+        # Its code, and what it keeps apart from parameters, show in what it puts out.
+        double = value.to(torch.float64, "cpu")
+        outputs = double(np.random.default_rng(0).standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
+        some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
+        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
     elif is_dataclass(value):
         yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
     elif isinstance(value, _PLAIN):
         yield repr(value).encode()
     else:
         raise TypeError(f"a {type(value).__name__} has no fingerprint")
+
+
+def _rounded(values: Any) -> list[str]:
+    """Numbers without the digits in which machines differ."""
+    return [f"{number:.6e}" for number in np.asarray(values).ravel()]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from unrelu.batch.journal import JOURNAL, Record, read_records
 from unrelu.batch.manifest import read_manifest, table_of
+from unrelu.errors import StorageError
 from unrelu.processes import locked
 from unrelu.result import Status
 from unrelu.stores import Table, write_records
@@ -122,10 +123,19 @@ def open_run(folder: str | Path) -> Run:
 
 
 def write_lines(run: Run) -> None:
-    """Write ``results.jsonl``, as a whole or not at all."""
+    """Write ``results.jsonl``, as a whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     draft = run.folder / "results.jsonl.draft"
-    write_records(draft, run.rows())
-    os.replace(draft, run.folder / "results.jsonl")
+    try:
+        write_records(draft, run.rows())
+        os.replace(draft, run.folder / "results.jsonl")
+    except OSError as error:
+        raise StorageError(
+            f"{draft} cannot be written: {error.strerror}; all chunks are kept: mend that, and run it again"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

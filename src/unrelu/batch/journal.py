@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -53,9 +54,11 @@ class Record:
 def read_records(folder: Path) -> dict[int, Record]:
     """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
     path = folder / JOURNAL
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    found = (_record(line) for line in lines)
-    return {record.chunk: record for record in found if record is not None}
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        found = map(_record, lines)
+        return {record.chunk: record for record in found if record is not None}
 
 
 @contextmanager
@@ -83,7 +86,8 @@ def append(stream: BinaryIO, record: Record) -> None:
         StorageError: the disk is full, or gone. What was written of the line is taken back at the next start.
     """
     try:
-        left = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+        entry = json.loads(json.dumps(asdict(record), allow_nan=False))  # with the keys that it will be read with
+        left = json.dumps({**entry, "check": _check(entry)}, allow_nan=False).encode() + b"\n"
         while left:
             left = left[stream.write(left) :]
     except OSError as error:
@@ -100,10 +104,17 @@ def _end_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
+def _check(entry: dict[str, Any]) -> str:
+    """Tells a line that was changed: a hash in it may otherwise blame the data."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _record(line: str) -> Record | None:
     try:
         entry: dict[str, Any] = json.loads(line)
         values = {f.name: entry[f.name] for f in fields(Record)}
+        if entry["check"] != _check(values):
+            return None
         values["errors"] = {int(i): str(message) for i, message in values["errors"].items()}
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError):

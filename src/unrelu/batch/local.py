@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from unrelu.batch.work import Settled, Task, Work
 from unrelu.errors import OptionError, SolverError
-from unrelu.processes import fresh_processes, without_interrupts
+from unrelu.processes import fresh_processes, one_thread, without_interrupts
 from unrelu.threads import one_blas_thread
 
 __all__ = ["Engine", "locally", "pickled"]
 
-# From tasks to what became of them, in any order; when the event is set, those that have begun are finished.
-Engine = Callable[[Sequence[Task], threading.Event], Iterator[Settled]]
+# From tasks to what became of them, in any order, and to words on what goes wrong meanwhile; when the event is set,
+# those that have begun are finished.
+Engine = Callable[[Sequence[Task], threading.Event], Iterator[Settled | str]]
 
 # Tasks handed out for each worker: one at work, and one that waits for it.
 _AHEAD = 2
@@ -76,21 +79,31 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_processes(content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
+def _in_processes(
+    content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event
+) -> Iterator[Settled | str]:
     """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
+    with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
+        path = Path(scratch, "work")
+        path.write_bytes(content)  # more than the arguments of a process can be
+        yield from _restarted(str(path), workers, tasks, stopping)
+
+
+def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled | str]:
     left = {task.chunk: task for task in tasks}
     lives = _LIVES
     while left and not stopping.is_set():
         waiting = deque(left.values())
         try:
-            with fresh_processes(min(workers, len(left)), begin=_take, arguments=(content,)) as pool:
+            with fresh_processes(min(workers, len(left)), begin=_take, arguments=(path,)) as pool:
                 for settled in _through(pool, workers * _AHEAD, waiting, stopping):
                     del left[settled.record.chunk]
                     lives = _LIVES
                     yield settled
         except BrokenProcessPool:
             lives -= 1
-            begun = [task for task in left.values() if task not in waiting]
+            not_begun = {task.chunk for task in waiting}
+            begun = [task for task in left.values() if task.chunk not in not_begun]
             left = {task.chunk: task for task in (*waiting, *begun[1:], *begun[:1])}
             if not lives:
                 raise SolverError(
@@ -98,6 +111,7 @@ def _in_processes(content: bytes, workers: int, tasks: Sequence[Task], stopping:
                     "script that starts them has no if __name__ == '__main__'; what is finished is kept: run it again, "
                     "perhaps with fewer workers or smaller chunks"
                 ) from None
+            yield "a worker process was killed; its chunks are computed again"
 
 
 def _through(
@@ -119,10 +133,11 @@ def _through(
 _work: Work | None = None
 
 
-def _take(content: bytes) -> None:
-    """In a worker: what it will be asked to do. The bytes come from the process that started it."""
+def _take(path: str) -> None:
+    """In a worker: what it will be asked to do, written by the process that started it."""
     global _work  # noqa: PLW0603 -- a process has one
-    _work = pickle.loads(content)
+    _work = pickle.loads(Path(path).read_bytes())
+    one_thread()  # of the libraries that came with it as well
 
 
 def _settle(task: Task) -> Settled:

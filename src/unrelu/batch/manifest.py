@@ -44,6 +44,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
             "size": source.size,
             "shape": list(source.shape),
             "dtype": str(source.dtype),
+            "resized": None if source.resized is None else list(source.resized),
             "scale": str(work.scaling),
             "sha256": work.data_digest(*work.span(0)),
         },
@@ -108,7 +109,10 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """
     path, draft = folder / MANIFEST, folder / (MANIFEST + ".draft")
     try:
-        draft.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(manifest, indent=2) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # a power cut would leave a name without content
         os.replace(draft, path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; free space, or name another folder") from error

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.batch.checks import check_data, check_options, masks_of, range_warning_of, source_of
+from unrelu.batch.checks import check_data, check_options, check_outside, masks_of, range_warning_of, source_of
 from unrelu.batch.folder import Run, open_run, write_lines
 from unrelu.batch.journal import JOURNAL, append, read_records, recording
 from unrelu.batch.local import Engine, locally
 from unrelu.batch.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
 from unrelu.batch.work import STATUSES, Settled, Task, Work
-from unrelu.errors import InputError, OutputExistsError, StorageError, UnreluError
+from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.generator import Generator
 from unrelu.methods import METHODS
 from unrelu.stores import FORMATS, Scaling, Source, columns_of
@@ -134,7 +134,9 @@ def run(
     source, masked = source_of(data, array, size), None if masks is None else masks_of(masks, size)
     stated = {"noise": noise, "norm": norm, "prior": prior, "time_limit": time_limit}
     measured = check_data(network, source, masked, operator, {**stated, "seed": seed})
-    kind = results or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
+    folder = Path(output)
+    check_outside(folder, source, masked)
+    kind = results or _format(folder, overwrite) or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
     rows = min(chunk, source.size)
     table = FORMATS[kind](
         os.path.abspath(output), source.size, rows, columns_of(network.latent_dim, network.output_shape)
@@ -148,13 +150,14 @@ def run(
     masks_at = {"masks": masked.location} if masked else {}
     known = {"data": source.location, **masks_at, "opened": _opened(work, array, size), **(names or {})}
     tell = watch or (lambda moment: None)
-    folder, wanted = Path(output), json.loads(json.dumps(manifest_of(work, known)))
-    goes_on = _goes_on(folder, wanted, overwrite)
-    with _engine(work, workers, scheduler) as engine:
-        if not goes_on:
-            _begin(folder, wanted)
-        with recording(folder) as journal:
-            _settle_all(work, engine, folder, journal, tell, warning)
+    wanted = json.loads(json.dumps(manifest_of(work, known)))
+    _goes_on(folder, wanted, overwrite)
+    with _engine(work, workers, scheduler) as engine, recording(_made(folder)) as journal:
+        # Again, now that no other run can write it.
+        if not _goes_on(folder, wanted, overwrite):
+            forget(folder, journal)
+            write_manifest(folder, wanted)
+        _settle_all(work, engine, folder, journal, tell, warning)
     ended = open_run(folder)
     if ended.finished and kind == "npy":
         write_lines(ended)
@@ -182,16 +185,26 @@ def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextM
     return nullcontext(locally(work, min(workers or cores(), work.chunks)))
 
 
+def _format(folder: Path, overwrite: bool) -> str | None:
+    """The format of the results that are there; None where there are none, or where they will be removed."""
+    if overwrite or not (folder / MANIFEST).is_file():
+        return None
+    return str(read_manifest(folder)["results"])
+
+
 def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
     """Whether the folder holds the same run, which goes on.
 
     Raises:
         OutputExistsError, InputError: it holds something else, see :func:`run`.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the results")
-    if overwrite or not folder.exists() or not any(folder.iterdir()):
-        return False
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; name a folder for the results")
+        if overwrite or not folder.exists() or _untouched(folder):
+            return False
+    except OSError as error:
+        raise InputError(f"{folder} is no folder for results: {error.strerror}; name another one") from error
     if not (folder / MANIFEST).is_file():
         raise OutputExistsError(f"{folder} exists and holds no run; choose another folder, or pass --overwrite")
     if different := differences(read_manifest(folder), wanted):
@@ -202,52 +215,50 @@ def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
     return True
 
 
-def _begin(folder: Path, wanted: dict[str, Any]) -> None:
-    """Make the folder with its manifest; what a run before has left there is removed.
+def _untouched(folder: Path) -> bool:
+    """Whether there is nothing but what a run leaves that ended before it had begun."""
+    names = {entry.name for entry in folder.iterdir()}
+    journal = folder / JOURNAL
+    return names <= {JOURNAL, MANIFEST + ".draft"} and not (journal.exists() and journal.stat().st_size)
 
-    Raises:
-        InputError: another process is writing it.
-        StorageError: it cannot be written.
-    """
+
+def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with recording(folder):
-            forget(folder)
-            write_manifest(folder, wanted)
-    except UnreluError:
-        raise
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
+    return folder
 
 
-def forget(folder: Path) -> None:
-    """Remove what a run wrote into a folder; other files stay."""
-    for name in (MANIFEST, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("columns", "results.zarr"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    if (folder / JOURNAL).exists():
-        os.truncate(folder / JOURNAL, 0)
+def forget(folder: Path, journal: BinaryIO) -> None:
+    """Remove what a run before has written into the folder; other files stay."""
+    columns = [f"columns/{column.name}.npy" for column in columns_of(1, ())]
+    try:
+        for name in (MANIFEST, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it may hold other files
+            (folder / "columns").rmdir()
+        if (folder / "results.zarr").exists():
+            shutil.rmtree(folder / "results.zarr")
+        journal.truncate(0)
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder} cannot be removed: {error.strerror}") from error
 
 
 def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch, warning: str | None) -> None:
     """Look at every finished chunk again, then compute the others; tell of each."""
     records = read_records(folder)
-    if not (records and work.table.exists()):
-        if records:
-            tell(
-                Moment(
-                    f"the results in {folder} are gone or damaged: all chunks are computed again", size=work.source.size
-                )
-            )
-            records = {}
-        work.table.create({"statuses": list(STATUSES), "run": MANIFEST})
+    work.table.create({"statuses": list(STATUSES), "run": MANIFEST})
     stopping = threading.Event()
     if tell(Moment(warning or "", size=work.source.size)):
         return
     order = [Task(i, records[i]) for i in sorted(records)] + [Task(i) for i in range(work.chunks) if i not in records]
     done = 0
     for settled in engine(order, stopping):
+        if isinstance(settled, str):
+            if tell(Moment(settled, done=done, size=work.source.size)):
+                stopping.set()
+            continue
         if settled.how != "kept":
             append(journal, settled.record)
         done += settled.record.stop - settled.record.start

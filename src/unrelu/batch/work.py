@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.batch.journal import Record
-from unrelu.errors import InputError, OptionError, UnreluError, UnsupportedModelError
+from unrelu.errors import InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.generator import Generator
 from unrelu.operators import read_operator
 from unrelu.operators.base import Identity, Operator
@@ -49,7 +49,8 @@ class Settled:
 
     Attributes:
         record: of it.
-        how: "computed"; "kept", of an earlier run; or "repaired", computed again since its rows were damaged.
+        how: "computed"; "kept", of an earlier run; or "repaired", computed again since its rows were damaged, or since
+            it had observations that could not be read and have changed.
     """
 
     record: Record
@@ -104,8 +105,14 @@ class Work:
         began = time.perf_counter()
         start, stop = self.span(chunk)
         data = self.data_digest(start, stop)
-        with on_one_core():
-            rows, errors = self._rows(start, stop, chunk_seed(self.seed, chunk))
+        try:
+            with on_one_core():
+                rows, errors = self._rows(start, stop, chunk_seed(self.seed, chunk))
+        except MemoryError as error:
+            raise SolverError(
+                f"memory ran out in chunk {chunk}, observations {start} to {stop - 1} ({error}); what is finished is "
+                "kept: run it again with fewer workers, or begin again with smaller chunks"
+            ) from error
         self.table.write(start, rows)
         digests = self.table.digests(rows)
         counts = Counter(STATUSES[code - 1] for code in rows["status"].tolist())
@@ -126,6 +133,8 @@ class Work:
         if record is None:
             return Settled(self.compute(task.chunk), "computed")
         if record.data != self.data_digest(record.start, record.stop):
+            if record.errors:  # what could not be read may have been mended
+                return Settled(self.compute(task.chunk), "repaired")
             raise InputError(
                 f"observations {record.start} to {record.stop - 1} of {self.source.location} are not those that the "
                 "run began with; bring the data set back, choose another folder, or pass --overwrite to begin again"

@@ -142,13 +142,27 @@ def report(
 
 def _masks(mask: str | None, network: Generator) -> tuple[Any, str | None]:
     """A single mask for all observations, or where there is one for each; None where there is no such mask."""
-    from unrelu.stores import read_measurement, read_observations
+    from unrelu.stores import read_measurement
 
     if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
         return None, mask
-    shape = read_observations(Path(mask), "masks", "mask").shape
-    single = shape in (network.output_shape, (network.output_dim,))
+    single = _shape(Path(mask)) in (network.output_shape, (network.output_dim,))
     return (read_measurement(Path(mask), None), None) if single else (None, mask)
+
+
+def _shape(mask: Path) -> tuple[int, ...]:
+    """Of an array in a file; masks for a whole data set are not read to see that they are many."""
+    import numpy as np
+
+    from unrelu.stores import read_observations
+
+    try:
+        if mask.suffix.lower() == ".npy":
+            shape: tuple[int, ...] = np.load(mask, mmap_mode="r", allow_pickle=False).shape
+            return shape
+    except (OSError, ValueError, EOFError):  # what is wrong with it is said by the reader
+        return ()
+    return read_observations(mask, "masks", "mask").shape
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

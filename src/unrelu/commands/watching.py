@@ -52,8 +52,9 @@ class Watcher:
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The first Ctrl-C, or a batch system's SIGTERM: finish the chunks at work. The second ends at once."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         self.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         self._console.print("stopping when the chunks at work are finished (Ctrl-C again to end at once)")
 
     def end(self, run: Run) -> None:
@@ -65,7 +66,7 @@ class Watcher:
         if not run.finished:
             self._console.print(
                 f"stopped: {len(run.records)} of {run.chunks} chunks are finished; run the same command again to go on,"
-                f" or see `unrelu status {self._folder}`",
+                f" or see `unrelu status {escape(str(self._folder))}`",
                 soft_wrap=True,
             )
         elif not self._console.quiet:
@@ -155,7 +156,7 @@ def print_status(run: Run, lines: bool) -> None:
     console = Console(highlight=False)
     manifest, about = run.manifest, run.manifest["about"]
     options = "".join(f" {name}={value}" for name, value in manifest["options"].items())
-    console.print(f"{run.folder}: {escape(str(about.get('model', 'a network')))} on {escape(str(about['data']))}, "
+    console.print(f"{escape(str(run.folder))}: {escape(str(about.get('model', 'a network')))} on {escape(str(about['data']))}, "
                   f"method {manifest['method']}{escape(options)}, seed {manifest['seed']}, "
                   f"unrelu {manifest['version']}")  # fmt: skip
     state = "finished" if run.finished else "running" if run.running else "stopped"
@@ -165,9 +166,10 @@ def print_status(run: Run, lines: bool) -> None:
     for i, text in list(run.errors.items())[:10]:
         console.print(f"[red]observation {i}[/red]: {escape(text)}", soft_wrap=True)
     if len(run.errors) > 10:
-        console.print(f"and {len(run.errors) - 10} more; `unrelu report {run.folder}` has them all")
+        folder = escape(str(run.folder))
+        console.print(f"and {len(run.errors) - 10} more; `unrelu report {folder}` has them all", soft_wrap=True)
     if not run.finished and not run.running and "command" in about:
-        console.print(f"go on with: {escape(about['command'])}")
+        console.print(f"go on with: {escape(about['command'])}", soft_wrap=True)
 
 
 def print_counts(console: Console, run: Run) -> None:
@@ -180,7 +182,9 @@ def print_counts(console: Console, run: Run) -> None:
         table.add_row(name, str(count), Status[name].value)
     console.print(table)
     seconds = sum(record.seconds for record in run.records.values())
-    console.print(f"{seconds:.1f} s of work; written to {run.folder}/: {', '.join(_written(run))}")
+    console.print(
+        f"{seconds:.1f} s of work; written to {escape(str(run.folder))}/: {', '.join(_written(run))}", soft_wrap=True
+    )
 
 
 def _written(run: Run) -> list[str]:

@@ -45,12 +45,14 @@ class Source(ABC):
         size: number of observations.
         shape: of one observation.
         dtype: of the stored values; :meth:`read` gives float64.
+        resized: (height, width) that images are resized to, or None.
     """
 
     location: str
     size: int
     shape: Shape
     dtype: np.dtype[Any]
+    resized: tuple[int, int] | None = None
 
     def name(self, i: int) -> str:
         """What to call observation i in messages: the name of its file, else its index."""

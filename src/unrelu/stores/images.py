@@ -42,7 +42,7 @@ class Folder(Source):
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels")
         self.location = location
-        self._resize, self._nearest = size, nearest
+        self.resized, self._nearest = size, nearest
         self._names: list[str] | None = self._list()
         self.size = len(self._names)
         if not self._names:
@@ -68,7 +68,7 @@ class Folder(Source):
                 problems[i] = image
             elif (image.shape, image.dtype) != (self.shape, self.dtype):
                 problems[i] = f"is {_kind(image.shape, image.dtype)}; the first is {_kind(self.shape, self.dtype)}"
-                if self._resize is None:
+                if self.resized is None:
                     problems[i] += ": make them equal, or pass size=(height, width) to resize"
             else:
                 values[i] = image
@@ -116,10 +116,10 @@ class Folder(Source):
     def _pixels(self, image: Any) -> npt.NDArray[Any]:
         if image.mode not in _MODES:
             raise InputError(f"has Pillow's mode {image.mode}; save it as grey or RGB, without palette or transparency")
-        if self._resize is not None and (image.height, image.width) != self._resize:
+        if self.resized is not None and (image.height, image.width) != self.resized:
             resampling = optional("PIL.Image", "images", "images").Resampling
             how = resampling.NEAREST if self._nearest else resampling.BILINEAR
-            image = image.resize(self._resize[::-1], how)
+            image = image.resize(self.resized[::-1], how)
         array = np.asarray(image).astype(_MODES[image.mode])
         return array.transpose(2, 0, 1) if array.ndim == 3 else array
 

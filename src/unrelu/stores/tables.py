@@ -87,7 +87,7 @@ class Table(ABC):
 
     @abstractmethod
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """Make all columns, without rows.
+        """Make the columns that are not there, or not of their full size, without rows; leave the others as they are.
 
         Args:
             attributes: to be kept with the table, where the format can.
@@ -95,10 +95,6 @@ class Table(ABC):
         Raises:
             StorageError: there is not enough space, or the folder cannot be written.
         """
-
-    @abstractmethod
-    def exists(self) -> bool:
-        """Whether all columns are there, with all their rows, written or not."""
 
     @abstractmethod
     def write(self, start: int, values: Values) -> None:
@@ -147,27 +143,21 @@ class NpyTable(Table):
         """See :meth:`Table.create`. The space that all rows will need has to be free."""
         try:
             self._folder.mkdir(exist_ok=True)
-            needed = self.size * sum(column.row_bytes for column in self.columns)
+            missing = [column for column in self.columns if not self._whole(column)]
+            needed = self.size * sum(column.row_bytes for column in missing)
             free = shutil.disk_usage(self.folder).free
             if needed > free:
                 raise StorageError(
                     f"{self.folder}: the results need {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free; "
                     "free some space, or name a folder on another disk"
                 )
-            for column in self.columns:
+            for column in missing:
                 shape = (self.size, *column.shape)
                 # Of mode w+, NumPy makes the file at its full size without writing it.
                 made = np.lib.format.open_memmap(self._path(column), mode="w+", dtype=column.dtype, shape=shape)
                 made.flush()
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
-
-    def exists(self) -> bool:
-        """See :meth:`Table.exists`."""
-        try:
-            return all(_begin(self._path(column), column, self.size) for column in self.columns)
-        except (OSError, ValueError):
-            return False
 
     def write(self, start: int, values: Values) -> None:
         """See :meth:`Table.write`."""
@@ -194,6 +184,12 @@ class NpyTable(Table):
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
 
+    def _whole(self, column: Column) -> bool:
+        try:
+            return bool(_begin(self._path(column), column, self.size))
+        except (FileNotFoundError, ValueError):  # any other error is of the disk
+            return False
+
     @property
     def _folder(self) -> Path:
         return Path(self.folder, "columns")
@@ -214,35 +210,33 @@ class ZarrTable(Table):
         """See :meth:`Table.create`. What the rows will need is not known, as they are compressed."""
         zarr = optional("zarr", "results in Zarr stores", "zarr")
         try:
-            group = zarr.open_group(self._location, mode="w", zarr_format=3, attributes=dict(attributes))
+            group = zarr.open_group(self._location, mode="a", zarr_format=3)
+            group.update_attributes(dict(attributes))
             for column in self.columns:
+                if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
+                    continue
                 # Small files gain nothing by compression, and of level 1 it costs a third of Zarr's own choice.
                 compressors = [zarr.codecs.ZstdCodec(level=1)] if column.shape else None
                 names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
                 group.create_array(
                     column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
                     dtype=column.dtype, fill_value=column.empty, dimension_names=names, compressors=compressors,
+                    overwrite=True,
                 )  # fmt: skip
         except OSError as error:
             raise _cannot_write(self._location, error) from error
-
-    def exists(self) -> bool:
-        """See :meth:`Table.exists`."""
-        try:
-            arrays = _opened(self._location, "r")
-            return all(arrays[c.name].shape == (self.size, *c.shape) for c in self.columns)
-        except Exception:  # of whatever kind: it cannot be opened
-            return False
+        except Exception as error:  # of its metadata
+            raise StorageError(f"{self._location} is damaged: {error}; remove it, and run it again") from error
 
     def write(self, start: int, values: Values) -> None:
         """See :meth:`Table.write`."""
-        arrays = _opened(self._location, "r+")
-        for column in self.columns:
-            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
-            try:
+        try:
+            arrays = _opened(self._location, "r+")
+            for column in self.columns:
+                rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
                 arrays[column.name][start : start + len(rows)] = rows
-            except OSError as error:
-                raise _cannot_write(f"{self._location}/{column.name}", error) from error
+        except OSError as error:
+            raise _cannot_write(self._location, error) from error
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """See :meth:`Table.read`."""
@@ -274,6 +268,10 @@ def _opened(location: str, mode: str) -> Any:
     return _groups[key]
 
 
+def _is_whole(array: Any, shape: Shape, dtype: str) -> bool:
+    return array is not None and (array.shape, array.dtype) == (shape, np.dtype(dtype))
+
+
 def _begin(path: Path, column: Column, size: int) -> int:
     """Where the rows of a ``.npy`` file begin. A file of another length is not the one that was made."""
     with path.open("rb") as stream:
@@ -282,7 +280,7 @@ def _begin(path: Path, column: Column, size: int) -> int:
         begin = stream.tell()
     length = path.stat().st_size
     if length != begin + size * column.row_bytes:
-        raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; remove the folder")
+        raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; run it again")
     return begin
 
 
