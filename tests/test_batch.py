@@ -346,7 +346,7 @@ def test_overwriting_begins_again(finished, tmp_path):
         ({"scale": "0,1", "data": np.ones((3, 20), dtype=np.int64)}, InputError, "integers of type int64 have none"),
         ({"data": "nowhere.npy"}, InputError, "nowhere.npy does not exist"),
         ({"data": Y[0]}, InputError, "reshape a single observation"),
-        ({"data": Y[:, :19]}, InputError, r"observations of shape \(19,\), and \(20,\) is asked for"),
+        ({"data": Y[:, :19]}, InputError, r"observations of shape \(19,\), and the generator puts out \(20,\)"),
         ({"data": Y[:0]}, InputError, "holds no values"),
         ({"data": Y, "array": "y"}, InputError, "are for data in files"),
         ({"masks": np.ones((4, 20))}, InputError, "holds 4 masks for the 23 observations"),

@@ -208,7 +208,7 @@ def stores(files) -> None:
         (("net.npz", "several.zarr", "--array", "c"), "has no array 'c'; it holds a, b"),
         (("net.npz", "https://127.0.0.1:9/y.npy"), "only Zarr stores are read from URLs"),
         (("nonsense", "y.npy"), "nonsense: no such file; the zoo has"),
-        (("mnist-relu", "y.npy"), "has observations of shape (20,), and (784,) is asked for"),
+        (("mnist-relu", "y.npy"), "has observations of shape (20,), and the generator puts out (784,)"),
         (("net.npz", "y.npy", "--method", "lmm"), "method 'lmm' is unknown"),
         (("net.npz", "y.npy", "-O", "max_iteration=3"), "method 'auto' has no option 'max_iteration'; it takes "),
         (("net.npz", "y.npy", "-O", "rounds"), "--option 'rounds': write name=value"),

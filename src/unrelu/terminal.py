@@ -53,7 +53,7 @@ def network_of(model: str, layers: str | None, activation: str | None, latent_sh
     return load(
         model,
         layers=[name.strip() for name in layers.split(",")] if layers else None,
-        activation=activation,
+        activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def check_options(
         raise OptionError(
             f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as "
             "its folder has to tell what was run"
+        )
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise OptionError(
+            "this script was started again by a worker process that it had started; put what it does under "
+            "if __name__ == '__main__':, or pass workers=1"
         )
     make(method, options)
     for name, value in (("chunk", chunk), ("workers", workers)):
@@ -90,6 +96,10 @@ def check_data(network: Generator, source: Source, masks: Source | None, operato
     Raises:
         InputError: they do not, or noise, norm, prior, seed or time limit cannot be used.
     """
+    if not isinstance(network, Generator):
+        raise OptionError(
+            f"network is a {type(network).__name__}; make one with unrelu.load, from_torch or unrelu.zoo.load"
+        )
     if masks is not None and operator is not None:
         raise InputError("masks= and operator= were both given; pass one of them")
     if masks is not None and masks.size != source.size:
@@ -100,9 +110,11 @@ def check_data(network: Generator, source: Source, masks: Source | None, operato
     measured = read_operator(operator, network.output_shape, (1, *source.shape))
     if isinstance(measured, Mask) and measured.count:
         raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
-    _check_shape("observations", source, measured.shape)
+    _check_shape(
+        "observations", source, measured.shape, "the generator puts out" if operator is None else "operator= gives"
+    )
     if masks is not None:
-        _check_shape("masks", masks, network.output_shape)
+        _check_shape("masks", masks, network.output_shape, "the generator puts out")
     Problem.build(network, np.zeros((1, measured.m)), operator=measured, **stated)
     if isinstance(measured, Identity):
         return None
@@ -123,13 +135,13 @@ def check_outside(folder: Path, *sources: Source | None) -> None:
             raise InputError(f"{source.location} lies in {folder}, the folder of the results; name another folder")
 
 
-def _check_shape(what: str, source: Source, wanted: tuple[int, ...]) -> None:
+def _check_shape(what: str, source: Source, wanted: tuple[int, ...], who: str) -> None:
     """Shapes are equal but for axes of length 1, or one of the two is flat."""
     given, asked = (tuple(n for n in shape if n != 1) for shape in (source.shape, wanted))
     flat = math.prod(given) == math.prod(asked) and min(len(given), len(asked)) <= 1
     if given != asked and not flat:
         raise InputError(
-            f"{source.location} has {what} of shape {source.shape}, and {wanted} is asked for: reshape or transpose "
+            f"{source.location} has {what} of shape {source.shape}, and {who} {wanted}: reshape or transpose "
             "them, resize images with size=(height, width) (--size), or choose the data set or generator that fits"
         )
 

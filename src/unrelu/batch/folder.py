@@ -24,7 +24,7 @@ from unrelu.stores import Table, write_records
 __all__ = ["Run", "open_run"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What a folder of ``unrelu run`` held when it was opened.
 
@@ -39,6 +39,10 @@ class Run:
     manifest: dict[str, Any]
     records: dict[int, Record]
     table: Table
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return f"Run({str(self.folder)!r}: {self.done} of {self.size} observations; {ends or 'no chunk is finished'})"
 
     @property
     def size(self) -> int:

@@ -72,7 +72,7 @@ def run(
     scheduler: Any = None,
     array: str | None = None,
     size: tuple[int, int] | None = None,
-    scale: str | None = None,
+    scale: str | tuple[float, float] | None = None,
     results: str | None = None,
     overwrite: bool = False,
     watch: Watch | None = None,
@@ -106,7 +106,7 @@ def run(
             processes on this machine, or a ``distributed.Client``. Its workers may die, and join.
         array: name of the array in a store of several.
         size: (height, width) to resize images to.
-        scale: "LOW,HIGH": map the data's own range to this one, see :class:`~unrelu.stores.Scaling`.
+        scale: (low, high), or "LOW,HIGH": map the data's own range to this one, see :class:`~unrelu.stores.Scaling`.
         results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
             default npy up to 100,000 observations on this machine, else zarr.
         overwrite: remove what the folder holds of an earlier run.
@@ -148,7 +148,10 @@ def run(
     )  # fmt: skip
     warning = range_warning_of(work)
     masks_at = {"masks": masked.location} if masked else {}
-    known = {"data": source.location, **masks_at, "opened": _opened(work, array, size), **(names or {})}
+    known = {
+        "data": source.location, **masks_at, "opened": _opened(work, array, size),
+        "warnings": [] if warning is None else [warning], **(names or {}),
+    }  # fmt: skip
     tell = watch or (lambda moment: None)
     wanted = json.loads(json.dumps(manifest_of(work, known)))
     _goes_on(folder, wanted, overwrite)
@@ -187,9 +190,11 @@ def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextM
 
 def _format(folder: Path, overwrite: bool) -> str | None:
     """The format of the results that are there; None where there are none, or where they will be removed."""
-    if overwrite or not (folder / MANIFEST).is_file():
+    try:
+        there = not overwrite and (folder / MANIFEST).is_file()
+    except OSError:  # what is wrong with the folder is said later
         return None
-    return str(read_manifest(folder)["results"])
+    return str(read_manifest(folder)["results"]) if there else None
 
 
 def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:

@@ -28,6 +28,9 @@ from unrelu.terminal import network_of, options_of
 if TYPE_CHECKING:
     from unrelu.generator import Generator
 
+# Groups of options in the help.
+READING, WORKERS = "What is read", "Who computes"
+
 __all__ = ["report", "run", "status"]
 
 
@@ -44,28 +47,48 @@ def run(
     norm: Norm = None,
     mask: Annotated[
         str | None,
-        typer.Option(help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one."),
+        typer.Option(
+            rich_help_panel=READING,
+            help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one.",
+        ),
     ] = None,
     operator: Annotated[
-        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=READING,
+            help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.",
+        ),
     ] = None,
     prior: Prior = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds for each chunk; what is reached then depends on the machine.")
+        float | None,
+        typer.Option(
+            help="Seconds for each chunk, looked at between steps; what is reached then depends on the machine."
+        ),
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Observations inverted together; results depend on it.")] = 256,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine, of one thread each. [default: one a core]")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Run on a Dask cluster: the address of its scheduler, tcp://HOST:8786")
+        str | None,
+        typer.Option(
+            rich_help_panel=WORKERS, help="Run on a Dask cluster: the address of its scheduler, tcp://HOST:8786"
+        ),
     ] = None,
-    dask: Annotated[str | None, typer.Option(help="Run on a Dask cluster of this machine: local:N")] = None,
-    array: Annotated[str | None, typer.Option(help="Name of the array in DATA, where there are several.")] = None,
-    size: Annotated[str | None, typer.Option(help="Resize images to HEIGHT,WIDTH.")] = None,
+    dask: Annotated[
+        str | None, typer.Option(rich_help_panel=WORKERS, help="Run on a Dask cluster of this machine: local:N")
+    ] = None,
+    array: Annotated[
+        str | None, typer.Option(rich_help_panel=READING, help="Name of the array in DATA, where there are several.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(rich_help_panel=READING, help="Resize images to HEIGHT,WIDTH.")] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Map the data's own range (0..255 of bytes, 0..1 of floats) to LOW,HIGH: -1,1")
+        str | None,
+        typer.Option(
+            rich_help_panel=READING, help="Map the data's own range (0..255 of bytes, 0..1 of floats) to LOW,HIGH: -1,1"
+        ),
     ] = None,
     results: Annotated[
         str | None,

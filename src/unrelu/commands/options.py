@@ -13,7 +13,12 @@ Model = Annotated[
     typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
 ]
 Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
-ActivationName = Annotated[str | None, typer.Option(help="Activation of a bare weight file: relu, leaky_relu:0.1, ...")]
+ActivationName = Annotated[
+    str | None,
+    typer.Option(
+        help="Activation of a bare weight file: relu, leaky_relu:0.1, ...; or one a layer, relu,sigmoid [default: relu]"
+    ),
+]
 LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
 Method = Annotated[

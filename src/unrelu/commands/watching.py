@@ -53,6 +53,7 @@ class Watcher:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The first Ctrl-C, or a batch system's SIGTERM: finish the chunks at work. The second ends at once."""
         if self.interrupted:
+            self._console.print("ended at once; run the same command again to go on from the last finished chunk")
             raise KeyboardInterrupt
         self.interrupted = True
         self._console.print("stopping when the chunks at work are finished (Ctrl-C again to end at once)")
@@ -155,10 +156,14 @@ def print_status(run: Run, lines: bool) -> None:
         return
     console = Console(highlight=False)
     manifest, about = run.manifest, run.manifest["about"]
-    options = "".join(f" {name}={value}" for name, value in manifest["options"].items())
-    console.print(f"{escape(str(run.folder))}: {escape(str(about.get('model', 'a network')))} on {escape(str(about['data']))}, "
-                  f"method {manifest['method']}{escape(options)}, seed {manifest['seed']}, "
-                  f"unrelu {manifest['version']}")  # fmt: skip
+    given = {name: value for name, value in manifest["options"].items() if value is not None}
+    what = f"{about.get('model', 'a network')} on {about['data']}, method {manifest['method']}"
+    options = "".join(f" {name}={value}" for name, value in given.items())
+    console.print(
+        escape(f"{run.folder}: {what}{options}, seed {manifest['seed']}, unrelu {manifest['version']}"), soft_wrap=True
+    )
+    for warning in about.get("warnings", []):
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
     state = "finished" if run.finished else "running" if run.running else "stopped"
     console.print(f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks")
     if run.records:

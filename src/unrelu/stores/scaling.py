@@ -40,8 +40,8 @@ class Scaling:
     ends: tuple[float, float] | None = None
 
     @classmethod
-    def parse(cls, text: str | None) -> Scaling:
-        """The scaling written as ``LOW,HIGH``, such as ``-1,1``; None leaves values as they are.
+    def parse(cls, text: str | tuple[float, float] | None) -> Scaling:
+        """The scaling written as ``LOW,HIGH``, such as ``-1,1``, or a pair; None leaves values as they are.
 
         Raises:
             InputError: the text is not two finite numbers, the lower one first.
@@ -49,8 +49,8 @@ class Scaling:
         if text is None:
             return cls()
         try:
-            low, high = map(float, text.split(","))
-        except ValueError:
+            low, high = map(float, text.split(",") if isinstance(text, str) else text)
+        except (ValueError, TypeError):
             raise InputError(f"scale {text!r} is not LOW,HIGH; pass two numbers such as 0,1 or -1,1") from None
         if not -math.inf < low < high < math.inf:
             raise InputError(f"scale {text!r} needs two finite numbers, the lower one first, such as 0,1 or -1,1")
