@@ -379,11 +379,6 @@ def test_only_the_rows_that_are_shown_are_read_whole(plain, monkeypatch):
     assert max(wide) == 1
 
 
-def test_a_command_that_was_noted_is_shown(tmp_path):
-    run(tmp_path / "out", saved(tmp_path, observations(3)), names={"command": "unrelu run 'a b.npy'"})
-    assert "unrelu run 'a b.npy'" in Page(write_report(tmp_path / "out")).text
-
-
 def test_what_cannot_be_written_or_read(plain, tmp_path):
     with pytest.raises(InputError, match="name a file such as"):
         write_report(plain.folder, tmp_path)
@@ -401,10 +396,3 @@ def test_the_command(plain, tmp_path, monkeypatch, capsys):
         assert end.value.code == 0
         assert capsys.readouterr().out == f"{path}\n"
         assert path.is_file()
-
-
-def test_results_in_zarr(tmp_path):
-    run(tmp_path / "out", saved(tmp_path, observations()), results="zarr", watch=lambda moment: moment.done >= 12)
-    page = Page(write_report(tmp_path / "out"))
-    assert page.charts() == [12]
-    assert len(page.all("img")) == 36

@@ -158,3 +158,15 @@ def test_title_and_heading_agree(tmp_path):
     run(tmp_path / "out", saved(tmp_path, observations(2)), names={"model": "g.onnx"})
     page = Page(write_report(tmp_path / "out"))
     assert page.text.count(f"Inverting g.onnx on {tmp_path / 'y.npy'}") == 2
+
+
+def test_a_command_that_was_noted_is_shown(tmp_path):
+    run(tmp_path / "out", saved(tmp_path, observations(3)), names={"command": "unrelu run 'a b.npy'"})
+    assert "unrelu run 'a b.npy'" in Page(write_report(tmp_path / "out")).text
+
+
+def test_results_in_zarr(tmp_path):
+    run(tmp_path / "out", saved(tmp_path, observations()), results="zarr", watch=lambda moment: moment.done >= 12)
+    page = Page(write_report(tmp_path / "out"))
+    assert page.charts() == [12]
+    assert len(page.all("img")) == 36
