@@ -1,4 +1,4 @@
-"""What was run, on what, and how to run it again: from the manifest."""
+"""What was run, and on what: from the manifest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unrelu.batch import Run
+from unrelu.methods import METHODS
+from unrelu.problem import Noise
 from unrelu.report.words import count
 
-__all__ = ["Fact", "again", "machine", "question"]
+__all__ = ["Fact", "machine", "norm_of", "objective", "question"]
 
 _OPERATORS = {
     "mask": "one mask for all observations",
@@ -16,6 +18,7 @@ _OPERATORS = {
     "sparse": "a sparse matrix",
     "mapped": "a linear map given as code",
 }
+_OBJECTIVES = {"l1": "l1 residual, the sum over its entries", "linf": "linf residual, its largest entry"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def question(run: Run) -> list[Fact]:
         Fact("method", manifest["method"], code=True),
         Fact("options", _options(manifest["options"]) or "its defaults", code=bool(manifest["options"])),
         Fact("noise", manifest["noise"] or "not stated", code=bool(manifest["noise"])),
-        Fact("norm", manifest["norm"] or "of the method, or the noise", code=bool(manifest["norm"])),
+        Fact("norm", _norm(run)),
         Fact("prior", f"{manifest['prior']:g} |z|²" if manifest["prior"] else "none"),
         Fact("seed", str(manifest["seed"]), code=True),
         Fact("chunk", f"{count(manifest['chunk'], 'observation')}, inverted together"),
@@ -65,23 +68,31 @@ def machine(run: Run) -> list[Fact]:
     return facts
 
 
-def again(run: Run) -> str:
-    """The call that computes the same results, as Python; it goes on with the run if that is not finished."""
-    manifest, about = run.manifest, run.manifest["about"]
-    opened = about.get("opened", {})
-    stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit")}
-    given: dict[str, Any] = {name: value for name, value in stated.items() if value}
-    given |= {"seed": manifest["seed"], "chunk": manifest["chunk"], "results": manifest["results"]}
-    if manifest["data"]["scale"] != "none":
-        given["scale"] = manifest["data"]["scale"]
-    given |= {name: opened[name] for name in ("array", "size") if opened.get(name)}
-    given |= {"masks": opened.get("masks") or about.get("masks")} if manifest["masks"] else {}
-    words = [f"{name}={value!r}" for name, value in (given | manifest["options"]).items()]
-    if manifest["operator"] is not None:
-        words.insert(0, "operator=operator")
-    data = opened.get("data") or about["data"]
-    first = f"network, {data!r}, {str(run.folder)!r}, {manifest['method']!r}"
-    return "unrelu.run(\n    " + ",\n    ".join([first, *words]) + ",\n)"
+def norm_of(run: Run) -> str:
+    """The norm of the objective that the run reports: the one asked for, else that of the method, or of the noise."""
+    manifest = run.manifest
+    entry = METHODS.get(manifest["method"])
+    own = "noise" if entry is None else entry.norm
+    return str(manifest["norm"] or (Noise.parse(manifest["noise"]).norm if own == "noise" else own))
+
+
+def objective(run: Run) -> str:
+    """What the column of that name holds."""
+    norm, prior = norm_of(run), run.manifest["prior"]
+    if norm == "l2":
+        return "squared l2 residual" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
+    return _OBJECTIVES[norm] + ", units of the data"
+
+
+def _norm(run: Run) -> str:
+    norm, manifest = norm_of(run), run.manifest
+    entry = METHODS.get(manifest["method"])
+    if manifest["norm"]:
+        return norm + ", as asked for"
+    if entry is not None and entry.norm != "noise":
+        return f"{norm}, that of {manifest['method']}"
+    kind = Noise.parse(manifest["noise"]).kind
+    return f"{norm}, that of {kind} noise" if manifest["noise"] else f"{norm}, as no noise is stated"
 
 
 def _options(options: dict[str, Any]) -> str:

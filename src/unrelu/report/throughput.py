@@ -6,14 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from unrelu.batch import Record, Run
+from unrelu.report.histogram import Histogram, histogram
 from unrelu.report.lines import Curve, curve
+from unrelu.report.words import count
 
 __all__ = ["Throughput", "Worker", "throughput"]
 
 # Workers that are listed.
 _WORKERS = 12
+# Of fewer chunks, the times are not drawn.
+_CHUNKS = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Throughput:
         workers: those that computed most.
         others: how many more there are.
         progress: finished observations over time, or None of fewer than three chunks.
+        times: the seconds of the chunks, or None of few.
     """
 
     busy: float
@@ -55,6 +61,7 @@ class Throughput:
     workers: tuple[Worker, ...]
     others: int
     progress: Curve | None
+    times: Histogram | None
 
     @property
     def parallel(self) -> float:
@@ -85,7 +92,13 @@ def throughput(run: Run) -> Throughput | None:
         tuple(workers[:_WORKERS]),
         max(0, len(workers) - _WORKERS),
         _progress(records, begin) if len(records) >= 3 else None,
+        _times(seconds) if len(records) >= _CHUNKS else None,
     )
+
+
+def _times(seconds: npt.NDArray[np.float64]) -> Histogram:
+    title = f"Time for a chunk, of {count(len(seconds), 'chunk')}"
+    return histogram(title, "seconds", seconds, np.ones(len(seconds), dtype=bool))
 
 
 def _busy(records: Iterable[Record]) -> float:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unrelu import __version__
 from unrelu.batch import Run, open_run
 from unrelu.errors import InputError, StorageError
+from unrelu.methods import METHODS
 from unrelu.problem import Noise
 from unrelu.report import facts, words
 from unrelu.report.certificates import certificates
@@ -22,20 +23,16 @@ from unrelu.report.gallery import criterion, gallery
 from unrelu.report.histogram import Histogram, histogram
 from unrelu.report.observed import Observations, find_observations
 from unrelu.report.pictures import HIDDEN
-from unrelu.report.statuses import messages, outcomes
+from unrelu.report.script import script
+from unrelu.report.statuses import above_noise, good, messages, outcomes
 from unrelu.report.throughput import throughput
 
 __all__ = ["write_report"]
 
 _NORMS = {"residual_l2": "l2", "residual_l1": "l1", "residual_linf": "largest entry"}
-_COLUMNS = {
-    "residual_l2": "|y − A G(z)|₂, units of the data",  # noqa: RUF001 -- minus
-    "residual_l1": "|y − A G(z)|₁, units of the data",  # noqa: RUF001
-    "residual_linf": "largest |y − A G(z)|, units of the data",  # noqa: RUF001
-    "objective": "what the method minimised",
-    "seconds": "wall time of an observation, seconds",
-    "nit": "iterations of an observation",
-}
+# What the colours of the residuals say, where noise is stated and where not.
+_FIT_KINDS = ("fits the noise", "does not fit the noise")
+_KINDS = ("ended with success", "others")
 
 
 def write_report(
@@ -98,6 +95,8 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
     finished = Finished(run)
     shown, rest = messages(run)
     ordered = criterion(run)
+    fit = "G(z)" if run.manifest["operator"] is None and not run.manifest["masks"] else "A G(z)"
+    spreads = {name: spread_of(name, what, finished.known(name)) for name, what in _columns(run, fit).items()}
     return {
         "run": run,
         "model": str(run.manifest["about"].get("model") or "a generator"),
@@ -105,19 +104,26 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
         "running": run.running,
         "question": facts.question(run),
         "machine": facts.machine(run),
-        "again": facts.again(run),
+        "again": script(run),
         "command": run.manifest["about"].get("command"),
+        "directory": run.manifest["about"].get("opened", {}).get("directory"),
+        "warnings": [str(text) for text in run.manifest["about"].get("warnings", [])],
         "outcomes": outcomes(finished),
+        "above": above_noise(finished),
+        "well": int(good(finished).sum()),
+        "kinds": _FIT_KINDS if run.manifest["noise"] else _KINDS,
         "messages": shown,
         "more_messages": rest,
-        "spreads": {name: spread_of(name, what, finished.known(name)) for name, what in _COLUMNS.items()},
+        "spreads": spreads,
+        "any_code": spreads[ordered].known > 0 or bool(finished.known("rank").size),
+        "fit": fit,
+        "measured": fit != "G(z)",
+        "masked": _masked(run),
+        "expected": _expected(run, ordered),
         "criterion": ordered,
         "norm": _NORMS[ordered],
-        "residuals": _residuals(finished, ordered),
-        "times": histogram(
-            "Time per observation", "seconds", finished.column("seconds"), finished.column("success")
-        ),
-        **_identifiability(finished),
+        "residuals": _residuals(finished, ordered, fit),
+        **_identifiability(finished, "J" if fit == "G(z)" else "A J"),
         "certificates": certificates(run.folder),
         "throughput": throughput(run),
         "gallery": gallery(finished, observations),
@@ -127,12 +133,27 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _residuals(finished: Finished, column: str) -> Histogram:
+def _columns(run: Run, fit: str) -> dict[str, str]:
+    """The columns whose spread is shown, and what they are."""
+    columns = {
+        "residual_l2": f"|y − {fit}|₂, units of the data",  # noqa: RUF001 -- minus
+        "residual_l1": f"|y − {fit}|₁, units of the data",  # noqa: RUF001
+        "residual_linf": f"largest |y − {fit}|, units of the data",  # noqa: RUF001
+        "objective": facts.objective(run),
+        "nit": "iterations of an observation",
+    }
+    method = METHODS.get(run.manifest["method"])
+    if method is not None and method.layerwise:  # others share the time of a chunk equally
+        columns["seconds"] = "wall time of an observation, seconds"
+    return columns
+
+
+def _residuals(finished: Finished, column: str, fit: str) -> Histogram:
     """The residuals, with what the stated noise would leave of them."""
     expected = _expected(finished.run, column)
     mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
-    title = f"Residual |y − A G(z)| ({_NORMS[column]})"  # noqa: RUF001
-    return histogram(title, "units of the data", finished.column(column), finished.column("success"), mark)
+    title = f"Residual |y − {fit}| ({_NORMS[column]})"  # noqa: RUF001
+    return histogram(title, "units of the data", finished.column(column), good(finished), mark)
 
 
 def _expected(run: Run, column: str) -> float | None:
@@ -141,8 +162,7 @@ def _expected(run: Run, column: str) -> float | None:
     With S of Gaussian noise and A of uniform noise in m observed entries: S sqrt(m), A sqrt(m / 3), and at most A.
     """
     noise = Noise.parse(run.manifest["noise"])
-    masked = run.manifest["masks"] or run.manifest["about"].get("opened", {}).get("operator") == "mask"
-    if masked or noise.kind not in ("gaussian", "uniform"):
+    if _masked(run) or noise.kind not in ("gaussian", "uniform"):
         return None
     root = math.sqrt(math.prod(run.manifest["data"]["shape"]))
     if column == "residual_l2":
@@ -150,17 +170,23 @@ def _expected(run: Run, column: str) -> float | None:
     return noise.level if (column, noise.kind) == ("residual_linf", "uniform") else None
 
 
-def _identifiability(finished: Finished) -> dict[str, Any]:
+def _identifiability(finished: Finished, jacobian: str) -> dict[str, Any]:
     """How many codes are identifiable, and the ranks of those that were found."""
     rank, identifiable = finished.column("rank"), finished.column("identifiable")
     ranks, counts = np.unique(rank[rank >= 0], return_counts=True)
     listed = list(zip(ranks.tolist(), counts.tolist(), strict=True))[::-1]
     return {
+        "jacobian": jacobian,
         "identifiable": int(identifiable.sum()),
         "ranks": listed if len(listed) <= 12 else [],
-        "rank_histogram": histogram("Rank of A J at the code", "rank", rank[rank >= 0], identifiable[rank >= 0])
+        "rank_histogram": histogram(f"Rank of {jacobian} at the code", "rank", rank[rank >= 0], identifiable[rank >= 0])
         if len(listed) > 12
         else None,
         "without_code": int((rank < 0).sum()),
         "free": int((finished.column("freedom") > 0).sum()),
     }
+
+
+def _masked(run: Run) -> bool:
+    """Whether entries are hidden."""
+    return bool(run.manifest["masks"]) or run.manifest["about"].get("opened", {}).get("operator") == "mask"
