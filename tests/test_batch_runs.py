@@ -136,9 +136,13 @@ def test_values_are_scaled_as_the_generator_expects(finished, tmp_path):
 
 
 def test_threads_of_this_process_are_as_before(tmp_path):
-    torch.set_num_threads(2)
-    small_run(tmp_path / "out")
-    assert torch.get_num_threads() == 2
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        small_run(tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- observations that fail -------------------------------------------------------------------------------------------
@@ -200,7 +204,7 @@ def test_a_breakdown_is_of_its_observation_only(tmp_path, monkeypatch):
     y[11] += 100
     run = small_run(tmp_path / "out", data=y)
     assert list(run.errors) == [11]
-    assert run.errors[11].startswith("LinAlgError: SVD did not converge (test_batch.py, line ")
+    assert run.errors[11].startswith("LinAlgError: SVD did not converge (test_batch_runs.py, line ")
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
