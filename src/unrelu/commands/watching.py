@@ -187,9 +187,10 @@ def print_counts(console: Console, run: Run) -> None:
         table.add_row(name, str(count), Status[name].value)
     console.print(table)
     seconds = sum(record.seconds for record in run.records.values())
-    console.print(
-        f"{seconds:.1f} s of work; written to {escape(str(run.folder))}/: {', '.join(_written(run))}", soft_wrap=True
-    )
+    folder = escape(str(run.folder))
+    console.print(f"{seconds:.1f} s of work; written to {folder}/: {', '.join(_written(run))}", soft_wrap=True)
+    if run.finished:
+        console.print(f"`unrelu report {folder}` writes a page on them", soft_wrap=True)
 
 
 def _written(run: Run) -> list[str]:
