@@ -25,6 +25,11 @@ def small_run(output: Path, **options) -> unrelu.Run:
     return unrelu.run(NETWORK, asked.pop("data"), output, **asked)
 
 
+def copy(run: unrelu.Run, folder: Path) -> Path:
+    """The folder of a run, elsewhere."""
+    return Path(shutil.copytree(run.folder, folder))
+
+
 def results(run: unrelu.Run) -> dict[str, bytes]:
     """Bytes of every column but the seconds."""
     names = (column.name for column in run.table.columns if column.name != "seconds")

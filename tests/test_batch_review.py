@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import unrelu
-from batch_runs import CHUNK, NETWORK, SIZE, WEIGHTS, Y, command, reference, results, small_run, zoo_data
+from batch_runs import CHUNK, SIZE, WEIGHTS, Y, command, reference, results, small_run, zoo_data
 from unrelu.batch import running
 from unrelu.batch.fingerprint import fingerprint
 from unrelu.errors import InputError, OptionError, SolverError
@@ -299,6 +299,24 @@ def test_a_worker_of_another_version_is_left_out(tmp_path):
     assert any("is left out: it has unrelu 9.9, the client" in text for text in said)
 
 
+def test_a_cluster_of_other_versions_only_is_told(tmp_path):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path)) as none,
+        Client(none) as client,
+    ):
+        foreign = subprocess.Popen([sys.executable, "-c", OTHER, none.scheduler_address], cwd=tmp_path,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        try:
+            client.wait_for_workers(1, timeout=60)
+            with pytest.raises(SolverError, match=r"no worker of the cluster can take part: it has unrelu 9\.9"):
+                small_run(tmp_path / "out", workers=None, scheduler=client)
+        finally:
+            foreign.kill()
+            foreign.wait()
+
+
 def test_activations_one_a_layer_from_the_command_line(tmp_path):
     np.savez(tmp_path / "net.npz", W0=WEIGHTS[0], W1=WEIGHTS[1])
     np.save(tmp_path / "y.npy", unrelu.from_arrays(WEIGHTS, activation=["relu", "sigmoid"])(np.ones((2, 3))))
@@ -306,4 +324,3 @@ def test_activations_one_a_layer_from_the_command_line(tmp_path):
     done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["success"] == 2
-    assert NETWORK.latent_dim == 3

@@ -125,7 +125,10 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
             task = waiting.popleft()
             # A chunk has effects, so it is not pure; its key is of this run, and tells the chunk in Dask's pictures.
             key, where = f"{name}-chunk-{task.chunk}-{uuid.uuid4().hex[:6]}", list(threads) if foreign else None
-            future = client.submit(_settle, name, task, key=key, pure=False, workers=where)
+            # Others may have to take it where these have died.
+            future = client.submit(
+                _settle, name, task, key=key, pure=False, workers=where, allow_other_workers=where is not None
+            )
             chunks[future] = task
             begun.add(future)
 
@@ -137,6 +140,8 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
             settled: Settled = future.result()
         except ForeignWorker as error:
             foreign.add(error.address)
+            if not set(client.nthreads()) - foreign:
+                raise SolverError(f"no worker of the cluster can take part: {error}") from error
             waiting.appendleft(task)
             hand_out()
             yield f"the worker at {error.address} is left out: {error}"
