@@ -6,11 +6,12 @@ import pickle
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unrelu.errors import InputError, StorageError
-from unrelu.stores import FORMATS, NpyTable, columns_of
+from unrelu.stores import FORMATS, NpyTable, ZarrTable, columns_of
 
 SIZE, CHUNK = 11, 4
 COLUMNS = columns_of(3, (2, 5))
@@ -44,6 +45,24 @@ def test_rows_written_in_any_order_are_read_back(tmp_path_factory, kind, order, 
         for name, values in rows(start, stop, seed).items():
             np.testing.assert_array_equal(found[name], values)
             assert found[name].dtype == values.dtype
+
+
+@pytest.mark.parametrize("size", [3, 4, 9])
+def test_zarr_reads_the_chunks_that_are_written_without_it(tmp_path, size):
+    """Also where all rows are fewer than a chunk; and what is no whole chunk leaves its other rows as they are."""
+    made = ZarrTable(str(tmp_path), size, CHUNK, COLUMNS)
+    made.create({})
+    written = rows(0, size)
+    for start in range(0, size, CHUNK):
+        made.write(start, {name: values[start : start + CHUNK] for name, values in written.items()})
+    made.write(1, {name: values[1:2] for name, values in written.items()})
+    group = zarr.open_group(tmp_path / "results.zarr", mode="r")
+    for column in COLUMNS:
+        np.testing.assert_array_equal(group[column.name][:], written[column.name])
+        files = [p for p in (tmp_path / "results.zarr" / column.name / "c").rglob("*") if p.is_file()]
+        assert len(files) == -(-size // CHUNK)
+        if column.name != "reconstructions":
+            assert {p.stat().st_size for p in files} == {CHUNK * column.row_bytes}
 
 
 @kinds

@@ -13,6 +13,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,9 @@ class NpyTable(Table):
 class ZarrTable(Table):
     """``results.zarr``, a Zarr group of format 3 with an array for every column, in chunks of ``chunk`` rows.
 
-    Chunks are files of their own, so machines that share the folder do not disturb each other.
+    Chunks are files of their own, so machines that share the folder do not disturb each other. Reconstructions are
+    compressed. A chunk of any other column is its numbers in little-endian order and no more (the ``bytes`` codec of
+    Zarr v3), so that :meth:`write` writes its file as it is: by way of Zarr each took 0.7 ms, for one kilobyte.
     """
 
     def create(self, attributes: Mapping[str, Any]) -> None:
@@ -215,13 +218,13 @@ class ZarrTable(Table):
             for column in self.columns:
                 if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
                     continue
-                # Small files gain nothing by compression, and of level 1 it costs a third of Zarr's own choice.
-                compressors = [zarr.codecs.ZstdCodec(level=1)] if column.shape else None
+                # Codes and short columns gain nothing; level 1 costs a third of Zarr's own choice.
+                compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == "reconstructions" else None
                 names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
                 group.create_array(
                     column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
                     dtype=column.dtype, fill_value=column.empty, dimension_names=names, compressors=compressors,
-                    overwrite=True,
+                    serializer=zarr.codecs.BytesCodec(endian="little"), overwrite=True,
                 )  # fmt: skip
         except OSError as error:
             raise _cannot_write(self._location, error) from error
@@ -234,9 +237,21 @@ class ZarrTable(Table):
             arrays = _opened(self._location, "r+")
             for column in self.columns:
                 rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
-                arrays[column.name][start : start + len(rows)] = rows
+                stop = start + len(rows)
+                whole = start % self.chunk == 0 and stop == min(start + self.chunk, self.size)
+                if whole and not arrays[column.name].compressors:
+                    self._write_chunk(column, start // self.chunk, rows)
+                else:
+                    arrays[column.name][start:stop] = rows
         except OSError as error:
             raise _cannot_write(self._location, error) from error
+
+    def _write_chunk(self, column: Column, index: int, rows: npt.NDArray[Any]) -> None:
+        """A chunk without compression, at ``c/index/0/...``; chunks have one length, so the last one is filled up."""
+        path = Path(self._location, column.name, "c", str(index), *("0" for _ in column.shape))
+        missing = np.full((self.chunk - len(rows), *column.shape), column.empty, column.dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rows.tobytes() + missing.tobytes())
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """See :meth:`Table.read`."""
@@ -253,19 +268,18 @@ class ZarrTable(Table):
 
 FORMATS: dict[str, type[Table]] = {"npy": NpyTable, "zarr": ZarrTable}
 
-# Groups that this process has open: opening one reads a file a column.
-_groups: dict[tuple[str, str, int, float], Any] = {}
+
+def _opened(location: str, mode: str) -> dict[str, Any]:
+    """The arrays of a group by name."""
+    return _arrays(location, mode, os.getpid(), os.stat(Path(location, "zarr.json")).st_mtime)
 
 
-def _opened(location: str, mode: str) -> Any:
+@lru_cache(maxsize=4)
+def _arrays(location: str, mode: str, _process: int, _made: float) -> dict[str, Any]:
+    """Those that this process has open: opening a group reads a file a column."""
     zarr = optional("zarr", "results in Zarr stores", "zarr")
-    made = os.stat(Path(location, "zarr.json")).st_mtime
-    key = (location, mode, os.getpid(), made)
-    if key not in _groups:
-        _groups.clear()
-        group = zarr.open_group(location, mode=mode, zarr_format=3)
-        _groups[key] = {name: group[name] for name in group.array_keys()}
-    return _groups[key]
+    group = zarr.open_group(location, mode=mode, zarr_format=3)
+    return {name: group[name] for name in group.array_keys()}
 
 
 def _is_whole(array: Any, shape: Shape, dtype: str) -> bool:
