@@ -235,7 +235,7 @@ def _shared(tensor: Tensor) -> Tensor:
 def _load_formulas() -> None:
     """At the first use of forward mode PyTorch compiles some formulas, with a function that it warns of itself."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit")  # of a kind that changed with its versions
         one = torch.ones(1)
         torch.func.jvp(torch.neg, (one,), (one,))
 

@@ -301,7 +301,7 @@ def test_patched_forward():
         from_torch(module)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript():
     with pytest.raises(UnsupportedModelError, match=r"compiled by TorchScript; pass the original nn\.Module"):
         from_torch(torch.jit.script(nn.Linear(3, 3)))

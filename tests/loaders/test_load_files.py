@@ -317,7 +317,7 @@ def test_whole_modules_are_refused(tmp_path, zipped, wrap):
         load(tmp_path / "a.pt")
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(module()).save(str(tmp_path / "a.pt"))
     with pytest.raises(ModelFileError, match=r"is a TorchScript program; save module.state_dict"):

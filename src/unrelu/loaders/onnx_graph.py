@@ -191,7 +191,7 @@ def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto
 def _query(kind: str, flow: Flow, attributes: dict[str, Any]) -> npt.NDArray[np.int64]:
     """What Shape and Size say about a flow."""
     full = np.array([flow.batch, *flow.shape], dtype=np.int64)
-    return full.prod() if kind == "Size" else full[attributes.get("start", 0) : attributes.get("end")]
+    return np.asarray(full.prod()) if kind == "Size" else full[attributes.get("start", 0) : attributes.get("end")]
 
 
 def _plain(value: Any) -> Any:

@@ -215,11 +215,11 @@ def _width(module: nn.Module, z: Tensor) -> int:
     return max(((b - a) // len(z) for a, b in zip(small.found, large.found, strict=False)), default=0)
 
 
-class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Sizes(TorchDispatchMode):
     """Lists the number of entries of whatever PyTorch computes."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

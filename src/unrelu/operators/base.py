@@ -258,12 +258,12 @@ class Mapped(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """A on every row."""
-        result: Tensor = _OfCode.apply(x, self.apply, self.transpose)  # type: ignore[no-untyped-call]
+        result: Tensor = _OfCode.apply(x, self.apply, self.transpose)
         return result
 
     def adjoint(self, r: Tensor) -> Tensor:
         """A^T on every row."""
-        result: Tensor = _OfCode.apply(r, self.transpose, self.apply)  # type: ignore[no-untyped-call]
+        result: Tensor = _OfCode.apply(r, self.transpose, self.apply)
         return result
 
 
@@ -280,7 +280,7 @@ class _OfCode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         apply, transpose = ctx.maps
-        return _OfCode.apply(gradients[0], transpose, apply), None, None  # type: ignore[no-untyped-call]
+        return _OfCode.apply(gradients[0], transpose, apply), None, None
 
 
 def _picked(csr: sparse.csr_array) -> npt.NDArray[np.intp] | None:

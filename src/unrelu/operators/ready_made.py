@@ -111,7 +111,8 @@ def _image(shape: Shape) -> tuple[int, int, int]:
 
 
 def _for_each(operator: Any, count: int) -> Any:
-    return operator if count == 1 else _pylops().BlockDiag([operator] * count)
+    # PyLops gives operators of functions a string as their dtype, of which SciPy 1.18 would make the blocks' strings.
+    return operator if count == 1 else _pylops().BlockDiag([operator] * count, dtype=np.float64)
 
 
 def _pylops() -> Any:
