@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import unrelu
@@ -28,7 +30,7 @@ def files(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(unrelu.__file__).parents[1]))
     rng = np.random.default_rng(0)
     first, second = rng.standard_normal((8, 3)), rng.standard_normal((20, 8))
-    np.savez("net.npz", W0=first, W1=second)
+    np.savez("net.npz", W0=first, W1=second, activation="relu")
     y = unrelu.from_arrays([first, second])(rng.standard_normal((4, 3)))
     np.save("y.npy", y)
     np.save("noisy.npy", y + rng.uniform(-0.1, 0.1, y.shape))
@@ -210,7 +212,7 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("y.npy", "y.npy"), "y.npy: unknown suffix '.npy'"),
         (("net.npz", "gone.npy"), "gone.npy does not exist; pass a .npy or .npz file of observations"),
         (("net.npz", "nan.npy"), "y has NaN or infinite entries in 4 of 4 observations"),
-        (("net.npz", "net.npz"), "net.npz holds the arrays W0, W1; name the observations 'y'"),
+        (("net.npz", "net.npz"), "net.npz holds the arrays W0, W1, activation; name the observations 'y'"),
         (("net.npz", "y.npy", "--method", "best"), "method 'best' is unknown; use one of auto, exact, linf"),
         (("net.npz", "y.npy", "-O", "starts"), "--option 'starts': write name=value"),
         (("net.npz", "y.npy", "-O", "=3"), "--option '=3': write name=value"),
@@ -302,6 +304,22 @@ def test_a_process_inverts(files):
     assert len(rows()) == 4
 
 
+@pytest.mark.parametrize("name", ["plain.npz", "plain.safetensors", "plain.pt"])
+def test_activations_that_a_file_does_not_say_are_told(run, name):
+    weights = {f"fc{i}.weight": np.load("net.npz")[f"W{i}"] for i in (0, 1)}
+    {
+        ".npz": lambda: np.savez(name, **weights),
+        ".safetensors": lambda: save_file(weights, name),
+        ".pt": lambda: torch.save({key: torch.from_numpy(value) for key, value in weights.items()}, name),
+    }[Path(name).suffix]()
+    code, _, err = run("inspect", name)
+    assert code == 0
+    assert err.startswith(f"note: {name} does not say its activations; relu is taken for all 2 layers")
+    assert run("invert", name, "y.npy", "-o", "quiet", "-q") == (0, "", "")
+    assert run("inspect", name, "--activation", "relu")[2] == ""
+    assert run("inspect", "net.npz")[2] == ""
+
+
 def test_a_process_fails_without_a_traceback(files):
     done = subprocess.run(command("inspect", "gone.npz"), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -372,7 +390,7 @@ def test_a_prior_shortens_codes(run):
     [
         (("--mask", "y.npy"), "y.npy has entries like"),
         (("--mask", "no.npy"), "no.npy does not exist; pass a .npy or .npz file of masks"),
-        (("--operator", "net.npz"), "net.npz holds the arrays W0, W1; name the operators 'operator'"),
+        (("--operator", "net.npz"), "net.npz holds the arrays W0, W1, activation; name the operators 'operator'"),
         (("--operator", "y.npy", "--mask", "y.npy"), "were both given; pass one of them"),
         (("--prior", "-1"), "prior=-1 must be finite and at least 0"),
     ],

@@ -24,7 +24,7 @@ def files(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("COLUMNS", "100")
     rng = np.random.default_rng(0)
     weights = {"W0": rng.standard_normal((8, 3)), "W1": rng.standard_normal((20, 8))}
-    np.savez("net.npz", **weights)
+    np.savez("net.npz", **weights, activation="relu")
     np.save("y.npy", unrelu.from_arrays(list(weights.values()))(rng.standard_normal((SIZE, 3))))
     return tmp_path
 

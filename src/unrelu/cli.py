@@ -113,7 +113,7 @@ def invert(
     options = options_of(option or [])
     make(method, options)
     y = read_observations(data)
-    network = network_of(model, layers, activation, latent_shape)
+    network = network_of(model, layers, activation, latent_shape, quiet)
     stated = {"operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
               "time_limit": time_limit}  # fmt: skip
     problem = Problem.build(network, y, **stated)
@@ -166,7 +166,7 @@ def certify(
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
 
     y, found = read_observations(data), read_codes(codes) if codes else None
-    network = network_of(model, layers, activation, latent_shape)
+    network = network_of(model, layers, activation, latent_shape, quiet)
     measured = read_measurement(mask, operator)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)

@@ -123,7 +123,7 @@ def run(
         raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
     if dask and not dask.startswith("local:"):
         raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
-    network = network_of(model, layers, activation, latent_shape)
+    network = network_of(model, layers, activation, latent_shape, quiet)
     one, each = _masks(mask, network)
     if mask and operator:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")

@@ -18,7 +18,7 @@ from unrelu.loaders.arrays import Activations
 from unrelu.loaders.state_dict import Entry, from_names, grouped, natural, numbered, tensors, unnamed
 from unrelu.network import Network
 
-__all__ = ["load"]
+__all__ = ["load", "says_activations"]
 
 Layers = Sequence[str] | None
 
@@ -72,6 +72,15 @@ def load(
         raise type(error)(f"{file}: {error}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
+
+
+def says_activations(path: str | os.PathLike[str]) -> bool:
+    """Whether a model file says what its activations are, or :func:`load` takes ReLU for want of better."""
+    file = Path(path)
+    if file.suffix.lower() != ".npz":
+        return file.suffix.lower() == ".onnx"
+    with zipfile.ZipFile(file) as archive:
+        return "activation.npy" in archive.namelist()
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
