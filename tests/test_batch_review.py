@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -277,44 +278,39 @@ main()
 """
 
 
-def test_a_worker_of_another_version_is_left_out(tmp_path):
+@contextmanager
+def cluster_with_a_foreign_worker(folder, own):
+    """A client of so many workers of this version, and one of another."""
     from distributed import Client, LocalCluster
 
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path)) as own,
-        Client(own) as client,
-    ):
-        foreign = subprocess.Popen([sys.executable, "-c", OTHER, own.scheduler_address], cwd=tmp_path,
+    asked = {"n_workers": own, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": str(folder)}
+    with LocalCluster(**asked) as cluster, Client(cluster) as client:
+        foreign = subprocess.Popen([sys.executable, "-c", OTHER, cluster.scheduler_address], cwd=folder,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         try:
-            client.wait_for_workers(2, timeout=60)
-            said = []
-            run = small_run(tmp_path / "out", workers=None, scheduler=client, results="npy", chunk=1,
-                            watch=lambda moment: said.append(moment.text) and False)  # fmt: skip
+            client.wait_for_workers(own + 1, timeout=60)
+            yield client
         finally:
             foreign.kill()
             foreign.wait()
+
+
+def test_a_worker_of_another_version_is_left_out(tmp_path):
+    said = []
+    with cluster_with_a_foreign_worker(tmp_path, own=1) as client:
+        run = small_run(tmp_path / "out", workers=None, scheduler=client, results="npy", chunk=1,
+                        watch=lambda moment: said.append(moment.text) and False)  # fmt: skip
     assert run.finished
     assert results(run) == results(small_run(tmp_path / "alone", chunk=1))
     assert any("is left out: it has unrelu 9.9, the client" in text for text in said)
 
 
 def test_a_cluster_of_other_versions_only_is_told(tmp_path):
-    from distributed import Client, LocalCluster
-
     with (
-        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path)) as none,
-        Client(none) as client,
+        cluster_with_a_foreign_worker(tmp_path, own=0) as client,
+        pytest.raises(SolverError, match=r"no worker of the cluster can take part: it has unrelu 9\.9"),
     ):
-        foreign = subprocess.Popen([sys.executable, "-c", OTHER, none.scheduler_address], cwd=tmp_path,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        try:
-            client.wait_for_workers(1, timeout=60)
-            with pytest.raises(SolverError, match=r"no worker of the cluster can take part: it has unrelu 9\.9"):
-                small_run(tmp_path / "out", workers=None, scheduler=client)
-        finally:
-            foreign.kill()
-            foreign.wait()
+        small_run(tmp_path / "out", workers=None, scheduler=client)
 
 
 def test_activations_one_a_layer_from_the_command_line(tmp_path):

@@ -106,7 +106,7 @@ def sections() -> list[Section]:
         Section("mnist-relu", False, 12, every),
         Section("mnist-relu", True, 12, every),
         Section("mnist-sigmoid", False, 2, every),
-        Section("mnist-leaky", False, 2, (*every[:-1], "lm", "auto")),
+        Section("mnist-leaky", False, 2, (*every, "lm")),
         Section("mnist-dcgan", False, 4, _JOINT),
     ]
 
