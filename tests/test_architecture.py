@@ -14,7 +14,7 @@ import unrelu
 SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
-    "errors", "machine", "activations", "affine", "generator", "network", "opaque", "threads", "processes", "loaders",
+    "errors", "machine", "streams", "activations", "affine", "generator", "network", "opaque", "threads", "processes", "loaders",
     "operators", "hardness", "problem", "result", "layer", "methods", "proofs", "theory", "solve", "certification",
     "adapters", "inspection", "zoo", "stores", "batch", "report", "certificate_plot", "benchmarks", "experiments",
     "demo", "terminal", "commands", "cli",
@@ -23,7 +23,7 @@ ORDER = (
 ONLY = {
     "hardness": {"errors", "loaders", "network", "hardness"},
     "zoo": {"errors", "loaders", "network", "zoo"},
-    "theory": {"errors", "machine", "activations", "generator", "network", "layer", "theory"},
+    "theory": {"errors", "machine", "streams", "activations", "generator", "network", "layer", "theory"},
     "proofs": {"errors", "generator", "network", "operators", "layer", "proofs"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
