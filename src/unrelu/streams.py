@@ -1,10 +1,10 @@
 """Random streams that never meet a user's: everything random in the package is drawn from one of these.
 
-NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)`` belong to the user, who draws true codes and noise from
-them. A search that drew its starts from the same seed would begin at the truth, and be reported as a good one. So a
-stream here has a *purpose*, and keys within it (a seed, an index, the name of a generator). Purpose and keys are hashed
-with SHA-256 to 256 bits of entropy: two streams are the same only if all of these are, and none is that of a number that
-anybody would write.
+NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)`` belong to the user, who draws true codes and noise
+from them. A search that drew its starts from the same seed would begin at the truth, and be reported as a good one. So
+a stream here has a *purpose*, and keys within it (a seed, an index, the name of a generator). Purpose and keys are
+hashed with SHA-256 to 256 bits of entropy: two streams are the same only if all of these are, and none is that of a
+number that anybody would write.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    r = result.problem.residual(np.atleast_2d(result.z))  # G(z) once, for three norms
+    r = result.problem.residual_of(np.reshape(result.x, (result.problem.size, -1)))
     with np.errstate(over="ignore"):  # a diverged code may be astronomically large
         residuals = {f"residual_{name}": np.linalg.norm(r, ord=order, axis=1) for name, order in _RESIDUALS.items()}
     return {
@@ -256,6 +256,8 @@ def _columns(result: Inversion) -> dict[str, Any]:
         "reconstructions": result.x,
         "status": np.array([STATUSES.index(status.name) + 1 for status in np.atleast_1d(result.status)]),
         "success": result.success,
+        "p_value": result.p_value,
+        "confidence": result.confidence,
         "objective": result.fun,
         **residuals,
         "freedom": result.freedom,
