@@ -52,7 +52,7 @@ def test_a_linear_fit_takes_its_rank_from_the_degrees_of_freedom():
     y = network(np.zeros(9)) + 0.3 * rng.standard_normal((5000, 12))
     z = np.linalg.lstsq(network.layers[0].matrix(), (y - network(np.zeros(9))).T, rcond=None)[0].T
     assert stats.kstest(p_values("gaussian:0.3", y, z, 9, network), "uniform").pvalue > 1e-4
-    assert p_values("gaussian:0.3", y, z, 0, network).min() > 0.3  # as if nothing had been fitted
+    assert p_values("gaussian:0.3", y, z, 0, network).mean() > 0.95  # as if nothing had been fitted
     # A fit that takes all degrees of freedom cannot be tested; what is left is whether noise could be as large.
     np.testing.assert_allclose(
         p_values("gaussian:0.3", y[:3], z[:3] + 1, 12, network), p_values("gaussian:0.3", y[:3], z[:3] + 1, 0, network)

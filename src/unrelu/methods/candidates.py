@@ -74,8 +74,9 @@ class Candidates:
     def confidence(self) -> Array:
         """The probability that no optimum has a misfit more than 1% below the best, (B,).
 
-        It is that of :func:`~unrelu.methods.multistart.best_seen_probability`. Ends that differ by more than 1% count as different optima. It is 0 where fewer than two independent descents
-        ended at the best, whatever perturbations of it came to.
+        It is that of :func:`~unrelu.methods.multistart.best_seen_probability`. Ends that differ by more than 1% count
+        as different optima. It is 0 where fewer than two independent descents ended at the best, whatever perturbations
+        of it came to.
         """
         descents = (~self.ends.isnan()).sum(dim=1)
         ends = self.ends.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(dim=1).values
