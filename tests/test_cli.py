@@ -123,6 +123,9 @@ def test_invert_writes_what_the_library_returns(run, data, leading):
     assert [row["status"] for row in rows()] == ["EXACT_FIT"] * len(np.atleast_1d(result.status))
     assert "EXACT_FIT" in out
     assert f"identifiable: {np.sum(result.identifiable)} of {len(rows())}, by the rank at their codes" in out
+    assert "confidence that no code fits more than 1% better: 1" in out
+    assert [row["confidence"] for row in rows()] == [1.0] * len(rows())
+    assert [row["p_value"] for row in rows()] == [None] * len(rows())
     assert [row["rank"] for row in rows()] == np.atleast_1d(result.rank).tolist()
     assert [row["identifiable"] for row in rows()] == np.atleast_1d(result.identifiable).tolist()
     assert "written to out/" in out
@@ -161,8 +164,11 @@ def test_one_number_is_a_list_of_one(run, steps):
 
 
 def test_noise_norm_and_seed_reach_the_problem(run):
-    run("invert", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.5", "--norm", "l1", "--seed", "7")
+    arguments = ("invert", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.5", "--norm", "l1", "--seed", "7")
+    _, out, _ = run(*arguments)
     assert {row["status"] for row in rows()} == {"NOISE_LEVEL"}
+    assert {row["p_value"] for row in rows()} == {1.0}
+    assert "p-values under the stated noise: 1 to 1, median 1" in out
     assert {row["seed"] for row in rows()} == {7}
     assert all(row["objective"] == row["residual_l1"] for row in rows())
 

@@ -48,7 +48,8 @@ def invert(
             a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
             pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``.
         noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
-            "outliers:P" (a share P of arbitrary errors); in units of y.
+            "outliers:P" (a share P of arbitrary errors); in units of y. It decides what a success is: with it, a
+            p-value of at least 0.01; without, an exact fit or a confidence of at least 0.99.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
             (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
             outliers, l2 otherwise), the others report what they minimise.
@@ -62,7 +63,9 @@ def invert(
         **options: options of the method; an unknown one is an error.
 
     Returns:
-        An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch.
+        An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch. Its
+        verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another could fit better
+        (``confidence``), and whether another near it fits as well (``identifiable``, ``freedom``).
 
     Raises:
         InputError: y, operator, z0, noise, norm or prior cannot be used.
