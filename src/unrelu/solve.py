@@ -13,7 +13,7 @@ from unrelu.errors import OptionError
 from unrelu.generator import Generator
 from unrelu.methods import Method, make
 from unrelu.problem import Problem, Progress
-from unrelu.proofs import local_rank, unique
+from unrelu.proofs import degrees_of_freedom, local_rank, unique
 from unrelu.result import Inversion
 from unrelu.threads import suitable_threads
 
@@ -83,21 +83,21 @@ def invert(
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if norm is not None:
         result = result.measured_in(norm)
-    return _with_identifiability(result).shaped()
+    return _diagnosed(result).shaped()
 
 
-def _with_identifiability(result: Inversion) -> Inversion:
-    """Say of each code whether others near it have the same output, and of each exact fit how free it is."""
+def _diagnosed(result: Inversion) -> Inversion:
+    """Say of each code whether others near it have the same output, of each exact fit how free it is, and judge it."""
     problem = result.problem
+    k = problem.network.latent_dim
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator)
-    identifiable = unique(rank, free, problem.network.latent_dim)
-    fits = np.isfinite(result.z).all(axis=1) & problem.fits_exactly(result.z)
-    if fits.any():
-        result = result.with_freedom(np.where(fits, free, -1))
-        # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
-        doubtful = np.flatnonzero(fits & identifiable & (rank == problem.network.latent_dim))
-        identifiable[doubtful] = _told(result, sigma, doubtful)
-    return result.with_identifiability(rank, identifiable)
+    identifiable = unique(rank, free, k)
+    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.x))
+    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
+    doubtful = np.flatnonzero(fits & identifiable & (rank == k))
+    identifiable[doubtful] = _told(result, sigma, doubtful)
+    used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank)
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used)
 
 
 def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from unrelu.operators.base import Identity, Operator
 from unrelu.result import Inversion, Status
 from unrelu.solve import invert
 from unrelu.stores import Batch, Scaling, Source, Table
+from unrelu.streams import stream
 from unrelu.threads import on_one_core
 
 __all__ = ["STATUSES", "Settled", "Task", "Work", "chunk_seed", "data_digest"]
@@ -243,12 +244,12 @@ def data_digest(source: Source, masks: Source | None, start: int, stop: int) -> 
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
-    """The seed of a chunk, below 2**63: NumPy's SeedSequence of the pair, so that chunks share no random numbers."""
-    return int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """The seed of a chunk, below 2**63, from a stream of the pair, so that chunks share no random numbers."""
+    return int(stream("chunk", seed, chunk).integers(2**63))
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    r = result.problem.residual(np.atleast_2d(result.z))  # G(z) once, for three norms
+    r = result.problem.residual_of(np.reshape(result.x, (result.problem.size, -1)))
     with np.errstate(over="ignore"):  # a diverged code may be astronomically large
         residuals = {f"residual_{name}": np.linalg.norm(r, ord=order, axis=1) for name, order in _RESIDUALS.items()}
     return {
@@ -256,6 +257,8 @@ def _columns(result: Inversion) -> dict[str, Any]:
         "reconstructions": result.x,
         "status": np.array([STATUSES.index(status.name) + 1 for status in np.atleast_1d(result.status)]),
         "success": result.success,
+        "p_value": result.p_value,
+        "confidence": result.confidence,
         "objective": result.fun,
         **residuals,
         "freedom": result.freedom,

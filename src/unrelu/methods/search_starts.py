@@ -18,6 +18,7 @@ from unrelu.methods.observed import mixes
 from unrelu.methods.starts import starting_codes
 from unrelu.network import Network
 from unrelu.problem import Problem, Progress
+from unrelu.streams import torch_stream
 
 __all__ = ["SearchStarts", "Start", "cheap_by_layer"]
 
@@ -29,10 +30,14 @@ class Start(NamedTuple):
         codes: from the observations at work to those that are started, (b,), and their starting codes, (b, k).
         far: whether the descent begins on the rounded generators. They would lead away from a code that is near what it
             stands for, the user's or a layer-wise one.
+        independent: whether it owes nothing to what was found before. A perturbation of the best code comes back to it
+            more often than not, and the user's code may be the result of an earlier search: that they end where others
+            did is no evidence that there is nothing better.
     """
 
     codes: Callable[[Tensor], tuple[Tensor, Tensor]]
     far: bool = True
+    independent: bool = True
 
 
 # What a pixel's variance is taken to be by the linear estimate, beside the noise and what the samples leave over.
@@ -42,8 +47,6 @@ _KICK = (0.06, 0.6)
 _KICKS = 2
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
 _LAYER_WORK = 5e7
-# Observations this far outside the range of the output's activation, relative to max|y|, have noise.
-_ROUNDING = 1e-9
 
 
 def cheap_by_layer(problem: Problem) -> bool:
@@ -70,12 +73,14 @@ class SearchStarts:
     ) -> None:
         self.problem, self.bank, self.misfit, self.best, self.report = problem, bank, misfit, best, report
         self.by_layer = problem.z0 is None and cheap_by_layer(problem)
-        self.draws = torch.Generator().manual_seed(problem.seed)
+        self.draws = torch_stream("search starts", problem.seed)
 
     def of_round(self, turn: int) -> Iterator[Start]:
         """The starts of one round."""
         if turn == 0:
-            yield Start(self._estimated) if self.problem.z0 is None else Start(self._given, far=False)
+            yield (
+                Start(self._estimated) if self.problem.z0 is None else Start(self._given, far=False, independent=False)
+            )
             if self.by_layer:
                 yield Start(self._exact, far=False)
         elif turn == 1:
@@ -86,9 +91,9 @@ class SearchStarts:
             *kicks, fresh = torch.randn(_KICKS + 1, *size, generator=self.draws).to(self.misfit.y)
             lengths = torch.rand(_KICKS, size[0], 1, generator=self.draws).to(self.misfit.y)
             first, *others = (partial(self._kicked, kick=k, length=r) for k, r in zip(kicks, lengths, strict=True))
-            yield Start(first, far=False)
+            yield Start(first, far=False, independent=False)
             yield Start(lambda rows: (rows, fresh[rows]))
-            yield from (Start(kick, far=False) for kick in others)
+            yield from (Start(kick, far=False, independent=False) for kick in others)
             if turn == 2 and self.by_layer:
                 yield Start(self._least_squares, far=False)
 
@@ -110,14 +115,8 @@ class SearchStarts:
 
     def _exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Layer by layer from the neurons that are on, for observations without noise as far as one can see."""
-        assert isinstance(self.problem.network, Network)
-        low, high = self.problem.network.layers[-1].activation.range
-        y = self.problem.y[rows.cpu().numpy()]
-        room = _ROUNDING * np.abs(y).max(axis=1, keepdims=True)
-        clean = (y.min(axis=1, keepdims=True) >= low.min() - room) & (y.max(axis=1, keepdims=True) <= high.max() + room)
-        if self.problem.noise.level > 0 or not np.isfinite(low).all():
-            clean[:] = False
-        return self._layerwise(rows[torch.from_numpy(clean[:, 0]).to(rows.device)], "exact")
+        clean = torch.from_numpy(self.problem.looks_noiseless).to(rows.device)
+        return self._layerwise(rows[clean[rows]], "exact")
 
     def _least_squares(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Layer by layer, where no two descents have agreed so far."""
