@@ -34,7 +34,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## the benchmark tables: start-up, time limits, recovery, identifiability, baselines, data sets, layer programs, search and proofs against their peers (hours)
+## the benchmark tables: the verdict, start-up, time limits, recovery, identifiability, baselines, data sets, layer programs, search and proofs against their peers (hours)
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
@@ -44,6 +44,7 @@ bench: $(VENV)/.check
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prior.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/degenerate.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
 	$(BIN)/python benchmarks/datasets.py
 	for what in layers throughput network cold-start search certify; do \
 	  OMP_NUM_THREADS=1 $(BIN)/unrelu benchmark $$what --output benchmark-$$what --overwrite || exit 1; done
@@ -62,10 +63,11 @@ reproduce: $(VENV)/.check
 docs: $(VENV)/.check
 	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build
 
-## train the generators of the zoo again (minutes)
+## train the generators of the zoo and the plain VAEs of the benchmarks again (minutes)
 zoo: $(VENV)/.check
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	$(BIN)/python scripts/train_zoo.py
+	$(BIN)/python scripts/train_plain_vaes.py
 
 ## forget compiled kernels, after a change in one of their files
 clean-kernels:
