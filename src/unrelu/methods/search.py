@@ -51,13 +51,14 @@ _LAST_STEPS, _SETTLED = 10, 1e-3
 class Search:
     r"""Multi-start descents and basin hopping from the best code, until independent starts agree.
 
-    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy: one
-    step on each of eight generators whose kinks are rounded off, less and less, then steps on the exact one. The first
-    starts from the linear minimum mean square error estimate of z that 4,096 samples of the generator give for this
-    measurement (or from ``z0``), the second from the nearest of the samples, the others from random codes and, on the
-    exact generator only, from perturbations of the best code (basin hopping), longer along directions that change the
-    output little. Where the layers allow it, a layer-wise code is one of the starts: that of ``exact`` for observations
-    without visible noise, and that of ``least_squares`` where no two descents have agreed by the third round.
+    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
+    one step on each of eight generators whose kinks are rounded off, less and less, then steps on the exact one. The
+    first starts from the linear minimum mean square error estimate of z that 4,096 samples of the generator give for
+    this measurement (or from ``z0``), the second from the nearest of the samples, the others from random codes and, on
+    the exact generator only, from perturbations of the best code (basin hopping), longer along directions that change
+    the output little. Where the layers allow it, a layer-wise code is one of the starts: that of ``exact`` for
+    observations without visible noise, and that of ``least_squares`` where no two descents have agreed by the third
+    round.
 
     An observation is finished when its code fits exactly, when its objective is at most the mean energy of the stated
     noise (not with a prior), when ``consensus`` descents from independent starts ended at its best objective, to 1%
