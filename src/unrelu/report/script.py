@@ -85,8 +85,7 @@ def _given(run: Run) -> dict[str, Any]:
     stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit")}
     given: dict[str, Any] = {name: value for name, value in stated.items() if value}
     given |= {"seed": manifest["seed"], "chunk": manifest["chunk"], "results": manifest["results"]}
-    if manifest["data"]["scale"] != "none":
-        given["scale"] = manifest["data"]["scale"]
+    given["scale"] = manifest["data"]["scale"]
     given |= {"array": opened["array"]} if opened.get("array") else {}
     given |= {"size": tuple(opened["size"])} if opened.get("size") else {}
     given |= manifest["options"]
