@@ -173,7 +173,7 @@ def advice(network, y, **how):
     return {"y": eval(re.search(r"; pass (.*)\. If", text)[1], {"y": y})}, text
 
 
-FLAT = DIGITS.reshape(10, -1)
+FLAT = zoo.digits()[0][:10].reshape(10, -1)
 UNIT, CENTRED, BYTES = FLAT, 2 * FLAT - 1, np.round(255 * FLAT)
 
 
@@ -186,7 +186,7 @@ UNIT, CENTRED, BYTES = FLAT, 2 * FLAT - 1, np.round(255 * FLAT)
         ("mnist-relu", 257 * BYTES.astype(np.uint16), {}, "scale=(0, 1)"),
         ("mnist-relu", BYTES, {}, "y / 255"),
         ("mnist-relu", BYTES.astype(np.int64), {}, "y / 255"),
-        ("mnist-relu", CENTRED, {}, "0.5 * y + 0.5"),
+        ("mnist-relu", CENTRED, {}, "y / 2 + 0.5"),
         ("tanh", BYTES.astype(np.uint8), {}, "scale=(-1, 1)"),
         ("tanh", UNIT, {}, "scale=(-1, 1)"),
         ("tanh", BYTES, {}, "y / 127.5 - 1"),

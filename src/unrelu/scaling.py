@@ -159,10 +159,10 @@ def check_scale(
 ) -> None:
     r"""Refuse observations of the output that are clearly on another scale of pictures than the generator.
 
-    Three conditions have to hold, for observations of at least 64 entries. The outputs G(z), z ~ N(0, I), are on one of the scales [0, 1], [-1, 1] and [0, 255],
-    by the medians of their smallest and largest entries. The observations are on another one, by the medians of their
-    0.5% and 99.5% quantiles. And mapped from theirs to that of the generator by the affine map T, their values come at
-    least twice as near to those of the nearest output,
+    Observations of at least 64 entries are refused if three conditions hold. The outputs G(z), z ~ N(0, I), are on one
+    of the scales [0, 1], [-1, 1] and [0, 255], by the medians of their smallest and largest entries. The observations
+    are on another one, by the medians of their 0.5% and 99.5% quantiles. And mapped from theirs to that of the
+    generator by the affine map T, their values come at least twice as near to those of the nearest output,
 
     .. math:: \min_i d(T y, G(z_i)) \le \tfrac12 \min_i d(y, G(z_i)),
 

@@ -366,7 +366,7 @@ def test_latent_shapes_are_asked_for_and_the_readings_of_the_message_work(module
 
 def test_parts_of_the_code_tell_no_latent_shape():
     parts = Model(lambda m, z: m.a(z[:, :3]) + m.a(z[:, 3:]), a=nn.Linear(3, 4)).eval()
-    with pytest.raises(ModelError, match="takes 3 entries that are computed from the code, .*; pass latent_shape=$"):
+    with pytest.raises(ModelError, match=r"takes 3 entries that are computed from the code, .*; pass latent_shape=$"):
         from_torch(parts)
     assert from_torch(parts, 6).latent_dim == 6
     both = Model(lambda m, z: m.a(z) + m.b(z), a=nn.Linear(3, 4), b=nn.Linear(4, 4)).eval()

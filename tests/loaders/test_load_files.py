@@ -176,7 +176,7 @@ def test_activations_of_picked_layers_are_asked_for(tmp_path):
     with pytest.raises(ModelError, match=r'layers=\[.W1.\], activation="relu"\) if they are all ReLU \(on') as caught:
         load(tmp_path / "a.npz", layers=["W1"])
     assert eval(suggested(caught)[0], {"unrelu": unrelu}).output_dim == 7
-    with pytest.raises(ModelError, match="W0 .*, W1 .*, W2 ") as caught:
+    with pytest.raises(ModelError, match=r"W0 .*, W1 .*, W2 ") as caught:
         load(tmp_path / "a.npz")
     same(eval(suggested(caught)[1], {"unrelu": unrelu}), ["relu", "relu", "sigmoid"], None)
 

@@ -53,7 +53,8 @@ def _network(run: Run, flags: dict[str, str]) -> str:
     if "layers" in flags:
         words.append(f"layers={[name.strip() for name in flags['layers'].split(',')]!r}")
     if "activation" in flags:
-        words.append(f"activation={flags['activation']!r}")
+        each = flags["activation"].split(",")
+        words.append(f"activation={each if len(each) > 1 else each[0]!r}")
     if "latent-shape" in flags:
         words.append(f"latent_shape=({flags['latent-shape']},)")
     return f"unrelu.load({', '.join(words)})"
