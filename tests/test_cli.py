@@ -333,7 +333,7 @@ def test_data_on_another_scale_are_refused_with_the_option_that_fits(run, comman
     limits = {"certify": ("--max-nodes", "1", "--no-box"), "run": ("--method", "lm", "--workers", "1")}.get(command, ())
     code, _, err = run(command, "mnist-relu", "bytes.npy", "-o", "out", *limits)
     assert code == 2
-    assert "the observations go from 0 to 255, outputs of the generator from 0 to 1.3" in err
+    assert "the observations go from 0 to 254, outputs of the generator from 0 to 1.3" in err
     option = re.search(r"\((--scale \S+)\), which", err)[1].split()
     assert option == ["--scale", "0,1"]
     assert run(command, "mnist-relu", "bytes.npy", "-o", "out", *limits, *option)[0] == 0
