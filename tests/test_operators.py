@@ -266,15 +266,20 @@ def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):
 # --- what looks like something else -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [float, bool])
-def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix(dtype):
-    array = (RNG.random((N, N)) < 0.5).astype(dtype)
+def test_square_arrays_of_booleans_are_masks():
+    array = RNG.random((N, N)) < 0.5
+    for given in (array, torch.from_numpy(array)):
+        assert isinstance(read_operator(given, IMAGE, (N, N)), MaskOperator)
+
+
+def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
+    array = (RNG.random((N, N)) < 0.5).astype(float)
     with pytest.raises(InputError, match="may be one mask for each of the 24 observations, or one matrix") as caught:
         read_operator(array, IMAGE, (N, N))
     calls = re.findall(r"operator=(unrelu\.\w+\(array\))", str(caught.value))
     kinds = [type(read_operator(eval(c, {"unrelu": unrelu, "array": array}), IMAGE, (N, N))) for c in calls]
     assert kinds == [MaskOperator, MatrixOperator]
-    assert isinstance(read_operator(sparse.csr_array(array.astype(float)), IMAGE, (N, N)), MatrixOperator)
+    assert isinstance(read_operator(sparse.csr_array(array), IMAGE, (N, N)), MatrixOperator)
     assert isinstance(read_operator(array, IMAGE, (3, N)), MatrixOperator)
 
 

@@ -215,17 +215,26 @@ class Problem:
             misfit = np.asarray((r * r if norm == "l2" else r).sum(axis=1))
             return misfit + self.prior * (z * z).sum(axis=1) if norm == "l2" and self.prior else misfit
 
-    @property
-    def tolerance(self) -> float:
-        """The residual of an exact fit, as a share of max|y|: 1e-8; 100 times the precision of a float32 network."""
-        return max(EXACT, 100 * torch.finfo(self.network.dtype).eps)
+    @cached_property
+    def tolerance(self) -> Array:
+        """The residual of an exact fit, as a share of max|y|, (B,): 1e-8, or 100 times the precision of the data.
+
+        The data are of single precision where the network is evaluated in it, and where every entry of the observation
+        is a number that single precision has: outputs that were computed or stored so are off by its rounding.
+        """
+        single = 100 * torch.finfo(torch.float32).eps
+        if self.network.dtype == torch.float32:
+            return np.full(self.size, single)
+        with np.errstate(over="ignore"):
+            stored = (self.y == self.y.astype(np.float32)).all(axis=1)
+        return np.where(stored, single, EXACT)
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where :meth:`is_exact` of the residual at codes (B, k), (B,)."""
         return self.is_exact(self.residual(z))
 
     def is_exact(self, residual: Array) -> npt.NDArray[np.bool_]:
-        """Where ``|r|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
+        """Where ``|r|_inf <= 1e-8 max|y|``, (B,); for data of single precision :attr:`tolerance` is larger.
 
         Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
         """

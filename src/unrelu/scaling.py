@@ -29,7 +29,7 @@ _TRIM = 0.005
 # Fewer entries are no picture: their quantiles tell no scale.
 _ENTRIES = 64
 # Mapped to the generator's scale, the values of observations have to come so many times nearer to those of outputs.
-_NEARER = 2.0
+_NEARER = 1.5
 # Values at which quantile functions are compared.
 _LEVELS = np.linspace(0.0, 1.0, 101)
 # 8- and 16-bit integers that are so many times larger than outputs of a generator are on the scale of their type.
@@ -162,9 +162,9 @@ def check_scale(
     Observations of at least 64 entries are refused if three conditions hold. The outputs G(z), z ~ N(0, I), are on one
     of the scales [0, 1], [-1, 1] and [0, 255], by the medians of their smallest and largest entries. The observations
     are on another one, by the medians of their 0.5% and 99.5% quantiles. And mapped from theirs to that of the
-    generator by the affine map T, their values come at least twice as near to those of the nearest output,
+    generator by the affine map T, their values come at least 1.5 times as near to those of the nearest output,
 
-    .. math:: \min_i d(T y, G(z_i)) \le \tfrac12 \min_i d(y, G(z_i)),
+    .. math:: \tfrac32 \min_i d(T y, G(z_i)) \le \min_i d(y, G(z_i)),
 
     with d(a, b) the mean difference of the quantile functions of a and b (their Wasserstein distance). Integers of 8
     and 16 bits, whose type says a scale, are also refused where they are more than 8 times larger than any output.

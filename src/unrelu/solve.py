@@ -123,4 +123,4 @@ def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[n
     x = result.x.reshape(problem.size, -1)[rows]
     residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
     length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
-    return np.asarray(residual <= 100 * problem.tolerance * length * sigma[rows])
+    return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])

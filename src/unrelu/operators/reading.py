@@ -74,7 +74,7 @@ def _fits(operator: Operator, n: int) -> Operator:
 
 
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
-    """A matrix belongs to observations of m entries, masks to observations of the output's shape.
+    """A matrix belongs to observations of m entries, masks to observations of the output's shape. Booleans are masks.
 
     Raises:
         InputError: the array is neither, or may be either.
@@ -87,6 +87,8 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     of_output = y_shape in flat or y_shape[1:] in flat
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
     binary = bool(np.isin(array, (0.0, 1.0)).all())
+    if (shared or each) and str(getattr(given, "dtype", "")).endswith("bool"):  # of NumPy or PyTorch
+        return _masks(array, output)
     if each and binary and of_rows and y_shape == shape:
         raise InputError(
             f"operator= and y are both of shape {shape}, so operator= may be one mask for each of the {shape[0]} "
