@@ -268,8 +268,8 @@ def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):
 
 def test_square_arrays_of_booleans_are_masks():
     array = RNG.random((N, N)) < 0.5
-    for given in (array, torch.from_numpy(array)):
-        assert isinstance(read_operator(given, IMAGE, (N, N)), MaskOperator)
+    for masks in (array, torch.from_numpy(array)):
+        assert isinstance(read_operator(masks, IMAGE, (N, N)), MaskOperator)
 
 
 def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
