@@ -62,10 +62,11 @@ reproduce: $(VENV)/.check
 docs: $(VENV)/.check
 	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build
 
-## train the generators of the zoo again (minutes)
+## train the generators of the zoo and the plain VAEs of the benchmarks again (minutes)
 zoo: $(VENV)/.check
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	$(BIN)/python scripts/train_zoo.py
+	$(BIN)/python scripts/train_plain_vaes.py
 
 ## forget compiled kernels, after a change in one of their files
 clean-kernels:
