@@ -181,9 +181,9 @@ class Experiment:
         return paths
 
 
-def random(purpose: str, seed: int, *key: str | float) -> np.random.Generator:
-    """The stream of a purpose, such as "weights", "truth", "noise" or "starts", of an experiment's key."""
-    return stream(f"experiments, {purpose}", seed, *key)
+def random(purpose: str, *key: str | float) -> np.random.Generator:
+    """The stream of a purpose, such as "weights", "truth", "noise" or "starts"; keys are the seed, a name, the unit."""
+    return stream(f"experiments, {purpose}", *key)
 
 
 def draw_seed(rng: np.random.Generator) -> int:
