@@ -51,7 +51,7 @@ def _instances(
     """The codes (c, k) of c generated pictures, those and c real ones (2c, n), and their noise.
 
     Levels share pictures, and the noise but for its size; generators share the real ones, which have been held out of
-    the training of the zoo.
+    training.
     """
     network = generator.load()
     truth = random("truth", seed, "fig3", generator.name, batch).standard_normal((_BATCH, network.latent_dim))
@@ -158,7 +158,9 @@ def _beaten(numbers: Numbers, by: str, method: str = "GD, trained", level: str =
     """The least share, over the sources, of pictures on which ``by`` is closer to the truth than ``method``."""
     shares = []
     for source in _SOURCES if column == "mse" else ("generated",):
-        ours, theirs = (numbers.column(column, noise=level, source=source, method=m).astype(float) for m in (by, method))
+        ours, theirs = (
+            numbers.column(column, noise=level, source=source, method=m).astype(float) for m in (by, method)
+        )
         shares.append(float(np.mean(ours < theirs)))
     return min(shares)
 
@@ -166,7 +168,9 @@ def _beaten(numbers: Numbers, by: str, method: str = "GD, trained", level: str =
 def _closer(numbers: Numbers) -> list[Claim]:
     """Whether linf is closer to the clean picture than gradient descent, in every reading on one generator."""
 
-    def read(reading: str, by: str = "linf", method: str = "GD, trained", level: str = _READ, column: str = "mse") -> Claim:
+    def read(
+        reading: str, by: str = "linf", method: str = "GD, trained", level: str = _READ, column: str = "mse"
+    ) -> Claim:
         share = _beaten(numbers, by, method, level, column)
         sources = _SOURCES if column == "mse" else ("generated",)
         medians = [
@@ -262,13 +266,14 @@ def _claims(numbers: Numbers) -> list[Claim]:
 
 def _experiment(generators: Sequence[TrainedGenerator] = BOTH) -> Experiment:
     first = generators[0]
+    held = "of MNIST" if first.origin == "file" else "that were held out of training"
     return Experiment(
         name="fig3",
         title="Figure 3: noisy digits" + (f" by {first.name}, {first.shape}" if first.origin == "file" else ""),
         about=(
             f"{named(generators)} {_BATCH * _BATCHES} pictures of its own, codes N(0, I), as in the paper, and "
-            f"{_BATCH * _BATCHES} real digits that were held out of the zoo's training, with Gaussian noise of variance "
-            "0.3 on every pixel; once more with a standard deviation of 0.3, as the paper writes N(0, a) for level a and "
+            f"{_BATCH * _BATCHES} real digits {held}, with Gaussian noise of variance 0.3 on "
+            "every pixel; once more with a standard deviation of 0.3, as the paper writes N(0, a) for level a and "
             f"its code takes a for the deviation. The first {_DRAWN} of either are drawn, MSE: generated, real. GD makes "
             "up to 10,000 steps of length 1e-3 from a normal start. Two methods are told the noise, one of them also "
             "that codes are N(0, I). MSE: mean square of the picture's error against the clean one. The oracle is least "

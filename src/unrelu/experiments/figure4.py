@@ -77,9 +77,7 @@ def seen(mask: str, count: int, rng: np.random.Generator) -> Bools:
     return whole
 
 
-def _instances(
-    generator: TrainedGenerator, batch: int, seed: int, quick: bool
-) -> tuple[Array, Array, Bools]:
+def _instances(generator: TrainedGenerator, batch: int, seed: int, quick: bool) -> tuple[Array, Array, Bools]:
     """Codes (c, k), their pictures (c, n) and what each mask lets see of them (masks, c, n)."""
     network, key = generator.load(), (seed, "fig4", generator.name)
     truth = random("truth", *key, batch).standard_normal((_BATCH, network.latent_dim))
@@ -192,9 +190,7 @@ def _hidden_errors(axis: Axes, numbers: Numbers) -> None:
         at, kind = _mark(method, masks)
         for x, mask in zip(at, masks, strict=True):
             errors = np.maximum(_column(numbers, "mse", method, mask), 1e-17)
-            axis.plot(
-                np.full(len(errors), x), errors, ".", color=kind["color"], markersize=2, alpha=0.35, zorder=2
-            )
+            axis.plot(np.full(len(errors), x), errors, ".", color=kind["color"], markersize=2, alpha=0.35, zorder=2)
             axis.plot([x], [np.median(errors)], zorder=3, **kind)
     for i, mask in enumerate(masks):
         blank = np.median(_column(numbers, "mse", "identifiable", mask))

@@ -75,8 +75,11 @@ def _draw(numbers: Numbers) -> Figure:
 
 
 def _claims(numbers: Numbers) -> Sequence[Claim]:
-    return [claim for i, generator in enumerate(BOTH)
-            for claim in _one_generator(numbers.where(generator=generator.name), f"on the {generator.name}" if i else "")]
+    return [
+        claim
+        for i, generator in enumerate(BOTH)
+        for claim in _one_generator(numbers.where(generator=generator.name), f"on the {generator.name}" if i else "")
+    ]
 
 
 def _one_generator(numbers: Numbers, reading: str) -> list[Claim]:
