@@ -1,10 +1,10 @@
 """Gradient descent with other steps and starts than the paper states, and linear programs that are told the noise.
 
-The paper gives a step, a number of steps and a gradient norm to stop at, and not the loss nor the start. So what it says
-of gradient descent is read here in every way that we can think of: half the sum of the squares (as everywhere else),
-their sum, their mean; steps on a grid, the best of which is chosen on other instances than those it is judged by; starts
-from N(0, I), from small codes and from 0. The released code gives the linear programs the level of the noise, as their
-first threshold.
+The paper gives a step, a number of steps and a gradient norm to stop at, and neither the loss nor the start. So what it
+says of gradient descent is read here with half the sum of the squares (as everywhere else), their sum and their mean;
+with steps on a grid, the best of which is chosen on other instances than those it is judged by; and with starts from
+N(0, I), from small codes and from 0. The released code gives the linear programs the level of the noise, as their first
+threshold.
 """
 
 from __future__ import annotations
@@ -258,7 +258,8 @@ def _noisy_claims(numbers: Numbers, name: str) -> list[Claim]:
         best_told = middle["linf, told"] / middle["step 1"]
         claims += [
             Claim(
-                _PANELS[name], BETTER, f"largest median error of linf / that of GD: {said(best, '.3g')}.{counted}{tuning}",
+                _PANELS[name], BETTER,
+                f"largest median error of linf / that of GD: {said(best, '.3g')}.{counted}{tuning}",
                 Verdict.of(min(best.values(), default=9) < 1), "gradient descent that arrives is at the least-squares "
                 "code with every setting", _OTHER,
             ),
@@ -287,7 +288,7 @@ def _far(part: Numbers, method: str) -> float:
 
 def _collapse(numbers: Numbers, name: str) -> Claim:
     """Whether gradient descent fails from k = 60 with some setting that recovers short codes."""
-    activation, panel = PANELS[name]
+    panel = PANELS[name][1]
     reported = numbers.where(experiment=name, part=_REPORTED)
     long = [k for k in reported.distinct("k") if k >= COLLAPSE]
     found = {label: [share(errors(reported, k=k, method=label) <= SUCCESS) for k in long] for label in _labels(_STEPS)}
@@ -299,8 +300,8 @@ def _collapse(numbers: Numbers, name: str) -> Claim:
     tuned = _tuned(numbers, name, _STEPS)
     return Claim(
         panel, f"gradient descent fails completely from k = {COLLAPSE}",
-        f"recovered with 1,000 steps at k = {', '.join(map(str, long))}: {listed}. Not counted: it does not recover k = "
-        f"{_LATENT[0]}. Tuned on other instances: {tuned}",
+        f"recovered with 1,000 steps at k = {', '.join(map(str, long))}: {listed}. Not counted is what does not "
+        f"recover k = {_LATENT[0]}. Tuned on other instances: {tuned}",
         Verdict.of(any(max(found[s]) <= _GONE for s in works), any(min(found[s]) <= _GONE for s in works)),
         "every setting that recovers short codes recovers some of these", _OTHER,
     )  # fmt: skip
@@ -316,8 +317,8 @@ def _trained_claims(numbers: Numbers) -> list[Claim]:
         claims.append(
             Claim(
                 "Section 5.2", STUCK,
-                f"within {_RECOVERED:g} of the code: {said(found, '.0%')}; median errors {said(close, '.2g')}. Tuned on "
-                f"other instances: {tuned}, {found[tuned]:.0%}",
+                f"within {_RECOVERED:g} of the code: {said(found, '.0%')}; median errors {said(close, '.2g')}. Tuned "
+                f"on other instances: {tuned}, {found[tuned]:.0%}",
                 Verdict.of(found[tuned] < 0.5, found[tuned] < _WELL),
                 "a longer step gets there", ", ".join(filter(None, (f"on the {generator.name}" if i else "", _OTHER))),
             )
@@ -341,11 +342,11 @@ EXPERIMENTS = {
             f"Random ReLU networks {'-'.join(map(str, SIZES))} ({_COUNTS[_REPORTED]} with {_CODES} codes each, noise "
             f"{_LEVELS[0]:g} and {_LEVELS[1]:g}, uniform and Gaussian), k-{HIDDEN}-{OUTPUT} "
             f"({_COUNTS_2[_REPORTED]} with {_CODES_2} codes each at every k, no noise), and {_CODES_TRAINED} codes of "
-            f"either trained network, no noise. {named(BOTH)} GD makes 1,000 steps on random networks and 10,000 on trained "
-            "ones, as in the paper, with the step and the loss as named: where it is not half the sum of squares, the step "
-            "is that which the paper's would be. It starts from N(0, I), from 0, or from 0.01 N(0, I). The best step is "
-            "chosen on instances of their own. A setting is a reading of the paper only if it recovers codes of length "
-            f"{_LATENT[0]} on random networks, as in its Figure 2."
+            f"either trained network, no noise. {named(BOTH)} GD makes 1,000 steps on random networks and 10,000 on "
+            "trained ones, as in the paper, along the gradient of half the sum of squares with the step as named; that "
+            "of the sum and that of the mean are the same with other steps. It starts from N(0, I), from 0, or from "
+            f"{_SCALE:g} N(0, I). The best step is chosen on instances of their own. A setting is a reading of the "
+            f"paper only if it recovers codes of length {_LATENT[0]} on random networks, as in its Figure 2."
         ),
         columns=("experiment", "part", "network", "k", "noise", "code", "method", "error"),
         units=_units,

@@ -204,11 +204,10 @@ def _experiment(name: str, activation: str, panel: str) -> Experiment:
         name=name,
         title=f"{panel}: recovery without noise against the latent dimension, {activation}",
         about=(
-            f"{_NETWORKS} networks k-{HIDDEN}-{OUTPUT} a size with weights N(0, 1/n_i), {_CODES} codes N(0, I) of each, "
-            "no noise. A "
-            f"code is recovered if its relative error is at most {SUCCESS:g}. GD makes up to 1,000 steps of length 1, "
-            f"and on {_LONG_NETWORKS} networks a size up to 10,000. An instance is identifiable if the Jacobian at its "
-            "code has rank k."
+            f"{_NETWORKS} networks k-{HIDDEN}-{OUTPUT} a size with weights N(0, 1/n_i), {_CODES} codes N(0, I) of "
+            f"each, no noise. A code is recovered if its relative error is at most {SUCCESS:g}. GD makes up to 1,000 "
+            f"steps of length 1, and on {_LONG_NETWORKS} networks a size up to 10,000. An instance is identifiable if "
+            "the Jacobian at its code has rank k."
         ),
         columns=("k", "network", "code", "method", "error", "success", "seconds"),
         units=_units,

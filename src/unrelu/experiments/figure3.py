@@ -107,7 +107,7 @@ def _draw(generators: Sequence[TrainedGenerator], numbers: Numbers) -> Figure:
     grid = [_joined(lines) for lines in zip(*(pictures for pictures, _ in parts), strict=True)]
     labels = ["clean", f"observed\nMSE {_VARIANCE:g}", *(_LABELS.get(method, method) for method in _RUN)]
     for i, method in enumerate(_RUN, 2):
-        labels[i] += "\nMSE " + "; ".join(medians[method] for _, medians in parts)
+        labels[i] += "\n" + "; ".join(medians[method] for _, medians in parts)
     columns = [""] * len(grid[0])
     for i, generator in enumerate(generators):
         first = 2 * (_DRAWN + 1) * i
@@ -274,10 +274,10 @@ def _experiment(generators: Sequence[TrainedGenerator] = BOTH) -> Experiment:
             f"{named(generators)} {_BATCH * _BATCHES} pictures of its own, codes N(0, I), as in the paper, and "
             f"{_BATCH * _BATCHES} real digits {held}, with Gaussian noise of variance 0.3 on "
             "every pixel; once more with a standard deviation of 0.3, as the paper writes N(0, a) for level a and "
-            f"its code takes a for the deviation. The first {_DRAWN} of either are drawn, MSE: generated, real. GD makes "
-            "up to 10,000 steps of length 1e-3 from a normal start. Two methods are told the noise, one of them also "
-            "that codes are N(0, I). MSE: mean square of the picture's error against the clean one. The oracle is least "
-            "squares with all ReLU signs known."
+            f"its code takes a for the deviation. The first {_DRAWN} of either are drawn. GD makes up to 10,000 "
+            "steps of length 1e-3 from a normal start. Two methods are told the noise, one of them also that codes are "
+            "N(0, I). MSE: mean square of the picture's error against the clean one, beside the pictures the medians "
+            "of generated and real ones. The oracle is least squares with all ReLU signs known."
         ),
         columns=("generator", "noise", "source", "image", "method", "mse", "error", "code", "seconds"),
         units=partial(_units, generators),

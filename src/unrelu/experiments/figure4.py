@@ -121,7 +121,7 @@ def _measure(generators: Sequence[TrainedGenerator], unit: Unit, seed: int, quic
 
 
 def _draw(generators: Sequence[TrainedGenerator], numbers: Numbers) -> Figure:
-    """Some pictures of the first generator under every mask; below, how many codes of each were found, and the errors."""
+    """Some pictures of the first generator under every mask; below, the codes found of each, and the errors."""
     first = generators[0]
     part = numbers.where(generator=first.name)
     _, clean, visible = _instances(first, 0, numbers.seed, numbers.quick)
@@ -164,7 +164,7 @@ def _summary(figure: Figure | SubFigure, parts: dict[str, Numbers]) -> None:
     legend(figure, axes[0, 0], 5)
 
 
-def _mark(method: str, masks: Sequence[str]) -> tuple[Array, dict[str, Any]]:
+def _mark(method: str, masks: Sequence[str]) -> tuple[npt.NDArray[np.floating], dict[str, Any]]:
     """Where a method is drawn beside the others, and how."""
     style, place = STYLES[method], list(_RUN).index(method)
     at = np.arange(len(masks)) + 0.11 * (place - (len(_RUN) - 1) / 2)
@@ -305,11 +305,11 @@ def _experiment(generators: Sequence[TrainedGenerator] = BOTH) -> Experiment:
         about=(
             f"{named(generators)} {_BATCH * _BATCHES} pictures of each, codes N(0, I), no noise, under "
             f"five masks; {_DRAWN} of {first.name} are drawn, with hidden pixels in blue. `projected` is projected "
-            "gradient descent with linf inside, with Shah and Hegde's step 0.5 and 10 projections; `filling` takes step "
-            "1 and up to 50 projections, and `lm` the same with Levenberg-Marquardt inside. `linf` is layer-wise on "
-            f"the observed pixels. GD makes up to 10,000 steps of length 1e-3, adam is CSGM's with {_ADAM_STARTS} "
-            "starts. An instance is identifiable if the Jacobian of the observed pixels at its code has full rank. "
-            "Blank: the mean square of the hidden pixels. Errors below 1e-17 are drawn there."
+            "gradient descent with linf inside, with Shah and Hegde's step 0.5 and 10 projections; `filling` takes "
+            "step 1 and up to 50 projections, and `lm` the same with Levenberg-Marquardt inside. `linf` is "
+            "layer-wise on the observed pixels. GD makes up to 10,000 steps of length 1e-3, adam is CSGM's with "
+            f"{_ADAM_STARTS} starts. An instance is identifiable if the Jacobian of the observed pixels at its code "
+            "has full rank. Blank: the mean square of the hidden pixels. Errors below 1e-17 are drawn there."
         ),
         columns=("generator", "mask", "image", "method", "error", "mse", "success", "code", "seconds"),
         units=partial(_units, generators),

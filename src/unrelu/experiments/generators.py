@@ -1,8 +1,8 @@
 """The trained generators that Figures 1(c), 1(d), 3 and 4 run on: the zoo's, a plain VAE, or one from a file.
 
 The paper's authors published weights of a 20-60-784 decoder without biases and of a LeakyReLU 20-200-500-784 one in
-https://github.com/cecilialeiqi/InvertGAN_LP, without a licence, so that they cannot be part of this package. Who has the
-files can run the figures on them.
+https://github.com/cecilialeiqi/InvertGAN_LP, without a licence, so that they cannot be part of this package. Who has
+the files can run the figures on them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from unrelu import zoo
 from unrelu.benchmarks import plain_vae
 from unrelu.errors import InputError
+from unrelu.loaders import load
 from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
-from unrelu.terminal import network_of
 
 __all__ = ["BOTH", "PIXELS", "PLAIN_VAE", "ZOO", "TrainedGenerator", "from_file", "from_record", "named"]
 
@@ -70,16 +70,21 @@ class TrainedGenerator:
 
 @cache
 def _loaded(generator: TrainedGenerator) -> Network:
+    if generator.origin == "zoo":
+        return zoo.load(generator.model)
     if generator.origin == "plain VAE":
         return plain_vae.load(generator.model)
-    return network_of(generator.model, generator.layers, generator.activation, None, quiet=True)
+    layers, activation = ([name.strip() for name in text.split(",")] if text else None
+                          for text in (generator.layers, generator.activation))  # fmt: skip
+    # One name is that of every layer.
+    return load(generator.model, layers, activation[0] if activation and len(activation) == 1 else activation)
 
 
 ZOO = TrainedGenerator("mnist-relu", "the zoo's `mnist-relu`, 20-60-784, trained on MNIST digits", "zoo", "mnist-relu")
 PLAIN_VAE = TrainedGenerator(
     "plain VAE",
-    "the decoder of a plain VAE, 20-60-784 without biases, a ReLU after every layer, trained with a Gaussian likelihood "
-    "alone, as the authors' published weights are",
+    "the decoder of a plain VAE, 20-60-784 without biases, a ReLU after every layer, trained with a Gaussian "
+    "likelihood and nothing else",
     "plain VAE",
     plain_vae.NAMES[0],
 )
@@ -100,20 +105,18 @@ def from_file(model: str, layers: str | None, activation: str | None) -> Trained
         ModelError: the file cannot be read, as :func:`unrelu.load` says.
         UnsupportedModelError: layer-wise methods cannot invert it.
     """
-    network = network_of(model, layers, activation, None)
+    network = TrainedGenerator(model, "", "file", model, layers, activation).load()
     if network.output_dim != PIXELS:
         raise InputError(
-            f"{model} gives outputs of shape {network.output_shape}; the figures are about digits of 28 x 28 pixels, so "
-            f"name a decoder with {PIXELS} outputs, or its layers in the file: --layers fc3,fc4"
+            f"{model} gives outputs of shape {network.output_shape}; the figures are about digits of 28 x 28 pixels, "
+            f"so name a decoder with {PIXELS} outputs, or its layers in the file: --layers fc3,fc4"
         )
     check_invertible(network, "linf")
-    path = Path(model)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    path = Path(model).resolve()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     sizes = (network.latent_dim, *(layer.n_out for layer in network.layers))
-    return from_record(
-        {"name": path.name, "sha256": digest, "layers": layers, "activation": activation, "sizes": sizes},
-        str(path.resolve()) if path.exists() else model,
-    )
+    record = {"name": path.name, "sha256": digest, "layers": layers, "activation": activation, "sizes": sizes}
+    return from_record(record, str(path))
 
 
 def from_record(record: dict[str, Any], model: str = "") -> TrainedGenerator:
@@ -121,8 +124,7 @@ def from_record(record: dict[str, Any], model: str = "") -> TrainedGenerator:
     sizes = tuple(int(size) for size in record["sizes"])
     name = str(record["name"])
     shape = "-".join(map(str, sizes))
-    digest = f", SHA-256 {record['sha256'][:12]}..." if record["sha256"] else ""
     return TrainedGenerator(
-        name, f"`{name}`, {shape}{digest}, with the weights of its file", "file", model, record["layers"],
+        name, f"`{name}`, {shape}, SHA-256 {record['sha256'][:12]}...", "file", model, record["layers"],
         record["activation"], sizes, str(record["sha256"]),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Variants that only a laboratory has: they know what a user does not, or are programs as they are written in the paper.
+"""Variants that only a laboratory has: they know what a user does not, or are programs as the paper writes them.
 
 They are run to try a claim of the paper in another reading, and are no methods of the library.
 """
@@ -117,10 +117,10 @@ def program_times(network: Network, y: Array, eps: float) -> dict[str, Array]:
         on, n = x > eps, len(x)
         upper, lower = np.hstack([w, -np.eye(n)]), np.hstack([-w[on], -np.eye(n)[on]])
         written = {
-            "l1": dict(c=np.r_[np.zeros(w.shape[1]), np.ones(n)], A_ub=np.vstack([upper, lower]),
-                       b_ub=np.r_[x - b, b[on] - x[on]], bounds=[(low, None)] * w.shape[1] + [(0, None)] * n),
-            "relaxed": dict(c=-np.maximum(x, 0) @ w, A_ub=w, b_ub=np.maximum(x, 0) + eps - b,
-                            bounds=[(low, None)] * w.shape[1]),
+            "l1": {"c": np.r_[np.zeros(w.shape[1]), np.ones(n)], "A_ub": np.vstack([upper, lower]),
+                   "b_ub": np.r_[x - b, b[on] - x[on]], "bounds": [(low, None)] * w.shape[1] + [(0, None)] * n},
+            "relaxed": {"c": -np.maximum(x, 0) @ w, "A_ub": w, "b_ub": np.maximum(x, 0) + eps - b,
+                        "bounds": [(low, None)] * w.shape[1]},
         }  # fmt: skip
         for name, program in written.items():
             begin = time.perf_counter()

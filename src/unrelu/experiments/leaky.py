@@ -134,7 +134,8 @@ def _as_good(numbers: Numbers) -> list[Claim]:
         return Claim(
             "Remark 1", says,
             f"median error of {method} / that of {same.partition(',')[0]} on the same weights with ReLU, over noise "
-            f"levels: {spread(ratio)}", Verdict.of(bool(ratio.max() <= 1), bool(np.median(ratio) <= 1)), reason, reading,
+            f"levels: {spread(ratio)}", Verdict.of(bool(ratio.max() <= 1), bool(np.median(ratio) <= 1)), reason,
+            reading,
         )  # fmt: skip
 
     found = {
@@ -148,8 +149,8 @@ def _as_good(numbers: Numbers) -> list[Claim]:
         read("whole networks are inverted at once, by auto", "auto", _SAME_AUTO, "it is not so at every level"),
         Claim(
             "Remark 1", says, f"recovered by exact to {_SUCCESS:g}: LeakyReLU {found['exact']:.1%}, ReLU "
-            f"{found[_SAME_EXACT]:.1%}", Verdict.of(found["exact"] >= found[_SAME_EXACT]), "ReLU is recovered more often",
-            "without noise",
+            f"{found[_SAME_EXACT]:.1%}", Verdict.of(found["exact"] >= found[_SAME_EXACT]),
+            "ReLU is recovered more often", "without noise",
         ),
     ]  # fmt: skip
 
@@ -184,10 +185,10 @@ EXPERIMENTS = {
         title="Remark 1: LeakyReLU(0.1) under noise",
         about=(
             f"{_NETWORKS} random networks 20-100-200-500 with weights N(0, 1/n_i), {_CODES} codes N(0, I) of each, and "
-            f"{_PLACES * _CODES_TRAINED} codes of the zoo's `{_TRAINED}` (20-200-500-784); uniform noise U(-a, a). No method is told the noise. The oracle "
-            "is least squares with all signs known. The dashed line is linf on the same weights with ReLU; `linf, "
-            "negative off` takes a negative output for that of a ReLU that is off. GD makes "
-            "1,000 steps of length 1 on random networks, 10,000 of 1e-3 on the trained one."
+            f"{_PLACES * _CODES_TRAINED} codes of the zoo's `{_TRAINED}` (20-200-500-784); uniform noise U(-a, a). No "
+            "method is told the noise. The oracle is least squares with all signs known. The dashed line is linf on "
+            "the same weights with ReLU; `linf, negative off` takes a negative output for that of a ReLU that is off. "
+            "GD makes 1,000 steps of length 1 on random networks, 10,000 of 1e-3 on the trained one."
         ),
         columns=("network", "noise", "place", "code", "method", "error", "seconds"),
         units=_units,

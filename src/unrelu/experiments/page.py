@@ -26,17 +26,17 @@ those of other papers. All networks, codes, noise and starts are drawn from stre
 which was fixed before the first run; the methods run with their defaults, or as stated.
 
 A claim of the paper that does not come out as it says it is tried in other *readings* as well: another loss, step or
-start of gradient descent where the paper does not say which, the stopping rule of the released code, a generator trained
-as the authors train theirs. A claim of a paper holds if it does as it is run in its figure, and partly if it does so in
-another reading only. A claim of ours has to hold in all.
+start of gradient descent where the paper does not say which, the stopping rule of the released code, a generator
+trained as the authors train theirs. A claim of a paper holds if it does as it is run in its figure, and partly if it
+does so in another reading only. A claim of ours has to hold in all.
 """
 
 _CHANGES = """## What changed since the first version
 
-- *The authors' weights.* The first version said that the authors did not publish their trained network. They did: their
-  repository, https://github.com/cecilialeiqi/InvertGAN_LP, has the weights of a 20-60-784 decoder without biases (by its
-  name, of a VAE) and of a LeakyReLU 20-200-500-784 one. They come without a licence and cannot be part of this package,
-  so no number here is of them. Who has the files can run Figures 1(c), 1(d), 3 and 4 on them:
+- *The authors' weights.* The first version said that the authors did not publish their trained network. They did:
+  their repository, https://github.com/cecilialeiqi/InvertGAN_LP, has the weights of a 20-60-784 VAE without biases and
+  of a LeakyReLU 20-200-500-784 one. They come without a licence and cannot be part of this package, so no number here
+  is of them. Who has the files can run Figures 1(c), 1(d), 3 and 4 on them:
   `unrelu reproduce fig1c fig1d fig3 fig4 --network FILE --layers fc3,fc4 --activation relu`, and for the other one
   `--layers fc3,fc4,fc5 --activation leaky_relu:0.1`.
 - *Readings.* What did not come out as the paper says it is tried in other readings. The overview lists which, and what

@@ -101,7 +101,8 @@ def _one_generator(numbers: Numbers, reading: str) -> list[Claim]:
             "of 1e-3 are too short", reading,
         ),
         Claim(
-            "Section 5.2", STUCK, f"after 10,000 steps of 1e-3 not within {_FOUND:g} of the code: {1 - within[_GD]:.0%}",
+            "Section 5.2", STUCK,
+            f"after 10,000 steps of 1e-3 not within {_FOUND:g} of the code: {1 - within[_GD]:.0%}",
             Verdict.of(within[_GD] < 0.5, within[_GD] < 0.95), "most runs get there",
             ", ".join(filter(None, (reading, "stuck is what has not arrived after the paper's steps"))),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ _SLOW, _ALONE_SLOW, _BATCH_SLOW = ("GD, trained", "adam"), 3, 10
 # Gradient descent that goes on, to the paper's gradient norm or as far as 500,000 steps of 1e-3 in ten times their
 # length: of this many codes, one at a time.
 _ON, _ON_CODES, _ON_FACTOR = "GD, going on", 2, 10
-_ON_OPTIONS = {"learning_rate": 1e-2, "max_iterations": 50_000}
+_ON_OPTIONS: dict[str, Any] = {"learning_rate": 1e-2, "max_iterations": 50_000}
 _METHODS = ("exact", "linf", "l1", "relaxed", "least_squares", "lm", "GD", "adam", "auto")
 # An error below this leaves a code of use; the paper's minutes, in seconds.
 _USEFUL, _MINUTES = 0.1, 60.0
@@ -207,8 +208,8 @@ EXPERIMENTS = {
             f"methods, which need no warm-up) and in a batch of {_BATCH} ({_BATCH_SLOW}), on one core. Random ReLU "
             f"networks and two of the zoo, uniform noise {_LEVEL:g}; exact gets outputs without noise. Errors below "
             f"{_TINY:g} are drawn there. GD is the paper's: 1,000 steps on random networks, 10,000 on trained ones. "
-            f"adam makes 1,000 steps from 10 starts. For the time of 500,000 steps of 1e-3, {_ON_CODES} codes get 50,000 "
-            "of 1e-2, of which one takes as long."
+            f"adam makes 1,000 steps from 10 starts. For the time of 500,000 steps of 1e-3, {_ON_CODES} codes "
+            "get 50,000 of 1e-2, of which one takes as long."
         ),
         columns=("network", "method", "batch", "code", "error", "seconds"),
         units=_units,
