@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from unrelu import cli
 from unrelu.errors import InputError, ModelError, OptionError
-from unrelu.experiments import ON_A_NETWORK, load
+from unrelu.experiments import ON_A_NETWORK, figure4, load
 from unrelu.experiments.experiment import Numbers, random
 from unrelu.experiments.generators import from_file, from_record
+from unrelu.experiments.instances import METHODS
 from unrelu.experiments.page import page
 
 K, HIDDEN, PIXELS = 4, 12, 784
@@ -67,6 +68,17 @@ def test_a_leaky_network_is_taken(tmp_path, name):
     assert generator.load().layers[0].activation.slope == 0.1
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Gradient descent and projections of some steps: what the figures say of it is tested elsewhere."""
+    short = {"max_iterations": 20}
+    for table in (METHODS, figure4._RUN):
+        for label, (method, options) in table.items():
+            if method in ("gradient_descent", "projected", "adam"):
+                monkeypatch.setitem(table, label, (method, {**options, **short}))
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_figures_run_on_a_file(tmp_path, monkeypatch):
     path = saved(tmp_path, "pth")
     monkeypatch.chdir(tmp_path)

@@ -171,7 +171,7 @@ def _robust(part: Numbers, name: str, reading: str, method: str) -> Claim:
         f"{said(far, '.1%')}; with an error above {_LOST:g} or no code: {said(lost, '.1%')}",
         Verdict.of(all(fewer) and strictly, any(fewer) and strictly),
         "no sign is decided in its constraints, but its threshold still has to be found, and errors of a layer "
-        "become those of the next", reading,
+        "become those of the next" if not all(fewer) else "l1 has no more of either", reading,
     )  # fmt: skip
 
 
