@@ -136,8 +136,9 @@ EXPERIMENTS = {
         about=(
             f"{_NETWORKS} random ReLU networks 20-100-500-n for every n, with weights N(0, 1/n_i), {_CODES} codes "
             f"N(0, I) of each, and {_DCGAN_CODES} codes of the zoo's `{_DCGAN}` (20-3136-6272-784, tanh output), no "
-            f"noise. A code is recovered if its relative error is at most {_SUCCESS:g}, and identifiable if the Jacobian has rank 20. GD makes up to 1,000 steps "
-            "of length n / 500, on the DCGAN 10,000 of 1e-3; adam 1,000 from 10 starts. The layer-wise methods refuse "
+            f"noise. A code is recovered if its relative error is at most {_SUCCESS:g}, and identifiable if the "
+            "Jacobian has rank 20. GD makes up to 1,000 steps of length n / 500, on the DCGAN 10,000 of 1e-3; adam "
+            "1,000 from 10 starts. The layer-wise methods refuse "
             "the DCGAN: its second layer is too large for their factorisations."
         ),
         columns=("network", "outputs", "place", "code", "method", "error", "success", "seconds"),

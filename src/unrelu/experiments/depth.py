@@ -138,8 +138,8 @@ EXPERIMENTS = {
         about=(
             f"{_NETWORKS} random ReLU networks of the first d layers of {'-'.join(map(str, _SIZES))} for every d, "
             f"weights N(0, 1/n_i), each layer at least 2.4 times as wide as the one before; {_CODES} codes N(0, I) of "
-            f"each. Uniform noise {_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of length "
-            "1, or (scaled step) of 1 / |J|² at another random code."
+            f"each. Uniform noise {_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of "
+            "length 1, or (scaled step) of 1 / |J|² at another random code."
         ),
         columns=("depth", "network", "noise", "code", "method", "error", "seconds"),
         units=_units,
