@@ -38,7 +38,7 @@ _PANELS = {"fig1a": "Figure 1(a)", "fig1b": "Figure 1(b)"}
 _LEVELS = (1e-6, 1e-3)
 _CODES = 5  # of each random network
 _COUNTS = {_TUNING: 3, _REPORTED: 10}  # networks of Figure 1
-_COUNTS_2 = {_TUNING: 1, _REPORTED: 4}  # networks of Figure 2, a size
+_COUNTS_2 = {_TUNING: 1, _REPORTED: 3}  # networks of Figure 2, a size
 _CODES_2 = 10
 # The first shows that gradient descent works as in the paper.
 _LATENT = (20, 60, 90, 120)

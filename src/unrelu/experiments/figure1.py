@@ -19,7 +19,7 @@ __all__ = ["BETTER", "EXPERIMENTS", "OUTLIERS", "SIMILAR", "SIZES", "on_a_networ
 
 SIZES = (20, 100, 500)
 _NETWORKS, _CODES = 20, 5  # random networks, and codes of each
-_BATCHES, _BATCH = 3, 25  # batches of codes of a trained network that are inverted together
+_BATCHES, _BATCH = 2, 25  # batches of codes of a trained network that are inverted together
 # What the paper says of random networks, and is tried in other readings as well.
 SIMILAR = "the linear programs perform similarly to gradient descent on average"
 OUTLIERS = "gradient descent produces more outliers"

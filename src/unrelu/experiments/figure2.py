@@ -24,7 +24,7 @@ _LATENT = (10, 30, *range(50, 100, 10), 100, 105, 107, 109, *range(110, 155, 5),
 _QUICK = (20, 60, 100, 110, 125, 140)
 _METHODS = ("linf", "exact", "auto", "GD")
 # Ten times the steps for as many networks, where they make a difference.
-_LONG, _LONG_NETWORKS, _LONG_LATENT = "GD, 10,000 steps", 5, range(60, 145, 10)
+_LONG, _LONG_NETWORKS, _LONG_LATENT = "GD, 10,000 steps", 5, range(60, 145, 20)
 _PUBLISHED_LIMIT, COLLAPSE, _SMALL = 109, 60, 50
 # Two counts agree if a difference as large as theirs is not rarer than this, over all k together.
 _LEVEL = 0.01

@@ -20,7 +20,7 @@ __all__ = ["EXPERIMENTS"]
 _SIZES = (20, 100, 200, 500)
 _TRAINED = "mnist-leaky"
 _CODES, _CODES_TRAINED = 5, 10  # of each random network, and of each unit of the trained one
-_NETWORKS, _PLACES = 8, 1  # random networks, and units of the trained one at each level
+_NETWORKS, _PLACES = 6, 1  # random networks, and units of the trained one at each level
 _SAME, _SAME_AUTO, _SAME_EXACT = "linf, ReLU", "auto, ReLU", "exact, ReLU"
 # Remark 1's first way: a negative output counts as that of a ReLU that is off.
 _INACTIVE = "linf, negative off"

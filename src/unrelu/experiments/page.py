@@ -43,8 +43,8 @@ _CHANGES = """## What changed since the first version
   came out. Figures 1(c), 1(d), 3 and 4 run on a plain VAE besides the zoo's generator, which is like the authors'.
 - *Streams of their own.* Truths, noise, weights and starts come from different streams. Before, a method's start could
   equal a truth that was drawn from the same seed. All instances are other draws than in the first version.
-- *Fewer runs.* Each section says how many runs it has. Where the verdict allowed it they are fewer than in the first
-  version, for example 100 a noise level or latent dimension instead of 200 in Figures 1(a), 1(b) and 2.
+- *Fewer runs.* Each section says how many runs it has; where the verdict allowed it, they are fewer than in the first
+  version.
 """
 
 _DIFFERENCES = """\
