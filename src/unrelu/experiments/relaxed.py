@@ -61,9 +61,9 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
             rows += [(which, kind, level, index, i, method, error[i], result.seconds[i]) for i in range(codes)]
         error = relative_error(relaxed_knowing(network, clean + level * e, truth, level), truth)
         rows += [(which, kind, level, index, i, _KNOWING, error[i], None) for i in range(codes)]
-        # A few are enough to tell their times apart.
-        for name, seconds in program_times(network, (clean + level * e)[: index < _TIMED], level).items():
-            rows += [(which, kind, level, index, i, _WRITTEN[name], None, value) for i, value in enumerate(seconds)]
+        if index < _TIMED:
+            for name, seconds in program_times(network, clean[:1] + level * e[:1], level).items():
+                rows.append((which, kind, level, index, 0, _WRITTEN[name], None, seconds[0]))
     return rows
 
 

@@ -22,7 +22,8 @@ _CODES, _BATCHES = 25, 2
 _GD, _FURTHER, _LM, _AUTO = "GD", "GD, 500,000 steps further", "lm from GD's end", "auto"
 # Ten times the paper's step, and 50,000 of them: as far as 500,000 of its steps.
 _STEP, _STEPS = 1e-2, 50_000
-_FOUND = 1e-3
+# A run has arrived if the code is this close, or if this share of the picture's energy is missed at most.
+_FOUND, _EXACT = 1e-3, 1e-12
 _SMALLEST = 1e-16  # smaller errors are drawn here
 _STYLES = {
     _GD: STYLES["GD"], _FURTHER: Style("#e69f00", "", "--"), _LM: Style("#8c6bb1", "", "-."), _AUTO: STYLES["auto"],
@@ -84,32 +85,34 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
 
 def _one_generator(numbers: Numbers, reading: str) -> list[Claim]:
     every = {method: errors(numbers, method=method) for method in numbers.distinct("method")}
-    within = {method: share(found <= _FOUND) for method, found in every.items()}
+    # A picture may have several codes: one of them is not stuck.
+    fits = {m: numbers.column("missed", method=m).astype(float) <= _EXACT for m in every}
+    arrived = {m: (found <= _FOUND) | fits[m] for m, found in every.items()}
+    within = {method: share(found) for method, found in arrived.items()}
     # What neither more steps nor a second-order method reaches from where gradient descent ended.
-    stuck = share((every[_FURTHER] > _FOUND) & (every[_LM] > _FOUND))
+    stuck = share(~arrived[_FURTHER] & ~arrived[_LM])
     missed = np.median(numbers.column("missed", method=_GD).astype(float))
     steps = f"{_STEPS:,} steps of {_STEP:g} from there" if not numbers.quick else "more steps from there"
-    measured = (
-        f"after 10,000 steps of 1e-3 within {_FOUND:g} of the code: {within[_GD]:.0%}, median error "
-        f"{np.median(every[_GD]):.2g}, though only {missed:.1%} of the picture's energy are missed; after {steps} "
-        f"{within[_FURTHER]:.0%}; lm from there {within[_LM]:.0%}. Found by neither: {stuck:.0%}"
-    )
+    others = share(fits[_AUTO] & (every[_AUTO] > _FOUND))
     return [
         Claim(
-            "Section 5.2", STUCK, measured, Verdict.of(stuck > 0.5, stuck >= 0.05),
-            "most runs had not arrived: the picture hardly changes along some directions of the code, in which steps "
+            "Section 5.2", STUCK,
+            f"arrived after 10,000 steps of 1e-3: {within[_GD]:.0%}, median error of the code "
+            f"{np.median(every[_GD]):.2g}, median share of the picture's energy that is missed {missed:.1%}; after {steps} {within[_FURTHER]:.0%}; lm "
+            f"from there {within[_LM]:.0%}. By neither: {stuck:.0%}",
+            Verdict.of(stuck > 0.5, stuck >= 0.05),
+            "many runs had not arrived: the picture hardly changes along some directions of the code, in which steps "
             "of 1e-3 are too short", reading,
         ),
         Claim(
-            "Section 5.2", STUCK,
-            f"after 10,000 steps of 1e-3 not within {_FOUND:g} of the code: {1 - within[_GD]:.0%}",
+            "Section 5.2", STUCK, f"not arrived after 10,000 steps of 1e-3: {1 - within[_GD]:.0%}",
             Verdict.of(within[_GD] < 0.5, within[_GD] < 0.95), "most runs get there",
             ", ".join(filter(None, (reading, "stuck is what has not arrived after the paper's steps"))),
         ),
         Claim(
-            "unrelu, Section 5.2", "auto finds the code of every one of these pictures",
-            f"within {_FOUND:g}: {within[_AUTO]:.0%}", Verdict.of(within[_AUTO] == 1, within[_AUTO] >= 0.95),
-            "another code fits as well, or the search stopped at one that fits worse", reading,
+            "unrelu, Section 5.2", "auto finds a code of every one of these pictures",
+            f"arrived: {within[_AUTO]:.0%}, {others:.0%} at another code that fits exactly",
+            Verdict.of(within[_AUTO] == 1, within[_AUTO] >= 0.95), "the search stopped at one that fits worse", reading,
         ),
     ]  # fmt: skip
 
@@ -121,7 +124,8 @@ EXPERIMENTS = {
         about=(
             f"{named(BOTH)} {_CODES * _BATCHES} codes N(0, I) of each, no noise. GD is the paper's: 10,000 steps of "
             f"1e-3 from a normal start. From where it ends, {_STEPS:,} steps of {_STEP:g} follow, and "
-            "Levenberg-Marquardt (lm). A run was stuck if neither of the two gets to the code."
+            f"Levenberg-Marquardt (lm). A run has arrived within {_FOUND:g} of the code, or at another code of the "
+            f"same picture (up to {_EXACT:g} of its energy). It was stuck if neither of the two arrives."
         ),
         columns=("generator", "batch", "code", "method", "error", "missed", "status", "seconds"),
         units=_units,
