@@ -98,8 +98,8 @@ def _one_generator(numbers: Numbers, reading: str) -> list[Claim]:
         Claim(
             "Section 5.2", STUCK,
             f"arrived after 10,000 steps of 1e-3: {within[_GD]:.0%}, median error of the code "
-            f"{np.median(every[_GD]):.2g}, median share of the picture's energy that is missed {missed:.1%}; after {steps} {within[_FURTHER]:.0%}; lm "
-            f"from there {within[_LM]:.0%}. By neither: {stuck:.0%}",
+            f"{np.median(every[_GD]):.2g}, median share of the picture's energy that is missed {missed:.1%}; after "
+            f"{steps} {within[_FURTHER]:.0%}; lm from there {within[_LM]:.0%}. By neither: {stuck:.0%}",
             Verdict.of(stuck > 0.5, stuck >= 0.05),
             "many runs had not arrived: the picture hardly changes along some directions of the code, in which steps "
             "of 1e-3 are too short", reading,
