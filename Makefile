@@ -34,7 +34,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## the benchmark tables: start-up, time limits, recovery, identifiability, baselines, data sets, layer programs, search and proofs against their peers (hours)
+## the benchmark tables: the verdict, start-up, time limits, recovery, identifiability, baselines, data sets, layer programs, search and proofs against their peers (hours)
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
@@ -44,6 +44,7 @@ bench: $(VENV)/.check
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prior.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/degenerate.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
 	$(BIN)/python benchmarks/datasets.py
 	for what in layers throughput network cold-start search certify; do \
 	  OMP_NUM_THREADS=1 $(BIN)/unrelu benchmark $$what --output benchmark-$$what --overwrite || exit 1; done

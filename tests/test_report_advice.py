@@ -1,4 +1,4 @@
-"""What the page advises: fits above the stated noise, warnings of the run, and a script that computes the same."""
+"""What the page advises: fits above the stated noise, and a script that computes the same."""
 
 from __future__ import annotations
 
@@ -63,18 +63,6 @@ def test_nothing_needs_attention_where_everything_fits(tmp_path):
     assert "Nothing: every observation fits the stated noise." in Page(write_report(found.folder)).text
 
 
-def test_warnings_of_the_run_are_shown_at_the_top_and_where_attention_is_asked_for(tmp_path):
-    found = run(tmp_path / "out", saved(tmp_path, observations(5)), method="auto", noise="gaussian:0.2")
-    noted(found.folder, warnings=["the data are <bytes>", "second", "third"])
-    page = Page(write_report(found.folder))
-    top, below = page.text.split("What needs attention")
-    assert "Warning: the data are <bytes>" in top
-    assert "1 more warning" in top
-    assert "the data are <bytes> second third" in below
-    assert "Nothing: every" not in page.text
-    assert not page.all("bytes")
-
-
 @pytest.mark.parametrize(
     ("given", "norm", "objective"),
     [
@@ -111,6 +99,7 @@ def test_the_script_computes_the_same(tmp_path, monkeypatch):
     assert "    max_iterations=20" in shown
     assert 'if __name__ == "__main__":' in shown
     assert f"unrelu.load('{tmp_path / 'g.npz'}', activation='relu')" in shown
+    assert "    scale='none'" in shown
     shutil.rmtree("out")
     script = tmp_path / "elsewhere" / "again.py"
     script.parent.mkdir()

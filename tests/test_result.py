@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from support import image_network, random_network
 from unrelu.errors import InputError, OptionError
@@ -14,7 +15,8 @@ from unrelu.result import Inversion, Status
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()
-FIELDS = ("z", "x", "fun", "success", "status", "message", "nit", "seconds", "freedom", "rank", "identifiable")
+FIELDS = ("z", "x", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds", "freedom", "rank",
+          "identifiable")  # fmt: skip
 
 
 def judged(network=NET, batch=4, error=0.5, **options):
@@ -67,26 +69,84 @@ def test_a_batch_has_arrays_and_one_observation_has_scalars():
     assert one.x.shape == (1, 6, 6)
     types = {name: type(getattr(one, name)) for name in FIELDS[2:]}
     assert types == {
-        "fun": float, "success": bool, "status": Status, "message": str, "nit": int, "seconds": float, "freedom": int,
-        "rank": int, "identifiable": bool,
+        "fun": float, "success": bool, "p_value": float, "confidence": float, "status": Status,
+        "message": str, "nit": int, "seconds": float, "freedom": int, "rank": int, "identifiable": bool,
     }  # fmt: skip
     assert isinstance(one.residual(), float)
     assert one.residual() == pytest.approx(one.fun**0.5)
 
 
 @pytest.mark.parametrize(
-    ("noise", "status", "success"),
+    ("noise", "status", "success", "p_value"),
     [
-        (None, Status.CONVERGED, False),
-        ("gaussian:100", Status.NOISE_LEVEL, True),
-        ("uniform:0", Status.CONVERGED, False),
+        (None, Status.CONVERGED, False, np.nan),
+        ("gaussian:100", Status.NOISE_LEVEL, True, 1.0),
+        ("uniform:0", Status.MISFIT, False, 0.0),
+        ("gaussian:0.001", Status.MISFIT, False, 0.0),
     ],
 )
-def test_a_fit_to_the_noise_is_a_success(noise, status, success):
+def test_what_the_stated_noise_explains_is_a_success_and_nothing_else(noise, status, success, p_value):
     _, result = judged(noise=noise)
     assert set(result.status) == {status}
     assert set(result.success) == {success}
-    assert set(result.message) == {status.value}
+    np.testing.assert_allclose(result.p_value, p_value, atol=1e-9)
+    assert np.isnan(result.confidence).all()
+    suffix = "" if noise is None else f" (p = {p_value:.2g})"
+    assert set(result.message) == {status.value + suffix}
+
+
+@pytest.mark.parametrize("passed", [Status.REFOUND, Status.FOUND_ONCE, Status.CONVERGED, Status.NOT_UNIQUE])
+def test_a_misfit_is_no_success_however_often_it_was_found(passed):
+    z, result = judged(noise="gaussian:0.001")
+    result = Inversion.of(result.problem, z + 0.5, method="mine", status=passed, confidence=1.0)
+    assert set(result.status) == {Status.MISFIT}
+    assert not result.success.any()
+    assert (result.confidence == 1).all()  # which is another question
+
+
+def test_a_misfit_of_a_method_that_was_not_done_says_so():
+    z, result = judged(noise="gaussian:0.001")
+    passed = [Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.STOPPED, Status.SOLVER_FAILED]
+    result = Inversion.of(result.problem, z + 0.5, method="mine", status=passed)
+    assert result.status.tolist() == [Status.MISFIT, *passed[1:]]
+    assert result.message[0].endswith(
+        "(p = 0); stopped at the iteration limit before convergence: raise max_iterations"
+    )
+    assert (result.p_value == 0).all()
+    assert not result.success.any()
+
+
+@pytest.mark.parametrize(
+    ("confidence", "shift", "success", "status"),
+    [
+        (0.989, 1, False, Status.REFOUND),
+        (0.99, 1, True, Status.REFOUND),
+        (0.99, 0, False, Status.NO_EXACT_FIT),
+        (0.0, 0, False, Status.NO_EXACT_FIT),
+    ],
+)
+def test_without_stated_noise_a_code_has_to_be_sure_and_the_observation_noisy(confidence, shift, success, status):
+    z = np.random.default_rng(0).standard_normal((4, 3))
+    y = NET(z)
+    y[:, 0] += 0.1
+    y[:, 1] = -shift  # outside the range of a ReLU, or in it
+    problem = Problem.build(NET, y)
+    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=confidence)
+    assert set(result.success) == {success}
+    assert set(result.status) == {status}
+    assert result.message[0] == f"{status.value} (confidence {confidence:.2f})"
+
+
+def test_a_prior_keeps_codes_from_fitting_exactly():
+    """So there is nothing to say of noise that cannot be seen, and an exact fit is not the best code."""
+    z = np.random.default_rng(0).standard_normal((4, 3))
+    problem = Problem.build(NET, NET(z), prior=0.1)
+    near = Inversion.of(problem, 0.9 * z, method="mine", status=Status.REFOUND, confidence=0.995)
+    assert set(near.status) == {Status.REFOUND}
+    assert near.success.all()
+    exact = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=0.5)
+    assert set(exact.status) == {Status.EXACT_FIT}
+    assert (exact.confidence == 0.5).all()
 
 
 @pytest.mark.parametrize("passed", [Status.CONVERGED, Status.ITERATION_LIMIT, Status.NOT_REALIZABLE])
@@ -109,9 +169,15 @@ def test_statuses_may_differ_and_missing_codes_fit_nothing():
     assert np.isnan(result.x[1:]).all()
 
 
+def diagnosed(result, rank, freedom=(-1, -1, -1, -1), identifiable=(True, True, True, True)):
+    ranks = np.array(rank)
+    return result.with_diagnostics(ranks, np.array(freedom), np.array(identifiable), np.maximum(ranks, 0).astype(float))
+
+
 def test_freedom_turns_an_exact_fit_into_one_of_many():
     _, result = judged(error=0.0)
-    result = result.with_freedom(np.array([0, 2, -1, 0]))
+    assert (result.confidence == 1).all()
+    result = diagnosed(result, [3, 1, 3, 3], [0, 2, -1, 0])
     assert [str(s) for s in result.status] == ["EXACT_FIT", "NOT_UNIQUE", "EXACT_FIT", "EXACT_FIT"]
     assert result.message[1].endswith("more observed outputs would be needed (2 free dimensions)")
     assert result.success.all()
@@ -119,10 +185,18 @@ def test_freedom_turns_an_exact_fit_into_one_of_many():
 
 def test_identifiability_is_kept_beside_the_status():
     _, result = judged(error=0.0)
-    told = result.with_identifiability(np.array([3, 2, -1, 3]), np.array([True, False, False, True]))
+    told = diagnosed(result, [3, 2, -1, 3], identifiable=[True, False, False, True])
     assert told.rank.tolist() == [3, 2, -1, 3]
     assert told.identifiable.tolist() == [True, False, False, True]
     assert told.status.tolist() == result.status.tolist()
+
+
+def test_the_p_value_counts_the_degrees_of_freedom_that_the_fit_used_up():
+    _, result = judged(noise="gaussian:0.5")
+    told = diagnosed(result, [3, 0, -1, 20])
+    energy = (result.residual() / 0.5) ** 2
+    np.testing.assert_allclose(result.p_value, stats.chi2.sf(energy, 20))
+    np.testing.assert_allclose(told.p_value, stats.chi2.sf(energy, [17, 20, 20, 20]))
 
 
 def test_codes_are_copied():
@@ -156,6 +230,7 @@ def test_huge_codes_have_infinite_objectives_and_warn_of_nothing(size):
     _, result = judged(noise="gaussian:1")
     result = Inversion.of(result.problem, np.full((4, 3), size), method="mine", status=Status.DIVERGED)
     assert set(result.status) == {Status.DIVERGED}
+    assert not (result.p_value > 0).any()
     assert not (result.residual("l2") < np.inf).any()
 
 

@@ -12,67 +12,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import bdtrik, chdtri
 
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
-from unrelu.operators import Identity, Mask, Operator, read_operator
+from unrelu.network import Network
+from unrelu.noise import Noise
+from unrelu.operators import Identity, MaskOperator, Operator, read_operator
+from unrelu.scaling import Scaling, check_scale, dtype_of
 from unrelu.streams import stream
 
-__all__ = ["Control", "Noise", "Problem", "Progress"]
+__all__ = ["Control", "Problem", "Progress"]
 
 Array = npt.NDArray[np.float64]
 
 # A residual below this share of max|y| is an exact fit.
 EXACT = 1e-8
-# Probability that the true code is accepted as fitting to a stated Gaussian noise or share of outliers.
-_CONFIDENCE = 0.99
-
+# Entries this far outside the range of the output's activation, relative to max|y|, have noise.
+_ROUNDING = 1e-9
 # Larger observations have squares and products that overflow.
 _LARGEST = 1e100
 
 _NORMS = ("l2", "l1", "linf")
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The stated noise.
-
-    Attributes:
-        kind: "unknown", "uniform" (|e_j| <= level), "gaussian" (standard deviation level) or "outliers" (a share
-            ``level`` of the entries is arbitrarily wrong).
-        level: in units of y, or the share of outliers; NaN if unknown.
-    """
-
-    kind: str
-    level: float
-
-    @classmethod
-    def parse(cls, text: str | None) -> Noise:
-        """Read None, "uniform:0.1", "gaussian:0.1" or "outliers:0.05".
-
-        Raises:
-            InputError: another kind, or a level that is not a non-negative number (a share below 1 for outliers).
-        """
-        if text is None:
-            return cls("unknown", math.nan)
-        kind, _, value = str(text).partition(":")
-        if kind not in ("uniform", "gaussian", "outliers"):
-            raise InputError(f"noise={text!r}: use 'uniform:A', 'gaussian:S' or 'outliers:P', e.g. 'uniform:0.1'")
-        try:
-            level = float(value)
-        except ValueError:
-            raise InputError(f"noise={text!r}: the level {value!r} is not a number; write e.g. '{kind}:0.1'") from None
-        if not math.isfinite(level) or level < 0:
-            raise InputError(f"noise={text!r}: the level must be finite and at least 0, got {level:g}")
-        if kind == "outliers" and level >= 1:
-            raise InputError(f"noise={text!r}: the share of outliers must be below 1, got {level:g}")
-        return cls(kind, level)
-
-    @property
-    def norm(self) -> str:
-        """The norm that suits the noise."""
-        return {"uniform": "linf", "outliers": "l1"}.get(self.kind, "l2")
 
 
 @dataclass(frozen=True)
@@ -176,6 +136,7 @@ class Problem:
         seed: int = 0,
         time_limit: float | None = None,
         callback: Callable[[Progress], Any] | None = None,
+        scale: str | tuple[float, float] | None = None,
     ) -> Problem:
         """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
 
@@ -185,10 +146,14 @@ class Problem:
         """
         if not isinstance(network, Generator):
             raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
-        array = numbers(y, "y")
+        array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         measurement = read_operator(operator, network.output_shape, array.shape)
-        values, single = _observations(measurement, array)
+        values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
+        if isinstance(measurement, Identity | MaskOperator):
+            trim = stated.level if stated.kind == "outliers" else 0.0
+            seen = measurement.seen(len(values))
+            check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=trim)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         weight = _weight(prior, norm or stated.norm)
@@ -231,12 +196,19 @@ class Problem:
 
     def residual(self, z: Array) -> Array:
         """y - A G(z), (B, m), for codes (B, k); 0 where a mask hides the entry."""
-        return self.y - self.operator.values(self.network(z).reshape(len(z), -1))
+        return self.residual_of(self.network(z))
+
+    def residual_of(self, x: Array) -> Array:
+        """y - A x, (B, m), for outputs x (B, ...); 0 where a mask hides the entry."""
+        return self.y - self.operator.values(x.reshape(len(x), -1))
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
         """The objective at codes (B, k), (B,): ``|r|_2^2 + prior |z|^2``, ``|r|_1`` or ``|r|_inf``."""
-        r = np.abs(self.residual(z))
-        norm = norm or self.norm
+        return self.objective_of(self.residual(z), z, norm)
+
+    def objective_of(self, residual: Array, z: Array, norm: str | None = None) -> Array:
+        """The objective at codes (B, k) whose residuals (B, m) are known."""
+        r, norm = np.abs(residual), norm or self.norm
         if norm == "linf":
             return np.asarray(r.max(axis=1))
         with np.errstate(over="ignore"):  # a diverged code may be astronomically large
@@ -249,45 +221,58 @@ class Problem:
         return max(EXACT, 100 * torch.finfo(self.network.dtype).eps)
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
-        """Where ``|y - A G(z)|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
+        """Where :meth:`is_exact` of the residual at codes (B, k), (B,)."""
+        return self.is_exact(self.residual(z))
+
+    def is_exact(self, residual: Array) -> npt.NDArray[np.bool_]:
+        """Where ``|r|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
 
         Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
         """
-        allowed = self.tolerance * np.abs(self.y).max(axis=1)
+        allowed = self.tolerance * self.scale
         if not allowed.all():
             allowed[allowed == 0] = 10 * torch.finfo(self.network.dtype).eps * self._typical
-        return np.asarray(self.objective(z, "linf") <= allowed)
+        return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
-    def fits_noise(self, z: Array) -> npt.NDArray[np.bool_]:
-        """Where the residual is what the stated noise explains, (B,); all False where no noise was stated.
+    def p_value(self, residual: Array, used: Array) -> Array:
+        """Goodness of fit of residuals (B, m) under the stated noise, (B,): see :meth:`~unrelu.noise.Noise.p_value`.
 
-        uniform:a, ``|r|_inf <= a``. gaussian:s, ``|r|_2^2 <= s^2 q`` with q the 99% quantile of chi-square with m
-        degrees of freedom, m the number of observed entries. outliers:p, at most the 99% quantile of Binomial(m, p)
-        entries are off by more than ``1e-6 max|y|``.
+        An exact fit has 1: what is left of it is rounding. NaN where no noise was stated.
+
+        Args:
+            residual: y - A G(z), (B, m).
+            used: the degrees of freedom that the fit used up, (B,).
         """
-        level = self.noise.level
-        r = np.abs(self.residual(z))
-        if self.noise.kind == "uniform":
-            return np.asarray(r.max(axis=1) <= level * (1 + 1e-9))
-        if self.noise.kind == "gaussian":
-            with np.errstate(over="ignore"):
-                return np.asarray((r * r).sum(axis=1) <= level**2 * chdtri(self.observed, 1 - _CONFIDENCE))
-        if self.noise.kind == "outliers":
-            off = ~(r <= 1e-6 * np.abs(self.y).max(axis=1, keepdims=True))  # NaN is off
-            # The quantile of a share that is 0, or almost, is NaN.
-            return np.asarray(off.sum(axis=1) <= np.nan_to_num(np.ceil(bdtrik(_CONFIDENCE, self.observed, level))))
-        return np.zeros(self.size, dtype=bool)
+        p = self.noise.p_value(residual, self.observed, used, self.scale)
+        return np.where(self.is_exact(residual) & ~np.isnan(p), 1.0, p)
+
+    @cached_property
+    def scale(self) -> Array:
+        """max|y| of every observation, (B,)."""
+        return np.asarray(np.abs(self.y).max(axis=1))
+
+    @cached_property
+    def looks_noiseless(self) -> npt.NDArray[np.bool_]:
+        """Where no entry shows noise, (B,): each is in the range of the output's activation, to rounding.
+
+        All False where that cannot be seen: the activation's range has no lower end, the layers are not known, A mixes
+        entries, or noise was stated.
+        """
+        nothing = np.zeros(self.size, dtype=bool)
+        selects = isinstance(self.operator, Identity | MaskOperator) or self.operator.selection() is not None
+        if not isinstance(self.network, Network) or not selects or self.noise.level > 0:
+            return nothing
+        low, high = self.network.layers[-1].activation.range
+        if not np.isfinite(low).all():
+            return nothing
+        room = _ROUNDING * self.scale
+        inside = self.y.min(axis=1) >= low.min() - room
+        return np.asarray(inside & (self.y.max(axis=1) <= high.max() + room))
 
     @cached_property
     def observed(self) -> npt.NDArray[np.int64]:
         """How many entries of every observation were observed, (B,)."""
         return np.asarray(self.operator.seen(self.size).sum(axis=1), dtype=np.int64)
-
-    @property
-    def noise_energy(self) -> Array:
-        """The mean of ``|e|_2^2`` for the stated noise, (B,): m S^2 or m A^2 / 3; -1 if it says nothing."""
-        share = {"gaussian": 1.0, "uniform": 1 / 3}.get(self.noise.kind)
-        return np.full(self.size, -1.0) if share is None else np.asarray(share * self.noise.level**2 * self.observed)
 
     @cached_property
     def _typical(self) -> float:
@@ -301,7 +286,7 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
-        if isinstance(operator, Identity | Mask):
+        if isinstance(operator, Identity | MaskOperator):
             raise InputError(
                 f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a "
                 f"batch (B, {', '.join(map(str, shape))}); for other measurements of the output pass operator="

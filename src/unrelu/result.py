@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
 
-__all__ = ["Inversion", "Status"]
+__all__ = ["SIGNIFICANCE", "Inversion", "Status"]
 
 Array = npt.NDArray[np.float64]
 
@@ -23,8 +24,21 @@ class Status(enum.Enum):
     EXACT_FIT = "fits the observation exactly, to numerical precision"
     NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
     NOISE_LEVEL = "fits the observation to the stated noise level"
-    REFOUND = "the best objective was found again from other starts, to 1%; no better code is known"
-    FOUND_ONCE = "the best of all starts, but no other start came to it: raise rounds, or state noise= to judge the fit"
+    MISFIT = (
+        "does not explain the observation under the stated noise: it is out of the generator's range, the noise is "
+        "larger than stated, or a better code was missed"
+    )
+    NO_EXACT_FIT = (
+        "no exact fit was found, though no entry of the observation shows noise: it is out of the generator's range, "
+        "or the search missed its code: raise rounds, or state noise= to judge the fit"
+    )
+    REFOUND = (
+        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise consensus "
+        "and rounds for more confidence that no better code exists"
+    )
+    FOUND_ONCE = (
+        "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"
+    )
     LEAST_SQUARES = "the best code found by least squares: generators without known layers have no descent in this norm"
     CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
     NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
@@ -44,14 +58,27 @@ class Status(enum.Enum):
         return self.name
 
 
-_SUCCESS = frozenset({Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.REFOUND})
+# A code that leaves a residual which the stated noise would exceed this rarely does not explain the observation.
+SIGNIFICANCE = 0.01
+# What the confidence has to be for a success where no noise is stated.
+_CONFIDENT = 0.99
+
 # These speak of a code.
-_HAS_CODE = _SUCCESS | {Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
+_HAS_CODE = frozenset(
+    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.REFOUND}
+    | {Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
+)
+# These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
+_CUT_OFF = frozenset(
+    {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
+)
+# The search's own endings, which claim nothing about the size of the misfit.
+_SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
 
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """Latent codes for one observation or a batch.
+    r"""Latent codes for one observation or a batch.
 
     All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch.
 
@@ -59,9 +86,18 @@ class Inversion:
         z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
         x: G(z), in the network's output shape.
         fun: the objective at z: that of the method, or of ``norm`` if one was asked for.
-        success: fits exactly, or to the stated noise level, or was found again from another start.
+        success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
+            Without, that it fits exactly, or that confidence >= 0.99 and y shows noise.
+        p_value: goodness of fit: the probability that the stated noise leaves a residual at least as large as that of
+            z, see :meth:`~unrelu.noise.Noise.p_value`, with the degrees of freedom that the fit used up, rank A J; with
+            a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. 1 for an exact fit, NaN where no
+            noise is stated or there is no code.
+        confidence: an estimate of the probability that no code has an objective more than 1% lower, from the agreement
+            of independent starts (:func:`~unrelu.methods.multistart.best_seen_probability`): 0 where none confirmed the
+            best, and in l1 and linf. 1 for an exact fit without a prior, NaN for methods that do not search and where
+            there is no code. It is not calibrated on the generator.
         status: one :class:`Status` an observation.
-        message: what the status means.
+        message: what the status means, with the numbers that it rests on.
         nit: iterations (linear programs, Newton or gradient steps) spent.
         seconds: wall time of each observation; where they were worked on together, an equal share.
         method: the method's name.
@@ -77,6 +113,8 @@ class Inversion:
     x: Array
     fun: Any
     success: Any
+    p_value: Any
+    confidence: Any
     status: Any
     message: Any
     nit: Any
@@ -86,6 +124,7 @@ class Inversion:
     rank: Any
     identifiable: Any
     problem: Problem = field(repr=False)
+    _ended: npt.NDArray[np.object_] = field(repr=False)
 
     @classmethod
     def of(
@@ -98,11 +137,12 @@ class Inversion:
         nit: npt.ArrayLike = 0,
         norm: str | None = None,
         seconds: npt.ArrayLike | None = None,
-        found: npt.NDArray[np.int64] | None = None,
+        confidence: npt.ArrayLike = math.nan,
     ) -> Inversion:
-        """Judge codes: compute outputs, objectives and status. This is how a method of your own ends.
+        """Judge codes: compute outputs, objectives and the verdict. This is how a method of your own ends.
 
-        An exact fit, or one to the stated noise level, overrides the ``status`` that is passed in.
+        What the residual says overrides the ``status`` that is passed in: an exact fit, a fit to the stated noise, or
+        a misfit. :func:`unrelu.invert` judges once more, with the degrees of freedom that the fit used up.
 
         Args:
             problem: the problem that was solved.
@@ -111,7 +151,8 @@ class Inversion:
             status: how the method ended, one for all or (B,).
             nit: iterations, one number or (B,).
             norm: the norm that the method minimises, if it is not the problem's.
-            found: how often the best objective was found, (B,), for the message of REFOUND.
+            confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
+                method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
 
         Raises:
@@ -129,21 +170,19 @@ class Inversion:
         states[:] = status
         if not all(isinstance(s, Status) for s in states):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
-        states[~reached & np.array([s in _HAS_CODE for s in states])] = Status.NO_CODE
-        states[reached & problem.fits_noise(z)] = Status.NOISE_LEVEL
-        states[reached & problem.fits_exactly(z)] = Status.EXACT_FIT
-        message = np.array([s.value for s in states], dtype=object)
-        if found is not None:
-            for i in np.flatnonzero(states == Status.REFOUND):
-                message[i] = f"{Status.REFOUND.value} (found {found[i]} times)"
+        states[~reached & _among(states, _HAS_CODE)] = Status.NO_CODE
+        x = problem.network(z)
+        residual = problem.residual_of(x)
         share = problem.control.elapsed() / problem.size
-        return cls(
+        unjudged = cls(
             z=z,
-            x=problem.network(z),
-            fun=problem.objective(z, norm),
-            success=np.array([s in _SUCCESS for s in states]),
+            x=x,
+            fun=problem.objective_of(residual, z, norm),
+            success=np.zeros(problem.size, dtype=bool),
+            p_value=np.full(problem.size, np.nan),
+            confidence=np.where(reached, np.broadcast_to(confidence, (problem.size,)), np.nan).astype(np.float64),
             status=states,
-            message=message,
+            message=np.array([s.value for s in states], dtype=object),
             nit=np.array(np.broadcast_to(nit, (problem.size,)), dtype=np.int64),
             seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (problem.size,)), dtype=np.float64),
             method=method,
@@ -151,20 +190,58 @@ class Inversion:
             rank=np.full(problem.size, -1),
             identifiable=np.zeros(problem.size, dtype=bool),
             problem=problem,
+            _ended=states,
         )
+        return unjudged._judged(np.zeros(problem.size))
 
-    def with_freedom(self, freedom: npt.NDArray[np.int64]) -> Inversion:
-        """The same result with the dimension of the solution set of each exact fit, (B,), -1 where unknown."""
-        states = self.status.copy()
-        states[freedom > 0] = Status.NOT_UNIQUE
-        message = self.message.copy()
-        for i in np.flatnonzero(freedom > 0):
-            message[i] = f"{Status.NOT_UNIQUE.value} ({freedom[i]} free dimensions)"
-        return replace(self, status=states, message=message, freedom=freedom)
+    def with_diagnostics(
+        self,
+        rank: npt.NDArray[np.int64],
+        freedom: npt.NDArray[np.int64],
+        identifiable: npt.NDArray[np.bool_],
+        used: Array,
+    ) -> Inversion:
+        """The same codes, judged with what is known of their neighbourhood.
 
-    def with_identifiability(self, rank: npt.NDArray[np.int64], identifiable: npt.NDArray[np.bool_]) -> Inversion:
-        """The same result with the rank of A J at each code, -1 where there is none, and whether it is identifiable."""
-        return replace(self, rank=rank, identifiable=identifiable)
+        Args:
+            rank: of A J at each code, (B,); -1 where there is none.
+            freedom: the dimension of the solution set of each exact fit, (B,); -1 where unknown.
+            identifiable: whether the code is, (B,).
+            used: the degrees of freedom that the fit used up, (B,).
+        """
+        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable)._judged(used)
+
+    def _judged(self, used: Array) -> Inversion:
+        """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
+        problem, residual = self.problem, self.problem.residual_of(self.x)
+        exact = problem.is_exact(residual)
+        p_value = problem.p_value(residual, used)
+        confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
+        unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
+        explained = p_value >= SIGNIFICANCE
+        states = self._ended.copy()
+        states[unseen & _among(states, _SEARCHED)] = Status.NO_EXACT_FIT
+        states[(p_value < SIGNIFICANCE) & ~_among(states, _CUT_OFF)] = Status.MISFIT
+        states[explained] = Status.NOISE_LEVEL
+        states[exact] = Status.EXACT_FIT
+        states[exact & (self.freedom > 0)] = Status.NOT_UNIQUE
+        stated = problem.noise.kind != "unknown"
+        success = exact | (explained if stated else (confidence >= _CONFIDENT) & ~unseen)
+        judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
+        messages = [judged._message(i) for i in range(problem.size)]
+        return replace(judged, message=np.array(messages, dtype=object))
+
+    def _message(self, i: int) -> str:
+        """What the status of an observation means, with the number that decided it."""
+        status, ended = self.status[i], self._ended[i]
+        if status is Status.NOT_UNIQUE:
+            return f"{status.value} ({self.freedom[i]} free dimensions)"
+        if status in (Status.NOISE_LEVEL, Status.MISFIT):
+            text = f"{status.value} (p = {self.p_value[i]:.2g})"
+            return f"{text}; {ended.value}" if status is Status.MISFIT and ended not in _HAS_CODE else text
+        if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
+            return f"{status.value} (confidence {self.confidence[i]:.2f})"
+        return str(status.value)
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
@@ -176,6 +253,7 @@ class Inversion:
             return self
         first = {
             "z": self.z[0], "x": self.x[0], "fun": float(self.fun[0]), "success": bool(self.success[0]),
+            "p_value": float(self.p_value[0]), "confidence": float(self.confidence[0]),
             "status": self.status[0], "message": self.message[0], "nit": int(self.nit[0]),
             "seconds": float(self.seconds[0]),
             "freedom": int(self.freedom[0]), "rank": int(self.rank[0]), "identifiable": bool(self.identifiable[0]),
@@ -195,3 +273,7 @@ class Inversion:
         with np.errstate(over="ignore"):  # a diverged code may be astronomically large
             values = np.linalg.norm(r, ord=order, axis=1)
         return float(values[0]) if self.problem.single else values
+
+
+def _among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> npt.NDArray[np.bool_]:
+    return np.array([state in group for state in states])

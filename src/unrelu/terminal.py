@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from unrelu.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -35,13 +33,10 @@ __all__ = [
 ]
 
 
-def network_of(
-    model: str, layers: str | None, activation: str | None, latent_shape: str | None, quiet: bool = False
-) -> Network:
-    """A network of the zoo by its name, or from a file; of one that does not say its activations, a word on them."""
+def network_of(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
+    """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
-    from unrelu.loaders.files import says_activations
 
     if model in zoo.names() and not Path(model).exists():
         if layers or activation or latent_shape:
@@ -55,19 +50,12 @@ def network_of(
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
-    network = load(
+    return load(
         model,
         layers=[name.strip() for name in layers.split(",")] if layers else None,
         activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
     )
-    if not (quiet or activation or says_activations(model)):
-        typer.echo(
-            f"note: {model} does not say its activations; relu is taken for all {len(network.layers)} layers. Pass "
-            "--activation relu if that is right; if not, one name, or one a layer, as in relu,relu,sigmoid",
-            err=True,
-        )
-    return network
 
 
 def options_of(pairs: list[str]) -> dict[str, Any]:
@@ -153,19 +141,33 @@ def print_summary(console: Console, result: Inversion, output: Path) -> None:
     title = f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("status", "count", "success", "median objective", "meaning"):
-        table.add_column(heading, justify="right" if heading in ("count", "median objective") else "left")
+        table.add_column(heading, justify="left" if heading in ("status", "meaning") else "right")
     for status in sorted(set(states), key=lambda s: s.name):
         chosen = states == status
-        success = "yes" if successes[chosen].all() else "no"
+        success = f"{int(successes[chosen].sum())}"
         objectives = np.atleast_1d(result.fun)[chosen]
         reached = objectives[np.isfinite(objectives)]
         objective = f"{np.median(reached):.3g}" if len(reached) else "-"
         table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
     console.print(table)
+    if np.isfinite(result.p_value).any():
+        console.print(f"p-values under the stated noise: {_spread(result.p_value)}")
+    elif np.isfinite(result.confidence).any():
+        console.print(f"confidence that no code fits more than 1% better: {_spread(result.confidence)}")
     told = int(np.sum(result.identifiable))
     console.print(f"identifiable: {told} of {len(states)}, by the rank at their codes")
     seconds = result.problem.control.elapsed()
     console.print(f"{seconds:.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl")
+
+
+def _spread(values: Any) -> str:
+    """The value, or the least, the median and the most of several."""
+    import numpy as np
+
+    known = np.atleast_1d(values)[np.isfinite(np.atleast_1d(values))]
+    if len(known) == 1:
+        return f"{known[0]:.2g}"
+    return f"{known.min():.2g} to {known.max():.2g}, median {np.median(known):.2g}"
 
 
 def read_codes(path: Path) -> Any:

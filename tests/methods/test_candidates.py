@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,10 @@ from hypothesis import strategies as st
 from support import random_network
 from unrelu.methods.candidates import Candidates
 from unrelu.methods.misfit import Misfit
+from unrelu.methods.multistart import best_seen_probability
 from unrelu.methods.newton import DampedNewton
 from unrelu.problem import Problem
+from unrelu.streams import stream
 
 K, B = 2, 3
 SIZE = 100.0  # |y|^2
@@ -70,41 +70,14 @@ def test_the_best_end_is_kept_with_its_code_and_matrix():
     assert best.steps.tolist() == [2, 0, 2]
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_of_several_descents_of_an_observation_the_best_is_kept(order):
-    rows, f, z = [1, 1, 1, 0], [8.0, 3.0, 3.01, 9.0], [[1, 1], [2, 2], [3, 3], [4, 4]]
-    best = after(Ends([rows[i] for i in order], [f[i] for i in order], [z[i] for i in order]))
-    assert best.f.tolist() == [9.0, 3.0, np.inf]
-    assert best.z[:2].tolist() == [[4, 4], [2, 2]]
-    assert best.found.tolist() == [1, 2, 0]
-    assert best.steps.tolist() == [1, 3, 0]
-
-
-def test_the_best_of_very_many_descents_is_kept():
-    """So many that PyTorch would write them on several threads, in no order."""
-    count = 100_000
-    f = 1 + torch.randperm(count, generator=torch.Generator().manual_seed(0)).double()
-    rows = torch.arange(count) % B
-    ends = Ends(rows.tolist(), f.tolist(), f[:, None].expand(-1, K).tolist(), dtype=torch.float64)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        best = Candidates(torch.full((B, 4), 1e6, dtype=torch.float64), K)
-        best.add(ends, torch.ones_like(rows))
-    finally:
-        torch.set_num_threads(threads)
-    expected = [float(f[rows == i].min()) for i in range(B)]
-    assert best.f.tolist() == best.z[:, 0].tolist() == expected
-
-
 @pytest.mark.parametrize("f", [np.nan, np.inf])
 def test_descents_that_left_the_range_of_numbers_are_ignored(f):
-    best = after(Ends([0, 0, 1], [f, 4.0, f]), Ends([0], [f]))
+    best = after(Ends([0, 1], [4.0, f]), Ends([0], [f]))
     assert best.f.tolist() == [4.0, np.inf, np.inf]
-    assert best.z.tolist() == [[2, 2], [0, 0], [0, 0]]
+    assert best.z.tolist() == [[1, 1], [0, 0], [0, 0]]
     assert best.found.tolist() == [1, 0, 0]
     assert np.isnan(best.double[1:]).all()
-    assert best.steps.tolist() == [3, 1, 0]  # they took steps all the same
+    assert best.steps.tolist() == [2, 1, 0]  # they took steps all the same
 
 
 # --- what is found again ----------------------------------------------------------------------------------------------
@@ -119,6 +92,7 @@ def test_descents_that_left_the_range_of_numbers_are_ignored(f):
         ([5.0, 5.06], 1),  # another optimum
         ([5.0, 4.98, 5.02], 3),  # the same one, better
         ([5.0, 5.0, 4.9], 1),  # a better one: what was found before no longer counts
+        ([5.0, 4.96, 4.92, 5.0], 2),  # whatever the order
         ([5.0, 4.9, 5.0], 1),
         ([5.0, 4.9, 4.9], 2),
         ([np.nan, 5.0, np.inf, 5.0], 2),
@@ -131,15 +105,59 @@ def test_found_counts_the_descents_to_the_best_objective(values, found):
     assert after(*(Ends([1], [f]) for f in values)).found.tolist() == [0, found, 0]
 
 
-def test_found_counts_every_descent_of_a_round():
-    best = after(Ends([0, 0, 0, 1, 1], [5.0, 5.01, 9.0, 7.0, 6.0]), Ends([0, 0, 1, 1], [5.02, 4.99, 6.0, 6.0]))
-    assert best.found.tolist() == [4, 3, 0]
-
-
 def test_plateaus_are_kept_but_do_not_count():
-    best = after(Ends([0, 0, 1], [5.0, 5.0, 5.0], flat=[True, False, True]))
+    best = after(Ends([0, 1], [5.0, 5.0], flat=[True, True]), Ends([0], [5.0]))
     assert best.f.tolist() == [5.0, 5.0, np.inf]
     assert best.found.tolist() == [1, 0, 0]
+
+
+def test_descents_from_the_best_code_improve_it_but_are_no_evidence():
+    best = after(Ends([0, 1], [5.0, 5.0]), Ends([0, 1], [5.0, 5.0]))
+    best.add(Ends([0, 1], [5.0, 4.0]), torch.tensor([1, 1]), independent=False)
+    assert best.f.tolist() == [5.0, 4.0, np.inf]
+    assert best.found.tolist() == [2, 0, 0]  # nobody else came to the better code
+    np.testing.assert_allclose(best.confidence(), [best_seen_probability(2, 1), 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("values", "optima"),
+    [
+        ([5.0, 5.0, 5.0], 1),
+        ([5.0, 7.0, 5.0, 7.03], 2),
+        ([5.0, 7.0, 5.0, 7.1], 3),
+        ([5.0, 5.0, np.inf, np.nan], 2),  # all that ended nowhere are one
+        ([0.0, 1e-13, 0.0], 1),  # rounding
+    ],
+)
+def test_the_confidence_is_of_the_number_of_optima_that_were_seen(values, optima):
+    best = after(Ends([0], [1.0]), *(Ends([1], [f]) for f in values), Ends([2], [3.0]))
+    assert best.confidence()[1] == best_seen_probability(len(values), optima) > 0
+    assert best.confidence()[[0, 2]].tolist() == [0, 0]  # they took part in one descent only
+
+
+@pytest.mark.parametrize("optima", [1, 2, 5])
+def test_the_best_is_among_those_seen_as_often_as_the_probability_says(optima):
+    """Against a simulation of its model: a number of optima by the prior, shares of starts uniform on the simplex."""
+    rng = stream("test of the posterior")
+    n, most = 7, 400
+    prior = 1 / np.arange(1, most + 1)
+    seen = hits = 0
+    for kappa in rng.choice(np.arange(1, most + 1), size=60_000, p=prior / prior.sum()):
+        found = set(rng.choice(kappa, size=n, p=rng.dirichlet(np.ones(kappa))).tolist())
+        if len(found) == optima:
+            seen += 1
+            hits += 0 in found  # which optimum is the lowest has nothing to do with its share
+    expected = best_seen_probability(n, optima)
+    assert abs(hits / seen - expected) < 4 * (expected * (1 - expected) / seen) ** 0.5
+
+
+def test_more_agreement_is_more_confidence_and_more_optima_are_less():
+    table = np.array([[best_seen_probability(n, w) for w in (1, 2, 3, 6)] for n in (6, 7, 12, 40, 100)])
+    assert (np.diff(table, axis=0) > 0).all()
+    assert (np.diff(table, axis=1) < 0).all()
+    assert table[0, -1] == 0  # no two descents agreed
+    assert best_seen_probability(51, 1) >= 0.99 > best_seen_probability(50, 1)
+    assert best_seen_probability(2, 1) == pytest.approx(np.pi**2 / 6 - 1, abs=1e-4)  # the sum of 1 / (k^2 (k + 1))
 
 
 @pytest.mark.parametrize("f", [SIZE, 1.5 * SIZE])
@@ -156,31 +174,37 @@ class Record:
     """The same in plain Python, for one observation."""
 
     def __init__(self):
-        self.f, self.counted, self.found, self.steps = np.inf, np.inf, 0, 0
+        self.ends, self.f, self.steps = [], np.inf, 0
 
-    def add(self, ends):
-        self.steps += len(ends)
-        self.f = min([self.f, *(f for f, _ in ends if np.isfinite(f))])
-        if self.f < 0.99 * self.counted:
-            self.found, self.counted = 0, self.f
-        self.found += sum(np.isfinite(f) and f <= 1.01 * self.f and not flat for f, flat in ends)
+    def add(self, f, flat, independent):
+        self.steps += 1
+        self.f = min(self.f, f) if np.isfinite(f) else self.f
+        if independent:
+            self.ends.append(np.inf if flat else f)
+
+    @property
+    def found(self):
+        return sum(end <= 1.01 * self.f for end in self.ends if np.isfinite(end))
 
 
 values = st.sampled_from([np.nan, np.inf, 0.0, 1.0, 1.004, 1.008, 1.02, 2.0, 99.0, 100.0, 101.0])
-rounds = st.lists(st.lists(st.tuples(st.integers(0, B - 1), values, st.booleans()), max_size=6), max_size=5)
+ends_of_a_round = st.dictionaries(st.integers(0, B - 1), st.tuples(values, st.booleans()))
+rounds = st.lists(st.tuples(ends_of_a_round, st.booleans()), max_size=8)
 
 
 @given(rounds)
 def test_the_counts_are_those_of_a_plain_record(adds):
     best, records = empty(), [Record() for _ in range(B)]
-    for ends in adds:
-        rows, f, flat = [list(column) for column in zip(*ends, strict=True)] if ends else ([], [], [])
-        best.add(Ends(np.array(rows, dtype=np.int64), f, flat=np.array(flat, dtype=bool)), torch.ones(len(rows)).long())
-        for i, record in enumerate(records):
-            record.add([(value, plateau) for row, value, plateau in ends if row == i])
+    for ends, independent in adds:
+        rows = np.array(list(ends), dtype=np.int64)
+        f, flat = [end[0] for end in ends.values()], np.array([end[1] for end in ends.values()], dtype=bool)
+        best.add(Ends(rows, f, flat=flat), torch.ones(len(rows)).long(), independent)
+        for row, (value, plateau) in ends.items():
+            records[row].add(value, plateau, independent)
     np.testing.assert_allclose(best.f, [r.f for r in records], rtol=1e-6)
     assert best.found.tolist() == [r.found for r in records]
     assert best.steps.tolist() == [r.steps for r in records]
+    assert ((best.confidence() > 0) <= (best.found.numpy() >= 2)).all()
 
 
 # --- codes in double precision ----------------------------------------------------------------------------------------
@@ -212,11 +236,11 @@ def test_dead_codes_are_flat_and_descents_to_the_same_code_are_counted():
     y = network(np.array([[1.0, -0.5], [0.3, 2.0]])) + 0.1
     problem = Problem.build(network, y)
     misfit = Misfit.of(problem)
-    rows = torch.tensor([0, 0, 1])
-    starts = torch.tensor([[1.1, -0.5], [0.9, -0.4], [0.0, 0.0]], dtype=torch.float64)  # every neuron is off at 0
-    state = DampedNewton(misfit, starts, rows).run(50)
     best = Candidates(misfit.y, K)
-    best.add(state, state.steps)
+    for start in ([1.1, -0.5], [0.9, -0.4]):
+        starts = torch.tensor([start, [0.0, 0.0]], dtype=torch.float64)  # every neuron is off at 0
+        state = DampedNewton(misfit, starts, torch.tensor([0, 1])).run(50)
+        best.add(state, state.steps)
     assert best.flat().tolist() == [False, True]
     assert best.found.tolist() == [2, 0]
     np.testing.assert_allclose(best.f, problem.objective(best.double), rtol=1e-12)

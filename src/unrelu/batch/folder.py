@@ -89,8 +89,8 @@ class Run:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Entries start to stop - 1 of a column: "codes" (B, k), "reconstructions" (B, \\*output_shape), "status"
-        (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "objective", "residual_l2",
-        "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
+        (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "p_value", "confidence",
+        "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
 
         Raises:
             InputError: there is no such column, or it cannot be read.

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from unrelu.batch.journal import Record
 from unrelu.errors import InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.generator import Generator
-from unrelu.operators import read_operator
+from unrelu.operators import Mask, read_operator
 from unrelu.operators.base import Identity, Operator
 from unrelu.result import Inversion, Status
+from unrelu.scaling import Scaling
 from unrelu.solve import invert
-from unrelu.stores import Batch, Scaling, Source, Table
+from unrelu.stores import Batch, Source, Table
 from unrelu.streams import stream
 from unrelu.threads import on_one_core
 
@@ -224,10 +225,13 @@ class Work:
     def _invert(self, y: Array, seen: npt.NDArray[np.bool_] | None, seed: int) -> Inversion:
         operator: Any = self.measured
         if self.masks is not None:
-            operator = seen
+            operator = Mask(seen)
         elif isinstance(operator, Identity):
             operator = None
-        return invert(self.network, y, self.method, operator=operator, seed=seed, **self.stated, **self.options)
+        # The run was checked as a whole: a chunk of dark pictures is no reason to end it.
+        return invert(
+            self.network, y, self.method, operator=operator, seed=seed, scale="none", **self.stated, **self.options
+        )
 
     def _empty(self, size: int) -> dict[str, npt.NDArray[Any]]:
         rows = {c.name: np.full((size, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
@@ -249,7 +253,7 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    r = result.problem.residual(np.atleast_2d(result.z))  # G(z) once, for three norms
+    r = result.problem.residual_of(np.reshape(result.x, (result.problem.size, -1)))
     with np.errstate(over="ignore"):  # a diverged code may be astronomically large
         residuals = {f"residual_{name}": np.linalg.norm(r, ord=order, axis=1) for name, order in _RESIDUALS.items()}
     return {
@@ -257,6 +261,8 @@ def _columns(result: Inversion) -> dict[str, Any]:
         "reconstructions": result.x,
         "status": np.array([STATUSES.index(status.name) + 1 for status in np.atleast_1d(result.status)]),
         "success": result.success,
+        "p_value": result.p_value,
+        "confidence": result.confidence,
         "objective": result.fun,
         **residuals,
         "freedom": result.freedom,

@@ -1,4 +1,4 @@
-"""The best code of each observation in a search, and how often its objective was found."""
+"""The best code of each observation in a search, how often it was found, and what that says of better ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.methods.multistart import best_seen_probability
 from unrelu.methods.newton import DampedNewton, on_plateau
 
 __all__ = ["Candidates"]
@@ -25,7 +26,8 @@ class Candidates:
     Attributes:
         z, f: best code (B, k) and its misfit (B,), infinite before the first.
         gram: J^T J there, (B, k, k).
-        found: how often the best misfit was found, (B,).
+        ends: the misfits at which the descents from independent starts ended, (B, n): infinite where one ended on a
+            plateau or nowhere, NaN where the observation took no part in it.
         steps: steps spent, (B,).
         size, zero: |y|^2 and the misfit that is rounding, (B,).
         double: the codes in double precision, (B, k); NaN before the first.
@@ -37,35 +39,53 @@ class Candidates:
         self.zero = (_UNITS * torch.finfo(y.dtype).eps) ** 2 * self.size
         self.z, self.gram = y.new_zeros(batch, k), y.new_zeros(batch, k, k)
         self.f = y.new_full((batch,), torch.inf)
-        self.counted = self.f.clone()  # the misfit that ``found`` began to count at
-        self.found = torch.zeros(batch, dtype=torch.int64, device=y.device)
+        self.ends = y.new_zeros(batch, 0)
         self.steps = torch.zeros(batch, dtype=torch.int64, device=y.device)
         self.double = np.full((batch, k), np.nan)
 
-    def add(self, state: DampedNewton, steps: Tensor, counts: bool = True) -> None:
-        """Take the ends of some descents, several to an observation if need be; ``counts``: as optima that were found.
+    def add(self, state: DampedNewton, steps: Tensor, independent: bool = True) -> None:
+        """Take the ends of some descents, one to an observation at most.
 
-        Ends on a plateau, where the output does not change with the code, are no optima that could be found again: dead
-        neurons bring many starts there.
+        Args:
+            state: where they ended.
+            steps: that they took, (b,).
+            independent: whether their starts owe nothing to what was found before, so that they are evidence of it.
+                Ends on a plateau, where the output does not change with the code, are no optima that could be found
+                again: dead neurons bring many starts there.
         """
-        self.steps.index_add_(0, state.rows, steps)
-        known = torch.isfinite(state.f)
-        counted = torch.full_like(known, counts) & known & ~state.flat()
-        # Reductions, since of several values written to one place PyTorch keeps any.
-        values = torch.where(known, state.f, torch.inf)
-        f = torch.full_like(self.f, torch.inf).scatter_reduce_(0, state.rows, values, "amin")
-        ends = torch.nonzero(known & (values == f[state.rows]))[:, 0]
-        index = torch.zeros_like(self.found).scatter_reduce_(0, state.rows[ends], ends, "amax")
-        lower = torch.nonzero(f < self.f)[:, 0]
-        chosen = index[lower]
-        state.refresh(chosen)
-        self.f[lower], self.z[lower], self.gram[lower] = f[lower], state.z[chosen], state.gram[chosen]
-        self.double[lower.cpu().numpy()] = state.z[chosen].cpu().double().numpy()
-        # What was found before counts on if the new best is the same optimum.
-        another = (self.f < (1 - _SAME) * self.counted) & (self.counted > self.zero)
-        self.found[another], self.counted[another] = 0, self.f[another]
-        again = counted & (state.f <= torch.maximum((1 + _SAME) * self.f, self.zero)[state.rows])
-        self.found.index_add_(0, state.rows, again.long())
+        rows, values = state.rows, state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        self.steps[rows] += steps
+        better = torch.nonzero(values < self.f[rows])[:, 0]
+        state.refresh(better)
+        at = rows[better]
+        self.f[at], self.z[at], self.gram[at] = values[better], state.z[better], state.gram[better]
+        self.double[at.cpu().numpy()] = state.z[better].cpu().double().numpy()
+        if independent:
+            column = torch.full_like(self.f, torch.nan)
+            column[rows] = torch.where(state.flat(), torch.inf, values)
+            self.ends = torch.cat([self.ends, column[:, None]], dim=1)
+
+    @property
+    def found(self) -> Tensor:
+        """How many independent descents ended at the best misfit, to 1%, (B,)."""
+        same = torch.maximum((1 + _SAME) * self.f, self.zero)[:, None]
+        return ((self.ends <= same) & self.ends.isfinite()).sum(dim=1)
+
+    def confidence(self) -> Array:
+        """The probability that no optimum has a misfit more than 1% below the best, (B,).
+
+        It is that of :func:`~unrelu.methods.multistart.best_seen_probability`. Ends that differ by more than 1% count
+        as different optima. It is 0 where fewer than two independent descents ended at the best, whatever perturbations
+        of it came to.
+        """
+        descents = (~self.ends.isnan()).sum(dim=1)
+        ends = self.ends.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(dim=1).values
+        higher = ends[:, 1:] > torch.maximum((1 + _SAME) * ends[:, :-1], self.zero[:, None])
+        # Those that took no part were sorted to the end. Descents that ended nowhere are one optimum together.
+        among = torch.arange(1, max(1, ends.shape[1]), device=ends.device) < descents[:, None]
+        optima = 1 + (higher & among).sum(dim=1)
+        counts = zip(self.found.tolist(), descents.tolist(), optima.tolist(), strict=True)
+        return np.array([best_seen_probability(n, w) if found >= 2 else 0.0 for found, n, w in counts])
 
     def replace(self, rows: Tensor, z: Array) -> None:
         """The same codes, refined."""

@@ -17,8 +17,9 @@ from unrelu.generator import Generator
 from unrelu.layer import LayerMethod, LayerSolution, LayerSystem
 from unrelu.methods.observed import ObservedLayer
 from unrelu.network import Network
+from unrelu.noise import Noise
 from unrelu.opaque import as_chain, unchained
-from unrelu.problem import Noise, Problem, Progress
+from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.threads import cores, in_threads, small
 

@@ -18,8 +18,9 @@ from unrelu.methods.layerwise import Layerwise
 from unrelu.methods.lm import LevenbergMarquardt
 from unrelu.methods.starts import LAYER_METHODS
 from unrelu.methods.watch import HALTS
+from unrelu.noise import Noise
 from unrelu.operators import Identity
-from unrelu.problem import Noise, Problem, Progress
+from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
 __all__ = ["Projected"]

@@ -17,7 +17,7 @@ from unrelu.methods.finish import finish
 from unrelu.methods.misfit import Misfit, MixedMisfit
 from unrelu.methods.newton import DampedNewton
 from unrelu.methods.polish import polish
-from unrelu.methods.search_starts import SearchStarts, cheap_by_layer
+from unrelu.methods.search_starts import SearchStarts, Start, cheap_by_layer
 from unrelu.methods.watch import Watch
 from unrelu.network import Network
 from unrelu.problem import Problem, Progress
@@ -93,12 +93,7 @@ class Search:
         run.search()
         z, status = run.refined()
         return Inversion.of(
-            problem,
-            z,
-            method="auto",
-            status=status,
-            nit=run.best.steps.cpu().numpy(),
-            found=run.best.found.cpu().numpy(),
+            problem, z, method="auto", status=status, nit=run.best.steps.cpu().numpy(), confidence=run.confidence()
         )
 
 
@@ -135,7 +130,9 @@ class _Run:
         not be the most probable one.
         """
         none = np.full(self.problem.size, -1.0)
-        return self.misfit.y.new_tensor(none if self.problem.prior else self.problem.noise_energy)
+        return self.misfit.y.new_tensor(
+            none if self.problem.prior else self.problem.noise.energy(self.problem.observed)
+        )
 
     def _progress(self) -> Progress:
         # In another norm an observation is finished when its descent in that norm is.
@@ -155,7 +152,7 @@ class _Run:
                     return
                 rows, z = start.codes(rows)
                 self.watch.rest()
-                self._descend(rows, z, start.far)
+                self._descend(rows, z, start)
                 if self.watch.reason:
                     return
                 self._confirm_exact()
@@ -172,17 +169,18 @@ class _Run:
         fits = self.problem.fits_exactly(z0)
         rows = torch.nonzero(torch.from_numpy(fits).to(self.exact.device))[:, 0]
         if len(rows) and not self.problem.prior:
-            self.best.add(DampedNewton(self.misfit, self.misfit.tensor(z0[fits]), rows), torch.zeros_like(rows))
+            at_start = DampedNewton(self.misfit, self.misfit.tensor(z0[fits]), rows)
+            self.best.add(at_start, torch.zeros_like(rows), independent=False)
             self.best.replace(rows, z0[fits])
             self.exact[rows] = True
 
-    def _descend(self, rows: Tensor, z: Tensor, rounded: bool) -> None:
+    def _descend(self, rows: Tensor, z: Tensor, start: Start) -> None:
         """One descent of every starting code; the candidates get where it ends."""
         if not len(rows):
             return
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
-        for misfit in self.rounded if rounded else []:
+        for misfit in self.rounded if start.far else []:
             if self.watch():
                 break
             state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
@@ -196,7 +194,12 @@ class _Run:
         )  # fmt: skip
         state.run(_EXACT_STEPS, self.watch)
         # Where a descent was cut off it has not found anything again.
-        self.best.add(state, steps + state.steps, counts=self.watch.reason is None)
+        self.best.add(state, steps + state.steps, independent=start.independent and self.watch.reason is None)
+
+    def confidence(self) -> Array:
+        """Of the agreement of the starts, (B,); 0 in l1 and linf, since what they agree on is the l2 objective."""
+        known = self.best.confidence()
+        return known if self.problem.norm == "l2" else np.zeros_like(known)
 
     # --- double precision ---------------------------------------------------------------------------------------------
 

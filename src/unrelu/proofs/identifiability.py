@@ -17,7 +17,7 @@ from unrelu.network import Network
 from unrelu.operators import Identity, Operator, read_operator
 from unrelu.proofs.pieces import Pieces, affine, certain, free_basis, pieces, spectrum
 
-__all__ = ["Identifiability", "freedom", "identifiability", "local_rank", "unique"]
+__all__ = ["Identifiability", "degrees_of_freedom", "freedom", "identifiability", "local_rank", "unique"]
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -198,6 +198,33 @@ def local_rank(network: Generator, z: Array, operator: Operator | None = None) -
     if len(rest):
         rank[rest], free[rest], sigma[rest] = _without_margin(_examined(exact, z[rest], measured.take(rest)))
     return rank, free, sigma
+
+
+def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: float, rank: Counts) -> Array:
+    r"""The degrees of freedom that a least-squares fit with the prior :math:`\lambda |z|^2` took from the data, (B,).
+
+    Its outputs depend on the data by the hat matrix H, whose trace is their number (Hastie and Tibshirani 1990):
+
+    .. math:: H = J_A (J_A^T J_A + \lambda I)^{-1} J_A^T, \qquad
+              \operatorname{tr} H = \sum_i \frac{\sigma_i^2}{\sigma_i^2 + \lambda},
+
+    the rank of A J without a prior. 0 where there is no code.
+
+    Args:
+        network: G.
+        z: codes, (B, k).
+        operator: A.
+        prior: lambda.
+        rank: of A J, (B,), as :func:`local_rank` says.
+    """
+    used = np.maximum(rank, 0).astype(np.float64)
+    if prior:
+        exact = network.to(torch.float64, "cpu")
+        for part, codes in _chunks(exact, z):
+            tangents = operator.take(part).tangents(exact.linearize(codes)[1])
+            squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
+            used[part] = (squares / (squares + prior)).sum(dim=1).numpy()
+    return used
 
 
 def _without_margin(found: tuple[Counts, Array, Counts, Array]) -> tuple[Counts, Counts, Array]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unrelu.batch import Run
 from unrelu.methods import METHODS
-from unrelu.problem import Noise
+from unrelu.noise import Noise
 from unrelu.report.words import count
 
 __all__ = ["Fact", "machine", "norm_of", "objective", "question"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +15,6 @@ from unrelu.report.columns import Finished
 from unrelu.report.lines import Curve, curve
 from unrelu.report.observed import Observations, Observed
 from unrelu.report.pictures import Shape, as_data_uri, differences, picture_shape, values
-from unrelu.report.statuses import good_names
 from unrelu.report.words import number
 
 __all__ = ["Card", "Gallery", "Group", "Panel", "criterion", "gallery"]
@@ -137,9 +135,9 @@ def criterion(run: Run) -> str:
 
 def gallery(finished: Finished, observations: Observations) -> Gallery | None:
     """Draw observations; None if no finished one has a finite residual."""
-    run, column, good = finished.run, criterion(finished.run), good_names(finished)
+    run, column = finished.run, criterion(finished.run)
     groups = [
-        (title, [_row(run, i, column, observations, good) for i in finished.index(places)])
+        (title, [_row(run, i, column, observations) for i in finished.index(places)])
         for title, places in _chosen(finished.column(column))
     ]
     rows = [row for _, members in groups for row in members]
@@ -169,11 +167,12 @@ def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[np.intp]]]:
     return [("Worst", order[: -_WORST - 1 : -1]), ("Median", order[middle : middle + _MEDIAN]), ("Best", order[:_BEST])]
 
 
-def _row(run: Run, i: int, column: str, observations: Observations, good: AbstractSet[str]) -> _Row:
+def _row(run: Run, i: int, column: str, observations: Observations) -> _Row:
     observed = observations.row(i)
     x = run.read("reconstructions", i, i + 1)[0].ravel()
     status, score = str(run.read("status", i, i + 1)[0]), float(run.read(column, i, i + 1)[0])
-    card = Card(i, observed.name, status, status in good, score, observed.problem)
+    success = bool(run.read("success", i, i + 1)[0])
+    card = Card(i, observed.name, status, success, score, observed.problem)
     return _Row(card, x, observed, observations.measured(x))
 
 

@@ -7,20 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.batch import Run
 from unrelu.report.columns import Finished
-from unrelu.result import Status
+from unrelu.result import SIGNIFICANCE, Status
 from unrelu.stores.images import ENDINGS
 
-__all__ = ["Above", "Message", "Outcome", "above_noise", "good", "good_names", "messages", "outcomes"]
+__all__ = ["Above", "Message", "Outcome", "above_noise", "messages", "outcomes"]
 
 # Indices that are shown of a status or a message, and messages that are shown.
 _FIRST = 8
 _MESSAGES = 20
-# These fit an observation to the stated noise.
-_FITS = frozenset({Status.EXACT_FIT.name, Status.NOT_UNIQUE.name, Status.NOISE_LEVEL.name})
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Outcome:
         name: of the status.
         count: how many observations have it.
         meaning: what it says, and what to do.
-        kind: "success" where it is good, see :func:`good`; "error" or "other".
+        kind: "success" where all that have it are a success; "error" or "other".
         first: some observations that have it, by index, those of the run's beginning.
     """
 
@@ -44,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Above:
-    """Observations with a code whose fit is above the stated noise: how many, and some of them."""
+    """Observations whose code leaves more than the stated noise explains: how many, and some of them."""
 
     count: int
     first: tuple[int, ...]
@@ -67,48 +64,28 @@ class Message:
 
 def outcomes(finished: Finished) -> list[Outcome]:
     """Every status that occurs: the good ones first, then by their number."""
-    run, codes = finished.run, finished.column("status")
-    names = good_names(finished)
+    run, codes, success = finished.run, finished.column("status"), finished.column("success")
     found = []
     for name, count in run.counts.items():
         status = Status.__members__.get(name)
         code = run.manifest["statuses"].index(name) + 1
-        kind = "error" if status is Status.ERROR else "success" if name in names else "other"
-        first = finished.index(np.flatnonzero(codes == code)[:_FIRST])
+        having = codes == code
+        kind = "error" if status is Status.ERROR else "success" if success[having].all() else "other"
+        first = finished.index(np.flatnonzero(having)[:_FIRST])
         meaning = "of another version of unrelu" if status is None else status.value
         found.append(Outcome(name, count, meaning, kind, tuple(first)))
     return sorted(found, key=lambda outcome: (outcome.kind != "success", -outcome.count, outcome.name))
 
 
-def good_names(finished: Finished) -> frozenset[str]:
-    """The statuses that are good: that fit the noise where it is stated, else success, as the run itself recorded it.
-
-    A code that was found again counts as success, however badly it fits; where the noise is stated, that is told apart.
-    """
-    if finished.run.manifest["noise"]:
-        return _FITS
-    codes = np.unique(finished.column("status")[finished.column("success")])
-    names = finished.run.manifest["statuses"]
-    return frozenset(names[code - 1] for code in codes.tolist() if 0 < code <= len(names))
-
-
-def good(finished: Finished) -> npt.NDArray[np.bool_]:
-    """Which observations ended well, (n,)."""
-    return _among(finished, good_names(finished))
-
-
 def above_noise(finished: Finished) -> Above | None:
-    """The observations with a code that end above the stated noise; None where none is stated, or none does."""
+    """The observations whose code the stated noise does not explain; None where none is stated, or all are explained.
+
+    They are those with a p-value below 1%, whatever their status says of how the search ended.
+    """
     if not finished.run.manifest["noise"]:
         return None
-    fits = _among(finished, _FITS | {Status.ERROR.name})
-    places = np.flatnonzero(~fits & ~np.isnan(finished.column("residual_l2")))  # a diverged code has an infinite one
+    places = np.flatnonzero(finished.column("p_value") < SIGNIFICANCE)  # NaN without a code
     return Above(len(places), tuple(finished.index(places[:_FIRST]))) if len(places) else None
-
-
-def _among(finished: Finished, names: frozenset[str]) -> npt.NDArray[np.bool_]:
-    codes = [code for code, name in enumerate(finished.run.manifest["statuses"], 1) if name in names]
-    return np.isin(finished.column("status"), codes)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from unrelu import __version__
 from unrelu.batch import Run, open_run
 from unrelu.errors import InputError, StorageError
 from unrelu.methods import METHODS
-from unrelu.problem import Noise
+from unrelu.noise import Noise
 from unrelu.report import facts, words
 from unrelu.report.certificates import certificates
 from unrelu.report.columns import Finished, spread_of
@@ -24,7 +24,7 @@ from unrelu.report.histogram import Histogram, histogram
 from unrelu.report.observed import Observations, find_observations
 from unrelu.report.pictures import HIDDEN
 from unrelu.report.script import script
-from unrelu.report.statuses import above_noise, good, messages, outcomes
+from unrelu.report.statuses import above_noise, messages, outcomes
 from unrelu.report.throughput import throughput
 
 __all__ = ["write_report"]
@@ -107,10 +107,8 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
         "again": script(run),
         "command": run.manifest["about"].get("command"),
         "directory": run.manifest["about"].get("opened", {}).get("directory"),
-        "warnings": [str(text) for text in run.manifest["about"].get("warnings", [])],
         "outcomes": outcomes(finished),
         "above": above_noise(finished),
-        "well": int(good(finished).sum()),
         "kinds": _FIT_KINDS if run.manifest["noise"] else _KINDS,
         "messages": shown,
         "more_messages": rest,
@@ -142,6 +140,10 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
         "objective": facts.objective(run),
         "nit": "iterations of an observation",
     }
+    if run.manifest["noise"]:
+        columns["p_value"] = "probability that the stated noise leaves as large a residual"
+    else:
+        columns["confidence"] = "that no code has an objective more than 1% lower"
     method = METHODS.get(run.manifest["method"])
     if method is not None and method.layerwise:  # others share the time of a chunk equally
         columns["seconds"] = "wall time of an observation, seconds"
@@ -153,7 +155,7 @@ def _residuals(finished: Finished, column: str, fit: str) -> Histogram:
     expected = _expected(finished.run, column)
     mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
     title = f"Residual |y − {fit}| ({_NORMS[column]})"  # noqa: RUF001
-    return histogram(title, "units of the data", finished.column(column), good(finished), mark)
+    return histogram(title, "units of the data", finished.column(column), finished.column("success"), mark)
 
 
 def _expected(run: Run, column: str) -> float | None:

@@ -47,6 +47,8 @@ def records(result: Inversion) -> Iterator[dict[str, Any]]:
     columns: dict[str, Any] = {
         "status": [str(s) for s in np.atleast_1d(result.status)],
         "success": np.atleast_1d(result.success),
+        "p_value": np.atleast_1d(result.p_value),
+        "confidence": np.atleast_1d(result.confidence),
         "message": np.atleast_1d(result.message),
         "objective": np.atleast_1d(result.fun),
         **{f"residual_{norm}": np.atleast_1d(result.residual(norm)) for norm in ("l2", "l1", "linf")},

@@ -55,7 +55,7 @@ class Column:
 
 def columns_of(latent_dim: int, output_shape: Shape) -> tuple[Column, ...]:
     """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms."""
-    numbers = ("objective", "residual_l2", "residual_l1", "residual_linf")
+    numbers = ("p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
     return (
         Column("codes", (latent_dim,), "<f8"),
         Column("reconstructions", output_shape, "<f8"),
