@@ -190,7 +190,7 @@ def _draw(numbers: Numbers) -> Figure:
              for name in _KINDS for level in _LEVELS}  # fmt: skip
     _medians_by_setting(axes[0], noisy, [*_labels(_STEPS), "linf", "linf, told", "l1", "l1, told"], "Figure 1")
     trained = {g.name: reported.where(experiment=g.name) for g in BOTH if g.name in reported.distinct("experiment")}
-    _medians_by_setting(axes[1], trained, _labels(_STEPS_TRAINED), "trained networks, no noise")
+    _medians_by_setting(axes[1], trained, _labels(_STEPS_TRAINED), "trained, no noise")
     for axis, name in zip(axes[2:], PANELS, strict=True):
         part = reported.where(experiment=name)
         ks = part.distinct("k")
@@ -200,7 +200,8 @@ def _draw(numbers: Numbers) -> Figure:
             axis.plot(ks, values, style.line, marker=style.marker, color=style.color, markersize=4, label=label)
         axis.set_ylim(-4, 104)
         tidy(axis, "latent dimension k", f"recovered to {SUCCESS:g}, %", f"{PANELS[name][1]}, {PANELS[name][0]}")
-    axes[2].legend(fontsize=6, frameon=False)
+    handles, labels = axes[2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 

@@ -16,7 +16,7 @@ from unrelu import zoo
 from unrelu.experiments.drawing import grid_of_images
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.generators import BOTH, TrainedGenerator, named
-from unrelu.experiments.instances import METHODS, oracle, relative_error
+from unrelu.experiments.instances import MEAN_READING, METHODS, oracle, relative_error
 from unrelu.solve import invert
 
 __all__ = ["EXPERIMENTS", "on_a_network"]
@@ -192,8 +192,8 @@ def _closer(numbers: Numbers) -> list[Claim]:
     return [
         *claims,
         read("linf is told the noise", by="linf, told"),
-        read("closer is meant of the code", column="error"),
-        read("GD minimises the mean over pixels, so that its steps are 2/784 as long", method=_MEAN),
+        read("closer by the error of the code", column="error"),
+        read(MEAN_READING, method=_MEAN),
     ]
 
 

@@ -14,7 +14,7 @@ from unrelu.network import Network
 from unrelu.result import Inversion
 from unrelu.solve import invert
 
-__all__ = ["METHODS", "NOISES", "gaussian_network", "noise", "oracle", "relative_error", "run", "slope"]
+__all__ = ["MEAN_READING", "METHODS", "NOISES", "gaussian_network", "noise", "oracle", "relative_error", "run", "slope"]
 
 Array = npt.NDArray[np.float64]
 
@@ -43,6 +43,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lm": ("lm", {}),
     "auto": ("auto", {}),
 }
+
+
+# What is understood by gradient descent then, in figures of pictures.
+MEAN_READING = (
+    "GD minimises the mean over pixels, so that its steps are 2/784 as long; with such a loss it would not recover short "
+    "codes on random networks, as it does in Figure 2"
+)
 
 
 def gaussian_network(sizes: Sequence[int], rng: np.random.Generator, activation: str = "relu") -> Network:
