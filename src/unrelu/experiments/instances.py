@@ -47,8 +47,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # What is understood by gradient descent then, in figures of pictures.
 MEAN_READING = (
-    "GD minimises the mean over pixels, so that its steps are 2/784 as long; with such a loss it would not recover short "
-    "codes on random networks, as it does in Figure 2"
+    "GD minimises the mean over pixels, so that its steps are 2/784 as long; with such a loss it would not recover "
+    "short codes on random networks, as it does in Figure 2"
 )
 
 
