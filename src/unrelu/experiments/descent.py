@@ -41,7 +41,7 @@ _COUNTS = {_TUNING: 3, _REPORTED: 10}  # networks of Figure 1
 _COUNTS_2 = {_TUNING: 1, _REPORTED: 3}  # networks of Figure 2, a size
 _CODES_2 = 10
 # The first shows that gradient descent works as in the paper.
-_LATENT = (20, 60, 90, 120)
+_LATENT = (20, 60, 100)
 _CODES_TRAINED = 20
 _WELL, _GONE, _OUTLIER, _RECOVERED = 0.95, 0.05, 10.0, 1e-3
 
