@@ -28,6 +28,7 @@ from unrelu.commands.options import (
 )
 from unrelu.errors import OptionError, UnreluError
 from unrelu.experiments import MODULES as EXPERIMENTS
+from unrelu.experiments import ON_A_NETWORK
 from unrelu.experiments import load as load_experiment
 from unrelu.terminal import (
     network_of,
@@ -258,10 +259,29 @@ def demo(
 @app.command()
 def reproduce(
     figures: Annotated[list[str], typer.Argument(help=f"all, or some of: {', '.join(EXPERIMENTS)}")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the numbers and the pictures.")] = Path(
-        "reproduction"
-    ),
-    quick: Annotated[bool, typer.Option(help="Few runs of each: minutes for all, instead of an hour.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the numbers and the pictures. [default: reproduction, or with --network "
+            "reproduction-NAME, after the file]",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="FILE",
+            help=f"Run {', '.join(ON_A_NETWORK)} on a decoder of 28 x 28 pixels from your "
+            "file (.onnx .pt .pth .safetensors .npz) instead of ours.",
+        ),
+    ] = None,
+    layers: Layers = None,
+    activation: ActivationName = None,
+    quick: Annotated[
+        bool, typer.Option(help="Few runs of each: minutes for all, instead of three quarters of an hour.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of every random choice; the default is that of the page.")
     ] = 2026,
@@ -273,15 +293,23 @@ def reproduce(
 
     The folder gets NAME.json, NAME.png and NAME.svg of each, and reproduction.md. Run the same command again to go on
     after a stop: what is finished is not run again. Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
+
+    With --network, some figures run on a decoder from your file, such as those that the paper's authors published:
+    unrelu reproduce fig1c fig1d fig3 fig4 --network FILE --layers fc3,fc4 --activation relu
     """
     from rich.console import Console
 
+    from unrelu.experiments.generators import from_file
     from unrelu.experiments.terminal import reproduce as run_experiments
 
+    if network is None and (layers or activation):
+        raise OptionError("--layers and --activation say how to read the file of --network; name it as well")
     names = list(EXPERIMENTS) if "all" in figures else figures
+    generator = from_file(network, layers, activation) if network else None
     for name in names:
-        load_experiment(name)
-    if not run_experiments(names, output, quick, seed, workers, overwrite, Console(quiet=quiet)):
+        load_experiment(name, generator)
+    folder = output or Path(f"reproduction-{Path(generator.name).stem}" if generator else "reproduction")
+    if not run_experiments(names, folder, quick, seed, workers, overwrite, Console(quiet=quiet), generator):
         raise typer.Exit(130)
 
 
