@@ -41,9 +41,11 @@ def strangers(plan, seed):
 
 def own_outputs(plan, seed):
     """Own noisy outputs; goal: Kolmogorov-Smirnov distance of at most 0.05, success in 98 to 100%."""
-    print(f"\nOwn outputs, noise 0.1 stated, {plan.own} a row ({plan.prior} with a prior)\n")
-    print("| generator | operator | distance of p from uniform | success | p < 0.01 | mean p | statuses |")
-    print("|---|---|---|---|---|---|---|")
+    print("\nOwn outputs, noise 0.1 stated\n")
+    print(
+        "| generator | operator | observations | distance of p from uniform | success | p < 0.01 | mean p | statuses |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     rows = []
     for row in measure_own_outputs(plan, seed):
         rows.append(row)
@@ -51,8 +53,8 @@ def own_outputs(plan, seed):
         small, mean = sum(value < 0.01 for value in p) / len(p), sum(p) / len(p)
         statuses = ", ".join(f"{status} {count}" for status, count in row.statuses.items())
         print(
-            f"| {row.generator} | {row.operator} | {row.distance:.3f} | {row.success:.1%} | {small:.1%} | {mean:.3f} "
-            f"| {statuses} |",
+            f"| {row.generator} | {row.operator} | {len(p)} | {row.distance:.3f} | {row.success:.1%} | {small:.1%} "
+            f"| {mean:.3f} | {statuses} |",
             flush=True,
         )
     return [asdict(row) for row in rows]
