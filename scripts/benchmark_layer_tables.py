@@ -168,16 +168,21 @@ def startup(numbers: Numbers) -> str:
 
 @block(BLOCKS, "recovery exact")
 def recovery_exact(numbers: Numbers) -> str:
-    head = ("net", "method", "rank k", "recovered to 1e-6", "largest error", "rank below k",
-            "of these NOT_UNIQUE with the right dimension")  # fmt: skip
-    return table(
-        head,
+    nets: dict[str, dict[str, Numbers]] = {}
+    for row in numbers["exact"]:
+        nets.setdefault(row["net"], {})[row["method"]] = row
+    head = ("net", "rank k", "recovered to 1e-6 by `exact`", "by `linf`", "largest error of `exact`", "of `linf`",
+            "rank below k", "NOT_UNIQUE with the right dimension by `exact`", "by `linf`")  # fmt: skip
+    rows = (
         (
-            (row["net"], row["method"], len(row["errors"]), sum(e <= 1e-6 for e in row["errors"]),
-             form(max(row["errors"], default=None), ".0e"), row["rank_below_k"], row["told"])
-            for row in numbers["exact"]
-        ),
+            net, len(both["exact"]["errors"]),
+            *(sum(e <= 1e-6 for e in row["errors"]) for row in both.values()),
+            *(form(max(row["errors"], default=None), ".0e") for row in both.values()),
+            both["exact"]["rank_below_k"], *(row["told"] for row in both.values()),
+        )
+        for net, both in nets.items()
     )  # fmt: skip
+    return table(head, rows)
 
 
 @block(BLOCKS, "recovery oracle")

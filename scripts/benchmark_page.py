@@ -37,7 +37,7 @@ def names(text: str) -> list[str]:
 
 def filled(text: str, results: Path) -> str:
     """A page with its blocks made from the numbers in a folder."""
-    return _MARKED.sub(lambda found: f"{found[1]}\n{render(found[2], results)}\n\n{found[3]}", text)
+    return _MARKED.sub(lambda found: f"{found[1]}{render(found[2], results)}\n{found[3]}", text)
 
 
 def render(name: str, results: Path) -> str:

@@ -92,31 +92,29 @@ def search_aims(numbers: Numbers) -> str:
     rows = []
     for generators, least, without, blind, known in _SEARCH_AIMS:
         cells = list(_outcomes(numbers, generators).values())
-        if not cells:
-            continue
         ours = [by_method[name] for by_method in cells for name in (BLIND, KNOWN) if name in by_method]
-        name = "random nets" if generators is RANDOM else generators[0]
-        rows.append(_aim(f"{name}: found in {share(least)}", [o.success for o in ours], least, True, share))
-        for what, limit, times in (
-            ("without noise", without, [o.milliseconds for o in ours if not o.noise]),
-            ("blind", blind, [o.milliseconds for o in ours if o.noise and o.method == BLIND]),
-            ("noise known", known, [o.milliseconds for o in ours if o.method == KNOWN]),
-        ):
-            rows.append(_aim(f"{name}, {what}: {limit:g} ms", times, limit, False, short))
-        if generators is RANDOM:
-            ratios = [o.oracle for o in ours if o.oracle is not None]
-            rows.append(_aim("random nets: error 1.01 of the oracle's", ratios, 1.01, False, lambda x: f"{x:.3f}"))
         fewer = [times_fewer(by_method, n) for by_method in cells for n in (BLIND, KNOWN) if n in by_method]
-        rows.append(_aim(f"{name}: a fifth of the peers' ms a success", fewer, 5.0, True, short))
-    return table(("aim, at least or at most", "rows that reach it", "worst"), rows)
+        ratios = [o.oracle for o in ours if o.oracle is not None]
+        rows.append((
+            "random nets" if generators is RANDOM else generators[0],
+            _aim([o.success for o in ours], least, True, share),
+            _aim([o.milliseconds for o in ours if not o.noise], without, False, short),
+            _aim([o.milliseconds for o in ours if o.noise and o.method == BLIND], blind, False, short),
+            _aim([o.milliseconds for o in ours if o.method == KNOWN], known, False, short),
+            _aim(fewer, 5.0, True, short),
+            _aim(ratios, 1.01, False, lambda ratio: f"{ratio:.3f}"),
+        ))  # fmt: skip
+    head = ("generator", "found", "ms without noise", "ms blind", "ms, noise known", "times fewer ms", "error / oracle")
+    return f"The aim; how many rows reach it, and the worst of them:\n\n{table(head, rows)}"
 
 
-def _aim(what: str, values: list[float], aim: float, least: bool, write: Callable[[float], str]) -> tuple[str, ...]:
-    """How many values reach an aim, and the worst of them."""
+def _aim(values: list[float], aim: float, least: bool, write: Callable[[float], str]) -> str | None:
+    """An aim, how many values reach it, and the worst of them; None without values."""
     if not values:
-        return what, "-", "-"
+        return None
     reached = sum(value >= aim if least else value <= aim for value in values)
-    return what, f"{reached} of {len(values)}", write(min(values) if least else max(values))
+    goal = f"{100 * aim:g}%" if write is share else f"{aim:g}"
+    return f"{goal}: {reached} of {len(values)}, {write(min(values) if least else max(values))}"
 
 
 @block(BLOCKS, "search norms")
@@ -298,58 +296,61 @@ def time_limit(numbers: Numbers) -> str:
 
 @block(BLOCKS, "verdict strangers")
 def verdict_strangers(numbers: Numbers) -> str:
-    rows = []
-    for r in numbers["strangers"]:
-        count = len(r["p_values"])
-        rejected = sum(p < 1e-3 for p in r["p_values"]) / count
-        rows.append((r["generator"], r["kind"], count, share(r["successes"] / count), share(rejected)))
-    success, rejected = (
-        sum(r["successes"] for r in numbers["strangers"]),
-        sum(p < 1e-3 for r in numbers["strangers"] for p in r["p_values"]),
-    )
-    total = sum(row[2] for row in rows)
-    return (
-        table(("generator", "observed", "observations", "called a success", "p < 1e-3"), rows)
-        + "\n\n"
-        + aims((
-            ("called a success in at most 1%", share(success / total), success <= 0.01 * total),
-            ("p < 1e-3 in at least 99%", share(rejected / total), rejected >= 0.99 * total),
-        ))
-    )  # fmt: skip
+    rows = numbers["strangers"]
+    cells = {
+        (r["generator"], r["kind"]): f"{share(r['successes'] / len(r['p_values']))}, {share(_rejected([r]))}"
+        for r in rows
+    }
+    count = sum(len(r["p_values"]) for r in rows)
+    success, rejected = sum(r["successes"] for r in rows) / count, _rejected(rows)
+    text = f"{len(rows[0]['p_values'])} observations a cell; called a success, p < 1e-3:\n\n"
+    return f"{text}{_pivot(cells)}\n\n" + aims((
+        ("called a success in at most 1%", share(success), success <= 0.01),
+        ("p < 1e-3 in at least 99%", share(rejected), rejected >= 0.99),
+    ))  # fmt: skip
+
+
+def _rejected(rows: list[Numbers]) -> float:
+    """Share of the p-values below 1e-3."""
+    return float(np.mean([p < 1e-3 for r in rows for p in r["p_values"]]))
+
+
+def _pivot(cells: dict[tuple[str, str], str]) -> str:
+    """A row for each generator, a column for each second key."""
+    columns = list(dict.fromkeys(column for _, column in cells))
+    generators = dict.fromkeys(generator for generator, _ in cells)
+    return table(("generator", *columns), ((g, *(cells.get((g, c)) for c in columns)) for g in generators))
 
 
 @block(BLOCKS, "verdict own")
 def verdict_own(numbers: Numbers) -> str:
-    own, rows = numbers["own"], []
-    for r in own:
-        count = len(r["p_values"])
-        statuses = ", ".join(f"{status} {n}" for status, n in r["statuses"].items())
-        rows.append(
-            (r["generator"], r["operator"], count, f"{r['distance']:.3f}", share(r["successes"] / count), statuses)
-        )
-    exact = [r for r in own if r["operator"] != "prior"]
-    distance = max(r["distance"] for r in exact)
-    least = min(r["successes"] / len(r["p_values"]) for r in own)
-    return (
-        table(("generator", "operator", "observations", "distance of p from uniform", "success", "statuses"), rows)
-        + "\n\n"
-        + aims((
-            ("distance of at most 0.05 without a prior", f"{distance:.3f} at most", distance <= 0.05),
-            ("success in at least 98%", f"{share(least)} at least", least >= 0.98),
-        ))
-    )  # fmt: skip
+    own = numbers["own"]
+    cells = {
+        (r["generator"], r["operator"]): f"{r['distance']:.3f}, {share(r['successes'] / len(r['p_values']))}"
+        f" of {len(r['p_values'])}"
+        for r in own
+    }
+    distance = max(r["distance"] for r in own if r["operator"] != "prior")
+    successes = [r["successes"] / len(r["p_values"]) for r in own]
+    return f"Distance, success:\n\n{_pivot(cells)}\n\n" + aims((
+        ("distance of at most 0.05 without a prior", f"{distance:.3f} at most", distance <= 0.05),
+        ("success in at least 98%", f"{share(min(successes))} at least", min(successes) >= 0.98),
+    ))  # fmt: skip
 
 
 @block(BLOCKS, "verdict noiseless")
 def verdict_noiseless(numbers: Numbers) -> str:
     rows = numbers["noiseless"]
-    total, false = sum(r["count"] for r in rows), sum(r["false"] for r in rows)
-    head = ("generator", "operator", "observations", "exact fit", "by a heavy search", "success", "false success",
+    names = ("count", "exact", "exact_by_heavy", "successes", "false")
+    head = ("generator", "observations", "exact fit", "by a heavy search", "success", "false success",
             "largest confidence of a wrong code")  # fmt: skip
-    names = ("generator", "operator", "count", "exact", "exact_by_heavy", "successes", "false")
-    cells = ((*(r[name] for name in names), form(max(r["confidences"], default=None), ".3f")) for r in rows)
-    aim = f"no false success in {total} observations"
-    return f"{table(head, cells)}\n\n{aims([(aim, f'{false} false', not false)])}"
+    cells = []
+    for generator in dict.fromkeys(r["generator"] for r in rows):
+        group = [r for r in rows if r["generator"] == generator]
+        largest = max((c for r in group for c in r["confidences"]), default=None)
+        cells.append((generator, *(sum(r[name] for r in group) for name in names), form(largest, ".3f")))
+    total, false = sum(r["count"] for r in rows), sum(r["false"] for r in rows)
+    return f"{table(head, cells)}\n\n{aims([(f'no false success in {total} observations', f'{false}', not false)])}"
 
 
 @block(BLOCKS, "verdict noisy")
