@@ -34,20 +34,9 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## the benchmark tables: the verdict, start-up, time limits, recovery, identifiability, baselines, data sets, layer programs, search and proofs against their peers (hours)
+## every benchmark, and its pages from the numbers (an hour); some of them: make bench NAMES="search certify"
 bench: $(VENV)/.check
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/time_limit.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/identifiability.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/baselines.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prior.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lp_forms.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/degenerate.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
-	$(BIN)/python benchmarks/datasets.py
-	for what in layers throughput network cold-start search certify; do \
-	  OMP_NUM_THREADS=1 $(BIN)/unrelu benchmark $$what --output benchmark-$$what --overwrite || exit 1; done
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench $(NAMES)
 
 ## every figure and claim of the paper on a small scale, into reproduction-quick/ (minutes)
 reproduce-quick: $(VENV)/.check

@@ -1,23 +1,19 @@
-"""The baselines in the settings they were published in, beside what was published, and beside our methods.
-
-Prints Markdown tables and writes the numbers with the machine they were measured on as JSON.
-"""
+"""The baselines in the settings they were published in, beside what was published, and beside our methods."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 import unrelu
-from unrelu.machine import describe
+from unrelu.benchmarks.results import run_script
 from unrelu.streams import stream
 
-RESULTS = Path(__file__).parent / "results" / "baselines.json"
+# Networks a cell of PLUGIn's setting; images a cell of CSGM's and of Figure 4; both in a quick run.
+TRIALS, IMAGES, QUICK = 10, 5, 1
+CSGM_GENERATOR, FIGURE4_GENERATOR = "mnist-sigmoid", "mnist-relu"
 
 # PLUGIn, Figure 2a: noise norm -> mean relative error of gradient descent and of PLUGIn over 20 trials, read off there.
 PLUGIN_PUBLISHED = {0.105: (0.071, 0.29), 0.21: (0.157, 0.50), 1.0: (1.03, 2.9)}
@@ -79,31 +75,20 @@ def timed(network, y, method, options, **given):
     return result, time.perf_counter() - begin
 
 
-def plugin_setting(trials):
+def plugin_setting(trials, seed):
     """20-600-500-500 with contracting layers, unit code, noise on a sphere: mean |z - z*| of every method."""
     rows = []
     for level in PLUGIN_PUBLISHED:
         for name, (method, options) in PLUGIN_METHODS.items():
             errors, seconds = [], 0.0
-            for seed in range(trials):
-                network = random_network(PLUGIN_SIZES, stream("PLUGIn, weights", seed))
-                truth = on_sphere(stream("PLUGIn, truth", seed), PLUGIN_SIZES[0])
-                y = network(truth) + level * on_sphere(stream("PLUGIn, noise", seed), PLUGIN_SIZES[-1])
-                result, used = timed(network, y, method, options, seed=seed)
+            for trial in range(trials):
+                network = random_network(PLUGIN_SIZES, stream("PLUGIn, weights", seed, trial))
+                truth = on_sphere(stream("PLUGIn, truth", seed, trial), PLUGIN_SIZES[0])
+                y = network(truth) + level * on_sphere(stream("PLUGIn, noise", seed, trial), PLUGIN_SIZES[-1])
+                result, used = timed(network, y, method, options, seed=trial)
                 errors.append(float(np.linalg.norm(result.z - truth)))
                 seconds += used
             rows.append({"noise": level, "method": name, "errors": errors, "seconds": seconds})
-    print(f"\nPLUGIn: {'-'.join(map(str, PLUGIN_SIZES))}, unit code, mean relative error over {trials} networks "
-          "(largest in brackets)\n")  # fmt: skip
-    head = " | ".join(f"noise {level:g}" for level in PLUGIN_PUBLISHED)
-    print(f"| method | {head} | seconds a code |\n|---|" + "---|" * (len(PLUGIN_PUBLISHED) + 1))
-    for place, name in enumerate(("gradient_descent", "plugin")):
-        cells = " | ".join(f"{published[place]:g}" for published in PLUGIN_PUBLISHED.values())
-        print(f"| {name}, published | {cells} | |")
-    for name in PLUGIN_METHODS:
-        mine = [row for row in rows if row["method"] == name]
-        cells = " | ".join(f"{np.mean(row['errors']):.3g} ({np.max(row['errors']):.2g})" for row in mine)
-        print(f"| {name} | {cells} | {sum(row['seconds'] for row in mine) / (trials * len(mine)):.2f} |", flush=True)
     return rows
 
 
@@ -121,10 +106,10 @@ def lasso(a, y, weight=0.1, iterations=1_000):
     return np.clip(x, 0, 1)
 
 
-def csgm_setting(name, count):
+def csgm_setting(name, count, seed):
     """Gaussian measurements of held-out digits and generated images, noise of norm 0.1: mean square error a pixel."""
     network = unrelu.zoo.load(name)
-    truth = stream("CSGM, truth", name).standard_normal((count, network.latent_dim))
+    truth = stream("CSGM, truth", seed, name).standard_normal((count, network.latent_dim))
     images = {
         "digits": unrelu.zoo.observations(name)[:count].reshape(count, -1),
         "generated": network(truth).reshape(count, -1),
@@ -133,8 +118,8 @@ def csgm_setting(name, count):
     rows = []
     for kind, x in images.items():
         for m in CSGM_MEASUREMENTS:
-            a = stream("CSGM, measurement matrix", name, kind, m).standard_normal((m, n)) / np.sqrt(m)
-            e = stream("CSGM, noise", name, kind, m).standard_normal((count, m))
+            a = stream("CSGM, measurement matrix", seed, name, kind, m).standard_normal((m, n)) / np.sqrt(m)
+            e = stream("CSGM, noise", seed, name, kind, m).standard_normal((count, m))
             y = x @ a.T + CSGM_NOISE / np.sqrt(m) * e
             estimate = lasso(a * np.sqrt(m), y * np.sqrt(m))
             rows.append({"images": kind, "m": m, "method": "lasso", "error": float(((estimate - x) ** 2).mean())})
@@ -142,31 +127,20 @@ def csgm_setting(name, count):
                 result, seconds = timed(network, y, which, options, operator=a)
                 error = float(((result.x.reshape(count, -1) - x) ** 2).mean())
                 rows.append({"images": kind, "m": m, "method": method, "error": error, "seconds": seconds})
-    for kind in images:
-        print(f"\nCSGM: {name}, {count} {kind}, mean square error a pixel\n")
-        print("| method | " + " | ".join(map(str, CSGM_MEASUREMENTS)) + " | seconds an image |")
-        print("|---|" + "---|" * (len(CSGM_MEASUREMENTS) + 1))
-        for method in ("lasso", *CSGM_METHODS):
-            mine = [row for row in rows if row["images"] == kind and row["method"] == method]
-            cells = " | ".join(f"{row['error']:.2g}" for row in mine)
-            used = sum(row.get("seconds", 0.0) for row in mine) / (count * len(mine))
-            print(f"| {method} | {cells} | {f'{used:.2f}' if used else ''} |", flush=True)
     return rows
 
 
-def figure4_setting(name, count):
+def figure4_setting(name, count, seed):
     """Part of each generated image seen: how many are found, and the median error of the pixels that were not."""
     network = unrelu.zoo.load(name)
-    truth = stream("Figure 4, truth", name).standard_normal((count, network.latent_dim))
-    rng = stream("Figure 4, masks", name)
+    truth = stream("Figure 4, truth", seed, name).standard_normal((count, network.latent_dim))
+    rng = stream("Figure 4, masks", seed, name)
     x = network(truth)
     masks = {"random half": np.stack([rng.random(x.shape[1:]) < 0.5 for _ in range(count)])}
     block = np.ones(x.shape, dtype=bool)
     block.reshape(count, 28, 28)[:, 10:18, 10:18] = False
     masks["all but 8 x 8"] = block
     rows = []
-    print(f"\nFigure 4: {name}, {count} generated images, no noise\n")
-    print("| mask | method | found to 1e-3 | median error of hidden pixels | seconds an image |\n|---|---|---|---|---|")
     for kind, mask in masks.items():
         for method, (which, options) in FIGURE4_METHODS.items():
             result, seconds = timed(network, x, which, options, operator=mask)
@@ -174,21 +148,22 @@ def figure4_setting(name, count):
             off = ((result.x - x) ** 2 * ~mask).reshape(count, -1).sum(axis=1) / (~mask).reshape(count, -1).sum(axis=1)
             error = float(np.median(np.nan_to_num(off, nan=np.inf)))
             rows.append({"mask": kind, "method": method, "found": found, "error": error, "seconds": seconds})
-            print(f"| {kind} | {method} | {found} | {error:.2g} | {seconds / count:.2f} |", flush=True)
     return rows
 
 
+def measure(quick, seed):
+    """All three settings."""
+    trials, images = (QUICK, QUICK) if quick else (TRIALS, IMAGES)
+    return {
+        "trials": trials,
+        "images": images,
+        "published": {f"{level:g}": dict(zip(("gradient_descent", "plugin"), errors, strict=True))
+                      for level, errors in PLUGIN_PUBLISHED.items()},
+        "plugin": plugin_setting(trials, seed),
+        "csgm": csgm_setting(CSGM_GENERATOR, images, seed),
+        "figure4": figure4_setting(FIGURE4_GENERATOR, images, seed),
+    }  # fmt: skip
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=20, help="networks a cell of PLUGIn's setting; 0 leaves it out")
-    parser.add_argument("--images", type=int, default=10, help="images a cell of CSGM's setting and of Figure 4; or 0")
-    parser.add_argument("--generator", default="mnist-sigmoid", help="generator of CSGM's setting")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the numbers go")
-    arguments = parser.parse_args()
-    report = {"machine": describe()}
-    if arguments.trials:
-        report["plugin"] = plugin_setting(arguments.trials)
-    if arguments.images:
-        report["csgm"] = csgm_setting(arguments.generator, arguments.images)
-        report["figure4"] = figure4_setting("mnist-relu", arguments.images)
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    run_script("baselines", __doc__, measure)

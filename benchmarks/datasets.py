@@ -1,6 +1,6 @@
-"""A run over 20,000 observations of mnist-relu: what it costs over the bare loop, two workers, and memory.
+"""A run over thousands of observations of mnist-relu: what it costs over the bare loop, two workers, and memory.
 
-Prints Markdown tables. Overhead is paired: after every chunk of a run, the same chunk is inverted by ``unrelu.invert``
+Overhead is paired: after every chunk of a run, the same chunk is inverted by ``unrelu.invert``
 alone, in the same process on the same thread, and the sums of both times are compared. What a run adds is reading,
 looking for bad rows, hashes, the table, the journal and the line and bar in the terminal. Both come to the same bits,
 which is checked. Two workers are compared with one, for the chunks (from the first one's beginning to the last one's
@@ -11,7 +11,6 @@ sampled every 50 ms.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import subprocess
 import sys
@@ -25,23 +24,26 @@ from threadpoolctl import threadpool_limits
 
 import unrelu
 from unrelu.batch.work import chunk_seed
+from unrelu.benchmarks.results import run_script
 from unrelu.commands.watching import watching
-from unrelu.machine import describe
 from unrelu.streams import stream
 
 CHUNK = 256
+# Observations, and runs of each; both in a quick run.
+SIZE, RUNS = 10_000, 2
+QUICK_SIZE, QUICK_RUNS = 1_024, 1
 COMMAND = [sys.executable, "-c", "from unrelu.cli import main; main()", "run", "mnist-relu"]
 KINDS = ("npy", "zarr")
 # Noise in the data, which is stated where there is some.
 NOISES = (0.0, 0.1)
 
 
-def data(folder, size, noise):
+def data(folder, size, noise, seed):
     """Outputs of the network under Gaussian noise, as a file."""
     network = unrelu.zoo.load("mnist-relu")
     path = folder / f"y-{size}-{noise}.npy"
     if not path.exists():
-        truth, e = (stream(f"data sets, {what}", size) for what in ("truth", "noise"))
+        truth, e = (stream(f"data sets, {what}", seed, size) for what in ("truth", "noise"))
         np.save(path, network(truth.standard_normal((size, 20))) + noise * e.standard_normal((size, 784)))
     return path
 
@@ -150,54 +152,57 @@ def held(pid):
         return 0
 
 
-def overheads(folder, size):
-    """The table of overhead."""
-    print(f"\n{size:,} observations, method auto, chunks of {CHUNK}, one worker; seconds\n")
-    print("| noise | results | bare | run | overhead |\n|---|---|---|---|---|")
+def overheads(folder, size, runs, seed):
+    """Seconds of a run and of the bare loop inside it, means over the runs."""
+    table = []
     for noise in NOISES:
         for kind in KINDS:
-            ran, bare = overhead(data(folder, size, noise), noise, folder / f"overhead-{noise}-{kind}", kind)
-            print(f"| {noise:g} | {kind} | {bare:.1f} | {ran:.1f} | {ran / bare - 1:+.1%} |", flush=True)
+            path = data(folder, size, noise, seed)
+            pairs = [overhead(path, noise, folder / f"overhead-{noise}-{kind}-{i}", kind) for i in range(runs)]
+            run, bare = map(sum, zip(*pairs, strict=True))
+            table.append({"noise": noise, "results": kind, "bare": bare / runs, "run": run / runs})
+    return table
 
 
-def workers(folder, size):
-    """The table of two workers."""
-    print("\nTwo workers against one; seconds\n")
-    print("| noise | results | 1 worker | 2 workers | times as fast | whole command | two bare loops side by side |")
-    print("|---|---|---|---|---|---|---|")
+def workers(folder, size, runs, seed):
+    """Seconds of one worker and of two: for the chunks, and for the whole command; of each the quickest run."""
+    table = []
     for noise in NOISES:
-        path = data(folder, size, noise)
-        ceiling = side_by_side(data(folder, size // 4, noise), noise)
+        path = data(folder, size, noise, seed)
+        ceiling = side_by_side(data(folder, size // 4, noise, seed), noise)
         for kind in KINDS:
-            times = [
-                command(path, noise, folder / f"{noise}-{kind}-{n}", "--results", kind, "--workers", str(n))
-                for n in (1, 2)
-            ]
-            (whole, chunks), (whole_2, chunks_2) = times
-            print(
-                f"| {noise:g} | {kind} | {chunks:.1f} | {chunks_2:.1f} | {chunks / chunks_2:.2f} "
-                f"| {whole:.1f} to {whole_2:.1f}: {whole / whole_2:.2f} | {ceiling:.2f} |",
-                flush=True,
-            )
+            row = {"noise": noise, "results": kind, "bare_loops": ceiling}
+            for n in (1, 2):
+                given = ("--results", kind, "--workers", str(n))
+                times = [command(path, noise, folder / f"{noise}-{kind}-{n}-{i}", *given) for i in range(runs)]
+                row[f"whole_{n}"], row[f"chunks_{n}"] = (min(seconds) for seconds in zip(*times, strict=True))
+            table.append(row)
+    return table
 
 
-def memory(folder, sizes):
-    """The table of memory."""
-    print("\nPeak memory of a run with two workers, noise 0.1; MiB\n")
-    print("| observations | npy | zarr |\n|---|---|---|")
-    for size in sizes:
-        path = data(folder, size, 0.1)
-        cells = [peak(path, 0.1, folder / f"memory-{size}-{kind}", kind) for kind in KINDS]
-        print(f"| {size:,} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
+def memory(folder, sizes, seed):
+    """Peak memory of a run with two workers, noise 0.1, in MiB."""
+    return [
+        {"observations": size}
+        | {kind: peak(data(folder, size, 0.1, seed), 0.1, folder / f"memory-{size}-{kind}", kind) for kind in KINDS}
+        for size in sizes
+    ]
+
+
+def measure(quick, seed):
+    """All three tables."""
+    size, runs = (QUICK_SIZE, QUICK_RUNS) if quick else (SIZE, RUNS)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        return {
+            "observations": size,
+            "runs": runs,
+            "chunk": CHUNK,
+            "overhead": overheads(folder, size, runs, seed),
+            "workers": workers(folder, size, runs, seed),
+            "memory": memory(folder, (size // 10, size), seed),
+        }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=20_000, help="observations")
-    size = parser.parse_args().size
-    machine = describe()
-    print(f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, numpy {machine['numpy']}")
-    with tempfile.TemporaryDirectory() as scratch:
-        overheads(Path(scratch), size)
-        workers(Path(scratch), size)
-        memory(Path(scratch), (size // 10, size))
+    run_script("datasets", __doc__, measure)

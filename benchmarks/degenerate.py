@@ -1,24 +1,23 @@
 """Random and degenerate layer programs against an independent solver: does anyone find a better point?
 
 Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same
-program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. Prints
-one row a kind of instance; the command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
+program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. The
+command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
 (objectives are never compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse
 than the least-squares start.
-
-    python benchmarks/degenerate.py [instances] [seed]
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
+from collections import Counter
 
 import numpy as np
 from scipy.optimize import linprog
 
 from unrelu.activations import Activation
+from unrelu.benchmarks.results import run_script
 from unrelu.layer import LayerSystem, rows
 from unrelu.layer.convex import least_violation
 from unrelu.layer.highs import LpStatus
@@ -30,6 +29,12 @@ KINDS = (
     "large scale", "badly conditioned", "duplicated columns", "outliers", "noiseless", "integers", "leaky",
     "sparse code", "nearly equal columns", "rows of all sizes",
 )  # fmt: skip
+# Of each kind and norm.
+INSTANCES, QUICK_INSTANCES = 150, 5
+OUTCOMES = (
+    "agrees", "zero", "says so", "no reference", "reference worse", "beaten", "NaN", "worse than its start"
+)  # fmt: skip
+FAILURES = ("beaten", "NaN", "worse than its start")
 BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0))
 
 
@@ -154,16 +159,12 @@ def check(kind, norm, rng):
     return ("agrees" if abs(excess) <= 1e-7 else "beaten" if excess > 0 else "reference worse"), excess, answer
 
 
-def main(count=10_000, seed=20260):
-    """Print the table; return the number of failures."""
-    outcomes = ("agrees", "zero", "says so", "no reference", "reference worse", "beaten", "NaN", "worse than its start")
-    print("| instances | norm | " + " | ".join(outcomes) + " | fallbacks | largest excess | slowest, ms |")
-    print("|---|---|" + "---|" * (len(outcomes) + 3))
-    failures = 0
-    each = max(1, count // (2 * len(KINDS)))
+def measure(quick, seed):
+    """A row for each kind and norm."""
+    each, table = QUICK_INSTANCES if quick else INSTANCES, []
     for kind in KINDS:
         for norm in ("l1", "linf"):
-            tally, worst, fallbacks, slowest = defaultdict(int), 0.0, 0, 0.0
+            tally, worst, fallbacks, slowest = Counter(), 0.0, 0, 0.0
             for i in range(each):
                 rng = stream("degenerate programs", seed, kind, norm, i)
                 begin = time.perf_counter()
@@ -172,15 +173,13 @@ def main(count=10_000, seed=20260):
                 tally[outcome] += 1
                 worst = max(worst, excess)
                 fallbacks += answer.fallback
-                if outcome in ("beaten", "NaN", "worse than its start", "says so") and "-v" in sys.argv:
-                    said = answer.engine, answer.status.name, answer.objective, answer.bound
-                    print(kind, norm, i, outcome, excess, *said)
-            failures += tally["beaten"] + tally["NaN"] + tally["worse than its start"]
-            cells = " | ".join(str(tally[o]) for o in outcomes)
-            print(f"| {kind} | {norm} | {cells} | {fallbacks} | {worst:.0e} | {1e3 * slowest:.0f} |", flush=True)
-    return failures
+            table.append({
+                "kind": kind, "norm": norm, "instances": each, "outcomes": {o: tally[o] for o in OUTCOMES},
+                "fallbacks": int(fallbacks), "largest_excess": worst, "slowest": slowest,
+            })  # fmt: skip
+    return {"rows": table}
 
 
 if __name__ == "__main__":
-    numbers = [int(a) for a in sys.argv[1:] if a.isdigit()]
-    sys.exit(min(main(*numbers), 1))
+    numbers = run_script("degenerate", __doc__, measure)
+    sys.exit(any(row["outcomes"][outcome] for row in numbers["rows"] for outcome in FAILURES))

@@ -1,21 +1,22 @@
 """Is a code recovered where, and only where, a noiseless result calls it identifiable?
 
-Prints Markdown tables: the paper's random nets k-250-600, whose rank falls below k as k grows; and nets of full rank in
+Of the paper's random nets k-250-600, whose rank falls below k as k grows; and of nets of full rank in
 which one latent direction hardly shows, down to what double precision can tell.
 """
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 
 import unrelu
+from unrelu.benchmarks.results import run_script
 from unrelu.streams import stream
 
 LATENT = (100, 110, 120, 125, 130, 135, 140, 150)
 SOFTNESS = (1e-2, 1e-4, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 CODES = 10
+# Nets a row, of which each gives CODES codes; the soft nets, and both in a quick run.
+NETS, SOFT_NETS, QUICK_NETS = 10, 2, 1
 RECOVERED = 1e-6
 
 
@@ -42,45 +43,33 @@ def tried(sizes, nets, key, softness=1.0, method="auto"):
     return (np.concatenate(column) for column in zip(*columns, strict=True))
 
 
-def row(name, identifiable, error, share):
+def row(identifiable, error, share):
     """A row of either table."""
     recovered = error <= RECOVERED
     told, not_told = error[identifiable], error[~identifiable]
-    cells = (
-        name,
-        len(error),
-        int(identifiable.sum()),
-        int(recovered.sum()),
-        int((identifiable != recovered).sum()),
-        f"{told.max():.0e}" if len(told) else "-",
-        f"{not_told.min():.0e}" if len(not_told) else "-",
-        f"{share[identifiable].min():.0e}" if len(told) else "-",
-    )
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    return {
+        "instances": len(error),
+        "identifiable": int(identifiable.sum()),
+        "recovered": int(recovered.sum()),
+        "disagreements": int((identifiable != recovered).sum()),
+        "largest_error_if_identifiable": float(told.max()) if len(told) else None,
+        "smallest_error_if_not": float(not_told.min()) if len(not_told) else None,
+        "smallest_ratio_if_identifiable": float(share[identifiable].min()) if len(told) else None,
+    }
 
 
-def table(first):
-    """The head of either table."""
-    print(
-        f"| {first} | instances | identifiable | recovered to 1e-6 | disagreements | largest error if identifiable "
-        "| smallest error if not | smallest sigma_min / sigma_max if identifiable |\n|" + "---|" * 8
-    )
+def measure(quick, seed):
+    """Both tables."""
+    nets, soft = (QUICK_NETS, QUICK_NETS) if quick else (NETS, SOFT_NETS)
+    return {
+        "random": [{"k": k, **row(*tried((k, 250, 600), nets, (seed, k)))} for k in LATENT],
+        "soft": [
+            {"method": method, "scale": scale, **row(*tried((20, 100, 600), soft, (seed,), scale, method))}
+            for method in ("auto", "lm")
+            for scale in SOFTNESS
+        ],
+    }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nets", type=int, default=10, help=f"nets a row, {CODES} codes each")
-    parser.add_argument("--seed", type=int, default=20260, help="of nets and codes")
-    arguments = parser.parse_args()
-    print("k-250-600, weights N(0, 1 / n_i), no biases, noiseless, auto\n")
-    table("k")
-    for k in LATENT:
-        row(str(k), *tried((k, 250, 600), arguments.nets, (arguments.seed, k)))
-    for method in ("auto", "lm", "linf"):
-        print(f"\n20-100-600, one latent direction scaled down, noiseless, {method}\n")
-        table("scale")
-        for softness in SOFTNESS:
-            row(
-                f"{softness:g}",
-                *tried((20, 100, 600), max(1, arguments.nets // 5), (arguments.seed,), softness, method),
-            )
+    run_script("identifiability", __doc__, measure)

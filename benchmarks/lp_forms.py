@@ -1,7 +1,6 @@
 """HiGHS on the layer programs: primal against dual form, simplex and interior point, presolve on and off.
 
-Prints a Markdown table: median milliseconds over instances on one thread, and the largest relative difference of the
-objectives.
+Median milliseconds over instances on one thread, and the largest relative difference of the objectives.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from unrelu.activations import Activation
+from unrelu.benchmarks.results import run_script
 from unrelu.layer import LayerSystem, rows
 from unrelu.layer.dual import dual_program
 from unrelu.layer.highs import LinearProgram
@@ -20,7 +20,7 @@ from unrelu.layer.squares import one_sided_least_squares
 from unrelu.streams import stream
 
 SIZES = ((784, 60), (500, 100), (600, 250))
-INSTANCES = 5
+INSTANCES, QUICK_INSTANCES = 5, 1
 SOLVERS = {
     "dual simplex": {"solver": "simplex", "simplex_strategy": 1, "presolve": "off"},
     "dual simplex, presolve": {"solver": "simplex", "simplex_strategy": 1, "presolve": "on"},
@@ -66,30 +66,34 @@ def run(program, options):
     return time.perf_counter() - begin, abs(solver.getInfo().objective_function_value)
 
 
-def main():
-    """Print the table."""
-    print("| layer | norm | form | " + " | ".join(SOLVERS) + " | objectives differ by |")
-    print("|---|---|---|" + "---|" * (len(SOLVERS) + 1))
-    for n, k in SIZES:
+def instance(n, k, norm, build, seed, index):
+    """Seconds of every solver on one program, and the spread of their objectives, relative to the largest."""
+    weights, truth, noise = (stream(f"LP, {what}", seed, index) for what in ("weights", "truth", "noise"))
+    free = np.full(k, -np.inf), np.full(k, np.inf)
+    system = LayerSystem(weights.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
+    x = system.value(truth.normal(size=k)) + noise.uniform(-1e-2, 1e-2, n)
+    layer_rows = rows(system, x, 1e-2)
+    h0, _, _ = one_sided_least_squares(system, layer_rows)
+    errors = layer_rows.violation(system.matrix @ h0)
+    program = build(system, layer_rows, norm, h0, errors.max() if norm == "linf" else errors.mean())
+    seconds, objectives = zip(*(run(program, options) for options in SOLVERS.values()), strict=True)
+    return seconds, np.ptp(objectives) / max(objectives)
+
+
+def measure(quick, seed):
+    """A row for each layer, norm and form."""
+    count, table = QUICK_INSTANCES if quick else INSTANCES, []
+    for n, k in SIZES[:1] if quick else SIZES:
         for norm in ("l1", "linf"):
             for form, build in (("primal", primal), ("dual", dual_program)):
-                times, spread = [], 0.0
-                for seed in range(INSTANCES):
-                    weights, truth, noise = (stream(f"LP, {what}", seed) for what in ("weights", "truth", "noise"))
-                    free = np.full(k, -np.inf), np.full(k, np.inf)
-                    system = LayerSystem(weights.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
-                    x = system.value(truth.normal(size=k)) + noise.uniform(-1e-2, 1e-2, n)
-                    layer_rows = rows(system, x, 1e-2)
-                    h0, _, _ = one_sided_least_squares(system, layer_rows)
-                    errors = layer_rows.violation(system.matrix @ h0)
-                    program = build(system, layer_rows, norm, h0, errors.max() if norm == "linf" else errors.mean())
-                    results = [run(program, options) for options in SOLVERS.values()]
-                    times.append([seconds for seconds, _ in results])
-                    objectives = [objective for _, objective in results]
-                    spread = max(spread, np.ptp(objectives) / max(objectives))
-                cells = " | ".join(f"{1e3 * t:.0f}" for t in np.median(times, axis=0))
-                print(f"| {n} x {k} | {norm} | {form} | {cells} | {spread:.0e} |")
+                seconds, spreads = zip(*(instance(n, k, norm, build, seed, i) for i in range(count)), strict=True)
+                medians = dict(zip(SOLVERS, (1e3 * np.median(seconds, axis=0)).tolist(), strict=True))
+                table.append({
+                    "layer": f"{n} x {k}", "norm": norm, "form": form, "milliseconds": medians,
+                    "objectives_differ_by": float(max(spreads)),
+                })  # fmt: skip
+    return {"instances": count, "rows": table}
 
 
 if __name__ == "__main__":
-    main()
+    run_script("lp_forms", __doc__, measure)

@@ -1,20 +1,23 @@
 """What the methods recover: exactness on identifiable codes, and the refined error against the oracle.
 
-Prints two Markdown tables. The oracle is least squares with the true ReLU pattern known.
+The oracle is least squares with the true ReLU pattern known.
 """
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 
 import numpy as np
 
 import unrelu
+from unrelu.benchmarks.results import run_script
 from unrelu.streams import stream
 
 EXACT_SIZES = [(20, 100, 500), *((k, 250, 600) for k in (20, 40, 60, 80, 90, 100, 105, 110, 115, 120))]
 NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+# Noiseless instances of each size, and instances of each cell against the oracle.
+EXACT, ORACLE = 10, 20
+QUICK = 1, 2
 
 
 def random_network(sizes, rng):
@@ -32,68 +35,66 @@ def oracle(network, truth, y):
     return truth + np.linalg.lstsq(network.jacobian(truth), (y - network(truth)).ravel(), rcond=None)[0]
 
 
-def exactness(count):
+def exactness(count, seed):
     """Noiseless recovery, split by whether the Jacobian at the true code has rank k."""
-    print(f"noiseless, {count} instances\n")
-    print("| net | method | rank k | recovered to 1e-6 | largest error | rank below k | NOT_UNIQUE, right dimension |")
-    print("|---|---|---|---|---|---|---|")
-    per_size = -(-count // len(EXACT_SIZES))
-    tallies = {}
-    for index in range(count):
-        sizes = EXACT_SIZES[index // per_size]
-        network = random_network(sizes, stream("recovery, weights", index))
-        truth = stream("recovery, truth", index).standard_normal(sizes[0])
-        y = network(truth)
-        free = sizes[0] - np.linalg.matrix_rank(network.jacobian(truth))
+    rows = []
+    for sizes in EXACT_SIZES:
+        drawn = []
+        for index in range(count):
+            network = random_network(sizes, stream("recovery, weights", seed, *sizes, index))
+            truth = stream("recovery, truth", seed, *sizes, index).standard_normal(sizes[0])
+            drawn.append((network, truth, sizes[0] - np.linalg.matrix_rank(network.jacobian(truth))))
         for method in ("exact", "linf"):
-            result = unrelu.invert(network, y, method)
-            tally = tallies.setdefault((sizes, method), {"unique": [], "free": []})
-            if free:
-                tally["free"].append(result.status is unrelu.Status.NOT_UNIQUE and result.freedom == free)
-            else:
-                tally["unique"].append(relative_error(result.z, truth))
-    for (sizes, method), tally in tallies.items():
-        unique, free = np.array(tally["unique"]), tally["free"]
-        worst = f"{unique.max():.0e}" if len(unique) else "-"
-        net = "-".join(map(str, sizes))
-        recovered = int((unique <= 1e-6).sum())
-        print(f"| {net} | {method} | {len(unique)} | {recovered} | {worst} | {len(free)} | {sum(free)} |")
+            errors, told = [], []
+            for network, truth, free in drawn:
+                result = unrelu.invert(network, network(truth), method)
+                if free:
+                    told.append(result.status is unrelu.Status.NOT_UNIQUE and result.freedom == free)
+                else:
+                    errors.append(float(relative_error(result.z, truth)))
+            rows.append({
+                "net": "-".join(map(str, sizes)),
+                "method": method,
+                "errors": errors,
+                "rank_below_k": len(told),
+                "told": sum(map(bool, told)),
+            })  # fmt: skip
+    return rows
 
 
-def against_oracle(count):
-    """Median over instances of the error of linf, then lm, divided by the oracle's."""
-    print(f"\nlinf, then lm: error / oracle's error, median of {count} (and error of linf alone / oracle's)\n")
-    print("| net | noise | " + " | ".join(f"{a:g}" for a in NOISES) + " |")
-    print("|---|---|" + "---|" * len(NOISES))
+def against_oracle(count, seed):
+    """Median over instances of the error of linf, then lm, and of linf alone, divided by the oracle's."""
+    rows = []
     for name in ("20-100-500", "zoo mnist-relu"):
         for kind in ("uniform", "gaussian"):
-            cells = []
             for noise in NOISES:
-                ratios = []
-                for index in range(count):
-                    weights, codes = (stream(f"refined, {what}", index) for what in ("weights", "truth"))
-                    network = (
-                        unrelu.zoo.load("mnist-relu") if "zoo" in name else random_network((20, 100, 500), weights)
-                    )
-                    truth = codes.standard_normal(network.latent_dim)
-                    clean, rng = network(truth), stream("refined, noise", kind, index)
-                    e = rng.uniform(-1, 1, clean.shape) if kind == "uniform" else rng.normal(size=clean.shape)
-                    y = clean + noise * e
-                    first = unrelu.invert(network, y, "linf")
-                    refined = unrelu.invert(network, y, "lm", z0=first.z)
-                    floor = relative_error(oracle(network, truth, y), truth)
-                    ratios.append((relative_error(refined.z, truth) / floor, relative_error(first.z, truth) / floor))
-                after, before = np.median(ratios, axis=0)
-                cells.append(f"{after:.3f} ({before:.2g})")
-            print(f"| {name} | {kind} | " + " | ".join(cells) + " |")
+                ratios = [ratio(name, kind, noise, seed, index) for index in range(count)]
+                refined, first = np.median(ratios, axis=0)
+                rows.append({
+                    "net": name, "kind": kind, "noise": noise, "instances": count,
+                    "refined": float(refined), "linf": float(first),
+                })  # fmt: skip
+    return rows
+
+
+def ratio(name, kind, noise, seed, index):
+    """Errors of one instance over the oracle's: of linf, then lm, and of linf alone."""
+    weights, codes = (stream(f"refined, {what}", seed, index) for what in ("weights", "truth"))
+    network = unrelu.zoo.load("mnist-relu") if "zoo" in name else random_network((20, 100, 500), weights)
+    truth = codes.standard_normal(network.latent_dim)
+    clean, rng = network(truth), stream("refined, noise", seed, kind, index)
+    y = clean + noise * (rng.uniform(-1, 1, clean.shape) if kind == "uniform" else rng.normal(size=clean.shape))
+    first = unrelu.invert(network, y, "linf")
+    refined = unrelu.invert(network, y, "lm", z0=first.z)
+    floor = relative_error(oracle(network, truth, y), truth)
+    return relative_error(refined.z, truth) / floor, relative_error(first.z, truth) / floor
+
+
+def measure(quick, seed):
+    """Both tables."""
+    exact, cell = QUICK if quick else (EXACT, ORACLE)
+    return {"exact": exactness(exact, seed), "oracle": against_oracle(cell, seed)}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exact", type=int, default=200, help="noiseless instances")
-    parser.add_argument("--oracle", type=int, default=20, help="instances a cell against the oracle")
-    arguments = parser.parse_args()
-    if arguments.exact:
-        exactness(arguments.exact)
-    if arguments.oracle:
-        against_oracle(arguments.oracle)
+    run_script("recovery", __doc__, measure)

@@ -9,7 +9,9 @@ import time
 
 import numpy as np
 
-RUNS = 7
+from unrelu.benchmarks.results import run_script
+
+RUNS, QUICK_RUNS = 7, 2
 COMMANDS = {
     "unrelu --help": [shutil.which("unrelu") or "unrelu", "--help"],
     "import unrelu": [sys.executable, "-c", "import unrelu"],
@@ -17,16 +19,18 @@ COMMANDS = {
 }
 
 
-def main():
-    """Print a line a command."""
+def measure(quick, seed):
+    """A row for each command; nothing is drawn, so that the seed has no effect."""
+    rows = []
     for name, command in COMMANDS.items():
         seconds = []
-        for _ in range(RUNS + 1):
+        for _ in range((QUICK_RUNS if quick else RUNS) + 1):
             begin = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - begin)
-        print(f"{name:45} {np.median(seconds[1:]):.2f} s")
+        rows.append({"command": name, "runs": len(seconds) - 1, "seconds": float(np.median(seconds[1:]))})
+    return {"rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    run_script("startup", __doc__, measure)

@@ -128,21 +128,39 @@ def test_every_generator_is_measured_in_every_way():
 
 def test_of_ten_runs_the_best_is_kept():
     batch = draw(Cell("mnist-relu", "half", 0.0), 3, 0, 0)
-    codes, statuses = search._inverted(batch, "lm x10")
+    best = search._inverted(batch, "lm x10")
     runs = [invert(batch.network, batch.y, "lm", operator=batch.operator, seed=seed) for seed in range(10)]
-    np.testing.assert_array_equal(batch.misfit(codes), np.min([run.fun for run in runs], axis=0))
-    assert len(statuses) == 3
+    np.testing.assert_array_equal(batch.misfit(best.z), np.min([run.fun for run in runs], axis=0))
+    assert len(best.statuses) == len(best.success) == 3
 
 
 def test_a_run_that_broke_down_is_not_the_best(monkeypatch):
     def run(*arguments, seed, **options):
         fun = np.array([np.nan, 10.0 - seed, seed]) if seed else np.array([np.nan, 1.5, np.nan])
-        return SimpleNamespace(fun=fun, z=np.full((3, 2), seed), status=np.full(3, f"RUN_{seed}"))
+        verdict = {"success": np.full(3, seed == 9), "confidence": np.full(3, seed), "p_value": np.full(3, -seed)}
+        return SimpleNamespace(fun=fun, z=np.full((3, 2), seed), status=np.full(3, f"RUN_{seed}"), **verdict)
 
     monkeypatch.setattr(search, "invert", run)
-    codes, statuses = search._inverted(draw(QUICK_CELLS[0], 3, 0, 0), "lm x10")
-    assert codes[1:, 0].tolist() == [9, 1]
-    assert statuses[1:] == ["RUN_9", "RUN_1"]
+    best = search._inverted(draw(QUICK_CELLS[0], 3, 0, 0), "lm x10")
+    assert best.z[1:, 0].tolist() == best.confidence[1:].tolist() == (-best.p_value[1:]).tolist() == [9, 1]
+    assert best.statuses[1:] == ["RUN_9", "RUN_1"]
+    assert best.success[1:].tolist() == [True, False]
+
+
+def test_what_a_method_claims_is_counted_apart_from_what_it_found(monkeypatch):
+    def run(network, y, **options):
+        flags, p = np.array([True, True, False]), np.array([0.5, 0.01, 0.001])
+        given = options["noise"] is not None
+        return SimpleNamespace(
+            fun=np.zeros(3), z=np.zeros((3, 20)), status=np.full(3, "MISFIT"), success=flags,
+            confidence=np.array([1.0, 0.5, 0.0]), p_value=p if given else np.full(3, np.nan),
+        )  # fmt: skip
+
+    monkeypatch.setattr(search, "invert", run)
+    blind, known = measure_search(3, chosen=[Cell("mnist-relu", "full", 0.1)], methods=(BLIND, KNOWN))
+    assert (blind.success, blind.claimed, blind.confidence) == (0, pytest.approx(2 / 3), pytest.approx(0.5))
+    assert math.isnan(blind.fits)
+    assert known.fits == pytest.approx(2 / 3)
 
 
 def test_the_level_is_told_to_one_method_only(monkeypatch):
@@ -164,8 +182,9 @@ def test_the_level_is_told_to_one_method_only(monkeypatch):
 def outcome(cell: Cell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> Outcome:
     oracle = 1.0 if cell.generator in RANDOM and cell.noise else None
     return Outcome(
-        cell.generator, cell.measurement, cell.noise, method, 200, success, 6.6e-16, 1.0, oracle, milliseconds, {}
-    )
+        cell.generator, cell.measurement, cell.noise, method, 200, success, 6.6e-16, 1.0, oracle, milliseconds,
+        1.0, 1.0, 1.0, {},
+    )  # fmt: skip
 
 
 def made_up() -> list[Outcome]:
@@ -251,6 +270,8 @@ def test_the_quick_run_writes_every_outcome(quick):
     for row in rows:
         per_success = row.pop("per_success")
         found = Outcome(**row)
+        assert (row["fits"] is None) == (row["method"] != KNOWN)
+        assert 0 <= row["claimed"] <= 1
         assert (found.instances, sum(found.statuses.values())) == (2, 2)
         assert found.milliseconds > 0
         assert per_success == (found.per_success if found.success else None)

@@ -47,7 +47,7 @@ class Plan:
         time_limit, mip_limit: seconds for each observation, ours and HiGHS.
     """
 
-    instances: int = 50
+    instances: int = 30
     compared: int = 10
     boxes: int = 5
     time_limit: float = 10.0

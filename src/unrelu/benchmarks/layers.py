@@ -27,7 +27,7 @@ __all__ = ["INSTANCES", "QUICK_INSTANCES", "Record", "measure", "measure_layers"
 Array = npt.NDArray[np.float64]
 
 # Of each layer and program: whole runs through the six combinations of noise and bounds.
-INSTANCES = 42
+INSTANCES = 24
 QUICK_INSTANCES = 6
 _BEST_OF_OURS = 3
 _BEST_OF_CHOLESKY = 5
@@ -98,7 +98,7 @@ def measure_layers(
     """Time every layer, program and instance.
 
     Args:
-        instances: of each layer and program; 42 by default, 6 where ``quick``.
+        instances: of each layer and program; 24 by default, 6 where ``quick``.
         quick: only the two layers that take the least time.
         seed: of the instances.
         progress: called with the name of what is measured, the instances done and their total.

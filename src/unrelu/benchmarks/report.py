@@ -1,13 +1,11 @@
 """Running a measurement of the command line: its tables on the terminal, its numbers in ``NAME.json``.
 
-``layers``, ``search`` and ``certify`` also get a picture, ``NAME.png``. Every JSON file holds the command, the machine
-and the raw numbers.
+``layers``, ``search`` and ``certify`` also get a picture, ``NAME.png``. Every JSON file holds the command, the commit,
+the machine and the raw numbers.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +25,7 @@ from unrelu.benchmarks.instances import QUICK_CASES
 from unrelu.benchmarks.layers import measure_layers
 from unrelu.benchmarks.network_table import NETWORK_CAPTION, network_table
 from unrelu.benchmarks.peers import PEERS
+from unrelu.benchmarks.results import processor_seconds, write_results
 from unrelu.benchmarks.search import Outcome, measure_search
 from unrelu.benchmarks.search_cells import QUICK_CELLS, QUICK_INSTANCES, cells
 from unrelu.benchmarks.search_norms import measure_norms
@@ -77,20 +76,7 @@ def run(command: Command, folder: Path, console: Console) -> None:
 
 def _write(command: Command, folder: Path, numbers: dict[str, Any]) -> dict[str, Any]:
     """Write ``NAME.json``; returns the machine that is described in it."""
-    machine = describe()
-    text = _plain({"command": asdict(command), "machine": machine, **numbers})
-    path = folder / f"{command.measurement}.json"
-    path.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return machine
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return write_results(folder / f"{command.measurement}.json", asdict(command), numbers, processor_seconds())
 
 
 @contextmanager

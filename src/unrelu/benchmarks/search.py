@@ -16,6 +16,7 @@ from unrelu.benchmarks.instances import REPORT_SEED
 from unrelu.benchmarks.search_cells import Batch, Cell, cells, draw
 from unrelu.machine import one_core
 from unrelu.methods.bank import Bank
+from unrelu.result import SIGNIFICANCE
 from unrelu.solve import invert
 
 __all__ = ["BLIND", "KNOWN", "METHODS", "Outcome", "measure_search"]
@@ -23,10 +24,11 @@ __all__ = ["BLIND", "KNOWN", "METHODS", "Outcome", "measure_search"]
 Array = npt.NDArray[np.float64]
 
 # Observations of a cell, and of a batch that is inverted at once.
-_INSTANCES = 200
+_INSTANCES = 100
 _BATCH = 50
-# Observations that the others get: a batch, or fewer where they take seconds for one.
-_OTHERS = {"mnist-dcgan": 5, "mnist-leaky": 10, "mnist-sigmoid": 10}
+# Observations that the others get, or fewer where they take half a second and more for one.
+_FEW = 20
+_OTHERS = {"mnist-dcgan": 3, "mnist-leaky": 10, "mnist-sigmoid": 10}
 _STARTS = 10
 BLIND, KNOWN = "auto", "auto, noise known"
 METHODS = (BLIND, KNOWN, "lm x10", "adam x10")
@@ -45,6 +47,9 @@ class Outcome:
         residual: median of |y - A G(z)|^2 over the most that is a success.
         oracle: median of |z - z*| over the median of the oracle's; None without noise and for the zoo's generators.
         milliseconds: mean time an observation.
+        claimed: share of ``result.success``: what the method itself calls a success.
+        confidence: mean of ``result.confidence``; NaN for methods that do not search.
+        fits: share with ``result.p_value`` >= 0.01; NaN where no noise is stated.
         statuses: how the inversions ended.
     """
 
@@ -58,12 +63,26 @@ class Outcome:
     residual: float
     oracle: float | None
     milliseconds: float
+    claimed: float
+    confidence: float
+    fits: float
     statuses: dict[str, int]
 
     @property
     def per_success(self) -> float:
         """Milliseconds spent for each success."""
         return self.milliseconds / self.success if self.success else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class _Ended:
+    """A batch inverted: of each observation the code, (B, k), and the verdict, (B,)."""
+
+    z: Array
+    success: npt.NDArray[np.bool_]
+    confidence: Array
+    p_value: Array
+    statuses: list[str]
 
 
 def measure_search(
@@ -76,7 +95,7 @@ def measure_search(
     """Every method on every cell, in one process and on one core.
 
     Args:
-        instances: observations of a cell for ``auto``; 200 by default. The others get the first 50 of them at most.
+        instances: observations of a cell for ``auto``; 100 by default. The others get the first 20 of them at most.
         seed: of the observations.
         chosen: the cells; all by default.
         methods: the methods.
@@ -93,7 +112,7 @@ def _of_cell(cell: Cell, instances: int, seed: int, methods: Sequence[str]) -> I
     batches = [draw(cell, size, index, seed) for index, size in enumerate(sizes)]
     for batch in batches:
         _ = Bank.of(batch.network).model  # built once for each generator; timed apart
-    others = [batches[0].first(_OTHERS.get(cell.generator, _BATCH))]
+    others = [batches[0].first(_OTHERS.get(cell.generator, _FEW))]
     for method in methods:
         if cell.noise or method != KNOWN:
             with one_core():
@@ -101,17 +120,13 @@ def _of_cell(cell: Cell, instances: int, seed: int, methods: Sequence[str]) -> I
 
 
 def _outcome(cell: Cell, method: str, batches: Sequence[Batch]) -> Outcome:
-    codes, statuses = [], Counter[str]()
     begin = time.perf_counter()
-    for batch in batches:
-        z, ended = _inverted(batch, method)
-        codes.append(z)
-        statuses.update(ended)
+    ended = [_inverted(batch, method) for batch in batches]
     seconds = time.perf_counter() - begin
-    truth = np.concatenate([batch.truth for batch in batches])
-    misfit = np.concatenate([batch.misfit(z) for batch, z in zip(batches, codes, strict=True)])
-    target = np.concatenate([batch.target for batch in batches])
-    errors = np.linalg.norm(np.concatenate(codes) - truth, axis=1)
+    truth, target = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("truth", "target"))
+    misfit = np.concatenate([batch.misfit(e.z) for batch, e in zip(batches, ended, strict=True)])
+    errors = np.linalg.norm(np.concatenate([e.z for e in ended]) - truth, axis=1)
+    p_value = np.concatenate([e.p_value for e in ended])
     return Outcome(
         cell.generator,
         cell.measurement,
@@ -123,7 +138,10 @@ def _outcome(cell: Cell, method: str, batches: Sequence[Batch]) -> Outcome:
         residual=float(np.median(misfit / target)),
         oracle=_against_oracle(errors, batches) if cell.noise else None,
         milliseconds=1e3 * seconds / len(truth),
-        statuses=dict(statuses),
+        claimed=float(np.mean(np.concatenate([e.success for e in ended]))),
+        confidence=float(np.mean(np.concatenate([e.confidence for e in ended]))),
+        fits=math.nan if np.isnan(p_value).any() else float(np.mean(p_value >= SIGNIFICANCE)),
+        statuses=dict(Counter(status for e in ended for status in e.statuses)),
     )
 
 
@@ -133,8 +151,8 @@ def _against_oracle(errors: Array, batches: Sequence[Batch]) -> float | None:
     return float(np.median(errors) / np.median(np.concatenate(known))) if known else None
 
 
-def _inverted(batch: Batch, method: str) -> tuple[Array, list[str]]:
-    """Codes of a batch and how each ended; of ten Levenberg-Marquardt runs the best for each observation."""
+def _inverted(batch: Batch, method: str) -> _Ended:
+    """A batch by one method; of ten Levenberg-Marquardt runs the best for each observation."""
     solve = partial(invert, batch.network, batch.y, operator=batch.operator, norm="l2")
     if method == "lm x10":
         runs = [solve("lm", seed=seed) for seed in range(_STARTS)]
@@ -143,7 +161,8 @@ def _inverted(batch: Batch, method: str) -> tuple[Array, list[str]]:
     else:
         runs = [solve(noise=f"gaussian:{batch.noise}" if method == KNOWN else None)]
     best = np.argmin([np.nan_to_num(run.fun, nan=np.inf) for run in runs], axis=0)
-    return (
-        np.array([runs[run].z[i] for i, run in enumerate(best)]),
-        [str(runs[run].status[i]) for i, run in enumerate(best)],
-    )
+    chosen = {
+        name: np.array([getattr(runs[run], name)[i] for i, run in enumerate(best)])
+        for name in ("z", "success", "confidence", "p_value")
+    }
+    return _Ended(**chosen, statuses=[str(runs[run].status[i]) for i, run in enumerate(best)])

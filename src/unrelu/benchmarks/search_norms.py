@@ -27,9 +27,9 @@ Seen = npt.NDArray[np.bool_]
 
 _NETWORK = "mnist-relu"
 # Observations, those of a batch, and those of Adam and of the runs that take them one at a time.
-_INSTANCES = 200
+_INSTANCES = 100
 _BATCH = 50
-_FEW = 50
+_FEW = 20
 # Bound of the uniform noise; share of gross errors, and the deviation of the noise on the other pixels.
 BOUND = 0.1
 SHARE, _SMALL = 0.05, 0.01
@@ -118,7 +118,7 @@ def measure_norms(
     """All of it for mnist-relu, in one process and on one core.
 
     Args:
-        instances: observations; 200 by default, and at most 50 for Adam and one at a time.
+        instances: observations; 100 by default, and at most 20 for Adam and one at a time.
         seed: of the observations.
         progress: called with the name of what is measured, the parts done and their total.
     """

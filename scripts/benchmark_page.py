@@ -1,0 +1,101 @@
+"""Write the generated blocks of the documentation from the numbers of the benchmarks: ``benchmarks/results/*.json``.
+
+A block lies between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is one of ``BLOCKS`` or
+"provenance", and ``scripts/bench FIRST-WORD-OF-NAME`` measures what it shows.
+
+    python scripts/benchmark_page.py            write the blocks of the pages
+    python scripts/benchmark_page.py --print search --results FOLDER
+                                                print the blocks of some benchmarks, for instance of a quick run
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import benchmark_layer_tables
+import benchmark_search_tables
+from benchmark_blocks import table
+
+__all__ = ["BLOCKS", "PAGES", "RESULTS", "filled", "names", "render"]
+
+BLOCKS = {**benchmark_layer_tables.BLOCKS, **benchmark_search_tables.BLOCKS}
+_ROOT = Path(__file__).parent.parent
+RESULTS = _ROOT / "benchmarks" / "results"
+PAGES = (_ROOT / "docs" / "benchmarks.md", _ROOT / "docs" / "design.md")
+_MARKED = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def names(text: str) -> list[str]:
+    """Of the blocks of a page, in order."""
+    return [name for _, name, _ in _MARKED.findall(text)]
+
+
+def filled(text: str, results: Path) -> str:
+    """A page with its blocks made from the numbers in a folder."""
+    return _MARKED.sub(lambda found: f"{found[1]}{render(found[2], results)}\n{found[3]}", text)
+
+
+def render(name: str, results: Path) -> str:
+    """A block as Markdown.
+
+    Raises:
+        KeyError: no block has that name.
+        FileNotFoundError: the benchmark has no numbers in the folder.
+    """
+    if name == "provenance":
+        return _provenance(results)
+    return BLOCKS[name](_numbers(results / f"{name.split(maxsplit=1)[0]}.json"))
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return numbers
+
+
+def _provenance(results: Path) -> str:
+    """The machines, and of every benchmark how its numbers were made."""
+    runs = {path.stem: _numbers(path) for path in sorted(results.glob("*.json"))}
+    machines = dict.fromkeys(_machine(run["machine"]) for run in runs.values())
+    rows = []
+    for name, run in runs.items():
+        command, seconds = run.get("command", {}), run.get("seconds")
+        minutes = None if seconds is None else f"{seconds / 60:.1f}"
+        size = "quick" if command.get("quick") else "full"
+        rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), run["machine"]["date"][:10], minutes))
+    head = ("benchmark", "run", "seed", "commit", "date", "minutes of the processor")
+    return f"Measured on {'; '.join(machines)}.\n\n{table(head, rows)}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    libraries = (
+        ("Python", "python"),
+        ("PyTorch", "torch"),
+        ("HiGHS", "highspy"),
+        ("NumPy", "numpy"),
+        ("SciPy", "scipy"),
+    )
+    versions = ", ".join(f"{name} {machine[key]}" for name, key in libraries)
+    return f"{machine['processor']}, {machine['cores']} cores, {versions}"
+
+
+def _show(asked: Iterable[str], results: Path) -> None:
+    for name in BLOCKS:
+        if name.split(maxsplit=1)[0] in asked:
+            print(f"\n## {name}\n\n{render(name, results)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the generated blocks of the documentation.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the numbers")
+    parser.add_argument("--print", nargs="+", metavar="NAME", help="print the blocks of these benchmarks instead")
+    arguments = parser.parse_args()
+    if arguments.print:
+        _show(arguments.print, arguments.results)
+    else:
+        for page in PAGES:
+            page.write_text(filled(page.read_text(encoding="utf-8"), arguments.results), encoding="utf-8")
