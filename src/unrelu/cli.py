@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from unrelu.commands.options import (
     Options,
     Prior,
     Quiet,
+    Scale,
 )
 from unrelu.errors import OptionError, UnreluError
 from unrelu.experiments import MODULES as EXPERIMENTS
@@ -92,6 +93,7 @@ def invert(
     prior: Prior = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    scale: Scale = None,
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
@@ -113,9 +115,11 @@ def invert(
     options = options_of(option or [])
     make(method, options)
     y = read_observations(data)
-    network = network_of(model, layers, activation, latent_shape, quiet)
-    stated = {"operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
-              "time_limit": time_limit}  # fmt: skip
+    network = network_of(model, layers, activation, latent_shape)
+    stated: dict[str, Any] = {
+        "operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
+        "time_limit": time_limit, "scale": scale,
+    }  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
@@ -147,6 +151,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
     max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
+    scale: Scale = None,
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
@@ -166,14 +171,14 @@ def certify(
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
 
     y, found = read_observations(data), read_codes(codes) if codes else None
-    network = network_of(model, layers, activation, latent_shape, quiet)
+    network = network_of(model, layers, activation, latent_shape)
     measured = read_measurement(mask, operator)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as callback:
         result = prove(
             network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
-            max_nodes=max_nodes, callback=callback,
+            max_nodes=max_nodes, callback=callback, scale=scale,
         )  # fmt: skip
     certificates = result if isinstance(result, list) else [result]
     write_certificates(output, certificates, single=not isinstance(result, list))

@@ -17,7 +17,8 @@ from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.network import Network
 from unrelu.noise import Noise
-from unrelu.operators import Identity, Mask, Operator, read_operator
+from unrelu.operators import Identity, MaskOperator, Operator, read_operator
+from unrelu.scaling import Scaling, check_scale, dtype_of
 from unrelu.streams import stream
 
 __all__ = ["Control", "Problem", "Progress"]
@@ -135,6 +136,7 @@ class Problem:
         seed: int = 0,
         time_limit: float | None = None,
         callback: Callable[[Progress], Any] | None = None,
+        scale: str | tuple[float, float] | None = None,
     ) -> Problem:
         """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
 
@@ -144,10 +146,14 @@ class Problem:
         """
         if not isinstance(network, Generator):
             raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
-        array = numbers(y, "y")
+        array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         measurement = read_operator(operator, network.output_shape, array.shape)
-        values, single = _observations(measurement, array)
+        values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
+        if isinstance(measurement, Identity | MaskOperator):
+            trim = stated.level if stated.kind == "outliers" else 0.0
+            seen = measurement.seen(len(values))
+            check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=trim)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         weight = _weight(prior, norm or stated.norm)
@@ -253,7 +259,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        selects = isinstance(self.operator, Identity | Mask) or self.operator.selection() is not None
+        selects = isinstance(self.operator, Identity | MaskOperator) or self.operator.selection() is not None
         if not isinstance(self.network, Network) or not selects or self.noise.level > 0:
             return nothing
         low, high = self.network.layers[-1].activation.range
@@ -280,7 +286,7 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
-        if isinstance(operator, Identity | Mask):
+        if isinstance(operator, Identity | MaskOperator):
             raise InputError(
                 f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a "
                 f"batch (B, {', '.join(map(str, shape))}); for other measurements of the output pass operator="

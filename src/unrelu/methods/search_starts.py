@@ -42,9 +42,9 @@ class Start(NamedTuple):
 
 # What a pixel's variance is taken to be by the linear estimate, beside the noise and what the samples leave over.
 _ESTIMATE_NOISE = 1e-2
-# Kicks are this long, as a share of the length sqrt(k) of a typical code; their number in a round.
-_KICK = (0.06, 0.6)
-_KICKS = 2
+# The length of a perturbation, as a share of the length sqrt(k) of a typical code; and their number in a round.
+_LENGTH = (0.06, 0.6)
+_PERTURBATIONS = 2
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
 _LAYER_WORK = 5e7
 
@@ -64,7 +64,7 @@ class SearchStarts:
         problem: the problem.
         bank: samples of its generator.
         misfit: its l2 objective, in the precision of the search.
-        best: the candidates, which kicks start from.
+        best: the candidates, which perturbations start from.
         report: the progress of the search, for a callback during a layer-wise start.
     """
 
@@ -88,12 +88,11 @@ class SearchStarts:
         else:
             # All observations draw, so that the codes tried on one do not depend on the others' progress.
             size = (self.problem.size, self.problem.network.latent_dim)
-            *kicks, fresh = torch.randn(_KICKS + 1, *size, generator=self.draws).to(self.misfit.y)
-            lengths = torch.rand(_KICKS, size[0], 1, generator=self.draws).to(self.misfit.y)
-            first, *others = (partial(self._kicked, kick=k, length=r) for k, r in zip(kicks, lengths, strict=True))
-            yield Start(first, far=False, independent=False)
+            *perturbations, fresh = torch.randn(_PERTURBATIONS + 1, *size, generator=self.draws).to(self.misfit.y)
+            lengths = torch.rand(_PERTURBATIONS, size[0], 1, generator=self.draws).to(self.misfit.y)
             yield Start(lambda rows: (rows, fresh[rows]))
-            yield from (Start(kick, far=False, independent=False) for kick in others)
+            for direction, length in zip(perturbations, lengths, strict=True):
+                yield Start(partial(self._perturbed, direction=direction, length=length), far=False, independent=False)
             if turn == 2 and self.by_layer:
                 yield Start(self._least_squares, far=False)
 
@@ -129,12 +128,12 @@ class SearchStarts:
         found = starting_codes(self.problem.part(rows.cpu().numpy(), control), method)
         return rows, self.misfit.tensor(found.z)
 
-    def _kicked(self, rows: Tensor, kick: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes around the best ones; a kick is longer where J^T J has a small eigenvalue."""
+    def _perturbed(self, rows: Tensor, direction: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Perturbed best codes; the perturbation is longer along eigenvectors of J^T J with small eigenvalues."""
         values, directions = torch.linalg.eigh(self.best.gram[rows])
         share = (values / values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)).clamp_min(1e-4)
         softness = share**-0.25
         softness = softness / softness.norm(dim=1, keepdim=True)
-        low, high = (np.log(end) for end in _KICK)
-        size = torch.exp(low + (high - low) * length[rows]) * kick.shape[1] ** 0.5
-        return rows, self.best.z[rows] + size * torch.einsum("bk,bjk->bj", softness * kick[rows], directions)
+        low, high = (np.log(end) for end in _LENGTH)
+        size = torch.exp(low + (high - low) * length[rows]) * direction.shape[1] ** 0.5
+        return rows, self.best.z[rows] + size * torch.einsum("bk,bjk->bj", softness * direction[rows], directions)
