@@ -7,7 +7,6 @@ from dataclasses import asdict
 from unrelu.benchmarks.results import run_script
 from unrelu.benchmarks.verdict import (
     QUICK,
-    SEARCHES,
     Plan,
     measure_noiseless,
     measure_noisy,
@@ -16,6 +15,9 @@ from unrelu.benchmarks.verdict import (
     reliability,
 )
 
+# Of a picture of 28 x 28 pixels, less those that a fit of 20 coordinates takes.
+DEGREES = 784 - 20
+
 
 def measure(quick, seed):
     """All four questions; ``reliability`` has, of each search, (from, to, codes, best ones) of each confidence."""
@@ -23,11 +25,17 @@ def measure(quick, seed):
     noisy = list(measure_noisy(plan, seed))
     return {
         "plan": asdict(plan),
-        "strangers": [asdict(row) for row in measure_strangers(plan, seed)],
+        "strangers": [
+            {
+                **asdict(row),
+                "expected": {"success": 1 - row.expected(0.01, DEGREES), "rejected": row.expected(1e-3, DEGREES)},
+            }
+            for row in measure_strangers(plan, seed)
+        ],
         "own": [{**asdict(row), "distance": row.distance} for row in measure_own_outputs(plan, seed)],
         "noiseless": [asdict(row) for row in measure_noiseless(plan, seed)],
         "noisy": [asdict(row) for row in noisy],
-        "reliability": {search: reliability(noisy, search) for search in SEARCHES},
+        "reliability": {search: reliability(noisy, search) for search in plan.searches},
     }
 
 

@@ -297,17 +297,23 @@ def time_limit(numbers: Numbers) -> str:
 @block(BLOCKS, "verdict strangers")
 def verdict_strangers(numbers: Numbers) -> str:
     rows = numbers["strangers"]
-    cells = {
-        (r["generator"], r["kind"]): f"{share(r['successes'] / len(r['p_values']))}, {share(_rejected([r]))}"
-        for r in rows
-    }
+    cells = {(r["generator"], r["kind"]): _stranger(r) for r in rows}
     count = sum(len(r["p_values"]) for r in rows)
     success, rejected = sum(r["successes"] for r in rows) / count, _rejected(rows)
-    text = f"{len(rows[0]['p_values'])} observations a cell; called a success, p < 1e-3:\n\n"
+    text = (
+        f"{len(rows[0]['p_values'])} observations a cell; called a success, p < 1e-3, and in brackets what any test can "
+        "reach at their distances from the generator's range:\n\n"
+    )
     return f"{text}{_pivot(cells)}\n\n" + aims((
         ("called a success in at most 1%", share(success), success <= 0.01),
         ("p < 1e-3 in at least 99%", share(rejected), rejected >= 0.99),
     ))  # fmt: skip
+
+
+def _stranger(row: Numbers) -> str:
+    measured = share(row["successes"] / len(row["p_values"])), share(_rejected([row]))
+    expected = share(row["expected"]["success"]), share(row["expected"]["rejected"])
+    return f"{measured[0]}, {measured[1]} ({expected[0]}, {expected[1]})"
 
 
 def _rejected(rows: list[Numbers]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import kstest
+from scipy.stats import chi2, kstest, ncx2
 
 from unrelu import zoo
 from unrelu.benchmarks import plain_vae
@@ -89,6 +89,7 @@ class Plan:
         descents: such descents of each.
         generators: those of the zoo that are asked for strangers and for their own outputs.
         hard: generators of the observations without noise, and of those by which confidences are measured.
+        searches: names of :data:`SEARCHES` whose confidences are.
     """
 
     strangers: int = 200
@@ -96,11 +97,12 @@ class Plan:
     own_slow: int = 200
     prior: int = 200
     noiseless: int = 34
-    noisy: int = 40
-    compared: int = 8
+    noisy: int = 30
+    compared: int = 6
     descents: int = 50
     generators: tuple[str, ...] = zoo.names()
     hard: tuple[str, ...] = HARD
+    searches: tuple[str, ...] = tuple(SEARCHES)
 
 
 QUICK = Plan(strangers=20, own=100, own_slow=40, prior=40, noiseless=4, noisy=10, compared=3, descents=10)
@@ -196,12 +198,16 @@ class Strangers:
             outputs of "other" generators.
         p_values: (B,).
         successes: how many were called a success.
+        distances: |x - G(z)|_2^2 / sigma^2 of the picture x without noise and the best code z known for it, (B,). Where
+            it is below about 200, an output of the generator explains the noisy picture, and no p-value can say
+            otherwise.
     """
 
     generator: str
     kind: str
     p_values: tuple[float, ...]
     successes: int
+    distances: tuple[float, ...]
 
     @property
     def success(self) -> float:
@@ -213,6 +219,14 @@ class Strangers:
         """Share with a p-value below 1e-3."""
         return float(np.mean(np.array(self.p_values) < 1e-3))
 
+    def expected(self, significance: float, degrees: int) -> float:
+        r"""The mean probability of a p-value below ``significance`` at these distances.
+
+        With :math:`\chi^2_d(\lambda)` for the residual of a picture at distance lambda and d degrees of freedom.
+        """
+        cutoff = chi2.isf(significance, degrees)
+        return float(ncx2.sf(cutoff, degrees, np.array(self.distances)).mean())
+
 
 def measure_strangers(plan: Plan, seed: int = 0) -> Iterator[Strangers]:
     """Random pictures, permuted digits and outputs of other generators, in the generator's own range of pixels."""
@@ -222,7 +236,11 @@ def measure_strangers(plan: Plan, seed: int = 0) -> Iterator[Strangers]:
             x = _strange(kind, name, plan.strangers, seed)
             y = x + SIGMA * stream("verdict: noise", kind, name, seed).standard_normal(x.shape)
             result = invert(network, y.reshape(-1, *network.output_shape), noise=f"gaussian:{SIGMA}")
-            yield Strangers(name, kind, tuple(map(float, result.p_value)), int(result.success.sum()))
+            # Without the noise, a search need not come nearer.
+            clean = invert(network, x.reshape(-1, *network.output_shape))
+            apart = [((r.x.reshape(x.shape) - x) ** 2).sum(axis=1) / SIGMA**2 for r in (result, clean)]
+            distances = tuple(map(float, np.minimum(*apart)))
+            yield Strangers(name, kind, tuple(map(float, result.p_value)), int(result.success.sum()), distances)
 
 
 def _strange(kind: str, name: str, count: int, seed: int) -> Array:
@@ -399,7 +417,7 @@ def measure_noisy(plan: Plan, seed: int = 0) -> Iterator[Noisy]:
             noise = f"gaussian:{observed.sigma}"
             results = {
                 search: observed.invert(method, noise=noise if stated else None)
-                for search, (method, stated) in SEARCHES.items()
+                for search, (method, stated) in ((search, SEARCHES[search]) for search in plan.searches)
             }
             rivals = {
                 "truth": observed.objective(observed.truth),
