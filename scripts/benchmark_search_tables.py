@@ -301,8 +301,8 @@ def verdict_strangers(numbers: Numbers) -> str:
     count = sum(len(r["p_values"]) for r in rows)
     success, rejected = sum(r["successes"] for r in rows) / count, _rejected(rows)
     text = (
-        f"{len(rows[0]['p_values'])} observations a cell; called a success, p < 1e-3, and in brackets what any test can "
-        "reach at their distances from the generator's range:\n\n"
+        f"{len(rows[0]['p_values'])} observations a cell; called a success, p < 1e-3, and in brackets what any test "
+        "can reach at their distances from the generator's range:\n\n"
     )
     return f"{text}{_pivot(cells)}\n\n" + aims((
         ("called a success in at most 1%", share(success), success <= 0.01),
