@@ -57,7 +57,7 @@ bench: $(VENV)/.check
 reproduce-quick: $(VENV)/.check
 	$(BIN)/unrelu reproduce all --quick --output reproduction-quick
 
-## every figure and claim of the paper, and the page of the documentation from their numbers (an hour; goes on after a stop)
+## every figure and claim of the paper, and the page of the documentation from their numbers (three quarters of an hour; goes on after a stop)
 reproduce: $(VENV)/.check
 	$(BIN)/unrelu reproduce all --output reproduction
 	cp reproduction/*.json reproduction/*.png reproduction/*.svg docs/reproduction/

@@ -44,9 +44,27 @@ def test_every_chunk_is_an_inversion_with_its_own_seed(finished):
         np.testing.assert_array_equal(finished.read("objective", start, stop), wanted.fun)
         np.testing.assert_array_equal(finished.read("residual_linf", start, stop), wanted.residual("linf"))
         np.testing.assert_array_equal(finished.read("nit", start, stop), wanted.nit)
+        np.testing.assert_array_equal(finished.read("p_value", start, stop), wanted.p_value)
+        np.testing.assert_array_equal(finished.read("confidence", start, stop), wanted.confidence)
         assert finished.read("status", start, stop).tolist() == [status.name for status in wanted.status]
     assert sum(finished.counts.values()) == SIZE
     assert (finished.read("seconds") > 0).all()
+
+
+def test_the_verdict_of_a_run_is_that_of_invert(tmp_path):
+    """With stated noise, and of a search: an observation of its own, one that is too noisy, one that is no output."""
+    y = np.stack([Y[0], Y[1] + 0.3 * np.cos(np.arange(20)), np.arange(20.0)])
+    run = small_run(tmp_path / "out", data=y, method="auto", noise="gaussian:0.01")
+    wanted = unrelu.invert(NETWORK, y, noise="gaussian:0.01", seed=chunk_seed(7, 0))
+    for name in ("success", "p_value", "confidence"):
+        np.testing.assert_array_equal(run.read(name), getattr(wanted, name))
+    assert run.read("status").tolist() == ["NOISE_LEVEL", "MISFIT", "MISFIT"]
+    assert run.read("success").tolist() == [True, False, False]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [row["p_value"] for row in rows] == run.read("p_value").tolist()
+    assert [row["confidence"] for row in rows] == run.read("confidence").tolist()
+    assert list(rows[0])[:5] == ["index", "method", "seed", "status", "message"]
+    assert list(rows[0])[5:9] == ["success", "p_value", "confidence", "objective"]
 
 
 def test_chunks_have_seeds_of_their_own():

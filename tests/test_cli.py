@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 import unrelu
 from unrelu import cli
 from unrelu.methods import METHODS
+from unrelu.problem import Problem
 
 OUTPUTS = ["codes.npy", "reconstructions.npy", "results.jsonl"]
 
@@ -123,6 +125,9 @@ def test_invert_writes_what_the_library_returns(run, data, leading):
     assert [row["status"] for row in rows()] == ["EXACT_FIT"] * len(np.atleast_1d(result.status))
     assert "EXACT_FIT" in out
     assert f"identifiable: {np.sum(result.identifiable)} of {len(rows())}, by the rank at their codes" in out
+    assert "confidence that no code fits more than 1% better: 1" in out
+    assert [row["confidence"] for row in rows()] == [1.0] * len(rows())
+    assert [row["p_value"] for row in rows()] == [None] * len(rows())
     assert [row["rank"] for row in rows()] == np.atleast_1d(result.rank).tolist()
     assert [row["identifiable"] for row in rows()] == np.atleast_1d(result.identifiable).tolist()
     assert "written to out/" in out
@@ -161,8 +166,11 @@ def test_one_number_is_a_list_of_one(run, steps):
 
 
 def test_noise_norm_and_seed_reach_the_problem(run):
-    run("invert", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.5", "--norm", "l1", "--seed", "7")
+    arguments = ("invert", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.5", "--norm", "l1", "--seed", "7")
+    _, out, _ = run(*arguments)
     assert {row["status"] for row in rows()} == {"NOISE_LEVEL"}
+    assert {row["p_value"] for row in rows()} == {1.0}
+    assert "p-values under the stated noise: 1 to 1, median 1" in out
     assert {row["seed"] for row in rows()} == {7}
     assert all(row["objective"] == row["residual_l1"] for row in rows())
 
@@ -305,17 +313,37 @@ def test_a_process_inverts(files):
 
 
 @pytest.mark.parametrize("name", ["plain.npz", "plain.safetensors", "plain.pt"])
-def test_activations_that_a_file_does_not_say_are_told(run, name):
+def test_activations_that_a_file_does_not_tell_are_asked_for(run, name):
     weights = {f"fc{i}.weight": np.load("net.npz")[f"W{i}"] for i in (0, 1)}
     np.savez("plain.npz", **weights)
     save_file(weights, "plain.safetensors")
     torch.save({key: torch.from_numpy(value) for key, value in weights.items()}, "plain.pt")
-    code, _, err = run("inspect", name)
-    assert code == 0
-    assert err.startswith(f"note: {name} does not say its activations; relu is taken for all 2 layers")
-    assert run("invert", name, "y.npy", "-o", "quiet", "-q") == (0, "", "")
-    assert run("inspect", name, "--activation", "relu")[2] == ""
+    for command in (
+        ("inspect", name),
+        ("invert", name, "y.npy", "-o", "out", "-q"),
+        ("run", name, "y.npy", "-o", "out"),
+    ):
+        code, out, err = run(*command)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {name}: a {Path(name).suffix} file like this one holds weights")
+        assert "--activation relu or relu,sigmoid" in err
+    assert run("inspect", name, "--activation", "relu")[::2] == (0, "")
+    code, out, _ = run("inspect", name, "--activation", "relu,sigmoid")
+    assert (code, "sigmoid" in out) == (0, True)
     assert run("inspect", "net.npz")[2] == ""
+
+
+@pytest.mark.parametrize("command", ["invert", "certify", "run"])
+def test_data_on_another_scale_are_refused_with_the_option_that_fits(run, command):
+    images = unrelu.zoo.digits()[0][:2].reshape(2, -1)
+    np.save("bytes.npy", np.round(255 * images).astype(np.uint8))
+    limits = {"certify": ("--max-nodes", "1", "--no-box"), "run": ("--method", "lm", "--workers", "1")}.get(command, ())
+    code, _, err = run(command, "mnist-relu", "bytes.npy", "-o", "out", *limits)
+    assert code == 2
+    assert "the observations go from 0 to 254, outputs of the generator from 0 to 1.3" in err
+    option = re.search(r"\((--scale \S+)\), which", err)[1].split()
+    assert option == ["--scale", "0,1"]
+    assert run(command, "mnist-relu", "bytes.npy", "-o", "out", *limits, *option)[0] == 0
 
 
 def test_a_process_fails_without_a_traceback(files):
@@ -344,7 +372,8 @@ def test_ctrl_c_writes_what_was_found(files):
     assert all(row["nit"] > 0 for row in rows())
     codes = np.load("out/codes.npy")
     assert codes.shape == (4, 3)
-    np.testing.assert_allclose(codes, np.random.default_rng(0).standard_normal((4, 3)), atol=1e-3)
+    start = Problem.build(unrelu.load("net.npz"), np.load("y.npy"), seed=0).start()
+    np.testing.assert_allclose(codes, start, atol=1e-3)
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------

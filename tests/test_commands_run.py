@@ -99,12 +99,14 @@ def test_status_of_what_is_no_run(unrelu_command):
     assert err == "error: nowhere holds no manifest.json, so it is no folder of `unrelu run`; check the path\n"
 
 
-def test_a_warning_where_the_range_does_not_fit(unrelu_command):
+def test_data_on_another_scale_are_refused_unless_they_are_said_to_be_right(unrelu_command):
     np.save("bytes.npy", np.full((3, 20), 200, dtype=np.uint8))
     code, _, err = unrelu_command("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm")
-    assert code == 0
-    assert "warning: the observations go from 200 to 200, outputs of the generator typically from" in err
-    assert "--scale" in err
+    assert code == 2
+    assert "the observations go from 200 to 200, outputs of the generator from" in err
+    assert not Path("out").exists()
+    code, _, err = unrelu_command("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm", "--scale", "none")
+    assert code == 0, err
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from unrelu import cli
 from unrelu.errors import InputError, OptionError
-from unrelu.experiments import MODULES, figure1, figure2, load
+from unrelu.experiments import MODULES, ON_A_NETWORK, figure1, figure2, load
 from unrelu.experiments.drawing import STYLES, cloud, panels, power
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Verdict, draw_seed, random
 from unrelu.experiments.instances import METHODS, gaussian_network, noise, oracle, relative_error, slope
-from unrelu.experiments.page import page
+from unrelu.experiments.page import page, together
 from unrelu.experiments.running import execute, forget
 from unrelu.methods import make
 
@@ -219,7 +219,7 @@ def test_every_label_has_a_method_and_a_style_of_its_own():
     for method, options in METHODS.values():
         make(method, options)
     assert METHODS.keys() <= STYLES.keys()
-    for line in (figure1._RANDOM, figure1._ZOO, figure2._METHODS):
+    for line in (figure1._RANDOM, figure1._ON_TRAINED, figure2._METHODS):
         looks = [(STYLES[label].color, STYLES[label].marker) for label in line]
         assert len(set(looks)) == len(looks)
 
@@ -239,6 +239,50 @@ def test_verdicts():
     assert [Verdict.of(*args) for args in [(True,), (True, True), (False, True), (False,)]] == [
         Verdict.HOLDS, Verdict.HOLDS, Verdict.PARTLY, Verdict.FAILS,
     ]  # fmt: skip
+
+
+def claim(source: str, verdict: Verdict, reading: str = "", only: str = "") -> Claim:
+    return Claim(source, "it is so", "1", verdict, "for a reason", reading, only)
+
+
+@pytest.mark.parametrize(
+    ("source", "verdicts", "whole"),
+    [
+        # A paper's stands as its figure has it, and partly if it does in another reading; ours has to in all.
+        ("Figure 9", ("holds", "does not hold"), "holds"),
+        ("Figure 9", ("does not hold", "holds"), "holds partly"),
+        ("Figure 9", ("does not hold", "holds partly"), "holds partly"),
+        ("Figure 9", ("does not hold", "does not hold"), "does not hold"),
+        ("Bora et al. 2017", ("does not hold", "holds"), "holds partly"),
+        ("unrelu", ("holds", "holds"), "holds"),
+        ("unrelu", ("holds", "does not hold"), "holds partly"),
+        ("unrelu", ("does not hold", "does not hold"), "does not hold"),
+    ],
+)
+def test_a_claim_is_judged_from_its_readings(source, verdicts, whole):
+    readings = [claim(source, Verdict(verdict), f"reading {i}" * bool(i)) for i, verdict in enumerate(verdicts)]
+    assert together(readings).value == whole
+
+
+def test_the_page_counts_a_claim_once_and_says_which_readings_were_tried(tmp_path, monkeypatch):
+    made = {
+        "fig1a": [claim("Figure 9", Verdict.FAILS), claim("unrelu", Verdict.HOLDS)],
+        "fig1b": [claim("Figure 9", Verdict.HOLDS, "other steps"), claim("unrelu", Verdict.FAILS, "on the other")],
+        "fig2a": [claim("Figure 10", Verdict.PARTLY, only="the network is given")],
+    }
+    for name, claims in made.items():
+        experiment = dataclasses.replace(counted([]), name=name, claims=lambda numbers, claims=claims: claims)
+        experiment.run(seed=7).save(tmp_path / f"{name}.json")
+        made[name] = experiment
+    monkeypatch.setattr("unrelu.experiments.page.load", lambda name, generator: made[name])
+    text = page(tmp_path, "")
+    assert "| claims of the paper | 0 | 2 | 0 |" in text
+    assert "| claims of unrelu | 0 | 1 | 0 |" in text
+    assert (
+        "- Figure 9: it is so. *Holds partly.* As run: does not hold. Other readings: other steps: holds.\n"
+        "- Figure 10: it is so. *Holds partly.* No other reading: the network is given.\n"
+    ) in text
+    assert "| Figure 9 | it is so (reading: other steps) | 1 | **holds** |" in text
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -382,6 +426,22 @@ def test_committed_numbers_are_whole_and_full(name):
     assert numbers.machine["processor"]
     for suffix in ("png", "svg"):
         assert (DOCS / "reproduction" / f"{name}.{suffix}").stat().st_size > 0
+
+
+def test_what_did_not_come_out_as_the_paper_says_was_tried_in_other_readings():
+    """Or it is said why there is none."""
+    every = [
+        claim for name in MODULES
+        for claim in load(name).claims(Numbers.load(DOCS / "reproduction" / f"{name}.json"))
+    ]  # fmt: skip
+    for claim in every:
+        if claim.verdict is not Verdict.HOLDS and not claim.source.startswith(("unrelu", "PLUGIn", "Bora")):
+            readings = {other.reading for other in every if (other.source, other.says) == (claim.source, claim.says)}
+            assert len(readings) > 1 or claim.only, claim.says
+
+
+def test_the_committed_page_is_that_of_our_networks():
+    assert not any(Numbers.load(DOCS / "reproduction" / f"{name}.json").network for name in ON_A_NETWORK)
 
 
 def test_the_committed_page_is_that_of_the_committed_numbers():

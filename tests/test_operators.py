@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+import unrelu
+from support import random_network
 from unrelu import operators
 from unrelu.errors import InputError, MissingPackageError, UnreluError
-from unrelu.operators import Identity, Mapped, Mask, Matrix, Sparse, read_operator
+from unrelu.operators import Identity, Mapped, MaskOperator, MatrixOperator, Sparse, read_operator
 
 IMAGE = (1, 4, 6)
 N = 24
@@ -54,24 +57,24 @@ def linear_operator():
 
 FORMS = {
     "nothing": (None, IMAGE, Identity),
-    "mask": (RNG.random(IMAGE) < 0.5, IMAGE, Mask),
-    "mask_of_numbers": ((RNG.random(IMAGE) < 0.5).astype(float), IMAGE, Mask),
-    "flat_mask": (RNG.random(N) < 0.5, (5, N), Mask),
-    "masks": (RNG.random((5, *IMAGE)) < 0.5, (5, *IMAGE), Mask),
-    "flat_masks": ((RNG.random((5, N)) < 0.5) * 1.0, (5, N), Mask),
-    "matrix": (A, (7,), Matrix),
-    "matrix_of_as_many_rows_as_observations": (A, (7, 7), Matrix),
-    "square_matrix": (RNG.standard_normal((N, N)), (N, N), Matrix),
-    "tensor": (torch.from_numpy(A), (7,), Matrix),
-    "sparse": (sparse.random_array((9, N), density=0.2, rng=0), (9,), Matrix),
-    "sparse_coo_matrix": (sparse.coo_matrix(A), (7,), Matrix),
-    "scipy_operator": (linear_operator(), (7,), Matrix),
-    "pair": ((lambda x: A @ x, lambda r: A.T @ r), (7,), Matrix),
-    "wide_pair": ((lambda x: np.tile(x, 2), lambda r: r[:N] + r[N:]), (2 * N,), Matrix),
-    "physics": (Physics(), (1, 2, 6), Matrix),
-    "physics_of_float32": (Precise(torch.float32), (5, 7), Matrix),
-    "physics_of_float64": (Precise(torch.float64), (5, 7), Matrix),
-    "pylops": (operators.blur((4, 6), 0.7), (N,), Matrix),
+    "mask": (RNG.random(IMAGE) < 0.5, IMAGE, MaskOperator),
+    "mask_of_numbers": ((RNG.random(IMAGE) < 0.5).astype(float), IMAGE, MaskOperator),
+    "flat_mask": (RNG.random(N) < 0.5, (5, N), MaskOperator),
+    "masks": (RNG.random((5, *IMAGE)) < 0.5, (5, *IMAGE), MaskOperator),
+    "flat_masks": ((RNG.random((5, N)) < 0.5) * 1.0, (5, N), MaskOperator),
+    "matrix": (A, (7,), MatrixOperator),
+    "matrix_of_as_many_rows_as_observations": (A, (7, 7), MatrixOperator),
+    "square_matrix": (RNG.standard_normal((N, N)), (N, N), MatrixOperator),
+    "tensor": (torch.from_numpy(A), (7,), MatrixOperator),
+    "sparse": (sparse.random_array((9, N), density=0.2, rng=0), (9,), MatrixOperator),
+    "sparse_coo_matrix": (sparse.coo_matrix(A), (7,), MatrixOperator),
+    "scipy_operator": (linear_operator(), (7,), MatrixOperator),
+    "pair": ((lambda x: A @ x, lambda r: A.T @ r), (7,), MatrixOperator),
+    "wide_pair": ((lambda x: np.tile(x, 2), lambda r: r[:N] + r[N:]), (2 * N,), MatrixOperator),
+    "physics": (Physics(), (1, 2, 6), MatrixOperator),
+    "physics_of_float32": (Precise(torch.float32), (5, 7), MatrixOperator),
+    "physics_of_float64": (Precise(torch.float64), (5, 7), MatrixOperator),
+    "pylops": (operators.blur((4, 6), 0.7), (N,), MatrixOperator),
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -184,12 +187,12 @@ def test_masks_say_what_was_seen():
         ((lambda x: x * np.nan, lambda r: r), (N,), "gives NaN or infinite numbers for A x"),
         ((lambda x: 1 / 0, lambda r: r), (N,), r"fails on a vector of 24 entries \(A x\): division by zero"),
         ("blur", (N,), "operator has text entries"),
-        (Mask(torch.ones(3), (3,)), (3,), "operator= takes 3 entries; the network's output has 24"),
+        (MaskOperator(torch.ones(3), (3,)), (3,), "operator= takes 3 entries; the network's output has 24"),
     ],
 )  # fmt: skip
 def test_operators_of_another_kind_are_refused(given, y_shape, message):
     if message is None:
-        assert isinstance(read_operator(given, IMAGE, y_shape), Mask)
+        assert isinstance(read_operator(given, IMAGE, y_shape), MaskOperator)
         return
     with pytest.raises(InputError, match=message):
         read_operator(given, IMAGE, y_shape)
@@ -263,13 +266,61 @@ def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):
 # --- what looks like something else -----------------------------------------------------------------------------------
 
 
-def test_square_masks_of_numbers_are_not_guessed():
-    masks = (RNG.random((N, N)) < 0.5).astype(float)
-    with pytest.raises(InputError, match="may be a mask for each observation or a matrix: pass masks as booleans"):
-        read_operator(masks, IMAGE, (N, N))
-    assert isinstance(read_operator(masks.astype(bool), IMAGE, (N, N)), Mask)
-    assert isinstance(read_operator(sparse.csr_array(masks), IMAGE, (N, N)), Matrix)
-    assert isinstance(read_operator(masks, IMAGE, (3, N)), Matrix)
+def test_square_arrays_of_booleans_are_masks():
+    array = RNG.random((N, N)) < 0.5
+    for masks in (array, torch.from_numpy(array)):
+        assert isinstance(read_operator(masks, IMAGE, (N, N)), MaskOperator)
+
+
+def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
+    array = (RNG.random((N, N)) < 0.5).astype(float)
+    with pytest.raises(InputError, match="may be one mask for each of the 24 observations, or one matrix") as caught:
+        read_operator(array, IMAGE, (N, N))
+    calls = re.findall(r"operator=(unrelu\.\w+\(array\))", str(caught.value))
+    kinds = [type(read_operator(eval(c, {"unrelu": unrelu, "array": array}), IMAGE, (N, N))) for c in calls]
+    assert kinds == [MaskOperator, MatrixOperator]
+    assert isinstance(read_operator(sparse.csr_array(array), IMAGE, (N, N)), MatrixOperator)
+    assert isinstance(read_operator(array, IMAGE, (3, N)), MatrixOperator)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "shape"),
+    [
+        (unrelu.Mask(np.ones(N)), MaskOperator, IMAGE),
+        (unrelu.Mask(torch.ones(IMAGE, dtype=torch.bool)), MaskOperator, IMAGE),
+        (unrelu.Mask(np.ones((5, *IMAGE))), MaskOperator, IMAGE),
+        (unrelu.Matrix(np.ones((3, N))), MatrixOperator, (3,)),
+        (unrelu.Matrix(sparse.eye_array(N)), MatrixOperator, (N,)),
+    ],
+)
+def test_typed_arrays_are_what_they_say(given, kind, shape):
+    operator = read_operator(given, IMAGE, (1, N))
+    assert (type(operator), operator.shape) == (kind, shape)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (unrelu.Mask(np.ones(5)), r"operator= is a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch"),
+        (unrelu.Mask(np.full(N, 0.5)), "has entries like 0.5; a mask is made of 0 and 1"),
+        (
+            unrelu.Matrix(np.ones(N)),
+            r"operator= is a matrix of shape \(24,\); .* has 24 entries, pass one of \(m, 24\)",
+        ),
+        (unrelu.Matrix(np.full((2, N), np.nan)), "operator= has 48 entries that are not finite"),
+    ],
+)
+def test_typed_arrays_of_other_shapes_and_values_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        read_operator(given, IMAGE, (N,))
+
+
+def test_a_mask_for_each_of_as_many_observations_as_entries_is_inverted():
+    net = random_network((3, 12, N), seed=3)
+    z = np.random.default_rng(7).standard_normal((N, 3))
+    masks = np.random.default_rng(8).random((N, N)) < 0.7
+    found = unrelu.invert(net, net(z) * masks, "lm", operator=unrelu.Mask(masks), z0=z + 0.01)
+    np.testing.assert_allclose(found.z, z, atol=1e-6)
 
 
 def test_complex_maps_are_refused_in_every_form():
@@ -296,7 +347,7 @@ def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():
         r[:] = 0
         return back
 
-    assert isinstance(read_operator((forward, backward), IMAGE, (7,)), Matrix)
+    assert isinstance(read_operator((forward, backward), IMAGE, (7,)), MatrixOperator)
     large, x = Mapped(forward, backward, N, 7, (7,)), torch.from_numpy(RNG.standard_normal((3, N)))
     before = x.clone()
     np.testing.assert_allclose(large.forward(x), before.numpy() @ A.T)

@@ -259,6 +259,13 @@ def test_an_exact_fit_is_1e_8_of_the_largest_entry():
     np.testing.assert_array_equal(Problem.build(NET, y).fits_exactly(z), [True, False])
 
 
+def test_data_of_single_precision_are_exact_to_a_hundred_of_its_units():
+    z, y = observations(batch=3)
+    y[:2] = y[:2].astype(np.float32)
+    y[:, 3] = (y[:, 3] + np.abs(y).max(axis=1) * [1e-5, 2e-5, 1e-5]).astype(np.float32)
+    np.testing.assert_array_equal(Problem.build(NET, y).fits_exactly(z), [True, False, False])
+
+
 @pytest.mark.parametrize(
     ("activation", "entry", "noiseless"),
     [

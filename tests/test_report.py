@@ -73,11 +73,11 @@ def test_counts_are_those_of_the_run(page, plain):
 
 def fitting(run):
     """How many observations fit the noise."""
-    return sum(run.counts.get(name, 0) for name in ("EXACT_FIT", "NOT_UNIQUE", "NOISE_LEVEL"))
+    return int((run.read("p_value") >= 0.01).sum())
 
 
 def test_spreads_are_those_of_the_columns(page, plain):
-    for column in ("residual_l2", "residual_l1", "residual_linf", "objective", "nit"):
+    for column in ("residual_l2", "residual_l1", "residual_linf", "objective", "nit", "p_value"):
         values = plain.read(column)
         numbers = " ".join(
             f"{q:.3g}" for q in np.quantile(values, (0, 0.05, 0.5, 0.95, 1), method="closest_observation")

@@ -1,4 +1,4 @@
-"""What the page advises: fits above the stated noise, warnings of the run, and a script that computes the same."""
+"""What the page advises: fits above the stated noise, and a script that computes the same."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ def noted(folder, **about):
     path.write_text(json.dumps(manifest))
 
 
-def test_fits_above_the_stated_noise_need_attention_though_they_were_found_again(tmp_path):
+def test_misfits_need_attention_and_are_no_successes(tmp_path):
     y = observations(9)
     y[4] = np.nan
     y[6:] += 5 * np.random.default_rng(0).standard_normal((3, 64))
     found = run(tmp_path / "out", saved(tmp_path, y), method="auto", noise="gaussian:0.05")
-    assert found.counts["REFOUND"] == found.success - found.counts["NOISE_LEVEL"] == 3
+    assert found.counts == {"NOISE_LEVEL": 5, "ERROR": 1, "MISFIT": 3}
+    p_value = found.read("p_value")
+    assert (p_value[6:] < 1e-10).all()
+    np.testing.assert_array_equal(found.read("success"), p_value >= 0.01)  # NaN of the error is none
     page = Page(write_report(found.folder))
+    assert f"MISFIT {unrelu.Status.MISFIT.value} 3 33.3%" in page.text
     assert "fits the noise 5 of 9 55.6%" in page.text
     assert "3 observations with a code end above the stated noise, gaussian:0.05" in page.text
     assert "a wrong --scale , a wrong activation or model, more noise than stated, or a search" in page.text
@@ -56,23 +60,17 @@ def test_without_stated_noise_success_is_what_counts(tmp_path):
     assert "above the stated noise" not in page.text
     assert f"{found.success} of 5 observations" in page.text
     assert "A G(z)" not in page.text
+    confidence = found.read("confidence")
+    assert (confidence < 0.99).all()  # two descents that agree are little evidence
+    assert found.success == 0
+    numbers = page.text[page.text.index("Numbers of every") :]
+    assert f"{np.median(confidence):.3g}" in numbers.split("that no code has an objective more than 1% lower", 1)[1]
+    assert "p_value" not in page.text
 
 
 def test_nothing_needs_attention_where_everything_fits(tmp_path):
     found = run(tmp_path / "out", saved(tmp_path, observations(5)), method="auto", noise="gaussian:0.2")
     assert "Nothing: every observation fits the stated noise." in Page(write_report(found.folder)).text
-
-
-def test_warnings_of_the_run_are_shown_at_the_top_and_where_attention_is_asked_for(tmp_path):
-    found = run(tmp_path / "out", saved(tmp_path, observations(5)), method="auto", noise="gaussian:0.2")
-    noted(found.folder, warnings=["the data are <bytes>", "second", "third"])
-    page = Page(write_report(found.folder))
-    top, below = page.text.split("What needs attention")
-    assert "Warning: the data are <bytes>" in top
-    assert "1 more warning" in top
-    assert "the data are <bytes> second third" in below
-    assert "Nothing: every" not in page.text
-    assert not page.all("bytes")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +109,7 @@ def test_the_script_computes_the_same(tmp_path, monkeypatch):
     assert "    max_iterations=20" in shown
     assert 'if __name__ == "__main__":' in shown
     assert f"unrelu.load('{tmp_path / 'g.npz'}', activation='relu')" in shown
+    assert "    scale='none'" in shown
     shutil.rmtree("out")
     script = tmp_path / "elsewhere" / "again.py"
     script.parent.mkdir()

@@ -130,6 +130,8 @@ def test_records_say_what_happened_to_each_observation(result):
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert [row["status"] for row in rows] == ["EXACT_FIT", "TIME_LIMIT", "TIME_LIMIT"]
     assert [row["success"] for row in rows] == [True, False, False]
+    assert [row["p_value"] for row in rows] == [None, None, None]  # no noise was stated
+    assert [row["confidence"] for row in rows] == [1.0, None, None]  # the method did not search
     assert [row["seconds"] for row in rows] == [0.5, 0.25, None]
     second = rows[1]
     assert (second["method"], second["seed"], second["nit"], second["freedom"]) == ("mine", 5, 7, -1)
@@ -140,6 +142,17 @@ def test_records_say_what_happened_to_each_observation(result):
         result.residual(n)[1] for n in ("l2", "l1", "linf")
     ]
     assert rows[2]["objective"] is rows[2]["residual_l1"] is None
+
+
+def test_the_verdict_is_beside_the_status():
+    problem = Problem.build(NET, NET(np.ones((2, 3))) + 0.01, noise="gaussian:0.01")
+    z = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=[0.5, 0.9])
+    near, far = records(result)
+    assert list(near)[:8] == ["index", "method", "seed", "status", "success", "p_value", "confidence", "message"]
+    assert (near["status"], near["success"], near["confidence"]) == ("NOISE_LEVEL", True, 0.5)
+    assert near["p_value"] == result.p_value[0] > 0.01
+    assert (far["status"], far["success"], far["p_value"], far["confidence"]) == ("MISFIT", False, 0.0, 0.9)
 
 
 def test_json_lines_are_valid_and_nan_is_null(tmp_path, result):

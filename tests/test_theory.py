@@ -327,7 +327,7 @@ def test_linf_stays_within_the_bound(unit):
         signs = rng.choice([-1.0, 1.0], x.shape)
         for noise, stated in [(rng.uniform(-1, 1, x.shape), None), (signs, None), (signs, f"uniform:{eps}")]:
             found = unrelu.invert(network, x + eps * noise, "linf", noise=stated)
-            assert found.status in (unrelu.Status.CONVERGED, unrelu.Status.NOISE_LEVEL)
+            assert found.status in (unrelu.Status.CONVERGED, unrelu.Status.NOISE_LEVEL, unrelu.Status.MISFIT)
             assert np.abs(found.z - z).max() <= bound.error
     assert finite >= 15
 

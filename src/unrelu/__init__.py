@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.network import Layer, Network
     from unrelu.opaque import OpaqueNetwork
+    from unrelu.operators import Mask, Matrix
     from unrelu.problem import Problem, Progress
     from unrelu.proofs import Certificate, ProofStatus
     from unrelu.proofs.identifiability import Identifiability, identifiability
@@ -33,6 +34,8 @@ __all__ = [
     "Identifiability",
     "Inversion",
     "Layer",
+    "Mask",
+    "Matrix",
     "Network",
     "OpaqueNetwork",
     "Problem",
@@ -63,6 +66,8 @@ _HOME = {
     "Inversion": "unrelu.result",
     "LatentInverter": "unrelu.adapters",
     "Layer": "unrelu.network",
+    "Mask": "unrelu.operators",
+    "Matrix": "unrelu.operators",
     "Network": "unrelu.network",
     "OpaqueNetwork": "unrelu.opaque",
     "Problem": "unrelu.problem",

@@ -37,6 +37,7 @@ def certify(
     max_nodes: int = 50_000,
     seed: int = 0,
     callback: Callable[[Progress], Any] | None = None,
+    scale: str | tuple[float, float] | None = None,
 ) -> Certificate | list[Certificate]:
     r"""Bound the smallest error over all codes, and prove it.
 
@@ -59,6 +60,7 @@ def certify(
         seed: of the inversion, where there is no result.
         callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes, and by the
             inversion; when it returns True everything stops, and the bounds so far are returned.
+        scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
 
     Returns:
         A :class:`~unrelu.Certificate`, or a list of them for a batch.
@@ -77,7 +79,7 @@ def certify(
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
         raise OptionError(f"max_nodes={max_nodes!r} must be a whole number of at least 1")
     problem = Problem.build(
-        network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback
+        network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
     )
     certifiable(network)
     norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
@@ -102,8 +104,9 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
         given = problem.y.reshape(problem.size, *problem.operator.shape)
         told = problem.control.part(lambda progress: progress).callback
         result = invert(
-            problem.network, given, operator=problem.operator, noise=stated, norm=norm, seed=problem.seed, callback=told
-        )
+            problem.network, given, operator=problem.operator, noise=stated, norm=norm, seed=problem.seed,
+            callback=told, scale="none",
+        )  # fmt: skip
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
     if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
         raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +24,11 @@ from unrelu.commands.options import (
     Options,
     Prior,
     Quiet,
+    Scale,
 )
 from unrelu.errors import OptionError, UnreluError
 from unrelu.experiments import MODULES as EXPERIMENTS
+from unrelu.experiments import ON_A_NETWORK
 from unrelu.experiments import load as load_experiment
 from unrelu.terminal import (
     network_of,
@@ -92,6 +94,7 @@ def invert(
     prior: Prior = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    scale: Scale = None,
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
@@ -113,9 +116,11 @@ def invert(
     options = options_of(option or [])
     make(method, options)
     y = read_observations(data)
-    network = network_of(model, layers, activation, latent_shape, quiet)
-    stated = {"operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
-              "time_limit": time_limit}  # fmt: skip
+    network = network_of(model, layers, activation, latent_shape)
+    stated: dict[str, Any] = {
+        "operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
+        "time_limit": time_limit, "scale": scale,
+    }  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
@@ -147,6 +152,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
     max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
+    scale: Scale = None,
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
@@ -166,14 +172,14 @@ def certify(
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
 
     y, found = read_observations(data), read_codes(codes) if codes else None
-    network = network_of(model, layers, activation, latent_shape, quiet)
+    network = network_of(model, layers, activation, latent_shape)
     measured = read_measurement(mask, operator)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as callback:
         result = prove(
             network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
-            max_nodes=max_nodes, callback=callback,
+            max_nodes=max_nodes, callback=callback, scale=scale,
         )  # fmt: skip
     certificates = result if isinstance(result, list) else [result]
     write_certificates(output, certificates, single=not isinstance(result, list))
@@ -253,10 +259,29 @@ def demo(
 @app.command()
 def reproduce(
     figures: Annotated[list[str], typer.Argument(help=f"all, or some of: {', '.join(EXPERIMENTS)}")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the numbers and the pictures.")] = Path(
-        "reproduction"
-    ),
-    quick: Annotated[bool, typer.Option(help="Few runs of each: minutes for all, instead of an hour.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the numbers and the pictures. [default: reproduction, or with --network "
+            "reproduction-NAME, after the file]",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="FILE",
+            help=f"Run {', '.join(ON_A_NETWORK)} on a decoder of 28 x 28 pixels from your "
+            "file (.onnx .pt .pth .safetensors .npz) instead of ours.",
+        ),
+    ] = None,
+    layers: Layers = None,
+    activation: ActivationName = None,
+    quick: Annotated[
+        bool, typer.Option(help="Few runs of each: minutes for all, instead of three quarters of an hour.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of every random choice; the default is that of the page.")
     ] = 2026,
@@ -268,15 +293,23 @@ def reproduce(
 
     The folder gets NAME.json, NAME.png and NAME.svg of each, and reproduction.md. Run the same command again to go on
     after a stop: what is finished is not run again. Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
+
+    With --network, some figures run on a decoder from your file, such as those that the paper's authors published:
+    unrelu reproduce fig1c fig1d fig3 fig4 --network FILE --layers fc3,fc4 --activation relu
     """
     from rich.console import Console
 
+    from unrelu.experiments.generators import from_file
     from unrelu.experiments.terminal import reproduce as run_experiments
 
+    if network is None and (layers or activation):
+        raise OptionError("--layers and --activation say how to read the file of --network; name it as well")
     names = list(EXPERIMENTS) if "all" in figures else figures
+    generator = from_file(network, layers, activation) if network else None
     for name in names:
-        load_experiment(name)
-    if not run_experiments(names, output, quick, seed, workers, overwrite, Console(quiet=quiet)):
+        load_experiment(name, generator)
+    folder = output or Path(f"reproduction-{Path(generator.name).stem}" if generator else "reproduction")
+    if not run_experiments(names, folder, quick, seed, workers, overwrite, Console(quiet=quiet), generator):
         raise typer.Exit(130)
 
 

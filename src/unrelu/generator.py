@@ -95,10 +95,17 @@ class Generator(ABC):
         return torch.tensor(codes, dtype=self.dtype, device=self.device)
 
     @cached_property
-    def typical_output(self) -> float:
-        """max|G(z)| over 16 fixed draws of z ~ N(0, I): the size of outputs that rounding errors are relative to."""
+    def typical_outputs(self) -> Array:
+        """G(z), flat, (16, n), for 16 fixed draws of z ~ N(0, I); read-only."""
         z = stream("typical output").standard_normal((16, self.latent_dim))
-        return float(np.abs(self(z)).max())
+        x = self(z).reshape(len(z), -1)
+        x.setflags(write=False)
+        return x
+
+    @property
+    def typical_output(self) -> float:
+        """max|G(z)| over these draws: the size of outputs that rounding errors are relative to."""
+        return float(np.abs(self.typical_outputs).max())
 
     def smoothed(self, share: float) -> Generator:
         """The generator with its kinks rounded off, by a share of what its layers put out; itself if none are known."""

@@ -21,11 +21,11 @@ _OUTLIER = 1e-6
 
 @dataclass(frozen=True)
 class Noise:
-    """The stated noise.
+    r"""The stated noise.
 
     Attributes:
-        kind: "unknown", "uniform" (|e_j| <= level), "gaussian" (standard deviation level) or "outliers" (a share
-            ``level`` of the entries is arbitrarily wrong).
+        kind: "unknown", "uniform" (:math:`|e_j| \le` level), "gaussian" (standard deviation level) or "outliers" (a
+            share ``level`` of the entries is arbitrarily wrong).
         level: in units of y, or the share of outliers; NaN if unknown.
     """
 

@@ -17,7 +17,8 @@ from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.network import Network
 from unrelu.noise import Noise
-from unrelu.operators import Identity, Mask, Operator, read_operator
+from unrelu.operators import Identity, MaskOperator, Operator, read_operator
+from unrelu.scaling import Scaling, check_scale, dtype_of
 from unrelu.streams import stream
 
 __all__ = ["Control", "Problem", "Progress"]
@@ -135,6 +136,7 @@ class Problem:
         seed: int = 0,
         time_limit: float | None = None,
         callback: Callable[[Progress], Any] | None = None,
+        scale: str | tuple[float, float] | None = None,
     ) -> Problem:
         """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
 
@@ -144,10 +146,14 @@ class Problem:
         """
         if not isinstance(network, Generator):
             raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
-        array = numbers(y, "y")
+        array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         measurement = read_operator(operator, network.output_shape, array.shape)
-        values, single = _observations(measurement, array)
+        values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
+        if isinstance(measurement, Identity | MaskOperator):
+            trim = stated.level if stated.kind == "outliers" else 0.0
+            seen = measurement.seen(len(values))
+            check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=trim)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         weight = _weight(prior, norm or stated.norm)
@@ -209,17 +215,26 @@ class Problem:
             misfit = np.asarray((r * r if norm == "l2" else r).sum(axis=1))
             return misfit + self.prior * (z * z).sum(axis=1) if norm == "l2" and self.prior else misfit
 
-    @property
-    def tolerance(self) -> float:
-        """The residual of an exact fit, as a share of max|y|: 1e-8; 100 times the precision of a float32 network."""
-        return max(EXACT, 100 * torch.finfo(self.network.dtype).eps)
+    @cached_property
+    def tolerance(self) -> Array:
+        """The residual of an exact fit, as a share of max|y|, (B,): 1e-8, or 100 times the precision of the data.
+
+        The data are of single precision where the network is evaluated in it, and where every entry of the observation
+        is a number that single precision has: outputs that were computed or stored so are off by its rounding.
+        """
+        single = 100 * torch.finfo(torch.float32).eps
+        if self.network.dtype == torch.float32:
+            return np.full(self.size, single)
+        with np.errstate(over="ignore"):
+            stored = (self.y == self.y.astype(np.float32)).all(axis=1)
+        return np.where(stored, single, EXACT)
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
         """Where :meth:`is_exact` of the residual at codes (B, k), (B,)."""
         return self.is_exact(self.residual(z))
 
     def is_exact(self, residual: Array) -> npt.NDArray[np.bool_]:
-        """Where ``|r|_inf <= 1e-8 max|y|``, (B,); 100 times the precision for a network evaluated in float32.
+        """Where ``|r|_inf <= 1e-8 max|y|``, (B,); for data of single precision :attr:`tolerance` is larger.
 
         Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
         """
@@ -253,7 +268,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        selects = isinstance(self.operator, Identity | Mask) or self.operator.selection() is not None
+        selects = isinstance(self.operator, Identity | MaskOperator) or self.operator.selection() is not None
         if not isinstance(self.network, Network) or not selects or self.noise.level > 0:
             return nothing
         low, high = self.network.layers[-1].activation.range
@@ -280,7 +295,7 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
-        if isinstance(operator, Identity | Mask):
+        if isinstance(operator, Identity | MaskOperator):
             raise InputError(
                 f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a "
                 f"batch (B, {', '.join(map(str, shape))}); for other measurements of the output pass operator="

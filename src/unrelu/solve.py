@@ -33,6 +33,7 @@ def invert(
     seed: int = 0,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
+    scale: str | tuple[float, float] | None = None,
     **options: Any,
 ) -> Inversion:
     r"""Find latent codes z with A G(z) close to y = A G(z*) + e.
@@ -40,15 +41,17 @@ def invert(
     Args:
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`.
         y: one observation, or a batch (B, ...): of the network's output shape (or flat, (n,)), or of what ``operator``
-            gives.
+            gives. An array of the output's own shape is one observation, also where that shape is (1, n).
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
             "gradient_descent", "adam", "plugin", "ilo", "projected"), or a callable ``method(problem) -> Inversion``.
         operator: A: None (the whole output is observed); a 0/1 mask of the output's shape, or one for each
             observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
             a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
-            pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``.
+            pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``. An array that may
+            be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it.
         noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
-            "outliers:P" (a share P of arbitrary errors); in units of y.
+            "outliers:P" (a share P of arbitrary errors); in units of y, after ``scale``. It decides what a success is:
+            with it, a p-value of at least 0.01; without, an exact fit or a confidence of at least 0.99.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
             (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
             outliers, l2 otherwise), the others report what they minimise.
@@ -59,13 +62,20 @@ def invert(
             batch as a whole, so an observation alone may get other ones than within a batch.
         time_limit: in seconds; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
+        scale: (low, high), or "LOW,HIGH": map y's own range to this one first, 0..255 of bytes, 0..1 of floats
+            (:class:`~unrelu.scaling.Scaling`); residuals and ``noise`` are then in these units. None and "none" leave y
+            as it is. Observations that are clearly on another scale of pictures than the generator, such as 0..255 for
+            one of [0, 1], are an error (:func:`~unrelu.scaling.check_scale` has the rule), except with "none".
         **options: options of the method; an unknown one is an error.
 
     Returns:
-        An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch.
+        An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch. Its
+        verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another could fit better
+        (``confidence``), and whether another near it fits as well (``identifiable``, ``freedom``).
 
     Raises:
-        InputError: y, operator, z0, noise, norm or prior cannot be used.
+        InputError: y, operator, z0, noise, norm, prior or scale cannot be used, or y is on another scale than the
+            generator.
         OptionError: an unknown method or option, or one of the wrong type.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
         SolverError: an LP solver refused its input.
@@ -75,7 +85,7 @@ def invert(
     with torch.inference_mode(False):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
-            callback=callback,
+            callback=callback, scale=scale,
         )  # fmt: skip
         with suitable_threads(network):
             result = run(problem)
@@ -113,4 +123,4 @@ def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[n
     x = result.x.reshape(problem.size, -1)[rows]
     residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
     length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
-    return np.asarray(residual <= 100 * problem.tolerance * length * sigma[rows])
+    return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])

@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from unrelu.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -35,13 +33,10 @@ __all__ = [
 ]
 
 
-def network_of(
-    model: str, layers: str | None, activation: str | None, latent_shape: str | None, quiet: bool = False
-) -> Network:
-    """A network of the zoo by its name, or from a file; of one that does not say its activations, a word on them."""
+def network_of(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
+    """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
-    from unrelu.loaders.files import says_activations
 
     if model in zoo.names() and not Path(model).exists():
         if layers or activation or latent_shape:
@@ -55,19 +50,12 @@ def network_of(
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
-    network = load(
+    return load(
         model,
         layers=[name.strip() for name in layers.split(",")] if layers else None,
         activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
     )
-    if not (quiet or activation or says_activations(model)):
-        typer.echo(
-            f"note: {model} does not say its activations; relu is taken for all {len(network.layers)} layers. Pass "
-            "--activation relu if that is right; if not, one name, or one a layer, as in relu,relu,sigmoid",
-            err=True,
-        )
-    return network
 
 
 def options_of(pairs: list[str]) -> dict[str, Any]:

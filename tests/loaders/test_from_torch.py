@@ -146,12 +146,20 @@ SEQUENTIALS = {
 }
 
 
+BEGIN_WITH_CONVOLUTIONS = {
+    "dcgan": (6, 1, 1),
+    "transposed conv1d": (3, 1),
+    "groups, dilation, output padding": (4, 1, 1),
+    "depthwise": (4, 1, 1),
+}
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @pytest.mark.parametrize("name", SEQUENTIALS)
 def test_sequential(name):
     torch.manual_seed(0)
     module = evaluation(SEQUENTIALS[name]())
-    net = from_torch(module)
+    net = from_torch(module, BEGIN_WITH_CONVOLUTIONS.get(name))
     check_same_as_module(net, module)
     layers_reproduce(net)
 
@@ -245,7 +253,7 @@ def test_functional_batch_norm_and_dropout():
 
 
 def test_batch_norms_are_folded():
-    net = from_torch(evaluation(dcgan()))
+    net = from_torch(evaluation(dcgan()), (6, 1, 1))
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[ConvTranspose]] * 3
     net = from_torch(evaluation(SEQUENTIALS["mlp with batch norms"]()))
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Dense], [Dense]]
@@ -295,19 +303,33 @@ def test_any_geometry_of_a_convolution(data):
 # --- the latent shape, and the module itself ------------------------------------------------------------------------
 
 
+class Code(nn.Module):
+    """What a function makes of the code and a layer."""
+
+    def __init__(self, function, layer):
+        super().__init__()
+        self.function, self.layer = function, layer
+
+    def forward(self, z):
+        return self.function(self.layer, z)
+
+
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
         (seq(nn.Linear(3, 4)), (3,)),
         (seq(nn.BatchNorm1d(3), nn.Linear(3, 4)), (3,)),
         (seq(nn.Unflatten(1, (6, 1, 1)), nn.Flatten(), nn.Linear(6, 4)), (6,)),
-        (seq(nn.ConvTranspose2d(5, 2, 4)), (5, 1, 1)),
-        (seq(nn.ConvTranspose1d(5, 2, 4)), (5, 1)),
-        (seq(nn.Conv2d(5, 2, 1)), (5, 1, 1)),
-        (seq(nn.Conv1d(5, 2, 1)), (5, 1)),
+        (seq(nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 3, 3)), (18,)),
+        (seq(nn.Unflatten(-1, (5, 1)), nn.ConvTranspose1d(5, 2, 4)), (5,)),
+        (Code(lambda m, z: m(z.view(-1, 5, 1, 1)), nn.ConvTranspose2d(5, 2, 4)), (5,)),
+        (Code(lambda m, z: m(z.reshape((z.size(0), 5, 1, 1))), nn.ConvTranspose2d(5, 2, 4)), (5,)),
+        (Code(lambda m, z: m(torch.flatten(torch.tanh(z), 1)), nn.Linear(6, 4)), (6,)),
+        (Code(lambda m, z: m(z.view(z.size(0), -1)), nn.Linear(6, 4)), (6,)),
+        (Code(lambda m, z: m(z) + m(z).square(), nn.Linear(6, 4)), (6,)),
     ],
 )
-def test_latent_shape_from_the_first_layer(module, shape):
+def test_the_one_reading_of_the_latent_shape(module, shape):
     assert from_torch(module.eval()).latent_shape == shape
 
 
@@ -435,7 +457,7 @@ def test_the_generator_of_the_pytorch_tutorial():
                 return nn.parallel.data_parallel(self.main, input, range(self.ngpu))
             return self.main(input)
 
-    check_same_as_module(from_torch(module := evaluation(Generator())), module)
+    check_same_as_module(from_torch(module := evaluation(Generator()), (6, 1, 1)), module)
 
 
 def test_layers_in_a_plain_list_and_options_with_defaults():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 
@@ -336,8 +337,45 @@ def test_latent_shape_unknown():
         from_torch(seq(nn.Tanh()))
 
 
-def test_latent_shape_guessed_wrong():
-    module = seq(nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 3, 3))
-    with pytest.raises(ModelError, match=r"latent_shape was taken to be \(2, 1, 1\); pass latent_shape= if it is not"):
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            seq(nn.ConvTranspose2d(5, 2, 4)),
+            r"module '0' \(ConvTranspose2d\), takes codes of shape \(5, height, width\)",
+        ),
+        (seq(nn.ConvTranspose1d(5, 2, 4), nn.ReLU()), r"'0' \(ConvTranspose1d\), takes codes of shape \(5, length\)"),
+        (seq(nn.Tanh(), nn.Conv2d(2, 3, 3)), r"module '1' \(Conv2d\), takes codes of shape \(2, height, width\)"),
+        (seq(nn.Conv1d(5, 2, 1), nn.ELU()), r"takes codes of shape \(5, length\) and does not say of which size"),
+        (seq(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 5)), "pass latent_shape=.*, which the module accepts"),
+        (
+            Model(lambda m, z: m.a(z / z.norm(dim=1, keepdim=True)), a=nn.Linear(3, 4)),
+            "takes 3 entries that are computed",
+        ),
+    ],
+)
+def test_latent_shapes_are_asked_for_and_the_readings_of_the_message_work(module, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        from_torch(module.eval())
+    assert type(caught.value) is ModelError
+    readings = re.findall(r"latent_shape=(\([0-9, ]+\)|\d+)", str(caught.value))
+    assert len(readings) == (2 if "or another" in str(caught.value) else 1)
+    for reading in map(ast.literal_eval, readings):
+        assert from_torch(module, reading).latent_shape == (reading if isinstance(reading, tuple) else (reading,))
+
+
+def test_parts_of_the_code_tell_no_latent_shape():
+    parts = Model(lambda m, z: m.a(z[:, :3]) + m.a(z[:, 3:]), a=nn.Linear(3, 4)).eval()
+    with pytest.raises(ModelError, match=r"takes 3 entries that are computed from the code, .*; pass latent_shape=$"):
+        from_torch(parts)
+    assert from_torch(parts, 6).latent_dim == 6
+    both = Model(lambda m, z: m.a(z) + m.b(z), a=nn.Linear(3, 4), b=nn.Linear(4, 4)).eval()
+    with pytest.raises(ModelError, match="layers that take the code itself ask for 3 and 4 entries"):
+        from_torch(both)
+
+
+def test_one_reading_that_the_module_does_not_accept():
+    module = seq(nn.Linear(3, 4), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(ModelError, match=r"latent_shape was taken to be \(3,\); pass latent_shape= if it is not"):
         from_torch(module)
-    assert from_torch(module, 18).output_shape == (3, 1, 1)
+    assert from_torch(module, (2, 3)).output_shape == (2,)

@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from loader_checks import check_same_as_module, evaluation
 from torch import nn
 
+import unrelu
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders import from_arrays, load
 from unrelu.loaders.state_dict import natural
@@ -59,7 +61,7 @@ STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.safetensors"]
 def test_state_dict(tmp_path, name, batch_norm):
     m = module(batch_norm)
     path = saved(tmp_path / name, m.state_dict())
-    check_same_as_module(load(path), m)
+    check_same_as_module(load(path, activation="relu"), m)
     check_same_as_module(load(str(path), activation=["relu", "relu"]), m)
     assert [str(layer.activation) for layer in load(path, activation="tanh").layers] == ["tanh"] * 2
 
@@ -93,7 +95,7 @@ def test_convolutions_are_refused(tmp_path, name):
         UnsupportedModelError, match=r"layer '2' is a convolution.*neither stride nor padding.*from_torch"
     ):
         load(path)
-    assert load(path, layers=["0"]).output_shape == (4,)
+    assert load(path, layers=["0"], activation="relu").output_shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,48 @@ def test_refusals_of_state_dicts(tmp_path, name, state, message):
 def test_lower_precision(tmp_path, dtype):
     state = {"a.weight": torch.tensor([[1.5, -2.0]], dtype=dtype)}
     for name in ("a.pt", "a.safetensors"):
-        np.testing.assert_array_equal(load(saved(tmp_path / name, state)).layers[0].matrix(), [[1.5, -2.0]])
+        net = load(saved(tmp_path / name, state), activation="relu")
+        np.testing.assert_array_equal(net.layers[0].matrix(), [[1.5, -2.0]])
+
+
+# --- activations that the file does not tell --------------------------------------------------------------------------
+
+
+def suggested(error):
+    """The calls in a message: for every layer the same activation, and for each its own."""
+    text = str(error.value)
+    first = text[text.index("unrelu.load(") :].partition(" if they")[0]
+    each = re.search(r"or one for each layer, (activation=[^(]*?) \(on the", text)
+    return first, each and first.replace('activation="relu"', each[1])
+
+
+@pytest.mark.parametrize("name", STATE_DICT_FILES)
+def test_activations_are_asked_for_and_the_calls_of_the_message_work(tmp_path, name):
+    path = saved(tmp_path / name, module(batch_norm=True).state_dict())
+    with pytest.raises(ModelError, match="holds weights and does not say what its activations are") as caught:
+        load(path)
+    assert type(caught.value) is ModelError
+    assert str(path) in str(caught.value)
+    assert re.search(r"its layers are \S+ \(5, 3\), \S+ \(4, 5\)\. Pass", str(caught.value))
+    assert "--activation relu or relu,sigmoid" in str(caught.value)
+    for call, activations in zip(suggested(caught), (["relu", "relu"], ["relu", "sigmoid"]), strict=True):
+        assert [str(layer.activation) for layer in eval(call, {"unrelu": unrelu}).layers] == activations
+
+
+def test_activations_of_picked_layers_are_asked_for(tmp_path):
+    np.savez(tmp_path / "a.npz", **{f"W{i}": weight for i, weight in enumerate(WEIGHTS)})
+    with pytest.raises(ModelError, match=r'layers=\[.W1.\], activation="relu"\) if they are all ReLU \(on') as caught:
+        load(tmp_path / "a.npz", layers=["W1"])
+    assert eval(suggested(caught)[0], {"unrelu": unrelu}).output_dim == 7
+    with pytest.raises(ModelError, match=r"W0 .*, W1 .*, W2 ") as caught:
+        load(tmp_path / "a.npz")
+    same(eval(suggested(caught)[1], {"unrelu": unrelu}), ["relu", "relu", "sigmoid"], None)
+
+
+def test_a_file_that_cannot_be_read_is_refused_before_activations_are_asked_for(tmp_path):
+    state = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3)).state_dict()
+    with pytest.raises(UnsupportedModelError, match="layer '2' is a convolution"):
+        load(saved(tmp_path / "a.pt", state))
 
 
 # --- .npz -------------------------------------------------------------------------------------------------------------
@@ -153,13 +196,13 @@ def test_numbered_arrays(tmp_path, first, w, b):
     arrays = {f"{w}{first + i}": weight for i, weight in enumerate(WEIGHTS)}
     arrays = {f"{b}{first + i}": bias for i, bias in enumerate(BIASES)} | dict(reversed(arrays.items()))
     np.savez(tmp_path / "a.npz", **arrays)
-    same(load(tmp_path / "a.npz"))
+    same(load(tmp_path / "a.npz", activation="relu"))
 
 
 def test_numbers_are_sorted_as_numbers(tmp_path):
     weights = [np.diag([i + 1.0, 1.0]) @ [[1, 1], [0, 1]] for i in range(12)]
     np.savez(tmp_path / "a.npz", **{f"W{i}": w for i, w in enumerate(weights)})
-    np.testing.assert_allclose(load(tmp_path / "a.npz")([1, 1]), from_arrays(weights)([1, 1]))
+    np.testing.assert_allclose(load(tmp_path / "a.npz", activation="relu")([1, 1]), from_arrays(weights)([1, 1]))
 
 
 @pytest.mark.parametrize("kind", ["interleaved", "weights first", "no biases", "some biases"])
@@ -173,7 +216,7 @@ def test_unnamed_arrays(tmp_path, kind):
         "some biases": ([WEIGHTS[0], WEIGHTS[1], BIASES[1], WEIGHTS[2]], some),
     }[kind]
     np.savez_compressed(tmp_path / "a.npz", *arrays)
-    same(load(tmp_path / "a.npz"), biases=biases)
+    same(load(tmp_path / "a.npz", activation="relu"), biases=biases)
 
 
 def test_stored_activation(tmp_path):
@@ -190,11 +233,21 @@ def test_stored_activation(tmp_path):
         load(path)
 
 
+def test_stored_activations_go_with_their_layers(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, W0=WEIGHTS[0], W1=WEIGHTS[1], W2=WEIGHTS[2], activation=["tanh", "relu", "sigmoid"])
+    assert [str(layer.activation) for layer in load(path, layers=["W1", "W2"]).layers] == ["relu", "sigmoid"]
+    np.savez(path, W0=WEIGHTS[0], W1=WEIGHTS[1], activation="tanh")
+    assert [str(layer.activation) for layer in load(path, layers=["W0"]).layers] == ["tanh"]
+    with pytest.raises(ModelError, match="there is no layer 'W7'"):
+        load(path, layers=["W7"])
+
+
 def test_layers_of_numbered_and_unnamed_arrays(tmp_path):
     np.savez(tmp_path / "a.npz", W1=WEIGHTS[1], b1=BIASES[1], W0=WEIGHTS[0])
-    assert load(tmp_path / "a.npz", layers=["W1"]).latent_dim == 5
+    assert load(tmp_path / "a.npz", layers=["W1"], activation="relu").latent_dim == 5
     np.savez(tmp_path / "b.npz", *WEIGHTS)
-    assert load(tmp_path / "b.npz", layers=["arr_0"]).output_dim == 5
+    assert load(tmp_path / "b.npz", layers=["arr_0"], activation="relu").output_dim == 5
 
 
 @pytest.mark.parametrize(
@@ -231,7 +284,7 @@ def test_nested_state_dict(tmp_path, key):
     m(torch.zeros(1, 3, dtype=torch.float64)).sum().backward()
     optimizer.step()
     checkpoint = {"epoch": 3, key: m.state_dict(), "optimizer": optimizer.state_dict(), "loss": 0.1, "args": {}}
-    check_same_as_module(load(saved(tmp_path / "a.pt", checkpoint)), m)
+    check_same_as_module(load(saved(tmp_path / "a.pt", checkpoint), activation="relu"), m)
 
 
 def test_several_state_dicts(tmp_path):
@@ -243,7 +296,7 @@ def test_several_state_dicts(tmp_path):
         r"layers=\['generator.<layer>'",
     ):
         load(path)
-    check_same_as_module(load(path, layers=["generator.0", "generator.2"]), m)
+    check_same_as_module(load(path, layers=["generator.0", "generator.2"], activation="relu"), m)
     with pytest.raises(
         ModelError, match=r"no layer '0' in the file; its layers are generator\.0, generator\.2, critic"
     ):
@@ -252,13 +305,13 @@ def test_several_state_dicts(tmp_path):
 
 def test_plain_values_next_to_tensors(tmp_path):
     m = module()
-    check_same_as_module(load(saved(tmp_path / "a.pt", {**m.state_dict(), "epoch": 3})), m)
+    check_same_as_module(load(saved(tmp_path / "a.pt", {**m.state_dict(), "epoch": 3}), activation="relu"), m)
 
 
 def test_older_file_format(tmp_path):
     m = module()
     torch.save(OrderedDict(m.state_dict()), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    check_same_as_module(load(tmp_path / "a.pth"), m)
+    check_same_as_module(load(tmp_path / "a.pth", activation="relu"), m)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def export(module, shape, path, dynamo, dynamic):
 def test_exported(tmp_path, capfd, name, dynamic, dynamo):
     torch.manual_seed(0)
     module = evaluation(NETS[name]()).float()
-    reference = from_torch(copy.deepcopy(module).double(), 5 if name == "functional" else None)
+    shape = {"functional": 5, "dcgan": (5, 1, 1)}.get(name)
+    reference = from_torch(copy.deepcopy(module).double(), shape)
     path = export(module, reference.latent_shape, tmp_path / "net.onnx", dynamo, dynamic)
     net = check_same_as_runtime(path)
     assert net.latent_shape == reference.latent_shape

@@ -195,12 +195,15 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
     np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
 
 
-def test_an_observation_stored_in_single_precision_is_found_again_not_searched_for_ever():
-    """Its rounding is no exact fit, and of misfits that are rounding no two agree to 1%."""
+def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
+    """Rounding to seven digits is no exact fit, and of misfits that are rounding no two agree to 1%."""
     network = zoo.load("mnist-relu")
     truth = np.random.default_rng(5).standard_normal((6, network.latent_dim))
-    found = unrelu.invert(network, network(truth).astype(np.float32))
+    found = unrelu.invert(network, np.round(network(truth), 7))
     assert (found.status == Status.NO_EXACT_FIT).all()  # nor does it show its noise
+    single = unrelu.invert(network, network(truth).astype(np.float32))
+    assert (single.status == Status.EXACT_FIT).all()  # to the precision that it was stored in
+    assert (single.residual("linf") > 1e-8 * network(truth).max()).all()
     assert (found.confidence > 0).all()
     np.testing.assert_allclose(found.z, truth, atol=1e-5)
     assert found.nit.max() <= 60

@@ -21,7 +21,7 @@ from unrelu.errors import OptionError
 from unrelu.methods.norm_descent import NormDescent
 from unrelu.methods.pieces import observations
 from unrelu.network import Network
-from unrelu.operators import Mask
+from unrelu.operators import MaskOperator
 from unrelu.problem import Problem
 from unrelu.result import Status
 
@@ -129,7 +129,11 @@ def affine_problem(norm, kind, rng, batch=3):
     matrices = []
     for i in range(batch):
         if kind in ("whole", "mask", "masks"):
-            kept = problem.operator.seen(batch)[i] if isinstance(problem.operator, Mask) else np.ones(n, dtype=bool)
+            kept = (
+                problem.operator.seen(batch)[i]
+                if isinstance(problem.operator, MaskOperator)
+                else np.ones(n, dtype=bool)
+            )
             matrices.append((weight[kept], bias[kept], y[i][kept]))
         else:
             matrices.append((operator @ weight, operator @ bias, y[i]))

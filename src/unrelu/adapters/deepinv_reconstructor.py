@@ -14,6 +14,7 @@ from unrelu.affine import Shape
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.generator import Generator, by
 from unrelu.methods import Method, make
+from unrelu.operators import Mask
 from unrelu.result import Inversion
 from unrelu.solve import invert
 
@@ -52,7 +53,8 @@ class GeneratorReconstructor(Reconstructor):
             ``noise_model``: S of a ``GaussianNoise``, A of a ``UniformNoise``, salt and pepper together as the share P
             of a ``SaltPepperNoise``. Unknown is what has another model, no noise (a level of 0), or levels that differ
             within the batch.
-        norm, prior, seed, time_limit: as of :func:`unrelu.invert`.
+        norm, prior, seed, time_limit, scale: as of :func:`unrelu.invert`. Measurements of images on another scale than
+            the generator's are an error.
         **options: options of the method.
 
     Attributes:
@@ -76,6 +78,7 @@ class GeneratorReconstructor(Reconstructor):
         prior: float = 0.0,
         seed: int = 0,
         time_limit: float | None = None,
+        scale: str | tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -90,7 +93,9 @@ class GeneratorReconstructor(Reconstructor):
         self.network = network
         self.method = method
         self.image_shape = None if image_shape is None else tuple(image_shape)
-        self.arguments = {"noise": noise, "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit}
+        self.arguments = {
+            "noise": noise, "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
+        }  # fmt: skip
         self.options = options
         self.inversion: Inversion | None = None
 
@@ -118,9 +123,12 @@ class GeneratorReconstructor(Reconstructor):
         arguments = {**self.arguments, **self.options, **kwargs}
         if arguments["noise"] == "physics":
             arguments["noise"] = _stated_noise(physics)
-        found = invert(
-            self.network, y.reshape(len(y), -1), self.method, operator=_operator(physics, shape, len(y)), **arguments
-        )
+        operator = _operator(physics, shape, len(y))
+        # An array of the output's own shape would be one observation, so a batch of one must not be flat.
+        flat = y.reshape(len(y), -1)
+        if (operator is None or isinstance(operator, Mask)) and flat.shape[1] == self.network.output_dim:
+            flat = flat.reshape(-1, *self.network.output_shape)
+        found = invert(self.network, flat, self.method, operator=operator, **arguments)
         self.inversion = found
         missing = np.isnan(found.z[:, 0])
         if missing.any():
@@ -189,8 +197,12 @@ def _operator(physics: LinearPhysics, image: Shape, size: int) -> Any:
     return _OnFlat(physics, image, measured)
 
 
-def _masks(mask: Tensor, image: Shape, size: int) -> Tensor:
-    """Masks as booleans, flat: (n,) for all observations or (B, n) for each."""
+def _masks(mask: Tensor, image: Shape, size: int) -> Mask:
+    """Masks as booleans, flat: (n,) for all observations or (B, n) for each.
+
+    Raises:
+        InputError: their number or their shape does not fit.
+    """
     if mask.shape[0] not in (1, size):
         raise InputError(f"physics has {len(mask)} masks for {size} observations; pass one for all, or one for each")
     try:
@@ -199,7 +211,7 @@ def _masks(mask: Tensor, image: Shape, size: int) -> Tensor:
         raise InputError(
             f"physics has a mask of shape {tuple(mask.shape[1:])}, the network's images are {by(image)}: {error}"
         ) from None
-    return flat[0] if len(flat) == 1 else flat
+    return Mask(flat[0] if len(flat) == 1 else flat)
 
 
 def _measured(physics: LinearPhysics, image: Shape) -> Shape:

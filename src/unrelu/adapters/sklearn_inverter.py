@@ -13,9 +13,10 @@ import torch
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.generator import Generator, by
 from unrelu.methods import Method, make
-from unrelu.operators import Operator, read_operator
+from unrelu.operators import Mask, Operator, read_operator
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
+from unrelu.scaling import Scaling
 from unrelu.solve import invert
 
 try:
@@ -72,6 +73,9 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         random_state: of the random starts: an integer, a ``RandomState``, or None for other ones in each :meth:`fit`. A
             fitted transformer always gives the same codes for the same rows.
         options: options of the method, as a dictionary.
+        scale: as of :func:`unrelu.invert`: (low, high) maps X's own range to this one, for bytes and for floats in
+            [0, 1]; codes, :meth:`score` and ``noise`` are then of the scaled rows. Rows on another scale of pictures
+            than the generator are an error, except with "none".
 
     Attributes:
         generator_: G.
@@ -97,6 +101,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         time_limit: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
         options: Mapping[str, Any] | None = None,
+        scale: str | tuple[float, float] | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -108,6 +113,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.time_limit = time_limit
         self.random_state = random_state
         self.options = options
+        self.scale = scale
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Check parameters and X, and train the generator if ``model`` is a function; no codes are computed.
@@ -117,8 +123,9 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             y: ignored.
 
         Raises:
-            InputError: X does not have as many columns as the generator has outputs or ``operator`` rows, or
-                ``operator``, ``noise``, ``norm``, ``prior`` or ``time_limit`` cannot be used.
+            InputError: X does not have as many columns as the generator has outputs or ``operator`` rows, is on another
+                scale than its outputs, or ``operator``, ``noise``, ``norm``, ``prior``, ``time_limit`` or ``scale``
+                cannot be used.
             OptionError: ``model`` is no generator, or ``method`` or ``options`` are none.
         """
         table = self._table(X, reset=True)
@@ -128,8 +135,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         random = check_random_state(self.random_state)
         seed = self.random_state if isinstance(self.random_state, int | np.integer) else random.randint(2**31 - 1)
         Problem.build(
-            generator, table, operator=self._hidden(table, operator), noise=self.noise, norm=self.norm,
-            prior=self.prior, seed=int(seed), time_limit=self.time_limit,
+            generator, _whole(table, operator), operator=self._hidden(table, operator), noise=self.noise,
+            norm=self.norm, prior=self.prior, seed=int(seed), time_limit=self.time_limit, scale=self.scale,
         )  # fmt: skip
         self.generator_ = generator
         self.operator_ = operator
@@ -159,8 +166,9 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_is_fitted(self)
         table = self._table(X, reset=False)
         return invert(
-            self.generator_, table, self.method, operator=self._hidden(table, self.operator_), noise=self.noise,
-            norm=self.norm, prior=self.prior, seed=self.seed_, time_limit=self.time_limit, **self._options(),
+            self.generator_, _whole(table, self.operator_), self.method, operator=self._hidden(table, self.operator_),
+            noise=self.noise, norm=self.norm, prior=self.prior, seed=self.seed_, time_limit=self.time_limit,
+            scale=self.scale, **self._options(),
         )  # fmt: skip
 
     def inverse_transform(self, X: Any) -> Array:
@@ -206,9 +214,10 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags.input_tags.allow_nan = bool(self.hide_nan)
         return tags
 
-    def _table(self, X: Any, *, reset: bool) -> Array:
+    def _table(self, X: Any, *, reset: bool) -> npt.NDArray[Any]:
+        """X as an array of its own type, which tells bytes from floats."""
         finite = "allow-nan" if self.hide_nan else True
-        return np.asarray(validate_data(self, X, dtype=np.float64, ensure_all_finite=finite, reset=reset))
+        return np.asarray(validate_data(self, X, dtype="numeric", ensure_all_finite=finite, reset=reset))
 
     def _options(self) -> dict[str, Any]:
         if self.options is None:
@@ -217,8 +226,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise OptionError(f"options={self.options!r} must be a dictionary of options of the method, or None")
         return dict(self.options)
 
-    def _generator(self, table: Array) -> Generator:
-        """The generator that ``model`` is, or makes of the training rows."""
+    def _generator(self, table: npt.NDArray[Any]) -> Generator:
+        """The generator that ``model`` is, or makes of the training rows, scaled."""
         model = self.model
         if isinstance(model, torch.nn.Module):
             raise OptionError(
@@ -231,12 +240,12 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 f"model={model!r} is no generator; pass one from unrelu.load, from_torch or from_arrays, or a "
                 "function that makes one of X"
             )
-        made = model(table)
+        made = model(Scaling.parse(self.scale).apply(np.array(table, dtype=np.float64), table.dtype))
         if not isinstance(made, Generator):
             raise OptionError(f"model made a {type(made).__name__} of X; return a generator, as from_arrays makes one")
         return made
 
-    def _read_operator(self, generator: Generator, table: Array) -> Operator:
+    def _read_operator(self, generator: Generator, table: npt.NDArray[Any]) -> Operator:
         """A, read once: code is tested and written out as a matrix where it is small."""
         operator = read_operator(self.operator, generator.output_shape, table.shape)
         if operator.count:
@@ -257,10 +266,10 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise InputError("hide_nan=True hides entries of the whole output, and operator= was given; pass one")
         return operator
 
-    def _hidden(self, table: Array, operator: Operator) -> Any:
+    def _hidden(self, table: npt.NDArray[Any], operator: Operator) -> Operator | Mask:
         """The operator of these rows: a mask for each where entries are missing."""
         seen = ~np.isnan(table)
-        return operator if seen.all() else seen
+        return operator if seen.all() else Mask(seen)
 
     def _warned(self, X: Any) -> Inversion:
         result = self.invert(X)
@@ -280,3 +289,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 stacklevel=3,
             )
         return result
+
+
+def _whole(table: npt.NDArray[Any], operator: Operator) -> npt.NDArray[Any]:
+    """Rows in the shape of an observation: an array (1, n) of the output's own shape would be one observation."""
+    return table.reshape(len(table), *operator.shape)

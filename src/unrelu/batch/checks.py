@@ -14,11 +14,13 @@ from unrelu.batch.work import Work
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator
 from unrelu.methods import METHODS, make
-from unrelu.operators import Identity, Mapped, Mask, read_operator
+from unrelu.noise import Noise
+from unrelu.operators import Identity, Mapped, MaskOperator, read_operator
 from unrelu.problem import Problem
-from unrelu.stores import FORMATS, Masks, Source, in_memory, open_masks, open_source, range_warning
+from unrelu.scaling import check_scale
+from unrelu.stores import FORMATS, Masks, Source, in_memory, open_masks, open_source
 
-__all__ = ["check_data", "check_options", "check_outside", "masks_of", "range_warning_of", "source_of"]
+__all__ = ["check_data", "check_options", "check_outside", "check_range", "masks_of", "source_of"]
 
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
@@ -108,14 +110,14 @@ def check_data(network: Generator, source: Source, masks: Source | None, operato
             "one for each, or a single one as operator= (--mask with an array of one mask)"
         )
     measured = read_operator(operator, network.output_shape, (1, *source.shape))
-    if isinstance(measured, Mask) and measured.count:
+    if isinstance(measured, MaskOperator) and measured.count:
         raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
     _check_shape(
         "observations", source, measured.shape, "the generator puts out" if operator is None else "operator= gives"
     )
     if masks is not None:
         _check_shape("masks", masks, network.output_shape, "the generator puts out")
-    Problem.build(network, np.zeros((1, measured.m)), operator=measured, **stated)
+    Problem.build(network, np.zeros((1, measured.m)), operator=measured, scale="none", **stated)
     if isinstance(measured, Identity):
         return None
     # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
@@ -146,16 +148,18 @@ def _check_shape(what: str, source: Source, wanted: tuple[int, ...], who: str) -
         )
 
 
-def range_warning_of(work: Work) -> str | None:
-    """Whether the first observations are in other units than the generator's outputs.
+def check_range(work: Work) -> None:
+    """Refuse data that are on another scale than the generator, by their first observations.
 
     Raises:
-        InputError: the data have no range, and a scaling is asked for.
+        InputError: they are, or they have no range and a scaling is asked for.
     """
-    start, stop = 0, min(_SEEN, work.source.size)
     work.scaling.apply(np.zeros(0), work.source.dtype)
-    if work.measured.shape != work.network.output_shape or work.masks is not None:
-        return None  # measured values have units of their own, and masked ones lack their extremes
-    if isinstance(work.measured, Mask):
-        return None
-    return range_warning(work.source.read(start, stop).values, work.network, work.source.dtype, work.scaling)
+    if not isinstance(work.measured, Identity | MaskOperator):
+        return  # measured values have units of their own
+    noise = Noise.parse(work.stated["noise"])
+    batch, seen = work.observations(0, min(_SEEN, work.source.size))
+    check_scale(
+        work.network, batch.values, seen, dtype=work.source.dtype, scaling=work.scaling,
+        trim=noise.level if noise.kind == "outliers" else 0.0,
+    )  # fmt: skip

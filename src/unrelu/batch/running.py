@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.batch.checks import check_data, check_options, check_outside, masks_of, range_warning_of, source_of
+from unrelu.batch.checks import check_data, check_options, check_outside, check_range, masks_of, source_of
 from unrelu.batch.folder import Run, open_run, write_lines
 from unrelu.batch.journal import JOURNAL, append, read_records, recording
 from unrelu.batch.local import Engine, locally
@@ -24,7 +24,8 @@ from unrelu.batch.work import STATUSES, Settled, Task, Work
 from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.generator import Generator
 from unrelu.methods import METHODS
-from unrelu.stores import FORMATS, Scaling, Source, columns_of
+from unrelu.scaling import Scaling
+from unrelu.stores import FORMATS, Source, columns_of
 from unrelu.stores.batches import optional
 from unrelu.threads import cores
 
@@ -106,7 +107,8 @@ def run(
             processes on this machine, or a ``distributed.Client``. Its workers may die, and join.
         array: name of the array in a store of several.
         size: (height, width) to resize images to.
-        scale: (low, high), or "LOW,HIGH": map the data's own range to this one, see :class:`~unrelu.stores.Scaling`.
+        scale: as for :func:`unrelu.invert`: (low, high), or "LOW,HIGH", map the data's own range to this one. Data on
+            another scale than the generator are an error, by the first 64 observations; "none" takes them as they are.
         results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
             default npy up to 100,000 observations on this machine, else zarr.
         overwrite: remove what the folder holds of an earlier run.
@@ -146,11 +148,11 @@ def run(
         {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
         {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
     )  # fmt: skip
-    warning = range_warning_of(work)
+    check_range(work)
     masks_at = {"masks": masked.location} if masked else {}
     known = {
         "data": source.location, **masks_at, "opened": _opened(work, array, size),
-        "warnings": [] if warning is None else [warning], **(names or {}),
+        **(names or {}),
     }  # fmt: skip
     tell = watch or (lambda moment: None)
     wanted = json.loads(json.dumps(manifest_of(work, known)))
@@ -160,7 +162,7 @@ def run(
         if not _goes_on(folder, wanted, overwrite):
             forget(folder, journal)
             write_manifest(folder, wanted)
-        _settle_all(work, engine, folder, journal, tell, warning)
+        _settle_all(work, engine, folder, journal, tell)
     ended = open_run(folder)
     if ended.finished and kind == "npy":
         write_lines(ended)
@@ -175,7 +177,7 @@ def _opened(work: Work, array: str | None, size: tuple[int, int] | None) -> dict
         "array": array,
         "size": None if size is None else list(size),
         "directory": os.getcwd(),
-        "operator": None if work.operator is None else type(work.measured).__name__.lower(),
+        "operator": None if work.operator is None else type(work.measured).__name__.removesuffix("Operator").lower(),
     }
 
 
@@ -250,12 +252,12 @@ def forget(folder: Path, journal: BinaryIO) -> None:
         raise StorageError(f"{error.filename or folder} cannot be removed: {error.strerror}") from error
 
 
-def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch, warning: str | None) -> None:
+def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch) -> None:
     """Look at every finished chunk again, then compute the others; tell of each."""
     records = read_records(folder)
     work.table.create({"statuses": list(STATUSES), "run": MANIFEST})
     stopping = threading.Event()
-    if tell(Moment(warning or "", size=work.source.size)):
+    if tell(Moment(size=work.source.size)):
         return
     order = [Task(i, records[i]) for i in sorted(records)] + [Task(i) for i in range(work.chunks) if i not in records]
     done = 0

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from unrelu.batch.journal import Record
 from unrelu.errors import InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.generator import Generator
-from unrelu.operators import read_operator
+from unrelu.operators import Mask, read_operator
 from unrelu.operators.base import Identity, Operator
 from unrelu.result import Inversion, Status
+from unrelu.scaling import Scaling
 from unrelu.solve import invert
-from unrelu.stores import Batch, Scaling, Source, Table
+from unrelu.stores import Batch, Source, Table
 from unrelu.streams import stream
 from unrelu.threads import on_one_core
 
@@ -224,10 +225,13 @@ class Work:
     def _invert(self, y: Array, seen: npt.NDArray[np.bool_] | None, seed: int) -> Inversion:
         operator: Any = self.measured
         if self.masks is not None:
-            operator = seen
+            operator = Mask(seen)
         elif isinstance(operator, Identity):
             operator = None
-        return invert(self.network, y, self.method, operator=operator, seed=seed, **self.stated, **self.options)
+        # The run was checked as a whole: a chunk of dark pictures is no reason to end it.
+        return invert(
+            self.network, y, self.method, operator=operator, seed=seed, scale="none", **self.stated, **self.options
+        )
 
     def _empty(self, size: int) -> dict[str, npt.NDArray[Any]]:
         rows = {c.name: np.full((size, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}

@@ -427,7 +427,7 @@ def _by_descents(observed: _Observed, plan: Plan, *keys: int | str) -> Array:
 
 
 def reliability(cells: Sequence[Noisy], search: str) -> list[tuple[float, float, int, int]]:
-    """Of a search, for each bin of :data:`BINS`: its ends, how many codes are in it, and how many of these are the best.
+    """Of a search, for each bin of :data:`BINS`: its ends, how many codes are in it, and how many of them are the best.
 
     The bins are [a, b), the last one [a, b]. Codes without a confidence are in none.
     """

@@ -21,6 +21,7 @@ from unrelu.commands.options import (
     Options,
     Prior,
     Quiet,
+    Scale,
 )
 from unrelu.errors import InputError
 from unrelu.terminal import network_of, options_of
@@ -84,12 +85,7 @@ def run(
         str | None, typer.Option(rich_help_panel=READING, help="Name of the array in DATA, where there are several.")
     ] = None,
     size: Annotated[str | None, typer.Option(rich_help_panel=READING, help="Resize images to HEIGHT,WIDTH.")] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=READING, help="Map the data's own range (0..255 of bytes, 0..1 of floats) to LOW,HIGH: -1,1"
-        ),
-    ] = None,
+    scale: Scale = None,
     results: Annotated[
         str | None,
         typer.Option(help="npy or zarr. [default: npy up to 100,000 observations without a cluster, else zarr]"),
@@ -123,7 +119,7 @@ def run(
         raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
     if dask and not dask.startswith("local:"):
         raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
-    network = network_of(model, layers, activation, latent_shape, quiet)
+    network = network_of(model, layers, activation, latent_shape)
     one, each = _masks(mask, network)
     if mask and operator:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")

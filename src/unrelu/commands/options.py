@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ActivationName", "LatentShape", "Layers", "Method", "Model", "Noise", "Norm", "Options", "Prior", "Quiet"]
+__all__ = [
+    "ActivationName",
+    "LatentShape",
+    "Layers",
+    "Method",
+    "Model",
+    "Noise",
+    "Norm",
+    "Options",
+    "Prior",
+    "Quiet",
+    "Scale",
+]
 
 Model = Annotated[
     str,
@@ -16,10 +28,17 @@ Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers 
 ActivationName = Annotated[
     str | None,
     typer.Option(
-        help="Activation of a bare weight file: relu, leaky_relu:0.1, ...; or one a layer, relu,sigmoid [default: relu]"
+        help="Activation, where the file does not tell it: relu, leaky_relu:0.1, ...; or one a layer, relu,relu,sigmoid"
     ),
 ]
 LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="Map the data's own range (0..255 of bytes, 0..1 of floats) to LOW,HIGH: -1,1. Data on another scale than "
+        "the generator are an error; none: they are right as they are."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no summary.")]
 Method = Annotated[
     str,

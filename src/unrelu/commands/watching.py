@@ -162,8 +162,6 @@ def print_status(run: Run, lines: bool) -> None:
     console.print(
         escape(f"{run.folder}: {what}{options}, seed {manifest['seed']}, unrelu {manifest['version']}"), soft_wrap=True
     )
-    for warning in about.get("warnings", []):
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
     state = "finished" if run.finished else "running" if run.running else "stopped"
     console.print(f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks")
     if run.records:

@@ -14,8 +14,9 @@ from unrelu.errors import OptionError
 
 if TYPE_CHECKING:
     from unrelu.experiments.experiment import Experiment
+    from unrelu.experiments.generators import TrainedGenerator
 
-__all__ = ["MODULES", "load"]
+__all__ = ["MODULES", "ON_A_NETWORK", "load"]
 
 # Names in the order of the page, with the file of each. Importing this table loads no heavy library.
 MODULES = {
@@ -26,6 +27,7 @@ MODULES = {
     "stuck": "stuck",
     "fig2a": "figure2",
     "fig2b": "figure2",
+    "descent": "descent",
     "fig3": "figure3",
     "fig4": "figure4",
     "relaxed": "relaxed",
@@ -43,13 +45,22 @@ MODULES = {
 }
 
 
-def load(name: str) -> Experiment:
-    """The experiment of that name.
+# Those that run on a user's generator as well.
+ON_A_NETWORK = ("fig1c", "fig1d", "fig3", "fig4")
+
+
+def load(name: str, generator: TrainedGenerator | None = None) -> Experiment:
+    """The experiment of that name, on a generator from a file instead of ours if one is given.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is none, or it does not run on a generator from a file.
     """
     if name not in MODULES:
         raise OptionError(f"experiment {name!r} is unknown; use one of {', '.join(MODULES)}")
+    if generator is not None and name not in ON_A_NETWORK:
+        raise OptionError(
+            f"experiment {name!r} has networks of its own; --network goes with {', '.join(ON_A_NETWORK)}: unrelu "
+            f"reproduce {' '.join(ON_A_NETWORK)} --network FILE"
+        )
     module = import_module(f"unrelu.experiments.{MODULES[name]}")
-    return cast("Experiment", module.EXPERIMENTS[name])
+    return cast("Experiment", module.on_a_network(name, generator) if generator else module.EXPERIMENTS[name])

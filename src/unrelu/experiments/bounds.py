@@ -276,6 +276,8 @@ def _condition(numbers: Numbers, norm: str) -> Claim:
         f"at most, and with certified constants of the bright rows in brackets, at noise {levels}: {said}",
         Verdict.of(min(met) >= 0.99, max(met) >= 0.99),
         "thresholds grow with the noise and with every layer, and small layers can have too few outputs that are on",
+        only="a theorem says what it means, and the share at each noise level is given with the largest constants that "
+        "can be",
     )  # fmt: skip
 
 
@@ -318,6 +320,7 @@ def _corollary(numbers: Numbers) -> Claim:
         f"{shares}",
         Verdict.of(min(lower.values()) >= 0.5 * max(upper.values()), min(lower.values()) > 0),
         "each size allows a c_2 above 0, but what holds for all sizes is not settled by a few",
+        only="the corollary is about all sizes, of which a run can only have some",
     )  # fmt: skip
 
 

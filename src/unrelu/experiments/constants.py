@@ -120,6 +120,7 @@ def _universal(numbers: Numbers, constant: str, source: str, assumption: str) ->
         Verdict.of(False, stays),
         "nothing falls with k, but of the worst rows only upper bounds are known, which cannot show it" if stays else
         f"that of {min(powers, key=lambda what: powers[what])} falls as k grows",
+        only="the statement is about the worst rows of a matrix, whose constant nobody can compute for these sizes",
     )  # fmt: skip
 
 
@@ -151,6 +152,7 @@ def _in_range(numbers: Numbers) -> Claim:
         f"for m = n/2, one that holds for all these matrices is at most {least:.3g}",
         Verdict.of(False, 0 < least <= 2),
         "only an upper bound is known; it does not exclude a constant in this range",
+        only="the statement is about the worst rows of a matrix, whose constant nobody can compute for these sizes",
     )
 
 

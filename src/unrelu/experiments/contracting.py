@@ -18,7 +18,7 @@ __all__ = ["EXPERIMENTS"]
 _HIDDEN = (20, 100, 500)
 _OUTPUTS = (500, 400, 300, 200, 150, 100, 60, 40)
 _DCGAN = "mnist-dcgan"
-_CODES, _DCGAN_CODES = 5, 6
+_NETWORKS, _CODES, _DCGAN_CODES = 3, 5, 6
 _SUCCESS = 1e-3
 _SCALED = "GD, scaled step"
 _RANDOM = ("linf", _SCALED, "adam", "lm", "auto")
@@ -29,7 +29,7 @@ def _units(quick: bool) -> list[Unit]:
     """A random network each; of the DCGAN, a method each."""
     if quick:
         return [(n, 0) for n in (500, 200, 60)] + [("lm", 0), ("auto", 0)]
-    random_units: list[Unit] = [(n, i) for n in _OUTPUTS for i in range(5)]
+    random_units: list[Unit] = [(n, i) for n in _OUTPUTS for i in range(_NETWORKS)]
     return random_units + [(method, 0) for method in _TRAINED]
 
 
@@ -134,10 +134,11 @@ EXPERIMENTS = {
         name="contracting",
         title="Future work of the paper: a last layer that contracts",
         about=(
-            f"Random ReLU networks 20-100-500-n with weights N(0, 1/n_i), {_CODES} codes N(0, I) of each, and codes of "
-            f"the zoo's `{_DCGAN}` (20-3136-6272-784, tanh output), no noise. A code is recovered if its relative "
-            f"error is at most {_SUCCESS:g}, and identifiable if the Jacobian has rank 20. GD makes up to 1,000 steps "
-            "of length n / 500, on the DCGAN 10,000 of 1e-3; adam 1,000 from 10 starts. The layer-wise methods refuse "
+            f"{_NETWORKS} random ReLU networks 20-100-500-n for every n, with weights N(0, 1/n_i), {_CODES} codes "
+            f"N(0, I) of each, and {_DCGAN_CODES} codes of the zoo's `{_DCGAN}` (20-3136-6272-784, tanh output), no "
+            f"noise. A code is recovered if its relative error is at most {_SUCCESS:g}, and identifiable if the "
+            "Jacobian has rank 20. GD makes up to 1,000 steps of length n / 500, on the DCGAN 10,000 of 1e-3; adam "
+            "1,000 from 10 starts. The layer-wise methods refuse "
             "the DCGAN: its second layer is too large for their factorisations."
         ),
         columns=("network", "outputs", "place", "code", "method", "error", "success", "seconds"),

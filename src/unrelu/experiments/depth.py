@@ -17,7 +17,7 @@ __all__ = ["EXPERIMENTS"]
 
 _SIZES = (10, 30, 75, 190, 470, 1200)
 _LEVEL, _SUCCESS = 1e-4, 1e-3
-_CODES = 4  # of each network
+_NETWORKS, _CODES = 5, 4  # random networks of each depth, and codes of each
 _SCALED = "GD, scaled step"
 _LAST = "GD, last layer"
 _NOISY = ("linf", "l1", "GD", _SCALED, "auto")
@@ -26,7 +26,7 @@ _CLEAN = ("exact", "GD", _SCALED, "auto")
 
 def _units(quick: bool) -> list[Unit]:
     """A network each."""
-    return [(depth, i) for depth in ((1, 2, 3) if quick else range(1, 6)) for i in range(2 if quick else 8)]
+    return [(depth, i) for depth in ((1, 2, 3) if quick else range(1, 6)) for i in range(2 if quick else _NETWORKS)]
 
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
@@ -136,10 +136,10 @@ EXPERIMENTS = {
         name="depth",
         title="Theorem 3: the error against the depth",
         about=(
-            f"Random ReLU networks of the first d layers of {'-'.join(map(str, _SIZES))}, weights N(0, 1/n_i), each "
-            f"layer at least 2.4 times as wide as the one before; {_CODES} codes N(0, I) of each. Uniform noise "
-            f"{_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of length 1, or (scaled "
-            "step) of 1 / |J|² at another random code."
+            f"{_NETWORKS} random ReLU networks of the first d layers of {'-'.join(map(str, _SIZES))} for every d, "
+            f"weights N(0, 1/n_i), each layer at least 2.4 times as wide as the one before; {_CODES} codes N(0, I) of "
+            f"each. Uniform noise {_LEVEL:g}, and none. No method is told the noise. GD makes up to 1,000 steps of "
+            "length 1, or (scaled step) of 1 / |J|² at another random code."
         ),
         columns=("depth", "network", "noise", "code", "method", "error", "seconds"),
         units=_units,

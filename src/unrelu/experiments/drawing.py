@@ -57,6 +57,7 @@ STYLES = {
     "GD": Style("#d55e00", "x"),
     "GD, trained": Style("#d55e00", "x"),
     "GD, 10,000 steps": Style("#d55e00", "+", "--"),
+    "GD, mean of squares": Style("#d55e00", "+", "--"),
     "GD, scaled step": Style("#d55e00", "+", "--"),
     "GD, PLUGIn's step": Style("#d55e00", "x"),
     "plugin": Style("#cc79a7", "v"),

@@ -52,6 +52,9 @@ class Claim:
         measured: our numbers, written from what was measured.
         verdict: whether it stands, by a rule that the experiment states.
         reason: why, where it does not hold as it is.
+        reading: what is understood by the claim, if not what the figure's own description says; claims with the same
+            source and words are readings of one claim.
+        only: why there is no other reading to try, of a claim that does not hold as it is.
     """
 
     source: str
@@ -59,6 +62,8 @@ class Claim:
     measured: str
     verdict: Verdict
     reason: str = ""
+    reading: str = ""
+    only: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Numbers:
         columns: what the entries of a row are.
         rows: one a run.
         machine: processor, versions and date; empty while the experiment runs.
+        network: of a figure that was run on a generator from a file: its name and digest; empty otherwise.
     """
 
     experiment: str
@@ -80,6 +86,7 @@ class Numbers:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     machine: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
 
     def where(self, **values: Any) -> Numbers:
         """The rows in which the columns have these values."""
@@ -99,7 +106,8 @@ class Numbers:
 
     def save(self, path: Path) -> None:
         """Write JSON, one row a line; numbers get 4 digits, and null where they are not finite."""
-        head = {name: getattr(self, name) for name in ("experiment", "quick", "seed", "machine", "columns")}
+        names = ("experiment", "quick", "seed", "network", "machine", "columns")
+        head = {name: getattr(self, name) for name in names if name != "network" or self.network}
         lines = ",\n".join(json.dumps(plain(row), allow_nan=False) for row in self.rows)
         text = json.dumps(head, indent=1)[:-2]
         path.write_text(f'{text},\n "rows": [\n{lines}\n]}}\n', encoding="utf-8")
@@ -116,7 +124,7 @@ class Numbers:
             rows = tuple(tuple(row) for row in held["rows"])
             numbers = cls(
                 str(held["experiment"]), bool(held["quick"]), int(held["seed"]), tuple(held["columns"]), rows,
-                dict(held["machine"]),
+                dict(held["machine"]), dict(held.get("network", {})),
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} does not hold the numbers of an experiment: {error!r}; remove it") from error
@@ -139,6 +147,7 @@ class Experiment:
         draw: the picture of the numbers.
         claims: what the numbers decide.
         alone: whether it is about time, so that its units run one after another, in a process on one core.
+        network: of a figure on a generator from a file, what its numbers say of it; empty otherwise.
     """
 
     name: str
@@ -150,6 +159,7 @@ class Experiment:
     draw: Callable[[Numbers], Figure]
     claims: Callable[[Numbers], Sequence[Claim]]
     alone: bool = False
+    network: dict[str, Any] = field(default_factory=dict)
 
     def run(self, quick: bool = False, seed: int = SEED) -> Numbers:
         """Run all units here and now; ``unrelu.experiments.running`` runs them on all cores and keeps what is done."""
@@ -158,7 +168,7 @@ class Experiment:
 
     def numbers(self, rows: Sequence[Row], quick: bool, seed: int, machine: dict[str, Any] | None = None) -> Numbers:
         """Rows as :class:`Numbers`, as they would be read back from a file."""
-        return Numbers(self.name, quick, seed, self.columns, tuple(map(plain, rows)), machine or {})
+        return Numbers(self.name, quick, seed, self.columns, tuple(map(plain, rows)), machine or {}, self.network)
 
     def plot(self, numbers: Numbers, folder: Path) -> tuple[Path, Path]:
         """Draw ``NAME.png`` and ``NAME.svg`` into a folder."""

@@ -78,14 +78,15 @@ def forget(experiment: Experiment, folder: Path) -> None:
 def head(experiment: Experiment, quick: bool, seed: int) -> dict[str, Any]:
     """What has to be equal for one run to go on with what another began."""
     return {"experiment": experiment.name, "quick": quick, "seed": seed, "columns": list(experiment.columns),
-            "units": len(experiment.units(quick)), "version": __version__}  # fmt: skip
+            "units": len(experiment.units(quick)), "version": __version__, "network": experiment.network}  # fmt: skip
 
 
 def _head_of(experiment: Experiment, numbers: Numbers) -> dict[str, Any]:
     """What :func:`head` was when the numbers were made, as far as they tell."""
     now = head(experiment, numbers.quick, numbers.seed)
     version = numbers.machine.get("unrelu", __version__)
-    return {**now, "experiment": numbers.experiment, "columns": list(numbers.columns), "version": version}
+    return {**now, "experiment": numbers.experiment, "columns": list(numbers.columns), "version": version,
+            "network": numbers.network}  # fmt: skip
 
 
 def _run(experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int, report: Report) -> bool:

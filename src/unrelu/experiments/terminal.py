@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unrelu.errors import InputError
 from unrelu.experiments import load
+from unrelu.experiments.generators import TrainedGenerator
 from unrelu.experiments.page import claims_table, page
 from unrelu.experiments.running import execute, forget
 
@@ -20,9 +21,10 @@ __all__ = ["reproduce"]
 
 
 def reproduce(
-    names: Sequence[str], folder: Path, quick: bool, seed: int, workers: int | None, overwrite: bool, console: Console
-) -> bool:
-    """Run experiments and print what they say; whether all were finished.
+    names: Sequence[str], folder: Path, quick: bool, seed: int, workers: int | None, overwrite: bool, console: Console,
+    generator: TrainedGenerator | None = None,
+) -> bool:  # fmt: skip
+    """Run experiments, on a generator from a file if one is given, and print what they say; whether all were finished.
 
     Raises:
         InputError: the folder cannot be made, or holds another run.
@@ -35,7 +37,7 @@ def reproduce(
     console.width = max(console.width, 100)
     with _interrupts(console) as interrupted:
         for name in dict.fromkeys(names):
-            experiment = load(name)
+            experiment = load(name, generator)
             if overwrite:
                 forget(experiment, folder)
             with _bar(name, interrupted, console) as report:

@@ -19,7 +19,7 @@ __all__ = ["EXPERIMENTS"]
 _FACTORS = (1.5, 1.7, 1.9, 2.0, 2.1, 2.2, 2.4, 2.7, 3.0)
 _LATENT, _DEPTHS = (10, 20, 40), (2, 3)
 _PAPER = 2.1
-_NETWORKS = 300  # of each size
+_NETWORKS = 150  # of each size
 _SUCCESS = 1e-3
 # Two counts agree if a difference as large as theirs is not rarer than this, over all cells together.
 _LEVEL = 0.01

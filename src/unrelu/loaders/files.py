@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unrelu.activations import Activation
 from unrelu.errors import ModelError, ModelFileError, OptionError
 from unrelu.loaders.arrays import Activations
-from unrelu.loaders.state_dict import Entry, from_names, grouped, natural, numbered, tensors, unnamed
+from unrelu.loaders.state_dict import Entry, Named, from_names, grouped, matrices, natural, numbered, tensors, unnamed
 from unrelu.network import Network
 
-__all__ = ["load", "says_activations"]
+__all__ = ["load"]
 
 Layers = Sequence[str] | None
+# The tensors of a file by layer, and the activations that it stores.
+Contents = tuple[Named, Activations | None]
 
 
 def load(
@@ -37,20 +40,22 @@ def load(
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
       hold the activation's name, or one for each layer.
 
-    A state_dict stores neither activations nor the epsilon of a batch normalisation (1e-5 is used), nor the geometry of
-    convolutions, which are refused. Batch normalisations act before the activation of the matrix they follow.
+    A state_dict stores neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5 is
+    used), nor the geometry of convolutions, which are refused. Batch normalisations act before the activation of the
+    matrix they follow.
 
     Args:
         path: the file.
         layers: names of layers to pick out of a larger state_dict, in the order in which they are applied, e.g.
             ``["fc3", "fc4"]``; None takes all of them in the order of the file.
-        activation: as in :func:`unrelu.from_arrays`; None takes the one stored in an ``.npz``, or else ``"relu"``.
+        activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
+            ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
 
     Raises:
         ModelFileError: the file is missing, truncated, not what its suffix says, or holds pickled objects.
         UnsupportedModelError: a layer or node cannot be part of a chain.
-        ModelError: weights are not finite, layers do not chain, or a layer's name is unknown.
+        ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
         OptionError: an option that does not go with this kind of file.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors and NumPy.
@@ -67,20 +72,12 @@ def load(
             from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
             return from_onnx(file, latent_shape)
-        return _READERS[suffix](file, layers, activation)
+        named, stored = _READERS[suffix](file, layers is not None)
+        return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
     except ModelError as error:
         raise type(error)(f"{file}: {error}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
-
-
-def says_activations(path: str | os.PathLike[str]) -> bool:
-    """Whether a model file says what its activations are, or :func:`load` takes ReLU for want of better."""
-    file = Path(path)
-    if file.suffix.lower() != ".npz":
-        return file.suffix.lower() == ".onnx"
-    with zipfile.ZipFile(file) as archive:
-        return "activation.npy" in archive.namelist()
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -111,7 +108,39 @@ def _check_options(
         raise OptionError(f"layers must be a list of layer names, got {layers!r}")
 
 
-def _npz(file: Path, layers: Layers, activation: Activations | None) -> Network:
+def _network(file: Path, named: Named, layers: Layers, activation: Activations | None) -> Network:
+    """The network of these tensors, if it is known what its activations are.
+
+    What is wrong with the tensors is said first: then the call that the message asks for works.
+
+    Raises:
+        ModelError: they are not known; or see :func:`~unrelu.loaders.state_dict.from_names`.
+    """
+    network = from_names(named, layers, "relu" if activation is None else activation)
+    if activation is not None:
+        return network
+    read = matrices(named, layers)
+    picked = "" if layers is None else f"layers={list(layers)!r}, "
+    last = '["relu", "sigmoid"]' if len(read) == 2 else f'["relu"] * {len(read) - 1} + ["sigmoid"]'
+    each = f", or one for each layer, activation={last}" if len(read) > 1 else ""
+    words = ",".join(["relu"] * (len(read) - 1) + ["sigmoid"])
+    raise ModelError(
+        f"a {file.suffix} file like this one holds weights and does not say what its activations are; its layers are "
+        f"{', '.join(f'{name} {shape}' for name, shape in read)}. Pass unrelu.load({str(file)!r}, {picked}"
+        f'activation="relu") if they are all ReLU{each} (on the command line, --activation relu or {words})'
+    )
+
+
+def _of_layers(stored: Activations | None, named: Named, layers: Layers) -> Activations | None:
+    """The stored activations of the layers that are picked."""
+    own = [name for name, _ in matrices(named, None)]
+    if stored is None or isinstance(stored, str | Activation) or layers is None or len(stored) != len(own):
+        return stored
+    missing = [name for name in layers if name not in named]  # said by from_names
+    return stored if missing else [stored[own.index(name)] for name, _ in matrices(named, layers)]
+
+
+def _npz(file: Path, several: bool) -> Contents:
     try:
         with file.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
@@ -129,10 +158,8 @@ def _npz(file: Path, layers: Layers, activation: Activations | None) -> Network:
     stored = flat.pop("activation", None)
     if not flat:
         raise ModelFileError("the archive holds no weights")
-    if activation is None:
-        activation = "relu" if stored is None else _stored_activation(stored)
     named = unnamed(flat) or numbered(flat) or grouped(flat)
-    return from_names(named, layers, activation)
+    return named, None if stored is None else _stored_activation(stored)
 
 
 def _stored_activation(stored: object) -> Activations:
@@ -145,7 +172,7 @@ def _stored_activation(stored: object) -> Activations:
     return names
 
 
-def _safetensors(file: Path, layers: Layers, activation: Activations | None) -> Network:
+def _safetensors(file: Path, several: bool) -> Contents:
     try:
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415 -- an optional dependency
     except ImportError:
@@ -157,12 +184,11 @@ def _safetensors(file: Path, layers: Layers, activation: Activations | None) -> 
         raise ModelFileError(f"not a readable .safetensors file, or a truncated one ({error})") from error
     if not flat:
         raise ModelFileError("the file holds no tensors")
-    return from_names(grouped(flat), layers, "relu" if activation is None else activation)
+    return grouped(flat), None
 
 
-def _checkpoint(file: Path, layers: Layers, activation: Activations | None) -> Network:
-    flat = tensors(_unpickled(file), several=layers is not None)
-    return from_names(grouped(flat), layers, "relu" if activation is None else activation)
+def _checkpoint(file: Path, several: bool) -> Contents:
+    return grouped(tensors(_unpickled(file), several)), None
 
 
 def _unpickled(file: Path) -> object:
@@ -195,7 +221,7 @@ def _unpickled(file: Path) -> object:
 
 
 _WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
-_READERS: dict[str, Callable[[Path, Layers, Activations | None], Network]] = {
+_READERS: dict[str, Callable[[Path, bool], Contents]] = {
     ".npz": _npz,
     ".pt": _checkpoint,
     ".pth": _checkpoint,

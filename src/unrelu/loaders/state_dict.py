@@ -20,7 +20,7 @@ from unrelu.loaders.chain import float64
 from unrelu.loaders.parts import batch_norm
 from unrelu.network import Network
 
-__all__ = ["Entry", "Named", "from_names", "grouped", "natural", "numbered", "tensors", "unnamed"]
+__all__ = ["Entry", "Named", "from_names", "grouped", "matrices", "natural", "numbered", "tensors", "unnamed"]
 
 Entry = Tensor | npt.NDArray[Any]
 # A tensor by layer, and by "weight", "bias", "running_mean", ... within it.
@@ -59,6 +59,12 @@ def from_names(named: Named, layers: Sequence[str] | None, activation: Activatio
         raise type(error)(
             f"{error}. The file holds {contents}; pass layers=[...] to pick the decoder's layers"
         ) from error
+
+
+def matrices(named: Named, layers: Sequence[str] | None) -> list[tuple[str, tuple[int, ...]]]:
+    """The layers that an activation follows, those with a matrix, and its shape; of the picked ones, or of all."""
+    shapes = [(name, _shape(named[name])) for name in (named if layers is None else layers)]
+    return [(name, shape) for name, shape in shapes if len(shape) == 2]
 
 
 def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_functions as functions
 from unrelu.loaders import torch_modules as modules
 from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape
+from unrelu.loaders.torch_latent import one_reading
 from unrelu.loaders.torch_opaque import opaque
 from unrelu.network import Network
 from unrelu.opaque import OpaqueNetwork, replica
@@ -39,13 +40,15 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
             and tensor methods that do the same, reshaping, cutting and padding with zeros, and adding or multiplying by
             constants.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k is
-            ``(k,)``. If None, it is read from the first layer with weights: ``(in_features,)`` for ``Linear``,
-            ``(in_channels, 1)`` or ``(in_channels, 1, 1)`` for a (transposed) convolution.
+            ``(k,)``. None takes (k,) where the module says k: by a ``Linear(in_features=k)`` that takes the code, or by
+            sizes that the code is reshaped to. A convolution that takes the code fits any height and width, so
+            ``(in_channels, 1, 1)``, as of a DCGAN, has to be passed.
 
     Raises:
         UnsupportedModelError: the module is no chain of layers, and no differentiable generator either; the message
             says what breaks the chain and what failed in the trial.
-        ModelError: the module is in training mode, shapes do not fit, or weights are not finite.
+        ModelError: the module is in training mode, shapes do not fit, weights are not finite, or ``latent_shape`` is
+            needed; the message has readings that the module accepts.
 
     Source: equation (3) of the paper.
     """
@@ -68,7 +71,7 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
                     f"{error}; or pass latent_shape=, to use the module without its layers"
                 ) from error
             return opaque(module, given, str(error))
-        shape = given or walks[0].first_shape()
+        shape = given or walks[0].latent_shape()
         try:
             return _read(module, walks, shape)
         except ModelError as error:
@@ -148,21 +151,15 @@ class _Walk:
     def _module(self, node: fx.Node) -> nn.Module:
         return self.root.get_submodule(str(node.target))
 
-    def first_shape(self) -> Shape:
-        """The latent shape, from the first layer with weights.
+    def latent_shape(self) -> Shape:
+        """The shape of a latent code, where there is one reading.
 
         Raises:
-            ModelError: there is none.
+            ModelError: there are several, or none.
         """
-        for node in self.graph.nodes:
-            m = self._module(node) if node.op == "call_module" else None
-            if isinstance(m, nn.Linear):
-                return (m.in_features,)
-            if isinstance(m, nn.Conv1d | nn.ConvTranspose1d):
-                return (m.in_channels, 1)
-            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
-                return (m.in_channels, 1, 1)
-        raise ModelError("no Linear or convolution module tells the shape of a latent code; pass latent_shape=")
+        return one_reading(
+            self.root, self.graph, lambda n: self._module(n) if n.op == "call_module" else None, self.needed
+        )
 
     def follow(self, shape: Shape, batch: int) -> Chain:
         """The chain for codes of this shape.

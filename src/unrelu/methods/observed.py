@@ -12,7 +12,7 @@ from unrelu.activations import Activation
 from unrelu.errors import UnsupportedModelError
 from unrelu.layer import LayerSystem
 from unrelu.network import Network
-from unrelu.operators import Identity, Mask
+from unrelu.operators import Identity, MaskOperator
 from unrelu.problem import Problem
 
 __all__ = ["ObservedLayer", "mixes"]
@@ -46,7 +46,7 @@ class ObservedLayer:
     def systems(self) -> list[tuple[LayerSystem, Array]]:
         """The observed layer and its output, (m,), of every observation; one system where they share it."""
         y, operator = self.problem.y, self.problem.operator
-        if isinstance(operator, Mask):
+        if isinstance(operator, MaskOperator):
             seen = operator.seen(len(y))
             if operator.count:
                 return [(restricted(self.last, kept), row[kept]) for kept, row in zip(seen, y, strict=True)]
@@ -70,7 +70,7 @@ def mixes(problem: Problem) -> bool:
     """Whether A mixes outputs of an activation, so that what was observed is no output of a layer."""
     operator, network = problem.operator, problem.network
     linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
-    return not (isinstance(operator, Identity | Mask) or linear or operator.selection() is not None)
+    return not (isinstance(operator, Identity | MaskOperator) or linear or operator.selection() is not None)
 
 
 def restricted(system: LayerSystem, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> LayerSystem:

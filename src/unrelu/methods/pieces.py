@@ -19,7 +19,7 @@ from torch import Tensor
 from unrelu.activations import Activation
 from unrelu.network import Network
 from unrelu.opaque import as_chain
-from unrelu.operators import Identity, Mask, Operator
+from unrelu.operators import Identity, MaskOperator, Operator
 from unrelu.problem import Problem
 from unrelu.streams import stream
 
@@ -168,12 +168,12 @@ def observations(problem: Problem) -> list[Observation]:
     operator, y = problem.operator, problem.y
     keeps = _convex(network.layers[-1].activation)
     chosen = operator.selection()
-    if chosen is None and not isinstance(operator, Identity | Mask):
+    if chosen is None and not isinstance(operator, Identity | MaskOperator):
         through = operator.to(torch.float64, network.device)
         sizes = _sizes(Observation(network, through, None, y[0], False, np.zeros(0)))
         return [Observation(network, through, None, row, False, sizes) for row in y]
     sizes = _sizes(Observation(network, None, None, np.zeros(network.output_dim), keeps, np.zeros(0)))
-    if not isinstance(operator, Mask):
+    if not isinstance(operator, MaskOperator):
         return [Observation(network, None, chosen, row, keeps, sizes) for row in y]
     shown = operator.seen(problem.size)
     shared = None if operator.count else np.flatnonzero(shown[0])

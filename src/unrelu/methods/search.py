@@ -49,27 +49,33 @@ _LAST_STEPS, _SETTLED = 10, 1e-3
 
 @dataclass(frozen=True)
 class Search:
-    r"""Several descents from good starts, then kicks from the best code until it is found again.
+    r"""Multi-start descents and basin hopping from the best code, until independent starts agree.
 
-    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt: one step on each of eight
-    generators whose kinks are rounded off, less and less, then steps on the exact one. The first starts from the linear
-    minimum mean square error estimate of z that 4,096 samples of the generator give for this measurement (or from
-    ``z0``), the second from the nearest of the samples, the others from random codes and, on the exact generator only,
-    from kicks off the best code, longer along directions that change the output little. Where the layers allow it, a
-    layer-wise code is one of the starts: that of ``exact`` for observations without visible noise, and that of
-    ``least_squares`` if nothing was found twice by the end of the third round.
+    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
+    one step on each of eight generators whose kinks are rounded off, less and less, then steps on the exact one. The
+    first starts from the linear minimum mean square error estimate of z that 4,096 samples of the generator give for
+    this measurement (or from ``z0``), the second from the nearest of the samples, the others from random codes and, on
+    the exact generator only, from perturbations of the best code (basin hopping), longer along directions that change
+    the output little. Where the layers allow it, a layer-wise code is one of the starts: that of ``exact`` for
+    observations without visible noise, and that of ``least_squares`` where no two descents have agreed by the third
+    round.
 
     An observation is finished when its code fits exactly, when its objective is at most the mean energy of the stated
-    noise (not with a prior), when its best objective was found ``consensus`` times, to 1% (once more below 1e-6 of
-    :math:`|y|^2`, where an exact fit may be near), or after ``rounds`` rounds. The search runs in single precision; its
-    best code is refined in double precision. For l1 and linf that code is where
-    :class:`~unrelu.methods.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
+    noise (not with a prior), when ``consensus`` descents from independent starts ended at its best objective, to 1%
+    (once more below 1e-6 of :math:`|y|^2`, where an exact fit may be near), or after ``rounds`` rounds. Perturbations
+    of the best code and ``z0`` are no independent starts: descents from them may find a better code, but that they
+    come back to this one is no evidence for it. The confidence of the result follows from the number of independent
+    descents and of the optima they ended in, see :func:`~unrelu.methods.multistart.best_seen_probability`.
+
+    The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
+    where :class:`~unrelu.methods.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
     generator without known layers the l2 code is returned.
 
     Args:
-        rounds: rounds of descents at most; the first two are one descent each, the others two kicks and a random code.
-        consensus: how often the best objective has to be found to be trusted; 2 is enough for trained decoders, small
-            and contracting generators gain from more.
+        rounds: rounds of descents at most; the first two are one descent each, the others one from a random code and
+            two from perturbations of the best.
+        consensus: how many independent descents have to end at the best objective. Two that agree are a confidence of
+            0.64, 51 of 0.99; small and contracting generators, noise and few measurements need more than two.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
 

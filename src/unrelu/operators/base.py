@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unrelu.affine import Shape
 
-__all__ = ["Identity", "Mapped", "Mask", "Matrix", "Operator", "Sparse"]
+__all__ = ["Identity", "Mapped", "MaskOperator", "MatrixOperator", "Operator", "Sparse"]
 
 Array = npt.NDArray[np.float64]
 
@@ -60,7 +60,7 @@ class Operator(ABC):
         return self
 
     def selection(self) -> npt.NDArray[np.intp] | None:
-        """If the operator only picks entries of the output: which, (m,); for masks see :class:`Mask`. Else None."""
+        """If the operator only picks entries of the output: which, (m,), else None. A mask has its own, ``kept``."""
         return None
 
     def matrix(self) -> Array | None:
@@ -101,7 +101,7 @@ class Identity(Operator):
 
 
 @dataclass(frozen=True, eq=False)
-class Mask(Operator):
+class MaskOperator(Operator):
     """Some entries of the output are observed; observations keep its shape and are 0 where nothing was observed.
 
     Attributes:
@@ -135,16 +135,16 @@ class Mask(Operator):
         """The number of masks, 0 for a shared one."""
         return len(self.kept) if self.kept.dim() == 2 else 0
 
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Mask:
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> MaskOperator:
         """The masks of some observations."""
         if self.kept.dim() == 1:
             return self
         index = torch.as_tensor(rows, dtype=torch.long, device=self.kept.device)
-        return Mask(self.kept[index], self.shape)
+        return MaskOperator(self.kept[index], self.shape)
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Mask:
+    def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
         """The same mask as another type."""
-        return Mask(self.kept.to(device=device, dtype=dtype), self.shape)
+        return MaskOperator(self.kept.to(device=device, dtype=dtype), self.shape)
 
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
         """Where the mask is 1."""
@@ -152,7 +152,7 @@ class Mask(Operator):
 
 
 @dataclass(frozen=True, eq=False)
-class Matrix(Operator):
+class MatrixOperator(Operator):
     """A dense matrix.
 
     Attributes:
@@ -178,9 +178,9 @@ class Matrix(Operator):
         """R A."""
         return r @ self.weight
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Matrix:
+    def to(self, dtype: torch.dtype, device: torch.device) -> MatrixOperator:
         """The same matrix as another type."""
-        return Matrix(self.weight.to(device=device, dtype=dtype), self.shape)
+        return MatrixOperator(self.weight.to(device=device, dtype=dtype), self.shape)
 
     def matrix(self) -> Array:
         """A."""

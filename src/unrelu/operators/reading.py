@@ -15,7 +15,8 @@ from torch import Tensor
 from unrelu.affine import Shape
 from unrelu.errors import InputError
 from unrelu.generator import numbers
-from unrelu.operators.base import Identity, Mapped, Mask, Matrix, Operator, Sparse
+from unrelu.operators.base import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.operators.typed import Mask, Matrix
 from unrelu.streams import stream
 
 __all__ = ["read_operator"]
@@ -33,22 +34,25 @@ def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
 
     Args:
         given: None (the whole output), a 0/1 mask of the output's shape or a batch of masks, a matrix (m, n) (dense or
-            SciPy sparse), a SciPy or PyLops ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat
-            NumPy vectors, a deepinv ``LinearPhysics``, or an :class:`Operator`.
+            SciPy sparse), either in a :class:`Mask` or :class:`Matrix` where its shape fits both, a SciPy or PyLops
+            ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat NumPy vectors, a deepinv
+            ``LinearPhysics``, or an :class:`Operator`.
         output: shape of the network's output.
         y_shape: shape of the observations; tells a batch of masks from a matrix.
 
     Raises:
         InputError: shapes that do not fit, entries that are not finite, a mask that is not 0/1 or hides everything, a
-            map that is not linear or whose adjoint is not one (dot test).
+            map that is not linear or whose adjoint is not one (dot test), an array that may be masks or a matrix.
     """
     n = math.prod(output)
     if given is None:
         return Identity(output, n)
     if isinstance(given, Operator):
         return _fits(given, n)
-    if sparse.issparse(given):
-        return _sparse(given, n)
+    if isinstance(given, Mask):
+        return _masks(given.array, output)
+    if isinstance(given, Matrix) or sparse.issparse(given):
+        return _matrix(given.array if isinstance(given, Matrix) else given, n)
     if isinstance(given, tuple | list) and len(given) == 2 and all(callable(part) for part in given):
         return _mapped(given[0], given[1], n, None)
     if callable(getattr(given, "A", None)) and callable(getattr(given, "A_adjoint", None)):
@@ -70,7 +74,11 @@ def _fits(operator: Operator, n: int) -> Operator:
 
 
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
-    """A matrix belongs to observations of m entries, masks to observations of the output's shape."""
+    """A matrix belongs to observations of m entries, masks to observations of the output's shape. Booleans are masks.
+
+    Raises:
+        InputError: the array is neither, or may be either.
+    """
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
@@ -78,25 +86,54 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     matrix = len(shape) == 2 and shape[1] == n
     of_output = y_shape in flat or y_shape[1:] in flat
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
-    boolean = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given).dtype == bool
-    binary = boolean or bool(np.isin(array, (0.0, 1.0)).all())
-    if each and binary and not boolean and of_rows and y_shape == shape:
+    binary = bool(np.isin(array, (0.0, 1.0)).all())
+    if (shared or each) and str(getattr(given, "dtype", "")).endswith("bool"):  # of NumPy or PyTorch
+        return _masks(array, output)
+    if each and binary and of_rows and y_shape == shape:
         raise InputError(
-            f"operator= and y are both of shape {shape}, so operator= may be a mask for each observation or a matrix: "
-            "pass masks as booleans, and a matrix as a SciPy sparse one"
+            f"operator= and y are both of shape {shape}, so operator= may be one mask for each of the {shape[0]} "
+            f"observations, or one matrix that measures {shape[0]} numbers of an output: pass "
+            "operator=unrelu.Mask(array) or operator=unrelu.Matrix(array)"
         )
-    if (shared or each) and (boolean or not of_rows) and ((of_output and binary) or not matrix):
-        return _mask(array.reshape(n) if shared else array.reshape(-1, n), output)
+    if (shared or each) and not of_rows and ((of_output and binary) or not matrix):
+        return _masks(array, output)
     if not matrix:
         raise InputError(
             f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
         )
+    return _matrix(array, n)
+
+
+def _matrix(given: Any, n: int) -> Operator:
+    """A matrix, dense or sparse."""
+    if sparse.issparse(given):
+        return _sparse(given, n)
+    array = numbers(given, "operator")
+    if array.ndim != 2 or array.shape[1] != n:
+        raise InputError(
+            f"operator= is a matrix of shape {array.shape}; the network's output has {n} entries, pass one of (m, {n})"
+        )
     if not np.isfinite(array).all():
         raise InputError(f"operator= has {int((~np.isfinite(array)).sum())} entries that are not finite")
-    return Matrix(torch.from_numpy(array), (shape[0],))
+    return MatrixOperator(torch.from_numpy(array), (array.shape[0],))
 
 
-def _mask(array: Array, output: Shape) -> Mask:
+def _masks(given: Any, output: Shape) -> MaskOperator:
+    """One mask for all observations where the array has the shape of an output or is flat, else one for each."""
+    array = numbers(given, "operator")
+    n = math.prod(output)
+    flat = ((n,), output)
+    if array.shape in flat:
+        return _mask(array.reshape(n), output)
+    if array.ndim > 1 and array.shape[1:] in flat:
+        return _mask(array.reshape(-1, n), output)
+    raise InputError(
+        f"operator= is a mask of shape {array.shape}; pass one of shape {output} or ({n},), or a batch of "
+        "them, one for each observation"
+    )
+
+
+def _mask(array: Array, output: Shape) -> MaskOperator:
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
         raise InputError(f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1")
@@ -104,7 +141,7 @@ def _mask(array: Array, output: Shape) -> Mask:
     if empty.any():
         which = f"of observation {int(np.flatnonzero(empty)[0])} " if array.ndim == 2 else ""
         raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
-    return Mask(torch.from_numpy(array), output)
+    return MaskOperator(torch.from_numpy(array), output)
 
 
 def _sparse(given: Any, n: int) -> Operator:
@@ -116,7 +153,7 @@ def _sparse(given: Any, n: int) -> Operator:
     if not np.isfinite(csr.data).all():
         raise InputError(f"operator= has {int((~np.isfinite(csr.data)).sum())} entries that are not finite")
     if csr.shape[0] * n <= _ENTRIES:
-        return Matrix(torch.from_numpy(csr.toarray()), (csr.shape[0],))
+        return MatrixOperator(torch.from_numpy(csr.toarray()), (csr.shape[0],))
     return Sparse(csr, (csr.shape[0],))
 
 
@@ -175,7 +212,7 @@ def _mapped(
         unit[i] = 1.0
         columns[i] = _run(apply, unit, "A x", m) if n <= m else _run(transpose, unit, "A^T r", n)
         unit[i] = 0.0
-    return Matrix(torch.from_numpy(np.ascontiguousarray(columns.T if n <= m else columns)), shape)
+    return MatrixOperator(torch.from_numpy(np.ascontiguousarray(columns.T if n <= m else columns)), shape)
 
 
 def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from unrelu.errors import UnsupportedModelError
 from unrelu.generator import Generator
 from unrelu.network import Layer, Network
-from unrelu.operators import Identity, Mask, Operator
+from unrelu.operators import Identity, MaskOperator, Operator
 
 __all__ = ["EXACT", "Chain", "certifiable", "chain_of", "obstacle"]
 
@@ -155,10 +155,10 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cha
     weights = [_dense(layer) for layer in network.layers]
     biases = [layer.bias() for layer in network.layers]
     slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
-    picked = np.flatnonzero(operator.seen(1)[0]) if isinstance(operator, Mask) else operator.selection()
+    picked = np.flatnonzero(operator.seen(1)[0]) if isinstance(operator, MaskOperator) else operator.selection()
     if picked is not None:
         weights[-1], biases[-1], slopes[-1] = weights[-1][picked], biases[-1][picked], slopes[-1][picked]
-        y = y[picked] if isinstance(operator, Mask) else y
+        y = y[picked] if isinstance(operator, MaskOperator) else y
     elif not isinstance(operator, Identity):
         matrix = operator.matrix()
         if matrix is None:

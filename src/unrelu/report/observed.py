@@ -18,8 +18,9 @@ from unrelu.batch.fingerprint import fingerprint
 from unrelu.batch.work import data_digest
 from unrelu.errors import InputError, UnreluError
 from unrelu.operators import read_operator
-from unrelu.operators.base import Mask, Operator
-from unrelu.stores import Scaling, Source, in_memory, open_source, read_measurement
+from unrelu.operators.base import MaskOperator, Operator
+from unrelu.scaling import Scaling
+from unrelu.stores import Source, in_memory, open_source, read_measurement
 
 __all__ = ["Observations", "Observed", "find_observations"]
 
@@ -82,8 +83,7 @@ class Observations:
 
     @cached_property
     def _scaling(self) -> Scaling:
-        text = self.run.manifest["data"]["scale"]
-        return Scaling.parse(None if text == "none" else text)
+        return Scaling.parse(self.run.manifest["data"]["scale"])
 
     @cached_property
     def _chunks(self) -> dict[int, bool]:
@@ -100,7 +100,7 @@ class Observations:
         """(1, m)."""
         if self.masks is not None:
             return np.asarray(self.masks.read(i, i + 1).values.reshape(1, -1) == 1)
-        if isinstance(self.operator, Mask):
+        if isinstance(self.operator, MaskOperator):
             return self.operator.seen(1)
         return np.ones((1, math.prod(self.run.manifest["data"]["shape"])), dtype=bool)
 

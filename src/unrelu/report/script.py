@@ -53,7 +53,8 @@ def _network(run: Run, flags: dict[str, str]) -> str:
     if "layers" in flags:
         words.append(f"layers={[name.strip() for name in flags['layers'].split(',')]!r}")
     if "activation" in flags:
-        words.append(f"activation={flags['activation']!r}")
+        each = flags["activation"].split(",")
+        words.append(f"activation={each if len(each) > 1 else each[0]!r}")
     if "latent-shape" in flags:
         words.append(f"latent_shape=({flags['latent-shape']},)")
     return f"unrelu.load({', '.join(words)})"
@@ -85,8 +86,7 @@ def _given(run: Run) -> dict[str, Any]:
     stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit")}
     given: dict[str, Any] = {name: value for name, value in stated.items() if value}
     given |= {"seed": manifest["seed"], "chunk": manifest["chunk"], "results": manifest["results"]}
-    if manifest["data"]["scale"] != "none":
-        given["scale"] = manifest["data"]["scale"]
+    given["scale"] = manifest["data"]["scale"]
     given |= {"array": opened["array"]} if opened.get("array") else {}
     given |= {"size": tuple(opened["size"])} if opened.get("size") else {}
     given |= manifest["options"]

@@ -107,7 +107,6 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
         "again": script(run),
         "command": run.manifest["about"].get("command"),
         "directory": run.manifest["about"].get("opened", {}).get("directory"),
-        "warnings": [str(text) for text in run.manifest["about"].get("warnings", [])],
         "outcomes": outcomes(finished),
         "above": above_noise(finished),
         "kinds": _FIT_KINDS if run.manifest["noise"] else _KINDS,

@@ -2,7 +2,6 @@
 
 from unrelu.stores.files import read_measurement, read_observations
 from unrelu.stores.results import prepare_output, records, write_certificates, write_records, write_result
-from unrelu.stores.scaling import Scaling, range_warning
 from unrelu.stores.sources import Batch, Masks, Source, in_memory, open_masks, open_source
 from unrelu.stores.tables import FORMATS, Column, NpyTable, Table, ZarrTable, columns_of
 
@@ -12,7 +11,6 @@ __all__ = [
     "Column",
     "Masks",
     "NpyTable",
-    "Scaling",
     "Source",
     "Table",
     "ZarrTable",
@@ -21,7 +19,6 @@ __all__ = [
     "open_masks",
     "open_source",
     "prepare_output",
-    "range_warning",
     "read_measurement",
     "read_observations",
     "records",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.errors import InputError
+from unrelu.operators import Mask, Matrix
 
 __all__ = ["read_measurement", "read_observations"]
 
@@ -49,8 +50,8 @@ def read_observations(path: Path, what: str = "observations", name: str = "y") -
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
-def read_measurement(mask: Path | None, operator: Path | None) -> Any:
-    """What ``operator=`` of :func:`unrelu.invert` takes, from a file: a 0/1 mask, or a matrix, dense or SciPy sparse.
+def read_measurement(mask: Path | None, operator: Path | None) -> Mask | Matrix | None:
+    """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse.
 
     Raises:
         InputError: both are given, or a file cannot be read (see :func:`read_observations`).
@@ -62,10 +63,10 @@ def read_measurement(mask: Path | None, operator: Path | None) -> Any:
         odd = array[(array != 0) & (array != 1)]
         if odd.size:
             raise InputError(f"{mask} has entries like {odd[0]}; a mask is made of 0 and 1")
-        return array.astype(bool)
+        return Mask(array.astype(bool))
     if operator is None:
         return None
     if operator.suffix.lower() == ".npz" and operator.is_file():
         with suppress(Exception):  # a .npz file that SciPy did not save is read as one of NumPy's below
-            return sparse.load_npz(operator)
-    return read_observations(operator, "operators", "operator")
+            return Matrix(sparse.load_npz(operator))
+    return Matrix(read_observations(operator, "operators", "operator"))
