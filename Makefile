@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench reproduce reproduce-quick docs zoo clean clean-kernels
+.PHONY: demo demo-seeds test check format bench reproduce reproduce-quick docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,9 +15,13 @@ $(VENV)/.check: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[check,docs]'
 	touch $@ $(VENV)/.demo
 
-## invert noisy digits with every method; writes demo/grid.png and demo/results.jsonl
+## invert noisy digits, methods side by side; writes demo/grid.png and demo/results.jsonl
 demo: $(VENV)/.demo
 	$(BIN)/unrelu demo --output demo --overwrite
+
+## the demonstration with three other seeds, into demo-seeds/: does the order of the methods hold?
+demo-seeds: $(VENV)/.demo
+	for seed in 4 5 6; do $(BIN)/unrelu demo --seed $$seed --output demo-seeds/$$seed --overwrite || exit 1; done
 
 ## every test; those of the report need a browser, which is installed where there is none
 test: $(VENV)/.check
@@ -63,4 +67,4 @@ clean-kernels:
 	rm -rf src/unrelu/layer/__pycache__
 
 clean:
-	rm -rf $(VENV) demo docs/_build
+	rm -rf $(VENV) demo demo-seeds docs/_build

@@ -246,7 +246,7 @@ def demo(
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Invert noisy digits with every method: a table, a picture and results.jsonl."""
+    """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
     from rich.console import Console
 
     from unrelu.demo import run_demo
