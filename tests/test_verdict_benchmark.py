@@ -37,7 +37,7 @@ def test_what_the_generator_cannot_have_made_is_no_success():
         n = len(row.p_values)
         assert row.successes <= binom.ppf(1 - CHANCE, n, 0.01)
         assert row.rejected * n >= binom.ppf(CHANCE, n, 0.99)
-        # Nothing that was asked for is so near the generator's range that noise would hide it.
+        # Few of them are so near the generator's range that the noise hides the difference.
         assert row.expected(1e-3, 764) > 0.9
 
 
