@@ -11,6 +11,17 @@ from unrelu.activations import Activation
 from unrelu.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
 from unrelu.network import Network
 
+EPS = float(np.finfo(float).eps)
+
+
+def reached(network: Network, z: np.ndarray, f: float, tiny: float = 1e-13) -> float:
+    """How far from the minimum of ``f = |y - G(z)|^2`` Levenberg-Marquardt may end: sqrt(tiny f) / sigma_min(J).
+
+    It stops when f falls by less than ``tiny`` of itself, and there f is the minimum plus |J (z - minimum)|^2. Two
+    runs that are rounded in different ways may be twice as far from each other.
+    """
+    return float(np.sqrt(tiny * f) / np.linalg.svd(network.jacobian(z), compute_uv=False)[-1])
+
 
 def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(shape))
