@@ -15,6 +15,7 @@ import numpy as np
 
 import unrelu
 from unrelu.machine import describe
+from unrelu.streams import stream
 
 RESULTS = Path(__file__).parent / "results" / "baselines.json"
 
@@ -85,9 +86,9 @@ def plugin_setting(trials):
         for name, (method, options) in PLUGIN_METHODS.items():
             errors, seconds = [], 0.0
             for seed in range(trials):
-                rng = np.random.default_rng(seed)
-                network, truth = random_network(PLUGIN_SIZES, rng), on_sphere(rng, PLUGIN_SIZES[0])
-                y = network(truth) + level * on_sphere(rng, PLUGIN_SIZES[-1])
+                network = random_network(PLUGIN_SIZES, stream("PLUGIn, weights", seed))
+                truth = on_sphere(stream("PLUGIn, truth", seed), PLUGIN_SIZES[0])
+                y = network(truth) + level * on_sphere(stream("PLUGIn, noise", seed), PLUGIN_SIZES[-1])
                 result, used = timed(network, y, method, options, seed=seed)
                 errors.append(float(np.linalg.norm(result.z - truth)))
                 seconds += used
@@ -123,17 +124,18 @@ def lasso(a, y, weight=0.1, iterations=1_000):
 def csgm_setting(name, count):
     """Gaussian measurements of held-out digits and generated images, noise of norm 0.1: mean square error a pixel."""
     network = unrelu.zoo.load(name)
-    rng = np.random.default_rng(0)
+    truth = stream("CSGM, truth", name).standard_normal((count, network.latent_dim))
     images = {
         "digits": unrelu.zoo.observations(name)[:count].reshape(count, -1),
-        "generated": network(rng.standard_normal((count, network.latent_dim))).reshape(count, -1),
+        "generated": network(truth).reshape(count, -1),
     }
     n = network.output_dim
     rows = []
     for kind, x in images.items():
         for m in CSGM_MEASUREMENTS:
-            a = rng.standard_normal((m, n)) / np.sqrt(m)
-            y = x @ a.T + CSGM_NOISE / np.sqrt(m) * rng.standard_normal((count, m))
+            a = stream("CSGM, measurement matrix", name, kind, m).standard_normal((m, n)) / np.sqrt(m)
+            e = stream("CSGM, noise", name, kind, m).standard_normal((count, m))
+            y = x @ a.T + CSGM_NOISE / np.sqrt(m) * e
             estimate = lasso(a * np.sqrt(m), y * np.sqrt(m))
             rows.append({"images": kind, "m": m, "method": "lasso", "error": float(((estimate - x) ** 2).mean())})
             for method, (which, options) in CSGM_METHODS.items():
@@ -155,8 +157,8 @@ def csgm_setting(name, count):
 def figure4_setting(name, count):
     """Part of each generated image seen: how many are found, and the median error of the pixels that were not."""
     network = unrelu.zoo.load(name)
-    rng = np.random.default_rng(1)
-    truth = rng.standard_normal((count, network.latent_dim))
+    truth = stream("Figure 4, truth", name).standard_normal((count, network.latent_dim))
+    rng = stream("Figure 4, masks", name)
     x = network(truth)
     masks = {"random half": np.stack([rng.random(x.shape[1:]) < 0.5 for _ in range(count)])}
     block = np.ones(x.shape, dtype=bool)

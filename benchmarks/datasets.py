@@ -27,6 +27,7 @@ import unrelu
 from unrelu.batch.work import chunk_seed
 from unrelu.commands.watching import watching
 from unrelu.machine import describe
+from unrelu.streams import stream
 
 CHUNK = 256
 COMMAND = [sys.executable, "-c", "from unrelu.cli import main; main()", "run", "mnist-relu"]
@@ -37,10 +38,11 @@ NOISES = (0.0, 0.1)
 
 def data(folder, size, noise):
     """Outputs of the network under Gaussian noise, as a file."""
-    network, rng = unrelu.zoo.load("mnist-relu"), np.random.default_rng(20)
+    network = unrelu.zoo.load("mnist-relu")
     path = folder / f"y-{size}-{noise}.npy"
     if not path.exists():
-        np.save(path, network(rng.standard_normal((size, 20))) + noise * rng.standard_normal((size, 784)))
+        truth, e = (stream(f"data sets, {what}", size) for what in ("truth", "noise"))
+        np.save(path, network(truth.standard_normal((size, 20))) + noise * e.standard_normal((size, 784)))
     return path
 
 

@@ -23,6 +23,7 @@ from unrelu.layer import LayerSystem, rows
 from unrelu.layer.convex import least_violation
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.kernel import least_squares_start
+from unrelu.streams import stream
 
 KINDS = (
     "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",
@@ -164,7 +165,7 @@ def main(count=10_000, seed=20260):
         for norm in ("l1", "linf"):
             tally, worst, fallbacks, slowest = defaultdict(int), 0.0, 0, 0.0
             for i in range(each):
-                rng = np.random.default_rng([seed, KINDS.index(kind), int(norm == "l1"), i])
+                rng = stream("degenerate programs", seed, kind, norm, i)
                 begin = time.perf_counter()
                 outcome, excess, answer = check(kind, norm, rng)
                 slowest = max(slowest, time.perf_counter() - begin)

@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 
 import unrelu
+from unrelu.streams import stream
 
 LATENT = (100, 110, 120, 125, 130, 135, 140, 150)
 SOFTNESS = (1e-2, 1e-4, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
@@ -32,9 +33,8 @@ def tried(sizes, nets, key, softness=1.0, method="auto"):
     """Of codes of several nets: whether each is called identifiable, its relative error, sigma_min / sigma_max."""
     columns = []
     for index in range(nets):
-        rng = np.random.default_rng([*key, index])
-        network = random_network(sizes, rng, softness)
-        truth = rng.standard_normal((CODES, sizes[0]))
+        network = random_network(sizes, stream("identifiability, weights", *key, index), softness)
+        truth = stream("identifiability, truth", *key, index).standard_normal((CODES, sizes[0]))
         result = unrelu.invert(network, network(truth), method)
         error = np.linalg.norm(result.z - truth, axis=1) / np.linalg.norm(truth, axis=1)
         values = np.linalg.svd(network.jacobian(truth), compute_uv=False)

@@ -17,6 +17,7 @@ from unrelu.layer import LayerSystem, rows
 from unrelu.layer.dual import dual_program
 from unrelu.layer.highs import LinearProgram
 from unrelu.layer.squares import one_sided_least_squares
+from unrelu.streams import stream
 
 SIZES = ((784, 60), (500, 100), (600, 250))
 INSTANCES = 5
@@ -74,10 +75,10 @@ def main():
             for form, build in (("primal", primal), ("dual", dual_program)):
                 times, spread = [], 0.0
                 for seed in range(INSTANCES):
-                    rng = np.random.default_rng(seed)
+                    weights, truth, noise = (stream(f"LP, {what}", seed) for what in ("weights", "truth", "noise"))
                     free = np.full(k, -np.inf), np.full(k, np.inf)
-                    system = LayerSystem(rng.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
-                    x = system.value(rng.normal(size=k)) + rng.uniform(-1e-2, 1e-2, n)
+                    system = LayerSystem(weights.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
+                    x = system.value(truth.normal(size=k)) + noise.uniform(-1e-2, 1e-2, n)
                     layer_rows = rows(system, x, 1e-2)
                     h0, _, _ = one_sided_least_squares(system, layer_rows)
                     errors = layer_rows.violation(system.matrix @ h0)

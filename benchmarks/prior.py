@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 import unrelu
+from unrelu.streams import stream
 
 COUNT = 100
 NOISES = (0.03, 0.1, 0.3, 0.6)
@@ -32,11 +33,11 @@ def main():
     for name in GENERATORS:
         network = unrelu.zoo.load(name)
         for measured, m in MEASUREMENTS.items():
-            rng = np.random.default_rng(0)
-            truth = rng.standard_normal((COUNT, network.latent_dim))
-            operator = None if m is None else rng.standard_normal((m, network.output_dim)) / np.sqrt(m)
+            truth = stream("prior, truth", name).standard_normal((COUNT, network.latent_dim))
+            matrix = stream("prior, measurement matrix", name)
+            operator = None if m is None else matrix.standard_normal((m, network.output_dim)) / np.sqrt(m)
             x = network(truth) if operator is None else network(truth) @ operator.T
-            e = rng.standard_normal(x.shape)
+            e = stream("prior, noise", name, measured).standard_normal(x.shape)
             for noise in NOISES:
                 y = x + noise * e
                 cells = (f"{median_error(network, truth, y, operator, f * noise**2):.2g}" for f in FACTORS)

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 import unrelu
+from unrelu.streams import stream
 
 EXACT_SIZES = [(20, 100, 500), *((k, 250, 600) for k in (20, 40, 60, 80, 90, 100, 105, 110, 115, 120))]
 NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -40,9 +41,8 @@ def exactness(count):
     tallies = {}
     for index in range(count):
         sizes = EXACT_SIZES[index // per_size]
-        rng = np.random.default_rng(index)
-        network = random_network(sizes, rng)
-        truth = rng.standard_normal(sizes[0])
+        network = random_network(sizes, stream("recovery, weights", index))
+        truth = stream("recovery, truth", index).standard_normal(sizes[0])
         y = network(truth)
         free = sizes[0] - np.linalg.matrix_rank(network.jacobian(truth))
         for method in ("exact", "linf"):
@@ -71,10 +71,12 @@ def against_oracle(count):
             for noise in NOISES:
                 ratios = []
                 for index in range(count):
-                    rng = np.random.default_rng(1000 + index)
-                    network = unrelu.zoo.load("mnist-relu") if "zoo" in name else random_network((20, 100, 500), rng)
-                    truth = rng.standard_normal(network.latent_dim)
-                    clean = network(truth)
+                    weights, codes = (stream(f"refined, {what}", index) for what in ("weights", "truth"))
+                    network = (
+                        unrelu.zoo.load("mnist-relu") if "zoo" in name else random_network((20, 100, 500), weights)
+                    )
+                    truth = codes.standard_normal(network.latent_dim)
+                    clean, rng = network(truth), stream("refined, noise", kind, index)
                     e = rng.uniform(-1, 1, clean.shape) if kind == "uniform" else rng.normal(size=clean.shape)
                     y = clean + noise * e
                     first = unrelu.invert(network, y, "linf")

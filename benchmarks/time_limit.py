@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 import unrelu
+from unrelu.streams import stream
 
 LIMIT = 2.0
 COUNT = 30
@@ -23,7 +22,7 @@ def main():
     for name, methods in METHODS.items():
         network = unrelu.zoo.load(name)
         digits = unrelu.zoo.observations(name)[:COUNT]
-        y = digits + 0.1 * np.random.default_rng(0).normal(size=digits.shape)
+        y = digits + 0.1 * stream("time limit, noise", name).normal(size=digits.shape)
         for method in methods:
             begin = time.perf_counter()
             result = unrelu.invert(network, y, method, time_limit=LIMIT)

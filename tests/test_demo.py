@@ -16,7 +16,7 @@ def test_a_small_demonstration(tmp_path, monkeypatch):
         lambda: demo.Section("mnist-relu", False, 2, ("linf", "linf, then lm", "least_squares")),
         lambda: demo.Section("mnist-dcgan", True, 1, ("lm",)),
     ]
-    monkeypatch.setattr(demo, "sections", lambda: [make() for make in small])
+    monkeypatch.setattr(demo, "sections", lambda seed: [make() for make in small])
     text = io.StringIO()
     done = demo.run_demo(tmp_path, Console(file=text, width=120))
 

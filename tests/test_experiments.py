@@ -38,7 +38,7 @@ def counted(calls: list) -> Experiment:
 
     def measure(unit, seed, quick):
         calls.append(unit)
-        rng = random(seed, *unit)
+        rng = random("test", seed, *unit)
         return [(unit[0], i, np.float64(rng.standard_normal()), math.nan) for i in range(2)]
 
     def draw(numbers):
@@ -180,25 +180,25 @@ def test_equal_numbers_give_equal_pictures(tmp_path):
 
 
 def test_random_numbers_belong_to_their_key():
-    draws = {key: random(5, *key).random() for key in [("a", 1), ("a", 2), ("b", 1), (1,), ("1",), (0.1,)]}
+    draws = {key: random("test", 5, *key).random() for key in [("a", 1), ("a", 2), ("b", 1), (1,), ("1",), (0.1,)]}
     assert len(set(draws.values())) == len(draws)
-    assert draws["a", 1] == random(5, "a", 1).random() != random(6, "a", 1).random()
-    assert draw_seed(random(5)) == draw_seed(random(5))
+    assert draws["a", 1] == random("test", 5, "a", 1).random() != random("test", 6, "a", 1).random()
+    assert draw_seed(random("test", 5)) == draw_seed(random("test", 5))
 
 
 def test_random_networks_are_as_in_section_5():
-    network = gaussian_network((20, 100, 500), random(0))
+    network = gaussian_network((20, 100, 500), random("test", 0))
     for layer, n in zip(network.layers, (100, 500), strict=True):
         assert np.std(layer.matrix()) == pytest.approx(n**-0.5, rel=0.05)
         assert not layer.bias().any()
-    assert abs(noise("uniform", (1000,), random(0))).max() <= 1
-    assert np.std(noise("gaussian", (1000,), random(0))) == pytest.approx(1, rel=0.1)
+    assert abs(noise("uniform", (1000,), random("test", 0))).max() <= 1
+    assert np.std(noise("gaussian", (1000,), random("test", 0))) == pytest.approx(1, rel=0.1)
 
 
 def test_the_oracle_undoes_small_noise_along_its_jacobian():
-    network = gaussian_network((4, 20, 60), random(1))
-    truth = random(2).standard_normal((3, 4))
-    off = 1e-6 * random(3).standard_normal((3, 4))
+    network = gaussian_network((4, 20, 60), random("test", 1))
+    truth = random("test", 2).standard_normal((3, 4))
+    off = 1e-6 * random("test", 3).standard_normal((3, 4))
     e = network(truth + off) - network(truth)
     np.testing.assert_allclose(oracle(network, truth, e), truth + off, atol=1e-12)
 

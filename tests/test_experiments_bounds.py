@@ -27,8 +27,8 @@ def constants() -> Numbers:
 
 @pytest.mark.parametrize(("norm", "order"), [("linf", np.inf), ("l1", 1)])
 def test_candidates_have_size_1_and_the_worst_attains_half_of_the_bound_of_one_layer(norm, order):
-    network, z = gaussian_network((5, 25), random(3)), random(4).standard_normal(5)
-    e = attacks(network, z, norm, random(5))
+    network, z = gaussian_network((5, 25), random("test", 3)), random("test", 4).standard_normal(5)
+    e = attacks(network, z, norm, random("test", 5))
     np.testing.assert_allclose(np.linalg.norm(e, order, axis=1), 1)
     errors = np.linalg.norm(run(norm, network, network(z) + 1e-7 * e, seed=0).z - z, order, axis=1)
     active = np.asarray(network.layers[0].matrix())[network(z) > 0]
@@ -37,8 +37,8 @@ def test_candidates_have_size_1_and_the_worst_attains_half_of_the_bound_of_one_l
 
 
 def test_another_code_fits_its_noise_exactly():
-    network, z = gaussian_network((4, 20, 100), random(6)), random(7).standard_normal(4)
-    e = 1e-7 * attacks(network, z, "linf", random(8))[0]
+    network, z = gaussian_network((4, 20, 100), random("test", 6)), random("test", 7).standard_normal(4)
+    e = 1e-7 * attacks(network, z, "linf", random("test", 8))[0]
     code = run("linf", network, network(z) + e, seed=0).z
     np.testing.assert_allclose(network(code), network(z) + e, atol=1e-10)
     jacobian = network.jacobian(z[None])[0]
@@ -47,7 +47,7 @@ def test_another_code_fits_its_noise_exactly():
 
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 def test_the_hidden_layer_that_misleads_most_stays_a_hidden_layer(norm):
-    rng = random(9)
+    rng = random("test", 9)
     w, goal, free = rng.standard_normal((30, 6)), rng.standard_normal(6), np.arange(6) < 4
     u = _furthest(w, goal, free, norm)
     assert np.linalg.norm(w @ u, np.inf if norm == "linf" else 1) <= 1 + 1e-7

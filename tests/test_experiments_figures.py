@@ -79,8 +79,8 @@ def test_the_closed_form_is_the_share_of_ranks():
     k, hidden, n, runs = 4, 8, 12, 400
     full = 0
     for i in range(runs):
-        network = gaussian_network((k, hidden, n), random(3, i))
-        full += np.linalg.matrix_rank(network.jacobian(random(4, i).standard_normal(k)).reshape(n, k)) == k
+        network = gaussian_network((k, hidden, n), random("test", 3, i))
+        full += np.linalg.matrix_rank(network.jacobian(random("test", 4, i).standard_normal(k)).reshape(n, k)) == k
     chance = binom.sf(k - 1, hidden, 0.5) * binom.sf(k - 1, n, 0.5)
     assert abs(full - runs * chance) <= 4 * math.sqrt(runs * chance * (1 - chance))
 

@@ -100,7 +100,7 @@ def test_generated_pictures_need_few_measurements(quick, m):
     ],
 )  # fmt: skip
 def test_masks_hide_what_they_say(mask, kept):
-    visible = seen(mask, 3, random(0, mask))
+    visible = seen(mask, 3, random("test", 0, mask))
     assert visible.shape == (3, 28, 28)
     assert (visible.sum(axis=(1, 2)) == kept).all()
     drawn_anew = not (visible[0] == visible[1]).all()

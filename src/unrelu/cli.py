@@ -236,6 +236,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
         "demo"
     ),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of codes, digits, noise and starts, each a stream.")] = 2026,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -246,7 +247,7 @@ def demo(
     from unrelu.stores import prepare_output
 
     prepare_output(output, overwrite)
-    run_demo(output, Console(quiet=quiet))
+    run_demo(output, Console(quiet=quiet), seed)
 
 
 @app.command()

@@ -21,13 +21,14 @@ from unrelu.problem import Progress as State
 from unrelu.result import Inversion, Status
 from unrelu.solve import invert
 from unrelu.stores import records, write_records
+from unrelu.streams import stream
 
-__all__ = ["Section", "draw", "run_demo"]
+__all__ = ["SEED", "Section", "draw", "run_demo"]
 
 Array = npt.NDArray[np.float64]
 
 _NOISE = 0.1
-_SEED = 2026
+SEED = 2026
 _LAYERWISE = ("linf", "l1", "relaxed", "least_squares")
 _REFINED = "linf, then lm"
 _JOINT = ("lm", "gradient_descent", "auto")
@@ -44,12 +45,14 @@ class Section:
         real: noisy held-out digits instead of noisy outputs of the generator.
         count: number of observations.
         methods: labels of the methods to run.
+        seed: of the true codes or the choice of digits, of the noise, and of the methods' starts, each its own stream.
     """
 
     model: str
     real: bool
     count: int
     methods: tuple[str, ...]
+    seed: int = SEED
     clean: Array = field(init=False)
     observed: Array = field(init=False)
     codes: Array | None = field(init=False, default=None)
@@ -58,14 +61,14 @@ class Section:
 
     def __post_init__(self) -> None:
         network = zoo.load(self.model)
-        rng = np.random.default_rng(_SEED)
+        truth, noise = (stream(f"demo, {what}", self.seed, self.model, self.real) for what in ("truth", "noise"))
         if self.real:
             digits = zoo.observations(self.model)
-            self.clean = digits[rng.permutation(len(digits))[: self.count]]
+            self.clean = digits[truth.permutation(len(digits))[: self.count]]
         else:
-            self.codes = rng.standard_normal((self.count, network.latent_dim))
+            self.codes = truth.standard_normal((self.count, network.latent_dim))
             self.clean = network(self.codes)
-        self.observed = self.clean + rng.normal(0, _NOISE, self.clean.shape)
+        self.observed = self.clean + noise.normal(0, _NOISE, self.clean.shape)
 
     @property
     def title(self) -> str:
@@ -83,7 +86,9 @@ class Section:
             self.seconds[method] = result.seconds + start.seconds
         else:
             limit = _DESCENT_SECONDS if method == "gradient_descent" else None
-            result = invert(network, self.observed, method, noise=noise, seed=_SEED, callback=report, time_limit=limit)
+            result = invert(
+                network, self.observed, method, noise=noise, seed=self.seed, callback=report, time_limit=limit
+            )
             self.seconds[method] = result.seconds
         self.results[method] = result
 
@@ -95,25 +100,25 @@ class Section:
         return float(np.median(error))
 
 
-def sections() -> list[Section]:
-    """What the demonstration runs.
+def sections(seed: int = SEED) -> list[Section]:
+    """What the demonstration runs, drawn from a seed.
 
     The wide generators get fewer observations. The last layer of mnist-dcgan does not expand, so it is not inverted
     layer by layer.
     """
     every = (*_LAYERWISE, _REFINED, "gradient_descent", "auto")
     return [
-        Section("mnist-relu", False, 12, every),
-        Section("mnist-relu", True, 12, every),
-        Section("mnist-sigmoid", False, 2, every),
-        Section("mnist-leaky", False, 2, (*every, "lm")),
-        Section("mnist-dcgan", False, 4, _JOINT),
+        Section("mnist-relu", False, 12, every, seed),
+        Section("mnist-relu", True, 12, every, seed),
+        Section("mnist-sigmoid", False, 2, every, seed),
+        Section("mnist-leaky", False, 2, (*every, "lm"), seed),
+        Section("mnist-dcgan", False, 4, _JOINT, seed),
     ]
 
 
-def run_demo(folder: Path, console: Console) -> list[Section]:
+def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
     """Run every section; print the tables; write ``grid.png`` and ``results.jsonl`` into ``folder``."""
-    done = sections()
+    done = sections(seed)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=sum(len(s.methods) for s in done))

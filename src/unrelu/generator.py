@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unrelu.affine import Shape
 from unrelu.errors import InputError
+from unrelu.streams import stream
 
 __all__ = ["Generator", "by", "numbers", "to_numpy"]
 
@@ -96,7 +97,7 @@ class Generator(ABC):
     @cached_property
     def typical_output(self) -> float:
         """max|G(z)| over 16 fixed draws of z ~ N(0, I): the size of outputs that rounding errors are relative to."""
-        z = np.random.default_rng(0).standard_normal((16, self.latent_dim))
+        z = stream("typical output").standard_normal((16, self.latent_dim))
         return float(np.abs(self(z)).max())
 
     def smoothed(self, share: float) -> Generator:

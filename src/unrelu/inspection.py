@@ -15,6 +15,7 @@ from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
 from unrelu.network import Network
 from unrelu.proofs import local_rank, obstacle, unique
+from unrelu.streams import stream
 from unrelu.theory import ASSUMED_EXPANSION
 
 __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
@@ -131,7 +132,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     """
     if samples < 1:
         raise InputError(f"samples={samples} must be at least 1")
-    z = np.random.default_rng(seed).standard_normal((samples, network.latent_dim))
+    z = stream("inspection", seed).standard_normal((samples, network.latent_dim))
     layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
     rank, free, _ = local_rank(network, z)
     identifiable = float(unique(rank, free, network.latent_dim).mean())

@@ -17,6 +17,7 @@ from unrelu.activations import Activation
 from unrelu.affine import Affine, Shape, Step
 from unrelu.errors import ModelError
 from unrelu.generator import Generator, by, to_numpy
+from unrelu.streams import stream
 
 __all__ = ["Layer", "Network"]
 
@@ -163,7 +164,7 @@ class Network(Generator):
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
         """Root mean square of max(u, 0), u the pre-activation of each layer, over 256 fixed draws of z ~ N(0, I)."""
-        z = np.random.default_rng(1).standard_normal((256, self.latent_dim))
+        z = stream("activation sizes").standard_normal((256, self.latent_dim))
         layers = self._layers(torch.tensor(z, dtype=self.dtype, device=self.device))
         return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in layers)
 

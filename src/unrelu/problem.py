@@ -17,6 +17,7 @@ from scipy.special import bdtrik, chdtri
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.operators import Identity, Mask, Operator, read_operator
+from unrelu.streams import stream
 
 __all__ = ["Control", "Noise", "Problem", "Progress"]
 
@@ -219,7 +220,7 @@ class Problem:
         """The starting codes: z0, or one draw from N(0, I) an observation from the seed. (B, k), a fresh copy."""
         if self.z0 is not None:
             return self.z0.copy()
-        return np.random.default_rng(self.seed).standard_normal((self.size, self.network.latent_dim))
+        return stream("starts", self.seed).standard_normal((self.size, self.network.latent_dim))
 
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
         """The problem of some observations, under a control of its own; starts are not carried over."""

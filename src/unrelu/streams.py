@@ -1,21 +1,24 @@
 """Random streams that never meet a user's: everything random in the package is drawn from one of these.
 
-NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)`` belong to the user, who draws true codes and noise from
-them. A search that drew its starts from the same seed would begin at the truth, and be reported as a good one. So a
-stream here has a *purpose*, and keys within it (a seed, an index, the name of a generator). Purpose and keys are hashed
-with SHA-256 to 256 bits of entropy: two streams are the same only if all of these are, and none is that of a number that
-anybody would write.
+NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)`` belong to the user, who draws true codes and noise
+from them. A search that drew its starts from the same seed would begin at the truth, and be reported as a good one.
+Keys beside the seed are not enough: NumPy pads entropy with zeros, so ``default_rng([seed, 0])`` is
+``default_rng(seed)``. So a stream here has a *purpose*, and keys within it (a seed, an index, the name of a generator).
+Purpose and keys are hashed with SHA-256 to 256 bits of entropy: two streams are the same only if all of these are, and
+none is that of a number that anybody would write.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["stream", "torch_stream"]
+__all__ = ["global_torch_stream", "stream", "torch_stream"]
 
 
 def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
@@ -34,3 +37,14 @@ def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
 def torch_stream(purpose: str, *keys: int | float | str) -> torch.Generator:
     """The same for PyTorch: a generator on the CPU, seeded with 63 bits of :func:`stream`."""
     return torch.Generator().manual_seed(int(stream(purpose, *keys).integers(2**63)))
+
+
+@contextmanager
+def global_torch_stream(purpose: str, *keys: int | float | str) -> Iterator[None]:
+    """Inside a ``with``, PyTorch's global generator on the CPU is :func:`torch_stream`; after it, what it was before.
+
+    For layers, which draw their first weights from the global generator and take no other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch_stream(purpose, *keys).get_state())
+        yield

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unrelu.opaque import OpaqueNetwork
 from unrelu.operators.base import Mapped
+from unrelu.streams import stream
 
 __all__ = ["fingerprint"]
 
@@ -52,12 +53,12 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
     elif isinstance(value, Mapped):
         # Code has no content to hash; what it does to one vector stands for it, without the last, rounded digits.
-        image = value.apply(np.random.default_rng(0).standard_normal(value.n))
+        image = value.apply(stream("fingerprint").standard_normal(value.n))
         yield from _parts((value.shape, _rounded(image)))
     elif isinstance(value, OpaqueNetwork):
         # Its code, and what it keeps apart from parameters, show in what it puts out.
         double = value.to(torch.float64, "cpu")
-        outputs = double(np.random.default_rng(0).standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
+        outputs = double(stream("fingerprint").standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
         some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
         yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
     elif is_dataclass(value):

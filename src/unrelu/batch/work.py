@@ -24,6 +24,7 @@ from unrelu.operators.base import Identity, Operator
 from unrelu.result import Inversion, Status
 from unrelu.solve import invert
 from unrelu.stores import Batch, Scaling, Source, Table
+from unrelu.streams import stream
 from unrelu.threads import on_one_core
 
 __all__ = ["STATUSES", "Settled", "Task", "Work", "chunk_seed", "data_digest"]
@@ -243,8 +244,8 @@ def data_digest(source: Source, masks: Source | None, start: int, stop: int) -> 
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
-    """The seed of a chunk, below 2**63: NumPy's SeedSequence of the pair, so that chunks share no random numbers."""
-    return int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """The seed of a chunk, below 2**63, from a stream of the pair, so that chunks share no random numbers."""
+    return int(stream("chunk", seed, chunk).integers(2**63))
 
 
 def _columns(result: Inversion) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.network import Network
+from unrelu.streams import stream
 
 __all__ = ["CELLS", "GENERATOR", "Cell", "Drawn", "draw"]
 
@@ -60,17 +61,19 @@ class Drawn:
 def draw(cell: Cell, count: int, seed: int) -> Drawn:
     """The first observations of a cell; equal arguments give equal bits, and more of them begin with the same."""
     network = zoo.load(GENERATOR)
-    rows = [_one(network, cell, np.random.default_rng([seed, index, *cell.name.encode()])) for index in range(count)]
+    rows = [_one(network, cell, seed, index) for index in range(count)]
     y, truth = (np.stack(arrays) for arrays in zip(*rows, strict=True))
     return Drawn(network, y, truth)
 
 
-def _one(network: Network, cell: Cell, rng: np.random.Generator) -> tuple[Array, Array]:
+def _one(network: Network, cell: Cell, seed: int, index: int) -> tuple[Array, Array]:
+    rng = stream("certify, truth", seed, cell.name, index)
     z = rng.standard_normal(network.latent_dim)
     x = np.asarray(network(z))
     if cell.dim:
         # G has no biases: scaling z scales G(z).
         z = z * cell.noise / np.sort(x)[-int(rng.integers(_DIM[0], _DIM[1] + 1))]
         x = np.asarray(network(z))
-    y = x + rng.uniform(-cell.noise, cell.noise, x.shape)
+    noise = stream("certify, noise", seed, cell.name, index)
+    y = x + noise.uniform(-cell.noise, cell.noise, x.shape)
     return np.maximum(y, 0.0) if cell.clipped else y, z

@@ -19,6 +19,7 @@ import numpy as np
 from unrelu.activations import Activation
 from unrelu.layer import LayerSystem, rows
 from unrelu.layer.convex import least_violation
+from unrelu.streams import stream
 
 __all__ = ["ColdStart", "first_calls", "measure_cold_start"]
 
@@ -77,10 +78,10 @@ def first_calls() -> dict[str, float]:
     """Seconds of the first and second program of either norm in this process."""
     seconds = {}
     n, k = _SHAPE
-    rng = np.random.default_rng(0)
-    matrix = rng.normal(0, n**-0.5, _SHAPE)
+    matrix = stream("cold start, weights").normal(0, n**-0.5, _SHAPE)
     system = LayerSystem(matrix, np.zeros(n), Activation("relu"), np.full(k, -np.inf), np.full(k, np.inf))
-    x = system.value(rng.standard_normal(k)) + rng.uniform(-1e-3, 1e-3, n)
+    x = system.value(stream("cold start, truth").standard_normal(k))
+    x += stream("cold start, noise").uniform(-1e-3, 1e-3, n)
     for turn in ("first", "second"):
         for norm in ("l1", "linf"):
             begin = time.perf_counter()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from unrelu import zoo
 from unrelu.activations import Activation
 from unrelu.layer import LayerSystem, Rows, rows
+from unrelu.streams import stream
 
 __all__ = [
     "CASES",
@@ -106,26 +107,28 @@ def draw(case: Case, program: Program, index: int, seed: int) -> Instance:
     Of the last layer of a network, every second run through the combinations takes a real digit that the network has
     never seen, the others take G(z) of a random z.
     """
-    rng = np.random.default_rng([seed, CASES.index(case), index])
+    key = (seed, CASES.index(case), index)
     noise, bounded = COMBINATIONS[index % len(COMBINATIONS)]
-    system = _layer(case, bounded, rng)
-    x, source = _output(case, system, index // len(COMBINATIONS), rng)
+    system = _layer(case, bounded, stream("layer, weights", *key))
+    x, source = _output(case, system, index // len(COMBINATIONS), stream("layer, truth", *key))
     scale = float(np.abs(x).max())
-    observed = x + noise * scale * rng.uniform(-1, 1, len(x))
-    gross = rng.permutation(len(x))[: round(program.outliers * len(x))]
-    observed[gross] = rng.uniform(0, 2 * scale, len(gross))
+    observed = x + noise * scale * stream("layer, noise", *key).uniform(-1, 1, len(x))
+    outliers = stream("layer, outliers", *key)
+    gross = outliers.permutation(len(x))[: round(program.outliers * len(x))]
+    observed[gross] = outliers.uniform(0, 2 * scale, len(gross))
     return Instance(case, program, index, noise, bounded, source, scale, system, rows(system, observed, noise * scale))
 
 
 def draw_batch(case: Case, count: int, seed: int) -> tuple[LayerSystem, list[Rows]]:
     """One layer with h >= 0, and the rows of ``count`` observations of it at the three noise levels in turn."""
-    rng = np.random.default_rng([seed, CASES.index(case)])
-    system = _layer(case, True, rng)
+    key = (seed, CASES.index(case))
+    system = _layer(case, True, stream("layer batch, weights", *key))
+    truth, noise = stream("layer batch, truth", *key), stream("layer batch, noise", *key)
     batch = []
     for turn in range(count):
-        x, _ = _output(case, system, turn, rng)
+        x, _ = _output(case, system, turn, truth)
         threshold = float(np.abs(x).max()) * COMBINATIONS[2 * turn % len(COMBINATIONS)][0]
-        batch.append(rows(system, x + threshold * rng.uniform(-1, 1, len(x)), threshold))
+        batch.append(rows(system, x + threshold * noise.uniform(-1, 1, len(x)), threshold))
     return system, batch
 
 

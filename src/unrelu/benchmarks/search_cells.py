@@ -13,6 +13,7 @@ from unrelu import zoo
 from unrelu.loaders import from_arrays
 from unrelu.network import Network
 from unrelu.problem import Problem
+from unrelu.streams import stream
 
 __all__ = ["MEASUREMENTS", "QUICK_CELLS", "QUICK_INSTANCES", "RANDOM", "ZOO", "Batch", "Cell", "cells", "draw"]
 
@@ -103,14 +104,15 @@ def draw(cell: Cell, count: int, index: int, seed: int) -> Batch:
 
     Codes, pixels and noise are the same for the noise levels of a cell, up to the level.
     """
-    rng = np.random.default_rng([seed, index, *f"{cell.generator} {cell.measurement}".encode()])
+    key = (seed, index, cell.generator, cell.measurement)
     random = cell.generator in RANDOM
     network = _random_network(cell.generator, seed, index) if random else zoo.load(cell.generator)
-    truth = _of_full_rank(network, count, rng) if random else rng.standard_normal((count, network.latent_dim))
-    operator = _operator(cell.measurement, network, count, rng)
+    codes = stream("search, truth", *key)
+    truth = _of_full_rank(network, count, codes) if random else codes.standard_normal((count, network.latent_dim))
+    operator = _operator(cell.measurement, network, count, stream("search, measurement", *key))
     x = np.asarray(network(truth))
     measured = x if operator is None or operator.dtype == bool else x.reshape(count, -1) @ operator.T
-    e = cell.noise * rng.standard_normal(measured.shape)
+    e = cell.noise * stream("search, noise", *key).standard_normal(measured.shape)
     oracle = np.array([_oracle_error(network, *pair) for pair in zip(truth, e, strict=True)]) if random else None
     y = measured + e
     problem = _problem(network, y, operator)
@@ -125,7 +127,7 @@ def _problem(network: Network, y: Array, operator: Measured) -> Problem:
 @cache
 def _random_network(generator: str, seed: int, index: int) -> Network:
     sizes = [int(size) for size in generator.split("-")]
-    rng = np.random.default_rng([seed, index, *sizes])
+    rng = stream("search, weights", seed, index, *sizes)
     return from_arrays([rng.normal(0, n_out**-0.5, (n_out, n_in)) for n_in, n_out in pairwise(sizes)])
 
 

@@ -18,6 +18,7 @@ from unrelu.machine import one_core
 from unrelu.methods.bank import Bank
 from unrelu.result import Inversion
 from unrelu.solve import invert
+from unrelu.streams import stream
 
 __all__ = ["BOUND", "SHARE", "Norms", "Outliers", "Single", "Uniform", "draw_outliers", "draw_uniform", "measure_norms"]
 
@@ -135,17 +136,19 @@ def measure_norms(
 
 def draw_uniform(count: int, seed: int) -> Array:
     """Observations with uniform noise."""
-    network, rng = zoo.load(_NETWORK), np.random.default_rng([seed, *b"uniform"])
-    x = np.asarray(network(rng.standard_normal((count, network.latent_dim))))
-    return x + rng.uniform(-BOUND, BOUND, x.shape)
+    network = zoo.load(_NETWORK)
+    truth = stream("uniform noise, truth", seed).standard_normal((count, network.latent_dim))
+    x = np.asarray(network(truth))
+    return x + stream("uniform noise, noise", seed).uniform(-BOUND, BOUND, x.shape)
 
 
 def draw_outliers(count: int, seed: int) -> tuple[Array, Array, Seen]:
     """Codes (B, k), observations (B, n) with gross errors, and what is seen of them, (B, n), other pixels for each."""
-    network, rng = zoo.load(_NETWORK), np.random.default_rng([seed, *b"outliers"])
-    truth = rng.standard_normal((count, network.latent_dim))
+    network, rng = zoo.load(_NETWORK), stream("gross errors, pixels", seed)
+    truth = stream("gross errors, truth", seed).standard_normal((count, network.latent_dim))
     x = np.asarray(network(truth)).reshape(count, -1)
-    y, seen = x + _SMALL * rng.standard_normal(x.shape), np.zeros(x.shape, dtype=bool)
+    y = x + _SMALL * stream("gross errors, noise", seed).standard_normal(x.shape)
+    seen = np.zeros(x.shape, dtype=bool)
     shown = x.shape[1] // 2
     wrong = round(SHARE * shown)
     for row, mask in zip(y, seen, strict=True):

@@ -28,6 +28,7 @@ from unrelu.methods.layerwise import Layerwise
 from unrelu.network import Network
 from unrelu.result import Status
 from unrelu.solve import invert
+from unrelu.streams import stream
 
 __all__ = [
     "BASELINES",
@@ -140,11 +141,11 @@ def measure_network(
     with one_thread():
         for index in range(count):
             progress(name, index, count)
-            rng = np.random.default_rng([seed, index])
+            truth = stream("whole network, truth", seed, name, index)
             noise, real = NOISES[index % len(NOISES)], index // len(NOISES) % 2 == 1
-            x = digits[rng.integers(len(digits))] if real else network(rng.standard_normal(network.latent_dim))
+            x = digits[truth.integers(len(digits))] if real else network(truth.standard_normal(network.latent_dim))
             scale = float(np.abs(x).max())
-            y = x + noise * scale * rng.uniform(-1, 1, x.shape)
+            y = x + noise * scale * stream("whole network, noise", seed, name, index).uniform(-1, 1, x.shape)
             if not index:
                 invert(network, y, "linf")
             runs = compare(network, y, index < published)

@@ -62,13 +62,14 @@ def _units(quick: bool) -> list[Unit]:
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     norm, k, depth = str(unit[0]), int(unit[1]), int(unit[2])
-    rng = random(seed, "bounds", *unit)
-    network = gaussian_network(_sizes(k, depth), rng)
-    z = rng.standard_normal(k)
-    e = noise("uniform", (_DRAWS, network.layers[-1].n_out), rng)
-    bad = attacks(network, z, norm, rng)
+    key = (seed, "bounds", *unit)
+    network = gaussian_network(_sizes(k, depth), random("weights", *key))
+    z = random("truth", *key).standard_normal(k)
+    e = noise("uniform", (_DRAWS, network.layers[-1].n_out), random("noise", *key))
+    bad = attacks(network, z, norm, random("attacks", *key))
     e /= _size(e, norm)[:, None]
-    start, searched = draw_seed(rng), _Searched(network, z, norm, draw_seed(rng))
+    start = draw_seed(random("starts", *key))
+    searched = _Searched(network, z, norm, draw_seed(random("worst rows", *key)))
     certified = _certified(network, z, norm)
     limit = corollary_1(2.0, depth, 0.0, z).limit / math.prod(math.sqrt(layer.n_out) for layer in network.layers)
     rows: list[Row] = []

@@ -42,9 +42,9 @@ def _units(quick: bool) -> list[Unit]:
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     k = int(unit[0])
-    rng = random(seed, "constants", *unit)
-    w = rng.standard_normal((_EXPANSION * k, k))
-    order, start = rng.permutation(len(w)), draw_seed(rng)
+    key = (seed, "constants", *unit)
+    w = random("weights", *key).standard_normal((_EXPANSION * k, k))
+    order, start = random("order", *key).permutation(len(w)), draw_seed(random("worst rows", *key))
     rows: list[Row] = []
     for ratio in _RATIOS if k == (_LATENT_QUICK[-1] if quick else _DETAILED) else (_HALF,):
         m = round(ratio * k)

@@ -39,11 +39,11 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
 
 def _measure_random(unit: Unit, seed: int, quick: bool) -> list[Row]:
     n, index = int(unit[0]), int(unit[1])
-    rng = random(seed, *unit)
-    network = gaussian_network((*_HIDDEN, n), rng)
-    truth = rng.standard_normal((_CODES, _HIDDEN[0]))
+    key = (seed, "contracting", *unit)
+    network = gaussian_network((*_HIDDEN, n), random("weights", *key))
+    truth = random("truth", *key).standard_normal((_CODES, _HIDDEN[0]))
     y = network(truth)
-    start = draw_seed(rng)
+    start = draw_seed(random("starts", *key))
     rank = np.linalg.matrix_rank(network.jacobian(truth).reshape(_CODES, -1, _HIDDEN[0]))
     rows: list[Row] = [("random", n, index, i, "identifiable", None, bool(rank[i] == 20), None) for i in range(_CODES)]
     for method in _RANDOM if not quick else ("linf", "lm", "auto"):
@@ -59,11 +59,10 @@ def _measure_random(unit: Unit, seed: int, quick: bool) -> list[Row]:
 
 
 def _measure_dcgan(method: str, seed: int, quick: bool) -> list[Row]:
-    rng = random(seed, _DCGAN)
     network = zoo.load(_DCGAN)
     count = 1 if quick else _DCGAN_CODES
-    truth = rng.standard_normal((_DCGAN_CODES, network.latent_dim))[:count]
-    result = run(method, network, network(truth), seed=draw_seed(rng))
+    truth = random("truth", seed, _DCGAN).standard_normal((_DCGAN_CODES, network.latent_dim))[:count]
+    result = run(method, network, network(truth), seed=draw_seed(random("starts", seed, _DCGAN)))
     error = relative_error(result.z, truth)
     return [("dcgan", 784, 0, i, method, error[i], bool(error[i] <= _SUCCESS), result.seconds[i]) for i in range(count)]
 

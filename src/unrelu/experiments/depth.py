@@ -31,16 +31,17 @@ def _units(quick: bool) -> list[Unit]:
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     depth, index = int(unit[0]), int(unit[1])
-    rng = random(seed, *unit)
-    network = gaussian_network(_SIZES[: depth + 1], rng)
+    key = (seed, "depth", *unit)
+    network = gaussian_network(_SIZES[: depth + 1], random("weights", *key))
     codes = 2 if quick else _CODES
-    truth = rng.standard_normal((codes, _SIZES[0]))
+    truth = random("truth", *key).standard_normal((codes, _SIZES[0]))
     clean = network(truth)
-    e = _LEVEL * noise("uniform", clean.shape, rng)
-    start = draw_seed(rng)
+    e = _LEVEL * noise("uniform", clean.shape, random("noise", *key))
+    start = draw_seed(random("starts", *key))
     # Of half the squared error along the gradient, at most, near a code that is not the one to be found. It falls
     # with the depth, as each layer has half of its neurons off, and a step of 1 gets too short.
-    curvature = np.linalg.norm(network.jacobian(rng.standard_normal(_SIZES[0])).reshape(-1, _SIZES[0]), 2) ** 2
+    other = random("another code", *key).standard_normal(_SIZES[0])
+    curvature = np.linalg.norm(network.jacobian(other).reshape(-1, _SIZES[0]), 2) ** 2
     rows: list[Row] = []
     for level, methods in ((0.0, _CLEAN), (_LEVEL, _NOISY)):
         for method in methods:
@@ -58,7 +59,7 @@ def _last_layer(network: Network, truth: np.ndarray, place: tuple[int, int], sta
     """Gradient descent onto the input of the last layer only, without noise."""
     last = Network(network.layers[-1:], network.layers[-1].in_shape)
     hidden = network.trace(truth)[-2]
-    rng = np.random.default_rng(start)
+    rng = random("hidden starts", start, *place)
     # A start of the size of hidden outputs, as its own would be of the size of codes.
     z0 = np.maximum(rng.standard_normal(hidden.shape), 0) * np.sqrt(2 * np.mean(hidden**2))
     result = run("GD", last, last(hidden), seed=start, z0=z0)

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from unrelu.streams import stream
+
 __all__ = [
     "COLUMN",
     "PAGE",
@@ -99,7 +101,7 @@ def cloud(
     if style.marker:
         for at, group in zip(x, values, strict=True):
             # A fixed spread: the same numbers give the same picture.
-            spread = np.linspace(-0.035, 0.035, len(group))[np.argsort(np.random.default_rng(0).random(len(group)))]
+            spread = np.linspace(-0.035, 0.035, len(group))[np.argsort(stream("jitter").random(len(group)))]
             axis.plot(
                 at * 10 ** (place + spread), group, ".", color=style.color, markersize=1.6, markeredgewidth=0,
                 alpha=0.35, rasterized=True, zorder=2,

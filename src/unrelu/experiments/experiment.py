@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from unrelu.errors import InputError
+from unrelu.streams import stream
 
 __all__ = ["SEED", "Claim", "Experiment", "Numbers", "Row", "Unit", "Verdict", "draw_seed", "random"]
 
@@ -170,9 +171,9 @@ class Experiment:
         return paths
 
 
-def random(seed: int, *key: str | float) -> np.random.Generator:
-    """The generator of random numbers that belongs to a key: equal arguments give equal bits, in any process."""
-    return np.random.default_rng([seed, *json.dumps(key).encode()])
+def random(purpose: str, *key: str | float) -> np.random.Generator:
+    """The stream of a purpose, such as "weights", "truth", "noise" or "starts"; keys are the seed, a name, the unit."""
+    return stream(f"experiments, {purpose}", *key)
 
 
 def draw_seed(rng: np.random.Generator) -> int:

@@ -40,11 +40,11 @@ def _random_units(quick: bool) -> list[Unit]:
 
 
 def _measure_random(kind: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
-    rng = random(seed, "random", *unit)
-    network = gaussian_network(_SIZES, rng)
-    truth = rng.standard_normal((_CODES, _SIZES[0]))
-    e = noise(kind, (_CODES, _SIZES[-1]), rng)
-    start = draw_seed(rng)
+    key = (seed, "fig1, random", *unit)
+    network = gaussian_network(_SIZES, random("weights", *key))
+    truth = random("truth", *key).standard_normal((_CODES, _SIZES[0]))
+    e = noise(kind, (_CODES, _SIZES[-1]), random("noise", *key, kind))
+    start = draw_seed(random("starts", *key))
     rows: list[Row] = []
     for level in _levels(quick):
         y = network(truth) + level * e
@@ -64,13 +64,13 @@ def _trained_units(quick: bool) -> list[Unit]:
 
 def _measure_trained(kind: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
     batch, level = int(unit[0]), float(unit[1])
-    rng = random(seed, "trained", batch)
+    key = (seed, "fig1, trained", batch)
     network = zoo.load(_TRAINED)
     count = 5 if quick else _BATCH
-    truth = rng.standard_normal((count, network.latent_dim))
+    truth = random("truth", *key).standard_normal((count, network.latent_dim))
     clean = network(truth)
-    e = level * noise(kind, clean.shape, rng)
-    start = draw_seed(rng)
+    e = level * noise(kind, clean.shape, random("noise", *key, kind))
+    start = draw_seed(random("starts", *key))
     rows: list[Row] = []
     for method in _ZOO:
         result = run(method, network, clean + e, seed=start)

@@ -36,10 +36,10 @@ def _units(quick: bool) -> list[Unit]:
 
 def _measure(activation: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
     k, index = int(unit[0]), int(unit[1])
-    rng = random(seed, activation, *unit)
-    network = gaussian_network((k, _HIDDEN, _OUTPUT), rng, activation)
-    truth = rng.standard_normal((_CODES, k))
-    y, start = network(truth), draw_seed(rng)
+    key = (seed, "fig2", activation, *unit)
+    network = gaussian_network((k, _HIDDEN, _OUTPUT), random("weights", *key), activation)
+    truth = random("truth", *key).standard_normal((_CODES, k))
+    y, start = network(truth), draw_seed(random("starts", *key))
     rank = np.linalg.matrix_rank(network.jacobian(truth).reshape(_CODES, -1, k))
     rows: list[Row] = [(k, index, i, "identifiable", None, bool(rank[i] == k), None) for i in range(_CODES)]
     extra = [_LONG] if k in _LONG_LATENT and index < _LONG_NETWORKS and not quick else []

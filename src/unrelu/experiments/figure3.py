@@ -48,12 +48,11 @@ def _instances(unit: Unit, seed: int, quick: bool) -> tuple[Array, Array, Array]
     Levels share pictures, and the noise but for its size. The real ones have been held out of training.
     """
     level, batch = str(unit[0]), int(unit[1])
-    rng = random(seed, "fig3", batch)
     network = zoo.load(_NETWORK)
-    truth = rng.standard_normal((_BATCH, network.latent_dim))
-    order = random(seed, "fig3, order").permutation(len(zoo.digits()[1]))
+    truth = random("truth", seed, "fig3", batch).standard_normal((_BATCH, network.latent_dim))
+    order = random("order", seed, "fig3").permutation(len(zoo.digits()[1]))
     real = zoo.observations(_NETWORK)[order[batch * _BATCH : (batch + 1) * _BATCH]]
-    noise = _LEVELS[level] * rng.standard_normal((2, _BATCH, network.output_dim))
+    noise = _LEVELS[level] * random("noise", seed, "fig3", batch).standard_normal((2, _BATCH, network.output_dim))
     count = _DRAWN if quick else _BATCH
     clean = np.concatenate([network(truth)[:count], real[:count]])
     return truth[:count], clean, noise[:, :count].reshape(2 * count, -1)
@@ -64,7 +63,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     network = zoo.load(_NETWORK)
     truth, clean, noise = _instances(unit, seed, quick)
     count, deviation = len(truth), _LEVELS[level]
-    start = draw_seed(random(seed, "fig3, starts", batch))
+    start = draw_seed(random("starts", seed, "fig3", batch))
     rows: list[Row] = []
 
     def record(method: str, z: Array, x: Array, seconds: npt.NDArray[np.float64] | None) -> None:

@@ -75,8 +75,10 @@ def seen(mask: str, count: int, rng: np.random.Generator) -> Bools:
 def _instances(batch: int, seed: int, quick: bool) -> tuple[Array, Array, Bools]:
     """Codes (c, k), their pictures (c, n) and what each mask lets see of them (masks, c, n)."""
     network = zoo.load(_NETWORK)
-    truth = random(seed, "fig4", batch).standard_normal((_BATCH, network.latent_dim))
-    visible = [seen(mask, _BATCH, random(seed, "fig4", mask, batch)).reshape(_BATCH, -1) for mask in _masks(quick)]
+    truth = random("truth", seed, "fig4", batch).standard_normal((_BATCH, network.latent_dim))
+    visible = [
+        seen(mask, _BATCH, random("masks", seed, "fig4", mask, batch)).reshape(_BATCH, -1) for mask in _masks(quick)
+    ]
     count = _BATCH_QUICK if quick else _BATCH
     return truth[:count], network(truth)[:count], np.stack(visible)[:, :count]
 
@@ -94,7 +96,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     def off(x: Array) -> Array:
         return np.asarray(((x - clean) ** 2 * ~visible).sum(axis=1) / (~visible).sum(axis=1))
 
-    blank, start = off(np.zeros_like(clean)), draw_seed(random(seed, "fig4, starts", batch))
+    blank, start = off(np.zeros_like(clean)), draw_seed(random("starts", seed, "fig4", batch))
     rows: list[Row] = [(*name, "identifiable", None, blank[i], told[i], None, None) for i, name in enumerate(names)]
     z = None
     for method, (name, options) in (*_RUN.items(), _FINISHED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,14 +40,15 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     which, index = str(unit[0]), int(unit[1])
     levels = (float(unit[2]),) if which == "trained" else (1e-5, 1e-3, 1e-2) if quick else NOISES
     codes = 2 if quick else _CODES
-    rng, other = random(seed, which, index), random(seed, which, index)
-    network = gaussian_network(_SIZES, rng, "leaky_relu:0.1") if which == "random" else zoo.load(_TRAINED)
-    truth = rng.standard_normal((codes, network.latent_dim))
+    key = (seed, "leaky", which, index)
+    leaky = partial(gaussian_network, _SIZES, activation="leaky_relu:0.1")
+    network = leaky(random("weights", *key)) if which == "random" else zoo.load(_TRAINED)
+    truth = random("truth", *key).standard_normal((codes, network.latent_dim))
     clean = network(truth)
-    e = noise("uniform", clean.shape, rng)
-    start = draw_seed(rng)
-    # The same bits again: the same weights with ReLU instead.
-    relu = gaussian_network(_SIZES, other) if which == "random" else None
+    e = noise("uniform", clean.shape, random("noise", *key))
+    start = draw_seed(random("starts", *key))
+    # The same weights with ReLU instead.
+    relu = gaussian_network(_SIZES, random("weights", *key)) if which == "random" else None
     rows: list[Row] = []
     for level in levels:
         for method in _METHODS[which] if not quick or which == "random" else ("exact", "linf", "auto"):

@@ -100,24 +100,24 @@ def _pictures(source: str, tuning: bool, count: int, seed: int) -> tuple[Array |
     """Codes (c, k), if the pictures have some, and pictures (c, n); those for tuning are others. All m share them."""
     network = zoo.load(_NETWORK)
     if source == "generated":
-        truth = random(seed, "measurements, codes", tuning).standard_normal((count, network.latent_dim))
+        truth = random("truth", seed, "measurements", tuning).standard_normal((count, network.latent_dim))
         return truth, network(truth)
-    order = random(seed, "measurements, order").permutation(len(zoo.digits()[1]))
+    order = random("order", seed, "measurements").permutation(len(zoo.digits()[1]))
     return None, zoo.observations(_NETWORK)[order[-count:] if tuning else order[:count]]
 
 
-def _observe(x: Array, m: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _observe(x: Array, m: int, seed: int, *key: str | float) -> tuple[Array, Array]:
     """A (m, n), A_ij ~ N(0, 1/m), and A x + e with E |e|_2^2 = 0.1^2."""
-    a = rng.standard_normal((m, x.shape[1])) / m**0.5
-    return a, x @ a.T + _NOISE / m**0.5 * rng.standard_normal((len(x), m))
+    a = random("measurement matrix", seed, *key).standard_normal((m, x.shape[1])) / m**0.5
+    return a, x @ a.T + _NOISE / m**0.5 * random("noise", seed, *key).standard_normal((len(x), m))
 
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     source, m = str(unit[0]), int(unit[1])
     network = zoo.load(_NETWORK)
     truth, x = _pictures(source, False, _COUNT_QUICK if quick else _COUNT, seed)
-    a, y = _observe(x, m, random(seed, "measurements", *unit))
-    blank, start = (x**2).mean(axis=1), draw_seed(random(seed, "measurements, starts", *unit))
+    a, y = _observe(x, m, seed, "measurements", *unit)
+    blank, start = (x**2).mean(axis=1), draw_seed(random("starts", seed, "measurements", *unit))
     if truth is None:
         rows: list[Row] = [(source, m, i, "blank", blank[i], None, None, None, None) for i in range(len(x))]
     else:
@@ -132,7 +132,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         rows += [(source, m, i, method, mse[i], errors[i], None, None, result.seconds[i]) for i in range(len(x))]
     _, others = _pictures(source, True, _COUNT_QUICK if quick else _TUNED, seed)
     for name, basis in _bases().items():
-        share = _tuned(basis, others, *_observe(others, m, random(seed, "measurements, tuning", *unit)))
+        share = _tuned(basis, others, *_observe(others, m, seed, "measurements, tuning", *unit))
         mse = ((_sparse(basis, a, y, (share,), _STEPS)[0] - x) ** 2).mean(axis=1)
         rows += [(source, m, i, name, mse[i], None, None, share, None) for i in range(len(x))]
     return rows

@@ -34,10 +34,10 @@ def _on_sphere(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
-    rng = random(seed, *unit)
-    network = gaussian_network(_SIZES, rng)
-    truth, e = _on_sphere(rng, _SIZES[0]), _on_sphere(rng, _SIZES[-1])
-    start = draw_seed(rng)
+    key = (seed, "plugin", *unit)
+    network = gaussian_network(_SIZES, random("weights", *key))
+    truth, e = _on_sphere(random("truth", *key), _SIZES[0]), _on_sphere(random("noise", *key), _SIZES[-1])
+    start = draw_seed(random("starts", *key))
     rows: list[Row] = []
     for level in (0.105, 1.0) if quick else _PUBLISHED:
         y = network(truth) + level * e

@@ -35,13 +35,13 @@ def _units(quick: bool) -> list[Unit]:
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     which, kind, index = str(unit[0]), str(unit[1]), int(unit[2])
     # Both kinds of noise meet the same networks and codes.
-    rng = random(seed, which, index)
-    network = gaussian_network(_SIZES, rng) if which == "random" else zoo.load(_TRAINED)
+    key = (seed, "relaxed", which, index)
+    network = gaussian_network(_SIZES, random("weights", *key)) if which == "random" else zoo.load(_TRAINED)
     codes = 3 if quick else _CODES
-    truth = rng.standard_normal((codes, network.latent_dim))
+    truth = random("truth", *key).standard_normal((codes, network.latent_dim))
     clean = network(truth)
-    start = draw_seed(rng)
-    e = noise(kind, clean.shape, random(seed, *unit))
+    start = draw_seed(random("starts", *key))
+    e = noise(kind, clean.shape, random("noise", *key, kind))
     rows: list[Row] = []
     for level in (1e-5, 1e-3, 1e-2) if quick else NOISES:
         for method in _METHODS:

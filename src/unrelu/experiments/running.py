@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -21,6 +20,7 @@ from unrelu.errors import InputError, SolverError
 from unrelu.experiments.experiment import Experiment, Numbers, Row, Unit, plain
 from unrelu.machine import describe
 from unrelu.processes import fresh_processes, sole_writer, without_interrupts
+from unrelu.streams import stream
 from unrelu.threads import cores
 
 __all__ = ["Report", "execute", "forget", "head"]
@@ -164,7 +164,7 @@ def _measured(
 
     When ``stopping`` is set, what has begun is finished and the rest is dropped.
     """
-    units = random.Random(0).sample(units, len(units))
+    units = [units[i] for i in stream("order of units").permutation(len(units))]
     if not experiment.alone and (workers == 1 or len(units) <= 1):
         for unit in units:
             if stopping.is_set():

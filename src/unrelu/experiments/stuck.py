@@ -35,10 +35,9 @@ def _units(quick: bool) -> list[Unit]:
 
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
-    rng = random(seed, "stuck", *unit)
     network, count = zoo.load(_NETWORK), 4 if quick else _CODES
-    truth = rng.standard_normal((_CODES, network.latent_dim))[:count]
-    y, start = network(truth), draw_seed(rng)
+    truth = random("truth", seed, "stuck", *unit).standard_normal((_CODES, network.latent_dim))[:count]
+    y, start = network(truth), draw_seed(random("starts", seed, "stuck", *unit))
     first = run("GD, trained", network, y, seed=start)
     further: dict[str, Any] = {"learning_rate": _STEP, "max_iterations": 5_000 if quick else _STEPS}
     found = {

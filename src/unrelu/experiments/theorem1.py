@@ -38,14 +38,16 @@ def _units(quick: bool) -> list[Unit]:
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     n, index = int(unit[0]), int(unit[1])
-    formula = random_formula(n, round(_RATIO * n), int(random(seed, *unit).integers(2**31)))
+    formula = random_formula(n, round(_RATIO * n), draw_seed(random("formulas", seed, "theorem1", *unit)))
     task = reduction(formula)
     models = formula.models()
     assignments = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
     residual = np.abs(task.observation - task.network(task.encode(assignments))).max(axis=1)
     # The codes that reach y exactly are those of the models, and no others.
     same = bool(np.array_equal(assignments[residual == 0], models))
-    result = run("auto", task.network, task.observation, norm="linf", seed=draw_seed(random(seed, "start", *unit)))
+    result = run(
+        "auto", task.network, task.observation, norm="linf", seed=draw_seed(random("starts", seed, "theorem1", *unit))
+    )
     proof = certify(task.network, task.observation, result, norm="linf", box=False, max_nodes=_NODES)
     assert not isinstance(proof, list)
     return [

@@ -55,9 +55,8 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     sizes = _sizes(k, factor, depth)
     rows: list[Row] = []
     for i in range(20 if quick else _NETWORKS):
-        rng = random(seed, *unit, i)
-        network = gaussian_network(sizes, rng)
-        truth = rng.standard_normal((1, k))
+        network = gaussian_network(sizes, random("weights", seed, "theorem2", *unit, i))
+        truth = random("truth", seed, "theorem2", *unit, i).standard_normal((1, k))
         h, enough = truth[0], True
         for layer in network.layers:
             h = np.maximum(layer.matrix() @ h, 0)

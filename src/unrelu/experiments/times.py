@@ -46,15 +46,15 @@ def _network(name: str, rng: np.random.Generator) -> Network:
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     name, label = str(unit[0]), _label(str(unit[0]), str(unit[1]))
-    rng = random(seed, name)
-    network = _network(name, rng)
+    key = (seed, "times", name)
+    network = _network(name, random("weights", *key))
     batch, alone = (_BATCH_SLOW, _ALONE_SLOW) if label in _SLOW else (_BATCH, _ALONE)
     batch, alone = (2, 1) if quick else (batch, alone)
-    truth = rng.standard_normal((_BATCH, network.latent_dim))
+    truth = random("truth", *key).standard_normal((_BATCH, network.latent_dim))
     clean = network(truth)
-    start = draw_seed(rng)
+    start = draw_seed(random("starts", *key))
     # `exact` says of noisy outputs only that no code has them.
-    y = clean + (0.0 if label == "exact" else _LEVEL) * noise("uniform", clean.shape, rng)
+    y = clean + (0.0 if label == "exact" else _LEVEL) * noise("uniform", clean.shape, random("noise", *key))
     if label not in _SLOW:
         run(label, network, y[:1], seed=start)
     rows: list[Row] = []

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
+from unrelu.streams import stream
 
 __all__ = ["LITERALS", "Booleans", "Formula", "as_assignments", "check_length", "check_literal", "random_formula"]
 
@@ -101,7 +102,7 @@ def random_formula(variables: int, clauses: int, seed: int) -> Formula:
             f"a random formula of {variables} variables and {clauses} clauses; it needs at least {LITERALS} variables "
             "and not less than no clause"
         )
-    rng = np.random.default_rng(seed)
+    rng = stream("3SAT formula", seed)
     chosen = [1 + rng.choice(variables, LITERALS, replace=False) for _ in range(clauses)]
     return Formula(variables, tuple(tuple((c * rng.choice((-1, 1), LITERALS)).tolist()) for c in chosen))
 

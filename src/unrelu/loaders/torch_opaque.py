@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unrelu.affine import Shape
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.opaque import OpaqueNetwork, Outline, frozen, replica
+from unrelu.streams import stream
 
 __all__ = ["opaque"]
 
@@ -45,7 +46,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     """
     _check_weights(module)
     copy = frozen(module, torch.float64, torch.device("cpu"))
-    z = torch.from_numpy(np.random.default_rng(0).standard_normal((1, int(np.prod(latent_shape)))))
+    z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
     # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
     z = torch.cat([z, -0.7 * z])
     codes = z.reshape(2, *latent_shape)
@@ -148,7 +149,7 @@ def _differentiated(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
 
     For directions d and weights v, forward mode gives J d, reverse mode J^T v, and v . J d = J^T v . d.
     """
-    rng = np.random.default_rng(1)
+    rng = stream("trial directions")
     d = torch.from_numpy(rng.standard_normal((2, z.shape[1])))
     v = torch.from_numpy(rng.standard_normal((len(z), network.output_dim)))
     gradient = _gradient(network, z, v)

@@ -16,6 +16,7 @@ from unrelu.methods.descent import descend
 from unrelu.methods.misfit import Misfit
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
+from unrelu.streams import stream
 
 __all__ = ["Adam", "AdamSteps"]
 
@@ -142,7 +143,7 @@ class AdamSteps:
 def _starts(problem: Problem, restarts: int) -> npt.NDArray[np.float64]:
     """Start r of observation i in row r B + i; the first starts are those of every method that has one."""
     more = [
-        np.random.default_rng([problem.seed, r]).standard_normal((problem.size, problem.network.latent_dim))
+        stream("starts", problem.seed, r).standard_normal((problem.size, problem.network.latent_dim))
         for r in range(1, restarts)
     ]
     return np.concatenate([problem.start(), *more])

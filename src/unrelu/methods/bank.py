@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unrelu.generator import Generator
 from unrelu.operators import Operator
+from unrelu.streams import torch_stream
 
 __all__ = ["Bank", "fits_single"]
 
@@ -58,8 +59,7 @@ class Bank:
 
     def __init__(self, network: Generator) -> None:
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
-        self._draws = torch.Generator().manual_seed(0)
-        codes = torch.randn(count, network.latent_dim, generator=self._draws)
+        codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"))
         self.single = network.to(torch.float32)
         try:
             self.z, x = _outputs(self.single, codes)
@@ -102,7 +102,7 @@ class Bank:
         mean_x, mean_z = self.x.mean(dim=0), self.z.mean(dim=0)
         x, z = self.x - mean_x, self.z - mean_z
         r = min(_DIRECTIONS, n, count - 1)
-        basis = torch.randn(n, r, generator=self._draws).to(x)
+        basis = torch.randn(n, r, generator=torch_stream("principal directions")).to(x)
         for _ in range(_SWEEPS):
             basis = torch.linalg.qr(x.T @ (x @ basis))[0]
         scores = x @ basis

@@ -19,6 +19,7 @@ from unrelu.methods.local_program import LocalProgram, Proposal, independent
 from unrelu.methods.pieces import Observation, Piece, observations
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
+from unrelu.streams import stream
 from unrelu.threads import abandoned, cores, in_threads, small
 
 __all__ = ["NormDescent"]
@@ -287,7 +288,7 @@ class _Descent:
 
     def escape(self) -> Status | None:
         """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
-        steps = np.random.default_rng(0).standard_normal((_DIRECTIONS, len(self.z)))
+        steps = stream("escape directions").standard_normal((_DIRECTIONS, len(self.z)))
         steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
         trace = self.observation.trace(self.z + steps)
         values = self.values(trace.v)

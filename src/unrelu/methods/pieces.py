@@ -21,6 +21,7 @@ from unrelu.network import Network
 from unrelu.opaque import as_chain
 from unrelu.operators import Identity, Mask, Operator
 from unrelu.problem import Problem
+from unrelu.streams import stream
 
 __all__ = ["Observation", "Piece", "Trace", "observations"]
 
@@ -182,7 +183,7 @@ def observations(problem: Problem) -> list[Observation]:
 
 def _sizes(observation: Observation) -> Array:
     """The largest u of each layer and the largest v of a few codes."""
-    trace = observation.trace(np.random.default_rng(0).standard_normal((4, observation.network.latent_dim)))
+    trace = observation.trace(stream("typical sizes").standard_normal((4, observation.network.latent_dim)))
     parts = [*np.split(trace.u, observation.ends[1:-1], axis=1), trace.v]
     return np.array([float(np.abs(part).max(initial=0.0)) for part in parts])
 

@@ -18,6 +18,7 @@ from unrelu.network import Layer, Network
 from unrelu.opaque import as_chain
 from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.streams import stream
 
 __all__ = ["Plugin", "linearised", "mean_slope"]
 
@@ -120,7 +121,7 @@ def mean_slope(activation: Activation) -> float:
 
 def _norm(layer: Layer, network: Network) -> float:
     """The largest singular value of W, by power iteration on W^T W from a fixed start."""
-    h = torch.tensor(np.random.default_rng(0).standard_normal((1, layer.n_in)), dtype=network.dtype)
+    h = torch.tensor(stream("power iteration").standard_normal((1, layer.n_in)), dtype=network.dtype)
     h = h.to(network.device)
     norm = 0.0
     for _ in range(_POWER):

@@ -18,6 +18,7 @@ from unrelu.methods.observed import mixes
 from unrelu.methods.starts import starting_codes
 from unrelu.network import Network
 from unrelu.problem import Problem, Progress
+from unrelu.streams import torch_stream
 
 __all__ = ["SearchStarts", "Start", "cheap_by_layer"]
 
@@ -70,7 +71,7 @@ class SearchStarts:
     ) -> None:
         self.problem, self.bank, self.misfit, self.best, self.report = problem, bank, misfit, best, report
         self.by_layer = problem.z0 is None and cheap_by_layer(problem)
-        self.draws = torch.Generator().manual_seed(problem.seed)
+        self.draws = torch_stream("search starts", problem.seed)
 
     def of_round(self, turn: int) -> Iterator[Start]:
         """The starts of one round."""

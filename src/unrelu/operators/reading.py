@@ -16,6 +16,7 @@ from unrelu.affine import Shape
 from unrelu.errors import InputError
 from unrelu.generator import numbers
 from unrelu.operators.base import Identity, Mapped, Mask, Matrix, Operator, Sparse
+from unrelu.streams import stream
 
 __all__ = ["read_operator"]
 
@@ -149,7 +150,7 @@ def _mapped(
     apply: Callable[[Array], Array], transpose: Callable[[Array], Array], n: int, m: int | None, shape: Shape = ()
 ) -> Operator:
     """A map given as code, written out where it is small; its linearity and its adjoint are tested first."""
-    rng = np.random.default_rng(0)
+    rng = stream("adjoint test")
     x, other = rng.standard_normal((2, n))
     ax, a_other = _run(apply, x, "A x", m), _run(apply, other, "A x", m)
     m = len(ax)

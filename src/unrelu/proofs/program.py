@@ -16,6 +16,7 @@ from unrelu.proofs.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxatio
 from unrelu.proofs.safe_bounds import Multipliers
 from unrelu.proofs.simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
 from unrelu.proofs.working import WorkingRows
+from unrelu.streams import stream
 
 __all__ = ["Basis", "Program", "Solved"]
 
@@ -173,7 +174,7 @@ class Program:
         The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
         """
         (lo, hi, _), relaxation = sides, self.relaxation
-        m, rng = len(lo), np.random.default_rng(len(lo))
+        m, rng = len(lo), stream("perturbed multipliers", len(lo))
         for _ in range(_ROUNDS):
             cost = relaxation.cost.copy()
             basic = np.flatnonzero(vertex.rows < m)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.generator import Generator
+from unrelu.streams import stream
 
 __all__ = ["Scaling", "range_warning"]
 
@@ -112,7 +113,7 @@ def range_warning(
     if not stored.size:
         return None
     seen = scaling.apply(stored, dtype)
-    outputs = network(np.random.default_rng(0).standard_normal((_CODES, network.latent_dim))).reshape(_CODES, -1)
+    outputs = network(stream("scaling check").standard_normal((_CODES, network.latent_dim))).reshape(_CODES, -1)
     minima, maxima = outputs.min(axis=1), outputs.max(axis=1)
     low, high = float(np.median(minima)), float(np.median(maxima))
     slack = _SLACK * (high - low)

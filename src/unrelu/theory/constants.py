@@ -33,6 +33,7 @@ from scipy import sparse
 
 from unrelu.errors import InputError
 from unrelu.layer.highs import LinearProgram, LpStatus, solve
+from unrelu.streams import stream
 
 __all__ = ["Bracket", "Worst", "c_1", "c_1_upper", "c_inf", "c_inf_upper"]
 
@@ -371,7 +372,7 @@ def _worst(matrix: npt.ArrayLike, m: int, samples: int, seed: int, norm: str) ->
 def _starts(w: Array, m: int, samples: int, seed: int, norm: str) -> list[Array]:
     """Of unit vectors and Gaussian ones those that m rows extend least."""
     k = w.shape[1]
-    vectors = np.concatenate([np.eye(k), np.random.default_rng(seed).standard_normal((samples, k))])
+    vectors = np.concatenate([np.eye(k), stream("worst rows", seed).standard_normal((samples, k))])
     products = np.sort(np.abs(vectors @ w.T), axis=1)[:, :m]
     if norm == "linf":
         ratios = products[:, -1] / np.abs(vectors).max(axis=1)
