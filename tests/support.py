@@ -14,13 +14,13 @@ from unrelu.network import Network
 EPS = float(np.finfo(float).eps)
 
 
-def reached(network: Network, z: np.ndarray, f: float, tiny: float = 1e-13) -> float:
-    """How far from the minimum of ``f = |y - G(z)|^2`` Levenberg-Marquardt may end: sqrt(tiny f) / sigma_min(J).
+def lm_reach(hessian: np.ndarray, f: float, tiny: float = 1e-13) -> float:
+    """How far from a minimum of f Levenberg-Marquardt may end: sqrt(tiny f / lambda_min), with J^T J (k, k) there.
 
-    It stops when f falls by less than ``tiny`` of itself, and there f is the minimum plus |J (z - minimum)|^2. Two
-    runs that are rounded in different ways may be twice as far from each other.
+    It stops when f falls by less than ``tiny`` of itself, and at z the sum of squares f is its minimum plus
+    |J (z - minimum)|^2. Two runs that are rounded in different ways may be twice as far from each other.
     """
-    return float(np.sqrt(tiny * f) / np.linalg.svd(network.jacobian(z), compute_uv=False)[-1])
+    return float(np.sqrt(tiny * f / np.linalg.eigvalsh(hessian)[0]))
 
 
 def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import EPS, random_network, reached
+from support import EPS, lm_reach, random_network
 from unrelu.methods.misfit import Misfit
 from unrelu.methods.newton import DampedNewton
 from unrelu.problem import Problem
@@ -168,7 +168,7 @@ def test_several_codes_for_an_observation_are_several_descents():
     state = descent(problem, z, rows).run(40)
     assert state.done.all()
     one = [descent(problem.part(np.array([row])), z[i : i + 1]).run(40) for i, row in enumerate(rows)]
-    reach = [reached(problem.network, code, f) for code, f in zip(state.z.numpy(), state.f.tolist(), strict=True)]
+    reach = [lm_reach(hessian, f) for hessian, f in zip(state.gram.numpy(), state.f.tolist(), strict=True)]
     difference = (state.z - torch.cat([s.z for s in one])).abs().amax(dim=1)
     assert (difference.numpy() <= 2 * np.array(reach)).all()
     assert max(reach) < 1e-6

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from support import EPS, paper_network, random_network
+from support import EPS, lm_reach, paper_network, random_network
 from unrelu.errors import InputError, OptionError, SolverError, UnsupportedModelError
 from unrelu.layer import LInf
 from unrelu.methods.starts import LAYER_METHODS
@@ -33,7 +33,7 @@ def test_a_single_step_is_the_inversion_of_the_back_projection(projection):
     linear, so that every start leads to the code.
     """
     network, step = random_network((K, 30, N), activation="leaky_relu:0.5", seed=1), 0.3
-    rotation = np.linalg.qr(RNG.standard_normal((N, N)))[0]
+    rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((N, N)))[0]
     y = network(TRUTH) @ rotation.T
     options = {"operator": rotation, "projection": projection, "step": step, "max_iterations": 1}
     result = unrelu.invert(network, y, "projected", **options)
@@ -85,12 +85,16 @@ def test_an_operator_given_as_functions_is_that_of_its_matrix():
 
 
 def test_with_a_prior_it_is_the_proximal_gradient_step():
-    w, a, y = RNG.standard_normal((30, 3)), RNG.standard_normal((12, 30)) / 6, RNG.standard_normal(12)
-    network = unrelu.from_arrays([w], activation="identity")
-    result = unrelu.invert(network, y, "projected", operator=a, projection="lm", prior=0.7, step=0.4, max_iterations=1)
-    u = 0.4 * a.T @ y
-    expected = np.linalg.solve(w.T @ w + 0.4 * 0.7 * np.eye(3), w.T @ u)
-    np.testing.assert_allclose(result.z, expected, rtol=1e-9)
+    rng = np.random.default_rng(3)
+    w, a, y = rng.standard_normal((30, 3)), rng.standard_normal((12, 30)) / 6, rng.standard_normal(12)
+    network, step, prior = unrelu.from_arrays([w], activation="identity"), 0.4, 0.7
+    options = {"operator": a, "projection": "lm", "prior": prior, "step": step, "max_iterations": 1}
+    result = unrelu.invert(network, y, "projected", **options)
+    u, hessian = step * a.T @ y, w.T @ w + step * prior * np.eye(3)
+    expected = np.linalg.solve(hessian, w.T @ u)
+    # The prior is so many further rows of the least-squares problem.
+    value = ((w @ expected - u) ** 2).sum() + step * prior * (expected**2).sum()
+    assert np.linalg.norm(result.z - expected) <= lm_reach(hessian, value) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_the_best_iterate_is_kept():
