@@ -132,7 +132,7 @@ def test_exact_observations_of_a_wide_network_are_fitted(method):
     network = random_network((3, 30, 120))
     rng = np.random.default_rng(4)
     z = rng.standard_normal((2, 3))
-    # One descent from anywhere may end in a local minimum, as 47 of 400 do here (46 with other starts); near it must not.
+    # One descent from anywhere may end in a local minimum, as 47 of 400 do here; near the code it must not.
     z0 = z + 0.1 * rng.standard_normal((2, 3)) if method in ("lm", "gradient_descent", "plugin", "ilo") else None
     result = unrelu.invert(network, network(z), method, z0=z0, **EXACT.get(method, {}))
     np.testing.assert_allclose(result.z, z, rtol=1e-6, atol=1e-6)

@@ -13,6 +13,7 @@ from unrelu.errors import InputError
 from unrelu.inspection import inspect
 from unrelu.network import Network
 from unrelu.proofs import freedom
+from unrelu.streams import stream
 
 
 def test_layers_are_described():
@@ -24,7 +25,7 @@ def test_layers_are_described():
 
 def test_determined_counts_codes_with_enough_active_rows():
     network = random_network((3, 6, 20))
-    z = np.random.default_rng(5).standard_normal((400, 3))
+    z = stream("inspection", 5).standard_normal((400, 3))
     enough = [on.sum(axis=1) >= width for on, width in zip(network.pattern(z), (3, 6), strict=True)]
     seen = inspect(network, 400, seed=5)
     assert [layer.determined for layer in seen.layers] == [e.mean() for e in enough]
