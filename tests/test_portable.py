@@ -41,6 +41,7 @@ def pretended(portable, monkeypatch):
     monkeypatch.setattr(portable, "CONFIGURATIONS", {"numba-old": one})
     monkeypatch.setattr(portable, "probe", lambda variables: plain)
     monkeypatch.setattr(portable.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a fresh pytest starts in a second without them
     return plain
 
 
@@ -51,14 +52,15 @@ def test_tests_run_under_the_variable_and_are_counted(
     (tmp_path / "pytest.ini").write_text("[pytest]")
     (tmp_path / "test_some.py").write_text(TESTS)
     monkeypatch.setenv("FAIL_AT", str(fail_at))
-    assert portable.main(["old", "--", str(tmp_path), f"-c={tmp_path / 'pytest.ini'}", "-n", "0"]) == status
+    assert portable.main(["old", "--", str(tmp_path), f"-c={tmp_path / 'pytest.ini'}"]) == status
     shown = capfd.readouterr().out
     assert "numba-old: INSTRUCTIONS=old" in shown
     assert f"numba-old          {counted}, 0 skipped, " in shown.splitlines()[-1]
 
 
 def test_tests_that_cannot_be_found_are_no_success(portable, pretended, tmp_path, capfd):
-    assert portable.main(["numba", "--", str(tmp_path / "nothing.py"), "-n", "0"]) == 1
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    assert portable.main(["numba", "--", str(tmp_path / "nothing.py"), f"-c={tmp_path / 'pytest.ini'}"]) == 1
     assert "0 passed, 0 failed, 0 skipped" in capfd.readouterr().out
 
 
