@@ -139,6 +139,17 @@ def test_a_failed_projection_ends_its_observation_only(monkeypatch):
     np.testing.assert_allclose(result.z[[0, 2]], TRUTH[[0, 2]], atol=1e-6)
 
 
+def test_projections_that_all_fail_end_every_observation(monkeypatch):
+    class Failing(LInf):
+        def __call__(self, system, target, threshold=None, time_limit=np.inf):
+            raise SolverError("no")
+
+    monkeypatch.setitem(LAYER_METHODS, "linf", Failing)
+    result = unrelu.invert(NETWORK, NETWORK(TRUTH), "projected", step=1.0)
+    assert set(result.status) == {Status.SOLVER_FAILED}
+    assert np.isnan(result.z).all()
+
+
 def test_a_stop_returns_the_best_codes_so_far():
     result = masked(projection="lm", callback=lambda p: p.nit == 2)
     assert set(result.status) == {Status.STOPPED}
