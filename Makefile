@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-seeds test check format bench reproduce reproduce-quick docs zoo clean clean-kernels
+.PHONY: demo demo-seeds test portable check format bench reproduce reproduce-quick docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,11 @@ demo-seeds: $(VENV)/.demo
 test: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+## every test as other processors run it, a configuration at a time (each as long as `make test`)
+portable: $(VENV)/.check
+	scripts/browser
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py
 
 ## format, lint, types, docs, then every test: what CI runs
 check: $(VENV)/.check

@@ -11,6 +11,32 @@ from unrelu.activations import Activation
 from unrelu.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
 from unrelu.network import Network
 
+EPS = float(np.finfo(float).eps)
+
+
+def lm_reach(hessian: np.ndarray, f: float, tiny: float = 1e-13) -> float:
+    """How far from a minimum of f Levenberg-Marquardt may end: sqrt(tiny f / lambda_min), with J^T J (k, k) there.
+
+    It stops when f falls by less than ``tiny`` of itself, and at z the sum of squares f is its minimum plus
+    |J (z - minimum)|^2. Two runs that are rounded in different ways may be twice as far from each other.
+    """
+    return float(np.sqrt(tiny * f / np.linalg.eigvalsh(hessian)[0]))
+
+
+def rounding(network: Network, z: np.ndarray) -> float:
+    """Bound on how far two evaluations of G(z), or of G'(z) z/|z|, differ: an eps for each term of each sum.
+
+    Sums of n products in any order are off by n eps of the sum of the sizes of their terms, |W| |h| + |b|, and an
+    activation by two more; what a layer is off by reaches the output times |W|, as its own sums do.
+    """
+    size, terms = np.abs(np.atleast_2d(z).reshape(-1, network.latent_dim)), 0
+    for layer in network.layers:
+        matrix = np.abs(layer.matrix() if isinstance(layer.matrix(), np.ndarray) else layer.matrix().toarray())
+        terms += int((matrix > 0).sum(axis=1).max()) + 3
+        steepest = max(1.0, float(np.max(np.abs(layer.activation.slope), initial=0)))
+        size = steepest * (size @ matrix.T + np.abs(layer.bias()))
+    return 2 * EPS * terms * float(size.max(initial=1.0))
+
 
 def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(shape))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import image_network, random_network, tensor
+from support import image_network, random_network, rounding, tensor
 from unrelu import generator as generator_module
 from unrelu.activations import Activation
 from unrelu.affine import Affine, Dense, Reshape
@@ -41,7 +41,7 @@ def test_the_output_is_the_formula(name):
     x = z
     for layer in network.layers:
         x = layer.activation.value((layer.matrix() @ x.T).T + layer.bias())
-    np.testing.assert_allclose(network(z), x.reshape(3, *network.output_shape), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(network(z), x.reshape(3, *network.output_shape), rtol=0, atol=rounding(network, z))
 
 
 @each
@@ -53,7 +53,7 @@ def test_trace_is_the_output_of_every_layer_and_pattern_its_sign(name):
     np.testing.assert_array_equal(trace[-1], network(z))
     h = z
     for layer, x, on in zip(network.layers, trace, pattern, strict=True):
-        np.testing.assert_allclose(layer.value(h), x.reshape(3, -1), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(layer.value(h), x.reshape(3, -1), rtol=0, atol=rounding(network, z))
         u = (layer.matrix() @ h.T).T + layer.bias()
         np.testing.assert_array_equal(on.reshape(3, -1), u > 0)
         h = x.reshape(3, -1)
@@ -78,7 +78,7 @@ def test_jacobian_agrees_with_pytorch(name):
     z = codes(network, 2)
     for code, jacobian in zip(z, network.jacobian(z), strict=True):
         expected = torch.autograd.functional.jacobian(lambda v: network.forward(v[None])[0], torch.from_numpy(code))
-        np.testing.assert_allclose(jacobian, expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(jacobian, expected, rtol=0, atol=rounding(network, np.eye(network.latent_dim)))
 
 
 def test_jacobian_at_a_kink_takes_the_lower_slope():
@@ -94,11 +94,13 @@ def test_a_batch_is_its_codes_one_by_one(name, batch):
     z = codes(network, 3, batch)
     assert network(z).shape == (batch, *network.output_shape)
     assert network.jacobian(z).shape == (batch, network.output_dim, network.latent_dim)
+    off, slope_off = rounding(network, z), rounding(network, np.eye(network.latent_dim))
+    assert max(off, slope_off) < 1e-12
     for i in range(batch):
-        np.testing.assert_allclose(network(z[i]), network(z)[i], rtol=1e-13, atol=1e-15)
-        np.testing.assert_allclose(network.jacobian(z[i]), network.jacobian(z)[i], rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(network(z[i]), network(z)[i], rtol=0, atol=off)
+        np.testing.assert_allclose(network.jacobian(z[i]), network.jacobian(z)[i], rtol=0, atol=slope_off)
         for one, all_of_them in zip(network.trace(z[i]), network.trace(z), strict=True):
-            np.testing.assert_allclose(one, all_of_them[i], rtol=1e-13, atol=1e-15)
+            np.testing.assert_allclose(one, all_of_them[i], rtol=0, atol=off)
 
 
 def test_a_large_batch_is_worked_on_in_pieces(monkeypatch):
@@ -109,7 +111,7 @@ def test_a_large_batch_is_worked_on_in_pieces(monkeypatch):
     forward = Network.forward
     monkeypatch.setattr(Network, "forward", lambda self, part: sizes.append(len(part)) or forward(self, part))
     monkeypatch.setattr(generator_module, "_CHUNK", 36 * 8)
-    np.testing.assert_allclose(network(z), whole, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(network(z), whole, rtol=0, atol=rounding(network, z))
     assert sizes == [8] * 6 + [2]
 
 
@@ -200,7 +202,7 @@ def test_prelu_slopes_are_spread_over_the_output():
     network = Network.chain([Dense(tensor(rng, 6, 3)), Reshape((2, 3)), Activation("prelu", slopes[:, None])], (3,))
     z = rng.standard_normal((4, 3))
     u = (z @ network.layers[0].matrix().T).reshape(4, 2, 3)
-    np.testing.assert_allclose(network(z), np.where(u > 0, u, slopes[:, None] * u), rtol=1e-12)
+    np.testing.assert_allclose(network(z), np.where(u > 0, u, slopes[:, None] * u), rtol=0, atol=rounding(network, z))
     np.testing.assert_array_equal(network.layers[0].activation.slope, np.repeat(slopes, 3))
 
 

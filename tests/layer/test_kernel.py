@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from support import EPS
 from unrelu.activations import Activation
 from unrelu.errors import OptionError, SolverError
 from unrelu.layer import LayerSystem, convex, kernel, programs, rows
@@ -38,19 +39,26 @@ def test_dense_routines_agree_with_numpy(seed, k):
     out = np.full((k, k), 7.0)
     gram(ROUTINES, matrix, weight, 1e-4, np.empty((n, k)), out)
     expected = matrix.T @ (weight[:, None] * matrix)
-    np.testing.assert_allclose(np.tril(out), np.tril(expected), atol=1e-12)
+    # Sums of n products of either order differ by n eps of the sum of their sizes.
+    sizes = np.abs(matrix).T @ (weight[:, None] * np.abs(matrix))
+    assert (np.abs(np.tril(out - expected)) <= 2 * n * EPS * sizes).all()
     spd = expected + np.eye(k)
     # The upper triangle is never read.
     factor, ok = factorise(ROUTINES, np.tril(spd) + np.triu(np.full((k, k), np.nan), 1), 0.0)
     assert ok
-    np.testing.assert_allclose(np.tril(factor), np.linalg.cholesky(spd), atol=1e-12)
-    rhs = rng.normal(size=k)
-    np.testing.assert_allclose(solve_factorised(factor, rhs), np.linalg.solve(spd, rhs), atol=1e-10)
+    # Two stable algorithms differ by k^2 eps, times the condition number, of the largest entry of the answer.
+    expected_factor, rhs = np.linalg.cholesky(spd), rng.normal(size=k)
+    expected_solution = np.linalg.solve(spd, rhs)
+    rounding = 4 * k**2 * EPS * np.linalg.cond(spd)
+    np.testing.assert_allclose(np.tril(factor), expected_factor, rtol=0, atol=rounding * np.abs(expected_factor).max())
+    solution = solve_factorised(factor, rhs)
+    np.testing.assert_allclose(solution, expected_solution, rtol=0, atol=rounding * np.abs(expected_solution).max())
     square = rng.normal(size=(k, k))
     assume(np.linalg.cond(square) < 1e5)
     result, ok = inverse(ROUTINES, square)
     assert ok
-    np.testing.assert_allclose(result, np.linalg.inv(square).T, rtol=1e-8, atol=1e-9)
+    rounding = 4 * k**2 * EPS * np.linalg.cond(square)
+    np.testing.assert_allclose(result, np.linalg.inv(square).T, rtol=0, atol=rounding * np.abs(result).max())
 
 
 def test_negligible_weights_are_left_out():

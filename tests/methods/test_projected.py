@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from support import paper_network, random_network
+from support import EPS, lm_reach, paper_network, random_network
 from unrelu.errors import InputError, OptionError, SolverError, UnsupportedModelError
 from unrelu.layer import LInf
 from unrelu.methods.starts import LAYER_METHODS
@@ -26,10 +26,24 @@ def masked(**options):
 
 @pytest.mark.parametrize("projection", ["linf", "l1", "relaxed", "least_squares", "exact", "lm"])
 def test_a_single_step_is_the_inversion_of_the_back_projection(projection):
-    y = NETWORK(TRUTH) @ MATRIX.T
-    result = unrelu.invert(NETWORK, y, "projected", operator=MATRIX, projection=projection, step=0.3, max_iterations=1)
-    expected = unrelu.invert(NETWORK, 0.3 * y @ MATRIX, projection)
-    np.testing.assert_allclose(result.z, expected.z, rtol=1e-6)
+    """Without biases G(t z) = t G(z), so that for orthogonal A the back-projection t A^T A G(z) has the code t z.
+
+    What is outside the range of G has a nearest code, but to reach it searches go along kinks, where rounding decides
+    which of two pieces comes next: there two inversions of one observation need not agree. The generator is nearly
+    linear, so that every start leads to the code.
+    """
+    network, step = random_network((K, 30, N), activation="leaky_relu:0.5", seed=1), 0.3
+    rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((N, N)))[0]
+    y = network(TRUTH) @ rotation.T
+    options = {"operator": rotation, "projection": projection, "step": step, "max_iterations": 1}
+    result = unrelu.invert(network, y, "projected", **options)
+    expected = unrelu.invert(network, step * y @ rotation, projection)
+    # Sums of N products are rounded by N eps |y|, each layer's inverse hands that on times its condition number, and
+    # layers are solved up to 1e-9 of their largest output.
+    condition = np.prod([np.linalg.cond(layer.matrix()) for layer in network.layers]) / 0.5**2
+    tolerance = (1e-9 + N * EPS) * condition * np.abs(TRUTH).max()
+    np.testing.assert_allclose(expected.z, step * TRUTH, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(result.z, step * TRUTH, rtol=0, atol=tolerance)
     assert result.nit.tolist() == [1, 1, 1]
 
 
@@ -71,12 +85,16 @@ def test_an_operator_given_as_functions_is_that_of_its_matrix():
 
 
 def test_with_a_prior_it_is_the_proximal_gradient_step():
-    w, a, y = RNG.standard_normal((30, 3)), RNG.standard_normal((12, 30)) / 6, RNG.standard_normal(12)
-    network = unrelu.from_arrays([w], activation="identity")
-    result = unrelu.invert(network, y, "projected", operator=a, projection="lm", prior=0.7, step=0.4, max_iterations=1)
-    u = 0.4 * a.T @ y
-    expected = np.linalg.solve(w.T @ w + 0.4 * 0.7 * np.eye(3), w.T @ u)
-    np.testing.assert_allclose(result.z, expected, rtol=1e-9)
+    rng = np.random.default_rng(3)
+    w, a, y = rng.standard_normal((30, 3)), rng.standard_normal((12, 30)) / 6, rng.standard_normal(12)
+    network, step, prior = unrelu.from_arrays([w], activation="identity"), 0.4, 0.7
+    options = {"operator": a, "projection": "lm", "prior": prior, "step": step, "max_iterations": 1}
+    result = unrelu.invert(network, y, "projected", **options)
+    u, hessian = step * a.T @ y, w.T @ w + step * prior * np.eye(3)
+    expected = np.linalg.solve(hessian, w.T @ u)
+    # The prior is so many further rows of the least-squares problem.
+    value = ((w @ expected - u) ** 2).sum() + step * prior * (expected**2).sum()
+    assert np.linalg.norm(result.z - expected) <= lm_reach(hessian, value) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_the_best_iterate_is_kept():
@@ -119,6 +137,17 @@ def test_a_failed_projection_ends_its_observation_only(monkeypatch):
     assert result.status[1] is Status.SOLVER_FAILED
     assert np.isnan(result.z[1]).all()
     np.testing.assert_allclose(result.z[[0, 2]], TRUTH[[0, 2]], atol=1e-6)
+
+
+def test_projections_that_all_fail_end_every_observation(monkeypatch):
+    class Failing(LInf):
+        def __call__(self, system, target, threshold=None, time_limit=np.inf):
+            raise SolverError("no")
+
+    monkeypatch.setitem(LAYER_METHODS, "linf", Failing)
+    result = unrelu.invert(NETWORK, NETWORK(TRUTH), "projected", step=1.0)
+    assert set(result.status) == {Status.SOLVER_FAILED}
+    assert np.isnan(result.z).all()
 
 
 def test_a_stop_returns_the_best_codes_so_far():

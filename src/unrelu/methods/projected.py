@@ -171,7 +171,9 @@ class _State:
         return x + step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 
     def accept(self, rows: npt.NDArray[np.intp], z: Array, tolerance: float) -> npt.NDArray[np.bool_]:
-        """Move rows to codes z; where the residual has settled, (a,)."""
+        """Move rows to codes z; where the residual has settled, (a,). None may have a code where time ran out."""
+        if not len(rows):
+            return np.zeros(0, dtype=np.bool_)
         part = self.problem.part(rows)
         size, objective = np.linalg.norm(part.residual(z), axis=1), part.objective(z, "l2")
         settled = np.asarray(np.abs(size - self.size[rows]) <= tolerance * self.size[rows])

@@ -1,0 +1,100 @@
+"""The script that runs tests as other processors would: what it sets, counts, leaves out and refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+ROOT = Path(__file__).parent.parent
+TESTS = """
+import os, pytest
+
+def test_the_variable_is_set():
+    assert os.environ["INSTRUCTIONS"] == "old"
+
+@pytest.mark.parametrize("value", [1, 2, 3])
+def test_three_of_which_one_fails(value):
+    assert value != int(os.environ["FAIL_AT"])
+"""
+
+
+@pytest.fixture(scope="module")
+def portable():
+    spec = importlib.util.spec_from_file_location("portable", ROOT / "scripts" / "portable.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["portable"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["portable"]
+
+
+@pytest.fixture
+def pretended(portable, monkeypatch):
+    """One configuration, of a variable that no library reads, and what probes say of the libraries."""
+    plain = {"mkl": "MKL_VERBOSE", "aten": "AVX2", "openblas": "['Haswell']", "numba": "haswell"}
+    one = portable.Configuration("INSTRUCTIONS", "old", "numba", "haswell")
+    monkeypatch.setattr(portable, "CONFIGURATIONS", {"numba-old": one})
+    monkeypatch.setattr(portable, "probe", lambda variables: plain)
+    monkeypatch.setattr(portable.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a fresh pytest starts in a second without them
+    return plain
+
+
+@pytest.mark.parametrize(("fail_at", "status", "counted"), [(9, 0, "4 passed, 0 failed"), (2, 1, "3 passed, 1 failed")])
+def test_tests_run_under_the_variable_and_are_counted(
+    portable, pretended, tmp_path, monkeypatch, capfd, fail_at, status, counted
+):
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    (tmp_path / "test_some.py").write_text(TESTS)
+    monkeypatch.setenv("FAIL_AT", str(fail_at))
+    assert portable.main(["old", "--", str(tmp_path), f"-c={tmp_path / 'pytest.ini'}"]) == status
+    shown = capfd.readouterr().out
+    assert "numba-old: INSTRUCTIONS=old" in shown
+    assert f"numba-old          {counted}, 0 skipped, " in shown.splitlines()[-1]
+
+
+def test_tests_that_cannot_be_found_are_no_success(portable, pretended, tmp_path, capfd):
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    assert portable.main(["numba", "--", str(tmp_path / "nothing.py"), f"-c={tmp_path / 'pytest.ini'}"]) == 1
+    assert "0 passed, 0 failed, 0 skipped" in capfd.readouterr().out
+
+
+def test_names_choose_configurations_and_the_rest_goes_to_pytest(portable):
+    assert portable.chosen(["haswell", "mkl-", "--", "tests/layer", "--lf"]) == (
+        ["mkl-compatible", "mkl-avx2", "mkl-avx512", "openblas-haswell"],
+        ["tests/layer", "--lf"],
+    )
+    assert portable.chosen([]) == (list(portable.CONFIGURATIONS), ["-n", "2"])
+    with pytest.raises(SystemExit, match="no configuration has 'pentium' in its name; use some of mkl-compatible, "):
+        portable.chosen(["pentium"])
+
+
+def test_what_cannot_be_had_is_left_out_with_its_reason(portable, monkeypatch, capfd):
+    known = portable.CONFIGURATIONS
+    plain = {"mkl": "MKL_VERBOSE", "aten": "AVX2", "openblas": "['Haswell']", "numba": "haswell"}
+    monkeypatch.setattr(portable.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(portable, "probe", lambda variables: plain)
+    reasons = {name: portable.why_not(each, plain) for name, each in known.items()}
+    assert reasons["openblas-haswell"] == ""
+    assert reasons["openblas-skylakex"] == "the processor has no AVX512"
+    assert reasons["openblas-nehalem"] == "OPENBLAS_CORETYPE=Nehalem has no effect: openblas says ['Haswell']"
+    without = {**plain, "mkl": ""}
+    assert portable.why_not(known["mkl-avx2"], without) == "no library reads MKL_ENABLE_INSTRUCTIONS here"
+    assert portable.main(["skylakex"]) == 1  # nothing ran
+    assert capfd.readouterr().out.endswith("openblas-skylakex  left out: the processor has no AVX512\n")
+    monkeypatch.setattr(portable.platform, "machine", lambda: "arm64")
+    assert "this processor is arm64" in portable.why_not(known["numba-generic"], plain)
+
+
+def test_libraries_say_themselves_what_they_run(portable):
+    """A fresh Python without variables says what the libraries of this one say."""
+    said = portable.probe({})
+    architectures = {blas["architecture"] for blas in threadpool_info() if blas["internal_api"] == "openblas"}
+    assert said["openblas"] == str(sorted(architectures))
+    assert said["aten"] == torch.backends.cpu.get_cpu_capability()
+    assert ("MKL_VERBOSE" in said["mkl"]) == torch.backends.mkl.is_available()
