@@ -303,6 +303,12 @@ def test_a_method_that_refines_another():
             r"returned a ndarray; end it with Inversion.of\(problem, z, ...\)",
         ),
         (
+            lambda problem: unrelu.invert(problem.network, problem.y, "lm"),
+            {},
+            OptionError,
+            r"returned the result of another problem; end it with Inversion.of\(problem, z, ...\)",
+        ),
+        (
             lambda problem: Inversion.of(problem, [1.0], method="m"),
             {},
             InputError,

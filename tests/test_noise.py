@@ -107,3 +107,42 @@ def test_the_energy_of_the_noise_is_its_mean_over_the_observed_entries():
         np.testing.assert_allclose(Noise.parse(noise).energy(observed), expected, rtol=0.02)
     for noise in (None, "outliers:0.1"):
         assert Noise.parse(noise).energy(observed).tolist() == [-1, -1, -1]
+
+
+def test_an_outlier_does_not_hide_itself_by_its_size():
+    """Were it measured by max|y|, an outlier of 1e9 would let errors of 1000 pass."""
+    z, y = observations(2)
+    off = z + np.array([[0.0], [1e-2]])
+    y[:, 5] += 1e9
+    p = p_values("outliers:0.05", y, off)
+    assert p[0] == pytest.approx(stats.binom.sf(0, 20, 0.05))
+    assert p[1] < 1e-4
+
+
+@pytest.mark.parametrize(("noise", "p"), [("gaussian:0.001", 0), ("uniform:0.001", 0), (None, np.nan)])
+def test_noise_that_was_stated_is_not_overruled_by_an_exact_fit(noise, p):
+    """1e-8 of one huge entry is more than the noise of the others."""
+    network = random_network((3, 20), "identity")
+    y = network(np.ones((1, 3)))
+    y[0, 1:] += 0.01
+    y[0, 0] += 1e7
+    problem = Problem.build(network, y, noise=noise)
+    residual = y - network(np.ones((1, 3)))
+    residual[0, 0] = 0.0
+    assert problem.is_exact(residual)
+    np.testing.assert_equal(problem.p_value(residual, np.zeros(1)), p)
+
+
+def test_whole_numbers_are_no_sign_of_single_precision():
+    y = np.array([[1e5, 3.0, 7.0] + [0.0] * 17, [1e5 + 0.5, 3.0, 7.0] + [0.0] * 17])
+    assert Problem.build(NET, y, scale="none").tolerance.tolist() == [1e-8, 100 * np.finfo(np.float32).eps]
+
+
+def test_the_accepted_energy_has_a_p_value_of_one_percent():
+    noise, observed, used = Noise.parse("gaussian:0.3"), np.array([26, 784, 10]), np.array([20.0, 20.0, 20.0])
+    energy = noise.accepted_energy(observed, used)
+    r = np.zeros((3, 784))
+    r[:, 0] = energy**0.5
+    np.testing.assert_allclose(noise.p_value(r, observed, used, np.ones(3)), 0.01)
+    assert energy[0] < 26 * 0.09 < 784 * 0.09 < energy[1]
+    assert np.isinf(Noise.parse("uniform:0.3").accepted_energy(observed, used)).all()

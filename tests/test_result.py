@@ -104,6 +104,28 @@ def test_a_misfit_is_no_success_however_often_it_was_found(passed):
     assert (result.confidence == 1).all()  # which is another question
 
 
+@pytest.mark.parametrize("claimed", [Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.NO_EXACT_FIT])
+def test_a_method_cannot_claim_a_fit(claimed):
+    z, result = judged()
+    claim = Inversion.of(result.problem, z + 0.5, method="mine", status=claimed)
+    assert set(claim.status) == {Status.CONVERGED}
+    assert not claim.success.any()
+
+
+@pytest.mark.parametrize("confidence", [7.0, np.inf, -1, [0.5, 0.5, 0.5, 2.0]])
+def test_a_confidence_is_a_probability(confidence):
+    z, result = judged()
+    with pytest.raises(OptionError, match="is a probability, from 0 to 1"):
+        Inversion.of(result.problem, z, method="mine", confidence=confidence)
+
+
+def test_a_misfit_on_a_plateau_says_that_it_is_one():
+    z, result = judged(noise="gaussian:0.001")
+    flat = Inversion.of(result.problem, z + 0.5, method="mine", status=Status.FLAT)
+    assert set(flat.status) == {Status.MISFIT}
+    assert flat.message[0].endswith(Status.FLAT.value)
+
+
 def test_a_misfit_of_a_method_that_was_not_done_says_so():
     z, result = judged(noise="gaussian:0.001")
     passed = [Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.STOPPED, Status.SOLVER_FAILED]

@@ -254,3 +254,15 @@ def test_nothing_to_compare():
     mixed = np.stack([np.full(784, np.nan), DIGITS[0].ravel() * 255])
     with pytest.raises(InputError, match="go from 0 to 255"):
         check_scale(zoo.load("mnist-relu"), mixed)
+
+
+def test_the_advice_is_not_what_was_passed():
+    with pytest.raises(InputError, match=r"they seem to be in \[0, 255\]; pass y / 255"):
+        Problem.build(zoo.load("mnist-relu"), BYTES, scale=(0, 1))
+
+
+def test_a_scale_is_of_outputs_not_of_their_mixtures():
+    network = zoo.load("mnist-sigmoid")
+    mixed = np.ones((3, 784))
+    with pytest.raises(InputError, match=r"scale=\(-1, 1\) maps values of the output, and operator= mixes them"):
+        Problem.build(network, np.ones(3), operator=mixed, scale=(-1, 1))

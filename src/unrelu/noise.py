@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrc, chdtrc
+from scipy.special import bdtrc, chdtrc, chdtri
 
 from unrelu.errors import InputError
 
-__all__ = ["Noise"]
+__all__ = ["SIGNIFICANCE", "Noise"]
 
 Array = npt.NDArray[np.float64]
 
-# An entry is an outlier if it is off by more than this share of max|y|.
+# A residual that the stated noise would exceed this rarely is not explained by it.
+SIGNIFICANCE = 0.01
+# An entry is an outlier if it is off by more than this share of the size of outputs.
 _OUTLIER = 1e-6
 
 
@@ -64,6 +66,17 @@ class Noise:
         share = {"gaussian": 1.0, "uniform": 1 / 3}.get(self.kind)
         return np.full(len(observed), -1.0) if share is None else np.asarray(share * self.level**2 * observed)
 
+    def accepted_energy(self, observed: npt.NDArray[np.int64], used: Array) -> Array:
+        """The largest ``|r|_2^2`` with a p-value of 1% for Gaussian noise, (B,); infinite for other noise.
+
+        Args:
+            observed: m, (B,).
+            used: the degrees of freedom of the fit, (B,).
+        """
+        if self.kind != "gaussian":
+            return np.full(len(observed), np.inf)
+        return np.asarray(self.level**2 * chdtri(_degrees_left(observed, used), SIGNIFICANCE))
+
     def p_value(self, residual: Array, observed: npt.NDArray[np.int64], used: Array, scale: Array) -> Array:
         r"""The probability that such noise leaves a residual at least as large as this one, (B,); NaN if none is known.
 
@@ -72,20 +85,19 @@ class Noise:
           and what is asked is whether noise of the true code could be as large: u = 0.
         - uniform:A, 1 if :math:`|r|_\infty \le A`, else 0.
         - outliers:P, :math:`P(\mathrm{Binomial}(m, P) \ge t)` with t the number of entries that are off by more than
-          1e-6 max|y|.
+          1e-6 of ``scale``.
 
         Args:
             residual: r = y - A G(z), (B, m), 0 where nothing was observed; NaN without a code.
             observed: the number of observed entries m, (B,).
             used: u, the degrees of freedom that the fit used up, (B,).
-            scale: max|y|, (B,).
+            scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
         """
         r = np.abs(residual)
         known = np.isfinite(r).all(axis=1)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             if self.kind == "gaussian":
-                free = np.where(observed > used, observed - used, observed)
-                p = chdtrc(free, (np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
+                p = chdtrc(_degrees_left(observed, used), (np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
             elif self.kind == "uniform":
                 p = np.where(r.max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
             elif self.kind == "outliers":
@@ -96,3 +108,8 @@ class Noise:
         # A code whose output is not finite explains nothing; where there is no code nothing is judged.
         unjudged = np.isnan(r).all(axis=1) | (self.kind == "unknown")
         return np.asarray(np.where(known, p, np.where(unjudged, np.nan, 0.0)))
+
+
+def _degrees_left(observed: npt.NDArray[np.int64], used: Array) -> Array:
+    """m - u, or m where the fit takes them all."""
+    return np.where(observed > used, observed - used, observed)

@@ -150,6 +150,11 @@ class Problem:
         measurement = read_operator(operator, network.output_shape, array.shape)
         values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
+        if scaling.ends is not None and not _selects(measurement):
+            raise InputError(
+                f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
+                "generator's own scale, or scale y and the operator together"
+            )
         if isinstance(measurement, Identity | MaskOperator):
             trim = stated.level if stated.kind == "outliers" else 0.0
             seen = measurement.seen(len(values))
@@ -220,13 +225,14 @@ class Problem:
         """The residual of an exact fit, as a share of max|y|, (B,): 1e-8, or 100 times the precision of the data.
 
         The data are of single precision where the network is evaluated in it, and where every entry of the observation
-        is a number that single precision has: outputs that were computed or stored so are off by its rounding.
+        is a number that single precision has, and not all are whole numbers: outputs that were computed or stored so
+        are off by its rounding.
         """
         single = 100 * torch.finfo(torch.float32).eps
         if self.network.dtype == torch.float32:
             return np.full(self.size, single)
         with np.errstate(over="ignore"):
-            stored = (self.y == self.y.astype(np.float32)).all(axis=1)
+            stored = (self.y == self.y.astype(np.float32)).all(axis=1) & (self.y != np.rint(self.y)).any(axis=1)
         return np.where(stored, single, EXACT)
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
@@ -246,14 +252,19 @@ class Problem:
     def p_value(self, residual: Array, used: Array) -> Array:
         """Goodness of fit of residuals (B, m) under the stated noise, (B,): see :meth:`~unrelu.noise.Noise.p_value`.
 
-        An exact fit has 1: what is left of it is rounding. NaN where no noise was stated.
+        An exact fit has 1 where the noise is below the rounding of the data. NaN where no noise was stated.
 
         Args:
             residual: y - A G(z), (B, m).
             used: the degrees of freedom that the fit used up, (B,).
         """
-        p = self.noise.p_value(residual, self.observed, used, self.scale)
-        return np.where(self.is_exact(residual) & ~np.isnan(p), 1.0, p)
+        # The largest |y| may be an outlier, the size of outputs is none.
+        size = np.minimum(self.scale, self._typical)
+        p = self.noise.p_value(residual, self.observed, used, size)
+        level = 0.0 if self.noise.kind == "outliers" else self.noise.level
+        rounding = np.where(self.tolerance > EXACT, self.tolerance, 100 * np.finfo(np.float64).eps)
+        below = level <= rounding * self.scale
+        return np.where(self.is_exact(residual) & below & ~np.isnan(p), 1.0, p)
 
     @cached_property
     def scale(self) -> Array:
@@ -268,8 +279,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        selects = isinstance(self.operator, Identity | MaskOperator) or self.operator.selection() is not None
-        if not isinstance(self.network, Network) or not selects or self.noise.level > 0:
+        if not isinstance(self.network, Network) or not _selects(self.operator) or self.noise.level > 0:
             return nothing
         low, high = self.network.layers[-1].activation.range
         if not np.isfinite(low).all():
@@ -288,6 +298,11 @@ class Problem:
         """The size of A x for outputs x of the usual size, which rounding errors are relative to."""
         x = np.full((self.size, self.network.output_dim), self.network.typical_output)
         return float(np.abs(self.operator.values(x)).max())
+
+
+def _selects(operator: Operator) -> bool:
+    """Whether A picks entries of the output, and mixes none."""
+    return isinstance(operator, Identity | MaskOperator) or operator.selection() is not None
 
 
 def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:

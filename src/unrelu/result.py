@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
+from unrelu.noise import SIGNIFICANCE
 from unrelu.problem import Problem
 
-__all__ = ["SIGNIFICANCE", "Inversion", "Status"]
+__all__ = ["Inversion", "Status"]
 
 Array = npt.NDArray[np.float64]
 
@@ -29,8 +30,8 @@ class Status(enum.Enum):
         "larger than stated, or a better code was missed"
     )
     NO_EXACT_FIT = (
-        "no exact fit was found, though no entry of the observation shows noise: it is out of the generator's range, "
-        "or the search missed its code: raise rounds, or state noise= to judge the fit"
+        "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
+        "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
     )
     REFOUND = (
         "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise consensus "
@@ -58,8 +59,6 @@ class Status(enum.Enum):
         return self.name
 
 
-# A code that leaves a residual which the stated noise would exceed this rarely does not explain the observation.
-SIGNIFICANCE = 0.01
 # What the confidence has to be for a success where no noise is stated.
 _CONFIDENT = 0.99
 
@@ -72,6 +71,8 @@ _HAS_CODE = frozenset(
 _CUT_OFF = frozenset(
     {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
 )
+# These are earned by the residual, not claimed by a method.
+_JUDGED = frozenset({Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT})
 # The search's own endings, which claim nothing about the size of the misfit.
 _SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
 
@@ -142,7 +143,8 @@ class Inversion:
         """Judge codes: compute outputs, objectives and the verdict. This is how a method of your own ends.
 
         What the residual says overrides the ``status`` that is passed in: an exact fit, a fit to the stated noise, or
-        a misfit. :func:`unrelu.invert` judges once more, with the degrees of freedom that the fit used up.
+        a misfit; a method that claims one of them ended with CONVERGED. :func:`unrelu.invert` judges once more, with
+        the degrees of freedom that the fit used up.
 
         Args:
             problem: the problem that was solved.
@@ -157,7 +159,7 @@ class Inversion:
 
         Raises:
             InputError: z has another shape.
-            OptionError: a status is not a :class:`Status`.
+            OptionError: a status is not a :class:`Status`, or a confidence no probability.
         """
         z = np.array(z, dtype=np.float64)
         if z.shape != (problem.size, problem.network.latent_dim):
@@ -170,7 +172,13 @@ class Inversion:
         states[:] = status
         if not all(isinstance(s, Status) for s in states):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
+        states[_among(states, _JUDGED)] = Status.CONVERGED
         states[~reached & _among(states, _HAS_CODE)] = Status.NO_CODE
+        sure = np.broadcast_to(np.asarray(confidence, dtype=np.float64), (problem.size,))
+        if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
+            raise OptionError(
+                f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
+            )
         x = problem.network(z)
         residual = problem.residual_of(x)
         share = problem.control.elapsed() / problem.size
@@ -180,7 +188,7 @@ class Inversion:
             fun=problem.objective_of(residual, z, norm),
             success=np.zeros(problem.size, dtype=bool),
             p_value=np.full(problem.size, np.nan),
-            confidence=np.where(reached, np.broadcast_to(confidence, (problem.size,)), np.nan).astype(np.float64),
+            confidence=np.where(reached, sure, np.nan),
             status=states,
             message=np.array([s.value for s in states], dtype=object),
             nit=np.array(np.broadcast_to(nit, (problem.size,)), dtype=np.int64),
@@ -223,10 +231,11 @@ class Inversion:
         states[unseen & _among(states, _SEARCHED)] = Status.NO_EXACT_FIT
         states[(p_value < SIGNIFICANCE) & ~_among(states, _CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
-        states[exact] = Status.EXACT_FIT
-        states[exact & (self.freedom > 0)] = Status.NOT_UNIQUE
         stated = problem.noise.kind != "unknown"
-        success = exact | (explained if stated else (confidence >= _CONFIDENT) & ~unseen)
+        fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
+        states[fits] = Status.EXACT_FIT
+        states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
+        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen)
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         messages = [judged._message(i) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
@@ -238,7 +247,8 @@ class Inversion:
             return f"{status.value} ({self.freedom[i]} free dimensions)"
         if status in (Status.NOISE_LEVEL, Status.MISFIT):
             text = f"{status.value} (p = {self.p_value[i]:.2g})"
-            return f"{text}; {ended.value}" if status is Status.MISFIT and ended not in _HAS_CODE else text
+            hint = ended not in _HAS_CODE or ended is Status.FLAT
+            return f"{text}; {ended.value}" if status is Status.MISFIT and hint else text
         if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
             return f"{status.value} (confidence {self.confidence[i]:.2f})"
         return str(status.value)

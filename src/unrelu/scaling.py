@@ -249,7 +249,8 @@ def _message(
 
 def _advice(target: Scaling, theirs: tuple[float, float] | None, stored: np.dtype[Any], scaling: Scaling) -> str:
     """How to map what is stored to the generator's scale: by the option where the type tells, else by hand."""
-    if scaling.ends is not None or theirs == own_range(stored) or theirs is None:
+    told = scaling.ends is not None and scaling.ends != target.ends  # told to map them, to another range than this
+    if told or theirs is None or (theirs == own_range(stored) and scaling.ends is None):
         pair = str(target).replace(",", ", ")
         return f"pass scale=({pair}) (--scale {target}), which maps them from the range of {stored}"
     (a, b), (low, high) = theirs, target.ends or theirs

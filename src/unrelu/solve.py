@@ -91,6 +91,10 @@ def invert(
             result = run(problem)
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
+    if result.problem is not problem or np.ndim(result.z) != 2:
+        raise OptionError(
+            "the method returned the result of another problem; end it with Inversion.of(problem, z, ...)"
+        )
     if norm is not None:
         result = result.measured_in(norm)
     return _diagnosed(result).shaped()

@@ -127,6 +127,7 @@ def test_descents_from_the_best_code_improve_it_but_are_no_evidence():
         ([5.0, 7.0, 5.0, 7.1], 3),
         ([5.0, 5.0, np.inf, np.nan], 2),  # all that ended nowhere are one
         ([0.0, 1e-13, 0.0], 1),  # rounding
+        ([5.0, 5.0, *(5 * 1.009**i for i in range(1, 8))], 4),  # a ladder of ends is not one optimum
     ],
 )
 def test_the_confidence_is_of_the_number_of_optima_that_were_seen(values, optima):

@@ -16,7 +16,7 @@ from unrelu.benchmarks.instances import REPORT_SEED
 from unrelu.benchmarks.search_cells import Batch, Cell, cells, draw
 from unrelu.machine import one_core
 from unrelu.methods.bank import Bank
-from unrelu.result import SIGNIFICANCE
+from unrelu.noise import SIGNIFICANCE
 from unrelu.solve import invert
 
 __all__ = ["BLIND", "KNOWN", "METHODS", "Outcome", "measure_search"]

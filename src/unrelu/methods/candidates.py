@@ -74,16 +74,19 @@ class Candidates:
     def confidence(self) -> Array:
         """The probability that no optimum has a misfit more than 1% below the best, (B,).
 
-        It is that of :func:`~unrelu.methods.multistart.best_seen_probability`. Ends that differ by more than 1% count
-        as different optima. It is 0 where fewer than two independent descents ended at the best, whatever perturbations
-        of it came to.
+        It is that of :func:`~unrelu.methods.multistart.best_seen_probability`. Ends are those of one optimum up to 1%
+        above the lowest of them. It is 0 where fewer than two independent descents ended at the best, whatever
+        perturbations of it came to.
         """
         descents = (~self.ends.isnan()).sum(dim=1)
         ends = self.ends.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(dim=1).values
-        higher = ends[:, 1:] > torch.maximum((1 + _SAME) * ends[:, :-1], self.zero[:, None])
-        # Those that took no part were sorted to the end. Descents that ended nowhere are one optimum together.
-        among = torch.arange(1, max(1, ends.shape[1]), device=ends.device) < descents[:, None]
-        optima = 1 + (higher & among).sum(dim=1)
+        optima, lowest = torch.zeros_like(descents), torch.full_like(self.f, -torch.inf)
+        for i, end in enumerate(ends.unbind(dim=1)):
+            # Those that took no part were sorted to the end. Descents that ended nowhere are one optimum together.
+            another = (end > torch.maximum((1 + _SAME) * lowest, self.zero)) | torch.isneginf(lowest)
+            another &= (descents > i) & ~torch.isposinf(lowest)
+            optima += another.long()
+            lowest = torch.where(another, end, lowest)
         counts = zip(self.found.tolist(), descents.tolist(), optima.tolist(), strict=True)
         return np.array([best_seen_probability(n, w) if found >= 2 else 0.0 for found, n, w in counts])
 

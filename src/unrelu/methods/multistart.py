@@ -9,7 +9,8 @@ from scipy.special import gammaln
 
 __all__ = ["best_seen_probability"]
 
-# Terms of the series that are summed. It falls at least with the square of kappa: the rest is a share of 1e-4 at most.
+# Terms of the series that are summed. What is left out matters only where nearly all of hundreds of descents ended
+# apart, and the probability is next to 0.
 _TERMS = 10_000
 
 

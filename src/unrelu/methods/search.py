@@ -132,13 +132,16 @@ class _Run:
     def _level(self) -> Tensor:
         """The mean of the stated noise's energy, (B,); below every misfit where that says nothing.
 
-        More of it would not prove a code wrong, but may be a local optimum. With a prior a code at the noise level need
-        not be the most probable one.
+        More of it would not prove a code wrong, but may be a local optimum. Of few entries the fit takes so many
+        degrees of freedom that less is no explanation either. With a prior a code at the noise level need not be the
+        most probable one.
         """
-        none = np.full(self.problem.size, -1.0)
-        return self.misfit.y.new_tensor(
-            none if self.problem.prior else self.problem.noise.energy(self.problem.observed)
-        )
+        problem = self.problem
+        if problem.prior:
+            return self.misfit.y.new_full((problem.size,), -1.0)
+        used = np.full(problem.size, float(problem.network.latent_dim))
+        accepted = problem.noise.accepted_energy(problem.observed, used)
+        return self.misfit.y.new_tensor(np.minimum(problem.noise.energy(problem.observed), accepted))
 
     def _progress(self) -> Progress:
         # In another norm an observation is finished when its descent in that norm is.

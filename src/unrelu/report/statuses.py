@@ -9,8 +9,9 @@ from pathlib import PurePath
 import numpy as np
 
 from unrelu.batch import Run
+from unrelu.noise import SIGNIFICANCE
 from unrelu.report.columns import Finished
-from unrelu.result import SIGNIFICANCE, Status
+from unrelu.result import Status
 from unrelu.stores.images import ENDINGS
 
 __all__ = ["Above", "Message", "Outcome", "above_noise", "messages", "outcomes"]
