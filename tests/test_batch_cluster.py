@@ -119,7 +119,7 @@ def test_bad_data_are_rows_there_as_well(client, tmp_path):
 def test_the_command_starts_a_cluster_or_goes_to_one(cluster, tmp_path):
     np.savez(tmp_path / "net.npz", W0=np.eye(8, 3), W1=np.ones((20, 8)) + np.eye(20, 8))
     np.save(tmp_path / "y.npy", np.abs(Y))
-    arguments = ("net.npz", "y.npy", "--method", "lm", "--chunk", "5", "-q")
+    arguments = ("net.npz", "y.npy", "--activation", "relu", "--method", "lm", "--chunk", "5", "-q")
     for name, where in (("a", ("--workers", "1", "--results", "zarr")), ("b", ("--dask", "local:2")),
                         ("c", ("--scheduler", cluster.scheduler_address))):  # fmt: skip
         done = subprocess.run(command("run", *arguments, "-o", name, *where), cwd=tmp_path, capture_output=True,

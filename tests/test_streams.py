@@ -242,7 +242,7 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
     images = torch.from_numpy(y).float().reshape(4, 1, 5, 6)
     GeneratorReconstructor(network, method="lm", image_shape=(1, 5, 6))(images, physics)
     assert {
-        "inspection", "trial codes", "trial directions", "adjoint test", "fingerprint", "chunk", "scaling check",
+        "inspection", "trial codes", "trial directions", "adjoint test", "fingerprint", "chunk",
         "3SAT formula", "worst rows", "typical output",
     } <= purposes(drawn)  # fmt: skip
     assert_no_users_draws(drawn)
