@@ -139,8 +139,8 @@ def test_names_are_not_read_as_markup(tmp_path):
     np.savez(tmp_path / "net.npz", W0=WEIGHTS[0], W1=WEIGHTS[1])
     np.save(tmp_path / "y.npy", Y)
     name = "o [/x] [red] é"
-    done = subprocess.run(command("run", "net.npz", "y.npy", "--activation", "relu", "-o", name, "--workers", "1"), cwd=tmp_path,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    asked = command("run", "net.npz", "y.npy", "--activation", "relu", "-o", name, "--workers", "1")
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, name in done.stderr) == (0, True), done.stderr
     status = subprocess.run(command("status", name), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert status.returncode == 0
