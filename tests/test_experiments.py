@@ -449,9 +449,14 @@ def test_the_committed_page_is_that_of_the_committed_numbers():
 
 
 def test_a_unit_of_the_committed_numbers_can_be_run_again():
-    """The cheapest check that the numbers are what the code gives: one network of Figure 2(a)."""
-    numbers = Numbers.load(DOCS / "reproduction" / "fig2a.json")
-    rows = load("fig2a").measure((120, 0), numbers.seed, False)
-    again = load("fig2a").numbers(rows, False, numbers.seed)
-    kept = dataclasses.replace(numbers, rows=numbers.where(k=120, network=0).rows)
-    np.testing.assert_array_equal(again.column("success"), kept.column("success"))
+    """The cheapest check that the numbers are what the code gives: one network of Figure 1(a).
+
+    Its programs and least squares have one solution, far from kinks: only the fourth digit, which is rounded, may
+    differ on another processor. Descents that stop at a number of steps are left out.
+    """
+    numbers, experiment = Numbers.load(DOCS / "reproduction" / "fig1a.json"), load("fig1a")
+    again = experiment.numbers(experiment.measure((0,), numbers.seed, False), False, numbers.seed)
+    for method in ("linf", "l1", "oracle"):
+        kept, now = numbers.where(network=0, method=method), again.where(method=method)
+        assert len(kept.rows) == len(now.rows) > 0
+        np.testing.assert_allclose(now.column("error"), kept.column("error"), rtol=2e-3)
