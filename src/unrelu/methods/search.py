@@ -27,7 +27,7 @@ __all__ = ["Search"]
 
 Array = npt.NDArray[np.float64]
 
-# Widths of the rounded kinks, as shares of what their layer puts out; one step with each.
+# Smoothing schedule: widths of the smoothed kinks, as shares of what their layer puts out; one step with each.
 _WIDTHS = tuple(0.5 * 50 ** (-i / 7) for i in range(8))
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
