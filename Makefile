@@ -28,7 +28,7 @@ test: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-## every test as other processors run it, a configuration at a time (each as long as `make test`)
+## every test as other processors run it, SSE, AVX2, AVX-512 (each as long as `make test`)
 portable: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py

@@ -1,13 +1,13 @@
-"""Run the tests as other processors would: each numerical library held to older instructions, one after another.
+"""Run the tests as other processors would: all numerical libraries held to older instructions, a processor at a time.
 
 Libraries choose their code by the processor, and codes differ in the order of their sums, so that results differ by
-rounding. Tests have to hold under all of it. ``make portable`` runs the whole suite under every configuration; a part:
+rounding. Tests have to hold under all of it. ``make portable`` runs the whole suite as on every processor; a part:
 
-    python scripts/portable.py haswell numba -- tests/layer --lf
+    python scripts/portable.py sse avx2 -- tests/layer --lf
 
-Names choose configurations, what follows ``--`` goes to pytest (default: ``-n 2``). Each has a cache of its own, so
-that ``--lf`` means its own failures. A configuration that cannot be had on this machine is left out, and the reason
-shown: its processor lacks the instructions, the library is another one, or does not follow the variable.
+Names choose processors, what follows ``--`` goes to pytest (default: ``-n 2``). Each has a cache of its own, so that
+``--lf`` means its own failures. What this machine's processor cannot run is left out, and the reason shown; so is what
+a library says that does not follow its variable, as another BLAS than OpenBLAS.
 """
 
 from __future__ import annotations
@@ -44,33 +44,69 @@ print(json.dumps({
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """A choice of instructions: one library's variable.
+class Setting:
+    """One library's choice of instructions.
 
     Attributes:
-        variable: Environment variable, set before Python starts.
+        library: What :func:`probe` calls the library.
+        variable: The environment variable that it reads when it is loaded.
         value: Its value.
-        library: What :func:`probe` calls the library that reads it.
         effect: What the library says of itself when it follows the variable.
-        needs: What the processor must have, as ATen ranks processors: "DEFAULT", "AVX2" or "AVX512".
     """
 
+    library: str
     variable: str
     value: str
-    library: str
     effect: str
-    needs: str = "DEFAULT"
 
 
-CONFIGURATIONS = {
-    "mkl-compatible": Configuration("MKL_CBWR", "COMPATIBLE", "mkl", "CNR:COMPATIBLE"),
-    "mkl-avx2": Configuration("MKL_ENABLE_INSTRUCTIONS", "AVX2", "mkl", "(Intel(R) AVX2) enabled", "AVX2"),
-    "mkl-avx512": Configuration("MKL_ENABLE_INSTRUCTIONS", "AVX512", "mkl", "(Intel(R) AVX-512) enabled", "AVX512"),
-    "aten-default": Configuration("ATEN_CPU_CAPABILITY", "default", "aten", "DEFAULT"),
-    "openblas-haswell": Configuration("OPENBLAS_CORETYPE", "Haswell", "openblas", "['Haswell']", "AVX2"),
-    "openblas-skylakex": Configuration("OPENBLAS_CORETYPE", "SkylakeX", "openblas", "['SkylakeX']", "AVX512"),
-    "openblas-nehalem": Configuration("OPENBLAS_CORETYPE", "Nehalem", "openblas", "['Nehalem']"),
-    "numba-generic": Configuration("NUMBA_CPU_NAME", "generic", "numba", "generic"),
+@dataclass(frozen=True)
+class Processor:
+    """A processor as the libraries see it: all of them held to its instructions at once.
+
+    Attributes:
+        needs: What the processor at hand must have, as ATen ranks processors: "DEFAULT", "AVX2" or "AVX512".
+        settings: One for each library.
+    """
+
+    needs: str
+    settings: tuple[Setting, ...]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of the settings."""
+        return {setting.variable: setting.value for setting in self.settings}
+
+
+PROCESSORS = {
+    # Before AVX: MKL and OpenBLAS compute with SSE, ATen and Numba with what every x86-64 has.
+    "sse": Processor(
+        "DEFAULT",
+        (
+            Setting("mkl", "MKL_CBWR", "COMPATIBLE", "CNR:COMPATIBLE"),
+            Setting("aten", "ATEN_CPU_CAPABILITY", "default", "DEFAULT"),
+            Setting("openblas", "OPENBLAS_CORETYPE", "Nehalem", "['Nehalem']"),
+            Setting("numba", "NUMBA_CPU_NAME", "generic", "generic"),
+        ),
+    ),
+    "avx2": Processor(
+        "AVX2",
+        (
+            Setting("mkl", "MKL_ENABLE_INSTRUCTIONS", "AVX2", "(Intel(R) AVX2) enabled"),
+            Setting("aten", "ATEN_CPU_CAPABILITY", "avx2", "AVX2"),
+            Setting("openblas", "OPENBLAS_CORETYPE", "Haswell", "['Haswell']"),
+            Setting("numba", "NUMBA_CPU_NAME", "haswell", "haswell"),
+        ),
+    ),
+    "avx512": Processor(
+        "AVX512",
+        (
+            Setting("mkl", "MKL_ENABLE_INSTRUCTIONS", "AVX512", "(Intel(R) AVX-512) enabled"),
+            Setting("aten", "ATEN_CPU_CAPABILITY", "avx512", "AVX512"),
+            Setting("openblas", "OPENBLAS_CORETYPE", "SkylakeX", "['SkylakeX']"),
+            Setting("numba", "NUMBA_CPU_NAME", "skylake-avx512", "skylake-avx512"),
+        ),
+    ),
 }
 RANKS = ("DEFAULT", "AVX2", "AVX512")
 
@@ -90,18 +126,23 @@ def probe(variables: dict[str, str]) -> dict[str, str]:
     return {"mkl": mkl, **{library: str(words) for library, words in said.items()}}
 
 
-def why_not(configuration: Configuration, plain: dict[str, str]) -> str:
-    """Why a configuration cannot be had on this machine, or "". ``plain`` is what a probe without variables found."""
+def why_not(processor: Processor, plain: dict[str, str]) -> str:
+    """Why no library can be held to a processor here, or "". ``plain`` is what a probe without variables found."""
     if platform.machine() not in {"x86_64", "AMD64"}:
         return f"its instructions are of x86-64, this processor is {platform.machine()}"
-    if plain["aten"] not in RANKS[RANKS.index(configuration.needs) :]:
-        return f"the processor has no {configuration.needs}"
-    if plain[configuration.library] in {"", "[]"}:
-        return f"no library reads {configuration.variable} here"
-    said = probe({configuration.variable: configuration.value})[configuration.library]
-    if configuration.effect not in said:
-        return f"{configuration.variable}={configuration.value} has no effect: {configuration.library} says {said}"
+    if plain["aten"] not in RANKS[RANKS.index(processor.needs) :]:
+        return f"the processor has no {processor.needs}"
     return ""
+
+
+def without_effect(processor: Processor) -> list[str]:
+    """What each library says that does not follow its variable."""
+    said = probe(processor.variables)
+    return [
+        f"{setting.variable}={setting.value} has no effect: {setting.library} says {said[setting.library] or 'nothing'}"
+        for setting in processor.settings
+        if setting.effect not in said[setting.library]
+    ]
 
 
 @dataclass(frozen=True)
@@ -115,13 +156,13 @@ class Outcome:
     status: int
 
 
-def run_tests(name: str, configuration: Configuration, arguments: Sequence[str]) -> Outcome:
-    """pytest under a configuration, its output passed on."""
+def run_tests(name: str, processor: Processor, arguments: Sequence[str]) -> Outcome:
+    """pytest as on a processor, its output passed on."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-o", f"cache_dir=.pytest_cache/{name}"]
-        environment = {**os.environ, configuration.variable: configuration.value}
+        environment = {**os.environ, **processor.variables}
         status = subprocess.run([*command, *arguments], env=environment, cwd=ROOT, check=False).returncode
         counted = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
     numbers = {} if counted is None else counted.attrib
@@ -131,33 +172,33 @@ def run_tests(name: str, configuration: Configuration, arguments: Sequence[str])
 
 
 def chosen(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The configurations that are named before ``--`` (all if none is), and what follows it."""
+    """The processors that are named before ``--`` (all if none is), and what follows it."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
-    wanted, rest = arguments[:at], list(arguments[at + 1 :])
-    names = [name for name in CONFIGURATIONS if not wanted or any(word in name for word in wanted)]
-    for word in wanted:
-        if not any(word in name for name in CONFIGURATIONS):
-            sys.exit(f"no configuration has {word!r} in its name; use some of {', '.join(CONFIGURATIONS)}")
-    return names, rest or ["-n", "2"]
+    names, rest = list(arguments[:at]), list(arguments[at + 1 :])
+    for name in names:
+        if name not in PROCESSORS:
+            sys.exit(f"processor {name!r} is unknown; use some of {', '.join(PROCESSORS)}")
+    return names or list(PROCESSORS), rest or ["-n", "2"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run, then a line for every configuration; 1 if tests failed in one, or if none could be had."""
+    """Run, then a line for every processor; 1 if tests failed under one, or if none could be had."""
     names, options = chosen(arguments)
     plain = probe({})
     lines, statuses = [], []
     for name in names:
-        configuration = CONFIGURATIONS[name]
-        reason = why_not(configuration, plain)
+        processor = PROCESSORS[name]
+        reason = why_not(processor, plain)
         if reason:
-            lines.append(f"{name:18} left out: {reason}")
+            lines.append(f"{name:7} left out: {reason}")
             continue
-        print(f"\n=== {name}: {configuration.variable}={configuration.value}", flush=True)
-        outcome = run_tests(name, configuration, options)
+        variables = " ".join(f"{variable}={value}" for variable, value in processor.variables.items())
+        print(f"\n=== {name}: {variables}", *without_effect(processor), sep="\n", flush=True)
+        outcome = run_tests(name, processor, options)
         statuses.append(outcome.status)
         ended = f", pytest ended with status {outcome.status}" if outcome.status not in {0, 1} else ""
         lines.append(
-            f"{name:18} {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped, "
+            f"{name:7} {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped, "
             f"{outcome.seconds:.0f} s{ended}"
         )
     print("", *lines, sep="\n")

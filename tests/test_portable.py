@@ -35,10 +35,10 @@ def portable():
 
 @pytest.fixture
 def pretended(portable, monkeypatch):
-    """One configuration, of a variable that no library reads, and what probes say of the libraries."""
+    """One processor, of a variable that no library reads, and what probes say of the libraries."""
     plain = {"mkl": "MKL_VERBOSE", "aten": "AVX2", "openblas": "['Haswell']", "numba": "haswell"}
-    one = portable.Configuration("INSTRUCTIONS", "old", "numba", "haswell")
-    monkeypatch.setattr(portable, "CONFIGURATIONS", {"numba-old": one})
+    settings = (portable.Setting("numba", "INSTRUCTIONS", "old", "haswell"),)
+    monkeypatch.setattr(portable, "PROCESSORS", {"old": portable.Processor("DEFAULT", settings)})
     monkeypatch.setattr(portable, "probe", lambda variables: plain)
     monkeypatch.setattr(portable.platform, "machine", lambda: "x86_64")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a fresh pytest starts in a second without them
@@ -54,41 +54,38 @@ def test_tests_run_under_the_variable_and_are_counted(
     monkeypatch.setenv("FAIL_AT", str(fail_at))
     assert portable.main(["old", "--", str(tmp_path), f"-c={tmp_path / 'pytest.ini'}"]) == status
     shown = capfd.readouterr().out
-    assert "numba-old: INSTRUCTIONS=old" in shown
-    assert f"numba-old          {counted}, 0 skipped, " in shown.splitlines()[-1]
+    assert "=== old: INSTRUCTIONS=old\n" in shown
+    assert f"old     {counted}, 0 skipped, " in shown.splitlines()[-1]
 
 
 def test_tests_that_cannot_be_found_are_no_success(portable, pretended, tmp_path, capfd):
     (tmp_path / "pytest.ini").write_text("[pytest]")
-    assert portable.main(["numba", "--", str(tmp_path / "nothing.py"), f"-c={tmp_path / 'pytest.ini'}"]) == 1
+    assert portable.main(["old", "--", str(tmp_path / "nothing.py"), f"-c={tmp_path / 'pytest.ini'}"]) == 1
     assert "0 passed, 0 failed, 0 skipped" in capfd.readouterr().out
 
 
-def test_names_choose_configurations_and_the_rest_goes_to_pytest(portable):
-    assert portable.chosen(["haswell", "mkl-", "--", "tests/layer", "--lf"]) == (
-        ["mkl-compatible", "mkl-avx2", "mkl-avx512", "openblas-haswell"],
-        ["tests/layer", "--lf"],
-    )
-    assert portable.chosen([]) == (list(portable.CONFIGURATIONS), ["-n", "2"])
-    with pytest.raises(SystemExit, match="no configuration has 'pentium' in its name; use some of mkl-compatible, "):
+def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
+    assert portable.chosen(["sse", "avx2", "--", "tests/layer", "--lf"]) == (["sse", "avx2"], ["tests/layer", "--lf"])
+    assert portable.chosen([]) == (list(portable.PROCESSORS), ["-n", "2"])
+    with pytest.raises(SystemExit, match="processor 'pentium' is unknown; use some of sse, avx2, avx512"):
         portable.chosen(["pentium"])
 
 
 def test_what_cannot_be_had_is_left_out_with_its_reason(portable, monkeypatch, capfd):
-    known = portable.CONFIGURATIONS
-    plain = {"mkl": "MKL_VERBOSE", "aten": "AVX2", "openblas": "['Haswell']", "numba": "haswell"}
+    plain = {"mkl": "", "aten": "AVX2", "openblas": "['Haswell']", "numba": "haswell"}
     monkeypatch.setattr(portable.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(portable, "probe", lambda variables: plain)
-    reasons = {name: portable.why_not(each, plain) for name, each in known.items()}
-    assert reasons["openblas-haswell"] == ""
-    assert reasons["openblas-skylakex"] == "the processor has no AVX512"
-    assert reasons["openblas-nehalem"] == "OPENBLAS_CORETYPE=Nehalem has no effect: openblas says ['Haswell']"
-    without = {**plain, "mkl": ""}
-    assert portable.why_not(known["mkl-avx2"], without) == "no library reads MKL_ENABLE_INSTRUCTIONS here"
-    assert portable.main(["skylakex"]) == 1  # nothing ran
-    assert capfd.readouterr().out.endswith("openblas-skylakex  left out: the processor has no AVX512\n")
+    assert portable.why_not(portable.PROCESSORS["avx2"], plain) == ""
+    assert portable.main(["avx512"]) == 1  # nothing ran
+    assert capfd.readouterr().out.endswith("avx512  left out: the processor has no AVX512\n")
+    assert portable.without_effect(portable.PROCESSORS["avx2"]) == [
+        "MKL_ENABLE_INSTRUCTIONS=AVX2 has no effect: mkl says nothing"
+    ]
+    assert "OPENBLAS_CORETYPE=Nehalem has no effect: openblas says ['Haswell']" in portable.without_effect(
+        portable.PROCESSORS["sse"]
+    )
     monkeypatch.setattr(portable.platform, "machine", lambda: "arm64")
-    assert "this processor is arm64" in portable.why_not(known["numba-generic"], plain)
+    assert "this processor is arm64" in portable.why_not(portable.PROCESSORS["sse"], plain)
 
 
 def test_libraries_say_themselves_what_they_run(portable):
