@@ -43,7 +43,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src tests scripts benchmarks docs
 	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
-## every benchmark, and its pages from the numbers (an hour); some of them: make bench NAMES="search certify"
+## every benchmark, and its pages from the numbers (two hours); some of them: make bench NAMES="search certify"
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench $(NAMES)
 
@@ -51,7 +51,7 @@ bench: $(VENV)/.check
 reproduce-quick: $(VENV)/.check
 	$(BIN)/unrelu reproduce all --quick --output reproduction-quick
 
-## every figure and claim of the paper, and the page of the documentation from their numbers (three quarters of an hour; goes on after a stop)
+## every figure and claim of the paper, and the page of the documentation from their numbers (an hour; goes on after a stop)
 reproduce: $(VENV)/.check
 	$(BIN)/unrelu reproduce all --output reproduction
 	cp reproduction/*.json reproduction/*.png reproduction/*.svg docs/reproduction/

@@ -24,6 +24,7 @@ def measure(quick, seed):
         digits = unrelu.zoo.observations(name)[:count]
         y = digits + 0.1 * stream("time limit, noise", seed, name).normal(size=digits.shape)
         for method in methods:
+            unrelu.invert(network, y[:1], method, time_limit=limit)  # compiles: `cold-start` measures that
             begin = time.perf_counter()
             result = unrelu.invert(network, y, method, time_limit=limit)
             seconds = time.perf_counter() - begin

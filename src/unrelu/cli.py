@@ -279,9 +279,7 @@ def reproduce(
     ] = None,
     layers: Layers = None,
     activation: ActivationName = None,
-    quick: Annotated[
-        bool, typer.Option(help="Few runs of each: minutes for all, instead of three quarters of an hour.")
-    ] = False,
+    quick: Annotated[bool, typer.Option(help="Few runs of each: minutes for all, instead of an hour.")] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of every random choice; the default is that of the page.")
     ] = 2026,

@@ -1,7 +1,7 @@
 """One thread for small linear algebra.
 
 Inverting a network is a long row of small factorisations and convolutions. Splitting one of them over the cores gains
-nothing, and the threads' waiting for each other costs a factor of 50 when another process wants a core. What can be
+nothing, and the threads' waiting for each other makes it far slower when another process wants a core. What can be
 worked on side by side is observations, not matrices: :func:`in_threads`.
 """
 

@@ -81,7 +81,6 @@ class Plan:
     Attributes:
         strangers: observations of each kind and generator.
         own: own noisy outputs of each generator and operator.
-        own_slow: the same of ``mnist-dcgan``, which takes twenty times as long as the others.
         prior: own noisy outputs that are inverted with a prior.
         noiseless: observations of each generator and operator without noise.
         noisy: the same, with noise.
@@ -94,7 +93,6 @@ class Plan:
 
     strangers: int = 200
     own: int = 1000
-    own_slow: int = 200
     prior: int = 200
     noiseless: int = 34
     noisy: int = 40
@@ -105,7 +103,7 @@ class Plan:
     searches: tuple[str, ...] = tuple(SEARCHES)
 
 
-QUICK = Plan(strangers=20, own=100, own_slow=40, prior=40, noiseless=4, noisy=10, compared=3, descents=10)
+QUICK = Plan(strangers=20, own=60, prior=40, noiseless=4, noisy=10, compared=3, descents=10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,9 +306,7 @@ def measure_own_outputs(plan: Plan, seed: int = 0) -> Iterator[OwnOutputs]:
     networks = {name: zoo.load(name) for name in plan.generators} | {VAE: plain_vae.load(VAE)}
     for name, network in networks.items():
         for operator in (*OPERATORS, "prior"):
-            prior, count = 0.0, plan.own_slow if name == "mnist-dcgan" else plan.own
-            if operator == "prior":
-                prior, count = SIGMA**2, plan.prior
+            prior, count = (SIGMA**2, plan.prior) if operator == "prior" else (0.0, plan.own)
             kind = "full" if operator == "prior" else operator
             observed = _Observed.draw(network, kind, count, SIGMA, operator, name, seed)
             results = [

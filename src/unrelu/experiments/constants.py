@@ -173,9 +173,10 @@ EXPERIMENTS = {
         about=(
             f"{_MATRICES} matrices with weights N(0, 1) and n = {_EXPANSION}k rows for each k. The constants of m "
             "random rows are certified lower bounds, exact for c_inf, and for c_1 up to k = 10; beyond, "
-            "those of c_1 are some 30% below the constant. Of the worst m rows only upper bounds are known, from a "
-            "search that may miss the worst, and more so the larger k: they show that a constant is small, not that "
-            f"one exists. A median counts as falling with k if it falls faster than k^-{_FLAT:g}."
+            "those of c_1 are up to 30% below the upper bounds for the same rows. Of the worst m rows only upper "
+            "bounds are known, from a search that may miss the worst, and more so the larger k: they show that a "
+            "constant is small, not that one exists. A median counts as falling with k if it falls faster than "
+            f"k^-{_FLAT:g}."
         ),
         columns=("k", "matrix", "ratio", "constant", "rows", "lower", "upper"),
         units=_units,

@@ -32,8 +32,8 @@ def least_violation_many(
         norm: "linf" or "l1".
         threads: how many observations at a time; all cores if None.
         device: a PyTorch device on which to solve the whole batch by an interior point, with the same proof of every
-            answer; what it leaves unproved goes to the kernel. On a CPU it is several times slower than the kernel,
-            so it is never chosen by itself.
+            answer; what it leaves unproved goes to the kernel. On a CPU it is slower than the kernel, so it is
+            never chosen by itself.
 
     Raises:
         OptionError: ``threads`` is not a whole number of at least 1, or there is no such norm or device.

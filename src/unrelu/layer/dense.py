@@ -40,8 +40,8 @@ _U, _N = ord("U"), ord("N")
 def _addresses() -> tuple[int, ...]:
     """Addresses of SciPy's BLAS and LAPACK routines that compiled functions take as ``routines``.
 
-    Numba itself has no symmetric product (dsyrk takes 60% of the time of a general one), and its factorisations take
-    seconds to compile. As an argument, an address is in no cached file.
+    Numba itself has no symmetric product (dsyrk takes less time than a general one), and its factorisations are slow
+    to compile. As an argument, an address is in no cached file.
     """
     names = (("blas", "dsyrk"), ("lapack", "dpotrf"), ("lapack", "dgetrf"), ("lapack", "dgetri"))
     return tuple(get_cython_function_address(f"scipy.linalg.cython_{library}", name) for library, name in names)

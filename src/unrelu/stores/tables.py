@@ -206,7 +206,7 @@ class ZarrTable(Table):
 
     Chunks are files of their own, so machines that share the folder do not disturb each other. Reconstructions are
     compressed. A chunk of any other column is its numbers in little-endian order and no more (the ``bytes`` codec of
-    Zarr v3), so that :meth:`write` writes its file as it is: by way of Zarr each took 0.7 ms, for one kilobyte.
+    Zarr v3), so that :meth:`write` writes its file as it is: by way of Zarr a kilobyte takes much longer.
     """
 
     def create(self, attributes: Mapping[str, Any]) -> None:
@@ -218,7 +218,7 @@ class ZarrTable(Table):
             for column in self.columns:
                 if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
                     continue
-                # Codes and short columns gain nothing; level 1 costs a third of Zarr's own choice.
+                # Codes and short columns gain nothing; level 1 costs less than Zarr's own choice.
                 compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == "reconstructions" else None
                 names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
                 group.create_array(

@@ -44,7 +44,7 @@ _UNIT = 2.0**-53
 _TINY = 1e-290
 # 2^(k - 1) sign vectors up to here: less than a second.
 _ENUMERABLE = 10
-# k^2 m up to which the best left inverse is computed: ten seconds. Beyond, the pseudo-inverse is taken.
+# k^2 m up to which the best left inverse is computed, which takes long. Beyond, the pseudo-inverse is taken.
 _SOLVABLE = 200_000
 # Vectors from which the search for the worst rows descends, and steps that it takes at most.
 _STARTS, _STEPS = 50, 100
