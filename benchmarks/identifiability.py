@@ -1,4 +1,4 @@
-"""Is a code recovered where, and only where, a noiseless result calls it identifiable?
+"""Is a code recovered where, and only where, an exact fit calls it identifiable?
 
 Of the paper's random nets k-250-600, whose rank falls below k as k grows; and of nets of full rank in
 which one latent direction hardly shows, down to what double precision can tell.
@@ -31,7 +31,7 @@ def random_network(sizes, rng, softness=1.0):
 
 
 def tried(sizes, nets, key, softness=1.0, method="auto"):
-    """Of codes of several nets: whether each is called identifiable, its relative error, sigma_min / sigma_max."""
+    """Of codes of several nets: called identifiable by an exact fit or not, relative error, sigma_min / sigma_max."""
     columns = []
     for index in range(nets):
         network = random_network(sizes, stream("identifiability, weights", *key, index), softness)
@@ -39,7 +39,7 @@ def tried(sizes, nets, key, softness=1.0, method="auto"):
         result = unrelu.invert(network, network(truth), method)
         error = np.linalg.norm(result.z - truth, axis=1) / np.linalg.norm(truth, axis=1)
         values = np.linalg.svd(network.jacobian(truth), compute_uv=False)
-        columns.append((result.identifiable, error, values[:, -1] / values[:, 0]))
+        columns.append((result.identifiable & result.success, error, values[:, -1] / values[:, 0]))
     return (np.concatenate(column) for column in zip(*columns, strict=True))
 
 

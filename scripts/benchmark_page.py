@@ -66,8 +66,10 @@ def _provenance(results: Path) -> str:
         command, seconds = run.get("command", {}), run.get("seconds")
         minutes = None if seconds is None else f"{seconds / 60:.1f}"
         size = "quick" if command.get("quick") else "full"
-        rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), run["machine"]["date"][:10], minutes))
-    head = ("benchmark", "run", "seed", "commit", "date", "minutes of the processor")
+        load = (run["machine"].get("load") or [None])[0]
+        when = run["machine"]["date"][:10]
+        rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), when, minutes, load))
+    head = ("benchmark", "run", "seed", "commit", "date", "minutes of the processor", "load at its end")
     return f"Measured on {'; '.join(machines)}.\n\n{table(head, rows)}"
 
 
