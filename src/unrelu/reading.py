@@ -33,6 +33,7 @@ __all__ = [
     "check_members",
     "check_names",
     "inflated_size",
+    "json_limit",
     "npy_header",
     "npy_values",
     "opened",
@@ -145,16 +146,21 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None
 
 
 def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> Any:
-    """What the JSON text in a file says; of at most ``max_bytes`` / 32, which it takes up to 32 times in memory.
+    """What the JSON text in a file says, of at most :func:`json_limit` bytes.
 
     Raises:
         InputError: see :func:`read_bytes`; or it is not JSON in UTF-8, or nested too deep to be read.
     """
-    content = read_bytes(path, max_bytes // _JSON_EXPANDS, within)
+    content = read_bytes(path, json_limit(max_bytes), within)
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def json_limit(max_bytes: int) -> int:
+    """Bytes of JSON that are read: it may take 32 times as many in memory. A small one, of 1 MiB, always is."""
+    return max(2**20, max_bytes // _JSON_EXPANDS)
 
 
 def _limit(max_bytes: int) -> str:

@@ -161,13 +161,13 @@ def scan(stream: IO[bytes]) -> list[Storage]:
     """
     storages: list[Storage] = []
     stack: list[_Item] = []
-    memo: dict[int, _Item] = {}
+    memo: dict[Any, _Item] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name
         if name.endswith("PUT") or name == "MEMOIZE":
-            memo[len(memo) if argument is None else int(argument)] = stack[-1]
+            memo[len(memo) if argument is None else argument] = stack[-1]
         elif name.endswith("GET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         elif name == "DUP":
             stack.append(stack[-1])
         elif name == "MARK":

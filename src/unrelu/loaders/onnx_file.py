@@ -172,7 +172,7 @@ class Sizes:
         # Where sizes depend on the values (NonZero), there is one index for each axis and entry at most.
         unknown = total * max([1, *(array.ndim for array in arrays)])
         shapes = self._inferred(node, inputs)
-        size = sum(unknown if shape is None or None in shape else math.prod(shape) for shape in shapes.values())  # type: ignore[arg-type]
+        size = sum(unknown if count is None else count for count in shapes.values())
         self._check(self._constants + 8 * size, "computes a constant; with it the model would take")
 
     def check_flow(self, node: onnx.NodeProto, inputs: Sequence[Any], batch: int) -> None:
@@ -190,9 +190,8 @@ class Sizes:
             shapes = self._inferred(node, inputs)
         except UnsupportedModelError:  # what does not fit is said in terms of layers later
             return
-        for shape in shapes.values():
-            if shape is not None and None not in shape:
-                self._check(8 * math.prod(shape) // batch, "makes of one code a tensor that would take")  # type: ignore[arg-type]
+        for count in shapes.values():
+            self._check(8 * (count or 0) // batch, "makes of one code a tensor that would take")
 
     def _check(self, size: int, what: str) -> None:
         if size > self._max_bytes:
@@ -201,7 +200,8 @@ class Sizes:
                 "max_bytes= (--max-bytes) if you trust the file"
             )
 
-    def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> dict[str, list[int | None] | None]:
+    def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> dict[str, int | None]:
+        """How many entries each output has; None where that is not known before."""
         types, data = {}, {}
         for name, value in zip(node.input, inputs, strict=True):
             if name:
@@ -215,14 +215,15 @@ class Sizes:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._opsets)
         except Exception as error:  # of inference, which has its own
             raise UnsupportedModelError(f"cannot be computed: {' '.join(str(error).split())[:200]}") from error
-        return {name: _dims(found[name]) for name in found}
+        return {name: _count(found[name]) for name in found}
 
 
 def _kind(value: np.ndarray[Any, Any]) -> int:
     return int(onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
 
 
-def _dims(kind: onnx.TypeProto) -> list[int | None] | None:
+def _count(kind: onnx.TypeProto) -> int | None:
     if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         return None
-    return [d.dim_value if d.HasField("dim_value") else None for d in kind.tensor_type.shape.dim]
+    dims = kind.tensor_type.shape.dim
+    return math.prod(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None

@@ -18,7 +18,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.storage import LocalStore
 
 from unrelu.errors import InputError
-from unrelu.reading import MAX_BYTES, check_names, inflated_size, shown_size
+from unrelu.reading import MAX_BYTES, check_names, inflated_size, json_limit, shown_size
 
 __all__ = ["Inside", "bounded"]
 
@@ -41,7 +41,7 @@ class Inside(LocalStore):
     Args:
         root: the folder.
         read_only: as in Zarr.
-        max_bytes: of one file that is read as a whole; of metadata a 32nd, see :func:`~unrelu.reading.read_json`.
+        max_bytes: of one file that is read as a whole; of metadata less, see :func:`~unrelu.reading.json_limit`.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = False, max_bytes: int = MAX_BYTES) -> None:
@@ -79,7 +79,7 @@ class Inside(LocalStore):
             return
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
             raise PermissionError(f"{path} is a device, a socket or a pipe; only regular files are read")
-        most = self._max_bytes // (32 if key.endswith("zarr.json") else 1)
+        most = json_limit(self._max_bytes) if key.endswith("zarr.json") else self._max_bytes
         if whole and found.st_size > most:
             raise PermissionError(f"{path} has {shown_size(found.st_size)}; at most {shown_size(most)} are read")
 
