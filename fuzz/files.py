@@ -1,8 +1,8 @@
 """Damaged and hostile files of every format, each read in a process that is watched.
 
 Valid files are mutated: bytes, numbers in their fields, members of archives, values of JSON. Then come the files of
-``crafted.py``. A reader has to end in an answer or in an error of unrelu's own, within 10 seconds and ``max_bytes`` plus
-500 MB of memory; it may open no file beside the one that it was given, and run nothing that a file says.
+``crafted.py``. A reader has to end in an answer or in an error of unrelu's own, within 10 seconds and ``max_bytes``
+plus 500 MB of memory; it may open no file beside the one that it was given, and run nothing that a file says.
 
     python fuzz/files.py [--quick] [--seed N] --output FILE
 
@@ -17,6 +17,7 @@ import argparse
 import ctypes
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -44,17 +45,10 @@ COUNTS = ("refused", "read", "foreign exceptions", "above memory", "over 10 s", 
 
 _RUNS = ("pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
 # Where the interpreter, its libraries and the system keep their own files.
-_OWN = (
-    sys.prefix,
-    sys.base_prefix,
-    str(Path(__file__).parent.parent),
-    "/usr",
-    "/lib",
-    "/etc",
-    "/proc",
-    "/sys",
-    "/dev/null",
-)
+_HERE = str(Path(__file__).resolve().parent.parent)
+_OWN = (_HERE, sys.prefix, sys.base_prefix, "/usr", "/lib", "/etc", "/proc", "/sys", "/dev/null")
+# Of inotify: opened or read; and the head of an event, whose last number is the length of the name behind it.
+_OPENED, _EVENT = 0x21, struct.Struct("iIII")
 
 
 class Watch:
@@ -81,7 +75,7 @@ class Watch:
     def look(self, read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
         """Read a file, and say how it ended."""
         outside = path.parent.parent / "outside"
-        marked = self._libc.inotify_add_watch(self._inotify, os.fsencode(outside), 0x21)  # opened, or read
+        marked = self._libc.inotify_add_watch(self._inotify, os.fsencode(outside), _OPENED)
         self.opened, self.run, self.allowed = [], [], str(path.parent)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before, begin = _peak(), time.perf_counter()
@@ -93,15 +87,33 @@ class Watch:
             error = f"{type(caught).__name__}: {caught!s:.300}"
         self.allowed = None
         found = {"end": end, "error": error, "seconds": time.perf_counter() - begin, "peak": _peak() - before}
-        try:
-            if os.read(self._inotify, 2**16):
-                self.opened.append(str(outside))
-        except BlockingIOError:
-            pass
         self._libc.inotify_rm_watch(self._inotify, marked)
+        self.opened += [str(outside)] * self._seen()
         if (outside / "code-was-run").exists():
             self.run.append("the pickle")
         return found | {"foreign reads": self.opened, "code run": self.run}
+
+    def _seen(self) -> bool:
+        """Whether something beside the file was opened; other events are of the watch itself."""
+        try:
+            events = os.read(self._inotify, 2**16)
+        except BlockingIOError:
+            return False
+        at, seen = 0, False
+        while at < len(events):
+            _, mask, _, length = _EVENT.unpack_from(events, at)
+            seen |= bool(mask & _OPENED)
+            at += _EVENT.size + length
+        return seen
+
+
+def control(path: Path) -> None:
+    """What a reader must not do: against a fuzzer that sees nothing."""
+    outside = path.parent.parent / "outside"
+    descriptor = ctypes.CDLL(None).open(os.fsencode(outside / "canary"), os.O_RDONLY)
+    os.read(descriptor, 1)
+    os.close(descriptor)
+    pickle.loads(b"\x80\x02cbuiltins\nlen\n.")
 
 
 def _peak() -> int:
@@ -124,7 +136,7 @@ def read_forever() -> None:
     answers.flush()
     for line in sys.stdin:
         kind, path = json.loads(line)
-        answers.write(json.dumps(watch.look(READERS[kind], Path(path))) + "\n")
+        answers.write(json.dumps(watch.look({**READERS, "control": control}[kind], Path(path))) + "\n")
         answers.flush()
 
 
@@ -137,7 +149,8 @@ class Reader:
     def read(self, kind: str, path: Path) -> dict[str, Any]:
         """How reading ended."""
         process = self._process or self._start()
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         process.stdin.write(json.dumps([kind, str(path)]).encode() + b"\n")
         process.stdin.flush()
         line = process.stdout.readline() if select.select([process.stdout], [], [], SECONDS)[0] else None
@@ -245,7 +258,10 @@ _WORDS = (
     b"../../x",
     b"\xff",
 )
-_JSON: tuple[Any, ...] = (None, True, -1, 0, 0.5, 1e308, 2**31, 2**62, 2**70, "", "x", "\x1b[2J", [], [[]], {}, [2**40], ["a"], {"name": "pickle"})  # fmt: skip
+_JSON: tuple[Any, ...] = (
+    None, True, -1, 0, 0.5, 1e308, 2**31, 2**62, 2**70, "", "x", "\x1b[2J", [], [[]], {}, [2**40], ["a"],
+    {"name": "pickle"},
+)  # fmt: skip
 
 
 def mutated_bytes(draw: random.Random, content: bytes) -> bytes:
@@ -357,8 +373,11 @@ def mutated(draw: random.Random, path: Path) -> None:
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def cases(draw: random.Random, count: int, base: Path) -> Iterator[tuple[str, str, str, Callable[[Path, Path], Path]]]:
-    """Format, name, what reads it, and what makes it in a folder: all crafted files, then mutations, format by format."""
+Case = tuple[str, str, str, Callable[[Path, Path], Path]]
+
+
+def cases(draw: random.Random, count: int, base: Path) -> Iterator[Case]:
+    """Format, name, what reads it, and what makes it in a folder: crafted files, then mutations, format by format."""
     import crafted  # noqa: PLC0415
 
     for name, (kind, _, make) in crafted.CRAFTED.items():
@@ -400,6 +419,7 @@ def fuzz(count: int, seed: int, keep: Path | None) -> tuple[list[dict[str, Any]]
     rows: dict[str, dict[str, Any]] = {}
     failures: list[dict[str, str]] = []
     reader = Reader()
+    check_watch(reader)
     with tempfile.TemporaryDirectory() as base:
         for i, (what, name, kind, make) in enumerate(cases(random.Random(seed), count, Path(base))):
             here = Path(base, str(i))
@@ -425,6 +445,17 @@ def fuzz(count: int, seed: int, keep: Path | None) -> tuple[list[dict[str, Any]]
     total: dict[str, Any] = {name: sum(row[name] for row in rows.values()) for name in ("tried", *COUNTS)}
     total |= {name: max(row[name] for row in rows.values()) for name in ("largest MB", "longest s")}
     return [{"what": what, **row} for what, row in (*rows.items(), ("all", total))], failures
+
+
+def check_watch(reader: Reader) -> None:
+    """Make sure that what is looked for would be seen."""
+    with tempfile.TemporaryDirectory() as base:
+        for name in ("named", "outside"):
+            Path(base, name).mkdir()
+            Path(base, name, "canary").write_bytes(b"canary")
+        found = reader.read("control", Path(base, "named/canary"))
+    if not found["foreign reads"] or not found["code run"]:
+        raise RuntimeError(f"the reader is not watched; this needs Linux: {found}")
 
 
 def _special(folder: str, names: list[str]) -> list[str]:
@@ -474,13 +505,8 @@ def main() -> int:
 
 def commit() -> str | None:
     """Of the sources, or None outside a repository."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=7", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "-C", _HERE, "rev-parse", "--short=7", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
 
