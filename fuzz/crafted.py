@@ -304,7 +304,6 @@ def checkpoint_that_runs_code(folder: Path, canary: Path) -> Path:
 
 @crafted("model", r"a tensor's storage states .*, its record holds")
 def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
-    """PyTorch would take what lies behind the record in memory for weights."""
     path = saved(folder, {"a.weight": torch.ones(50, 50)})
     return repacked(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000)))
 
