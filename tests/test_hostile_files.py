@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -42,6 +46,20 @@ def test_it_is_refused_with_a_reason(tmp_path, canary, name):
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000 + len(str(tmp_path))
     assert not (canary.parent / "code-was-run").exists()
+
+
+def test_the_fuzzer_finds_nothing_and_says_what_it_read(tmp_path):
+    """All crafted and valid files, and few mutations; the whole run is `python fuzz/files.py`."""
+    script = Path(__file__).parent.parent / "fuzz" / "files.py"
+    command = [sys.executable, str(script), "--files", str(len(CRAFTED) + 60), "--output", str(tmp_path / "files.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "files.json").read_text())
+    *formats, total = found["rows"]
+    assert (found["script"], found["quick"], found["failures"]) == ("files", False, [])
+    assert total["tried"] == sum(row["tried"] for row in formats) == len(CRAFTED) + 60
+    assert total["refused"] + total["read"] == total["tried"]
+    assert next(row for row in formats if row["what"] == "crafted")["refused"] == len(CRAFTED)
 
 
 def test_the_limit_is_that_of_what_is_read(tmp_path):

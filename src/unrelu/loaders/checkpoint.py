@@ -1,8 +1,8 @@
 """PyTorch's ``.pt`` and ``.pth`` files: tensors and plain containers, and nothing that could run or ask for memory.
 
 ``torch.load(weights_only=True)`` runs no code, but trusts the numbers in a file: it allocates what the pickle states,
-decompresses records of any size, and hashes keys that take for ever. So the file is looked through first, and its pickle
-by its opcodes (:func:`scan`), without building anything that it describes.
+decompresses records of any size, and hashes keys that take for ever. So the file is looked through first, its pickle by
+its opcodes (:func:`scan`), without building anything that it describes.
 """
 
 from __future__ import annotations
