@@ -93,7 +93,7 @@ class Run:
         "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
 
         Raises:
-            InputError: there is no such column, or it cannot be read.
+            InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
         """
         values = self.table.read(name, start, stop)
         if name != "status":

@@ -78,11 +78,13 @@ def recording(folder: Path) -> Iterator[BinaryIO]:
     """The journal, for :func:`append`; no other run can have it.
 
     Raises:
-        InputError: another run has it.
+        InputError: another run has it, or it is a named pipe.
         StorageError: it cannot be written.
     """
     path = folder / JOURNAL
     try:
+        if path.is_fifo():  # which would be waited for
+            raise InputError(f"{path} is a named pipe (FIFO); remove it, or name another folder")
         stream = path.open("ab", buffering=0)  # a buffer would be written once more when the file is closed
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; name another folder") from error
