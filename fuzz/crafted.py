@@ -6,6 +6,7 @@ A file is made by a function of a folder and of a canary, a file outside of that
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -179,6 +180,14 @@ def npy_of_entries_without_bytes(folder: Path, canary: Path) -> Path:
     return written(folder / "y.npy", header("'|V0'", f"({10**15},)"))
 
 
+@crafted("array", r"holds observations that take 512 MiB as float64; at most 64 MiB are read")
+def npy_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
+    with (folder / "y.npy").open("wb") as stream:
+        stream.write(header("'|u1'", f"({MAX_BYTES},)"))
+        stream.truncate(stream.tell() + MAX_BYTES)
+    return folder / "y.npy"
+
+
 @crafted("array", r"not a readable \.npy array")
 def npy_with_a_header_in_brackets(folder: Path, canary: Path) -> Path:
     return written(folder / "y.npy", header("'<f8'", "(" * 4000 + ")" * 4000))
@@ -312,6 +321,12 @@ def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Pat
 def older_checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(50, 50)}, zip_file=False)
     return written(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000))(path.read_bytes()))
+
+
+@crafted("model", r"not a PyTorch file, or a truncated one \(ValueError: expected 4294967295 bytes")
+def older_checkpoint_with_an_endless_word(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.ones(2, 2)}, zip_file=False)
+    return written(path, replaced(b"X\x08\0\0\0a.weight", b"X\xff\xff\xff\xffa.weight")(path.read_bytes()))
 
 
 @crafted("model", r"a\.weight \(3000, 3000\) is expanded: 9,000,000 entries share fewer numbers")
@@ -471,6 +486,13 @@ def onnx_that_doubles_a_constant(folder: Path, canary: Path) -> Path:
     names = [f"k{i}" for i in range(60)]
     nodes = [helper.make_node("Concat", [a, a], [b], axis=0) for a, b in zip(["w", *names], names, strict=False)]
     return graph(folder, [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])], {"w": W})
+
+
+@crafted("model", r"computes a constant; with (it|the time for it) the model would take")
+def onnx_that_multiplies_for_hours(folder: Path, canary: Path) -> Path:
+    names = ["w", *(f"k{i}" for i in range(60))]
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in itertools.pairwise(names)]
+    return graph(folder, [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])], {"w": np.ones((1000, 1000))})
 
 
 @crafted("model", r"makes of one code a tensor that would take")
@@ -698,6 +720,11 @@ def picture_elsewhere(folder: Path, canary: Path) -> Path:
     Image.fromarray(Y[0]).save(canary.parent / "other.png")
     (folder / "a.png").symlink_to(canary.parent / "other.png")
     return folder
+
+
+@crafted("model", r"^.{0,4500}$")
+def checkpoint_of_many_layers(folder: Path, canary: Path) -> Path:
+    return saved(folder, {f"layer{i}.weight": torch.ones(2, 3) for i in range(2000)})
 
 
 # --- certificates, runs and formulas ----------------------------------------------------------------------------------

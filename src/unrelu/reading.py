@@ -137,11 +137,11 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None
         if size > max_bytes:
             raise InputError(f"{path} has {shown_size(size)}; {_limit(max_bytes)}")
         try:
-            content = stream.read(max_bytes + 1)
+            content = stream.read(size + 1)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        if len(content) > max_bytes:  # it has grown, or is of a file system that states no sizes
-            raise InputError(f"{path} has more than {shown_size(max_bytes)}; {_limit(max_bytes)}")
+        if len(content) > size:  # or is of a file system that states no sizes
+            raise InputError(f"{path} has grown while it was read; copy it, and read the copy")
         return content
 
 

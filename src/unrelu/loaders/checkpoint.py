@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 
@@ -114,7 +114,7 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
     storages: dict[object, Storage] = {}
     # A magic number, a version, what the system was, the object, and the keys of the storages.
     for _ in range(5):
-        storages |= {storage.key: storage for storage in scan(stream)}
+        storages |= {storage.key: storage for storage in scan(_Bounded(stream, size))}
         _check_pickle(stream.tell(), max_bytes)
         if stream.tell() == size:  # a plain pickle, which torch.load refuses
             break
@@ -123,6 +123,18 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
             f"its tensors state {shown_size(total)}, the file has {shown_size(size)}: it is cut short or damaged; "
             f"{_WAY_OUT}"
         )
+
+
+class _Bounded:
+    """A stream that is asked for no more than it has: Python's would allocate the length that a string states."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._size = stream, size
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes."""
+        return self._stream.read(max(0, min(count, self._size - self._stream.tell())))
 
 
 def _check_pickle(size: int, max_bytes: int) -> None:
@@ -151,7 +163,7 @@ _MARK = _Item("mark", 0)
 _OTHER = _Item()
 
 
-def scan(stream: IO[bytes]) -> list[Storage]:
+def scan(stream: IO[bytes] | _Bounded) -> list[Storage]:
     """The storages that a pickle states; it is read by opcodes, without making its objects.
 
     Raises:
@@ -162,7 +174,7 @@ def scan(stream: IO[bytes]) -> list[Storage]:
     storages: list[Storage] = []
     stack: list[_Item] = []
     memo: dict[Any, _Item] = {}
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
         name = opcode.name
         if name.endswith("PUT") or name == "MEMOIZE":
             memo[len(memo) if argument is None else argument] = stack[-1]

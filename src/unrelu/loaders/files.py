@@ -19,6 +19,9 @@ from unrelu.reading import MAX_BYTES, check_limit, check_names, opened, read_npz
 
 __all__ = ["load"]
 
+# Characters of a message.
+_LONGEST = 4000
+
 Layers = Sequence[str] | None
 # The tensors of a file by layer, and the activations that it stores.
 Contents = tuple[Named, Activations | None]
@@ -83,12 +86,18 @@ def load(
         _check_size(named, layers, max_bytes)
         return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
     except ModelError as error:
-        raise type(error)(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {_shortened(error)}") from error
     except InputError as error:  # of the layer that reads
-        told = str(error)
+        told = _shortened(error)
         raise ModelFileError(told if told.startswith(str(file)) else f"{file}: {told}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
+
+
+def _shortened(error: Exception) -> str:
+    """A message; those that list the layers of a file would be as long as it says."""
+    text = str(error)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def _path(path: str | os.PathLike[str]) -> Path:

@@ -26,6 +26,10 @@ __all__ = ["Sizes", "read_model"]
 _NODES = 20_000
 # Inputs up to this size may be shapes, which tell the size of what is computed; NumPy has no more axes.
 _SHAPE = 64
+# Operators that ONNX's reference implementation computes one entry at a time, and how many times slower than others.
+_ENTRYWISE, _SLOWER = {"Erf", "GatherElements", "GatherND", "ScatterElements", "ScatterND"}, 100
+# Products of numbers that take as long as writing one.
+_PRODUCTS = 50
 # What serialised models may have, by protobuf.
 _LARGEST_CHECKED = 2**31 - 1
 
@@ -174,6 +178,12 @@ class Sizes:
         shapes = self._inferred(node, inputs)
         size = sum(unknown if count is None else count for count in shapes.values())
         self._check(self._constants + 8 * size, "computes a constant; with it the model would take")
+        # Time is counted like memory: by the entries that would take as long.
+        if node.op_type in ("MatMul", "Gemm"):
+            self._constants += 8 * size * max(arrays[0].shape, default=1) // _PRODUCTS
+        elif node.op_type in _ENTRYWISE:
+            self._constants += 8 * (_SLOWER - 1) * max(size, total)
+        self._check(self._constants, "computes a constant; with the time for it the model would take")
 
     def check_flow(self, node: onnx.NodeProto, inputs: Sequence[Any], batch: int) -> None:
         """Refuse a node that would make a tensor too large of one code.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["digest", "read", "write"]
 
 _FORMAT = "unrelu certificate 1"
+# Moments at which a bound improved; a search of an hour has thousands.
+_LONGEST_HISTORY = 10**6
 _NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
 _PROOFS = ("proof", "box_proof")
 
@@ -110,11 +112,11 @@ def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_b
     try:
         values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
         values.update({name: _proof(table, name) for name in _PROOFS})
+        rows = _array(table["history"], float).reshape(-1, 4)
+        if len(rows) > _LONGEST_HISTORY:
+            raise ValueError(f"the history has {len(rows):,} moments")
         box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
-        history = tuple(
-            Moment(float(s), _whole(n), float(a), float(b))
-            for s, n, a, b in _array(table["history"], float).reshape(-1, 4)
-        )
+        history = tuple(Moment(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
         return kind(
             **values, z=_array(table["z"], np.float64), box=box,
             status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),

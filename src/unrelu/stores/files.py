@@ -11,7 +11,7 @@ from scipy import sparse
 
 from unrelu.errors import InputError
 from unrelu.operators import Mask, Matrix
-from unrelu.reading import MAX_BYTES, check_limit, read_npy, read_npz
+from unrelu.reading import MAX_BYTES, check_limit, read_npy, read_npz, shown_size
 
 __all__ = ["read_measurement", "read_observations"]
 
@@ -25,7 +25,7 @@ def read_observations(
         path: the file.
         what: what it holds, for messages.
         name: of the array, where there are several.
-        max_bytes: the most that the array may take; 4 GiB by default.
+        max_bytes: the most that the array may take, as it is stored and as float64; 4 GiB by default.
 
     Raises:
         InputError: the file is missing, a folder, of another kind, damaged, too large, holds objects, or several arrays
@@ -37,9 +37,7 @@ def read_observations(
     if not path.exists():
         raise InputError(f"{path} does not exist; pass a .npy or .npz file of {what}")
     max_bytes = check_limit(max_bytes)
-    if path.suffix.lower() == ".npy":
-        return read_npy(path, max_bytes)
-    if path.suffix.lower() != ".npz":
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise InputError(f"{path}: {what} are read from files that end in .npy or .npz")
 
     def chosen(names: list[str]) -> list[str]:
@@ -48,7 +46,13 @@ def read_observations(
             raise InputError(f"{path} holds {held}; name the {what} {name!r}")
         return [name if name in names else names[0]]
 
-    (array,) = read_npz(path, max_bytes, chosen).values()
+    npy = path.suffix.lower() == ".npy"
+    (array,) = [read_npy(path, max_bytes)] if npy else read_npz(path, max_bytes, chosen).values()
+    if (size := 8 * array.size) > max_bytes:
+        raise InputError(
+            f"{path} holds {what} that take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, "
+            "pass a larger max_bytes= (--max-bytes), or use unrelu.run, which reads in parts"
+        )
     return array
 
 
