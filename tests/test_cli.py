@@ -276,6 +276,22 @@ def test_options_of_files_do_not_go_with_networks_of_the_zoo(run):
 # --- inspect, version -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (("invert", "net.npz", "y.npy", "-o", "out"), "y.npy"),
+        (("certify", "net.npz", "y.npy", "-o", "out"), "y.npy"),
+        (("inspect", "net.npz"), "net.npz"),
+        (("run", "mnist-relu", "net.npz", "--array", "W0", "-o", "out"), "net.npz"),
+    ],
+)
+def test_files_of_more_than_may_be_read_are_refused(run, arguments, file):
+    code, _, err = run(*arguments, "--max-bytes", "100")
+    assert code == 2
+    assert re.search(rf"{file} (holds|would decompress to) .*; at most 100 bytes are read", err)
+    assert not Path("out").exists()
+
+
 def test_inspect_describes_layers_and_says_what_to_expect(run):
     code, out, err = run("inspect", "net.npz")
     assert (code, err) == (0, "")

@@ -17,6 +17,7 @@ from unrelu.commands.options import (
     ActivationName,
     LatentShape,
     Layers,
+    MaxBytes,
     Method,
     Model,
     Noise,
@@ -31,6 +32,7 @@ from unrelu.experiments import MODULES as EXPERIMENTS
 from unrelu.experiments import ON_A_NETWORK
 from unrelu.experiments import load as load_experiment
 from unrelu.terminal import (
+    limit_of,
     network_of,
     options_of,
     print_certificates,
@@ -98,6 +100,7 @@ def invert(
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
+    max_bytes: MaxBytes = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,11 +118,11 @@ def invert(
 
     options = options_of(option or [])
     make(method, options)
-    y = read_observations(data)
-    network = network_of(model, layers, activation, latent_shape)
+    y = read_observations(data, max_bytes=limit_of(max_bytes))
+    network = network_of(model, layers, activation, latent_shape, max_bytes)
     stated: dict[str, Any] = {
-        "operator": read_measurement(mask, operator), "noise": noise, "norm": norm, "prior": prior, "seed": seed,
-        "time_limit": time_limit, "scale": scale,
+        "operator": read_measurement(mask, operator, limit_of(max_bytes)), "noise": noise, "norm": norm,
+        "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
     }  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
@@ -156,6 +159,7 @@ def certify(
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
+    max_bytes: MaxBytes = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -171,9 +175,10 @@ def certify(
     from unrelu.certification import certify as prove
     from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
 
-    y, found = read_observations(data), read_codes(codes) if codes else None
-    network = network_of(model, layers, activation, latent_shape)
-    measured = read_measurement(mask, operator)
+    y = read_observations(data, max_bytes=limit_of(max_bytes))
+    found = read_codes(codes, max_bytes) if codes else None
+    network = network_of(model, layers, activation, latent_shape, max_bytes)
+    measured = read_measurement(mask, operator, limit_of(max_bytes))
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as callback:
@@ -198,6 +203,7 @@ def inspect(
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
+    max_bytes: MaxBytes = None,
     samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
 ) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
@@ -208,7 +214,7 @@ def inspect(
     from unrelu.inspection import ASSUMED_EXPANSION, share
     from unrelu.inspection import inspect as look
 
-    network = network_of(model, layers, activation, latent_shape)
+    network = network_of(model, layers, activation, latent_shape, max_bytes)
     seen = look(network, samples)
     title = f"{model}: latent {network.latent_shape} to output {network.output_shape}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unrelu.result import Inversion
 
 __all__ = [
+    "limit_of",
     "network_of",
     "options_of",
     "print_certificates",
@@ -33,7 +34,16 @@ __all__ = [
 ]
 
 
-def network_of(model: str, layers: str | None, activation: str | None, latent_shape: str | None) -> Network:
+def limit_of(max_bytes: int | None) -> int:
+    """What ``--max-bytes`` says, or its default."""
+    from unrelu.reading import MAX_BYTES
+
+    return MAX_BYTES if max_bytes is None else max_bytes
+
+
+def network_of(
+    model: str, layers: str | None, activation: str | None, latent_shape: str | None, max_bytes: int | None = None
+) -> Network:
     """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
@@ -55,6 +65,7 @@ def network_of(model: str, layers: str | None, activation: str | None, latent_sh
         layers=[name.strip() for name in layers.split(",")] if layers else None,
         activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
+        max_bytes=limit_of(max_bytes),
     )
 
 
@@ -170,11 +181,11 @@ def _spread(values: Any) -> str:
     return f"{known.min():.2g} to {known.max():.2g}, median {np.median(known):.2g}"
 
 
-def read_codes(path: Path) -> Any:
+def read_codes(path: Path, max_bytes: int | None = None) -> Any:
     """Codes from a .npy file, or from the results of ``unrelu invert``."""
     from unrelu.stores import read_observations
 
-    return read_observations(path / "codes.npy" if path.is_dir() else path, "codes", "codes")
+    return read_observations(path / "codes.npy" if path.is_dir() else path, "codes", "codes", limit_of(max_bytes))
 
 
 def print_certificates(console: Console, certificates: Sequence[Certificate], output: Path) -> None:

@@ -265,7 +265,7 @@ def test_layers_of_numbered_and_unnamed_arrays(tmp_path):
         ({"activation": "relu"}, "holds no weights"),
         ({}, "holds no weights"),
         ({"W0": np.array([["a"]])}, "layer 'W0' weight is not an array of real numbers"),
-        ({"W0": np.array([[None]], dtype=object)}, "readable .npz archive of numeric arrays .*allow_pickle=False"),
+        ({"W0": np.array([[None]], dtype=object)}, "W0 holds Python objects, which could run code .allow_pickle=False"),
     ],
 )
 def test_refusals_of_npz(tmp_path, arrays, message):
@@ -428,7 +428,7 @@ def test_damaged_member(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[200:240] = bytes(40)
     path.write_bytes(damaged)
-    with pytest.raises(ModelFileError, match=r"not a readable .npz archive"):
+    with pytest.raises(ModelFileError, match=r"not a readable \.np[yz]"):
         load(path)
 
 
@@ -436,11 +436,11 @@ def test_other_archives(tmp_path):
     for name in ("a.npz", "a.pt"):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr("readme.txt", "hello")
-        with pytest.raises(ModelFileError, match=r"not an array|not a PyTorch file"):
+        with pytest.raises(ModelFileError, match=r"not a readable .npy array|not a PyTorch file"):
             load(tmp_path / name)
     with (tmp_path / "b.npz").open("wb") as stream:
         np.save(stream, np.ones((2, 2)))
-    with pytest.raises(ModelFileError, match=r"single array, as a \.npy does; save weights with numpy\.savez"):
+    with pytest.raises(ModelFileError, match=r"not a readable \.npz archive .*; save it with numpy\.savez"):
         load(tmp_path / "b.npz")
     safetensors.torch.save_file({}, tmp_path / "b.safetensors")
     with pytest.raises(ModelFileError, match="holds no tensors"):
@@ -481,7 +481,7 @@ def test_unreadable(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ModelFileError, match=r"a\.npz cannot be read: .*Permission denied"):
         load(tmp_path / "a.npz")
 

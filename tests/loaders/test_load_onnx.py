@@ -382,10 +382,11 @@ def test_open_latent_shape(tmp_path):
     assert check_same_as_runtime(path, latent_shape=(2, 3, 4)).latent_shape == (2, 3, 4)
 
 
-def test_tensors_in_a_file_next_to_the_model(tmp_path):
+@pytest.mark.parametrize("beside", ["a.onnx.data", "a.onnx_data"])
+def test_tensors_in_a_file_next_to_the_model(tmp_path, beside):
     path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [3], {"w": M34})
-    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert (tmp_path / "weights.bin").exists()
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=beside, size_threshold=0)
+    assert (tmp_path / beside).exists()
     check_same_as_runtime(path)
 
 

@@ -17,6 +17,7 @@ from unrelu.methods import METHODS, make
 from unrelu.noise import Noise
 from unrelu.operators import Identity, Mapped, MaskOperator, read_operator
 from unrelu.problem import Problem
+from unrelu.reading import MAX_BYTES
 from unrelu.scaling import check_scale
 from unrelu.stores import FORMATS, Masks, Source, in_memory, open_masks, open_source
 
@@ -56,26 +57,26 @@ def check_options(
         raise OptionError(f"results={results!r} is unknown; use {' or '.join(map(repr, FORMATS))}")
 
 
-def source_of(data: Any, array: str | None, size: tuple[int, int] | None) -> Source:
+def source_of(data: Any, array: str | None, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
     """The data set, opened.
 
     Raises:
         InputError: it is none.
     """
     if isinstance(data, str | Path):
-        return open_source(_anywhere(data), array, size)
+        return open_source(_anywhere(data), array, size, max_bytes=max_bytes)
     _no_store(array, size)
     return data if isinstance(data, Source) else in_memory(data, "data")
 
 
-def masks_of(masks: Any, size: tuple[int, int] | None) -> Source:
+def masks_of(masks: Any, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
     """The masks, opened.
 
     Raises:
         InputError: they are none.
     """
     if isinstance(masks, str | Path):
-        return open_masks(_anywhere(masks), size=size if Path(masks).is_dir() else None)
+        return open_masks(_anywhere(masks), size=size if Path(masks).is_dir() else None, max_bytes=max_bytes)
     return masks if isinstance(masks, Source) else Masks(in_memory(masks, "masks"))
 
 

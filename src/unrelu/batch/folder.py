@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from unrelu.batch.journal import JOURNAL, Record, read_records
 from unrelu.batch.manifest import read_manifest, table_of
-from unrelu.errors import StorageError
+from unrelu.errors import InputError, StorageError
 from unrelu.processes import locked
 from unrelu.result import Status
 from unrelu.stores import Table, write_records
@@ -93,12 +93,14 @@ class Run:
         "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
 
         Raises:
-            InputError: there is no such column, or it cannot be read.
+            InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
         """
         values = self.table.read(name, start, stop)
         if name != "status":
             return values
         names = np.array(["", *self.manifest["statuses"]])
+        if values.size and values.max() >= len(names):
+            raise InputError(f"{self.folder}: a status is {values.max()}; the manifest names {len(names) - 1} of them")
         return np.asarray(names[values])
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -109,7 +111,8 @@ class Run:
             for i in range(record.stop - record.start):
                 row = {name: _plain(values[name][i]) for name in names}
                 index = record.start + i
-                message = record.errors.get(index) or Status[row["status"]].value
+                known = Status.__members__.get(row["status"])
+                message = record.errors.get(index) or (row["status"] if known is None else known.value)
                 yield {"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
                        "status": row.pop("status"), "message": message, **row}  # fmt: skip
 
@@ -122,8 +125,14 @@ def open_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    records = read_records(folder)
-    return Run(folder, manifest, records, table_of(folder, manifest))
+    table = table_of(folder, manifest)
+
+    def belongs(record: Record) -> bool:
+        first = record.chunk * table.chunk
+        return (record.start, record.stop) == (first, min(first + table.chunk, table.size))
+
+    records = {chunk: record for chunk, record in read_records(folder).items() if belongs(record)}
+    return Run(folder, manifest, records, table)
 
 
 def write_lines(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unrelu.errors import StorageError
+from unrelu.errors import InputError, StorageError
 from unrelu.processes import sole_writer
+from unrelu.reading import opened
 
 __all__ = ["JOURNAL", "Record", "append", "read_records", "recording"]
 
 JOURNAL = "chunks.jsonl"
+# Bytes of a line: a message for every observation of the largest chunk, and far more than that.
+_LINE = 2**26
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,20 @@ class Record:
 
 
 def read_records(folder: Path) -> dict[int, Record]:
-    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
+    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again.
+
+    Raises:
+        InputError: the journal is no regular file, or a link out of the folder, or cannot be read.
+    """
     path = folder / JOURNAL
     if not path.exists():
         return {}
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        found = map(_record, lines)
+    with opened(path, folder) as (stream, _):
+        lines = iter(lambda: stream.readline(_LINE), b"")
+        try:
+            found = [_record(line.decode("utf-8", errors="replace")) for line in lines]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
         return {record.chunk: record for record in found if record is not None}
 
 
@@ -66,11 +78,13 @@ def recording(folder: Path) -> Iterator[BinaryIO]:
     """The journal, for :func:`append`; no other run can have it.
 
     Raises:
-        InputError: another run has it.
+        InputError: another run has it, or it is a named pipe.
         StorageError: it cannot be written.
     """
     path = folder / JOURNAL
     try:
+        if path.is_fifo():  # which would be waited for
+            raise InputError(f"{path} is a named pipe (FIFO); remove it, or name another folder")
         stream = path.open("ab", buffering=0)  # a buffer would be written once more when the file is closed
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; name another folder") from error
@@ -116,6 +130,21 @@ def _record(line: str) -> Record | None:
         if entry["check"] != _check(values):
             return None
         values["errors"] = {int(i): str(message) for i, message in values["errors"].items()}
-        return Record(**values)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record = Record(**values)
+        return record if _is_sound(record) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether the types are those that a run writes; anyone can compute the check of a line."""
+    numbers = (record.chunk, record.start, record.stop, record.success, *record.counts.values())
+    texts = (record.data, record.result, record.timing, record.worker, *record.counts)
+    return (
+        all(type(n) is int and 0 <= n < 2**48 for n in numbers)
+        and all(isinstance(text, str) for text in texts)
+        and all(type(n) in (int, float) and math.isfinite(n) for n in (record.seconds, record.at))
+        and record.start < record.stop
+        and all(record.start <= i < record.stop for i in record.errors)
+        and sum(record.counts.values()) == record.stop - record.start
+    )

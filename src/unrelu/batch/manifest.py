@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,32 @@ from unrelu.batch.fingerprint import fingerprint
 from unrelu.batch.work import STATUSES, Work
 from unrelu.errors import InputError, StorageError
 from unrelu.machine import describe
+from unrelu.noise import Noise
+from unrelu.reading import read_json
+from unrelu.scaling import Scaling
 from unrelu.stores import FORMATS, Table, columns_of
 
 __all__ = ["MANIFEST", "differences", "manifest_of", "read_manifest", "table_of", "write_manifest"]
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 1"
+
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+# What a manifest says, and of which types: a damaged or forged one is told at once, not by what it leads to.
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "version": (str,), "model": (dict,), "model.sha256": (str,), "data": (dict,), "data.dtype": (str,),
+    "data.scale": (str,), "data.sha256": (str,), "operator": _TEXT, "masks": (bool,), "method": (str,),
+    "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float), "time_limit": _NUMBER, "seed": (int,),
+    "results": (str,), "statuses": (list,), "about": (dict,), "about.data": (str,),
+}  # fmt: skip
+# Of the rest of "about", what is there.
+_ABOUT: dict[str, tuple[type, ...]] = {
+    "model": _TEXT, "masks": _TEXT, "mask": _TEXT, "operator": _TEXT, "command": _TEXT, "opened": (dict,),
+    "machine": (dict,),
+}  # fmt: skip
+_OPENED: dict[str, tuple[type, ...]] = {
+    "data": _TEXT, "masks": _TEXT, "array": _TEXT, "size": (list, type(None)), "directory": (str,), "operator": _TEXT
+}  # fmt: skip
 
 
 def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
@@ -87,18 +108,55 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: there is none, or it is damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{folder} holds no {MANIFEST}, so it is no folder of `unrelu run`; check the path")
+    manifest: dict[str, Any] = read_json(path, within=folder)
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != _FORMAT:
             raise InputError(f"{path} is of format {manifest['format']!r}; this version reads {_FORMAT!r}")
-        table_of(folder, manifest)
+        _check(manifest)
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error!r}; restore it, or pass --overwrite to begin again") from error
     return manifest
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """Refuse a manifest that says what no run writes.
+
+    Raises:
+        KeyError, TypeError, ValueError: it does.
+    """
+    for name, kinds in _ENTRIES.items():
+        outer, _, inner = name.partition(".")
+        _check_kind(name, manifest[outer][inner] if inner else manifest[outer], kinds)
+    about, opened = manifest["about"], manifest["about"].get("opened", {})
+    _check_kind("about.opened", opened, (dict,))
+    for held, known in ((about, _ABOUT), (opened, _OPENED)):
+        for name in known.keys() & held.keys():
+            _check_kind(name, held[name], known[name])
+    sizes = {"output_shape": manifest["model"]["output_shape"], "shape": manifest["data"]["shape"]}
+    sizes |= {"resized": manifest["data"]["resized"] or [1], "opened.size": opened.get("size") or [1]}
+    sizes |= {"latent_dim": [manifest["model"]["latent_dim"]], "size": [manifest["data"]["size"]]}
+    sizes |= {"chunk": [manifest["chunk"]]}
+    for name, shape in sizes.items():
+        _check_kind(name, shape, (list,))
+        if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48:
+            raise ValueError(f"{name} is {_short(shape)}")
+    if not all(isinstance(name, str) for name in manifest["statuses"]) or len(manifest["statuses"]) > 255:
+        raise ValueError(f"statuses are {_short(manifest['statuses'])}")
+    if odd := [name for name in manifest["options"] if not name.isidentifier()]:
+        raise ValueError(f"options has {odd[0]!r}")
+    if manifest["results"] not in FORMATS:
+        raise ValueError(f"results is {_short(manifest['results'])}")
+    Noise.parse(manifest["noise"])
+    Scaling.parse(manifest["data"]["scale"])
+
+
+def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise TypeError(f"{name} is {_short(value)}")
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from unrelu.batch.work import STATUSES, Settled, Task, Work
 from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.generator import Generator
 from unrelu.methods import METHODS
+from unrelu.reading import MAX_BYTES
 from unrelu.scaling import Scaling
 from unrelu.stores import FORMATS, Source, columns_of
 from unrelu.stores.batches import optional
@@ -74,6 +75,7 @@ def run(
     array: str | None = None,
     size: tuple[int, int] | None = None,
     scale: str | tuple[float, float] | None = None,
+    max_bytes: int = MAX_BYTES,
     results: str | None = None,
     overwrite: bool = False,
     watch: Watch | None = None,
@@ -109,6 +111,8 @@ def run(
         size: (height, width) to resize images to.
         scale: as for :func:`unrelu.invert`: (low, high), or "LOW,HIGH", map the data's own range to this one. Data on
             another scale than the generator are an error, by the first 64 observations; "none" takes them as they are.
+        max_bytes: the most that a ``.npz`` file, an observation or a chunk of a store may take once decompressed; see
+            :func:`unrelu.stores.open_source`.
         results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
             default npy up to 100,000 observations on this machine, else zarr.
         overwrite: remove what the folder holds of an earlier run.
@@ -133,7 +137,8 @@ def run(
         MissingPackageError: an optional package is not installed.
     """
     check_options(method, options, chunk, workers, scheduler, results)
-    source, masked = source_of(data, array, size), None if masks is None else masks_of(masks, size)
+    source = source_of(data, array, size, max_bytes)
+    masked = None if masks is None else masks_of(masks, size, max_bytes)
     stated = {"noise": noise, "norm": norm, "prior": prior, "time_limit": time_limit}
     measured = check_data(network, source, masked, operator, {**stated, "seed": seed})
     folder = Path(output)

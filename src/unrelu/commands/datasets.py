@@ -14,6 +14,7 @@ from unrelu.commands.options import (
     ActivationName,
     LatentShape,
     Layers,
+    MaxBytes,
     Method,
     Model,
     Noise,
@@ -24,7 +25,7 @@ from unrelu.commands.options import (
     Scale,
 )
 from unrelu.errors import InputError
-from unrelu.terminal import network_of, options_of
+from unrelu.terminal import limit_of, network_of, options_of
 
 if TYPE_CHECKING:
     from unrelu.generator import Generator
@@ -93,6 +94,7 @@ def run(
     layers: Layers = None,
     activation: ActivationName = None,
     latent_shape: LatentShape = None,
+    max_bytes: MaxBytes = None,
     overwrite: Annotated[
         bool, typer.Option(help="Begin again: remove what the folder holds of an earlier run.")
     ] = False,
@@ -119,8 +121,8 @@ def run(
         raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
     if dask and not dask.startswith("local:"):
         raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
-    network = network_of(model, layers, activation, latent_shape)
-    one, each = _masks(mask, network)
+    network = network_of(model, layers, activation, latent_shape, max_bytes)
+    one, each = _masks(mask, network, limit_of(max_bytes))
     if mask and operator:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
@@ -128,7 +130,8 @@ def run(
         names |= {"mask": os.path.abspath(mask)} if mask else {"operator": os.path.abspath(str(operator))}
     with watching(quiet, json, output) as watcher:
         found = run_all(
-            network, data, output, method, operator=one if one is not None else read_measurement(None, operator),
+            network, data, output, method, max_bytes=limit_of(max_bytes),
+            operator=one if one is not None else read_measurement(None, operator, limit_of(max_bytes)),
             masks=each, noise=noise, norm=norm, prior=prior, seed=seed, time_limit=time_limit, chunk=chunk,
             workers=workers, scheduler=scheduler or dask, array=array, size=_size(size), scale=scale, results=results,
             overwrite=overwrite, watch=watcher, names=names, **options,
@@ -159,29 +162,25 @@ def report(
     print(write_report(folder, output))
 
 
-def _masks(mask: str | None, network: Generator) -> tuple[Any, str | None]:
+def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, str | None]:
     """A single mask for all observations, or where there is one for each; None where there is no such mask."""
     from unrelu.stores import read_measurement
 
     if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
         return None, mask
-    single = _shape(Path(mask)) in (network.output_shape, (network.output_dim,))
-    return (read_measurement(Path(mask), None), None) if single else (None, mask)
+    single = _shape(Path(mask), max_bytes) in (network.output_shape, (network.output_dim,))
+    return (read_measurement(Path(mask), None, max_bytes), None) if single else (None, mask)
 
 
-def _shape(mask: Path) -> tuple[int, ...]:
+def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
     """Of an array in a file; masks for a whole data set are not read to see that they are many."""
-    import numpy as np
-
+    from unrelu.reading import npy_header, opened
     from unrelu.stores import read_observations
 
-    try:
-        if mask.suffix.lower() == ".npy":
-            shape: tuple[int, ...] = np.load(mask, mmap_mode="r", allow_pickle=False).shape
-            return shape
-    except (OSError, ValueError, EOFError):  # what is wrong with it is said by the reader
-        return ()
-    return read_observations(mask, "masks", "mask").shape
+    if mask.suffix.lower() == ".npy":
+        with opened(mask) as (stream, size):
+            return npy_header(stream, size, str(mask)).shape
+    return read_observations(mask, "masks", "mask", max_bytes).shape
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

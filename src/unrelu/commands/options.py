@@ -10,6 +10,7 @@ __all__ = [
     "ActivationName",
     "LatentShape",
     "Layers",
+    "MaxBytes",
     "Method",
     "Model",
     "Noise",
@@ -29,6 +30,13 @@ ActivationName = Annotated[
     str | None,
     typer.Option(
         help="Activation, where the file does not tell it: relu, leaky_relu:0.1, ...; or one a layer, relu,relu,sigmoid"
+    ),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Bytes that a file may take once it is decompressed; larger ones are refused unread. [default: 4 GiB]",
     ),
 ]
 LatentShape = Annotated[str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")]

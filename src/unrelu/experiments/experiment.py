@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from unrelu.errors import InputError
+from unrelu.reading import read_json
 from unrelu.streams import stream
 
 __all__ = ["SEED", "Claim", "Experiment", "Numbers", "Row", "Unit", "Verdict", "draw_seed", "random"]
@@ -120,7 +121,7 @@ class Numbers:
             InputError: the file cannot be read or holds something else.
         """
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = read_json(path)
             rows = tuple(tuple(row) for row in held["rows"])
             numbers = cls(
                 str(held["experiment"]), bool(held["quick"]), int(held["seed"]), tuple(held["columns"]), rows,

@@ -20,6 +20,7 @@ from unrelu.errors import InputError, SolverError
 from unrelu.experiments.experiment import Experiment, Numbers, Row, Unit, plain
 from unrelu.machine import describe
 from unrelu.processes import fresh_processes, sole_writer, without_interrupts
+from unrelu.reading import read_bytes
 from unrelu.streams import stream
 from unrelu.threads import cores
 
@@ -128,7 +129,7 @@ def _read(journal: Path, expected: dict[str, Any]) -> dict[str, Sequence[Row]]:
     kept = 0
     done: dict[str, Sequence[Row]] = {}
     if journal.exists():
-        lines = journal.read_bytes().splitlines(keepends=True)
+        lines = read_bytes(journal).splitlines(keepends=True)
         for i, line in enumerate(lines):
             if not line.endswith(b"\n"):
                 break

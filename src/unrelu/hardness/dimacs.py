@@ -8,10 +8,13 @@ from pathlib import Path
 
 from unrelu.errors import InputError
 from unrelu.hardness.formula import LITERALS, Formula, check_length, check_literal
+from unrelu.reading import read_bytes
 
 __all__ = ["parse_dimacs", "read_dimacs"]
 
 _HEADER = "'p cnf VARIABLES CLAUSES'"
+# Bytes of text that are read; a literal of two bytes takes up to a hundred as Python's objects.
+_LARGEST = 2**26
 _SHOWN = 60  # characters of a line in a message
 
 
@@ -21,11 +24,8 @@ def read_dimacs(path: str | Path) -> Formula:
     Raises:
         InputError: the file cannot be read, or is not DIMACS CNF.
     """
-    try:
-        # Comments may be in any encoding; elsewhere the replacement character is refused as a literal.
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; pass a DIMACS CNF file") from error
+    # Comments may be in any encoding; elsewhere the replacement character is refused as a literal.
+    text = read_bytes(path, _LARGEST).decode("utf-8", errors="replace")
     return parse_dimacs(text, str(path))
 
 

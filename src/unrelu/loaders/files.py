@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
-import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from unrelu.activations import Activation
-from unrelu.errors import ModelError, ModelFileError, OptionError
+from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders.arrays import Activations
+from unrelu.loaders.checkpoint import check_tensors, read_checkpoint
 from unrelu.loaders.state_dict import Entry, Named, from_names, grouped, matrices, natural, numbered, tensors, unnamed
 from unrelu.network import Network
+from unrelu.reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 
 __all__ = ["load"]
+
+# Characters of a message.
+_LONGEST = 4000
 
 Layers = Sequence[str] | None
 # The tensors of a file by layer, and the activations that it stores.
@@ -31,10 +32,15 @@ def load(
     layers: Sequence[str] | None = None,
     activation: Activations | None = None,
     latent_shape: int | tuple[int, ...] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Network:
-    """A network from a file, read by its suffix. No file can run code: pickled objects are refused.
+    """A network from a file, read by its suffix. No file can run code, have other files read, or fill the memory.
 
-    - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``).
+    Pickled objects are refused, and so is a file that states more than it holds, or would take more than ``max_bytes``
+    once decompressed, before it is read.
+
+    - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
+      in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind.
     - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
@@ -51,44 +57,70 @@ def load(
         activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
+        max_bytes: the most that the tensors may take, as they are stored and as float64; 4 GiB by default.
 
     Raises:
-        ModelFileError: the file is missing, truncated, not what its suffix says, or holds pickled objects.
+        ModelFileError: the file is missing, truncated, not what its suffix says, too large, no regular file, or holds
+            pickled objects, or tensors that are quantized, sparse or without numbers.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
-        OptionError: an option that does not go with this kind of file.
+        OptionError: an option that does not go with this kind of file, or ``max_bytes`` is no number of bytes.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors and NumPy.
     """
-    file = _existing(path)
+    file = _path(path)
     suffix = file.suffix.lower()
     if suffix != ".onnx" and suffix not in _READERS:
         raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in .onnx, {', '.join(_READERS)}")
     _check_options(file, suffix, layers, activation, latent_shape)
-    if file.stat().st_size == 0:
-        raise ModelFileError(f"{file} is empty")
+    max_bytes = check_limit(max_bytes)
     try:
+        with opened(file) as (_, size):
+            if size == 0:
+                raise InputError(f"{file} is empty")
         if suffix == ".onnx":
             from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
-            return from_onnx(file, latent_shape)
-        named, stored = _READERS[suffix](file, layers is not None)
+            return from_onnx(file, latent_shape, max_bytes)
+        named, stored = _READERS[suffix](file, layers is not None, max_bytes)
+        _check_size(named, layers, max_bytes)
         return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
     except ModelError as error:
-        raise type(error)(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {_shortened(error)}") from error
+    except InputError as error:  # of the layer that reads
+        told = _shortened(error)
+        raise ModelFileError(told if told.startswith(str(file)) else f"{file}: {told}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
+def _shortened(error: Exception) -> str:
+    """A message; those that list the layers of a file would be as long as it says."""
+    text = str(error)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise ModelFileError(f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch")
     file = Path(path)
     if file.is_dir():
         raise ModelFileError(f"{file} is a folder; pass the model file itself")
-    if not file.exists():
-        raise ModelFileError(f"{file} does not exist")
     return file
+
+
+def _check_size(named: Named, layers: Layers, max_bytes: int) -> None:
+    """Refuse layers that would take more than ``max_bytes`` as float64, which a network has, or that are no numbers."""
+    size = 0
+    for layer in named:
+        if layers is None or layer in layers:
+            check_tensors({f"{layer}.{name}": value for name, value in named[layer].items()})
+            size += 8 * sum(math.prod(value.shape) for value in named[layer].values())
+    if size > max_bytes:
+        raise ModelFileError(
+            f"its layers take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick some with "
+            "layers=, or pass a larger max_bytes= (--max-bytes) if you trust the file"
+        )
 
 
 def _check_options(
@@ -140,21 +172,8 @@ def _of_layers(stored: Activations | None, named: Named, layers: Layers) -> Acti
     return stored if missing else [stored[own.index(name)] for name, _ in matrices(named, layers)]
 
 
-def _npz(file: Path, several: bool) -> Contents:
-    try:
-        with file.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ModelFileError("the file holds a single array, as a .npy does; save weights with numpy.savez")
-            flat: dict[str, Entry] = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, LookupError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(
-            f"not a readable .npz archive of numeric arrays ({error}); save it with numpy.savez"
-        ) from error
-    if foreign := [name for name, value in flat.items() if not isinstance(value, np.ndarray)]:
-        raise ModelFileError(f"the archive holds {foreign[0]!r}, which is not an array; save weights with numpy.savez")
+def _npz(file: Path, several: bool, max_bytes: int) -> Contents:
+    flat: dict[str, Entry] = dict(read_npz(file, max_bytes))
     stored = flat.pop("activation", None)
     if not flat:
         raise ModelFileError("the archive holds no weights")
@@ -172,56 +191,44 @@ def _stored_activation(stored: object) -> Activations:
     return names
 
 
-def _safetensors(file: Path, several: bool) -> Contents:
+def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
     try:
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415 -- an optional dependency
     except ImportError:
         raise ModelFileError('reading .safetensors needs a package: pip install "unrelu[safetensors]"') from None
+    with opened(file) as (stream, size):
+        header = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header > size - 8:
+            raise ModelFileError("not a readable .safetensors file, or a truncated one: its header is cut short")
+        # The header is JSON; what it is read into takes about that much.
+        if max(size, header * 32) > max_bytes:
+            raise ModelFileError(
+                f"has {shown_size(size)}, {shown_size(header)} of them its header; at most {shown_size(max_bytes)} are "
+                "read, pass a larger max_bytes= (--max-bytes) if you trust the file"
+            )
     try:
         with safe_open(file, framework="pt") as archive:
-            flat = {name: archive.get_tensor(name) for name in sorted(archive.keys(), key=natural)}
+            names = list(archive.keys())
+            check_names(names, file)
+            flat = {name: archive.get_tensor(name) for name in sorted(names, key=natural)}
+    except (InputError, OSError, MemoryError):
+        raise
     except SafetensorError as error:
         raise ModelFileError(f"not a readable .safetensors file, or a truncated one ({error})") from error
+    except Exception as error:  # of types and shapes that PyTorch does not know
+        raise ModelFileError(f"not a readable .safetensors file ({type(error).__name__}: {error})") from error
     if not flat:
         raise ModelFileError("the file holds no tensors")
     return grouped(flat), None
 
 
-def _checkpoint(file: Path, several: bool) -> Contents:
-    return grouped(tensors(_unpickled(file), several)), None
+def _checkpoint(file: Path, several: bool, max_bytes: int) -> Contents:
+    flat = tensors(read_checkpoint(file, max_bytes), several)
+    check_names(flat, file)
+    return grouped(flat), None
 
 
-def _unpickled(file: Path) -> object:
-    """The tensors and plain containers of a PyTorch file; anything else is refused, never run."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ModelFileError(f"the file is a TorchScript program; {_WAY_OUT}")
-    try:
-        with warnings.catch_warnings():
-            # PyTorch warns about pickle protocols that its restricted reader may not know; it refuses them by itself.
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with file.open("rb") as stream:
-            first = stream.read(1)
-        if not zipfile.is_zipfile(file) and first != pickle.PROTO:
-            raise ModelFileError(f"not a PyTorch file; {_WAY_OUT}") from error
-        raise ModelFileError(
-            f"the file holds pickled objects other than tensors, which could run code; {_WAY_OUT}"
-        ) from error
-    except OSError:
-        raise
-    # The reader meets damaged bytes with whatever exception they lead to (KeyError, EOFError, RuntimeError, ...).
-    except Exception as error:
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise ModelFileError(
-            f"not a PyTorch file, or a truncated one ({type(error).__name__}: {reason}); {_WAY_OUT}"
-        ) from error
-
-
-_WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
-_READERS: dict[str, Callable[[Path, bool], Contents]] = {
+_READERS: dict[str, Callable[[Path, bool, int], Contents]] = {
     ".npz": _npz,
     ".pt": _checkpoint,
     ".pth": _checkpoint,

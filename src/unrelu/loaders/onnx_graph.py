@@ -14,14 +14,15 @@ from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.chain import BATCHES, Chain, Flow, code_shape
 from unrelu.loaders.onnx_operators import OPERATORS, Call
 from unrelu.network import Network
+from unrelu.reading import MAX_BYTES
 
 try:
     import onnx
-    import onnx.checker
     import onnx.helper
-    import onnx.inliner
     import onnx.numpy_helper
     from onnx.reference import ReferenceEvaluator
+
+    from unrelu.loaders.onnx_file import Sizes, read_model
 except ImportError:
     raise ModelFileError('reading .onnx needs a package: pip install "unrelu[onnx]"') from None
 
@@ -30,46 +31,47 @@ __all__ = ["from_onnx"]
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
 _OLDEST = 7
 
-# Nodes without inputs whose value is not a constant of the model.
+# Nodes whose value is not a constant of the model.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
+# What exporters leave to be computed: cheap, and of a size that shape inference tells. Convolutions take ONNX's
+# reference implementation hours, and decoders of text and images read formats of their own.
+_FOLDED = {
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum",
+    "DequantizeLinear", "Div", "Dropout", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
+    "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less",
+    "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad",
+    "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape",
+    "Sigmoid", "Sign", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where", "Xor",
+}  # fmt: skip
 
-def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None) -> Network:
+
+def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES) -> Network:
     """The chain of layers that an ONNX graph computes, in float64.
 
     Args:
-        file: the model. Tensors in other files are read from its own folder only.
+        file: the model. Of other files one is read, which :func:`~unrelu.loaders.onnx_file.read_model` says.
         latent_shape: shape of one latent code, only if the graph leaves it open.
+        max_bytes: the most that the tensors may take, as stored and as float64, and any tensor that is computed.
 
     Raises:
-        ModelFileError: the file is truncated or not a valid ONNX model.
+        ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
         UnsupportedModelError: a node is not an affine map or a known activation, or the graph branches.
         ModelError: shapes do not fit, or weights are not finite.
 
     Source: https://onnx.ai/onnx/operators/
     """
-    graph = _Graph(_read(file))
+    model = read_model(file, max_bytes)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < _OLDEST:
+        raise UnsupportedModelError(f"uses ONNX opset {opset}; export it again with opset {_OLDEST} or later, e.g. 17")
+    graph = _Graph(model, max_bytes)
     shape, batch = _input_shape(graph.input, latent_shape)
     one, two = (graph.follow(shape, b) for b in (BATCHES if batch is None else (batch, batch)))
     one.check_same(two)
     return Network.chain(one.parts, shape)
-
-
-def _read(file: Path) -> onnx.ModelProto:
-    try:
-        # Loading refuses tensors stored outside the model's folder; so does the checker, again.
-        model = onnx.load(file)
-        onnx.checker.check_model(str(file))
-    except OSError:
-        raise
-    # protobuf and the checker raise exceptions of their own, and of several kinds for damaged files.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelFileError(f"not a valid ONNX model, or a truncated one ({reason}); export it again") from error
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < _OLDEST:
-        raise UnsupportedModelError(f"uses ONNX opset {opset}; export it again with opset {_OLDEST} or later, e.g. 17")
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...] | None) -> tuple[Shape, int | None]:
@@ -101,11 +103,12 @@ def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...]
 class _Graph:
     """A graph with one input and one output."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, max_bytes: int) -> None:
         graph = model.graph
         self.opsets = list(model.opset_import)
         self.opset = next(o.version for o in self.opsets if o.domain in ("", "ai.onnx"))
-        self.constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+        self._max_bytes = max_bytes
+        self.constants = {t.name: _array(t) for t in graph.initializer}
         if graph.sparse_initializer:
             raise UnsupportedModelError("the graph has sparse weights; store them as dense tensors")
         inputs = [v for v in graph.input if v.name not in self.constants]
@@ -119,6 +122,8 @@ class _Graph:
     def follow(self, shape: Shape, batch: int) -> Chain:
         """The chain for codes of this shape."""
         chain = Chain(shape, batch, f"the input {self.input.name!r}")
+        sizes = Sizes(self.opsets, self._max_bytes)
+        sizes.add(list(self.constants.values()))
         values: dict[str, Any] = {"": None, **self.constants, self.input.name: chain.head}
         for node in self.nodes:
             place = f"node {node.name or node.output[0]!r} ({node.op_type})"
@@ -127,14 +132,16 @@ class _Graph:
                     f"{place} takes {missing[0]!r}, a second output, as of Dropout; it has no meaning here"
                 )
             inputs = [values[name] for name in node.input]
-            values |= zip(node.output, self._evaluate(node, inputs, chain, place), strict=False)
+            values |= zip(node.output, self._evaluate(node, inputs, chain, place, sizes), strict=False)
         output = values.get(self.output)
         if not isinstance(output, Flow):
             raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
         chain.finish(output)
         return chain
 
-    def _evaluate(self, node: onnx.NodeProto, inputs: list[Any], chain: Chain, place: str) -> Sequence[Any]:
+    def _evaluate(
+        self, node: onnx.NodeProto, inputs: list[Any], chain: Chain, place: str, sizes: Sizes
+    ) -> Sequence[Any]:
         """The outputs of a node: one :class:`Flow`, or constants."""
         flows = [value for value in inputs if isinstance(value, Flow)]
         try:
@@ -143,7 +150,7 @@ class _Graph:
                     f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
                 )
             if not flows:
-                return self._fold(node, inputs)
+                return self._fold(node, inputs, sizes)
             if len(flows) > 1:
                 raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
             attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
@@ -152,6 +159,8 @@ class _Graph:
             if node.op_type not in OPERATORS:
                 names = ", ".join(sorted(OPERATORS))
                 raise UnsupportedModelError(f"is not an affine map or a known activation; supported are {names}")
+            shapes = [(x.batch, *x.shape) if isinstance(x, Flow) else x for x in inputs]
+            sizes.check_flow(node, shapes, flows[0].batch)
             parts = OPERATORS[node.op_type](Call(inputs, attributes, self.opset))
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{place} {error}") from error
@@ -163,19 +172,33 @@ class _Graph:
             raise ModelError(f"{place} {what}: {error}") from error
         return [chain.advance(flows[0], parts, place)]
 
-    def _fold(self, node: onnx.NodeProto, inputs: list[Any]) -> Sequence[Any]:
+    def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: Sizes) -> Sequence[Any]:
         """The outputs of a node whose inputs are all constant, by ONNX's own reference implementation."""
         if node.op_type in _RANDOM:
             raise UnsupportedModelError("draws random numbers; a generator must be deterministic")
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise UnsupportedModelError("is control flow, which has no place in a chain of layers; export without it")
+        if node.op_type not in _FOLDED:
+            raise UnsupportedModelError(
+                "computes a constant in a way that is not supported; export it with constant folding"
+            )
+        sizes.check_constant(node, inputs)
         names = [onnx.ValueInfoProto(name=name) for name in node.input if name]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.helper.make_graph([node], "constant", names, outputs)
         evaluator = ReferenceEvaluator(graph, opsets={o.domain: o.version for o in self.opsets})
         feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-        values = iter(evaluator.run(None, feeds))
+        found = evaluator.run(None, feeds)
+        sizes.add([np.asarray(value) for value in found])
+        values = iter(found)
         return [next(values) if name else None for name in node.output]
+
+
+def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except Exception as error:  # of NumPy, protobuf and the tables of types
+        raise ModelFileError(f"tensor {tensor.name!r} is damaged: {error}; export it again") from error
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:

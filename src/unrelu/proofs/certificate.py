@@ -19,6 +19,7 @@ from unrelu.proofs.chain import Chain, chain_of
 from unrelu.proofs.identifiability import identifiability
 from unrelu.proofs.proof import Proof
 from unrelu.proofs.storage import digest, read, write
+from unrelu.reading import MAX_BYTES, check_limit
 
 __all__ = ["Certificate", "ProofStatus"]
 
@@ -201,13 +202,18 @@ class Certificate:
         write(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> Certificate:
+    def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
         """Read what :meth:`save` wrote. Nothing is unpickled; :meth:`verify` tells whether it is true.
 
+        Args:
+            path: the file.
+            max_bytes: the most that it may take in memory, 4 GiB by default; of JSON, a 32nd of that is read.
+
         Raises:
-            InputError: there is no such file, or it holds no certificate.
+            InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
+            OptionError: ``max_bytes`` is no number of bytes.
         """
-        return read(cls, ProofStatus, Path(path))
+        return read(cls, ProofStatus, Path(path), check_limit(max_bytes))
 
 
 def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:

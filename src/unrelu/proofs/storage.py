@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +16,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.proofs.branch_and_bound import Moment
 from unrelu.proofs.proof import MultiplierRows, Proof
+from unrelu.reading import MAX_BYTES, read_json, read_npz
 
 if TYPE_CHECKING:
     from unrelu.proofs.certificate import Certificate, ProofStatus
@@ -27,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["digest", "read", "write"]
 
 _FORMAT = "unrelu certificate 1"
-# What reading damaged files ends in; RuntimeError where JSON is nested too deep or a zip asks for a password.
-_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error, struct.error)
+# Moments at which a bound improved; a search of an hour has thousands.
+_LONGEST_HISTORY = 10**6
 _NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
 _PROOFS = ("proof", "box_proof")
 
@@ -103,58 +100,40 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path) -> Certificate:
+def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_bytes: int = MAX_BYTES) -> Certificate:
     """Read a table back.
 
     Raises:
-        InputError: there is no such file, or it holds no certificate.
+        InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
     """
-    table = _read_table(path)
+    table = _read_table(path, max_bytes)
     if str(table.get("format")) != _FORMAT:
         raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
     try:
         values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
         values.update({name: _proof(table, name) for name in _PROOFS})
+        rows = _array(table["history"], float).reshape(-1, 4)
+        if len(rows) > _LONGEST_HISTORY:
+            raise ValueError(f"the history has {len(rows):,} moments")
         box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
-        history = tuple(
-            Moment(float(s), _whole(n), float(a), float(b))
-            for s, n, a, b in _array(table["history"], float).reshape(-1, 4)
-        )
+        history = tuple(Moment(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
         return kind(
             **values, z=_array(table["z"], np.float64), box=box,
             status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
             identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
             _digest=str(table["digest"]),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
 
 
-def _read_table(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        content = path.read_bytes()
-        table = _unpacked(content) if path.suffix == ".npz" else json.loads(content.decode("utf-8"))
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a certificate ({error})") from None
+def _read_table(path: Path, max_bytes: int) -> dict[str, Any]:
+    if path.suffix == ".npz":
+        # Those without dimensions as plain values.
+        return {name: a if a.ndim else a.item() for name, a in read_npz(path, max_bytes).items()}
+    table = read_json(path, max_bytes)
     if not isinstance(table, dict):
         raise InputError(f"{path}: holds no certificate")
-    return table
-
-
-def _unpacked(content: bytes) -> dict[str, Any]:
-    """The arrays of an npz file, those without dimensions as plain values.
-
-    np.load would take a lone array or a pickle for the file, and bytes for a member that is no array.
-    """
-    table = {}
-    with ZipFile(io.BytesIO(content)) as file:
-        for info in file.infolist():
-            if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                raise ValueError(f"{info.filename} is compressed in another way")
-            array = np.lib.format.read_array(io.BytesIO(file.read(info)), allow_pickle=False)
-            table[info.filename.removesuffix(".npy")] = array if array.ndim else array.item()
     return table
 
 

@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 
 from unrelu.proofs import ProofStatus
+from unrelu.reading import opened
 
 __all__ = ["Certificates", "certificates"]
+
+# Bytes of a line; a box takes 50 for each latent coordinate.
+_LINE = 2**24
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,12 @@ class Certificates:
 def certificates(folder: Path) -> Certificates | None:
     """The proofs in a folder; None if it has none."""
     path = folder / "certificates.jsonl"
-    if not path.is_file():
+    if not path.exists():
         return None
     rows, damaged = [], 0
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            row = _row(line)
+    with opened(path, folder) as (stream, _):
+        for line in iter(lambda: stream.readline(_LINE), b""):
+            row = _row(line.decode("utf-8", errors="replace"))
             damaged += row is None
             if row is not None:
                 rows.append(row)
@@ -72,7 +76,7 @@ def _row(line: str) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
         return {name: entry[name] for name in names}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

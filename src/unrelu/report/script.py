@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -55,7 +56,7 @@ def _network(run: Run, flags: dict[str, str]) -> str:
     if "activation" in flags:
         each = flags["activation"].split(",")
         words.append(f"activation={each if len(each) > 1 else each[0]!r}")
-    if "latent-shape" in flags:
+    if re.fullmatch(r"[0-9, ]+", flags.get("latent-shape", "")):
         words.append(f"latent_shape=({flags['latent-shape']},)")
     return f"unrelu.load({', '.join(words)})"
 

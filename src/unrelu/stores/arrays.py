@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
+from unrelu.reading import MAX_BYTES, Header, npy_header, opened, read_npz, shown_size
 from unrelu.stores.batches import Batch, Piece, Seen, Shape, Source, checked, pieces
 
 __all__ = ["ArraySource", "Memory", "Npy", "Npz", "Rows", "Store", "choose"]
 
-# Members of a zip file are unpacked as a whole; this much is held, in bytes.
-_LARGEST_NPZ = 2**31
 # Bytes read at once for a digest.
 _PIECE = 2**23
 
@@ -56,12 +53,13 @@ class ArraySource(Source):
 
     Args:
         store: where the array is.
+        max_bytes: the most that one observation may take, as float64.
 
     Raises:
-        InputError: it cannot be opened, is no batch (B, ...), is empty, or is not made of real numbers.
+        InputError: it cannot be opened, is no batch (B, ...), is empty, is not made of real numbers, or of too many.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, max_bytes: int = MAX_BYTES) -> None:
         self.location = store.location
         self._store = store
         self._opened: tuple[int, Rows] | None = None
@@ -75,6 +73,11 @@ class ArraySource(Source):
             raise InputError(f"{self.location} has shape {rows.shape}, so it holds no values; pass one that does")
         if rows.dtype.kind not in "biuf":
             raise InputError(f"{self.location} has entries of type {rows.dtype}; save real numbers")
+        if (row := 8 * math.prod(rows.shape[1:])) > max_bytes:
+            raise InputError(
+                f"{self.location} has shape {rows.shape}, so one observation takes {shown_size(row)}; at most "
+                f"{shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust it"
+            )
         self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
         self._opened = (os.getpid(), rows)
 
@@ -152,24 +155,29 @@ class Npy:
 
     def open(self) -> Rows:
         """The array, of which nothing is read yet."""
-        mapped: np.memmap[Any, Any] = np.load(self.location, mmap_mode="r", allow_pickle=False)
-        shape, dtype = mapped.shape, mapped.dtype
-        if not mapped.flags.c_contiguous:
-            return Rows(shape, dtype, self._copy)
-        offset, length = int(mapped.offset), math.prod(shape[1:])
+        header = self._header()
+        shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
 
         # Rows lie one behind the other, so the file is read in place of a mapping: a disk that fails, or a file that is
         # cut short, would end a process that maps it, but is an error here.
         def read(start: int, stop: int) -> npt.NDArray[Any]:
-            first = offset + start * length * dtype.itemsize
-            flat = np.fromfile(self.location, dtype, (stop - start) * length, offset=first)
+            with opened(self.location) as (stream, _):
+                first = header.offset + start * length * dtype.itemsize
+                flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
             return flat.reshape(stop - start, *shape[1:])
 
-        return Rows(shape, dtype, read)
+        return Rows(shape, dtype, self._copy if header.fortran and len(shape) > 1 else read)
+
+    def _header(self) -> Header:
+        with opened(self.location) as (stream, size):
+            return npy_header(stream, size, self.location)
 
     def _copy(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Of an array in Fortran order. It is mapped each time: pages of a mapping count as memory of this process."""
-        return np.array(np.load(self.location, mmap_mode="r", allow_pickle=False)[start:stop])
+        with opened(self.location) as (stream, size):
+            header = npy_header(stream, size, self.location)
+            mapped = np.memmap(stream, header.dtype, "r", header.offset, header.shape, "F")
+            return np.array(mapped[start:stop])
 
 
 @dataclass(frozen=True)
@@ -179,23 +187,14 @@ class Npz:
     location: str
     array: str | None
     name: str
+    max_bytes: int = MAX_BYTES
 
     def open(self) -> Rows:
         """The array, read as a whole: zip files cannot be read in parts."""
-        # NumPy leaves a file that it opened itself open where it is damaged.
-        with Path(self.location).open("rb") as stream, zipfile.ZipFile(stream) as members:
-            sizes = {i.filename.removesuffix(".npy"): i.file_size for i in members.infolist()}
-            chosen = choose(list(sizes), self.array, self.name, self.location)
-            if sizes[chosen] > _LARGEST_NPZ:
-                raise InputError(
-                    f"{self.location}: {chosen} has {sizes[chosen] / 2**30:.1f} GiB; .npz files are read as a whole, "
-                    f"up to {_LARGEST_NPZ / 2**30:.0f} GiB; save it as .npy or Zarr, which are read in parts"
-                )
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as arrays:
-                array = arrays[chosen]
-        if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of members that are none
-            raise InputError(f"{self.location}: {chosen} is no array; save it with numpy.savez")
+        arrays = read_npz(
+            self.location, self.max_bytes, lambda names: [choose(names, self.array, self.name, self.location)]
+        )
+        (array,) = arrays.values()
         array.setflags(write=False)
         return Rows(array.shape, array.dtype, lambda a, b: array[a:b])
 

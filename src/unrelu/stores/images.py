@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
+from unrelu.reading import MAX_BYTES, opened, read_bytes, shown_size
 from unrelu.stores.batches import Batch, Seen, Source, checked, optional
 
 __all__ = ["ENDINGS", "Folder"]
@@ -32,16 +33,19 @@ class Folder(Source):
         location: the folder.
         size: (height, width) to resize to, antialiased bilinear. Without it, all files must have the first one's size.
         nearest: resize by the nearest pixel, for masks.
+        max_bytes: the most that one file, or one image as float64, may take. Pillow's own limit holds as well.
 
     Raises:
         InputError: no such folder, no such files in it, none can be read, or a ``size`` that is none.
         MissingPackageError: Pillow is not installed.
     """
 
-    def __init__(self, location: str, size: tuple[int, int] | None = None, nearest: bool = False) -> None:
+    def __init__(
+        self, location: str, size: tuple[int, int] | None = None, nearest: bool = False, max_bytes: int = MAX_BYTES
+    ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels")
-        self.location = location
+        self.location, self._max_bytes = location, max_bytes
         self.resized, self._nearest = size, nearest
         self._names: list[str] | None = self._list()
         self.size = len(self._names)
@@ -60,7 +64,7 @@ class Folder(Source):
         problems: dict[int, str] = {}
         folder = Path(self.location)
         for i, name in enumerate(self._listed()[start:stop]):
-            image = _decoded(folder / name, self._pixels)
+            image = self._decoded(name)
             if isinstance(image, str):
                 # An image is to blame only if its folder is still there.
                 if not folder.is_dir():
@@ -80,8 +84,8 @@ class Folder(Source):
         digest = hashlib.sha256()
         for name in self._listed()[start:stop]:
             try:
-                content = Path(self.location, name).read_bytes()
-            except OSError:
+                content = read_bytes(Path(self.location, name), self._max_bytes, Path(self.location))
+            except InputError:
                 content = b"unreadable"
             digest.update(len(content).to_bytes(8, "little") + content)
         return digest.hexdigest()
@@ -107,7 +111,7 @@ class Folder(Source):
         """Shape and type of the first file that can be read."""
         problem = ""
         for name in self._listed():
-            image = _decoded(Path(self.location, name), self._pixels)
+            image = self._decoded(name)
             if not isinstance(image, str):
                 return image.shape, image.dtype
             problem = problem or f"{name} {image}"
@@ -123,22 +127,30 @@ class Folder(Source):
         array = np.asarray(image).astype(_MODES[image.mode])
         return array.transpose(2, 0, 1) if array.ndim == 3 else array
 
+    def _decoded(self, name: str) -> npt.NDArray[Any] | str:
+        """The image, or what is wrong with it. Nothing but PNG and JPEG is decoded, whatever the file is called."""
+        image_module = optional("PIL.Image", "images", "images")
+        folder = Path(self.location)
+        try:
+            # What Pillow takes for a decompression bomb is one to us.
+            with opened(folder / name, folder) as (stream, _), warnings.catch_warnings():
+                warnings.simplefilter("error", image_module.DecompressionBombWarning)
+                with image_module.open(stream, formats=("PNG", "JPEG")) as image:
+                    size = 8 * image.width * image.height * len(image.getbands())
+                    if size > self._max_bytes:
+                        return f"takes {shown_size(size)}; at most {shown_size(self._max_bytes)} are read (--max-bytes)"
+                    return self._pixels(image)
+        except InputError as error:
+            return str(error)
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... for damaged files
+            return f"cannot be read: {error}"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_names": None}
-
-
-def _decoded(path: Path, pixels: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any] | str:
-    """The image, or what is wrong with it. Nothing but PNG and JPEG is decoded, whatever the file is called."""
-    image_module = optional("PIL.Image", "images", "images")
-    try:
-        with image_module.open(path, formats=("PNG", "JPEG")) as image:
-            return pixels(image)
-    except InputError as error:
-        return str(error)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... for damaged files
-        return f"cannot be read: {error}"
 
 
 def _kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
+from unrelu.reading import MAX_BYTES, check_limit
 from unrelu.stores.arrays import ArraySource, Memory, Npy, Npz
 from unrelu.stores.batches import Batch, Seen, Source
 from unrelu.stores.containers import Hdf5, Zarr
@@ -21,34 +22,45 @@ _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a Zarr store (folder or URL), or a fo
 
 
 def open_source(
-    location: str | Path, array: str | None = None, size: tuple[int, int] | None = None, name: str = "y"
+    location: str | Path,
+    array: str | None = None,
+    size: tuple[int, int] | None = None,
+    name: str = "y",
+    max_bytes: int = MAX_BYTES,
 ) -> Source:
-    """The data set at a place, of which little or nothing is read yet.
+    """The data set at a place, of which little or nothing is read yet. Nothing outside of that place is ever read.
 
     Args:
-        location: a ``.npy`` file; a ``.npz`` file, which is read as a whole, up to 2 GiB; a ``.h5`` or ``.hdf5`` file;
+        location: a ``.npy`` file; a ``.npz`` file, which is read as a whole; a ``.h5`` or ``.hdf5`` file;
             a Zarr store of format 3, which is a folder or any URL of fsspec (``s3://``, ``memory://``, ``file://``); or
             a folder of PNG or JPEG files. Arrays are batches (B, ...).
         array: which array to read, where there are several. Without it, the one called ``name``, or the only one.
         size: (height, width) to resize images to; without it they are taken as they are.
         name: see ``array``.
+        max_bytes: the most that a ``.npz`` file, one observation or one chunk of a store may take once it is
+            decompressed; 4 GiB by default.
 
     Raises:
         InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
-            is given where there are no arrays or no images.
+            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
+        OptionError: ``max_bytes`` is no number of bytes.
         MissingPackageError: an optional package is not installed: Zarr, h5py, Pillow, or a file system of fsspec.
     """
-    return _open(str(location), array, size, name, masks=False)
+    return _open(str(location), array, size, name, check_limit(max_bytes), masks=False)
 
 
 def open_masks(
-    location: str | Path, array: str | None = None, size: tuple[int, int] | None = None, name: str = "mask"
+    location: str | Path,
+    array: str | None = None,
+    size: tuple[int, int] | None = None,
+    name: str = "mask",
+    max_bytes: int = MAX_BYTES,
 ) -> Source:
     """A mask an observation, opened as by :func:`open_source`. Masks with entries other than 0 and 1 are problems.
 
     In images, black is 0 and white is 1; they are resized to ``size`` by the nearest pixel.
     """
-    return Masks(_open(str(location), array, size, name, masks=True))
+    return Masks(_open(str(location), array, size, name, check_limit(max_bytes), masks=True))
 
 
 def in_memory(values: npt.ArrayLike, location: str = "the array") -> Source:
@@ -96,7 +108,7 @@ class Masks(Source):
         return self._stored.digest(start, stop)
 
 
-def _open(location: str, array: str | None, size: tuple[int, int] | None, name: str, masks: bool) -> Source:
+def _open(location: str, array: str | None, size: tuple[int, int] | None, name: str, most: int, masks: bool) -> Source:
     url = "://" in location
     ending = (PurePosixPath(location) if url else Path(location)).suffix.lower()
     if url and ending in (".npy", ".npz", *_HDF5, *ENDINGS):
@@ -109,17 +121,17 @@ def _open(location: str, array: str | None, size: tuple[int, int] | None, name: 
     if not zarr and Path(location).is_dir():
         if array is not None:
             raise InputError(f"{location} is a folder of images, so it has no array {array!r}; leave array= out")
-        return Folder(location, size, nearest=masks)
+        return Folder(location, size, nearest=masks, max_bytes=most)
     if size is not None:
         raise InputError(f"size={size} resizes images only; {location} is read as it is")
     if zarr:
-        return ArraySource(Zarr(location, array, name))
+        return ArraySource(Zarr(location, array, name, most), most)
     if ending == ".npz":
-        return ArraySource(Npz(location, array, name))
+        return ArraySource(Npz(location, array, name, most), most)
     if ending in _HDF5:
-        return ArraySource(Hdf5(location, array, name))
+        return ArraySource(Hdf5(location, array, name, most), most)
     if ending != ".npy":
         raise InputError(f"{location} is no data set; pass {_KINDS}")
     if array is not None:
         raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
-    return ArraySource(Npy(location))
+    return ArraySource(Npy(location), most)

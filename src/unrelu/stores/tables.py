@@ -10,18 +10,21 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, StorageError
+from unrelu.reading import MAX_BYTES, npy_header, opened, shown_size
 from unrelu.stores.batches import Shape, optional
+from unrelu.stores.containers import zarr_node
 
 __all__ = ["FORMATS", "Column", "NpyTable", "Table", "ZarrTable", "columns_of"]
 
@@ -113,6 +116,19 @@ class Table(ABC):
             InputError: there is no such column, or it cannot be read.
         """
 
+    def span(self, column: Column, start: int, stop: int | None) -> int:
+        """Where the rows that are asked for end, if they can be held.
+
+        Raises:
+            InputError: they take more than 4 GiB.
+        """
+        stop = self.size if stop is None else stop
+        if (size := (stop - start) * column.row_bytes) > MAX_BYTES:
+            raise InputError(
+                f"{self.folder}: rows {start} to {stop} of {column.name} take {shown_size(size)}; read fewer at once"
+            )
+        return stop
+
     def column(self, name: str) -> Column:
         """The column of that name."""
         found = next((column for column in self.columns if column.name == name), None)
@@ -175,13 +191,17 @@ class NpyTable(Table):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """See :meth:`Table.read`."""
-        column, stop = self.column(name), self.size if stop is None else stop
-        path = self._path(column)
+        column = self.column(name)
+        path, stop = self._path(column), self.span(column, start, stop)
         count = (stop - start) * math.prod(column.shape)
         try:
-            offset = _begin(path, column, self.size) + start * column.row_bytes
-            flat = np.fromfile(path, column.dtype, count, offset=offset)
+            with opened(path, Path(self.folder)) as (stream, length):
+                begin = _checked(stream, length, path, column, self.size)
+                stream.seek(begin + start * column.row_bytes)
+                flat = np.fromfile(stream, column.dtype, count)
             return flat.reshape(stop - start, *column.shape)
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
 
@@ -256,8 +276,14 @@ class ZarrTable(Table):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """See :meth:`Table.read`."""
         column = self.column(name)
+        stop = self.span(column, start, stop)
         try:
-            return np.asarray(_opened(self._location, "r")[name][start:stop], dtype=column.dtype)
+            array = _opened(self._location, "r")[name]
+            if not _is_whole(array, (self.size, *column.shape), column.dtype):
+                raise InputError(f"{self._location}/{name} has shape {array.shape}, {array.dtype}; run it again")
+            return np.asarray(array[start:stop], dtype=column.dtype)
+        except InputError:
+            raise
         except Exception as error:  # of its codecs and stores, of many kinds
             raise InputError(f"{self._location}/{name} cannot be read: {error}") from error
 
@@ -278,8 +304,13 @@ def _opened(location: str, mode: str) -> dict[str, Any]:
 def _arrays(location: str, mode: str, _process: int, _made: float) -> dict[str, Any]:
     """Those that this process has open: opening a group reads a file a column."""
     zarr = optional("zarr", "results in Zarr stores", "zarr")
-    group = zarr.open_group(location, mode=mode, zarr_format=3)
-    return {name: group[name] for name in group.array_keys()}
+    if mode != "r":
+        group = zarr.open_group(location, mode=mode, zarr_format=3)
+        return {name: group[name] for name in group.array_keys()}
+    from unrelu.stores.zarr_reading import bounded  # noqa: PLC0415 -- an optional dependency
+
+    group = zarr_node(location)
+    return {name: bounded(group[name], location, MAX_BYTES) for name in group.array_keys()}
 
 
 def _is_whole(array: Any, shape: Shape, dtype: str) -> bool:
@@ -288,11 +319,14 @@ def _is_whole(array: Any, shape: Shape, dtype: str) -> bool:
 
 def _begin(path: Path, column: Column, size: int) -> int:
     """Where the rows of a ``.npy`` file begin. A file of another length is not the one that was made."""
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a device, a socket or a pipe; remove it, and run it again")
     with path.open("rb") as stream:
-        np.lib.format.read_magic(stream)
-        np.lib.format.read_array_header_1_0(stream)
-        begin = stream.tell()
-    length = path.stat().st_size
+        return _checked(stream, path.stat().st_size, path, column, size)
+
+
+def _checked(stream: BinaryIO, length: int, path: Path, column: Column, size: int) -> int:
+    begin = npy_header(stream, length, str(path)).offset
     if length != begin + size * column.row_bytes:
         raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; run it again")
     return begin

@@ -1,0 +1,807 @@
+"""Files made to do harm, each with the words that refuse it; the tests read them one by one, the fuzzer all together.
+
+A file is made by a function of a folder and of a canary, a file outside of that folder which nothing may read.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import pickle
+import socket
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import onnx
+import safetensors.torch
+import torch
+import zarr
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image, PngImagePlugin
+
+import unrelu
+from unrelu.batch import open_run
+from unrelu.errors import InputError
+from unrelu.hardness.dimacs import read_dimacs
+from unrelu.proofs import Certificate
+from unrelu.stores import columns_of, open_source, read_measurement, read_observations
+
+MAX_BYTES = 2**26
+# More than that, and few bytes where it is compressed.
+LARGE = MAX_BYTES + 2**20
+
+Y = np.random.default_rng(0).integers(0, 256, (6, 4, 5)).astype(np.uint8)
+
+
+class Crafted(NamedTuple):
+    kind: str
+    message: str
+    make: Callable[[Path, Path], Path]
+
+
+CRAFTED: dict[str, Crafted] = {}
+
+
+def crafted(kind: str, message: str) -> Callable[..., Any]:
+    def keep(make: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        CRAFTED[make.__name__] = Crafted(kind, message, make)
+        return make
+
+    return keep
+
+
+# --- what reads a file of a kind --------------------------------------------------------------------------------------
+
+
+def read_model(path: Path) -> None:
+    unrelu.load(path, activation=None if path.suffix == ".onnx" else "relu", max_bytes=MAX_BYTES)
+
+
+def read_data(path: Path) -> None:
+    source = open_source(path, max_bytes=MAX_BYTES)
+    batch = source.read(0, min(source.size, 3))
+    source.digest(0, 1)
+    # A fault of one observation is told with it.
+    if batch.problems:
+        raise InputError(f"{path}: {batch.problems}")
+
+
+def read_array(path: Path) -> None:
+    read_observations(path, max_bytes=MAX_BYTES)
+
+
+def read_mask(path: Path) -> None:
+    read_measurement(path, None, MAX_BYTES)
+
+
+def read_operator(path: Path) -> None:
+    read_measurement(None, path, MAX_BYTES)
+
+
+def read_certificate(path: Path) -> None:
+    Certificate.load(path, MAX_BYTES)
+
+
+def read_run(path: Path) -> None:
+    run = open_run(path)
+    list(run.rows())
+    run.read("codes", 0, 1)
+    run.read("status")
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "model": read_model,
+    "data": read_data,
+    "array": read_array,
+    "mask": read_mask,
+    "operator": read_operator,
+    "certificate": read_certificate,
+    "run": read_run,
+    "formula": read_dimacs,
+}
+
+
+class Payload:
+    """Makes a folder beside the canary when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.target = str(canary.parent / "code-was-run")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.target,)
+
+
+# --- NumPy ------------------------------------------------------------------------------------------------------------
+
+
+def header(descr: str, shape: str, version: bytes = b"\x01\x00") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text
+
+
+def npy(values: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=True)
+    return stream.getvalue()
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def zipped(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@crafted("data", r"states the shape \(1000000000000, 784\) .* it is cut short or damaged")
+def npy_of_another_size(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'<f8'", "(1000000000000, 784)") + bytes(800))
+
+
+@crafted("array", r"states the shape \(-1, 5\)")
+def npy_of_negative_size(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'<f8'", "(-1, 5)") + bytes(800))
+
+
+@crafted("array", r"at most 32 axes")
+def npy_of_many_axes(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'<f8'", f"({'1, ' * 60})") + bytes(8))
+
+
+@crafted("array", r"which no memory can hold")
+def npy_of_no_rows_that_are_endless(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'<f8'", f"(0, {2**62})"))
+
+
+@crafted("array", "holds Python objects, which could run code")
+def npy_of_objects(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", npy(np.array([Payload(canary)], dtype=object)))
+
+
+@crafted("mask", r"has entries of type \[\('a', '<f8'\)\]")
+def npy_of_structures(folder: Path, canary: Path) -> Path:
+    return written(folder / "m.npy", npy(np.zeros(3, dtype=[("a", "<f8")])))
+
+
+@crafted("array", "has entries of type")
+def npy_of_entries_without_bytes(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'|V0'", f"({10**15},)"))
+
+
+@crafted("array", r"holds observations that take 512 MiB as float64; at most 64 MiB are read")
+def npy_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
+    with (folder / "y.npy").open("wb") as stream:
+        stream.write(header("'|u1'", f"({MAX_BYTES},)"))
+        stream.truncate(stream.tell() + MAX_BYTES)
+    return folder / "y.npy"
+
+
+@crafted("array", r"not a readable \.npy array")
+def npy_with_a_header_in_brackets(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'<f8'", "(" * 4000 + ")" * 4000))
+
+
+@crafted("data", r"y\.npy is a named pipe \(FIFO\); pass a regular file")
+def npy_that_is_a_pipe(folder: Path, canary: Path) -> Path:
+    os.mkfifo(folder / "y.npy")
+    return folder / "y.npy"
+
+
+@crafted("model", r"a\.pt is a named pipe \(FIFO\)")
+def checkpoint_that_is_a_pipe(folder: Path, canary: Path) -> Path:
+    os.mkfifo(folder / "a.pt")
+    return folder / "a.pt"
+
+
+@crafted("model", r"a\.onnx is a device; pass a regular file")
+def model_that_is_a_device(folder: Path, canary: Path) -> Path:
+    (folder / "a.onnx").symlink_to("/dev/zero")
+    return folder / "a.onnx"
+
+
+@crafted("array", r"y\.npy is a socket")
+def npy_that_is_a_socket(folder: Path, canary: Path) -> Path:
+    before = os.getcwd()
+    os.chdir(folder)  # the path of a socket is short
+    try:
+        socket.socket(socket.AF_UNIX).bind("y.npy")
+    finally:
+        os.chdir(before)
+    return folder / "y.npy"
+
+
+@crafted("certificate", r"c\.json is a named pipe")
+def certificate_that_is_a_pipe(folder: Path, canary: Path) -> Path:
+    os.mkfifo(folder / "c.json")
+    return folder / "c.json"
+
+
+@crafted("model", r"would decompress to 65 MiB .*at most 64 MiB are read, pass a larger max_bytes=")
+def npz_bomb(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "a.npz", {"W0.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
+
+
+@crafted("data", r"would decompress to 65 MiB")
+def npz_bomb_of_observations(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "y.npz", {"y.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
+
+
+@crafted("model", r"is compressed in another way than zlib's")
+def npz_of_bzip2(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "a.npz", {"W0.npy": npy(np.zeros((2, 2)))}, zipfile.ZIP_BZIP2)
+
+
+@crafted("model", r"'W0\.npy' is a link")
+def npz_with_a_link(folder: Path, canary: Path) -> Path:
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        info = zipfile.ZipInfo("W0.npy")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, str(canary))
+    return folder / "a.npz"
+
+
+@crafted("array", r"'y\.npy' is encrypted")
+def npz_with_a_password(folder: Path, canary: Path) -> Path:
+    content = bytearray(zipped(folder / "y.npz", {"y.npy": npy(Y)}).read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return written(folder / "y.npz", bytes(content))
+
+
+@crafted("array", r"y is longer than its header states")
+def npz_with_more_than_an_array(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "y.npz", {"y.npy": npy(Y) + b"more"})
+
+
+@crafted("model", r"holds an array called '.x1b\[2Jw', with 5 characters")
+def npz_whose_names_steer_a_terminal(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "a.npz", {"\x1b[2Jw": npy(np.zeros((2, 2)))})
+
+
+@crafted("operator", r"is no sparse matrix of SciPy")
+def sparse_matrix_with_wild_indices(folder: Path, canary: Path) -> Path:
+    members = {"format": np.array(b"csr"), "shape": np.array([2, 3]), "data": np.ones(2)}
+    members |= {"indices": np.array([0, 10**6]), "indptr": np.array([0, 1, 2])}
+    return zipped(folder / "a.npz", {f"{name}.npy": npy(value) for name, value in members.items()})
+
+
+@crafted("operator", r"is no sparse matrix of SciPy \(its shape is")
+def sparse_matrix_of_endless_rows(folder: Path, canary: Path) -> Path:
+    members = {"format": np.array(b"coo"), "shape": np.array([10**14, 3]), "data": np.ones(1)}
+    members |= {"row": np.array([0]), "col": np.array([0])}
+    return zipped(folder / "a.npz", {f"{name}.npy": npy(value) for name, value in members.items()})
+
+
+# --- PyTorch ----------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, value: Any, zip_file: bool = True) -> Path:
+    torch.save(value, folder / "a.pt", _use_new_zipfile_serialization=zip_file)
+    return folder / "a.pt"
+
+
+def repacked(path: Path, change: Callable[[bytes], bytes], how: int = zipfile.ZIP_STORED) -> Path:
+    """A checkpoint with another pickle."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    return zipped(path, {n: change(c) if n.endswith("data.pkl") else c for n, c in members.items()}, how)
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new)
+
+    return change
+
+
+@crafted("model", "pickled objects other than tensors, which could run code")
+def checkpoint_that_runs_code(folder: Path, canary: Path) -> Path:
+    return saved(folder, {"a.weight": torch.ones(2, 2), "b": Payload(canary)})
+
+
+@crafted("model", r"a tensor's storage states .*, its record holds")
+def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.ones(50, 50)})
+    return repacked(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000)))
+
+
+@crafted("model", r"its tensors state .*, the file has")
+def older_checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.ones(50, 50)}, zip_file=False)
+    return written(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000))(path.read_bytes()))
+
+
+@crafted("model", r"not a PyTorch file, or a truncated one \(ValueError: expected 4294967295 bytes")
+def older_checkpoint_with_an_endless_word(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.ones(2, 2)}, zip_file=False)
+    return written(path, replaced(b"X\x08\0\0\0a.weight", b"X\xff\xff\xff\xffa.weight")(path.read_bytes()))
+
+
+@crafted("model", r"a\.weight \(3000, 3000\) is expanded: 9,000,000 entries share fewer numbers")
+def checkpoint_with_an_expanded_tensor(folder: Path, canary: Path) -> Path:
+    return saved(folder, {"a.weight": torch.ones(1).expand(3000, 3000)})
+
+
+@crafted("model", r"is a meta tensor, without numbers")
+def checkpoint_with_a_meta_tensor(folder: Path, canary: Path) -> Path:
+    return saved(folder, {"a.weight": torch.ones(3, 3, device="meta")})
+
+
+@crafted("model", r"is quantized|not a PyTorch file")
+def checkpoint_with_a_quantized_tensor(folder: Path, canary: Path) -> Path:
+    return saved(folder, {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)})
+
+
+@crafted("model", r"is sparse; save what")
+def checkpoint_with_a_sparse_tensor(folder: Path, canary: Path) -> Path:
+    return saved(folder, {"a.weight": torch.eye(3).to_sparse()})
+
+
+@crafted("model", r"would decompress to")
+def checkpoint_bomb(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.zeros(LARGE, dtype=torch.uint8)})
+    return repacked(path, lambda content: content, zipfile.ZIP_DEFLATED)
+
+
+@crafted("model", r"its layers take 131.2 MiB as float64; at most 64 MiB are read")
+def checkpoint_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
+    return saved(folder, {"a.weight": torch.zeros(4096, 4200, dtype=torch.int8)})
+
+
+def pickled(folder: Path, content: bytes) -> Path:
+    return repacked(saved(folder, {"a.weight": torch.ones(2, 2)}), lambda _: b"\x80\x02" + content + b".")
+
+
+@crafted("model", r"holds tuples in tuples")
+def checkpoint_whose_key_takes_for_ever_to_hash(folder: Path, canary: Path) -> Path:
+    doubled = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
+    return pickled(folder, b"}" + b"K\x01" + doubled + b"K\x01s")
+
+
+@crafted("model", r"made by '__builtin__ bytearray'")
+def checkpoint_that_asks_for_memory(folder: Path, canary: Path) -> Path:
+    return pickled(folder, b"}K\x01c__builtin__\nbytearray\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85Rs")
+
+
+@crafted("model", r"made by 'torch Tensor'")
+def checkpoint_that_asks_for_a_tensor(folder: Path, canary: Path) -> Path:
+    return pickled(folder, b"}K\x01ctorch\nTensor\nJ\x40\x42\x0f\x00J\x40\x42\x0f\x00\x86Rs")
+
+
+@crafted("model", r"zip file with something before or behind it")
+def checkpoint_with_something_behind_it(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.ones(2, 2)})
+    return written(path, path.read_bytes() + b"behind")
+
+
+# --- safetensors ------------------------------------------------------------------------------------------------------
+
+
+def tensors(path: Path, table: dict[str, Any], content: bytes = b"", length: int | None = None) -> Path:
+    text = json.dumps(table).encode()
+    return written(path, struct.pack("<Q", len(text) if length is None else length) + text + content)
+
+
+@crafted("model", r"its header is cut short")
+def safetensors_with_an_endless_header(folder: Path, canary: Path) -> Path:
+    return tensors(folder / "a.safetensors", {}, length=2**62)
+
+
+@crafted("model", r"not a readable \.safetensors file")
+def safetensors_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
+    entry = {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 1]}
+    return tensors(folder / "a.safetensors", {"a.weight": entry}, bytes(16))
+
+
+@crafted("model", r"holds an array called 'wwwww.*, with 2007 characters")
+def safetensors_with_a_long_name(folder: Path, canary: Path) -> Path:
+    safetensors.torch.save_file({"w" * 2000 + ".weight": torch.ones(2, 2)}, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+
+def graph(folder: Path, nodes: list[Any], weights: dict[str, Any], functions: list[Any] | None = None) -> Path:
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "n"])]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid("f", 1)] if functions else [])]
+    made = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    model = helper.make_model(made, opset_imports=opsets, functions=functions or [], ir_version=8)
+    return written(folder / "a.onnx", model.SerializeToString())
+
+
+W = np.ones((4, 4), np.float32)
+
+
+def external(folder: Path, location: str) -> Path:
+    path = graph(folder, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": W})
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return written(path, model.SerializeToString())
+
+
+@crafted("model", r"tensor 'w' is in another file, '\.\./.*'; the only one that is read is a\.onnx\.data")
+def onnx_with_tensors_elsewhere(folder: Path, canary: Path) -> Path:
+    return external(folder, os.path.relpath(canary, folder))
+
+
+@crafted("model", r"tensor 'w' is in another file, '/")
+def onnx_with_tensors_at_an_absolute_path(folder: Path, canary: Path) -> Path:
+    return external(folder, str(canary))
+
+
+@crafted("model", r"a\.onnx\.data is a link")
+def onnx_with_a_link_beside_it(folder: Path, canary: Path) -> Path:
+    (folder / "a.onnx.data").symlink_to(canary)
+    return external(folder, "a.onnx.data")
+
+
+@crafted("model", r"tensor 'k' is in another file")
+def onnx_with_tensors_elsewhere_in_a_constant(folder: Path, canary: Path) -> Path:
+    tensor = TensorProto(name="k", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=str(canary))
+    nodes = [helper.make_node("Constant", [], ["k"], value=tensor), helper.make_node("Add", ["x", "k"], ["y"])]
+    return graph(folder, nodes, {})
+
+
+def made_constant(folder: Path, operator: str, weights: dict[str, Any], **attributes: Any) -> Path:
+    nodes = [helper.make_node(operator, list(weights), ["k"], **attributes), helper.make_node("Add", ["x", "k"], ["y"])]
+    return graph(folder, nodes, weights)
+
+
+@crafted("model", r"node 'k' \(ConstantOfShape\) computes a constant; with it the model would take .* TiB|GiB")
+def onnx_with_an_endless_constant(folder: Path, canary: Path) -> Path:
+    return made_constant(folder, "ConstantOfShape", {"s": np.array([10**6, 10**6])})
+
+
+@crafted("model", r"\(Expand\) computes a constant; with it the model would take")
+def onnx_with_an_expanded_constant(folder: Path, canary: Path) -> Path:
+    return made_constant(folder, "Expand", {"a": W, "s": np.array([10**6, 4, 4])})
+
+
+@crafted("model", r"\(Range\) computes a constant; with it the model would take")
+def onnx_with_an_endless_range(folder: Path, canary: Path) -> Path:
+    return made_constant(folder, "Range", {"a": np.array(0), "b": np.array(10**11), "c": np.array(1)})
+
+
+@crafted("model", r"computes a constant; with it the model would take")
+def onnx_that_doubles_a_constant(folder: Path, canary: Path) -> Path:
+    names = [f"k{i}" for i in range(60)]
+    nodes = [helper.make_node("Concat", [a, a], [b], axis=0) for a, b in zip(["w", *names], names, strict=False)]
+    return graph(folder, [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])], {"w": W})
+
+
+@crafted("model", r"computes a constant; with (it|the time for it) the model would take")
+def onnx_that_multiplies_for_hours(folder: Path, canary: Path) -> Path:
+    names = ["w", *(f"k{i}" for i in range(60))]
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in itertools.pairwise(names)]
+    return graph(folder, [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])], {"w": np.ones((1000, 1000))})
+
+
+@crafted("model", r"makes of one code a tensor that would take")
+def onnx_with_an_endless_resize(folder: Path, canary: Path) -> Path:
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["r"]),
+        helper.make_node("Resize", ["r", "", "f"], ["y"], mode="nearest", coordinate_transformation_mode="asymmetric"),
+    ]
+    return graph(folder, nodes, {"s": np.array([-1, 1, 2, 2]), "f": np.array([1, 1, 1e5, 1e5], np.float32)})
+
+
+@crafted("model", r"has [\d,]+ nodes; models of up to 20,000 are read")
+def onnx_with_functions_that_double(folder: Path, canary: Path) -> Path:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+    functions = []
+    for i in range(40):
+        call = {"op_type": "Relu"} if i == 0 else {"op_type": f"f{i - 1}", "domain": "f"}
+        nodes = [
+            helper.make_node(inputs=["a"], outputs=["b"], **call),
+            helper.make_node(inputs=["b"], outputs=["c"], **call),
+        ]
+        functions.append(helper.make_function("f", f"f{i}", ["a"], ["c"], nodes, opsets))
+    return graph(folder, [helper.make_node("f39", ["x"], ["y"], domain="f")], {}, functions)
+
+
+@crafted("model", r"computes a constant in a way that is not supported")
+def onnx_that_decodes_an_image(folder: Path, canary: Path) -> Path:
+    return made_constant(folder, "StringNormalizer", {"a": np.array([b"x"], dtype=object)})
+
+
+# --- HDF5 -------------------------------------------------------------------------------------------------------------
+
+
+@crafted("data", r"y is stored in other files, which are not read")
+def hdf5_with_external_storage(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file.create_dataset("y", (4, 5), "u1", external=[(str(canary), 0, 20)])
+    return folder / "y.h5"
+
+
+@crafted("data", r"y leads to another file, '.*', which is not read")
+def hdf5_with_an_external_link(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file["y"] = h5py.ExternalLink(str(canary), "/secret")
+    return folder / "y.h5"
+
+
+@crafted("data", r"y leads to another file, '.*', which is not read")
+def hdf5_with_an_external_link_behind_a_soft_one(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file["away"] = h5py.ExternalLink(str(canary), "/")
+        file["y"] = h5py.SoftLink("/away/secret")
+    return folder / "y.h5"
+
+
+@crafted("data", r"leads through more than 64 groups and links")
+def hdf5_with_links_in_a_circle(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file["y"] = h5py.SoftLink("/z")
+        file["z"] = h5py.SoftLink("/y")
+    return folder / "y.h5"
+
+
+@crafted("data", r"is a virtual dataset of other files, which are not read")
+def hdf5_with_a_virtual_dataset(folder: Path, canary: Path) -> Path:
+    layout = h5py.VirtualLayout((4, 5), "u1")
+    layout[:] = h5py.VirtualSource(str(canary), "secret", (4, 5))
+    with h5py.File(folder / "y.h5", "w") as file:
+        file.create_virtual_dataset("y", layout)
+    return folder / "y.h5"
+
+
+@crafted("data", r"would decompress to more; it is damaged")
+def hdf5_bomb(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        y = file.create_dataset("y", (4, 5), "u1", chunks=(4, 5), compression="gzip")
+        y.id.write_direct_chunk((0, 0), zlib.compress(bytes(2 * LARGE), 9))
+    return folder / "y.h5"
+
+
+@crafted("data", r"has chunks of .*; 64 MiB are read at once")
+def hdf5_with_large_chunks(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file.create_dataset("y", (LARGE, 1), "u1", chunks=(LARGE, 1), compression="gzip")
+    return folder / "y.h5"
+
+
+@crafted("data", r"one observation takes|keeps an observation in")
+def hdf5_of_endless_observations(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file.create_dataset("y", (4, 10**12), "f8", chunks=(1, 2**20))
+    return folder / "y.h5"
+
+
+@crafted("data", r"is compressed by HDF5's filter 6")
+def hdf5_with_an_unbounded_filter(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file.create_dataset("y", data=Y, scaleoffset=0)
+    return folder / "y.h5"
+
+
+@crafted("data", r"entries of type object; save real numbers")
+def hdf5_of_text(folder: Path, canary: Path) -> Path:
+    with h5py.File(folder / "y.h5", "w") as file:
+        file.create_dataset("y", data=[["a", "b"]], dtype=h5py.string_dtype())
+    return folder / "y.h5"
+
+
+# --- Zarr -------------------------------------------------------------------------------------------------------------
+
+
+def store(folder: Path, **options: Any) -> Path:
+    zarr.create_array(str(folder / "y.zarr"), data=Y, chunks=Y.shape, zarr_format=3, **options)
+    return folder / "y.zarr"
+
+
+def restated(path: Path, **entries: Any) -> Path:
+    table = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps(table | entries))
+    return path
+
+
+@crafted("data", r"is a link; only files in the store itself are read")
+def zarr_with_a_chunk_elsewhere(folder: Path, canary: Path) -> Path:
+    path = store(folder, compressors=None)
+    (path / "c/0/0/0").unlink()
+    (path / "c/0/0/0").symlink_to(canary)
+    return path
+
+
+@crafted("data", r"is a link; only files in the store itself are read")
+def zarr_with_an_array_elsewhere(folder: Path, canary: Path) -> Path:
+    zarr.open_group(str(folder / "g.zarr"), mode="w", zarr_format=3)
+    zarr.create_array(str(canary.parent / "other.zarr"), data=Y, zarr_format=3, overwrite=True)
+    (folder / "g.zarr/y").symlink_to(canary.parent / "other.zarr")
+    return folder / "g.zarr"
+
+
+@crafted("data", r"is a device, a socket or a pipe")
+def zarr_with_a_chunk_that_is_a_pipe(folder: Path, canary: Path) -> Path:
+    path = store(folder, compressors=None)
+    (path / "c/0/0/0").unlink()
+    os.mkfifo(path / "c/0/0/0")
+    return path
+
+
+@crafted("data", r"would decompress to more; it is damaged")
+def zarr_bomb(folder: Path, canary: Path) -> Path:
+    """A frame that states 2^40 bytes, and blocks of one byte, 128 KiB each."""
+    path = store(folder, compressors=zarr.codecs.ZstdCodec())
+    blocks = b"".join((2**17 << 3 | 2).to_bytes(3, "little") + b"\0" for _ in range(1000))
+    last = (2**17 << 3 | 3).to_bytes(3, "little") + b"\0"
+    written(path / "c/0/0/0", b"\x28\xb5\x2f\xfd\xc0\x48" + struct.pack("<Q", 2**40) + blocks + last)
+    return path
+
+
+@crafted("data", r"would decompress to more; it is damaged")
+def zarr_gzip_bomb(folder: Path, canary: Path) -> Path:
+    path = store(folder, compressors=zarr.codecs.GzipCodec())
+    packer = zlib.compressobj(9, wbits=31)
+    written(path / "c/0/0/0", packer.compress(bytes(2 * LARGE)) + packer.flush())
+    return path
+
+
+@crafted("data", r"would decompress to more; it is damaged")
+def zarr_blosc_bomb(folder: Path, canary: Path) -> Path:
+    path = store(folder, compressors=zarr.codecs.BloscCodec())
+    content = bytearray((path / "c/0/0/0").read_bytes())
+    content[4:8] = struct.pack("<I", 2**31 - 100)
+    written(path / "c/0/0/0", bytes(content))
+    return path
+
+
+@crafted("data", r"one observation takes|has chunks of")
+def zarr_of_endless_observations(folder: Path, canary: Path) -> Path:
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1, 10**6, 10**6]}}
+    return restated(store(folder), shape=[6, 10**6, 10**6], chunk_grid=grid)
+
+
+@crafted("data", r"keeps an observation in 100,000 chunks")
+def zarr_of_tiny_chunks(folder: Path, canary: Path) -> Path:
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1]}}
+    return restated(store(folder), shape=[6, 1000, 100], chunk_grid=grid)
+
+
+@crafted("data", r"holds no Zarr group or array of format 3")
+def zarr_of_format_2(folder: Path, canary: Path) -> Path:
+    zarr.create_array(str(folder / "y.zarr"), data=Y, zarr_format=2)
+    return folder / "y.zarr"
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width: int, height: int, *more: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IEND", b"")
+
+
+@crafted("data", r"a\.png takes .*; at most 64 MiB are read|exceeds limit")
+def png_bomb(folder: Path, canary: Path) -> Path:
+    written(folder / "a.png", png(9000, 9000, chunk(b"IDAT", zlib.compress(bytes(9001 * 9000), 9))))
+    return folder
+
+
+@crafted("data", r"exceeds limit of")
+def png_of_more_than_pillow_takes(folder: Path, canary: Path) -> Path:
+    written(folder / "a.png", png(60000, 60000, chunk(b"IDAT", zlib.compress(bytes(60000), 9))))
+    return folder
+
+
+@crafted("data", r"cannot be read: ")
+def png_with_a_bomb_in_its_text(folder: Path, canary: Path) -> Path:
+    text = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK * 8), 9))
+    written(folder / "a.png", png(5, 4, text, chunk(b"IDAT", zlib.compress(bytes(24)))))
+    return folder
+
+
+@crafted("data", r"is a link that leads out of")
+def picture_elsewhere(folder: Path, canary: Path) -> Path:
+    Image.fromarray(Y[0]).save(canary.parent / "other.png")
+    (folder / "a.png").symlink_to(canary.parent / "other.png")
+    return folder
+
+
+@crafted("model", r"^.{0,4500}$")
+def checkpoint_of_many_layers(folder: Path, canary: Path) -> Path:
+    return saved(folder, {f"layer{i}.weight": torch.ones(2, 3) for i in range(2000)})
+
+
+# --- certificates, runs and formulas ----------------------------------------------------------------------------------
+
+
+@crafted("certificate", r"c\.json cannot be read as JSON")
+def certificate_nested_without_end(folder: Path, canary: Path) -> Path:
+    return written(folder / "c.json", b"[" * 10**6)
+
+
+@crafted("certificate", r"c\.json has .*; at most 2 MiB are read")
+def certificate_of_many_lists(folder: Path, canary: Path) -> Path:
+    return written(folder / "c.json", b"[" + b"[]," * 10**6 + b"0]")
+
+
+@crafted("certificate", r"would decompress to")
+def certificate_bomb(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "c.npz", {"z.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
+
+
+def run_folder(folder: Path, **entries: Any) -> Path:
+    columns = [column.name for column in columns_of(3, (4,))]
+    kinds = {"status": "u1", "success": "b1", "freedom": "i8", "rank": "i8", "identifiable": "b1", "nit": "i8"}
+    (folder / "columns").mkdir()
+    for name in columns:
+        shape = (2, 3) if name == "codes" else (2, 4) if name == "reconstructions" else (2,)
+        at = folder if len(shape) > 1 else folder / "columns"
+        np.save(at / f"{name}.npy", np.ones(shape, kinds.get(name, "f8")))
+    manifest = {
+        "format": "unrelu run 1", "version": "0", "model": {"sha256": "", "latent_dim": 3, "output_shape": [4]},
+        "data": {"size": 2, "shape": [4], "dtype": "float64", "resized": None, "scale": "none", "sha256": ""},
+        "operator": None, "masks": False, "method": "lm", "options": {}, "noise": None, "norm": None, "prior": 0.0,
+        "time_limit": None, "seed": 0, "chunk": 2, "results": "npy", "statuses": ["EXACT_FIT"],
+        "about": {"data": "data"},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest | entries))
+    return folder
+
+
+@crafted("run", r"codes\.npy is a link that leads out of")
+def run_with_codes_elsewhere(folder: Path, canary: Path) -> Path:
+    run_folder(folder)
+    (folder / "codes.npy").unlink()
+    (folder / "codes.npy").symlink_to(canary)
+    return folder
+
+
+@crafted("run", r"manifest\.json is damaged: TypeError\('statuses is 3'\)")
+def run_with_other_types(folder: Path, canary: Path) -> Path:
+    return run_folder(folder, statuses=3)
+
+
+@crafted("run", r"a status is 1; the manifest names 0 of them")
+def run_with_statuses_that_nothing_names(folder: Path, canary: Path) -> Path:
+    return run_folder(folder, statuses=[])
+
+
+@crafted("run", r"take .* GiB; read fewer at once")
+def run_of_endless_size(folder: Path, canary: Path) -> Path:
+    data = {"size": 10**12, "shape": [4], "dtype": "float64", "resized": None, "scale": "none", "sha256": ""}
+    group = zarr.open_group(str(folder / "results.zarr"), mode="w", zarr_format=3)
+    for name, shape, kind in (("codes", (2, 3), "<f8"), ("status", (2,), "|u1")):
+        group.create_array(name, shape=shape, dtype=kind)
+        restated(folder / "results.zarr" / name, shape=[10**12, *shape[1:]])
+    return run_folder(folder, data=data, results="zarr")
+
+
+@crafted("formula", r"f\.cnf is a named pipe")
+def formula_that_is_a_pipe(folder: Path, canary: Path) -> Path:
+    os.mkfifo(folder / "f.cnf")
+    return folder / "f.cnf"
+
+
+def plain_pickle(canary: Path) -> bytes:
+    return pickle.dumps({"a.weight": Payload(canary)}, protocol=2)
+
+
+@crafted("model", r"pickled objects other than tensors|not a PyTorch file")
+def plain_pickle_that_runs_code(folder: Path, canary: Path) -> Path:
+    return written(folder / "a.pt", plain_pickle(canary))

@@ -1,0 +1,262 @@
+"""PyTorch's ``.pt`` and ``.pth`` files: tensors and plain containers, and nothing that could run or ask for memory.
+
+``torch.load(weights_only=True)`` runs no code, but trusts the numbers in a file: it allocates what the pickle states,
+decompresses records of any size, and hashes keys that take for ever. So the file is looked through first, its pickle by
+its opcodes (:func:`scan`), without building anything that it describes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import torch
+
+from unrelu.errors import InputError, ModelFileError
+from unrelu.reading import check_members, opened, shown_size, zip_members
+
+__all__ = ["check_tensors", "read_checkpoint", "scan"]
+
+_WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
+
+# An opcode of one byte may make an object of 200 bytes, an empty set.
+_PICKLE_EXPANDS = 256
+# Entries of a tuple with those of the tuples in it. Each may hold another one twice, so that a pickle of a few hundred
+# bytes describes a key that takes for ever to hash; shapes and strides are shorter.
+_LARGEST_TUPLE = 1000
+# Bytes of the record that ends a zip file without a comment.
+_END = 22
+# What a storage's entries take, by its class; others take at least one byte.
+_WIDTHS = {
+    "Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Float": 4, "Int": 4, "Half": 2, "Short": 2,
+    "BFloat16": 2,
+}  # fmt: skip
+
+
+def read_checkpoint(file: Path, max_bytes: int) -> object:
+    """The tensors and plain containers of a PyTorch file; anything else is refused, never run.
+
+    Raises:
+        ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
+        InputError: it would take more than ``max_bytes``.
+    """
+    with opened(file) as (stream, size):
+        zipped = stream.read(4) == b"PK\x03\x04"  # PyTorch's rule; zipfile would look at the end of the file
+        stream.seek(0)
+        try:
+            if zipped:
+                _check_zip(stream, size, file, max_bytes)
+            else:
+                _check_legacy(stream, size, max_bytes)
+            stream.seek(0)
+            with warnings.catch_warnings():
+                # PyTorch warns about pickle protocols that its restricted reader may not know; it refuses them itself.
+                warnings.simplefilter("ignore")
+                return torch.load(stream, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            stream.seek(0)
+            if not zipped and stream.read(1) != pickle.PROTO:
+                raise ModelFileError(f"not a PyTorch file; {_WAY_OUT}") from error
+            raise ModelFileError(
+                f"the file holds pickled objects other than tensors, which could run code; {_WAY_OUT}"
+            ) from error
+        except (InputError, ModelFileError, MemoryError):
+            raise
+        # The readers meet damaged bytes with whatever exception they lead to (KeyError, EOFError, RuntimeError, ...).
+        except Exception as error:
+            reason = str(error).split("\n")[0].split(". ")[0][:200]
+            raise ModelFileError(
+                f"not a PyTorch file, or a truncated one ({type(error).__name__}: {reason}); {_WAY_OUT}"
+            ) from error
+
+
+def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None:
+    """Refuse a zip file whose records are larger than allowed, or smaller than its pickle states."""
+    # PyTorch's reader and Python's have to see the same members, so nothing may come before the first or after the end.
+    stream.seek(max(0, size - _END))
+    ends = stream.read(4) == b"PK\x05\x06"
+    with zipfile.ZipFile(stream) as archive:
+        members = zip_members(archive, file)
+        if not ends or min((info.header_offset for info in members.values()), default=0):
+            raise ModelFileError(f"not a PyTorch file: it is a zip file with something before or behind it; {_WAY_OUT}")
+        if any(name.endswith("/constants.pkl") for name in members):
+            raise ModelFileError(f"the file is a TorchScript program; {_WAY_OUT}")
+        check_members(members.values(), file, max_bytes)
+        # PyTorch takes the first folder for the root, and does not mind the case of names: only one may be meant.
+        if len({name.partition("/")[0] for name in members}) > 1 or len({n.lower() for n in members}) < len(members):
+            raise ModelFileError(f"the file holds more than one archive; {_WAY_OUT}")
+        pickles = [name for name in members if name.partition("/")[2] == "data.pkl"]
+        if not pickles:
+            raise ModelFileError(f"not a PyTorch file: it holds no data.pkl; {_WAY_OUT}")
+        _check_pickle(members[pickles[0]].file_size, max_bytes)
+        root = pickles[0].removesuffix("data.pkl")
+        for storage in scan(io.BytesIO(archive.read(pickles[0]))):
+            record = members.get(f"{root}data/{storage.key}")
+            held = 0 if record is None else record.file_size
+            if storage.size > held:
+                raise ModelFileError(
+                    f"a tensor's storage states {shown_size(storage.size)}, its record holds {shown_size(held)}: the "
+                    f"file is damaged; {_WAY_OUT}"
+                )
+
+
+def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
+    """Refuse a file of PyTorch before 1.6, pickles and then numbers, that states more numbers than it holds."""
+    if size > max_bytes:
+        raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
+    storages: dict[object, Storage] = {}
+    # A magic number, a version, what the system was, the object, and the keys of the storages.
+    for _ in range(5):
+        storages |= {storage.key: storage for storage in scan(_Bounded(stream, size))}
+        _check_pickle(stream.tell(), max_bytes)
+        if stream.tell() == size:  # a plain pickle, which torch.load refuses
+            break
+    if (total := sum(storage.size for storage in storages.values())) > size:
+        raise ModelFileError(
+            f"its tensors state {shown_size(total)}, the file has {shown_size(size)}: it is cut short or damaged; "
+            f"{_WAY_OUT}"
+        )
+
+
+class _Bounded:
+    """A stream that is asked for no more than it has: Python's would allocate the length that a string states."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._size = stream, size
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes."""
+        return self._stream.read(max(0, min(count, self._size - self._stream.tell())))
+
+
+def _check_pickle(size: int, max_bytes: int) -> None:
+    if size * _PICKLE_EXPANDS > max_bytes:
+        raise InputError(
+            f"its pickle has {shown_size(size)}, which may take {_PICKLE_EXPANDS} times that; pass a larger max_bytes= "
+            "(--max-bytes) if you trust the file"
+        )
+
+
+class Storage(NamedTuple):
+    """What a pickle states of the numbers behind tensors: their key, and at least how many bytes they take."""
+
+    key: object
+    size: int
+
+
+class _Item(NamedTuple):
+    """What is on the stack of the pickle machine: a constant's or a tuple's value, where it is short, and its size."""
+
+    value: Any = None
+    size: int = 1
+
+
+_MARK = _Item("mark", 0)
+_OTHER = _Item()
+
+
+def scan(stream: IO[bytes] | _Bounded) -> list[Storage]:
+    """The storages that a pickle states; it is read by opcodes, without making its objects.
+
+    Raises:
+        ModelFileError: it would make memory of a stated size (``torch.Tensor(n)``, ``bytearray(n)``), nest tuples
+            without end, or state a storage of no whole number of entries.
+        ValueError, IndexError, KeyError: it is damaged.
+    """
+    storages: list[Storage] = []
+    stack: list[_Item] = []
+    memo: dict[Any, _Item] = {}
+    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
+        name = opcode.name
+        if name.endswith("PUT") or name == "MEMOIZE":
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif name.endswith("GET"):
+            stack.append(memo[argument])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "MARK":
+            stack.append(_MARK)
+        else:
+            taken = _taken(stack, opcode)
+            if name == "BINPERSID":
+                storages.append(_storage(taken[0].value))
+            elif name in ("REDUCE", "NEWOBJ"):
+                _check_call(taken[0].value, taken[1].value)
+            if "TUPLE" in name:
+                stack.append(_tuple(taken))
+            elif opcode.stack_after:
+                stack.append(_OTHER if argument is None or taken else _Item(argument))
+    return storages
+
+
+def _taken(stack: list[_Item], opcode: pickletools.OpcodeInfo) -> list[_Item]:
+    """What an opcode takes from the stack, lowest first, without the mark."""
+    before = [kind.name for kind in opcode.stack_before]
+    taken: list[_Item] = []
+    if "mark" in before:
+        while (item := stack.pop()) is not _MARK:
+            taken.append(item)
+        before = before[: before.index("mark")]
+    for _ in before:
+        taken.append(stack.pop())
+    return taken[::-1]
+
+
+def _tuple(items: list[_Item]) -> _Item:
+    size = 1 + sum(item.size for item in items)
+    if size > _LARGEST_TUPLE:
+        raise ModelFileError(f"the file holds tuples in tuples, of {size:,} entries in all; {_WAY_OUT}")
+    return _Item(tuple(item.value for item in items), size)
+
+
+def _storage(value: object) -> Storage:
+    """From ("storage", class, key, location, number of entries, ...); modules, ("module", ...), have none."""
+    if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
+        return Storage(None, 0)  # which PyTorch's reader refuses
+    _, kind, key, _, count = value[:5]
+    if not isinstance(key, str) or not isinstance(count, int) or count < 0:
+        raise ModelFileError(f"a tensor's storage is stated as {count!r:.40} entries; the file is damaged; {_WAY_OUT}")
+    found = re.fullmatch(r"torch(?:\.\w+)* (\w+)Storage", str(kind))
+    return Storage(key, count * (_WIDTHS.get(found[1], 1) if found else 1))
+
+
+def _check_call(function: object, arguments: object) -> None:
+    """Refuse calls that PyTorch's reader allows, though what they take has no bound by the size of the file."""
+    name = str(function)
+    unbounded = name.endswith((" bytearray", "Tensor"))
+    # Codecs other than Latin-1, by which bytes are stored, may take a time that grows with the square of the text.
+    coded = name == "_codecs encode" and (not isinstance(arguments, tuple) or arguments[1:] != ("latin1",))
+    if unbounded or coded:
+        raise ModelFileError(f"the file holds pickled objects other than tensors, made by {name!r:.60}; {_WAY_OUT}")
+
+
+def check_tensors(tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors that are more, or less, than their numbers.
+
+    Raises:
+        ModelFileError: one is on no device, quantized, sparse, nested, or has fewer numbers than entries.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        odd = {
+            "a meta tensor, without numbers": tensor.is_meta,
+            "quantized": tensor.is_quantized,
+            "nested": tensor.is_nested,
+            "sparse": tensor.layout != torch.strided,
+        }
+        what = next((word for word, holds in odd.items() if holds), "")
+        if not what and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            what = f"expanded: {tensor.numel():,} entries share fewer numbers"
+        if what:
+            raise ModelFileError(
+                f"{name} {tuple(tensor.shape)} is {what}; save what tensor.dequantize(), .to_dense() or .clone() gives"
+            )

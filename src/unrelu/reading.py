@@ -1,0 +1,378 @@
+"""Reading files that may be damaged or made to do harm: what is opened, and how much of it is read.
+
+Every file that a user names is opened here. Only regular files are, so that no FIFO or device blocks or answers for
+one. What a header states is compared with the size of the file, and with ``max_bytes``, before memory is asked for.
+Members of zip files are refused by their stated size before they are decompressed; Python's ``zipfile`` gives out no
+more than that. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError, OptionError
+
+__all__ = [
+    "MAX_BYTES",
+    "Header",
+    "check_array",
+    "check_limit",
+    "check_members",
+    "check_names",
+    "inflated_size",
+    "json_limit",
+    "npy_header",
+    "npy_values",
+    "opened",
+    "read_bytes",
+    "read_json",
+    "read_npy",
+    "read_npz",
+    "shown_size",
+    "zip_members",
+]
+
+# What a file may hold once it is decompressed, unless the caller says otherwise: 4 GiB.
+MAX_BYTES = 2**32
+# Python's objects take up to 32 times the bytes of the JSON that they are parsed from: {"":0} takes 232.
+_JSON_EXPANDS = 32
+# Bytes that are decompressed at once, so that a member is not held twice.
+_PIECE = 2**24
+# Characters in the name of an array.
+_NAME = 1000
+# Axes that every NumPy can have.
+_AXES = 32
+
+_SPECIAL = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_limit(max_bytes: object) -> int:
+    """``max_bytes`` as a number.
+
+    Raises:
+        OptionError: it is no whole number of at least 1.
+    """
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes < 1:
+        raise OptionError(f"max_bytes={max_bytes!r} must be a whole number of bytes of at least 1")
+    return int(max_bytes)
+
+
+def shown_size(size: int) -> str:
+    """A number of bytes, for messages."""
+    unit, name = next(((2**p, n) for p, n in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**p), (1, "bytes"))
+    return f"{size} bytes" if unit == 1 else f"{size / unit:,.4g} {name}"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open for reading, and its size in bytes.
+
+    Args:
+        path: the file; where the user's path is a link, the file that it leads to.
+        within: a folder that the file has to lie in, whatever links lead to it.
+
+    Raises:
+        InputError: it is missing, no regular file, not ``within``, or cannot be opened.
+    """
+    try:
+        if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
+            raise InputError(f"{path} is a link that leads out of {within}; put the file itself there")
+        # Opening a FIFO waits for a writer, and opening a device may do something: neither is opened. What takes the
+        # place of the file after this look is opened without waiting, and seen below.
+        _check_regular(path, os.stat(path).st_mode)
+        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 -- closed below
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; check the path and its rights") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r} is no path of a file ({error}); check it") from error
+    with stream:
+        found = os.fstat(stream.fileno())
+        _check_regular(path, found.st_mode)
+        yield stream, found.st_size
+
+
+def _check_regular(path: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        what = next((name for kind, name in _SPECIAL if kind(mode)), "no file")
+        raise InputError(f"{path} is {what}; pass a regular file")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        InputError: see :func:`opened`; or the file has more than ``max_bytes``.
+    """
+    with opened(path, within) as (stream, size):
+        if size > max_bytes:
+            raise InputError(f"{path} has {shown_size(size)}; {_limit(max_bytes)}")
+        try:
+            content = stream.read(size + 1)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        if len(content) > size:  # or is of a file system that states no sizes
+            raise InputError(f"{path} has grown while it was read; copy it, and read the copy")
+        return content
+
+
+def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> Any:
+    """What the JSON text in a file says, of at most :func:`json_limit` bytes.
+
+    Raises:
+        InputError: see :func:`read_bytes`; or it is not JSON in UTF-8, or nested too deep to be read.
+    """
+    content = read_bytes(path, json_limit(max_bytes), within)
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def json_limit(max_bytes: int) -> int:
+    """Bytes of JSON that are read: it may take 32 times as many in memory. A small one, of 1 MiB, always is."""
+    return max(2**20, max_bytes // _JSON_EXPANDS)
+
+
+def _limit(max_bytes: int) -> str:
+    return f"at most {shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust the file"
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What the header of a ``.npy`` file states, checked.
+
+    Attributes:
+        shape, dtype: of the array.
+        fortran: whether the first axis varies fastest.
+        offset: where its entries begin.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all entries."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def check_names(names: Iterable[str], where: str | Path) -> None:
+    """Refuse names of arrays that would fill a screen, or steer a terminal.
+
+    Raises:
+        InputError: a name has more than 1,000 characters, or one that cannot be printed.
+    """
+    for name in names:
+        if len(name) > _NAME or not name.isprintable():
+            raise InputError(
+                f"{where} holds an array called {name[:40]!a}{'...' if len(name) > 40 else ''}, with {len(name)} "
+                f"characters; names have at most {_NAME:,}, all printable: save it under another name"
+            )
+
+
+def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
+    """Refuse what is stated of an array that no array of numbers or words has.
+
+    Raises:
+        InputError: objects, structures, or another type of entries; a negative size, too many axes, or sizes whose
+            product no memory can hold.
+    """
+    if dtype.hasobject:
+        raise InputError(f"{where} holds Python objects, which could run code (allow_pickle=False); save numbers")
+    if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
+        raise InputError(f"{where} has entries of type {_short(dtype)}; save real numbers")
+    if len(shape) > _AXES or any(n < 0 for n in shape):
+        raise InputError(f"{where} states the shape {_short(tuple(shape))}; it has at most {_AXES} axes, none negative")
+    if math.prod(max(1, n) for n in shape) * dtype.itemsize >= 2**62:
+        raise InputError(f"{where} states the shape {_short(tuple(shape))}, which no memory can hold")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
+    """The header of a ``.npy`` file of ``size`` bytes, checked against these; ``stream`` then stands at the entries.
+
+    Raises:
+        InputError: it is none, or states entries of a type or a number that the file cannot hold.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        # Version 3 is for names in structures, which are refused as well.
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = readers[version](stream)
+    except Exception as error:  # of the parser: ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
+        raise InputError(f"{where} is not a readable .npy array ({_short(error)}); save it with numpy.save") from error
+    check_array(shape, dtype, where)
+    header = Header(tuple(map(int, shape)), dtype, bool(fortran), stream.tell())
+    if header.size > size - header.offset:
+        raise InputError(
+            f"{where} states the shape {_short(header.shape)} of {dtype}, {shown_size(header.size)}, but holds "
+            f"{shown_size(size - header.offset)}: it is cut short or damaged"
+        )
+    return header
+
+
+def npy_values(stream: IO[bytes], header: Header, where: str) -> npt.NDArray[Any]:
+    """The array whose entries ``stream`` stands at.
+
+    Raises:
+        InputError: the file ends before they do.
+    """
+    flat = np.empty(math.prod(header.shape), header.dtype)
+    view, at = flat.view(np.uint8), 0
+    while at < header.size:
+        piece = stream.read(min(_PIECE, header.size - at))
+        if not piece:
+            raise InputError(f"{where} ends after {at:,} of {header.size:,} bytes: it is cut short or damaged")
+        view[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)
+    return flat.reshape(header.shape[::-1]).transpose() if header.fortran else flat.reshape(header.shape)
+
+
+def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
+    """The array in a ``.npy`` file.
+
+    Raises:
+        InputError: see :func:`opened` and :func:`npy_header`; or it has more than ``max_bytes``.
+    """
+    with opened(path) as (stream, size):
+        header = npy_header(stream, size, str(path))
+        if header.size > max_bytes:
+            raise InputError(f"{path} holds {shown_size(header.size)}; {_limit(max_bytes)}")
+        return npy_values(stream, header, str(path))
+
+
+# --- zip files --------------------------------------------------------------------------------------------------------
+
+
+def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfile.ZipInfo]:
+    """The members of a zip file by name.
+
+    Raises:
+        InputError: one is there twice, encrypted, a link, or compressed in a way whose output has no bound (bzip2,
+            LZMA); or a name is none (see :func:`check_names`).
+    """
+    found: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        check_names([info.filename], where)
+        if info.filename in found:
+            raise InputError(f"{where} holds {info.filename!r} twice; save it again")
+        if info.flag_bits & 1:
+            raise InputError(f"{where}: {info.filename!r} is encrypted; save it without a password")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"{where}: {info.filename!r} is compressed in another way than zlib's; save it again")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise InputError(f"{where}: {info.filename!r} is a link; put the file itself there")
+        found[info.filename] = info
+    return found
+
+
+def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, max_bytes: int) -> None:
+    """Refuse members that would have more than ``max_bytes`` together.
+
+    Raises:
+        InputError: they would.
+    """
+    members = list(members)
+    if (total := sum(info.file_size for info in members)) > max_bytes:
+        largest = max(members, key=lambda info: info.file_size)
+        raise InputError(
+            f"{where} would decompress to {shown_size(total)} ({largest.filename!r} alone to "
+            f"{shown_size(largest.file_size)}); {_limit(max_bytes)}"
+        )
+
+
+def read_npz(
+    path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a ``.npz`` file by name.
+
+    Args:
+        path: the file.
+        max_bytes: that the arrays may have together.
+        choose: from all names to those of the arrays that are read; all by default.
+
+    Raises:
+        InputError: see :func:`opened`, :func:`zip_members` and :func:`npy_header`; or the arrays have more than
+            ``max_bytes``, which is known before they are read.
+    """
+    with opened(path) as (stream, _):
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                members = {name.removesuffix(".npy"): info for name, info in zip_members(archive, path).items()}
+                chosen = list(members) if choose is None else choose(list(members))
+                check_members([members[name] for name in chosen], path, max_bytes)
+                return {name: _member(archive, members[name], f"{path}: {name}") for name in chosen}
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # of zipfile and zlib: BadZipFile, EOFError, NotImplementedError, struct.error, ...
+            raise InputError(f"{path} is not a readable .npz archive ({error}); save it with numpy.savez") from error
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
+    with archive.open(info) as stream:
+        array = npy_values(stream, npy_header(stream, info.file_size, where), where)
+        if stream.read(1):  # reading to the end compares the check sum
+            raise InputError(f"{where} is longer than its header states; save it again")
+        return array
+
+
+def inflated_size(content: bytes, most: int) -> int:
+    """Bytes that a zlib stream, or a gzip file of any number of members, decompresses to; ``most`` + 1 of more.
+
+    They are counted, not held.
+
+    Raises:
+        zlib.error: it is damaged.
+    """
+    total = 0
+    while content:
+        reader = zlib.decompressobj(wbits=47)  # zlib or gzip, as the header says
+        while not reader.eof:
+            piece = reader.decompress(content, min(_PIECE, most + 1 - total))
+            total += len(piece)
+            content = reader.unconsumed_tail
+            if total > most:
+                return total
+            if not piece and not content:  # it is cut short
+                return total
+        content = reader.unused_data if reader.unused_data.startswith(b"\x1f\x8b") else b""
+    return total
