@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.activations import Activation
@@ -218,9 +219,9 @@ def _measured(operator: Operator, before: int, after: int) -> Operator:
     if isinstance(operator, MatrixOperator):
         return MatrixOperator(times_power(operator.weight, total), operator.shape)
     if isinstance(operator, Sparse):
-        csr = operator.csr.copy()
-        csr.data = np.ldexp(csr.data, total)
-        return replace(operator, csr=csr)
+        csr = operator.csr
+        scaled = sparse.csr_array((np.ldexp(csr.data, total), csr.indices, csr.indptr), csr.shape)
+        return replace(operator, csr=scaled)
     if not isinstance(operator, Mapped):
         return operator
     forth, back = operator.apply, operator.transpose

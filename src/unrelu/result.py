@@ -276,7 +276,7 @@ class Inversion:
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
         names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm")]
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], problem=problem, **columns)
 
     @classmethod

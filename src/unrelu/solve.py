@@ -20,7 +20,7 @@ from unrelu.threads import suitable_threads
 __all__ = ["invert"]
 
 # How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
-_BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)
+_BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
 def invert(

@@ -74,12 +74,11 @@ def _exponent(largest: float) -> int:
 
 
 def _in_units(system: LayerSystem, out: int, into: int) -> LayerSystem:
-    matrix = system.matrix
-    if sparse.issparse(matrix):
-        matrix = matrix.copy()
-        matrix.data = np.ldexp(matrix.data, out - into)
+    given, change = system.matrix, out - into
+    if isinstance(given, np.ndarray):
+        matrix = np.ldexp(given, change)
     else:
-        matrix = np.ldexp(matrix, out - into)
+        matrix = sparse.csr_array((np.ldexp(given.data, change), given.indices, given.indptr), given.shape)
     return replace(
         system, matrix=matrix, bias=np.ldexp(system.bias, out), lower=np.ldexp(system.lower, into),
         upper=np.ldexp(system.upper, into),

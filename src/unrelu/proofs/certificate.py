@@ -155,12 +155,12 @@ class Certificate:
         """The same with all that is in units of y times 2^exponent."""
         names = ("lower", "upper", "eps", "scale")
         with np.errstate(over="ignore", under="ignore"):
-            numbers = {name: float(np.ldexp(getattr(self, name), exponent)) for name in names}
+            numbers: dict[str, Any] = {name: float(np.ldexp(getattr(self, name), exponent)) for name in names}
             history = tuple(
                 replace(m, lower=float(np.ldexp(m.lower, exponent)), upper=float(np.ldexp(m.upper, exponent)))
                 for m in self.history
             )
-        return replace(self, history=history, **numbers)
+        return replace(self, **numbers, history=history)
 
     def _flaw(self, chain: Chain, network: Generator, measured: Operator) -> str | None:
         """See :meth:`flaw`, for a chain in the units of the proof."""
