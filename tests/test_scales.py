@@ -14,7 +14,7 @@ import unrelu
 from unrelu import zoo
 from unrelu.activations import Activation
 from unrelu.equilibration import equilibrate
-from unrelu.errors import InputError, SolverError
+from unrelu.errors import InputError, ModelError, SolverError
 from unrelu.layer import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
 from unrelu.layer.squares import one_sided_least_squares
 from unrelu.methods import METHODS
@@ -109,6 +109,11 @@ def test_single_precision_works_as_far_as_it_goes(power):
     found = unrelu.invert(network, network(Z), "auto")
     assert set(found.status) == {Status.EXACT_FIT}
     np.testing.assert_allclose(found.z, Z, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_beyond_single_precision_are_named():
+    with pytest.raises(ModelError, match=r"use network.to\(torch.float64\)"):
+        unrelu.invert(scaled(SMALL, LAST, 1e50).to(torch.float32), Y, "lm")
 
 
 @pytest.mark.parametrize("power", FAR)

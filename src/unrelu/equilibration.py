@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from unrelu.activations import Activation
 from unrelu.affine import Affine, Scale, Step
+from unrelu.errors import ModelError
 from unrelu.generator import Generator
 from unrelu.network import Layer, Network
 from unrelu.opaque import OpaqueNetwork
@@ -77,6 +78,9 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     Args:
         network: G. What was found of it is kept as long as it lives.
         operator: A; None measures the whole output.
+
+    Raises:
+        ModelError: a network that was converted to single precision has weights beyond its range.
     """
     if network not in _known:
         _known[network] = _factors(network)
@@ -154,6 +158,11 @@ def _log_weights(affine: Affine, before: int) -> float | None:
         for name in ("weight", "scale", "bias", "shift"):
             value = getattr(step, name, None)
             largest = float(value.abs().max()) if isinstance(value, Tensor) and value.numel() else 0.0
+            if not largest < math.inf:
+                raise ModelError(
+                    f"a {type(step).__name__} {name} has entries that are not finite: the weights leave the range of the "
+                    "network's precision; use network.to(torch.float64) before they do"
+                )
             if name in ("weight", "scale") and isinstance(value, Tensor):
                 gain += math.log2(largest) if largest > 0 else -math.inf
             elif largest > 0:
