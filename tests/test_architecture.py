@@ -15,7 +15,8 @@ SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
     "errors", "reading", "machine", "streams", "activations", "affine", "generator", "network", "opaque", "threads",
-    "processes", "loaders", "operators", "scaling", "hardness", "noise", "problem", "result", "layer", "methods",
+    "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem", "result", "layer",
+    "methods",
     "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report",
     "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
 )  # fmt: skip
@@ -24,7 +25,7 @@ ONLY = {
     "hardness": {"errors", "reading", "streams", "loaders", "network", "hardness"},
     "zoo": {"errors", "loaders", "network", "zoo"},
     "theory": {"errors", "machine", "streams", "activations", "generator", "network", "layer", "theory"},
-    "proofs": {"errors", "reading", "streams", "generator", "network", "operators", "layer", "proofs"},
+    "proofs": {"errors", "reading", "streams", "generator", "network", "operators", "equilibration", "layer", "proofs"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

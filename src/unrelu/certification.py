@@ -82,6 +82,7 @@ def certify(
         network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
     )
     certifiable(network)
+    problem.equilibrated()  # refuses data and noise that overflow beside the generator
     norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
     compile_simplex()
     codes = _codes(problem, result, norm)

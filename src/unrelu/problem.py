@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unrelu.equilibration import Units, equilibrate
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
 from unrelu.network import Network
@@ -21,7 +22,7 @@ from unrelu.operators import Identity, MaskOperator, Operator, read_operator
 from unrelu.scaling import Scaling, check_scale, dtype_of
 from unrelu.streams import stream
 
-__all__ = ["Control", "Problem", "Progress"]
+__all__ = ["Control", "Problem", "Progress", "norms"]
 
 Array = npt.NDArray[np.float64]
 
@@ -29,7 +30,7 @@ Array = npt.NDArray[np.float64]
 EXACT = 1e-8
 # Entries this far outside the range of the output's activation, relative to max|y|, have noise.
 _ROUNDING = 1e-9
-# Larger observations have squares and products that overflow.
+# Data and noise this many times larger than what the generator puts out have squares and products that overflow.
 _LARGEST = 1e100
 
 _NORMS = ("l2", "l1", "linf")
@@ -61,6 +62,7 @@ class Control:
     callback: Callable[[Progress], Any] | None = None
     _start: float = field(default_factory=time.perf_counter)
     _stops: list[bool] = field(default_factory=list)
+    _raised: list[BaseException] = field(default_factory=list)
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -81,14 +83,25 @@ class Control:
 
     def stopped(self, progress: Callable[[], Progress]) -> bool:
         """Report to the callback, if there is one, and ask whether to stop; after it said so it is asked no more."""
-        if self.callback is not None and not self.halted and self.callback(progress()):
+        if self.callback is None or self.halted:
+            return self.halted
+        try:
+            said = self.callback(progress())
+        except BaseException as error:
+            self._raised.append(error)
+            raise
+        if said:
             self._stops.append(True)
         return self.halted
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether the callback raised this error, which is then the caller's own and none of a method."""
+        return any(error is known for known in self._raised)
 
     def part(self, report: Callable[[Progress], Progress]) -> Control:
         """A control for a part of the run: the time that is left, and ``report`` of its progress to the callback."""
         told = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
-        return Control(self.remaining(), told, _stops=self._stops)
+        return Control(self.remaining(), told, _stops=self._stops, _raised=self._raised)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +122,7 @@ class Problem:
         z0: starting codes (B, k), or None.
         seed: seed of every random choice.
         control: time limit and callback.
+        units: in which y, the outputs and the noise are given, where they are not those of the user.
     """
 
     network: Generator
@@ -121,6 +135,7 @@ class Problem:
     z0: Array | None = None
     seed: int = 0
     control: Control = field(default_factory=Control)
+    units: Units = field(default_factory=Units)
 
     @classmethod
     def build(
@@ -186,11 +201,50 @@ class Problem:
         """B, the number of observations."""
         return len(self.y)
 
+    def ordinary(self, value: float, power: int) -> float:
+        """A number that the user stated in units of y^power, in those of this problem."""
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.ldexp(value, power * self.units.data))
+
     def start(self) -> Array:
         """The starting codes: z0, or one draw from N(0, I) an observation from the seed. (B, k), a fresh copy."""
         if self.z0 is not None:
             return self.z0.copy()
         return stream("starts", self.seed).standard_normal((self.size, self.network.latent_dim))
+
+    def equilibrated(self) -> Problem:
+        """The same problem in ordinary units, see :mod:`unrelu.equilibration`; itself where its units are.
+
+        Codes are the same in both. Methods are given this one, so their tolerances need not think of units.
+
+        Raises:
+            InputError: y or the noise is 1e100 times larger than what the generator puts out.
+        """
+        found = equilibrate(self.network, self.operator)
+        data = found.units.data
+        with np.errstate(over="ignore"):
+            y = np.ldexp(self.y, data) if data else self.y
+            level = self.noise.level if self.noise.kind == "outliers" else float(np.ldexp(self.noise.level, data))
+            prior = float(np.ldexp(self.prior, 2 * data))
+        if not np.abs(y).max() <= _LARGEST:
+            raise InputError(
+                f"y has entries up to {np.abs(self.y).max():.1e}, {_LARGEST:.0e} times what the generator puts out, so "
+                "that squares overflow; scale y and the network"
+            )
+        if level > _LARGEST:
+            raise InputError(
+                f"noise={self.noise.kind}:{self.noise.level:g} is {_LARGEST:.0e} times what the generator puts out, so "
+                "that squares overflow; state the noise in the units of y"
+            )
+        if not prior < math.inf:
+            raise InputError(f"prior={self.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
+        if found.network is self.network and found.operator is self.operator:
+            return self
+        y.setflags(write=False)
+        return replace(
+            self, network=found.network, operator=found.operator, y=y, noise=replace(self.noise, level=level),
+            prior=prior, units=found.units,
+        )  # fmt: skip
 
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
         """The problem of some observations, under a control of its own; starts are not carried over."""
@@ -300,6 +354,19 @@ class Problem:
         return float(np.abs(self.operator.values(x)).max())
 
 
+def norms(r: Array, norm: str) -> Array:
+    """The norm of every row of r, (B,), in "l2", "l1" or "linf", also where squares would overflow or vanish."""
+    if norm == "linf":
+        return np.asarray(np.abs(r).max(axis=1))
+    if norm == "l1":
+        with np.errstate(over="ignore"):  # a diverged code may be astronomically large
+            return np.asarray(np.abs(r).sum(axis=1))
+    scale = np.abs(r).max(axis=1)
+    scale[~((scale > 0) & (scale < np.inf))] = 1.0
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(scale * np.linalg.norm(r / scale[:, None], axis=1))
+
+
 def _selects(operator: Operator) -> bool:
     """Whether A picks entries of the output, and mixes none."""
     return isinstance(operator, Identity | MaskOperator) or operator.selection() is not None
@@ -332,10 +399,6 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
             f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
             f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them with a mask as "
             "operator="
-        )
-    if np.abs(values).max() > _LARGEST:
-        raise InputError(
-            f"y has entries up to {np.abs(values).max():.1e}, whose squares overflow; scale y and the network"
         )
     values.setflags(write=False)
     return values, single

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.noise import SIGNIFICANCE
-from unrelu.problem import Problem
+from unrelu.problem import Problem, norms
 
 __all__ = ["Inversion", "Status"]
 
@@ -126,6 +127,7 @@ class Inversion:
     identifiable: Any
     problem: Problem = field(repr=False)
     _ended: npt.NDArray[np.object_] = field(repr=False)
+    _norm: str = field(repr=False)
 
     @classmethod
     def of(
@@ -180,6 +182,7 @@ class Inversion:
                 f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
             )
         x = problem.network(z)
+        reached &= np.isfinite(x).reshape(problem.size, -1).all(axis=1)
         residual = problem.residual_of(x)
         share = problem.control.elapsed() / problem.size
         unjudged = cls(
@@ -199,6 +202,7 @@ class Inversion:
             identifiable=np.zeros(problem.size, dtype=bool),
             problem=problem,
             _ended=states,
+            _norm=norm or problem.norm,
         )
         return unjudged._judged(np.zeros(problem.size))
 
@@ -236,6 +240,7 @@ class Inversion:
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
         success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen)
+        success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         messages = [judged._message(i) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
@@ -255,7 +260,31 @@ class Inversion:
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
-        return replace(self, fun=self.problem.objective(self.z, norm))
+        return replace(self, fun=self.problem.objective(self.z, norm), _norm=norm)
+
+    def in_units_of(self, problem: Problem) -> Inversion:
+        """The result for a problem whose :meth:`~unrelu.problem.Problem.equilibrated` is the one of this result."""
+        units = self.problem.units
+        if self.problem is problem:
+            return self
+        with np.errstate(over="ignore", under="ignore"):
+            x = np.ldexp(self.x, -units.output)
+            fun = np.ldexp(self.fun, -units.data * (2 if self._norm == "l2" else 1))
+        return replace(self, x=x, fun=fun, problem=problem)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
+        """The result of a batch from those of its observations, in order."""
+        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm")]
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], problem=problem, **columns)
+
+    @classmethod
+    def failed(cls, problem: Problem, method: str, why: str) -> Inversion:
+        """No codes, and why: what became of observations on which a method broke down."""
+        z = np.full((problem.size, problem.network.latent_dim), np.nan)
+        lost = cls.of(problem, z, method=method, status=Status.ERROR)
+        return replace(lost, message=np.full(problem.size, f"could not be inverted: {why}", dtype=object))
 
     def shaped(self) -> Inversion:
         """The result as the caller sees it: without the batch axis if one observation was given without it."""
@@ -278,10 +307,7 @@ class Inversion:
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
-        r = self.problem.residual(np.atleast_2d(self.z))
-        order = {"l2": 2, "l1": 1, "linf": np.inf}[norm]
-        with np.errstate(over="ignore"):  # a diverged code may be astronomically large
-            values = np.linalg.norm(r, ord=order, axis=1)
+        values = norms(self.problem.residual(np.atleast_2d(self.z)), norm)
         return float(values[0]) if self.problem.single else values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.errors import OptionError
+from unrelu.errors import OptionError, SolverError
 from unrelu.generator import Generator
 from unrelu.methods import Method, make
 from unrelu.problem import Problem, Progress
@@ -18,6 +18,9 @@ from unrelu.result import Inversion
 from unrelu.threads import suitable_threads
 
 __all__ = ["invert"]
+
+# How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
+_BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
 def invert(
@@ -78,7 +81,9 @@ def invert(
             generator.
         OptionError: an unknown method or option, or one of the wrong type.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
-        SolverError: an LP solver refused its input.
+
+    An observation on which the arithmetic breaks down (an LP solver that refuses its program, a factorisation that does
+    not exist, overflow) has NaN for its code, the status ERROR and the reason as its message; the others have theirs.
     """
     run = make(method, options)
     # The caller's PyTorch may be in inference mode, in which nothing can be differentiated.
@@ -87,17 +92,39 @@ def invert(
             network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
             callback=callback, scale=scale,
         )  # fmt: skip
-        with suitable_threads(network):
-            result = run(problem)
+        result = _solved(run, problem.equilibrated(), norm, None if callable(method) else method)
+    return result.in_units_of(problem).shaped()
+
+
+def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+    """What the method finds, diagnosed; where arithmetic breaks down in it, of each observation alone.
+
+    A method of the caller's own, which has no ``name``, raises what it raises.
+    """
+    try:
+        with suitable_threads(problem.network):
+            result = _checked(run(problem), problem)
+            return _diagnosed(result if norm is None else result.measured_in(norm))
+    except _BREAKDOWNS as error:
+        if name is None or problem.control.raised(error):
+            raise
+        if problem.size == 1:
+            return Inversion.failed(problem, name, str(error))
+    parts = []
+    for i in range(problem.size):
+        start = None if problem.z0 is None else problem.z0[[i]]
+        parts.append(_solved(run, problem.part(np.array([i]), z0=start), norm, name))
+    return Inversion.joined(parts, problem)
+
+
+def _checked(result: object, problem: Problem) -> Inversion:
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if result.problem is not problem or np.ndim(result.z) != 2:
         raise OptionError(
             "the method returned the result of another problem; end it with Inversion.of(problem, z, ...)"
         )
-    if norm is not None:
-        result = result.measured_in(norm)
-    return _diagnosed(result).shaped()
+    return result
 
 
 def _diagnosed(result: Inversion) -> Inversion:

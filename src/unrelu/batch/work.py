@@ -21,6 +21,7 @@ from unrelu.errors import InputError, OptionError, SolverError, UnreluError, Uns
 from unrelu.generator import Generator
 from unrelu.operators import Mask, read_operator
 from unrelu.operators.base import Identity, Operator
+from unrelu.problem import norms
 from unrelu.result import Inversion, Status
 from unrelu.scaling import Scaling
 from unrelu.solve import invert
@@ -34,7 +35,6 @@ Array = npt.NDArray[np.float64]
 
 # Numbers that stand for a status in the column: their places here, from 1 on. 0 is a row that was not written yet.
 STATUSES = tuple(status.name for status in Status)
-_RESIDUALS = {"l2": 2, "l1": 1, "linf": np.inf}
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,8 @@ class Work:
         for part, result in self._inverted(batch.values, seen, good, seed, errors):
             for name, values in _columns(result).items():
                 rows[name][part] = np.reshape(values, (len(part), *rows[name].shape[1:]))
+            failed = np.flatnonzero(np.atleast_1d(result.status) == Status.ERROR)
+            errors |= {int(part[i]): str(np.atleast_1d(result.message)[i]) for i in failed}
         return rows, {start + i: self._named(start + i, text) for i, text in sorted(errors.items())}
 
     def _named(self, i: int, text: str) -> str:
@@ -254,8 +256,7 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 def _columns(result: Inversion) -> dict[str, Any]:
     r = result.problem.residual_of(np.reshape(result.x, (result.problem.size, -1)))
-    with np.errstate(over="ignore"):  # a diverged code may be astronomically large
-        residuals = {f"residual_{name}": np.linalg.norm(r, ord=order, axis=1) for name, order in _RESIDUALS.items()}
+    residuals = {f"residual_{name}": norms(r, name) for name in ("l2", "l1", "linf")}
     return {
         "codes": result.z,
         "reconstructions": result.x,

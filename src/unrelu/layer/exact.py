@@ -13,6 +13,7 @@ from unrelu.layer.highs import LpStatus
 from unrelu.layer.preimage import Polytope, interior_point
 from unrelu.layer.rows import LayerSystem, checked_target
 from unrelu.layer.solution import LayerSolution
+from unrelu.layer.units import at_any_scale
 from unrelu.result import Status
 
 __all__ = ["Exact"]
@@ -46,6 +47,7 @@ class Exact:
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
 
+    @at_any_scale(power=1)
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:

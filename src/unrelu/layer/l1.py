@@ -12,6 +12,7 @@ from unrelu.layer.convex import least_violation
 from unrelu.layer.growth import check_growth, grow
 from unrelu.layer.rows import LayerSystem
 from unrelu.layer.solution import LayerSolution
+from unrelu.layer.units import at_any_scale
 
 __all__ = ["L1"]
 
@@ -40,6 +41,7 @@ class L1:
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
+    @at_any_scale(power=1)
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:

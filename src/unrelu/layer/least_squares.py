@@ -15,6 +15,7 @@ from unrelu.layer.highs import LpStatus
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.solution import LayerSolution
 from unrelu.layer.squares import one_sided_least_squares
+from unrelu.layer.units import at_any_scale
 
 __all__ = ["LeastSquares"]
 
@@ -43,6 +44,7 @@ class LeastSquares:
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
+    @at_any_scale(power=2)
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:

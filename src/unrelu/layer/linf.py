@@ -15,6 +15,7 @@ from unrelu.layer.growth import check_growth, misfit
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.rows import LayerSystem, Rows, rows
 from unrelu.layer.solution import LayerSolution, first_threshold
+from unrelu.layer.units import at_any_scale
 from unrelu.result import Status
 
 __all__ = ["LInf"]
@@ -52,6 +53,7 @@ class LInf:
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
+    @at_any_scale(power=1)
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:

@@ -12,6 +12,7 @@ from unrelu.layer.convex import largest_response
 from unrelu.layer.growth import check_growth, grow
 from unrelu.layer.rows import LayerSystem
 from unrelu.layer.solution import LayerSolution
+from unrelu.layer.units import at_any_scale
 
 __all__ = ["Relaxed"]
 
@@ -42,6 +43,7 @@ class Relaxed:
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
+    @at_any_scale(power=2)
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:

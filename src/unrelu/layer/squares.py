@@ -18,6 +18,10 @@ __all__ = ["one_sided_least_squares"]
 Array = npt.NDArray[np.float64]
 
 _NEWTON_STEPS = 200
+# Columns are scaled to norm 1: a pivot of their Cholesky factor below this one says that products lose half the digits.
+_WELL_CONDITIONED = 1e-3
+# Singular values below this share of the largest count as zero.
+_RANK = 1e-14
 
 
 def one_sided_least_squares(
@@ -43,7 +47,7 @@ def one_sided_least_squares(
     step = 0
     while step < _NEWTON_STEPS and time.perf_counter() < end:
         gradient = np.asarray(system.matrix.T @ signed)
-        direction = _feasible_direction(system, curvature, gradient, h)
+        direction = _feasible_direction(system, curvature, signed, gradient, h)
         if -float(gradient @ direction) <= 1e-24 * f + 1e-30 * scale**2:
             break
         for length in _lengths(system, h, direction):
@@ -57,7 +61,7 @@ def one_sided_least_squares(
     return h, f, step
 
 
-def _feasible_direction(system: LayerSystem, curvature: Array, gradient: Array, h: Array) -> Array:
+def _feasible_direction(system: LayerSystem, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:
     """The Newton direction on the face of the box that h may move on.
 
     A coordinate at a bound is held if its gradient pushes outwards, or if the Newton step of the others would push it
@@ -67,7 +71,7 @@ def _feasible_direction(system: LayerSystem, curvature: Array, gradient: Array, 
     held = (at_lower & (gradient > 0)) | (at_upper & (gradient < 0))
     inwards = (at_lower & (gradient < 0)) | (at_upper & (gradient > 0))
     while True:
-        direction = _newton_direction(system.matrix, curvature, gradient, ~held)
+        direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
         outwards = ~held & ((at_lower & (direction < 0)) | (at_upper & (direction > 0)))
         if not outwards.any():
             break
@@ -78,7 +82,7 @@ def _feasible_direction(system: LayerSystem, curvature: Array, gradient: Array, 
         gain = np.where(held & inwards, gradient * gradient / diagonal, 0.0)
         if -float(gradient @ direction) <= 0.1 * gain.max():
             held[np.argmax(gain)] = False
-            direction = _newton_direction(system.matrix, curvature, gradient, ~held)
+            direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
     return direction
 
 
@@ -103,9 +107,13 @@ def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
 
 
 def _newton_direction(
-    matrix: Array | sparse.csr_array, curvature: Array, gradient: Array, free: npt.NDArray[np.bool_]
+    matrix: Array | sparse.csr_array, curvature: Array, signed: Array, gradient: Array, free: npt.NDArray[np.bool_]
 ) -> Array:
-    """Solve (W_A^T D W_A + tiny ridge) d = -gradient on the free coordinates, zero on the others."""
+    """Solve W_A^T D W_A d = -gradient on the free coordinates, zero on the others; the shortest d where it is singular.
+
+    Its square root says the same, min_d |D^(1/2) W_A d + D^(-1/2) s|_2 with gradient = W_A^T s, and keeps the digits
+    that products of badly conditioned columns lose.
+    """
     direction = np.zeros_like(gradient)
     if not free.any():
         return direction
@@ -115,18 +123,18 @@ def _newton_direction(
     if sparse.issparse(part):
         direction[free] = _conjugate_gradients(part, weight, -gradient[free])
         return direction
-    gram = part.T @ (part * weight[:, None])
-    ridge = 1e-12 * float(np.trace(gram)) + np.finfo(float).tiny
-    # The ridge only has to make a singular Gram matrix factorisable; the outer iteration removes its effect.
-    for _ in range(6):
-        try:
-            factor = linalg.cho_factor(gram + ridge * np.eye(len(gram)), check_finite=False)
-        except linalg.LinAlgError:
-            ridge *= 100
-            continue
-        direction[free] = linalg.cho_solve(factor, -gradient[free], check_finite=False)
-        return direction
-    direction[free] = -gradient[free] / max(float(np.trace(gram)), np.finfo(float).tiny)
+    sizes = np.sqrt(weight @ (part * part))
+    sizes[sizes == 0] = 1.0
+    unit = part / sizes
+    factor, info = linalg.lapack.dpotrf(unit.T @ (unit * weight[:, None]))
+    if info == 0 and factor.diagonal().min() > _WELL_CONDITIONED:
+        direction[free] = linalg.cho_solve((factor, False), -gradient[free] / sizes, check_finite=False) / sizes
+    else:
+        root = np.sqrt(weight)
+        best, *_ = linalg.lstsq(
+            unit * root[:, None], -signed[active] / root, cond=_RANK, lapack_driver="gelsy", check_finite=False
+        )
+        direction[free] = best / sizes
     return direction
 
 

@@ -23,7 +23,7 @@ __all__ = ["Adam", "AdamSteps"]
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+_BETA1, _BETA2, _EPSILON, _TOLERANCE = 0.9, 0.999, 1e-8, 1e-9
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Adam:
         learning_rate: :math:`\eta`, if not the setting's.
         max_iterations: steps of each start at most, if not the setting's.
         restarts: the number of starts, if not the setting's.
-        gradient_tolerance: a start stops when its gradient norm is no more than this.
+        gradient_tolerance: a start stops when its gradient norm is no more than this, in units of y^2; by default 1e-9
+            for outputs of an ordinary size, from 1e-3 to 1e3 (:mod:`unrelu.equilibration`).
+        epsilon: what keeps the quotient finite, in units of y^2; by default 1e-8 for outputs of an ordinary size.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -61,7 +63,8 @@ class Adam:
     learning_rate: float | None = None
     max_iterations: int | None = None
     restarts: int | None = None
-    gradient_tolerance: float = 1e-9
+    gradient_tolerance: float | None = None
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         if self.setting not in _SETTINGS:
@@ -72,8 +75,10 @@ class Adam:
             raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
         if self.restarts is not None and self.restarts < 1:
             raise OptionError(f"restarts={self.restarts} must be at least 1")
-        if not self.gradient_tolerance >= 0:
-            raise OptionError(f"gradient_tolerance={self.gradient_tolerance} must be at least 0")
+        for name in ("gradient_tolerance", "epsilon"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise OptionError(f"{name}={value} must be at least 0 and finite")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Run every start of every observation, one row of a batch each."""
@@ -94,7 +99,9 @@ class Adam:
             busy = len(torch.unique(owner[active]))
             return Progress("adam", t, batch - busy, batch, z[_best(errors, batch)].cpu().double().numpy())
 
-        steps = AdamSteps(gradient, starts.shape, lambda t: rate, self.gradient_tolerance)
+        tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
+        epsilon = _EPSILON if self.epsilon is None else problem.ordinary(self.epsilon, 2)
+        steps = AdamSteps(gradient, starts.shape, lambda t: rate, tolerance, epsilon)
         run = descend(misfit.tensor(starts), steps, iterations, problem.control, report)
         best = _best(misfit.measure(run.z, owner), batch).cpu().numpy()
         status = run.status[best]
@@ -113,6 +120,7 @@ class AdamSteps:
         shape: of all codes, (b, k).
         rate: the learning rate of step t = 0, 1, ...
         tolerance: a row has arrived when its gradient norm is no more than this.
+        epsilon: what keeps the quotient finite.
     """
 
     def __init__(
@@ -121,8 +129,10 @@ class AdamSteps:
         shape: tuple[int, ...],
         rate: Callable[[int], float],
         tolerance: float = 0.0,
+        epsilon: float = _EPSILON,
     ) -> None:
         self.gradient, self.shape, self.rate, self.tolerance = gradient, shape, rate, tolerance
+        self.epsilon = epsilon
         self.steps = 0
         self.moments: tuple[Tensor, Tensor] | None = None
 
@@ -137,7 +147,7 @@ class AdamSteps:
         rate = self.rate(self.steps)
         self.steps += 1
         m, v = m / (1 - _BETA1**self.steps), v / (1 - _BETA2**self.steps)
-        return z - rate * m / (v.sqrt() + _EPSILON), g.norm(dim=1) <= self.tolerance
+        return z - rate * m / (v.sqrt() + self.epsilon), g.norm(dim=1) <= self.tolerance
 
 
 def _starts(problem: Problem, restarts: int) -> npt.NDArray[np.float64]:

@@ -17,6 +17,7 @@ __all__ = ["GradientDescent"]
 
 # Step length and iterations of the paper's section 5.1 and 5.2.
 _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class GradientDescent:
 
     Args:
         setting: where the defaults come from. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic":
-            step 1, up to 1,000 iterations, for random weights N(0, 1/n_i) (section 5.1).
-        learning_rate: the step, if not the setting's.
+            step 1, up to 1,000 iterations, for random weights N(0, 1/n_i) (section 5.1). These steps are for outputs of
+            an ordinary size, from 1e-3 to 1e3; others are brought to it (:mod:`unrelu.equilibration`).
+        learning_rate: the step, if not the setting's; in units of 1/y^2.
         max_iterations: iterations at most, if not the setting's.
-        gradient_tolerance: an observation stops when its gradient norm is no more than this; the paper's 1e-9.
+        gradient_tolerance: an observation stops when its gradient norm is no more than this, in units of y^2; by
+            default the paper's 1e-9 for outputs of an ordinary size.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -40,7 +43,7 @@ class GradientDescent:
     setting: str = "trained"
     learning_rate: float | None = None
     max_iterations: int | None = None
-    gradient_tolerance: float = 1e-9
+    gradient_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.setting not in _SETTINGS:
@@ -49,18 +52,20 @@ class GradientDescent:
             raise OptionError(f"learning_rate={self.learning_rate} must be above 0")
         if self.max_iterations is not None and self.max_iterations < 1:
             raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if not self.gradient_tolerance >= 0:
+        if self.gradient_tolerance is not None and not self.gradient_tolerance >= 0:
             raise OptionError(f"gradient_tolerance={self.gradient_tolerance} must be at least 0")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Descend from the start of every observation, all at once."""
         rate, iterations = _SETTINGS[self.setting]
-        rate, iterations = self.learning_rate or rate, self.max_iterations or iterations
+        rate = problem.ordinary(self.learning_rate, -2) if self.learning_rate else rate
+        tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
+        iterations = self.max_iterations or iterations
         misfit = Misfit.of(problem)
 
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             gradient = 0.5 * misfit.gradient(z, rows)[1]
-            return z - rate * gradient, gradient.norm(dim=1) <= self.gradient_tolerance
+            return z - rate * gradient, gradient.norm(dim=1) <= tolerance
 
         run = descend(
             misfit.tensor(problem.start()), step, iterations, problem.control, partial(progress_of, "gradient_descent")

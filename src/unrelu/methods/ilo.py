@@ -47,7 +47,8 @@ class Ilo:
         steps: Adam steps of each round, with commas: on the code, on the second layer's input, the third's, ... Rounds
             beyond the last layer are left out; 0 skips one; a number alone is one round. The default is that of the
             released code's command for compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
-        learning_rate: Adam's, at its height.
+        learning_rate: Adam's, at its height; for layers that put out numbers of an ordinary size, from 1e-3 to 1e3.
+            Others are brought to it (:mod:`unrelu.equilibration`).
         rampup: share of a round over which the learning rate rises from 0; 0 is not at all.
         rampdown: share of a round over which it falls to 0; 0 is not at all.
         radius: of the l1 balls, in units of a layer's input; None is no ball, as in the released configuration.
@@ -118,7 +119,8 @@ class Ilo:
         for depth, steps in enumerate(rounds[1:], 1):
             h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
             upper = Misfit(_part(network, layers[depth:]), misfit.operator, misfit.y)
-            run = self._descend(problem, upper, h, steps, _reporter(z, before), ball=True)
+            radius = None if self.radius is None else float(np.ldexp(self.radius, problem.units.layer(depth)))
+            run = self._descend(problem, upper, h, steps, _reporter(z, before), radius)
             before, nit = before + steps, nit + run.nit
             if run.halted:
                 return z, run, nit
@@ -129,13 +131,14 @@ class Ilo:
         return code, run, nit + run.nit
 
     def _descend(
-        self, problem: Problem, misfit: Misfit, h: Tensor, steps: int, report: Report, ball: bool = False
-    ) -> Descent:
+        self, problem: Problem, misfit: Misfit, h: Tensor, steps: int, report: Report,
+        radius: float | None = None,
+    ) -> Descent:  # fmt: skip
         """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
         move = AdamSteps(lambda at, rows: misfit.gradient(at, rows)[1], h.shape, self._rate(steps))
-        if not ball or self.radius is None:
+        if radius is None:
             return descend(h, move, steps, problem.control, report)
-        centre, radius = h.clone(), self.radius
+        centre = h.clone()
 
         def within(at: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             moved, arrived = move(at, rows)

@@ -50,7 +50,8 @@ class Plugin:
             which is the step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another
             activation 2 becomes :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous
             ones.
-        learning_rate: the step, if not the setting's.
+        learning_rate: the step, if not the setting's; in units of 1/y^2. Those of the settings are for outputs of an
+            ordinary size, from 1e-3 to 1e3; others are brought to it (:mod:`unrelu.equilibration`).
         max_iterations: steps at most; the source's 10,000.
         step_tolerance: an observation has converged when a step is shorter than this share of its code; the source's
             1e-13.
@@ -82,7 +83,8 @@ class Plugin:
     def __call__(self, problem: Problem) -> Inversion:
         """Step from the start of every observation, all at once."""
         network = as_chain(problem.network, "plugin")
-        misfit, forth, eta = Misfit.of(problem), linearised(network), self.learning_rate or self._step(network)
+        misfit, forth = Misfit.of(problem), linearised(network)
+        eta = problem.ordinary(self.learning_rate, -2) if self.learning_rate else self._step(network)
 
         @torch.no_grad()
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,8 +51,8 @@ class Projected:
         projection: how u is inverted: by a layer-wise method ("linf", "l1", "relaxed", "least_squares", "exact"), or by
             a search from the code before: "lm", or "adam" as in Shah and Hegde (learning rate 0.1, 100 steps). The
             paper has "linf"; with hidden pixels "l1" and "lm" come much closer (benchmarks).
-        step: :math:`\eta`. The released code of Shah and Hegde has 0.5, for :math:`A_{ij} \sim N(0, 1/m)`; the paper
-            does not say.
+        step: :math:`\eta`, in units of 1/A^2. The released code of Shah and Hegde has 0.5, for
+            :math:`A_{ij} \sim N(0, 1/m)`; the paper does not say.
         max_iterations: projections of an observation at most; 10 in the released code.
         tolerance: an observation has converged when ``|y - A x|_2`` changes by no more than this share; ours, the
             released code makes every step.
@@ -101,7 +101,7 @@ class Projected:
     def _iterate(self, state: _State, t: int) -> None:
         """One step of the observations still at work, and what has become of them."""
         rows = np.flatnonzero(state.active)
-        u = state.gradient_step(rows, self.step)
+        u = state.gradient_step(rows, self._step(state.problem))
         far = np.asarray(~(np.abs(u).max(axis=1) < ASTRONOMICAL))
         state.retire(rows[far], Status.DIVERGED, t)
         rows, u = rows[~far], u[~far]
@@ -118,6 +118,11 @@ class Projected:
         for i in np.flatnonzero(~reached & state.active[rows]):
             state.retire(rows[[i]], found.status[i])
 
+    def _step(self, problem: Problem) -> float:
+        """The step in the units of the problem, where A is 2^(data - output) times that of the user."""
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.ldexp(self.step, 2 * (problem.units.output - problem.units.data)))
+
     def _project(self, state: _State, rows: npt.NDArray[np.intp], u: Array, t: int) -> Inversion:
         """Codes of u, (a, n), by the inversion that was chosen, within what is left of the time."""
         problem = state.problem
@@ -128,7 +133,7 @@ class Projected:
             operator=Identity(problem.network.output_shape, problem.network.output_dim),
             noise=Noise("unknown", math.nan),
             norm="l2",
-            prior=self.step * problem.prior,
+            prior=self._step(problem) * problem.prior,
             z0=np.where(started[:, None], state.z[rows], state.draws[rows]),
         )
         if self.projection in LAYER_METHODS:

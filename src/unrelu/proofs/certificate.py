@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Certificate:
         nodes: relaxations solved.
         seconds: wall time of the bounds, without the box.
         history: the bounds over time.
+        exponents: of the units of the proofs, see :mod:`unrelu.equilibration`: what layer l puts out is taken times
+            2^exponents[l]; none where the proofs are in the units of the network.
         proof, box_proof: what :meth:`verify` reads.
     """
 
@@ -85,6 +87,7 @@ class Certificate:
     proof: Proof | None = field(repr=False)
     box_proof: Proof | None = field(repr=False)
     history: tuple[Moment, ...] = field(repr=False, default=())
+    exponents: tuple[int, ...] = field(repr=False, default=())
     _digest: str = field(repr=False, default="")
 
     def __post_init__(self) -> None:
@@ -140,9 +143,29 @@ class Certificate:
         chain = chain_of(network, measured, values, self.norm)
         if self.z.shape != (chain.latent_dim,) or not np.isfinite(self.z).all():
             return f"z has shape {self.z.shape}, the network takes ({chain.latent_dim},)"
-        scale = float(np.abs(chain.y).max(initial=0.0))
         if not math.isfinite(self.upper):
             return f"upper is {self.upper}"
+        if not self.exponents:
+            return self._flaw(chain, network, measured)
+        scaled = chain.in_units(self.exponents)
+        if scaled is None:
+            return f"its units, {self.exponents}, are none of this network"
+        return self.times_power(self.exponents[-1])._flaw(scaled, network, measured)
+
+    def times_power(self, exponent: int) -> Certificate:
+        """The same with all that is in units of y times 2^exponent."""
+        names = ("lower", "upper", "eps", "scale")
+        with np.errstate(over="ignore", under="ignore"):
+            numbers: dict[str, Any] = {name: float(np.ldexp(getattr(self, name), exponent)) for name in names}
+            history = tuple(
+                replace(m, lower=float(np.ldexp(m.lower, exponent)), upper=float(np.ldexp(m.upper, exponent)))
+                for m in self.history
+            )
+        return replace(self, **numbers, history=history)
+
+    def _flaw(self, chain: Chain, network: Generator, measured: Operator) -> str | None:
+        """See :meth:`flaw`, for a chain in the units of the proof."""
+        scale = float(np.abs(chain.y).max(initial=0.0))
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
         if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
             value = chain.objective(self.z)

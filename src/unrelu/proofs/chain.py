@@ -8,6 +8,7 @@ outputs is one more layer, with c = 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -81,6 +82,27 @@ class Chain:
         if layer not in self._inverses:
             self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]), dtype=np.float64)
         return self._inverses[layer]
+
+    def in_units(self, exponents: Sequence[int]) -> Chain | None:
+        """The same chain with what layer l puts out, and y with the last one, times 2^exponents[l].
+
+        None where a number would be rounded, or the exponents are not one a layer: it would be another chain, and what
+        is proved of it would say nothing of this one.
+        """
+        if len(exponents) != self.depth:
+            return None
+        weights, biases = list(self.weights), list(self.biases)
+        with np.errstate(over="ignore", under="ignore"):
+            for i, (after, before) in enumerate(zip(exponents, (0, *exponents), strict=False)):
+                weights[i], biases[i] = np.ldexp(weights[i], after - before), np.ldexp(biases[i], after)
+                if not np.array_equal(np.ldexp(weights[i], before - after), self.weights[i]):
+                    return None
+                if not np.array_equal(np.ldexp(biases[i], -after), self.biases[i]):
+                    return None
+            y = np.ldexp(self.y, exponents[-1])
+            if not np.array_equal(np.ldexp(y, -exponents[-1]), self.y):
+                return None
+        return Chain(tuple(weights), tuple(biases), self.slopes, y, self.norm)
 
     def pre_activations(self, z: Array) -> list[Array]:
         """u_1 ... u_d at a code (k,)."""

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.equilibration import equilibrate
 from unrelu.errors import InputError
 from unrelu.generator import Generator, numbers
 from unrelu.network import Network
-from unrelu.operators import Identity, Operator, read_operator
+from unrelu.operators import Operator, read_operator
 from unrelu.proofs.pieces import Pieces, affine, certain, free_basis, pieces, spectrum
 
 __all__ = ["Identifiability", "degrees_of_freedom", "freedom", "identifiability", "local_rank", "unique"]
@@ -146,8 +147,9 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
             f"operator= has {measured.count} masks for {len(batch)} codes; pass one for all, or one for each"
         )
     codes.setflags(write=False)
-    exact = network.to(torch.float64, "cpu")
+    exact, measured, unit = _equilibrated(network, measured)
     rank, sigma, dimension, margin = _examined(exact, batch, measured)
+    sigma = np.ldexp(sigma, -unit)
     seen = Identifiability(rank, sigma, dimension, margin, unique(rank, dimension, k), exact, codes, measured)
     if codes.ndim == 2:
         return seen
@@ -185,10 +187,10 @@ def local_rank(network: Generator, z: Array, operator: Operator | None = None) -
 
     What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
     """
-    exact = network.to(torch.float64, "cpu")
-    measured = operator or Identity(network.output_shape, network.output_dim)
+    exact, measured, unit = _equilibrated(network, operator)
     if not isinstance(exact, Network):
-        return _without_margin(_examined(exact, z, measured))
+        rank, free, sigma = _without_margin(_examined(exact, z, measured))
+        return rank, free, np.ldexp(sigma, -unit)
     single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
@@ -197,7 +199,7 @@ def local_rank(network: Generator, z: Array, operator: Operator | None = None) -
     rest = np.flatnonzero(~sure)
     if len(rest):
         rank[rest], free[rest], sigma[rest] = _without_margin(_examined(exact, z[rest], measured.take(rest)))
-    return rank, free, sigma
+    return rank, free, np.ldexp(sigma, -unit)
 
 
 def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: float, rank: Counts) -> Array:
@@ -225,6 +227,12 @@ def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: 
             squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
             used[part] = (squares / (squares + prior)).sum(dim=1).numpy()
     return used
+
+
+def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:
+    """The generator in double precision and the operator, in units that are 2^-unit of the user's."""
+    found = equilibrate(network, operator)
+    return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
 def _without_margin(found: tuple[Counts, Array, Counts, Array]) -> tuple[Counts, Counts, Array]:

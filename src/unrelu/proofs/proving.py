@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.equilibration import Units, equilibrate
 from unrelu.generator import Generator
 from unrelu.operators import Operator
 from unrelu.proofs.branch_and_bound import GAP, Moment, Search
@@ -60,7 +61,10 @@ def prove(
         UnsupportedModelError: nothing can be certified of this network.
     """
     compile_simplex()
-    chain = chain_of(network, operator, y, norm)
+    chain, exponents = _in_ordinary_units(chain_of(network, operator, y, norm), equilibrate(network, operator).units)
+    unit = exponents[-1] if exponents else 0
+    with np.errstate(over="ignore", under="ignore"):
+        eps = float(np.ldexp(eps, unit))
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
     search = Search(chain, z, limits, scale=scale)
@@ -81,7 +85,15 @@ def prove(
         certificate = replace(certificate, box=interval, box_proof=box_proof, radius=min(radius, box_radius))
     if certificate.out_of_range:
         certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
+    certificate = replace(certificate.times_power(-unit), exponents=exponents)
     return replace(certificate, _digest=digest(certificate))
+
+
+def _in_ordinary_units(chain: Chain, units: Units) -> tuple[Chain, tuple[int, ...]]:
+    """The chain that is searched, and the exponents of its units; none where it is the given one."""
+    exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
+    scaled = chain.in_units(exponents) if any(exponents) else None
+    return (chain, ()) if scaled is None else (scaled, exponents)
 
 
 def _radius(proof: Proof, chain: Chain) -> float:

@@ -55,6 +55,8 @@ def _table(certificate: Certificate) -> Iterator[tuple[str, Any]]:
     yield "z", certificate.z
     if certificate.box is not None:
         yield "box", certificate.box
+    if certificate.exponents:
+        yield "exponents", np.array(certificate.exponents, dtype=np.int64)
     history = [[moment.seconds, moment.nodes, moment.lower, moment.upper] for moment in certificate.history]
     yield "history", np.array(history, dtype=np.float64).reshape(-1, 4)
     for name in _PROOFS:
@@ -120,6 +122,7 @@ def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_b
         return kind(
             **values, z=_array(table["z"], np.float64), box=box,
             status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
+            exponents=tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
             identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
             _digest=str(table["digest"]),
         )  # fmt: skip

@@ -1,0 +1,309 @@
+"""Results do not depend on the units of weights and data; the figures for every network are those of fuzz/scales.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scales import BROKEN, POWERS, cases, random_network, row, scaled
+from scipy import sparse
+
+import unrelu
+from unrelu import zoo
+from unrelu.activations import Activation
+from unrelu.equilibration import equilibrate
+from unrelu.errors import InputError, ModelError, SolverError
+from unrelu.layer import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layer.squares import one_sided_least_squares
+from unrelu.methods import METHODS
+from unrelu.methods.layerwise import Layerwise
+from unrelu.proofs.chain import chain_of
+from unrelu.result import Inversion, Status
+
+SMALL = random_network((2, 10, 30), "relu", 3)
+LAST = len(SMALL.layers) - 1
+RNG = np.random.default_rng(4)
+Z = RNG.standard_normal((3, 2))
+Y = SMALL(Z)
+FAR = (-150, -12, 12, 150)
+# The conditions of these networks are below 100, so codes that fit exactly agree to a few thousand roundings.
+SAME = 1e-9
+
+
+def kept(found):
+    return {name: found[name] for name in BROKEN if found[name]}
+
+
+@pytest.mark.parametrize("where", ["output", "hidden"])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_depends_on_units(method, where):
+    case = next(case for case in cases(SMALL, 0) if case[0] == where)
+    assert not kept(row(SMALL, "", method, case, POWERS))
+
+
+@pytest.mark.parametrize("where", ["operator", "uniform", "gaussian"])
+@pytest.mark.parametrize("method", ["auto", "lm", "linf", "least_squares", "projected"])
+def test_nor_with_measurements_and_noise(method, where):
+    case = next(case for case in cases(SMALL, 0) if case[0] == where)
+    found = row(SMALL, "", method, case, FAR)
+    assert not found or not kept(found)
+
+
+@pytest.mark.parametrize("method", ["exact", "linf", "lm", "auto"])
+def test_nor_on_a_trained_network(method):
+    network = zoo.load("mnist-relu")
+    case = next(case for case in cases(network, 0) if case[0] == "output")
+    assert not kept(row(network, "", method, case, (-150, 150)))
+
+
+# --- equilibration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", FAR)
+def test_equilibration_rounds_nothing(power):
+    network = scaled(scaled(SMALL, LAST, 10.0**power), 0, 1e40, back=True)
+    found = equilibrate(network)
+    assert np.array_equal(np.ldexp(found.network(Z), -found.units.output), network(Z))
+    assert 1e-3 < found.network.typical_output < 1e3
+    assert equilibrate(found.network).network is found.network
+
+
+def test_ordinary_networks_stay_what_they_are():
+    assert equilibrate(SMALL).network is SMALL
+    assert equilibrate(scaled(SMALL, LAST, 100.0)).units.output == 0
+
+
+def test_a_sigmoid_keeps_its_unit():
+    """Only the layers before and behind it can be brought to another."""
+    parts = [step for layer in SMALL.layers for step in (*layer.affine.steps, Activation("sigmoid"))]
+    network = unrelu.Network.chain(parts, (2,))
+    last = scaled(unrelu.Network.chain([*parts[:-1], Activation("identity")], (2,)), LAST, 1e120)
+    assert equilibrate(network).network is network
+    assert equilibrate(last).units.layers[0] == 0
+    assert abs(equilibrate(last).units.output + np.log2(1e120)) < 5
+    found = unrelu.invert(last, last(Z), "lm")
+    assert found.status.tolist() == unrelu.invert(network, network(Z), "lm").status.tolist()
+
+
+@pytest.mark.parametrize("power", [-120, 120])
+def test_of_a_generator_without_layers_the_output_has_a_unit(power):
+    factor = 10.0**power
+
+    class Opaque(torch.nn.Module):
+        def forward(self, z):
+            h = torch.cat([z, z.sin(), z[:, :1] * z], dim=1)
+            return factor * torch.cat([h, h.square()], dim=1)
+
+    network = unrelu.from_torch(Opaque(), latent_shape=(2,))
+    found = unrelu.invert(network, network(Z), "lm", z0=Z + 0.01)
+    assert found.success.all()
+    np.testing.assert_allclose(found.z, Z, rtol=SAME)
+    assert found.residual("l2").max() < 1e-9 * factor
+
+
+@pytest.mark.parametrize("power", [-30, 30])
+def test_single_precision_works_as_far_as_it_goes(power):
+    network = scaled(SMALL, LAST, 10.0**power).to(torch.float32)
+    found = unrelu.invert(network, network(Z), "auto")
+    assert set(found.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(found.z, Z, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_beyond_single_precision_are_named():
+    with pytest.raises(ModelError, match=r"keep it in torch\.float64"):
+        unrelu.invert(scaled(SMALL, LAST, 1e50).to(torch.float32), Y, "lm")
+
+
+@pytest.mark.parametrize("power", FAR)
+@pytest.mark.parametrize("kind", ["mask", "matrix", "sparse", "pair"])
+def test_measurements_may_have_any_unit(kind, power):
+    factor, matrix = 10.0**power, np.random.default_rng(1).standard_normal((9, 30))
+    mask = np.arange(30) % 2 == 0
+    operator = {
+        "mask": mask, "matrix": unrelu.Matrix(factor * matrix), "sparse": sparse.csr_array(factor * matrix),
+        "pair": (lambda x: factor * (matrix @ x), lambda r: factor * (matrix.T @ r)),
+    }[kind]  # fmt: skip
+    network = scaled(SMALL, LAST, factor) if kind == "mask" else SMALL
+    y = np.where(mask, network(Z), np.nan) if kind == "mask" else factor * Y @ matrix.T
+    found = unrelu.invert(network, y, "lm", operator=operator, z0=Z + 0.01)
+    assert found.success.all()
+    np.testing.assert_allclose(found.z, Z, rtol=1e-8)
+
+
+# --- numbers come back in the units of the user -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", FAR)
+def test_every_number_is_in_the_units_of_the_user(power):
+    unit, noisy = 10.0**power, Y + 0.1 * np.random.default_rng(2).uniform(-1, 1, Y.shape)
+    network = scaled(SMALL, LAST, unit)
+    here = unrelu.invert(SMALL, noisy, "lm", noise="gaussian:0.1", norm="l2", prior=0.01)
+    there = unrelu.invert(network, noisy * unit, "lm", noise=f"gaussian:{0.1 * unit!r}", prior=0.01 * unit**2)
+    assert there.problem.network is network
+    np.testing.assert_allclose(there.x / unit, here.x, rtol=1e-6)
+    np.testing.assert_allclose(there.p_value, here.p_value, rtol=1e-6)
+    np.testing.assert_allclose(there.fun / unit / unit, here.fun, rtol=1e-6)
+    for norm in ("l2", "l1", "linf"):
+        np.testing.assert_allclose(there.residual(norm) / unit, here.residual(norm), rtol=1e-6)
+
+
+@pytest.mark.parametrize("power", FAR)
+def test_identifiability_is_in_the_units_of_the_user(power):
+    unit = 10.0**power
+    here, there = unrelu.identifiability(SMALL, Z), unrelu.identifiability(scaled(SMALL, LAST, unit), Z)
+    np.testing.assert_allclose(there.sigma_min / unit, here.sigma_min, rtol=SAME)
+    np.testing.assert_allclose(there.margin, here.margin, rtol=SAME)
+    np.testing.assert_allclose(there.error_bound(unit, 0.0), here.error_bound(1.0, 0.0), rtol=SAME)
+    assert there.rank.tolist() == here.rank.tolist()
+    assert there.dimension.tolist() == here.dimension.tolist()
+
+
+@pytest.mark.parametrize("power", [-150, 150])
+def test_too_few_outputs_identify_nothing_in_any_unit(power):
+    network = scaled(random_network((6, 4), "identity", 1), 0, 10.0**power)
+    found = unrelu.invert(network, network(np.ones(6)), "lm")
+    assert not found.identifiable
+    assert found.freedom == 2
+    assert unrelu.inspect(network, samples=8).identifiable == 0
+
+
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[-150, 150])
+def certified(request):
+    unit, noisy = 10.0**request.param, np.maximum(Y[0] + 0.3 * np.random.default_rng(3).uniform(-1, 1, 30), 0)
+    network = scaled(SMALL, LAST, unit)
+    here = unrelu.certify(SMALL, noisy, noise="uniform:0.3")
+    return unit, here, unrelu.certify(network, noisy * unit, noise=f"uniform:{0.3 * unit!r}"), network, noisy * unit
+
+
+def test_certificates_do_not_depend_on_units(certified, tmp_path):
+    unit, here, there, network, y = certified
+    assert there.status is here.status
+    np.testing.assert_allclose([there.lower / unit, there.upper / unit], [here.lower, here.upper], rtol=2e-6)
+    np.testing.assert_allclose(there.box, here.box, rtol=1e-6)
+    there.save(tmp_path / "c.json")
+    for found in (there, unrelu.Certificate.load(tmp_path / "c.json")):
+        assert found.flaw(network, y) is None
+
+
+def test_a_certificate_in_other_units_is_refused(certified):
+    _, _, found, network, y = certified
+    for exponents in ((), (1, *found.exponents[1:]), found.exponents[:-1], (0, 5000), (0, -5000)):
+        forged = replace(found, exponents=exponents)
+        forged = replace(forged, _digest=unrelu.proofs.storage.digest(forged))
+        assert forged.flaw(network, y) is not None
+
+
+def test_units_that_round_are_no_units_of_a_proof():
+    chain = chain_of(SMALL, equilibrate(SMALL).operator, Y[0], "linf")
+    assert chain.in_units((0, -300)) is not None
+    assert chain.in_units((0, -1080)) is None  # numbers of 1 are below the smallest ones then
+    assert chain.in_units((0, 1100)) is None
+
+
+# --- what overflows, and what breaks down -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["auto", "linf", "gradient_descent"])
+def test_noise_that_overflows_is_refused_and_noise_that_vanishes_works(method):
+    for noise in ("gaussian:1e300", "uniform:1e300"):
+        with pytest.raises(InputError, match="times what the generator puts out"):
+            unrelu.invert(SMALL, Y, method, noise=noise)
+    options = {"max_iterations": 5} if method == "gradient_descent" else {}
+    for noise in ("gaussian:5e-324", "uniform:5e-324", "gaussian:0"):
+        found = unrelu.invert(SMALL, Y, method, noise=noise, **options)
+        assert np.isfinite(found.p_value).all()
+
+
+def test_data_far_beyond_the_generator_are_refused():
+    with pytest.raises(InputError, match="scale y and the network"):
+        unrelu.invert(SMALL, 1e120 * Y, "lm")
+    with pytest.raises(InputError, match="scale y and the network"):
+        unrelu.certify(SMALL, 1e120 * Y[0])
+    with pytest.raises(InputError, match="prior=1e"):
+        unrelu.invert(scaled(SMALL, LAST, 1e-150), Y * 1e-150, "lm", prior=1e200)
+
+
+@pytest.mark.parametrize("error", [SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, FloatingPointError])
+def test_an_observation_that_fails_leaves_the_others(monkeypatch, error):
+    works = Layerwise.__call__
+
+    def breaks(self, problem):
+        if (problem.y == Y[1]).all(axis=1).any():
+            raise error("it broke")
+        return works(self, problem)
+
+    monkeypatch.setattr(Layerwise, "__call__", breaks)
+    found = unrelu.invert(SMALL, Y, "exact")
+    assert [str(status) for status in found.status] == ["EXACT_FIT", "ERROR", "EXACT_FIT"]
+    assert found.message[1] == "could not be inverted: it broke"
+    assert found.success.tolist() == [True, False, True]
+    assert np.isnan(found.z[1]).all()
+    np.testing.assert_allclose(found.z[[0, 2]], Z[[0, 2]], rtol=SAME)
+    alone = unrelu.invert(SMALL, Y[1], "exact")
+    assert alone.status is Status.ERROR
+    assert not alone.success
+
+
+def test_what_the_users_own_code_raises_is_raised():
+    def method(problem):
+        raise SolverError("mine")
+
+    def callback(progress):
+        raise np.linalg.LinAlgError("mine")
+
+    with pytest.raises(SolverError, match=r"^mine$"):
+        unrelu.invert(SMALL, Y, method)
+    for name in ("exact", "lm", "auto"):
+        with pytest.raises(np.linalg.LinAlgError, match=r"^mine$"):
+            unrelu.invert(SMALL, Y, name, callback=callback)
+
+
+def test_no_number_that_is_none_is_a_success():
+    """Whatever a method claims of itself."""
+
+    def sure(problem):
+        z = np.array([[np.nan] * 2, [np.inf] * 2, [1e308] * 2])
+        return Inversion.of(problem, z, method="sure", status=Status.EXACT_FIT, confidence=1.0)
+
+    for noise in (None, "gaussian:1", "uniform:1", "outliers:0.1"):
+        found = unrelu.invert(SMALL, Y + 0.1, sure, noise=noise)
+        assert not found.success.any()
+        assert not found.identifiable[:2].any()
+
+
+# --- one layer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [Exact, LInf, L1, Relaxed, LeastSquares])
+@pytest.mark.parametrize("powers", [(-150, 0), (150, 0), (0, -150), (0, 150), (150, 150), (150, -100)])
+def test_a_layer_may_have_any_unit(method, powers):
+    rng, (f, g) = np.random.default_rng(0), 10.0 ** np.array(powers)
+    matrix, bias, h = rng.standard_normal((20, 5)), 0.3 * rng.standard_normal(20), np.abs(rng.standard_normal(5))
+    x = np.maximum(matrix @ h + bias, 0) + (0.02 * rng.uniform(-1, 1, 20) if method is not Exact else 0)
+    zero, infinite, relu = np.zeros(5), np.full(5, np.inf), Activation("relu")
+    here = method()(LayerSystem(matrix, bias, relu, zero, infinite), x)
+    there = method()(LayerSystem(matrix * (f / g), bias * f, relu, zero, infinite), x * f)
+    assert there.status is here.status
+    np.testing.assert_allclose(there.h / g, here.h, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(there.threshold / f, here.threshold, rtol=1e-8)
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-6])
+def test_least_squares_with_nearly_equal_columns(gap):
+    """Products of the columns lose the difference of the two; the minimum is that of an orthogonal factorisation."""
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((30, 6))
+    matrix[:, 0] = matrix[:, 1] + gap * rng.standard_normal(30)
+    x = matrix @ rng.standard_normal(6) + 0.1 * rng.standard_normal(30)
+    free = np.full(6, np.inf)
+    system = LayerSystem(matrix, np.zeros(30), Activation("identity"), -free, free)
+    _, f, steps = one_sided_least_squares(system, rows(system, x, 0.1))
+    best = float(np.linalg.lstsq(matrix, x)[1][0])
+    # Rounding of W h is off by eps times |h|, which is 1/gap here, and f by as much times twice the residual.
+    assert f <= best * (1 + 1e-9)
+    assert steps < 20
