@@ -14,17 +14,17 @@ import unrelu
 SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
-    "errors", "machine", "streams", "activations", "affine", "generator", "network", "opaque", "threads", "processes",
-    "loaders", "operators", "scaling", "hardness", "noise", "problem", "result", "layer", "methods", "proofs", "theory",
-    "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report", "certificate_plot",
-    "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
+    "errors", "machine", "host", "streams", "activations", "affine", "generator", "network", "opaque", "threads",
+    "processes", "loaders", "operators", "scaling", "hardness", "noise", "problem", "result", "layer", "methods",
+    "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report",
+    "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
     "hardness": {"errors", "streams", "loaders", "network", "hardness"},
-    "zoo": {"errors", "loaders", "network", "zoo"},
+    "zoo": {"errors", "host", "loaders", "network", "zoo"},
     "theory": {"errors", "machine", "streams", "activations", "generator", "network", "layer", "theory"},
-    "proofs": {"errors", "streams", "generator", "network", "operators", "layer", "proofs"},
+    "proofs": {"errors", "host", "streams", "generator", "network", "operators", "layer", "proofs"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unrelu.affine import Shape
 from unrelu.errors import UnsupportedModelError
 from unrelu.generator import Generator, by
+from unrelu.host import computing
 from unrelu.network import Network
 
 __all__ = ["OpaqueNetwork", "Outline", "as_chain", "frozen", "replica", "unchained"]
@@ -94,6 +95,7 @@ class OpaqueNetwork(Generator):
         """There are none to see."""
         raise AttributeError(f"an OpaqueNetwork has no layers: {self.reason}")
 
+    @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
         """The same generator evaluated in another dtype or on another device."""
         dtype, device = dtype or self.dtype, torch.device(device or self.device)

@@ -15,6 +15,7 @@ import torch
 
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
+from unrelu.host import computing
 from unrelu.network import Network
 from unrelu.noise import Noise
 from unrelu.operators import Identity, MaskOperator, Operator, read_operator
@@ -123,6 +124,7 @@ class Problem:
     control: Control = field(default_factory=Control)
 
     @classmethod
+    @computing()
     def build(
         cls,
         network: Generator,

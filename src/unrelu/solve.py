@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from unrelu.errors import OptionError
 from unrelu.generator import Generator
+from unrelu.host import computing
 from unrelu.methods import Method, make
 from unrelu.problem import Problem, Progress
 from unrelu.proofs import degrees_of_freedom, local_rank, unique
 from unrelu.result import Inversion
-from unrelu.threads import suitable_threads
+from unrelu.threads import small
 
 __all__ = ["invert"]
 
@@ -79,25 +79,29 @@ def invert(
         OptionError: an unknown method or option, or one of the wrong type.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
         SolverError: an LP solver refused its input.
+        HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there.
     """
     run = make(method, options)
-    # The caller's PyTorch may be in inference mode, in which nothing can be differentiated.
-    with torch.inference_mode(False):
+    with computing(one_thread=small(network)):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
             callback=callback, scale=scale,
         )  # fmt: skip
-        with suitable_threads(network):
-            result = run(problem)
+        result = _checked(run(problem), problem)
+        if norm is not None:
+            result = result.measured_in(norm)
+        return _diagnosed(result).shaped()
+
+
+def _checked(result: Any, problem: Problem) -> Inversion:
+    """What a method returned, if it is the result of this problem."""
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if result.problem is not problem or np.ndim(result.z) != 2:
         raise OptionError(
             "the method returned the result of another problem; end it with Inversion.of(problem, z, ...)"
         )
-    if norm is not None:
-        result = result.measured_in(norm)
-    return _diagnosed(result).shaped()
+    return result
 
 
 def _diagnosed(result: Inversion) -> Inversion:

@@ -15,6 +15,7 @@ import torch
 
 from unrelu.activations import Activation
 from unrelu.errors import ModelError, ModelFileError, OptionError
+from unrelu.host import computing
 from unrelu.loaders.arrays import Activations
 from unrelu.loaders.state_dict import Entry, Named, from_names, grouped, matrices, natural, numbered, tensors, unnamed
 from unrelu.network import Network
@@ -26,6 +27,7 @@ Layers = Sequence[str] | None
 Contents = tuple[Named, Activations | None]
 
 
+@computing()
 def load(
     path: str | os.PathLike[str],
     layers: Sequence[str] | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from unrelu.affine import Shape
 from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.host import computing
 from unrelu.loaders import torch_functions as functions
 from unrelu.loaders import torch_modules as modules
 from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape
@@ -24,6 +25,7 @@ from unrelu.opaque import OpaqueNetwork, replica
 __all__ = ["from_torch"]
 
 
+@computing()
 def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = None) -> Network | OpaqueNetwork:
     r"""The chain of layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` that a module computes.
 
