@@ -8,18 +8,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy.linalg  # noqa: F401 -- its BLAS is to be loaded before the libraries are looked up
 import torch
 from threadpoolctl import ThreadpoolController
 
 from unrelu.errors import HostError
 
-__all__ = ["computing", "on_one_thread"]
+__all__ = ["Shared", "computing", "forkable_lock", "on_one_thread"]
 
 # NumPy's own settings: where a user has floating-point errors raised, an overflow that is looked for is none.
 _ERRORS: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
@@ -53,8 +55,8 @@ def computing(one_thread: bool = False) -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         if "raise" in np.geterr().values():
             stack.enter_context(np.errstate(**_ERRORS))
-        if (one_thread or _threads.forked) and not on_one_thread():
-            stack.enter_context(_threads.limited())
+        if (one_thread or _forked.is_set()) and not on_one_thread():
+            stack.enter_context(_limited())
         try:
             yield
         except RuntimeError as error:
@@ -66,9 +68,108 @@ def computing(one_thread: bool = False) -> Iterator[None]:
             ) from error
 
 
+def forkable_lock() -> threading.RLock:
+    """A lock that whoever forks waits for: a child would inherit it locked, and half of what it guards."""
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
 def on_one_thread() -> bool:
     """Whether this thread is within :func:`computing` on one thread."""
-    return threading.get_ident() in _threads.before
+    return _one_thread.holds_here()
+
+
+class Shared:
+    """A setting of the whole process for calls that overlap: the first makes it, the last takes it back.
+
+    In a forked process there is one thread, whichever others were inside.
+
+    Args:
+        setting: the context that makes it and takes it back.
+    """
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._setting, self._lock = setting, forkable_lock()
+        self._made, self._value = ExitStack(), None
+        self._calls: Counter[int] = Counter()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def holds_here(self) -> bool:
+        """Whether this thread is inside."""
+        return threading.get_ident() in self._calls
+
+    @contextmanager
+    def __call__(self) -> Iterator[Any]:
+        """The setting; what its context gave the first call."""
+        me = threading.get_ident()
+        try:
+            with self._lock:
+                first = not self._calls
+                self._calls[me] += 1  # before the setting is made: whatever interrupts that, it is taken back
+                if first:
+                    self._value = self._made.enter_context(self._setting())
+            yield self._value
+        finally:
+            with self._lock:
+                self._calls[me] -= 1
+                self._leave()
+
+    def _leave(self) -> None:
+        self._calls = +self._calls
+        if not self._calls:
+            self._made.close()
+
+    def _after_fork(self) -> None:
+        me = threading.get_ident()
+        self._calls = Counter({me: self._calls[me]})
+        self._leave()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """Every BLAS, and PyTorch's number for the process, on one thread; gives what PyTorch's was before."""
+    before = _torch_threads()
+    libraries = _libraries().select(user_api="blas").lib_controllers
+    counts = [library.num_threads for library in libraries]
+    try:
+        for library in libraries:
+            _set_threads(library, 1)
+        torch.set_num_threads(1)
+        yield before
+    finally:
+        for library, count in zip(libraries, counts, strict=True):
+            _set_threads(library, count)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """One thread for this thread and those that it starts.
+
+    OpenMP has a number of threads for each thread that calls it. PyTorch has one for the process, which MKL goes by and
+    new threads begin with, and sets OpenMP's of the calling thread along with it.
+    """
+    own = process = torch.get_num_threads()
+    try:
+        with _one_thread() as process:
+            torch.set_num_threads(1)
+            yield
+    finally:
+        # A thread that called PyTorch for the first time within another's limits was told 1.
+        for library in _libraries().select(user_api="openmp").lib_controllers:
+            library.set_num_threads(own if own > 1 else process)
+
+
+def _set_threads(library: Any, count: int) -> None:
+    """Set a BLAS's number of threads, whichever thread did so before."""
+    # threadpoolctl lets one thread alone change OpenBLAS, silently, until it is told that this one is done.
+    free = getattr(library, "clear_controlling_thread", lambda force: None)
+    free(force=True)
+    library.set_num_threads(count)
+    free(force=True)
 
 
 def _creates_on_cpu() -> bool:
@@ -76,67 +177,6 @@ def _creates_on_cpu() -> bool:
         return torch.get_default_device().type == "cpu"
     except RuntimeError:  # a GPU that a forked process cannot use
         return False
-
-
-class _OneThread:
-    """BLAS and PyTorch on one thread, in calls that overlap: the first saves their numbers, the last restores them.
-
-    OpenMP has a number of threads for each thread that calls it. PyTorch has one for the process, which MKL goes by and
-    new threads begin with, and sets OpenMP's of the calling thread along with it. OpenBLAS has one for the process.
-
-    Attributes:
-        forked: whether this process was forked and may have a pool without threads.
-        before: of each thread that is inside, OpenMP's number.
-    """
-
-    def __init__(self) -> None:
-        self.forked = _began_as_fork()
-        self.before: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self._torch, self._blas = 1, ExitStack()
-
-    @contextmanager
-    def limited(self) -> Iterator[None]:
-        """One thread for this thread, and for those that it starts."""
-        try:
-            with self._lock:
-                self._begin()
-            yield
-        finally:
-            with self._lock:
-                self._end()
-
-    def _begin(self) -> None:
-        first = not self.before
-        if first:
-            self._torch = _torch_threads()
-        own = torch.get_num_threads()
-        # A thread that calls PyTorch for the first time within another's limits is told 1.
-        self.before[threading.get_ident()] = own if first or own > 1 else self._torch
-        if first:
-            self._blas.enter_context(_libraries().limit(limits=1, user_api="blas"))
-        torch.set_num_threads(1)
-
-    def _end(self) -> None:
-        own = self.before.pop(threading.get_ident(), None)
-        if own is None:  # interrupted before it began
-            return
-        if not self.before:
-            self._restore()
-        for library in _libraries().select(user_api="openmp").lib_controllers:
-            library.set_num_threads(own)
-
-    def _restore(self) -> None:
-        self._blas.close()
-        torch.set_num_threads(self._torch)
-
-    def after_fork(self) -> None:
-        """In a forked process there is one thread, whichever others were inside, or had the lock."""
-        self.forked, self._lock = True, threading.Lock()
-        inside = {thread: own for thread, own in self.before.items() if thread == threading.get_ident()}
-        if self.before and not inside:
-            self._restore()
-        self.before = inside
 
 
 def _began_as_fork() -> bool:
@@ -147,7 +187,9 @@ def _began_as_fork() -> bool:
 
 
 def _torch_threads() -> int:
-    """PyTorch's number of threads for the process, which a new thread is told; others may have their own."""
+    """PyTorch's number of threads for the process: that of the main thread, and what new threads are told."""
+    if threading.current_thread() is threading.main_thread():
+        return torch.get_num_threads()
     told: list[int] = []
     thread = threading.Thread(target=lambda: told.append(torch.get_num_threads()))
     try:
@@ -164,6 +206,9 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-_threads = _OneThread()
+_one_thread = Shared(_one_thread_each)
+_forked = threading.Event()
+if _began_as_fork():
+    _forked.set()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.after_fork)
+    os.register_at_fork(after_in_child=_forked.set)

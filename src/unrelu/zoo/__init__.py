@@ -39,9 +39,9 @@ def load(name: str) -> Network:
         ModelError: there is no such generator.
     """
     _check(name)
-    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
+    with torch.device("meta"):  # weights are not drawn, only to be replaced
         module = ARCHITECTURES[name]()
-    state = module.state_dict()
+    state = {key: torch.zeros_like(value, device="cpu") for key, value in module.state_dict().items()}
     with as_file(files(__name__) / "weights" / f"{name}.npz") as path, np.load(path, allow_pickle=False) as weights:
         state.update({key: torch.from_numpy(weights[key]) for key in weights.files})
     module.load_state_dict(state, assign=True)  # whatever the default dtype
