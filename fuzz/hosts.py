@@ -24,7 +24,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -296,10 +297,10 @@ def in_thread(trial: Trial = careful) -> list[str]:
 
 
 def many_threads() -> list[str]:
-    """Four threads at once, and four more calls on the same threads."""
+    """Three threads at once, and another call on one of them."""
     before = settings()
-    with ThreadPoolExecutor(4) as threads:
-        found = [one.result(PATIENCE) for one in [threads.submit(answers) for _ in range(8)]]
+    with ThreadPoolExecutor(3) as threads:
+        found = [one.result(PATIENCE) for one in [threads.submit(answers) for _ in range(4)]]
     return [name for item in found for name in item] + changed(before)
 
 
@@ -385,7 +386,7 @@ HOSTS: dict[str, Trial] = {
     "Dask threads": dask_threads,
     "Dask cluster of threads": dask_cluster,
     "not the main thread": in_thread,
-    "four threads at once": many_threads,
+    "several threads at once": many_threads,
     "an event loop": event_loop,
     "torch.autocast": functools.partial(under, functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)),
     "set_default_device": functools.partial(under, functools.partial(default_device, "meta")),
@@ -406,38 +407,48 @@ HOSTS: dict[str, Trial] = {
 # --- the trials -------------------------------------------------------------------------------------------------------
 
 
-def try_host(name: str, times: int) -> None:
-    """In a process of its own: a line of JSON a trial."""
+def try_hosts(names: list[str], times: int) -> None:
+    """In a process of its own: a line of JSON a trial, with the name of the host and what is wrong."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(max(2, threads))
     use_threads()
     _ = loaded()
-    for _ in range(times):
-        try:
-            wrong = HOSTS[name]()
-        except Exception as error:  # whatever it is, it is what this looks for
-            wrong = [f"{type(error).__name__}: {error}"]
-        print(json.dumps(wrong), flush=True)
+    for name in names:
+        for _ in range(times):
+            try:
+                wrong = HOSTS[name]()
+            except Exception as error:  # whatever it is, it is what this looks for
+                wrong = [f"{type(error).__name__}: {error}"]
+            print(json.dumps([name, wrong]), flush=True)
 
 
-def tried(name: str, times: int) -> dict[str, Any]:
-    """A row of the table: how often a host was tried, how often it answered, and what went wrong."""
+def trials(names: Iterable[str], times: int, patience: float) -> dict[str, list[list[str]]]:
+    """What was wrong in every trial of these hosts, all in one process, which is killed after so many seconds."""
     # Imported rather than run, so that other processes find what they are asked for.
-    command = [sys.executable, "-c", "import hosts; hosts.main()", "--host", name, "--times", str(times)]
+    command = [sys.executable, "-c", "import hosts; hosts.main()", "--times", str(times), "--host", *names]
     path = os.pathsep.join(filter(None, (os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
     ) as process:
-        guard = threading.Timer(PATIENCE * (times + 1), os.killpg, (process.pid, signal.SIGKILL))
+        guard = threading.Timer(patience, os.killpg, (process.pid, signal.SIGKILL))
         guard.start()
         assert process.stdout is not None
-        lines = [json.loads(line) for line in process.stdout]
+        found: dict[str, list[list[str]]] = defaultdict(list)
+        for line in process.stdout:
+            name, wrong = json.loads(line)
+            found[name].append(wrong)
         guard.cancel()
-    failed = sorted({name for line in lines for name in line})
-    if len(lines) < times:
-        failed.append(f"ended with status {process.returncode}")
-    return {"what": name, "tried": times, "answered": sum(not line for line in lines), "failed": failed}
+    return found
+
+
+def tried(name: str, times: int) -> dict[str, Any]:
+    """A row of the table: how often a host was tried, how often it answered, and what went wrong."""
+    found = trials([name], times, PATIENCE * (times + 1))[name]
+    failed = sorted({text for wrong in found for text in wrong})
+    if len(found) < times:
+        failed.append(f"{times - len(found)} without an answer")
+    return {"what": name, "tried": times, "answered": sum(not wrong for wrong in found), "failed": failed}
 
 
 def main() -> None:
@@ -446,11 +457,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="each host once")
     parser.add_argument("--seed", type=int, default=0, help="kept with the results; nothing here is drawn")
     parser.add_argument("--output", type=Path, default=Path("fuzz-hosts.json"), help="the file to write")
-    parser.add_argument("--host", choices=HOSTS, help="this one only, a line a trial")
-    parser.add_argument("--times", type=int, default=TIMES, help="trials of it")
+    parser.add_argument("--host", nargs="+", choices=HOSTS, help="these only, a line a trial")
+    parser.add_argument("--times", type=int, default=TIMES, help="trials of each of these")
     asked = parser.parse_args()
     if asked.host:
-        try_host(asked.host, asked.times)
+        try_hosts(asked.host, asked.times)
         return
     began, rows = time.perf_counter(), []
     for name in HOSTS:
