@@ -14,18 +14,29 @@ import unrelu
 SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
-    "errors", "reading", "machine", "streams", "activations", "affine", "generator", "network", "opaque", "threads",
-    "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem", "result", "layer",
-    "methods",
+    "errors", "reading", "machine", "host", "streams", "activations", "affine", "generator", "network", "opaque",
+    "threads", "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem", "result",
+    "layer", "methods",
     "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report",
     "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
     "hardness": {"errors", "reading", "streams", "loaders", "network", "hardness"},
-    "zoo": {"errors", "loaders", "network", "zoo"},
+    "zoo": {"errors", "host", "loaders", "network", "zoo"},
     "theory": {"errors", "machine", "streams", "activations", "generator", "network", "layer", "theory"},
-    "proofs": {"errors", "reading", "streams", "generator", "network", "operators", "equilibration", "layer", "proofs"},
+    "proofs": {
+        "errors",
+        "reading",
+        "host",
+        "streams",
+        "generator",
+        "network",
+        "operators",
+        "equilibration",
+        "layer",
+        "proofs",
+    },
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -7,13 +7,9 @@ import threading
 from concurrent.futures import Future
 from contextvars import ContextVar
 
-import numpy as np
 import pytest
-import torch
-from threadpoolctl import threadpool_info, threadpool_limits
 
-from unrelu import zoo
-from unrelu.threads import abandoned, cores, in_threads, one_blas_thread, suitable_threads
+from unrelu.threads import abandoned, cores, in_threads
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
 # Long enough for any machine; no test waits for it unless it fails.
@@ -155,22 +151,6 @@ def test_nothing_begins_before_it_is_asked_for():
     assert begun == []
 
 
-def test_blas_is_on_one_thread_inside_and_as_before_outside():
-    np.ones((2, 2)) @ np.ones((2, 2))
-
-    def counts():
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-
-    with threadpool_limits(2, user_api="blas"):
-        before = counts()
-        with one_blas_thread():
-            assert set(counts()) == {1}
-        assert counts() == before
-        with pytest.raises(ZeroDivisionError), one_blas_thread():
-            raise ZeroDivisionError
-        assert counts() == before
-
-
 def test_the_cores_are_those_of_this_process(monkeypatch):
     assert 1 <= cores() <= (os.cpu_count() or 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
@@ -198,19 +178,3 @@ def test_work_that_has_begun_learns_that_nobody_waits_for_it():
     results.close()
     assert sorted(ended) == [(0, False), (1, True), (2, True)]
     assert not abandoned()
-
-
-def test_overlapping_calls_restore_the_threads_of_pytorch():
-    network, before = zoo.load("mnist-relu"), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        first, second = suitable_threads(network), suitable_threads(network)
-        first.__enter__()
-        second.__enter__()
-        assert torch.get_num_threads() == 1
-        first.__exit__(None, None, None)
-        assert torch.get_num_threads() == 1
-        second.__exit__(None, None, None)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
+from unrelu.host import computing
 from unrelu.problem import Problem, Progress
 from unrelu.proofs import Certificate, Limits, certifiable, compile_simplex, prove
 from unrelu.result import Inversion
 from unrelu.solve import invert
-from unrelu.threads import suitable_threads
+from unrelu.threads import small
 
 __all__ = ["certify"]
 
@@ -69,6 +69,7 @@ def certify(
         InputError: y, result, operator, noise or norm cannot be used.
         OptionError: a limit is no number.
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+        HostError: as for :func:`unrelu.invert`.
     """
     given = result if isinstance(result, Inversion) else None
     if given is not None:
@@ -78,15 +79,15 @@ def certify(
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
         raise OptionError(f"max_nodes={max_nodes!r} must be a whole number of at least 1")
-    problem = Problem.build(
-        network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
-    )
-    certifiable(network)
-    problem.equilibrated()  # refuses data and noise that overflow beside the generator
-    norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
-    compile_simplex()
-    codes = _codes(problem, result, norm)
-    with torch.inference_mode(False), suitable_threads(network):
+    with computing(one_thread=small(network)):
+        problem = Problem.build(
+            network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
+        )
+        certifiable(network)
+        problem.equilibrated()  # refuses data and noise that overflow beside the generator
+        norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
+        compile_simplex()
+        codes = _codes(problem, result, norm)
         found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]
     return found[0] if problem.single else found
 

@@ -11,6 +11,7 @@
     ├── OutputExistsError (FileExistsError)  an output folder that would be overwritten
     ├── StorageError (OSError)           results that cannot be written: a full disk, a folder without permission
     ├── MissingPackageError (ModuleNotFoundError)  an optional package that is not installed
+    ├── HostError (RuntimeError)         a process that cannot do what is asked: forked, or a daemon
     └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
 
 Every message shows the offending value and says what to do about it. Each class also derives from the built-in
@@ -20,6 +21,7 @@ exception that a caller would expect, so ``except ValueError`` keeps working.
 from __future__ import annotations
 
 __all__ = [
+    "HostError",
     "InputError",
     "MissingPackageError",
     "ModelError",
@@ -67,6 +69,10 @@ class StorageError(UnreluError, OSError):
 
 class MissingPackageError(UnreluError, ModuleNotFoundError):
     """Something needs an optional package that is not installed; the message says how to install it."""
+
+
+class HostError(UnreluError, RuntimeError):
+    """The process that this runs in cannot do what is asked: a forked one use the GPU, a daemon start processes."""
 
 
 class SolverError(UnreluError, RuntimeError):

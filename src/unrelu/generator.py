@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unrelu.affine import Shape
 from unrelu.errors import InputError
+from unrelu.host import computing
 from unrelu.streams import stream
 
 __all__ = ["Generator", "by", "numbers", "to_numpy"]
@@ -68,6 +69,7 @@ class Generator(ABC):
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
+    @computing()
     def __call__(self, z: npt.ArrayLike) -> Array:
         """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or ``(B, *output_shape)``.
 
@@ -79,6 +81,7 @@ class Generator(ABC):
         x = torch.cat([self.forward(c) for c in chunks])
         return to_numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
 
+    @computing()
     def jacobian(self, z: npt.ArrayLike) -> Array:
         """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
         codes = self._codes(z)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from unrelu.affine import Reshape
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.generator import Generator
+from unrelu.host import computing
 from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
 from unrelu.methods.layerwise import check_invertible
@@ -119,6 +120,7 @@ def share(part: float) -> str:
     return f"{part:.0%}" if part in (0, 1) else f"{min(max(part, 0.01), 0.99):.0%}"
 
 
+@computing()
 def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection:
     """Draw codes from N(0, I) and look at the layers and the Jacobian there.
 

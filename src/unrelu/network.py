@@ -17,6 +17,7 @@ from unrelu.activations import Activation
 from unrelu.affine import Affine, Shape, Step
 from unrelu.errors import ModelError
 from unrelu.generator import Generator, by, to_numpy
+from unrelu.host import computing
 from unrelu.streams import stream
 
 __all__ = ["Layer", "Network"]
@@ -72,6 +73,7 @@ class Layer:
         return self._bias
 
     @cached_property
+    @computing()
     def _matrix(self) -> Array | sparse.csr_array:
         matrix = self.affine.matrix()
         if isinstance(matrix, np.ndarray):
@@ -80,6 +82,7 @@ class Layer:
         return matrix
 
     @cached_property
+    @computing()
     def _bias(self) -> Array:
         bias = self.affine.bias().copy()
         bias.setflags(write=False)
@@ -137,6 +140,7 @@ class Network(Generator):
         """The outputs of the widest layer."""
         return max(layer.n_out for layer in self.layers)
 
+    @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
         dtype, device = dtype or self.dtype, torch.device(device or self.device)
@@ -144,6 +148,7 @@ class Network(Generator):
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
+    @computing()
     def trace(self, z: npt.ArrayLike) -> list[Array]:
         """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
         codes = self._codes(z)
@@ -153,6 +158,7 @@ class Network(Generator):
             for layer, x in zip(self.layers, values, strict=True)
         ]
 
+    @computing()
     def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
         """For every layer, where its pre-activation is positive: the ReLU configuration, shaped like :meth:`trace`."""
         codes = self._codes(z)
@@ -215,6 +221,7 @@ class Network(Generator):
         return "\n".join([f"Network {by(self.latent_shape)} -> {by(self.output_shape)}", *lines])
 
     @classmethod
+    @computing()
     def chain(cls, parts: Sequence[Step | Activation], latent_shape: Shape) -> Network:
         """Build a network from affine steps and activations in order.
 

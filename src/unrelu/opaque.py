@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unrelu.affine import Shape
 from unrelu.errors import UnsupportedModelError
 from unrelu.generator import Generator, by
+from unrelu.host import Shared, computing, forkable_lock
 from unrelu.network import Network
 
 __all__ = ["OpaqueNetwork", "Outline", "as_chain", "frozen", "replica", "unchained"]
@@ -94,6 +94,7 @@ class OpaqueNetwork(Generator):
         """There are none to see."""
         raise AttributeError(f"an OpaqueNetwork has no layers: {self.reason}")
 
+    @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
         """The same generator evaluated in another dtype or on another device."""
         dtype, device = dtype or self.dtype, torch.device(device or self.device)
@@ -123,9 +124,9 @@ class OpaqueNetwork(Generator):
         def along(direction: Tensor) -> Any:
             return torch.func.jvp(self._flat, (z,), (direction.expand_as(z),))
 
-        _load_formulas()
         together = max(1, _CHUNK // (self.width * max(1, len(z))))
-        with _written_out():
+        with _written_out(), _forward_mode:
+            _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
         # Only tangents differ between directions, so x is one tensor seen many times.
         return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
@@ -240,29 +241,18 @@ def _load_formulas() -> None:
         torch.func.jvp(torch.neg, (one,), (one,))
 
 
-class _WrittenOut:
-    """PyTorch's switches for fused attention are the process's: the first user turns them off, the last one back."""
-
-    def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, True
-        self._kernels: Any = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._users:
-                self._before, self._kernels = mha.get_fastpath_enabled(), sdpa_kernel(SDPBackend.MATH)
-                mha.set_fastpath_enabled(False)
-                self._kernels.__enter__()
-            self._users += 1
-        try:
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """PyTorch's switches for fused attention, which are the process's, off."""
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
             yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._kernels.__exit__(None, None, None)
-                    mha.set_fastpath_enabled(self._before)
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
-_written_out = _WrittenOut()
+_written_out = Shared(_plain_attention)
+# One thread at a time: the levels of forward mode are the process's.
+_forward_mode = forkable_lock()

@@ -16,6 +16,7 @@ import torch
 from unrelu.equilibration import Units, equilibrate
 from unrelu.errors import InputError, OptionError
 from unrelu.generator import Generator, numbers
+from unrelu.host import computing
 from unrelu.network import Network
 from unrelu.noise import Noise
 from unrelu.operators import Identity, MaskOperator, Operator, read_operator
@@ -138,6 +139,7 @@ class Problem:
     units: Units = field(default_factory=Units)
 
     @classmethod
+    @computing()
     def build(
         cls,
         network: Generator,

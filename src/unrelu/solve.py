@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from unrelu.errors import OptionError, SolverError
 from unrelu.generator import Generator
+from unrelu.host import computing
 from unrelu.methods import Method, make
 from unrelu.problem import Problem, Progress
 from unrelu.proofs import degrees_of_freedom, local_rank, unique
 from unrelu.result import Inversion
-from unrelu.threads import suitable_threads
+from unrelu.threads import small
 
 __all__ = ["invert"]
 
@@ -81,19 +81,19 @@ def invert(
             generator.
         OptionError: an unknown method or option, or one of the wrong type.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
+        HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there.
 
     An observation on which the arithmetic breaks down (an LP solver that refuses its program, a factorisation that does
     not exist, overflow) has NaN for its code, the status ERROR and the reason as its message; the others have theirs.
     """
     run = make(method, options)
-    # The caller's PyTorch may be in inference mode, in which nothing can be differentiated.
-    with torch.inference_mode(False):
+    with computing(one_thread=small(network)):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
             callback=callback, scale=scale,
         )  # fmt: skip
         result = _solved(run, problem.equilibrated(), norm, None if callable(method) else method)
-    return result.in_units_of(problem).shaped()
+        return result.in_units_of(problem).shaped()
 
 
 def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
@@ -102,9 +102,8 @@ def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -
     A method of the caller's own, which has no ``name``, raises what it raises.
     """
     try:
-        with suitable_threads(problem.network):
-            result = _checked(run(problem), problem)
-            return _diagnosed(result if norm is None else result.measured_in(norm))
+        result = _checked(run(problem), problem)
+        return _diagnosed(result if norm is None else result.measured_in(norm))
     except _BREAKDOWNS as error:
         if name is None or problem.control.raised(error):
             raise
@@ -118,6 +117,7 @@ def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -
 
 
 def _checked(result: object, problem: Problem) -> Inversion:
+    """What a method returned, if it is the result of this problem."""
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if result.problem is not problem or np.ndim(result.z) != 2:

@@ -2,7 +2,7 @@
 
 Inverting a network is a long row of small factorisations and convolutions. Splitting one of them over the cores gains
 nothing, and the threads' waiting for each other makes it far slower when another process wants a core. What can be
-worked on side by side is observations, not matrices: :func:`in_threads`.
+worked on side by side is observations, not matrices: :func:`in_threads`. :mod:`unrelu.host` sets the limits.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from functools import cache
 from typing import TypeVar
-
-import torch
-from threadpoolctl import ThreadpoolController
 
 from unrelu.affine import Dense
 from unrelu.generator import Generator
+from unrelu.host import computing, on_one_thread
 from unrelu.network import Network
 
-__all__ = ["abandoned", "cores", "in_threads", "on_one_core", "one_blas_thread", "small", "suitable_threads"]
+__all__ = ["abandoned", "cores", "in_threads", "on_one_core", "small"]
 
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -37,60 +34,15 @@ _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
 
 
-def small(network: Generator) -> bool:
+def small(network: object) -> bool:
     """Whether no layer is worth more than one thread; where layers are not known, whether no tensor is that large."""
     if not isinstance(network, Network):
-        return network.width < _LARGE_OUTPUT
+        return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(
         layer.n_out < _LARGE_OUTPUT
         and (layer.n_in * layer.n_out < _LARGE_MATRIX or not any(isinstance(s, Dense) for s in layer.affine.steps))
         for layer in network.layers
     )
-
-
-@contextmanager
-def suitable_threads(network: Generator) -> Iterator[None]:
-    """Run BLAS and PyTorch on one thread for networks of small layers, as they are for others; restored after.
-
-    PyTorch's number is one for the process: of calls that overlap, the first saves it and the last restores it.
-    """
-    if not small(network):
-        yield
-        return
-    _one_torch_thread.begin()
-    try:
-        with one_blas_thread():
-            yield
-    finally:
-        _one_torch_thread.end()
-
-
-class _OneTorchThread:
-    def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, 1
-
-    def begin(self) -> None:
-        with self._lock:
-            if not self._users:
-                self._before = torch.get_num_threads()
-                torch.set_num_threads(1)
-            self._users += 1
-
-    def end(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                torch.set_num_threads(self._before)
-
-
-_one_torch_thread = _OneTorchThread()
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keep the BLAS libraries on one thread; restored after."""
-    with _libraries().limit(limits=1, user_api="blas"):
-        yield
 
 
 def cores() -> int:
@@ -113,7 +65,7 @@ def on_one_core() -> Iterator[None]:
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], threads: int
 ) -> abc.Generator[Result, None, None]:
-    """``work`` of every item, in order, on so many threads; each sees the caller's context variables.
+    """``work`` of every item, in order, on so many threads, each with the caller's context variables and thread limits.
 
     Items are begun as threads become free. Where the caller stops iterating, the rest is not begun, and
     :func:`abandoned` tells work that has begun.
@@ -121,11 +73,12 @@ def in_threads(
     if threads <= 1 or len(items) <= 1:
         yield from map(work, items)
         return
-    stop = threading.Event()
+    stop, limited = threading.Event(), on_one_thread()
 
     def run(item: Item) -> Result:
         _stop.set(stop)
-        return work(item)
+        with computing(limited):
+            return work(item)
 
     with ThreadPoolExecutor(min(threads, len(items))) as pool:
         futures = [pool.submit(copy_context().run, run, item) for item in items]
@@ -142,9 +95,3 @@ def abandoned() -> bool:
     """Whether nobody waits any more for what this thread computes: the caller was interrupted or has stopped."""
     stop = _stop.get()
     return stop is not None and stop.is_set()
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    """The BLAS libraries loaded in this process, looked up once."""
-    return ThreadpoolController()

@@ -10,12 +10,12 @@ from scipy import sparse
 
 from unrelu.activations import Activation
 from unrelu.errors import OptionError
+from unrelu.host import computing
 from unrelu.layer import LayerSystem, batch, rows
 from unrelu.layer.batch import least_violation_many
 from unrelu.layer.convex import engine, least_violation
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.proof import prove
-from unrelu.threads import one_blas_thread
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
 
@@ -33,7 +33,7 @@ def batch_of(count=9, n=50, k=6, seed=0):
 @pytest.mark.parametrize("threads", [1, 2, 3, None])
 def test_a_batch_has_the_answers_of_its_elements(norm, threads):
     system, many = batch_of()
-    with one_blas_thread():
+    with computing(one_thread=True):
         alone = [least_violation(system, one, norm) for one in many]
     # A fresh system, so that what threads share is not prepared yet.
     answers = least_violation_many(replace(system), many, norm, threads)

@@ -17,7 +17,7 @@ from unrelu import __version__
 from unrelu.batch.local import Engine, pickled
 from unrelu.batch.work import Settled, Task, Work
 from unrelu.errors import InputError, OptionError, SolverError
-from unrelu.processes import one_thread, without_interrupts
+from unrelu.processes import without_interrupts
 
 __all__ = ["on_cluster"]
 
@@ -55,7 +55,7 @@ def on_cluster(work: Work, scheduler: Any) -> Iterator[Engine]:
 
 
 class Bringer(WorkerPlugin):
-    """Brings the work to every worker, and leaves it one thread for linear algebra: all compute the same bits."""
+    """Brings the work to every worker."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.version = content, __version__
@@ -67,7 +67,6 @@ class Bringer(WorkerPlugin):
         if self.version != __version__:
             self.reason = f"it has unrelu {__version__}, the client {self.version}; install the same"
             return  # Dask would go on to send it chunks all the same
-        one_thread()
         self.work = pickle.loads(self.content)
 
 

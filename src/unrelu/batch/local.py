@@ -9,15 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
-
-import torch
 
 from unrelu.batch.work import Settled, Task, Work
 from unrelu.errors import OptionError, SolverError
-from unrelu.processes import fresh_processes, one_thread, without_interrupts
-from unrelu.threads import one_blas_thread
+from unrelu.processes import fresh_processes, without_interrupts
 
 __all__ = ["Engine", "locally", "pickled"]
 
@@ -62,21 +58,7 @@ def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Itera
     for task in tasks:
         if stopping.is_set():
             return
-        with _one_thread():
-            settled = work.settle(task)
-        yield settled
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for linear algebra, as every worker has, since their number may change bits; restored after."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with one_blas_thread():
-            yield
-    finally:
-        torch.set_num_threads(before)
+        yield work.settle(task)
 
 
 def _in_processes(
@@ -137,7 +119,6 @@ def _take(path: str) -> None:
     """In a worker: what it will be asked to do, written by the process that started it."""
     global _work  # noqa: PLW0603 -- a process has one
     _work = pickle.loads(Path(path).read_bytes())
-    one_thread()  # of the libraries that came with it as well
 
 
 def _settle(task: Task) -> Settled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import threading
@@ -21,8 +22,9 @@ from unrelu.batch.journal import JOURNAL, append, read_records, recording
 from unrelu.batch.local import Engine, locally
 from unrelu.batch.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
 from unrelu.batch.work import STATUSES, Settled, Task, Work
-from unrelu.errors import InputError, OutputExistsError, StorageError
+from unrelu.errors import HostError, InputError, OutputExistsError, StorageError
 from unrelu.generator import Generator
+from unrelu.host import computing
 from unrelu.methods import METHODS
 from unrelu.reading import MAX_BYTES
 from unrelu.scaling import Scaling
@@ -56,6 +58,7 @@ class Moment:
 Watch = Callable[[Moment], Any]
 
 
+@computing()
 def run(
     network: Generator,
     data: str | Path | npt.NDArray[Any] | Source,
@@ -104,7 +107,8 @@ def run(
         seed: of every random choice.
         time_limit: seconds for each chunk; what is reached then depends on the machine.
         chunk: observations that are inverted together. Results depend on it.
-        workers: processes on this machine, of one thread each; by default one a core. 1: this process.
+        workers: processes on this machine, of one thread each; by default one a core. 1: this process, which is the
+            default in a daemon, such as a worker of a pool, as it cannot start others.
         scheduler: run on a Dask cluster instead: the address of its scheduler ("tcp://..."), ``"local:N"`` for N
             processes on this machine, or a ``distributed.Client``. Its workers may die, and join.
         array: name of the array in a store of several.
@@ -134,6 +138,7 @@ def run(
         OutputExistsError: the folder holds something else.
         StorageError: the disk is full or cannot be written; what is finished is kept.
         SolverError: worker processes are killed again and again.
+        HostError: this process cannot start the workers, or computes on a GPU of the process that it was forked from.
         MissingPackageError: an optional package is not installed.
     """
     check_options(method, options, chunk, workers, scheduler, results)
@@ -187,12 +192,21 @@ def _opened(work: Work, array: str | None, size: tuple[int, int] | None) -> dict
 
 
 def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextManager[Engine]:
+    daemon = multiprocessing.current_process().daemon
+    count = min(workers or (1 if daemon else cores()), work.chunks)
+    local = isinstance(scheduler, str) and scheduler.startswith("local:")
+    if daemon and (count > 1 or local):
+        asked = f"scheduler={scheduler!r}" if local else f"workers={workers}"
+        raise HostError(
+            f"{asked}: this process is a daemon, such as a worker of a pool or of a DataLoader, and cannot start "
+            "others; pass workers=1"
+        )
     if scheduler is not None:
         optional("distributed", "runs on a cluster", "dask")
         from unrelu.batch.cluster import on_cluster  # noqa: PLC0415 -- an optional dependency
 
         return on_cluster(work, scheduler)
-    return nullcontext(locally(work, min(workers or cores(), work.chunks)))
+    return nullcontext(locally(work, count))
 
 
 def _format(folder: Path, overwrite: bool) -> str | None:

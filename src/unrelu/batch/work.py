@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.batch.journal import Record
-from unrelu.errors import InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
+from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.generator import Generator
+from unrelu.host import computing
 from unrelu.operators import Mask, read_operator
 from unrelu.operators.base import Identity, Operator
 from unrelu.problem import norms
@@ -124,8 +125,11 @@ class Work:
             time.time(), errors,
         )  # fmt: skip
 
+    @computing(one_thread=True)
     def settle(self, task: Task) -> Settled:
         """Compute a chunk, unless a record says that it was computed and its rows are still those that were written.
+
+        With one thread for linear algebra on all workers, since their number may change bits.
 
         Raises:
             InputError: the observations of the record were others, or the data set is gone.
@@ -213,7 +217,7 @@ class Work:
             return []
         try:
             return [(good, self._invert(y[good], None if seen is None else seen[good], seed))]
-        except (MemoryError, OptionError, UnsupportedModelError):  # these are of the run
+        except (HostError, MemoryError, OptionError, UnsupportedModelError):  # these are of the run
             raise
         except Exception as error:  # a solver may break down in many ways on one observation, and that is its result
             if len(good) == 1:

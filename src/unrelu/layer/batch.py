@@ -9,11 +9,12 @@ from functools import partial
 import numpy as np
 
 from unrelu.errors import OptionError
+from unrelu.host import computing
 from unrelu.layer.batched import least_violation_batch
 from unrelu.layer.convex import Answer, least_violation
 from unrelu.layer.highs import LpStatus
 from unrelu.layer.rows import LayerSystem, Rows
-from unrelu.threads import cores, in_threads, one_blas_thread
+from unrelu.threads import cores, in_threads
 
 __all__ = ["least_violation_many"]
 
@@ -47,7 +48,7 @@ def least_violation_many(
     elif isinstance(system.matrix, np.ndarray):
         _ = system.balanced, system.norms
     todo = [i for i in range(len(rows)) if not answers or answers[i].status is not LpStatus.OPTIMAL]
-    with one_blas_thread():
+    with computing(one_thread=True):
         solve = partial(_solve, system, norm)
         found = list(in_threads(solve, [rows[i] for i in todo], threads or cores()))
     if not answers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unrelu.host import forkable_lock
 from unrelu.layer.central_largest import central_largest
 from unrelu.layer.central_sum import central_sum
 from unrelu.layer.dense import ROUTINES
@@ -30,10 +30,8 @@ _EVERY_TIME = (
     "set NUMBA_CACHE_DIR to one that can be written"
 )
 
-# Held while compiling. Whoever forks waits for it: a child that inherits a compiler at work would wait for it forever.
-_lock = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+# Held while compiling: a child that inherits a compiler at work would wait for it forever.
+_lock = forkable_lock()
 
 
 def compile_kernels(norm: str) -> None:

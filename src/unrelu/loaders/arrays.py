@@ -10,6 +10,7 @@ from torch import Tensor
 from unrelu.activations import Activation
 from unrelu.affine import Dense, Scale
 from unrelu.errors import ModelError
+from unrelu.host import computing
 from unrelu.loaders.chain import Part, float64
 from unrelu.network import Network
 
@@ -18,6 +19,7 @@ __all__ = ["Activations", "dense", "from_arrays", "multilayer"]
 Activations = str | Activation | Sequence[str | Activation]
 
 
+@computing()
 def from_arrays(
     weights: Sequence[object], biases: Sequence[object | None] | None = None, activation: Activations = "relu"
 ) -> Network:

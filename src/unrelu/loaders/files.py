@@ -11,6 +11,7 @@ import numpy as np
 
 from unrelu.activations import Activation
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
+from unrelu.host import computing
 from unrelu.loaders.arrays import Activations
 from unrelu.loaders.checkpoint import check_tensors, read_checkpoint
 from unrelu.loaders.state_dict import Entry, Named, from_names, grouped, matrices, natural, numbered, tensors, unnamed
@@ -27,6 +28,7 @@ Layers = Sequence[str] | None
 Contents = tuple[Named, Activations | None]
 
 
+@computing()
 def load(
     path: str | os.PathLike[str],
     layers: Sequence[str] | None = None,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from unrelu.affine import Shape
 from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.host import computing, forkable_lock
 from unrelu.loaders import torch_functions as functions
 from unrelu.loaders import torch_modules as modules
 from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape
@@ -23,7 +25,11 @@ from unrelu.opaque import OpaqueNetwork, replica
 
 __all__ = ["from_torch"]
 
+# One trace at a time: torch.fx changes nn.Module for the process meanwhile, and a second trace would keep the change.
+_alone = forkable_lock()
 
+
+@computing()
 def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = None) -> Network | OpaqueNetwork:
     r"""The chain of layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` that a module computes.
 
@@ -59,7 +65,7 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     modules.check(module)
     given = None if latent_shape is None else code_shape(latent_shape)
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
         root = replica(module)
         if modules.handler(root) is not None:
             root = nn.Sequential(root)
@@ -98,6 +104,20 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.constants: dict[str, Tensor] = {}
+        self.thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        # While it traces, torch.fx sees the calls of all modules of the process.
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return modules.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)

@@ -59,7 +59,7 @@ class Bank:
 
     def __init__(self, network: Generator) -> None:
         count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
-        codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"))
+        codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         self.single = network.to(torch.float32)
         try:
             self.z, x = _outputs(self.single, codes)
@@ -102,7 +102,7 @@ class Bank:
         mean_x, mean_z = self.x.mean(dim=0), self.z.mean(dim=0)
         x, z = self.x - mean_x, self.z - mean_z
         r = min(_DIRECTIONS, n, count - 1)
-        basis = torch.randn(n, r, generator=torch_stream("principal directions")).to(x)
+        basis = torch.randn(n, r, generator=torch_stream("principal directions"), dtype=torch.float32).to(x)
         for _ in range(_SWEEPS):
             basis = torch.linalg.qr(x.T @ (x @ basis))[0]
         scores = x @ basis

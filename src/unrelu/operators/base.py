@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.affine import Shape
+from unrelu.host import computing
 
 __all__ = ["Identity", "Mapped", "MaskOperator", "MatrixOperator", "Operator", "Sparse"]
 
@@ -71,6 +72,7 @@ class Operator(ABC):
         """Which entries of ``size`` observations were observed at all, (size, m)."""
         return np.ones((size, self.m), dtype=bool)
 
+    @computing()
     def values(self, x: Array) -> Array:
         """A x in NumPy, float64, (B, n) -> (B, m)."""
         return np.asarray(self.forward(torch.tensor(x)))

@@ -14,6 +14,7 @@ from torch import Tensor
 from unrelu.equilibration import equilibrate
 from unrelu.errors import InputError
 from unrelu.generator import Generator, numbers
+from unrelu.host import computing
 from unrelu.network import Network
 from unrelu.operators import Operator, read_operator
 from unrelu.proofs.pieces import Pieces, affine, certain, free_basis, pieces, spectrum
@@ -104,6 +105,7 @@ class Identifiability:
         holds &= affine(self._network)
         return bool(holds) if holds.ndim == 0 else holds
 
+    @computing()
     def directions(self, index: int = 0) -> Array:
         """An orthonormal basis of the free latent directions at code ``index``, (k, dimension); (k, 0) if unknown.
 
@@ -124,6 +126,7 @@ class Identifiability:
         return np.zeros((k, 0))
 
 
+@computing()
 def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) -> Identifiability:
     """Say how far codes are determined by the output there, or by what ``operator`` measures of it.
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import ModelError
+from unrelu.host import computing
 from unrelu.loaders import from_torch
 from unrelu.network import Network
 from unrelu.zoo.architectures import ARCHITECTURES, LATENT_DIM
@@ -30,6 +31,7 @@ def names() -> tuple[str, ...]:
 
 
 @cache
+@computing()
 def load(name: str) -> Network:
     """A trained generator by its name.
 
@@ -37,11 +39,12 @@ def load(name: str) -> Network:
         ModelError: there is no such generator.
     """
     _check(name)
-    module = ARCHITECTURES[name]()
-    state = module.state_dict()
+    with torch.device("meta"):  # weights are not drawn, only to be replaced
+        module = ARCHITECTURES[name]()
+    state = {key: torch.zeros_like(value, device="cpu") for key, value in module.state_dict().items()}
     with as_file(files(__name__) / "weights" / f"{name}.npz") as path, np.load(path, allow_pickle=False) as weights:
         state.update({key: torch.from_numpy(weights[key]) for key in weights.files})
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=True)  # whatever the default dtype
     return cast(Network, from_torch(module.eval(), latent_shape=(LATENT_DIM,)))
 
 
