@@ -67,7 +67,7 @@ def write_report(
         raise InputError(f"{target} is a folder; name a file such as {target / 'report.html'}")
     draft = target.with_name(target.name + ".draft")
     try:
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
         os.replace(draft, target)
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error.strerror}; name another file") from error
