@@ -1,4 +1,8 @@
-"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table."""
+"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table; and ``data.json``.
+
+That one has a hash of every chunk's observations, from before the first was computed: data that change between a stop
+and the next start are noticed, though nothing was computed of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +18,9 @@ from typing import Any, BinaryIO
 from unrelu.errors import StorageError
 from unrelu.processes import sole_writer
 
-__all__ = ["JOURNAL", "Record", "append", "read_records", "recording"]
+__all__ = ["DIGESTS", "JOURNAL", "Record", "append", "read_digests", "read_records", "recording", "write_digests"]
 
-JOURNAL = "chunks.jsonl"
+JOURNAL, DIGESTS = "chunks.jsonl", "data.json"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Record:
         timing: SHA-256 of the seconds.
         counts: how many observations ended with which status.
         success: how many of them did with success.
+        failed: how many of them have no code.
         errors: message of every observation with status ERROR, by its index in the data set.
+        messages: of those of the others that say more than :func:`unrelu.result.message_of` of their columns.
         seconds: that computing it took, and writing it.
         worker: machine and process.
         at: when it was finished, in seconds since 1970.
@@ -45,10 +51,12 @@ class Record:
     timing: str
     counts: dict[str, int]
     success: int
+    failed: int
     seconds: float
     worker: str
     at: float
     errors: dict[int, str] = field(default_factory=dict)
+    messages: dict[int, str] = field(default_factory=dict)
 
 
 def read_records(folder: Path) -> dict[int, Record]:
@@ -59,6 +67,30 @@ def read_records(folder: Path) -> dict[int, Record]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         found = map(_record, lines)
         return {record.chunk: record for record in found if record is not None}
+
+
+def read_digests(folder: Path) -> dict[int, str]:
+    """SHA-256 of the observations of each chunk, and of their masks, when the run began; {} where that is not known."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        entry: dict[str, Any] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        if entry.pop("check") == _check(entry):
+            return {int(chunk): str(digest) for chunk, digest in entry["sha256"].items()}
+    return {}
+
+
+def write_digests(folder: Path, digests: dict[int, str]) -> None:
+    """Write what :func:`read_digests` reads, as a whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    entry = {"sha256": {str(chunk): digest for chunk, digest in sorted(digests.items())}}
+    path, draft = folder / DIGESTS, folder / (DIGESTS + ".draft")
+    try:
+        draft.write_text(json.dumps({**entry, "check": _check(entry)}), encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 @contextmanager
@@ -91,9 +123,13 @@ def append(stream: BinaryIO, record: Record) -> None:
         while left:
             left = left[stream.write(left) :]
     except OSError as error:
-        raise StorageError(
-            f"{stream.name} cannot be written: {error.strerror}; what is finished is kept: mend that, and run it again"
-        ) from error
+        raise _cannot_write(stream.name, error) from error
+
+
+def _cannot_write(where: object, error: OSError) -> StorageError:
+    return StorageError(
+        f"{where} cannot be written: {error.strerror}; what is finished is kept: mend that, and run it again"
+    )
 
 
 def _end_torn_line(path: Path) -> None:
@@ -115,7 +151,8 @@ def _record(line: str) -> Record | None:
         values = {f.name: entry[f.name] for f in fields(Record)}
         if entry["check"] != _check(values):
             return None
-        values["errors"] = {int(i): str(message) for i, message in values["errors"].items()}
+        for name in ("errors", "messages"):
+            values[name] = {int(i): str(message) for i, message in values[name].items()}
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
