@@ -240,13 +240,19 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
+    import numpy as np
     from rich.console import Console
 
     from unrelu.demo import run_demo
     from unrelu.stores import prepare_output
 
     prepare_output(output, overwrite)
-    run_demo(output, Console(quiet=quiet), seed)
+    results = [
+        result for section in run_demo(output, Console(quiet=quiet), seed) for result in section.results.values()
+    ]
+    codes = [code for result in results for code in result.z]
+    failed = sum(not np.isfinite(code).all() for code in codes)
+    end(failed, len(codes), False, output / "results.jsonl")
 
 
 @app.command()
