@@ -61,6 +61,14 @@ def test_a_run_with_a_failed_observation_says_so_each_time_and_looking_at_it_is_
     assert run("report", "out")[::2] == (0, "")
 
 
+def test_a_page_does_not_replace_what_is_no_file(run):
+    run("run", "net.npz", "y.npy", "-o", "out", "--method", "lm", "--workers", "1", "-q")
+    os.mkfifo("pipe")
+    code, _, err = run("report", "out", "-o", "pipe")
+    assert (code, err) == (2, "error: pipe is a device, a pipe or a socket, and would be replaced; name a file\n")
+    assert Path("pipe").is_fifo()
+
+
 def test_what_is_no_error_of_ours_is_not_hidden(run, monkeypatch):
     def broken():
         raise ZeroDivisionError

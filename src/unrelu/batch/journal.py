@@ -71,8 +71,11 @@ def read_records(folder: Path) -> dict[int, Record]:
 
 def read_digests(folder: Path) -> dict[int, str]:
     """SHA-256 of the observations of each chunk, and of their masks, when the run began; {} where that is not known."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        entry: dict[str, Any] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    path = folder / DIGESTS
+    if not path.is_file():
+        return {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if entry.pop("check") == _check(entry):
             return {int(chunk): str(digest) for chunk, digest in entry["sha256"].items()}
     return {}
