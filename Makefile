@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-seeds test portable check format bench reproduce reproduce-quick docs zoo clean clean-kernels
+.PHONY: demo demo-seeds test portable check format bench fuzz fuzz-quick reproduce reproduce-quick docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,12 +40,20 @@ check: $(VENV)/.check
 
 ## rewrite the sources in the project's format
 format: $(VENV)/.check
-	$(BIN)/ruff format src tests scripts benchmarks docs
-	$(BIN)/ruff check --fix src tests scripts benchmarks docs
+	$(BIN)/ruff format src tests scripts benchmarks fuzz docs
+	$(BIN)/ruff check --fix src tests scripts benchmarks fuzz docs
 
 ## every benchmark, and its pages from the numbers (two hours); some of them: make bench NAMES="search certify"
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench $(NAMES)
+
+## programs, scales, files, hosts and runs at random, and docs/reliability.md from what held (an hour)
+fuzz: $(VENV)/.check
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/fuzz
+
+## a few of each, into fuzz-quick/ (a minute)
+fuzz-quick: $(VENV)/.check
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/fuzz --quick
 
 ## every figure and claim of the paper on a small scale, into reproduction-quick/ (minutes)
 reproduce-quick: $(VENV)/.check

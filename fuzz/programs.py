@@ -29,6 +29,7 @@ from unrelu.streams import stream
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from degenerate import KINDS, instance, reference  # noqa: E402 - scripts are no package
+
 from fuzzing import run_fuzzer  # noqa: E402
 
 METHODS = {"exact": Exact, "linf": LInf, "l1": L1, "relaxed": Relaxed, "least_squares": LeastSquares}

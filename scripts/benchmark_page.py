@@ -1,7 +1,7 @@
 """Write the generated blocks of the documentation from the numbers of the benchmarks: ``benchmarks/results/*.json``.
 
 A block lies between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is one of ``BLOCKS`` or
-"provenance", and ``scripts/bench FIRST-WORD-OF-NAME`` measures what it shows.
+"provenance", and ``scripts/bench FIRST-WORD-OF-NAME`` measures what it shows; of "fuzz-..." ``scripts/fuzz`` does.
 
     python scripts/benchmark_page.py            write the blocks of the pages
     python scripts/benchmark_page.py --print search --results FOLDER
@@ -17,16 +17,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import benchmark_fuzz_tables
 import benchmark_layer_tables
 import benchmark_search_tables
 from benchmark_blocks import table
 
 __all__ = ["BLOCKS", "PAGES", "RESULTS", "filled", "names", "render"]
 
-BLOCKS = {**benchmark_layer_tables.BLOCKS, **benchmark_search_tables.BLOCKS}
+BLOCKS = {**benchmark_layer_tables.BLOCKS, **benchmark_search_tables.BLOCKS, **benchmark_fuzz_tables.BLOCKS}
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"
-PAGES = (_ROOT / "docs" / "benchmarks.md", _ROOT / "docs" / "design.md")
+PAGES = tuple(_ROOT / "docs" / name for name in ("benchmarks.md", "design.md", "reliability.md"))
 _MARKED = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
@@ -49,7 +50,10 @@ def render(name: str, results: Path) -> str:
     """
     if name == "provenance":
         return _provenance(results)
-    return BLOCKS[name](_numbers(results / f"{name.split(maxsplit=1)[0]}.json"))
+    path = results / f"{name.split(maxsplit=1)[0]}.json"
+    if name in benchmark_fuzz_tables.BLOCKS and not path.exists():
+        return benchmark_fuzz_tables.NOT_RUN
+    return BLOCKS[name](_numbers(path))
 
 
 def _numbers(path: Path) -> dict[str, Any]:
@@ -59,7 +63,8 @@ def _numbers(path: Path) -> dict[str, Any]:
 
 def _provenance(results: Path) -> str:
     """The machines, and of every benchmark how its numbers were made."""
-    runs = {path.stem: _numbers(path) for path in sorted(results.glob("*.json"))}
+    files = (path for path in sorted(results.glob("*.json")) if path.stem not in benchmark_fuzz_tables.BLOCKS)
+    runs = {path.stem: _numbers(path) for path in files}
     machines = dict.fromkeys(_machine(run["machine"]) for run in runs.values())
     rows = []
     for name, run in runs.items():

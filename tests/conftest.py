@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Threads that wait for a busy core make small problems ten times slower, and pytest -n uses the cores already. This has
 # to be said before NumPy and PyTorch are imported; the processes that tests start inherit it.
@@ -21,6 +22,14 @@ settings.load_profile("unrelu")
 def _same_weights_each_time():
     """Weights that a module draws for itself: among 300 small nets of them is one whose units are all dead."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_as_before():
+    """The command line has a handler of its own, and leaves it to the end of the process to take it back."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ SOURCE = Path(unrelu.__file__).parent
 # From the bottom to the top; a package is one row.
 ORDER = (
     "errors", "reading", "machine", "host", "streams", "activations", "affine", "generator", "network", "opaque",
-    "threads", "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem", "result",
-    "layer", "methods",
-    "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report",
+    "threads", "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem",
+    "result", "layer", "methods", "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report",
     "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
 )  # fmt: skip
 # These may import less than their row allows.

@@ -58,11 +58,13 @@ def pids(client) -> list[str]:
 
 def test_a_run_goes_on_elsewhere(client, alone, tmp_path):
     seen = []
-    begun = small_run(tmp_path / "out", results="zarr", watch=lambda m: seen.append(m) or len(seen) == 3)
-    assert not begun.finished
+    begun = small_run(
+        tmp_path / "out", results="zarr", watch=lambda m: m.settled and (seen.append(m) or len(seen) == 2)
+    )
+    assert len(begun.records) == 2
     told = []
-    ended = on(client, tmp_path / "out", watch=lambda m: told.append(m.settled and m.settled.how))
-    assert told[1:].count("kept") == len(begun.records)
+    ended = on(client, tmp_path / "out", watch=lambda m: m.settled and told.append(m.settled.how))
+    assert told.count("kept") == len(begun.records)
     assert results(ended) == alone
     stopped = on(client, tmp_path / "two", seed=9, data=np.tile(Y, (10, 1)), watch=lambda m: m.done > 0)
     assert 0 < stopped.done < 10 * SIZE
@@ -108,6 +110,33 @@ def test_a_worker_may_join(tmp_path, alone):
     ):
         threading.Timer(2, lambda: empty.scale(1)).start()
         assert results(on(client, tmp_path / "out")) == alone
+
+
+def test_a_cluster_that_stays_without_workers_is_told(monkeypatch, tmp_path):
+    from unrelu.batch import cluster
+
+    monkeypatch.setattr(cluster, "_WITHOUT_WORKERS", 1)
+    monkeypatch.setattr(cluster, "_REMINDER", 0.5)
+    said = []
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path)) as empty,
+        Client(empty) as client,
+    ):
+        with pytest.raises(unrelu.errors.SolverError, match=r"has had no worker for 1 s; what is finished is kept"):
+            on(client, tmp_path / "out", watch=lambda m: said.append(m.text) and False)
+        assert said[1] == "the cluster has no worker; waiting 1 s for one"
+        # Ctrl-C while it waits.
+        assert not on(client, tmp_path / "out", watch=lambda m: bool(m.text)).finished
+
+
+def test_a_scheduler_that_goes_away_is_told(tmp_path):
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path)) as empty,
+        Client(empty) as client,
+    ):
+        threading.Timer(1, empty.close).start()
+        with pytest.raises(unrelu.errors.SolverError, match=r"the scheduler of the cluster is gone; what is finished"):
+            on(client, tmp_path / "out")
 
 
 def test_bad_data_are_rows_there_as_well(client, tmp_path):

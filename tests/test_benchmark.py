@@ -30,6 +30,7 @@ from unrelu.benchmarks.published import PublishedLoop
 from unrelu.benchmarks.summary import Quartiles, short, summarise, tables
 from unrelu.benchmarks.throughput import measure_throughput
 from unrelu.benchmarks.whole_network import Inverted, Run, compare, measure_network
+from unrelu.commands.app import app, benchmark
 from unrelu.errors import SolverError
 from unrelu.layer import LayerSystem, LInf, convex, rows
 from unrelu.machine import describe
@@ -39,7 +40,7 @@ from unrelu.machine import describe
 def quick(tmp_path_factory) -> tuple[Path, str, dict]:
     """The quick run of the command line: its folder, what it printed, and its numbers."""
     folder = tmp_path_factory.mktemp("benchmark") / "out"
-    done = CliRunner().invoke(cli.app, ["benchmark", "layers", "--quick", "--output", str(folder)])
+    done = CliRunner().invoke(app, ["benchmark", "layers", "--quick", "--output", str(folder)])
     assert done.exit_code == 0, done.output
     return (
         folder,
@@ -146,7 +147,7 @@ def test_an_unknown_measurement_names_the_known_ones(monkeypatch, capsys, tmp_pa
 
 
 def test_the_command_line_has_the_seed_of_the_report():
-    assert inspect.signature(cli.benchmark).parameters["seed"].default == REPORT_SEED
+    assert inspect.signature(benchmark).parameters["seed"].default == REPORT_SEED
 
 
 # --- instances --------------------------------------------------------------------------------------------------------
@@ -377,7 +378,7 @@ def test_the_baselines_of_a_network_run_on_highs(monkeypatch):
 def inverted(tmp_path_factory) -> tuple[str, list[dict]]:
     """What ``unrelu benchmark network`` prints, and its observations."""
     folder = tmp_path_factory.mktemp("network") / "out"
-    done = CliRunner().invoke(cli.app, ["benchmark", "network", "--instances", "3", "--output", str(folder)])
+    done = CliRunner().invoke(app, ["benchmark", "network", "--instances", "3", "--output", str(folder)])
     assert done.exit_code == 0, done.output
     return done.stdout, json.loads((folder / "network.json").read_text(encoding="utf-8"))["observations"]
 

@@ -13,12 +13,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from unrelu import certify, cli, from_arrays
+from unrelu import certify, from_arrays
 from unrelu.benchmarks import certify_plot, report
 from unrelu.benchmarks.certify import QUICK, Boxed, Plan, Proved, measure_certify
 from unrelu.benchmarks.certify_cells import CELLS, Cell, draw
 from unrelu.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
 from unrelu.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
+from unrelu.commands.app import app
 from unrelu.layer.highs import LpStatus, solve, solve_mip
 from unrelu.machine import describe
 from unrelu.operators import read_operator
@@ -227,7 +228,7 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "QUICK", replace(QUICK, instances=2, compared=1))
         patch.setattr(report, "measure_certify", lambda *a, **k: measure_certify(*a, chosen=CELLS[2::3], **k))
-        done = CliRunner().invoke(cli.app, ["benchmark", "certify", "--quick", "--seed", "7", "--output", str(folder)])
+        done = CliRunner().invoke(app, ["benchmark", "certify", "--quick", "--seed", "7", "--output", str(folder)])
     assert done.exit_code == 0, done.output
     text = (folder / "certify.json").read_text(encoding="utf-8")
     return folder, done.stdout, json.loads(text, parse_constant=pytest.fail)

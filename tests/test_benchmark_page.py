@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark_fuzz_tables import FUZZERS, NOT_RUN
 from benchmark_page import BLOCKS, PAGES, RESULTS, filled, names, render
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_no_table_is_written_by_hand():
 def test_every_block_is_on_one_page_and_its_command_exists():
     shown = [name for page in PAGES for name in names(page.read_text(encoding="utf-8"))]
     assert sorted(shown) == sorted([*BLOCKS, "provenance"])
-    assert {name.split()[0] for name in BLOCKS} == BENCHMARKS
+    assert {name.split()[0] for name in BLOCKS} == BENCHMARKS | {f"fuzz-{name}" for name in FUZZERS}
 
 
 def test_every_block_stands_under_the_name_of_its_benchmark():
@@ -79,6 +80,17 @@ def test_what_is_not_reached_is_said(tmp_path):
     numbers["summary"][0]["proved"] = 0.5
     (tmp_path / "certify.json").write_text(json.dumps(numbers), encoding="utf-8")
     assert "| 90% proved within 10 s in every row | 50% at least | no |" in render("certify aims", tmp_path)
+
+
+def test_what_a_fuzzer_found_is_shown_whatever_its_columns(tmp_path):
+    assert render("fuzz-runs", tmp_path) == NOT_RUN
+    rows = [{"what": "a", "tried": 12345, "lost": 0}, {"what": "b", "tried": 1, "worst": 0.5, "first": ["x|y", "z"]}]
+    numbers = {"script": "runs", "seed": 3, "quick": False, "commit": "abc", "seconds": 90.0, "rows": rows}
+    (tmp_path / "fuzz-runs.json").write_text(json.dumps(numbers), encoding="utf-8")
+    text = render("fuzz-runs", tmp_path)
+    assert text.startswith("Full run, seed 3, commit abc, 1.5 minutes.")
+    assert "| a | 12,345 | 0 | - | - |" in text
+    assert "| b | 1 | - | 0.5 | x\\|y; z |" in text
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_runs():

@@ -14,12 +14,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from unrelu import cli, invert, zoo
+from unrelu import invert, zoo
 from unrelu.benchmarks import report, search, search_plot
 from unrelu.benchmarks.search import BLIND, KNOWN, METHODS, Outcome, measure_search
 from unrelu.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, Cell, cells, draw
 from unrelu.benchmarks.search_norms import BOUND, Norms, draw_outliers, draw_uniform
 from unrelu.benchmarks.search_table import search_table, times_fewer
+from unrelu.commands.app import app
 from unrelu.machine import describe
 
 
@@ -253,7 +254,7 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
     """A quick run of the command line: its folder, what it printed, and its numbers."""
     folder = tmp_path_factory.mktemp("search") / "out"
     arguments = ["benchmark", "search", "--quick", "--instances", "2", "--output", str(folder)]
-    done = CliRunner().invoke(cli.app, arguments)
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     text = (folder / "search.json").read_text(encoding="utf-8")
     return folder, done.stdout, json.loads(text, parse_constant=pytest.fail)
@@ -313,7 +314,7 @@ def test_only_the_generators_that_were_asked_for_are_measured(monkeypatch, tmp_p
 
 def test_unknown_generators_are_refused(tmp_path):
     arguments = ["benchmark", "search", "--generator", "mnist-rely", "--output", str(tmp_path / "out")]
-    done = CliRunner().invoke(cli.app, arguments)
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code != 0
     assert "'mnist-rely' is unknown; use some of mnist-relu," in str(done.exception)
     assert not (tmp_path / "out").exists()

@@ -170,7 +170,8 @@ def test_bad_images_among_a_thousand_are_named_and_the_run_goes_on(unrelu_comman
         "0,1",
     )
     code, _, err = unrelu_command(*arguments)
-    assert code == 0
+    assert code == 1
+    assert err.endswith("3 of 1000 observations failed, their messages are in out/results.jsonl\n")
     run = unrelu.open_run("out")
     assert run.finished
     assert sorted(run.errors) == [123, 500, 999]

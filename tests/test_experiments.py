@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from unrelu import cli
+from unrelu.commands.app import app
 from unrelu.errors import InputError, OptionError
 from unrelu.experiments import MODULES, ON_A_NETWORK, figure1, figure2, load
 from unrelu.experiments.drawing import STYLES, cloud, panels, power
@@ -380,7 +380,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
 def test_the_command_prints_the_claims_and_writes_the_page(tmp_path, fig2a):
     fig2a_named = dataclasses.replace(fig2a, machine={"unrelu": "0.1.0", "processor": "a processor"})
     fig2a_named.save(tmp_path / "fig2a.json")
-    result = CliRunner().invoke(cli.app, ["reproduce", "fig2a", "--quick", "-o", str(tmp_path)])
+    result = CliRunner().invoke(app, ["reproduce", "fig2a", "--quick", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "holds" in result.output
     assert {p.name for p in tmp_path.iterdir()} == {"fig2a.json", "fig2a.png", "fig2a.svg", "reproduction.md"}
@@ -396,7 +396,7 @@ def test_the_command_prints_the_claims_and_writes_the_page(tmp_path, fig2a):
     [(["fig9"], "experiment 'fig9' is unknown"), (["fig2a", "fig9"], "experiment 'fig9' is unknown")],
 )
 def test_nothing_is_begun_for_an_unknown_figure(tmp_path, arguments, said):
-    result = CliRunner().invoke(cli.app, ["reproduce", *arguments, "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["reproduce", *arguments, "-o", str(tmp_path / "out")])
     assert result.exit_code != 0
     assert said in str(result.exception)
     assert not (tmp_path / "out").exists()
@@ -404,13 +404,13 @@ def test_nothing_is_begun_for_an_unknown_figure(tmp_path, arguments, said):
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "out").write_text("")
-    result = CliRunner().invoke(cli.app, ["reproduce", "fig2a", "--quick", "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["reproduce", "fig2a", "--quick", "-o", str(tmp_path / "out")])
     assert isinstance(result.exception, InputError)
     assert "name a folder" in str(result.exception)
 
 
 def test_help_names_every_experiment():
-    output = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["reproduce", "--help"]).output
+    output = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["reproduce", "--help"]).output
     for name in MODULES:
         assert name in output
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from unrelu import cli
+from unrelu.commands.app import app
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.experiments import ON_A_NETWORK, figure4, load
 from unrelu.experiments.experiment import Numbers, random
@@ -40,7 +40,7 @@ def saved(folder: Path, suffix: str) -> Path:
 
 
 def reproduce(*arguments: str):
-    return CliRunner().invoke(cli.app, ["reproduce", *arguments])
+    return CliRunner().invoke(app, ["reproduce", *arguments])
 
 
 @pytest.mark.parametrize("suffix", ["pth", "npz"])

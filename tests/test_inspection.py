@@ -77,7 +77,7 @@ def test_the_same_seed_sees_the_same():
     assert inspect(network, 50, seed=1) != inspect(network, 50, seed=2)
 
 
-@pytest.mark.parametrize("samples", [0, -1])
+@pytest.mark.parametrize("samples", [0, -1, 10**23])
 def test_there_must_be_codes_to_look_at(samples):
     with pytest.raises(InputError, match=f"samples={samples} must be at least 1"):
         inspect(random_network((3, 6)), samples)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scales import BROKEN, POWERS, cases, random_network, row, scaled
 from scipy import sparse
 
 import unrelu
+from scales import BROKEN, POWERS, cases, random_network, row, scaled
 from unrelu import zoo
 from unrelu.activations import Activation
 from unrelu.equilibration import equilibrate

@@ -1,367 +1,144 @@
-"""The command line: ``unrelu invert``, ``run``, ``status``, ``certify``, ``inspect``, ``demo``, ``reproduce``...
+"""The process of the command line: its output, Ctrl-C, and the exit status, alike for every command.
 
-Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
+====  ==============================================================================================================
+0     done
+1     done, but at least one observation failed: it has no code. How many is the last line on standard error
+2     wrong use, or what was asked for cannot be done: unusable files, a full disk, a missing package
+130   interrupted; what was found until then is written
+====  ==============================================================================================================
+
+Nothing heavy is imported before Ctrl-C is prepared for, and the commands only then.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-import typer
+from unrelu.errors import StorageError, UnreluError
 
-from unrelu import __version__
-from unrelu.commands import report, run, status
-from unrelu.commands.options import (
-    ActivationName,
-    LatentShape,
-    Layers,
-    MaxBytes,
-    Method,
-    Model,
-    Noise,
-    Norm,
-    Options,
-    Prior,
-    Quiet,
-    Scale,
-)
-from unrelu.errors import OptionError, UnreluError
-from unrelu.experiments import MODULES as EXPERIMENTS
-from unrelu.experiments import ON_A_NETWORK
-from unrelu.experiments import load as load_experiment
-from unrelu.terminal import (
-    limit_of,
-    network_of,
-    options_of,
-    print_certificates,
-    print_summary,
-    progress_bar,
-    read_codes,
-    removed_if_empty,
-)
-
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="unrelu",
-    help="Invert deep ReLU generative models: find the latent code behind an observation, and say how good it is.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+__all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; errors of unrelu are printed without a traceback, with exit code 2."""
+    """Run the command line, and end the process with its exit status. Errors are a line on standard error."""
+    sys.stdout, sys.stderr = _safe(sys.stdout, 1), _safe(sys.stderr, 2)
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    # Not where the one that started us wants interrupts to be ignored, as a shell does for jobs in the background.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    with _nothing_ignored():
+        try:
+            status = _command()
+            sys.stdout.flush()
+            if interrupted.is_set():  # Typer makes an exit status of it
+                raise KeyboardInterrupt
+        except BaseException as error:
+            status = _failed(error, interrupted.is_set())
+    with suppress(OSError):  # said above
+        sys.stdout.flush()
+    if signal.getsignal(signal.SIGINT) is interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done; while the interpreter ends, a Ctrl-C just ends it
+    sys.exit(status)
+
+
+@contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """An interrupt of a finalizer, which Python would print and then ignore, ends the process there."""
+    before = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if told.exc_type is KeyboardInterrupt:
+            os._exit(_failed(told.exc_value, True))
+        else:
+            before(told)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _command() -> int:
+    from unrelu.commands.app import app  # noqa: PLC0415 -- takes a second, in which Ctrl-C may be pressed
+
     try:
         app()
-    except UnreluError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+    except SystemExit as end:  # of Typer, also where all went well
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _failed(error: BaseException, interrupted: bool) -> int:
+    """Say what went wrong; the exit status."""
+    # An interrupt of an import or of compiled code comes out as an error of some other kind.
+    if interrupted or isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    if isinstance(error, UnreluError):
+        said = str(error)
+    elif isinstance(error, MemoryError):
+        said = f"memory ran out ({error}); work on fewer observations at once, with --chunk or in smaller files"
+    elif isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        said = f"{where}{error.strerror or error}"
+    else:
+        raise error
+    print(f"error: {said}", file=sys.stderr)
+    return 2
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"unrelu {__version__}")
-        raise typer.Exit
+class _Output(io.FileIO):
+    """Standard output or error. What nobody reads any more is dropped: a run goes on when ``head`` has seen enough."""
+
+    _lost = False
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or drop it where it goes nowhere.
+
+        Raises:
+            StorageError: standard output is on a full disk. Said once; of standard error, there is nobody to tell.
+        """
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left and not self._lost:
+            try:
+                left = left[super().write(left) or 0 :]
+            except OSError as error:
+                self._lost = True
+                if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                    raise StorageError(
+                        f"standard output cannot be written: {error.strerror}; what is finished is kept"
+                    ) from error
+        return size
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
+def _safe(stream: Any, number: int) -> Any:
+    """The stream, such that any name can be written to it, whatever the terminal's encoding, and that it may be closed.
 
-
-@app.command()
-def invert(
-    model: Model,
-    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
-    method: Method = "auto",
-    option: Options = None,
-    noise: Noise = None,
-    norm: Norm = None,
-    mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
-    operator: Annotated[
-        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
-    ] = None,
-    prior: Prior = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
-    scale: Scale = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Find the latent codes of the observations in DATA and write them to a folder.
-
-    The folder gets codes.npy, reconstructions.npy and results.jsonl (one line an observation). Ctrl-C stops the search
-    and writes what was found; a second Ctrl-C ends at once.
+    A stream that is no file of this process, such as a test's, is only told to escape what it cannot encode.
     """
-    from rich.console import Console
-
-    from unrelu.methods import make
-    from unrelu.problem import Problem
-    from unrelu.solve import invert as find
-    from unrelu.stores import prepare_output, read_measurement, read_observations, write_result
-
-    options = options_of(option or [])
-    make(method, options)
-    y = read_observations(data, max_bytes=limit_of(max_bytes))
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    stated: dict[str, Any] = {
-        "operator": read_measurement(mask, operator, limit_of(max_bytes)), "noise": noise, "norm": norm,
-        "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
-    }  # fmt: skip
-    problem = Problem.build(network, y, **stated)
-    prepare_output(output, overwrite)
-    console = Console(stderr=True, quiet=quiet)
-    with removed_if_empty(output), progress_bar(console, method, problem.size) as callback:
-        result = find(network, y, method, callback=callback, **stated, **options)
-    write_result(output, result)
-    if not quiet:
-        print_summary(Console(), result, output)
-
-
-@app.command()
-def certify(
-    model: Model,
-    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
-    codes: Annotated[
-        Path | None,
-        typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert`. [default: found by auto]"),
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
-    ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
-    mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
-    operator: Annotated[
-        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
-    ] = None,
-    box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
-    time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
-    max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
-    scale: Scale = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Bound the smallest error over all codes, and prove the bounds.
-
-    The folder gets certificate-N.json (one an observation, which can be verified without a solver), certificates.jsonl,
-    codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search and writes the bounds
-    that were reached; a second Ctrl-C ends at once.
-    """
-    from rich.console import Console
-
-    from unrelu.certificate_plot import draw_bounds, draw_box
-    from unrelu.certification import certify as prove
-    from unrelu.stores import prepare_output, read_measurement, read_observations, write_certificates
-
-    y = read_observations(data, max_bytes=limit_of(max_bytes))
-    found = read_codes(codes, max_bytes) if codes else None
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    measured = read_measurement(mask, operator, limit_of(max_bytes))
-    prepare_output(output, overwrite)
-    console = Console(stderr=True, quiet=quiet)
-    with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as callback:
-        result = prove(
-            network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
-            max_nodes=max_nodes, callback=callback, scale=scale,
-        )  # fmt: skip
-    certificates = result if isinstance(result, list) else [result]
-    write_certificates(output, certificates, single=not isinstance(result, list))
-    draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
-    if any(c.box is not None for c in certificates):
-        first = next(i for i, c in enumerate(certificates) if c.box is not None)
-        name = f"observation {first}" if len(certificates) > 1 else ""
-        draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
-    if not quiet:
-        print_certificates(Console(), certificates, output)
-
-
-@app.command()
-def inspect(
-    model: Model,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
-) -> None:
-    """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from unrelu.inspection import ASSUMED_EXPANSION, share
-    from unrelu.inspection import inspect as look
-
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    seen = look(network, samples)
-    title = f"{model}: latent {network.latent_shape} to output {network.output_shape}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("layer", "map", "activation"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact"):
-        table.add_column(heading, justify="right")
-    for i, layer in enumerate(seen.layers, 1):
-        expands = "yes" if layer.expands else "no"
-        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands, share(layer.determined))
-        table.add_row(str(i), layer.name, layer.activation, *sizes)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
-        "for which at least as many outputs as inputs tell their pre-activation\n"
+    if stream is None:  # closed by the one that started us
+        return open(os.devnull, "w", encoding="utf-8")
+    own: bool = stream in (sys.__stdout__, sys.__stderr__)
+    if not own or os.name == "nt":
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        return stream
+    stream.flush()
+    raw = io.BufferedWriter(_Output(number, "wb", closefd=False))
+    return io.TextIOWrapper(
+        raw, encoding=stream.encoding, errors="backslashreplace", line_buffering=number == 2 or stream.isatty()
     )
-    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable)} of sampled codes")
-    console.print(f"[bold]expect[/bold]        {seen.verdict}")
-    console.print(f"[bold]method[/bold]        {seen.recommended}")
-    console.print(f"[bold]certify[/bold]       {seen.provable}")
-
-
-app.command()(run)
-app.command()(status)
-app.command()(report)
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
-        "demo"
-    ),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of codes, digits, noise and starts, each a stream.")] = 2026,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
-    from rich.console import Console
-
-    from unrelu.demo import run_demo
-    from unrelu.stores import prepare_output
-
-    prepare_output(output, overwrite)
-    run_demo(output, Console(quiet=quiet), seed)
-
-
-@app.command()
-def reproduce(
-    figures: Annotated[list[str], typer.Argument(help=f"all, or some of: {', '.join(EXPERIMENTS)}")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for the numbers and the pictures. [default: reproduction, or with --network "
-            "reproduction-NAME, after the file]",
-        ),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network",
-            metavar="FILE",
-            help=f"Run {', '.join(ON_A_NETWORK)} on a decoder of 28 x 28 pixels from your "
-            "file (.onnx .pt .pth .safetensors .npz) instead of ours.",
-        ),
-    ] = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    quick: Annotated[bool, typer.Option(help="Few runs of each: minutes for all, instead of an hour.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of every random choice; the default is that of the page.")
-    ] = 2026,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core]")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Forget what the folder holds of these figures.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run experiments of the paper again: their numbers, pictures and what they say to its claims.
-
-    The folder gets NAME.json, NAME.png and NAME.svg of each, and reproduction.md. Run the same command again to go on
-    after a stop: what is finished is not run again. Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
-
-    With --network, some figures run on a decoder from your file, such as those that the paper's authors published:
-    unrelu reproduce fig1c fig1d fig3 fig4 --network FILE --layers fc3,fc4 --activation relu
-    """
-    from rich.console import Console
-
-    from unrelu.experiments.generators import from_file
-    from unrelu.experiments.terminal import reproduce as run_experiments
-
-    if network is None and (layers or activation):
-        raise OptionError("--layers and --activation say how to read the file of --network; name it as well")
-    names = list(EXPERIMENTS) if "all" in figures else figures
-    generator = from_file(network, layers, activation) if network else None
-    for name in names:
-        load_experiment(name, generator)
-    folder = output or Path(f"reproduction-{Path(generator.name).stem}" if generator else "reproduction")
-    if not run_experiments(names, folder, quick, seed, workers, overwrite, Console(quiet=quiet), generator):
-        raise typer.Exit(130)
-
-
-@app.command()
-def benchmark(
-    measurement: Annotated[
-        str,
-        typer.Argument(
-            help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
-            "against two; network: a whole inversion against HiGHS under our search and under the published loop; "
-            "cold-start: the first call of a process; search: auto against lm and adam from ten starts; "
-            "certify: proofs against HiGHS's mixed-integer solver."
-        ),
-    ] = "layers",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the numbers. [default: benchmark-MEASUREMENT]")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="Few instances of small problems.")] = False,
-    instances: Annotated[
-        int | None, typer.Option(min=1, help="Instances of each layer and program, or of each search.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")] = 20260,
-    generator: Annotated[
-        list[str] | None, typer.Option(help="search: a generator to measure, again for another. [default: all]")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Time the layer programs against other solvers, and the search against other methods, on one thread.
-
-    The folder gets the raw numbers, MEASUREMENT.json, and of "layers", "search" and "certify" a picture,
-    MEASUREMENT.png.
-    """
-    from rich.console import Console
-
-    from unrelu.benchmarks.report import MEASUREMENTS, Command
-    from unrelu.benchmarks.report import run as measure
-    from unrelu.benchmarks.search_cells import RANDOM, ZOO
-    from unrelu.stores import prepare_output
-
-    if measurement not in MEASUREMENTS:
-        raise OptionError(f"benchmark {measurement!r} is unknown; use one of {', '.join(MEASUREMENTS)}")
-    if unknown := set(generator or ()) - {*ZOO, *RANDOM}:
-        raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join((*ZOO, *RANDOM))}")
-    folder = output or Path(f"benchmark-{measurement}")
-    prepare_output(folder, overwrite)
-    console = Console(quiet=quiet)
-    # The tables would lose digits where the output is a file or the terminal narrow.
-    console.width = max(console.width, 100)
-    with removed_if_empty(folder):
-        measure(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)

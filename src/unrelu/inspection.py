@@ -23,6 +23,8 @@ __all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "sha
 
 # Beyond that, proofs of the zoo's networks did not end in minutes.
 _MANY = 300
+# Shares are told to a per cent, which a thousand samples do; more than this is a mistake.
+_MOST_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     Raises:
         InputError: there are no codes to draw.
     """
-    if samples < 1:
-        raise InputError(f"samples={samples} must be at least 1")
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise InputError(f"samples={samples} must be at least 1, and at most {_MOST_SAMPLES:,}")
     z = stream("inspection", seed).standard_normal((samples, network.latent_dim))
     layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
     rank, free, _ = local_rank(network, z)

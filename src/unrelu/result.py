@@ -15,7 +15,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.noise import SIGNIFICANCE
 from unrelu.problem import Problem, norms
 
-__all__ = ["Inversion", "Status"]
+__all__ = ["Inversion", "Status", "message_of"]
 
 Array = npt.NDArray[np.float64]
 
@@ -248,15 +248,9 @@ class Inversion:
     def _message(self, i: int) -> str:
         """What the status of an observation means, with the number that decided it."""
         status, ended = self.status[i], self._ended[i]
-        if status is Status.NOT_UNIQUE:
-            return f"{status.value} ({self.freedom[i]} free dimensions)"
-        if status in (Status.NOISE_LEVEL, Status.MISFIT):
-            text = f"{status.value} (p = {self.p_value[i]:.2g})"
-            hint = ended not in _HAS_CODE or ended is Status.FLAT
-            return f"{text}; {ended.value}" if status is Status.MISFIT and hint else text
-        if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
-            return f"{status.value} (confidence {self.confidence[i]:.2f})"
-        return str(status.value)
+        text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
+        hint = ended not in _HAS_CODE or ended is Status.FLAT
+        return f"{text}; {ended.value}" if status is Status.MISFIT and hint else text
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
@@ -309,6 +303,17 @@ class Inversion:
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         values = norms(self.problem.residual(np.atleast_2d(self.z)), norm)
         return float(values[0]) if self.problem.single else values
+
+
+def message_of(status: Status, p_value: float, confidence: float, freedom: int) -> str:
+    """What the status of an observation means, with the number that decided it."""
+    if status is Status.NOT_UNIQUE:
+        return f"{status.value} ({freedom} free dimensions)"
+    if status in (Status.NOISE_LEVEL, Status.MISFIT):
+        return f"{status.value} (p = {p_value:.2g})"
+    if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
+        return f"{status.value} (confidence {confidence:.2f})"
+    return str(status.value)
 
 
 def _among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unrelu.errors import OptionError, SolverError
 from unrelu.generator import Generator

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from unrelu.errors import InputError, OptionError
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from unrelu.result import Inversion
 
 __all__ = [
+    "end",
     "limit_of",
     "network_of",
     "options_of",
@@ -103,20 +108,34 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
+def end(failed: int, size: int, interrupted: bool, messages: Path) -> None:
+    """End a command that inverted observations, with exit status 130, 1 or 0.
+
+    Args:
+        failed: how many have no code, which is said.
+        size: how many there were.
+        interrupted: whether Ctrl-C ended the work.
+        messages: the file that says why they failed.
+    """
+    if failed:
+        print(f"{failed} of {size} observations failed, their messages are in {messages}", file=sys.stderr)
+    if interrupted or failed:
+        raise typer.Exit(130 if interrupted else 1)
+
+
 @contextmanager
 def progress_bar(
     console: Console, method: str, size: int, unit: str = "iteration"
-) -> Iterator[Callable[[Progress], bool]]:
-    """A progress bar as a callback, which also turns the first Ctrl-C into a stop that keeps what was found."""
+) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
+    """A progress bar as a callback, and whether Ctrl-C was pressed: the first one stops, and keeps what was found."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    interrupted = False
+    interrupted = threading.Event()
 
     def interrupt(number: int, frame: Any) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
         console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
 
     columns = (
@@ -133,10 +152,10 @@ def progress_bar(
 
             def callback(progress: Progress) -> bool:
                 bar.update(task, completed=progress.done, total=progress.total, nit=progress.nit)
-                return interrupted
+                return interrupted.is_set()
 
-            yield callback
-            if not interrupted:
+            yield callback, interrupted
+            if not interrupted.is_set():
                 bar.update(task, completed=bar.tasks[0].total)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -146,6 +165,7 @@ def print_summary(console: Console, result: Inversion, output: Path) -> None:
     """How the inversions ended."""
     import numpy as np
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
@@ -168,7 +188,8 @@ def print_summary(console: Console, result: Inversion, output: Path) -> None:
     told = int(np.sum(result.identifiable))
     console.print(f"identifiable: {told} of {len(states)}, by the rank at their codes")
     seconds = result.problem.control.elapsed()
-    console.print(f"{seconds:.2f} s; written to {output}/: codes.npy reconstructions.npy results.jsonl")
+    written = "codes.npy reconstructions.npy results.jsonl"
+    console.print(f"{seconds:.2f} s; written to {escape(str(output))}/: {written}", soft_wrap=True)
 
 
 def _spread(values: Any) -> str:
@@ -192,6 +213,7 @@ def print_certificates(console: Console, certificates: Sequence[Certificate], ou
     """How the proofs ended."""
     import numpy as np
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     norm = certificates[0].norm
@@ -212,4 +234,5 @@ def print_certificates(console: Console, certificates: Sequence[Certificate], ou
         console.print(f"{len(limited)} of {len(certificates)} about codes with |z_i| <= {max(limited):g}{others}")
     told = sum(c.identifiable for c in certificates)
     console.print(f"identifiable: {told} of {len(certificates)}, by the rank at their codes")
-    console.print(f"medians; written to {output}/: certificate-*.json certificates.jsonl codes.npy and pictures")
+    written = "certificate-*.json certificates.jsonl codes.npy and pictures"
+    console.print(f"medians; written to {escape(str(output))}/: {written}", soft_wrap=True)

@@ -7,15 +7,16 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 
 from unrelu import __version__
 from unrelu.batch.local import Engine, pickled
-from unrelu.batch.work import Settled, Task, Work
+from unrelu.batch.work import Outcome, Task, Work
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.processes import without_interrupts
 
@@ -25,6 +26,11 @@ __all__ = ["on_cluster"]
 _AHEAD = 2
 # Seconds to wait for a scheduler to answer.
 _PATIENCE = 30
+# Seconds to wait for a worker where there is none, which is longer than a queue or a nanny takes to start one; and how
+# often that is said.
+_WITHOUT_WORKERS, _REMINDER = 300, 10
+
+_KEPT = "what is finished is kept: start the cluster again, then the run"
 
 
 @contextmanager
@@ -50,8 +56,14 @@ def on_cluster(work: Work, scheduler: Any) -> Iterator[Engine]:
             client.register_plugin(Bringer(content), name=name)
         except Exception as error:  # of a worker, whatever it may be
             raise SolverError(f"the workers of {scheduler!r} cannot take part: {error}") from error
-        stack.callback(client.unregister_worker_plugin, name)
+        stack.callback(_forget, client, name)
         yield lambda tasks, stopping: _through(client, name, tasks, stopping)
+
+
+def _forget(client: Any, name: str) -> None:
+    """Let the workers forget the work, where the cluster is still there."""
+    with suppress(Exception):  # of connections, of many kinds; what ended the run is the error to be told
+        client.unregister_worker_plugin(name)
 
 
 class Bringer(WorkerPlugin):
@@ -111,10 +123,9 @@ def _client(scheduler: Any, stack: ExitStack) -> Any:
         ) from error
 
 
-def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled | str]:
+def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome | str]:
     """The tasks as they are finished. As many are handed out as there are threads, whose number may change."""
     waiting = deque(tasks)
-    begun = as_completed()
     chunks: dict[Any, Task] = {}
     foreign: set[str] = set()
 
@@ -129,14 +140,15 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
                 _settle, name, task, key=key, pure=False, workers=where, allow_other_workers=where is not None
             )
             chunks[future] = task
-            begun.add(future)
 
     hand_out()
     while chunks:
-        future = next(begun)
+        future = yield from _first(client, chunks, stopping)
+        if future is None:
+            return
         task = chunks.pop(future)
         try:
-            settled: Settled = future.result()
+            outcome: Outcome = future.result()
         except ForeignWorker as error:
             foreign.add(error.address)
             if not set(client.nthreads()) - foreign:
@@ -151,14 +163,42 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
                 f"({error}); what is finished is kept: run it again with more memory for each worker, or smaller chunks"
             ) from error
         hand_out()
-        yield settled
+        yield outcome
 
 
-def _settle(name: str, task: Task) -> Settled:
+def _first(client: Any, futures: Iterable[Any], stopping: threading.Event) -> Generator[str, None, Any]:
+    """A future that is done; None where there is no worker any more, and the run is to stop.
+
+    Yields:
+        Words on there being no worker, every few seconds, so that the run can be stopped meanwhile.
+
+    Raises:
+        SolverError: there has been none for long, or the scheduler is gone.
+    """
+    left: float | None = None
+    while True:
+        try:
+            return next(iter(wait(list(futures), timeout=_REMINDER, return_when="FIRST_COMPLETED").done))
+        except TimeoutError:
+            pass
+        except CancelledError as error:
+            raise SolverError(f"the scheduler of the cluster is gone; {_KEPT}") from error
+        if client.nthreads():
+            left = None
+            continue
+        if stopping.is_set():
+            return None
+        left = _WITHOUT_WORKERS if left is None else left - _REMINDER
+        if left <= 0:
+            raise SolverError(f"the cluster has had no worker for {_WITHOUT_WORKERS} s; {_KEPT}")
+        yield f"the cluster has no worker; waiting {left:.0f} s for one"
+
+
+def _settle(name: str, task: Task) -> Outcome:
     """On a worker."""
     worker = get_worker()
     bringer: Any = worker.plugins[name]
     if bringer.work is None:
         raise ForeignWorker(bringer.reason, worker.address)
-    settled: Settled = bringer.work.settle(task)
-    return settled
+    outcome: Outcome = bringer.work.settle(task)
+    return outcome

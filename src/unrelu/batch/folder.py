@@ -18,7 +18,7 @@ from unrelu.batch.journal import JOURNAL, Record, read_records
 from unrelu.batch.manifest import read_manifest, table_of
 from unrelu.errors import InputError, StorageError
 from unrelu.processes import locked
-from unrelu.result import Status
+from unrelu.result import Status, message_of
 from unrelu.stores import Table, write_records
 
 __all__ = ["Run", "open_run"]
@@ -82,6 +82,11 @@ class Run:
         """How many observations ended with success."""
         return sum(record.success for record in self.records.values())
 
+    @property
+    def failed(self) -> int:
+        """How many observations have no code."""
+        return sum(record.failed for record in self.records.values())
+
     @cached_property
     def errors(self) -> dict[int, str]:
         """The message of every observation with status ERROR, by its index."""
@@ -108,11 +113,13 @@ class Run:
         names = [column.name for column in self.table.columns if not column.shape]
         for record in (self.records[chunk] for chunk in sorted(self.records)):
             values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
+            own = record.messages | record.errors
             for i in range(record.stop - record.start):
                 row = {name: _plain(values[name][i]) for name in names}
                 index = record.start + i
+                numbers = (values[name][i] for name in ("p_value", "confidence", "freedom"))
                 known = Status.__members__.get(row["status"])
-                message = record.errors.get(index) or (row["status"] if known is None else known.value)
+                message = own.get(index) or (row["status"] if known is None else message_of(known, *numbers))
                 yield {"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
                        "status": row.pop("status"), "message": message, **row}  # fmt: skip
 

@@ -1,4 +1,8 @@
-"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table."""
+"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table; and ``data.json``.
+
+That one has a hash of every chunk's observations, from before the first was computed: data that change between a stop
+and the next start are noticed, though nothing was computed of them.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,18 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from unrelu.errors import InputError, StorageError
 from unrelu.processes import sole_writer
-from unrelu.reading import opened
+from unrelu.reading import opened, read_json
 
-__all__ = ["JOURNAL", "Record", "append", "read_records", "recording"]
+__all__ = ["DIGESTS", "JOURNAL", "Record", "append", "read_digests", "read_records", "recording", "write_digests"]
 
-JOURNAL = "chunks.jsonl"
+JOURNAL, DIGESTS = "chunks.jsonl", "data.json"
 # Bytes of a line: a message for every observation of the largest chunk, and far more than that.
 _LINE = 2**26
 
@@ -35,7 +39,9 @@ class Record:
         timing: SHA-256 of the seconds.
         counts: how many observations ended with which status.
         success: how many of them did with success.
+        failed: how many of them have no code.
         errors: message of every observation with status ERROR, by its index in the data set.
+        messages: of those of the others that say more than :func:`unrelu.result.message_of` of their columns.
         seconds: that computing it took, and writing it.
         worker: machine and process.
         at: when it was finished, in seconds since 1970.
@@ -49,10 +55,12 @@ class Record:
     timing: str
     counts: dict[str, int]
     success: int
+    failed: int
     seconds: float
     worker: str
     at: float
     errors: dict[int, str] = field(default_factory=dict)
+    messages: dict[int, str] = field(default_factory=dict)
 
 
 def read_records(folder: Path) -> dict[int, Record]:
@@ -71,6 +79,33 @@ def read_records(folder: Path) -> dict[int, Record]:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
         return {record.chunk: record for record in found if record is not None}
+
+
+def read_digests(folder: Path) -> dict[int, str]:
+    """SHA-256 of the observations of each chunk, and of their masks, when the run began; {} where that is not known."""
+    path = folder / DIGESTS
+    if not path.is_file():
+        return {}
+    with suppress(ValueError, KeyError, TypeError, AttributeError):  # an InputError of the reader is a ValueError
+        entry: dict[str, Any] = read_json(path, within=folder)
+        if entry.pop("check") == _check(entry):
+            return {int(chunk): str(digest) for chunk, digest in entry["sha256"].items()}
+    return {}
+
+
+def write_digests(folder: Path, digests: dict[int, str]) -> None:
+    """Write what :func:`read_digests` reads, as a whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    entry = {"sha256": {str(chunk): digest for chunk, digest in sorted(digests.items())}}
+    path, draft = folder / DIGESTS, folder / (DIGESTS + ".draft")
+    try:
+        draft.write_text(json.dumps({**entry, "check": _check(entry)}), encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 @contextmanager
@@ -105,9 +140,13 @@ def append(stream: BinaryIO, record: Record) -> None:
         while left:
             left = left[stream.write(left) :]
     except OSError as error:
-        raise StorageError(
-            f"{stream.name} cannot be written: {error.strerror}; what is finished is kept: mend that, and run it again"
-        ) from error
+        raise _cannot_write(stream.name, error) from error
+
+
+def _cannot_write(where: object, error: OSError) -> StorageError:
+    return StorageError(
+        f"{where} cannot be written: {error.strerror}; what is finished is kept: mend that, and run it again"
+    )
 
 
 def _end_torn_line(path: Path) -> None:
@@ -129,7 +168,8 @@ def _record(line: str) -> Record | None:
         values = {f.name: entry[f.name] for f in fields(Record)}
         if entry["check"] != _check(values):
             return None
-        values["errors"] = {int(i): str(message) for i, message in values["errors"].items()}
+        for name in ("errors", "messages"):
+            values[name] = {int(i): str(message) for i, message in values[name].items()}
         record = Record(**values)
         return record if _is_sound(record) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -138,13 +178,13 @@ def _record(line: str) -> Record | None:
 
 def _is_sound(record: Record) -> bool:
     """Whether the types are those that a run writes; anyone can compute the check of a line."""
-    numbers = (record.chunk, record.start, record.stop, record.success, *record.counts.values())
+    numbers = (record.chunk, record.start, record.stop, record.success, record.failed, *record.counts.values())
     texts = (record.data, record.result, record.timing, record.worker, *record.counts)
     return (
         all(type(n) is int and 0 <= n < 2**48 for n in numbers)
         and all(isinstance(text, str) for text in texts)
         and all(type(n) in (int, float) and math.isfinite(n) for n in (record.seconds, record.at))
         and record.start < record.stop
-        and all(record.start <= i < record.stop for i in record.errors)
+        and all(record.start <= i < record.stop for i in record.errors | record.messages)
         and sum(record.counts.values()) == record.stop - record.start
     )

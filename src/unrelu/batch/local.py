@@ -11,15 +11,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from unrelu.batch.work import Settled, Task, Work
-from unrelu.errors import OptionError, SolverError
+from unrelu.batch.work import Outcome, Task, Work
+from unrelu.errors import OptionError, SolverError, StorageError
 from unrelu.processes import fresh_processes, without_interrupts
 
 __all__ = ["Engine", "locally", "pickled"]
 
 # From tasks to what became of them, in any order, and to words on what goes wrong meanwhile; when the event is set,
 # those that have begun are finished.
-Engine = Callable[[Sequence[Task], threading.Event], Iterator[Settled | str]]
+Engine = Callable[[Sequence[Task], threading.Event], Iterator[Outcome | str]]
 
 # Tasks handed out for each worker: one at work, and one that waits for it.
 _AHEAD = 2
@@ -54,7 +54,7 @@ def pickled(work: Work, otherwise: str) -> bytes:
         ) from error
 
 
-def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled]:
+def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome]:
     for task in tasks:
         if stopping.is_set():
             return
@@ -63,30 +63,40 @@ def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Itera
 
 def _in_processes(
     content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event
-) -> Iterator[Settled | str]:
-    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
+) -> Iterator[Outcome | str]:
+    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last.
+
+    Raises:
+        StorageError: there is no space for what they need to know.
+    """
     with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
         path = Path(scratch, "work")
-        path.write_bytes(content)  # more than the arguments of a process can be
+        try:
+            path.write_bytes(content)  # more than the arguments of a process can be
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror}; free {len(content) / 2**20:.0f} MiB there, set TMPDIR to "
+                "another folder, or pass workers=1"
+            ) from error
         yield from _restarted(str(path), workers, tasks, stopping)
 
 
-def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Settled | str]:
-    left = {task.chunk: task for task in tasks}
+def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome | str]:
+    left = {task.key: task for task in tasks}
     lives = _LIVES
     while left and not stopping.is_set():
         waiting = deque(left.values())
         try:
             with fresh_processes(min(workers, len(left)), begin=_take, arguments=(path,)) as pool:
-                for settled in _through(pool, workers * _AHEAD, waiting, stopping):
-                    del left[settled.record.chunk]
+                for outcome in _through(pool, workers * _AHEAD, waiting, stopping):
+                    del left[outcome.key]
                     lives = _LIVES
-                    yield settled
+                    yield outcome
         except BrokenProcessPool:
             lives -= 1
-            not_begun = {task.chunk for task in waiting}
-            begun = [task for task in left.values() if task.chunk not in not_begun]
-            left = {task.chunk: task for task in (*waiting, *begun[1:], *begun[:1])}
+            not_begun = {task.key for task in waiting}
+            begun = [task for task in left.values() if task.key not in not_begun]
+            left = {task.key: task for task in (*waiting, *begun[1:], *begun[:1])}
             if not lives:
                 raise SolverError(
                     f"worker processes were killed {_LIVES} times without finishing a chunk: memory ran out, or a "
@@ -98,9 +108,9 @@ def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threadi
 
 def _through(
     pool: ProcessPoolExecutor, most: int, waiting: deque[Task], stopping: threading.Event
-) -> Iterator[Settled]:
+) -> Iterator[Outcome]:
     """The tasks as they are finished, taken from ``waiting``, so many at a time."""
-    begun: set[Future[Settled]] = set()
+    begun: set[Future[Outcome]] = set()
     while begun or (waiting and not stopping.is_set()):
         with without_interrupts():
             while waiting and len(begun) < most and not stopping.is_set():
@@ -121,6 +131,6 @@ def _take(path: str) -> None:
     _work = pickle.loads(Path(path).read_bytes())
 
 
-def _settle(task: Task) -> Settled:
+def _settle(task: Task) -> Outcome:
     assert _work is not None
     return _work.settle(task)

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from unrelu.batch.checks import check_data, check_options, check_outside, check_range, masks_of, source_of
 from unrelu.batch.folder import Run, open_run, write_lines
-from unrelu.batch.journal import JOURNAL, append, read_records, recording
+from unrelu.batch.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.batch.local import Engine, locally
 from unrelu.batch.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
-from unrelu.batch.work import STATUSES, Settled, Task, Work
+from unrelu.batch.work import STATUSES, Seen, Settled, Task, Work
 from unrelu.errors import HostError, InputError, OutputExistsError, StorageError
 from unrelu.generator import Generator
 from unrelu.host import computing
@@ -120,8 +120,8 @@ def run(
         results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
             default npy up to 100,000 observations on this machine, else zarr.
         overwrite: remove what the folder holds of an earlier run.
-        watch: called with a :class:`Moment` after every chunk and for warnings; when it returns True, the run stops
-            after the chunks at work.
+        watch: called with a :class:`Moment` after every chunk and for warnings, and when observations were hashed;
+            when it returns True, the run stops after the chunks at work.
         names: for the report: of "model", "data" and "masks", by default where the latter are; the file that
             ``operator`` was read from, as "mask" or "operator", so that it is found again; the "command" that began the
             run.
@@ -260,7 +260,7 @@ def forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay."""
     columns = [f"columns/{column.name}.npy" for column in columns_of(1, ())]
     try:
-        for name in (MANIFEST, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
+        for name in (MANIFEST, DIGESTS, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # it may hold other files
             (folder / "columns").rmdir()
@@ -272,23 +272,38 @@ def forget(folder: Path, journal: BinaryIO) -> None:
 
 
 def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch) -> None:
-    """Look at every finished chunk again, then compute the others; tell of each."""
-    records = read_records(folder)
+    """Look at every finished chunk again, and whether the data of the others have changed; compute those; tell of each.
+
+    Raises:
+        InputError: data have changed since the run began.
+    """
+    records, digests = read_records(folder), read_digests(folder)
     work.table.create({"statuses": list(STATUSES), "run": MANIFEST})
     stopping = threading.Event()
     if tell(Moment(size=work.source.size)):
         return
-    order = [Task(i, records[i]) for i in sorted(records)] + [Task(i) for i in range(work.chunks) if i not in records]
-    done = 0
-    for settled in engine(order, stopping):
-        if isinstance(settled, str):
-            if tell(Moment(settled, done=done, size=work.source.size)):
-                stopping.set()
-            continue
-        if settled.how != "kept":
-            append(journal, settled.record)
-        done += settled.record.stop - settled.record.start
-        if tell(Moment("", settled, done, work.source.size)):
+    left = [i for i in range(work.chunks) if i not in records]
+    order = (
+        [Task(i, records[i]) for i in sorted(records)] + [Task(i, look=True) for i in left] + [Task(i) for i in left]
+    )
+    done, seen = 0, dict[int, str]()
+    for outcome in engine(order, stopping):
+        moment = Moment(outcome if isinstance(outcome, str) else "", done=done, size=work.source.size)
+        if isinstance(outcome, Seen):
+            seen[outcome.chunk] = outcome.data
+            if digests.get(outcome.chunk, outcome.data) != outcome.data:
+                raise work.changed(outcome.chunk)
+            if len(seen) == len(left):
+                write_digests(folder, digests | seen)
+        elif isinstance(outcome, Settled):
+            record = outcome.record
+            if outcome.how == "computed" and record.data != seen.get(record.chunk, record.data):
+                raise work.changed(record.chunk)
+            if outcome.how != "kept":
+                append(journal, record)
+            done += record.stop - record.start
+            moment = Moment("", outcome, done, work.source.size)
+        if tell(moment):
             stopping.set()
 
 

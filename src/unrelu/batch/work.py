@@ -23,14 +23,14 @@ from unrelu.host import computing
 from unrelu.operators import Mask, read_operator
 from unrelu.operators.base import Identity, Operator
 from unrelu.problem import norms
-from unrelu.result import Inversion, Status
+from unrelu.result import Inversion, Status, message_of
 from unrelu.scaling import Scaling
 from unrelu.solve import invert
 from unrelu.stores import Batch, Source, Table
 from unrelu.streams import stream
 from unrelu.threads import on_one_core
 
-__all__ = ["STATUSES", "Settled", "Task", "Work", "chunk_seed", "data_digest"]
+__all__ = ["STATUSES", "Outcome", "Seen", "Settled", "Task", "Work", "chunk_seed", "data_digest"]
 
 Array = npt.NDArray[np.float64]
 
@@ -40,10 +40,35 @@ STATUSES = tuple(status.name for status in Status)
 
 @dataclass(frozen=True)
 class Task:
-    """One chunk to see to, and its record if it was finished before."""
+    """One chunk to see to.
+
+    Attributes:
+        chunk: its index.
+        record: of it, if it was finished before.
+        look: only hash its observations.
+    """
 
     chunk: int
     record: Record | None = None
+    look: bool = False
+
+    @property
+    def key(self) -> tuple[int, bool]:
+        """That of its outcome."""
+        return self.chunk, self.look
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A chunk whose observations have the hash ``data``."""
+
+    chunk: int
+    data: str
+
+    @property
+    def key(self) -> tuple[int, bool]:
+        """That of its task."""
+        return self.chunk, True
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,14 @@ class Settled:
 
     record: Record
     how: str
+
+    @property
+    def key(self) -> tuple[int, bool]:
+        """That of its task."""
+        return self.record.chunk, False
+
+
+Outcome = Seen | Settled
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +143,7 @@ class Work:
         data = self.data_digest(start, stop)
         try:
             with on_one_core():
-                rows, errors = self._rows(start, stop, chunk_seed(self.seed, chunk))
+                rows, errors, messages = self._rows(start, stop, chunk_seed(self.seed, chunk))
         except MemoryError as error:
             raise SolverError(
                 f"memory ran out in chunk {chunk}, observations {start} to {stop - 1} ({error}); what is finished is "
@@ -121,30 +154,30 @@ class Work:
         counts = Counter(STATUSES[code - 1] for code in rows["status"].tolist())
         return Record(
             chunk, start, stop, data, digests["result"], digests["seconds"], dict(sorted(counts.items())),
-            int(rows["success"].sum()), time.perf_counter() - began, f"{socket.gethostname()}:{os.getpid()}",
-            time.time(), errors,
+            int(rows["success"].sum()), int((~np.isfinite(rows["codes"]).all(axis=1)).sum()),
+            time.perf_counter() - began, f"{socket.gethostname()}:{os.getpid()}", time.time(), errors, messages,
         )  # fmt: skip
 
     @computing(one_thread=True)
-    def settle(self, task: Task) -> Settled:
+    def settle(self, task: Task) -> Outcome:
         """Compute a chunk, unless a record says that it was computed and its rows are still those that were written.
 
-        With one thread for linear algebra on all workers, since their number may change bits.
+        Of a task to look, hash its observations and do no more. Linear algebra has one thread on all workers, since
+        their number may change bits.
 
         Raises:
             InputError: the observations of the record were others, or the data set is gone.
             StorageError: rows cannot be written.
         """
         record = task.record
+        if task.look:
+            return Seen(task.chunk, self.data_digest(*self.span(task.chunk)))
         if record is None:
             return Settled(self.compute(task.chunk), "computed")
         if record.data != self.data_digest(record.start, record.stop):
             if record.errors:  # what could not be read may have been mended
                 return Settled(self.compute(task.chunk), "repaired")
-            raise InputError(
-                f"observations {record.start} to {record.stop - 1} of {self.source.location} are not those that the "
-                "run began with; bring the data set back, choose another folder, or pass --overwrite to begin again"
-            )
+            raise self.changed(record.chunk)
         try:
             found = self.table.digests(self.table.read_all(record.start, record.stop))
         except InputError:
@@ -152,6 +185,14 @@ class Work:
         if found == {"result": record.result, "seconds": record.timing}:
             return Settled(record, "kept")
         return Settled(self.compute(task.chunk), "repaired")
+
+    def changed(self, chunk: int) -> InputError:
+        """What to say of a chunk whose observations are others."""
+        start, stop = self.span(chunk)
+        return InputError(
+            f"observations {start} to {stop - 1} of {self.source.location} are not those that the run began with; "
+            "bring the data set back, choose another folder, or pass --overwrite to begin again"
+        )
 
     def data_digest(self, start: int, stop: int) -> str:
         """See :func:`data_digest`."""
@@ -186,18 +227,21 @@ class Work:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "measured"}
 
-    def _rows(self, start: int, stop: int, seed: int) -> tuple[dict[str, npt.NDArray[Any]], dict[int, str]]:
-        """A chunk's rows, and the message of every observation with an error by its index in the data set."""
+    def _rows(
+        self, start: int, stop: int, seed: int
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[int, str], dict[int, str]]:
+        """A chunk's rows; by index in the data set, the message of every error, and others that columns do not tell."""
         batch, seen = self.observations(start, stop)
-        errors = dict(batch.problems)
+        errors, messages = dict(batch.problems), dict[int, str]()
         good = np.array([i for i in range(stop - start) if i not in errors], dtype=np.intp)
         rows = self._empty(stop - start)
         for part, result in self._inverted(batch.values, seen, good, seed, errors):
             for name, values in _columns(result).items():
                 rows[name][part] = np.reshape(values, (len(part), *rows[name].shape[1:]))
-            failed = np.flatnonzero(np.atleast_1d(result.status) == Status.ERROR)
-            errors |= {int(part[i]): str(np.atleast_1d(result.message)[i]) for i in failed}
-        return rows, {start + i: self._named(start + i, text) for i, text in sorted(errors.items())}
+            own = _messages(result)
+            errors |= {int(part[j]): text for j, text in own.items() if result.status[j] is Status.ERROR}
+            messages |= {start + int(part[j]): text for j, text in own.items() if result.status[j] is not Status.ERROR}
+        return rows, {start + i: self._named(start + i, text) for i, text in sorted(errors.items())}, messages
 
     def _named(self, i: int, text: str) -> str:
         """A message with the name of the observation where it has one, other than its index."""
@@ -276,6 +320,17 @@ def _columns(result: Inversion) -> dict[str, Any]:
         "nit": result.nit,
         "seconds": result.seconds,
     }
+
+
+def _messages(result: Inversion) -> dict[int, str]:
+    """Of the observations that failed, and of those about whom their status and numbers do not say all; by index."""
+    told = zip(result.status, result.p_value, result.confidence, result.freedom, strict=True)
+    plain = [message_of(*of) for of in told]
+    return {
+        i: str(text)
+        for i, text in enumerate(result.message)
+        if text != plain[i] or result.status[i] is Status.ERROR
+    }  # fmt: skip
 
 
 def _said(error: Exception) -> str:

@@ -1,5 +1,1 @@
-"""Commands of the command line that have files of their own."""
-
-from unrelu.commands.datasets import report, run, status
-
-__all__ = ["report", "run", "status"]
+"""The commands of the command line, and what they show."""

@@ -25,7 +25,7 @@ from unrelu.commands.options import (
     Scale,
 )
 from unrelu.errors import InputError
-from unrelu.terminal import limit_of, network_of, options_of
+from unrelu.terminal import end, limit_of, network_of, options_of
 
 if TYPE_CHECKING:
     from unrelu.generator import Generator
@@ -110,7 +110,7 @@ def run(
 
     Run the same command again to go on: finished chunks are not computed again, and the results are the same bits.
     Ctrl-C finishes the chunks at work; a second Ctrl-C ends at once. An observation that cannot be read or inverted
-    gets the status ERROR and does not stop the others.
+    gets the status ERROR and does not stop the others; the exit status is then 1.
     """
     from unrelu.batch import run as run_all
     from unrelu.commands.watching import watching
@@ -137,8 +137,8 @@ def run(
             overwrite=overwrite, watch=watcher, names=names, **options,
         )  # fmt: skip
         watcher.end(found)
-    if not found.finished:
-        raise typer.Exit(130)
+    messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"
+    end(found.failed, found.done, not found.finished, output / messages)
 
 
 def status(

@@ -145,7 +145,7 @@ def summary(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.folder), "finished": run.finished, "running": run.running, "chunks": run.chunks,
         "finished_chunks": len(run.records), "size": run.size, "done": run.done, "success": run.success,
-        "counts": run.counts, "errors": len(run.errors),
+        "counts": run.counts, "failed": run.failed, "errors": len(run.errors),
     }  # fmt: skip
 
 

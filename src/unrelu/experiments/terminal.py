@@ -65,7 +65,7 @@ def _interrupts(console: Console) -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: Any) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
         console.print("stopping when what has begun is finished (Ctrl-C again to end at once)")
 
     before = signal.signal(signal.SIGINT, note)

@@ -65,9 +65,11 @@ def write_report(
     target = run.folder / "report.html" if path is None else Path(path)
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file such as {target / 'report.html'}")
+    if target.exists() and not target.is_file():  # replaced, /dev/null would be a file from then on
+        raise InputError(f"{target} is a device, a pipe or a socket, and would be replaced; name a file")
     draft = target.with_name(target.name + ".draft")
     try:
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
         os.replace(draft, target)
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error.strerror}; name another file") from error

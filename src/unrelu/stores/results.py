@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unrelu.errors import InputError, OutputExistsError
+from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.proofs import Certificate
 from unrelu.result import Inversion
 
@@ -35,10 +36,24 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 
 
 def write_result(folder: Path, result: Inversion) -> None:
-    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result."""
-    np.save(folder / "codes.npy", result.z)
-    np.save(folder / "reconstructions.npy", result.x)
-    write_records(folder / "results.jsonl", records(result))
+    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result.
+
+    Raises:
+        StorageError: the disk is full, or cannot be written.
+    """
+    with _written(folder):
+        np.save(folder / "codes.npy", result.z)
+        np.save(folder / "reconstructions.npy", result.x)
+        write_records(folder / "results.jsonl", records(result))
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # NumPy's own have neither a reason nor a file
+        where, reason = error.filename or folder, error.strerror or str(error)
+        raise StorageError(f"{where} cannot be written: {reason}; free space, or name another folder") from error
 
 
 def records(result: Inversion) -> Iterator[dict[str, Any]]:
@@ -67,7 +82,15 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
     """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k).
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
+
+    Raises:
+        StorageError: the disk is full, or cannot be written.
     """
+    with _written(folder):
+        _write_certificates(folder, certificates, single)
+
+
+def _write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
     for old in (*folder.glob("certificate-*.json"), folder / "bounds.png", folder / "box.png"):
         old.unlink(missing_ok=True)
     digits = len(str(len(certificates) - 1))

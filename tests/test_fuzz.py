@@ -1,0 +1,32 @@
+"""The fuzzers, a few cases of each: they run, write what the page shows, and find nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark_fuzz_tables import FUZZERS
+
+FOLDER = Path(__file__).parent.parent / "fuzz"
+SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_quick_run_finds_nothing(script, tmp_path):
+    output = tmp_path / "numbers.json"
+    asked = [sys.executable, str(script), "--quick", "--seed", "1", "--output", str(output)]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    numbers = json.loads(output.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert (numbers["script"], numbers["seed"], numbers["quick"]) == (script.stem, 1, True)
+    assert all(row["what"] and row["tried"] > 0 for row in numbers["rows"])
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+
+
+def test_every_fuzzer_has_its_place_on_the_page():
+    assert SCRIPTS
+    assert {script.stem for script in SCRIPTS} <= set(FUZZERS)
