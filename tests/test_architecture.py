@@ -16,8 +16,8 @@ SOURCE = Path(unrelu.__file__).parent
 ORDER = (
     "errors", "reading", "machine", "host", "streams", "activations", "affine", "generator", "network", "opaque",
     "threads", "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem",
-    "result", "layer", "methods", "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo", "stores", "batch", "report",
-    "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
+    "result", "layer", "methods", "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo",
+    "stores", "batch", "report", "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
