@@ -367,7 +367,7 @@ def test_data_on_another_scale_are_refused_with_the_option_that_fits(run, comman
 def test_a_process_fails_without_a_traceback(files):
     done = subprocess.run(command("inspect", "gone.npz"), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: gone.npz does not exist\n"
+    assert done.stderr == "error: gone.npz does not exist; check the path\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for other processes")
