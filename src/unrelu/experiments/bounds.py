@@ -274,7 +274,7 @@ def _condition(numbers: Numbers, norm: str) -> Claim:
     return Claim(
         _THEOREM[norm], "random networks meet the condition: m_i > n_(i-1) outputs of each layer exceed the threshold",
         f"at most, and with certified constants of the bright rows in brackets, at noise {levels}: {said}",
-        Verdict.of(min(met) >= 0.99, max(met) >= 0.99),
+        Verdict.of(min(met) >= 0.99, max(met) >= 0.5),
         "thresholds grow with the noise and with every layer, and small layers can have too few outputs that are on",
         only="a theorem says what it means, and the share at each noise level is given with the largest constants that "
         "can be",
