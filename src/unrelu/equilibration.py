@@ -160,8 +160,8 @@ def _log_weights(affine: Affine, before: int) -> float | None:
             largest = float(value.abs().max()) if isinstance(value, Tensor) and value.numel() else 0.0
             if not largest < math.inf:
                 raise ModelError(
-                    f"a {type(step).__name__} {name} has entries that are not finite: its numbers were beyond the range of "
-                    "the precision that the network was converted to; keep it in torch.float64"
+                    f"a {type(step).__name__} {name} has entries that are not finite: its numbers were beyond the "
+                    "range of the precision that the network was converted to; keep it in torch.float64"
                 )
             if name in ("weight", "scale") and isinstance(value, Tensor):
                 gain += math.log2(largest) if largest > 0 else -math.inf
