@@ -230,8 +230,8 @@ class Problem:
             prior = float(np.ldexp(self.prior, 2 * data))
         if not np.abs(y).max() <= _LARGEST:
             raise InputError(
-                f"y has entries up to {np.abs(self.y).max():.1e}, {_LARGEST:.0e} times what the generator puts out, so "
-                "that squares overflow; scale y and the network"
+                f"y has entries up to {np.abs(self.y).max():.1e}, {_LARGEST:.0e} times what the generator puts out, "
+                "whose squares overflow; scale y and the network"
             )
         if level > _LARGEST:
             raise InputError(
