@@ -123,7 +123,7 @@ def test_links_and_virtual_datasets_within_an_hdf5_file(tmp_path):
         {"filters": [zarr.codecs.TransposeCodec(order=(2, 0, 1))]},
         {"shards": (4, 4, 4), "compressors": zarr.codecs.ZstdCodec()},
     ],
-    ids=str,
+    ids=["zstd", "gzip", "blosc", "checksum", "none", "transposed", "sharded"],
 )
 def test_every_codec_that_is_read_gives_the_values(tmp_path, options):
     zarr.create_array(str(tmp_path / "y.zarr"), data=Y, chunks=(2, 4, 2), zarr_format=3, **options)
