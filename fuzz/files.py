@@ -1,8 +1,8 @@
 """Damaged and hostile files of every format, each read in a process that is watched.
 
 Valid files are mutated: bytes, numbers in their fields, members of archives, values of JSON. Then come the files of
-``crafted.py``. A reader has to end in an answer or in an error of unrelu's own, within 10 seconds of the
-processor and ``max_bytes`` plus 500 MB of memory; it may open no file beside the one that it was given, and run nothing that a file says.
+``crafted.py``. A reader has to end in an answer or in an error of unrelu's own, within 10 seconds of the processor and
+``max_bytes`` plus 500 MB of memory; it may open no file beside the one that it was given, and run nothing in a file.
 
     python fuzz/files.py [--quick] [--seed N] --output FILE
 
