@@ -185,6 +185,6 @@ def _is_sound(record: Record) -> bool:
         and all(isinstance(text, str) for text in texts)
         and all(type(n) in (int, float) and math.isfinite(n) for n in (record.seconds, record.at))
         and record.start < record.stop
-        and all(record.start <= i < record.stop for i in record.errors | record.messages)
+        and all(0 <= i < 2**48 for i in record.errors | record.messages)
         and sum(record.counts.values()) == record.stop - record.start
     )
