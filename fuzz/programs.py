@@ -2,7 +2,7 @@
 
     python fuzz/programs.py [--quick] [--seed N] --output FILE
 
-Half of them are layers, given to the layer methods: an instance of ``benchmarks/degenerate.py`` with its weights, biases
+Half of them are layers, given to the layer methods: one of ``benchmarks/degenerate.py`` with its weights, biases
 and data times 10^p and its input times 10^q, p from -150 to 150 and q from -100 to 100, or powers of two near these.
 What comes back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program
 (``linf``, ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output
