@@ -2,12 +2,13 @@
 
     python fuzz/programs.py [--quick] [--seed N] --output FILE
 
-Half of them are layers, given to the layer methods: an instance of ``benchmarks/degenerate.py`` with its weights,
-biases and data times 10^p and its input times 10^q, p from -150 to 150 and q from -100 to 100. What comes back is
-compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program (``linf``, ``l1``,
-``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output (``exact``). The
-other half are networks of one to three layers with every activation, each layer in units of its own, given to
-``unrelu.invert``; what is called an exact fit, or explained by uniform noise, is evaluated again in extended precision.
+Half of them are layers, given to the layer methods: one of ``benchmarks/degenerate.py`` with its weights, biases
+and data times 10^p and its input times 10^q, p from -150 to 150 and q from -100 to 100, or powers of two near these.
+What comes back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program
+(``linf``, ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output
+(``exact``). The other half are networks of one to three layers with every activation, each layer in units of its own,
+given to ``unrelu.invert``; what is called an exact fit, or explained by uniform noise, is evaluated again in extended
+precision.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ FLOOR, SAME = 1e-8, 1e-6
 def layer_program(name, rng):
     """Seconds, and what became of one layer program."""
     system, asked = instance(str(rng.choice(KINDS)), rng)
-    f, g = 10.0 ** rng.uniform(-150, 150), 10.0 ** rng.uniform(-100, 100)
+    # Powers of two near those of ten: rounded weights of nearly equal columns would be another program.
+    f, g = 2.0 ** rng.integers(-498, 499), 2.0 ** rng.integers(-332, 333)
     scaled = LayerSystem(
         system.matrix * (f / g), system.bias * f, system.activation, system.lower * g, system.upper * g
     )

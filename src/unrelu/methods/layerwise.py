@@ -101,10 +101,8 @@ class Layerwise:
             if not np.isfinite(solution.h).all():
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             # An error of eps in a pre-activation is one of about eps / |w_j| in h. The paper hands eps down as it is,
-            # for weights N(0, 1/n), with which x and h are of one size: the same share of them. One that is too small
-            # grows; one that is too large calls every neuron off.
-            share = float(np.abs(target).max(initial=0.0)) / (float(np.abs(solution.h).max()) or 1.0)
-            target, threshold = solution.h, solution.threshold / max(share, system.gain)
+            # for weights N(0, 1/n). One that is too small grows; one that is too large calls every neuron off.
+            target, threshold = solution.h, solution.threshold / max(1.0, system.gain)
             if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
                 return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
         return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
