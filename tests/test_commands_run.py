@@ -203,8 +203,8 @@ def stores(files) -> None:
     ("arguments", "said"),
     [
         (("net.npz", "empty"), "empty holds no files that end in .png, .jpg, .jpeg; pass a folder of images"),
-        (("net.npz", "torn.npy"), "torn.npy cannot be opened"),
-        (("net.npz", "torn.npz"), "torn.npz cannot be opened"),
+        (("net.npz", "torn.npy"), "torn.npy states the shape (12, 20) of float64"),
+        (("net.npz", "torn.npz"), "torn.npz is not a readable .npz archive"),
         (("net.npz", "nowhere.zarr"), "nowhere.zarr does not exist"),
         (("net.npz", "data.csv"), "data.csv is no data set; pass a .npy, .npz, .h5 or .hdf5 file, a Zarr store"),
         (("net.npz", "several.zarr"), "holds the arrays a, b; say which with array="),

@@ -118,7 +118,7 @@ def test_times_in_which_several_workers_were_busy_count_once(tmp_path):
     whole = run(tmp_path / "out", saved(tmp_path, observations()))
 
     def record(chunk, begin, end, worker):
-        return Record(chunk, 5 * chunk, 5 * chunk + 5, "", "", "", {}, 0, end - begin, worker, 1000.0 + end)
+        return Record(chunk, 5 * chunk, 5 * chunk + 5, "", "", "", {}, 0, 0, end - begin, worker, 1000.0 + end)
 
     records = [record(0, 0, 4, "a:1"), record(1, 1, 5, "b:1"), record(2, 3, 6, "a:1"), record(3, 106, 108, "a:2")]
     speed = throughput(Run(Path("out"), whole.manifest, {r.chunk: r for r in records}, whole.table))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,9 +88,10 @@ class SearchStarts:
         else:
             # All observations draw, so that the codes tried on one do not depend on the others' progress.
             size = (self.problem.size, self.problem.network.latent_dim)
-            draw: Any = {"generator": self.draws, "dtype": torch.float32}
-            *perturbations, fresh = torch.randn(_PERTURBATIONS + 1, *size, **draw).to(self.misfit.y)
-            lengths = torch.rand(_PERTURBATIONS, size[0], 1, **draw).to(self.misfit.y)
+            single = torch.float32
+            drawn = torch.randn(_PERTURBATIONS + 1, *size, generator=self.draws, dtype=single)
+            *perturbations, fresh = drawn.to(self.misfit.y)
+            lengths = torch.rand(_PERTURBATIONS, size[0], 1, generator=self.draws, dtype=single).to(self.misfit.y)
             yield Start(lambda rows: (rows, fresh[rows]))
             for direction, length in zip(perturbations, lengths, strict=True):
                 yield Start(partial(self._perturbed, direction=direction, length=length), far=False, independent=False)
