@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -53,10 +54,16 @@ class Watcher:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The first Ctrl-C, or a batch system's SIGTERM: finish the chunks at work. The second ends at once."""
         if self.interrupted:
-            self._console.print("ended at once; run the same command again to go on from the last finished chunk")
+            self._tell("ended at once; run the same command again to go on from the last finished chunk")
             raise KeyboardInterrupt
         self.interrupted = True
-        self._console.print("stopping when the chunks at work are finished (Ctrl-C again to end at once)")
+        self._tell("stopping when the chunks at work are finished (Ctrl-C again to end at once)")
+
+    def _tell(self, text: str) -> None:
+        """From a signal's handler: past Python's buffers, which the code that was interrupted may be writing to."""
+        if not self._console.quiet:
+            with suppress(OSError):
+                os.write(2, f"{text}\n".encode())
 
     def end(self, run: Run) -> None:
         """Tell how it ended."""
