@@ -117,8 +117,8 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
             f"layer: {said(growth)}",
             Verdict.of(bool(ratios[1:].max() <= 1.5 * ratios[0]), bool(ratios[-1] <= 1.5 * ratios[0])),
             "from one depth to the next the factor is once more than half again as large as the first",
-            only="the theorem bounds the error at every depth at once; a run can only look whether the factors of medians "
-            "of a few networks grow",
+            only="the theorem bounds the error at every depth at once; a run can only look whether the factors of "
+            "medians of a few networks grow",
         ),
         Claim(
             "Section 6", "it is easier to invert to the intermediate layer than directly to the input",
