@@ -14,6 +14,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+# A job that a shell starts in the background ignores Ctrl-C, and so would all commands that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("unrelu", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("unrelu")
 
