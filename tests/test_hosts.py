@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import sklearn.cluster  # noqa: F401 -- its OpenMP library has a number of threads of its own
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 

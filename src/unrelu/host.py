@@ -153,13 +153,16 @@ def _limited() -> Iterator[None]:
     new threads begin with, and sets OpenMP's of the calling thread along with it.
     """
     own = process = torch.get_num_threads()
+    # Those that follow PyTorch; another, as that of scikit-learn, has a number of its own.
+    openmp = _libraries().select(user_api="openmp").lib_controllers
+    followers = [library for library in openmp if library.num_threads == own]
     try:
         with _one_thread() as process:
             torch.set_num_threads(1)
             yield
     finally:
         # A thread that called PyTorch for the first time within another's limits was told 1.
-        for library in _libraries().select(user_api="openmp").lib_controllers:
+        for library in followers:
             library.set_num_threads(own if own > 1 else process)
 
 
