@@ -26,7 +26,7 @@ demo-seeds: $(VENV)/.demo
 ## every test; those of the report need a browser, which is installed where there is none
 test: $(VENV)/.check
 	scripts/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 ## every test as other processors run it, SSE, AVX2, AVX-512 (each as long as `make test`)
 portable: $(VENV)/.check

@@ -66,7 +66,7 @@ def test_tests_that_cannot_be_found_are_no_success(portable, pretended, tmp_path
 
 def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
     assert portable.chosen(["sse", "avx2", "--", "tests/layer", "--lf"]) == (["sse", "avx2"], ["tests/layer", "--lf"])
-    assert portable.chosen([]) == (list(portable.PROCESSORS), ["-n", "2"])
+    assert portable.chosen([]) == (list(portable.PROCESSORS), ["-n", "2", "--dist", "worksteal"])
     with pytest.raises(SystemExit, match="processor 'pentium' is unknown; use some of sse, avx2, avx512"):
         portable.chosen(["pentium"])
 

@@ -73,7 +73,7 @@ def _measure_trained(
     name, batch, level = str(unit[0]), int(unit[1]), float(unit[2])
     key = (seed, "fig1, trained", name, batch)
     network = {generator.name: generator for generator in generators}[name].load()
-    count = 5 if quick else _BATCH
+    count = 3 if quick else _BATCH
     truth = random("truth", *key).standard_normal((count, network.latent_dim))
     clean = network(truth).reshape(count, -1)
     e = level * noise(kind, clean.shape, random("noise", *key, kind))
