@@ -6,9 +6,9 @@ rounding. Tests have to hold under all of it. ``make portable`` runs the whole s
     python scripts/portable.py sse avx2 -- tests/layer --lf
 
 Names choose processors, what follows ``--`` goes to pytest (default: ``-n 2 --dist worksteal``, which keeps the tests
-of a module together). Each has a cache of its own, so that ``--lf`` means its own failures. What this machine's processor
-cannot run is left out, and the reason shown; so is what a library says that does not follow its variable, as another
-BLAS than OpenBLAS.
+of a module together). Each has a cache of its own, so that ``--lf`` means its own failures. What this machine cannot
+run is left out, and the reason shown; so is what a library says that does not follow its variable, as another BLAS
+than OpenBLAS.
 """
 
 from __future__ import annotations
