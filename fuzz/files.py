@@ -79,7 +79,10 @@ class Watch:
         marked = self._libc.inotify_add_watch(self._inotify, os.fsencode(outside), _OPENED)
         self.opened, self.run, self.allowed = [], [], str(path.parent)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-        before, begin = _peak(), time.process_time()
+        # What asks for far more than it may is an error, and no reason for the system to end other processes. The
+        # limit is of addresses, of which threads that earlier files made libraries start take 64 MiB each.
+        resource.setrlimit(resource.RLIMIT_AS, (_held("VmSize") + 2**31, resource.RLIM_INFINITY))
+        before, begin = _held("VmHWM"), time.process_time()
         end, error = "read", ""
         try:
             read(path)
@@ -87,7 +90,7 @@ class Watch:
             end = "refused" if type(caught).__module__ == "unrelu.errors" else "foreign exceptions"
             error = f"{type(caught).__name__}: {caught!s:.300}"
         self.allowed = None
-        found = {"end": end, "error": error, "seconds": time.process_time() - begin, "peak": _peak() - before}
+        found = {"end": end, "error": error, "seconds": time.process_time() - begin, "peak": _held("VmHWM") - before}
         self._libc.inotify_rm_watch(self._inotify, marked)
         self.opened += [str(outside)] * self._seen()
         if (outside / "code-was-run").exists():
@@ -117,9 +120,10 @@ def control(path: Path) -> None:
     pickle.loads(b"\x80\x02cbuiltins\nlen\n.")
 
 
-def _peak() -> int:
+def _held(field: str) -> int:
+    """Bytes of this process: VmHWM of memory, the peak; VmSize of addresses, now."""
     text = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
+    return int(re.search(rf"{field}:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
 
 
 def read_forever() -> None:
@@ -128,9 +132,6 @@ def read_forever() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from crafted import CRAFTED, READERS  # noqa: F401, PLC0415 -- takes seconds, and imports what readers need
 
-    # What asks for far more than it may is an error, and no reason for the system to end other processes.
-    held = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
-    resource.setrlimit(resource.RLIMIT_AS, (held + 2**31, held + 2**31))
     warnings.simplefilter("ignore")
     watch = Watch()
     answers.write("ready\n")
