@@ -86,7 +86,7 @@ def in_units(name: str, unit: float, of_operator: float) -> dict[str, Any]:
     if name == "gradient_descent":
         options |= {"learning_rate": 1e-3 / unit / unit, "gradient_tolerance": 1e-9 * unit * unit}
     if name == "plugin":
-        options |= {"learning_rate": 0.05 / unit / unit}
+        options |= {"learning_rate": 0.01 / unit / unit}  # a step that overshoots makes rounding grow
     if name == "adam":
         options |= {"epsilon": 1e-8 * unit * unit, "gradient_tolerance": 1e-9 * unit * unit}
     if name == "projected":

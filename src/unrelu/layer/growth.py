@@ -53,6 +53,8 @@ def grow(
     """
     end = time.perf_counter() + time_limit
     eps = scan(system, target, norm, threshold, end)[0]
+    # Of programs with the same rows the residuals differ by rounding: that is no fall.
+    scale = float(np.abs(target).max())
     best: tuple[float, Answer, float] | None = None
     pivots, solves, limited = 0, 0, False
     near: Answer | None = None
@@ -66,7 +68,7 @@ def grow(
                 eps *= alpha ** math.floor(math.log(answer.objective / eps) / math.log(alpha))
         else:
             error = misfit(system, target, answer.h, norm)
-            if best is not None and error >= best[0]:
+            if best is not None and error > best[0] - ZERO * (best[0] + scale):
                 break
             best = (error, answer, eps)
             if answer.status is not LpStatus.OPTIMAL:
