@@ -127,9 +127,10 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
         return _mask(array.reshape(n), output)
     if array.ndim > 1 and array.shape[1:] in flat:
         return _mask(array.reshape(-1, n), output)
+    shapes = f"({n},)" if output == (n,) else f"{output} or ({n},)"
     raise InputError(
-        f"operator= is a mask of shape {array.shape}; pass one of shape {output} or ({n},), or a batch of "
-        "them, one for each observation"
+        f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch of them, one for each "
+        "observation"
     )
 
 
