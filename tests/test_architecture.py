@@ -17,7 +17,7 @@ ORDER = (
     "errors", "reading", "machine", "host", "streams", "activations", "affine", "generator", "network", "opaque",
     "threads", "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem",
     "result", "layer", "methods", "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo",
-    "stores", "batch", "report", "certificate_plot", "benchmarks", "experiments", "demo", "terminal", "commands", "cli",
+    "stores", "batch", "report", "certificate_plot", "terminal", "benchmarks", "experiments", "demo", "commands", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {

@@ -297,6 +297,18 @@ def test_a_manifest_that_does_not_say_how_the_data_were_opened(plain):
     assert len(Page(write_report(plain.folder)).all("img")) == 36
 
 
+@pytest.mark.parametrize("address", ["https://example.org/y.zarr", "file:///etc", "s3://bucket/y.zarr"])
+def test_an_address_is_not_opened_because_a_manifest_names_it(plain, address, monkeypatch):
+    monkeypatch.setattr("unrelu.report.observed.open_source", lambda *_: pytest.fail("opened"))
+    path = plain.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["about"]["opened"]["data"] = address
+    path.write_text(json.dumps(manifest))
+    page = Page(write_report(plain.folder))
+    assert f"pass data='{address}' to write_report" in page.text
+    assert {image["alt"].split(", ")[1] for image in page.all("img")} == {"reconstruction"}
+
+
 def test_data_are_found_from_another_directory(tmp_path, monkeypatch):
     saved(tmp_path, observations())
     monkeypatch.chdir(tmp_path)

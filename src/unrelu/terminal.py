@@ -1,4 +1,4 @@
-"""What the commands share: models by name, options, progress bars that can be interrupted, summaries.
+"""What commands share: models by name, options, progress bars that can be interrupted, summaries.
 
 Everything heavy is imported where it is used, so that ``unrelu --help`` does not wait for PyTorch.
 """
@@ -6,6 +6,7 @@ Everything heavy is imported where it is used, so that ``unrelu --help`` does no
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -36,6 +37,7 @@ __all__ = [
     "progress_bar",
     "read_codes",
     "removed_if_empty",
+    "tell",
 ]
 
 
@@ -123,6 +125,16 @@ def end(failed: int, size: int, interrupted: bool, messages: Path) -> None:
         raise typer.Exit(130 if interrupted else 1)
 
 
+def tell(console: Console, text: str) -> None:
+    """A line on standard error from a signal's handler, unless the console is quiet.
+
+    It goes past Python's buffers, which the code that was interrupted may be writing to.
+    """
+    if not console.quiet:
+        with suppress(OSError):
+            os.write(2, f"{text}\n".encode())
+
+
 @contextmanager
 def progress_bar(
     console: Console, method: str, size: int, unit: str = "iteration"
@@ -136,7 +148,7 @@ def progress_bar(
     def interrupt(number: int, frame: Any) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, before)
-        console.print("stopping; what was found so far will be written (Ctrl-C again to end at once)")
+        tell(console, "stopping; what was found so far will be written (Ctrl-C again to end at once)")
 
     columns = (
         TextColumn("{task.description}"),

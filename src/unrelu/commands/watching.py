@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from unrelu.batch import Moment, Run, Settled
 from unrelu.result import Status
+from unrelu.terminal import tell
 
 __all__ = ["Watcher", "print_status", "watching"]
 
@@ -54,16 +54,10 @@ class Watcher:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The first Ctrl-C, or a batch system's SIGTERM: finish the chunks at work. The second ends at once."""
         if self.interrupted:
-            self._tell("ended at once; run the same command again to go on from the last finished chunk")
+            tell(self._console, "ended at once; run the same command again to go on from the last finished chunk")
             raise KeyboardInterrupt
         self.interrupted = True
-        self._tell("stopping when the chunks at work are finished (Ctrl-C again to end at once)")
-
-    def _tell(self, text: str) -> None:
-        """From a signal's handler: past Python's buffers, which the code that was interrupted may be writing to."""
-        if not self._console.quiet:
-            with suppress(OSError):
-                os.write(2, f"{text}\n".encode())
+        tell(self._console, "stopping when the chunks at work are finished (Ctrl-C again to end at once)")
 
     def end(self, run: Run) -> None:
         """Tell how it ended."""

@@ -16,6 +16,7 @@ from unrelu.experiments import load
 from unrelu.experiments.generators import TrainedGenerator
 from unrelu.experiments.page import claims_table, page
 from unrelu.experiments.running import execute, forget
+from unrelu.terminal import tell
 
 __all__ = ["reproduce"]
 
@@ -66,7 +67,7 @@ def _interrupts(console: Console) -> Iterator[Callable[[], bool]]:
         nonlocal pressed
         pressed = True
         signal.signal(signal.SIGINT, before)
-        console.print("stopping when what has begun is finished (Ctrl-C again to end at once)")
+        tell(console, "stopping when what has begun is finished (Ctrl-C again to end at once)")
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -136,13 +136,12 @@ def _attempt(opening: Any, what: str, problems: list[str]) -> Any:
 
 def _source(run: Run, data: Any) -> Source:
     opened, wanted = _opened(run), run.manifest["data"]
-    location = data if data is not None else opened["data"]
-    if not isinstance(location, str | Path):
-        source = location if isinstance(location, Source) else in_memory(location, "data")
-    elif data is None and location == "data" and not Path(_found(run, location)).exists():
-        raise InputError("the run was given an array, which its folder does not keep; pass it as data= to write_report")
+    if data is None:
+        source = open_source(_named(run, "data"), opened["array"], _size(run))
+    elif isinstance(data, str | Path):
+        source = open_source(data, opened["array"], _size(run))
     else:
-        source = open_source(_found(run, str(location)), opened["array"], _size(run))
+        source = data if isinstance(data, Source) else in_memory(data, "data")
     found = (source.size, source.shape)
     if found != (wanted["size"], tuple(wanted["shape"])):
         raise InputError(
@@ -171,19 +170,29 @@ def _size(run: Run) -> tuple[int, int] | None:
 
 
 def _masks(run: Run, masks: Any) -> Source:
-    location = _opened(run)["masks"]
-    if masks is None and location == "masks" and not Path(_found(run, location)).exists():
-        raise InputError("the run was given an array of masks; pass it as masks= to write_report")
-    source = masks_of(_found(run, location) if masks is None else masks, _size(run))
+    source = masks_of(_named(run, "masks") if masks is None else masks, _size(run))
     if source.size != run.size:
         raise InputError(f"{source.location} now has {source.size} masks; the run had {run.size}")
     return source
 
 
+def _named(run: Run, what: str) -> str:
+    """Where the manifest says that the data or the masks are; addresses are not opened because a file names them."""
+    location = str(_opened(run)[what])
+    if "://" in location:
+        raise InputError(f"the run's {what} are at {location}; pass {what}={location!r} to write_report to open that")
+    found = _found(run, location)
+    if location == what and not Path(found).exists():
+        raise InputError(
+            f"the run was given an array, which its folder does not keep; pass it as {what}= to write_report"
+        )
+    return found
+
+
 def _found(run: Run, location: str) -> str:
     """A path as it is from here: relative ones are first looked for where the run was started."""
     began = Path(_opened(run)["directory"], location)
-    return str(began) if "://" not in location and began.exists() else location
+    return str(began) if began.exists() else location
 
 
 def _noted_operator(run: Run) -> Any:
