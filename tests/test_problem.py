@@ -70,6 +70,8 @@ def test_lists_integers_and_tensors_are_taken():
         (np.zeros((0, 20)), r"y has shape \(0, 20\): there is no observation in it"),
         ([], r"y has shape \(0,\)"),
         ([[1.0, 2.0], [3.0]], "y cannot be read as numbers"),
+        (torch.empty(20, device="meta"), "y cannot be read as numbers: .*no data"),
+        (torch.ones(20).to_sparse(), "y cannot be read as numbers: .*to_dense"),
         (["a"] * 20, "y has text entries; pass real numbers"),
         (np.ones(20) * 1j, "y has complex entries"),
         (torch.ones(20) * 1j, "y has complex entries"),

@@ -139,7 +139,7 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
         kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
         if kind is None:
             return np.array(array, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch: of meta, quantized and sparse tensors
         raise InputError(f"{name} cannot be read as numbers: {error}") from None
     raise InputError(f"{name} has {kind} entries; pass real numbers")
 
