@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -47,6 +49,15 @@ def finished(tmp_path_factory) -> unrelu.Run:
         ({"operator": np.ones((SIZE, 20), bool)}, InputError, "pass masks="),
         ({"operator": np.ones(20), "masks": np.ones((SIZE, 20))}, InputError, "were both given"),
         ({"operator": np.ones((3, 19))}, InputError, r"operator= has shape \(3, 19\)"),
+        ({"data": np.ma.masked_greater(Y, 1)}, InputError, "data has masked entries; fill them, or pass masks="),
+        ({"names": {"data": object()}}, OptionError, "names=.* cannot be written to manifest.json"),
+        (
+            {"names": {"data": 5}},
+            OptionError,
+            r"names=.* cannot be written to manifest.json: about.data is 5; pass texts",
+        ),
+        ({"prior": 10**400}, InputError, "prior=1000.* must be finite"),
+        ({"damping": 10**400}, OptionError, "option damping of method 'lm' has 401 digits"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(tmp_path, options, kind, said):
@@ -73,6 +84,53 @@ def test_folders_of_others_are_left_alone(tmp_path):
     assert (tmp_path / "mine" / "codes.npy").read_text() == "precious"
     with pytest.raises(StorageError, match="cannot be written"):
         small_run(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "chunks.jsonl", "manifest.json.draft", "columns/status.npy"])
+def test_nothing_is_written_through_a_link(finished, tmp_path, name):
+    out, victim = copy(finished, tmp_path / "out"), tmp_path / "victim"
+    place = out / name
+    content = place.read_bytes() if place.exists() else b"precious"
+    victim.write_bytes(content)
+    place.unlink(missing_ok=True)
+    place.symlink_to(victim)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"is a link, and results are written there|is a link that leads out"):
+            small_run(out, overwrite=overwrite)
+    assert victim.read_bytes() == content
+
+
+def test_a_pipe_among_the_results_is_told(tmp_path):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "manifest.json.draft")
+    with pytest.raises(InputError, match="is no file, and results are written there"):
+        small_run(tmp_path / "out")
+
+
+def test_numbers_of_numpy_and_fractions_are_numbers(finished, tmp_path):
+    run = small_run(tmp_path / "out", chunk=np.int64(5), damping=Fraction(1, 1000))
+    assert run.finished
+    assert run.manifest["options"]["damping"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(-1, 2), (5, 2), (0, SIZE + 1), (SIZE + 1, SIZE + 2), (0.5, 2), (False, 2)]
+)
+def test_rows_that_are_not_there_are_told(finished, start, stop):
+    with pytest.raises(InputError, match=rf"there are no rows {start} to {stop}; pass whole numbers from 0 to {SIZE}"):
+        finished.read("codes", start, stop)
+    assert finished.read("codes", 2, 2).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("prior", 10**400), ("time_limit", 10**400), ("statuses", []), ("statuses", ["EXACT_FIT"])]
+)
+def test_a_manifest_that_no_run_writes_is_told(finished, tmp_path, name, value):
+    out = copy(finished, tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {name: value}))
+    with pytest.raises(InputError, match=f"{name} is|is no status of the run"):
+        unrelu.open_run(out)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": "unrelu run 1"}', "[1"])

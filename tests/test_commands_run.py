@@ -93,6 +93,16 @@ def test_status_of_a_finished_run(unrelu_command):
     assert (told["finished"], told["running"], told["done"], told["counts"]) == (True, False, 12, {"EXACT_FIT": 12})
 
 
+def test_what_a_manifest_says_does_not_steer_the_terminal(unrelu_command):
+    unrelu_command(*RUN)
+    path = Path("out/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["version"] = "\x1b[2J\x9b1m[bold]"
+    path.write_text(json.dumps(manifest))
+    _, out, _ = unrelu_command("status", "out")
+    assert "unrelu \\x1b[2J\\x9b1m[bold]" in out.replace("\n", " ")
+
+
 def test_status_of_what_is_no_run(unrelu_command):
     code, _, err = unrelu_command("status", "nowhere")
     assert code == 2

@@ -368,3 +368,28 @@ def test_random_nets_are_recovered_exactly_where_they_are_identifiable(k):
     r = unrelu.invert(network, network(z))
     error = np.linalg.norm(r.z - z, axis=1) / np.linalg.norm(z, axis=1)
     np.testing.assert_array_equal(r.identifiable, error <= 1e-6)
+
+
+@pytest.mark.parametrize("method", ["auto", "lm", "exact"])
+@pytest.mark.parametrize("size", [1e13, 1e16, 1e30, 1e100])
+def test_a_code_that_rounding_wiped_out_is_not_identifiable(size, method):
+    """Biases so large beside W z that y has no digit left of it: any residual is 0, and tells nothing."""
+    rng = np.random.default_rng(1)
+    weights = [rng.standard_normal((8, 3)), rng.standard_normal((20, 8))]
+    network = unrelu.from_arrays(weights, [size * np.abs(rng.standard_normal(8)), None])
+    truth = np.array([0.3, -0.4, 0.9])
+    found = unrelu.invert(network, network(truth), method)
+    assert not found.identifiable
+    small = unrelu.from_arrays(weights, [np.abs(rng.standard_normal(8)), None])
+    assert unrelu.invert(small, small(truth), method).identifiable
+
+
+def test_rounding_of_hidden_layers_counts_where_their_terms_cancel():
+    rng = np.random.default_rng(1)
+    weights = [rng.standard_normal((8, 3)), rng.standard_normal((20, 8))]
+    offset = 1e11 * np.abs(rng.standard_normal(8))
+    network = unrelu.from_arrays(weights, [offset, -weights[1] @ offset], activation=["relu", "identity"])
+    y = network(np.array([0.3, -0.4, 0.9]))
+    assert np.abs(y).max() < 100
+    found = unrelu.invert(network, y, "exact")
+    assert found.status.name != "EXACT_FIT" or not found.identifiable

@@ -309,6 +309,31 @@ def test_an_address_is_not_opened_because_a_manifest_names_it(plain, address, mo
     assert {image["alt"].split(", ")[1] for image in page.all("img")} == {"reconstruction"}
 
 
+def test_not_even_names_are_shown_of_data_of_others(tmp_path):
+    from PIL import Image
+
+    saved(tmp_path, observations())
+    run(tmp_path / "out", tmp_path / "y.npy")
+    (tmp_path / "private").mkdir()
+    for i in range(len(observations())):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / "private" / f"secret-{i}.png")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["about"]["opened"]["data"] = str(tmp_path / "private")
+    manifest["data"]["shape"] = [8, 8]
+    path.write_text(json.dumps(manifest))
+    page = Page(write_report(tmp_path / "out"))
+    assert "the data set was changed after this chunk was computed" in page.text
+    assert "secret-" not in page.text
+
+
+def test_only_a_page_is_replaced(plain):
+    before = (plain.folder / "codes.npy").read_bytes()
+    with pytest.raises(InputError, match=r"codes.npy exists and is no page"):
+        write_report(plain.folder, plain.folder / "codes.npy")
+    assert (plain.folder / "codes.npy").read_bytes() == before
+
+
 def test_data_are_found_from_another_directory(tmp_path, monkeypatch):
     saved(tmp_path, observations())
     monkeypatch.chdir(tmp_path)

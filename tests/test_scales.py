@@ -220,9 +220,9 @@ def test_noise_that_overflows_is_refused_and_noise_that_vanishes_works(method):
 
 
 def test_data_far_beyond_the_generator_are_refused():
-    with pytest.raises(InputError, match="scale y and the network"):
+    with pytest.raises(InputError, match=r"in observation 0, .*scale it, or leave it out"):
         unrelu.invert(SMALL, 1e120 * Y, "lm")
-    with pytest.raises(InputError, match="scale y and the network"):
+    with pytest.raises(InputError, match=r"in observation 0, .*scale it, or leave it out"):
         unrelu.certify(SMALL, 1e120 * Y[0])
     with pytest.raises(InputError, match="prior=1e"):
         unrelu.invert(scaled(SMALL, LAST, 1e-150), Y * 1e-150, "lm", prior=1e200)
@@ -307,3 +307,10 @@ def test_least_squares_with_nearly_equal_columns(gap):
     # Rounding of W h is off by eps times |h|, which is 1/gap here, and f by as much times twice the residual.
     assert f <= best * (1 + 1e-9)
     assert steps < 20
+
+
+def test_outputs_beyond_double_precision_are_told():
+    rng = np.random.default_rng(0)
+    network = unrelu.from_arrays([1e-120 * rng.standard_normal(shape) for shape in ((8, 3), (8, 8), (20, 8))])
+    with pytest.raises(InputError, match=r"the generator's outputs, as they are measured, are of the size 1e-3\d\d"):
+        unrelu.invert(network, network(np.ones(3)))

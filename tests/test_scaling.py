@@ -43,7 +43,7 @@ def test_parse(text, ends, written):
 
 @pytest.mark.parametrize("text", ["", "0", "0;1", "0,1,2", "a,b", ","])
 def test_what_is_no_pair_is_refused(text):
-    with pytest.raises(InputError, match="is not LOW,HIGH; pass two numbers such as 0,1 or -1,1") as caught:
+    with pytest.raises(InputError, match="is not LOW,HIGH; pass two numbers such as 0,1, or none") as caught:
         Scaling.parse(text)
     assert repr(text) in str(caught.value)
 

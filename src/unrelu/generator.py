@@ -133,13 +133,13 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
     """
     try:
         if isinstance(value, Tensor):
-            value = value.detach().cpu()
+            value = value.detach().cpu()  # RuntimeError: meta, quantized and sparse tensors
             value = value if value.is_complex() else value.double()
         array = np.asarray(value)
         kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
         if kind is None:
             return np.array(array, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch: of meta, quantized and sparse tensors
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as numbers: {error}") from None
     raise InputError(f"{name} has {kind} entries; pass real numbers")
 

@@ -33,6 +33,8 @@ EXACT = 1e-8
 _ROUNDING = 1e-9
 # Data and noise this many times larger than what the generator puts out have squares and products that overflow.
 _LARGEST = 1e100
+# Exponents of two between which all numbers a million times smaller than the largest have their 53 digits.
+_REPRESENTED = 940
 
 _NORMS = ("l2", "l1", "linf")
 
@@ -220,23 +222,31 @@ class Problem:
         Codes are the same in both. Methods are given this one, so their tolerances need not think of units.
 
         Raises:
-            InputError: y or the noise is 1e100 times larger than what the generator puts out.
+            InputError: y or the noise is 1e100 times larger than what the generator puts out, or this is so small that
+                numbers of the user's units have fewer digits there, or too large for them.
         """
         found = equilibrate(self.network, self.operator)
         data = found.units.data
+        if abs(data) > _REPRESENTED:
+            raise InputError(
+                f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
+                "double precision has few digits or none; scale the weights of its layers"
+            )
         with np.errstate(over="ignore"):
             y = np.ldexp(self.y, data) if data else self.y
             level = self.noise.level if self.noise.kind == "outliers" else float(np.ldexp(self.noise.level, data))
             prior = float(np.ldexp(self.prior, 2 * data))
         if not np.abs(y).max() <= _LARGEST:
+            first = int(np.argmin(np.abs(y).max(axis=1) <= _LARGEST))
+            largest = float(np.abs(self.y[first]).max())
             raise InputError(
-                f"y has entries up to {np.abs(self.y).max():.1e}, {_LARGEST:.0e} times what the generator puts out, "
-                "whose squares overflow; scale y and the network"
+                f"y has entries up to {largest:.1e} in observation {first}, more than {_LARGEST:.0e} times what the "
+                "generator puts out, so that squares overflow; scale it, or leave it out"
             )
         if level > _LARGEST:
             raise InputError(
-                f"noise={self.noise.kind}:{self.noise.level:g} is {_LARGEST:.0e} times what the generator puts out, so "
-                "that squares overflow; state the noise in the units of y"
+                f"noise={self.noise.kind}:{self.noise.level:g} is more than {_LARGEST:.0e} times what the generator "
+                "puts out, so that squares overflow; state the noise in the units of y"
             )
         if not prior < math.inf:
             raise InputError(f"prior={self.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
@@ -407,10 +417,10 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
 
 
 def _weight(prior: float, norm: str) -> float:
-    if isinstance(prior, bool) or not isinstance(prior, int | float | np.number):
+    if not _is_number(prior):
         raise OptionError(f"prior={prior!r} must be a number, the weight of |z|^2")
-    if not 0 <= prior < math.inf:
-        raise InputError(f"prior={prior:g} must be finite and at least 0")
+    if not 0 <= prior < 2**1000:
+        raise InputError(f"prior={prior!r:.60} must be finite and at least 0")
     if prior and norm != "l2":
         raise InputError(f"prior={prior:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
     return float(prior)
@@ -431,8 +441,12 @@ def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | 
 def _seconds(time_limit: float | None) -> float:
     if time_limit is None:
         return math.inf
-    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float | np.number):
+    if not _is_number(time_limit):
         raise OptionError(f"time_limit={time_limit!r} must be a number of seconds or None")
     if not time_limit > 0:
-        raise InputError(f"time_limit={time_limit:g} must be above 0 seconds")
-    return float(time_limit)
+        raise InputError(f"time_limit={time_limit!r:.60} must be above 0 seconds")
+    return float(min(time_limit, 2**1000))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

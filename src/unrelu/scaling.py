@@ -93,8 +93,8 @@ class Scaling:
             return cls(checked=text is None)
         try:
             low, high = map(float, text.split(",") if isinstance(text, str) else text)
-        except (ValueError, TypeError):
-            raise InputError(f"scale {text!r} is not LOW,HIGH; pass two numbers such as 0,1 or -1,1, or none") from None
+        except (ValueError, TypeError, OverflowError):
+            raise InputError(f"scale {text!r:.60} is not LOW,HIGH; pass two numbers such as 0,1, or none") from None
         if not -math.inf < low < high < math.inf:
             raise InputError(f"scale {text!r} needs two finite numbers, the lower one first, such as 0,1 or -1,1")
         return cls((low, high))

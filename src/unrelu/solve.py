@@ -13,6 +13,7 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.generator import Generator
 from unrelu.host import computing
 from unrelu.methods import Method, make
+from unrelu.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.proofs import degrees_of_freedom, local_rank, unique
 from unrelu.result import Inversion
@@ -150,9 +151,30 @@ def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[n
     changes so little. What was reached decides, not what is allowed: fits polished to rounding tell codes down to
     sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
     Asked for is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
+
+    A residual below the rounding errors of y and of A G(z), which may be none at all, tells no more than they do.
     """
+    if not len(rows):
+        return np.ones(0, dtype=bool)
     problem = result.problem
     x = result.x.reshape(problem.size, -1)[rows]
     residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
+    residual = np.maximum(residual, _rounding(problem, result.z[rows], rows))
     length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
     return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
+
+
+def _rounding(problem: Problem, z: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """About the rounding errors of y and of A G(z) at codes (b, k), as their norms, (b,).
+
+    Those of G, which can be much larger than y's where terms cancel, are what single precision changes, in the
+    proportion of the precisions. Without layers nothing is known of them.
+    """
+    network, double = problem.network, float(np.finfo(np.float64).eps)
+    of_data = double * np.linalg.norm(problem.y[rows], axis=1)
+    if not isinstance(network, Network):
+        return np.asarray(of_data)
+    share = double / torch.finfo(torch.float32).eps if network.dtype == torch.float64 else 1.0
+    exact, single = (network.to(dtype, "cpu")(z).reshape(len(z), -1) for dtype in (torch.float64, torch.float32))
+    of_outputs = np.linalg.norm(problem.operator.take(rows).values(single - exact), axis=1)
+    return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), share * of_outputs, np.inf)))

@@ -32,6 +32,7 @@ __all__ = [
     "limit_of",
     "network_of",
     "options_of",
+    "plain",
     "print_certificates",
     "print_summary",
     "progress_bar",
@@ -94,9 +95,16 @@ def _value(text: str) -> Any:
     for read in (int, float, json.loads):
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
+
+
+def plain(text: str) -> str:
+    """Text from a file for a terminal, which its control characters would steer; for rich, with its markup escaped."""
+    from rich.markup import escape
+
+    return escape("".join(c if c >= " " and not "\x7f" <= c < "\xa0" else f"\\x{ord(c):02x}" for c in text))
 
 
 @contextmanager

@@ -135,6 +135,8 @@ def open_run(folder: str | Path) -> Run:
     table = table_of(folder, manifest)
 
     def belongs(record: Record) -> bool:
+        if odd := record.counts.keys() - manifest["statuses"]:
+            raise InputError(f"{folder}: chunk {record.chunk} counts {min(odd)!r:.60}, which is no status of the run")
         first = record.chunk * table.chunk
         return (record.start, record.stop) == (first, min(first + table.chunk, table.size))
 

@@ -12,7 +12,7 @@ from typing import Any
 from unrelu import __version__
 from unrelu.batch.fingerprint import fingerprint
 from unrelu.batch.work import STATUSES, Work
-from unrelu.errors import InputError, StorageError
+from unrelu.errors import InputError, OptionError, StorageError
 from unrelu.machine import describe
 from unrelu.noise import Noise
 from unrelu.reading import read_json
@@ -82,6 +82,20 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def checked_manifest(work: Work, names: dict[str, Any]) -> dict[str, Any]:
+    """:func:`manifest_of`, as it will be read.
+
+    Raises:
+        OptionError: ``names`` holds what no manifest has.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(json.dumps(manifest_of(work, names)))
+        _check(manifest)
+    except (ValueError, TypeError, KeyError) as error:
+        raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
+    return manifest
+
+
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What is not equal in two manifests, a line each, such as "seed is 0, asked for is 1"."""
     return list(_differences(found, wanted, ""))
@@ -148,6 +162,9 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"statuses are {_short(manifest['statuses'])}")
     if odd := [name for name in manifest["options"] if not name.isidentifier()]:
         raise ValueError(f"options has {odd[0]!r}")
+    for name in ("prior", "time_limit", "seed"):
+        if not abs(manifest[name] or 0) < 2**1000:
+            raise ValueError(f"{name} is {_short(manifest[name])}")
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
     Noise.parse(manifest["noise"])

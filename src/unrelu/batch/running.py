@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -10,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from unrelu.batch.checks import check_data, check_options, check_outside, check_
 from unrelu.batch.folder import Run, open_run, write_lines
 from unrelu.batch.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.batch.local import Engine, locally
-from unrelu.batch.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
+from unrelu.batch.manifest import MANIFEST, checked_manifest, differences, read_manifest, write_manifest
 from unrelu.batch.work import STATUSES, Seen, Settled, Task, Work
 from unrelu.errors import HostError, InputError, OutputExistsError, StorageError
 from unrelu.generator import Generator
@@ -28,7 +28,7 @@ from unrelu.host import computing
 from unrelu.methods import METHODS
 from unrelu.reading import MAX_BYTES
 from unrelu.scaling import Scaling
-from unrelu.stores import FORMATS, Source, columns_of
+from unrelu.stores import FORMATS, Source, check_own_files, columns_of
 from unrelu.stores.batches import optional
 from unrelu.threads import cores
 
@@ -149,7 +149,7 @@ def run(
     folder = Path(output)
     check_outside(folder, source, masked)
     kind = results or _format(folder, overwrite) or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
-    rows = min(chunk, source.size)
+    rows = min(int(chunk), source.size)
     table = FORMATS[kind](
         os.path.abspath(output), source.size, rows, columns_of(network.latent_dim, network.output_shape)
     )
@@ -165,8 +165,9 @@ def run(
         **(names or {}),
     }  # fmt: skip
     tell = watch or (lambda moment: None)
-    wanted = json.loads(json.dumps(manifest_of(work, known)))
+    wanted = checked_manifest(work, known)
     _goes_on(folder, wanted, overwrite)
+    check_own_files(folder)
     with _engine(work, workers, scheduler) as engine, recording(_made(folder)) as journal:
         # Again, now that no other run can write it.
         if not _goes_on(folder, wanted, overwrite):
@@ -308,5 +309,7 @@ def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tel
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, which JSON has."""
-    return value.item() if isinstance(value, np.generic) else value
+    """NumPy's numbers and fractions as Python's, which JSON has."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return float(value) if isinstance(value, Fraction) else value

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from unrelu.batch import Moment, Run, Settled
 from unrelu.result import Status
-from unrelu.terminal import tell
+from unrelu.terminal import plain, tell
 
 __all__ = ["Watcher", "print_status", "watching"]
 
@@ -161,19 +161,19 @@ def print_status(run: Run, lines: bool) -> None:
     what = f"{about.get('model', 'a network')} on {about['data']}, method {manifest['method']}"
     options = "".join(f" {name}={value}" for name, value in given.items())
     console.print(
-        escape(f"{run.folder}: {what}{options}, seed {manifest['seed']}, unrelu {manifest['version']}"), soft_wrap=True
+        plain(f"{run.folder}: {what}{options}, seed {manifest['seed']}, unrelu {manifest['version']}"), soft_wrap=True
     )
     state = "finished" if run.finished else "running" if run.running else "stopped"
     console.print(f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks")
     if run.records:
         print_counts(console, run)
     for i, text in list(run.errors.items())[:10]:
-        console.print(f"[red]observation {i}[/red]: {escape(text)}", soft_wrap=True)
+        console.print(f"[red]observation {i}[/red]: {plain(text)}", soft_wrap=True)
     if len(run.errors) > 10:
         folder = escape(str(run.folder))
         console.print(f"and {len(run.errors) - 10} more; `unrelu report {folder}` has them all", soft_wrap=True)
     if not run.finished and not run.running and "command" in about:
-        console.print(f"go on with: {escape(about['command'])}", soft_wrap=True)
+        console.print(f"go on with: {plain(about['command'])}", soft_wrap=True)
 
 
 def print_counts(console: Console, run: Run) -> None:

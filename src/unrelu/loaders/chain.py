@@ -128,9 +128,9 @@ def float64(value: object, what: str) -> Tensor:
         raise ModelError(f"{what} has complex entries; only real numbers are supported")
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
-    except (TypeError, ValueError):
+        return tensor.to(dtype=torch.float64, device="cpu", copy=True).to_dense().contiguous()
+    except (TypeError, ValueError, OverflowError, NotImplementedError):  # the last of tensors without data
         raise ModelError(f"{what} is not an array of real numbers") from None
-    return tensor.to(dtype=torch.float64, device="cpu", copy=True).to_dense().contiguous()
 
 
 def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:

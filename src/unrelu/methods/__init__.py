@@ -115,3 +115,5 @@ def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
     wanted, accepted = zip(*(_KINDS[kind] for kind in kinds if kind is not type(None)), strict=True)
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise OptionError(f"option {name}={value!r} of method {method!r} must be {' or '.join(wanted)}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise OptionError(f"option {name} of method {method!r} has {len(str(abs(value)))} digits; pass less than 2^63")

@@ -276,6 +276,8 @@ class _OfCode(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, apply: Callable[[Array], Array], transpose: Callable[[Array], Array]) -> Tensor:
         ctx.maps = (apply, transpose)
         # Copies: code may write into what it is given, or into what it gave before.
+        if not len(x):
+            return x.new_zeros(x.shape)  # of no row nobody knows how long it would be
         rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
         return torch.from_numpy(np.stack(rows)).to(dtype=x.dtype, device=x.device)
 

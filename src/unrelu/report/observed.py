@@ -66,9 +66,9 @@ class Observations:
         if self.source is None:
             return Observed(str(i))
         try:
+            if not self._same(i // self.run.table.chunk):  # and then not even names of files are shown
+                return Observed(str(i), problem="the data set was changed after this chunk was computed")
             name = self.source.name(i)
-            if not self._same(i // self.run.table.chunk):
-                return Observed(name, problem="the data set was changed after this chunk was computed")
             seen = self._seen(i)
             batch = self.source.read(i, i + 1, seen)
             if batch.problems:

@@ -67,8 +67,11 @@ def write_report(
         raise InputError(f"{target} is a folder; name a file such as {target / 'report.html'}")
     if target.exists() and not target.is_file():  # replaced, /dev/null would be a file from then on
         raise InputError(f"{target} is a device, a pipe or a socket, and would be replaced; name a file")
+    if target.exists() and target.suffix not in (".html", ".htm"):
+        raise InputError(f"{target} exists and is no page, and would be replaced; name a file that ends in .html")
     draft = target.with_name(target.name + ".draft")
     try:
+        draft.unlink(missing_ok=True)  # a link would lead elsewhere
         draft.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
         os.replace(draft, target)
     except OSError as error:

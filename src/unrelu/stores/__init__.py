@@ -1,7 +1,14 @@
 """Observations in, results out."""
 
 from unrelu.stores.files import read_measurement, read_observations
-from unrelu.stores.results import prepare_output, records, write_certificates, write_records, write_result
+from unrelu.stores.results import (
+    check_own_files,
+    prepare_output,
+    records,
+    write_certificates,
+    write_records,
+    write_result,
+)
 from unrelu.stores.sources import Batch, Masks, Source, in_memory, open_masks, open_source
 from unrelu.stores.tables import FORMATS, Column, NpyTable, Table, ZarrTable, columns_of
 
@@ -14,6 +21,7 @@ __all__ = [
     "Source",
     "Table",
     "ZarrTable",
+    "check_own_files",
     "columns_of",
     "in_memory",
     "open_masks",

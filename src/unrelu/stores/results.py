@@ -15,7 +15,7 @@ from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.proofs import Certificate
 from unrelu.result import Inversion
 
-__all__ = ["prepare_output", "records", "write_certificates", "write_records", "write_result"]
+__all__ = ["check_own_files", "prepare_output", "records", "write_certificates", "write_records", "write_result"]
 
 
 def prepare_output(folder: Path, overwrite: bool) -> None:
@@ -23,7 +23,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 
     Raises:
         OutputExistsError: it exists and ``overwrite`` is not set.
-        InputError: it is a file, or cannot be made.
+        InputError: it is a file, cannot be made, or see :func:`check_own_files`.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
@@ -32,7 +32,20 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+        raise InputError(f"{folder} cannot be made: {error.strerror}; name another folder") from error
+    check_own_files(folder)
+
+
+def check_own_files(folder: Path) -> None:
+    """Refuse a folder for results in which a link would lead what is written elsewhere, or a pipe would wait for ever.
+
+    Raises:
+        InputError: it holds something that is neither a file nor a folder.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            what = "a link" if path.is_symlink() else "no file"
+            raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
 
 
 def write_result(folder: Path, result: Inversion) -> None:

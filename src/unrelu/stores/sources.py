@@ -69,6 +69,8 @@ def in_memory(values: npt.ArrayLike, location: str = "the array") -> Source:
     Raises:
         InputError: it is no batch (B, ...) of real numbers.
     """
+    if np.ma.is_masked(values):
+        raise InputError(f"{location} has masked entries; fill them, or pass masks= for what was not observed")
     return ArraySource(Memory(location, np.array(values)))
 
 

@@ -120,9 +120,12 @@ class Table(ABC):
         """Where the rows that are asked for end, if they can be held.
 
         Raises:
-            InputError: they take more than 4 GiB.
+            InputError: there are no such rows, or they take more than 4 GiB.
         """
         stop = self.size if stop is None else stop
+        whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in (start, stop))
+        if not whole or not 0 <= start <= stop <= self.size:
+            raise InputError(f"there are no rows {start!r} to {stop!r}; pass whole numbers from 0 to {self.size}")
         if (size := (stop - start) * column.row_bytes) > MAX_BYTES:
             raise InputError(
                 f"{self.folder}: rows {start} to {stop} of {column.name} take {shown_size(size)}; read fewer at once"
