@@ -171,7 +171,7 @@ def test_a_failing_observation_is_a_row_with_its_message(tmp_path, kind):
     assert run.finished
     assert set(run.errors) == {6, 8}
     assert run.errors[6] == "1 of 20 values are NaN or infinite"
-    assert "whose squares overflow" in run.errors[8]
+    assert "so that squares overflow" in run.errors[8]
     assert run.counts["ERROR"] == 2
     bad = run.read("status") == "ERROR"
     assert np.flatnonzero(bad).tolist() == [6, 8]

@@ -419,8 +419,8 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
 def _weight(prior: float, norm: str) -> float:
     if not _is_number(prior):
         raise OptionError(f"prior={prior!r} must be a number, the weight of |z|^2")
-    if not 0 <= prior < 2**1000:
-        raise InputError(f"prior={prior!r:.60} must be finite and at least 0")
+    if not 0 <= _held(prior) < math.inf:
+        raise InputError(f"prior={_held(prior):g} must be finite and at least 0")
     if prior and norm != "l2":
         raise InputError(f"prior={prior:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
     return float(prior)
@@ -443,9 +443,17 @@ def _seconds(time_limit: float | None) -> float:
         return math.inf
     if not _is_number(time_limit):
         raise OptionError(f"time_limit={time_limit!r} must be a number of seconds or None")
-    if not time_limit > 0:
-        raise InputError(f"time_limit={time_limit!r:.60} must be above 0 seconds")
-    return float(min(time_limit, 2**1000))
+    if not _held(time_limit) > 0:
+        raise InputError(f"time_limit={_held(time_limit):g} must be above 0 seconds")
+    return _held(time_limit)
+
+
+def _held(value: float) -> float:
+    """A number as a float, infinite where it is a whole number beyond floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _is_number(value: object) -> bool:
