@@ -715,6 +715,12 @@ def png_with_a_bomb_in_its_text(folder: Path, canary: Path) -> Path:
     return folder
 
 
+@crafted("data", r"cannot be read: ")
+def png_of_a_chunk_that_states_four_gigabytes(folder: Path, canary: Path) -> Path:
+    written(folder / "a.png", png(5, 4, b"\xff\xff\x00\x21jUNK" + bytes(40)))
+    return folder
+
+
 @crafted("data", r"is a link that leads out of")
 def picture_elsewhere(folder: Path, canary: Path) -> Path:
     Image.fromarray(Y[0]).save(canary.parent / "other.png")

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from unrelu.experiments.drawing import cloud, legend, panels, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.generators import BOTH, TrainedGenerator, named
-from unrelu.experiments.instances import NOISES, gaussian_network, noise, oracle, relative_error, run, slope
+from unrelu.experiments.instances import NOISES, gaussian_network, noise, options_of, oracle, relative_error, run, slope
 from unrelu.experiments.summary import errors, medians, said
+from unrelu.solve import invert
 
 __all__ = ["BETTER", "EXPERIMENTS", "OUTLIERS", "SIMILAR", "SIZES", "on_a_network"]
 
@@ -81,7 +82,8 @@ def _measure_trained(
     y = (clean + e).reshape(count, *network.output_shape)
     rows: list[Row] = []
     for method in _ON_TRAINED:
-        result = run(method, network, y, seed=start)
+        label, options = options_of(method, quick)
+        result = invert(network, y, label, seed=start, **options)
         off = relative_error(result.z, truth)
         rows += [(name, batch, level, i, method, off[i], result.seconds[i]) for i in range(count)]
     floor = relative_error(oracle(network, truth, e), truth)

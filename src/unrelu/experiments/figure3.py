@@ -16,7 +16,7 @@ from unrelu import zoo
 from unrelu.experiments.drawing import grid_of_images
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.generators import BOTH, TrainedGenerator, named
-from unrelu.experiments.instances import MEAN_READING, METHODS, oracle, relative_error
+from unrelu.experiments.instances import MEAN_READING, options_of, oracle, relative_error
 from unrelu.solve import invert
 
 __all__ = ["EXPERIMENTS", "on_a_network"]
@@ -86,7 +86,7 @@ def _measure(generators: Sequence[TrainedGenerator], unit: Unit, seed: int, quic
 
     y = (clean + noise).reshape(2 * count, *network.output_shape)
     for method in (*_RUN, _MEAN):
-        label, options = METHODS[method.removesuffix(", prior").removesuffix(", told")]
+        label, options = options_of(method.removesuffix(", prior").removesuffix(", told"), quick)
         given: dict[str, Any] = {"prior": deviation**2} if method == "auto, prior" else {}
         if method in ("auto, prior", "linf, told"):
             given["noise"] = f"gaussian:{deviation:.6f}"

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLoca
 from unrelu.experiments.drawing import STYLES, grid_of_images, legend, tidy
 from unrelu.experiments.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu.experiments.generators import BOTH, TrainedGenerator, named
-from unrelu.experiments.instances import MEAN_READING, METHODS, relative_error
+from unrelu.experiments.instances import MEAN_READING, METHODS, options_of, relative_error
 from unrelu.experiments.summary import said
 from unrelu.solve import invert
 
@@ -106,7 +106,8 @@ def _measure(generators: Sequence[TrainedGenerator], unit: Unit, seed: int, quic
     shape = (len(truth), *network.output_shape)
     y, mask = np.where(visible, clean, 0).reshape(shape), visible.reshape(shape)
     z = None
-    for method, (name, options) in (*_RUN.items(), _FINISHED, (_MEAN, METHODS[_MEAN])):
+    descents = {"GD": options_of("GD, trained", quick), _MEAN: options_of(_MEAN, quick)}
+    for method, (name, options) in ({**_RUN, _FINISHED[0]: _FINISHED[1]} | descents).items():
         given = z if method == _FINISHED[0] else None
         result = invert(network, y, name, operator=mask, seed=start, z0=given, **options)
         z = result.z if method == "GD" else z

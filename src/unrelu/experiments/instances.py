@@ -63,6 +63,13 @@ def noise(kind: str, shape: Sequence[int], rng: np.random.Generator) -> Array:
     return rng.uniform(-1, 1, shape) if kind == "uniform" else rng.standard_normal(shape)
 
 
+def options_of(label: str, quick: bool) -> tuple[str, dict[str, Any]]:
+    """Method and options of a label of :data:`METHODS`; a quick run makes at most 2,000 steps of gradient descent."""
+    method, options = METHODS[label]
+    cut = quick and method == "gradient_descent" and options.get("setting") != "synthetic"
+    return method, {**options, "max_iterations": 2_000} if cut else options
+
+
 def run(label: str, network: Network, y: npt.ArrayLike, **given: Any) -> Inversion:
     """Invert by the method of a label of :data:`METHODS`; nothing is said of the noise unless it is given."""
     method, options = METHODS[label]

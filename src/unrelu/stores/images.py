@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.reading import MAX_BYTES, opened, read_bytes, shown_size
+from unrelu.reading import MAX_BYTES, read_bytes, shown_size
 from unrelu.stores.batches import Batch, Seen, Source, checked, optional
 
 __all__ = ["ENDINGS", "Folder"]
@@ -132,10 +133,12 @@ class Folder(Source):
         image_module = optional("PIL.Image", "images", "images")
         folder = Path(self.location)
         try:
-            # What Pillow takes for a decompression bomb is one to us.
-            with opened(folder / name, folder) as (stream, _), warnings.catch_warnings():
+            # From memory, as a file's reader makes room for as many bytes as a chunk says that it has.
+            content = io.BytesIO(read_bytes(folder / name, self._max_bytes, folder))
+            with warnings.catch_warnings():
+                # What Pillow takes for a decompression bomb is one to us.
                 warnings.simplefilter("error", image_module.DecompressionBombWarning)
-                with image_module.open(stream, formats=("PNG", "JPEG")) as image:
+                with image_module.open(content, formats=("PNG", "JPEG")) as image:
                     size = 8 * image.width * image.height * len(image.getbands())
                     if size > self._max_bytes:
                         return f"takes {shown_size(size)}; at most {shown_size(self._max_bytes)} are read (--max-bytes)"
