@@ -100,6 +100,15 @@ def test_nothing_is_written_through_a_link(finished, tmp_path, name):
     assert victim.read_bytes() == content
 
 
+def test_what_is_no_path_is_told(tmp_path):
+    with pytest.raises(InputError, match="opened by the path of its folder, got int"):
+        unrelu.open_run(5)
+    with pytest.raises(InputError, match=r"holds no manifest\.json"):
+        unrelu.open_run("a" * 5000)
+    with pytest.raises(OptionError, match="output is a int; pass the path of a folder"):
+        small_run(5)
+
+
 def test_a_pipe_among_the_results_is_told(tmp_path):
     (tmp_path / "out").mkdir()
     os.mkfifo(tmp_path / "out" / "manifest.json.draft")

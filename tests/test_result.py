@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import unrelu
 from support import image_network, random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
@@ -262,3 +264,11 @@ def test_statuses_are_sentences(status):
     assert str(status) == status.name
     assert len(status.value.split()) >= 6
     assert not status.value.endswith(".")
+
+
+def test_a_result_goes_to_another_process_without_its_callback():
+    z = np.random.default_rng(0).standard_normal((2, 3))
+    found = unrelu.invert(NET, NET(z), "lm", callback=lambda progress: False)
+    copy = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(copy.z, found.z)
+    np.testing.assert_array_equal(copy.status, found.status)

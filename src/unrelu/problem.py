@@ -67,6 +67,10 @@ class Control:
     _stops: list[bool] = field(default_factory=list)
     _raised: list[BaseException] = field(default_factory=list)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the callback, which is often a function that no other process can be given."""
+        return {**self.__dict__, "callback": None, "_raised": []}
+
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self._start

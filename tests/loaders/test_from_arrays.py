@@ -106,6 +106,11 @@ W, B = np.ones((4, 3)), np.ones(4)
         (([W], None, "leaky_relu:x"), "'x' is not a number"),
         (([W], None, "leaky_relu:2"), r"slope in \(0, 1\)"),
         (([W], None, ["relu", "tanh"]), r"1 layers but 2 activations"),
+        ((5,), "weights is a int; pass a list with one entry for each layer"),
+        (([W], 5), "biases is a int; pass a list"),
+        (([W], None, 5), "activation is a int; pass a list"),
+        (([[[10**400]]],), r"weights\[0\] is not an array of real numbers"),
+        (([torch.empty(2, 2, device="meta")],), r"weights\[0\] is not an array of real numbers"),
         (([W], None, [3]), "an activation is a name such as 'relu'.*got 3"),
     ],
 )

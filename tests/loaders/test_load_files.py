@@ -501,6 +501,7 @@ def test_unreadable(tmp_path, monkeypatch):
         ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the first weight says it"),
         ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a \.npz file"),
         ("a.pt", {"layers": "fc1"}, r"layers must be a list of layer names, got 'fc1'"),
+        ("a.pt", {"layers": 5}, r"layers must be a list of layer names, got 5"),
         ("a.pt", {"layers": []}, r"layers must be a list of layer names, got \[\]"),
         ("a.pt", {"layers": [1, 2]}, r"layers must be a list of layer names, got \[1, 2\]"),
     ],

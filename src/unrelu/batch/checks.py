@@ -53,7 +53,7 @@ def check_options(
             raise OptionError(f"{name}={value!r} must be a whole number of at least 1")
     if scheduler is not None and workers is not None:
         raise OptionError(f"workers={workers} is for this machine; the cluster {scheduler!r} has workers of its own")
-    if results is not None and results not in FORMATS:
+    if results is not None and results not in list(FORMATS):
         raise OptionError(f"results={results!r} is unknown; use {' or '.join(map(repr, FORMATS))}")
 
 

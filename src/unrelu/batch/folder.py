@@ -130,6 +130,8 @@ def open_run(folder: str | Path) -> Run:
     Raises:
         InputError: it is none, or its manifest is damaged.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")
     folder = Path(folder)
     manifest = read_manifest(folder)
     table = table_of(folder, manifest)

@@ -122,7 +122,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: there is none, or it is damaged.
     """
     path = folder / MANIFEST
-    if not path.exists():
+    if not os.path.exists(path):  # False also where there can be no such file
         raise InputError(f"{folder} holds no {MANIFEST}, so it is no folder of `unrelu run`; check the path")
     manifest: dict[str, Any] = read_json(path, within=folder)
     try:

@@ -22,7 +22,7 @@ from unrelu.batch.journal import DIGESTS, JOURNAL, append, read_digests, read_re
 from unrelu.batch.local import Engine, locally
 from unrelu.batch.manifest import MANIFEST, checked_manifest, differences, read_manifest, write_manifest
 from unrelu.batch.work import STATUSES, Seen, Settled, Task, Work
-from unrelu.errors import HostError, InputError, OutputExistsError, StorageError
+from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
 from unrelu.generator import Generator
 from unrelu.host import computing
 from unrelu.methods import METHODS
@@ -141,6 +141,8 @@ def run(
         HostError: this process cannot start the workers, or computes on a GPU of the process that it was forked from.
         MissingPackageError: an optional package is not installed.
     """
+    if not isinstance(output, str | os.PathLike):
+        raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
     check_options(method, options, chunk, workers, scheduler, results)
     source = source_of(data, array, size, max_bytes)
     masked = None if masks is None else masks_of(masks, size, max_bytes)

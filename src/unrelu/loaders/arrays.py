@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ def from_arrays(
 
     Source: equation (3) of the paper.
     """
-    matrices = list(weights)
-    vectors = [None] * len(matrices) if biases is None else list(biases)
+    matrices = _listed(weights, "weights")
+    vectors = [None] * len(matrices) if biases is None else _listed(biases, "biases")
     if not matrices:
         raise ModelError("weights is empty; a network needs at least one layer")
     if len(vectors) != len(matrices):
@@ -100,7 +101,8 @@ def multilayer(steps: Sequence[tuple[str, Dense | Scale]], activation: Activatio
 
 
 def _activations(activation: Activations, count: int) -> Iterator[Activation]:
-    given = [activation] * count if isinstance(activation, str | Activation) else list(activation)
+    single = isinstance(activation, str | Activation)
+    given: list[Any] = [activation] * count if single else _listed(activation, "activation")
     if len(given) != count:
         raise ModelError(
             f"there are {count} layers but {len(given)} activations {given}; give one, or one for each layer"
@@ -109,6 +111,13 @@ def _activations(activation: Activations, count: int) -> Iterator[Activation]:
         if not isinstance(entry, str | Activation):
             raise ModelError(f"an activation is a name such as 'relu' or 'leaky_relu:0.1', got {entry!r}")
     return iter([entry if isinstance(entry, Activation) else Activation.parse(entry) for entry in given])
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:
+        raise ModelError(f"{name} is a {type(values).__name__}; pass a list with one entry for each layer") from None
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:

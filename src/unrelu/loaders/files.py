@@ -106,7 +106,7 @@ def _path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise ModelFileError(f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch")
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # False where there can be no such file
         raise ModelFileError(f"{file} is a folder; pass the model file itself")
     return file
 
@@ -137,7 +137,10 @@ def _check_options(
             why = "the graph says it" if suffix == ".onnx" else "the first weight says it"
             raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
     if layers is not None and (
-        isinstance(layers, str) or not layers or any(not isinstance(name, str) for name in layers)
+        isinstance(layers, str)
+        or not isinstance(layers, Sequence)
+        or not layers
+        or any(not isinstance(name, str) for name in layers)
     ):
         raise OptionError(f"layers must be a list of layer names, got {layers!r}")
 
