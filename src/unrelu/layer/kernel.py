@@ -164,8 +164,9 @@ def largest_response(
         hi = np.where(there, penalty, 0.0)
         for _ in range(_SHIFTS):
             before = max(scale, float((matrix @ h - bound).max(initial=0.0, where=there)))
-            program = Sum(matrix, sizes, (matrix @ h - bound) / before, lo, hi, (lower - h) / before,
-                          (upper - h) / before, 1.0)  # fmt: skip
+            with np.errstate(over="ignore"):  # beside a scale near 0; such a program is not called optimal
+                program = Sum(matrix, sizes, (matrix @ h - bound) / before, lo, hi, (lower - h) / before,
+                              (upper - h) / before, 1.0)  # fmt: skip
             w, multipliers, basis, pivots, optimal = optimise(program, basis, end)
             total += pivots
             h = np.clip(h + before * w, lower, upper)
