@@ -130,3 +130,13 @@ def test_the_scale_of_the_weights_only_scales_the_result(method, scale):
     power = 2 if isinstance(method, LeastSquares | Relaxed) else 1
     assert other.objective == pytest.approx(plain.objective * scale**power, rel=1e-6)
     np.testing.assert_allclose(other.h, plain.h, rtol=0, atol=1e-5 * np.abs(plain.h).max())
+
+
+@pytest.mark.parametrize("case", [1807, 1974, 3221, 3225, 3413])
+def test_least_squares_do_not_stop_where_the_newton_step_leaves_the_bounds(case):
+    """Layers on which a fuzzer found points called optimal, 1% to 300 times above the minimum."""
+    import programs
+    from unrelu.streams import stream
+
+    rng = stream("fuzzed programs", 0, "layers", "least_squares", case)
+    assert programs.layer_program("least_squares", rng)[1] == "agrees"

@@ -50,10 +50,14 @@ def one_sided_least_squares(
         direction = _feasible_direction(system, curvature, signed, gradient, h)
         if -float(gradient @ direction) <= 1e-24 * f + 1e-30 * scale**2:
             break
-        for length in _lengths(system, h, direction):
-            trial = system.inside(h + length * direction)
-            signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
-            if f_trial <= f - 2e-4 * float(gradient @ (h - trial)):
+        for towards in (direction, _scaled_gradient(system, curvature, gradient)):
+            for length in _lengths(system, h, towards):
+                trial = system.inside(h + length * towards)
+                signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
+                if f_trial <= f - 2e-4 * float(gradient @ (h - trial)):
+                    break
+            # Where a coordinate is let go, the Newton step of all may push another one out, and nothing moves.
+            if f_trial < f:
                 break
         if f_trial >= f:
             break
@@ -78,12 +82,22 @@ def _feasible_direction(system: LayerSystem, curvature: Array, signed: Array, gr
         held |= outwards
     if (held & inwards).any():
         # What letting coordinate i alone go would gain, g_i^2 / H_ii, against the gain on the face.
-        diagonal = np.asarray((system.matrix * system.matrix).T @ curvature) + np.finfo(float).tiny
+        diagonal = _diagonal(system, curvature)
         gain = np.where(held & inwards, gradient * gradient / diagonal, 0.0)
         if -float(gradient @ direction) <= 0.1 * gain.max():
             held[np.argmax(gain)] = False
             direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
     return direction
+
+
+def _scaled_gradient(system: LayerSystem, curvature: Array, gradient: Array) -> Array:
+    """-g_i / H_ii, (k,): a direction along which the projection on the bounds descends wherever anything does."""
+    return np.asarray(-gradient / _diagonal(system, curvature))
+
+
+def _diagonal(system: LayerSystem, curvature: Array) -> Array:
+    """H_ii, half the second derivatives, (k,), above 0."""
+    return np.asarray((system.matrix * system.matrix).T @ curvature) + np.finfo(float).tiny
 
 
 def _lengths(system: LayerSystem, h: Array, direction: Array) -> Iterator[float]:
