@@ -352,3 +352,9 @@ def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():
     before = x.clone()
     np.testing.assert_allclose(large.forward(x), before.numpy() @ A.T)
     assert torch.equal(x, before)
+
+
+def test_functions_of_no_rows_have_no_rows_of_their_own_lengths():
+    operator = Mapped(lambda x: x[:3], lambda r: np.concatenate([r, np.zeros(2)]), 5, 3, (3,))
+    assert operator.forward(torch.zeros(0, 5)).shape == (0, 3)
+    assert operator.adjoint(torch.zeros(0, 3)).shape == (0, 5)

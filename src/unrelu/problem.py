@@ -423,8 +423,8 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
 def _weight(prior: float, norm: str) -> float:
     if not _is_number(prior):
         raise OptionError(f"prior={prior!r} must be a number, the weight of |z|^2")
-    if not 0 <= _held(prior) < math.inf:
-        raise InputError(f"prior={_held(prior):g} must be finite and at least 0")
+    if not 0 <= _as_float(prior) < math.inf:
+        raise InputError(f"prior={_as_float(prior):g} must be finite and at least 0")
     if prior and norm != "l2":
         raise InputError(f"prior={prior:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
     return float(prior)
@@ -447,12 +447,12 @@ def _seconds(time_limit: float | None) -> float:
         return math.inf
     if not _is_number(time_limit):
         raise OptionError(f"time_limit={time_limit!r} must be a number of seconds or None")
-    if not _held(time_limit) > 0:
-        raise InputError(f"time_limit={_held(time_limit):g} must be above 0 seconds")
-    return _held(time_limit)
+    if not _as_float(time_limit) > 0:
+        raise InputError(f"time_limit={_as_float(time_limit):g} must be above 0 seconds")
+    return _as_float(time_limit)
 
 
-def _held(value: float) -> float:
+def _as_float(value: float) -> float:
     """A number as a float, infinite where it is a whole number beyond floats."""
     try:
         return float(value)

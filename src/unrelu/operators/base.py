@@ -260,12 +260,12 @@ class Mapped(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """A on every row."""
-        result: Tensor = _OfCode.apply(x, self.apply, self.transpose)
+        result: Tensor = _OfCode.apply(x, self.apply, self.transpose) if len(x) else x.new_zeros((0, self.m))
         return result
 
     def adjoint(self, r: Tensor) -> Tensor:
         """A^T on every row."""
-        result: Tensor = _OfCode.apply(r, self.transpose, self.apply)
+        result: Tensor = _OfCode.apply(r, self.transpose, self.apply) if len(r) else r.new_zeros((0, self.n))
         return result
 
 
@@ -276,8 +276,6 @@ class _OfCode(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, apply: Callable[[Array], Array], transpose: Callable[[Array], Array]) -> Tensor:
         ctx.maps = (apply, transpose)
         # Copies: code may write into what it is given, or into what it gave before.
-        if not len(x):
-            return x.new_zeros(x.shape)  # of no row nobody knows how long it would be
         rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
         return torch.from_numpy(np.stack(rows)).to(dtype=x.dtype, device=x.device)
 
