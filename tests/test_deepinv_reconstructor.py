@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused(y, physics, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"network": torch.nn.Linear(2, 3)}, OptionError, "network is a Linear; make a Network with"),
+        ({"network": torch.nn.Linear(2, 3)}, OptionError, "network is a Linear; make one with"),
         ({"image_shape": (1, 28, 27)}, InputError, r"image_shape=\(1, 28, 27\) has 756 entries; .* 784 has 784"),
         ({"method": "best"}, OptionError, "method 'best' is unknown"),
         ({"speed": 1}, OptionError, "method 'auto' has no option 'speed'"),

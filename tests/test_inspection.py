@@ -9,7 +9,7 @@ import torch
 from support import random_network, tensor
 from unrelu.activations import Activation
 from unrelu.affine import Dense
-from unrelu.errors import InputError
+from unrelu.errors import InputError, OptionError
 from unrelu.inspection import inspect
 from unrelu.network import Network
 from unrelu.proofs import freedom
@@ -81,3 +81,8 @@ def test_the_same_seed_sees_the_same():
 def test_there_must_be_codes_to_look_at(samples):
     with pytest.raises(InputError, match=f"samples={samples} must be at least 1"):
         inspect(random_network((3, 6)), samples)
+
+
+def test_there_must_be_a_generator_to_look_at():
+    with pytest.raises(OptionError, match="network is a Linear; make one with"):
+        inspect(torch.nn.Linear(2, 3))

@@ -14,7 +14,7 @@ from support import image_network, random_network, rounding, tensor
 from unrelu import generator as generator_module
 from unrelu.activations import Activation
 from unrelu.affine import Affine, Dense, Reshape
-from unrelu.errors import InputError, ModelError
+from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.network import Layer, Network
 
 NETWORKS = {
@@ -125,6 +125,20 @@ def test_float32_copy():
     assert np.abs(single(z) - network(z)).max() > 0
     np.testing.assert_allclose(single(z), network(z), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(single.jacobian(z), network.jacobian(z), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"dtype": "float32"}, "dtype='float32' must be torch.float64 or another floating-point type"),
+        ({"dtype": torch.int32}, "dtype=torch.int32 must be"),
+        ({"device": "abacus"}, "device='abacus' cannot be used"),
+        ({"device": 1.5}, "device=1.5 cannot be used"),
+    ],
+)
+def test_dtypes_and_devices_that_cannot_be_used(where, message):
+    with pytest.raises(OptionError, match=message):
+        NETWORKS["relu_bias"].to(**where)
 
 
 def test_latent_and_output_shapes():

@@ -230,6 +230,13 @@ def test_partial_fourier_is_part_of_the_transform(lead):
     np.testing.assert_allclose(operator.values(x.reshape(1, -1))[0], expected, atol=1e-12)
 
 
+def test_code_that_changes_the_length_of_what_it_measures_is_named():
+    kept = iter([5, 4])
+    operator = Mapped(lambda x: x[: next(kept)], lambda r: np.r_[r, np.zeros(N - 5)], N, 5, (5,))
+    with pytest.raises(InputError, match=r"operator= gave 4 numbers for a vector, and 5 when it was tried"):
+        operator.values(np.ones((2, N)))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -180,7 +180,7 @@ def test_options_that_make_no_sense_are_refused(options, error, message):
 
 
 def test_a_module_is_not_a_network():
-    with pytest.raises(OptionError, match="network is a Linear; make a Network with"):
+    with pytest.raises(OptionError, match="network is a Linear; make one with"):
         Problem.build(torch.nn.Linear(3, 20), np.zeros(20))
 
 

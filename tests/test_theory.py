@@ -19,7 +19,7 @@ from opaque_modules import Untraceable, made
 from support import paper_network, random_network
 from unrelu import theory
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
-from unrelu.layer import LInf
+from unrelu.layer import LayerSystem, LInf
 from unrelu.theory import constants
 
 NORMS = {"linf": theory.c_inf, "l1": theory.c_1}
@@ -310,15 +310,16 @@ def test_numbers_out_of_range(call, message):
 # --- the bound of one code -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unit", [False, True])
-def test_linf_stays_within_the_bound(unit):
-    """N(0, 1 / n_i) weights, and N(0, 1) ones, whose thresholds shrink on the way down."""
+@pytest.mark.parametrize("rows", ["as in the paper", "long", "short"])
+def test_linf_stays_within_the_bound(rows):
+    """N(0, 1 / n_i) weights; N(0, 1) ones, whose thresholds shrink on the way down; small ones, whose grow."""
     finite = 0
     for seed in range(25):
         k, rng = 3 + seed % 3, np.random.default_rng(seed)
         network = paper_network((k, 40, 200), seed=seed)
-        if unit:
-            network = unrelu.from_arrays([layer.matrix() * layer.n_out**0.5 for layer in network.layers])
+        if rows != "as in the paper":
+            factors = [layer.n_out**0.5 if rows == "long" else 1e-2 for layer in network.layers]
+            network = unrelu.from_arrays([f * layer.matrix() for f, layer in zip(factors, network.layers, strict=True)])
         z = rng.standard_normal(k)
         x = network(z)
         eps = float(x.max()) * 10.0 ** rng.uniform(-5, -1)
@@ -359,6 +360,18 @@ def test_the_bound_is_theorem_3_with_one_constant_for_each_layer():
     grown = theory.recovery_bound(network, z, eps)
     assert grown.thresholds[-1] == pytest.approx((1 + LInf.alpha) * eps, rel=1e-5)
     assert grown.error >= bound.error * (1 - 1e-9)
+
+
+def test_a_layer_may_start_above_its_error_where_the_rows_above_it_are_short():
+    """The threshold that short rows hand down is larger than the smallest error that they allow."""
+    rng = np.random.default_rng(4)
+    last = np.vstack([np.eye(30), 1e-3 * np.eye(30), 1e-3 * np.eye(30)])
+    network = unrelu.from_arrays([rng.uniform(0.5, 1.5, (30, 2)), last])
+    z = np.ones(2)
+    bound = theory.recovery_bound(network, z, 1e-6)
+    handed = LInf.alpha * 1e-6 / LayerSystem.of(network.layers[1]).gain
+    assert bound.errors[1] < handed
+    assert bound.thresholds[0] == pytest.approx(bound.errors[1] + handed, rel=1e-3)
 
 
 def test_a_layer_without_enough_bright_outputs_ends_the_bound():

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from unrelu.affine import Shape
-from unrelu.errors import InputError
+from unrelu.errors import InputError, OptionError
 from unrelu.host import computing
 from unrelu.streams import stream
 
-__all__ = ["Generator", "by", "numbers", "to_numpy"]
+__all__ = ["Generator", "as_generator", "by", "numbers", "to_numpy"]
 
 Array = npt.NDArray[np.float64]
 
@@ -65,7 +65,23 @@ class Generator(ABC):
 
     @abstractmethod
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """The same generator evaluated in another dtype or on another device."""
+        """The same generator evaluated in another dtype or on another device.
+
+        Raises:
+            OptionError: no floating-point dtype, or a device that is not there.
+        """
+
+    def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> tuple[torch.dtype, torch.device]:
+        """Where and how :meth:`to` has it evaluated, checked."""
+        dtype = self.dtype if dtype is None else dtype
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
+        try:
+            place = torch.device(self.device if device is None else device)
+            torch.empty(0, device=place)
+        except (AssertionError, RuntimeError, TypeError) as error:
+            raise OptionError(f"device={device!r} cannot be used: {error}") from None
+        return dtype, place
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -123,6 +139,19 @@ class Generator(ABC):
     @abstractmethod
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+
+
+def as_generator(network: object) -> Generator:
+    """The network itself.
+
+    Raises:
+        OptionError: it is something else, such as a module or a file's name.
+    """
+    if not isinstance(network, Generator):
+        raise OptionError(
+            f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load"
+        )
+    return network
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:

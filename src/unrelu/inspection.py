@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from unrelu.affine import Reshape
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.generator import Generator
+from unrelu.generator import Generator, as_generator
 from unrelu.host import computing
 from unrelu.layer import Exact
 from unrelu.methods import layerwise_reason
@@ -132,8 +132,10 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
         seed: seed of the draw.
 
     Raises:
-        InputError: there are no codes to draw.
+        InputError: there are no codes to draw, or more than a million.
+        OptionError: ``network`` is no generator.
     """
+    as_generator(network)
     if not 1 <= samples <= _MOST_SAMPLES:
         raise InputError(f"samples={samples} must be at least 1, and at most {_MOST_SAMPLES:,}")
     z = stream("inspection", seed).standard_normal((samples, network.latent_dim))

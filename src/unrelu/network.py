@@ -143,7 +143,7 @@ class Network(Generator):
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
-        dtype, device = dtype or self.dtype, torch.device(device or self.device)
+        dtype, device = self._place(dtype, device)
         return Network(tuple(layer.to(dtype, device) for layer in self.layers), self.latent_shape, dtype, device)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class OpaqueNetwork(Generator):
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
         """The same generator evaluated in another dtype or on another device."""
-        dtype, device = dtype or self.dtype, torch.device(device or self.device)
+        dtype, device = self._place(dtype, device)
         return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from unrelu.equilibration import Units, equilibrate
 from unrelu.errors import InputError, OptionError
-from unrelu.generator import Generator, numbers
+from unrelu.generator import Generator, as_generator, numbers
 from unrelu.host import computing
 from unrelu.network import Network
 from unrelu.noise import Noise
@@ -167,8 +167,7 @@ class Problem:
             InputError: a shape, value, operator, noise level, norm or prior that cannot be used.
             OptionError: a seed, prior, time limit or callback of the wrong type.
         """
-        if not isinstance(network, Generator):
-            raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
+        as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         measurement = read_operator(operator, network.output_shape, array.shape)
         values, single = _observations(measurement, scaling.apply(array, dtype))

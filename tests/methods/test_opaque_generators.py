@@ -156,5 +156,5 @@ def test_inputs_are_checked():
         net(np.zeros(4))
     with pytest.raises(InputError, match=r"y has shape \(7,\), the network ends in \(40,\)"):
         Problem.build(net, np.zeros(7))
-    with pytest.raises(OptionError, match="network is a Residual; make a Network with"):
+    with pytest.raises(OptionError, match="network is a Residual; make one with"):
         invert(GENERATORS["residual"][0], np.zeros(40))

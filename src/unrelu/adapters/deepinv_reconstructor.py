@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unrelu.affine import Shape
-from unrelu.errors import InputError, MissingPackageError, OptionError
-from unrelu.generator import Generator, by
+from unrelu.errors import InputError, MissingPackageError
+from unrelu.generator import Generator, as_generator, by
 from unrelu.methods import Method, make
 from unrelu.operators import Mask
 from unrelu.result import Inversion
@@ -82,8 +82,7 @@ class GeneratorReconstructor(Reconstructor):
         **options: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(network, Generator):
-            raise OptionError(f"network is a {type(network).__name__}; make a Network with unrelu.load or from_torch")
+        as_generator(network)
         if image_shape is not None and math.prod(image_shape) != network.output_dim:
             raise InputError(
                 f"image_shape={tuple(image_shape)} has {math.prod(image_shape)} entries; the network's output "

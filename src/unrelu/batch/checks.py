@@ -12,7 +12,7 @@ import numpy as np
 
 from unrelu.batch.work import Work
 from unrelu.errors import InputError, OptionError
-from unrelu.generator import Generator
+from unrelu.generator import Generator, as_generator
 from unrelu.methods import METHODS, make
 from unrelu.noise import Noise
 from unrelu.operators import Identity, Mapped, MaskOperator, read_operator
@@ -99,10 +99,7 @@ def check_data(network: Generator, source: Source, masks: Source | None, operato
     Raises:
         InputError: they do not, or noise, norm, prior, seed or time limit cannot be used.
     """
-    if not isinstance(network, Generator):
-        raise OptionError(
-            f"network is a {type(network).__name__}; make one with unrelu.load, from_torch or unrelu.zoo.load"
-        )
+    as_generator(network)
     if masks is not None and operator is not None:
         raise InputError("masks= and operator= were both given; pass one of them")
     if masks is not None and masks.size != source.size:

@@ -94,7 +94,7 @@ def inactive(network: Network, y: Array) -> Array:
         target, threshold = observed, None
         for system in reversed(systems):
             solution = method(system, target, threshold)
-            target, threshold = solution.h, solution.threshold / max(1.0, system.gain)
+            target, threshold = solution.h, system.input_threshold(solution.h, solution.threshold)
         codes.append(target)
     return np.stack(codes)
 

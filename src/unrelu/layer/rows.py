@@ -92,6 +92,18 @@ class LayerSystem:
         norms = norms[norms > 0]
         return float(np.median(norms)) if len(norms) else 1.0
 
+    def input_threshold(self, h: Array, threshold: float) -> float:
+        r"""The threshold that h, found at ``threshold`` eps, is inverted with by the layer below.
+
+        .. math:: \min(\varepsilon \, |h|_2 / |W h|_2, \; \varepsilon / \operatorname{median}_j |w_j|_2)
+
+        An error of eps in a pre-activation is one of about eps / \|w_j\| in h. The paper hands eps down as it is, for
+        weights N(0, 1/n), with which the first ratio is about 1; in other units of h it is not. A threshold that is too
+        small grows; one that is too large calls every neuron off.
+        """
+        stretch = float(np.linalg.norm(self.matrix @ h)) / (float(np.linalg.norm(h)) or 1.0)
+        return threshold / max(stretch, self.gain)
+
     @property
     def unit(self) -> tuple[LayerSystem, Array]:
         """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1.

@@ -100,11 +100,7 @@ class Layerwise:
             solutions.append(solution)
             if not np.isfinite(solution.h).all():
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            # An error of eps in a pre-activation is one of about eps / |w_j| in h. The paper hands eps down as it is,
-            # for weights N(0, 1/n), with which |W h|_2 is about |h|_2: in any units, eps |h|_2 / |W h|_2. One that is
-            # too small grows; one that is too large calls every neuron off.
-            stretch = float(np.linalg.norm(system.matrix @ solution.h)) / (float(np.linalg.norm(solution.h)) or 1.0)
-            target, threshold = solution.h, solution.threshold / max(stretch, system.gain)
+            target, threshold = solution.h, system.input_threshold(solution.h, solution.threshold)
             if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
                 return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
         return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)

@@ -15,11 +15,13 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.affine import Shape
+from unrelu.errors import InputError
 from unrelu.host import computing
 
 __all__ = ["Identity", "Mapped", "MaskOperator", "MatrixOperator", "Operator", "Sparse"]
 
 Array = npt.NDArray[np.float64]
+_Code = Callable[[Array], Array]
 
 
 class Operator(ABC):
@@ -252,20 +254,24 @@ class Mapped(Operator):
         shape: shape of one observation, of m entries.
     """
 
-    apply: Callable[[Array], Array]
-    transpose: Callable[[Array], Array]
+    apply: _Code
+    transpose: _Code
     n: int
     m: int
     shape: Shape
 
     def forward(self, x: Tensor) -> Tensor:
         """A on every row."""
-        result: Tensor = _OfCode.apply(x, self.apply, self.transpose) if len(x) else x.new_zeros((0, self.m))
+        result: Tensor = (
+            _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n)) if len(x) else x.new_zeros((0, self.m))
+        )
         return result
 
     def adjoint(self, r: Tensor) -> Tensor:
         """A^T on every row."""
-        result: Tensor = _OfCode.apply(r, self.transpose, self.apply) if len(r) else r.new_zeros((0, self.n))
+        result: Tensor = (
+            _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m)) if len(r) else r.new_zeros((0, self.n))
+        )
         return result
 
 
@@ -273,16 +279,19 @@ class _OfCode(torch.autograd.Function):
     """Rows through NumPy code; its derivative is the same map, and that of the backward pass the adjoint."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: Callable[[Array], Array], transpose: Callable[[Array], Array]) -> Tensor:
-        ctx.maps = (apply, transpose)
+    def forward(ctx: Any, x: Tensor, apply: _Code, transpose: _Code, sizes: tuple[int, int]) -> Tensor:
+        ctx.maps = (apply, transpose, sizes)
         # Copies: code may write into what it is given, or into what it gave before.
         rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
+        for row in rows:
+            if row.size != sizes[0]:
+                raise InputError(f"operator= gave {row.size} numbers for a vector, and {sizes[0]} when it was tried")
         return torch.from_numpy(np.stack(rows)).to(dtype=x.dtype, device=x.device)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        apply, transpose = ctx.maps
-        return _OfCode.apply(gradients[0], transpose, apply), None, None
+        apply, transpose, (given, taken) = ctx.maps
+        return _OfCode.apply(gradients[0], transpose, apply, (taken, given)), None, None, None
 
 
 def _picked(csr: sparse.csr_array) -> npt.NDArray[np.intp] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unrelu.equilibration import equilibrate
 from unrelu.errors import InputError
-from unrelu.generator import Generator, numbers
+from unrelu.generator import Generator, as_generator, numbers
 from unrelu.host import computing
 from unrelu.network import Network
 from unrelu.operators import Operator, read_operator
@@ -140,7 +140,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
         InputError: z or operator do not fit the network, or each other.
     """
     codes = numbers(z, "z")
-    k = network.latent_dim
+    k = as_generator(network).latent_dim
     if codes.ndim not in (1, 2) or codes.shape[-1] != k:
         raise InputError(f"z has shape {codes.shape}; this network takes codes of shape ({k},) or (B, {k})")
     measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape))

@@ -198,8 +198,8 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
     :math:`s_i` being the one it starts from. A row of :math:`I_i` is observed above :math:`t_i`, so it is active, and
     both h and h* are within :math:`e_i` of its observation: :math:`|W_{I_i} (h - h^*)|_\infty \le 2 e_i`.
 
-    The start :math:`s_i` is what the layer above ended at, divided by the median norm of that layer's rows if it is
-    above 1; where rows are long that can be above :math:`e_i`. With ``alpha=None`` :math:`t_i = e_i`, the thresholds
+    The start :math:`s_i` is at most what the layer above ended at, divided by the median norm of that layer's rows;
+    where rows are short that can be above :math:`e_i`. With ``alpha=None`` :math:`t_i = e_i`, the thresholds
     that Theorem 3 assumes, so outputs need to exceed :math:`2 e_i`.
 
     The constants are certified (:func:`c_inf`), and the tolerances of the layer programs are counted: no
@@ -247,7 +247,7 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
         thresholds.append(threshold)
         rows.append(len(bright))
         constants.append(constant)
-        handed = end / max(1.0, system.gain)
+        handed = end / system.gain * _UP  # at least LayerSystem.input_threshold, whatever h is found
     return RecoveryBound(tuple(errors[::-1]), tuple(thresholds[::-1]), tuple(constants[::-1]), tuple(rows[::-1]))
 
 
