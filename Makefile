@@ -10,9 +10,9 @@ $(VENV)/.demo: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.check: pyproject.toml
+$(VENV)/.check: pyproject.toml studies/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[check,docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[check,docs]' --editable studies
 	touch $@ $(VENV)/.demo
 
 ## invert noisy digits, methods side by side; writes demo/grid.png and demo/results.jsonl
@@ -40,8 +40,8 @@ check: $(VENV)/.check
 
 ## rewrite the sources in the project's format
 format: $(VENV)/.check
-	$(BIN)/ruff format src tests scripts benchmarks fuzz docs
-	$(BIN)/ruff check --fix src tests scripts benchmarks fuzz docs
+	$(BIN)/ruff format src studies tests scripts fuzz docs
+	$(BIN)/ruff check --fix src studies tests scripts fuzz docs
 
 ## every benchmark, and its pages from the numbers (two hours); some of them: make bench NAMES="search certify"
 bench: $(VENV)/.check
@@ -71,9 +71,9 @@ docs: $(VENV)/.check
 
 ## train the generators of the zoo and the plain VAEs of the benchmarks again (minutes)
 zoo: $(VENV)/.check
-	$(BIN)/python -m pip install --quiet --editable '.[train]'
-	$(BIN)/python scripts/train_zoo.py
-	$(BIN)/python scripts/train_plain_vaes.py
+	$(BIN)/python -m pip install --quiet --editable . --editable 'studies[train]'
+	$(BIN)/python -m unrelu_studies.zoo.train
+	$(BIN)/python -m unrelu_studies.zoo.train_plain_vaes
 
 ## forget compiled kernels, after a change in one of their files
 clean-kernels:

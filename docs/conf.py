@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import unrelu
-from unrelu.experiments.page import page
 from unrelu.methods import METHODS
+from unrelu_studies.paper.page import page
 
 project = "unrelu"
 author = "The unrelu developers"

@@ -39,6 +39,6 @@ def _interrupts_as_before():
 @pytest.fixture(scope="session")
 def fig2a():
     """The quick numbers of Figure 2(a), which tests of figures and of the command share."""
-    from unrelu.experiments import load
+    from unrelu_studies.paper import load
 
     return load("fig2a").run(quick=True)

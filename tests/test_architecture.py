@@ -17,7 +17,7 @@ ORDER = (
     "errors", "reading", "machine", "host", "streams", "activations", "affine", "generator", "network", "opaque",
     "threads", "processes", "loaders", "operators", "equilibration", "scaling", "hardness", "noise", "problem",
     "result", "layer", "methods", "proofs", "theory", "solve", "certification", "adapters", "inspection", "zoo",
-    "stores", "batch", "report", "certificate_plot", "terminal", "benchmarks", "experiments", "demo", "commands", "cli",
+    "stores", "batch", "report", "certificate_plot", "terminal", "demo", "commands", "cli",
 )  # fmt: skip
 # These may import less than their row allows.
 ONLY = {
@@ -78,6 +78,10 @@ def test_the_check_sees_imports():
     """Against a check that passes because it finds nothing."""
     assert {"generator", "errors"} <= rows_imported(SOURCE / "problem.py")
     assert {"zoo", "loaders", "stores"} <= rows_imported(SOURCE / "terminal.py")
+
+
+def test_the_library_knows_nothing_of_the_laboratory():
+    assert not [path for path in FILES if any(name.startswith("unrelu_studies") for name in imported(path))]
 
 
 def test_only_one_module_talks_to_highs():

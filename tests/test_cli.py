@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import unrelu
 from unrelu import cli
+from unrelu.commands import app as commands
 from unrelu.commands.app import app
+from unrelu.errors import MissingPackageError
 from unrelu.methods import METHODS
 from unrelu.problem import Problem
 
@@ -445,3 +448,16 @@ def test_measurements_that_make_no_sense_are_refused(run, arguments, message):
     assert code == 2
     assert message in err
     assert not Path("out").exists()
+
+
+def test_commands_of_the_laboratory_say_where_to_get_it(monkeypatch):
+    """As in an environment in which only ``unrelu`` is installed."""
+    monkeypatch.setattr(commands, "entry_points", lambda group: ())
+    lonely = typer.Typer()
+    commands.add_laboratory(lonely)
+    lonely.command()(lambda: None)
+    for name in ("reproduce", "benchmark"):
+        found = CliRunner().invoke(lonely, [name, "fig1a", "--quick"])
+        assert isinstance(found.exception, MissingPackageError)
+        assert f"`unrelu {name}` is part of the laboratory" in str(found.exception)
+    assert "reproduce" not in CliRunner().invoke(lonely, ["--help"]).output

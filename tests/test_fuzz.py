@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark_fuzz_tables import FUZZERS
+from unrelu_studies.tables.fuzz_tables import FUZZERS
 
 FOLDER = Path(__file__).parent.parent / "fuzz"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]

@@ -14,11 +14,11 @@ import torch
 import unrelu
 from support import random_network
 from unrelu import streams
-from unrelu.benchmarks import search_cells
 from unrelu.methods import METHODS, adam
 from unrelu.methods.bank import Bank
 from unrelu.methods.search_starts import SearchStarts
 from unrelu.streams import global_torch_stream, stream, torch_stream
+from unrelu_studies.benchmarks import search_cells
 
 ROOT = Path(__file__).parent.parent
 # What users write: default_rng(s), default_rng([s, 0]), torch.manual_seed(s).
@@ -82,7 +82,7 @@ ALLOWED = {
     # Nothing is drawn: a user's module that draws must not advance the user's generator.
     ("src/unrelu/loaders/torch_graph.py", "fork_rng"),
     # Which digits were held out of the training of the published weights: another split would show them to tests.
-    ("scripts/zoo_recipes.py", "default_rng"),
+    ("studies/unrelu_studies/zoo/recipes.py", "default_rng"),
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def calls(path: Path) -> set[str]:
 
 
 def test_only_streams_makes_generators():
-    files = [path for folder in ("src", "benchmarks", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for folder in ("src", "studies", "scripts") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 200
     found = {(path.relative_to(ROOT).as_posix(), name) for path in files for name in calls(path)}
     assert found == ALLOWED
@@ -253,7 +253,7 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
 
 def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
     from unrelu import demo
-    from unrelu.benchmarks import certify_cells, cold_start, instances, search_norms, whole_network
+    from unrelu_studies.benchmarks import certify_cells, cold_start, instances, search_norms, whole_network
 
     for seed in (0, 2026):
         for section in demo.sections(seed):
@@ -275,7 +275,7 @@ def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
 
 def test_the_experiments_draw_nothing_of_a_users(drawn, monkeypatch):
     """Their instances, seeds of starts, and baselines; what is made of them does not matter here."""
-    from unrelu import experiments
+    from unrelu_studies import paper as experiments
 
     real = unrelu.invert
 
@@ -284,7 +284,7 @@ def test_the_experiments_draw_nothing_of_a_users(drawn, monkeypatch):
 
     for name in experiments.MODULES:
         experiment = experiments.load(name)
-        for module in [module for key, module in sys.modules.items() if key.startswith("unrelu.experiments.")]:
+        for module in [module for key, module in sys.modules.items() if key.startswith("unrelu_studies.paper.")]:
             if getattr(module, "invert", None) is real:
                 monkeypatch.setattr(module, "invert", short)
         unit = experiment.units(True)[0]

@@ -5,6 +5,7 @@ Commands import what they use when they run, so that ``unrelu --help`` does not 
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,7 @@ from unrelu.commands.options import (
     Quiet,
     Scale,
 )
-from unrelu.errors import OptionError
-from unrelu.experiments import MODULES as EXPERIMENTS
-from unrelu.experiments import ON_A_NETWORK
-from unrelu.experiments import load as load_experiment
+from unrelu.errors import MissingPackageError
 from unrelu.terminal import (
     end,
     limit_of,
@@ -42,7 +40,7 @@ from unrelu.terminal import (
     removed_if_empty,
 )
 
-__all__ = ["app"]
+__all__ = ["add_laboratory", "app"]
 
 app = typer.Typer(
     name="unrelu",
@@ -261,106 +259,22 @@ def demo(
     end(failed, len(codes), False, output / "results.jsonl")
 
 
-@app.command()
-def reproduce(
-    figures: Annotated[list[str], typer.Argument(help=f"all, or some of: {', '.join(EXPERIMENTS)}")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for the numbers and the pictures. [default: reproduction, or with --network "
-            "reproduction-NAME, after the file]",
-        ),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network",
-            metavar="FILE",
-            help=f"Run {', '.join(ON_A_NETWORK)} on a decoder of 28 x 28 pixels from your "
-            "file (.onnx .pt .pth .safetensors .npz) instead of ours.",
-        ),
-    ] = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    quick: Annotated[bool, typer.Option(help="Few runs of each: minutes for all, instead of an hour.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of every random choice; the default is that of the page.")
-    ] = 2026,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core]")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Forget what the folder holds of these figures.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run experiments of the paper again: their numbers, pictures and what they say to its claims.
-
-    The folder gets NAME.json, NAME.png and NAME.svg of each, and reproduction.md. Run the same command again to go on
-    after a stop: what is finished is not run again. Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
-
-    With --network, some figures run on a decoder from your file, such as those that the paper's authors published:
-    unrelu reproduce fig1c fig1d fig3 fig4 --network FILE --layers fc3,fc4 --activation relu
-    """
-    from rich.console import Console
-
-    from unrelu.experiments.generators import from_file
-    from unrelu.experiments.terminal import reproduce as run_experiments
-
-    if network is None and (layers or activation):
-        raise OptionError("--layers and --activation say how to read the file of --network; name it as well")
-    names = list(EXPERIMENTS) if "all" in figures else figures
-    generator = from_file(network, layers, activation) if network else None
-    for name in names:
-        load_experiment(name, generator)
-    folder = output or Path(f"reproduction-{Path(generator.name).stem}" if generator else "reproduction")
-    if not run_experiments(names, folder, quick, seed, workers, overwrite, Console(quiet=quiet), generator):
-        raise typer.Exit(130)
+def add_laboratory(app: typer.Typer) -> None:
+    """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
+    found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
+    for name in ("reproduce", "benchmark"):
+        if name in found:
+            app.command()(found[name].load())
+        else:
+            app.command(name, hidden=True, context_settings={"ignore_unknown_options": True})(_absent)
 
 
-@app.command()
-def benchmark(
-    measurement: Annotated[
-        str,
-        typer.Argument(
-            help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
-            "against two; network: a whole inversion against HiGHS under our search and under the published loop; "
-            "cold-start: the first call of a process; search: auto against lm and adam from ten starts; "
-            "certify: proofs against HiGHS's mixed-integer solver."
-        ),
-    ] = "layers",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the numbers. [default: benchmark-MEASUREMENT]")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="Few instances of small problems.")] = False,
-    instances: Annotated[
-        int | None, typer.Option(min=1, help="Instances of each layer and program, or of each search.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")] = 20260,
-    generator: Annotated[
-        list[str] | None, typer.Option(help="search: a generator to measure, again for another. [default: all]")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Time the layer programs against other solvers, and the search against other methods, on one thread.
+def _absent(context: typer.Context, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Part of the laboratory, which is not installed."""
+    raise MissingPackageError(
+        f"`unrelu {context.info_name}` is part of the laboratory, which `pip install unrelu` leaves out: clone the "
+        "repository and run `pip install -e . -e studies` there"
+    )
 
-    The folder gets the raw numbers, MEASUREMENT.json, and of "layers", "search" and "certify" a picture,
-    MEASUREMENT.png.
-    """
-    from rich.console import Console
 
-    from unrelu.benchmarks.report import MEASUREMENTS, Command
-    from unrelu.benchmarks.report import run as measure
-    from unrelu.benchmarks.search_cells import RANDOM, ZOO
-    from unrelu.stores import prepare_output
-
-    if measurement not in MEASUREMENTS:
-        raise OptionError(f"benchmark {measurement!r} is unknown; use one of {', '.join(MEASUREMENTS)}")
-    if unknown := set(generator or ()) - {*ZOO, *RANDOM}:
-        raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join((*ZOO, *RANDOM))}")
-    folder = output or Path(f"benchmark-{measurement}")
-    prepare_output(folder, overwrite)
-    console = Console(quiet=quiet)
-    # The tables would lose digits where the output is a file or the terminal narrow.
-    console.width = max(console.width, 100)
-    with removed_if_empty(folder):
-        measure(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)
+add_laboratory(app)

@@ -1,0 +1,178 @@
+"""Random and degenerate layer programs against an independent solver: does anyone find a better point?
+
+Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same
+program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. The
+command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
+(objectives are never compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse
+than the least-squares start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+from scipy.optimize import linprog
+
+from unrelu.activations import Activation
+from unrelu.layer import LayerSystem, rows
+from unrelu.layer.convex import least_violation
+from unrelu.layer.highs import LpStatus
+from unrelu.layer.kernel import least_squares_start
+from unrelu.streams import stream
+
+KINDS = (
+    "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",
+    "large scale", "badly conditioned", "duplicated columns", "outliers", "noiseless", "integers", "leaky",
+    "sparse code", "nearly equal columns", "rows of all sizes",
+)  # fmt: skip
+# Of each kind and norm.
+INSTANCES, QUICK_INSTANCES = 150, 5
+OUTCOMES = (
+    "agrees", "zero", "says so", "no reference", "reference worse", "beaten", "NaN", "worse than its start"
+)  # fmt: skip
+FAILURES = ("beaten", "NaN", "worse than its start")
+BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0))
+
+
+def layer_matrix(kind, n, k, rng):
+    """W, (n, k)."""
+    matrix = rng.normal(size=(n, k)) / np.sqrt(n)
+    if kind == "repeated rows":
+        return matrix[rng.integers(0, max(1, n // 3), n)]
+    if kind == "zero rows":
+        matrix[rng.random(n) < 0.3] = 0.0
+    if kind == "badly conditioned":
+        return matrix @ (np.linalg.qr(rng.normal(size=(k, k)))[0] * np.logspace(0, -8, k))
+    if kind == "duplicated columns":
+        return matrix[:, rng.integers(0, max(1, k // 2), k)]
+    if kind == "nearly equal columns":
+        matrix[:, 0] = matrix[:, -1] + 10.0 ** rng.uniform(-13, -5) * matrix[:, 0]
+    if kind == "rows of all sizes":
+        return 10.0 ** rng.uniform(-6, 6, (n, 1)) * matrix
+    if kind == "integers":
+        return rng.integers(-1, 2, (n, k)).astype(float)
+    if kind in ("small scale", "large scale"):
+        return matrix * 10.0 ** rng.uniform(-3, 3)
+    return matrix
+
+
+def layer_bias(kind, u, k):
+    """A constant bias that leaves about as many rows active as the kind says."""
+    wanted = {"few active": k // 2, "none active": 0, "as many active": k}.get(kind)
+    if wanted is None:
+        return np.zeros(len(u))
+    level = np.sort(u)[::-1][min(wanted, len(u) - 1)] + (1e-3 if kind == "none active" else 0.0)
+    return np.full(len(u), -level - (1.0 if wanted >= len(u) else 0.0))
+
+
+def observed(kind, x, noise, size, rng):
+    """The output x with noise, or something else in its place."""
+    if kind == "x = 0":
+        return np.zeros(len(x))
+    if kind == "integers":
+        return x + rng.integers(-1, 2, len(x))
+    if kind != "noiseless":
+        x = x + noise * size * rng.uniform(-1, 1, len(x))
+    if kind == "outliers":
+        bad = rng.random(len(x)) < 0.1
+        x[bad] = rng.uniform(0, 2 * size, int(bad.sum()))
+    return x
+
+
+def instance(kind, rng):
+    """A layer and one output of it, with a threshold."""
+    k = int(rng.integers(1, 25))
+    n = k + int(rng.integers(0, 4 * k + 5))
+    matrix = layer_matrix(kind, n, k, rng)
+    noise, box = float(rng.choice([1e-6, 1e-3, 1e-1])), BOXES[int(rng.integers(3))]
+    scale = 1.0
+    if kind in ("small scale", "large scale"):
+        scale = 10.0 ** (rng.uniform(-9, -3) if kind == "small scale" else rng.uniform(3, 9))
+        # A code of that scale does not fit into a box around 0.
+        box = BOXES[0] if box[1] == 1.0 else box
+    h = np.clip(rng.normal(size=k), *box)
+    if kind == "sparse code":
+        h[rng.random(k) < 0.7] = 0.0
+    if kind == "integers":
+        h = np.round(h)
+    u = matrix @ h
+    bias, activation = layer_bias(kind, u, k), Activation.parse("leaky_relu:0.1" if kind == "leaky" else "relu")
+    x = activation.value(u + bias)
+    size = max(float(np.abs(x).max()), 1e-3)
+    x = observed(kind, x, noise, size, rng)
+    system = LayerSystem(matrix, bias * scale, activation, np.full(k, box[0]), np.full(k, box[1]))
+    return system, rows(system, x * scale, noise * size * scale * float(rng.choice([0.3, 1.0])))
+
+
+def reference(system, layer_rows, norm, h, sigma):
+    """The objective at the point of scipy's linprog, solved for w in h + sigma w; None where it does not finish.
+
+    What linprog says of itself is too low where its constraints hold to 1e-7 only, or small coefficients were dropped.
+    """
+    n, k = system.matrix.shape
+    size = system.norms
+    matrix = system.matrix / size
+    up, down = np.isfinite(layer_rows.high), np.isfinite(layer_rows.low)
+    errors = np.ones((n, 1)) if norm == "linf" else np.eye(n)
+    m = errors.shape[1]
+    wh = system.matrix @ h
+    above = np.hstack([matrix / layer_rows.high_slope[:, None], -errors])[up]
+    below = np.hstack([-matrix / layer_rows.low_slope[:, None], -errors])[down]
+    side = np.concatenate([
+        ((layer_rows.high - wh) / layer_rows.high_slope)[up], ((wh - layer_rows.low) / layer_rows.low_slope)[down]
+    ]) / sigma  # fmt: skip
+    bounds = list(zip((system.lower - h) * size / sigma, (system.upper - h) * size / sigma, strict=True))
+    cost = np.concatenate([np.zeros(k), np.ones(m)])
+    result = linprog(cost, np.vstack([above, below]), side, bounds=bounds + [(0, None)] * m, method="highs")
+    if result.status != 0:
+        return None
+    found = layer_rows.violation(system.matrix @ system.inside(h + sigma * result.x[:k] / size))
+    return float(found.max() if norm == "linf" else found.sum())
+
+
+def check(kind, norm, rng):
+    """Outcome of one instance, our excess over the reference, and our answer."""
+    system, layer_rows = instance(kind, rng)
+    answer = least_violation(system, layer_rows, norm)
+    measure = np.sum if norm == "l1" else np.max
+    scale = layer_rows.scale
+    matrix, _ = system.balanced
+    start = least_squares_start(matrix, layer_rows, system.lower * system.norms, system.upper * system.norms)
+    at_start = float(measure(layer_rows.violation(system.matrix @ system.inside(start / system.norms))))
+    if not (np.isfinite(answer.h).all() and np.isfinite([answer.objective, answer.bound]).all()):
+        return "NaN", 0.0, answer
+    if answer.objective > at_start * (1 + 1e-9) + 1e-12 * scale:
+        return "worse than its start", 0.0, answer
+    if answer.status is not LpStatus.OPTIMAL:
+        return "says so", 0.0, answer
+    floor = 1e-8 * scale
+    if answer.objective <= max(floor, 1e-300):
+        return "zero", 0.0, answer
+    best = reference(system, layer_rows, norm, answer.h, answer.objective / (1 if norm == "linf" else len(matrix)))
+    if best is None:
+        return "no reference", 0.0, answer
+    excess = (answer.objective - best) / max(answer.objective, floor)
+    return ("agrees" if abs(excess) <= 1e-7 else "beaten" if excess > 0 else "reference worse"), excess, answer
+
+
+def measure(quick, seed):
+    """A row for each kind and norm."""
+    each, table = QUICK_INSTANCES if quick else INSTANCES, []
+    for kind in KINDS:
+        for norm in ("l1", "linf"):
+            tally, worst, fallbacks, slowest = Counter(), 0.0, 0, 0.0
+            for i in range(each):
+                rng = stream("degenerate programs", seed, kind, norm, i)
+                begin = time.perf_counter()
+                outcome, excess, answer = check(kind, norm, rng)
+                slowest = max(slowest, time.perf_counter() - begin)
+                tally[outcome] += 1
+                worst = max(worst, excess)
+                fallbacks += answer.fallback
+            table.append({
+                "kind": kind, "norm": norm, "instances": each, "outcomes": {o: tally[o] for o in OUTCOMES},
+                "fallbacks": int(fallbacks), "largest_excess": worst, "slowest": slowest,
+            })  # fmt: skip
+    return {"rows": table}

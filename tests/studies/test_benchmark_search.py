@@ -1,0 +1,363 @@
+"""The search benchmark on a small scale: its problems, its counts, its tables and files; no time is judged."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from unrelu import invert, zoo
+from unrelu.commands.app import app
+from unrelu.machine import describe
+from unrelu_studies.benchmarks import report, search, search_plot
+from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, Outcome, measure_search
+from unrelu_studies.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, Cell, cells, draw
+from unrelu_studies.benchmarks.search_norms import BOUND, Norms, draw_outliers, draw_uniform
+from unrelu_studies.benchmarks.search_table import search_table, times_fewer
+
+
+def numpy_output(network, z: np.ndarray) -> np.ndarray:
+    """G(z), layer by layer, without PyTorch."""
+    for layer in network.layers:
+        z = layer.value(z)
+    return z
+
+
+def measured(x: np.ndarray, operator) -> np.ndarray:
+    """A x, one row an observation."""
+    x = x.reshape(len(x), -1)
+    if operator is None:
+        return x
+    return x * operator.reshape(x.shape) if operator.dtype == bool else x @ operator.T
+
+
+# --- the problems -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", [Cell("mnist-relu", m, 0.1) for m in MEASUREMENTS] + [Cell(RANDOM[0], "full", 1e-2)])
+def test_equal_arguments_draw_equal_problems(cell):
+    first, again, other, next_batch = draw(cell, 3, 0, 7), draw(cell, 3, 0, 7), draw(cell, 3, 0, 8), draw(cell, 3, 1, 7)
+    assert first.network is again.network
+    for name in ("y", "operator", "truth", "target", "oracle"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    for differs in (other, next_batch):
+        assert (differs.truth != first.truth).all()
+        if cell.measurement not in ("full", "block"):
+            assert (differs.operator != first.operator).any()
+    assert (next_batch.network is first.network) == (cell.generator in ZOO)
+
+
+@pytest.mark.parametrize(
+    ("generator", "measurement"), [*(("mnist-relu", name) for name in MEASUREMENTS), (RANDOM[0], "full")]
+)
+def test_the_noise_levels_share_codes_pixels_and_noise(generator, measurement):
+    clean, low, high = (draw(Cell(generator, measurement, noise), 3, 0, 0) for noise in (0.0, 0.1, 0.3))
+    for batch in (low, high):
+        np.testing.assert_array_equal(batch.truth, clean.truth)
+        np.testing.assert_array_equal(batch.operator, clean.operator)
+    np.testing.assert_allclose(high.y - clean.y, 3 * (low.y - clean.y), atol=1e-12)
+    assert np.std(low.y - clean.y) == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("measurement", MEASUREMENTS)
+@pytest.mark.parametrize("generator", ["mnist-relu", "mnist-sigmoid"])
+def test_a_success_is_a_fit_as_good_as_the_true_code(generator, measurement):
+    noisy, clean = (draw(Cell(generator, measurement, noise), 3, 0, 0) for noise in (0.1, 0.0))
+    x = numpy_output(noisy.network, noisy.truth)
+    seen = noisy.operator if measurement in ("half", "block") else np.ones_like(noisy.y, dtype=bool)
+    r = (seen * noisy.y).reshape(3, -1) - measured(x, noisy.operator)
+    np.testing.assert_allclose(noisy.target, (1 + 1e-6) * np.square(r).sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(noisy.misfit(noisy.truth), np.square(r).sum(axis=1), rtol=1e-9)
+    size = np.square(measured(x, clean.operator)).sum(axis=1)
+    np.testing.assert_allclose(clean.target, 1e-10 * size, rtol=1e-9)
+    assert (clean.misfit(clean.truth) <= 1e-20 * size).all()
+
+
+@pytest.mark.parametrize("generator", ["mnist-relu", "mnist-dcgan"])
+def test_masks_hide_half_of_the_pixels_or_a_block(generator):
+    half, block = (draw(Cell(generator, name, 0.1), 5, 0, 0) for name in ("half", "block"))
+    hidden = ~half.operator.reshape(5, 28, 28)
+    assert (hidden.sum(axis=(1, 2)) == 392).all()
+    assert (hidden[0] != hidden[1]).any()
+    hidden = ~block.operator.reshape(5, 28, 28)
+    for image in hidden:
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        assert image.sum() == 100
+        assert (np.ptp(rows), np.ptp(columns), len(rows), len(columns)) == (9, 9, 10, 10)
+    assert len({image.tobytes() for image in hidden}) > 1
+    for batch in (half, block):
+        changed = replace(batch, y=np.where(batch.operator, batch.y, 1e3))
+        np.testing.assert_array_equal(changed.misfit(batch.truth), batch.misfit(batch.truth))
+
+
+@pytest.mark.parametrize("generator", RANDOM)
+def test_random_codes_are_identifiable_and_the_oracle_knows_their_piece(generator):
+    batch = draw(Cell(generator, "full", 1e-2), 3, 0, 0)
+    k = batch.network.latent_dim
+    for z, y, oracle in zip(batch.truth, batch.y, batch.oracle, strict=True):
+        jacobian = batch.network.jacobian(z)
+        assert np.linalg.matrix_rank(jacobian) == k
+        e = y - numpy_output(batch.network, z[None])[0]
+        assert oracle == pytest.approx(np.linalg.norm(np.linalg.pinv(jacobian) @ e), rel=1e-6)
+
+
+def test_the_first_observations_of_a_batch_are_a_batch():
+    for cell in QUICK_CELLS:
+        batch = draw(cell, 4, 0, 0)
+        first = batch.first(2)
+        np.testing.assert_allclose(first.misfit(first.truth), batch.misfit(batch.truth)[:2], atol=1e-25)
+        np.testing.assert_array_equal(first.target, batch.target[:2])
+        assert (first.oracle is None) == (cell.generator in ZOO)
+
+
+def test_every_generator_is_measured_in_every_way():
+    everything = cells()
+    assert len(set(everything)) == len(everything) == 4 * 5 * 4 + 4 * 4
+    assert set(QUICK_CELLS) <= set(everything)
+
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+
+
+def test_of_ten_runs_the_best_is_kept():
+    batch = draw(Cell("mnist-relu", "half", 0.0), 3, 0, 0)
+    best = search._inverted(batch, "lm x10")
+    runs = [invert(batch.network, batch.y, "lm", operator=batch.operator, seed=seed) for seed in range(10)]
+    np.testing.assert_array_equal(batch.misfit(best.z), np.min([run.fun for run in runs], axis=0))
+    assert len(best.statuses) == len(best.success) == 3
+
+
+def test_a_run_that_broke_down_is_not_the_best(monkeypatch):
+    def run(*arguments, seed, **options):
+        fun = np.array([np.nan, 10.0 - seed, seed]) if seed else np.array([np.nan, 1.5, np.nan])
+        verdict = {"success": np.full(3, seed == 9), "confidence": np.full(3, seed), "p_value": np.full(3, -seed)}
+        return SimpleNamespace(fun=fun, z=np.full((3, 2), seed), status=np.full(3, f"RUN_{seed}"), **verdict)
+
+    monkeypatch.setattr(search, "invert", run)
+    best = search._inverted(draw(QUICK_CELLS[0], 3, 0, 0), "lm x10")
+    assert best.z[1:, 0].tolist() == best.confidence[1:].tolist() == (-best.p_value[1:]).tolist() == [9, 1]
+    assert best.statuses[1:] == ["RUN_9", "RUN_1"]
+    assert best.success[1:].tolist() == [True, False]
+
+
+def test_what_a_method_claims_is_counted_apart_from_what_it_found(monkeypatch):
+    def run(network, y, **options):
+        flags, p = np.array([True, True, False]), np.array([0.5, 0.01, 0.001])
+        given = options["noise"] is not None
+        return SimpleNamespace(
+            fun=np.zeros(3), z=np.zeros((3, 20)), status=np.full(3, "MISFIT"), success=flags,
+            confidence=np.array([1.0, 0.5, 0.0]), p_value=p if given else np.full(3, np.nan),
+        )  # fmt: skip
+
+    monkeypatch.setattr(search, "invert", run)
+    blind, known = measure_search(3, chosen=[Cell("mnist-relu", "full", 0.1)], methods=(BLIND, KNOWN))
+    assert (blind.success, blind.claimed, blind.confidence) == (0, pytest.approx(2 / 3), pytest.approx(0.5))
+    assert math.isnan(blind.fits)
+    assert known.fits == pytest.approx(2 / 3)
+
+
+def test_the_level_is_told_to_one_method_only(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        search, "invert", lambda *arguments, **options: said.append(options) or invert(*arguments, **options)
+    )
+    found = list(measure_search(2, chosen=[Cell(RANDOM[0], "full", n) for n in (0.0, 1e-2)], methods=(BLIND, KNOWN)))
+    assert [(o.noise, o.method) for o in found] == [(0.0, BLIND), (1e-2, BLIND), (1e-2, KNOWN)]
+    assert [options["noise"] for options in said] == [None, None, "gaussian:0.01"]
+    assert [o.instances for o in found] == [2, 2, 2]
+    assert [o.oracle is None for o in found] == [True, False, False]
+    assert all(o.success == 1 and sum(o.statuses.values()) == 2 for o in found)
+
+
+# --- the tables and the picture ---------------------------------------------------------------------------------------
+
+
+def outcome(cell: Cell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> Outcome:
+    oracle = 1.0 if cell.generator in RANDOM and cell.noise else None
+    return Outcome(
+        cell.generator, cell.measurement, cell.noise, method, 200, success, 6.6e-16, 1.0, oracle, milliseconds,
+        1.0, 1.0, 1.0, {},
+    )  # fmt: skip
+
+
+def made_up() -> list[Outcome]:
+    """Every method on every cell, all numbers of the largest width."""
+    return [outcome(cell, method) for cell in cells() for method in METHODS if cell.noise or method != KNOWN]
+
+
+def printed(table) -> str:
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return text.getvalue()
+
+
+def test_time_for_a_success():
+    cell = QUICK_CELLS[1]
+    assert outcome(cell, BLIND, 0.5, 10.0).per_success == 20
+    assert outcome(cell, BLIND, 0.0, 10.0).per_success == math.inf
+
+
+@pytest.mark.parametrize(
+    ("ours", "lm", "adam", "expected", "shown"),
+    [(1.0, 0.5, 0.1, 20, "20"), (0.5, 0.1, 0.5, 10, "10"), (1.0, 0.0, 0.0, math.inf, "inf"), (0.0, 0.5, 0.0, 0, "0"),
+     (0.0, 0.0, 0.0, math.nan, "-")],
+)  # fmt: skip
+def test_the_better_of_the_others_is_compared_with(ours, lm, adam, expected, shown):
+    cell = QUICK_CELLS[1]
+    found = [
+        outcome(cell, BLIND, ours, 10.0),
+        outcome(cell, "lm x10", lm, 100.0),
+        outcome(cell, "adam x10", adam, 100.0),
+    ]
+    assert times_fewer({o.method: o for o in found}, BLIND) == pytest.approx(expected, nan_ok=True)
+    assert math.isnan(times_fewer({o.method: o for o in found}, KNOWN))
+    table = search_table(found)
+    blind, known = (list(column.cells) for column in table.columns[10:12])
+    assert (blind, known) == ([shown], ["-"])
+
+
+@pytest.mark.parametrize("generator", [*ZOO, *RANDOM])
+def test_a_table_has_a_row_for_each_cell_and_100_columns(generator):
+    table = search_table([o for o in made_up() if o.generator == generator])
+    expected = [(c.measurement, f"{c.noise:g}") for c in cells() if c.generator == generator]
+    assert list(zip(*(column.cells for column in table.columns[:2]), strict=True)) == expected
+    text = printed(table)
+    assert "…" not in text
+    assert "12346" in text
+    assert ("/ oracle" in text) == (generator in RANDOM)
+    # Nothing is wrapped: a title, a blank line, three lines of headings, a rule, the rows, a blank line.
+    assert len(text.splitlines()) == 6 + len(expected) + 1
+
+
+def test_the_picture_has_a_dot_for_each_cell_and_method():
+    outcomes = made_up()
+    figure = search_plot.draw(outcomes, describe())
+    assert [axis.get_title() for axis in figure.axes] == [*ZOO, "random nets"]
+    assert sum(len(line.get_xdata()) for axis in figure.axes for line in axis.lines) == len(outcomes)
+    assert {axis.get_xscale() for axis in figure.axes} == {"log"}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> tuple[Path, str, dict]:
+    """A quick run of the command line: its folder, what it printed, and its numbers."""
+    folder = tmp_path_factory.mktemp("search") / "out"
+    arguments = ["benchmark", "search", "--quick", "--instances", "2", "--output", str(folder)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    text = (folder / "search.json").read_text(encoding="utf-8")
+    return folder, done.stdout, json.loads(text, parse_constant=pytest.fail)
+
+
+def test_the_quick_run_writes_every_outcome(quick):
+    folder, _, numbers = quick
+    assert sorted(p.name for p in folder.iterdir()) == ["search.json", "search.png"]
+    assert numbers["command"]["measurement"] == "search"
+    rows = numbers["outcomes"]
+    assert [(Cell(r["generator"], r["measurement"], r["noise"]), r["method"]) for r in rows] == [
+        (cell, method) for cell in QUICK_CELLS for method in METHODS if cell.noise or method != KNOWN
+    ]
+    for row in rows:
+        per_success = row.pop("per_success")
+        found = Outcome(**row)
+        assert (row["fits"] is None) == (row["method"] != KNOWN)
+        assert 0 <= row["claimed"] <= 1
+        assert (found.instances, sum(found.statuses.values())) == (2, 2)
+        assert found.milliseconds > 0
+        assert per_success == (found.per_success if found.success else None)
+    assert all(row["success"] == 1 for row in rows if row["method"] in (BLIND, KNOWN))
+
+
+def test_the_tables_are_whole_in_100_columns(quick):
+    text = quick[1]
+    for word in ("mnist-relu: auto", "20-100-500: auto", "times", "fewer", "known", "/ oracle", "latent error"):
+        assert word in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_other_norms_are_reported(quick):
+    norms = quick[2]["norms"]
+    assert [(u["method"], u["above"]) for u in norms["uniform"]] == [("auto", 0), ("linf", 0)]
+    assert norms["uniform"][0]["within"] == 1
+    assert [o["method"] for o in norms["outliers"]] == ["auto", "auto, norm l2", "adam"]
+    l1, l2, _ = (o["error"] for o in norms["outliers"])
+    assert l1 < l2
+    assert [(s["noise"], sum(s["statuses"].values())) for s in norms["single"]] == [(0.0, 2), (0.1, 2)]
+    assert all(0 < s["median"] <= s["largest"] for s in norms["single"])
+    assert all(seconds > 0 for seconds in norms["bank_seconds"])
+
+
+def test_only_the_generators_that_were_asked_for_are_measured(monkeypatch, tmp_path):
+    def measure(instances, seed, chosen, progress):
+        return (outcome(cell, BLIND) for cell in chosen)
+
+    monkeypatch.setattr(report, "measure_search", measure)
+    monkeypatch.setattr(report, "measure_norms", lambda *given: Norms([], [], [], [0.1]))
+    command = report.Command("search", None, False, 0, ("mnist-dcgan", "20-100-500"))
+    report.run(command, tmp_path, Console(file=io.StringIO(), width=100))
+    numbers = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
+    assert {row["generator"] for row in numbers["outcomes"]} == {"mnist-dcgan", "20-100-500"}
+    assert len(numbers["outcomes"]) == 20 + 4
+
+
+def test_unknown_generators_are_refused(tmp_path):
+    arguments = ["benchmark", "search", "--generator", "mnist-rely", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code != 0
+    assert "'mnist-rely' is unknown; use some of mnist-relu," in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_keeps_the_generators_that_were_finished(monkeypatch, tmp_path):
+    def measure(instances, seed, chosen, progress):
+        if chosen[0].generator in RANDOM:
+            raise KeyboardInterrupt
+        return (outcome(cell, BLIND) for cell in chosen)
+
+    monkeypatch.setattr(report, "measure_search", measure)
+    with pytest.raises(KeyboardInterrupt):
+        report.run(report.Command("search", None, True, 0), tmp_path, Console(file=io.StringIO(), width=100))
+    numbers = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
+    assert [row["generator"] for row in numbers["outcomes"]] == ["mnist-relu"] * 2
+
+
+# --- the other norms --------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_never_above_the_layer_wise_objective():
+    network, y = zoo.load("mnist-relu"), draw_uniform(3, 1)
+    ours, layerwise = (invert(network, y, method, noise=f"uniform:{BOUND}") for method in ("auto", "linf"))
+    assert (ours.residual("linf") <= (1 + 1e-9) * layerwise.residual("linf")).all()
+    assert (ours.residual("linf") <= BOUND * (1 + 1e-9)).all()
+
+
+def test_gross_errors_are_on_a_twentieth_of_what_is_seen():
+    truth, y, seen = draw_outliers(4, 0)
+    off = np.abs(y - numpy_output(zoo.load("mnist-relu"), truth)) > 0.06
+    assert (seen.sum(axis=1) == 392).all()
+    assert (seen[0] != seen[1]).any()
+    assert set(y[off]) == {-1.0, 1.0}
+    assert not (off & ~seen).any()
+    # A pixel that is 1 anyway is no error.
+    assert ((off.sum(axis=1) > 15) & (np.isin(y, (-1.0, 1.0)).sum(axis=1) == 20)).all()
+    for again, first in zip(draw_outliers(4, 0), (truth, y, seen), strict=True):
+        np.testing.assert_array_equal(again, first)
+
+
+def test_a_norms_table_has_a_row_for_each_method(quick):
+    rows = quick[1].partition("mnist-relu: other norms")[2].partition("r = y")[0]
+    assert rows.count("uniform 0.1") == 2
+    assert rows.count("5% wrong, half seen") == 3
+    assert rows.count("one at a time, noise") == 2

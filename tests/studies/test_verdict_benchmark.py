@@ -1,0 +1,112 @@
+"""The measurement of the verdict, with few observations: what it finds is what the verdict promises.
+
+A share is held against its promise by the binomial distribution: a true share as good as promised would miss the bound
+once in a thousand seeds. The distance of p-values from uniform is bounded by the inequality of Dvoretzky, Kiefer and
+Wolfowitz, P(D > d) <= 2 exp(-2 n d^2), beyond the distance of 0.05 that is promised of many.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from unrelu_studies.benchmarks.verdict import (
+    QUICK,
+    Measurement,
+    Noisy,
+    Plan,
+    Strangers,
+    measure_noiseless,
+    measure_noisy,
+    measure_own_outputs,
+    measure_strangers,
+    reliability,
+)
+
+CHANCE = 1e-3
+
+
+def test_what_the_generator_cannot_have_made_is_no_success():
+    rows = list(measure_strangers(replace(QUICK, generators=("mnist-relu", "mnist-sigmoid"))))
+    assert {row.kind for row in rows} == {"pictures", "permuted", "other"}
+    for row in rows:
+        n = len(row.p_values)
+        assert row.successes <= binom.ppf(1 - CHANCE, n, 0.01)
+        assert row.rejected * n >= binom.ppf(CHANCE, n, 0.99)
+        # Few of them are so near the generator's range that the noise hides the difference.
+        assert row.expected(1e-3, 764) > 0.9
+
+
+def test_p_values_of_own_outputs_are_uniform():
+    rows = list(measure_own_outputs(Plan(own=120, prior=120, generators=("mnist-relu",))))
+    assert {row.operator for row in rows} == {"full", "half", "gaussian", "prior"}
+    for row in rows:
+        n = len(row.p_values)
+        assert row.distance <= 0.05 + math.sqrt(math.log(2 / CHANCE) / (2 * n)), row.operator
+        assert row.successes >= binom.ppf(CHANCE, n, 0.98), row.operator
+        assert sum(row.statuses.values()) == n
+
+
+def test_without_noise_no_success_is_wrong():
+    rows = list(measure_noiseless(Plan(noiseless=25, hard=("4-10-16", "6-12-30"))))
+    assert not any(row.false for row in rows)
+    # Else there would be nothing to be wrong about.
+    assert sum(row.count - row.exact for row in rows) > 0
+    assert sum(row.exact for row in rows) > 0.8 * sum(row.count for row in rows)
+
+
+def test_confidences_are_compared_with_the_best_known():
+    searches = ("default, noise stated", "default")
+    rows = list(measure_noisy(Plan(noisy=5, compared=2, descents=5, hard=("4-10-16",), searches=searches)))
+    assert [(row.operator, row.search) for row in rows] == [(o, s) for o in ("full", "half") for s in searches]
+    for row in rows:
+        assert row.beaten_by[row.search] == 0
+        # What is not the best was beaten by somebody, and nobody beats what is.
+        assert max(row.beaten_by.values()) <= 5 - sum(row.best) <= sum(row.beaten_by.values())
+        assert len(row.confidences) == 5
+        assert all(0 <= confidence <= 1 for confidence in row.confidences)
+
+
+def test_expected_rejections_are_those_of_the_distance():
+    """At distance 0 a test at 1% rejects 1%; far away it rejects everything."""
+    near, far = (Strangers("G", "other", (0.5,) * 2, 2, (d,) * 2) for d in (1e-9, 1e4))
+    assert near.expected(0.01, 764) == pytest.approx(0.01, rel=1e-3)
+    assert far.expected(0.01, 764) == pytest.approx(1.0)
+
+
+def test_a_confidence_is_counted_in_its_bin():
+    def cell(search, confidences, best):
+        return Noisy("G", "full", search, confidences, best, {}, 0)
+
+    cells = [
+        cell("default", (0.0, 0.49, 0.5, 1.0), (True, False, True, True)),
+        cell("default", (0.99, 0.98, math.nan), (False, True, True)),
+        cell("consensus 10", (0.85,), (True,)),
+    ]
+    assert [(count, best) for _, _, count, best in reliability(cells, "default")] == [
+        (2, 1),
+        (1, 1),
+        (0, 0),
+        (1, 1),
+        (2, 1),
+    ]
+    assert [count for _, _, count, _ in reliability(cells, "consensus 10")] == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["full", "half", "gaussian"])
+def test_a_measurement_is_that_of_its_operator(kind):
+    x = np.arange(1.0, 25.0).reshape(3, 8)
+    measurement = Measurement.draw(kind, 3, 8, "test")
+    again = measurement.take(np.array([2, 0]))
+    np.testing.assert_array_equal(again.values(x[[2, 0]]), measurement.values(x)[[2, 0]])
+    if kind == "full":
+        assert measurement.operator is None
+    elif kind == "half":
+        np.testing.assert_array_equal(measurement.values(x), np.where(measurement.operator, x, 0))
+    else:
+        np.testing.assert_array_equal(measurement.values(x), x @ measurement.operator.T)
+        assert measurement.operator.shape == (4, 8)
