@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-seeds test portable check format bench fuzz fuzz-quick reproduce reproduce-quick docs zoo clean clean-kernels
+.PHONY: demo demo-seeds test test-all portable check format bench fuzz fuzz-quick reproduce reproduce-quick docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,12 +23,17 @@ demo: $(VENV)/.demo
 demo-seeds: $(VENV)/.demo
 	for seed in 4 5 6; do $(BIN)/unrelu demo --seed $$seed --output demo-seeds/$$seed --overwrite || exit 1; done
 
-## every test; those of the report need a browser, which is installed where there is none
+## the tests; those of the report need a browser, which is installed where there is none
 test: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-## every test as other processors run it, SSE, AVX2, AVX-512 (each as long as `make test`)
+## the long tests as well: processes killed and interrupted, every host, the quick version of every experiment
+test-all: $(VENV)/.check
+	scripts/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
+
+## the tests as other processors run them, SSE, AVX2, AVX-512 (each as long as `make test`)
 portable: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py

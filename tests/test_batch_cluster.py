@@ -96,6 +96,7 @@ def test_a_worker_that_is_killed_changes_nothing(client, alone, tmp_path):
     assert sorted(run.records) == list(range(5))
 
 
+@pytest.mark.long
 def test_a_chunk_that_kills_every_worker_is_told(client, tmp_path):
     with pytest.raises(unrelu.errors.SolverError, match="chunk 2 killed its workers again and again"):
         on(client, tmp_path / "out", data=Killing(tmp_path, 100))
@@ -145,6 +146,7 @@ def test_bad_data_are_rows_there_as_well(client, tmp_path):
     assert on(client, tmp_path / "out", data=y).errors == {3: "20 of 20 values are NaN or infinite"}
 
 
+@pytest.mark.long
 def test_the_command_starts_a_cluster_or_goes_to_one(cluster, tmp_path):
     np.savez(tmp_path / "net.npz", W0=np.eye(8, 3), W1=np.ones((20, 8)) + np.eye(20, 8))
     np.save(tmp_path / "y.npy", np.abs(Y))

@@ -53,6 +53,7 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 60) -> 
         time.sleep(0.005)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "kills"), [("npy", 1), ("zarr", 1)])
 def test_kills_change_nothing(folder, undisturbed, kind, kills):
     """SIGKILL to the run with all its processes at random moments, and a start after each; `make fuzz` has 50."""
@@ -77,6 +78,7 @@ def test_kills_change_nothing(folder, undisturbed, kind, kills):
     assert results(unrelu.open_run(out)) == undisturbed
 
 
+@pytest.mark.long
 def test_the_first_interrupt_finishes_the_chunks_at_work(folder, undisturbed):
     out = folder / "out"
     process = start(folder, *MODEL, "-o", "out", "--workers", "2", start_new_session=True)
@@ -148,6 +150,7 @@ def mounting() -> list[str]:
     pytest.skip("this user may not mount file systems, in no namespace either")
 
 
+@pytest.mark.long
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(folder, undisturbed):
     asked = (*MODEL, "--results", "zarr", "--workers", "2")
     (folder / "disk").mkdir()
@@ -165,6 +168,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(folder, und
     assert len(chunks(folder / "disk-kept")) == CHUNKS
 
 
+@pytest.mark.long
 def test_a_disk_that_is_too_small_is_told_before_any_work(folder):
     (folder / "disk").mkdir()
     whole = command("run", *MODEL, "-o", "disk/out", "--results", "npy")

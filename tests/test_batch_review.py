@@ -179,6 +179,7 @@ run = unrelu.run(network, np.ones((9, 20)), "out", "lm", chunk=1, workers=2)
 """
 
 
+@pytest.mark.long
 def test_a_script_without_its_guard_is_told_what_is_missing(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
@@ -206,6 +207,7 @@ class Deadly(Source):
         return in_memory(Y).digest(start, stop)
 
 
+@pytest.mark.long
 def test_workers_that_die_at_their_start_do_not_hang_the_run(tmp_path):
     with pytest.raises(SolverError, match="were killed 3 times"):
         small_run(tmp_path / "out", data=Deadly(), workers=2)
@@ -243,6 +245,7 @@ def group_run(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.long
 def test_an_interrupt_of_the_whole_group_stops_a_cluster_in_order(tmp_path):
     zoo_data(tmp_path, 480)
     process = group_run(tmp_path, "--dask", "local:2")
@@ -257,6 +260,7 @@ def test_an_interrupt_of_the_whole_group_stops_a_cluster_in_order(tmp_path):
     assert results(unrelu.open_run(tmp_path / "out")) == reference(tmp_path, "alone", *MODEL, "--results", "zarr")
 
 
+@pytest.mark.long
 def test_sigterm_to_the_whole_group_begins_nothing_new(tmp_path):
     zoo_data(tmp_path, 1600)
     process = group_run(tmp_path, "--workers", "2")
@@ -295,6 +299,7 @@ def cluster_with_a_foreign_worker(folder, own):
             foreign.wait()
 
 
+@pytest.mark.long
 def test_a_worker_of_another_version_is_left_out(tmp_path):
     said = []
     with cluster_with_a_foreign_worker(tmp_path, own=1) as client:

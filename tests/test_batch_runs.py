@@ -450,12 +450,14 @@ class Killing(Gone):
         return open_source_of(Y).read(start, stop, seen)
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_replaced(finished, tmp_path):
     run = small_run(tmp_path / "out", data=Killing(tmp_path / "marker"), workers=2)
     assert (tmp_path / "marker").exists()
     assert results(run) == results(finished)
 
 
+@pytest.mark.long
 def test_an_observation_that_kills_every_worker_ends_the_run(tmp_path):
     with pytest.raises(unrelu.errors.SolverError, match="were killed 3 times without finishing a chunk"):
         small_run(tmp_path / "out", data=Killing(tmp_path / "marker", always=True), workers=2)

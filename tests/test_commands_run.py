@@ -164,6 +164,7 @@ def bad_images(folder: Path) -> None:
     (folder / "0999.png").write_text("no image")
 
 
+@pytest.mark.long
 def test_bad_images_among_a_thousand_are_named_and_the_run_goes_on(unrelu_command):
     bad_images(Path("images"))
     arguments = (

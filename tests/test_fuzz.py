@@ -17,6 +17,7 @@ SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.re
 OF_TESTS = {"hosts", "scales", "files"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", [path for path in SCRIPTS if path.stem not in OF_TESTS], ids=lambda path: path.stem)
 def test_a_quick_run_finds_nothing(script, tmp_path):
     output = tmp_path / "numbers.json"

@@ -23,6 +23,14 @@ from unrelu.threads import in_threads
 # Those that take seconds to start; `make fuzz` tries them.
 SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}
 TRIED = [name for name in HOSTS if name not in SLOW]
+# Without a process of their own to start; the others are long tests.
+QUICK = [
+    "a plain process",
+    "multiprocessing, fork",
+    "fork while a thread inverts",
+    "several threads at once",
+    "torch.autocast",
+]
 # Seconds for all hosts together, which take a quarter of a minute on an idle core: only a hang takes so long.
 PATIENCE = 900.0
 
@@ -33,12 +41,23 @@ Y = NETWORK(np.random.default_rng(0).normal(size=(2, 3))) + 0.01
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[list[str]]]:
     """What was wrong in each host."""
-    return trials(TRIED, 1, PATIENCE)
+    return trials([name for name in TRIED if name not in QUICK], 1, PATIENCE)
 
 
-@pytest.mark.parametrize("name", TRIED)
+@pytest.fixture(scope="module")
+def found_quickly() -> dict[str, list[list[str]]]:
+    return trials(QUICK, 1, PATIENCE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in TRIED if name not in QUICK])
 def test_every_host_has_its_answers_and_its_settings_back(found, name):
     assert found[name] == [[]]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_commonest_hosts_have_their_answers_and_their_settings_back(found_quickly, name):
+    assert found_quickly[name] == [[]]
 
 
 SETTINGS = {

@@ -146,6 +146,7 @@ def test_a_search_finds_the_generator_that_drew_the_data():
     assert max(np.delete(search.cv_results_["mean_test_score"], 1)) < -0.1
 
 
+@pytest.mark.long
 def test_digits_are_told_apart_by_codes_with_a_prior():
     """The search over a pipeline reaches prior and options; the classifier's score sees what the misfit does not."""
     images, labels = unrelu.zoo.digits()

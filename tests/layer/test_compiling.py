@@ -23,6 +23,7 @@ print(sum(exchange.stats.cache_hits.values()), sum(exchange.stats.cache_misses.v
 """
 
 
+@pytest.mark.long
 def test_kernels_are_compiled_once_with_a_word_and_cached(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     first, second = (

@@ -43,7 +43,7 @@ def test_satisfiable_formulas_are_satisfied(variables):
         assert found.lower < 1e-9
 
 
-@pytest.mark.parametrize("variables", [8, 9, 10, 11, 12])
+@pytest.mark.parametrize("variables", [8, 9, *(pytest.param(n, marks=pytest.mark.long) for n in (10, 11, 12))])
 def test_unsatisfiable_formulas_are_refuted(variables):
     """By theory no code has an error below one half; the smallest may be larger, and the gap is closed."""
     for formula in formulas(variables, False, 4):

@@ -263,6 +263,7 @@ def without_cvxopt():
     peers.cvxopt_module.cache_clear()
 
 
+@pytest.mark.long
 def test_a_missing_cvxopt_is_said_to_be_missing(records):
     with without_cvxopt():
         system, layer_rows, _ = tiny(0, "relu", False)
@@ -393,6 +394,7 @@ def inverted(tmp_path_factory) -> tuple[str, list[dict]]:
     return done.stdout, json.loads((folder / "network.json").read_text(encoding="utf-8"))["observations"]
 
 
+@pytest.mark.long
 def test_a_whole_network_is_inverted_in_three_ways(inverted):
     observations = inverted[1]
     assert [m["noise"] for m in observations] == [1e-6, 1e-3, 1e-1]
@@ -403,6 +405,7 @@ def test_a_whole_network_is_inverted_in_three_ways(inverted):
             assert abs(m["compared"][baseline]["difference"]) <= 1e-6
 
 
+@pytest.mark.long
 def test_the_network_table_is_whole_in_100_columns(inverted):
     printed = inverted[0]
     for word in ("1e-06", "1e-03", "1e-01", "published", "loop, HiGHS", "cold, ms", "our search,", "1/1"):
@@ -429,6 +432,7 @@ def test_an_inversion_that_broke_down_has_no_ratio():
         assert m.ratio("highs") is m.difference("highs") is m.same_residual("highs") is None
 
 
+@pytest.mark.long
 def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):
     console = Console(file=io.StringIO(), width=100)
     report.run(report.Command("cold-start", None, True, 0), tmp_path, console)

@@ -334,6 +334,7 @@ def begun(folder: Path, units: int, *more: str, name: str = "fig2a") -> subproce
     return process
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_and_gives_the_same_numbers(tmp_path, fig2a):
     process = begun(tmp_path, 2, "--workers", "2")
     children = subprocess.run(
@@ -354,6 +355,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_numbers(tmp_path, fig2a):
     same_but_for_seconds(numbers, fig2a)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     process = begun(tmp_path, 1, "--workers", "1")
     process.send_signal(signal.SIGINT)
@@ -428,6 +430,7 @@ def test_committed_numbers_are_whole_and_full(name):
         assert (DOCS / "reproduction" / f"{name}.{suffix}").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_what_did_not_come_out_as_the_paper_says_was_tried_in_other_readings():
     """Or it is said why there is none."""
     every = [

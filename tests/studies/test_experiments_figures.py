@@ -33,6 +33,7 @@ def test_the_error_on_random_networks_grows_with_the_noise(name):
     assert claims["the error of auto grows linearly with the noise from 1e-6 to 1e-2"] is Verdict.HOLDS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fig1c", "fig1d"])
 def test_gradient_descent_fails_on_the_trained_networks(name):
     numbers = load(name).run(quick=True)
@@ -59,6 +60,7 @@ def test_recovery_ends_where_identifiability_does(fig2a):
     assert verdicts["linf, exact and auto recover exactly the identifiable instances"] is Verdict.HOLDS
 
 
+@pytest.mark.long
 def test_gradient_descent_is_on_its_way_where_a_second_order_method_arrives():
     experiment = load("stuck")
     numbers = experiment.run(quick=True)
@@ -109,6 +111,7 @@ def descent():
     return load("descent").run(quick=True)
 
 
+@pytest.mark.long
 def test_other_steps_and_starts_are_drawn_and_judged(descent, tmp_path):
     png, svg = load("descent").plot(descent, tmp_path)
     assert min(png.stat().st_size, svg.stat().st_size) > 5_000
@@ -119,6 +122,7 @@ def test_other_steps_and_starts_are_drawn_and_judged(descent, tmp_path):
     assert all(claim.reading and "nan" not in claim.measured for claim in claims)
 
 
+@pytest.mark.long
 def test_other_steps_and_starts_are_readings_only_if_they_recover_short_codes(descent):
     works = _works(descent)
     # A gradient of a mean has steps that are far too short, and no neuron is on at 0.
@@ -129,6 +133,7 @@ def test_other_steps_and_starts_are_readings_only_if_they_recover_short_codes(de
     assert "start 0" in _works(descent, "fig2b")
 
 
+@pytest.mark.long
 def test_the_tuned_step_is_chosen_on_instances_of_its_own(descent):
     reported = [row for row in descent.rows if row[1] == "reported"]
     tuning = {label: i for i, label in enumerate(_STEPS)}
@@ -138,6 +143,7 @@ def test_the_tuned_step_is_chosen_on_instances_of_its_own(descent):
     assert _tuned(numbers, "fig2a", _STEPS) == list(_STEPS)[3]
 
 
+@pytest.mark.long
 def test_claims_of_other_settings_are_readings_of_those_of_the_figures(descent, fig2a):
     said = {(claim.source, claim.says) for claim in load("fig2a").claims(fig2a)}
     fig1a = load("fig1a")

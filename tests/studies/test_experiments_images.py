@@ -24,6 +24,7 @@ def median(numbers: Numbers, column: str, **where) -> float:
     return float(np.median(numbers.column(column, **where).astype(float)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_has_its_columns_and_no_error_is_missing(quick, name):
     numbers = quick[name]
@@ -33,6 +34,7 @@ def test_every_row_has_its_columns_and_no_error_is_missing(quick, name):
     assert all(np.isfinite(numbers.column("mse", method=method).astype(float)).all() for method in methods)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_survive_a_file_and_give_a_picture_and_claims(quick, name, tmp_path):
     quick[name].save(tmp_path / "numbers.json")
@@ -49,18 +51,21 @@ def test_numbers_survive_a_file_and_give_a_picture_and_claims(quick, name, tmp_p
         assert "nan" not in claim.measured
 
 
+@pytest.mark.long
 def test_a_unit_gives_the_same_rows_again(quick):
     numbers, unit = quick["measurements"], ("real", 25)
     again = [plain(row)[:-1] for row in load("measurements").measure(unit, SEED, True)]
     assert again == [row[:-1] for row in numbers.where(source=unit[0], m=unit[1]).rows]
 
 
+@pytest.mark.long
 def test_another_seed_has_other_pictures(quick):
     rows = load("measurements").measure(("generated", 25), SEED + 1, True)
     blank = quick["measurements"].column("mse", source="generated", m=25, method="blank")
     assert not set(blank) & {row[4] for row in rows}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["generated", "real"])
 def test_auto_that_is_told_the_noise_denoises_no_worse_than_gradient_descent(quick, source):
     numbers = quick["fig3"].where(generator="mnist-relu")
@@ -69,15 +74,18 @@ def test_auto_that_is_told_the_noise_denoises_no_worse_than_gradient_descent(qui
     assert told <= (1.0 if source == "generated" else 1.15) * descent
 
 
+@pytest.mark.long
 def test_denoising_leaves_less_than_the_noise(quick):
     assert quick["fig3"].column("mse", generator="mnist-relu", method="auto").max() < 0.1
 
 
+@pytest.mark.long
 def test_codes_are_kept_of_the_pictures_that_are_drawn(quick):
     codes = [row[quick["fig3"].columns.index("code")] for row in quick["fig3"].where(method="auto").rows]
     assert {len(code) for code in codes} == {20}
 
 
+@pytest.mark.long
 def test_auto_finds_every_identifiable_code_under_masks(quick):
     numbers = quick["fig4"].where(generator="mnist-relu")
     found, told = (numbers.column("success", method=m).astype(bool) for m in ("auto", "identifiable"))
@@ -85,6 +93,7 @@ def test_auto_finds_every_identifiable_code_under_masks(quick):
     assert median(numbers, "mse", method="auto") <= median(numbers, "mse", method="GD")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fig3", "fig4"])
 def test_every_claim_is_judged_on_both_generators_in_the_same_readings(quick, name):
     claims = load(name).claims(quick[name])
@@ -94,6 +103,7 @@ def test_every_claim_is_judged_on_both_generators_in_the_same_readings(quick, na
         assert theirs.reading == ", ".join(filter(None, ("on the plain VAE", mine.reading)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("m", [25, 300])
 def test_generated_pictures_need_few_measurements(quick, m):
     numbers = quick["measurements"].where(source="generated", m=m)

@@ -38,6 +38,7 @@ def numbers():
     return measured
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_and_claims(name, numbers, tmp_path):
     experiment = load(name)
@@ -53,6 +54,7 @@ def test_pictures_and_claims(name, numbers, tmp_path):
         assert claim.reason or claim.verdict is Verdict.HOLDS or claim.source.startswith("unrelu"), claim.says
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_unit_gives_the_same_rows(name, numbers):
     experiment = load(name)
@@ -75,6 +77,7 @@ def test_units_are_distinct():
         assert len(set(units)) == len(units)
 
 
+@pytest.mark.long
 def test_the_relaxation_is_worse_than_l1_and_errors_follow_the_noise(numbers):
     part = numbers("relaxed").where(network="random", kind="uniform")
     levels = np.array(part.distinct("noise"))
@@ -84,6 +87,7 @@ def test_the_relaxation_is_worse_than_l1_and_errors_follow_the_noise(numbers):
         assert (found < medians(part, "noise", method="relaxed")).all()
 
 
+@pytest.mark.long
 def test_layers_lose_what_a_joint_search_keeps(numbers):
     leaky = numbers("leaky").where(network="trained")
     for level in (1e-5, 1e-3):
@@ -93,12 +97,14 @@ def test_layers_lose_what_a_joint_search_keeps(numbers):
     assert (errors(leaky, noise=0.0, method="exact") < 1e-3).all()
 
 
+@pytest.mark.long
 def test_every_method_of_the_table_of_times_is_of_use_on_an_easy_network(numbers):
     assert len(numbers("times").distinct("method")) == 9
     assert (errors(numbers("times")) < 0.1).all()
     assert (numbers("times").column("seconds").astype(float) > 0).all()
 
 
+@pytest.mark.long
 def test_errors_grow_with_depth(numbers):
     part = numbers("depth").where(noise=1e-4)
     for method in ("linf", "auto", "oracle"):
@@ -107,6 +113,7 @@ def test_errors_grow_with_depth(numbers):
     assert (errors(numbers("depth"), noise=0.0, method="auto") < 1e-3).all()
 
 
+@pytest.mark.long
 def test_a_contracting_layer_stops_layers_and_not_the_search(numbers):
     part = numbers("contracting").where(network="random")
     assert not part.column("success", method="linf").any()
@@ -114,11 +121,13 @@ def test_a_contracting_layer_stops_layers_and_not_the_search(numbers):
     assert numbers("contracting").column("success", network="dcgan", method="auto").all()
 
 
+@pytest.mark.long
 def test_plugin_is_near_what_was_published(numbers):
     for level, published in ((0.105, 0.29), (1.0, 2.9)):
         assert 0.4 < np.mean(errors(numbers("plugin"), noise=level, method="plugin")) / published < 2.5
 
 
+@pytest.mark.long
 def test_networks_decide_formulas(numbers):
     part = numbers("theorem1")
     models, best = part.column("models"), part.column("assignment")
@@ -128,6 +137,7 @@ def test_networks_decide_formulas(numbers):
     assert (part.column("lower") <= part.column("upper") + 1e-9).all()
 
 
+@pytest.mark.long
 def test_enough_neurons_on_is_enough(numbers):
     part = numbers("theorem2")
     enough, success = part.column("enough"), part.column("success")
@@ -141,6 +151,7 @@ def test_the_probability_of_enough_neurons():
     assert _failure((3000, 6300)) < _failure((2000, 4200)) < 0.01
 
 
+@pytest.mark.long
 def test_the_midpoint_is_outside(numbers):
     part = numbers("example1")
     assert (part.column("residual", what="code") == 0).all()

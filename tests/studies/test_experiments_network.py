@@ -78,6 +78,7 @@ def few_steps(monkeypatch):
                 monkeypatch.setitem(table, label, (method, {**options, **short}))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_steps")
 def test_figures_run_on_a_file(tmp_path, monkeypatch):
     path = saved(tmp_path, "pth")
