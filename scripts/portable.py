@@ -1,7 +1,8 @@
 """Run the tests as other processors would: all numerical libraries held to older instructions, a processor at a time.
 
 Libraries choose their code by the processor, and codes differ in the order of their sums, so that results differ by
-rounding. Tests have to hold under all of it. ``make portable`` runs the tests of ``make test`` as on every processor; a part:
+rounding. Tests have to hold under all of it. ``make portable`` runs the tests of ``make test`` as on every processor; a
+part of them:
 
     python scripts/portable.py sse avx2 -- tests/layer --lf
 

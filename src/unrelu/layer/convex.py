@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,7 +22,7 @@ from unrelu.layer.proof import DUAL, Proof, prove, prove_response
 from unrelu.layer.rows import LayerSystem, Rows
 from unrelu.layer.squares import one_sided_least_squares
 
-__all__ = ["Answer", "check_norm", "engine", "largest_response", "least_violation"]
+__all__ = ["Answer", "check_norm", "largest_response", "least_violation"]
 
 Array = npt.NDArray[np.float64]
 
@@ -36,13 +33,11 @@ _SMALLEST_STEP = 1e-9
 # An eps this share above the smallest feasible one has a feasible set that is rounding.
 _FEASIBLE = 1e-6
 # Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
-_WIDEST = 2000
+WIDEST = 2000
 # From this width on, the interior point is the faster of HiGHS's solvers.
 _WIDE_FOR_SIMPLEX = 1000
 
 _NORMS = ("linf", "l1")
-_ENGINES = ("auto", "highs")
-_engine: ContextVar[str] = ContextVar("engine", default="auto")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +51,7 @@ class Answer:
         status: OPTIMAL only where the proof holds.
         pivots: simplex pivots of all attempts.
         multipliers: one a row, (n,): signed for a violation, of the sides for the relaxation.
-        engine: "exchange", "highs", "interior point" (batches on a GPU) or "least squares" (nothing was left to do).
+        engine: "exchange", "highs" or "least squares" (nothing was left to do).
         fallback: whether an attempt before the one that gave h failed its proof.
         found: what to start similar rows from.
     """
@@ -72,22 +67,6 @@ class Answer:
     found: kernel.Found | None = field(default=None, repr=False)
 
 
-@contextmanager
-def engine(name: str) -> Iterator[None]:
-    """Let every program of this thread go to one solver: "highs", or "auto" for the usual choice.
-
-    Raises:
-        OptionError: there is no such engine.
-    """
-    if name not in _ENGINES:
-        raise OptionError(f"engine {name!r} is not one of {', '.join(_ENGINES)}")
-    token = _engine.set(name)
-    try:
-        yield
-    finally:
-        _engine.reset(token)
-
-
 def check_norm(norm: str) -> None:
     """Refuse a norm that is not "linf" or "l1".
 
@@ -100,7 +79,7 @@ def check_norm(norm: str) -> None:
 
 def takes_kernel(system: LayerSystem) -> bool:
     """Whether a layer's programs go to the exchange kernel."""
-    return _engine.get() == "auto" and isinstance(system.matrix, np.ndarray) and system.n_in <= _WIDEST
+    return isinstance(system.matrix, np.ndarray) and system.n_in <= WIDEST
 
 
 def least_violation(

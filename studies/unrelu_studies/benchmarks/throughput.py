@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unrelu.layer.batch import least_violation_many
-from unrelu.layer.convex import Answer
+from unrelu.host import computing
+from unrelu.layer import LayerSystem, Rows
+from unrelu.layer.convex import Answer, least_violation
 from unrelu.layer.highs import LpStatus
 from unrelu.machine import one_thread
+from unrelu.threads import in_threads
 from unrelu_studies.benchmarks.instances import CASES, REPORT_SEED, Case, draw_batch
 
 __all__ = ["OBSERVATIONS", "Throughput", "measure_throughput"]
@@ -67,13 +69,13 @@ def measure_throughput(
 
 def _measure(case: Case, norm: str, count: int, seed: int) -> Throughput:
     system, batch = draw_batch(case, count, seed)
-    least_violation_many(system, batch[:2], norm, threads=_THREADS[-1])
+    _solved(system, batch[:2], norm, _THREADS[-1])
     seconds: dict[int, list[float]] = {threads: [] for threads in _THREADS}
     answers: dict[int, list[Answer]] = {}
     for _ in range(_REPETITIONS):
         for threads in _THREADS:
             begin = time.perf_counter()
-            answers[threads] = least_violation_many(system, batch, norm, threads=threads)
+            answers[threads] = _solved(system, batch, norm, threads)
             seconds[threads].append(time.perf_counter() - begin)
     pairs = zip(answers[1], answers[_THREADS[-1]], strict=True)
     return Throughput(
@@ -86,3 +88,13 @@ def _measure(case: Case, norm: str, count: int, seed: int) -> Throughput:
         fallback=sum(a.fallback for a in answers[1]),
         engines=dict(Counter(a.engine for a in answers[1])),
     )
+
+
+def _solved(system: LayerSystem, batch: Sequence[Rows], norm: str, threads: int) -> list[Answer]:
+    """The programs of a batch, as many at a time as there are threads, each with its linear algebra on one."""
+
+    def solve(rows: Rows) -> Answer:
+        return least_violation(system, rows, norm)
+
+    with computing(one_thread=True):
+        return list(in_threads(solve, batch, threads))
