@@ -40,7 +40,7 @@ def test_every_chunk_is_an_inversion_with_its_own_seed(finished):
         wanted = unrelu.invert(NETWORK, Y[start : start + CHUNK], "lm", seed=chunk_seed(7, chunk))
         stop = start + len(wanted.z)
         np.testing.assert_array_equal(finished.read("codes", start, stop), wanted.z)
-        np.testing.assert_array_equal(finished.read("reconstructions", start, stop), wanted.x)
+        np.testing.assert_array_equal(finished.read("reconstructions", start, stop), wanted.reconstruction)
         np.testing.assert_array_equal(finished.read("objective", start, stop), wanted.fun)
         np.testing.assert_array_equal(finished.read("residual_linf", start, stop), wanted.residual("linf"))
         np.testing.assert_array_equal(finished.read("nit", start, stop), wanted.nit)

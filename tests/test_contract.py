@@ -64,8 +64,8 @@ def test_one_observation_and_a_batch_have_consistent_results(method, kind):
     assert batch.method == one.method == method
     assert batch.z.shape == (3, 3)
     assert one.z.shape == (3,)
-    np.testing.assert_array_equal(batch.x, network(batch.z))
-    np.testing.assert_array_equal(one.x, network(one.z))
+    np.testing.assert_array_equal(batch.reconstruction, network(batch.z))
+    np.testing.assert_array_equal(one.reconstruction, network(one.z))
     for name in ("fun", "success", "status", "message", "nit", "seconds", "freedom", "rank", "identifiable"):
         assert getattr(batch, name).shape == (3,)
         assert np.ndim(getattr(one, name)) == 0
@@ -110,7 +110,7 @@ def test_what_pytorch_is_told_not_to_differentiate_does_not_matter(method, mode)
 def test_the_same_seed_gives_the_same_bits(method, kind):
     network = NETWORKS[kind]
     first, second = (invert(network, noisy(network), method, seed=3) for _ in range(2))
-    for name in ("z", "x", "fun", "status", "nit"):
+    for name in ("z", "reconstruction", "fun", "status", "nit"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -146,7 +146,7 @@ def test_all_zero_observations_are_fitted(method):
     network = random_network((3, 8, 20))
     result = unrelu.invert(network, np.zeros(20), method, z0=np.zeros(3))
     assert result.success
-    np.testing.assert_array_equal(result.x, np.zeros(20))
+    np.testing.assert_array_equal(result.reconstruction, np.zeros(20))
 
 
 @every_method

@@ -78,7 +78,7 @@ def test_settings_of_pytorch_change_no_bit(setting, dtype):
     plain = unrelu.invert(network, Y, noise="uniform:0.02", seed=1)
     with SETTINGS[setting]():
         found = unrelu.invert(network, Y, noise="uniform:0.02", seed=1)
-    for name in ("z", "x", "fun", "status", "rank", "p_value"):
+    for name in ("z", "reconstruction", "fun", "status", "rank", "p_value"):
         np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
 
 

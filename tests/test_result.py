@@ -17,7 +17,7 @@ from unrelu.result import Inversion, Status
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()
-FIELDS = ("z", "x", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds", "freedom", "rank",
+FIELDS = ("z", "reconstruction", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds", "freedom", "rank",
           "identifiable")  # fmt: skip
 
 
@@ -31,8 +31,8 @@ def judged(network=NET, batch=4, error=0.5, **options):
 def test_everything_is_computed_from_the_codes():
     z, result = judged()
     np.testing.assert_array_equal(result.z, z + 0.5)
-    np.testing.assert_array_equal(result.x, NET(z + 0.5))
-    np.testing.assert_allclose(result.fun, ((NET(z) - result.x) ** 2).sum(axis=1), rtol=1e-12)
+    np.testing.assert_array_equal(result.reconstruction, NET(z + 0.5))
+    np.testing.assert_allclose(result.fun, ((NET(z) - result.reconstruction) ** 2).sum(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(result.nit, [7] * 4)
     np.testing.assert_array_equal(result.freedom, [-1] * 4)
     np.testing.assert_array_equal(result.rank, [-1] * 4)
@@ -47,7 +47,7 @@ def test_the_residual_is_recomputed_and_never_a_stored_number(norm, order):
     z, result = judged()
     expected = np.linalg.norm(NET(z) - NET(result.z), order, axis=1)
     np.testing.assert_allclose(result.residual(norm), expected, rtol=1e-12)
-    np.testing.assert_allclose(replace(result, z=z, x=result.x).residual(norm), 0, atol=1e-15)
+    np.testing.assert_allclose(replace(result, z=z, reconstruction=result.reconstruction).residual(norm), 0, atol=1e-15)
     assert result.measured_in(norm).fun == pytest.approx(expected**2 if norm == "l2" else expected)
 
 
@@ -63,12 +63,12 @@ def test_a_batch_has_arrays_and_one_observation_has_scalars():
     _, batch = judged(IMAGE)
     assert batch.shaped() is batch
     assert {name: np.shape(getattr(batch, name)) for name in FIELDS} == {
-        "z": (4, 3), "x": (4, 1, 6, 6), **dict.fromkeys(FIELDS[2:], (4,)),
+        "z": (4, 3), "reconstruction": (4, 1, 6, 6), **dict.fromkeys(FIELDS[2:], (4,)),
     }  # fmt: skip
     problem = Problem.build(IMAGE, IMAGE(np.ones(3)))
     one = Inversion.of(problem, np.zeros((1, 3)), method="mine").shaped()
     assert one.z.shape == (3,)
-    assert one.x.shape == (1, 6, 6)
+    assert one.reconstruction.shape == (1, 6, 6)
     types = {name: type(getattr(one, name)) for name in FIELDS[2:]}
     assert types == {
         "fun": float, "success": bool, "p_value": float, "confidence": float, "status": Status,
@@ -190,7 +190,7 @@ def test_statuses_may_differ_and_missing_codes_fit_nothing():
     assert result.status.tolist() == [Status.EXACT_FIT, *passed[1:3], Status.NO_CODE]
     assert result.success.tolist() == [True, False, False, False]
     assert np.isnan(result.residual()).tolist() == [False, True, True, True]
-    assert np.isnan(result.x[1:]).all()
+    assert np.isnan(result.reconstruction[1:]).all()
 
 
 def diagnosed(result, rank, freedom=(-1, -1, -1, -1), identifiable=(True, True, True, True)):

@@ -231,7 +231,7 @@ def draw(done: list[Section]) -> Figure:
         _image(row[2], section.observed[i], scale)
         for axis, method in zip(row[3:], methods, strict=True):
             if method in section.results:
-                _image(axis, section.results[method].x[i], scale)
+                _image(axis, section.results[method].reconstruction[i], scale)
                 _verdict(axis, section.results[method], i)
             else:
                 axis.text(0.5, 0.5, "needs\nexpanding\nlayers", ha="center", va="center", fontsize=10, color="gray")

@@ -86,7 +86,7 @@ class Inversion:
 
     Attributes:
         z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
-        x: G(z), in the network's output shape.
+        reconstruction: G(z), in the network's output shape.
         fun: the objective at z: that of the method, or of ``norm`` if one was asked for.
         success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
             Without, that it fits exactly, or that confidence >= 0.99 and y shows noise.
@@ -112,7 +112,7 @@ class Inversion:
     """
 
     z: Array
-    x: Array
+    reconstruction: Array
     fun: Any
     success: Any
     p_value: Any
@@ -187,7 +187,7 @@ class Inversion:
         share = problem.control.elapsed() / problem.size
         unjudged = cls(
             z=z,
-            x=x,
+            reconstruction=x,
             fun=problem.objective_of(residual, z, norm),
             success=np.zeros(problem.size, dtype=bool),
             p_value=np.full(problem.size, np.nan),
@@ -225,7 +225,7 @@ class Inversion:
 
     def _judged(self, used: Array) -> Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
-        problem, residual = self.problem, self.problem.residual_of(self.x)
+        problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
         exact = problem.is_exact(residual)
         p_value = problem.p_value(residual, used)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
@@ -262,9 +262,9 @@ class Inversion:
         if self.problem is problem:
             return self
         with np.errstate(over="ignore", under="ignore"):
-            x = np.ldexp(self.x, -units.output)
+            reconstruction = np.ldexp(self.reconstruction, -units.output)
             fun = np.ldexp(self.fun, -units.data * (2 if self._norm == "l2" else 1))
-        return replace(self, x=x, fun=fun, problem=problem)
+        return replace(self, reconstruction=reconstruction, fun=fun, problem=problem)
 
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
@@ -285,7 +285,8 @@ class Inversion:
         if not self.problem.single:
             return self
         first = {
-            "z": self.z[0], "x": self.x[0], "fun": float(self.fun[0]), "success": bool(self.success[0]),
+            "z": self.z[0], "reconstruction": self.reconstruction[0], "fun": float(self.fun[0]),
+            "success": bool(self.success[0]),
             "p_value": float(self.p_value[0]), "confidence": float(self.confidence[0]),
             "status": self.status[0], "message": self.message[0], "nit": int(self.nit[0]),
             "seconds": float(self.seconds[0]),

@@ -135,7 +135,7 @@ def _diagnosed(result: Inversion) -> Inversion:
     k = problem.network.latent_dim
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator)
     identifiable = unique(rank, free, k)
-    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.x))
+    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _told(result, sigma, doubtful)
@@ -157,7 +157,7 @@ def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[n
     if not len(rows):
         return np.ones(0, dtype=bool)
     problem = result.problem
-    x = result.x.reshape(problem.size, -1)[rows]
+    x = result.reconstruction.reshape(problem.size, -1)[rows]
     residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
     residual = np.maximum(residual, _rounding(problem, result.z[rows], rows))
     length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)

@@ -55,7 +55,7 @@ def test_codes_are_found_from_some_of_the_entries(method):
     result = invert(NETWORK, hidden(NETWORK(z), MASK), method, operator=MASK)
     np.testing.assert_allclose(result.z, z, atol=1e-5)
     assert set(result.status) == {Status.EXACT_FIT}
-    np.testing.assert_allclose(result.x, NETWORK(z), atol=1e-5)
+    np.testing.assert_allclose(result.reconstruction, NETWORK(z), atol=1e-5)
 
 
 @every_method
@@ -121,7 +121,7 @@ def test_hidden_entries_count_neither_in_the_noise_level_nor_in_the_residual():
     y = x + np.where(MASK, 0.01, 50.0) * RNG.standard_normal(x.shape)
     result = unrelu.invert(NETWORK, y, "lm", start="least_squares", operator=MASK, noise="gaussian:0.01")
     assert set(result.status) == {Status.NOISE_LEVEL}
-    np.testing.assert_allclose(result.residual("linf"), np.abs((y - result.x) * MASK).max(axis=1))
+    np.testing.assert_allclose(result.residual("linf"), np.abs((y - result.reconstruction) * MASK).max(axis=1))
 
 
 def test_images_are_blurred_and_found_again():

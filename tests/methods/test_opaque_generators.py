@@ -66,7 +66,7 @@ def test_auto_with_noise_norm_and_an_observation_of_its_shape():
     z = codes(net, 1, seed=3)[0]
     y = net(z) + np.random.default_rng(0).uniform(-1e-3, 1e-3, net.output_shape)
     r = invert(net, y, noise="uniform:1e-3")
-    assert r.x.shape == net.output_shape
+    assert r.reconstruction.shape == net.output_shape
     assert np.abs(r.z - z).max() < 0.05
 
 

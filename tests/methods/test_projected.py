@@ -74,7 +74,7 @@ def test_the_exact_projection_passes_over_what_is_missing():
 def test_missing_entries_are_found(projection):
     result = masked(projection=projection, step=1.0, max_iterations=200, z0=TRUTH + 0.1)
     np.testing.assert_allclose(result.z, TRUTH, atol=1e-5)
-    np.testing.assert_allclose(result.x, NETWORK(TRUTH), atol=1e-5)
+    np.testing.assert_allclose(result.reconstruction, NETWORK(TRUTH), atol=1e-5)
 
 
 def test_an_operator_given_as_functions_is_that_of_its_matrix():

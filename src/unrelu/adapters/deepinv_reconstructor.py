@@ -138,7 +138,7 @@ class GeneratorReconstructor(Reconstructor):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return torch.from_numpy(found.x).reshape(-1, *shape).to(y.device, y.dtype)
+        return torch.from_numpy(found.reconstruction).reshape(-1, *shape).to(y.device, y.dtype)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` says."""

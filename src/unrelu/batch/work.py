@@ -303,11 +303,11 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    r = result.problem.residual_of(np.reshape(result.x, (result.problem.size, -1)))
+    r = result.problem.residual_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
     residuals = {f"residual_{name}": norms(r, name) for name in ("l2", "l1", "linf")}
     return {
         "codes": result.z,
-        "reconstructions": result.x,
+        "reconstructions": result.reconstruction,
         "status": np.array([STATUSES.index(status.name) + 1 for status in np.atleast_1d(result.status)]),
         "success": result.success,
         "p_value": result.p_value,

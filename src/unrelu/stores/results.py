@@ -56,7 +56,7 @@ def write_result(folder: Path, result: Inversion) -> None:
     """
     with _written(folder):
         np.save(folder / "codes.npy", result.z)
-        np.save(folder / "reconstructions.npy", result.x)
+        np.save(folder / "reconstructions.npy", result.reconstruction)
         write_records(folder / "results.jsonl", records(result))
 
 

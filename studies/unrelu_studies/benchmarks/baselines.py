@@ -124,7 +124,7 @@ def csgm_setting(name, count, seed):
             rows.append({"images": kind, "m": m, "method": "lasso", "error": float(((estimate - x) ** 2).mean())})
             for method, (which, options) in CSGM_METHODS.items():
                 result, seconds = timed(network, y, which, options, operator=a)
-                error = float(((result.x.reshape(count, -1) - x) ** 2).mean())
+                error = float(((result.reconstruction.reshape(count, -1) - x) ** 2).mean())
                 rows.append({"images": kind, "m": m, "method": method, "error": error, "seconds": seconds})
     return rows
 
@@ -144,7 +144,9 @@ def figure4_setting(name, count, seed):
         for method, (which, options) in FIGURE4_METHODS.items():
             result, seconds = timed(network, x, which, options, operator=mask)
             found = int((np.linalg.norm(result.z - truth, axis=1) <= 1e-3 * np.linalg.norm(truth, axis=1)).sum())
-            off = ((result.x - x) ** 2 * ~mask).reshape(count, -1).sum(axis=1) / (~mask).reshape(count, -1).sum(axis=1)
+            off = ((result.reconstruction - x) ** 2 * ~mask).reshape(count, -1).sum(axis=1) / (~mask).reshape(
+                count, -1
+            ).sum(axis=1)
             error = float(np.median(np.nan_to_num(off, nan=np.inf)))
             rows.append({"mask": kind, "method": method, "found": found, "error": error, "seconds": seconds})
     return rows

@@ -237,7 +237,7 @@ def measure_strangers(plan: Plan, seed: int = 0) -> Iterator[Strangers]:
             result = invert(network, y, noise=f"gaussian:{SIGMA}")
             # Only outputs of other generators come near; a search without the noise finds how near.
             results = [result, invert(network, x.reshape(y.shape))] if kind == "other" else [result]
-            apart = [((r.x.reshape(x.shape) - x) ** 2).sum(axis=1) / SIGMA**2 for r in results]
+            apart = [((r.reconstruction.reshape(x.shape) - x) ** 2).sum(axis=1) / SIGMA**2 for r in results]
             distances = tuple(map(float, np.min(apart, axis=0)))
             yield Strangers(name, kind, tuple(map(float, result.p_value)), int(result.success.sum()), distances)
 

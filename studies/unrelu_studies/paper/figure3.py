@@ -91,13 +91,13 @@ def _measure(generators: Sequence[TrainedGenerator], unit: Unit, seed: int, quic
         if method in ("auto, prior", "linf, told"):
             given["noise"] = f"gaussian:{deviation:.6f}"
         result = invert(network, y, label, seed=start, **options, **given)
-        record(method, result.z, result.x, result.seconds)
+        record(method, result.z, result.reconstruction, result.seconds)
     z = oracle(network, truth, noise[:count])
     # On the linear piece of the true code: at this noise z may lie on another one, where it is no oracle.
     jacobian = network.jacobian(truth).reshape(count, -1, network.latent_dim)
     record("oracle", z, clean[:count] + np.einsum("bnk,bk->bn", jacobian, z - truth), None)
     result = invert(network, clean.reshape(y.shape), "auto", seed=start)
-    record(_BEST, result.z, result.x, result.seconds)
+    record(_BEST, result.z, result.reconstruction, result.seconds)
     return rows
 
 

@@ -113,7 +113,7 @@ def _measure(generators: Sequence[TrainedGenerator], unit: Unit, seed: int, quic
         z = result.z if method == "GD" else z
         errors = relative_error(result.z, truth)
         # A method that found no code is charged for a blank picture.
-        mse = off(np.nan_to_num(result.x.reshape(len(truth), -1)))
+        mse = off(np.nan_to_num(result.reconstruction.reshape(len(truth), -1)))
         for i, (_, mask_name, image) in enumerate(names):
             shown = result.z[i] if image < _DRAWN and np.isfinite(result.z[i]).all() else None
             found = errors[i] <= _SUCCESS

@@ -127,7 +127,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     for method, (name, options) in _RUN.items():
         prior = _NOISE**2 / m if method == "auto, prior" else 0.0
         result = invert(network, y, name, operator=a, prior=prior, seed=start, **options)
-        mse = ((np.nan_to_num(result.x) - x) ** 2).mean(axis=1)
+        mse = ((np.nan_to_num(result.reconstruction) - x) ** 2).mean(axis=1)
         errors = [None] * len(x) if truth is None else relative_error(result.z, truth)
         rows += [(source, m, i, method, mse[i], errors[i], None, None, result.seconds[i]) for i in range(len(x))]
     _, others = _pictures(source, True, _COUNT_QUICK if quick else _TUNED, seed)

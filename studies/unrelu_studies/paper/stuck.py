@@ -50,7 +50,9 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     rows: list[Row] = []
     for method, result in found.items():
         error = relative_error(result.z, truth)
-        missed = ((y - result.x) ** 2).reshape(count, -1).sum(axis=1) / (y**2).reshape(count, -1).sum(axis=1)
+        missed = ((y - result.reconstruction) ** 2).reshape(count, -1).sum(axis=1) / (y**2).reshape(count, -1).sum(
+            axis=1
+        )
         rows += [(*unit, i, method, error[i], missed[i], str(result.status[i]), result.seconds[i])
                  for i in range(count)]  # fmt: skip
     return rows
