@@ -17,7 +17,8 @@ from unrelu.result import Inversion, Status
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()
-FIELDS = ("z", "reconstruction", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds", "freedom", "rank",
+FIELDS = ("z", "reconstruction", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds",
+          "freedom", "rank",
           "identifiable")  # fmt: skip
 
 
