@@ -28,11 +28,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, PngImagePlugin
 
 import unrelu
-from unrelu.batch import open_run
+from unrelu.certification import Certificate
+from unrelu.datasets import columns_of, open_source, read_measurement, read_observations
 from unrelu.errors import InputError
 from unrelu.hardness.dimacs import read_dimacs
-from unrelu.proofs import Certificate
-from unrelu.stores import columns_of, open_source, read_measurement, read_observations
+from unrelu.runs import open_run
 
 MAX_BYTES = 2**26
 # More than that, and few bytes where it is compressed.

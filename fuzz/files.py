@@ -335,7 +335,7 @@ def mutated_json(draw: random.Random, content: bytes) -> bytes:
     else:
         node[key] = draw.choice(_JSON)
     if not whole and "check" in table and isinstance(table, dict):  # a journal, whose lines have a check sum
-        from unrelu.batch import journal  # noqa: PLC0415
+        from unrelu.runs import journal  # noqa: PLC0415
 
         table["check"] = journal._check({name: value for name, value in table.items() if name != "check"})
     lines[at] = json.dumps(table)

@@ -22,11 +22,11 @@ import numpy as np
 from scipy.optimize import linprog, lsq_linear
 
 import unrelu
-from unrelu.activations import Activation
 from unrelu.errors import UnreluError
-from unrelu.layer import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layerwise import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.models.activations import Activation
 from unrelu.result import Status
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.degenerate import KINDS, instance, reference
 
 sys.path[:0] = [str(Path(__file__).parent)]

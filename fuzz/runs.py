@@ -25,9 +25,9 @@ import numpy as np
 
 import unrelu
 from fuzzing import run_fuzzer
-from unrelu.batch.journal import read_records
 from unrelu.errors import InputError
-from unrelu.streams import stream
+from unrelu.runs.journal import read_records
+from unrelu.runtime.streams import stream
 
 CHUNK = 16
 FORMATS = ("npy", "zarr")
@@ -57,7 +57,7 @@ class Runs:
     def apart(self, out: Path, kind: str, limit: int | None = None) -> subprocess.Popen[str]:
         """The command in a process group of its own, whose files cannot grow beyond a limit in bytes."""
         limited = None if limit is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
-        script = ("-c", "from unrelu.cli import main; main()", "run", *ARGUMENTS)
+        script = ("-c", "from unrelu.cli.process import main; main()", "run", *ARGUMENTS)
         workers = str(self.random.integers(1, 3))
         return subprocess.Popen(
             [sys.executable, *script, "-o", str(out), "--results", kind, "--workers", workers],

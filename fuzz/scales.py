@@ -26,10 +26,10 @@ import torch
 
 import unrelu
 from unrelu import zoo
-from unrelu.affine import Dense
 from unrelu.methods import METHODS
-from unrelu.network import Layer, Network
-from unrelu.streams import stream
+from unrelu.models.affine import Dense
+from unrelu.models.network import Layer, Network
+from unrelu.runtime.streams import stream
 
 sys.path[:0] = [str(Path(__file__).parent)]
 from fuzzing import run_fuzzer  # noqa: E402 - scripts are no package

@@ -38,7 +38,7 @@ def results(run: unrelu.Run) -> dict[str, bytes]:
 
 def command(*arguments: str) -> list[str]:
     """The command line in a process of its own."""
-    return [sys.executable, "-c", "from unrelu.cli import main; main()", *arguments]
+    return [sys.executable, "-c", "from unrelu.cli.process import main; main()", *arguments]
 
 
 def zoo_data(folder: Path, size: int, noise: float = 0.05) -> Path:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unrelu.generator import Generator
 from unrelu.loaders import from_torch
-from unrelu.opaque import frozen
+from unrelu.models.generator import Generator
+from unrelu.models.opaque_network import frozen
 
 
 class Residual(nn.Module):

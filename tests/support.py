@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from unrelu.activations import Activation
-from unrelu.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
-from unrelu.network import Network
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
+from unrelu.models.network import Network
 
 EPS = float(np.finfo(float).eps)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from support import ACTIVATIONS, MONOTONE
-from unrelu.activations import Activation
 from unrelu.errors import ModelError
+from unrelu.models.activations import Activation
 
 each = pytest.mark.parametrize("kind", ACTIVATIONS)
 monotone = pytest.mark.parametrize("kind", MONOTONE)

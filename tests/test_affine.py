@@ -8,8 +8,8 @@ import torch
 from scipy import sparse
 
 from support import compose, step_examples, tensor, unfolded
-from unrelu.affine import Affine, Conv, ConvTranspose, Dense, Pool, Reshape, Scale
 from unrelu.errors import ModelError
+from unrelu.models.affine import Affine, Conv, ConvTranspose, Dense, Pool, Reshape, Scale
 
 STEPS = step_examples()
 each = pytest.mark.parametrize("name", STEPS)

@@ -14,8 +14,8 @@ from distributed import Client, LocalCluster
 
 import unrelu
 from batch_runs import CHUNK, SIZE, Y, command, results, small_run
+from unrelu.datasets import Source, in_memory
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.stores import Source, in_memory
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_worker_may_join(tmp_path, alone):
 
 
 def test_a_cluster_that_stays_without_workers_is_told(monkeypatch, tmp_path):
-    from unrelu.batch import cluster
+    from unrelu.runs import cluster
 
     monkeypatch.setattr(cluster, "_WITHOUT_WORKERS", 1)
     monkeypatch.setattr(cluster, "_REMINDER", 0.5)
@@ -162,7 +162,7 @@ def test_the_command_starts_a_cluster_or_goes_to_one(cluster, tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_told(monkeypatch, tmp_path):
-    from unrelu.batch import cluster
+    from unrelu.runs import cluster
 
     monkeypatch.setattr(cluster, "_PATIENCE", 1)
     with pytest.raises(InputError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):

@@ -16,9 +16,9 @@ from scipy.sparse.linalg import aslinearoperator
 
 import unrelu
 from batch_runs import CHUNK, CODES, NETWORK, SIZE, Y, copy, results, small_run
-from unrelu.batch.work import chunk_seed
+from unrelu.datasets import Source, open_source
 from unrelu.errors import InputError
-from unrelu.stores import Source, open_source
+from unrelu.runs.chunk_work import chunk_seed
 
 
 @pytest.fixture(scope="module")
@@ -221,16 +221,16 @@ def test_codes_that_are_missing_are_counted(tmp_path):
 
 
 def test_a_breakdown_is_of_its_observation_only(tmp_path, monkeypatch):
-    from unrelu.batch import work
+    from unrelu.runs import chunk_work
 
-    real = work.invert
+    real = chunk_work.invert
 
     def breaking(network, y, *arguments, **options):
         if (np.abs(y) > 50).any():
             raise np.linalg.LinAlgError("SVD did not converge")
         return real(network, y, *arguments, **options)
 
-    monkeypatch.setattr(work, "invert", breaking)
+    monkeypatch.setattr(chunk_work, "invert", breaking)
     y = Y.copy()
     y[11] += 100
     run = small_run(tmp_path / "out", data=y)
@@ -422,7 +422,7 @@ class Gone(Source):
 
 
 def open_source_of(y):
-    from unrelu.stores import in_memory
+    from unrelu.datasets import in_memory
 
     return in_memory(y)
 

@@ -18,9 +18,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import unrelu
-from unrelu import cli
-from unrelu.commands import app as commands
-from unrelu.commands.app import app
+from unrelu.cli import app as commands
+from unrelu.cli import process
+from unrelu.cli.app import app
 from unrelu.errors import MissingPackageError
 from unrelu.methods import METHODS
 from unrelu.problem import Problem
@@ -52,7 +52,7 @@ def run(files, monkeypatch, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            process.main()
         out, err = capsys.readouterr()
         return int(end.value.code or 0), out, err
 
@@ -61,7 +61,7 @@ def run(files, monkeypatch, capsys):
 
 def command(*arguments: str) -> list[str]:
     """The command in a process of its own."""
-    return [sys.executable, "-c", "from unrelu.cli import main; main()", *arguments]
+    return [sys.executable, "-c", "from unrelu.cli.process import main; main()", *arguments]
 
 
 def rows(folder: str = "out") -> list[dict]:
@@ -199,7 +199,7 @@ def test_quiet_prints_nothing(run):
 def test_an_existing_folder_is_refused_before_anything_is_computed(run, monkeypatch):
     Path("out").mkdir()
     Path("out/codes.npy").write_text("precious")
-    monkeypatch.setattr("unrelu.solve.invert", lambda *args, **options: pytest.fail("computed"))
+    monkeypatch.setattr("unrelu._invert.invert", lambda *args, **options: pytest.fail("computed"))
     code, out, err = run("invert", "net.npz", "y.npy", "-o", "out")
     assert (code, out) == (2, "")
     assert err == "error: out exists; choose another folder, or pass --overwrite to replace its results\n"

@@ -15,8 +15,7 @@ import pytest
 
 import unrelu
 from batch_runs import command
-from unrelu import cli
-from unrelu.commands import app
+from unrelu.cli import app, process
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX processes")
 
@@ -42,7 +41,7 @@ def run(files, monkeypatch, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            process.main()
         out, err = capsys.readouterr()
         return int(end.value.code or 0), out, err
 
@@ -187,12 +186,12 @@ class Finder:
             sys.meta_path.remove(self)
             Finalizer() if where == "finalizer" else signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-from unrelu.cli import main
+from unrelu.cli.process import main
 main()
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "unrelu.terminal", "numpy", "torch.nn.functional"])
+@pytest.mark.parametrize("module", ["typer", "unrelu.cli.terminal", "numpy", "torch.nn.functional"])
 @pytest.mark.parametrize("where", ["error", "finalizer"])
 def test_an_interrupt_while_it_starts_is_no_traceback(files, module, where):
     done = subprocess.run(

@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 import unrelu
-from unrelu import cli
+from unrelu.cli import process
 
 SIZE = 12
 
@@ -36,7 +36,7 @@ def unrelu_command(files, monkeypatch, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            process.main()
         out, err = capsys.readouterr()
         return int(end.value.code or 0), out, err
 

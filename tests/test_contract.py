@@ -17,8 +17,8 @@ from support import random_network
 from unrelu import Inversion, Status
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.methods import METHODS, make
-from unrelu.methods.lm import LevenbergMarquardt
-from unrelu.network import Network
+from unrelu.models.network import Network
+from unrelu.search.levenberg_marquardt import LevenbergMarquardt
 
 NETWORKS = {kind: random_network((3, 8, 20), kind, bias=True) for kind in ("relu", "leaky_relu:0.1")}
 # Keeps the baselines, whose defaults are up to 10,000 steps, short; and lets "auto" refine its codes to the last digit.
@@ -246,7 +246,7 @@ def test_a_negative_slope_is_inverted_jointly_or_refused_with_a_way_out(method):
     slopes = np.linspace(-0.5, 0.5, 8)
     parts = random_network((3, 8, 20)).layers
     network = Network.chain(
-        [*parts[0].affine.steps, unrelu.network.Activation("prelu", slopes), *parts[1].affine.steps], (3,)
+        [*parts[0].affine.steps, unrelu.models.network.Activation("prelu", slopes), *parts[1].affine.steps], (3,)
     )
     if METHODS[method].layerwise:
         with pytest.raises(

@@ -11,8 +11,8 @@ import torch
 from scipy import sparse
 
 import unrelu
-from unrelu.batch.fingerprint import fingerprint
-from unrelu.operators import Mapped, read_operator
+from unrelu.measurements import Mapped, read_operator
+from unrelu.runs.fingerprint import fingerprint
 
 
 @pytest.mark.parametrize("name", unrelu.zoo.names())

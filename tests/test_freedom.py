@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import unrelu
 from support import image_network, random_network, tensor
-from unrelu.activations import Activation
-from unrelu.affine import Dense
-from unrelu.network import Network
-from unrelu.proofs import freedom
+from unrelu.diagnostics import freedom
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense
+from unrelu.models.network import Network
 
 KINDS = ("relu", "leaky_relu:0.1", "identity", "tanh")
 

@@ -16,10 +16,10 @@ import zarr
 
 import unrelu
 from crafted import CRAFTED, READERS
+from unrelu.certification import Certificate
+from unrelu.datasets import open_masks, open_source, read_measurement, read_observations
 from unrelu.errors import InputError, ModelFileError, OptionError, UnreluError
-from unrelu.proofs import Certificate
-from unrelu.reading import inflated_size, read_bytes, shown_size
-from unrelu.stores import open_masks, open_source, read_measurement, read_observations
+from unrelu.runtime.file_reading import inflated_size, read_bytes, shown_size
 
 Y = np.random.default_rng(0).standard_normal((6, 4, 5))
 SECRET = np.arange(200.0) + 123456.0

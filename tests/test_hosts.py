@@ -16,9 +16,9 @@ import unrelu
 from hosts import HOSTS, changed, default_device, default_dtype, settings, trials
 from support import random_network
 from unrelu.errors import HostError, OptionError
-from unrelu.host import computing, on_one_thread
 from unrelu.methods import METHODS
-from unrelu.threads import in_threads
+from unrelu.runtime.host import computing, on_one_thread
+from unrelu.runtime.threads import in_threads
 
 # Those that take seconds to start; `make fuzz` tries them.
 SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}

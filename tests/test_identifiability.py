@@ -12,12 +12,12 @@ from torch import nn
 import unrelu
 from opaque_modules import Untraceable, made
 from support import EPS, image_network, paper_network, random_network, rounding
-from unrelu.activations import Activation
-from unrelu.affine import Dense
+from unrelu.diagnostics import local_rank
 from unrelu.errors import InputError
-from unrelu.network import Network
-from unrelu.operators import read_operator
-from unrelu.proofs import local_rank
+from unrelu.measurements import read_operator
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense
+from unrelu.models.network import Network
 
 KINDS = ("relu", "leaky_relu:0.1", "identity", "tanh")
 
@@ -270,7 +270,7 @@ def test_codes_are_looked_at_in_parts_that_fit_into_memory(monkeypatch):
     network, z = random_network((6, 8, 20)), np.random.default_rng(1).standard_normal((7, 6))
     seen = np.random.default_rng(2).random((7, 20)) < 0.5
     whole = unrelu.identifiability(network, z, seen)
-    monkeypatch.setattr("unrelu.proofs.identifiability._CHUNK", 250)
+    monkeypatch.setattr("unrelu.diagnostics.identifiability._CHUNK", 250)
     parts = unrelu.identifiability(network, z, seen)
     assert parts.rank.tolist() == whole.rank.tolist()
     assert parts.dimension.tolist() == whole.dimension.tolist()

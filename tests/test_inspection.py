@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from support import random_network, tensor
-from unrelu.activations import Activation
-from unrelu.affine import Dense
+from unrelu._inspect import inspect
+from unrelu.diagnostics import freedom
 from unrelu.errors import InputError, OptionError
-from unrelu.inspection import inspect
-from unrelu.network import Network
-from unrelu.proofs import freedom
-from unrelu.streams import stream
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense
+from unrelu.models.network import Network
+from unrelu.runtime.streams import stream
 
 
 def test_layers_are_described():

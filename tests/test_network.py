@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import image_network, random_network, rounding, tensor
-from unrelu import generator as generator_module
-from unrelu.activations import Activation
-from unrelu.affine import Affine, Dense, Reshape
 from unrelu.errors import InputError, ModelError, OptionError
-from unrelu.network import Layer, Network
+from unrelu.models import generator as generator_module
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Dense, Reshape
+from unrelu.models.network import Layer, Network
 
 NETWORKS = {
     "relu": random_network((3, 8, 20)),

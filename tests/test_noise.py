@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from support import random_network
-from unrelu.noise import Noise
+from unrelu.measurements.noise import Noise
 from unrelu.problem import Problem
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 NET = random_network((3, 8, 20), bias=True)
 

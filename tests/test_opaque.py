@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import unrelu.opaque as opaque_module
+import unrelu.models.opaque_network as opaque_module
 from opaque_modules import GENERATORS, OPAQUE, Attention, Cube, Function, Residual, Untraceable, codes, double, made
 from support import rounding
+from unrelu._invert import invert
+from unrelu.diagnostics import freedom
 from unrelu.errors import UnsupportedModelError
-from unrelu.generator import Generator
 from unrelu.loaders import from_torch
-from unrelu.network import Network
-from unrelu.opaque import OpaqueNetwork
-from unrelu.proofs import freedom
-from unrelu.solve import invert
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork
 
 each = pytest.mark.parametrize("name", OPAQUE)
 

@@ -15,9 +15,9 @@ from scipy import sparse
 
 import unrelu
 from support import random_network
-from unrelu import operators
+from unrelu import measurements
 from unrelu.errors import InputError, MissingPackageError, UnreluError
-from unrelu.operators import Identity, Mapped, MaskOperator, MatrixOperator, Sparse, read_operator
+from unrelu.measurements import Identity, Mapped, MaskOperator, MatrixOperator, Sparse, read_operator
 
 IMAGE = (1, 4, 6)
 N = 24
@@ -74,7 +74,7 @@ FORMS = {
     "physics": (Physics(), (1, 2, 6), MatrixOperator),
     "physics_of_float32": (Precise(torch.float32), (5, 7), MatrixOperator),
     "physics_of_float64": (Precise(torch.float64), (5, 7), MatrixOperator),
-    "pylops": (operators.blur((4, 6), 0.7), (N,), MatrixOperator),
+    "pylops": (measurements.blur((4, 6), 0.7), (N,), MatrixOperator),
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -210,21 +210,21 @@ def test_a_blur_is_a_gaussian_filter(seed, sigma):
     line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel = np.outer(line, line) / line.sum() ** 2
     expected = np.stack([correlate(image, kernel, mode="constant") for image in x])
-    blurred = operators.blur(x.shape, sigma).matvec(x.ravel())
+    blurred = measurements.blur(x.shape, sigma).matvec(x.ravel())
     np.testing.assert_allclose(blurred.reshape(x.shape), expected, atol=1e-12)
 
 
 def test_down_sampling_takes_means_of_blocks():
     x = RNG.standard_normal((3, 4, 6))
     expected = x.reshape(3, 2, 2, 3, 2).mean(axis=(2, 4))
-    np.testing.assert_allclose(operators.downsample(x.shape, 2).matvec(x.ravel()), expected.ravel())
+    np.testing.assert_allclose(measurements.downsample(x.shape, 2).matvec(x.ravel()), expected.ravel())
 
 
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_partial_fourier_is_part_of_the_transform(lead):
     x = RNG.standard_normal((*lead, 4, 6))
     kept = RNG.random((4, 6)) < 0.4
-    operator = read_operator(operators.partial_fourier(x.shape, kept), x.shape, ())
+    operator = read_operator(measurements.partial_fourier(x.shape, kept), x.shape, ())
     coefficients = np.fft.fft2(x, norm="ortho")[..., kept].reshape(-1, kept.sum())
     expected = np.concatenate([coefficients.real, coefficients.imag], axis=1).ravel()
     np.testing.assert_allclose(operator.values(x.reshape(1, -1))[0], expected, atol=1e-12)
@@ -240,12 +240,12 @@ def test_code_that_changes_the_length_of_what_it_measures_is_named():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: operators.blur((24,), 1), r"shape=\(24,\) has no height and width"),
-        (lambda: operators.blur((4, 6), 0), "sigma=0 must be above 0 pixels"),
-        (lambda: operators.blur((4, 6), 1, 0), "radius=0 must be at least 1 pixel"),
-        (lambda: operators.downsample((4, 6), 4), "factor=4 must be at least 2 and divide the image's 4 x 6 pixels"),
-        (lambda: operators.partial_fourier((4, 6), np.ones((6, 4))), r"kept= has shape \(6, 4\) and 24 ones"),
-        (lambda: operators.partial_fourier((4, 6), np.zeros((4, 6))), "and 0 ones"),
+        (lambda: measurements.blur((24,), 1), r"shape=\(24,\) has no height and width"),
+        (lambda: measurements.blur((4, 6), 0), "sigma=0 must be above 0 pixels"),
+        (lambda: measurements.blur((4, 6), 1, 0), "radius=0 must be at least 1 pixel"),
+        (lambda: measurements.downsample((4, 6), 4), "factor=4 must be at least 2 and divide the image's 4 x 6 pixels"),
+        (lambda: measurements.partial_fourier((4, 6), np.ones((6, 4))), r"kept= has shape \(6, 4\) and 24 ones"),
+        (lambda: measurements.partial_fourier((4, 6), np.zeros((4, 6))), "and 0 ones"),
     ],
 )  # fmt: skip
 def test_ready_made_operators_refuse_what_makes_no_sense(make, message):
@@ -256,9 +256,9 @@ def test_ready_made_operators_refuse_what_makes_no_sense(make, message):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: operators.blur((4, 6), 1),
-        lambda: operators.downsample((4, 6), 2),
-        lambda: operators.partial_fourier((4, 6), np.ones((4, 6))),
+        lambda: measurements.blur((4, 6), 1),
+        lambda: measurements.downsample((4, 6), 2),
+        lambda: measurements.partial_fourier((4, 6), np.ones((4, 6))),
     ],
 )
 def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):

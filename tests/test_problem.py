@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from support import image_network, random_network
 from unrelu.errors import InputError, OptionError
-from unrelu.network import Network
-from unrelu.noise import Noise
+from unrelu.measurements.noise import Noise
+from unrelu.models.network import Network
 from unrelu.problem import Control, Problem, Progress
 
 NET = random_network((3, 8, 20), bias=True)

@@ -12,12 +12,12 @@ import pytest
 import unrelu
 from report_runs import Page, observations, run, saved
 from support import random_network
-from unrelu import cli
-from unrelu.batch.journal import Record, append
+from unrelu.cli import process
+from unrelu.datasets import NpyTable, write_certificates
 from unrelu.errors import InputError, StorageError
 from unrelu.report import write_report
 from unrelu.result import Status
-from unrelu.stores import NpyTable, write_certificates
+from unrelu.runs.journal import Record, append
 
 
 @pytest.fixture
@@ -244,9 +244,9 @@ def test_images_of_a_folder_are_scaled_and_named(tmp_path):
     ("output", "data"), [((3, 4, 5), (3, 4, 5)), ((1, 6, 6), (6, 6)), ((5, 4), (20,)), ((20,), (1, 5, 4))]
 )
 def test_shapes_of_pictures(tmp_path, output, data):
-    from unrelu.activations import Activation
-    from unrelu.affine import Reshape
-    from unrelu.network import Network
+    from unrelu.models.activations import Activation
+    from unrelu.models.affine import Reshape
+    from unrelu.models.network import Network
 
     size = int(np.prod(output))
     layers = random_network((3, 9, size), seed=2)
@@ -347,13 +347,13 @@ EVIL = "<script>alert(1)</script>&\"'"
 
 
 def test_names_and_messages_are_escaped(tmp_path, monkeypatch):
-    from unrelu.batch import work
+    from unrelu.runs import chunk_work
 
     def breaks(*args, **given):
         raise RuntimeError(EVIL + "<img src=x onerror=alert(1)>")
 
     data = saved(tmp_path, observations(3), "<b onclick='alert(1)'>&.npy")
-    monkeypatch.setattr(work, "invert", breaks)
+    monkeypatch.setattr(chunk_work, "invert", breaks)
     names = {"model": EVIL, "data": str(data)}
     run(tmp_path / "out", data, names=names)
     page = Page(write_report(tmp_path / "out"))
@@ -429,7 +429,7 @@ def test_the_command(plain, tmp_path, monkeypatch, capsys):
     for given, path in (([], plain.folder / "report.html"), (["-o", str(tmp_path / "r.html")], tmp_path / "r.html")):
         monkeypatch.setattr(sys, "argv", ["unrelu", "report", str(plain.folder), *given])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            process.main()
         assert end.value.code == 0
         assert capsys.readouterr().out == f"{path}\n"
         assert path.is_file()

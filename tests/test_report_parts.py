@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report_runs import observations, run, saved
-from unrelu.batch import Record, Run
 from unrelu.report.histogram import histogram
-from unrelu.report.lines import curve
-from unrelu.report.pictures import differences, picture_shape, values
+from unrelu.report.pictures import curve, differences, picture_shape, values
 from unrelu.report.throughput import throughput
 from unrelu.report.words import count, duration, number, power, share
+from unrelu.runs import Record, Run
 
 NUMBERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=False), st.just(0.0), st.floats(1e-12, 1e3)

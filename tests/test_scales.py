@@ -12,14 +12,14 @@ from scipy import sparse
 import unrelu
 from scales import BROKEN, POWERS, cases, random_network, row, scaled
 from unrelu import zoo
-from unrelu.activations import Activation
-from unrelu.equilibration import equilibrate
+from unrelu.certification.certified_chain import chain_of
 from unrelu.errors import InputError, ModelError, SolverError
-from unrelu.layer import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
-from unrelu.layer.squares import one_sided_least_squares
+from unrelu.layerwise import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.measurements.equilibration import equilibrate
 from unrelu.methods import METHODS
-from unrelu.methods.layerwise import Layerwise
-from unrelu.proofs.chain import chain_of
+from unrelu.models.activations import Activation
 from unrelu.result import Inversion, Status
 
 SMALL = random_network((2, 10, 30), "relu", 3)
@@ -194,7 +194,7 @@ def test_a_certificate_in_other_units_is_refused(certified):
     _, _, found, network, y = certified
     for exponents in ((), (1, *found.exponents[1:]), found.exponents[:-1], (0, 5000), (0, -5000)):
         forged = replace(found, exponents=exponents)
-        forged = replace(forged, _digest=unrelu.proofs.storage.digest(forged))
+        forged = replace(forged, _digest=unrelu.certification.certificate.digest(forged))
         assert forged.flaw(network, y) is not None
 
 

@@ -12,12 +12,12 @@ import torch
 import unrelu
 from support import image_network, random_network
 from unrelu import zoo
-from unrelu.activations import Activation
-from unrelu.affine import Affine, Dense
 from unrelu.errors import InputError
-from unrelu.network import Layer, Network
+from unrelu.measurements.picture_scale import Scaling, check_scale
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Dense
+from unrelu.models.network import Layer, Network
 from unrelu.problem import Problem
-from unrelu.scaling import Scaling, check_scale
 
 RNG = np.random.default_rng(0)
 DIGITS = RNG.choice([0.0, 0.0, 0.3, 0.8, 1.0], (10, 28, 28))

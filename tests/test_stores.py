@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from support import image_network, random_network
+from unrelu.datasets import prepare_output, read_observations, records, write_records, write_result
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
-from unrelu.stores import prepare_output, read_observations, records, write_records, write_result
 
 NET = random_network((3, 8, 20))
 Y = np.arange(6.0).reshape(2, 3)

@@ -15,8 +15,8 @@ import zarr
 from PIL import Image
 
 from store_kinds import Y, every_kind, hdf5, images, npy, npz, packed, zarr_array, zarr_folder, zarr_group, zarr_memory
+from unrelu.datasets import open_masks, open_source
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.stores import open_masks, open_source
 
 # --- stores that cannot be used ---------------------------------------------------------------------------------------
 

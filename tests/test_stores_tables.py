@@ -10,8 +10,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unrelu.datasets import FORMATS, NpyTable, ZarrTable, columns_of
 from unrelu.errors import InputError, StorageError
-from unrelu.stores import FORMATS, NpyTable, ZarrTable, columns_of
 
 SIZE, CHUNK = 11, 4
 COLUMNS = columns_of(3, (2, 5))

@@ -13,11 +13,12 @@ import torch
 
 import unrelu
 from support import random_network
-from unrelu import streams
-from unrelu.methods import METHODS, adam
-from unrelu.methods.bank import Bank
-from unrelu.methods.search_starts import SearchStarts
-from unrelu.streams import global_torch_stream, stream, torch_stream
+from unrelu.baselines import adam
+from unrelu.methods import METHODS
+from unrelu.runtime import streams
+from unrelu.runtime.streams import global_torch_stream, stream, torch_stream
+from unrelu.search.sample_bank import Bank
+from unrelu.search.search_starts import SearchStarts
 from unrelu_studies.benchmarks import search_cells
 
 ROOT = Path(__file__).parent.parent
@@ -74,8 +75,8 @@ TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "m
 LIKE = {"rand_like", "randn_like", "randint_like"}  # these take no generator
 ALLOWED = {
     # The one place.
-    ("src/unrelu/streams.py", "default_rng"), ("src/unrelu/streams.py", "manual_seed"),
-    ("src/unrelu/streams.py", "fork_rng"), ("src/unrelu/streams.py", "set_rng_state"),
+    ("src/unrelu/runtime/streams.py", "default_rng"), ("src/unrelu/runtime/streams.py", "manual_seed"),
+    ("src/unrelu/runtime/streams.py", "fork_rng"), ("src/unrelu/runtime/streams.py", "set_rng_state"),
     # scikit-learn's contract: `random_state` is an integer or the user's own generator, which gives the seed.
     ("src/unrelu/adapters/sklearn_inverter.py", "check_random_state"),
     ("src/unrelu/adapters/sklearn_inverter.py", "randint"),
@@ -252,11 +253,11 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
 
 
 def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
-    from unrelu import demo
+    from unrelu.cli import demonstration
     from unrelu_studies.benchmarks import certify_cells, cold_start, instances, search_norms, whole_network
 
     for seed in (0, 2026):
-        for section in demo.sections(seed):
+        for section in demonstration.sections(seed):
             assert section.seed == seed
     for seed in (0, 20260):
         for case in instances.CASES:

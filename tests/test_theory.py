@@ -19,7 +19,7 @@ from opaque_modules import Untraceable, made
 from support import paper_network, random_network
 from unrelu import theory
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
-from unrelu.layer import LayerSystem, LInf
+from unrelu.layerwise import LayerSystem, LInf
 from unrelu.theory import constants
 
 NORMS = {"linf": theory.c_inf, "l1": theory.c_1}

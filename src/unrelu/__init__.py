@@ -8,24 +8,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unrelu._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from unrelu import adapters, errors, hardness, theory, zoo
+    from unrelu._certify import certify
+    from unrelu._inspect import inspect
+    from unrelu._invert import invert
     from unrelu.adapters import LatentInverter as LatentInverter
-    from unrelu.batch import Run, open_run, run
-    from unrelu.certification import certify
-    from unrelu.generator import Generator
-    from unrelu.inspection import inspect
+    from unrelu.certification import Certificate, ProofStatus
+    from unrelu.diagnostics.identifiability import Identifiability, identifiability
     from unrelu.loaders import from_arrays, from_torch, load
-    from unrelu.network import Layer, Network
-    from unrelu.opaque import OpaqueNetwork
-    from unrelu.operators import Mask, Matrix
+    from unrelu.measurements import Mask, Matrix
+    from unrelu.models.generator import Generator
+    from unrelu.models.network import Layer, Network
+    from unrelu.models.opaque_network import OpaqueNetwork
     from unrelu.problem import Problem, Progress
-    from unrelu.proofs import Certificate, ProofStatus
-    from unrelu.proofs.identifiability import Identifiability, identifiability
     from unrelu.result import Inversion, Status
-    from unrelu.solve import invert
-
-__version__ = "0.1.0"
+    from unrelu.runs import Run, open_run, run
 
 # Names that need an optional package are importable, but not in __all__: ``from unrelu import *`` does without it.
 __all__ = [
@@ -60,30 +60,30 @@ __all__ = [
 ]
 
 _HOME = {
-    "Certificate": "unrelu.proofs",
-    "Generator": "unrelu.generator",
-    "Identifiability": "unrelu.proofs.identifiability",
+    "Certificate": "unrelu.certification",
+    "Generator": "unrelu.models.generator",
+    "Identifiability": "unrelu.diagnostics.identifiability",
     "Inversion": "unrelu.result",
     "LatentInverter": "unrelu.adapters",
-    "Layer": "unrelu.network",
-    "Mask": "unrelu.operators",
-    "Matrix": "unrelu.operators",
-    "Network": "unrelu.network",
-    "OpaqueNetwork": "unrelu.opaque",
+    "Layer": "unrelu.models.network",
+    "Mask": "unrelu.measurements",
+    "Matrix": "unrelu.measurements",
+    "Network": "unrelu.models.network",
+    "OpaqueNetwork": "unrelu.models.opaque_network",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
-    "ProofStatus": "unrelu.proofs",
-    "Run": "unrelu.batch",
+    "ProofStatus": "unrelu.certification",
+    "Run": "unrelu.runs",
     "Status": "unrelu.result",
-    "certify": "unrelu.certification",
+    "certify": "unrelu._certify",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
-    "identifiability": "unrelu.proofs.identifiability",
-    "inspect": "unrelu.inspection",
-    "invert": "unrelu.solve",
+    "identifiability": "unrelu.diagnostics.identifiability",
+    "inspect": "unrelu._inspect",
+    "invert": "unrelu._invert",
     "load": "unrelu.loaders",
-    "open_run": "unrelu.batch",
-    "run": "unrelu.batch",
+    "open_run": "unrelu.runs",
+    "run": "unrelu.runs",
 }
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.equilibration import Units, equilibrate
 from unrelu.errors import InputError, OptionError
-from unrelu.generator import Generator, as_generator, numbers
-from unrelu.host import computing
-from unrelu.network import Network
-from unrelu.noise import Noise
-from unrelu.operators import Identity, MaskOperator, Operator, read_operator
-from unrelu.scaling import Scaling, check_scale, dtype_of
-from unrelu.streams import stream
+from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
+from unrelu.measurements.equilibration import Units, equilibrate
+from unrelu.measurements.noise import Noise
+from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
+from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.models.network import Network
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
 
 __all__ = ["Control", "Problem", "Progress", "norms"]
 
@@ -220,7 +220,7 @@ class Problem:
         return stream("starts", self.seed).standard_normal((self.size, self.network.latent_dim))
 
     def equilibrated(self) -> Problem:
-        """The same problem in ordinary units, see :mod:`unrelu.equilibration`; itself where its units are.
+        """The same problem in ordinary units, see :mod:`unrelu.measurements.equilibration`; itself where its units are.
 
         Codes are the same in both. Methods are given this one, so their tolerances need not think of units.
 
@@ -319,7 +319,7 @@ class Problem:
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
     def p_value(self, residual: Array, used: Array) -> Array:
-        """Goodness of fit of residuals (B, m) under the stated noise, (B,): see :meth:`~unrelu.noise.Noise.p_value`.
+        """Goodness of fit of residuals (B, m) under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
 
         An exact fit has 1 where the noise is below the rounding of the data. NaN where no noise was stated.
 

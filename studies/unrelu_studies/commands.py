@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from unrelu.commands.options import ActivationName, Layers, Quiet
+from unrelu.cli.options import ActivationName, Layers, Quiet
+from unrelu.cli.terminal import removed_if_empty
 from unrelu.errors import OptionError
-from unrelu.terminal import removed_if_empty
 from unrelu_studies.paper import MODULES as EXPERIMENTS
 from unrelu_studies.paper import ON_A_NETWORK
 from unrelu_studies.paper import load as load_experiment
@@ -106,7 +106,7 @@ def benchmark(
     """
     from rich.console import Console
 
-    from unrelu.stores import prepare_output
+    from unrelu.datasets import prepare_output
     from unrelu_studies.benchmarks.report import MEASUREMENTS, Command
     from unrelu_studies.benchmarks.report import run as measure
     from unrelu_studies.benchmarks.search_cells import RANDOM, ZOO

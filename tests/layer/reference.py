@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import assume
 from scipy import sparse
 
-from unrelu.layer import LayerSystem, Rows
+from unrelu.layerwise import LayerSystem, Rows
 
 
 def _solve(quadratic, cost, matrix, side):

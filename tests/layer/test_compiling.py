@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from unrelu.layer import compiling
-from unrelu.layer.compiling import compile_kernels
-from unrelu.layer.dense import jit
+from unrelu.lp import compilation
+from unrelu.lp.compilation import compile_kernels
+from unrelu.lp.dense_linear_algebra import jit
 
 SCRIPT = """
-from unrelu.layer.compiling import compile_kernels
-from unrelu.layer.exchange import exchange
+from unrelu.lp.compilation import compile_kernels
+from unrelu.lp.exchange_simplex import exchange
 compile_kernels("l1")
 print(sum(exchange.stats.cache_hits.values()), sum(exchange.stats.cache_misses.values()))
 """
@@ -46,11 +46,11 @@ def test_a_function_without_a_folder_for_its_cache_compiles_all_the_same():
 
 def test_without_a_cache_the_message_says_so(monkeypatch, caplog):
     logged = threading.Event()
-    monkeypatch.setattr(compiling, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=None)))
-    monkeypatch.setattr(compiling, "_PATIENCE", 0.0)
-    monkeypatch.setattr(compiling, "_run", lambda norm: logged.wait(30))
-    monkeypatch.setattr(compiling._LOG, "warning", lambda text: logged.set() if "NUMBA_CACHE_DIR" in text else None)
-    compiling._once.__wrapped__("l1")
+    monkeypatch.setattr(compilation, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=None)))
+    monkeypatch.setattr(compilation, "_PATIENCE", 0.0)
+    monkeypatch.setattr(compilation, "_run", lambda norm: logged.wait(30))
+    monkeypatch.setattr(compilation._LOG, "warning", lambda text: logged.set() if "NUMBA_CACHE_DIR" in text else None)
+    compilation._once.__wrapped__("l1")
     assert logged.is_set()
 
 
@@ -64,9 +64,9 @@ def test_damaged_files_of_the_cache_are_thrown_away(monkeypatch, tmp_path):
         if len(runs) == 1:
             raise EOFError("Ran out of input")
 
-    monkeypatch.setattr(compiling, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
-    monkeypatch.setattr(compiling, "_run", run)
-    compiling._once.__wrapped__("l1")
+    monkeypatch.setattr(compilation, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
+    monkeypatch.setattr(compilation, "_run", run)
+    compilation._once.__wrapped__("l1")
     assert runs == ["l1", "l1"]
     assert [path.name for path in tmp_path.iterdir()] == ["exchange.py"]
 
@@ -78,7 +78,7 @@ def test_a_fork_waits_for_the_compiler():
     started = threading.Event()
 
     def hold():
-        with compiling._lock:
+        with compilation._lock:
             started.set()
             time.sleep(0.2)
 
@@ -87,12 +87,12 @@ def test_a_fork_waits_for_the_compiler():
     started.wait(30)
     child = os.fork()
     if child == 0:
-        os._exit(0 if compiling._lock.acquire(timeout=5) else 1)
+        os._exit(0 if compilation._lock.acquire(timeout=5) else 1)
     holder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_second_call_in_a_process_does_nothing(monkeypatch):
     compile_kernels("linf")
-    monkeypatch.setattr(compiling, "_run", lambda norm: 1 / 0)
+    monkeypatch.setattr(compilation, "_run", lambda norm: 1 / 0)
     compile_kernels("linf")

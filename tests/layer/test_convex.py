@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from reference import largest_response as reference_response
 from reference import least_violation as reference_violation
 
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, rows
-from unrelu.layer.convex import largest_response, least_violation
-from unrelu.layer.dual import dual_program
-from unrelu.layer.highs import LpStatus
-from unrelu.layer.squares import one_sided_least_squares
+from unrelu.layerwise import LayerSystem, rows
+from unrelu.layerwise.layer_program import dual_program, largest_response, least_violation
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.activations import Activation
 
 ACTIVATIONS = ("relu", "leaky_relu:0.1", "identity", "sigmoid", "tanh")
 

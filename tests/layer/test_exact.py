@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrelu.activations import Activation
-from unrelu.layer import Exact, LayerSystem
-from unrelu.layer.preimage import Polytope, interior_point
+from unrelu.layerwise import Exact, LayerSystem
+from unrelu.layerwise.exact import Polytope, interior_point
+from unrelu.models.activations import Activation
 from unrelu.result import Status
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrelu.layer.dense import ROUTINES, inverse
-from unrelu.layer.exchange import (
+from unrelu.lp.dense_linear_algebra import ROUTINES, inverse
+from unrelu.lp.exchange_simplex import (
     EXHAUSTED,
     OPTIMAL,
     SINGULAR,

@@ -10,7 +10,8 @@ import pytest
 from scipy import sparse
 
 from unrelu.errors import SolverError
-from unrelu.layer.highs import STATUS, LinearProgram, LpStatus, solve, solve_mip
+from unrelu.lp.highs import STATUS, LinearProgram, solve, solve_mip
+from unrelu.lp.lp_status import LpStatus
 
 
 def program(cost=(1.0, 1.0), row_upper=(np.inf,), row_lower=(1.0,), col_lower=(0.0, 0.0), col_upper=(np.inf, np.inf)):

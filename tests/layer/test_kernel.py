@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from support import EPS
-from unrelu.activations import Activation
 from unrelu.errors import OptionError, SolverError
-from unrelu.layer import LayerSystem, convex, kernel, programs, rows
-from unrelu.layer.central import decided
-from unrelu.layer.central_largest import central_largest
-from unrelu.layer.central_sum import central_sum
-from unrelu.layer.convex import largest_response, least_violation
-from unrelu.layer.dense import ROUTINES, factorise, gram, inverse, solve_factorised
-from unrelu.layer.highs import LpStatus
-from unrelu.layer.proof import prove
-from unrelu.layer.start import least_squares_point
+from unrelu.layerwise import LayerSystem, exchange_kernel, kernel_programs, layer_program, rows
+from unrelu.layerwise.layer_program import largest_response, least_violation
+from unrelu.layerwise.optimality import prove
+from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
+from unrelu.lp.interior_point import decided
+from unrelu.lp.interior_point_largest import central_largest
+from unrelu.lp.interior_point_sum import central_sum
+from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.activations import Activation
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
 BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0), (-np.inf, 0.0))
@@ -33,7 +33,7 @@ def engine(name):
     """The usual choice ("auto"), or every program by HiGHS ("highs")."""
     with pytest.MonkeyPatch.context() as patch:
         if name == "highs":
-            patch.setattr(convex, "WIDEST", 0)
+            patch.setattr(layer_program, "WIDEST", 0)
         yield
 
 
@@ -448,14 +448,14 @@ SABOTAGE = {
 @pytest.mark.parametrize("how", SABOTAGE)
 def test_a_sabotaged_kernel_is_never_believed(monkeypatch, norm, how):
     system, one, _ = layer()
-    honest, calls, kernels = least_violation(system, one, norm), [], kernel.least_violation
+    honest, calls, kernels = least_violation(system, one, norm), [], exchange_kernel.least_violation
 
     def sabotaged(*arguments):
         found = SABOTAGE[how](kernels(*arguments), len(calls))
         calls.append(how)
         return found
 
-    monkeypatch.setattr(kernel, "least_violation", sabotaged)
+    monkeypatch.setattr(exchange_kernel, "least_violation", sabotaged)
     answer = least_violation(system, one, norm)
     assert len(calls) == 2
     assert answer.engine == "highs"
@@ -468,23 +468,23 @@ def test_a_sabotaged_kernel_is_never_believed(monkeypatch, norm, how):
 @NORMS
 def test_a_kernel_that_is_right_at_the_second_attempt_is_a_fallback(monkeypatch, norm):
     system, one, _ = layer()
-    calls, kernels = [], kernel.least_violation
+    calls, kernels = [], exchange_kernel.least_violation
 
     def sabotaged(*arguments):
         calls.append(arguments)
         found = kernels(*arguments)
         return replace(found, h=found.h + 0.01) if len(calls) == 1 else found
 
-    monkeypatch.setattr(kernel, "least_violation", sabotaged)
+    monkeypatch.setattr(exchange_kernel, "least_violation", sabotaged)
     answer = least_violation(system, one, norm)
     assert (answer.engine, answer.fallback, answer.status) == ("exchange", True, LpStatus.OPTIMAL)
 
 
 def test_a_sabotaged_kernel_is_never_believed_about_the_relaxation(monkeypatch):
     system, one, _ = layer()
-    honest, kernels = largest_response(system, one), kernel.largest_response
+    honest, kernels = largest_response(system, one), exchange_kernel.largest_response
     for how in ("wrong point", "wrong multipliers", "no multipliers", "nan multipliers", "not optimal"):
-        monkeypatch.setattr(kernel, "largest_response", lambda *a, how=how: SABOTAGE[how](kernels(*a), 0))
+        monkeypatch.setattr(exchange_kernel, "largest_response", lambda *a, how=how: SABOTAGE[how](kernels(*a), 0))
         answer = largest_response(system, one)
         assert (answer.engine, answer.fallback, answer.status) == ("highs", True, LpStatus.OPTIMAL), how
         assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
@@ -492,8 +492,8 @@ def test_a_sabotaged_kernel_is_never_believed_about_the_relaxation(monkeypatch):
 
 def test_a_kernel_that_says_nan_about_the_relaxation_is_not_believed(monkeypatch):
     system, one, _ = layer()
-    honest, kernels = largest_response(system, one), kernel.largest_response
-    monkeypatch.setattr(kernel, "largest_response", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
+    honest, kernels = largest_response(system, one), exchange_kernel.largest_response
+    monkeypatch.setattr(exchange_kernel, "largest_response", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
     answer = largest_response(system, one)
     assert answer.status is LpStatus.OPTIMAL
     assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
@@ -512,7 +512,7 @@ def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
     one = rows(system, system.value(code) + (rng.random(n) < 0.3) * rng.integers(-1, 2, n), 1e-3)
     answer = least_violation(system, one, "l1")
     # The kernel looks at the clock after 20 pivots at least, as it does by itself with about 2000 unknowns.
-    monkeypatch.setattr(kernel, "_CHUNK", 0.0)
+    monkeypatch.setattr(exchange_kernel, "_CHUNK", 0.0)
     often = least_violation(system, one, "l1")
     assert often.objective == pytest.approx(answer.objective, rel=1e-8)
     assert not often.fallback
@@ -522,8 +522,8 @@ def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
 @pytest.fixture
 def hurried(monkeypatch):
     """A kernel that looks at the clock as often as it can, and a layer that takes more pivots than that."""
-    monkeypatch.setattr(kernel, "_CHUNK", 0.0)
-    monkeypatch.setattr(kernel, "_STEPS", 0)
+    monkeypatch.setattr(exchange_kernel, "_CHUNK", 0.0)
+    monkeypatch.setattr(exchange_kernel, "_STEPS", 0)
     return layer(n=300, k=80)[:2]
 
 
@@ -566,7 +566,7 @@ def test_an_answer_is_never_worse_than_the_start(norm, limit):
     system = replace(system, matrix=system.matrix[:, rng.integers(0, 75, 150)])
     one = rows(system, system.value(rng.normal(size=150)) + 0.1 * rng.normal(size=400), 0.1)
     matrix, lower, upper = system.balanced[0], system.lower, system.upper
-    start = kernel.least_squares_start(matrix, one, lower, upper) / system.norms
+    start = exchange_kernel.least_squares_start(matrix, one, lower, upper) / system.norms
     errors = one.violation(system.matrix @ start)
     answer = least_violation(system, one, norm, limit)
     assert answer.objective <= (errors.max() if norm == "linf" else errors.sum()) * (1 + 1e-12)
@@ -575,15 +575,15 @@ def test_an_answer_is_never_worse_than_the_start(norm, limit):
 @NORMS
 def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
     system, one, _ = layer()
-    start = kernel.least_squares_start(system.balanced[0], one, system.lower, system.upper) / system.norms
-    optimise = kernel.optimise
+    start = exchange_kernel.least_squares_start(system.balanced[0], one, system.lower, system.upper) / system.norms
+    optimise = exchange_kernel.optimise
 
     def lost(*arguments):
         w, *rest, _ = optimise(*arguments)
         return (w + 100.0, *rest, False)
 
-    monkeypatch.setattr(kernel, "optimise", lost)
-    found = kernel.least_violation(system, one, norm)
+    monkeypatch.setattr(exchange_kernel, "optimise", lost)
+    found = exchange_kernel.least_violation(system, one, norm)
     np.testing.assert_allclose(found.h, start)
     assert not found.optimal
 
@@ -591,7 +591,7 @@ def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
 @NORMS
 def test_an_abandoned_program_ends_at_once(monkeypatch, norm):
     system, one, _ = layer()
-    monkeypatch.setattr(kernel, "abandoned", lambda: True)
+    monkeypatch.setattr(exchange_kernel, "abandoned", lambda: True)
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.pivots) == (LpStatus.LIMIT, 0)
 
@@ -599,17 +599,17 @@ def test_an_abandoned_program_ends_at_once(monkeypatch, norm):
 @NORMS
 def test_a_solver_that_refuses_leaves_the_point_found_before(monkeypatch, norm):
     system, one, _ = layer()
-    honest, kernels = least_violation(system, one, norm), kernel.least_violation
+    honest, kernels = least_violation(system, one, norm), exchange_kernel.least_violation
 
     def refuse(*arguments):
         raise SolverError("no")
 
-    monkeypatch.setattr(kernel, "least_violation", lambda *a: SABOTAGE["no multipliers"](kernels(*a), 0))
-    monkeypatch.setattr(convex, "_by_highs", refuse)
+    monkeypatch.setattr(exchange_kernel, "least_violation", lambda *a: SABOTAGE["no multipliers"](kernels(*a), 0))
+    monkeypatch.setattr(layer_program, "_by_highs", refuse)
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.fallback) == (LpStatus.FAILED, True)
     assert answer.objective == pytest.approx(honest.objective)
-    monkeypatch.setattr(kernel, "least_violation", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
+    monkeypatch.setattr(exchange_kernel, "least_violation", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
     with pytest.raises(SolverError, match="no"):
         least_violation(system, one, norm)
 
@@ -627,8 +627,8 @@ def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild
     system, one, _ = layer()
     honest = least_violation(system, one, norm)
     name = "central_largest" if norm == "linf" else "central_sum"
-    steps = getattr(programs, name)
-    monkeypatch.setattr(programs, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
+    steps = getattr(kernel_programs, name)
+    monkeypatch.setattr(kernel_programs, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
     assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
@@ -698,11 +698,11 @@ def test_an_infeasible_relaxation_is_proved_to_be(monkeypatch, name):
     """Without a lower bound on the smallest feasible eps nothing is claimed."""
     free = np.full(1, np.inf)
     system = LayerSystem(np.array([[1.0], [-1.0]]), np.ones(2), Activation("relu"), -free, free)
-    one, closest = rows(system, np.zeros(2), 0.5), convex.least_violation
+    one, closest = rows(system, np.zeros(2), 0.5), layer_program.least_violation
     with engine(name):
         answer = largest_response(system, one)
         assert (answer.status, answer.fallback) == (LpStatus.INFEASIBLE, False)
-        monkeypatch.setattr(convex, "least_violation", lambda *a: replace(closest(*a), bound=0.4))
+        monkeypatch.setattr(layer_program, "least_violation", lambda *a: replace(closest(*a), bound=0.4))
         assert largest_response(system, one).status is LpStatus.FAILED
 
 

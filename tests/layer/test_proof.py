@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, rows
-from unrelu.layer.convex import largest_response, least_violation
-from unrelu.layer.highs import LpStatus
-from unrelu.layer.proof import prove, prove_response
+from unrelu.layerwise import LayerSystem, rows
+from unrelu.layerwise.layer_program import largest_response, least_violation
+from unrelu.layerwise.optimality import prove, prove_response
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.activations import Activation
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
 ACTIVATIONS = ("relu", "leaky_relu:0.1", "identity", "sigmoid", "tanh")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from unrelu.activations import Activation
 from unrelu.errors import InputError
-from unrelu.layer import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layerwise import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.models.activations import Activation
 
 KINDS = ("relu", "leaky_relu:0.1", "leaky_relu:0.7", "identity", "sigmoid", "tanh")
 

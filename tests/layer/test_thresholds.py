@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrelu.activations import Activation
-from unrelu.layer import L1, LayerSystem, LeastSquares, LInf, Relaxed, rows
-from unrelu.layer.convex import least_violation
-from unrelu.layer.growth import misfit
+from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layerwise.layer_method import misfit
+from unrelu.layerwise.layer_program import least_violation
+from unrelu.models.activations import Activation
 from unrelu.result import Status
 
 
@@ -136,7 +136,7 @@ def test_the_scale_of_the_weights_only_scales_the_result(method, scale):
 def test_least_squares_do_not_stop_where_the_newton_step_leaves_the_bounds(case):
     """Layers on which a fuzzer found points called optimal, 1% to 300 times above the minimum."""
     import programs
-    from unrelu.streams import stream
+    from unrelu.runtime.streams import stream
 
     rng = stream("fuzzed programs", 0, "layers", "least_squares", case)
     assert programs.layer_program("least_squares", rng)[1] == "agrees"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unrelu.network import Network
+from unrelu.models.network import Network
 
 
 def codes(net: Network, count: int = 3, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from unrelu.loaders import load
-from unrelu.network import Network
+from unrelu.models.network import Network
 
 node = helper.make_node
 

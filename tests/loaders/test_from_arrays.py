@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from loader_checks import codes, layers_reproduce
 
 from unrelu import loaders
-from unrelu.activations import Activation
 from unrelu.errors import ModelError
 from unrelu.loaders import from_arrays
+from unrelu.models.activations import Activation
 
 
 def _matrices(widths, seed=0):

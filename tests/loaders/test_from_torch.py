@@ -15,8 +15,8 @@ from loader_checks import check_same_as_module, evaluation, layers_reproduce
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from unrelu.affine import Conv, ConvTranspose, Dense
 from unrelu.loaders import from_torch
+from unrelu.models.affine import Conv, ConvTranspose, Dense
 
 
 def seq(*modules):

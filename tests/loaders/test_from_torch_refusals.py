@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
-from unrelu.opaque import OpaqueNetwork, frozen
+from unrelu.models.opaque_network import OpaqueNetwork, frozen
 
 
 class Model(nn.Module):

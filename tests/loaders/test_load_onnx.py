@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 from onnx_checks import check_same_as_runtime, node, numbers, write
 from torch import nn
 
-from unrelu.affine import Conv, ConvTranspose, Dense
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch, load
+from unrelu.models.affine import Conv, ConvTranspose, Dense
 
 
 def seq(*modules):

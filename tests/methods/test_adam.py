@@ -9,9 +9,9 @@ import torch
 import unrelu
 from support import random_network
 from unrelu.errors import OptionError
-from unrelu.methods import misfit
 from unrelu.result import Status
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
+from unrelu.search import squared_error
 
 NETWORK = random_network((4, 12, 30), activation="tanh", seed=1)
 RNG = np.random.default_rng(1)
@@ -58,7 +58,7 @@ def test_settings_are_those_of_the_released_scripts(setting, steps):
 def test_little_memory_changes_nothing(monkeypatch):
     options = {"restarts": 3, "max_iterations": 20}
     whole = invert(**options)
-    monkeypatch.setattr(misfit, "_CHUNK", 2 * 42)
+    monkeypatch.setattr(squared_error, "_CHUNK", 2 * 42)
     np.testing.assert_allclose(invert(**options).z, whole.z, rtol=1e-9)
 
 

@@ -12,11 +12,12 @@ import unrelu
 from support import EPS, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
-from unrelu.methods import candidates, layerwise_reason, search
-from unrelu.methods.misfit import Misfit
-from unrelu.methods.search import Search
+from unrelu.methods import layerwise_reason
 from unrelu.problem import Problem
 from unrelu.result import Status
+from unrelu.search import joint_search, stopping_rule
+from unrelu.search.joint_search import Search
+from unrelu.search.squared_error import Misfit
 
 
 def noisy(sizes, seed, noise, count=6, activation="relu"):
@@ -159,7 +160,7 @@ def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
     rng = np.random.default_rng(8)
     y = network(rng.standard_normal((6, 8))) + rng.standard_normal((6, 40))
     calls, counted = [], []
-    add = candidates.Candidates.add
+    add = stopping_rule.Candidates.add
 
     def added(self, state, steps, independent=True):
         before = int(self.found.sum())
@@ -170,7 +171,7 @@ def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
         calls.append(progress)
         return len(calls) == call  # once: the search has to remember
 
-    monkeypatch.setattr(candidates.Candidates, "add", added)
+    monkeypatch.setattr(stopping_rule.Candidates, "add", added)
     found = unrelu.invert(network, y, consensus=100, callback=stop)
     assert len(calls) == call
     assert (found.status == Status.STOPPED).all()
@@ -182,14 +183,14 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
     network = random_network((3, 12, 30), seed=3)
     rng = np.random.default_rng(3)
     y = network(rng.standard_normal((4, 3))) + rng.uniform(-0.1, 0.1, (4, 30))
-    add = candidates.Candidates.add
+    add = stopping_rule.Candidates.add
 
     def lost(self, state, steps, independent=True):
         state.f[state.rows == 1] = np.inf
         add(self, state, steps, independent)
 
     whole = unrelu.invert(network, y, noise="uniform:0.1")
-    monkeypatch.setattr(candidates.Candidates, "add", lost)
+    monkeypatch.setattr(stopping_rule.Candidates, "add", lost)
     found = unrelu.invert(network, y, noise="uniform:0.1")
     assert found.status[1] is Status.NO_CODE
     np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
@@ -214,8 +215,8 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
 
 def test_a_code_that_still_falls_is_not_called_found(monkeypatch):
     network, _, y = noisy((5, 30, 120), 4, 1.0)
-    monkeypatch.setattr(search, "_WIDTHS", ())
-    monkeypatch.setattr(search, "_EXACT_STEPS", 1)
+    monkeypatch.setattr(joint_search, "_WIDTHS", ())
+    monkeypatch.setattr(joint_search, "_EXACT_STEPS", 1)
     cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
     assert (cut.status == Status.ITERATION_LIMIT).any()
     assert "raise max_iterations" in cut.message[cut.status == Status.ITERATION_LIMIT][0]

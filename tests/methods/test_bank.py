@@ -11,9 +11,9 @@ import torch
 
 from support import random_network
 from unrelu import zoo
-from unrelu.methods import bank as bank_module
-from unrelu.methods.bank import Bank
-from unrelu.operators import read_operator
+from unrelu.measurements import read_operator
+from unrelu.search import sample_bank as bank_module
+from unrelu.search.sample_bank import Bank
 
 K, N, B = 4, 30, 6
 NETWORK = random_network((K, 15, N), seed=1, bias=True)

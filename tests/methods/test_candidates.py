@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import random_network
-from unrelu.methods.candidates import Candidates
-from unrelu.methods.misfit import Misfit
-from unrelu.methods.multistart import best_seen_probability
-from unrelu.methods.newton import DampedNewton
 from unrelu.problem import Problem
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
+from unrelu.search.levenberg_marquardt import DampedNewton
+from unrelu.search.squared_error import Misfit
+from unrelu.search.stopping_rule import Candidates, best_seen_probability
 
 K, B = 2, 3
 SIZE = 100.0  # |y|^2

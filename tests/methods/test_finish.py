@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 import unrelu
 from support import random_network
-from unrelu.layer import L1, LInf
-from unrelu.methods import finish as finish_module
-from unrelu.methods.finish import finish
-from unrelu.methods.layerwise import Layerwise
-from unrelu.methods.norm_descent import NormDescent
-from unrelu.methods.reweighted import Reweighted
+from unrelu.layerwise import L1, LInf
+from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Status
+from unrelu.search import norm_finish as finish_module
+from unrelu.search.norm_descent import NormDescent
+from unrelu.search.norm_finish import Reweighted, finish
 
 K, N, B = 4, 60, 5
 ROUNDS = Reweighted().rounds

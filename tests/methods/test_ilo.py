@@ -8,9 +8,9 @@ import torch
 
 import unrelu
 from support import random_network
+from unrelu.baselines import ilo
+from unrelu.baselines.ilo import Ilo, onto_l1_ball
 from unrelu.errors import OptionError
-from unrelu.methods import ilo
-from unrelu.methods.ilo import Ilo, onto_l1_ball
 from unrelu.result import Status
 
 NETWORK = random_network((4, 12, 30), activation="tanh", seed=1)

@@ -8,7 +8,7 @@ from scipy import sparse
 
 import unrelu
 from support import random_network
-from unrelu import operators
+from unrelu import measurements
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.methods import METHODS
 from unrelu.result import Status
@@ -102,8 +102,8 @@ def test_mixed_outputs_of_an_affine_map_are_a_layer(method):
 
 def test_a_slope_of_every_output_is_restricted_with_its_row():
     slopes = np.linspace(0.1, 0.9, N)
-    parts = [*NETWORK.layers[0].affine.steps, unrelu.network.Activation("relu"), *NETWORK.layers[1].affine.steps,
-             unrelu.network.Activation("prelu", slopes)]  # fmt: skip
+    parts = [*NETWORK.layers[0].affine.steps, unrelu.models.network.Activation("relu"), *NETWORK.layers[1].affine.steps,
+             unrelu.models.network.Activation("prelu", slopes)]  # fmt: skip
     network = unrelu.Network.chain(parts, (K,))
     z = codes()
     np.testing.assert_allclose(unrelu.invert(network, network(z), "exact", operator=MASK).z, z, atol=1e-8)
@@ -127,7 +127,7 @@ def test_hidden_entries_count_neither_in_the_noise_level_nor_in_the_residual():
 def test_images_are_blurred_and_found_again():
     network = unrelu.zoo.load("mnist-sigmoid")
     z = np.random.default_rng(1).standard_normal((2, 20))
-    blur = operators.blur((28, 28), 1.0)
+    blur = measurements.blur((28, 28), 1.0)
     y = np.stack([blur.matvec(x.ravel()) for x in network(z)])
     np.testing.assert_allclose(unrelu.invert(network, y, "auto", operator=blur).z, z, atol=1e-4)
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import EPS, lm_reach, random_network
-from unrelu.methods.misfit import Misfit
-from unrelu.methods.newton import DampedNewton
 from unrelu.problem import Problem
+from unrelu.search.levenberg_marquardt import DampedNewton
+from unrelu.search.squared_error import Misfit
 
 K, N, B = 3, 25, 4
 

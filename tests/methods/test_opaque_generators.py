@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from opaque_modules import GENERATORS, OPAQUE, Function, codes
+from unrelu._inspect import inspect
+from unrelu._invert import invert
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.inspection import inspect
 from unrelu.loaders import from_torch
 from unrelu.methods import METHODS, layerwise_reason
+from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
-from unrelu.solve import invert
-from unrelu.threads import small
 
 each = pytest.mark.parametrize("name", OPAQUE)
 
@@ -146,7 +146,7 @@ def test_inspect():
 def test_threads_go_by_the_width(monkeypatch):
     net = OPAQUE["residual"]
     assert small(net)
-    monkeypatch.setattr("unrelu.threads._LARGE_OUTPUT", net.width)
+    monkeypatch.setattr("unrelu.runtime.threads._LARGE_OUTPUT", net.width)
     assert not small(net)
 
 

@@ -10,9 +10,9 @@ from scipy.integrate import quad
 
 import unrelu
 from support import image_network, paper_network, random_network
-from unrelu.activations import Activation
+from unrelu.baselines.plugin import linearised, mean_slope
 from unrelu.errors import OptionError
-from unrelu.methods.plugin import linearised, mean_slope
+from unrelu.models.activations import Activation
 from unrelu.result import Status
 
 RNG = np.random.default_rng(1)

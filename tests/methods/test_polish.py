@@ -11,10 +11,9 @@ from scipy.optimize import least_squares
 
 from support import random_network
 from unrelu import zoo
-from unrelu.methods.misfit import Misfit
-from unrelu.methods.newton import DampedNewton
-from unrelu.methods.polish import polish
 from unrelu.problem import Problem
+from unrelu.search.levenberg_marquardt import DampedNewton, polish
+from unrelu.search.squared_error import Misfit
 
 K, N, B = 4, 40, 3
 MASKS = np.random.default_rng(0).random((B, N)) < 0.8

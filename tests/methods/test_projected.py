@@ -8,9 +8,9 @@ import pytest
 import unrelu
 from support import EPS, lm_reach, paper_network, random_network
 from unrelu.errors import InputError, OptionError, SolverError, UnsupportedModelError
-from unrelu.layer import LInf
-from unrelu.methods.starts import LAYER_METHODS
+from unrelu.layerwise import LInf
 from unrelu.result import Status
+from unrelu.search.starts import LAYER_METHODS
 
 K, N = 4, 120
 NETWORK = random_network((K, 30, N), seed=1)
@@ -202,7 +202,7 @@ def test_what_makes_no_sense_is_refused(options, error, message):
 
 def test_a_generator_that_no_layer_method_takes_is_refused():
     network = random_network((3, 8, 20), activation="relu", seed=0)
-    slopes = unrelu.network.Activation("prelu", np.linspace(-0.5, 0.5, 8))
+    slopes = unrelu.models.network.Activation("prelu", np.linspace(-0.5, 0.5, 8))
     network = unrelu.Network.chain([*network.layers[0].affine.steps, slopes, *network.layers[1].affine.steps], (3,))
     with pytest.raises(UnsupportedModelError, match="PReLU with a negative slope"):
         unrelu.invert(network, np.ones(20), "projected")

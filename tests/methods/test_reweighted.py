@@ -8,9 +8,9 @@ import pytest
 import unrelu
 from support import random_network
 from unrelu.errors import OptionError
-from unrelu.methods.norm_descent import NormDescent
-from unrelu.methods.reweighted import Reweighted
 from unrelu.problem import Problem
+from unrelu.search.norm_descent import NormDescent
+from unrelu.search.norm_finish import Reweighted
 
 NETWORK = random_network((6, 40, 120), seed=1)
 

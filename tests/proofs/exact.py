@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from unrelu.proofs.chain import Chain
-from unrelu.proofs.safe_bounds import Multipliers, Region
+from unrelu.certification.certified_chain import Chain
+from unrelu.certification.safe_bounds import Multipliers, Region
 
 __all__ = ["Exact", "exact", "fractions", "random_case"]
 

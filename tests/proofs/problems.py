@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from unrelu.activations import Activation
-from unrelu.affine import Dense
-from unrelu.network import Network
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense
+from unrelu.models.network import Network
 
 __all__ = ["OBSERVATIONS", "WEIGHTS", "observation", "problem", "small_network"]
 

@@ -13,11 +13,11 @@ from problems import problem
 
 import unrelu
 from support import random_network
+from unrelu.certification import Certificate, ProofStatus
+from unrelu.certification.certificate import digest
+from unrelu.certification.certified_chain import chain_of
 from unrelu.errors import InputError
-from unrelu.operators import read_operator
-from unrelu.proofs import Certificate, ProofStatus
-from unrelu.proofs.chain import chain_of
-from unrelu.proofs.storage import digest
+from unrelu.measurements import read_operator
 
 NET = random_network((3, 8, 12), seed=1, bias=True)
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ from problems import problem
 from scipy.optimize import linprog
 
 import unrelu
-from unrelu.proofs.certificate import observed
-from unrelu.proofs.chain import chain_of
+from unrelu.certification.certificate import observed
+from unrelu.certification.certified_chain import chain_of
 
 CLOSED = ("OPTIMAL", "EXACT_FIT")
 

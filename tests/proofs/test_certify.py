@@ -14,9 +14,9 @@ from problems import problem
 import unrelu
 from support import random_network
 from unrelu import zoo
-from unrelu.certificate_plot import draw_bounds, draw_box
+from unrelu.certification import ProofStatus
+from unrelu.cli.certificate_plot import draw_bounds, draw_box
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.proofs import ProofStatus
 
 NET = random_network((3, 7, 10), seed=2, bias=True)
 RNG = np.random.default_rng(0)
@@ -289,7 +289,7 @@ def test_networks_with_curved_layers(activation, reason):
 
 
 def test_a_network_that_cannot_be_certified_is_not_inverted_first(monkeypatch):
-    monkeypatch.setattr("unrelu.certification.invert", lambda *args, **options: pytest.fail("it was inverted"))
+    monkeypatch.setattr("unrelu._certify.invert", lambda *args, **options: pytest.fail("it was inverted"))
     with pytest.raises(UnsupportedModelError, match="layer 2 ends in sigmoid"):
         unrelu.certify(random_network((3, 7, 10), seed=2, last="sigmoid"), np.full(10, 0.5))
 

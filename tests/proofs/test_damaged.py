@@ -14,8 +14,8 @@ import pytest
 
 import unrelu
 from support import random_network
+from unrelu.certification import Certificate
 from unrelu.errors import InputError
-from unrelu.proofs import Certificate
 
 NET = random_network((2, 4, 6), seed=1, bias=True)
 Y = np.maximum(np.asarray(NET([0.5, -0.4])).ravel() + 0.1 * np.random.default_rng(0).standard_normal(6), 0)

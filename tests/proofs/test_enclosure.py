@@ -12,11 +12,11 @@ from problems import WEIGHTS, small_network
 
 import unrelu
 from support import random_network
-from unrelu.operators import read_operator
-from unrelu.proofs import Limits, ProofStatus
-from unrelu.proofs.certificate import observed as as_observed
-from unrelu.proofs.chain import chain_of
-from unrelu.proofs.enclosure import enclosure
+from unrelu.certification import Limits, ProofStatus
+from unrelu.certification.certificate import observed as as_observed
+from unrelu.certification.certified_chain import chain_of
+from unrelu.certification.certifying import enclosure
+from unrelu.measurements import read_operator
 
 LEVELS = (1e-12, 1e-6, 0.01, 0.1, 1.0, 30.0)
 

@@ -12,11 +12,19 @@ from exact import exact, random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrelu.proofs.chain import Chain
-from unrelu.proofs.lemmas import BALANCE, LATENT, SUM, Lemma, propagated, region_of
-from unrelu.proofs.reach import first_lemmas, latent_lemmas
-from unrelu.proofs.relaxation import level_set
-from unrelu.proofs.safe_bounds import Multipliers, Region, Value, lower_bound, settled
+from unrelu.certification.certified_chain import Chain
+from unrelu.certification.layer_bounds import (
+    BALANCE,
+    LATENT,
+    SUM,
+    Lemma,
+    first_lemmas,
+    latent_lemmas,
+    propagated,
+    region_of,
+)
+from unrelu.certification.relaxation import level_set
+from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound, settled
 
 NORMS = st.sampled_from(["linf", "l1"])
 SEEDS = st.integers(0, 2**32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import unrelu
+from unrelu.certification import ProofStatus
 from unrelu.hardness import SEPARATION, random_formula, reduction
-from unrelu.proofs import ProofStatus
 
 RATIO = 4.3
 

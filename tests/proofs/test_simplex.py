@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from unrelu.layer.dense import ROUTINES
-from unrelu.proofs.primal import primal_simplex
-from unrelu.proofs.simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
+from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.lp.dual_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
+from unrelu.lp.primal_simplex import primal_simplex
 
 SEEDS = st.integers(0, 2**32)
 

@@ -20,12 +20,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from support import EPS, random_network
-from unrelu import Status, cli
-from unrelu.activations import Activation
-from unrelu.commands.app import app
+from unrelu import Status
+from unrelu.cli import process
+from unrelu.cli.app import app
 from unrelu.errors import SolverError
-from unrelu.layer import LayerSystem, LInf, convex, rows
-from unrelu.machine import describe
+from unrelu.layerwise import LayerSystem, LInf, layer_program, rows
+from unrelu.models.activations import Activation
+from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import layers, peers, plot, report
 from unrelu_studies.benchmarks.instances import (
     CASES,
@@ -141,7 +142,7 @@ def test_existing_results_are_refused_before_anything_is_measured(quick, monkeyp
     monkeypatch.setattr(report, "run", lambda *arguments: pytest.fail("measured"))
     monkeypatch.setattr(sys, "argv", ["unrelu", "benchmark", "layers", "--quick", "-o", str(folder)])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        process.main()
     refusal = f"error: {folder} exists; choose another folder, or pass --overwrite to replace its results\n"
     assert (end.value.code, capsys.readouterr().err) == (2, refusal)
     assert (folder / "layers.json").read_bytes() == before
@@ -151,7 +152,7 @@ def test_an_unknown_measurement_names_the_known_ones(monkeypatch, capsys, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["unrelu", "benchmark", "speed"])
     with pytest.raises(SystemExit):
-        cli.main()
+        process.main()
     assert "use one of layers, throughput, network, cold-start" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -317,13 +318,13 @@ def test_failures_of_ours_are_counted(monkeypatch):
 
 def test_an_answer_behind_a_failed_proof_is_a_fallback(monkeypatch):
     """HiGHS gives the answer, and the record says so."""
-    found = convex.kernel.least_violation
+    found = layer_program.kernel.least_violation
 
     def without_multipliers(*arguments):
         answer = found(*arguments)
         return replace(answer, multipliers=np.zeros_like(answer.multipliers))
 
-    monkeypatch.setattr(convex.kernel, "least_violation", without_multipliers)
+    monkeypatch.setattr(layer_program.kernel, "least_violation", without_multipliers)
     record = layers.measure(draw(CASES[0], PROGRAMS[0], 1, 0))
     assert (record.engine, record.fallback, record.status) == ("highs", True, "OPTIMAL")
     summary = summarise([record])[0]
@@ -374,8 +375,8 @@ def test_the_baselines_of_a_network_run_on_highs(monkeypatch):
     network = random_network((3, 8, 20))
     y = network(np.ones(3)) + np.random.default_rng(0).uniform(-1e-3, 1e-3, 20)
     compare(network, y, False)
-    calls, found = [], convex.kernel.least_violation
-    monkeypatch.setattr(convex.kernel, "least_violation", lambda *a: calls.append(1) or found(*a))
+    calls, found = [], layer_program.kernel.least_violation
+    monkeypatch.setattr(layer_program.kernel, "least_violation", lambda *a: calls.append(1) or found(*a))
     ours, highs, published = compare(network, y, True)
     assert len(calls) == 3 * ours.programs
     assert len(ours.seconds) == 3
@@ -446,7 +447,7 @@ def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):
 def test_the_threads_are_limited_only_within_a_measurement():
     code = """
 from threadpoolctl import threadpool_info
-from unrelu.machine import one_thread
+from unrelu.runtime.machine import one_thread
 import numpy, scipy.linalg
 counts = lambda: {i["num_threads"] for i in threadpool_info()}
 before = counts()

@@ -14,12 +14,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from unrelu import certify, from_arrays
-from unrelu.commands.app import app
-from unrelu.layer.highs import LpStatus, solve, solve_mip
-from unrelu.machine import describe
-from unrelu.operators import read_operator
-from unrelu.proofs import GAP
-from unrelu.proofs.chain import Chain, chain_of
+from unrelu.certification import GAP
+from unrelu.certification.certified_chain import Chain, chain_of
+from unrelu.cli.app import app
+from unrelu.lp.highs import solve, solve_mip
+from unrelu.lp.lp_status import LpStatus
+from unrelu.measurements import read_operator
+from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import certify_plot, report
 from unrelu_studies.benchmarks.certify import QUICK, Boxed, Plan, Proved, measure_certify
 from unrelu_studies.benchmarks.certify_cells import CELLS, Cell, draw

@@ -15,8 +15,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from unrelu import invert, zoo
-from unrelu.commands.app import app
-from unrelu.machine import describe
+from unrelu.cli.app import app
+from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import report, search, search_plot
 from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, Outcome, measure_search
 from unrelu_studies.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, Cell, cells, draw

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from unrelu.commands.app import app
+from unrelu.cli.app import app
 from unrelu.errors import InputError, OptionError
 from unrelu.methods import make
 from unrelu_studies.paper import MODULES, ON_A_NETWORK, figure1, figure2, load
@@ -323,7 +323,7 @@ def units_in(journal: Path) -> int:
 
 def begun(folder: Path, units: int, *more: str, name: str = "fig2a") -> subprocess.Popen:
     """A run of the command line, when it has finished so many units."""
-    code = "from unrelu.cli import main; main()"
+    code = "from unrelu.cli.process import main; main()"
     arguments = [sys.executable, "-c", code, "reproduce", name, "--quick", "-o", str(folder), *more]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

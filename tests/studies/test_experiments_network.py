@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from unrelu.commands.app import app
+from unrelu.cli.app import app
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu_studies.paper import ON_A_NETWORK, figure4, load
 from unrelu_studies.paper.experiment import Numbers, random

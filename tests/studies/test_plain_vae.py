@@ -8,7 +8,7 @@ import torch
 
 from unrelu import zoo
 from unrelu.errors import ModelError
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks import plain_vae
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.affine import Shape
+from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.generator import Generator, as_generator, by
+from unrelu.measurements import Mask
 from unrelu.methods import Method, make
-from unrelu.operators import Mask
+from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator, as_generator, by
 from unrelu.result import Inversion
-from unrelu.solve import invert
 
 try:
     from deepinv.models import Reconstructor

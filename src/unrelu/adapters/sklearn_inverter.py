@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError, OptionError
-from unrelu.generator import Generator, by
+from unrelu.measurements import Mask, Operator, read_operator
+from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make
-from unrelu.operators import Mask, Operator, read_operator
+from unrelu.models.generator import Generator, by
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
-from unrelu.scaling import Scaling
-from unrelu.solve import invert
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unrelu.errors import InputError
 from unrelu.hardness.formula import LITERALS, Formula, check_length, check_literal
-from unrelu.reading import read_bytes
+from unrelu.runtime.file_reading import read_bytes
 
 __all__ = ["parse_dimacs", "read_dimacs"]
 

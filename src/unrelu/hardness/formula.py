@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 __all__ = ["LITERALS", "Booleans", "Formula", "as_assignments", "check_length", "check_literal", "random_formula"]
 

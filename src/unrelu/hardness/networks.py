@@ -10,7 +10,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.hardness.formula import Booleans, Formula, as_assignments
 from unrelu.loaders import from_arrays
-from unrelu.network import Network
+from unrelu.models.network import Network
 
 __all__ = ["SEPARATION", "Example", "Reduction", "example_1", "reduction"]
 

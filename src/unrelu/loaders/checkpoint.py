@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 
 from unrelu.errors import InputError, ModelFileError
-from unrelu.reading import check_members, opened, shown_size, zip_members
+from unrelu.runtime.file_reading import check_members, opened, shown_size, zip_members
 
 __all__ = ["check_tensors", "read_checkpoint", "scan"]
 

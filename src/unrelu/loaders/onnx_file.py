@@ -18,7 +18,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
-from unrelu.reading import opened, read_bytes, shown_size
+from unrelu.runtime.file_reading import opened, read_bytes, shown_size
 
 __all__ = ["Sizes", "read_model"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.affine import Shape
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain import BATCHES, Chain, Flow, code_shape
+from unrelu.loaders.chain_builder import BATCHES, Chain, Flow, code_shape
 from unrelu.loaders.onnx_operators import OPERATORS, Call
-from unrelu.network import Network
-from unrelu.reading import MAX_BYTES
+from unrelu.models.affine import Shape
+from unrelu.models.network import Network
+from unrelu.runtime.file_reading import MAX_BYTES
 
 try:
     import onnx

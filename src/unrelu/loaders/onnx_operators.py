@@ -1,7 +1,6 @@
 """What ONNX operators mean for a chain of layers.
 
-Every handler takes a :class:`Call`, one node with its inputs evaluated, and returns the affine steps and activations
-that the node amounts to.
+Resize is read as PyTorch resampling, where the two read the same entries.
 """
 
 from __future__ import annotations
@@ -13,16 +12,99 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from unrelu.activations import Activation
-from unrelu.affine import Conv, ConvTranspose, Dense, Pad, Pool, Shape
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders import parts
-from unrelu.loaders.chain import Flow, Part, float64, reshaped
-from unrelu.loaders.onnx_resize import resized
+from unrelu.loaders import chain_builder
+from unrelu.loaders.chain_builder import Flow, Part, float64, reshaped
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Shape
 
-__all__ = ["OPERATORS", "Call"]
+__all__ = ["OPERATORS", "Call", "resized"]
+
+
+Array = npt.NDArray[np.float64]
+
+
+def resized(
+    flow: Flow, scales: npt.NDArray[Any] | None, sizes: npt.NDArray[Any] | None, attributes: dict[str, Any], opset: int
+) -> Resample:
+    """The resampling of the spatial axes by ``scales`` or to ``sizes``.
+
+    Each output reads its input at a position x(i); the step is accepted if PyTorch reads the same positions.
+
+    Raises:
+        UnsupportedModelError: the mode, or the combination of rounding and coordinates, is not one of PyTorch's.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Resize.html
+    """
+    before = (flow.batch, *flow.shape)
+    given = sizes if scales is None or not np.size(scales) else scales
+    if given is None or not np.size(given):
+        raise UnsupportedModelError("has neither scales nor sizes")
+    axes = [a % len(before) for a in attributes.get("axes", range(len(before)))]
+    after, factors = list(before), [1.0] * len(before)
+    for axis, value in zip(axes, given.tolist(), strict=True):
+        after[axis] = math.floor(before[axis] * value) if given is scales else int(value)
+        factors[axis] = value if given is scales else value / before[axis]
+    if after[:2] != list(before[:2]) or len(before) not in (3, 4):
+        raise UnsupportedModelError(
+            f"resizes {flow.shape} to {tuple(after[1:])}; only the last one or two axes can change"
+        )
+    mode, coordinates, rounding = _modes(attributes, opset, given is sizes)
+    names = {"nearest": "nearest", "linear": "linear" if len(before) == 3 else "bilinear"}
+    step = Resample(tuple(after[2:]), names[mode], coordinates == "align_corners")
+    for n, m, factor in zip(before[2:], after[2:], factors[2:], strict=True):
+        one = Resample((m,), mode, coordinates == "align_corners")
+        ours = one.apply(torch.arange(n, dtype=torch.float64)[None, None]).numpy()[0, 0]
+        if not np.allclose(ours, _positions(n, m, factor, coordinates, rounding if mode == "nearest" else None)):
+            raise UnsupportedModelError(
+                f"resizes {n} entries to {m} with mode={mode!r}, coordinate_transformation_mode={coordinates!r}, "
+                f"nearest_mode={rounding!r}, which PyTorch does not do; export with whole factors, 'asymmetric' and "
+                "'floor' for nearest, 'half_pixel' or 'align_corners' for linear"
+            )
+    return step
+
+
+def _modes(attributes: dict[str, Any], opset: int, by_size: bool) -> tuple[str, str, str]:
+    """Mode, coordinates and rounding, with the defaults of the opset."""
+    mode = attributes.get("mode", "nearest")
+    coordinates = attributes.get("coordinate_transformation_mode", "half_pixel" if opset >= 11 else "asymmetric")
+    rounding = attributes.get("nearest_mode", "round_prefer_floor" if opset >= 11 else "floor")
+    if mode not in ("nearest", "linear"):
+        raise UnsupportedModelError(f"resizes with mode={mode!r}; supported modes are nearest and linear")
+    if coordinates not in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
+        raise UnsupportedModelError(
+            f"resizes with coordinate_transformation_mode={coordinates!r}; supported are half_pixel, "
+            "pytorch_half_pixel, align_corners and asymmetric"
+        )
+    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
+    if attributes.get("antialias", 0) or (by_size and policy != "stretch"):
+        raise UnsupportedModelError(
+            f"resizes with antialias or keep_aspect_ratio_policy={policy!r}, which are not supported"
+        )
+    return mode, coordinates, rounding
+
+
+def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | None) -> Array:
+    """Where each of m outputs reads among n inputs; rounded to an entry for nearest."""
+    i = np.arange(m, dtype=np.float64)
+    if coordinates == "align_corners":
+        x = i * (n - 1) / max(m - 1, 1)
+    elif coordinates == "asymmetric":
+        x = i / factor
+    elif coordinates == "pytorch_half_pixel" and m == 1:
+        x = np.zeros(1)
+    else:
+        x = (i + 0.5) / factor - 0.5
+    if rounding is not None:
+        # Factors are stored in single precision, so a position on the border of two entries may be off by that much.
+        x = np.round(x, 6)
+        rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
+        x = rounded.get(rounding, np.floor(x + 0.5))
+    return np.clip(x, 0, n - 1)
+
 
 # TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
 _FLOATS = (1, 10, 11, 16)
@@ -97,7 +179,7 @@ def _matmul(call: Call) -> list[Part]:
     if 2 < matrix.dim() <= 1 + len(x.shape) and matrix.shape[:-2].numel() == 1:
         matrix = matrix.reshape(matrix.shape[-2:])
     if not first:
-        return [parts.pointwise(matrix, x.shape)]
+        return [chain_builder.pointwise(matrix, x.shape)]
     if matrix.dim() != 2:
         raise UnsupportedModelError(
             f"multiplies by a constant of shape {tuple(matrix.shape)}; only matrices are supported"
@@ -115,7 +197,7 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
     n, how = len(kernel), call.get("auto_pad", "NOTSET")
     if how in ("SAME_UPPER", "SAME_LOWER"):
-        return parts.same_padding(call.flow.shape[1:], kernel, *_geometry(call, kernel), how == "SAME_UPPER")
+        return chain_builder.same_padding(call.flow.shape[1:], kernel, *_geometry(call, kernel), how == "SAME_UPPER")
     pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
     return pads[:n], pads[n:]
 
@@ -123,7 +205,7 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
 def _spatial(call: Call, weight: Tensor) -> Shape:
     if weight.dim() not in (3, 4):
         raise UnsupportedModelError(f"has {weight.dim() - 2} spatial axes; one or two are supported")
-    parts.check_axes("a convolution", call.flow.shape, weight.dim() - 2)
+    chain_builder.check_axes("a convolution", call.flow.shape, weight.dim() - 2)
     return tuple(weight.shape[2:])
 
 
@@ -134,7 +216,7 @@ def _conv(call: Call) -> list[Part]:
     begin, end = _pads(call, kernel)
     inside = begin if begin == end else (0,) * len(kernel)
     step = Conv(weight, call.optional(2), stride, inside, dilation, call.get("group", 1))
-    return [step] if begin == end else parts.padded(step, begin, end)
+    return [step] if begin == end else chain_builder.padded(step, begin, end)
 
 
 def _conv_transpose(call: Call) -> list[Part]:
@@ -152,7 +234,7 @@ def _conv_transpose(call: Call) -> list[Part]:
         return [step]
     channels = weight.shape[1] * groups
     kept = [(b, n - e) for b, e, n in zip(begin, end, full, strict=True)]
-    return [step, *parts.crop((channels, *full), [(0, channels), *kept])]
+    return [step, *chain_builder.crop((channels, *full), [(0, channels), *kept])]
 
 
 def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
@@ -175,7 +257,9 @@ def _batch_norm(call: Call) -> list[Part]:
     if call.get("training_mode", 0) or not call.get("spatial", 1):
         raise UnsupportedModelError("normalises by the statistics of the batch; export the model in evaluation mode")
     weight, bias, mean, variance = (call.tensor(i) for i in range(1, 5))
-    return [parts.batch_norm(mean, variance, weight, bias, eps=call.get("epsilon", 1e-5), shape=call.flow.shape)]
+    return [
+        chain_builder.batch_norm(mean, variance, weight, bias, eps=call.get("epsilon", 1e-5), shape=call.flow.shape)
+    ]
 
 
 def _average_pool(call: Call) -> list[Part]:
@@ -194,12 +278,12 @@ def _average_pool(call: Call) -> list[Part]:
             "windows shorter than their stride with auto_pad; these are not supported"
         )
     if begin != end:
-        return parts.padded(Pool(kernel, stride, (0,) * len(kernel)), begin, end)
-    return parts.average_pool(kernel, stride, begin, ceil_mode=ceil, count_include_pad=counted)
+        return chain_builder.padded(Pool(kernel, stride, (0,) * len(kernel)), begin, end)
+    return chain_builder.average_pool(kernel, stride, begin, ceil_mode=ceil, count_include_pad=counted)
 
 
 def _global_pool(call: Call) -> list[Part]:
-    return parts.global_pool(call.flow.shape, (1,) * (len(call.flow.shape) - 1))
+    return chain_builder.global_pool(call.flow.shape, (1,) * (len(call.flow.shape) - 1))
 
 
 def _reduce_mean(call: Call) -> list[Part]:
@@ -210,14 +294,14 @@ def _reduce_mean(call: Call) -> list[Part]:
         raise UnsupportedModelError(
             f"averages over the axes {axes} of {rank}; only all axes after the channels are supported"
         )
-    pooled = parts.global_pool(x.shape, (1,) * (rank - 2))
+    pooled = chain_builder.global_pool(x.shape, (1,) * (rank - 2))
     return pooled if call.get("keepdims", 1) else [*pooled, reshaped(x, (x.batch, x.shape[0]))]
 
 
 def _depth_to_space(call: Call) -> list[Part]:
     if call.get("mode", "DCR") != "CRD":
         raise UnsupportedModelError("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
-    return [parts.pixel_shuffle(call.flow.shape, call.get("blocksize", 1))]
+    return [chain_builder.pixel_shuffle(call.flow.shape, call.get("blocksize", 1))]
 
 
 def _resize(call: Call) -> list[Part]:
@@ -238,7 +322,7 @@ def _activation(name: str) -> Callable[[Call], list[Part]]:
 
 
 def _prelu(call: Call) -> list[Part]:
-    return [parts.slopes(parts.constant(call.array(1), call.flow.shape).numpy())]
+    return [chain_builder.slopes(chain_builder.constant(call.array(1), call.flow.shape).numpy())]
 
 
 def _arithmetic(kind: str) -> Callable[[Call], list[Part]]:
@@ -249,7 +333,7 @@ def _arithmetic(kind: str) -> Callable[[Call], list[Part]]:
             raise UnsupportedModelError("divides by the data, which is not affine")
         sign = 1.0 if first else -1.0
         factor, shift = {"add": (1.0, c), "sub": (sign, -sign * c), "mul": (c, 0.0), "div": (1 / c, 0.0)}[kind]
-        return [parts.scale(x.shape, factor, shift)]
+        return [chain_builder.scale(x.shape, factor, shift)]
 
     return handler
 
@@ -327,7 +411,7 @@ def _slice(call: Call) -> list[Part]:
         kept[axis] = slice(start, end).indices(_full(call)[axis])[:2]
     if kept[0] != (0, x.batch):
         raise UnsupportedModelError("cuts the batch axis")
-    return parts.crop(x.shape, kept[1:])
+    return chain_builder.crop(x.shape, kept[1:])
 
 
 OPERATORS: dict[str, Callable[[Call], list[Part]]] = {
@@ -344,10 +428,10 @@ OPERATORS: dict[str, Callable[[Call], list[Part]]] = {
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "Identity": lambda call: [],
-    "LeakyRelu": lambda call: [parts.leaky_relu(call.get("alpha", 0.01))],
+    "LeakyRelu": lambda call: [chain_builder.leaky_relu(call.get("alpha", 0.01))],
     "MatMul": _matmul,
     "Mul": _arithmetic("mul"),
-    "Neg": lambda call: [parts.scale(call.flow.shape, -1.0)],
+    "Neg": lambda call: [chain_builder.scale(call.flow.shape, -1.0)],
     "PRelu": _prelu,
     "Pad": _pad,
     "ReduceMean": _reduce_mean,

@@ -13,12 +13,11 @@ from typing import Any
 import numpy.typing as npt
 from torch import Tensor
 
-from unrelu.affine import Dense, Scale
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.arrays import Activations, dense, multilayer
-from unrelu.loaders.chain import float64
-from unrelu.loaders.parts import batch_norm
-from unrelu.network import Network
+from unrelu.loaders.chain_builder import batch_norm, float64
+from unrelu.loaders.weight_arrays import Activations, dense, multilayer
+from unrelu.models.affine import Dense, Scale
+from unrelu.models.network import Network
 
 __all__ = ["Entry", "Named", "from_names", "grouped", "matrices", "natural", "numbered", "tensors", "unnamed"]
 

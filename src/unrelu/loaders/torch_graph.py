@@ -1,29 +1,169 @@
-"""A PyTorch module as a network: its ``torch.fx`` trace, followed from the latent code to the output."""
+"""A PyTorch module as a network: its ``torch.fx`` trace, followed from the latent code to the output.
+
+The shape of a latent code is read from the trace where that leaves one reading only.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from unrelu.affine import Shape
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.host import computing, forkable_lock
-from unrelu.loaders import torch_functions as functions
-from unrelu.loaders import torch_modules as modules
-from unrelu.loaders.chain import BATCHES, Chain, Flow, Part, code_shape
-from unrelu.loaders.torch_latent import one_reading
+from unrelu.loaders import torch_operations
+from unrelu.loaders.chain_builder import BATCHES, Chain, Flow, Part, code_shape
 from unrelu.loaders.torch_opaque import opaque
-from unrelu.network import Network
-from unrelu.opaque import OpaqueNetwork, replica
+from unrelu.models.affine import Shape
+from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
+from unrelu.runtime.host import computing, forkable_lock
 
-__all__ = ["from_torch"]
+__all__ = ["from_torch", "one_reading"]
+
+
+_ELEMENTWISE_MODULES = (
+    nn.Identity, nn.Dropout, nn.AlphaDropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh,
+    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,
+)  # fmt: skip
+# Methods of tensors and functions that leave the shape alone, and those that reshape.
+_ELEMENTWISE = {
+    "relu", "relu_", "leaky_relu", "leaky_relu_", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid", "dropout",
+    "contiguous", "to", "float", "double", "clone",
+}  # fmt: skip
+_RESHAPES = {"view", "reshape"}
+# Height and width, or length, of a code that are tried for a module that begins with a convolution.
+_SIDES = range(1, 17)
+
+_Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+Submodule = Callable[[fx.Node], nn.Module | None]
+
+
+def one_reading(module: nn.Module, graph: fx.Graph, submodule: Submodule, needed: set[fx.Node]) -> Shape:
+    """(k,), if the number k of latent coordinates follows from the trace.
+
+    It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
+    single entries, and where the code is first reshaped to sizes that are written out. A convolution accepts codes of
+    any height and width, so it tells nothing.
+
+    Args:
+        module: the generator, in evaluation mode.
+        graph: its trace.
+        submodule: the module that a node calls, or None.
+        needed: the nodes that the output depends on.
+
+    Raises:
+        ModelError: other numbers are possible; the message has readings that the module accepts.
+        UnsupportedModelError: there is not one input.
+    """
+    inputs = [node for node in graph.nodes if node.op == "placeholder" and node in needed]
+    if len(inputs) != 1:
+        names = [str(node.target) for node in inputs]
+        raise UnsupportedModelError(f"the output depends on {len(names)} inputs {names}; a generator has one, the code")
+    found: set[int] = set()
+    # Nodes that hold the entries of the code, and whether as a vector.
+    front = [(inputs[0], True)]
+    while front:
+        node, flat = front.pop()
+        for user in node.users:
+            if user not in needed or not user.args or user.args[0] is not node:
+                continue
+            if (count := _count(user, submodule(user), flat)) is not None:
+                found.add(count)
+            elif (shaped := _still_the_code(user, submodule(user), flat)) is not None:
+                front.append((user, shaped))
+    if len(found) == 1:
+        return (found.pop(),)
+    if found:
+        sizes = " and ".join(map(str, sorted(found)))
+        raise ModelError(f"layers that take the code itself ask for {sizes} entries; pass latent_shape=")
+    raise ModelError(_readings(module, graph, submodule))
+
+
+def _count(node: fx.Node, module: nn.Module | None, flat: bool) -> int | None:
+    """How many entries the code has, if the node that takes it says so."""
+    if isinstance(module, nn.Linear):
+        return module.in_features if flat else None
+    sizes: tuple[Any, ...] = ()
+    if isinstance(module, nn.Unflatten) and flat and module.dim in (1, -1):
+        sizes = tuple(module.unflattened_size)
+    elif module is None and _name(node) in _RESHAPES:
+        sizes = _asked(node)[1:]
+    known = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
+    return math.prod(sizes) if known else None
+
+
+def _still_the_code(node: fx.Node, module: nn.Module | None, flat: bool) -> bool | None:
+    """Whether a node gives the entries of the code as a vector; None if it gives something else than its entries."""
+    if isinstance(module, nn.Flatten):
+        return True if (module.start_dim, module.end_dim) == (1, -1) else None
+    if isinstance(module, nn.Unflatten):
+        return False
+    if module is not None:
+        return flat if isinstance(module, _ELEMENTWISE_MODULES) else None
+    name = _name(node)
+    if name == "flatten":
+        return True if node.args[1:] == (1,) else None
+    if name in _RESHAPES:
+        return True if _asked(node)[1:] == (-1,) else None
+    return flat if name in _ELEMENTWISE else None
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+
+
+def _asked(node: fx.Node) -> tuple[Any, ...]:
+    """The sizes of a view or reshape, as several arguments or one tuple."""
+    sizes = node.args[1:]
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
+
+
+def _readings(module: nn.Module, graph: fx.Graph, submodule: Submodule) -> str:
+    """What the first layer with weights says, and shapes that the module accepts."""
+    layers = ((node, m) for node in graph.nodes if isinstance(m := submodule(node), nn.Linear | _Convolution))
+    node, first = next(layers, (None, None))
+    if node is None or first is None:
+        return "no Linear or convolution module tells the shape of a latent code; pass latent_shape="
+    place = f"the first layer with weights, module {str(node.target)!r} ({type(first).__name__})"
+    if isinstance(first, nn.Linear):
+        k = first.in_features
+        known = f"latent_shape={k} if the code has {k} entries too" if _accepts(module, (k,)) else "latent_shape="
+        return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {known}"
+    axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
+    wanted = (first.in_channels, *(("height", "width") if axes == 2 else ("length",)))
+    shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
+    accepted = list(islice(_which(module, shapes), 2))
+    examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
+    known = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
+    return (
+        f"{place}, takes codes of shape ({', '.join(map(str, wanted))}) and does not say of which size; pass "
+        f"{examples}{known}"
+    )
+
+
+def _which(module: nn.Module, shapes: Iterator[Shape]) -> Iterator[Shape]:
+    return (shape for shape in shapes if _accepts(module, shape))
+
+
+def _accepts(module: nn.Module, shape: Shape) -> bool:
+    """Whether the module maps codes of this shape to something."""
+    trial = frozen(module, torch.float64, torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            trial(torch.zeros(2, *shape, dtype=torch.float64))
+    # The module's own forward runs here; whatever it raises means that it does not.
+    except Exception:
+        return False
+    return True
+
 
 # One trace at a time: torch.fx changes nn.Module for the process meanwhile, and a second trace would keep the change.
 _alone = forkable_lock()
@@ -42,9 +182,9 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     derivatives that agree with finite differences.
 
     Args:
-        module: the generator. Modules read are those of :data:`unrelu.loaders.torch_modules.MODULES` and the functions
-            and tensor methods that do the same, reshaping, cutting and padding with zeros, and adding or multiplying by
-            constants.
+        module: the generator. Modules read are those of :data:`unrelu.loaders.torch_operations.MODULES` and the
+            functions and tensor methods that do the same, reshaping, cutting and padding with zeros, and adding or
+            multiplying by constants.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k is
             ``(k,)``. None takes (k,) where the module says k: by a ``Linear(in_features=k)`` that takes the code, or by
             sizes that the code is reshaped to. A convolution that takes the code fits any height and width, so
@@ -62,12 +202,12 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
         raise ModelError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}; for files use unrelu.load")
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     module = module.module if isinstance(module, nn.DataParallel) else module
-    modules.check(module)
+    torch_operations.check(module)
     given = None if latent_shape is None else code_shape(latent_shape)
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
         root = replica(module)
-        if modules.handler(root) is not None:
+        if torch_operations.handler(root) is not None:
             root = nn.Sequential(root)
         try:
             walks = [_Walk(root) for _ in BATCHES]
@@ -120,7 +260,7 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return modules.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return torch_operations.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         # ``if z.is_cuda and self.ngpu > 1``, as tutorials write it: here codes are on the CPU.
@@ -166,7 +306,7 @@ class _Walk:
     def _mutates(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return bool(getattr(self._module(node), "inplace", False))
-        return node.op in ("call_function", "call_method") and functions.mutates(node.target, node.kwargs)
+        return node.op in ("call_function", "call_method") and torch_operations.mutates(node.target, node.kwargs)
 
     def _module(self, node: fx.Node) -> nn.Module:
         return self.root.get_submodule(str(node.target))
@@ -243,7 +383,7 @@ class _Walk:
             return value.detach().clone() if isinstance(value, Tensor) else value
         if node.op == "call_module":
             return self._module(node)(*args, **kwargs)
-        if functions.mutates(node.target, kwargs):
+        if torch_operations.mutates(node.target, kwargs):
             raise UnsupportedModelError("changes a constant in place")
         method = node.op == "call_method"
         function: Any = getattr(args[0], str(node.target)) if method else node.target
@@ -252,25 +392,25 @@ class _Walk:
     def _parts(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
         if node.op == "call_module":
             m = self._module(node)
-            read = modules.handler(m)
+            read = torch_operations.handler(m)
             if read is None:
-                names = ", ".join(sorted(base.__name__ for base in modules.MODULES))
+                names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
                 raise UnsupportedModelError(
                     f"is not an affine map or a known activation; supported modules are {names}"
                 )
             if len(args) != 1 or kwargs:
                 raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
             return read(m, args[0])
-        table: dict[Any, Any] = functions.METHODS if node.op == "call_method" else functions.FUNCTIONS
+        table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
         name = getattr(node.target, "__name__", node.target)
         if node.target not in table:
             what = f"x.{args[1]}" if node.target is getattr else f"{name}()"
-            names = ", ".join(functions.NAMES)
+            names = ", ".join(torch_operations.NAMES)
             raise UnsupportedModelError(f"calls {what}, not an affine map or a known activation; supported are {names}")
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
         function = table[node.target]
-        if not isinstance(args[0], Flow) and function not in functions.EITHER_SIDE:
+        if not isinstance(args[0], Flow) and function not in torch_operations.EITHER_SIDE:
             raise UnsupportedModelError(
                 f"calls {name}() with weights or options taken from the data; they must be constant"
             )
@@ -311,7 +451,7 @@ def _single(output: Any) -> Flow:
 
 def _is_query(node: fx.Node, args: tuple[Any, ...]) -> bool:
     name = args[1] if node.target is getattr else node.target
-    return node.op != "call_module" and name in functions.QUERIES
+    return node.op != "call_module" and name in torch_operations.QUERIES
 
 
 def _query(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unrelu.affine import Shape
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.opaque import OpaqueNetwork, Outline, frozen, replica
-from unrelu.streams import stream
+from unrelu.models.affine import Shape
+from unrelu.models.opaque_network import OpaqueNetwork, Outline, frozen, replica
+from unrelu.runtime.streams import stream
 
 __all__ = ["opaque"]
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.batch import Run
-from unrelu.report.columns import Finished
-from unrelu.report.lines import Curve, curve
+from unrelu.report.facts import Finished
 from unrelu.report.observed import Observations, Observed
-from unrelu.report.pictures import Shape, as_data_uri, differences, picture_shape, values
+from unrelu.report.pictures import Curve, Shape, as_data_uri, curve, differences, picture_shape, values
 from unrelu.report.words import number
+from unrelu.runs import Run
 
 __all__ = ["Card", "Gallery", "Group", "Panel", "criterion", "gallery"]
 

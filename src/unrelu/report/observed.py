@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.batch import Run
-from unrelu.batch.checks import masks_of
-from unrelu.batch.fingerprint import fingerprint
-from unrelu.batch.work import data_digest
+from unrelu.datasets import Source, in_memory, open_source, read_measurement
 from unrelu.errors import InputError, UnreluError
-from unrelu.operators import read_operator
-from unrelu.operators.base import MaskOperator, Operator
-from unrelu.scaling import Scaling
-from unrelu.stores import Source, in_memory, open_source, read_measurement
+from unrelu.measurements import read_operator
+from unrelu.measurements.linear_operators import MaskOperator, Operator
+from unrelu.measurements.picture_scale import Scaling
+from unrelu.runs import Run
+from unrelu.runs.checks import masks_of
+from unrelu.runs.chunk_work import data_digest
+from unrelu.runs.fingerprint import fingerprint
 
 __all__ = ["Observations", "Observed", "find_observations"]
 

@@ -8,11 +8,11 @@ from pathlib import PurePath
 
 import numpy as np
 
-from unrelu.batch import Run
-from unrelu.noise import SIGNIFICANCE
-from unrelu.report.columns import Finished
+from unrelu.datasets.images import ENDINGS
+from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.report.facts import Finished
 from unrelu.result import Status
-from unrelu.stores.images import ENDINGS
+from unrelu.runs import Run
 
 __all__ = ["Above", "Message", "Outcome", "above_noise", "messages", "outcomes"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.batch import Record, Run
 from unrelu.report.histogram import Histogram, histogram
-from unrelu.report.lines import Curve, curve
+from unrelu.report.pictures import Curve, curve
 from unrelu.report.words import count
+from unrelu.runs import Record, Run
 
 __all__ = ["Throughput", "Worker", "throughput"]
 

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unrelu import __version__
-from unrelu.batch import Run, open_run
+from unrelu._version import __version__
 from unrelu.errors import InputError, StorageError
+from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
-from unrelu.noise import Noise
 from unrelu.report import facts, words
-from unrelu.report.certificates import certificates
-from unrelu.report.columns import Finished, spread_of
+from unrelu.report.certificate_list import certificates
+from unrelu.report.facts import Finished, spread_of
 from unrelu.report.gallery import criterion, gallery
 from unrelu.report.histogram import Histogram, histogram
 from unrelu.report.observed import Observations, find_observations
 from unrelu.report.pictures import HIDDEN
-from unrelu.report.script import script
+from unrelu.report.python_script import script
 from unrelu.report.statuses import above_noise, messages, outcomes
 from unrelu.report.throughput import throughput
+from unrelu.runs import Run, open_run
 
 __all__ = ["write_report"]
 

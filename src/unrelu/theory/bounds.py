@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.generator import Generator, numbers
-from unrelu.layer import LayerSystem, LInf
-from unrelu.network import Network
+from unrelu.layerwise import LayerSystem, LInf
+from unrelu.models.generator import Generator, numbers
+from unrelu.models.network import Network
 from unrelu.theory.constants import c_inf
 
 __all__ = ["Corollary", "ErrorBound", "RecoveryBound", "corollary_1", "recovery_bound", "theorem_3", "theorem_4"]

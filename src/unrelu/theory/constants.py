@@ -32,8 +32,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.errors import InputError
-from unrelu.layer.highs import LinearProgram, LpStatus, solve
-from unrelu.streams import stream
+from unrelu.lp.highs import LinearProgram, solve
+from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.streams import stream
 
 __all__ = ["Bracket", "Worst", "c_1", "c_1_upper", "c_inf", "c_inf_upper"]
 

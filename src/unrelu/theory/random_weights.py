@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import betainc
 
-from unrelu.activations import Activation
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.generator import Generator
-from unrelu.network import Network
+from unrelu.models.activations import Activation
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network
 
 __all__ = [
     "ASSUMED_EXPANSION",

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import ModelError
-from unrelu.host import computing
 from unrelu.loaders import from_torch
-from unrelu.network import Network
+from unrelu.models.network import Network
+from unrelu.runtime.host import computing
 from unrelu.zoo.architectures import ARCHITECTURES, LATENT_DIM
 
 __all__ = ["card", "digits", "load", "names", "observations"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 import unrelu
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 # Networks a cell of PLUGIn's setting; images a cell of CSGM's and of Figure 4; both in a quick run.
 TRIALS, IMAGES, QUICK = 10, 5, 1

@@ -15,13 +15,13 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification import certify
-from unrelu.machine import one_core
-from unrelu.operators import read_operator
-from unrelu.proofs import GAP, Certificate, Limits
-from unrelu.proofs.chain import Chain, chain_of
-from unrelu.proofs.enclosure import enclosure
-from unrelu.solve import invert
+from unrelu._certify import certify
+from unrelu._invert import invert
+from unrelu.certification import GAP, Certificate, Limits
+from unrelu.certification.certified_chain import Chain, chain_of
+from unrelu.certification.certifying import enclosure
+from unrelu.measurements import read_operator
+from unrelu.runtime.machine import one_core
 from unrelu_studies.benchmarks.certify_cells import CELLS, Cell, Drawn, draw
 from unrelu_studies.benchmarks.certify_mip import MipRun, prove_by_mip
 from unrelu_studies.benchmarks.instances import REPORT_SEED

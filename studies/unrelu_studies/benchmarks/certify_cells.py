@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu import zoo
-from unrelu.network import Network
-from unrelu.streams import stream
+from unrelu.models.network import Network
+from unrelu.runtime.streams import stream
 
 __all__ = ["CELLS", "GENERATOR", "Cell", "Drawn", "draw"]
 

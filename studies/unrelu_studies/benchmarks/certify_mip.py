@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.layer.highs import LinearProgram, LpStatus, solve_mip
-from unrelu.proofs import GAP
-from unrelu.proofs.chain import Chain
-from unrelu.proofs.lemmas import everywhere, propagated, region_of
-from unrelu.proofs.reach import first_lemmas
+from unrelu.certification import GAP
+from unrelu.certification.certified_chain import Chain
+from unrelu.certification.layer_bounds import everywhere, first_lemmas, propagated, region_of
+from unrelu.lp.highs import LinearProgram, solve_mip
+from unrelu.lp.lp_status import LpStatus
 
 __all__ = ["Mip", "MipRun", "intervals", "mip", "prove_by_mip"]
 

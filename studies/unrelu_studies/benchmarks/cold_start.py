@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, rows
-from unrelu.layer.convex import least_violation
-from unrelu.streams import stream
+from unrelu.layerwise import LayerSystem, rows
+from unrelu.layerwise.layer_program import least_violation
+from unrelu.models.activations import Activation
+from unrelu.runtime.streams import stream
 
 __all__ = ["ColdStart", "first_calls", "measure_cold_start"]
 
 _SHAPE = (30, 5)
-# What a process runs; the import of this module is that of NumPy and unrelu.layer.
+# What a process runs; the import of this module is that of NumPy and unrelu.layerwise.
 _CODE = """
 import json, time
 begin = time.perf_counter()
@@ -41,7 +41,7 @@ class ColdStart:
     Attributes:
         cache: "empty" or "filled", the folder that compiled kernels are kept in.
         process: from start to end, with Python's own start.
-        importing: of ``unrelu.layer``, with NumPy, SciPy, PyTorch and Numba.
+        importing: of ``unrelu.layerwise``, with NumPy, SciPy, PyTorch and Numba.
         first_l1, first_linf: the first program of either norm.
         second_l1, second_linf: the same once more.
     """

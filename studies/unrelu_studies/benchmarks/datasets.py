@@ -23,15 +23,15 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import unrelu
-from unrelu.batch.work import chunk_seed
-from unrelu.commands.watching import watching
-from unrelu.streams import stream
+from unrelu.cli.run_progress import watching
+from unrelu.runs.chunk_work import chunk_seed
+from unrelu.runtime.streams import stream
 
 CHUNK = 256
 # Observations, and runs of each; both in a quick run.
 SIZE, RUNS = 10_000, 2
 QUICK_SIZE, QUICK_RUNS = 1_024, 1
-COMMAND = [sys.executable, "-c", "from unrelu.cli import main; main()", "run", "mnist-relu"]
+COMMAND = [sys.executable, "-c", "from unrelu.cli.process import main; main()", "run", "mnist-relu"]
 KINDS = ("npy", "zarr")
 # Noise in the data, which is stated where there is some.
 NOISES = (0.0, 0.1)

@@ -1,8 +1,8 @@
 """Random and degenerate layer programs against an independent solver: does anyone find a better point?
 
-Every instance is solved by :func:`unrelu.layer.convex.least_violation`. Then scipy.optimize.linprog solves the same
-program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum. The
-command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
+Every instance is solved by :func:`unrelu.layerwise.layer_program.least_violation`. Then scipy.optimize.linprog solves
+the same program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum.
+The command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
 (objectives are never compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse
 than the least-squares start.
 """
@@ -15,12 +15,12 @@ from collections import Counter
 import numpy as np
 from scipy.optimize import linprog
 
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, rows
-from unrelu.layer.convex import least_violation
-from unrelu.layer.highs import LpStatus
-from unrelu.layer.kernel import least_squares_start
-from unrelu.streams import stream
+from unrelu.layerwise import LayerSystem, rows
+from unrelu.layerwise.exchange_kernel import least_squares_start
+from unrelu.layerwise.layer_program import least_violation
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.activations import Activation
+from unrelu.runtime.streams import stream
 
 KINDS = (
     "gaussian", "repeated rows", "zero rows", "few active", "none active", "as many active", "x = 0", "small scale",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 import unrelu
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 LATENT = (100, 110, 120, 125, 130, 135, 140, 150)
 SOFTNESS = (1e-2, 1e-4, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)

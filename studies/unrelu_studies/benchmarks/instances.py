@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu import zoo
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, Rows, rows
-from unrelu.streams import stream
+from unrelu.layerwise import LayerSystem, Rows, rows
+from unrelu.models.activations import Activation
+from unrelu.runtime.streams import stream
 
 __all__ = [
     "CASES",

@@ -1,9 +1,10 @@
 """How long one layer program takes: ours, its peers and one Cholesky least squares, in one process and one thread.
 
 Every solver is timed in the same turn of the loop, so that a ratio compares neighbours in time. Ours is
-:func:`~unrelu.layer.convex.least_violation` as a user calls it, with the search of a start, the best of 3; the Cholesky
-least squares is the best of 5; the peers take much longer and run once. What depends on W alone is computed in the
-first of the 3, as it is for the first observation of a layer. An untimed turn leaves out imports and compilation.
+:func:`~unrelu.layerwise.layer_program.least_violation` as a user calls it, with the search of a start, the best of 3;
+the Cholesky least squares is the best of 5; the peers take much longer and run once. What depends on W alone is
+computed in the first of the 3, as it is for the first observation of a layer. An untimed turn leaves out imports and
+compilation.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import SolverError
-from unrelu.layer.convex import least_violation
-from unrelu.machine import one_thread
+from unrelu.layerwise.layer_program import least_violation
+from unrelu.runtime.machine import one_thread
 from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, QUICK_CASES, REPORT_SEED, Case, Instance, Program, draw
 from unrelu_studies.benchmarks.peers import PEERS, Scaled, cholesky, cvxopt_module, objective
 

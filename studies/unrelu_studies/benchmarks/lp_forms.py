@@ -11,12 +11,12 @@ import highspy
 import numpy as np
 from scipy import sparse
 
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, rows
-from unrelu.layer.dual import dual_program
-from unrelu.layer.highs import LinearProgram
-from unrelu.layer.squares import one_sided_least_squares
-from unrelu.streams import stream
+from unrelu.layerwise import LayerSystem, rows
+from unrelu.layerwise.layer_program import dual_program
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.lp.highs import LinearProgram
+from unrelu.models.activations import Activation
+from unrelu.runtime.streams import stream
 
 SIZES = ((784, 60), (500, 100), (600, 250))
 INSTANCES, QUICK_INSTANCES = 5, 1

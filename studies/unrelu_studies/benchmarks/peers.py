@@ -5,7 +5,7 @@ the size sigma of its errors: with their absolute tolerances of about 1e-7 they 
 otherwise. Finding h0, and writing the program into arrays, is a gift to them: only the call of the solver is timed.
 Each gets the program in the fastest of the forms that were tried.
 
-With u = W h and the rows of :class:`~unrelu.layer.Rows` (p and q are 1 for a ReLU):
+With u = W h and the rows of :class:`~unrelu.layerwise.Rows` (p and q are 1 for a ReLU):
 
 * ``linprog``: ``scipy.optimize.linprog(method="highs")`` on the primal program. "linf" is written as
   :math:`\min \delta,\; W w - p \delta \le m',\; -W w - q \delta \le -\ell'` in a dense ``A_ub``. "l1" is written with
@@ -36,11 +36,11 @@ from scipy.linalg import blas, lapack
 from scipy.optimize import linprog
 
 from unrelu.errors import SolverError
-from unrelu.layer import LayerSystem, Rows
-from unrelu.layer.dual import dual_program
-from unrelu.layer.highs import LpStatus
-from unrelu.layer.highs import solve as solve_highs
-from unrelu.layer.squares import one_sided_least_squares
+from unrelu.layerwise import LayerSystem, Rows
+from unrelu.layerwise.layer_program import dual_program
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.lp.highs import solve as solve_highs
+from unrelu.lp.lp_status import LpStatus
 
 __all__ = ["PEERS", "Peer", "Scaled", "Timed", "cholesky", "cvxopt_module", "inequalities", "objective", "split"]
 

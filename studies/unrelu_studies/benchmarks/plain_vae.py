@@ -14,7 +14,7 @@ import numpy as np
 
 from unrelu.errors import ModelError
 from unrelu.loaders import from_arrays
-from unrelu.network import Network
+from unrelu.models.network import Network
 
 __all__ = ["NAMES", "WIDTHS", "load"]
 

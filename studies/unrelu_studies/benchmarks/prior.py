@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 import unrelu
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 COUNT, QUICK_COUNT = 50, 5
 NOISES = (0.03, 0.1, 0.3, 0.6)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layer import LayerSolution, LayerSystem, rows
-from unrelu.layer.convex import least_violation
-from unrelu.layer.highs import LpStatus
-from unrelu.layer.solution import first_threshold
+from unrelu.layerwise import LayerSolution, LayerSystem, rows
+from unrelu.layerwise.layer_method import first_threshold
+from unrelu.layerwise.layer_program import least_violation
+from unrelu.lp.lp_status import LpStatus
 from unrelu.result import Status
 
 __all__ = ["PublishedLoop"]
@@ -28,8 +28,8 @@ _SLACK = 1 + 1e-9
 class PublishedLoop:
     """``linf`` without its search: the smallest delta at eps_0, alpha eps_0, alpha^2 eps_0, ... until delta <= eps.
 
-    It ends at the threshold and the delta of :class:`~unrelu.layer.LInf`, or where a program is not solved. No program
-    knows of the one before it.
+    It ends at the threshold and the delta of :class:`~unrelu.layerwise.LInf`, or where a program is not solved. No
+    program knows of the one before it.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -44,7 +44,7 @@ class PublishedLoop:
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
-        """See :class:`~unrelu.layer.LayerMethod`."""
+        """See :class:`~unrelu.layerwise.LayerMethod`."""
         end = time.perf_counter() + time_limit
         start, pivots = first_threshold(system, target, threshold), 0
         for step in itertools.count():

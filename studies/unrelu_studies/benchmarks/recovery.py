@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 import unrelu
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 EXACT_SIZES = [(20, 100, 500), *((k, 250, 600) for k in (20, 40, 60, 80, 90, 100, 105, 110, 115, 120))]
 NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unrelu.machine import describe
+from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import certify_plot, plot, search_plot
 from unrelu_studies.benchmarks.certify import QUICK, Plan, Proved, measure_certify
 from unrelu_studies.benchmarks.certify_table import (
@@ -105,7 +105,7 @@ def _layers(command: Command, folder: Path, console: Console) -> dict[str, Any]:
     plot.draw(records, describe()).savefig(folder / "layers.png", dpi=130)
     return {
         "timed": {
-            "ours": "unrelu.layer.convex.least_violation, best of ours_seconds",
+            "ours": "unrelu.layerwise.layer_program.least_violation, best of ours_seconds",
             **{name: peer.note for name, peer in PEERS.items()},
             "cholesky": "dsyrk, dgemv, dpotrf, dpotrs on all rows, best of cholesky_seconds",
         },

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unrelu.machine import describe
+from unrelu.runtime.machine import describe
 
 __all__ = ["processor_seconds", "write_results"]
 

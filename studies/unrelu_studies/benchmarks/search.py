@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.machine import one_core
-from unrelu.methods.bank import Bank
-from unrelu.noise import SIGNIFICANCE
-from unrelu.solve import invert
+from unrelu._invert import invert
+from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.runtime.machine import one_core
+from unrelu.search.sample_bank import Bank
 from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.search_cells import Batch, Cell, cells, draw
 

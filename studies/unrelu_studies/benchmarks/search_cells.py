@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.loaders import from_arrays
-from unrelu.network import Network
+from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 __all__ = ["MEASUREMENTS", "QUICK_CELLS", "QUICK_INSTANCES", "RANDOM", "ZOO", "Batch", "Cell", "cells", "draw"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu import zoo
-from unrelu.machine import one_core
-from unrelu.methods.bank import Bank
+from unrelu._invert import invert
 from unrelu.result import Inversion
-from unrelu.solve import invert
-from unrelu.streams import stream
+from unrelu.runtime.machine import one_core
+from unrelu.runtime.streams import stream
+from unrelu.search.sample_bank import Bank
 from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.search_cells import Cell, draw
 

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unrelu.host import computing
-from unrelu.layer import LayerSystem, Rows
-from unrelu.layer.convex import Answer, least_violation
-from unrelu.layer.highs import LpStatus
-from unrelu.machine import one_thread
-from unrelu.threads import in_threads
+from unrelu.layerwise import LayerSystem, Rows
+from unrelu.layerwise.layer_program import Answer, least_violation
+from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.host import computing
+from unrelu.runtime.machine import one_thread
+from unrelu.runtime.threads import in_threads
 from unrelu_studies.benchmarks.instances import CASES, REPORT_SEED, Case, draw_batch
 
 __all__ = ["OBSERVATIONS", "Throughput", "measure_throughput"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import unrelu
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 LIMIT, QUICK_LIMIT = 2.0, 0.3
 COUNT, QUICK_COUNT = 30, 5

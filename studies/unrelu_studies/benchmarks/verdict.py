@@ -17,12 +17,12 @@ import numpy.typing as npt
 from scipy.stats import chi2, kstest, ncx2
 
 from unrelu import zoo
+from unrelu._invert import invert
 from unrelu.loaders import from_arrays
-from unrelu.methods.search import Search
-from unrelu.network import Network
+from unrelu.models.network import Network
 from unrelu.result import Inversion
-from unrelu.solve import invert
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
+from unrelu.search.joint_search import Search
 from unrelu_studies.benchmarks import plain_vae
 
 __all__ = [

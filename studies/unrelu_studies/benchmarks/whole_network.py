@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu import zoo
-from unrelu.layer import LayerMethod, LayerSolution, LayerSystem, LInf, convex
-from unrelu.machine import one_thread
-from unrelu.methods.layerwise import Layerwise
-from unrelu.network import Network
+from unrelu._invert import invert
+from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem, LInf, layer_program
+from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.models.network import Network
 from unrelu.result import Status
-from unrelu.solve import invert
-from unrelu.streams import stream
+from unrelu.runtime.machine import one_thread
+from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.published import PublishedLoop
 
@@ -157,7 +157,7 @@ def measure_network(
 def compare(network: Network, y: Array, published: bool) -> tuple[Run, Run, Run | None]:
     """One observation by ours, by HiGHS under our search and, where asked for, by the published loop."""
     ours = _run(network, y, LInf(), _BEST_OF_OURS)
-    with patch.object(convex, "WIDEST", 0):
+    with patch.object(layer_program, "WIDEST", 0):
         return ours, _run(network, y, LInf()), _run(network, y, PublishedLoop()) if published else None
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.layer.highs import LinearProgram, LpStatus, solve
-from unrelu.network import Network
+from unrelu.lp.highs import LinearProgram, solve
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.network import Network
 from unrelu.theory import c_1, c_inf
 
 __all__ = ["attacks"]

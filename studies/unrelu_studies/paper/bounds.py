@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unrelu.network import Network
+from unrelu.models.network import Network
 from unrelu.theory import c_1, c_1_upper, c_inf_upper, corollary_1, recovery_bound, theorem_3, theorem_4
 from unrelu_studies.paper.attacks import attacks
 from unrelu_studies.paper.drawing import Style, cloud, legend, line, panels, tidy

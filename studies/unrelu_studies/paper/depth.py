@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unrelu.network import Network
+from unrelu.models.network import Network
 from unrelu_studies.paper.drawing import STYLES, legend, line, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.instances import gaussian_network, noise, oracle, relative_error, run

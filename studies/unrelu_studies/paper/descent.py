@@ -17,8 +17,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unrelu.network import Network
-from unrelu.solve import invert
+from unrelu._invert import invert
+from unrelu.models.network import Network
 from unrelu_studies.paper.drawing import Style, decades, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.figure1 import BETTER, OUTLIERS, SIMILAR, SIZES

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from unrelu.streams import stream
+from unrelu.runtime.streams import stream
 
 __all__ = [
     "COLUMN",

@@ -16,8 +16,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from unrelu.errors import InputError
-from unrelu.reading import read_json
-from unrelu.streams import stream
+from unrelu.runtime.file_reading import read_json
+from unrelu.runtime.streams import stream
 
 __all__ = ["SEED", "Claim", "Experiment", "Numbers", "Row", "Unit", "Verdict", "draw_seed", "random"]
 

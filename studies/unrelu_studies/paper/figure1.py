@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from unrelu.solve import invert
+from unrelu._invert import invert
 from unrelu_studies.paper.drawing import cloud, legend, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.generators import BOTH, TrainedGenerator, named

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from unrelu import zoo
-from unrelu.solve import invert
+from unrelu._invert import invert
 from unrelu_studies.paper.drawing import grid_of_images
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.generators import BOTH, TrainedGenerator, named

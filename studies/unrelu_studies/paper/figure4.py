@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
-from unrelu.solve import invert
+from unrelu._invert import invert
 from unrelu_studies.paper.drawing import STYLES, grid_of_images, legend, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.generators import BOTH, TrainedGenerator, named

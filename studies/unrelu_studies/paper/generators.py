@@ -16,9 +16,9 @@ from typing import Any
 
 from unrelu import zoo
 from unrelu.errors import InputError
+from unrelu.layerwise.layer_by_layer import check_invertible
 from unrelu.loaders import load
-from unrelu.methods.layerwise import check_invertible
-from unrelu.network import Network
+from unrelu.models.network import Network
 from unrelu_studies.benchmarks import plain_vae
 
 __all__ = ["BOTH", "PIXELS", "PLAIN_VAE", "ZOO", "TrainedGenerator", "from_file", "from_record", "named"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unrelu._invert import invert
 from unrelu.loaders import from_arrays
-from unrelu.network import Network
+from unrelu.models.network import Network
 from unrelu.result import Inversion
-from unrelu.solve import invert
 
 __all__ = ["MEAN_READING", "METHODS", "NOISES", "gaussian_network", "noise", "oracle", "relative_error", "run", "slope"]
 

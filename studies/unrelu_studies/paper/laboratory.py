@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 
-from unrelu.activations import Activation
-from unrelu.layer import LayerSystem, LInf, rows
-from unrelu.layer.convex import Answer, largest_response
-from unrelu.layer.highs import LpStatus
-from unrelu.methods.layerwise import layer_systems
-from unrelu.network import Network
+from unrelu.layerwise import LayerSystem, LInf, rows
+from unrelu.layerwise.layer_by_layer import layer_systems
+from unrelu.layerwise.layer_program import Answer, largest_response
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.activations import Activation
+from unrelu.models.network import Network
 
 __all__ = ["inactive", "program_times", "relaxed_knowing"]
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator
 from scipy.fft import dct
 
 from unrelu import zoo
-from unrelu.solve import invert
+from unrelu._invert import invert
 from unrelu_studies.paper.drawing import cloud, legend, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.instances import relative_error

@@ -17,11 +17,11 @@ from typing import Any
 
 from unrelu import __version__
 from unrelu.errors import InputError, SolverError
-from unrelu.machine import describe
-from unrelu.processes import fresh_processes, sole_writer, without_interrupts
-from unrelu.reading import read_bytes
-from unrelu.streams import stream
-from unrelu.threads import cores
+from unrelu.runtime.file_reading import read_bytes
+from unrelu.runtime.machine import describe
+from unrelu.runtime.processes import fresh_processes, sole_writer, without_interrupts
+from unrelu.runtime.streams import stream
+from unrelu.runtime.threads import cores
 from unrelu_studies.paper.experiment import Experiment, Numbers, Row, Unit, plain
 
 __all__ = ["Report", "execute", "forget", "head"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from unrelu.solve import invert
+from unrelu._invert import invert
 from unrelu_studies.paper.drawing import STYLES, Style, legend, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.generators import BOTH, named

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from unrelu.cli.terminal import tell
 from unrelu.errors import InputError
-from unrelu.terminal import tell
 from unrelu_studies.paper import load
 from unrelu_studies.paper.generators import TrainedGenerator
 from unrelu_studies.paper.page import claims_table, page

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from unrelu.certification import certify
+from unrelu._certify import certify
 from unrelu.hardness import SEPARATION, example_1, random_formula, reduction
 from unrelu_studies.paper.drawing import panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from unrelu import zoo
-from unrelu.network import Network
-from unrelu.solve import invert
+from unrelu._invert import invert
+from unrelu.models.network import Network
 from unrelu_studies.paper.drawing import decades, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.instances import gaussian_network, noise, relative_error, run

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrelu.streams import global_torch_stream, torch_stream
+from unrelu.runtime.streams import global_torch_stream, torch_stream
 from unrelu.zoo.architectures import IMAGE_SIDE, LATENT_DIM
 from unrelu_studies.zoo.recipes import (
     BATCH,

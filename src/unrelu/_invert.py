@@ -1,0 +1,180 @@
+"""The front door: an observation in, a code with its status out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unrelu.diagnostics import degrees_of_freedom, local_rank, unique
+from unrelu.errors import OptionError, SolverError
+from unrelu.methods import Method, make
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network, small
+from unrelu.problem import Problem, Progress
+from unrelu.result import Inversion
+from unrelu.runtime.host import computing
+
+__all__ = ["invert"]
+
+# How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
+_BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
+
+
+def invert(
+    network: Generator,
+    y: npt.ArrayLike,
+    method: str | Method = "auto",
+    *,
+    operator: Any = None,
+    noise: str | None = None,
+    norm: str | None = None,
+    prior: float = 0.0,
+    z0: npt.ArrayLike | None = None,
+    seed: int = 0,
+    time_limit: float | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    scale: str | tuple[float, float] | None = None,
+    **options: Any,
+) -> Inversion:
+    r"""Find latent codes z with A G(z) close to y = A G(z*) + e.
+
+    Args:
+        network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`.
+        y: one observation, or a batch (B, ...): of the network's output shape (or flat, (n,)), or of what ``operator``
+            gives. An array of the output's own shape is one observation, also where that shape is (1, n).
+        method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
+            "gradient_descent", "adam", "plugin", "ilo", "projected"), or a callable ``method(problem) -> Inversion``.
+        operator: A: None (the whole output is observed); a 0/1 mask of the output's shape, or one for each
+            observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
+            a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
+            pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``. An array that may
+            be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it.
+        noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
+            "outliers:P" (a share P of arbitrary errors); in units of y, after ``scale``. It decides what a success is:
+            with it, a p-value of at least 0.01; without, an exact fit or a confidence of at least 0.99.
+        norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
+            (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
+            outliers, l2 otherwise), the others report what they minimise.
+        prior: weight of :math:`|z|_2^2` in the l2 objective; S^2 for Gaussian noise S makes z the most probable code
+            under z ~ N(0, I). For the methods that minimise l2 from a start.
+        z0: codes to start from, (k,) or (B, k), for the methods that start somewhere.
+        seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
+            batch as a whole, so an observation alone may get other ones than within a batch.
+        time_limit: in seconds; observations not reached have NaN codes and the status TIME_LIMIT.
+        callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
+        scale: (low, high), or "LOW,HIGH": map y's own range to this one first, 0..255 of bytes, 0..1 of floats
+            (:class:`~unrelu.measurements.picture_scale.Scaling`); residuals and ``noise`` are then in these units. None
+            and "none" leave y as it is. Observations that are clearly on another scale of pictures than the generator,
+            such as 0..255 for one of [0, 1], are an error (:func:`~unrelu.measurements.picture_scale.check_scale` has
+            the rule), except with "none".
+        **options: options of the method; an unknown one is an error.
+
+    Returns:
+        An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch. Its
+        verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another could fit better
+        (``confidence``), and whether another near it fits as well (``identifiable``, ``freedom``).
+
+    Raises:
+        InputError: y, operator, z0, noise, norm, prior or scale cannot be used, or y is on another scale than the
+            generator.
+        OptionError: an unknown method or option, or one of the wrong type.
+        UnsupportedModelError: the method cannot invert this network, or not under this operator.
+        HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there.
+
+    An observation on which the arithmetic breaks down (an LP solver that refuses its program, a factorisation that does
+    not exist, overflow) has NaN for its code, the status ERROR and the reason as its message; the others have theirs.
+    """
+    run = make(method, options)
+    with computing(one_thread=small(network)):
+        problem = Problem.build(
+            network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
+            callback=callback, scale=scale,
+        )  # fmt: skip
+        result = _solved(run, problem.equilibrated(), norm, None if callable(method) else method)
+        return result.in_units_of(problem).shaped()
+
+
+def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+    """What the method finds, diagnosed; where arithmetic breaks down in it, of each observation alone.
+
+    A method of the caller's own, which has no ``name``, raises what it raises.
+    """
+    try:
+        result = _checked(run(problem), problem)
+        return _diagnosed(result if norm is None else result.measured_in(norm))
+    except _BREAKDOWNS as error:
+        if name is None or problem.control.raised(error):
+            raise
+        if problem.size == 1:
+            return Inversion.failed(problem, name, str(error))
+    parts = []
+    for i in range(problem.size):
+        start = None if problem.z0 is None else problem.z0[[i]]
+        parts.append(_solved(run, problem.part(np.array([i]), z0=start), norm, name))
+    return Inversion.joined(parts, problem)
+
+
+def _checked(result: object, problem: Problem) -> Inversion:
+    """What a method returned, if it is the result of this problem."""
+    if not isinstance(result, Inversion):
+        raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
+    if result.problem is not problem or np.ndim(result.z) != 2:
+        raise OptionError(
+            "the method returned the result of another problem; end it with Inversion.of(problem, z, ...)"
+        )
+    return result
+
+
+def _diagnosed(result: Inversion) -> Inversion:
+    """Say of each code whether others near it have the same output, of each exact fit how free it is, and judge it."""
+    problem = result.problem
+    k = problem.network.latent_dim
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator)
+    identifiable = unique(rank, free, k)
+    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
+    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
+    doubtful = np.flatnonzero(fits & identifiable & (rank == k))
+    identifiable[doubtful] = _told(result, sigma, doubtful)
+    used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank)
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used)
+
+
+def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    r"""Whether exact fits tell their codes: |r|_2 / sigma_min is a small share of |z|_2, or of 1 for a shorter code.
+
+    If y is exact, that is the most that z can be off. Singular values of 1e-10 of the largest still count for the rank,
+    but a residual that counts as an exact fit, up to 1e-8 max|y|, can hide any motion along a direction in which A G
+    changes so little. What was reached decides, not what is allowed: fits polished to rounding tell codes down to
+    sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
+    Asked for is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
+
+    A residual below the rounding errors of y and of A G(z), which may be none at all, tells no more than they do.
+    """
+    if not len(rows):
+        return np.ones(0, dtype=bool)
+    problem = result.problem
+    x = result.reconstruction.reshape(problem.size, -1)[rows]
+    residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
+    residual = np.maximum(residual, _rounding(problem, result.z[rows], rows))
+    length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
+    return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
+
+
+def _rounding(problem: Problem, z: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """About the rounding errors of y and of A G(z) at codes (b, k), as their norms, (b,).
+
+    Those of G, which can be much larger than y's where terms cancel, are what single precision changes, in the
+    proportion of the precisions. Without layers nothing is known of them.
+    """
+    network, double = problem.network, float(np.finfo(np.float64).eps)
+    of_data = double * np.linalg.norm(problem.y[rows], axis=1)
+    if not isinstance(network, Network):
+        return np.asarray(of_data)
+    share = double / torch.finfo(torch.float32).eps if network.dtype == torch.float64 else 1.0
+    exact, single = (network.to(dtype, "cpu")(z).reshape(len(z), -1) for dtype in (torch.float64, torch.float32))
+    of_outputs = np.linalg.norm(problem.operator.take(rows).values(single - exact), axis=1)
+    return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), share * of_outputs, np.inf)))

@@ -1,0 +1,1 @@
+"""Methods of others, as they are published: gradient descent, Adam, PLUGIn, ILO, projected gradient."""

@@ -1,0 +1,188 @@
+"""``ilo``: intermediate-layer optimisation, Adam on the code and then on the inputs of the layers above it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.baselines.adam import AdamSteps
+from unrelu.baselines.first_order import Descent, Report, descend
+from unrelu.errors import OptionError
+from unrelu.measurements import Identity
+from unrelu.models.network import Layer, Network
+from unrelu.models.opaque_network import as_chain
+from unrelu.problem import Problem, Progress
+from unrelu.result import Inversion
+from unrelu.search.halting import HALTS
+from unrelu.search.squared_error import Misfit
+
+__all__ = ["Ilo", "onto_l1_ball"]
+
+
+@dataclass(frozen=True)
+class Ilo:
+    r"""Fit y by the code, then by what enters the second layer, then the third, and so on; then find a code for that.
+
+    .. math:: \min_z |y - A G(z)|_2^2 + prior |z|_2^2, \qquad
+              \min_h |y - A G_{i+1 \ldots d}(h)|_2^2 \;\text{ with }\; |h - h^0|_1 \le radius, \quad i = 1, 2, \ldots
+
+    each by Adam, with :math:`h^0` what the layers below make of the round before. The learning rate rises over the
+    first twentieth of a round and falls along a cosine over the last three quarters.
+
+    A hidden vector h of its own makes more images than a code does, which is the strength of ILO where the generator
+    cannot draw what was observed. **But the image of h is in general not G of any code, and unrelu returns codes**: the
+    last round's h is inverted, :math:`\min_z |G_{1 \ldots i}(z) - h|_2^2`, by Adam from the first round's code, and
+    of the two codes the one with the lower objective is returned. The part of the fit that only h reached is lost.
+
+    Left out of the released code: its perceptual and other image losses, as its own commands do for compressed
+    sensing; and that it keeps the norm of the start, a custom of StyleGAN.
+
+    Args:
+        steps: Adam steps of each round, with commas: on the code, on the second layer's input, the third's, ... Rounds
+            beyond the last layer are left out; 0 skips one; a number alone is one round. The default is that of the
+            released code's command for compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
+        learning_rate: Adam's, at its height; for layers that put out numbers of an ordinary size, from 1e-3 to 1e3.
+            Others are brought to it (:mod:`unrelu.measurements.equilibration`).
+        rampup: share of a round over which the learning rate rises from 0; 0 is not at all.
+        rampdown: share of a round over which it falls to 0; 0 is not at all.
+        radius: of the l1 balls, in units of a layer's input; None is no ball, as in the released configuration.
+        back_steps: Adam steps from the last hidden vector back to a code; ours.
+
+    Raises:
+        OptionError: an option has a value it cannot take.
+        UnsupportedModelError: the generator is not a chain of layers.
+
+    Source: Daras, Dean, Jalal and Dimakis, "Intermediate layer optimization for inverse problems using deep generative
+    models" (ICML 2021); ``README.md``, ``configs/config.yaml`` and ``ilo_stylegan.py`` of
+    https://github.com/giannisdaras/ilo.
+    """
+
+    steps: str | int = "300,200,100"
+    learning_rate: float = 0.1
+    rampup: float = 0.05
+    rampdown: float = 0.75
+    radius: float | None = None
+    back_steps: int = 300
+
+    def __post_init__(self) -> None:
+        if not self.rounds or self.rounds[0] < 1:
+            raise OptionError(
+                f"steps={self.steps!r} must be whole numbers with commas, the first at least 1: '300,200,100'"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise OptionError(f"learning_rate={self.learning_rate} must be above 0 and finite")
+        for name in ("rampup", "rampdown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name}={getattr(self, name)} must be from 0 to 1, a share of a round")
+        if self.radius is not None and not self.radius >= 0:
+            raise OptionError(f"radius={self.radius} must be at least 0")
+        if self.back_steps < 1:
+            raise OptionError(f"back_steps={self.back_steps} must be at least 1")
+
+    @property
+    def rounds(self) -> list[int]:
+        """``steps`` as numbers; none if it is something else."""
+        words = [word.strip() for word in str(self.steps).removesuffix(",").split(",")]
+        return [int(word) for word in words] if all(word.isdecimal() for word in words) else []
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Run the rounds for all observations at once."""
+        network = as_chain(problem.network, "ilo")
+        rounds = self.rounds[: len(network.layers)]
+        misfit = Misfit.of(problem)
+        z = misfit.tensor(problem.start())
+        run = self._descend(problem, misfit, z, rounds[0], _reporter(z, 0, done=len(rounds) == 1))
+        status, nit = run.status, run.nit
+        if len(rounds) > 1 and not run.halted:
+            code, run, more = self._intermediate(problem, misfit, network, rounds, z)
+            everything = torch.arange(len(z), device=z.device)
+            with torch.no_grad():
+                better = misfit.value(code, everything) < misfit.value(z, everything)
+            z[better] = code[better]
+            rows = better.cpu().numpy() | np.array([s in HALTS for s in run.status])
+            status, nit = np.where(rows, run.status, status), nit + more
+        codes = z.cpu().double().numpy()
+        return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm="l2")
+
+    def _intermediate(
+        self, problem: Problem, misfit: Misfit, network: Network, rounds: list[int], z: Tensor
+    ) -> tuple[Tensor, Descent, npt.NDArray[np.int64]]:
+        """The rounds above the code z, and the way back: a code, how the last of them ended, and all their steps."""
+        layers, h, before = network.layers, z, rounds[0]
+        nit = np.zeros(len(z), dtype=np.int64)
+        for depth, steps in enumerate(rounds[1:], 1):
+            h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
+            upper = Misfit(_part(network, layers[depth:]), misfit.operator, misfit.y)
+            radius = None if self.radius is None else float(np.ldexp(self.radius, problem.units.layer(depth)))
+            run = self._descend(problem, upper, h, steps, _reporter(z, before), radius)
+            before, nit = before + steps, nit + run.nit
+            if run.halted:
+                return z, run, nit
+        lower = _part(network, layers[:depth])
+        code = z.clone()
+        target = Misfit(lower, Identity(lower.output_shape, lower.output_dim), h)
+        run = self._descend(problem, target, code, self.back_steps, _reporter(z, before, done=True))
+        return code, run, nit + run.nit
+
+    def _descend(
+        self, problem: Problem, misfit: Misfit, h: Tensor, steps: int, report: Report,
+        radius: float | None = None,
+    ) -> Descent:  # fmt: skip
+        """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
+        move = AdamSteps(lambda at, rows: misfit.gradient(at, rows)[1], h.shape, self._rate(steps))
+        if radius is None:
+            return descend(h, move, steps, problem.control, report)
+        centre = h.clone()
+
+        def within(at: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            moved, arrived = move(at, rows)
+            return centre[rows] + onto_l1_ball(moved - centre[rows], radius), arrived
+
+        return descend(h, within, steps, problem.control, report)
+
+    def _rate(self, steps: int) -> Callable[[int], float]:
+        """The learning rate of step t of a round."""
+
+        def rate(t: int) -> float:
+            share = t / steps
+            falling = min(1.0, (1 - share) / self.rampdown) if self.rampdown else 1.0
+            rising = min(1.0, share / self.rampup) if self.rampup else 1.0
+            return self.learning_rate * rising * (0.5 - 0.5 * math.cos(math.pi * falling))
+
+        return rate
+
+
+def onto_l1_ball(x: Tensor, radius: float) -> Tensor:
+    r"""The nearest point with :math:`|x|_1 \le radius`, row by row: shrink every entry by the same threshold.
+
+    Source: Duchi, Shalev-Shwartz, Singer and Chandra, "Efficient projections onto the l1-ball for learning in high
+    dimensions" (ICML 2008), Figure 1.
+    """
+    size = x.abs()
+    largest, _ = size.sort(dim=1, descending=True)
+    # theta_j would be the threshold if the j largest entries stayed; they do up to the last j with entry > theta_j.
+    count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
+    theta = (largest.cumsum(dim=1) - radius) / count
+    kept = (largest > theta).sum(dim=1, keepdim=True).clamp_min(1)
+    shrunk = x.sign() * (size - theta.gather(1, kept - 1)).clamp_min(0)
+    return torch.where(size.sum(dim=1, keepdim=True) <= radius, x, shrunk)
+
+
+def _part(network: Network, layers: Sequence[Layer]) -> Network:
+    return Network(tuple(layers), layers[0].in_shape, network.dtype, network.device)
+
+
+def _reporter(z: Tensor, before: int, done: bool = False) -> Report:
+    """Progress with the codes z; observations count as done only in the last round."""
+
+    def report(iteration: int, active: Tensor, h: Tensor) -> Progress:
+        finished = len(z) - len(active) if done else 0
+        return Progress("ilo", before + iteration, finished, len(z), z.cpu().double().numpy().copy())
+
+    return report

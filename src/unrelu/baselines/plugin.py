@@ -1,0 +1,137 @@
+"""``plugin``: PLUGIn, gradient descent with the activations left out of the way back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.baselines.first_order import descend, progress_of
+from unrelu.errors import OptionError
+from unrelu.models.activations import Activation
+from unrelu.models.network import Layer, Network
+from unrelu.models.opaque_network import as_chain
+from unrelu.problem import Problem
+from unrelu.result import Inversion
+from unrelu.runtime.streams import stream
+from unrelu.search.squared_error import Misfit
+
+__all__ = ["Plugin", "linearised", "mean_slope"]
+
+# theta of the step theta / (lambda_1 ... lambda_d): the experiments' fixed step 3 for three ReLU layers, Corollary 1's.
+_THETA = {"synthetic": 3 / 8, "theory": 1.0}
+_SETTINGS = ("trained", *_THETA)
+
+# Power iterations for the norm of a layer, and the relative change that ends them.
+_POWER, _SETTLED = 1_000, 1e-12
+
+
+@dataclass(frozen=True)
+class Plugin:
+    r"""PLUGIn: the way back to the code is through the transposed weights alone, with no activation's derivative.
+
+    .. math:: z \gets z + \eta \, (W_1^T W_2^T \cdots W_d^T A^T (y - A G(z)) - \lambda z), \qquad \lambda = prior
+
+    The product of the transposed weights does not change and is formed once. W_i is a layer's affine map without its
+    constant term, convolutions included. The term of the prior is ours, and so are biases, on which the theory is
+    silent; on a linear map the fixed point is the minimum of ``|y - A G(z)|^2 + prior |z|^2``.
+
+    For weights N(0, 1/n_i), ReLU and n_i above about 5^i k, the codes converge geometrically to within about
+    :math:`\sqrt{4^d k / n} |e|` of the true one for steps up to :math:`\tfrac43 2^d`, though layers may contract. What
+    it gives up for that is accuracy: with noise, the fixed point is not the least-squares code.
+
+    Args:
+        setting: where the step :math:`\eta` comes from. "trained": :math:`1 / \prod_i \|W_i\|_2`, the heuristic for
+            learned weights; it can be too long, and then the codes do not settle. "synthetic": :math:`\tfrac38 2^d`,
+            which is the step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another
+            activation 2 becomes :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous
+            ones.
+        learning_rate: the step, if not the setting's; in units of 1/y^2. Those of the settings are for outputs of an
+            ordinary size, from 1e-3 to 1e3; others are brought to it (:mod:`unrelu.measurements.equilibration`).
+        max_iterations: steps at most; the source's 10,000.
+        step_tolerance: an observation has converged when a step is shorter than this share of its code; the source's
+            1e-13.
+
+    Raises:
+        OptionError: an option has a value it cannot take.
+        UnsupportedModelError: the generator is not a chain of layers.
+
+    Source: Joshi, Li, Plan and Yilmaz, "PLUGIn: A simple algorithm for inverting generative models with recovery
+    guarantees" (NeurIPS 2021), equation (5), Theorem 1, sections 4 and 5; with A, their "PLUGIn-CS" (NeurIPS 2021
+    workshop on deep learning and inverse problems).
+    """
+
+    setting: str = "trained"
+    learning_rate: float | None = None
+    max_iterations: int = 10_000
+    step_tolerance: float = 1e-13
+
+    def __post_init__(self) -> None:
+        if self.setting not in _SETTINGS:
+            raise OptionError(f"setting={self.setting!r} is unknown; use one of {', '.join(_SETTINGS)}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise OptionError(f"learning_rate={self.learning_rate} must be above 0 and finite")
+        if self.max_iterations < 1:
+            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
+        if not self.step_tolerance >= 0:
+            raise OptionError(f"step_tolerance={self.step_tolerance} must be at least 0")
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Step from the start of every observation, all at once."""
+        network = as_chain(problem.network, "plugin")
+        misfit, forth = Misfit.of(problem), linearised(network)
+        eta = problem.ordinary(self.learning_rate, -2) if self.learning_rate else self._step(network)
+
+        @torch.no_grad()
+        def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            back = misfit.backprojection(z, rows) @ forth.T
+            moved = z + eta * (back - misfit.prior * z)
+            return moved, (moved - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
+
+        run = descend(
+            misfit.tensor(problem.start()), step, self.max_iterations, problem.control, partial(progress_of, "plugin")
+        )
+        codes = run.z.cpu().double().numpy()
+        return Inversion.of(problem, codes, method="plugin", status=run.status, nit=run.nit, norm="l2")
+
+    def _step(self, network: Network) -> float:
+        """eta of the setting; of a map or a slope that is zero, it does not matter which."""
+        if self.setting == "trained":
+            return 1 / (math.prod(_norm(layer, network) for layer in network.layers) or 1.0)
+        return _THETA[self.setting] / (math.prod(mean_slope(layer.activation) for layer in network.layers) or 1.0)
+
+
+def linearised(network: Network) -> Tensor:
+    """(W_d ... W_1)^T, (k, n): where each coordinate of a code goes without constant terms and activations."""
+    rows = torch.eye(network.latent_dim, dtype=network.dtype, device=network.device)
+    for layer in network.layers:
+        rows = layer.affine.apply(rows, constant=False)
+    return rows
+
+
+def mean_slope(activation: Activation) -> float:
+    r"""E[g phi(g)] = E[phi'(g)], g ~ N(0, 1): how much of W^T phi(W z) is z on average, for weights N(0, 1/n)."""
+    if not activation.smooth:
+        return float((1 + activation.slope).mean() / 2)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    return float(weights @ (nodes * activation.value(nodes)) / weights.sum())
+
+
+def _norm(layer: Layer, network: Network) -> float:
+    """The largest singular value of W, by power iteration on W^T W from a fixed start."""
+    h = torch.tensor(stream("power iteration").standard_normal((1, layer.n_in)), dtype=network.dtype)
+    h = h.to(network.device)
+    norm = 0.0
+    for _ in range(_POWER):
+        h = (h / h.norm()).requires_grad_(True)
+        image = layer.affine.apply(h, constant=False)
+        # The gradient of |W h|^2 / 2 is W^T W h.
+        (h,) = torch.autograd.grad(0.5 * (image * image).sum(), h)
+        last, norm = norm, float(image.detach().norm())
+        if norm <= 0 or abs(norm - last) <= _SETTLED * norm:
+            break
+    return norm

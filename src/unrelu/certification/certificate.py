@@ -1,0 +1,422 @@
+"""What can be said of the best code: bounds on the smallest error over all codes, and a proof to check them by.
+
+A certificate is stored as JSON or npz: one flat table of names, numbers and arrays, with a digest of it all.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.certification.branch_and_bound import GAP, Moment
+from unrelu.certification.certified_chain import Chain, chain_of
+from unrelu.certification.proof import MultiplierRows, Proof
+from unrelu.diagnostics.identifiability import identifiability
+from unrelu.errors import InputError
+from unrelu.measurements import Operator, read_operator
+from unrelu.models.generator import Generator, numbers
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_json, read_npz
+
+__all__ = ["Certificate", "ProofStatus", "digest", "read", "write"]
+
+
+Array = npt.NDArray[np.float64]
+
+# F(z) as computed here and as computed elsewhere may differ by this share of the data.
+_SAME = 1e-12
+
+
+class ProofStatus(enum.Enum):
+    """How a proof ended; the value says what it means."""
+
+    OPTIMAL = "no code has a smaller error: the gap is closed"
+    EXACT_FIT = "the code fits the observation exactly, and no error is below zero"
+    OUT_OF_RANGE = "no code explains the observation within the stated noise"
+    TIME_LIMIT = "stopped at the time limit; the bounds are valid: raise time_limit to close the gap"
+    NODE_LIMIT = "stopped at the limit of nodes; the bounds are valid: raise max_nodes to close the gap"
+    STOPPED = "stopped by the callback; the bounds are valid"
+    ROUNDING = "rounding errors keep the gap open; the bounds are valid"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    r"""Bounds on min F over all codes z, F(z) = \|y - A G(z)\| in the largest error ("linf") or their sum ("l1").
+
+    Attributes:
+        lower: no code has a smaller F. It follows from multipliers with outward rounding, not from a solver's word.
+        upper: F at ``z``.
+        gap: (upper - lower) / max(upper, 1e-8 max|y|); closed at 1e-6.
+        z: the best code known, (k,); at least as good as the one that was to be certified.
+        status, message: how the proof ended.
+        norm: of F.
+        identifiable, rank: whether no other code near z has the same A G(z), and the rank of A J at z; of the piece
+            around z only, see :class:`~unrelu.Identifiability`.
+        eps: the stated bound of \|e_j\|, NaN if none was stated.
+        box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
+            (inf, -inf) where there is no such z; None if no eps was stated, no box was asked for, or the
+            time was not enough for one.
+        radius: infinite where bounds and box are about all codes; otherwise they are about those with
+            \|z_i\| <= radius, as the layers leave a direction in which no bound could be proved.
+        nodes: relaxations solved.
+        seconds: wall time of the bounds, without the box.
+        history: the bounds over time.
+        exponents: of the units of the proofs, see :mod:`unrelu.measurements.equilibration`: what layer l puts out is
+            taken times 2^exponents[l]; none where the proofs are in the units of the network.
+        proof, box_proof: what :meth:`verify` reads.
+    """
+
+    lower: float
+    upper: float
+    z: Array
+    status: ProofStatus
+    norm: str
+    identifiable: bool
+    rank: int
+    eps: float
+    box: Array | None
+    radius: float
+    nodes: int
+    seconds: float
+    scale: float
+    proof: Proof | None = field(repr=False)
+    box_proof: Proof | None = field(repr=False)
+    history: tuple[Moment, ...] = field(repr=False, default=())
+    exponents: tuple[int, ...] = field(repr=False, default=())
+    _digest: str = field(repr=False, default="")
+
+    def __post_init__(self) -> None:
+        for array in (self.z, self.box):
+            if array is not None:
+                array.setflags(write=False)
+
+    @property
+    def gap(self) -> float:
+        """(upper - lower) / max(upper, 1e-8 max|y|)."""
+        return (self.upper - self.lower) / (max(self.upper, 1e-8 * self.scale) or 1.0)
+
+    @property
+    def message(self) -> str:
+        """The status in a sentence, and for which codes it holds."""
+        if math.isinf(self.radius):
+            return self.status.value
+        return f"{self.status.value} (among codes with |z_i| <= {self.radius:g})"
+
+    @property
+    def out_of_range(self) -> bool:
+        """Whether it is proved that no code up to ``radius`` explains the observation within eps.
+
+        Not said where ``z`` is beyond the radius: it may explain the observation itself.
+        """
+        if np.abs(self.z).max() > self.radius:
+            return False
+        return (self.norm == "linf" and self.lower > self.eps) or (
+            self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any())
+        )
+
+    def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
+        """Whether every number here follows from what is stored, the network and the observation; without a solver.
+
+        Args:
+            network: G.
+            y: the observation, as it was certified.
+            operator: A, as it was certified.
+
+        Raises:
+            InputError: y or operator do not fit the network.
+            UnsupportedModelError: nothing can be certified of this network.
+        """
+        return self.flaw(network, y, operator) is None
+
+    def flaw(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> str | None:
+        """The first thing that does not follow, in a sentence; None if all does. See :meth:`verify`."""
+        if self._digest != digest(self):
+            return "its numbers are not those that it was made with"
+        if self.norm not in ("linf", "l1"):
+            return f"norm {self.norm!r} is neither 'linf' nor 'l1'"
+        values, measured = observed(network, y, operator)
+        chain = chain_of(network, measured, values, self.norm)
+        if self.z.shape != (chain.latent_dim,) or not np.isfinite(self.z).all():
+            return f"z has shape {self.z.shape}, the network takes ({chain.latent_dim},)"
+        if not math.isfinite(self.upper):
+            return f"upper is {self.upper}"
+        if not self.exponents:
+            return self._flaw(chain, network, measured)
+        scaled = chain.in_units(self.exponents)
+        if scaled is None:
+            return f"its units, {self.exponents}, are none of this network"
+        return self.times_power(self.exponents[-1])._flaw(scaled, network, measured)
+
+    def times_power(self, exponent: int) -> Certificate:
+        """The same with all that is in units of y times 2^exponent."""
+        names = ("lower", "upper", "eps", "scale")
+        with np.errstate(over="ignore", under="ignore"):
+            numbers: dict[str, Any] = {name: float(np.ldexp(getattr(self, name), exponent)) for name in names}
+            history = tuple(
+                replace(m, lower=float(np.ldexp(m.lower, exponent)), upper=float(np.ldexp(m.upper, exponent)))
+                for m in self.history
+            )
+        return replace(self, **numbers, history=history)
+
+    def _flaw(self, chain: Chain, network: Generator, measured: Operator) -> str | None:
+        """See :meth:`flaw`, for a chain in the units of the proof."""
+        scale = float(np.abs(chain.y).max(initial=0.0))
+        off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
+        if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
+            value = chain.objective(self.z)
+            return (
+                f"F(z) is {value:.17g}, not {self.upper:.17g}; pass the observation and operator= that were certified"
+            )
+        told = identifiability(network, self.z, measured)
+        if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
+            return f"the rank at z is {int(told.rank)}, not {self.rank}"
+        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status(chain)
+
+    def _flaw_of_bounds(self, chain: Chain) -> str | None:
+        if self.proof is None:
+            return None if self.lower == 0 else "there is no proof of the lower bound"
+        flaw = self.proof.flaw(chain)
+        if flaw:
+            return flaw
+        lower = self.proof.lower(chain)
+        if not self.lower <= lower:
+            return f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
+        return self._flaw_of_radius(self.proof, chain)
+
+    def _flaw_of_radius(self, proof: Proof, chain: Chain) -> str | None:
+        radius, proven = proof.radius(chain)
+        if not proven and not self.radius <= radius:
+            return f"the proof is about codes up to {radius:g}, not {self.radius:g}"
+        return None
+
+    def _flaw_of_box(self, chain: Chain) -> str | None:
+        if self.box is None or self.box_proof is None:
+            return None if self.box is None else "there is no proof of the box"
+        largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+        flaw = self.box_proof.flaw(largest)
+        if flaw:
+            return flaw
+        if not self.box_proof.level > self.eps:
+            return f"the box is about errors below {self.box_proof.level:g}, not up to {self.eps:g}"
+        box = self.box_proof.box(largest)
+        if self.box.shape != box.shape or not ((self.box[:, 0] <= box[:, 0]) & (self.box[:, 1] >= box[:, 1])).all():
+            return "the multipliers prove another box"
+        return self._flaw_of_radius(self.box_proof, largest)
+
+    def _flaw_of_status(self, chain: Chain) -> str | None:
+        shown = {
+            ProofStatus.OPTIMAL: self.gap <= GAP * (1 + 1e-9),
+            ProofStatus.EXACT_FIT: chain.exact(self.z),
+            ProofStatus.OUT_OF_RANGE: self.out_of_range,
+        }
+        return None if shown.get(self.status, True) else f"{self.status} does not follow from the bounds and the box"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .json or .npz file; all numbers exactly.
+
+        Raises:
+            InputError: another suffix.
+        """
+        write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
+        """Read what :meth:`save` wrote. Nothing is unpickled; :meth:`verify` tells whether it is true.
+
+        Args:
+            path: the file.
+            max_bytes: the most that it may take in memory, 4 GiB by default; of JSON, a 32nd of that is read.
+
+        Raises:
+            InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
+            OptionError: ``max_bytes`` is no number of bytes.
+        """
+        return read(cls, ProofStatus, Path(path), check_limit(max_bytes))
+
+
+def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
+    """One observation (m,) and its operator, as a user passes them.
+
+    Raises:
+        InputError: y or operator do not fit.
+    """
+    values = numbers(y, "y")
+    measured = read_operator(operator, network.output_shape, values.shape)
+    if values.shape not in (measured.shape, (measured.m,)):
+        raise InputError(f"y has shape {values.shape}; a certificate is about one observation, {measured.shape}")
+    if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():
+        raise InputError("y has NaN or infinite entries; remove or replace them, or hide them with a mask as operator=")
+    return values.reshape(-1), measured
+
+
+_FORMAT = "unrelu certificate 1"
+# Moments at which a bound improved; a search of an hour has thousands.
+_LONGEST_HISTORY = 10**6
+_NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
+_PROOFS = ("proof", "box_proof")
+
+
+def digest(certificate: Certificate) -> str:
+    """SHA-256 of all that a certificate says, as hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, value in sorted(_table(certificate)):
+        found.update(name.encode())
+        if isinstance(value, np.ndarray):
+            kind = np.float64 if value.dtype.kind == "f" else np.int64
+            found.update(str(value.shape).encode() + np.ascontiguousarray(value, dtype=kind).tobytes())
+        else:
+            found.update(repr(value).encode())
+    return found.hexdigest()
+
+
+def _table(certificate: Certificate) -> Iterator[tuple[str, Any]]:
+    """Everything under one name each: strings, numbers and arrays."""
+    yield "status", certificate.status.name
+    yield "norm", certificate.norm
+    yield "identifiable", bool(certificate.identifiable)
+    yield "rank", int(certificate.rank)
+    yield "nodes", int(certificate.nodes)
+    for name in _NUMBERS:
+        yield name, float(getattr(certificate, name))
+    yield "z", certificate.z
+    if certificate.box is not None:
+        yield "box", certificate.box
+    if certificate.exponents:
+        yield "exponents", np.array(certificate.exponents, dtype=np.int64)
+    history = [[moment.seconds, moment.nodes, moment.lower, moment.upper] for moment in certificate.history]
+    yield "history", np.array(history, dtype=np.float64).reshape(-1, 4)
+    for name in _PROOFS:
+        proof = getattr(certificate, name)
+        if proof is not None:
+            yield from _proof_table(name, proof)
+
+
+def _proof_table(prefix: str, proof: Proof) -> Iterator[tuple[str, Any]]:
+    for entry in fields(proof):
+        value = getattr(proof, entry.name)
+        if isinstance(value, MultiplierRows):
+            for part in fields(value):
+                yield f"{prefix}.{entry.name}.{part.name}", getattr(value, part.name)
+        else:
+            yield f"{prefix}.{entry.name}", value
+
+
+def write(certificate: Certificate, path: Path) -> None:
+    """Write a table with its digest.
+
+    Raises:
+        InputError: the suffix is neither .json nor .npz.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    table = {**dict(_table(certificate)), "format": _FORMAT, "digest": certificate._digest}
+    if path.suffix == ".npz":
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
+        np.savez_compressed(path, **arrays)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({name: _plain(value) for name, value in table.items()}), encoding="utf-8")
+    else:
+        raise InputError(f"{path}: save a certificate as .json or .npz")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; infinities and NaN as strings, as JSON has none."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_bytes: int = MAX_BYTES) -> Certificate:
+    """Read a table back.
+
+    Raises:
+        InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
+    """
+    table = _read_table(path, max_bytes)
+    if str(table.get("format")) != _FORMAT:
+        raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
+    try:
+        values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
+        values.update({name: _proof(table, name) for name in _PROOFS})
+        rows = _array(table["history"], float).reshape(-1, 4)
+        if len(rows) > _LONGEST_HISTORY:
+            raise ValueError(f"the history has {len(rows):,} moments")
+        box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
+        history = tuple(Moment(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
+        return kind(
+            **values, z=_array(table["z"], np.float64), box=box,
+            status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
+            exponents=tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
+            identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
+            _digest=str(table["digest"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
+
+
+def _read_table(path: Path, max_bytes: int) -> dict[str, Any]:
+    if path.suffix == ".npz":
+        # Those without dimensions as plain values.
+        return {name: a if a.ndim else a.item() for name, a in read_npz(path, max_bytes).items()}
+    table = read_json(path, max_bytes)
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: holds no certificate")
+    return table
+
+
+def _proof(table: dict[str, Any], prefix: str) -> Proof | None:
+    if f"{prefix}.level" not in table:
+        return None
+    values: dict[str, Any] = {}
+    for entry in fields(Proof):
+        name = f"{prefix}.{entry.name}"
+        if name in table:
+            number = entry.name in ("level", "reach")
+            values[entry.name] = float(table[name]) if number else _array(table[name], np.int64).reshape(-1)
+        else:
+            values[entry.name] = _rows(table, name)
+    return Proof(**values)
+
+
+def _rows(table: dict[str, Any], name: str) -> MultiplierRows:
+    return MultiplierRows(
+        _array(table[f"{name}.pointer"], np.int64).reshape(-1),
+        _array(table[f"{name}.index"], np.int64).reshape(-1),
+        _array(table[f"{name}.value"], np.float64).reshape(-1),
+        _whole(table[f"{name}.outputs"]),
+        _whole(table[f"{name}.total"]),
+    )
+
+
+def _whole(value: Any) -> int:
+    """A whole number; int() would make one of any number, so that a changed one could pass for the right one."""
+    if isinstance(value, str | bool) or int(value) != value:
+        raise ValueError(f"whole number expected, found {value!r}")
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"true or false expected, found {value!r}")
+    return value
+
+
+def _array(value: Any, kind: Any) -> npt.NDArray[Any]:
+    """An array of numbers exactly as written."""
+    found = np.asarray(value)
+    if kind is np.int64 and found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"whole numbers expected, found {found.dtype}")
+    return found.astype(kind)

@@ -1,0 +1,196 @@
+r"""What is certified: a chain of dense piecewise linear layers, and the errors of its outputs.
+
+.. math:: u_l = W_l h_{l-1} + b_l, \quad h_l = \phi_l(u_l), \quad h_0 = z, \qquad err_j(v) = |y_j - \phi_d(v)|
+
+with v = u_d the last pre-activation and phi(u) = max(u, 0) + c min(u, 0), 0 <= c <= 1. A measurement that mixes
+outputs is one more layer, with c = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import UnsupportedModelError
+from unrelu.measurements import Identity, MaskOperator, Operator
+from unrelu.models.generator import Generator
+from unrelu.models.network import Layer, Network
+
+__all__ = ["EXACT", "Chain", "certifiable", "chain_of", "obstacle"]
+
+Array = npt.NDArray[np.float64]
+
+# A fit this close, relative to the data, is exact.
+EXACT = 1e-8
+# Weights of one layer, written out; beyond that linear programs on them take minutes.
+_LARGEST_LAYER = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """One observation of a network.
+
+    Attributes:
+        weights, biases: W_l (n_l, n_{l-1}) and b_l (n_l,), for l = 1 ... d.
+        slopes: c of every neuron, (n_l,) for each layer.
+        y: what was observed, (n_d,).
+        norm: "linf" (the largest error) or "l1" (their sum).
+    """
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    slopes: tuple[Array, ...]
+    y: Array = field(repr=False)
+    norm: str
+
+    @property
+    def depth(self) -> int:
+        """d, the number of layers."""
+        return len(self.weights)
+
+    @property
+    def latent_dim(self) -> int:
+        """K, the number of latent coordinates."""
+        return int(self.weights[0].shape[1])
+
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where the neurons of each layer begin and end when all are counted through, (d + 1,)."""
+        return np.concatenate([[0], np.cumsum([len(b) for b in self.biases])]).astype(np.int64)
+
+    @cached_property
+    def bent(self) -> npt.NDArray[np.bool_]:
+        """Which neurons have a kink that matters, counted through: all with c < 1 before the outputs.
+
+        For "l1" also outputs whose error is not convex: y > 0 where c < 1.
+        """
+        parts = [slope < 1 for slope in self.slopes]
+        last = self.slopes[-1] < 1
+        parts[-1] = last & (self.y > 0) if self.norm == "l1" else np.zeros_like(last)
+        return np.concatenate(parts)
+
+    @cached_property
+    def _inverses(self) -> dict[int, Array]:
+        return {}
+
+    def inverse(self, layer: int) -> Array:
+        """The pseudo-inverse of W of a layer, counted from 0; computed once."""
+        if layer not in self._inverses:
+            self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]), dtype=np.float64)
+        return self._inverses[layer]
+
+    def in_units(self, exponents: Sequence[int]) -> Chain | None:
+        """The same chain with what layer l puts out, and y with the last one, times 2^exponents[l].
+
+        None where a number would be rounded, or the exponents are not one a layer: it would be another chain, and what
+        is proved of it would say nothing of this one.
+        """
+        if len(exponents) != self.depth:
+            return None
+        weights, biases = list(self.weights), list(self.biases)
+        with np.errstate(over="ignore", under="ignore"):
+            for i, (after, before) in enumerate(zip(exponents, (0, *exponents), strict=False)):
+                weights[i], biases[i] = np.ldexp(weights[i], after - before), np.ldexp(biases[i], after)
+                if not np.array_equal(np.ldexp(weights[i], before - after), self.weights[i]):
+                    return None
+                if not np.array_equal(np.ldexp(biases[i], -after), self.biases[i]):
+                    return None
+            y = np.ldexp(self.y, exponents[-1])
+            if not np.array_equal(np.ldexp(y, -exponents[-1]), self.y):
+                return None
+        return Chain(tuple(weights), tuple(biases), self.slopes, y, self.norm)
+
+    def pre_activations(self, z: Array) -> list[Array]:
+        """u_1 ... u_d at a code (k,)."""
+        h, values = z, []
+        for weight, bias, slope in zip(self.weights, self.biases, self.slopes, strict=True):
+            u = weight @ h + bias
+            values.append(u)
+            h = np.where(u > 0, u, slope * u)
+        return values
+
+    def errors(self, v: Array) -> Array:
+        """|y - phi(v)| for last pre-activations (n_d,)."""
+        return np.abs(self.y - np.where(v > 0, v, self.slopes[-1] * v))
+
+    def objective(self, z: Array) -> float:
+        """The largest error at z, or their sum."""
+        errors = self.errors(self.pre_activations(z)[-1])
+        return float(errors.max(initial=0.0) if self.norm == "linf" else errors.sum())
+
+    def exact(self, z: Array) -> bool:
+        """Whether z fits exactly: F(z) <= 1e-8 max|y|, or what rounding leaves of outputs of that size (if y = 0)."""
+        allowed = EXACT * float(np.abs(self.y).max(initial=0.0))
+        h = z
+        for u, slope in zip(self.pre_activations(z)[:-1], self.slopes, strict=False):
+            h = np.where(u > 0, u, slope * u)
+        size = np.abs(self.weights[-1]) @ np.abs(h) + np.abs(self.biases[-1])
+        rounding = 2.0**-50 * float(size.max(initial=0.0) if self.norm == "linf" else size.sum())
+        return self.objective(z) <= max(allowed, rounding)
+
+
+def obstacle(network: Generator) -> str | None:
+    """Why nothing can be certified of a generator, in a sentence; None if it can."""
+    if not isinstance(network, Network):
+        return "its layers are not known"
+    for i, layer in enumerate(network.layers, 1):
+        if layer.activation.smooth:
+            return f"layer {i} ends in {layer.activation}; only ReLU, LeakyReLU and identity are piecewise linear"
+        if layer.activation.width > 0:
+            return f"layer {i} has its kinks rounded off; certify the network before it was smoothed"
+        if not bool(((layer.activation.slope >= 0) & (layer.activation.slope <= 1)).all()):
+            return f"layer {i} has slopes outside [0, 1], so that its activation is not convex"
+        if layer.n_in * layer.n_out > _LARGEST_LAYER:
+            return f"layer {i} has a matrix of {layer.n_out} x {layer.n_in}, too large for dense linear programs"
+    return None
+
+
+def certifiable(network: Generator) -> Network:
+    """The network itself, of which something can be certified.
+
+    Raises:
+        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+    """
+    reason = obstacle(network)
+    if reason or not isinstance(network, Network):
+        raise UnsupportedModelError(f"this network cannot be certified: {reason}")
+    return network
+
+
+def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Chain:
+    """The chain of one observation (m,); entries hidden by a mask are left out.
+
+    Args:
+        network: of dense layers, or of others with matrices that are small enough to write out.
+        operator: A, of one observation.
+        y: (m,).
+        norm: "linf" or "l1".
+
+    Raises:
+        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+    """
+    network = certifiable(network)
+    weights = [_dense(layer) for layer in network.layers]
+    biases = [layer.bias() for layer in network.layers]
+    slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
+    picked = np.flatnonzero(operator.seen(1)[0]) if isinstance(operator, MaskOperator) else operator.selection()
+    if picked is not None:
+        weights[-1], biases[-1], slopes[-1] = weights[-1][picked], biases[-1][picked], slopes[-1][picked]
+        y = y[picked] if isinstance(operator, MaskOperator) else y
+    elif not isinstance(operator, Identity):
+        matrix = operator.matrix()
+        if matrix is None:
+            matrix = operator.values(np.eye(operator.n)).T
+        weights, biases, slopes = (
+            [*weights, np.ascontiguousarray(matrix)], [*biases, np.zeros(operator.m)], [*slopes, np.ones(operator.m)]
+        )  # fmt: skip
+    return Chain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
+
+
+def _dense(layer: Layer) -> Array:
+    matrix = layer.matrix()
+    return np.ascontiguousarray(matrix if isinstance(matrix, np.ndarray) else matrix.toarray())

@@ -1,0 +1,178 @@
+"""From an observation and a code to a certificate, with the box in which every code that explains it must lie."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.certification.bound_tightening import Fixing
+from unrelu.certification.branch_and_bound import GAP, Moment, Search
+from unrelu.certification.certificate import Certificate, ProofStatus, digest
+from unrelu.certification.certified_chain import EXACT, Chain, chain_of
+from unrelu.certification.layer_bounds import first_lemmas, region_of
+from unrelu.certification.node_program import Limits
+from unrelu.certification.proof import Proof
+from unrelu.certification.safe_bounds import Multipliers, settled
+from unrelu.diagnostics.identifiability import identifiability
+from unrelu.lp.compilation import compile_simplex
+from unrelu.measurements import Operator
+from unrelu.measurements.equilibration import Units, equilibrate
+from unrelu.models.generator import Generator
+
+__all__ = ["enclosure", "prove"]
+
+
+# The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
+_MORE, _OF_DATA = 1e-9, 1e-12
+# The level where both are zero.
+_LEAST = 1e-280
+
+
+def enclosure(chain: Chain, eps: float, limits: Limits) -> Proof:
+    """A proof of the box of all codes with F(z) <= eps.
+
+    Computing the intervals of all neurons first would make it only a little smaller, and take much longer.
+
+    Args:
+        chain: the observation, with the norm "linf".
+        eps: the largest error.
+        limits: when to stop; coordinates not reached are bounded by the radius alone.
+    """
+    level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
+    lemmas = first_lemmas(chain, level, limits.end)
+    search = Fixing(chain, level, region_of(chain, level, lemmas), limits)
+    search.run()
+    kept, bounds = _ends(search)
+    return Proof.of(chain, level, level, lemmas, search.tree, kept, bounds)
+
+
+def _ends(search: Fixing) -> tuple[list[int], list[Multipliers]]:
+    """The open leaf and the multipliers of its 2 k bounds; nothing if there is none."""
+    if search.now is None:
+        return [], []
+    k, chain = search.chain.latent_dim, search.chain
+    nothing = Multipliers(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
+    found, basis = [nothing] * (2 * k), search.now.basis
+    for i in range(k):
+        for row, sign in ((i, 1.0), (k + i, -1.0)):
+            if search.limits.reached(0):
+                return [search.leaf], found
+            towards = np.zeros(k)
+            towards[i] = sign
+            solved = search.program.extreme(search.signs, basis, search.level, towards=towards)
+            if solved is None:
+                basis = search.now.basis
+                continue
+            basis = solved.basis
+            sharp = search.regions.sharp.signed(search.signs)
+            found[row] = settled(chain, sharp, solved.multipliers, np.zeros(chain.ends[-1]))
+    return [search.leaf], found
+
+
+Array = npt.NDArray[np.float64]
+
+# Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
+_ROOM = 1e-13
+# Of the time, for the enclosure at most.
+_SHARE = 0.3
+_STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
+
+
+def prove(
+    network: Generator,
+    operator: Operator,
+    y: Array,
+    z: Array,
+    *,
+    norm: str = "linf",
+    eps: float = math.nan,
+    box: bool = True,
+    limits: Limits,
+) -> Certificate:
+    """A certificate of one observation.
+
+    Args:
+        network: G.
+        operator: A, of this observation.
+        y: (m,).
+        z: the code to begin with, (k,).
+        norm: "linf" or "l1".
+        eps: the largest error, NaN if it is not known.
+        box: whether an eps is used for an enclosure.
+        limits: when to stop. The enclosure comes first and may take a part of the time; where that is not enough, there
+            is none.
+
+    Raises:
+        UnsupportedModelError: nothing can be certified of this network.
+    """
+    compile_simplex()
+    chain, exponents = _in_ordinary_units(chain_of(network, operator, y, norm), equilibrate(network, operator).units)
+    unit = exponents[-1] if exponents else 0
+    with np.errstate(over="ignore", under="ignore"):
+        eps = float(np.ldexp(eps, unit))
+    enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
+    scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
+    search = Search(chain, z, limits, scale=scale)
+    proof = None
+    if not search.exact:
+        search.run()
+        proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
+    seconds = time.perf_counter() - begin
+    lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), _radius(proof, chain))
+    status = _status(search, lower, scale)
+    told = identifiability(network, search.z, operator)
+    certificate = Certificate(
+        lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
+        search.visited, seconds, scale, proof, None, _history(search, lower),
+    )  # fmt: skip
+    if enclosed is not None:
+        interval, box_proof, box_radius = enclosed
+        certificate = replace(certificate, box=interval, box_proof=box_proof, radius=min(radius, box_radius))
+    if certificate.out_of_range:
+        certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
+    certificate = replace(certificate.times_power(-unit), exponents=exponents)
+    return replace(certificate, _digest=digest(certificate))
+
+
+def _in_ordinary_units(chain: Chain, units: Units) -> tuple[Chain, tuple[int, ...]]:
+    """The chain that is searched, and the exponents of its units; none where it is the given one."""
+    exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
+    scaled = chain.in_units(exponents) if any(exponents) else None
+    return (chain, ()) if scaled is None else (scaled, exponents)
+
+
+def _radius(proof: Proof, chain: Chain) -> float:
+    radius, proven = proof.radius(chain)
+    return math.inf if proven else radius
+
+
+def _history(search: Search, lower: float) -> tuple[Moment, ...]:
+    """The search's history, whose bounds are by the solver's numbers while nodes are open, up to what was proved."""
+    return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
+
+
+def _status(search: Search, lower: float, scale: float) -> ProofStatus:
+    if search.exact:
+        return ProofStatus.EXACT_FIT
+    if search.upper - lower <= GAP * max(search.upper, EXACT * scale):
+        return ProofStatus.OPTIMAL
+    return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
+
+
+def _enclosed(chain: Chain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
+    """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
+    largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+    now = time.perf_counter()
+    some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
+    if limits.over():
+        return None
+    proof = enclosure(largest, eps, some)
+    box, radius = proof.box(largest), _radius(proof, largest)
+    if math.isfinite(radius) and some.over():
+        return None
+    room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)
+    return np.stack([box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]], axis=1), proof, radius

@@ -1,0 +1,372 @@
+r"""Bounds on what the layers do at codes with F(z) < level, one layer at a time from the output: inversion as a proof.
+
+A lemma is a bound with the multipliers that it follows from. They are applied in turn: each may use the intervals that
+those before it have proved. The first ones say how large hidden outputs and codes can be, from one small linear program
+a layer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.certification.certified_chain import Chain
+from unrelu.certification.relaxation import level_set
+from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
+from unrelu.lp.compilation import compile_simplex
+from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.lp.dual_simplex import OPTIMAL, dual_simplex
+
+__all__ = [
+    "BALANCE",
+    "HIGH",
+    "LATENT",
+    "LOW",
+    "RADIUS",
+    "SUM",
+    "Lemma",
+    "Regions",
+    "everywhere",
+    "first_lemmas",
+    "latent_lemmas",
+    "region_of",
+]
+
+
+Array = npt.NDArray[np.float64]
+
+# A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate;
+# the first layer from below, as its rows cannot all be negative.
+SUM, LOW, HIGH, LATENT, BALANCE = range(5)
+# Where nothing bounds the code, proofs are for codes with |z_i| up to this.
+RADIUS = 1e4
+_UNIT = 2.0**-53
+
+
+@dataclass(frozen=True, eq=False)
+class Lemma:
+    """One bound.
+
+    Attributes:
+        kind: SUM, LOW, HIGH, LATENT or BALANCE.
+        index: a layer, a neuron counted through, or of LATENT the coordinate i for a bound on z_i from below and
+            k + i for one on -z_i; 0 of BALANCE.
+        multipliers: that it follows from; of BALANCE, positive mu with W_1^T mu = 0 as the slopes of the first layer.
+    """
+
+    kind: int
+    index: int
+    multipliers: Multipliers
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """What holds at F(z) < level, twice.
+
+    Attributes:
+        sharp: by level sets and lemmas, infinite where they say nothing; relaxations are built of it.
+        full: met with interval arithmetic from the radius, so that all is finite; rounding errors are measured by it.
+        proven: whether the radius is proved, so that this holds for all z; otherwise it is about codes up to RADIUS.
+    """
+
+    sharp: Region
+    full: Region
+    proven: bool
+
+    def at(self, chain: Chain, level: float) -> Regions:
+        """The same met with the level set of a smaller level."""
+        low, high = level_set(chain, level)
+        sharp, full = (_met(chain, region, low, high) for region in (self.sharp, self.full))
+        return Regions(sharp, full, self.proven)
+
+
+def _met(chain: Chain, region: Region, low: Array, high: Array) -> Region:
+    start = chain.ends[-2]
+    new_low, new_high = region.low.copy(), region.high.copy()
+    new_low[start:], new_high[start:] = np.maximum(low, new_low[start:]), np.minimum(high, new_high[start:])
+    return replace(region, low=new_low, high=new_high)
+
+
+def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
+    """What holds at F(z) < level by the lemmas, each checked from its multipliers.
+
+    First the SUM, BALANCE and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they
+    prove (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
+    """
+    sharp = everywhere(chain, level, lemmas)
+    radius = min(sharp.radius, _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level))
+    for lemma in lemmas:
+        if lemma.kind == BALANCE:
+            radius = min(radius, _balanced(chain, sharp, lemma.multipliers.slopes[: len(chain.biases[0])]))
+    sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
+    regions = Regions(sharp, propagated(chain, sharp), math.isfinite(radius))
+    for lemma in lemmas:
+        if lemma.kind in (LOW, HIGH):
+            regions = _tightened(chain, regions, lemma, level)
+    return regions
+
+
+def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
+    """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
+
+    Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
+    its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
+    """
+    low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
+    low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
+    radius = math.inf
+    for layer in range(chain.depth - 1, -1, -1):
+        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+        h_low, h_high = inverted(chain, layer, low[here], high[here])
+        if not layer:
+            radius = float(np.maximum(np.abs(h_low), np.abs(h_high)).max())
+            break
+        before = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))
+        low[before], high[before] = _before(chain.slopes[layer - 1], h_low, h_high)
+    region = Region(low, high, radius)
+    for lemma in lemmas:
+        if lemma.kind == SUM:
+            region = _summed(chain, region, lemma, level)
+    return region
+
+
+def inverted(chain: Chain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
+    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where P, the pseudo-inverse, fails.
+
+    h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
+    """
+    weight, bias = chain.weights[layer], chain.biases[layer]
+    n, k = weight.shape
+    nothing = np.full(k, -np.inf), np.full(k, np.inf)
+    if n < k or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return nothing
+    inverse = chain.inverse(layer)
+    rounding = 4 * (n + 8) * _UNIT
+    middle, half = (low + high) / 2 - bias, (high - low) / 2
+    size = np.abs(inverse)
+    center = inverse @ middle
+    reach = size @ half * (1 + rounding) + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
+    left = np.abs(np.eye(k) - inverse @ weight).sum(axis=1) + rounding * (size @ np.abs(weight)).sum(axis=1)
+    if not float(left.max()) < 0.5:
+        return nothing
+    largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(left.max()))
+    reach = reach + 1.001 * left * largest
+    return center - reach, center + reach
+
+
+def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Intervals of u with low <= phi(u) <= high, rounded outwards."""
+    steep = np.where(slope > 0, slope, 1.0)
+    below, above = np.where(low < 0, low / steep, low), np.where(high < 0, high / steep, high)
+    below, above = below - 4 * _UNIT * np.abs(below), above + 4 * _UNIT * np.abs(above)
+    flat = slope == 0
+    return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
+
+
+def _summed(chain: Chain, region: Region, lemma: Lemma, level: float) -> Region:
+    """All outputs of a ReLU layer are at least 0, so that each is at most their sum."""
+    here = slice(int(chain.ends[lemma.index]), int(chain.ends[lemma.index + 1]))
+    value = lower_bound(chain, region, lemma.multipliers, level, total=_unit(chain, here, -1.0))
+    if (chain.slopes[lemma.index] != 0).any() or value.tilt:
+        return region
+    high = region.high.copy()
+    high[here] = np.minimum(high[here], -value.constant)
+    return replace(region, high=high)
+
+
+def _tightened(chain: Chain, regions: Regions, lemma: Lemma, level: float) -> Regions:
+    here = slice(lemma.index, lemma.index + 1)
+    extra = _unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
+    bound = lower_bound(chain, regions.full, lemma.multipliers, level, extra=extra).within(regions.full.radius)
+    changed = []
+    for region in (regions.sharp, regions.full):
+        low, high = region.low.copy(), region.high.copy()
+        if lemma.kind == LOW:
+            low[here] = np.maximum(low[here], bound)
+        else:
+            high[here] = np.minimum(high[here], -bound)
+        changed.append(replace(region, low=low, high=high))
+    return Regions(changed[0], changed[1], regions.proven)
+
+
+def _unit(chain: Chain, here: slice, value: float) -> Array:
+    vector = np.zeros(chain.ends[-1])
+    vector[here] = value
+    return vector
+
+
+def _radius(chain: Chain, region: Region, group: list[Lemma], level: float) -> float:
+    r"""The radius that bounds on all coordinates prove together; infinite if they do not.
+
+    Each says :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` with a tiny tau, of any z, however large. Hence
+    :math:`|z|_\infty \le \max_i \beta_i / (1 - \max_i \tau_i)`.
+    """
+    k, seen, beta, tilt = chain.latent_dim, set(), 0.0, 0.0
+    for lemma in group:
+        towards = np.zeros(k)
+        towards[lemma.index % k] = 1.0 if lemma.index < k else -1.0
+        value = lower_bound(chain, region, lemma.multipliers, level, towards=towards)
+        seen.add(lemma.index)
+        beta, tilt = max(beta, -value.constant), max(tilt, value.tilt)
+    if seen != set(range(2 * k)) or not tilt < 0.5 or not math.isfinite(beta):
+        return math.inf
+    return beta / (1 - tilt) * (1 + 8 * _UNIT)
+
+
+def _balanced(chain: Chain, region: Region, mu: Array) -> float:
+    r"""The radius that upper bounds H of all u in the first layer prove, u = W z + b; infinite if they do not.
+
+    With mu > 0 and W^T mu = 0 up to rounding, the mu-weighted sum of u - b is at least :math:`-\rho |z|_\infty`, rho
+    the sum of what W^T mu is off by. So each u_i is at least :math:`-(C + \rho |z|_\infty) / \mu_i` with :math:`C =
+    \sum_j \mu_j (|H_j| + |b_j|)`. For any P, z = P (u - b) + (I - P W) z, and all together
+
+    .. math:: |z|_\infty \le \frac{|P|_\infty (\max_i |H_i| + |b|_\infty + C / \mu_{\min})}
+        {1 - |P|_\infty \rho / \mu_{\min} - |I - P W|_\infty}.
+    """
+    weight, bias = chain.weights[0], chain.biases[0]
+    high = np.abs(region.high[: len(bias)])
+    if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
+        return math.inf
+    inverse = np.linalg.pinv(weight)
+    size = float(np.abs(inverse).sum(axis=1).max())
+    rounding = (len(bias) + 4) * _UNIT
+    left = np.abs(np.eye(len(inverse)) - inverse @ weight).sum(axis=1)
+    left = left + 2 * rounding * (np.abs(inverse) @ np.abs(weight)).sum(axis=1)
+    rho = float((np.abs(mu @ weight) + 2 * rounding * (mu @ np.abs(weight))).sum())
+    constant = float(mu @ (high + np.abs(bias))) / float(mu.min())
+    denominator = 1 - 1.001 * (size * rho / float(mu.min()) + float(left.max()))
+    if not denominator > 0.5:
+        return math.inf
+    return 1.001 * size * (float(high.max()) + float(np.abs(bias).max()) + constant) / denominator
+
+
+def propagated(chain: Chain, region: Region) -> Region:
+    """The region met with the intervals that follow from its radius, rounded outwards; an empty one as it is."""
+    if (region.low > region.high).any():
+        return region
+    radius = region.radius
+    low, high = region.low.copy(), region.high.copy()
+    h_low, h_high = np.full(chain.latent_dim, -radius), np.full(chain.latent_dim, radius)
+    for layer, (weight, bias, slope) in enumerate(zip(chain.weights, chain.biases, chain.slopes, strict=True)):
+        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+        middle, half = (h_low + h_high) / 2, (h_high - h_low) / 2
+        size = np.abs(weight) @ np.maximum(np.abs(h_low), np.abs(h_high)) + np.abs(bias)
+        reach = np.abs(weight) @ half + size * 4 * (weight.shape[1] + 4) * _UNIT
+        center = weight @ middle + bias
+        low[here] = np.maximum(low[here], center - reach)
+        high[here] = np.minimum(high[here], center + reach)
+        h_low = np.where(low[here] > 0, low[here], slope * low[here])
+        h_high = np.where(high[here] > 0, high[here], slope * high[here])
+    return replace(region, low=low, high=high)
+
+
+# The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
+_MORE = 1e-9
+_FAR = 1e9
+
+
+def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemma]:
+    """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
+
+    None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
+    <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
+    """
+    compile_simplex()
+    lemmas: list[Lemma] = []
+    if math.isfinite(everywhere(chain, level, lemmas).radius):
+        return lemmas
+    for layer in range(chain.depth - 2, -1, -1):
+        if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
+            return lemmas
+        found = _program(chain, everywhere(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True)
+        if found is None:
+            return lemmas
+        lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
+    balance = _balance(chain)
+    if balance is not None:
+        return [*lemmas, balance]
+    return lemmas + latent_lemmas(chain, level, lemmas, end)
+
+
+def latent_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
+    """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
+
+    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of ``first_lemmas``.
+    """
+    region, k = everywhere(chain, level, lemmas), chain.latent_dim
+    latent: list[Lemma] = []
+    for index in range(2 * k):
+        cost = np.zeros(k)
+        cost[index % k] = 1.0 if index < k else -1.0
+        found = _program(chain, region, 0, cost, False)
+        if found is None or time.perf_counter() > end:
+            return []
+        latent.append(Lemma(LATENT, index, found))
+    return latent
+
+
+def _balance(chain: Chain) -> Lemma | None:
+    r"""Positive mu with W_1^T mu = 0, the smallest of them as large as possible; None if there are none.
+
+    The dual of :math:`\max \tau` subject to mu >= tau, W^T mu = 0, 1^T mu = 1 is min nu subject to nu >= (W d)_i for
+    all i, 1^T (nu - W d) = 1; its multipliers are mu - tau and tau.
+    """
+    weight = chain.weights[0]
+    n, k = weight.shape
+    rows = np.zeros((n + 2, k + 1))
+    rows[:n, :k], rows[:n, k] = -weight, 1.0
+    rows[n, :k], rows[n, k] = -weight.sum(axis=0), n
+    rows[n + 1, k] = 1.0
+    lo, hi = np.zeros(n + 2), np.full(n + 2, np.inf)
+    lo[n] = hi[n] = 1.0
+    cost = np.append(np.zeros(k), 1.0)
+    basis = n + 2 + np.arange(k + 1)
+    basis[-1] = n + 1
+    y = _solved(rows, lo, hi, cost, basis, np.zeros(k + 1, dtype=bool))
+    if y is None or not y[n] > 0 or (y[:n] + y[n] <= 0).any():
+        return None
+    slopes = np.zeros(chain.ends[-1])
+    slopes[:n] = y[:n] + y[n]
+    return Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))
+
+
+def _solved(
+    rows: Array, lo: Array, hi: Array, cost: Array, basis: npt.NDArray[np.int64], upper: npt.NDArray[np.bool_]
+) -> Array | None:
+    """The multipliers of min cost.x subject to lo <= rows x <= hi, (M,), from a dual feasible basis; None if none."""
+    m, n = rows.shape
+    hard, y, state = np.full(m, np.inf), np.zeros(n), np.zeros(m, dtype=np.int8)
+    status, _, _ = dual_simplex(
+        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
+        True, y, np.zeros(n), np.zeros(m), np.zeros(2), math.inf, 50 * n + 1000,
+    )  # fmt: skip
+    if status != OPTIMAL:
+        return None
+    every = np.zeros(m + n)
+    every[basis] = y
+    return every[:m]
+
+
+def _program(chain: Chain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
+    """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
+    here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+    weight, shift, n = chain.weights[layer], chain.biases[layer], len(cost)
+    rows = np.ascontiguousarray(np.vstack([weight, np.eye(n)]))
+    box = np.full(n, _FAR)
+    lo = np.concatenate([region.low[here] - shift, np.zeros(n) if positive else -box])
+    hi = np.concatenate([region.high[here] - shift, box])
+    y = _solved(rows, lo, hi, cost, len(weight) + np.arange(n), cost < 0)
+    # At the ends of the box there is no bound; an end at 0 is none of these.
+    if y is None or (y[len(weight) :] < -1e-9).any() or (not positive and (np.abs(y[len(weight) :]) > 1e-9).any()):
+        return None
+    slopes = np.zeros(chain.ends[-1])
+    count = len(weight)
+    # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
+    price = np.where(np.isinf(lo[:count]), np.minimum(y[:count], 0.0), y[:count])
+    slopes[here] = -np.where(np.isinf(hi[:count]), np.maximum(price, 0.0), price)
+    return Multipliers(np.zeros(len(chain.y)), slopes)

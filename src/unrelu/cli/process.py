@@ -1,0 +1,144 @@
+"""The process of the command line: its output, Ctrl-C, and the exit status, alike for every command.
+
+====  ==============================================================================================================
+0     done
+1     done, but at least one observation failed: it has no code. How many is the last line on standard error
+2     wrong use, or what was asked for cannot be done: unusable files, a full disk, a missing package
+130   interrupted; what was found until then is written
+====  ==============================================================================================================
+
+Nothing heavy is imported before Ctrl-C is prepared for, and the commands only then.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from unrelu.errors import StorageError, UnreluError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit status. Errors are a line on standard error."""
+    sys.stdout, sys.stderr = _safe(sys.stdout, 1), _safe(sys.stderr, 2)
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    # Not where the one that started us wants interrupts to be ignored, as a shell does for jobs in the background.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    with _nothing_ignored():
+        try:
+            status = _command()
+            sys.stdout.flush()
+            if interrupted.is_set():  # Typer makes an exit status of it
+                raise KeyboardInterrupt
+        except BaseException as error:
+            status = _failed(error, interrupted.is_set())
+    with suppress(OSError):  # said above
+        sys.stdout.flush()
+    if signal.getsignal(signal.SIGINT) is interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done; while the interpreter ends, a Ctrl-C just ends it
+    sys.exit(status)
+
+
+@contextmanager
+def _nothing_ignored() -> Iterator[None]:
+    """An interrupt of a finalizer, which Python would print and then ignore, ends the process there."""
+    before = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if told.exc_type is KeyboardInterrupt:
+            os._exit(_failed(told.exc_value, True))
+        else:
+            before(told)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _command() -> int:
+    from unrelu.cli.app import app  # noqa: PLC0415 -- takes a second, in which Ctrl-C may be pressed
+
+    try:
+        app()
+    except SystemExit as end:  # of Typer, also where all went well
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _failed(error: BaseException, interrupted: bool) -> int:
+    """Say what went wrong; the exit status."""
+    # An interrupt of an import or of compiled code comes out as an error of some other kind.
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, UnreluError):
+        said = str(error)
+    elif isinstance(error, MemoryError):
+        said = f"memory ran out ({error}); work on fewer observations at once, with --chunk or in smaller files"
+    elif isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        said = f"{where}{error.strerror or error}"
+    else:
+        raise error
+    print(f"error: {said}", file=sys.stderr)
+    return 2
+
+
+class _Output(io.FileIO):
+    """Standard output or error. What nobody reads any more is dropped: a run goes on when ``head`` has seen enough."""
+
+    _lost = False
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or drop it where it goes nowhere.
+
+        Raises:
+            StorageError: standard output is on a full disk. Said once; of standard error, there is nobody to tell.
+        """
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left and not self._lost:
+            try:
+                left = left[super().write(left) or 0 :]
+            except OSError as error:
+                self._lost = True
+                if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                    raise StorageError(
+                        f"standard output cannot be written: {error.strerror}; what is finished is kept"
+                    ) from error
+        return size
+
+
+def _safe(stream: Any, number: int) -> Any:
+    """The stream, such that any name can be written to it, whatever the terminal's encoding, and that it may be closed.
+
+    A stream that is no file of this process, such as a test's, is only told to escape what it cannot encode.
+    """
+    if stream is None:  # closed by the one that started us
+        return open(os.devnull, "w", encoding="utf-8")
+    own: bool = stream in (sys.__stdout__, sys.__stderr__)
+    if not own or os.name == "nt":
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        return stream
+    stream.flush()
+    raw = io.BufferedWriter(_Output(number, "wb", closefd=False))
+    return io.TextIOWrapper(
+        raw, encoding=stream.encoding, errors="backslashreplace", line_buffering=number == 2 or stream.isatty()
+    )

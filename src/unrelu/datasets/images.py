@@ -1,0 +1,161 @@
+"""Data sets that are folders of PNG and JPEG files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.datasets.batches import Batch, Seen, Source, checked, optional
+from unrelu.errors import InputError
+from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
+
+__all__ = ["ENDINGS", "Folder"]
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+# Pillow's modes that hold what the file says, and the types of their values. Others have a palette or transparency, and
+# what they should look like is a choice that the user has to make. Older Pillows read 16-bit files as "I".
+_MODES = {"1": "bool", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I": "uint16"}
+
+
+class Folder(Source):
+    """The PNG and JPEG files of a folder, sorted by name; other files and folders in it are left alone.
+
+    An observation is (H, W) of a grey file and (3, H, W) of a colour file. Values are those of the file, 0..255 or
+    0..65535; what it says on gamma or orientation is not applied.
+
+    Args:
+        location: the folder.
+        size: (height, width) to resize to, antialiased bilinear. Without it, all files must have the first one's size.
+        nearest: resize by the nearest pixel, for masks.
+        max_bytes: the most that one file, or one image as float64, may take. Pillow's own limit holds as well.
+
+    Raises:
+        InputError: no such folder, no such files in it, none can be read, or a ``size`` that is none.
+        MissingPackageError: Pillow is not installed.
+    """
+
+    def __init__(
+        self, location: str, size: tuple[int, int] | None = None, nearest: bool = False, max_bytes: int = MAX_BYTES
+    ) -> None:
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels")
+        self.location, self._max_bytes = location, max_bytes
+        self.resized, self._nearest = size, nearest
+        self._names: list[str] | None = self._list()
+        self.size = len(self._names)
+        if not self._names:
+            raise InputError(f"{location} holds no files that end in {', '.join(ENDINGS)}; pass a folder of images")
+        self.shape, self.dtype = self._first()
+
+    def name(self, i: int) -> str:
+        """The name of file i."""
+        return self._listed()[i]
+
+    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
+        """Images start to stop - 1 (see :meth:`Source.read`)."""
+        self.check_range(start, stop)
+        values = np.full((stop - start, *self.shape), np.nan)
+        problems: dict[int, str] = {}
+        folder = Path(self.location)
+        for i, name in enumerate(self._listed()[start:stop]):
+            image = self._decoded(name)
+            if isinstance(image, str):
+                # An image is to blame only if its folder is still there.
+                if not folder.is_dir():
+                    raise InputError(f"{self.location} is gone; bring it back before going on")
+                problems[i] = image
+            elif (image.shape, image.dtype) != (self.shape, self.dtype):
+                problems[i] = f"is {_kind(image.shape, image.dtype)}; the first is {_kind(self.shape, self.dtype)}"
+                if self.resized is None:
+                    problems[i] += ": make them equal, or pass size=(height, width) to resize"
+            else:
+                values[i] = image
+        return checked(values, problems, seen)
+
+    def digest(self, start: int, stop: int) -> str:
+        """SHA-256 of the files: for each its length, 8 bytes with the lowest first, and its bytes."""
+        self.check_range(start, stop)
+        digest = hashlib.sha256()
+        for name in self._listed()[start:stop]:
+            try:
+                content = read_bytes(Path(self.location, name), self._max_bytes, Path(self.location))
+            except InputError:
+                content = b"unreadable"
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return digest.hexdigest()
+
+    def _listed(self) -> list[str]:
+        if self._names is None:
+            self._names = self._list()
+            if len(self._names) != self.size:
+                raise InputError(
+                    f"{self.location} now holds {len(self._names)} images, it held {self.size}; do not change a data "
+                    "set while it is read"
+                )
+        return self._names
+
+    def _list(self) -> list[str]:
+        try:
+            with os.scandir(self.location) as entries:
+                return sorted(e.name for e in entries if e.name.lower().endswith(ENDINGS) and e.is_file())
+        except OSError as error:
+            raise InputError(f"{self.location} cannot be read as a folder of images: {error.strerror}") from error
+
+    def _first(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of the first file that can be read."""
+        problem = ""
+        for name in self._listed():
+            image = self._decoded(name)
+            if not isinstance(image, str):
+                return image.shape, image.dtype
+            problem = problem or f"{name} {image}"
+        raise InputError(f"{self.location} holds no image that can be read: {problem}")
+
+    def _pixels(self, image: Any) -> npt.NDArray[Any]:
+        if image.mode not in _MODES:
+            raise InputError(f"has Pillow's mode {image.mode}; save it as grey or RGB, without palette or transparency")
+        if self.resized is not None and (image.height, image.width) != self.resized:
+            resampling = optional("PIL.Image", "images", "images").Resampling
+            how = resampling.NEAREST if self._nearest else resampling.BILINEAR
+            image = image.resize(self.resized[::-1], how)
+        array = np.asarray(image).astype(_MODES[image.mode])
+        return array.transpose(2, 0, 1) if array.ndim == 3 else array
+
+    def _decoded(self, name: str) -> npt.NDArray[Any] | str:
+        """The image, or what is wrong with it. Nothing but PNG and JPEG is decoded, whatever the file is called."""
+        image_module = optional("PIL.Image", "images", "images")
+        folder = Path(self.location)
+        try:
+            # From memory, as a file's reader makes room for as many bytes as a chunk says that it has.
+            content = io.BytesIO(read_bytes(folder / name, self._max_bytes, folder))
+            with warnings.catch_warnings():
+                # What Pillow takes for a decompression bomb is one to us.
+                warnings.simplefilter("error", image_module.DecompressionBombWarning)
+                with image_module.open(content, formats=("PNG", "JPEG")) as image:
+                    size = 8 * image.width * image.height * len(image.getbands())
+                    if size > self._max_bytes:
+                        return f"takes {shown_size(size)}; at most {shown_size(self._max_bytes)} are read (--max-bytes)"
+                    return self._pixels(image)
+        except InputError as error:
+            return str(error)
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... for damaged files
+            return f"cannot be read: {error}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_names": None}
+
+
+def _kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    colour = "RGB" if len(shape) == 3 else "grey"
+    return f"{shape[-2]}x{shape[-1]} {colour} {dtype}"

@@ -1,0 +1,342 @@
+"""Results of a data set as columns, one row an observation, written in parts by any number of processes.
+
+A :class:`NpyTable` is a ``.npy`` file a column, a :class:`ZarrTable` a Zarr group with an array a column. Both are
+made at their full size, and rows are written in place. Rows that were not written yet have ``status`` 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.datasets.batches import Shape, optional
+from unrelu.datasets.containers import zarr_node
+from unrelu.errors import InputError, StorageError
+from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, shown_size
+
+__all__ = ["FORMATS", "Column", "NpyTable", "Table", "ZarrTable", "columns_of"]
+
+Values = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number or array for every observation.
+
+    Attributes:
+        name: of the column.
+        shape: of one entry.
+        dtype: of its numbers.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+
+    @property
+    def empty(self) -> float | int:
+        """What stands where there is no result: NaN, -1, or 0."""
+        return {"f": math.nan, "i": -1}.get(np.dtype(self.dtype).kind, 0)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def columns_of(latent_dim: int, output_shape: Shape) -> tuple[Column, ...]:
+    """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms."""
+    numbers = ("p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
+    return (
+        Column("codes", (latent_dim,), "<f8"),
+        Column("reconstructions", output_shape, "<f8"),
+        Column("status", (), "|u1"),
+        Column("success", (), "|b1"),
+        *(Column(name, (), "<f8") for name in numbers),
+        Column("freedom", (), "<i8"),
+        Column("rank", (), "<i8"),
+        Column("identifiable", (), "|b1"),
+        Column("nit", (), "<i8"),
+        Column("seconds", (), "<f8"),
+    )
+
+
+@dataclass(frozen=True)
+class Table(ABC):
+    """Where the columns are; can be pickled.
+
+    Attributes:
+        folder: of the run.
+        size: number of rows.
+        chunk: rows that are written at once.
+        columns: what there is.
+    """
+
+    folder: str
+    size: int
+    chunk: int
+    columns: tuple[Column, ...]
+
+    @abstractmethod
+    def create(self, attributes: Mapping[str, Any]) -> None:
+        """Make the columns that are not there, or not of their full size, without rows; leave the others as they are.
+
+        Args:
+            attributes: to be kept with the table, where the format can.
+
+        Raises:
+            StorageError: there is not enough space, or the folder cannot be written.
+        """
+
+    @abstractmethod
+    def write(self, start: int, values: Values) -> None:
+        """Write rows from ``start`` on, of every column.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows start to stop - 1 of a column; all of them by default.
+
+        Raises:
+            InputError: there is no such column, or it cannot be read.
+        """
+
+    def span(self, column: Column, start: int, stop: int | None) -> int:
+        """Where the rows that are asked for end, if they can be held.
+
+        Raises:
+            InputError: there are no such rows, or they take more than 4 GiB.
+        """
+        stop = self.size if stop is None else stop
+        whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in (start, stop))
+        if not whole or not 0 <= start <= stop <= self.size:
+            raise InputError(f"there are no rows {start!r} to {stop!r}; pass whole numbers from 0 to {self.size}")
+        if (size := (stop - start) * column.row_bytes) > MAX_BYTES:
+            raise InputError(
+                f"{self.folder}: rows {start} to {stop} of {column.name} take {shown_size(size)}; read fewer at once"
+            )
+        return stop
+
+    def column(self, name: str) -> Column:
+        """The column of that name."""
+        found = next((column for column in self.columns if column.name == name), None)
+        if found is None:
+            raise InputError(f"there is no column {name!r}; there are {', '.join(c.name for c in self.columns)}")
+        return found
+
+    def read_all(self, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+        """Rows start to stop - 1 of every column."""
+        return {column.name: self.read(column.name, start, stop) for column in self.columns}
+
+    def digests(self, values: Values) -> dict[str, str]:
+        """SHA-256 of rows: ``result`` of all columns but the seconds, which no two runs share, and ``seconds``."""
+        parts = {"result": hashlib.sha256(), "seconds": hashlib.sha256()}
+        for column in self.columns:
+            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
+            parts["seconds" if column.name == "seconds" else "result"].update(rows.tobytes())
+        return {name: part.hexdigest() for name, part in parts.items()}
+
+
+class NpyTable(Table):
+    """``codes.npy``, ``reconstructions.npy``, and a file for every other column in ``columns/``.
+
+    Files are preallocated sparse files; rows are written at their places. For a disk of this machine: network file
+    systems may mix up what several machines write into one file.
+    """
+
+    def create(self, attributes: Mapping[str, Any]) -> None:
+        """See :meth:`Table.create`. The space that all rows will need has to be free."""
+        try:
+            self._folder.mkdir(exist_ok=True)
+            missing = [column for column in self.columns if not self._whole(column)]
+            needed = self.size * sum(column.row_bytes for column in missing)
+            free = shutil.disk_usage(self.folder).free
+            if needed > free:
+                raise StorageError(
+                    f"{self.folder}: the results need {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free; "
+                    "free some space, or name a folder on another disk"
+                )
+            for column in missing:
+                shape = (self.size, *column.shape)
+                # Of mode w+, NumPy makes the file at its full size without writing it.
+                made = np.lib.format.open_memmap(self._path(column), mode="w+", dtype=column.dtype, shape=shape)
+                made.flush()
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+
+    def write(self, start: int, values: Values) -> None:
+        """See :meth:`Table.write`."""
+        for column in self.columns:
+            path = self._path(column)
+            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
+            try:
+                # Written, not mapped: a full disk is an error here, and would end a process that maps the file.
+                with path.open("r+b") as stream:
+                    stream.seek(_begin(path, column, self.size) + start * column.row_bytes)
+                    stream.write(rows.tobytes())
+            except OSError as error:
+                raise _cannot_write(str(path), error) from error
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """See :meth:`Table.read`."""
+        column = self.column(name)
+        path, stop = self._path(column), self.span(column, start, stop)
+        count = (stop - start) * math.prod(column.shape)
+        try:
+            with opened(path, Path(self.folder)) as (stream, length):
+                begin = _checked(stream, length, path, column, self.size)
+                stream.seek(begin + start * column.row_bytes)
+                flat = np.fromfile(stream, column.dtype, count)
+            return flat.reshape(stop - start, *column.shape)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+
+    def _whole(self, column: Column) -> bool:
+        try:
+            return bool(_begin(self._path(column), column, self.size))
+        except (FileNotFoundError, ValueError):  # any other error is of the disk
+            return False
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.folder, "columns")
+
+    def _path(self, column: Column) -> Path:
+        return (Path(self.folder) if column.name in ("codes", "reconstructions") else self._folder) / (
+            column.name + ".npy"
+        )
+
+
+class ZarrTable(Table):
+    """``results.zarr``, a Zarr group of format 3 with an array for every column, in chunks of ``chunk`` rows.
+
+    Chunks are files of their own, so machines that share the folder do not disturb each other. Reconstructions are
+    compressed. A chunk of any other column is its numbers in little-endian order and no more (the ``bytes`` codec of
+    Zarr v3), so that :meth:`write` writes its file as it is: by way of Zarr a kilobyte takes much longer.
+    """
+
+    def create(self, attributes: Mapping[str, Any]) -> None:
+        """See :meth:`Table.create`. What the rows will need is not known, as they are compressed."""
+        zarr = optional("zarr", "results in Zarr stores", "zarr")
+        try:
+            group = zarr.open_group(self._location, mode="a", zarr_format=3)
+            group.update_attributes(dict(attributes))
+            for column in self.columns:
+                if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
+                    continue
+                # Codes and short columns gain nothing; level 1 costs less than Zarr's own choice.
+                compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == "reconstructions" else None
+                names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
+                group.create_array(
+                    column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
+                    dtype=column.dtype, fill_value=column.empty, dimension_names=names, compressors=compressors,
+                    serializer=zarr.codecs.BytesCodec(endian="little"), overwrite=True,
+                )  # fmt: skip
+        except OSError as error:
+            raise _cannot_write(self._location, error) from error
+        except Exception as error:  # of its metadata
+            raise StorageError(f"{self._location} is damaged: {error}; remove it, and run it again") from error
+
+    def write(self, start: int, values: Values) -> None:
+        """See :meth:`Table.write`."""
+        try:
+            arrays = _opened(self._location, "r+")
+            for column in self.columns:
+                rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
+                stop = start + len(rows)
+                whole = start % self.chunk == 0 and stop == min(start + self.chunk, self.size)
+                if whole and not arrays[column.name].compressors:
+                    self._write_chunk(column, start // self.chunk, rows)
+                else:
+                    arrays[column.name][start:stop] = rows
+        except OSError as error:
+            raise _cannot_write(self._location, error) from error
+
+    def _write_chunk(self, column: Column, index: int, rows: npt.NDArray[Any]) -> None:
+        """A chunk without compression, at ``c/index/0/...``; chunks have one length, so the last one is filled up."""
+        path = Path(self._location, column.name, "c", str(index), *("0" for _ in column.shape))
+        missing = np.full((self.chunk - len(rows), *column.shape), column.empty, column.dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rows.tobytes() + missing.tobytes())
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """See :meth:`Table.read`."""
+        column = self.column(name)
+        stop = self.span(column, start, stop)
+        try:
+            array = _opened(self._location, "r")[name]
+            if not _is_whole(array, (self.size, *column.shape), column.dtype):
+                raise InputError(f"{self._location}/{name} has shape {array.shape}, {array.dtype}; run it again")
+            return np.asarray(array[start:stop], dtype=column.dtype)
+        except InputError:
+            raise
+        except Exception as error:  # of its codecs and stores, of many kinds
+            raise InputError(f"{self._location}/{name} cannot be read: {error}") from error
+
+    @property
+    def _location(self) -> str:
+        return str(Path(self.folder, "results.zarr"))
+
+
+FORMATS: dict[str, type[Table]] = {"npy": NpyTable, "zarr": ZarrTable}
+
+
+def _opened(location: str, mode: str) -> dict[str, Any]:
+    """The arrays of a group by name."""
+    return _arrays(location, mode, os.getpid(), os.stat(Path(location, "zarr.json")).st_mtime)
+
+
+@lru_cache(maxsize=4)
+def _arrays(location: str, mode: str, _process: int, _made: float) -> dict[str, Any]:
+    """Those that this process has open: opening a group reads a file a column."""
+    zarr = optional("zarr", "results in Zarr stores", "zarr")
+    if mode != "r":
+        group = zarr.open_group(location, mode=mode, zarr_format=3)
+        return {name: group[name] for name in group.array_keys()}
+    from unrelu.datasets.zarr_reading import bounded  # noqa: PLC0415 -- an optional dependency
+
+    group = zarr_node(location)
+    return {name: bounded(group[name], location, MAX_BYTES) for name in group.array_keys()}
+
+
+def _is_whole(array: Any, shape: Shape, dtype: str) -> bool:
+    return array is not None and (array.shape, array.dtype) == (shape, np.dtype(dtype))
+
+
+def _begin(path: Path, column: Column, size: int) -> int:
+    """Where the rows of a ``.npy`` file begin. A file of another length is not the one that was made."""
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a device, a socket or a pipe; remove it, and run it again")
+    with path.open("rb") as stream:
+        return _checked(stream, path.stat().st_size, path, column, size)
+
+
+def _checked(stream: BinaryIO, length: int, path: Path, column: Column, size: int) -> int:
+    begin = npy_header(stream, length, str(path)).offset
+    if length != begin + size * column.row_bytes:
+        raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; run it again")
+    return begin
+
+
+def _cannot_write(where: str, error: OSError) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    reason = error.strerror or str(error)
+    return StorageError(f"{where} cannot be written: {reason}; what is finished is kept: mend that, and run it again")

@@ -1,0 +1,204 @@
+"""Zarr stores that strangers made: nothing outside of them is read, and no chunk decompresses to more than it may.
+
+Zarr follows links, reads whatever codec a store names, and decompresses without a bound. So folders are read by a store
+that looks where a key leads, and an array's codecs are wrapped in ones that look at what a chunk states.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.codec import BytesBytesCodec
+from zarr.storage import LocalStore
+
+from unrelu.errors import InputError
+from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, json_limit, shown_size
+
+__all__ = ["Inside", "bounded"]
+
+# Codecs that change nothing but the order of bytes, add a check sum, or are bounded below. All others are refused.
+_PLAIN = {"TransposeCodec", "BytesCodec", "Crc32cCodec"}
+_COMPRESSORS = {"ZstdCodec": "zstd", "GzipCodec": "gzip", "BloscCodec": "blosc"}
+# What one byte may decompress to at most: 258 bytes of 2 bits in DEFLATE; a block of 128 KiB of 4 bytes in Zstandard.
+_DEFLATE, _ZSTD = 1032, 2**15
+# Bytes that codecs add, such as check sums.
+_SLACK = 2**10
+# Chunks that one observation may be in: each is a file.
+_CHUNKS = 2**14
+# Chunks in a shard, whose index has 16 bytes for each and is read as a whole.
+_SHARDS = 2**20
+
+
+class Inside(LocalStore):
+    """A folder, of which only regular files are read that lie in it, without links, and of at most ``max_bytes``.
+
+    Args:
+        root: the folder.
+        read_only: as in Zarr.
+        max_bytes: of one file that is read as a whole; of metadata less, see
+            :func:`~unrelu.runtime.file_reading.json_limit`.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__(root, read_only=read_only)
+        self._max_bytes = max_bytes
+
+    def with_read_only(self, read_only: bool = False) -> Inside:
+        """See Zarr's store."""
+        return Inside(self.root, read_only=read_only, max_bytes=self._max_bytes)
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """See Zarr's store."""
+        self._check(key, byte_range is None)
+        return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        """See Zarr's store."""
+        ranges = list(key_ranges)
+        for key, byte_range in ranges:
+            self._check(key, byte_range is None)
+        return await super().get_partial_values(prototype, ranges)
+
+    def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
+        """See Zarr's store, since 3.1."""
+        self._check(key, byte_range is None)
+        return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+
+    def _check(self, key: str, whole: bool) -> None:
+        path = os.path.join(os.path.realpath(self.root), key)
+        if os.path.realpath(path) != os.path.normpath(path):
+            raise PermissionError(f"{path} is a link; only files in the store itself are read")
+        try:
+            found = os.stat(path)
+        except OSError:  # there is no such chunk, and Zarr knows what that means
+            return
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise PermissionError(f"{path} is a device, a socket or a pipe; only regular files are read")
+        most = json_limit(self._max_bytes) if key.endswith("zarr.json") else self._max_bytes
+        if whole and found.st_size > most:
+            raise PermissionError(f"{path} has {shown_size(found.st_size)}; at most {shown_size(most)} are read")
+
+
+class _Bounded(BytesBytesCodec):
+    """A compressor that refuses chunks that state to be larger than the array's chunks are."""
+
+    is_fixed_size = False
+
+    def __init__(self, codec: Any, max_bytes: int) -> None:
+        self._codec, self._max_bytes = codec, max_bytes
+        self._kind = _COMPRESSORS[type(codec).__name__]
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        held = math.prod(chunk_spec.shape) * _itemsize(chunk_spec.dtype) + _SLACK
+        _check_stated(self._kind, chunk_bytes.to_bytes(), held, self._max_bytes)
+        [values] = list(await self._codec.decode([(chunk_bytes, chunk_spec)]))
+        return values
+
+    def evolve_from_array_spec(self, array_spec: Any) -> _Bounded:
+        """Itself, around what the codec becomes of an array."""
+        return _Bounded(self._codec.evolve_from_array_spec(array_spec), self._max_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the codec, which it does not change."""
+        found: dict[str, Any] = self._codec.to_dict()
+        return found
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        """Not known, as of every compressor."""
+        raise NotImplementedError
+
+
+def _itemsize(dtype: Any) -> int:
+    """Of NumPy's type, or of Zarr's own since 3.1."""
+    return int((dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype).itemsize)
+
+
+def _check_stated(kind: str, content: bytes, held: int, max_bytes: int) -> None:
+    """Refuse a chunk that would decompress to more than ``held`` bytes; where that cannot be told, ``max_bytes``.
+
+    Raises:
+        ValueError: it would.
+    """
+    if kind == "gzip":
+        size = inflated_size(content, held) if len(content) * _DEFLATE > max_bytes else 0
+    elif kind == "blosc":  # 16 bytes, of which the second four are the size of what is compressed
+        size = int.from_bytes(content[4:8], "little") if len(content) >= 16 else held + 1
+    else:
+        size = _zstd_size(content)
+        held = max(held, 0 if size >= 0 else max_bytes)
+        size = size if size >= 0 else len(content) * _ZSTD
+    if size > held:
+        raise ValueError(f"a chunk of {shown_size(held)} would decompress to more; it is damaged")
+
+
+def _zstd_size(content: bytes) -> int:
+    """What the header of a Zstandard frame states of its content, or -1 where it states nothing.
+
+    Source: RFC 8878, section 3.1.1.1.
+    """
+    if content[:4] != b"\x28\xb5\x2f\xfd" or len(content) < 6:
+        return -1
+    descriptor = content[4]
+    single, flag = descriptor >> 5 & 1, descriptor >> 6
+    width = (1 if single else 0, 2, 4, 8)[flag]
+    if not width:
+        return -1
+    begin = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    size = int.from_bytes(content[begin : begin + width], "little")
+    return size + 256 if width == 2 else size
+
+
+def bounded(array: Any, location: str, max_bytes: int) -> Any:
+    """The array, whose chunks are refused where they would decompress to more than a chunk has.
+
+    Raises:
+        InputError: its chunks are larger than ``max_bytes``, or so small that an observation is in thousands; or it
+            names a codec that is not read.
+    """
+    chunk = tuple(getattr(array.metadata.chunk_grid, "chunk_shape", ()))
+    if len(chunk) != len(array.shape):
+        raise InputError(f"{location} has chunks of more than one shape, which are not read; write it in equal ones")
+    inner = next((c.chunk_shape for c in array.metadata.codecs if type(c).__name__ == "ShardingCodec"), chunk)
+    size = math.prod(inner) * array.dtype.itemsize
+    if size > max_bytes:
+        raise InputError(
+            f"{location} has chunks of {shown_size(size)}; at most {shown_size(max_bytes)} are read at once, pass a "
+            "larger max_bytes= (--max-bytes) if you trust the store, or write it in smaller chunks"
+        )
+    count = math.prod(math.ceil(n / c) for n, c in zip(array.shape[1:], inner[1:], strict=True))
+    shards = math.prod(math.ceil(n / c) for n, c in zip(chunk, inner, strict=True))
+    if count > _CHUNKS or shards > _SHARDS:
+        raise InputError(
+            f"{location} keeps an observation in {count:,} chunks, and {shards:,} in a shard; write it in larger ones"
+        )
+    metadata = replace(array.metadata, codecs=_wrapped(array.metadata.codecs, location, max_bytes))
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
+
+
+def _wrapped(codecs: Any, location: str, max_bytes: int) -> tuple[Any, ...]:
+    wrapped = []
+    for codec in codecs:
+        name = type(codec).__name__
+        if name == "ShardingCodec":
+            _wrapped(codec.index_codecs, location, max_bytes)
+            inner = _wrapped(codec.codecs, location, max_bytes)
+            options = {"chunk_shape": codec.chunk_shape, "index_codecs": codec.index_codecs}
+            wrapped.append(type(codec)(codecs=inner, index_location=codec.index_location, **options))
+        elif name in _COMPRESSORS:
+            wrapped.append(_Bounded(codec, max_bytes))
+        elif name in _PLAIN:
+            wrapped.append(codec)
+        else:
+            check_names([name], location)
+            raise InputError(
+                f"{location} has chunks of codec {name}; zstd, gzip, blosc, crc32c, transpose and sharding are read"
+            )
+    if sum(isinstance(codec, _Bounded) for codec in wrapped) > 1:
+        raise InputError(f"{location} has chunks that are compressed twice; write it with one compressor")
+    return tuple(wrapped)

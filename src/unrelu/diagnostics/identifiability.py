@@ -1,0 +1,289 @@
+"""Is the code determined by the observation? Locally: rank, free directions, margin, and what noise can do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.diagnostics.linear_region import Pieces, affine, certain, free_basis, pieces, spectrum
+from unrelu.errors import InputError
+from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.equilibration import equilibrate
+from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.models.network import Network
+from unrelu.runtime.host import computing
+
+__all__ = ["Identifiability", "degrees_of_freedom", "freedom", "identifiability", "local_rank", "unique"]
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
+
+# Numbers in the Jacobians held at once.
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Identifiability:
+    r"""How far an observation y = A G(z*) + e determines the code around z. J is the Jacobian of G at z.
+
+    G is made of linear pieces, one for each pattern of neurons that are on. Everything here is about the piece of z: it
+    is exact there, and says nothing of codes on other pieces, where another explanation of y may lie.
+
+    All arrays have the batch's leading shape: scalars for one code, (B,) for a batch. Codes that are not finite, or
+    have an output that is not, are not identifiable: their rank and dimension are -1, their other numbers NaN.
+
+    Attributes:
+        rank: rank of A J, the active rank: singular values below 1e-10 of the largest count as zero. At 1e-10, the
+            rounding errors of double precision alone leave the code open by about 1e-6 of its length.
+        sigma_min: the smallest of the k singular values of A J.
+        dimension: of the set of codes around z with the same A G, see :func:`freedom`; -1 if it could not be told.
+        margin: how far z can move, in the 2-norm, before the pre-activation of some ReLU, LeakyReLU or PReLU changes
+            its sign: the largest such radius. Infinite if that never happens, NaN where a neuron with a kink lies
+            behind a sigmoid or tanh, or the layers are not known.
+        identifiable: whether no other code nearby has the same A G: the rank is k, or ``dimension`` is 0. Where neurons
+            before the last layer are at their kink, only the pieces with all of them on and all off are looked at.
+
+    Source: the discussion of Theorem 2 of the paper, carried from one layer to the network.
+    """
+
+    rank: Any
+    sigma_min: Any
+    dimension: Any
+    margin: Any
+    identifiable: Any
+    _network: Generator = field(repr=False)
+    _z: Array = field(repr=False)
+    _operator: Operator = field(repr=False)
+
+    def error_bound(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
+        r"""A bound of \|z - z*\|_2 that holds if z* lies on the piece of z: a float, or (B,).
+
+        With r = y - A G(z), and A G affine on the piece, A J (z* - z) = A G(z*) - A G(z) = r - e, so
+
+        .. math:: |z - z^*|_2 \le \frac{|r - e|_2}{\sigma_{\min}} \le \frac{|e|_2 + |r|_2}{\sigma_{\min}}.
+
+        Where z minimises \|r\|_2 on its piece, r is orthogonal to the range of A J and only e counts: pass a residual
+        of 0. :meth:`bound_holds` says whether the bound stays on the piece. With sigmoids or tanh, or unknown layers,
+        A G is not affine and this is its first order in the noise.
+
+        Args:
+            noise: \|e\|_2, or an upper bound of it; a number, or (B,).
+            residual: \|r\|_2, as ``r.residual("l2")`` of a result, or 0 if z is a least-squares solution.
+
+        Returns:
+            The bound; infinite where the rank is below k, NaN where it is not known.
+
+        Raises:
+            InputError: a negative norm.
+        """
+        size = np.asarray(noise, dtype=np.float64) + np.asarray(residual, dtype=np.float64)
+        if (size < 0).any():
+            raise InputError(f"noise and residual are norms, of at least 0; their sum is {size.min():g}")
+        rank, sigma = np.asarray(self.rank), np.asarray(self.sigma_min)
+        full = rank == self._network.latent_dim
+        bound = np.where(full, size / np.where(full, sigma, 1.0), np.where(rank < 0, np.nan, np.inf))
+        return float(bound) if bound.ndim == 0 else bound
+
+    def bound_holds(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
+        r"""Whether :meth:`error_bound` is smaller than the margin: a bool, or (B,).
+
+        Then the ball that it describes lies inside the piece, and holds every code of the piece that explains y with
+        an error of up to \|e\|_2. None of them is on the border of the piece, so no path of such codes leads out of the
+        ball: z* is in it, or on another piece and apart. That it is not on another piece is not proved.
+
+        Where it is False, the noise can carry z across a kink and the bound says nothing about what happens beyond;
+        it is also False where A G is not affine on its pieces (sigmoid, tanh, unknown layers).
+        """
+        holds = np.asarray(self.error_bound(noise, residual)) < np.asarray(self.margin)
+        holds &= affine(self._network)
+        return bool(holds) if holds.ndim == 0 else holds
+
+    @computing()
+    def directions(self, index: int = 0) -> Array:
+        """An orthonormal basis of the free latent directions at code ``index``, (k, dimension); (k, 0) if unknown.
+
+        Along them A G stays as it is. At kinks the code can move in a cone only, and this is a basis of its span.
+
+        Raises:
+            IndexError: there is no such code.
+        """
+        z = np.atleast_2d(self._z)[[index]]
+        free, k = int(np.atleast_1d(self.dimension)[index]), self._network.latent_dim
+        if free > 0:
+            operator = self._operator.take(np.array([index % np.size(self.dimension)]))
+            for on in (False, True):
+                piece = pieces(self._network, torch.from_numpy(z), operator, on)
+                basis = free_basis(piece.tangents[0], piece.kinks[0], on)
+                if basis is not None and basis.shape[1] == free:
+                    return basis
+        return np.zeros((k, 0))
+
+
+@computing()
+def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) -> Identifiability:
+    """Say how far codes are determined by the output there, or by what ``operator`` measures of it.
+
+    Args:
+        network: G; of an opaque one only the Jacobian is seen, and there is no margin.
+        z: codes, (k,) or (B, k); for example ``r.z`` of a result.
+        operator: A, as for :func:`unrelu.invert`, or ``r.problem.operator`` of a result. Pass masks as booleans, and a
+            matrix of zeros and ones as a SciPy sparse one.
+
+    Raises:
+        InputError: z or operator do not fit the network, or each other.
+    """
+    codes = numbers(z, "z")
+    k = as_generator(network).latent_dim
+    if codes.ndim not in (1, 2) or codes.shape[-1] != k:
+        raise InputError(f"z has shape {codes.shape}; this network takes codes of shape ({k},) or (B, {k})")
+    measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape))
+    batch = codes.reshape(-1, k)
+    if measured.count not in (0, len(batch)):
+        raise InputError(
+            f"operator= has {measured.count} masks for {len(batch)} codes; pass one for all, or one for each"
+        )
+    codes.setflags(write=False)
+    exact, measured, unit = _equilibrated(network, measured)
+    rank, sigma, dimension, margin = _examined(exact, batch, measured)
+    sigma = np.ldexp(sigma, -unit)
+    seen = Identifiability(rank, sigma, dimension, margin, unique(rank, dimension, k), exact, codes, measured)
+    if codes.ndim == 2:
+        return seen
+    names = ("rank", "sigma_min", "dimension", "margin", "identifiable")
+    return replace(seen, **{name: getattr(seen, name)[0].item() for name in names})
+
+
+def unique(rank: Counts, dimension: Counts, k: int) -> Flags:
+    """Whether rank and dimension leave no other code nearby, (B,).
+
+    The rank may be below k where the kinks leave no room, and the dimension unknown (-1) at hidden kinks.
+    """
+    return np.asarray((dimension == 0) | ((dimension < 0) & (rank == k)))
+
+
+def freedom(network: Generator, z: Array, operator: Operator | None = None) -> Counts:
+    r"""Dimension of a set of codes around z with the same observation A G(z), (B,) for codes (B, k).
+
+    With J = A G' the Jacobian of the linear piece of A G at z, this is k - rank J. Where ReLU neurons are at their
+    kink, several pieces meet in z; the one on which they all stay off and the one on which they all come on are looked
+    at. With K the derivatives of their pre-activations, z may move on them along
+
+    .. math:: \{d : J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : J d = 0, \; K d \ge 0\}
+
+    and the larger dimension of these cones is returned. There it is a lower bound, as a mixed piece may leave more;
+    where it is 0 because of neurons with layers behind them, -1 (unknown) is returned.
+
+    Of a generator without known layers the kinks are not known either, and k - rank J at z is returned.
+    """
+    return local_rank(network, z, operator)[1]
+
+
+def local_rank(network: Generator, z: Array, operator: Operator | None = None) -> tuple[Counts, Counts, Array]:
+    """Rank of A J, :func:`freedom` and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
+
+    What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
+    """
+    exact, measured, unit = _equilibrated(network, operator)
+    if not isinstance(exact, Network):
+        rank, free, sigma = _without_margin(_examined(exact, z, measured))
+        return rank, free, np.ldexp(sigma, -unit)
+    single = exact.to(torch.float32)
+    rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
+    sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
+    for part, codes in _chunks(exact, z):
+        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part))
+    rest = np.flatnonzero(~sure)
+    if len(rest):
+        rank[rest], free[rest], sigma[rest] = _without_margin(_examined(exact, z[rest], measured.take(rest)))
+    return rank, free, np.ldexp(sigma, -unit)
+
+
+def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: float, rank: Counts) -> Array:
+    r"""The degrees of freedom that a least-squares fit with the prior :math:`\lambda |z|^2` took from the data, (B,).
+
+    Its outputs depend on the data by the hat matrix H, whose trace is their number (Hastie and Tibshirani 1990):
+
+    .. math:: H = J_A (J_A^T J_A + \lambda I)^{-1} J_A^T, \qquad
+              \operatorname{tr} H = \sum_i \frac{\sigma_i^2}{\sigma_i^2 + \lambda},
+
+    the rank of A J without a prior. 0 where there is no code.
+
+    Args:
+        network: G.
+        z: codes, (B, k).
+        operator: A.
+        prior: lambda.
+        rank: of A J, (B,), as :func:`local_rank` says.
+    """
+    used = np.maximum(rank, 0).astype(np.float64)
+    if prior:
+        exact = network.to(torch.float64, "cpu")
+        for part, codes in _chunks(exact, z):
+            tangents = operator.take(part).tangents(exact.linearize(codes)[1])
+            squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
+            used[part] = (squares / (squares + prior)).sum(dim=1).numpy()
+    return used
+
+
+def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:
+    """The generator in double precision and the operator, in units that are 2^-unit of the user's."""
+    found = equilibrate(network, operator)
+    return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
+
+
+def _without_margin(found: tuple[Counts, Array, Counts, Array]) -> tuple[Counts, Counts, Array]:
+    rank, sigma, dimension, _ = found
+    return rank, dimension, sigma
+
+
+def _chunks(network: Generator, z: Array) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+    """The finite codes, as many at a time as their Jacobians have room for, with their places."""
+    rows = max(1, _CHUNK // (network.latent_dim * network.width))
+    finite = np.flatnonzero(np.isfinite(z).all(axis=1))
+    for begin in range(0, len(finite), rows):
+        part = finite[begin : begin + rows]
+        yield part, torch.from_numpy(z[part])
+
+
+def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts, Array, Counts, Array]:
+    """Rank, smallest singular value, dimension and margin of all codes."""
+    rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
+    sigma, margin = np.full((2, len(z)), np.nan)
+    for part, codes in _chunks(network, z):
+        measured = operator.take(part)
+        off = pieces(network, codes, measured)
+        least, ranks = spectrum(off.tangents)
+        known = off.finite & (ranks >= 0)
+        kept = part[known]
+        rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
+        dimension[kept] = _dimensions(network, codes, measured, off, ranks)[known]
+    return rank, sigma, dimension, margin
+
+
+def _dimensions(network: Generator, z: Tensor, operator: Operator, off: Pieces, rank: Counts) -> Counts:
+    """The larger dimension of the sets on which neurons at their kink stay off, and on which they come on."""
+    free = _of_cones(off, z.shape[1] - rank, on=False)
+    kinked = np.flatnonzero([len(normals) > 0 for normals in off.kinks])
+    if len(kinked):
+        piece = pieces(network, z[torch.from_numpy(kinked)], operator.take(kinked), on=True)
+        there = _of_cones(piece, z.shape[1] - spectrum(piece.tangents)[1], on=True)
+        free[kinked] = np.maximum(free[kinked], there)
+    free[off.hidden & (free == 0)] = -1
+    return free
+
+
+def _of_cones(piece: Pieces, unspanned: Counts, on: bool) -> Counts:
+    """The dimension of {d : J d = 0, the neurons at their kink stay on this side}; -1 if it could not be computed."""
+    free = unspanned.copy()
+    for i, normals in enumerate(piece.kinks):
+        if len(normals) and free[i] > 0:
+            basis = free_basis(piece.tangents[i], normals, on)
+            free[i] = -1 if basis is None else basis.shape[1]
+    return free

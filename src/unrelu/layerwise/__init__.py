@@ -1,0 +1,22 @@
+"""Inverting one layer: given x = phi(W h + b) + e, find h."""
+
+from __future__ import annotations
+
+from unrelu.layerwise.algorithm_1 import LInf
+from unrelu.layerwise.algorithm_2 import L1, LeastSquares, Relaxed
+from unrelu.layerwise.exact import Exact
+from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
+from unrelu.layerwise.layer_method import LayerMethod, LayerSolution
+
+__all__ = [
+    "L1",
+    "Exact",
+    "LInf",
+    "LayerMethod",
+    "LayerSolution",
+    "LayerSystem",
+    "LeastSquares",
+    "Relaxed",
+    "Rows",
+    "rows",
+]

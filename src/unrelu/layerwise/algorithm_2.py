@@ -1,0 +1,212 @@
+"""Algorithm 2 of the paper on one layer, and its relatives: ``l1``, ``relaxed``, ``least_squares``.
+
+They differ in the convex problem that is solved at a threshold, and share how the threshold grows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
+from unrelu.layerwise.layer_method import LayerSolution, at_any_scale, check_growth, first_threshold, misfit
+from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.layerwise.optimality import ZERO
+from unrelu.lp.lp_status import LpStatus
+from unrelu.result import Status
+
+__all__ = ["L1", "LeastSquares", "Relaxed"]
+
+Array = npt.NDArray[np.float64]
+
+# An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
+_GROWTHS = 400
+# Ratio of neighbouring thresholds in the scan for an unknown noise level, and its upper end relative to max|x|.
+_SCAN_RATIO = 10**0.5
+_SCAN_END = 0.5
+
+
+@dataclass(frozen=True)
+class _GrowingThreshold(ABC):
+    """Solve at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling; return the best.
+
+    The residual in the stop test is that of the layer's own target, which is what a user has. A program without a
+    feasible point moves on to the next threshold.
+
+    Source: Algorithm 2 of the paper.
+    """
+
+    alpha: float = 1.2
+    # The norm of that residual.
+    norm: ClassVar[str]
+    largest: ClassVar[float] = math.inf
+
+    def __post_init__(self) -> None:
+        check_growth(self.alpha)
+
+    @abstractmethod
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+        """Solve the convex problem at the threshold of the constraints; ``near`` is the answer at the one before."""
+
+    def grow(self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float) -> LayerSolution:
+        """What :meth:`__call__` returns, in ordinary units."""
+        end = time.perf_counter() + time_limit
+        eps = self.scan(system, target, threshold, end)[0]
+        # Of programs with the same rows the residuals differ by rounding: that is no fall.
+        scale = float(np.abs(target).max())
+        best: tuple[float, Answer, float] | None = None
+        pivots, solves, limited = 0, 0, False
+        near: Answer | None = None
+        for _ in range(_GROWTHS):
+            answer = self.solve(system, rows(system, target, eps), end - time.perf_counter(), near)
+            near = answer
+            pivots, solves = pivots + answer.pivots, solves + 1
+            if answer.status is LpStatus.INFEASIBLE:
+                # The answer's objective is then the smallest threshold with a feasible point, if it is known.
+                if answer.objective > eps:
+                    eps *= self.alpha ** math.floor(math.log(answer.objective / eps) / math.log(self.alpha))
+            else:
+                error = misfit(system, target, answer.h, self.norm)
+                if best is not None and error > best[0] - ZERO * (best[0] + scale):
+                    break
+                best = (error, answer, eps)
+                if answer.status is not LpStatus.OPTIMAL:
+                    break
+            limited = time.perf_counter() >= end
+            if limited:
+                break
+            eps *= self.alpha
+        _, answer, eps = best or (math.inf, answer, eps)
+        return LayerSolution(answer.h, answer.objective, _status(answer, limited), pivots, eps, solves)
+
+    def scan(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, end: float = math.inf
+    ) -> tuple[float, float]:
+        """A threshold from a given or unknown noise level upwards: the one whose least-squares point explains x best.
+
+        Least squares costs a small part of a linear program, so the whole range up to 0.5 max|x| is tried. A larger
+        threshold has to be better by 2%: it drops information. The scan stops where ``time.perf_counter()`` passes
+        ``end``.
+
+        Returns:
+            The threshold, and the misfit |phi(W h + b) - x| there.
+        """
+        eps = first_threshold(system, target, threshold)
+        scale = float(np.abs(target).max())
+        best, h = (eps, math.inf), None
+        while h is None or (eps <= _SCAN_END * scale and time.perf_counter() < end):
+            h, _, _ = one_sided_least_squares(system, rows(system, target, eps), end, h)
+            error = misfit(system, target, h, self.norm)
+            if error < 0.98 * best[1] - ZERO * scale:
+                best = (eps, error)
+            eps *= _SCAN_RATIO
+        return best
+
+
+@dataclass(frozen=True)
+class L1(_GrowingThreshold):
+    r"""Algorithm 2: the smallest sum of errors, with a threshold that grows until the layer's own residual stops
+    falling.
+
+    .. math:: \min_{h, e \ge 0} \sum_j e_j \quad x_j - e_j \le w_j h \le x_j + e_j \;(x_j > \varepsilon), \quad
+        w_j h \le x_j + e_j \;(x_j \le \varepsilon)
+
+    Args:
+        alpha: growth factor, above 1; the paper's experiments use 1.2.
+
+    Raises:
+        OptionError: alpha is not a finite number above 1.
+
+    Source: Algorithm 2 of the paper.
+    """
+
+    norm = "l1"
+
+    @at_any_scale(power=1)
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """See :class:`LayerMethod`."""
+        return self.grow(system, target, threshold, time_limit)
+
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+        """The smallest sum of errors."""
+        return least_violation(system, constraints, "l1", time_limit, near)
+
+
+@dataclass(frozen=True)
+class Relaxed(_GrowingThreshold):
+    r"""The relaxation (8), without a decision which neurons are on:
+
+    .. math:: \max_h \sum_j \max(0, x_j) w_j h \quad w_j h \le x_j + \varepsilon \;\text{for all } j
+
+    With eps = 0 and a realizable x its solutions are the preimage. The threshold grows as in Algorithm 2, judged by the
+    residual of the layer's own target. (The released code of the paper stops on errors of the true hidden layers, which
+    a user does not have.)
+
+    Args:
+        alpha: growth factor, above 1; the paper's experiments use 1.2.
+
+    Raises:
+        OptionError: alpha is not a finite number above 1.
+
+    Source: relaxation (8) of the paper.
+    """
+
+    norm = "l1"
+
+    @at_any_scale(power=2)
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """See :class:`LayerMethod`."""
+        return self.grow(system, target, threshold, time_limit)
+
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+        """The largest response within the sides."""
+        return largest_response(system, constraints, time_limit, near)
+
+
+@dataclass(frozen=True)
+class LeastSquares(_GrowingThreshold):
+    r"""Algorithm 2 with squared errors, a convex problem solved by a projected semismooth Newton method.
+
+    .. math:: \min_h \sum_{x_j > \varepsilon} (w_j h - x_j)^2 + \sum_{x_j \le \varepsilon} \max(w_j h - x_j, 0)^2
+
+    It needs no linear program.
+
+    Args:
+        alpha: growth factor of the threshold, above 1.
+
+    Raises:
+        OptionError: alpha is not a finite number above 1.
+
+    Source: ours, after Algorithm 2 of the paper.
+    """
+
+    norm = "l2"
+
+    @at_any_scale(power=2)
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """See :class:`LayerMethod`."""
+        return self.grow(system, target, threshold, time_limit)
+
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+        """The smallest sum of squared errors."""
+        h, objective, steps = one_sided_least_squares(system, constraints, time.perf_counter() + time_limit)
+        return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)
+
+
+def _status(answer: Answer, limited: bool) -> Status:
+    if limited or answer.status is LpStatus.LIMIT:
+        return Status.TIME_LIMIT
+    return Status.CONVERGED if answer.status is LpStatus.OPTIMAL else Status.SOLVER_FAILED

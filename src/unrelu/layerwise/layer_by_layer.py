@@ -1,0 +1,241 @@
+"""Inverting a network from its output to its input, one layer at a time.
+
+The last layer is inverted as it was observed: a measurement is folded into it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unrelu.errors import InputError, SolverError, UnsupportedModelError
+from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
+from unrelu.measurements import Identity, MaskOperator
+from unrelu.measurements.noise import Noise
+from unrelu.models.activations import Activation
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network, small
+from unrelu.models.opaque_network import as_chain, unchained
+from unrelu.problem import Problem, Progress
+from unrelu.result import Inversion, Status
+from unrelu.runtime.threads import cores, in_threads
+
+__all__ = ["Layerwise", "ObservedLayer", "check_invertible", "layer_systems", "layerwise_reason", "mixes"]
+
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ObservedLayer:
+    r"""x = phi(W h + b) seen through A, as a layer whose whole output is observed.
+
+    - A picks entries (a mask, or rows with a single 1): the layer of these rows, S phi(W h + b) = phi(S W h + S b).
+    - phi is the identity: A (W h + b) = (A W) h + A b for any A.
+
+    Raises:
+        UnsupportedModelError: A mixes entries behind an activation, which no layer does.
+    """
+
+    problem: Problem
+    last: LayerSystem
+    method: str
+
+    def __post_init__(self) -> None:
+        if not mixes(self.problem):
+            return
+        raise UnsupportedModelError(
+            f"method={self.method!r} inverts layer by layer, but operator= mixes the outputs of the last activation "
+            f"({self.last.activation}): use method='auto', 'lm' or 'projected'"
+        )
+
+    def systems(self) -> list[tuple[LayerSystem, Array]]:
+        """The observed layer and its output, (m,), of every observation; one system where they share it."""
+        y, operator = self.problem.y, self.problem.operator
+        if isinstance(operator, MaskOperator):
+            seen = operator.seen(len(y))
+            if operator.count:
+                return [(restricted(self.last, kept), row[kept]) for kept, row in zip(seen, y, strict=True)]
+            shared = restricted(self.last, seen[0])
+            return [(shared, row[seen[0]]) for row in y]
+        chosen = operator.selection()
+        if chosen is not None:
+            shared = restricted(self.last, chosen)
+        elif isinstance(operator, Identity):
+            shared = self.last
+        else:
+            through = partial(_through, self.problem)
+            matrix = self.last.matrix
+            dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+            bias = through(self.last.bias[None, :])[0]
+            shared = replace(self.last, matrix=np.ascontiguousarray(through(dense.T).T), bias=bias)
+        return [(shared, row) for row in y]
+
+
+def mixes(problem: Problem) -> bool:
+    """Whether A mixes outputs of an activation, so that what was observed is no output of a layer."""
+    operator, network = problem.operator, problem.network
+    linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
+    return not (isinstance(operator, Identity | MaskOperator) or linear or operator.selection() is not None)
+
+
+def restricted(system: LayerSystem, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> LayerSystem:
+    """The layer with some of its outputs."""
+    activation = system.activation
+    if activation.slope.ndim:
+        activation = Activation(activation.name, activation.slope[rows])
+    return replace(system, matrix=system.matrix[rows], bias=system.bias[rows], activation=activation)
+
+
+def _through(problem: Problem, x: Array) -> Array:
+    return problem.operator.values(np.ascontiguousarray(x))
+
+
+# A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
+_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Layerwise:
+    """Apply a layer method to the last layer, then to the one before with what it found, down to the latent code.
+
+    The threshold that one layer settles on is where the next layer starts, as in the released code of the paper. The
+    first starts at the stated noise level, or near zero if none is stated; no step looks at a true hidden layer. An
+    observation on which the LP solver breaks down has NaN for its code and does not stop the others.
+
+    Args:
+        layer_method: how one layer is inverted.
+        name: the name to report.
+
+    Raises:
+        UnsupportedModelError: the network is no chain of layers, a layer's activation is not monotone (a PReLU with a
+            negative slope), or the measurement mixes outputs of an activation.
+        InputError: the problem has a prior.
+
+    Source: section 4 of the paper, "recursively applying Algorithm 1 backwards".
+    """
+
+    layer_method: LayerMethod
+    name: str
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Invert the observations of the problem, as many at a time as there are cores."""
+        if problem.prior:
+            raise InputError(
+                f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
+            )
+        *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest)
+        observed = ObservedLayer(problem, last, self.name).systems()
+        z = np.full((problem.size, problem.network.latent_dim), np.nan)
+        status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
+        nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
+        threads = cores() if small(problem.network) else 1
+        with closing(in_threads(partial(self._timed, hidden, problem), observed, threads)) as results:
+            for i, (code, status[i], nit[i], seconds[i]) in enumerate(results):
+                if code is not None:
+                    z[i] = code
+                progress = partial(Progress, self.name, int(nit[i]), i + 1, problem.size, z.copy())
+                if problem.control.stopped(progress):
+                    status[i + 1 :] = Status.STOPPED
+                    break
+        return Inversion.of(
+            problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
+        )
+
+    def _timed(
+        self, hidden: list[LayerSystem], problem: Problem, observed: tuple[LayerSystem, Array]
+    ) -> tuple[Array | None, Status, int, float]:
+        """What :meth:`_one` returns, and the seconds it took; nothing is begun when the time is up."""
+        if problem.control.expired():
+            return None, Status.TIME_LIMIT, 0, 0.0
+        begin = time.perf_counter()
+        return *self._one([*hidden, observed[0]], observed[1], problem), time.perf_counter() - begin
+
+    def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
+        """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
+        target, threshold = y, _stated_threshold(problem.noise)
+        solutions: list[LayerSolution] = []
+        for system in reversed(systems):
+            try:
+                solution = self.layer_method(system, target, threshold, problem.control.remaining())
+            except SolverError:
+                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
+            solutions.append(solution)
+            if not np.isfinite(solution.h).all():
+                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
+            target, threshold = solution.h, system.input_threshold(solution.h, solution.threshold)
+            if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
+                return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
+        return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
+
+
+def layer_systems(network: Generator, method: str, largest: float = math.inf) -> list[LayerSystem]:
+    """The layers as systems for the layer methods, first to last; see :func:`check_invertible`."""
+    chain = check_invertible(network, method, largest)
+    before = [None, *(layer.activation for layer in chain.layers[:-1])]
+    precision = torch.finfo(network.dtype).eps
+    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)]
+
+
+def check_invertible(generator: Generator, method: str, largest: float = math.inf) -> Network:
+    """The generator as a chain of layers, every one of which a layer method can take.
+
+    Raises:
+        UnsupportedModelError: it is no chain, an activation is not monotone, or a matrix has more than ``largest``
+            entries.
+    """
+    network = as_chain(generator, method)
+    for i, layer in enumerate(network.layers, 1):
+        if layer.n_in * layer.n_out > largest:
+            raise UnsupportedModelError(
+                f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for the dense factorisations of "
+                f"method={method!r}; use method='lm'"
+            )
+        if not layer.activation.monotone:
+            lowest = float(layer.activation.slope.min())
+            raise UnsupportedModelError(
+                f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell on which side of "
+                "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
+            )
+    return network
+
+
+def _stated_threshold(noise: Noise) -> float | None:
+    """eps for the observed layer: the bound of uniform noise, one standard deviation of Gaussian noise."""
+    return noise.level if noise.kind in ("uniform", "gaussian") and noise.level > 0 else None
+
+
+def _overall(statuses: list[Status]) -> Status:
+    """The status of a network from those of its layers, last layer first; an exact fit is judged later."""
+    for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
+        if earlier in statuses:
+            return earlier
+    # Whatever fails below a layer whose input was not unique fails because the wrong input was chosen there.
+    for status in statuses:
+        if status is Status.NOT_UNIQUE:
+            return Status.UNDETERMINED
+        if status is Status.NOT_REALIZABLE:
+            return status
+    return Status.CONVERGED
+
+
+def layerwise_reason(network: Generator) -> str | None:
+    """Why ``auto`` does not start layer by layer on this network; None if it does."""
+    if not isinstance(network, Network):
+        return unchained(network)
+    for i, layer in enumerate(network.layers, 1):
+        if layer.expansion < 1:
+            return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
+    for i, layer in enumerate(network.layers, 1):
+        if not layer.activation.monotone:
+            return f"layer {i} has a PReLU with a negative slope"
+        if layer.n_in * layer.n_out > _ENTRIES:
+            return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
+    return None

@@ -1,0 +1,294 @@
+"""What one layer's output says about its input: an interval for every pre-activation.
+
+All convex layer problems of the paper are built from the same rows. With u = W h + b and a threshold eps, the output
+x_j confines u_j to
+
+.. math:: \\ell_j - q_j \\delta \\le u_j \\le m_j + p_j \\delta, \\qquad 0 \\le \\delta \\le \\varepsilon
+
+where an end may be missing. At delta = eps this is exactly phi^{-1}([x_j - eps, x_j + eps]); between 0 and eps the ends
+move linearly. For a ReLU it is the paper's sign decision: two ends where x_j > eps, only the upper one elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from unrelu.errors import InputError
+from unrelu.models.activations import Activation
+from unrelu.models.network import Layer
+
+__all__ = ["DENSE_ENTRIES", "LayerSystem", "Rows", "checked_target", "rows"]
+
+Array = npt.NDArray[np.float64]
+
+# A matrix with at most this many entries is handled densely even if it comes from a convolution.
+DENSE_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSystem:
+    """x = phi(W h + b) with lower <= h <= upper: what all observations of one layer share.
+
+    Attributes:
+        matrix: W, (n, k), dense or SciPy CSR.
+        bias: b, (n,).
+        activation: phi.
+        lower, upper: (k,), the range of the activation that produced h; infinite for the latent code.
+        precision: relative rounding error of the outputs: 2e-16 in float64, 1e-7 for a network evaluated in float32.
+
+    Raises:
+        InputError: shapes that do not belong together, a W without columns, entries that are not finite, or a lower
+            bound above its upper one.
+    """
+
+    matrix: Array | sparse.csr_array
+    bias: Array
+    activation: Activation
+    lower: Array
+    upper: Array
+    precision: float = float(np.finfo(np.float64).eps)
+
+    def __post_init__(self) -> None:
+        if not sparse.issparse(self.matrix):
+            object.__setattr__(self, "matrix", np.asarray(self.matrix, dtype=np.float64))
+        if self.matrix.ndim != 2 or self.matrix.shape[1] == 0:
+            raise InputError(f"W has shape {self.matrix.shape}; it must be (n, k) with k of at least 1")
+        for name, size in (("bias", self.n_out), ("lower", self.n_in), ("upper", self.n_in)):
+            if getattr(self, name).shape != (size,):
+                raise InputError(f"{name} has shape {getattr(self, name).shape}, W of shape {self.matrix.shape} needs "
+                                 f"({size},)")  # fmt: skip
+        entries = self.matrix.data if sparse.issparse(self.matrix) else self.matrix
+        if not (np.isfinite(entries).all() and np.isfinite(self.bias).all()):
+            raise InputError("W or the bias has entries that are not finite; replace them")
+        if not (self.lower <= self.upper).all():
+            i = int(np.flatnonzero(~(self.lower <= self.upper))[0])
+            raise InputError(f"coordinate {i} has bounds {self.lower[i]} and {self.upper[i]}; the lower one is above")
+
+    @classmethod
+    def of(
+        cls, layer: Layer, previous: Activation | None = None, precision: float = float(np.finfo(np.float64).eps)
+    ) -> LayerSystem:
+        """The system of a layer whose input comes out of the activation ``previous`` (None: the latent code).
+
+        A hidden layer's input is an output of a ReLU, so it is at least 0; the released code of the paper uses this.
+        """
+        matrix = layer.matrix()
+        if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= DENSE_ENTRIES:
+            matrix = matrix.toarray()
+        low, high = previous.range if previous else (np.array(-np.inf), np.array(np.inf))
+        shape = (layer.n_in,)
+        lower, upper = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+        return cls(matrix, layer.bias(), layer.activation, lower, upper, precision)
+
+    @cached_property
+    def gain(self) -> float:
+        """The median norm of the non-zero rows of W: how much a change of h moves a pre-activation."""
+        norms = _norms(self.matrix, axis=1)
+        norms = norms[norms > 0]
+        return float(np.median(norms)) if len(norms) else 1.0
+
+    def input_threshold(self, h: Array, threshold: float) -> float:
+        r"""The threshold that h, found at ``threshold`` eps, is inverted with by the layer below.
+
+        .. math:: \min(\varepsilon \, |h|_2 / |W h|_2, \; \varepsilon / \operatorname{median}_j |w_j|_2)
+
+        An error of eps in a pre-activation is one of about eps / \|w_j\| in h. The paper hands eps down as it is, for
+        weights N(0, 1/n), with which the first ratio is about 1; in other units of h it is not. A threshold that is too
+        small grows; one that is too large calls every neuron off.
+        """
+        stretch = float(np.linalg.norm(self.matrix @ h)) / (float(np.linalg.norm(h)) or 1.0)
+        return threshold / max(stretch, self.gain)
+
+    @property
+    def unit(self) -> tuple[LayerSystem, Array]:
+        """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1.
+
+        LP solvers drop coefficients below about 1e-9 and have absolute tolerances.
+        """
+        return self._scaled or (self, np.ones(self.n_in))
+
+    @cached_property
+    def _scaled(self) -> tuple[LayerSystem, Array] | None:
+        """See :attr:`unit`; None where nothing is extreme: kept within itself, a layer would never be let go."""
+        scales = self.norms
+        if float(scales.min(initial=1.0)) >= 1e-3 and float(scales.max(initial=1.0)) <= 1e3:
+            return None
+        dense = isinstance(self.matrix, np.ndarray)
+        matrix = self.matrix / scales if dense else sparse.csr_array(self.matrix @ sparse.diags_array(1 / scales))
+        return replace(self, matrix=matrix, lower=self.lower * scales, upper=self.upper * scales), scales
+
+    @cached_property
+    def norms(self) -> Array:
+        """The norms of the columns of W, (k,); 1 for a column of zeros."""
+        norms = _norms(self.matrix, axis=0)
+        norms[norms == 0] = 1.0
+        return norms
+
+    @cached_property
+    def absolute(self) -> Array | sparse.csr_array:
+        """The absolute values of the entries of W: what rounding errors of products with W are relative to."""
+        return abs(self.matrix)
+
+    @cached_property
+    def balanced(self) -> tuple[Array, Array]:
+        """W with columns of norm 1, dense, and the squared norms of its rows, (n,)."""
+        matrix = self.matrix if isinstance(self.matrix, np.ndarray) else self.matrix.toarray()
+        matrix = np.ascontiguousarray(matrix / self.norms)
+        return matrix, (matrix * matrix).sum(axis=1)
+
+    @cached_property
+    def transposed(self) -> sparse.csc_array:
+        """W^T by columns, built once for all observations."""
+        return sparse.csc_array(self.matrix.T)
+
+    @property
+    def n_in(self) -> int:
+        """k, the number of inputs."""
+        return int(self.matrix.shape[1])
+
+    @property
+    def n_out(self) -> int:
+        """n, the number of outputs."""
+        return int(self.matrix.shape[0])
+
+    def value(self, h: Array) -> Array:
+        """phi(W h + b), (n,)."""
+        return self.activation.value(np.asarray(self.matrix @ h) + self.bias)
+
+    def inside(self, h: Array) -> Array:
+        """h moved into its bounds."""
+        return np.clip(h, self.lower, self.upper)
+
+
+def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
+    """Euclidean norms of columns (axis 0) or rows (axis 1), also where the squares would leave the range of floats."""
+    largest = abs(matrix).max(axis=axis)
+    size = np.asarray(largest.toarray() if sparse.issparse(largest) else largest).ravel()
+    inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > np.finfo(float).tiny)
+    if sparse.issparse(matrix):
+        diagonal = sparse.diags_array(inverse)
+        unit = matrix @ diagonal if axis == 0 else diagonal @ matrix
+    else:
+        unit = matrix * (inverse if axis == 0 else inverse[:, None])
+    norms: Array = size * np.sqrt(np.asarray((unit * unit).sum(axis=axis)))
+    return norms
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """low - q delta <= W h <= high + p delta, the bias already moved to the sides; all arrays are (n,).
+
+    Attributes:
+        low, high: the sides at delta = 0, -inf or +inf where a side is missing.
+        low_slope, high_slope: q and p, positive where the side is there.
+        target: x after clipping to the range of the activation.
+        threshold: eps.
+    """
+
+    low: Array
+    high: Array
+    low_slope: Array
+    high_slope: Array
+    target: Array
+    threshold: float
+
+    @property
+    def two_sided(self) -> npt.NDArray[np.bool_]:
+        """Where both sides are there: the rows whose neuron is on."""
+        return np.isfinite(self.low) & np.isfinite(self.high)
+
+    @cached_property
+    def center(self) -> Array:
+        """Where both sides of a row start, (n,); 0 in a row without sides."""
+        return np.where(np.isfinite(self.high), self.high, np.where(np.isfinite(self.low), self.low, 0.0))
+
+    @cached_property
+    def scale(self) -> float:
+        """max|x|, or 1e-4 of the largest side: where biases cancel, W h + b has fewer digits than x."""
+        return max(float(np.abs(self.target).max(initial=0.0)), 1e-4 * float(np.abs(self.center).max(initial=0.0)))
+
+    @cached_property
+    def slopes(self) -> tuple[Array, Array]:
+        """p and q, (n,), 0 where the side is missing."""
+        up, down = np.isfinite(self.high), np.isfinite(self.low)
+        return np.where(up, self.high_slope, 0.0), np.where(down, self.low_slope, 0.0)
+
+    @cached_property
+    def box(self) -> tuple[Array, Array]:
+        """The least and the largest multiplier of a row, -1/q and 1/p, (n,), 0 where the side is missing."""
+        up, down = np.isfinite(self.high), np.isfinite(self.low)
+        return np.where(down, -1 / self.low_slope, 0.0), np.where(up, 1 / self.high_slope, 0.0)
+
+    def violation(self, wh: Array) -> Array:
+        """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""
+        return np.maximum(0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope))
+
+
+def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
+    """The rows of one observed layer output at one threshold.
+
+    Args:
+        system: the layer.
+        target: x, (n,), finite.
+        threshold: eps > 0, in units of the output.
+
+    Raises:
+        InputError: a target of another shape or with entries that are not finite, or a threshold that is not above 0.
+
+    An x outside the range of the activation is moved into it first: a ReLU reads a negative observation as 0, where the
+    paper's constraints would ask for a pre-activation that far below zero.
+
+    Source: constraints (6), Algorithm 1 and Remark 1 of the paper. Remark 1's middle rows (-eps < x_j <= eps of a
+    LeakyReLU) ask u_j >= (x_j - delta) / c also where x_j > delta, which contradicts u_j <= x_j + delta for small
+    delta; here the side runs along the chord from phi^{-1}(x_j) at delta = 0 to phi^{-1}(x_j - eps) at delta = eps, so
+    the feasible set at delta = eps, and with it every threshold found, is the paper's.
+    """
+    activation = system.activation
+    x = activation.clip(checked_target(system, target))
+    if not 0 < threshold < np.inf:
+        raise InputError(f"threshold={threshold} must be finite and above 0")
+    low, high = activation.preimage(x - threshold, x + threshold)
+    # Where a sigmoid or tanh saturates, the side at delta = 0 is that of the output half a threshold inside its range.
+    u = activation.inverse(activation.clip(x, margin=min(threshold / 2, 0.25)))
+    down, up = _chords(activation, x, u, low, high, threshold)
+    has_low, has_high = np.isfinite(low), np.isfinite(high)
+    return Rows(
+        low=np.where(has_low, u - system.bias, -np.inf),
+        high=np.where(has_high, u - system.bias, np.inf),
+        low_slope=np.where(has_low, down, 1.0),
+        high_slope=np.where(has_high, up, 1.0),
+        target=x,
+        threshold=threshold,
+    )
+
+
+def checked_target(system: LayerSystem, target: Array) -> Array:
+    """The target as float64, (n,).
+
+    Raises:
+        InputError: another shape, or entries that are not finite.
+    """
+    target = np.asarray(target, dtype=np.float64)
+    if target.shape != (system.n_out,):
+        raise InputError(f"the layer has {system.n_out} outputs, the target has shape {target.shape}")
+    if not np.isfinite(target).all():
+        raise InputError(f"the target has {int((~np.isfinite(target)).sum())} entries that are not finite; remove them")
+    return target
+
+
+def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array, eps: float) -> tuple[Array, Array]:
+    """Slopes (phi^{-1}(x) - phi^{-1}(x - eps)) / eps and (phi^{-1}(x + eps) - phi^{-1}(x)) / eps."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        down, up = (u - low) / eps, (high - u) / eps
+        if activation.smooth:
+            return down, up
+        # On one side of the kink the slope is 1 or 1/c; the quotient would lose digits for a small eps.
+        steep = np.where(activation.slope > 0, 1.0 / activation.slope, 1.0)
+    down = np.where(x - eps >= 0, 1.0, np.where(x <= 0, steep, down))
+    up = np.where(x >= 0, 1.0, np.where(x + eps <= 0, steep, up))
+    return down, up

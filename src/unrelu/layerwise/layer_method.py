@@ -1,0 +1,172 @@
+r"""What inverting one layer returns, the interface of a layer method, and a layer method at any scale.
+
+x = phi(W h + b) has two units, that of the output and that of the input. With factors s and t
+
+.. math:: W' = \frac{s}{t} W, \quad b' = s b, \quad x' = s x, \quad \varepsilon' = s \varepsilon, \quad h' = t h
+
+is the same layer (s = 1 behind a sigmoid or tanh). The factors are powers of two, so that nothing is rounded, and 1
+where no square of a number overflows or vanishes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from unrelu.errors import OptionError
+from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
+from unrelu.result import Status
+
+__all__ = ["LayerMethod", "LayerSolution", "at_any_scale", "check_growth", "first_threshold", "misfit"]
+
+
+Array = npt.NDArray[np.float64]
+
+# The first guess of an unknown noise level, relative to max|x|.
+_SMALLEST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSolution:
+    """The input h of one layer.
+
+    Attributes:
+        h: (k,), within the bounds of the layer's input.
+        objective: the value of the method's own objective at the threshold it settled on.
+        status: CONVERGED, EXACT_FIT or NOT_UNIQUE (``exact``), NOT_REALIZABLE, TIME_LIMIT or SOLVER_FAILED.
+        pivots: simplex and Newton iterations.
+        threshold: the eps that the method settled on; the next layer starts from it.
+        solves: convex problems solved.
+        freedom: dimension of the preimage, where the method computed it; else -1.
+    """
+
+    h: Array
+    objective: float
+    status: Status
+    pivots: int
+    threshold: float
+    solves: int
+    freedom: int = -1
+
+
+class LayerMethod(Protocol):
+    """Options on the object, data in the call."""
+
+    @property
+    def norm(self) -> str:
+        """The norm of the layer's error that the method minimises."""
+
+    @property
+    def largest(self) -> float:
+        """The most entries that a layer's matrix may have."""
+
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """Invert one layer.
+
+        Args:
+            system: the layer, x = phi(W h + b).
+            target: x, (n,).
+            threshold: eps to start from: the noise level, or what the layer above settled on. None: unknown.
+            time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
+
+        The activation must be monotone; ``layer_systems`` checks it.
+
+        Raises:
+            InputError: a target of another shape, or with entries that are not finite.
+            SolverError: HiGHS refuses the program.
+        """
+
+
+def first_threshold(system: LayerSystem, target: Array, threshold: float | None) -> float:
+    """The threshold to start from: the given one, or 1e-9 of what the layer's outputs are made of; never 0.
+
+    That is max|x|, the range of a sigmoid or tanh, or, for dark outputs, the biases that keep them dark (to the digits
+    that W h + b has left beside them).
+    """
+    span = 1.0 if system.activation.smooth else 0.0
+    bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
+    scale = max(float(np.abs(target).max()), span, bias, np.finfo(float).tiny / _SMALLEST)
+    return max(_SMALLEST * scale, threshold or 0.0)
+
+
+# Numbers from 2^-40 to 2^40 have squares and squares of squares, and the solvers have units of their own for them.
+_ORDINARY = 40
+
+
+def at_any_scale(power: int) -> Callable[[Callable[..., LayerSolution]], Callable[..., LayerSolution]]:
+    """Let a layer method's ``__call__`` see ordinary numbers; its objective is in units of the output to ``power``."""
+
+    def decorate(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
+        @wraps(method)
+        def call(
+            self: Any, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+        ) -> LayerSolution:
+            target = checked_target(system, target)
+            out, into = _exponents(system, target)
+            if not (out or into):
+                return method(self, system, target, threshold, time_limit)
+            with np.errstate(over="ignore", under="ignore"):
+                given = None if threshold is None else float(np.ldexp(threshold, out))
+                found = method(self, _in_units(system, out, into), np.ldexp(target, out), given, time_limit)
+                return replace(
+                    found, h=system.inside(np.ldexp(found.h, -into)),
+                    objective=float(np.ldexp(found.objective, -power * out)),
+                    threshold=float(np.ldexp(found.threshold, -out)),
+                )  # fmt: skip
+
+        return call
+
+    return decorate
+
+
+def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
+    """Exponents of s and t: what makes the output's largest entry ordinary, and then the largest weight."""
+    out = 0
+    if not system.activation.smooth:
+        # The biases as :func:`first_threshold` looks at them: beside larger ones x has fewer digits.
+        out = _exponent(max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0))))
+    largest = float(abs(system.matrix).max()) if system.n_out else 0.0
+    weights = math.frexp(largest)[1] + out
+    return out, weights if abs(weights) > _ORDINARY and largest > 0 else 0
+
+
+def _exponent(largest: float) -> int:
+    exponent = math.frexp(largest)[1]
+    return -exponent if largest > 0 and abs(exponent) > _ORDINARY else 0
+
+
+def _in_units(system: LayerSystem, out: int, into: int) -> LayerSystem:
+    given, change = system.matrix, out - into
+    if isinstance(given, np.ndarray):
+        matrix = np.ldexp(given, change)
+    else:
+        matrix = sparse.csr_array((np.ldexp(given.data, change), given.indices, given.indptr), given.shape)
+    return replace(
+        system, matrix=matrix, bias=np.ldexp(system.bias, out), lower=np.ldexp(system.lower, into),
+        upper=np.ldexp(system.upper, into),
+    )  # fmt: skip
+
+
+def check_growth(alpha: float) -> None:
+    """Refuse a growth factor with which the threshold would not grow.
+
+    Raises:
+        OptionError: alpha is not a finite number above 1.
+    """
+    if not 1 < alpha < math.inf:
+        raise OptionError(f"alpha={alpha} must be finite and above 1, so that the threshold grows")
+
+
+def misfit(system: LayerSystem, target: Array, h: Array, norm: str) -> float:
+    """|phi(W h + b) - x| with x moved into the range of the activation, in "l2", "l1" or "linf"."""
+    error = np.abs(system.value(h) - system.activation.clip(target))
+    return float(np.linalg.norm(error, {"l2": 2, "l1": 1, "linf": np.inf}[norm]))

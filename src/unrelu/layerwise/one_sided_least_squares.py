@@ -1,0 +1,162 @@
+"""One-sided least squares: the sum of squared violations of a layer's rows, with bounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, sparse
+from scipy.sparse.linalg import LinearOperator, cg
+
+from unrelu.layerwise.layer_constraints import LayerSystem, Rows
+
+__all__ = ["one_sided_least_squares"]
+
+Array = npt.NDArray[np.float64]
+
+_NEWTON_STEPS = 200
+# Columns are scaled to norm 1: a pivot of their Cholesky factor below this one says that products lose half the digits.
+_WELL_CONDITIONED = 1e-3
+# Singular values below this share of the largest count as zero.
+_RANK = 1e-14
+
+
+def one_sided_least_squares(
+    system: LayerSystem, rows: Rows, end: float = math.inf, start: Array | None = None
+) -> tuple[Array, float, int]:
+    """min over lower <= h <= upper of sum_j e_j(h)^2, by a projected semismooth Newton method with an active set.
+
+    The objective is convex, once differentiable and piecewise quadratic. At each point the violated rows give a Newton
+    step for the coordinates that are not held at a bound; it is projected on the bounds and shortened until it
+    decreases the objective enough.
+
+    Begins at ``start``, or 0. Where ``time.perf_counter()`` passes ``end``, the point reached so far is returned.
+
+    Returns:
+        h, the minimum, and the number of Newton steps.
+
+    Source: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J. Control
+    Optim. 20 (1982).
+    """
+    scale = float(np.abs(rows.target).max())
+    h = system.inside(np.zeros(system.n_in) if start is None else start)
+    signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
+    step = 0
+    while step < _NEWTON_STEPS and time.perf_counter() < end:
+        gradient = np.asarray(system.matrix.T @ signed)
+        direction = _feasible_direction(system, curvature, signed, gradient, h)
+        if -float(gradient @ direction) <= 1e-24 * f + 1e-30 * scale**2:
+            break
+        for towards in (direction, _scaled_gradient(system, curvature, gradient)):
+            for length in _lengths(system, h, towards):
+                trial = system.inside(h + length * towards)
+                signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
+                if f_trial <= f - 2e-4 * float(gradient @ (h - trial)):
+                    break
+            # Where a coordinate is let go, the Newton step of all may push another one out, and nothing moves.
+            if f_trial < f:
+                break
+        if f_trial >= f:
+            break
+        h, f, step = trial, f_trial, step + 1
+    return h, f, step
+
+
+def _feasible_direction(system: LayerSystem, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:
+    """The Newton direction on the face of the box that h may move on.
+
+    A coordinate at a bound is held if its gradient pushes outwards, or if the Newton step of the others would push it
+    outwards. Where nothing moves on that face, one held coordinate whose gradient points inwards is let go.
+    """
+    at_lower, at_upper = h <= system.lower, h >= system.upper
+    held = (at_lower & (gradient > 0)) | (at_upper & (gradient < 0))
+    inwards = (at_lower & (gradient < 0)) | (at_upper & (gradient > 0))
+    while True:
+        direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
+        outwards = ~held & ((at_lower & (direction < 0)) | (at_upper & (direction > 0)))
+        if not outwards.any():
+            break
+        held |= outwards
+    if (held & inwards).any():
+        # What letting coordinate i alone go would gain, g_i^2 / H_ii, against the gain on the face.
+        diagonal = _diagonal(system, curvature)
+        gain = np.where(held & inwards, gradient * gradient / diagonal, 0.0)
+        if -float(gradient @ direction) <= 0.1 * gain.max():
+            held[np.argmax(gain)] = False
+            direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
+    return direction
+
+
+def _scaled_gradient(system: LayerSystem, curvature: Array, gradient: Array) -> Array:
+    """-g_i / H_ii, (k,): a direction along which the projection on the bounds descends wherever anything does."""
+    return np.asarray(-gradient / _diagonal(system, curvature))
+
+
+def _diagonal(system: LayerSystem, curvature: Array) -> Array:
+    """H_ii, half the second derivatives, (k,), above 0."""
+    return np.asarray((system.matrix * system.matrix).T @ curvature) + np.finfo(float).tiny
+
+
+def _lengths(system: LayerSystem, h: Array, direction: Array) -> Iterator[float]:
+    """Step lengths to try: a few projected ones, then the one to the first bound on the way, then ever shorter ones."""
+    yield from (1.0, 0.5, 0.25)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(direction < 0, (system.lower - h) / direction, (system.upper - h) / direction)
+    first = float(np.min(room, initial=0.125, where=(direction != 0) & (room > 0)))
+    yield from (first * 0.5**i for i in range(40))
+
+
+def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
+    """Half the derivative of sum e_j^2 by (W h)_j, half its second derivative, and the sum itself."""
+    over, under = (wh - rows.high) / rows.high_slope, (rows.low - wh) / rows.low_slope
+    over, under = np.maximum(over, 0.0), np.maximum(under, 0.0)
+    # A two-sided row met exactly keeps its curvature: it is active at any point nearby.
+    on_high = (over > 0) | (rows.two_sided & (under == 0))
+    curvature = np.where(on_high, rows.high_slope**-2.0, np.where(under > 0, rows.low_slope**-2.0, 0.0))
+    signed = over / rows.high_slope - under / rows.low_slope
+    return signed, curvature, float(over @ over + under @ under)
+
+
+def _newton_direction(
+    matrix: Array | sparse.csr_array, curvature: Array, signed: Array, gradient: Array, free: npt.NDArray[np.bool_]
+) -> Array:
+    """Solve W_A^T D W_A d = -gradient on the free coordinates, zero on the others; the shortest d where it is singular.
+
+    Its square root says the same, min_d |D^(1/2) W_A d + D^(-1/2) s|_2 with gradient = W_A^T s, and keeps the digits
+    that products of badly conditioned columns lose.
+    """
+    direction = np.zeros_like(gradient)
+    if not free.any():
+        return direction
+    active = curvature > 0
+    weight = curvature[active]
+    part = matrix[active][:, free]
+    if sparse.issparse(part):
+        direction[free] = _conjugate_gradients(part, weight, -gradient[free])
+        return direction
+    sizes = np.sqrt(weight @ (part * part))
+    sizes[sizes == 0] = 1.0
+    unit = part / sizes
+    factor, info = linalg.lapack.dpotrf(unit.T @ (unit * weight[:, None]))
+    if info == 0 and factor.diagonal().min() > _WELL_CONDITIONED:
+        direction[free] = linalg.cho_solve((factor, False), -gradient[free] / sizes, check_finite=False) / sizes
+    else:
+        root = np.sqrt(weight)
+        best, *_ = linalg.lstsq(
+            unit * root[:, None], -signed[active] / root, cond=_RANK, lapack_driver="gelsy", check_finite=False
+        )
+        direction[free] = best / sizes
+    return direction
+
+
+def _conjugate_gradients(part: sparse.csr_array, weight: Array, rhs: Array) -> Array:
+    n = part.shape[1]
+    diagonal = np.asarray(part.multiply(part).T @ weight)
+    ridge = 1e-12 * float(diagonal.mean()) + np.finfo(float).tiny
+    gram = LinearOperator((n, n), matvec=lambda v: part.T @ (weight * (part @ v)) + ridge * v, dtype=np.float64)
+    jacobi = LinearOperator((n, n), matvec=lambda v: v / (diagonal + ridge), dtype=np.float64)
+    solution, _ = cg(gram, rhs, rtol=1e-10, maxiter=1000, M=jacobi)
+    return np.asarray(solution)

@@ -1,0 +1,366 @@
+"""A chain of layers under construction, and its parts as model formats spell them: what all loaders share."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Conv, ConvTranspose, Pad, Pool, Reshape, Scale, Shape, Step
+
+__all__ = [
+    "BATCHES",
+    "Chain",
+    "Flow",
+    "Part",
+    "average_pool",
+    "batch_norm",
+    "check_axes",
+    "code_shape",
+    "constant",
+    "crop",
+    "float64",
+    "global_pool",
+    "leaky_relu",
+    "padded",
+    "pixel_shuffle",
+    "pointwise",
+    "prelu",
+    "reshaped",
+    "same_padding",
+    "scale",
+    "shown",
+    "slopes",
+]
+
+
+Part = Step | Activation
+
+# Batch sizes that stand for the unknown one. A reshape that mixes the batch axis with another is seen from its result,
+# and whatever is computed from the batch size, or happens to equal it, is seen from a difference between the two.
+BATCHES = (7919, 7927)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The tensor that runs along the chain, by shape only.
+
+    Attributes:
+        shape: of one element, without the batch axis.
+        batch: size of the batch axis.
+        origin: the node that made it, for messages.
+    """
+
+    shape: Shape
+    batch: int
+    origin: str
+
+    def meta(self) -> Tensor:
+        """A tensor of the full shape that holds no numbers."""
+        return torch.empty(self.batch, *self.shape, dtype=torch.float64, device="meta")
+
+
+class Chain:
+    """The parts so far, and the :class:`Flow` that leaves them (``head``)."""
+
+    def __init__(self, latent_shape: Shape, batch: int, origin: str) -> None:
+        self.head = Flow(latent_shape, batch, origin)
+        self.parts: list[Part] = []
+        self.places: list[str] = []
+        self._takers: dict[Flow, str] = {}
+
+    def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
+        """Append the parts that the node ``place`` makes of ``flow``; returns what leaves it.
+
+        Raises:
+            UnsupportedModelError: another node took ``flow`` already, so the model branches.
+            ModelError: a part does not fit the shape that reaches it, or its weights are not finite.
+        """
+        if flow is not self.head:
+            raise UnsupportedModelError(
+                f"{place} and {self._takers[flow]} both take the output of {flow.origin}, where the model branches; "
+                "only chains of layers can be inverted"
+            )
+        shape = flow.shape
+        for part in parts:
+            try:
+                shape = Affine.compose([part], shape).out_shape if isinstance(part, Step) else shape
+            except ModelError as error:
+                raise type(error)(f"{place}: {error}") from error
+        self.parts.extend(parts)
+        self.places.extend([place] * len(parts))
+        self._takers[flow] = place
+        self.head = Flow(shape, flow.batch, place)
+        return self.head
+
+    def finish(self, flow: Flow) -> None:
+        """Check that ``flow``, the output of the model, is what leaves the last part."""
+        if flow is not self.head:
+            raise UnsupportedModelError(
+                f"{self._takers[flow]} takes the output of {flow.origin}, which is also the output of the model; "
+                "only chains of layers can be inverted"
+            )
+
+    def check_same(self, other: Chain) -> None:
+        """Compare with a second walk along the same model, for another batch size.
+
+        Raises:
+            UnsupportedModelError: a part differs, so it depends on the batch size, or on random numbers.
+        """
+        pairs = zip(self.parts, other.parts, self.places, strict=False)
+        place = next((place for a, b, place in pairs if not _same(a, b)), None)
+        if place is not None or len(self.parts) != len(other.parts):
+            raise UnsupportedModelError(
+                f"{place or 'the model'} depends on the batch size or on random numbers; it must not"
+            )
+
+
+def code_shape(latent_shape: object) -> Shape:
+    """The shape of one latent code as a tuple; an integer k means (k,).
+
+    Raises:
+        ModelError: an entry is not a positive integer.
+    """
+    entries = tuple(latent_shape) if isinstance(latent_shape, Iterable) else (latent_shape,)
+    try:
+        shape = tuple(operator.index(n) for n in entries)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1 or any(isinstance(n, bool) for n in entries):
+        raise ModelError(f"latent_shape must be a positive integer or a tuple of them, got {latent_shape!r}")
+    return shape
+
+
+def float64(value: object, what: str) -> Tensor:
+    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers.
+
+    Raises:
+        ModelError: it is ragged, or not made of real numbers.
+    """
+    if value.is_complex() if isinstance(value, Tensor) else isinstance(value, np.ndarray) and value.dtype.kind == "c":
+        raise ModelError(f"{what} has complex entries; only real numbers are supported")
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
+        return tensor.to(dtype=torch.float64, device="cpu", copy=True).to_dense().contiguous()
+    except (TypeError, ValueError, OverflowError, NotImplementedError):  # the last of tensors without data
+        raise ModelError(f"{what} is not an array of real numbers") from None
+
+
+def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
+    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis.
+
+    Raises:
+        UnsupportedModelError: the batch axis is mixed with others.
+    """
+    shape = tuple(int(n) for n in full)
+    if not shape or shape[0] != flow.batch:
+        before, after = shown((flow.batch, *flow.shape)), shown(shape)
+        raise UnsupportedModelError(f"reshapes {before} to {after}, which mixes the batch axis with the others")
+    return Reshape(shape[1:])
+
+
+def shown(shape: Iterable[int]) -> str:
+    """The shape as text, with B where it holds a stand-in for the batch size."""
+
+    def entry(n: int) -> str:
+        times = next((n // batch for batch in BATCHES if n and n % batch == 0), None)
+        return str(n) if times is None else "B" if times == 1 else f"{times}*B"
+
+    return str(tuple(map(entry, shape))).replace("'", "")
+
+
+def _same(one: Part, two: Part) -> bool:
+    """Whether two parts are the same, tensor by tensor."""
+    if type(one) is not type(two):
+        return False
+    pairs = [(getattr(one, f.name), getattr(two, f.name)) for f in fields(one)]
+    arrays = Tensor | np.ndarray
+    # Smooth activations carry NaN as their slope.
+    return all(np.array_equal(a, b, equal_nan=True) if isinstance(a, arrays) else a == b for a, b in pairs)
+
+
+def leaky_relu(slope: float) -> Activation:
+    """max(u, 0) + slope * min(u, 0), under the name that fits the slope."""
+    if slope == 0:
+        return Activation("relu")
+    if slope == 1:
+        return Activation("identity")
+    return Activation("leaky_relu" if 0 < slope < 1 else "prelu", slope)
+
+
+def prelu(weight: Tensor, shape: Shape) -> Activation:
+    """A PReLU with one slope, or one for each channel (the first axis of ``shape``)."""
+    values = float64(weight, "a PReLU slope").numpy().reshape(-1)
+    if len(values) == 1:
+        return leaky_relu(float(values[0]))
+    return slopes(values.reshape(-1, *[1] * (len(shape) - 1)))
+
+
+def slopes(values: np.ndarray) -> Activation:
+    """A PReLU with slopes that broadcast to the shape of its argument."""
+    return leaky_relu(float(values.reshape(-1)[0])) if values.size == 1 else Activation("prelu", values)
+
+
+def batch_norm(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, shape: Shape
+) -> Scale:
+    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``).
+
+    Raises:
+        ModelError: a variance is negative, or the number of channels is wrong.
+    """
+    mean, variance = float64(mean, "running_mean"), float64(variance, "running_var")
+    if (variance < 0).any():
+        raise ModelError(f"running_var has negative entries, the smallest is {variance.min():g}")
+    if not shape or len(mean) != shape[0]:
+        raise ModelError(f"normalises {len(mean)} channels but is given an input of shape {shape}")
+    factor = torch.rsqrt(variance + eps)
+    if weight is not None:
+        factor = factor * float64(weight, "weight")
+    shift = -mean * factor
+    if bias is not None:
+        shift = shift + float64(bias, "bias")
+    per_channel = (-1, *[1] * (len(shape) - 1))
+    return Scale(factor.reshape(per_channel), shift.reshape(per_channel))
+
+
+def constant(value: object, shape: Shape) -> Tensor:
+    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``.
+
+    Raises:
+        UnsupportedModelError: it has a batch axis longer than 1, or would enlarge the element.
+    """
+    tensor = float64(value, "a constant")
+    if tensor.dim() == len(shape) + 1 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    try:
+        fits = np.broadcast_shapes(tuple(tensor.shape), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UnsupportedModelError(
+            f"combines a constant of shape {shown(tensor.shape)} with elements of shape {shape}; "
+            "a constant must broadcast to one element"
+        )
+    return tensor
+
+
+def scale(shape: Shape, factor: object = 1.0, shift: object = 0.0) -> Scale:
+    """factor * x + shift for x of shape ``shape``; both may be numbers or constants that broadcast to it."""
+    return Scale(constant(factor, shape), constant(shift, shape))
+
+
+def check_axes(what: str, shape: Shape, spatial: int) -> None:
+    """Refuse elements that are not (channels, sizes...), which PyTorch would read as one sample without a batch.
+
+    Raises:
+        ModelError: ``shape`` has not 1 + ``spatial`` axes.
+    """
+    if len(shape) != 1 + spatial:
+        sizes = ", ".join(("length",) if spatial == 1 else ("height", "width"))
+        raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
+
+
+def padded(conv: Conv | Pool, begin: Sequence[int], end: Sequence[int]) -> list[Part]:
+    """``conv`` (without padding of its own) after ``begin`` and ``end`` zeros on each spatial axis."""
+    if any(begin) or any(end):
+        return [Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair)), conv]
+    return [conv]
+
+
+def same_padding(
+    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], upper: bool = True
+) -> tuple[Shape, Shape]:
+    """Zeros before and after each axis with which a convolution returns ceil(size / stride) entries.
+
+    An odd zero goes to the end if ``upper``, else to the beginning.
+    """
+    totals = [
+        max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True)
+    ]
+    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    return (small, large) if upper else (large, small)
+
+
+def crop(shape: Shape, kept: Sequence[tuple[int, int]]) -> list[Part]:
+    """Keep the entries ``first`` to ``end - 1`` of each axis: zeros of negative width, cut off both ends."""
+    widths = [(-first, end - n) for (first, end), n in zip(kept, shape, strict=True)]
+    if any(end <= first for first, end in kept):
+        raise UnsupportedModelError(f"keeps nothing of an input of shape {shape}")
+    return [Pad(tuple(n for pair in reversed(widths) for n in pair))] if any(map(any, widths)) else []
+
+
+def average_pool(
+    kernel: Shape,
+    stride: Shape,
+    padding: Shape,
+    *,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> list[Part]:
+    """Average pooling over the trailing axes, as ``torch.nn.functional.avg_pool2d``."""
+    if divisor is None:
+        return [Pool(kernel, stride, padding, ceil_mode, count_include_pad)]
+    if ceil_mode:
+        raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
+    pool = Pool(kernel, stride, padding)
+    return [
+        pool,
+        Scale(torch.tensor(math.prod(kernel) / divisor, dtype=torch.float64), torch.zeros((), dtype=torch.float64)),
+    ]
+
+
+def global_pool(shape: Shape, output: Sequence[int | None]) -> list[Part]:
+    """Adaptive average pooling of the trailing axes to ``output`` entries (None keeps an axis).
+
+    Raises:
+        UnsupportedModelError: an axis is not a multiple of its output, so the windows have different lengths.
+    """
+    sizes = shape[-len(output) :]
+    wanted = tuple(n if m is None else m for n, m in zip(sizes, output, strict=True))
+    if any(n % m for n, m in zip(sizes, wanted, strict=True)):
+        raise UnsupportedModelError(
+            f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
+            "only whole factors are supported"
+        )
+    window = tuple(n // m for n, m in zip(sizes, wanted, strict=True))
+    return average_pool(window, window, (0,) * len(window))
+
+
+def pixel_shuffle(shape: Shape, factor: int) -> ConvTranspose:
+    """(C r^2, H, W) -> (C, r H, r W): output (c, r h + i, r w + j) is input (c r^2 + r i + j, h, w).
+
+    A transposed convolution with one group for each output channel and one 1 in each kernel.
+
+    Raises:
+        UnsupportedModelError: the channels are not a multiple of r^2.
+    """
+    area = factor * factor
+    if len(shape) != 3 or shape[0] % area:
+        raise UnsupportedModelError(f"shuffles pixels by {factor}, which does not fit an input of shape {shape}")
+    kernels = torch.eye(area, dtype=torch.float64).reshape(area, 1, factor, factor)
+    weight = kernels.repeat(shape[0] // area, 1, 1, 1)
+    return ConvTranspose(weight, None, (factor, factor), (0, 0), (0, 0), (1, 1), shape[0] // area)
+
+
+def pointwise(matrix: Tensor, shape: Shape) -> Conv:
+    """matrix @ x for x of shape (n, p): a convolution with kernels of length 1 over the last axis.
+
+    Raises:
+        UnsupportedModelError: x is a vector, so the product would mix the batch, or has more than two axes.
+    """
+    if matrix.dim() != 2 or len(shape) != 2:
+        raise UnsupportedModelError(
+            f"multiplies elements of shape {shape} from the left by a constant of shape {tuple(matrix.shape)}; "
+            "only a matrix times elements with two axes is supported"
+        )
+    return Conv(matrix[:, :, None])

@@ -1,0 +1,241 @@
+"""Model files as networks: which reader a file goes to, and what each format promises."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
+from unrelu.loaders.checkpoint import check_tensors, read_checkpoint
+from unrelu.loaders.state_dict import Entry, Named, from_names, grouped, matrices, natural, numbered, tensors, unnamed
+from unrelu.loaders.weight_arrays import Activations
+from unrelu.models.activations import Activation
+from unrelu.models.network import Network
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
+from unrelu.runtime.host import computing
+
+__all__ = ["load"]
+
+# Characters of a message.
+_LONGEST = 4000
+
+Layers = Sequence[str] | None
+# The tensors of a file by layer, and the activations that it stores.
+Contents = tuple[Named, Activations | None]
+
+
+@computing()
+def load(
+    path: str | os.PathLike[str],
+    layers: Sequence[str] | None = None,
+    activation: Activations | None = None,
+    latent_shape: int | tuple[int, ...] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Network:
+    """A network from a file, read by its suffix. No file can run code, have other files read, or fill the memory.
+
+    Pickled objects are refused, and so is a file that states more than it holds, or would take more than ``max_bytes``
+    once decompressed, before it is read.
+
+    - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
+      in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind.
+    - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
+    - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
+    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
+      hold the activation's name, or one for each layer.
+
+    A state_dict stores neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5 is
+    used), nor the geometry of convolutions, which are refused. Batch normalisations act before the activation of the
+    matrix they follow.
+
+    Args:
+        path: the file.
+        layers: names of layers to pick out of a larger state_dict, in the order in which they are applied, e.g.
+            ``["fc3", "fc4"]``; None takes all of them in the order of the file.
+        activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
+            ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
+        latent_shape: shape of one latent code, for an ONNX file that leaves it open.
+        max_bytes: the most that the tensors may take, as they are stored and as float64; 4 GiB by default.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, not what its suffix says, too large, no regular file, or holds
+            pickled objects, or tensors that are quantized, sparse or without numbers.
+        UnsupportedModelError: a layer or node cannot be part of a chain.
+        ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
+        OptionError: an option that does not go with this kind of file, or ``max_bytes`` is no number of bytes.
+
+    Source: none; file formats are those of ONNX, PyTorch, safetensors and NumPy.
+    """
+    file = _path(path)
+    suffix = file.suffix.lower()
+    if suffix != ".onnx" and suffix not in _READERS:
+        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in .onnx, {', '.join(_READERS)}")
+    _check_options(file, suffix, layers, activation, latent_shape)
+    max_bytes = check_limit(max_bytes)
+    try:
+        with opened(file) as (_, size):
+            if size == 0:
+                raise InputError(f"{file} is empty")
+        if suffix == ".onnx":
+            from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
+
+            return from_onnx(file, latent_shape, max_bytes)
+        named, stored = _READERS[suffix](file, layers is not None, max_bytes)
+        _check_size(named, layers, max_bytes)
+        return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
+    except ModelError as error:
+        raise type(error)(f"{file}: {_shortened(error)}") from error
+    except InputError as error:  # of the layer that reads
+        told = _shortened(error)
+        raise ModelFileError(told if told.startswith(str(file)) else f"{file}: {told}") from error
+    except OSError as error:
+        raise ModelFileError(f"{file} cannot be read: {error}") from error
+
+
+def _shortened(error: Exception) -> str:
+    """A message; those that list the layers of a file would be as long as it says."""
+    text = str(error)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise ModelFileError(f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch")
+    file = Path(path)
+    if os.path.isdir(file):  # False where there can be no such file
+        raise ModelFileError(f"{file} is a folder; pass the model file itself")
+    return file
+
+
+def _check_size(named: Named, layers: Layers, max_bytes: int) -> None:
+    """Refuse layers that would take more than ``max_bytes`` as float64, which a network has, or that are no numbers."""
+    size = 0
+    for layer in named:
+        if layers is None or layer in layers:
+            check_tensors({f"{layer}.{name}": value for name, value in named[layer].items()})
+            size += 8 * sum(math.prod(value.shape) for value in named[layer].values())
+    if size > max_bytes:
+        raise ModelFileError(
+            f"its layers take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick some with "
+            "layers=, or pass a larger max_bytes= (--max-bytes) if you trust the file"
+        )
+
+
+def _check_options(
+    file: Path, suffix: str, layers: Layers, activation: Activations | None, latent_shape: object
+) -> None:
+    for name, value, fits in (
+        ("layers", layers, suffix != ".onnx"),
+        ("activation", activation, suffix != ".onnx"),
+        ("latent_shape", latent_shape, suffix == ".onnx"),
+    ):
+        if value is not None and not fits:
+            why = "the graph says it" if suffix == ".onnx" else "the first weight says it"
+            raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
+    if layers is not None and (
+        isinstance(layers, str)
+        or not isinstance(layers, Sequence)
+        or not layers
+        or any(not isinstance(name, str) for name in layers)
+    ):
+        raise OptionError(f"layers must be a list of layer names, got {layers!r}")
+
+
+def _network(file: Path, named: Named, layers: Layers, activation: Activations | None) -> Network:
+    """The network of these tensors, if it is known what its activations are.
+
+    What is wrong with the tensors is said first: then the call that the message asks for works.
+
+    Raises:
+        ModelError: they are not known; or see :func:`~unrelu.loaders.state_dict.from_names`.
+    """
+    network = from_names(named, layers, "relu" if activation is None else activation)
+    if activation is not None:
+        return network
+    read = matrices(named, layers)
+    picked = "" if layers is None else f"layers={list(layers)!r}, "
+    last = '["relu", "sigmoid"]' if len(read) == 2 else f'["relu"] * {len(read) - 1} + ["sigmoid"]'
+    each = f", or one for each layer, activation={last}" if len(read) > 1 else ""
+    words = ",".join(["relu"] * (len(read) - 1) + ["sigmoid"])
+    raise ModelError(
+        f"a {file.suffix} file like this one holds weights and does not say what its activations are; its layers are "
+        f"{', '.join(f'{name} {shape}' for name, shape in read)}. Pass unrelu.load({str(file)!r}, {picked}"
+        f'activation="relu") if they are all ReLU{each} (on the command line, --activation relu or {words})'
+    )
+
+
+def _of_layers(stored: Activations | None, named: Named, layers: Layers) -> Activations | None:
+    """The stored activations of the layers that are picked."""
+    own = [name for name, _ in matrices(named, None)]
+    if stored is None or isinstance(stored, str | Activation) or layers is None or len(stored) != len(own):
+        return stored
+    missing = [name for name in layers if name not in named]  # said by from_names
+    return stored if missing else [stored[own.index(name)] for name, _ in matrices(named, layers)]
+
+
+def _npz(file: Path, several: bool, max_bytes: int) -> Contents:
+    flat: dict[str, Entry] = dict(read_npz(file, max_bytes))
+    stored = flat.pop("activation", None)
+    if not flat:
+        raise ModelFileError("the archive holds no weights")
+    named = unnamed(flat) or numbered(flat) or grouped(flat)
+    return named, None if stored is None else _stored_activation(stored)
+
+
+def _stored_activation(stored: object) -> Activations:
+    array = np.asarray(stored)
+    if array.dtype.kind != "U" or array.ndim > 1:
+        raise ModelFileError(
+            f"the entry 'activation' must be a string or a list of strings, got {array.dtype} {array.shape}"
+        )
+    names: Activations = array.tolist()
+    return names
+
+
+def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
+    try:
+        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 -- an optional dependency
+    except ImportError:
+        raise ModelFileError('reading .safetensors needs a package: pip install "unrelu[safetensors]"') from None
+    with opened(file) as (stream, size):
+        header = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header > size - 8:
+            raise ModelFileError("not a readable .safetensors file, or a truncated one: its header is cut short")
+        # The header is JSON; what it is read into takes about that much.
+        if max(size, header * 32) > max_bytes:
+            raise ModelFileError(
+                f"has {shown_size(size)}, {shown_size(header)} of them its header; at most {shown_size(max_bytes)} are "
+                "read, pass a larger max_bytes= (--max-bytes) if you trust the file"
+            )
+    try:
+        with safe_open(file, framework="pt") as archive:
+            names = list(archive.keys())
+            check_names(names, file)
+            flat = {name: archive.get_tensor(name) for name in sorted(names, key=natural)}
+    except (InputError, OSError, MemoryError):
+        raise
+    except SafetensorError as error:
+        raise ModelFileError(f"not a readable .safetensors file, or a truncated one ({error})") from error
+    except Exception as error:  # of types and shapes that PyTorch does not know
+        raise ModelFileError(f"not a readable .safetensors file ({type(error).__name__}: {error})") from error
+    if not flat:
+        raise ModelFileError("the file holds no tensors")
+    return grouped(flat), None
+
+
+def _checkpoint(file: Path, several: bool, max_bytes: int) -> Contents:
+    flat = tensors(read_checkpoint(file, max_bytes), several)
+    check_names(flat, file)
+    return grouped(flat), None
+
+
+_READERS: dict[str, Callable[[Path, bool, int], Contents]] = {
+    ".npz": _npz,
+    ".pt": _checkpoint,
+    ".pth": _checkpoint,
+    ".safetensors": _safetensors,
+}

@@ -1,0 +1,1 @@
+"""Linear programs that know no layers: HiGHS, the compiled interior-point steps and simplex methods."""

@@ -1,0 +1,109 @@
+"""Compiling the kernels before their first use, with a word to the user if it takes time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.lp.dual_simplex import dual_simplex
+from unrelu.lp.exchange_simplex import exchange, invert_basis
+from unrelu.lp.interior_point_largest import central_largest
+from unrelu.lp.interior_point_sum import central_sum
+from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.primal_simplex import primal_simplex
+from unrelu.runtime.host import forkable_lock
+
+__all__ = ["compile_kernels", "compile_simplex", "with_notice"]
+
+
+_LOG = logging.getLogger("unrelu")
+# Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
+_PATIENCE = 1.0
+_MESSAGE = "unrelu is compiling its kernels: up to 15 seconds, once for each installation"
+_EVERY_TIME = (
+    "unrelu is compiling its kernels: up to 15 seconds in every process, as there is no folder to keep them in; "
+    "set NUMBA_CACHE_DIR to one that can be written"
+)
+
+# Held while compiling: a child that inherits a compiler at work would wait for it forever.
+_lock = forkable_lock()
+
+
+def compile_kernels(norm: str) -> None:
+    """Compile, or load from the cache beside the installed files, what the programs of a norm run.
+
+    Says so through the logger "unrelu", at level WARNING, if it takes more than a second. A cache with damaged files is
+    made anew.
+    """
+    with _lock:
+        _once(norm)
+
+
+@cache
+def _once(norm: str) -> None:
+    with_notice(exchange, lambda: _run(norm))
+
+
+def with_notice(kernel: Any, run: Callable[[], None]) -> None:
+    """Run something that compiles ``kernel`` and others, with the message if that takes long."""
+    with _lock:
+        _noticed(kernel.stats.cache_path, run)
+
+
+def _noticed(folder: str, run: Callable[[], None]) -> None:
+    message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
+    message.daemon = True
+    message.start()
+    try:
+        run()
+    except (EOFError, pickle.UnpicklingError):
+        # A process that was killed, or a full disk, leaves half a file.
+        for path in Path(folder).glob("*.nb[ci]"):
+            path.unlink(missing_ok=True)
+        run()
+    finally:
+        message.cancel()
+
+
+def _run(norm: str) -> None:
+    """A program of three rows and one unknown."""
+    matrix, r, one, zero = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3), np.zeros(3)
+    lower, upper = np.zeros(1), np.ones(1)
+    column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
+    least_squares_point(ROUTINES, matrix, r, one, one, lower, upper)
+    if norm == "linf":
+        central_largest(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2)
+    else:
+        central_sum(ROUTINES, matrix, r, one, -one, one, 1.0, lower, upper, 1.0, 2)
+    invert_basis(ROUTINES, matrix, column, basis, edges)
+    shift, lo, hi, y = np.append(r, 0.0), np.append(-one, 0.0), np.append(one, 0.0), np.zeros(4)
+    state = np.zeros(3, np.int64)
+    exchange(ROUTINES, matrix, shift, lo, hi, y.copy(), column, zero[:1], basis, edges, y, state, 9)
+
+
+@cache
+def compile_simplex() -> None:
+    """Compile both, or load them from the cache beside the installed files; says so if it takes more than a second."""
+    with_notice(dual_simplex, _run_simplex)
+
+
+def _run_simplex() -> None:
+    """min x subject to x >= 1, x <= 2."""
+    rows, norms, hard = np.array([[1.0]]), np.ones(1), np.full(1, math.inf)
+    lo, hi, cost = np.ones(1), np.full(1, 2.0), np.ones(1)
+    basis, upper, state = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool), np.zeros(1, dtype=np.int8)
+    edges, y, x, r = np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.zeros(1)
+    ray = np.zeros(2)
+    dual_simplex(
+        ROUTINES, rows, norms, lo, hi, hard, hard, cost, basis, upper, state, edges, True, y, x, r, ray, math.inf, 9
+    )
+    primal_simplex(ROUTINES, rows, norms, lo, hi, cost, basis, upper, edges, True, y, x, r, 9)

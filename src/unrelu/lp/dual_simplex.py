@@ -1,0 +1,346 @@
+r"""A dual simplex on dense rows with few unknowns, for long sequences of nearly equal linear programs.
+
+.. math:: \min_x\; g^T x + \sum_j \left( p_j \max(0, lo_j - a_j x) + q_j \max(0, a_j x - hi_j) \right)
+
+over free x of dimension N; where p_j or q_j is infinite, that side is a constraint. Row j has a multiplier y_j, at
+least -q_j and at most p_j, and g = sum_j y_j a_j at a dual feasible vertex. N rows are basic, that is, tight at one
+side. The others have y_j = 0 (within their sides), p_j (below) or -q_j (above). A row for which this does not hold
+enters: its multiplier moves, those of the basic rows with it, until one of them reaches an end and leaves. The
+objective never falls, so that every vertex on the way gives a lower bound.
+
+Source: C. E. Lemke, "The dual method of solving the linear programming problem", Naval Research Logistics 1 (1954);
+P. M. J. Harris, "Pivot selection methods of the Devex LP code", Mathematical Programming 5 (1973).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unrelu.lp.dense_linear_algebra import advance, clear, jit
+from unrelu.lp.exchange_simplex import invert_basis
+
+__all__ = [
+    "CUTOFF",
+    "LIMIT",
+    "OPTIMAL",
+    "PIVOT",
+    "REFACTOR",
+    "SINGULAR",
+    "SLACK",
+    "VIOLATED",
+    "dual_simplex",
+    "marked",
+    "update",
+    "vertex",
+]
+
+OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
+
+# A row misses its side where it does by more than this, relative to its norm.
+VIOLATED = 1e-9
+# Multipliers may leave their interval by this in the ratio test, so that pivots can be large.
+SLACK = 1e-10
+# Multipliers of a basis to start from may be outside by this, relative to the largest.
+FEASIBLE = 1e-7
+# Smaller coefficients are no pivots.
+PIVOT = 1e-9
+# Pivots between two inversions from scratch.
+REFACTOR = 60
+# Multipliers of a contradiction are not made larger than this times what they contradict by.
+_FARTHEST = 1e12
+
+
+@jit
+def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
+    """Write x, r = A x and the basic multipliers y from the inverse; returns the objective."""
+    m, k = rows.shape
+    clear(x)
+    for i in range(k):
+        j = basis[i]
+        if j < m:
+            advance(x, hi[j] if upper[i] else lo[j], edges[i])
+    r[:] = np.dot(rows, x)
+    rest = g.copy()
+    value = 0.0
+    for j in range(m):
+        if state[j] > 0:
+            advance(rest, -p[j], rows[j])
+            value += p[j] * lo[j]
+        elif state[j] < 0:
+            advance(rest, q[j], rows[j])
+            value -= q[j] * hi[j]
+    y[:] = np.dot(edges, rest)
+    for i in range(k):
+        j = basis[i]
+        if j < m:
+            value += y[i] * (hi[j] if upper[i] else lo[j])
+    return value
+
+
+@jit
+def worst(rows_norm, lo, hi, state, basic, r, weight):
+    """The nonbasic row that is farthest from where its multiplier says it is; (-1, 0, 0) if there is none.
+
+    Returns its number, the signed violation (positive: its multiplier must grow), and whether it meets its upper side.
+    """
+    best, chosen, gap, at_upper = 0.0, -1, 0.0, False
+    for j in range(len(r)):
+        if basic[j]:
+            continue
+        if state[j] == 0:
+            below, above = lo[j] - r[j], r[j] - hi[j]
+            miss, top = (below, False) if below > above else (-above, True)
+            size = max(below, above)
+        elif state[j] > 0:
+            size = r[j] - lo[j]
+            miss, top = -size, False
+        else:
+            size = hi[j] - r[j]
+            miss, top = size, True
+        if size > VIOLATED * rows_norm[j]:
+            score = size * size / weight[j]
+            if score > best:
+                best, chosen, gap, at_upper = score, j, miss, top
+    return chosen, gap, at_upper
+
+
+@jit
+def ends(i, j, m, lo, hi, p, q, upper):
+    """The interval of the multiplier of a basic row."""
+    if j >= m:
+        return 0.0, 0.0
+    if lo[j] == hi[j]:
+        return -q[j], p[j]
+    if upper[i]:
+        return -q[j], 0.0
+    return 0.0, p[j]
+
+
+@jit
+def leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign):
+    """The basic row whose multiplier reaches its end first when that of the entering row moves; (-1, inf) if none does.
+
+    Two passes: how far, if every end were a little farther away; then the largest pivot among those that come first.
+    """
+    k, far, scale = len(basis), np.inf, 0.0
+    for i in range(k):
+        scale = max(scale, abs(alpha[i]))
+    for i in range(k):
+        change = -sign * alpha[i]
+        if abs(change) <= PIVOT * scale:
+            continue
+        low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
+        room = (high - y[i] + SLACK) / change if change > 0.0 else (low - y[i] - SLACK) / change
+        far = min(far, room)
+    if far == np.inf:
+        return -1, np.inf
+    place, size, step = -1, 0.0, 0.0
+    for i in range(k):
+        change = -sign * alpha[i]
+        if abs(change) <= PIVOT * scale:
+            continue
+        low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
+        room = (high - y[i]) / change if change > 0.0 else (low - y[i]) / change
+        # Artificial rows leave before all others.
+        weight = abs(change) * (1e6 if basis[i] >= m else 1.0)
+        if room <= far and weight > size:
+            place, size, step = i, weight, max(0.0, room)
+    return place, step
+
+
+@jit
+def dual_simplex(
+    routines, rows, norms, lo, hi, p, q, g, basis, upper, state, edges, fresh, y, x, r, ray, cutoff, limit
+):
+    """Go from a dual feasible vertex to the optimum, or past ``cutoff``.
+
+    Args:
+        rows: a_j, (M, N), contiguous.
+        norms: of the rows, (M,).
+        lo, hi: sides, (M,), lo <= hi, infinite where missing.
+        p, q: costs of missing the sides, (M,), infinite for constraints.
+        g: (N,).
+        basis: (N,), changed in place: numbers of rows, or M + i for x_i = 0 with multiplier 0.
+        upper: whether a basic row is tight at its upper side, (N,), changed in place.
+        state: 1 where y_j = p_j, -1 where y_j = -q_j, of the nonbasic rows, (M,) int8, changed in place.
+        edges: the transposed inverse of the basic rows, (N, N), changed in place.
+        fresh: whether ``edges`` has to be computed first.
+        y: multipliers of the basic rows, (N,), set.
+        x, r: the vertex (N,) and A x (M,), set.
+        ray: where the constraints contradict each other: one more row, not basic, and its multiplier, (2,); else -1, 0.
+        cutoff: stop when the objective reaches it.
+        limit: pivots at most.
+
+    Returns:
+        OPTIMAL, CUTOFF (the multipliers give at least the cutoff; where the constraints contradict each other, they are
+        as large as that takes), LIMIT or SINGULAR (also where the basis is not dual feasible); the objective;
+        pivots.
+    """
+    m, k = rows.shape
+    alpha, move, weight = np.empty(k), np.empty(m), norms * norms + 1e-300
+    basic = marked(basis, m)
+    ray[0], ray[1] = -1.0, 0.0
+    value, usable = begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y)
+    if not usable:
+        return SINGULAR, -np.inf, 0
+    pivots, since = 0, 0
+    while True:
+        entering, gap, at_upper = worst(norms, lo, hi, state, basic, r, weight)
+        done = entering < 0 or value >= cutoff
+        if done and since == 0:
+            return (CUTOFF if value >= cutoff else OPTIMAL), value, pivots
+        if done or since >= REFACTOR:
+            # By updated numbers; look again with new ones.
+            value, usable = again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, not done, x, r, y)
+            if not usable:
+                return SINGULAR, value, pivots
+            since = 0
+            continue
+        if pivots >= limit:
+            return LIMIT, value, pivots
+        pivots, since = pivots + 1, since + 1
+        sign = 1.0 if gap > 0.0 else -1.0
+        alpha[:] = np.dot(edges, rows[entering])
+        place, step = leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign)
+        own = own_room(entering, sign, state, p, q)
+        if own <= step and own < np.inf:
+            # The multiplier of the entering row itself meets its end first: the vertex stays.
+            advance(y, -sign * own, alpha)
+            value += own * abs(gap)
+            state[entering] = (1 if sign > 0.0 else -1) if state[entering] == 0 else 0
+            continue
+        if place < 0:
+            # The constraints contradict each other: the objective grows without end.
+            step = (1.01 * (cutoff - value) + 1e-3 * abs(cutoff) + 1e-300) / abs(gap)
+            if not step < _FARTHEST:
+                return LIMIT, value, pivots
+            advance(y, -sign * step, alpha)
+            ray[0], ray[1] = entering, sign * step
+            return CUTOFF, value + step * abs(gap), pivots
+        value += step * abs(gap)
+        y_entering = at_end(entering, state, p, q) + sign * step
+        advance(y, -sign * step, alpha)
+        out = basis[place]
+        if out < m:
+            basic[out] = False
+            state[out] = left_at(place, out, m, lo, hi, p, q, upper, -sign * alpha[place])
+        move[:] = np.dot(rows, edges[place])
+        advance(x, gap / alpha[place], edges[place])
+        advance(r, gap / alpha[place], move)
+        weigh(weight, move, alpha[place], entering, out, m)
+        state[entering], basic[entering] = 0, True
+        basis[place], upper[place], y[place] = entering, at_upper, y_entering
+        update(edges, alpha, place)
+
+
+@jit
+def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
+    """The first vertex: its objective, and whether its multipliers are in their intervals.
+
+    The inverse is computed where it is not known, or not accurate enough for that.
+    """
+    m = len(rows)
+    if not fresh:
+        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        if allowed(m, lo, hi, p, q, basis, upper, y):
+            return value, True
+    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
+        return -np.inf, False
+    value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+    return value, allowed(m, lo, hi, p, q, basis, upper, y)
+
+
+@jit
+def allowed(m, lo, hi, p, q, basis, upper, y):
+    """Whether the basic multipliers are in their intervals; they may not be where the basis is of another program."""
+    largest = 1.0
+    for i in range(len(y)):
+        largest = max(largest, abs(y[i]))
+    for i in range(len(y)):
+        low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
+        if not (low - FEASIBLE * largest <= y[i] <= high + FEASIBLE * largest):
+            return False
+    return True
+
+
+@jit
+def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
+    """The present vertex from its basis, by the updated inverse if that is accurate; whether there is an inverse."""
+    if not fresh:
+        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        if accurate(lo, hi, basis, upper, x, r):
+            return value, True
+    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
+        return -np.inf, False
+    return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
+
+
+@jit
+def accurate(lo, hi, basis, upper, x, r):
+    """Whether the basic rows are tight where they should be, up to a tenth of what counts as a violation."""
+    m = len(r)
+    for i in range(len(basis)):
+        j = basis[i]
+        miss = abs(r[j] - (hi[j] if upper[i] else lo[j])) if j < m else abs(x[j - m])
+        if not miss <= 0.1 * VIOLATED * (1.0 + abs(r[j] if j < m else 0.0)):
+            return False
+    return True
+
+
+@jit
+def marked(basis, m):
+    """Which rows are basic."""
+    basic = np.zeros(m, np.bool_)
+    for i in range(len(basis)):
+        if basis[i] < m:
+            basic[basis[i]] = True
+    return basic
+
+
+@jit
+def at_end(j, state, p, q):
+    """The multiplier of a nonbasic row."""
+    if state[j] > 0:
+        return p[j]
+    return -q[j] if state[j] < 0 else 0.0
+
+
+@jit
+def own_room(j, sign, state, p, q):
+    """How far the multiplier of a nonbasic row can go: between its end and 0, one way or the other."""
+    if state[j] == 0:
+        return p[j] if sign > 0.0 else q[j]
+    return p[j] if state[j] > 0 else q[j]
+
+
+@jit
+def left_at(i, j, m, lo, hi, p, q, upper, change):
+    """The end at which the multiplier of a leaving row has arrived, as a state."""
+    low, high = ends(i, j, m, lo, hi, p, q, upper)
+    if change > 0.0 and high > 0.0:
+        return 1
+    return -1 if change < 0.0 and low < 0.0 else 0
+
+
+@jit
+def weigh(weight, move, pivot, entering, out, m):
+    """Devex weights after a pivot: how long each row is in the coordinates of the basis, roughly."""
+    reference = weight[entering] / (pivot * pivot)
+    for j in range(len(weight)):
+        new = move[j] * move[j] * reference
+        weight[j] = max(weight[j], new)
+    if out < m:
+        weight[out] = max(reference, weight[out])
+
+
+@jit
+def update(edges, alpha, place):
+    """The edges after the row with coordinates ``alpha`` took a place in the basis."""
+    k = len(edges)
+    new = np.zeros(k)
+    advance(new, 1.0 / alpha[place], edges[place])
+    for i in range(k):
+        if i != place and alpha[i] != 0.0:
+            advance(edges[i], -alpha[i], new)
+    clear(edges[place])
+    advance(edges[place], 1.0, new)

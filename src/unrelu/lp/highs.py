@@ -1,0 +1,228 @@
+"""The boundary to HiGHS: the only module that imports highspy.
+
+HiGHS reports ``Optimal`` for a NaN cost and clips what it cannot represent, so shapes and finiteness are checked here,
+every return code is looked at, and every model status is mapped in one table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from unrelu.errors import SolverError
+from unrelu.lp.lp_status import LpStatus
+
+__all__ = ["LinearProgram", "LpSolution", "MipSolution", "solve", "solve_mip"]
+
+
+Array = npt.NDArray[np.float64]
+
+
+# By name, as not every release of HiGHS has every status.
+STATUS: dict[str, LpStatus] = {
+    "kOptimal": LpStatus.OPTIMAL,
+    "kModelEmpty": LpStatus.OPTIMAL,
+    "kInfeasible": LpStatus.INFEASIBLE,
+    "kUnbounded": LpStatus.UNBOUNDED,
+    # Without presolve, as linear programs are solved, this ambiguous answer can only come from a breakdown; of programs
+    # with integers it says too little to be used.
+    "kUnboundedOrInfeasible": LpStatus.FAILED,
+    "kTimeLimit": LpStatus.LIMIT,
+    "kIterationLimit": LpStatus.LIMIT,
+    "kSolutionLimit": LpStatus.LIMIT,
+    "kInterrupt": LpStatus.LIMIT,
+    "kHighsInterrupt": LpStatus.LIMIT,
+    "kObjectiveBound": LpStatus.LIMIT,
+    "kObjectiveTarget": LpStatus.LIMIT,
+    "kMemoryLimit": LpStatus.FAILED,
+    "kUnknown": LpStatus.FAILED,
+    "kNotset": LpStatus.FAILED,
+    "kLoadError": LpStatus.FAILED,
+    "kModelError": LpStatus.FAILED,
+    "kPresolveError": LpStatus.FAILED,
+    "kSolveError": LpStatus.FAILED,
+    "kPostsolveError": LpStatus.FAILED,
+}
+
+
+# The smallest that HiGHS takes; as quick as the default of 1e-7 on these programs, and its answers prove better.
+_TOLERANCE = 1e-10
+# Of mixed-integer programs: the smallest that leaves HiGHS room to branch.
+_MIP_TOLERANCE = 1e-9
+# HiGHS looks at the clock only now and then; asking for this share of the time keeps the rest for its last round.
+_EARLY = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProgram:
+    """min cost.x subject to row_lower <= A x <= row_upper and col_lower <= x <= col_upper.
+
+    ``matrix`` is A in CSC form; sides may be infinite.
+    """
+
+    cost: Array
+    matrix: sparse.csc_array
+    row_lower: Array
+    row_upper: Array
+    col_lower: Array
+    col_upper: Array
+
+    def check(self) -> None:
+        """Raise SolverError where a shape is off, a cost or coefficient is not finite, or a side is NaN."""
+        m, n = self.matrix.shape
+        for name, size in (("cost", n), ("col_lower", n), ("col_upper", n), ("row_lower", m), ("row_upper", m)):
+            value = getattr(self, name)
+            if value.shape != (size,):
+                raise SolverError(f"{name} has shape {value.shape}, a matrix of shape {(m, n)} needs ({size},)")
+            if np.isnan(value).any():
+                raise SolverError(f"{name} has {int(np.isnan(value).sum())} NaN entries")
+        for name, value in (("cost", self.cost), ("matrix", self.matrix.data)):
+            if not np.isfinite(value).all():
+                raise SolverError(f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class LpSolution:
+    """What the solver returned; ``x`` and ``row_dual`` mean something only where ``status`` is OPTIMAL.
+
+    ``row_dual[i]`` is the derivative of the optimal objective with respect to the active side of row i.
+    """
+
+    status: LpStatus
+    x: Array
+    row_dual: Array
+    objective: float
+    iterations: int
+
+
+def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "simplex") -> LpSolution:
+    """Solve on one thread, without presolve.
+
+    The layer programs are passed in dual form with few rows and many columns. Up to about a thousand rows the dual
+    simplex is the fastest of HiGHS's solvers, above that its interior point (docs/design.md has the comparison).
+
+    Args:
+        program: the linear program; it is checked first.
+        time_limit: in seconds.
+        method: "simplex" (dual) or "ipm" (interior point, then crossover to a vertex).
+
+    Raises:
+        SolverError: the program is malformed, or HiGHS rejects it.
+    """
+    options: dict[str, _Option] = {
+        "solver": method,
+        "presolve": "off",
+        "simplex_strategy": 1,
+        "primal_feasibility_tolerance": _TOLERANCE,
+        "dual_feasibility_tolerance": _TOLERANCE,
+    }
+    if math.isfinite(time_limit):
+        options["time_limit"] = max(0.0, _EARLY * time_limit)
+    program.check()
+    solver = _loaded(_model(program), options)
+    solver.run()
+    status = STATUS[solver.getModelStatus().name]
+    solution, info = solver.getSolution(), solver.getInfo()
+    x, row_dual = np.array(solution.col_value), np.array(solution.row_dual)
+    if status is LpStatus.OPTIMAL and not (np.isfinite(x).all() and np.isfinite(row_dual).all()):
+        status = LpStatus.FAILED
+    return LpSolution(status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count))
+
+
+@dataclass(frozen=True, eq=False)
+class MipSolution:
+    """What the solver returned for a program with integers.
+
+    Attributes:
+        status: how it ended.
+        x: the best point, NaN where there is none.
+        objective: there, infinite where there is none.
+        bound: a lower bound of the optimum, by the solver's arithmetic.
+        nodes: of its tree.
+    """
+
+    status: LpStatus
+    x: Array
+    objective: float
+    bound: float
+    nodes: int
+
+
+def solve_mip(
+    program: LinearProgram, integral: npt.NDArray[np.bool_], time_limit: float = math.inf, gap: float = 1e-6
+) -> MipSolution:
+    """Solve with some unknowns restricted to integers, on one thread, with presolve and all that HiGHS does by itself.
+
+    Args:
+        program: without the restriction; it is checked first.
+        integral: which unknowns are integers, (n,).
+        time_limit: in seconds.
+        gap: between bound and objective, relative to the objective, at which to stop.
+
+    Raises:
+        SolverError: the program is malformed, or HiGHS rejects it.
+    """
+    program.check()
+    n = len(program.cost)
+    if integral.shape != (n,):
+        raise SolverError(f"integral has shape {integral.shape}, a program of {n} unknowns needs ({n},)")
+    options: dict[str, _Option] = {
+        "mip_rel_gap": gap,
+        "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": _MIP_TOLERANCE,
+        "primal_feasibility_tolerance": _MIP_TOLERANCE,
+        "dual_feasibility_tolerance": _MIP_TOLERANCE,
+    }
+    if math.isfinite(time_limit):
+        options["time_limit"] = max(0.0, time_limit)
+    model = _model(program)
+    model.integrality_ = [(highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)[int(i)] for i in integral]
+    solver = _loaded(model, options)
+    solver.run()
+    status, info = STATUS[solver.getModelStatus().name], solver.getInfo()
+    x, objective = np.array(solver.getSolution().col_value), info.objective_function_value
+    if x.shape != (n,) or not np.isfinite(x).all() or not abs(objective) < highspy.kHighsInf:
+        x, objective = np.full(n, np.nan), math.inf
+        status = LpStatus.FAILED if status is LpStatus.OPTIMAL else status
+    return MipSolution(status, x, objective, info.mip_dual_bound, max(0, info.mip_node_count))
+
+
+_Option = bool | int | float | str
+
+
+def _loaded(model: highspy.HighsLp, options: dict[str, _Option]) -> _Silent:
+    """A solver on one thread with a model and options."""
+    solver = _Silent()
+    for name, value in {"output_flag": False, "threads": 1, **options}.items():
+        _expect_ok(solver.setOptionValue(name, value), f"option {name}={value!r}")
+    _expect_ok(solver.passModel(model), "the model")
+    return solver
+
+
+class _Silent(highspy.Highs):
+    """HiGHS without the Python callbacks of its wrapper: registering them prints a banner that no option stops."""
+
+    def __init__(self) -> None:
+        super(highspy.Highs, self).__init__()
+
+
+def _model(program: LinearProgram) -> highspy.HighsLp:
+    model = highspy.HighsLp()
+    model.num_row_, model.num_col_ = program.matrix.shape
+    model.col_cost_, model.col_lower_, model.col_upper_ = (program.cost, program.col_lower, program.col_upper)
+    model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
+    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    model.a_matrix_.start_ = program.matrix.indptr
+    model.a_matrix_.index_ = program.matrix.indices
+    model.a_matrix_.value_ = program.matrix.data
+    return model
+
+
+def _expect_ok(code: highspy.HighsStatus, what: str) -> None:
+    if code == highspy.HighsStatus.kError:
+        raise SolverError(f"HiGHS rejected {what}")

@@ -1,0 +1,17 @@
+"""How solving a linear program ended, whoever solved it."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["LpStatus"]
+
+
+class LpStatus(enum.Enum):
+    """How a solve ended."""
+
+    OPTIMAL = "optimal"
+    INFEASIBLE = "no point satisfies the constraints"
+    UNBOUNDED = "the objective has no bound on the feasible set"
+    LIMIT = "stopped at a time or iteration limit"
+    FAILED = "the solver broke down"

@@ -1,0 +1,22 @@
+"""Linear measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, pairs of functions."""
+
+from __future__ import annotations
+
+from unrelu.measurements.image_operators import blur, downsample, partial_fourier
+from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
+
+__all__ = [
+    "Identity",
+    "Mapped",
+    "Mask",
+    "MaskOperator",
+    "Matrix",
+    "MatrixOperator",
+    "Operator",
+    "Sparse",
+    "blur",
+    "downsample",
+    "partial_fourier",
+    "read_operator",
+]

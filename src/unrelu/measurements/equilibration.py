@@ -1,0 +1,241 @@
+r"""Equilibration: the same network in units in which its layers put out numbers of about 1.
+
+Squares of weights beyond 1e154 overflow, those below 1e-154 vanish, and tolerances have a range for which they were
+made. A result must not depend on that, since it only depends on units: for a ReLU, LeakyReLU, PReLU or identity,
+phi(s u) = s phi(u) for s > 0, so with one factor s_i for the output of each layer and s_0 = 1 for the code,
+
+.. math:: W_i' = \frac{s_i}{s_{i-1}} W_i, \quad b_i' = s_i b_i, \qquad
+          A' = \frac{s_y}{s_d} A, \quad y' = s_y y, \quad e' = s_y e
+
+is the same problem with the same codes. The factors are powers of two, so that nothing is rounded, and 1 where a layer
+puts out numbers of an ordinary size: most networks stay what they are. Behind a sigmoid or tanh, whose outputs have a
+unit of their own, the factor is 1, and of a generator without known layers only the output has one.
+
+Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
+2015); powers of two as in LAPACK's equilibration routines ``geequb``.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from unrelu.errors import ModelError
+from unrelu.measurements import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Scale, Step
+from unrelu.models.generator import Generator
+from unrelu.models.network import Layer, Network
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.runtime.streams import stream
+
+__all__ = ["Equilibrated", "Units", "equilibrate", "times_power"]
+
+# Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
+_ORDINARY = 10
+# Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
+_LARGEST = 1000
+_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Units:
+    """One ordinary unit in those of the user, as exponents of two: user's number = number / 2^exponent.
+
+    Attributes:
+        layers: exponents e of the factors s_i = 2^e of the layers, (d,); none where the layers are not known.
+        output: of outputs x, s_d.
+        data: of observations y, s_y.
+    """
+
+    layers: tuple[int, ...] = ()
+    output: int = 0
+    data: int = 0
+
+    def layer(self, depth: int) -> int:
+        """The exponent of the output of a layer, counted from 1."""
+        return self.layers[depth - 1] if self.layers else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Equilibrated:
+    """G' and A', and the units that they are in."""
+
+    network: Generator
+    operator: Operator
+    units: Units
+
+
+def equilibrate(network: Generator, operator: Operator | None = None) -> Equilibrated:
+    """The network, and what is measured of it, in ordinary units; themselves where the units are ordinary.
+
+    Args:
+        network: G. What was found of it is kept as long as it lives.
+        operator: A; None measures the whole output.
+
+    Raises:
+        ModelError: a network that was converted to single precision has weights beyond its range.
+    """
+    if network not in _known:
+        _known[network] = _factors(network)
+    layers, output = _known[network]
+    if any(layers) or output:
+        if network not in _rescaled:
+            _rescaled[network] = _in_units(network, layers, output)
+        network = _rescaled[network]
+    operator = operator or Identity(network.output_shape, network.output_dim)
+    data = output
+    if not (isinstance(operator, Identity | MaskOperator) or operator.selection() is not None):
+        x = np.ldexp(network.typical_outputs[:2], -output)
+        data = _exponent(_log_size(operator.values(x)), output)
+        operator = _measured(operator, -output, data)
+    return Equilibrated(network, operator, Units(layers, output, data))
+
+
+# Exponents by network, and networks in ordinary units by those they were made of.
+_known: weakref.WeakKeyDictionary[Generator, tuple[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
+_rescaled: weakref.WeakKeyDictionary[Generator, Generator] = weakref.WeakKeyDictionary()
+
+
+def times_power(x: Tensor, exponent: int) -> Tensor:
+    """2^exponent x, in the type of x; in two steps, as 2^exponent may be no number where the product is one."""
+    if not exponent:
+        return x
+    half = exponent // 2
+    return (x.double() * 2.0**half * 2.0 ** (exponent - half)).to(x.dtype)
+
+
+# --- the factors ------------------------------------------------------------------------------------------------------
+
+
+def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
+    """Exponents of the layers' factors, and of that of the output."""
+    if not isinstance(network, Network):
+        known = isinstance(network, OpaqueNetwork)
+        return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
+    exact = network.to(torch.float64, "cpu")
+    x = torch.from_numpy(stream("typical output").standard_normal((_DRAWS, network.latent_dim)))
+    exponents: list[int] = []
+    for layer in exact.layers:
+        before = exponents[-1] if exponents else 0
+        # A first guess by the weights alone, so that the products below stay in the range of numbers.
+        guess = _log_weights(layer.affine, before)
+        first = _exponent(guess, 0)
+        u = _layer_in_units(layer, before, first).affine.apply(x)
+        size = _log_size(u.numpy())
+        chosen = 0 if layer.activation.smooth else _exponent(guess if size is None else size - first, 0)
+        exponents.append(chosen)
+        x = _layer_in_units(layer, before, chosen).activation.forward(times_power(u, chosen - first))
+    return tuple(exponents), exponents[-1]
+
+
+def _exponent(log_size: float | None, otherwise: int) -> int:
+    """The exponent of the factor that makes numbers of this size ordinary."""
+    if log_size is None:
+        return otherwise
+    return 0 if abs(log_size) <= _ORDINARY else max(-_LARGEST, min(_LARGEST, -round(log_size)))
+
+
+def _log_size(x: np.ndarray) -> float | None:
+    """log2 of the root mean square; None where it is 0 or no number."""
+    largest = float(np.abs(x).max(initial=0.0))
+    if not 0 < largest < math.inf:
+        return None
+    scale = math.frexp(largest)[1]
+    return scale + 0.5 * math.log2(float(np.square(np.ldexp(x, -scale)).mean()))
+
+
+def _log_weights(affine: Affine, before: int) -> float | None:
+    """log2 of the largest weight or bias, where a unit of the input is 2^-before."""
+    gain, biases = float(-before), []
+    for step in affine.steps:
+        for name in ("weight", "scale", "bias", "shift"):
+            value = getattr(step, name, None)
+            largest = float(value.abs().max()) if isinstance(value, Tensor) and value.numel() else 0.0
+            if not largest < math.inf:
+                raise ModelError(
+                    f"a {type(step).__name__} {name} has entries that are not finite: its numbers were beyond the "
+                    "range of the precision that the network was converted to; keep it in torch.float64"
+                )
+            if name in ("weight", "scale") and isinstance(value, Tensor):
+                gain += math.log2(largest) if largest > 0 else -math.inf
+            elif largest > 0:
+                biases.append(math.log2(largest))
+    size = max(gain, *biases, -math.inf)
+    return size if math.isfinite(size) else None
+
+
+# --- the same in other units ------------------------------------------------------------------------------------------
+
+
+def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Generator:
+    if isinstance(network, OpaqueNetwork):
+        return replace(network, module=nn.Sequential(network.module, _Times(output)).eval())
+    assert isinstance(network, Network)
+    pairs = zip(network.layers, (0, *layers), layers, strict=False)
+    return replace(network, layers=tuple(_layer_in_units(*pair) for pair in pairs))
+
+
+def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
+    """The layer where a unit of its input is 2^-before and one of its output 2^-after."""
+    if not (before or after):
+        return layer
+    linear, steps = after - before, []
+    for step in layer.affine.steps:
+        changed = {}
+        for name, exponent in (("weight", linear), ("scale", linear), ("bias", after), ("shift", after)):
+            value = getattr(step, name, None)
+            if isinstance(value, Tensor):
+                changed[name] = times_power(value, exponent)
+                linear = 0 if name in ("weight", "scale") else linear  # of a product of steps, the first has the factor
+        steps.append(replace(step, **changed))
+    if linear:
+        steps.insert(0, Scale(torch.tensor(2.0**linear, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)))
+    activation = layer.activation
+    if activation.width:
+        activation = Activation(activation.name, activation.slope, math.ldexp(activation.width, after))
+    return Layer(replace(layer.affine, steps=tuple(_typed(steps, layer.affine))), activation)
+
+
+def _typed(steps: list[Step], affine: Affine) -> list[Step]:
+    """The steps, a new factor among them, in the type of the others."""
+    tensors = [t for step in affine.steps for t in vars(step).values() if isinstance(t, Tensor)]
+    return [step.to(tensors[0].dtype, tensors[0].device) for step in steps] if tensors else steps
+
+
+class _Times(nn.Module):
+    """2^exponent x."""
+
+    def __init__(self, exponent: int) -> None:
+        super().__init__()
+        self.factor = 2.0**exponent
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def _measured(operator: Operator, before: int, after: int) -> Operator:
+    """2^after A 2^before."""
+    total = before + after
+    if not (before or after):
+        return operator
+    if isinstance(operator, MatrixOperator):
+        return MatrixOperator(times_power(operator.weight, total), operator.shape)
+    if isinstance(operator, Sparse):
+        csr = operator.csr
+        scaled = sparse.csr_array((np.ldexp(csr.data, total), csr.indices, csr.indptr), csr.shape)
+        return replace(operator, csr=scaled)
+    if not isinstance(operator, Mapped):
+        return operator
+    forth, back = operator.apply, operator.transpose
+    return replace(
+        operator,
+        apply=lambda x: np.ldexp(forth(np.ldexp(x, before)), after),
+        transpose=lambda r: np.ldexp(back(np.ldexp(r, after)), before),
+    )

@@ -1,0 +1,302 @@
+"""Linear measurements A: R^n -> R^m of a generator's flattened output, on batches in PyTorch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from unrelu.errors import InputError
+from unrelu.models.affine import Shape
+from unrelu.runtime.host import computing
+
+__all__ = ["Identity", "Mapped", "MaskOperator", "MatrixOperator", "Operator", "Sparse"]
+
+Array = npt.NDArray[np.float64]
+_Code = Callable[[Array], Array]
+
+
+class Operator(ABC):
+    """A linear map of flat outputs, (B, n) -> (B, m), the same for every observation or one for each (masks).
+
+    Attributes:
+        n: entries of an output.
+        m: entries of an observation. A mask keeps m = n; entries that it hides are 0.
+        shape: shape of one observation as the user passes it.
+    """
+
+    n: int
+    m: int
+    shape: Shape
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A x, (B, n) -> (B, m), differentiable by PyTorch."""
+
+    @abstractmethod
+    def adjoint(self, r: Tensor) -> Tensor:
+        """A^T r, (B, m) -> (B, n)."""
+
+    def tangents(self, t: Tensor) -> Tensor:
+        """A on every direction of every observation, (B, k, n) -> (B, k, m)."""
+        return torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
+
+    @property
+    def count(self) -> int:
+        """How many observations it is made for; 0 where all share one map."""
+        return 0
+
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Operator:
+        """The operator of some of the observations; itself where all share one."""
+        return self
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Operator:
+        """The same operator on tensors of another type or device."""
+        return self
+
+    def selection(self) -> npt.NDArray[np.intp] | None:
+        """If the operator only picks entries of the output: which, (m,), else None. A mask has its own, ``kept``."""
+        return None
+
+    def matrix(self) -> Array | None:
+        """A as (m, n) where it is at hand and shared by all observations, else None."""
+        return None
+
+    def seen(self, size: int) -> npt.NDArray[np.bool_]:
+        """Which entries of ``size`` observations were observed at all, (size, m)."""
+        return np.ones((size, self.m), dtype=bool)
+
+    @computing()
+    def values(self, x: Array) -> Array:
+        """A x in NumPy, float64, (B, n) -> (B, m)."""
+        return np.asarray(self.forward(torch.tensor(x)))
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(Operator):
+    """The whole output is observed."""
+
+    shape: Shape
+    n: int
+    m: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "m", self.n)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X itself."""
+        return x
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """R itself."""
+        return r
+
+    def tangents(self, t: Tensor) -> Tensor:
+        """T itself."""
+        return t
+
+
+@dataclass(frozen=True, eq=False)
+class MaskOperator(Operator):
+    """Some entries of the output are observed; observations keep its shape and are 0 where nothing was observed.
+
+    Attributes:
+        kept: 0 or 1, (n,) for all observations or (B, n) for each.
+        shape: the network's output shape.
+    """
+
+    kept: Tensor
+    shape: Shape
+    n: int = field(init=False)
+    m: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", self.kept.shape[-1])
+        object.__setattr__(self, "m", self.kept.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X where it was observed, 0 elsewhere."""
+        return x * self.kept
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """A mask is its own adjoint."""
+        return r * self.kept
+
+    def tangents(self, t: Tensor) -> Tensor:
+        """Every direction where it was observed."""
+        return t * (self.kept[:, None, :] if self.kept.dim() == 2 else self.kept)
+
+    @property
+    def count(self) -> int:
+        """The number of masks, 0 for a shared one."""
+        return len(self.kept) if self.kept.dim() == 2 else 0
+
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> MaskOperator:
+        """The masks of some observations."""
+        if self.kept.dim() == 1:
+            return self
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.kept.device)
+        return MaskOperator(self.kept[index], self.shape)
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
+        """The same mask as another type."""
+        return MaskOperator(self.kept.to(device=device, dtype=dtype), self.shape)
+
+    def seen(self, size: int) -> npt.NDArray[np.bool_]:
+        """Where the mask is 1."""
+        return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixOperator(Operator):
+    """A dense matrix.
+
+    Attributes:
+        weight: (m, n).
+        shape: shape of one observation, of m entries.
+    """
+
+    weight: Tensor
+    shape: Shape
+    n: int = field(init=False)
+    m: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        m, n = self.weight.shape
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "m", m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X A^T."""
+        return x @ self.weight.T
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """R A."""
+        return r @ self.weight
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> MatrixOperator:
+        """The same matrix as another type."""
+        return MatrixOperator(self.weight.to(device=device, dtype=dtype), self.shape)
+
+    def matrix(self) -> Array:
+        """A."""
+        return np.asarray(self.weight.cpu().double().numpy())
+
+    def selection(self) -> npt.NDArray[np.intp] | None:
+        """The columns of the ones, if every row has a single one and zeros."""
+        return _picked(sparse.csr_array(self.matrix()))
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(Operator):
+    """A sparse matrix that would be large as a dense one.
+
+    Attributes:
+        csr: (m, n).
+        shape: shape of one observation, of m entries.
+    """
+
+    csr: sparse.csr_array
+    shape: Shape
+    dtype: torch.dtype = torch.float64
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    n: int = field(init=False)
+    m: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        m, n = self.csr.shape
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "m", m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(A x^T)^T."""
+        result: Tensor = torch.sparse.mm(self._coo, x.T).T
+        return result
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """(A^T r^T)^T."""
+        result: Tensor = torch.sparse.mm(self._coo.t(), r.T).T
+        return result
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Sparse:
+        """The same matrix as another type."""
+        return Sparse(self.csr, self.shape, dtype, device)
+
+    def selection(self) -> npt.NDArray[np.intp] | None:
+        """The columns of the ones, if every row has a single one and zeros."""
+        return _picked(self.csr)
+
+    @cached_property
+    def _coo(self) -> Tensor:
+        coo = self.csr.tocoo()
+        places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
+        values = torch.from_numpy(np.asarray(coo.data, dtype=np.float64))
+        tensor = torch.sparse_coo_tensor(places, values, self.csr.shape, check_invariants=False).coalesce()
+        return tensor.to(dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Operator):
+    """A linear map given as code on NumPy vectors, applied to one vector at a time.
+
+    Attributes:
+        apply: (n,) -> (m,).
+        transpose: (m,) -> (n,).
+        n, m: entries of an output and of an observation.
+        shape: shape of one observation, of m entries.
+    """
+
+    apply: _Code
+    transpose: _Code
+    n: int
+    m: int
+    shape: Shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A on every row."""
+        result: Tensor = (
+            _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n)) if len(x) else x.new_zeros((0, self.m))
+        )
+        return result
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """A^T on every row."""
+        result: Tensor = (
+            _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m)) if len(r) else r.new_zeros((0, self.n))
+        )
+        return result
+
+
+class _OfCode(torch.autograd.Function):
+    """Rows through NumPy code; its derivative is the same map, and that of the backward pass the adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, apply: _Code, transpose: _Code, sizes: tuple[int, int]) -> Tensor:
+        ctx.maps = (apply, transpose, sizes)
+        # Copies: code may write into what it is given, or into what it gave before.
+        rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
+        for row in rows:
+            if row.size != sizes[0]:
+                raise InputError(f"operator= gave {row.size} numbers for a vector, and {sizes[0]} when it was tried")
+        return torch.from_numpy(np.stack(rows)).to(dtype=x.dtype, device=x.device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        apply, transpose, (given, taken) = ctx.maps
+        return _OfCode.apply(gradients[0], transpose, apply, (taken, given)), None, None, None
+
+
+def _picked(csr: sparse.csr_array) -> npt.NDArray[np.intp] | None:
+    csr = csr.copy()
+    csr.eliminate_zeros()
+    if (np.diff(csr.indptr) == 1).all() and (csr.data == 1).all():
+        return np.asarray(csr.indices, dtype=np.intp)
+    return None

@@ -1,0 +1,258 @@
+"""What a user passes as ``operator=``, as an :class:`~unrelu.measurements.linear_operators.Operator`, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from unrelu.errors import InputError
+from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.models.affine import Shape
+from unrelu.models.generator import numbers
+from unrelu.runtime.streams import stream
+
+__all__ = ["Mask", "Matrix", "read_operator"]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    r"""An array that is one mask for all observations, or one for each: :math:`(A x)_j = m_j x_j`, m_j in {0, 1}.
+
+    Attributes:
+        array: 0/1 or booleans, of the output's shape or flat (n,); or a batch of them, (B, ...). It is checked where it
+            is used as ``operator=``, which raises :class:`~unrelu.errors.InputError` for other shapes and values.
+    """
+
+    array: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    r"""An array that is a matrix on the flattened output, the same for all observations: :math:`A x`, A (m, n).
+
+    Attributes:
+        array: (m, n), dense or SciPy sparse, also of zeros and ones. It is checked where it is used as ``operator=``,
+            which raises :class:`~unrelu.errors.InputError` for another shape or entries that are not finite.
+    """
+
+    array: Any
+
+
+Array = npt.NDArray[np.float64]
+
+# Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
+_ENTRIES = 2**22
+# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|.
+_ADJOINT = 1e-6
+
+
+def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
+    """The measurement A that y = A G(z) + e was made with.
+
+    Args:
+        given: None (the whole output), a 0/1 mask of the output's shape or a batch of masks, a matrix (m, n) (dense or
+            SciPy sparse), either in a :class:`Mask` or :class:`Matrix` where its shape fits both, a SciPy or PyLops
+            ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat NumPy vectors, a deepinv
+            ``LinearPhysics``, or an :class:`Operator`.
+        output: shape of the network's output.
+        y_shape: shape of the observations; tells a batch of masks from a matrix.
+
+    Raises:
+        InputError: shapes that do not fit, entries that are not finite, a mask that is not 0/1 or hides everything, a
+            map that is not linear or whose adjoint is not one (dot test), an array that may be masks or a matrix.
+    """
+    n = math.prod(output)
+    if given is None:
+        return Identity(output, n)
+    if isinstance(given, Operator):
+        return _fits(given, n)
+    if isinstance(given, Mask):
+        return _masks(given.array, output)
+    if isinstance(given, Matrix) or sparse.issparse(given):
+        return _matrix(given.array if isinstance(given, Matrix) else given, n)
+    if isinstance(given, tuple | list) and len(given) == 2 and all(callable(part) for part in given):
+        return _mapped(given[0], given[1], n, None)
+    if callable(getattr(given, "A", None)) and callable(getattr(given, "A_adjoint", None)):
+        return _physics(given, output)
+    if callable(getattr(given, "matvec", None)) and callable(getattr(given, "rmatvec", None)):
+        shape = tuple(int(size) for size in given.shape)
+        if len(shape) != 2 or shape[1] != n:
+            raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
+        return _mapped(given.matvec, given.rmatvec, n, shape[0])
+    if callable(given):
+        raise InputError("operator= is one function; pass a pair (x -> A x, r -> A^T r) on flat vectors, or a matrix")
+    return _array(given, output, y_shape)
+
+
+def _fits(operator: Operator, n: int) -> Operator:
+    if operator.n != n:
+        raise InputError(f"operator= takes {operator.n} entries; the network's output has {n}")
+    return operator
+
+
+def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
+    """A matrix belongs to observations of m entries, masks to observations of the output's shape. Booleans are masks.
+
+    Raises:
+        InputError: the array is neither, or may be either.
+    """
+    array = numbers(given, "operator")
+    n, shape = math.prod(output), array.shape
+    flat = ((n,), output)
+    shared, each = shape in flat, len(shape) > 1 and shape[1:] in flat
+    matrix = len(shape) == 2 and shape[1] == n
+    of_output = y_shape in flat or y_shape[1:] in flat
+    of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
+    binary = bool(np.isin(array, (0.0, 1.0)).all())
+    if (shared or each) and str(getattr(given, "dtype", "")).endswith("bool"):  # of NumPy or PyTorch
+        return _masks(array, output)
+    if each and binary and of_rows and y_shape == shape:
+        raise InputError(
+            f"operator= and y are both of shape {shape}, so operator= may be one mask for each of the {shape[0]} "
+            f"observations, or one matrix that measures {shape[0]} numbers of an output: pass "
+            "operator=unrelu.Mask(array) or operator=unrelu.Matrix(array)"
+        )
+    if (shared or each) and not of_rows and ((of_output and binary) or not matrix):
+        return _masks(array, output)
+    if not matrix:
+        raise InputError(
+            f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
+        )
+    return _matrix(array, n)
+
+
+def _matrix(given: Any, n: int) -> Operator:
+    """A matrix, dense or sparse."""
+    if sparse.issparse(given):
+        return _sparse(given, n)
+    array = numbers(given, "operator")
+    if array.ndim != 2 or array.shape[1] != n:
+        raise InputError(
+            f"operator= is a matrix of shape {array.shape}; the network's output has {n} entries, pass one of (m, {n})"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"operator= has {int((~np.isfinite(array)).sum())} entries that are not finite")
+    return MatrixOperator(torch.from_numpy(array), (array.shape[0],))
+
+
+def _masks(given: Any, output: Shape) -> MaskOperator:
+    """One mask for all observations where the array has the shape of an output or is flat, else one for each."""
+    array = numbers(given, "operator")
+    n = math.prod(output)
+    flat = ((n,), output)
+    if array.shape in flat:
+        return _mask(array.reshape(n), output)
+    if array.ndim > 1 and array.shape[1:] in flat:
+        return _mask(array.reshape(-1, n), output)
+    shapes = f"({n},)" if output == (n,) else f"{output} or ({n},)"
+    raise InputError(
+        f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch of them, one for each "
+        "observation"
+    )
+
+
+def _mask(array: Array, output: Shape) -> MaskOperator:
+    odd = array[~np.isin(array, (0.0, 1.0))]
+    if odd.size:
+        raise InputError(f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1")
+    empty = ~np.atleast_2d(array).any(axis=1)
+    if empty.any():
+        which = f"of observation {int(np.flatnonzero(empty)[0])} " if array.ndim == 2 else ""
+        raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
+    return MaskOperator(torch.from_numpy(array), output)
+
+
+def _sparse(given: Any, n: int) -> Operator:
+    if np.issubdtype(given.dtype, np.complexfloating):
+        raise InputError(f"operator= has complex entries ({given.dtype}); stack the real and imaginary rows")
+    csr = sparse.csr_array(given, dtype=np.float64)
+    if csr.ndim != 2 or csr.shape[1] != n:
+        raise InputError(f"operator= has shape {csr.shape}; the network's output has {n} entries, pass one of (m, {n})")
+    if not np.isfinite(csr.data).all():
+        raise InputError(f"operator= has {int((~np.isfinite(csr.data)).sum())} entries that are not finite")
+    if csr.shape[0] * n <= _ENTRIES:
+        return MatrixOperator(torch.from_numpy(csr.toarray()), (csr.shape[0],))
+    return Sparse(csr, (csr.shape[0],))
+
+
+def _physics(physics: Any, output: Shape) -> Operator:
+    """A deepinv LinearPhysics: A and A_adjoint on tensors (1, *output) of the type and device of its own tensors."""
+    own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
+    like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
+
+    def image(x: Array, shape: Shape) -> Tensor:
+        return torch.from_numpy(x).to(like.device, like.dtype).reshape(1, *shape)
+
+    with torch.no_grad():
+        try:
+            measured = physics.A(image(np.zeros(math.prod(output)), output))
+        except Exception as error:  # the user's code; whatever it raises is told
+            raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
+    shape = tuple(measured.shape[1:])
+
+    def apply(x: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(physics.A(image(x, output)).detach().cpu().numpy().ravel())
+
+    def transpose(r: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().numpy().ravel())
+
+    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape)
+
+
+def _mapped(
+    apply: Callable[[Array], Array], transpose: Callable[[Array], Array], n: int, m: int | None, shape: Shape = ()
+) -> Operator:
+    """A map given as code, written out where it is small; its linearity and its adjoint are tested first."""
+    rng = stream("adjoint test")
+    x, other = rng.standard_normal((2, n))
+    ax, a_other = _run(apply, x, "A x", m), _run(apply, other, "A x", m)
+    m = len(ax)
+    mixed = _run(apply, 2 * x - 3 * other, "A x", m)
+    scale = np.linalg.norm(ax) + np.linalg.norm(a_other) + np.finfo(float).tiny
+    off = float(np.linalg.norm(mixed - 2 * ax + 3 * a_other) / scale)
+    if not off <= _ADJOINT:
+        raise InputError(f"operator= is not linear: A(2 x - 3 x') differs from 2 A x - 3 A x' by {off:.1e} of |A x|")
+    r = rng.standard_normal(m)
+    one, two = float(ax @ r), float(x @ _run(transpose, r, "A^T r", n))
+    if not abs(one - two) <= _ADJOINT * np.linalg.norm(ax) * np.linalg.norm(r):
+        raise InputError(
+            f"operator= fails the dot test: <A x, r> = {one:.6g} but <x, A^T r> = {two:.6g}; the second function must "
+            "be the adjoint of the first"
+        )
+    shape = shape or (m,)
+    if m * n > _ENTRIES:
+        return Mapped(apply, transpose, n, m, shape)
+    unit = np.zeros(n if n <= m else m)
+    columns = np.empty((len(unit), m if n <= m else n))
+    for i in range(len(unit)):
+        unit[i] = 1.0
+        columns[i] = _run(apply, unit, "A x", m) if n <= m else _run(transpose, unit, "A^T r", n)
+        unit[i] = 0.0
+    return MatrixOperator(torch.from_numpy(np.ascontiguousarray(columns.T if n <= m else columns)), shape)
+
+
+def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:
+    try:
+        result = np.asarray(function(x.copy()))
+    except Exception as error:  # the user's code; whatever it raises is told
+        raise InputError(f"operator= fails on a vector of {len(x)} entries ({what}): {error}") from error
+    if np.iscomplexobj(result):
+        raise InputError(
+            f"operator= gives complex numbers ({what}); stack real and imaginary parts, as partial_fourier does"
+        )
+    result = np.array(result, dtype=np.float64).ravel()  # a copy: the next call may reuse its buffer
+    if size is not None and len(result) != size:
+        raise InputError(f"operator= gives {len(result)} numbers for {what}; {size} were expected")
+    if not np.isfinite(result).all():
+        raise InputError(f"operator= gives NaN or infinite numbers for {what}")
+    return result

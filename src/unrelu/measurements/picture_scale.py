@@ -1,0 +1,260 @@
+r"""From the values that a data set stores to those that a generator puts out, and whether they are of one scale.
+
+Pictures come on three scales: [0, 1] (``ToTensor`` of torchvision, decoders that end in a sigmoid or a ReLU), [-1, 1]
+(decoders that end in tanh) and [0, 255] (bytes). :func:`check_scale` refuses observations on one of them for a
+generator on another.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from unrelu.errors import InputError
+from unrelu.models.generator import Generator
+
+__all__ = ["Scaling", "check_scale", "dtype_of"]
+
+Array = npt.NDArray[np.float64]
+
+# Observations that are looked at.
+_SEEN = 64
+# Share of the smallest and of the largest entries of an observation that does not tell its scale: single bright pixels.
+_TRIM = 0.005
+# Fewer entries are no picture: their quantiles tell no scale.
+_ENTRIES = 64
+# Mapped to the generator's scale, the values of observations have to come so many times nearer to those of outputs.
+_NEARER = 1.5
+# Values at which quantile functions are compared.
+_LEVELS = np.linspace(0.0, 1.0, 101)
+# 8- and 16-bit integers that are so many times larger than outputs of a generator are on the scale of their type.
+_LARGER = 8.0
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A scale of pictures, and what the ends of values on it are allowed to be, noise and contrast considered.
+
+    Attributes:
+        ends: (low, high).
+        low, high: where the smallest and the largest entries of an observation lie.
+        darkest, brightest: where those of outputs lie.
+    """
+
+    ends: tuple[float, float]
+    low: tuple[float, float]
+    high: tuple[float, float]
+    darkest: tuple[float, float]
+    brightest: tuple[float, float]
+
+
+# [0, 1] does not reach down to -0.7, and [-1, 1] does: noise of standard deviation 0.1 takes 2.6 times that off the
+# lower end, and a dark picture in [-1, 1] has entries below -0.7. Bytes are told by the upper end, from dark to
+# overexposed.
+_SCALES = (
+    _Pictures((0.0, 1.0), (-0.3, 0.15), (0.5, 1.75), (-0.25, 0.3), (0.4, 1.75)),
+    _Pictures((-1.0, 1.0), (-1.5, -0.7), (0.3, 1.75), (-1.5, -0.4), (0.4, 1.5)),
+    _Pictures((0.0, 255.0), (-80.0, 80.0), (64.0, 350.0), (-64.0, 64.0), (100.0, 450.0)),
+)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The affine map of a data set's own range to [low, high]; no map without ``ends``.
+
+    The own range of integers of 8 and 16 bits is that of their type: 0..255 for ordinary images, -32768..32767 for
+    int16. That of booleans is 0..1. Floats are taken to be in [0, 1] already, as ``ToTensor`` of torchvision leaves
+    images, and may go beyond; so ``-1,1`` does what ``Normalize(0.5, 0.5)`` does. Wider integers have no range that
+    tells anything.
+
+    Attributes:
+        ends: (low, high), or None to leave values as they are.
+        checked: whether values are compared with those of the generator (:func:`check_scale`).
+    """
+
+    ends: tuple[float, float] | None = None
+    checked: bool = True
+
+    @classmethod
+    def parse(cls, text: str | tuple[float, float] | None) -> Scaling:
+        """The scaling written as ``LOW,HIGH``, such as ``-1,1``, or a pair; None leaves values as they are.
+
+        ``"none"`` leaves them as they are too, and says that they are right: they are not compared with the generator.
+
+        Raises:
+            InputError: the text is not two finite numbers, the lower one first.
+        """
+        if text is None or (isinstance(text, str) and text.strip() == "none"):
+            return cls(checked=text is None)
+        try:
+            low, high = map(float, text.split(",") if isinstance(text, str) else text)
+        except (ValueError, TypeError, OverflowError):
+            raise InputError(f"scale {text!r:.60} is not LOW,HIGH; pass two numbers such as 0,1, or none") from None
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"scale {text!r} needs two finite numbers, the lower one first, such as 0,1 or -1,1")
+        return cls((low, high))
+
+    def apply(self, values: Array, dtype: npt.DTypeLike) -> Array:
+        """low + (values - a) (high - low) / (b - a), with [a, b] the own range of ``dtype``.
+
+        Args:
+            values: float64, of any shape.
+            dtype: the type that they were stored in (:func:`dtype_of`).
+
+        Raises:
+            InputError: the type has no range of its own, and a scaling is asked for.
+        """
+        if self.ends is None:
+            return values
+        own = own_range(np.dtype(dtype))
+        if own is None:
+            raise InputError(
+                f"scale {self} needs data with a range of their own, and integers of type {np.dtype(dtype)} have none; "
+                "save them as 8- or 16-bit integers, or as floats in [0, 1]"
+            )
+        return self.between(values, own)
+
+    def between(self, values: Array, own: tuple[float, float]) -> Array:
+        """low + (values - a) (high - low) / (b - a), from [a, b] to the ends; values themselves without ends."""
+        if self.ends is None:
+            return values
+        (low, high), (a, b) = self.ends, own
+        return low + (values - a) * ((high - low) / (b - a))
+
+    def __str__(self) -> str:
+        return "none" if self.ends is None else ",".join(repr(end).removesuffix(".0") for end in self.ends)
+
+
+def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
+    """The range that values of a type are taken to have: of the whole type, or [0, 1] for floats and booleans."""
+    if dtype.kind in "fb":
+        return 0.0, 1.0
+    if dtype.itemsize > 2:
+        return None
+    limits = np.iinfo(dtype)
+    return float(limits.min), float(limits.max)
+
+
+def dtype_of(values: object) -> np.dtype[Any]:
+    """The type that values are stored in, of an array, a tensor or nested lists: what tells bytes from floats."""
+    if isinstance(values, Tensor):
+        kind = "float64" if values.dtype.is_floating_point else str(values.dtype).removeprefix("torch.")
+        return np.dtype(kind)
+    return np.asarray(values).dtype
+
+
+def check_scale(
+    network: Generator,
+    values: Array,
+    seen: npt.NDArray[np.bool_] | None = None,
+    *,
+    dtype: npt.DTypeLike = np.float64,
+    scaling: Scaling | None = None,
+    trim: float = 0.0,
+) -> None:
+    r"""Refuse observations of the output that are clearly on another scale of pictures than the generator.
+
+    Observations of at least 64 entries are refused if three conditions hold. The outputs G(z), z ~ N(0, I), are on one
+    of the scales [0, 1], [-1, 1] and [0, 255], by the medians of their smallest and largest entries. The observations
+    are on another one, by the medians of their 0.5% and 99.5% quantiles. And mapped from theirs to that of the
+    generator by the affine map T, their values come at least 1.5 times as near to those of the nearest output,
+
+    .. math:: \tfrac32 \min_i d(T y, G(z_i)) \le \min_i d(y, G(z_i)),
+
+    with d(a, b) the mean difference of the quantile functions of a and b (their Wasserstein distance). Integers of 8
+    and 16 bits, whose type says a scale, are also refused where they are more than 8 times larger than any output.
+
+    So noise, random pictures, observations that are a few times brighter or much darker than outputs, and generators
+    whose outputs are on no scale of pictures pass. Only observations of the output itself can be compared: call it for
+    masks and for the whole output.
+
+    Args:
+        network: G.
+        values: observations (B, n) as the network is to see them; those that are not finite are left out. The first 64
+            are looked at.
+        seen: which of their entries were observed, (B, n); None means all.
+        dtype: the type that they were stored in.
+        scaling: what was done to them.
+        trim: share of entries that are arbitrarily wrong, by the stated noise.
+
+    Raises:
+        InputError: they are on another scale; the message says what to pass.
+    """
+    scaling = scaling or Scaling()
+    values = values[:_SEEN]
+    shown = np.ones(values.shape, dtype=bool) if seen is None else seen[:_SEEN]
+    rows = np.flatnonzero((np.isfinite(values) | ~shown).all(axis=1) & shown.any(axis=1))
+    if not scaling.checked or not len(rows):
+        return
+    stored, outputs = np.dtype(dtype), network.typical_outputs
+    y = [values[i, shown[i]] for i in rows]
+    share = min(max(_TRIM, 2 * trim), 0.49)
+    low, high = (float(np.median([np.quantile(v, q) for v in y])) for q in (share, 1 - share))
+    own, theirs = _scale_of_outputs(outputs), _scale_of_values(low, high)
+    largest = float(np.abs(outputs).max())
+    typed = stored.kind in "iu" and stored.itemsize <= 2 and scaling.ends is None
+    if typed and largest > 0 and max(-low, high) > _LARGER * largest:
+        raise InputError(_message(low, high, outputs, own, own_range(stored), stored, scaling))
+    if own is None or theirs is None or own == theirs or min(map(len, y)) < _ENTRIES:
+        return
+    mapped = Scaling(own)
+    there = [mapped.between(v, theirs) for v in y]
+    here = [outputs[:, shown[i]] for i in rows]
+    if _distance(there, here) <= _distance(y, here) / _NEARER:
+        raise InputError(_message(low, high, outputs, own, theirs, stored, scaling))
+
+
+def _scale_of_values(low: float, high: float) -> tuple[float, float] | None:
+    fits = (s for s in _SCALES if s.low[0] <= low <= s.low[1] and s.high[0] <= high <= s.high[1])
+    return next((scale.ends for scale in fits), None)
+
+
+def _scale_of_outputs(outputs: Array) -> tuple[float, float] | None:
+    low, high = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
+    fits = (s for s in _SCALES if s.darkest[0] <= low <= s.darkest[1] and s.brightest[0] <= high <= s.brightest[1])
+    return next((scale.ends for scale in fits), None)
+
+
+def _distance(observations: list[Array], outputs: list[Array]) -> float:
+    """min_i d(y, G(z_i)), its median over observations."""
+    nearest = []
+    for y, x in zip(observations, outputs, strict=True):
+        apart = np.abs(np.quantile(y, _LEVELS)[:, None] - np.quantile(x, _LEVELS, axis=1))
+        nearest.append(apart.mean(axis=0).min())
+    return float(np.median(nearest))
+
+
+def _message(
+    low: float,
+    high: float,
+    outputs: Array,
+    own: tuple[float, float] | None,
+    theirs: tuple[float, float] | None,
+    stored: np.dtype[Any],
+    scaling: Scaling,
+) -> str:
+    bottom, top = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
+    target = Scaling(own or (float(f"{bottom:.3g}"), float(f"{top:.3g}")))
+    return (
+        f"the observations go from {low:.3g} to {high:.3g}, outputs of the generator from {bottom:.3g} to {top:.3g}: "
+        f'{_advice(target, theirs, stored, scaling)}. If the values are right as they are, pass scale="none" '
+        "(--scale none)"
+    )
+
+
+def _advice(target: Scaling, theirs: tuple[float, float] | None, stored: np.dtype[Any], scaling: Scaling) -> str:
+    """How to map what is stored to the generator's scale: by the option where the type tells, else by hand."""
+    told = scaling.ends is not None and scaling.ends != target.ends  # told to map them, to another range than this
+    if told or theirs is None or (theirs == own_range(stored) and scaling.ends is None):
+        pair = str(target).replace(",", ", ")
+        return f"pass scale=({pair}) (--scale {target}), which maps them from the range of {stored}"
+    (a, b), (low, high) = theirs, target.ends or theirs
+    factor, offset = (high - low) / (b - a), low - a * (high - low) / (b - a)
+    scaled = f"y / {1 / factor:g}" if factor < 1 else f"{factor:g} * y"
+    shift = "" if offset == 0 else f" {'+' if offset > 0 else '-'} {abs(offset):g}"
+    return f"they seem to be in [{a:g}, {b:g}]; pass {scaled}{shift}"

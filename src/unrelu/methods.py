@@ -1,0 +1,119 @@
+"""Inverting a network: the registry of methods by name.
+
+A method is a callable ``method(problem) -> Inversion`` with its options on the object. To add one, write it in a file
+of this package and give it a line in :data:`METHODS`; the command line, the contract tests and the reference page go
+over the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, cast, get_args, get_type_hints
+
+from unrelu.baselines.adam import Adam
+from unrelu.baselines.gradient_descent import GradientDescent
+from unrelu.baselines.ilo import Ilo
+from unrelu.baselines.plugin import Plugin
+from unrelu.baselines.projected_gradient import Projected
+from unrelu.errors import OptionError
+from unrelu.layerwise.layer_by_layer import Layerwise, layerwise_reason
+from unrelu.problem import Problem
+from unrelu.result import Inversion
+from unrelu.search.joint_search import Search
+from unrelu.search.levenberg_marquardt import LevenbergMarquardt
+from unrelu.search.starts import LAYER_METHODS
+
+__all__ = ["METHODS", "Entry", "Method", "layerwise_reason", "make"]
+
+Method = Callable[[Problem], Inversion]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the registry.
+
+    Attributes:
+        summary: what the method is, in a sentence.
+        norm: the norm that ``fun`` reports; "noise" if it is that of the noise.
+        options: a frozen dataclass whose fields are the method's options.
+        layerwise: whether ``options`` is a layer method, to be wrapped in :class:`Layerwise`.
+    """
+
+    summary: str
+    norm: str
+    options: type[Any]
+    layerwise: bool = False
+
+    def defaults(self) -> dict[str, Any]:
+        """Option names and default values."""
+        return {f.name: f.default for f in fields(self.options) if f.default is not MISSING}
+
+
+def _layer(name: str, norm: str, summary: str) -> Entry:
+    return Entry(summary, norm, LAYER_METHODS[name], layerwise=True)
+
+
+METHODS: dict[str, Entry] = {
+    "auto": Entry(
+        "joint search: linear and layer-wise starts, smoothed homotopy, Levenberg-Marquardt, basin hopping",
+        "noise",
+        Search,
+    ),
+    "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
+    "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
+    "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),
+    "relaxed": _layer("relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"),
+    "least_squares": _layer("least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"),
+    "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
+    "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
+    "adam": Entry("CSGM: Adam on the code from several random starts", "l2", Adam),
+    "plugin": Entry("PLUGIn: steps through the transposed weights, with no activation's derivative", "l2", Plugin),
+    "ilo": Entry("intermediate-layer optimisation: Adam on the code, then on the layers' inputs", "l2", Ilo),
+    "projected": Entry("projected gradient on the output, with an inversion as its projection", "l2", Projected),
+}
+
+
+def make(method: str | Method, options: Mapping[str, Any]) -> Method:
+    """The method of that name with its options; a callable is passed through.
+
+    Raises:
+        OptionError: the name or an option is unknown, or an option has a value it cannot take.
+    """
+    if callable(method):
+        if options:
+            raise OptionError(
+                f"options {', '.join(options)} were given with a callable method; set them on the callable"
+            )
+        return method
+    entry = METHODS.get(method) if isinstance(method, str) else None
+    if entry is None:
+        raise OptionError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable")
+    known, hints = entry.defaults(), get_type_hints(entry.options)
+    for name, value in options.items():
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise OptionError(f"method {method!r} has no option {name!r}; {takes}")
+        _check_type(method, name, value, hints[name])
+    built = entry.options(**options)
+    return Layerwise(built, method) if entry.layerwise else cast(Method, built)
+
+
+_KINDS: dict[type, tuple[str, type]] = {
+    str: ("a string", str),
+    int: ("a whole number", Integral),
+    float: ("a number", Real),
+}
+
+
+def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
+    """Values are what the field's annotation says; NumPy's numbers are numbers, True and False are not."""
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return
+    wanted, accepted = zip(*(_KINDS[kind] for kind in kinds if kind is not type(None)), strict=True)
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise OptionError(f"option {name}={value!r} of method {method!r} must be {' or '.join(wanted)}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise OptionError(f"option {name} of method {method!r} has {len(str(abs(value)))} digits; pass less than 2^63")

@@ -1,0 +1,1 @@
+"""Generators: activations, affine maps, networks whose layers are known, and opaque ones."""

@@ -1,0 +1,183 @@
+"""What every generator offers, with layers that can be seen or without: G(z), its Jacobian, its shapes."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.errors import InputError, OptionError
+from unrelu.models.affine import Shape
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
+
+__all__ = ["Generator", "as_generator", "by", "numbers", "to_numpy"]
+
+Array = npt.NDArray[np.float64]
+
+# Values of one layer held at once by a forward pass over a large batch, in numbers (64 MiB of float64).
+_CHUNK = 2**23
+# Kinds of NumPy types that NumPy would turn into numbers, losing what they mean.
+_UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
+
+
+class Generator(ABC):
+    """A map G: R^k -> R^n with a Jacobian. Called with NumPy codes, it returns NumPy outputs.
+
+    :class:`~unrelu.Network` is the one whose layers are known, :class:`~unrelu.OpaqueNetwork` the one that can only be
+    evaluated and differentiated. Methods that search the latent space take either.
+
+    Attributes:
+        latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
+            ``latent_dim = prod(latent_shape)`` numbers.
+        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+    """
+
+    latent_shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def latent_dim(self) -> int:
+        """k, the number of latent coordinates."""
+        return math.prod(self.latent_shape)
+
+    @property
+    @abstractmethod
+    def output_shape(self) -> Shape:
+        """Shape of one output."""
+
+    @property
+    def output_dim(self) -> int:
+        """n, the number of outputs."""
+        return math.prod(self.output_shape)
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """The same generator evaluated in another dtype or on another device.
+
+        Raises:
+            OptionError: no floating-point dtype, or a device that is not there.
+        """
+
+    def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> tuple[torch.dtype, torch.device]:
+        """Where and how :meth:`to` has it evaluated, checked."""
+        dtype = self.dtype if dtype is None else dtype
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
+        try:
+            place = torch.device(self.device if device is None else device)
+            torch.empty(0, device=place)
+        except (AssertionError, RuntimeError, TypeError) as error:
+            raise OptionError(f"device={device!r} cannot be used: {error}") from None
+        return dtype, place
+
+    # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
+
+    @computing()
+    def __call__(self, z: npt.ArrayLike) -> Array:
+        """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or ``(B, *output_shape)``.
+
+        Raises:
+            InputError: z is not made of real numbers, or does not end in k of them.
+        """
+        codes = self._codes(z)
+        chunks = torch.split(codes.reshape(-1, self.latent_dim), max(1, _CHUNK // self.width))
+        x = torch.cat([self.forward(c) for c in chunks])
+        return to_numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
+
+    @computing()
+    def jacobian(self, z: npt.ArrayLike) -> Array:
+        """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
+        codes = self._codes(z)
+        _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
+        return to_numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
+
+    def _codes(self, z: npt.ArrayLike) -> Tensor:
+        codes = numbers(z, "z")
+        if codes.ndim not in (1, 2) or codes.shape[-1] != self.latent_dim:
+            raise InputError(
+                f"z has shape {codes.shape}; this network takes codes of shape ({self.latent_dim},) "
+                f"or (B, {self.latent_dim})"
+            )
+        return torch.tensor(codes, dtype=self.dtype, device=self.device)
+
+    @cached_property
+    def typical_outputs(self) -> Array:
+        """G(z), flat, (16, n), for 16 fixed draws of z ~ N(0, I); read-only."""
+        z = stream("typical output").standard_normal((16, self.latent_dim))
+        x = self(z).reshape(len(z), -1)
+        x.setflags(write=False)
+        return x
+
+    @property
+    def typical_output(self) -> float:
+        """max|G(z)| over these draws: the size of outputs that rounding errors are relative to."""
+        return float(np.abs(self.typical_outputs).max())
+
+    def smoothed(self, share: float) -> Generator:
+        """The generator with its kinks rounded off, by a share of what its layers put out; itself if none are known."""
+        return self
+
+    # --- PyTorch, flat, batched --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+
+    @abstractmethod
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+
+
+def as_generator(network: object) -> Generator:
+    """The network itself.
+
+    Raises:
+        OptionError: it is something else, such as a module or a file's name.
+    """
+    if not isinstance(network, Generator):
+        raise OptionError(
+            f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load"
+        )
+    return network
+
+
+def numbers(value: npt.ArrayLike, name: str) -> Array:
+    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is for messages.
+
+    Raises:
+        InputError: it is ragged, complex, text or masked.
+    """
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()  # RuntimeError: meta, quantized and sparse tensors
+            value = value if value.is_complex() else value.double()
+        array = np.asarray(value)
+        kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
+        if kind is None:
+            return np.array(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as numbers: {error}") from None
+    raise InputError(f"{name} has {kind} entries; pass real numbers")
+
+
+def to_numpy(x: Tensor) -> Array:
+    """The tensor as a float64 array."""
+    return x.detach().cpu().double().numpy()
+
+
+def by(shape: Shape) -> str:
+    """The shape as people write it, 3x28x28."""
+    return "x".join(map(str, shape))

@@ -1,0 +1,274 @@
+"""A generator as a chain of layers, each an affine map and an activation: G(z) = phi_d(... phi_1(z))."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from unrelu.errors import ModelError
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Dense, Shape, Step
+from unrelu.models.generator import Generator, by, to_numpy
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
+
+__all__ = ["Layer", "Network", "small"]
+
+Array = npt.NDArray[np.float64]
+
+# Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.
+_LARGE_MATRIX = 4_000_000
+_LARGE_OUTPUT = 2**16
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """x = phi(A h + b): one affine map and one activation.
+
+    Attributes:
+        affine: the map, from ``in_shape`` to ``out_shape``.
+        activation: phi.
+
+    Source: equation (3) of the paper.
+    """
+
+    affine: Affine
+    activation: Activation
+
+    @property
+    def in_shape(self) -> Shape:
+        """Shape of h."""
+        return self.affine.in_shape
+
+    @property
+    def out_shape(self) -> Shape:
+        """Shape of x."""
+        return self.affine.out_shape
+
+    @property
+    def n_in(self) -> int:
+        """Number of entries of h."""
+        return self.affine.n_in
+
+    @property
+    def n_out(self) -> int:
+        """Number of entries of x."""
+        return self.affine.n_out
+
+    @property
+    def expansion(self) -> float:
+        """n_out / n_in; the paper's Assumption 1 asks for at least 2.1."""
+        return self.n_out / self.n_in
+
+    def matrix(self) -> Array | sparse.csr_array:
+        """A as (n_out, n_in), dense or SciPy sparse. Written out at the first call and kept."""
+        return self._matrix
+
+    def bias(self) -> Array:
+        """b as (n_out,)."""
+        return self._bias
+
+    @cached_property
+    @computing()
+    def _matrix(self) -> Array | sparse.csr_array:
+        matrix = self.affine.matrix()
+        if isinstance(matrix, np.ndarray):
+            matrix = matrix.copy()
+            matrix.setflags(write=False)
+        return matrix
+
+    @cached_property
+    @computing()
+    def _bias(self) -> Array:
+        bias = self.affine.bias().copy()
+        bias.setflags(write=False)
+        return bias
+
+    def value(self, h: Array) -> Array:
+        """phi(A h + b) for h of shape (n_in,) or (B, n_in), in NumPy through :meth:`matrix`."""
+        return self.activation.value(np.asarray((self.matrix() @ h.T).T) + self.bias())
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Layer:
+        """A copy with its tensors converted."""
+        return replace(self, affine=self.affine.to(dtype, device))
+
+    def __str__(self) -> str:
+        steps = " + ".join(type(s).__name__ for s in self.affine.steps) or "Identity"
+        return f"{steps} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
+
+
+@dataclass(frozen=True, eq=False)
+class Network(Generator):
+    """A generator G: R^k -> R^n of d layers. Called with NumPy codes, it returns NumPy outputs.
+
+    Args:
+        layers: the layers, from the latent code to the output.
+        latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
+            ``latent_dim = prod(latent_shape)`` numbers.
+        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+
+    Raises:
+        ModelError: there is no layer, or the layers do not chain.
+
+    Source: equation (3) of the paper.
+    """
+
+    layers: tuple[Layer, ...]
+    latent_shape: Shape
+    dtype: torch.dtype = torch.float64
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ModelError("a network needs at least one layer")
+        widths = [math.prod(self.latent_shape), *(layer.n_out for layer in self.layers)]
+        for i, layer in enumerate(self.layers):
+            if layer.n_in != widths[i]:
+                raise ModelError(f"layer {i + 1} takes {layer.n_in} inputs but is given {widths[i]}")
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of one output."""
+        return self.layers[-1].out_shape
+
+    @property
+    def width(self) -> int:
+        """The outputs of the widest layer."""
+        return max(layer.n_out for layer in self.layers)
+
+    @computing()
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
+        """The same network evaluated in another dtype or on another device."""
+        dtype, device = self._place(dtype, device)
+        return Network(tuple(layer.to(dtype, device) for layer in self.layers), self.latent_shape, dtype, device)
+
+    # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
+
+    @computing()
+    def trace(self, z: npt.ArrayLike) -> list[Array]:
+        """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
+        codes = self._codes(z)
+        values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
+        return [
+            to_numpy(x).reshape(*codes.shape[:-1], *layer.out_shape)
+            for layer, x in zip(self.layers, values, strict=True)
+        ]
+
+    @computing()
+    def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
+        """For every layer, where its pre-activation is positive: the ReLU configuration, shaped like :meth:`trace`."""
+        codes = self._codes(z)
+        return [
+            (u > 0).cpu().numpy().reshape(*codes.shape[:-1], *layer.out_shape)
+            for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)
+        ]
+
+    @cached_property
+    def activation_sizes(self) -> tuple[float, ...]:
+        """Root mean square of max(u, 0), u the pre-activation of each layer, over 256 fixed draws of z ~ N(0, I)."""
+        z = stream("activation sizes").standard_normal((256, self.latent_dim))
+        layers = self._layers(torch.tensor(z, dtype=self.dtype, device=self.device))
+        return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in layers)
+
+    def smoothed(self, share: float) -> Network:
+        """The network with every kink rounded off, by ``share`` of :attr:`activation_sizes` of its layer."""
+        sizes = zip(self.layers, self.activation_sizes, strict=True)
+        layers = tuple(replace(layer, activation=layer.activation.smoothed(share * size)) for layer, size in sizes)
+        return replace(self, layers=layers)
+
+    # --- PyTorch, flat, batched --------------------------------------------------------------------------------
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        *_, (_, x) = self._layers(z)
+        return x
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n), all k directions pushed forward at once.
+
+        Each layer maps the tangents T to phi'(u) * (A T): forward-mode differentiation written out.
+        """
+        batch, k = z.shape
+        tangents = self._first_tangents.expand(batch, -1, -1)
+        x = z
+        for i, (layer, (u, x)) in enumerate(zip(self.layers, self._layers(z), strict=True)):
+            if i:
+                flat = layer.affine.apply(tangents.flatten(0, 1), constant=False)
+                tangents = torch.unflatten(flat, 0, (batch, k))
+            tangents = tangents * layer.activation.derivative(u, x)[:, None, :]
+        return x, tangents
+
+    @cached_property
+    def _first_tangents(self) -> Tensor:
+        """A_1^T, (k, n_1): the tangents of the first layer's affine map are the same for every code."""
+        unit = torch.eye(self.latent_dim, dtype=self.dtype, device=self.device)
+        return self.layers[0].affine.apply(unit, constant=False)
+
+    def _layers(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pre-activation and output of each layer in turn, both (B, n_i)."""
+        x = z
+        for layer in self.layers:
+            u = layer.affine.apply(x)
+            x = layer.activation.forward(u)
+            yield u, x
+
+    def __str__(self) -> str:
+        lines = [f"  {i}. {layer}" for i, layer in enumerate(self.layers, 1)]
+        return "\n".join([f"Network {by(self.latent_shape)} -> {by(self.output_shape)}", *lines])
+
+    @classmethod
+    @computing()
+    def chain(cls, parts: Sequence[Step | Activation], latent_shape: Shape) -> Network:
+        """Build a network from affine steps and activations in order.
+
+        Affine steps up to an activation form one layer; steps after the last activation form a layer with the identity.
+        A PReLU's slopes may be shaped like one output (broadcastable), e.g. (C, 1, 1).
+
+        Raises:
+            ModelError: shapes do not chain, weights are not finite, or there is nothing to chain.
+        """
+        layers: list[Layer] = []
+        steps: list[Step] = []
+        shape = latent_shape
+        for part in [*parts, None]:
+            if isinstance(part, Step):
+                steps.append(part)
+                continue
+            if part is None and not steps:
+                break
+            affine = Affine.compose(steps, shape)
+            layers.append(Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape)))
+            steps, shape = [], affine.out_shape
+        return cls(tuple(layers), latent_shape)
+
+
+def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
+    """The activation with a PReLU's slopes written out for each of the prod(shape) outputs."""
+    if activation.slope.ndim == 0:
+        return activation
+    try:
+        slopes = np.broadcast_to(activation.slope, shape)
+    except ValueError:
+        raise ModelError(
+            f"PReLU slopes of shape {activation.slope.shape} do not fit an output of shape {shape}"
+        ) from None
+    return Activation(activation.name, slopes.reshape(-1))
+
+
+def small(network: object) -> bool:
+    """Whether no layer is worth more than one thread; where layers are not known, whether no tensor is that large."""
+    if not isinstance(network, Network):
+        return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
+    return all(
+        layer.n_out < _LARGE_OUTPUT
+        and (layer.n_in * layer.n_out < _LARGE_MATRIX or not any(isinstance(s, Dense) for s in layer.affine.steps))
+        for layer in network.layers
+    )

@@ -1,0 +1,258 @@
+"""A generator that is no chain of layers: it can be evaluated and differentiated, but not taken apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from types import MethodType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.backends import mha
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unrelu.errors import UnsupportedModelError
+from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator, by
+from unrelu.models.network import Network
+from unrelu.runtime.host import Shared, computing, forkable_lock
+
+__all__ = ["OpaqueNetwork", "Outline", "as_chain", "frozen", "replica", "unchained"]
+
+# Numbers in the tangents of one tensor held at once, 128 MiB of float64.
+_CHUNK = 2**24
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What evaluating a module showed of it.
+
+    Attributes:
+        output_shape: shape of one output.
+        width: the most numbers in any tensor along the way, for each code.
+        forward_mode: whether PyTorch has forward-mode derivatives of everything in it.
+    """
+
+    output_shape: Shape
+    width: int
+    forward_mode: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class OpaqueNetwork(Generator):
+    r"""A differentiable generator G: R^k -> R^n whose layers are not known; :func:`unrelu.from_torch` makes it.
+
+    The Jacobian comes from forward-mode differentiation (``torch.func.jvp``), one tangent for each of the k directions,
+
+    .. math:: J e_i = \frac{d}{dt} G(z + t e_i) \Big|_{t=0},
+
+    all pushed forward at once (``torch.func.vmap``) while G(z) is computed once. Where PyTorch lacks a forward-mode
+    formula, J is put together row by row from n reverse passes instead, about n / k times the work. Attention is
+    computed by its formula, since PyTorch's fused kernels have no forward-mode derivative.
+
+    Methods that search the latent space ("auto", "lm", "adam", "gradient_descent") take it; layer-wise ones refuse it.
+
+    Args:
+        module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``; from (B, \*latent_shape) to
+            (B, \*output_shape), each row on its own. Not copied: pass a copy.
+        latent_shape: shape of one latent code inside the module; outside, a code is a vector of ``latent_dim`` numbers.
+        reason: why it is no chain of layers, with the name of the node that breaks it.
+        outline: its output shape, its width, and how it is differentiated.
+        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+
+    Raises:
+        AttributeError: its ``layers`` are asked for.
+
+    Source: Griewank and Walther, "Evaluating Derivatives" (2008), chapter 3.
+    """
+
+    module: nn.Module = field(repr=False)
+    latent_shape: Shape
+    reason: str
+    outline: Outline
+    dtype: torch.dtype = torch.float64
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of one output."""
+        return self.outline.output_shape
+
+    @property
+    def width(self) -> int:
+        """The most numbers in any tensor along the way, for each code."""
+        return self.outline.width
+
+    @property
+    def layers(self) -> NoReturn:
+        """There are none to see."""
+        raise AttributeError(f"an OpaqueNetwork has no layers: {self.reason}")
+
+    @computing()
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
+        """The same generator evaluated in another dtype or on another device."""
+        dtype, device = self._place(dtype, device)
+        return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
+        # A module may refuse such codes, for the whole batch: those of observations that were not reached are NaN.
+        known = z.isfinite().all(dim=1, keepdim=True)
+        with _written_out():
+            x = self._flat(torch.where(known, z, torch.zeros_like(z)))
+        return torch.where(known, x, torch.full_like(x, torch.nan))
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        unit = torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
+        with _written_out():
+            return self.push(z, unit) if self.outline.forward_mode else self._by_rows(z)
+
+    def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and J d for m directions d, given as (m, k), as (B, m, n): forward-mode differentiation.
+
+        Raises:
+            NotImplementedError, RuntimeError: PyTorch has no forward-mode formula for something in the module.
+        """
+
+        def along(direction: Tensor) -> Any:
+            return torch.func.jvp(self._flat, (z,), (direction.expand_as(z),))
+
+        together = max(1, _CHUNK // (self.width * max(1, len(z))))
+        with _written_out(), _forward_mode:
+            _load_formulas()
+            parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
+        # Only tangents differ between directions, so x is one tensor seen many times.
+        return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
+
+    def _by_rows(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as :meth:`linearize` by reverse-mode differentiation; no row of z affects another's output."""
+        with torch.enable_grad():
+            codes = z.detach().requires_grad_(True)
+            x = self._flat(codes)
+            rows = [torch.autograd.grad(x[:, j].sum(), codes, retain_graph=True)[0] for j in range(self.output_dim)]
+        return x.detach(), torch.stack(rows, dim=2)
+
+    def _flat(self, z: Tensor) -> Tensor:
+        # A clone, as the module may change its input in place.
+        x: Tensor = self._running(z.reshape(len(z), *self.latent_shape).clone())
+        return x.reshape(len(z), self.output_dim).to(z.dtype)
+
+    @cached_property
+    def _running(self) -> nn.Module:
+        """What is run: whatever a forward pass leaves behind in it, ``module`` stays as it was."""
+        return replica(self.module)
+
+    def __str__(self) -> str:
+        mode = "forward-mode" if self.outline.forward_mode else "reverse-mode"
+        name = type(self.module).__name__
+        return (
+            f"OpaqueNetwork {by(self.latent_shape)} -> {by(self.output_shape)}: {name}, {mode} Jacobian\n"
+            f"  no chain of layers: {self.reason}"
+        )
+
+
+def as_chain(network: Generator, method: str) -> Network:
+    """The network, if it is a chain of layers.
+
+    Raises:
+        UnsupportedModelError: it is none; the message names the node that breaks the chain.
+    """
+    if isinstance(network, Network):
+        return network
+    raise UnsupportedModelError(
+        f"{unchained(network)}; method={method!r} needs a chain of layers, use method='auto' or 'lm'"
+    )
+
+
+def unchained(network: Generator) -> str | None:
+    """Why the network is no chain of layers; None if it is one."""
+    if isinstance(network, Network):
+        return None
+    return network.reason if isinstance(network, OpaqueNetwork) else f"a {type(network).__name__} has no layers"
+
+
+# --- copies of modules ------------------------------------------------------------------------------------------------
+
+
+def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    """A copy that leaves the original alone when it is run, traced or changed.
+
+    Args:
+        module: what to copy.
+        tensor: makes the copy's tensors, called once for each tensor however often it is used; by default parameters
+            are shared and all others cloned.
+    """
+    twins = {m: object.__new__(type(m)) for m in module.modules()}
+    made: dict[int, Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return twins.get(value, value)
+        if isinstance(value, Tensor):
+            if id(value) not in made:
+                made[id(value)] = (tensor or _shared)(value)
+            return made[id(value)]
+        if isinstance(value, np.ndarray):
+            return value.copy()
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            return MethodType(value.__func__, copied(value.__self__))
+        if type(value) in (list, tuple, set):
+            return type(value)(map(copied, value))
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, copied(held)) for key, held in value.items())
+        return value
+
+    for m, twin in twins.items():
+        twin.__dict__.update({name: copied(value) for name, value in m.__dict__.items()})
+    return twins[module]
+
+
+def frozen(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A copy with tensors of its own, converted, none of which asks for a gradient."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        kind = dtype if tensor.is_floating_point() else dtype.to_complex() if tensor.is_complex() else tensor.dtype
+        value = tensor.detach().to(dtype=kind, device=device, copy=True)
+        return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+
+    return replica(module, convert)
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, nn.Parameter) or tensor.requires_grad else tensor.clone()
+
+
+# --- PyTorch's derivatives -----------------------------------------------------------------------------------------
+
+
+@cache
+def _load_formulas() -> None:
+    """At the first use of forward mode PyTorch compiles some formulas, with a function that it warns of itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit")  # of a kind that changed with its versions
+        one = torch.ones(1)
+        torch.func.jvp(torch.neg, (one,), (one,))
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """PyTorch's switches for fused attention, which are the process's, off."""
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(before)
+
+
+_written_out = Shared(_plain_attention)
+# One thread at a time: the levels of forward mode are the process's.
+_forward_mode = forkable_lock()

@@ -1,0 +1,8 @@
+"""Whole data sets: runs that resume, scale out and explain themselves."""
+
+from unrelu.runs.chunk_work import Settled
+from unrelu.runs.journal import Record
+from unrelu.runs.run_folder import Run, open_run
+from unrelu.runs.running import Moment, run
+
+__all__ = ["Moment", "Record", "Run", "Settled", "open_run", "run"]

@@ -1,0 +1,204 @@
+"""Chunks on a Dask cluster, whose workers may die and join. Importing it needs Dask."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import threading
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+
+from unrelu._version import __version__
+from unrelu.errors import InputError, OptionError, SolverError
+from unrelu.runs.chunk_work import Outcome, Task, Work
+from unrelu.runs.local_workers import Engine, pickled
+from unrelu.runtime.processes import without_interrupts
+
+__all__ = ["on_cluster"]
+
+# Chunks handed out for each thread of the cluster: one at work, and one that waits for it.
+_AHEAD = 2
+# Seconds to wait for a scheduler to answer.
+_PATIENCE = 30
+# Seconds to wait for a worker where there is none, which is longer than a queue or a nanny takes to start one; and how
+# often that is said.
+_WITHOUT_WORKERS, _REMINDER = 300, 10
+
+_KEPT = "what is finished is kept: start the cluster again, then the run"
+
+
+@contextmanager
+def on_cluster(work: Work, scheduler: Any) -> Iterator[Engine]:
+    """An engine on the workers of a scheduler.
+
+    Each worker gets the work once, when it joins, reads the observations and writes the rows by itself; what travels
+    for a chunk is its index and its record. Dask gives the chunks of workers that die to others.
+
+    Args:
+        work: what is computed. Paths in it have to mean the same on all workers.
+        scheduler: an address, "local:N", or a ``distributed.Client``.
+
+    Raises:
+        InputError: there is no such scheduler.
+        OptionError: ``scheduler`` is none of these, or the work cannot be sent.
+    """
+    content = pickled(work, "run without a cluster")
+    name = f"unrelu-{uuid.uuid4().hex}"
+    with ExitStack() as stack:
+        client = _client(scheduler, stack)
+        try:
+            client.register_plugin(Bringer(content), name=name)
+        except Exception as error:  # of a worker, whatever it may be
+            raise SolverError(f"the workers of {scheduler!r} cannot take part: {error}") from error
+        stack.callback(_forget, client, name)
+        yield lambda tasks, stopping: _through(client, name, tasks, stopping)
+
+
+def _forget(client: Any, name: str) -> None:
+    """Let the workers forget the work, where the cluster is still there."""
+    with suppress(Exception):  # of connections, of many kinds; what ended the run is the error to be told
+        client.unregister_worker_plugin(name)
+
+
+class Bringer(WorkerPlugin):
+    """Brings the work to every worker."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.version = content, __version__
+        self.work: Work | None = None
+        self.reason = ""
+
+    def setup(self, worker: Any) -> None:
+        """On a worker: unpack what the client has packed."""
+        if self.version != __version__:
+            self.reason = f"it has unrelu {__version__}, the client {self.version}; install the same"
+            return  # Dask would go on to send it chunks all the same
+        self.work = pickle.loads(self.content)
+
+
+class ForeignWorker(Exception):
+    """A worker cannot take part.
+
+    Attributes:
+        address: of the worker.
+    """
+
+    def __init__(self, reason: str, address: str) -> None:
+        super().__init__(reason, address)
+        self.reason, self.address = reason, address
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def _client(scheduler: Any, stack: ExitStack) -> Any:
+    if isinstance(scheduler, Client):
+        return scheduler
+    if not isinstance(scheduler, str):
+        raise OptionError(f"scheduler={scheduler!r} must be an address such as tcp://host:8786, local:N, or a Client")
+    kind, _, number = scheduler.partition(":")
+    if kind == "local":
+        if not number.isdecimal() or int(number) < 1:
+            raise OptionError(f"scheduler={scheduler!r}: write local:N with the number of processes, such as local:2")
+        # Its working files belong neither to the results nor into the current folder.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="unrelu-dask-"))
+        # A Ctrl-C is for this process; threads and processes that are started here are never told.
+        with without_interrupts():
+            cluster = LocalCluster(
+                n_workers=int(number), threads_per_worker=1, dashboard_address=":0", local_directory=scratch
+            )
+        return stack.enter_context(Client(stack.enter_context(cluster)))
+    try:
+        return stack.enter_context(Client(scheduler, timeout=_PATIENCE))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {scheduler!r}: {error}; check the address, such as tcp://host:8786, and "
+            "that `dask scheduler` runs there"
+        ) from error
+
+
+def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome | str]:
+    """The tasks as they are finished. As many are handed out as there are threads, whose number may change."""
+    waiting = deque(tasks)
+    chunks: dict[Any, Task] = {}
+    foreign: set[str] = set()
+
+    def hand_out() -> None:
+        threads = {address: n for address, n in client.nthreads().items() if address not in foreign}
+        while waiting and not stopping.is_set() and len(chunks) < _AHEAD * max(sum(threads.values()), 1):
+            task = waiting.popleft()
+            # A chunk has effects, so it is not pure; its key is of this run, and tells the chunk in Dask's pictures.
+            key, where = f"{name}-chunk-{task.chunk}-{uuid.uuid4().hex[:6]}", list(threads) if foreign else None
+            # Others may have to take it where these have died.
+            future = client.submit(
+                _settle, name, task, key=key, pure=False, workers=where, allow_other_workers=where is not None
+            )
+            chunks[future] = task
+
+    hand_out()
+    while chunks:
+        future = yield from _first(client, chunks, stopping)
+        if future is None:
+            return
+        task = chunks.pop(future)
+        try:
+            outcome: Outcome = future.result()
+        except ForeignWorker as error:
+            foreign.add(error.address)
+            if not set(client.nthreads()) - foreign:
+                raise SolverError(f"no worker of the cluster can take part: {error}") from error
+            waiting.appendleft(task)
+            hand_out()
+            yield f"the worker at {error.address} is left out: {error}"
+            continue
+        except KilledWorker as error:
+            raise SolverError(
+                f"chunk {task.chunk} killed its workers again and again: memory ran out, or they crash on it "
+                f"({error}); what is finished is kept: run it again with more memory for each worker, or smaller chunks"
+            ) from error
+        hand_out()
+        yield outcome
+
+
+def _first(client: Any, futures: Iterable[Any], stopping: threading.Event) -> Generator[str, None, Any]:
+    """A future that is done; None where there is no worker any more, and the run is to stop.
+
+    Yields:
+        Words on there being no worker, every few seconds, so that the run can be stopped meanwhile.
+
+    Raises:
+        SolverError: there has been none for long, or the scheduler is gone.
+    """
+    left: float | None = None
+    while True:
+        try:
+            return next(iter(wait(list(futures), timeout=_REMINDER, return_when="FIRST_COMPLETED").done))
+        except TimeoutError:
+            pass
+        except CancelledError as error:
+            raise SolverError(f"the scheduler of the cluster is gone; {_KEPT}") from error
+        if client.nthreads():
+            left = None
+            continue
+        if stopping.is_set():
+            return None
+        left = _WITHOUT_WORKERS if left is None else left - _REMINDER
+        if left <= 0:
+            raise SolverError(f"the cluster has had no worker for {_WITHOUT_WORKERS} s; {_KEPT}")
+        yield f"the cluster has no worker; waiting {left:.0f} s for one"
+
+
+def _settle(name: str, task: Task) -> Outcome:
+    """On a worker."""
+    worker = get_worker()
+    bringer: Any = worker.plugins[name]
+    if bringer.work is None:
+        raise ForeignWorker(bringer.reason, worker.address)
+    outcome: Outcome = bringer.work.settle(task)
+    return outcome

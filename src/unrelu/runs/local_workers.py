@@ -1,0 +1,136 @@
+"""Chunks on this machine: in this process, or in one process a core."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from unrelu.errors import OptionError, SolverError, StorageError
+from unrelu.runs.chunk_work import Outcome, Task, Work
+from unrelu.runtime.processes import fresh_processes, without_interrupts
+
+__all__ = ["Engine", "locally", "pickled"]
+
+# From tasks to what became of them, in any order, and to words on what goes wrong meanwhile; when the event is set,
+# those that have begun are finished.
+Engine = Callable[[Sequence[Task], threading.Event], Iterator[Outcome | str]]
+
+# Tasks handed out for each worker: one at work, and one that waits for it.
+_AHEAD = 2
+# Times that workers may die with no chunk finished in between.
+_LIVES = 3
+
+
+def locally(work: Work, workers: int) -> Engine:
+    """An engine of so many processes; of one, this one.
+
+    Raises:
+        OptionError: the work cannot be sent to other processes.
+    """
+    if workers == 1:
+        return lambda tasks, stopping: _here(work, tasks, stopping)
+    content = pickled(work, "pass workers=1")
+    return lambda tasks, stopping: _in_processes(content, workers, tasks, stopping)
+
+
+def pickled(work: Work, otherwise: str) -> bytes:
+    """The work as bytes.
+
+    Raises:
+        OptionError: a part of it cannot be pickled; ``otherwise`` is what else to do.
+    """
+    try:
+        return pickle.dumps(work)
+    except Exception as error:  # objects of the user's raise errors of any kind
+        raise OptionError(
+            f"the network or operator= cannot be sent to other processes ({error}); define what it is made of in a "
+            f"module that can be imported, pass the operator as a matrix, or {otherwise}"
+        ) from error
+
+
+def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome]:
+    for task in tasks:
+        if stopping.is_set():
+            return
+        yield work.settle(task)
+
+
+def _in_processes(
+    content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event
+) -> Iterator[Outcome | str]:
+    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last.
+
+    Raises:
+        StorageError: there is no space for what they need to know.
+    """
+    with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
+        path = Path(scratch, "work")
+        try:
+            path.write_bytes(content)  # more than the arguments of a process can be
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror}; free {len(content) / 2**20:.0f} MiB there, set TMPDIR to "
+                "another folder, or pass workers=1"
+            ) from error
+        yield from _restarted(str(path), workers, tasks, stopping)
+
+
+def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome | str]:
+    left = {task.key: task for task in tasks}
+    lives = _LIVES
+    while left and not stopping.is_set():
+        waiting = deque(left.values())
+        try:
+            with fresh_processes(min(workers, len(left)), begin=_take, arguments=(path,)) as pool:
+                for outcome in _through(pool, workers * _AHEAD, waiting, stopping):
+                    del left[outcome.key]
+                    lives = _LIVES
+                    yield outcome
+        except BrokenProcessPool:
+            lives -= 1
+            not_begun = {task.key for task in waiting}
+            begun = [task for task in left.values() if task.key not in not_begun]
+            left = {task.key: task for task in (*waiting, *begun[1:], *begun[:1])}
+            if not lives:
+                raise SolverError(
+                    f"worker processes were killed {_LIVES} times without finishing a chunk: memory ran out, or a "
+                    "script that starts them has no if __name__ == '__main__'; what is finished is kept: run it again, "
+                    "perhaps with fewer workers or smaller chunks"
+                ) from None
+            yield "a worker process was killed; its chunks are computed again"
+
+
+def _through(
+    pool: ProcessPoolExecutor, most: int, waiting: deque[Task], stopping: threading.Event
+) -> Iterator[Outcome]:
+    """The tasks as they are finished, taken from ``waiting``, so many at a time."""
+    begun: set[Future[Outcome]] = set()
+    while begun or (waiting and not stopping.is_set()):
+        with without_interrupts():
+            while waiting and len(begun) < most and not stopping.is_set():
+                begun.add(pool.submit(_settle, waiting.popleft()))
+        done, begun = wait(begun, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+        if stopping.is_set():
+            begun = {future for future in begun if not future.cancel()}
+
+
+_work: Work | None = None
+
+
+def _take(path: str) -> None:
+    """In a worker: what it will be asked to do, written by the process that started it."""
+    global _work  # noqa: PLW0603 -- a process has one
+    _work = pickle.loads(Path(path).read_bytes())
+
+
+def _settle(task: Task) -> Outcome:
+    assert _work is not None
+    return _work.settle(task)

@@ -1,0 +1,166 @@
+"""The folder of a run, to look at while it runs and afterwards."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.datasets import Table, write_records
+from unrelu.errors import InputError, StorageError
+from unrelu.result import Status, message_of
+from unrelu.runs.journal import JOURNAL, Record, read_records
+from unrelu.runs.manifest import read_manifest, table_of
+from unrelu.runtime.processes import locked
+
+__all__ = ["Run", "open_run"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What a folder of ``unrelu run`` held when it was opened.
+
+    Attributes:
+        folder: where it is.
+        manifest: what is computed, as ``manifest.json`` has it.
+        records: the finished chunks, by index.
+        table: the columns.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    records: dict[int, Record]
+    table: Table
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return f"Run({str(self.folder)!r}: {self.done} of {self.size} observations; {ends or 'no chunk is finished'})"
+
+    @property
+    def size(self) -> int:
+        """The number of observations."""
+        return self.table.size
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks."""
+        return math.ceil(self.size / self.table.chunk)
+
+    @property
+    def done(self) -> int:
+        """The number of observations in finished chunks."""
+        return sum(record.stop - record.start for record in self.records.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether all chunks are there."""
+        return len(self.records) == self.chunks
+
+    @property
+    def running(self) -> bool:
+        """Whether a process is writing the folder now, as far as the system has locks."""
+        return locked(self.folder / JOURNAL)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many observations ended with which status."""
+        total: Counter[str] = Counter()
+        for record in self.records.values():
+            total.update(record.counts)
+        return dict(sorted(total.items()))
+
+    @property
+    def success(self) -> int:
+        """How many observations ended with success."""
+        return sum(record.success for record in self.records.values())
+
+    @property
+    def failed(self) -> int:
+        """How many observations have no code."""
+        return sum(record.failed for record in self.records.values())
+
+    @cached_property
+    def errors(self) -> dict[int, str]:
+        """The message of every observation with status ERROR, by its index."""
+        return {i: text for _, record in sorted(self.records.items()) for i, text in record.errors.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Entries start to stop - 1 of a column: "codes" (B, k), "reconstructions" (B, \\*output_shape), "status"
+        (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "p_value", "confidence",
+        "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
+
+        Raises:
+            InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
+        """
+        values = self.table.read(name, start, stop)
+        if name != "status":
+            return values
+        names = np.array(["", *self.manifest["statuses"]])
+        if values.size and values.max() >= len(names):
+            raise InputError(f"{self.folder}: a status is {values.max()}; the manifest names {len(names) - 1} of them")
+        return np.asarray(names[values])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``."""
+        names = [column.name for column in self.table.columns if not column.shape]
+        for record in (self.records[chunk] for chunk in sorted(self.records)):
+            values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
+            own = record.messages | record.errors
+            for i in range(record.stop - record.start):
+                row = {name: _plain(values[name][i]) for name in names}
+                index = record.start + i
+                numbers = (values[name][i] for name in ("p_value", "confidence", "freedom"))
+                known = Status.__members__.get(row["status"])
+                message = own.get(index) or (row["status"] if known is None else message_of(known, *numbers))
+                yield {"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
+                       "status": row.pop("status"), "message": message, **row}  # fmt: skip
+
+
+def open_run(folder: str | Path) -> Run:
+    """A folder of ``unrelu run``, finished or not; nothing of its columns is read yet.
+
+    Raises:
+        InputError: it is none, or its manifest is damaged.
+    """
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    table = table_of(folder, manifest)
+
+    def belongs(record: Record) -> bool:
+        if odd := record.counts.keys() - manifest["statuses"]:
+            raise InputError(f"{folder}: chunk {record.chunk} counts {min(odd)!r:.60}, which is no status of the run")
+        first = record.chunk * table.chunk
+        return (record.start, record.stop) == (first, min(first + table.chunk, table.size))
+
+    records = {chunk: record for chunk, record in read_records(folder).items() if belongs(record)}
+    return Run(folder, manifest, records, table)
+
+
+def write_lines(run: Run) -> None:
+    """Write ``results.jsonl``, as a whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    draft = run.folder / "results.jsonl.draft"
+    try:
+        write_records(draft, run.rows())
+        os.replace(draft, run.folder / "results.jsonl")
+    except OSError as error:
+        raise StorageError(
+            f"{draft} cannot be written: {error.strerror}; all chunks are kept: mend that, and run it again"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""What runs below the mathematics: files that may be hostile, processes, threads, random streams, host settings."""

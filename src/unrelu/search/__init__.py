@@ -1,0 +1,1 @@
+"""The joint search for the best code: starts, smoothing homotopy, Levenberg-Marquardt, basin hopping, other norms."""

@@ -1,0 +1,202 @@
+r"""A network around one code as one observation sees it: values, kinks, and the affine pieces that meet there.
+
+Let v(z), (p,), be what the errors |y - psi(v)| are functions of: the last pre-activation, where the outputs are seen
+one by one through a convex piecewise linear psi; otherwise A G(z), with psi the identity. Each neuron of the other
+piecewise linear activations has a kink at u = 0, on whose two sides v is another affine function of z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.measurements import Identity, MaskOperator, Operator
+from unrelu.models.activations import Activation
+from unrelu.models.network import Network
+from unrelu.models.opaque_network import as_chain
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
+
+__all__ = ["Observation", "Piece", "Trace", "observations"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+# Beside the sizes of a layer's values, these are zero.
+_ROUNDING = 1e-9
+
+
+class Trace(NamedTuple):
+    """Of codes (b, k): the pre-activations of all neurons with a kink, layer after layer, u (b, N), and v (b, p)."""
+
+    u: Array
+    v: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    r"""The pieces that meet around a code z_0. With e_j = relu(u_j) for some kinks j, all others staying on their side,
+
+    .. math:: v = v_0 + V (z - z_0) + \Gamma (e - e_0), \qquad u = u_0 + U (z - z_0) + H (e - e_0)
+
+    exactly, up to the curvature of smooth activations. H is strictly triangular: a kink moves the layers above it.
+
+    Attributes:
+        u, v: at the code, (m,) and (p,).
+        u_code, v_code: U (m, k) and V (p, k).
+        u_kink, v_kink: H (m, m) and Gamma (p, m).
+    """
+
+    u: Array
+    v: Array
+    u_code: Array
+    v_code: Array
+    u_kink: Array
+    v_kink: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One observation of a network, evaluated in double precision.
+
+    Attributes:
+        network: G.
+        operator: A, None where it only picks entries.
+        seen: the entries that it picks, None for all of them.
+        y: what was observed, (p,).
+        keeps: whether v is the last pre-activation.
+        sizes: of u in each layer and of v, for codes z ~ N(0, I), (d + 1,): what rounding errors are relative to.
+    """
+
+    network: Network
+    operator: Operator | None
+    seen: Index | None
+    y: Array
+    keeps: bool
+    sizes: Array
+
+    @cached_property
+    def slopes(self) -> Array:
+        """The slope of psi below zero, (p,)."""
+        if not self.keeps:
+            return np.ones(len(self.y))
+        slopes = np.broadcast_to(self.network.layers[-1].activation.slope, (self.network.output_dim,))
+        return slopes if self.seen is None else slopes[self.seen]
+
+    @cached_property
+    def ends(self) -> Index:
+        """Where the kinks of each layer begin and end in u, (d + 1,)."""
+        layers = self.network.layers
+        counts = [layer.n_out if _bent(layer.activation) else 0 for layer in layers]
+        if self.keeps:
+            counts[-1] = 0
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    def errors(self, v: Array) -> Array:
+        """|y - psi(v)|, (..., p)."""
+        return np.abs(self.y - np.where(v > 0, v, v * self.slopes))
+
+    def at_kink(self, u: Array, share: float = _ROUNDING) -> npt.NDArray[np.bool_]:
+        """Where u (N,) is rounding, or within a share of the largest of its layer."""
+        return np.asarray(np.abs(u) <= share * np.repeat(self._largest(u), np.diff(self.ends)))
+
+    def at_bend(self, v: Array) -> npt.NDArray[np.bool_]:
+        """Where psi bends at v (p,), up to rounding."""
+        largest = max(float(np.abs(v).max(initial=0.0)), self.sizes[-1])
+        return np.asarray((np.abs(v) <= _ROUNDING * largest) & (self.slopes < 1))
+
+    def _largest(self, u: Array) -> Array:
+        parts = np.split(np.abs(u), self.ends[1:-1])
+        return np.maximum([float(part.max(initial=0.0)) for part in parts], self.sizes[:-1])
+
+    def trace(self, z: Array) -> Trace:
+        """U and v of codes (b, k)."""
+        x = torch.as_tensor(z, dtype=torch.float64, device=self.network.device)
+        kinks, last = [np.empty((len(z), 0))], len(self.network.layers) - 1
+        with torch.no_grad():
+            for i, layer in enumerate(self.network.layers):
+                x = layer.affine.apply(x)
+                if self.ends[i + 1] > self.ends[i]:
+                    kinks.append(_numpy(x))
+                if i < last or not self.keeps:
+                    x = layer.activation.forward(x)
+            return Trace(np.hstack(kinks), self._measured(x))
+
+    def piece(self, z: Array, kinks: Index) -> Piece:
+        """The pieces around a code (k,) at which the given kinks, ascending numbers, meet."""
+        m, k, last = len(kinks), len(z), len(self.network.layers) - 1
+        device = self.network.device
+        x = torch.as_tensor(z[None, :], dtype=torch.float64, device=device)
+        tangents = torch.eye(k + m, k, dtype=torch.float64, device=device)
+        rows, values = np.zeros((m, k + m)), np.zeros(m)
+        with torch.no_grad():
+            for i, layer in enumerate(self.network.layers):
+                x, tangents = layer.affine.apply(x), layer.affine.apply(tangents, constant=False)
+                if i == last and self.keeps:
+                    break
+                u, x = x, layer.activation.forward(x)
+                slope = layer.activation.derivative(u, x)
+                here = np.flatnonzero((self.ends[i] <= kinks) & (kinks < self.ends[i + 1]))
+                if not len(here):
+                    tangents = tangents * slope
+                    continue
+                # phi(u) = c u + (1 - c) relu(u): the direct part moves with the code, the rest with e.
+                neurons = torch.from_numpy(kinks[here] - self.ends[i])
+                rows[here], values[here] = _numpy(tangents[:, neurons]).T, _numpy(u[0, neurons])
+                below = layer.activation.derivative(-torch.ones_like(u), x)[0, neurons]
+                slope[0, neurons] = below
+                tangents = tangents * slope
+                tangents[k + torch.from_numpy(here), neurons] += 1 - below
+            v, moved = self._measured(x)[0], self._measured(tangents).T
+        return Piece(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
+
+    def _measured(self, x: Tensor) -> Array:
+        if self.operator is not None:
+            return _numpy(self.operator.forward(x))
+        return _numpy(x) if self.seen is None else _numpy(x)[:, self.seen]
+
+
+def observations(problem: Problem) -> list[Observation]:
+    """Every observation of a problem; they share the network."""
+    network = as_chain(problem.network, problem.norm).to(torch.float64)
+    operator, y = problem.operator, problem.y
+    keeps = _convex(network.layers[-1].activation)
+    chosen = operator.selection()
+    if chosen is None and not isinstance(operator, Identity | MaskOperator):
+        through = operator.to(torch.float64, network.device)
+        sizes = _sizes(Observation(network, through, None, y[0], False, np.zeros(0)))
+        return [Observation(network, through, None, row, False, sizes) for row in y]
+    sizes = _sizes(Observation(network, None, None, np.zeros(network.output_dim), keeps, np.zeros(0)))
+    if not isinstance(operator, MaskOperator):
+        return [Observation(network, None, chosen, row, keeps, sizes) for row in y]
+    shown = operator.seen(problem.size)
+    shared = None if operator.count else np.flatnonzero(shown[0])
+    picked = [np.flatnonzero(row) if shared is None else shared for row in shown]
+    return [Observation(network, None, seen, row[seen], keeps, sizes) for seen, row in zip(picked, y, strict=True)]
+
+
+def _sizes(observation: Observation) -> Array:
+    """The largest u of each layer and the largest v of a few codes."""
+    trace = observation.trace(stream("typical sizes").standard_normal((4, observation.network.latent_dim)))
+    parts = [*np.split(trace.u, observation.ends[1:-1], axis=1), trace.v]
+    return np.array([float(np.abs(part).max(initial=0.0)) for part in parts])
+
+
+def _bent(activation: Activation) -> bool:
+    return not activation.smooth and bool((activation.slope != 1).any())
+
+
+def _convex(activation: Activation) -> bool:
+    """Whether the activation is the larger of v and c v, 0 <= c <= 1."""
+    return not activation.smooth and bool(((activation.slope >= 0) & (activation.slope <= 1)).all())
+
+
+def _numpy(x: Tensor) -> Array:
+    array: Array = x.cpu().numpy()
+    return array

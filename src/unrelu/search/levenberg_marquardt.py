@@ -1,0 +1,280 @@
+"""Levenberg-Marquardt on the joint network: steps of a batch of codes, polishing in double precision, and ``lm``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.errors import OptionError
+from unrelu.problem import Problem, Progress
+from unrelu.result import Inversion, Status
+from unrelu.search.halting import Watch
+from unrelu.search.squared_error import Misfit
+from unrelu.search.starts import START_NAMES, starting_codes
+
+__all__ = ["DampedNewton", "LevenbergMarquardt", "on_plateau", "polish"]
+
+
+def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
+    """Codes (b, k) whose misfit f (b,) no step of their size can change by a 1e-10th: the Jacobian is zero there."""
+    reach = gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + z.norm(dim=1))
+    plateau: Tensor = torch.isfinite(f) & (reach <= 1e-10 * f.sqrt())
+    return plateau
+
+
+class DampedNewton:
+    r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2.
+
+    .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
+
+    with Nielsen's update of the damping mu. A code is finished after two tiny steps in a row, or when f is small.
+
+    Attributes:
+        misfit: f.
+        z: codes, (b, k).
+        rows: the observation that each code is for, (b,).
+        f: values, (b,).
+        active: the codes still at work.
+        steps: steps tried for each, accepted or not.
+        gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k), where not ``stale``: a code's are
+            computed when they are needed.
+
+    Args:
+        damping: first mu as a share of the mean diagonal of J^T J, or one number for each code.
+        tiny_decrease: a step is tiny if f falls by less than this share.
+        tiny_step: or if it is shorter than this share of the code.
+        enough: values of f below which a code is finished, (b,).
+        foresee: whether a code is also finished when its next step is predicted to be tiny; saves the last steps of a
+            search that needs no more than single precision.
+
+    Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2.
+    """
+
+    def __init__(
+        self,
+        misfit: Misfit,
+        z: Tensor,
+        rows: Tensor,
+        *,
+        damping: float | Tensor = 1e-2,
+        tiny_decrease: float = 1e-13,
+        tiny_step: float = 1e-11,
+        enough: Tensor | None = None,
+        foresee: bool = False,
+    ) -> None:
+        self.misfit, self.z, self.rows = misfit, z.clone(), rows
+        self.tiny_decrease, self.tiny_step, self.foresee = tiny_decrease, tiny_step, foresee
+        batch, device, dtype = len(z), z.device, z.dtype
+        self.active = torch.arange(batch, device=device)
+        self.done = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.small = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
+        self.gram, self.gradient, self.f = misfit.system(self.z, rows)
+        self.stale = torch.zeros(batch, dtype=torch.bool, device=device)
+        if isinstance(damping, Tensor):
+            self.damping = damping.clone()
+        else:
+            mean = self.gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+            self.damping = damping * mean.clamp_min(torch.finfo(dtype).tiny)
+        self.enough = torch.full_like(self.f, -1.0) if enough is None else enough.to(dtype)
+        self.retire(self.f <= self.enough)
+
+    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> DampedNewton:
+        """Up to so many steps of every code; ``stop`` is asked before each."""
+        for _ in range(steps):
+            if not len(self.active) or (stop is not None and stop()):
+                break
+            self.step()
+        return self
+
+    def step(self) -> None:
+        """One trial step for every active code, with a new Jacobian where the last one was accepted."""
+        at = self.active
+        self.refresh(at)
+        z, f, mu, gradient = self.z[at], self.f[at], self.damping[at], self.gradient[at]
+        system = self.gram[at]
+        system.diagonal(dim1=1, dim2=2).add_(mu[:, None])
+        factor, info = torch.linalg.cholesky_ex(system)
+        s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
+        s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
+        predicted = (s * (mu[:, None] * s - gradient)).sum(dim=1)
+        if self.foresee:
+            ahead = ~self._arrived(at, predicted)
+            at, z, f, s, predicted = at[ahead], z[ahead], f[ahead], s[ahead], predicted[ahead]
+            if not len(at):
+                return
+        trial = z + s
+        f_trial = self.misfit.values(trial, self.rows[at])
+        better = f_trial < f
+        self.z[at] = torch.where(better[:, None], trial, z)
+        self.f[at] = torch.where(better, f_trial, f)
+        self.steps[at] += 1
+        self._update_damping(at, better, f - f_trial, predicted)
+        self._retire_converged(at, better, f, f_trial, s)
+        self.stale[at] |= better
+
+    def refresh(self, at: Tensor) -> None:
+        """J^T J and the gradient of some codes where they are still those of the code before."""
+        at = at[self.stale[at]]
+        if len(at):
+            self.gram[at], self.gradient[at], _ = self.misfit.system(self.z[at], self.rows[at])
+            self.stale[at] = False
+
+    def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
+        """Codes that a hardly damped step is predicted to improve by a tiny share only; they are finished."""
+        undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
+        arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
+        finished = torch.zeros_like(self.done)
+        finished[at] = arrived
+        self.retire(finished)
+        return arrived
+
+    def _update_damping(self, at: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
+        """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""
+        rho = fall / predicted.clamp_min(torch.finfo(fall.dtype).tiny)
+        mu, nu = self.damping[at], self.growth[at]
+        self.damping[at] = torch.where(better, mu * (1 - (2 * rho - 1) ** 3).clamp(0.1, 1.0), mu * nu)
+        self.growth[at] = torch.where(better, torch.full_like(nu, 2.0), nu * 2)
+
+    def _retire_converged(self, at: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor) -> None:
+        size = s.norm(dim=1)
+        curvature = self.gram[at].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(torch.finfo(size.dtype).tiny)
+        tiny = better & (f - f_trial < self.tiny_decrease * f)
+        tiny |= size < self.tiny_step * (self.z[at].norm(dim=1) + 1e-3)
+        tiny |= ~better & (self.damping[at] > 1e12 * curvature)
+        self.small[at] = torch.where(tiny, self.small[at] + 1, torch.zeros_like(self.small[at]))
+        finished = torch.zeros_like(self.done)
+        finished[at] = (self.small[at] >= 2) | (self.f[at] <= self.enough[at])
+        self.retire(finished)
+
+    def flat(self) -> Tensor:
+        """Codes on a plateau that are no good fits."""
+        return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
+
+    def retire(self, finished: Tensor) -> None:
+        """Take codes (a mask over all) out of the active ones."""
+        self.done |= finished
+        self.active = torch.nonzero(~self.done)[:, 0]
+
+
+_STEPS = 8
+# A decrease by less than this share of f is the last.
+_TINY = 1e-13
+
+
+def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Gauss-Newton steps with the exact gradient and one fixed, approximate matrix H ~ J^T J.
+
+    .. math:: z \leftarrow z - H^{-1} J^T (A G(z) - y)
+
+    Near an optimum H in single precision is good enough: each step gains about as many digits as H has. It costs a
+    reverse pass, a small part of a Jacobian.
+
+    Args:
+        misfit: f, in double precision.
+        z: codes, (b, k), double precision, near a local optimum.
+        rows: (b,), the observation of each.
+        gram: H, (b, k, k), with the prior's weight on its diagonal.
+        exact: values of f that are as good as 0, (b,).
+
+    Returns:
+        Codes, their f, and whether each arrived: no further step is predicted to gain anything.
+    """
+    system = gram.to(z.dtype)
+    floor = 1e-7 * system.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(z.dtype).tiny)
+    system = system + floor[:, None, None] * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    factor, info = torch.linalg.cholesky_ex(system)
+    z, (f, slope) = z.clone(), misfit.gradient(z, rows)
+    gradient = 0.5 * slope
+    arrived = f <= exact
+    at = torch.nonzero(~arrived & (info == 0))[:, 0]
+    for _ in range(_STEPS):
+        if not len(at):
+            break
+        step = -torch.cholesky_solve(gradient[at][:, :, None], factor[at])[:, :, 0]
+        predicted = -(step * gradient[at]).sum(dim=1)
+        trial = z[at] + step
+        f_trial, slope = misfit.gradient(trial, rows[at])
+        better = f_trial < f[at]
+        tiny = (predicted <= _TINY * f[at]) | (f_trial <= exact[at])
+        z[at] = torch.where(better[:, None], trial, z[at])
+        gradient[at] = torch.where(better[:, None], 0.5 * slope, gradient[at])
+        f[at] = torch.where(better, f_trial, f[at])
+        arrived[at] = tiny
+        at = at[better & ~tiny]
+    return z, f, arrived
+
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    r"""Minimise ``|y - A G(z)|_2^2 + prior |z|^2`` by damped Gauss-Newton steps.
+
+    .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
+
+    with Nielsen's update of the damping mu, for all observations at once; each stops on its own. ReLU kinks are
+    ignored: J is the Jacobian of the current linear piece. The result is a local optimum: which one depends on the
+    start.
+
+    Args:
+        start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method
+            ("linf", "l1", "relaxed", "least_squares", "exact").
+        max_iterations: steps tried at most, accepted or not.
+        damping: first mu, as a share of the mean diagonal of J^T J.
+
+    Raises:
+        OptionError: an option has a value it cannot take.
+
+    Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2.
+    """
+
+    start: str = "random"
+    max_iterations: int = 200
+    damping: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if self.start not in START_NAMES:
+            raise OptionError(f"start={self.start!r} is unknown; use one of {', '.join(START_NAMES)}")
+        if self.max_iterations < 1:
+            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
+        if not 0 < self.damping < math.inf:
+            raise OptionError(f"damping={self.damping} must be above 0 and finite")
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Refine the starting codes of every observation."""
+        start = starting_codes(problem, self.start)
+        if start.stopped:
+            return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm="l2")
+        z, status, steps = self.minimise(problem, start.z)
+        z[start.late & (steps == 0)] = np.nan
+        return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
+
+    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+        """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
+        watch = Watch(problem.control, lambda: _progress(state))
+        misfit = Misfit.of(problem)
+        every, exact = torch.arange(problem.size, device=misfit.y.device), 1e-30 * (misfit.y * misfit.y).sum(dim=1)
+        state = DampedNewton(misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact)
+        state.run(self.max_iterations, watch)
+        status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
+        status[state.done.cpu().numpy()] = Status.CONVERGED
+        status[(state.done & state.flat()).cpu().numpy()] = Status.FLAT
+        status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
+        return _codes(state), status, state.steps.cpu().numpy()
+
+
+def _progress(state: DampedNewton) -> Progress:
+    return Progress("lm", int(state.steps.max()), int(state.done.sum()), len(state.z), _codes(state))
+
+
+def _codes(state: DampedNewton) -> Array:
+    return state.z.cpu().double().numpy().copy()

@@ -1,0 +1,317 @@
+"""Exact local optima in l1 and linf: linear programs on the pieces around a code, until none of them improves."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import OptionError, SolverError
+from unrelu.layerwise.layer_program import check_norm
+from unrelu.layerwise.optimality import ZERO
+from unrelu.models.network import small
+from unrelu.problem import Control, Problem, Progress
+from unrelu.result import Status
+from unrelu.runtime.streams import stream
+from unrelu.runtime.threads import abandoned, cores, in_threads
+from unrelu.search.adjacent_regions import Observation, Piece, observations
+from unrelu.search.local_program import LocalProgram, Proposal, independent
+
+__all__ = ["NormDescent"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+# Lengths tried along a step: 1, 1/2, ..., 2^-9.
+_LENGTHS = 0.5 ** np.arange(10)
+# A step is taken at once if it brings this share of what the model promises.
+_GOOD = 0.1
+# After whole steps that bring this share, the radius is so many of them; what is cut short or fails shrinks it at most
+# so far, as what blocked the way is held.
+_VERY_GOOD, _GROW, _SHRINK = 0.5, 4.0, 0.25
+# A step is on both sides of a kink if min(e, f) exceeds this.
+_BOTH = 1e-9
+# A held kink within this share of the values of its layer is open on both sides: going up to it would bring too little
+# to be worth a step, going past it might not.
+_NEAR = 1e-5
+# The search gives up at this radius.
+_SMALLEST_RADIUS = 1e-12
+# Directions tried where the search of all sides is not possible.
+_DIRECTIONS = 50
+# Numbers in the matrix of a program from which threads are worth their while: below, they wait for each other.
+_WORTH_A_THREAD = 50_000
+
+
+@dataclass(frozen=True)
+class NormDescent:
+    r"""Minimise ``|y - A G(z)|_1`` or ``|y - A G(z)|_inf`` from a code to a local optimum, and prove that it is one.
+
+    G is affine on pieces. Around the code, the last pre-activation (or A G(z), where A mixes outputs or the last
+    activation is not convex) is replaced by its affine piece, and the errors by convex functions above them, exact
+    where they can be (:mod:`~unrelu.search.local_program`); a linear program in a box around the code gives a step. It
+    is shortened until the true objective falls; where it does not, the neurons that switched on the way are kept on
+    their side in the next program. At a kink the program covers the pieces on all sides at once, as a relaxation:
+
+    .. math:: u_j = e_j - f_j, \quad e_j, f_j \ge 0 \qquad (e_j f_j = 0 \text{ is branched on where it fails})
+
+    The code is a local optimum, CONVERGED, when no such program lowers the objective by more than ``tolerance`` of
+    itself within a distance of 1 (of the radius r, by r ``tolerance``). For smooth activations that is a
+    stationary point; where it is no vertex of the linearised errors, the last digits take many steps.
+
+    Args:
+        max_programs: linear programs an observation.
+        tolerance: what a further fall of the objective is worth, relative to it.
+
+    Raises:
+        OptionError: max_programs is below 1, or the tolerance not in (0, 1).
+    """
+
+    max_programs: int = 100
+    tolerance: float = 1e-7
+
+    def __post_init__(self) -> None:
+        if self.max_programs < 1:
+            raise OptionError(f"max_programs={self.max_programs} must be at least 1")
+        if not 0 < self.tolerance < 1:
+            raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
+
+    def minimise(
+        self, problem: Problem, z0: Array, norm: str | None = None
+    ) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+        """Descend from codes z0, (B, k): the codes reached, how each run ended, and the programs it solved.
+
+        No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback
+        hears of each finished observation, in order; after it has said stop, the others keep their starts.
+
+        Args:
+            problem: the problem; its prior plays no part.
+            z0: starting codes, (B, k).
+            norm: "l1" or "linf"; the problem's if None.
+
+        Raises:
+            OptionError: the norm is another one.
+        """
+        norm = norm or problem.norm
+        check_norm(norm)
+        z0 = np.asarray(z0, dtype=np.float64)
+        z = z0.copy()
+        status = np.full(problem.size, Status.STOPPED, dtype=object)
+        programs = np.zeros(problem.size, dtype=np.int64)
+        work = partial(self._one, norm, problem.control)
+        starts = list(zip(observations(problem), z0, strict=True))
+        large = problem.operator.m * problem.network.latent_dim >= _WORTH_A_THREAD
+        with closing(in_threads(work, starts, cores() if large and small(problem.network) else 1)) as results:
+            for i, (z[i], status[i], programs[i]) in enumerate(results):
+                progress = partial(Progress, norm, int(programs[i]), i + 1, problem.size, z.copy())
+                if problem.control.stopped(progress):
+                    break
+        # In the type of the network, rounding may have turned a tiny gain into a loss.
+        with np.errstate(invalid="ignore", over="ignore"):
+            worse = problem.objective(z, norm) > problem.objective(z0, norm)
+        z[worse] = z0[worse]
+        return z, status, programs
+
+    def _one(self, norm: str, control: Control, start: tuple[Observation, Array]) -> tuple[Array, Status, int]:
+        observation, z = start
+        if control.expired():
+            return z, Status.TIME_LIMIT, 0
+        if not np.isfinite(z).all():
+            return z, Status.NO_CODE, 0
+        end = time.perf_counter() + control.remaining()
+        run = _Descent(observation, z, norm, self, end)
+        status = run.status()
+        return run.z, status, run.programs
+
+
+class _Trial(NamedTuple):
+    """The best point along a step: at which share of it, its objective and u, and the kinks that stand in the way."""
+
+    step: Array
+    length: float
+    value: float
+    u: Array
+    blocking: Index
+    gain: float
+
+
+class _Descent:
+    """The run from one start."""
+
+    def __init__(self, observation: Observation, z: Array, norm: str, options: NormDescent, end: float) -> None:
+        self.observation, self.z, self.norm, self.options, self.end = observation, z.copy(), norm, options, end
+        trace = observation.trace(z[None, :])
+        self.u, self.value = trace.u[0], float(self.values(trace.v)[0])
+        self.nothing = ZERO * float(np.abs(observation.y).max(initial=0.0))
+        self.radius = max(1.0, float(np.abs(z).max()))
+        self.held: Index = np.zeros(0, dtype=np.intp)
+        self.programs = 0
+
+    def values(self, v: Array) -> Array:
+        """The objective of each row of v, infinite where it is not a number."""
+        errors = self.observation.errors(v)
+        total = errors.max(axis=-1, initial=0.0) if self.norm == "linf" else errors.sum(axis=-1)
+        return np.asarray(np.nan_to_num(total, nan=np.inf))
+
+    def status(self) -> Status:
+        """Descend to the end."""
+        if not math.isfinite(self.value):
+            return Status.DIVERGED
+        try:
+            while self.value > self.nothing:
+                status = self.step()
+                if status is not None:
+                    return status
+        except SolverError:
+            return Status.SOLVER_FAILED
+        return Status.CONVERGED
+
+    def worth(self, gain: float) -> bool:
+        """Whether a gain is worth a further step."""
+        return gain > self.options.tolerance * self.value + self.nothing * self.options.tolerance
+
+    def step(self) -> Status | None:
+        """Move, or look less far with more kinks held; a status at the end."""
+        piece, kinks, near, complete = self.around()
+        if not (piece.v_code.any() or piece.v_kink.any()):
+            return Status.FLAT
+        ways, bends = self.sides_of_outputs(piece)
+        for on in ways:
+            local = LocalProgram(self.observation, piece, self.norm, on)
+            trial, status = self.search(local, near)
+            if status is not None:
+                return status
+            if trial is not None:
+                return self.move(trial) if self.lowers(trial) else self.retreat(kinks, trial)
+        return Status.CONVERGED if complete and bends <= 1 else self.escape()
+
+    def search(self, local: LocalProgram, near: npt.NDArray[np.bool_]) -> tuple[_Trial | None, Status | None]:
+        """A step that lowers the objective, one that should but does not, or None where there is none; or a limit.
+
+        The sides of the kinks near the code are searched depth first. A program that promises nothing closes all the
+        sides that it covers.
+        """
+        best: _Trial | None = None
+        waiting = [np.where(near, 0, np.where(local.piece.u > 0, 1, -1))]
+        while waiting:
+            status = self.over()
+            if status is not None:
+                return None, status
+            sides = waiting.pop()
+            proposal = local.propose(sides, self.radius, self.end)
+            self.programs += proposal.programs
+            if proposal.late:
+                return None, Status.TIME_LIMIT
+            if not self.worth(proposal.most / min(1.0, self.radius)):
+                continue
+            trial = self.along(proposal)
+            best = trial if best is None or trial.value < best.value else best
+            crossed = (sides == 0) & (proposal.both > _BOTH * (1 + np.abs(local.piece.u)))
+            if self.value - trial.value >= _GOOD * trial.gain:
+                return trial, None
+            if not crossed.any():
+                return best, None
+            waiting += _branches(sides, proposal, crossed)
+        return best if best is not None and self.lowers(best) else None, None
+
+    def lowers(self, trial: _Trial) -> bool:
+        """Whether a step keeps enough of its promise, or is worth taking all the same."""
+        fall = self.value - trial.value
+        return fall > 0 and (fall >= _GOOD * trial.gain or self.worth(fall))
+
+    def over(self) -> Status | None:
+        """The limit that has been reached, if any."""
+        if self.programs >= self.options.max_programs:
+            return Status.ITERATION_LIMIT
+        return Status.TIME_LIMIT if time.perf_counter() >= self.end or abandoned() else None
+
+    def around(self) -> tuple[Piece, Index, npt.NDArray[np.bool_], bool]:
+        """The pieces around the code, the kinks they meet at, which of them are near, and whether those at it are all.
+
+        Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
+        """
+        at_kink = self.observation.at_kink(self.u)
+        kinks = np.union1d(np.flatnonzero(at_kink), self.held)
+        piece, complete = self.observation.piece(self.z, kinks), True
+        taken = independent(piece, at_kink[kinks])
+        if len(taken) < len(kinks):
+            left_out = np.setdiff1d(np.arange(len(kinks)), taken)
+            moving = piece.u_code[left_out].any(axis=1) | piece.u_kink[left_out].any(axis=1)
+            complete = not (moving & at_kink[kinks[left_out]]).any()
+            kinks = kinks[taken]
+            piece = self.observation.piece(self.z, kinks)
+        return piece, kinks, self.observation.at_kink(self.u, _NEAR)[kinks], complete
+
+    def sides_of_outputs(self, piece: Piece) -> tuple[list[npt.NDArray[np.bool_]], int]:
+        """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
+        v, observation = piece.v, self.observation
+        at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")
+        at_kink &= piece.v_code.any(axis=1) | piece.v_kink.any(axis=1)
+        ways = [(v > 0) & ~at_kink]
+        if at_kink.any():
+            ways.append((v > 0) | at_kink)
+        return ways, int(at_kink.sum())
+
+    def along(self, proposal: Proposal) -> _Trial:
+        """The best of some points along a step, and what switches behind it, or before the first where none is good."""
+        step = proposal.step
+        trace = self.observation.trace(self.z + _LENGTHS[:, None] * step)
+        values = self.values(trace.v)
+        i = int(np.argmin(values))
+        better = bool(values[i] < self.value)
+        here, beyond = (trace.u[i], trace.u[max(i - 1, 0)]) if better else (self.u, trace.u[-1])
+        blocking = np.flatnonzero((here > 0) != (beyond > 0))
+        when = np.abs(here[blocking]) / np.abs(here[blocking] - beyond[blocking])
+        blocking = blocking[np.argsort(when, kind="stable")[: max(1, len(step) // 2)]]
+        return _Trial(step, float(_LENGTHS[i]), float(values[i]), trace.u[i], blocking, proposal.gain)
+
+    def move(self, trial: _Trial) -> Status | None:
+        """Go to the best point of a step. If that is not its end, what blocks the rest of the way is held."""
+        size, whole = float(np.abs(trial.step).max()), trial.length == 1
+        if not whole:
+            self.radius = max(2 * trial.length * size, _SHRINK * self.radius)
+        elif self.value - trial.value > _VERY_GOOD * trial.gain:
+            self.radius = max(self.radius, _GROW * size)
+        self.held = self.held[:0] if whole else trial.blocking
+        self.z, self.u, self.value = self.z + trial.length * trial.step, trial.u, trial.value
+        return self.too_near()
+
+    def retreat(self, kinks: Index, trial: _Trial) -> Status | None:
+        """Stay, hold what switched before the first point tried, and look less far."""
+        self.held = np.union1d(kinks, trial.blocking)
+        self.radius *= _SHRINK
+        return self.too_near()
+
+    def escape(self) -> Status | None:
+        """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
+        steps = stream("escape directions").standard_normal((_DIRECTIONS, len(self.z)))
+        steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
+        trace = self.observation.trace(self.z + steps)
+        values = self.values(trace.v)
+        i = int(np.argmin(values))
+        if not self.worth(self.value - values[i]):
+            return Status.ITERATION_LIMIT
+        return self.move(_Trial(steps[i], 1.0, float(values[i]), trace.u[i], self.held, 0.0))
+
+    def too_near(self) -> Status | None:
+        """The end of a search whose steps have become rounding."""
+        return Status.ITERATION_LIMIT if self.radius < _SMALLEST_RADIUS else None
+
+
+def _branches(
+    sides: npt.NDArray[np.int_], proposal: Proposal, crossed: npt.NDArray[np.bool_]
+) -> list[npt.NDArray[np.int_]]:
+    """Both sides of the kink that a step is farthest on both sides of, the likelier one last."""
+    worst = int(np.argmax(np.where(crossed, proposal.both, -1.0)))
+    likely = 1 if proposal.prefers_on[worst] else -1
+    children = []
+    for side in (-likely, likely):
+        child = sides.copy()
+        child[worst] = side
+        children.append(child)
+    return children

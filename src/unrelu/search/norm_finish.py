@@ -1,0 +1,180 @@
+"""From the best code in l2 to a local optimum in the norm that was asked for, by reweighted least squares in l1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.errors import OptionError
+from unrelu.layerwise import L1, LInf
+from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.measurements import Operator
+from unrelu.problem import Control, Problem, Progress
+from unrelu.result import Status
+from unrelu.search.levenberg_marquardt import LevenbergMarquardt
+from unrelu.search.norm_descent import NormDescent
+
+__all__ = ["Reweighted", "finish"]
+
+
+Array = npt.NDArray[np.float64]
+
+# The floor of the residuals begins at the largest one and ends at this share of it.
+_LAST_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Reweighted:
+    r"""Iteratively reweighted least squares on the whole network.
+
+    .. math:: z \leftarrow \text{LM steps on } \sum_j w_j (y - A G(z))_j^2, \qquad w_j = 1 / \max(|r_j|, \kappa)
+
+    with a floor kappa that falls from the largest residual to 1e-3 of it: from l2, which gross errors pull away, to
+    l1. The best code of each observation in l1 is kept; :class:`~unrelu.search.norm_descent.NormDescent` finishes it.
+
+    Args:
+        rounds: how often the weights are set.
+        steps: Levenberg-Marquardt steps with the same weights.
+
+    Raises:
+        OptionError: a number is below 1.
+
+    Source: Holland and Welsch, "Robust regression using iteratively reweighted least-squares", Communications in
+    Statistics 6 (1977), with the graduated floor of Black and Rangarajan, Int. J. Computer Vision 19 (1996).
+    """
+
+    rounds: int = 8
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+        """Go from codes z0 (B, k), mostly the l2 solutions: the codes and the steps taken, (B,).
+
+        No code is worse than its start in l1. At the time limit, or when the callback asks to stop, the best codes so
+        far are returned.
+        """
+        z, best = np.nan_to_num(z0), np.array(z0, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            value = np.nan_to_num(problem.objective(best, "l1"), nan=np.inf)
+        steps = np.zeros(problem.size, dtype=np.int64)
+        r = np.abs(problem.residual(z))
+        largest = r.max(axis=1, keepdims=True)
+        refine = LevenbergMarquardt(max_iterations=self.steps)
+        for turn in range(self.rounds):
+            if problem.control.expired() or problem.control.stopped(partial(_progress, problem, turn, best)):
+                break
+            floor = largest * _LAST_FLOOR ** (turn / max(1, self.rounds - 1)) + np.finfo(float).tiny
+            z, _, more = refine.minimise(_weighted(problem, np.sqrt(floor / np.maximum(r, floor))), z)
+            steps += more
+            r = np.abs(problem.residual(z))
+            reached = r.sum(axis=1)
+            better = reached < value
+            best[better], value[better] = z[better], reached[better]
+        return best, steps
+
+
+def _progress(problem: Problem, turn: int, z: Array) -> Progress:
+    return Progress("reweighted", turn, 0, problem.size, z.copy())
+
+
+def _weighted(problem: Problem, weight: Array) -> Problem:
+    """The problem with each residual multiplied by a weight, (B, m)."""
+    network = problem.network
+    tensor = torch.tensor(weight, dtype=network.dtype, device=network.device)
+    control = Control(problem.control.remaining())
+    return replace(
+        problem, y=problem.y * weight, operator=_Weighted(problem.operator, tensor), norm="l2", control=control
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighted(Operator):
+    """A with a weight for each entry of each observation, (B, m)."""
+
+    inner: Operator
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("n", "m", "shape"):
+            object.__setattr__(self, name, getattr(self.inner, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W A x."""
+        return self.inner.forward(x) * self.weight
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """A^T W r."""
+        return self.inner.adjoint(r * self.weight)
+
+    def tangents(self, t: Tensor) -> Tensor:
+        """W A on every direction."""
+        return self.inner.tangents(t) * self.weight[:, None, :]
+
+    @property
+    def count(self) -> int:
+        """One for each observation."""
+        return len(self.weight)
+
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> _Weighted:
+        """The weighted operators of some observations."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.weight.device)
+        return _Weighted(self.inner.take(rows), self.weight[index])
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> _Weighted:
+        """The same as another type."""
+        return _Weighted(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
+
+
+def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tuple[Array, npt.NDArray[np.object_]]:
+    """Descend in l1 or linf from the l2 codes (B, k) and from others; the best codes, and how their descents ended.
+
+    The others are, for l1, the codes that reweighted least squares makes of them, which outliers pull less, and, if
+    ``by_layer``, those of Algorithm 1 or 2, so that the result is never worse than the paper's.
+
+    Args:
+        problem: the problem, its network a chain of layers.
+        z: codes, (B, k), finite.
+        max_programs: linear programs of each descent.
+        by_layer: whether the layers allow layer-wise codes at little cost.
+    """
+    phases = 1 + 2 * by_layer + 2 * (problem.norm == "l1")
+    phase = (_phase(problem, i, phases) for i in range(phases))
+    starts = [z]
+    if problem.norm == "l1":
+        starts.append(Reweighted().minimise(next(phase), z)[0])
+    if by_layer:
+        method = LInf() if problem.norm == "linf" else L1()
+        found = Layerwise(method, problem.norm)(next(phase)).z
+        starts.append(np.where(np.isfinite(found).all(axis=1, keepdims=True), found, z))
+    descent = NormDescent(max_programs=max_programs)
+    best, status, value = z, np.full(problem.size, Status.STOPPED, dtype=object), np.full(problem.size, np.inf)
+    for i, start in enumerate(starts):
+        if problem.control.halted:
+            status[:] = Status.STOPPED
+            break
+        reached, ended, _ = descent.minimise(next(phase), start)
+        reached_value = problem.objective(reached)
+        better = reached_value < value
+        best = np.where(better[:, None], reached, best)
+        value = np.where(better, reached_value, value)
+        # An observation that was left out of a descent is unfinished, whatever an earlier descent found.
+        status = np.where(better | (ended == Status.STOPPED) | (i == 0), ended, status)
+    return best, status
+
+
+def _phase(problem: Problem, i: int, phases: int) -> Problem:
+    """The problem for one of several passes over its observations, whose progress is a part of the whole."""
+
+    def report(progress: Progress) -> Progress:
+        return replace(progress, done=(i * problem.size + progress.done) // phases)
+
+    return replace(problem, control=problem.control.part(report))

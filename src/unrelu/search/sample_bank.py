@@ -1,0 +1,161 @@
+"""Samples of a generator, and the linear estimate of a code that they give for any measurement."""
+
+from __future__ import annotations
+
+import weakref
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from unrelu.measurements import Operator
+from unrelu.models.generator import Generator
+from unrelu.runtime.streams import torch_stream
+
+__all__ = ["Bank", "fits_single"]
+
+# Samples drawn; fewer where their outputs would be more than so many numbers (256 MiB), but never fewer than these.
+_SAMPLES = 4096
+_FEWEST = 64
+_NUMBERS = 2**26
+# Principal directions of the outputs that are kept.
+_DIRECTIONS = 128
+# Power iterations that find them.
+_SWEEPS = 2
+# Single precision has no room for the squares of numbers outside this range.
+_SINGLE = (1e-12, 1e12)
+
+_banks: weakref.WeakKeyDictionary[Generator, Bank] = weakref.WeakKeyDictionary()
+
+
+def fits_single(size: float) -> bool:
+    """Whether numbers of this size have squares in single precision; NaN has none."""
+    return size == 0 or _SINGLE[0] <= size <= _SINGLE[1]
+
+
+def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and outputs in the precision of a generator."""
+    codes = codes.to(network.device, network.dtype)
+    parts = torch.split(codes, max(1, _NUMBERS // (4 * network.width)))
+    return codes, torch.cat([network.forward(part) for part in parts])
+
+
+class Bank:
+    r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
+
+    With F the principal directions of the outputs, scaled to their deviations,
+
+    .. math:: x \approx \bar x + F s + \epsilon, \quad z \approx \bar z + P s, \quad s \sim N(0, I)
+
+    The draws are the same for every seed of a search: they say what the generator is like, and drawing others for every
+    chunk of a data set would cost as much as inverting it.
+
+    Attributes:
+        single: the generator in float32.
+        fits: whether it works there: its layers and outputs stay in the range of single precision.
+        z: (N, k), float32, or in the generator's precision if that does not fit.
+        x: (N, n), likewise.
+    """
+
+    def __init__(self, network: Generator) -> None:
+        count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
+        codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
+        self.single = network.to(torch.float32)
+        try:
+            self.z, x = _outputs(self.single, codes)
+            self.fits = bool(x.isfinite().all()) and fits_single(float(x.abs().max()))
+        except RuntimeError:  # a module with constants of its own in double precision
+            self.fits = False
+        if not self.fits:
+            self.z, x = _outputs(network, codes)
+        largest = torch.finfo(x.dtype).max ** 0.25  # a number whose square can still be squared
+        self.x = x.nan_to_num(0.0).clamp(-largest, largest)
+        self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
+
+    @classmethod
+    def of(cls, network: Generator) -> Bank:
+        """The bank of a network, built at the first call and kept as long as the network lives."""
+        bank = _banks.get(network)
+        if bank is None:
+            bank = _banks[network] = cls(network)
+        return bank
+
+    @cached_property
+    def spread(self) -> float:
+        """The mean variance of an entry of the output."""
+        return float(self.x.var(dim=0).mean())
+
+    def rounded(self, width: float, network: Generator) -> Generator:
+        """``network``, the generator in some precision, with its kinks rounded off; kept for the next call."""
+        key = (width, network.dtype)
+        if key not in self._rounded:
+            rounded = network.smoothed(width)
+            if rounded is network:  # not kept: the bank would keep its generator alive, and the generator the bank
+                return rounded
+            self._rounded[key] = rounded
+        return self._rounded[key]
+
+    @cached_property
+    def model(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F leaves over."""
+        count, n = self.x.shape
+        mean_x, mean_z = self.x.mean(dim=0), self.z.mean(dim=0)
+        x, z = self.x - mean_x, self.z - mean_z
+        r = min(_DIRECTIONS, n, count - 1)
+        basis = torch.randn(n, r, generator=torch_stream("principal directions"), dtype=torch.float32).to(x)
+        for _ in range(_SWEEPS):
+            basis = torch.linalg.qr(x.T @ (x @ basis))[0]
+        scores = x @ basis
+        variances, rotation = torch.linalg.eigh(scores.T @ scores / count)
+        deviations = variances.clamp_min(1e-12 * float(variances.max()) + torch.finfo(x.dtype).tiny).sqrt()
+        scores = scores @ (rotation / deviations)
+        left = float((x.square().sum() / count - variances.sum()).clamp_min(0) / n)
+        return mean_x, mean_z, (rotation * deviations).T @ basis.T, scores.T @ z / count, left
+
+    def _in_precision(self, operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
+        largest = torch.finfo(self.x.dtype).max ** 0.25
+        return operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
+
+    def estimate(self, operator: Operator, y: Tensor, noise: float) -> Tensor:
+        r"""Linear minimum mean square error estimate of the codes of observations y (B, m), (B, k).
+
+        .. math:: \hat z = \bar z + P (I + C^T C / \sigma^2)^{-1} C^T (y - A \bar x) / \sigma^2, \qquad C = A F
+
+        Args:
+            operator: A.
+            y: (B, m).
+            noise: sigma^2, the variance of y - A x; what F leaves over is added to it.
+        """
+        # The directions as each observation sees them, so many at a time that they are a bounded number.
+        size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS)) if operator.count else len(y)
+        rows = torch.split(torch.arange(len(y), device=y.device), size)
+        return torch.cat([self._estimate(operator.take(part), y[part], noise) for part in rows])
+
+    def _estimate(self, operator: Operator, y: Tensor, noise: float) -> Tensor:
+        operator, y = self._in_precision(operator, y)
+        mean_x, mean_z, directions, codes, left = self.model
+        size = len(y)
+        seen = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
+        r = y - operator.forward(mean_x.expand(size, -1))
+        variance = max(noise + left, torch.finfo(y.dtype).tiny)
+        gram = seen @ seen.transpose(1, 2)
+        gram.diagonal(dim1=1, dim2=2).add_(variance)
+        right = (seen @ r[:, :, None])[:, :, 0] if operator.count else r @ seen[0].T
+        s = (torch.linalg.solve(gram, right[:, :, None])[:, :, 0] if operator.count
+             else torch.linalg.solve(gram[0], right.T).T)  # fmt: skip
+        estimate: Tensor = mean_z + s @ codes
+        return estimate.nan_to_num(0.0, 0.0, 0.0)
+
+    def nearest(self, operator: Operator, y: Tensor, count: int) -> Tensor:
+        r"""The codes of the samples that are closest to each observation, (B, count, k).
+
+        .. math:: |A x - y|^2 = |A x|^2 - 2 \langle x, A^T y \rangle + |y|^2
+        """
+        operator, y = self._in_precision(operator, y)
+        if operator.count:  # masks, for which |A x|^2 is the sum of x^2 over the entries that are seen
+            seen = operator.forward(torch.ones_like(self.x[:1]).expand(len(y), -1))
+            distance = seen @ self.x.square().T - 2 * operator.adjoint(y) @ self.x.T
+        else:
+            outputs = operator.forward(self.x)
+            distance = outputs.square().sum(dim=1) - 2 * y @ outputs.T
+        return self.z[torch.topk(distance, count, largest=False).indices]

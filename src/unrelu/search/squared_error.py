@@ -1,0 +1,133 @@
+"""The l2 objective of a batch in PyTorch: its value, and the normal equations of its Gauss-Newton step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.measurements import Operator
+from unrelu.models.generator import Generator
+from unrelu.problem import Problem
+
+__all__ = ["Misfit", "MixedMisfit"]
+
+Array = npt.NDArray[np.float64]
+
+# Numbers in the Jacobians, or in the layers of a gradient, held at once: 128 MiB of float64.
+_CHUNK = 2**24
+
+
+class Misfit:
+    """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
+
+    Codes (b, k) come with ``rows`` (b,), the observation that each is for; an observation may have several.
+
+    Attributes:
+        network, operator, y: G, A and the observations (B, m) as tensors of one type.
+        prior: the weight of ``|z|^2``.
+    """
+
+    def __init__(self, network: Generator, operator: Operator, y: Tensor, prior: float = 0.0) -> None:
+        self.network, self.operator, self.y, self.prior = network, operator, y, prior
+
+    @classmethod
+    def of(cls, problem: Problem, network: Generator | None = None) -> Misfit:
+        """The misfit of a problem, with its network or a copy of it in another precision."""
+        network = network or problem.network
+        y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
+        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
+
+    def with_network(self, network: Generator) -> Misfit:
+        """The misfit of another generator of the same outputs."""
+        return Misfit(network, self.operator, self.y, self.prior)
+
+    def tensor(self, z: Array) -> Tensor:
+        """Codes as a tensor of the right type."""
+        return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
+
+    def value(self, z: Tensor, rows: Tensor) -> Tensor:
+        """f, (b,), differentiable."""
+        r = self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
+        f = (r * r).sum(dim=1)
+        return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+
+    @torch.no_grad()
+    def values(self, z: Tensor, rows: Tensor) -> Tensor:
+        """f, (b,), a bounded number of codes at a time."""
+        return torch.cat([self.value(*piece) for piece in self._pieces(z, rows)])
+
+    @torch.enable_grad()
+    def gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for part, where in self._pieces(z, rows):
+            leaf = part.detach().requires_grad_(True)
+            f = self.value(leaf, where)
+            gradients += torch.autograd.grad(f.sum(), leaf)
+            values.append(f.detach())
+        return torch.cat(values), torch.cat(gradients)
+
+    @torch.no_grad()
+    def measure(self, z: Tensor, rows: Tensor) -> Tensor:
+        """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
+        values = Misfit(self.network, self.operator, self.y).values(z, rows)
+        return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
+
+    @torch.no_grad()
+    def backprojection(self, z: Tensor, rows: Tensor) -> Tensor:
+        """A^T (y - A G(z)), (b, n)."""
+        parts: list[Tensor] = []
+        for part, where in self._pieces(z, rows):
+            operator = self.operator.take(where)
+            parts.append(operator.adjoint(self.y[where] - operator.forward(self.network.forward(part))))
+        return torch.cat(parts)
+
+    def _pieces(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
+        size = max(1, _CHUNK // (8 * self.network.width))
+        return zip(torch.split(z, size), torch.split(rows, size), strict=True)
+
+    def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
+        width = self.network.width * self.network.latent_dim
+        size = max(1, _CHUNK // width)
+        parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
+        gram, gradient, f = zip(*parts, strict=True)
+        return torch.cat(gram), torch.cat(gradient), torch.cat(f)
+
+    def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        operator = self.operator.take(rows)
+        x, tangents = self.network.linearize(z)
+        r, tangents = operator.forward(x) - self.y[rows], operator.tangents(tangents)
+        gram, gradient = tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
+        f = (r * r).sum(dim=1)
+        if self.prior:
+            gram.diagonal(dim1=1, dim2=2).add_(self.prior)
+            gradient = gradient + self.prior * z
+            f = f + self.prior * (z * z).sum(dim=1)
+        return gram, gradient, f
+
+
+class MixedMisfit(Misfit):
+    """f and its gradient in double precision, by a reverse pass, and J^T J in single: half the work of a step.
+
+    Attributes:
+        double, single: the misfit in both precisions; they may be the same.
+    """
+
+    def __init__(self, double: Misfit, single: Misfit) -> None:
+        super().__init__(double.network, double.operator, double.y, double.prior)
+        self.double, self.single = double, single
+
+    def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Misfit.system`."""
+        if self.double.y.dtype == self.single.y.dtype:
+            return super().system(z, rows)
+        gram, _, _ = self.single.system(z.to(self.single.y.dtype), rows)
+        f, gradient = self.gradient(z, rows)
+        return gram.to(z.dtype), 0.5 * gradient, f

@@ -1,0 +1,63 @@
+"""Starting codes for the methods that search from a start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
+from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.problem import Problem
+from unrelu.result import Status
+
+__all__ = ["LAYER_METHODS", "START_NAMES", "Start", "starting_codes"]
+
+Array = npt.NDArray[np.float64]
+
+LAYER_METHODS: dict[str, type[LayerMethod]] = {
+    "exact": Exact,
+    "linf": LInf,
+    "l1": L1,
+    "relaxed": Relaxed,
+    "least_squares": LeastSquares,
+}
+
+START_NAMES = ("random", "zero", *LAYER_METHODS)
+
+
+class Start(NamedTuple):
+    """Codes to start from.
+
+    Attributes:
+        z: codes, (B, k).
+        nit: iterations spent on them, (B,).
+        late: where the time limit came before a code was found, and z is only a draw, (B,).
+        stopped: whether the callback asked to stop there.
+    """
+
+    z: Array
+    nit: npt.NDArray[np.int64]
+    late: npt.NDArray[np.bool_]
+    stopped: bool = False
+
+
+def starting_codes(problem: Problem, start: str) -> Start:
+    """Choose the codes that a search starts from.
+
+    ``z0`` of the problem comes first; "random" draws from N(0, I) with the problem's seed; a layer-wise method's codes
+    are used where it found any, random ones elsewhere. The layer-wise run counts against the time limit and reports to
+    the callback with no observation done, as each is still to be refined.
+    """
+    none = np.zeros(problem.size, dtype=np.int64)
+    if problem.z0 is not None or start == "random":
+        return Start(problem.start(), none, none > 0)
+    if start == "zero":
+        return Start(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
+    control = problem.control.part(lambda progress: replace(progress, done=0))
+    found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, control=control))
+    z = np.where(np.isfinite(found.z), found.z, problem.start())
+    late = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
+    return Start(z, found.nit, late, control.halted)
