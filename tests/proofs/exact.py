@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region
 
 __all__ = ["Exact", "exact", "fractions", "random_case"]
@@ -85,7 +85,7 @@ def random_case(seed, norm):
     biases = tuple(_scaled(rng, n, widest) for n in sizes[1:])
     slopes = tuple(rng.choice([0.0, 0.1, 1 / 3, 1.0], n) for n in sizes[1:])
     y = _scaled(rng, sizes[-1], widest)
-    chain = Chain(weights, biases, slopes, y, norm)
+    chain = CertifiedChain(weights, biases, slopes, y, norm)
     radius = float(10.0 ** rng.uniform(-2, 2))
     z = radius * rng.choice([-1.0, 1.0], sizes[0])
     region = Region(*_around(rng, Exact(chain, z).u, str(rng.choice(["point", "point", "wide", "unbounded"]))), radius)

@@ -12,7 +12,7 @@ from exact import exact, random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import (
     BALANCE,
     LATENT,
@@ -124,7 +124,7 @@ def two_layers(rng, norm, slope=0.0):
     weights = tuple(rng.standard_normal((n, m)) for m, n in pairwise(sizes))
     biases = tuple(0.3 * rng.standard_normal(n) for n in sizes[1:])
     slopes = (np.full(sizes[1], slope), rng.choice([0.0, 1.0] if slope == 0 else [0.2, 1.0], sizes[2]))
-    chain = Chain(weights, biases, slopes, np.zeros(sizes[2]), norm)
+    chain = CertifiedChain(weights, biases, slopes, np.zeros(sizes[2]), norm)
     z = rng.standard_normal(k)
     v = chain.pre_activations(z)[-1]
     return replace(chain, y=np.where(v > 0, v, slopes[-1] * v) + rng.uniform(-0.1, 0.1, sizes[2])), z
@@ -175,7 +175,7 @@ def test_many_chains_prove_a_radius(slope, kind):
 
 def tiny_chain(norm="linf"):
     weights = (np.array([[1.0], [1.0]]), np.array([[1.0, 1.0]]))
-    return Chain(weights, (np.zeros(2), np.zeros(1)), (np.zeros(2), np.zeros(1)), np.array([1.0]), norm)
+    return CertifiedChain(weights, (np.zeros(2), np.zeros(1)), (np.zeros(2), np.zeros(1)), np.array([1.0]), norm)
 
 
 @pytest.mark.parametrize("options", [{}, {"towards": np.ones(1)}, {"total": np.array([1.0, 1.0, 0.0])}])
@@ -186,7 +186,7 @@ def test_numbers_that_overflow_prove_nothing(options):
     bound = lower_bound(tiny_chain(), region, Multipliers(np.zeros(1), slopes), 1.0, **options)
     assert bound.within(0.0) == -np.inf
     weights = (np.ones((1, 1)), np.array([[1.0], [1.0]]))
-    chain = Chain(weights, (np.zeros(1), np.zeros(2)), (np.zeros(1), np.zeros(2)), np.ones(2), "linf")
+    chain = CertifiedChain(weights, (np.zeros(1), np.zeros(2)), (np.zeros(1), np.zeros(2)), np.ones(2), "linf")
     bound = lower_bound(chain, region, Multipliers(np.zeros(2), np.array([0.0, 1.7e308, -1.7e308])), 1.0)
     assert bound.within(0.0) == -np.inf
 

@@ -43,7 +43,7 @@ from unrelu_studies.benchmarks.peers import PEERS, Scaled, cholesky, objective
 from unrelu_studies.benchmarks.published import PublishedLoop
 from unrelu_studies.benchmarks.summary import Quartiles, short, summarise, tables
 from unrelu_studies.benchmarks.throughput import measure_throughput
-from unrelu_studies.benchmarks.whole_network import Inverted, Run, compare, measure_network
+from unrelu_studies.benchmarks.whole_network import Inverted, NetworkRun, compare, measure_network
 from unrelu_studies.commands import benchmark
 
 
@@ -61,8 +61,8 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
 
 
 @pytest.fixture(scope="module")
-def records(quick) -> list[layers.Record]:
-    return [layers.Record(**row) for row in quick[2]["instances"]]
+def records(quick) -> list[layers.LayerRecord]:
+    return [layers.LayerRecord(**row) for row in quick[2]["instances"]]
 
 
 # --- the quick run ----------------------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ def test_the_published_loop_may_run_on_fewer_observations():
 
 
 def test_an_inversion_that_broke_down_has_no_ratio():
-    run = Run([1.0], 3, 1e-3, 1e-3, "CONVERGED")
+    run = NetworkRun([1.0], 3, 1e-3, 1e-3, "CONVERGED")
     failed = replace(run, objective=float("nan"), fun=float("nan"), status="SOLVER_FAILED")
     for ours, highs in ((run, failed), (failed, run)):
         m = Inverted(0, 1e-6, "random z", 1.0, ours, highs, None)

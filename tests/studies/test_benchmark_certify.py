@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 
 from unrelu import certify, from_arrays
 from unrelu.certification import GAP
-from unrelu.certification.certified_chain import Chain, chain_of
+from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.cli.app import app
 from unrelu.lp.highs import solve, solve_mip
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements import read_operator
 from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import certify_plot, report
-from unrelu_studies.benchmarks.certify import QUICK, Boxed, Plan, Proved, measure_certify
-from unrelu_studies.benchmarks.certify_cells import CELLS, Cell, draw
+from unrelu_studies.benchmarks.certify import QUICK, Boxed, CertifyPlan, Proved, measure_certify
+from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, draw
 from unrelu_studies.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
 from unrelu_studies.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
 
@@ -40,7 +40,7 @@ def tiny(seed: int, depth: int = 2, clipped: bool = True):
     return network, y, z + 0.05 * rng.normal(size=2)
 
 
-def chain_of_linf(network, y) -> Chain:
+def chain_of_linf(network, y) -> CertifiedChain:
     return chain_of(network, read_operator(None, network.output_shape, y.shape), y, "linf")
 
 
@@ -140,7 +140,7 @@ def test_without_time_there_is_no_proof():
 # --- summaries, tables and the picture --------------------------------------------------------------------------------
 
 
-def proved(cell: Cell, index: int, **changes) -> Proved:
+def proved(cell: CertifyCell, index: int, **changes) -> Proved:
     mip_run = MipRun("OPTIMAL", 2.0, 0.0999999, 0.1, 11, 1)
     history = ((0.01, 0.05, 0.11), (0.1, 0.08, 0.1), (0.2, 0.1, 0.1))
     p = Proved(
@@ -277,4 +277,4 @@ def test_an_interrupted_run_keeps_the_cells_that_were_finished(monkeypatch, tmp_
     numbers = json.loads((tmp_path / "certify.json").read_text(encoding="utf-8"))
     assert [r["index"] for r in numbers["observations"]] == [0, 1, 2, 3]
     assert numbers["plan"]["compared"] == 4
-    assert Plan().compared == 10
+    assert CertifyPlan().compared == 10

@@ -18,8 +18,8 @@ from unrelu import invert, zoo
 from unrelu.cli.app import app
 from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import report, search, search_plot
-from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, Outcome, measure_search
-from unrelu_studies.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, Cell, cells, draw
+from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, SearchOutcome, measure_search
+from unrelu_studies.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, SearchCell, cells, draw
 from unrelu_studies.benchmarks.search_norms import BOUND, Norms, draw_outliers, draw_uniform
 from unrelu_studies.benchmarks.search_table import search_table, times_fewer
 
@@ -42,7 +42,9 @@ def measured(x: np.ndarray, operator) -> np.ndarray:
 # --- the problems -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", [Cell("mnist-relu", m, 0.1) for m in MEASUREMENTS] + [Cell(RANDOM[0], "full", 1e-2)])
+@pytest.mark.parametrize(
+    "cell", [SearchCell("mnist-relu", m, 0.1) for m in MEASUREMENTS] + [SearchCell(RANDOM[0], "full", 1e-2)]
+)
 def test_equal_arguments_draw_equal_problems(cell):
     first, again, other, next_batch = draw(cell, 3, 0, 7), draw(cell, 3, 0, 7), draw(cell, 3, 0, 8), draw(cell, 3, 1, 7)
     assert first.network is again.network
@@ -59,7 +61,7 @@ def test_equal_arguments_draw_equal_problems(cell):
     ("generator", "measurement"), [*(("mnist-relu", name) for name in MEASUREMENTS), (RANDOM[0], "full")]
 )
 def test_the_noise_levels_share_codes_pixels_and_noise(generator, measurement):
-    clean, low, high = (draw(Cell(generator, measurement, noise), 3, 0, 0) for noise in (0.0, 0.1, 0.3))
+    clean, low, high = (draw(SearchCell(generator, measurement, noise), 3, 0, 0) for noise in (0.0, 0.1, 0.3))
     for batch in (low, high):
         np.testing.assert_array_equal(batch.truth, clean.truth)
         np.testing.assert_array_equal(batch.operator, clean.operator)
@@ -70,7 +72,7 @@ def test_the_noise_levels_share_codes_pixels_and_noise(generator, measurement):
 @pytest.mark.parametrize("measurement", MEASUREMENTS)
 @pytest.mark.parametrize("generator", ["mnist-relu", "mnist-sigmoid"])
 def test_a_success_is_a_fit_as_good_as_the_true_code(generator, measurement):
-    noisy, clean = (draw(Cell(generator, measurement, noise), 3, 0, 0) for noise in (0.1, 0.0))
+    noisy, clean = (draw(SearchCell(generator, measurement, noise), 3, 0, 0) for noise in (0.1, 0.0))
     x = numpy_output(noisy.network, noisy.truth)
     seen = noisy.operator if measurement in ("half", "block") else np.ones_like(noisy.y, dtype=bool)
     r = (seen * noisy.y).reshape(3, -1) - measured(x, noisy.operator)
@@ -83,7 +85,7 @@ def test_a_success_is_a_fit_as_good_as_the_true_code(generator, measurement):
 
 @pytest.mark.parametrize("generator", ["mnist-relu", "mnist-dcgan"])
 def test_masks_hide_half_of_the_pixels_or_a_block(generator):
-    half, block = (draw(Cell(generator, name, 0.1), 5, 0, 0) for name in ("half", "block"))
+    half, block = (draw(SearchCell(generator, name, 0.1), 5, 0, 0) for name in ("half", "block"))
     hidden = ~half.operator.reshape(5, 28, 28)
     assert (hidden.sum(axis=(1, 2)) == 392).all()
     assert (hidden[0] != hidden[1]).any()
@@ -100,7 +102,7 @@ def test_masks_hide_half_of_the_pixels_or_a_block(generator):
 
 @pytest.mark.parametrize("generator", RANDOM)
 def test_random_codes_are_identifiable_and_the_oracle_knows_their_piece(generator):
-    batch = draw(Cell(generator, "full", 1e-2), 3, 0, 0)
+    batch = draw(SearchCell(generator, "full", 1e-2), 3, 0, 0)
     k = batch.network.latent_dim
     for z, y, oracle in zip(batch.truth, batch.y, batch.oracle, strict=True):
         jacobian = batch.network.jacobian(z)
@@ -128,7 +130,7 @@ def test_every_generator_is_measured_in_every_way():
 
 
 def test_of_ten_runs_the_best_is_kept():
-    batch = draw(Cell("mnist-relu", "half", 0.0), 3, 0, 0)
+    batch = draw(SearchCell("mnist-relu", "half", 0.0), 3, 0, 0)
     best = search._inverted(batch, "lm x10")
     runs = [invert(batch.network, batch.y, "lm", operator=batch.operator, seed=seed) for seed in range(10)]
     np.testing.assert_array_equal(batch.misfit(best.z), np.min([run.fun for run in runs], axis=0))
@@ -158,7 +160,7 @@ def test_what_a_method_claims_is_counted_apart_from_what_it_found(monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(search, "invert", run)
-    blind, known = measure_search(3, chosen=[Cell("mnist-relu", "full", 0.1)], methods=(BLIND, KNOWN))
+    blind, known = measure_search(3, chosen=[SearchCell("mnist-relu", "full", 0.1)], methods=(BLIND, KNOWN))
     assert (blind.success, blind.claimed, blind.confidence) == (0, pytest.approx(2 / 3), pytest.approx(0.5))
     assert math.isnan(blind.fits)
     assert known.fits == pytest.approx(2 / 3)
@@ -169,7 +171,9 @@ def test_the_level_is_told_to_one_method_only(monkeypatch):
     monkeypatch.setattr(
         search, "invert", lambda *arguments, **options: said.append(options) or invert(*arguments, **options)
     )
-    found = list(measure_search(2, chosen=[Cell(RANDOM[0], "full", n) for n in (0.0, 1e-2)], methods=(BLIND, KNOWN)))
+    found = list(
+        measure_search(2, chosen=[SearchCell(RANDOM[0], "full", n) for n in (0.0, 1e-2)], methods=(BLIND, KNOWN))
+    )
     assert [(o.noise, o.method) for o in found] == [(0.0, BLIND), (1e-2, BLIND), (1e-2, KNOWN)]
     assert [options["noise"] for options in said] == [None, None, "gaussian:0.01"]
     assert [o.instances for o in found] == [2, 2, 2]
@@ -180,15 +184,15 @@ def test_the_level_is_told_to_one_method_only(monkeypatch):
 # --- the tables and the picture ---------------------------------------------------------------------------------------
 
 
-def outcome(cell: Cell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> Outcome:
+def outcome(cell: SearchCell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> SearchOutcome:
     oracle = 1.0 if cell.generator in RANDOM and cell.noise else None
-    return Outcome(
+    return SearchOutcome(
         cell.generator, cell.measurement, cell.noise, method, 200, success, 6.6e-16, 1.0, oracle, milliseconds,
         1.0, 1.0, 1.0, {},
     )  # fmt: skip
 
 
-def made_up() -> list[Outcome]:
+def made_up() -> list[SearchOutcome]:
     """Every method on every cell, all numbers of the largest width."""
     return [outcome(cell, method) for cell in cells() for method in METHODS if cell.noise or method != KNOWN]
 
@@ -265,12 +269,12 @@ def test_the_quick_run_writes_every_outcome(quick):
     assert sorted(p.name for p in folder.iterdir()) == ["search.json", "search.png"]
     assert numbers["command"]["measurement"] == "search"
     rows = numbers["outcomes"]
-    assert [(Cell(r["generator"], r["measurement"], r["noise"]), r["method"]) for r in rows] == [
+    assert [(SearchCell(r["generator"], r["measurement"], r["noise"]), r["method"]) for r in rows] == [
         (cell, method) for cell in QUICK_CELLS for method in METHODS if cell.noise or method != KNOWN
     ]
     for row in rows:
         per_success = row.pop("per_success")
-        found = Outcome(**row)
+        found = SearchOutcome(**row)
         assert (row["fits"] is None) == (row["method"] != KNOWN)
         assert 0 <= row["claimed"] <= 1
         assert (found.instances, sum(found.statuses.values())) == (2, 2)

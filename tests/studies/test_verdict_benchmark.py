@@ -18,8 +18,8 @@ from unrelu_studies.benchmarks.verdict import (
     QUICK,
     Measurement,
     Noisy,
-    Plan,
     Strangers,
+    VerdictPlan,
     measure_noiseless,
     measure_noisy,
     measure_own_outputs,
@@ -42,7 +42,7 @@ def test_what_the_generator_cannot_have_made_is_no_success():
 
 
 def test_p_values_of_own_outputs_are_uniform():
-    rows = list(measure_own_outputs(Plan(own=120, prior=120, generators=("mnist-relu",))))
+    rows = list(measure_own_outputs(VerdictPlan(own=120, prior=120, generators=("mnist-relu",))))
     assert {row.operator for row in rows} == {"full", "half", "gaussian", "prior"}
     for row in rows:
         n = len(row.p_values)
@@ -52,7 +52,7 @@ def test_p_values_of_own_outputs_are_uniform():
 
 
 def test_without_noise_no_success_is_wrong():
-    rows = list(measure_noiseless(Plan(noiseless=25, hard=("4-10-16", "6-12-30"))))
+    rows = list(measure_noiseless(VerdictPlan(noiseless=25, hard=("4-10-16", "6-12-30"))))
     assert not any(row.false for row in rows)
     # Else there would be nothing to be wrong about.
     assert sum(row.count - row.exact for row in rows) > 0
@@ -61,7 +61,7 @@ def test_without_noise_no_success_is_wrong():
 
 def test_confidences_are_compared_with_the_best_known():
     searches = ("default, noise stated", "default")
-    rows = list(measure_noisy(Plan(noisy=5, compared=2, descents=5, hard=("4-10-16",), searches=searches)))
+    rows = list(measure_noisy(VerdictPlan(noisy=5, compared=2, descents=5, hard=("4-10-16",), searches=searches)))
     assert [(row.operator, row.search) for row in rows] == [(o, s) for o in ("full", "half") for s in searches]
     for row in rows:
         assert row.beaten_by[row.search] == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unrelu.certification.branch_and_bound import GAP, Moment
+from unrelu.certification.branch_and_bound import GAP, BoundsAt
 from unrelu.certification.certificate import Certificate, ProofStatus
 from unrelu.certification.certified_chain import certifiable, obstacle
 from unrelu.certification.certifying import prove
@@ -11,9 +11,9 @@ from unrelu.lp.compilation import compile_simplex
 
 __all__ = [
     "GAP",
+    "BoundsAt",
     "Certificate",
     "Limits",
-    "Moment",
     "ProofStatus",
     "certifiable",
     "compile_simplex",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import HIGH, LOW, Lemma, Regions, region_of
-from unrelu.certification.node_program import Basis, Limits, Program, Solved
+from unrelu.certification.node_program import Limits, NodeBasis, NodeProgram, Solved
 from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
 from unrelu.certification.search_tree import Packed, Tree, missed
@@ -18,13 +18,13 @@ __all__ = ["Fixing", "decided", "neuron_lemmas"]
 Signs = npt.NDArray[np.int8]
 
 
-def decided(chain: Chain, region: Region) -> Signs:
+def decided(chain: CertifiedChain, region: Region) -> Signs:
     """The signs that the intervals of a region decide."""
     signs = np.where(region.low >= 0, 1, np.where(region.high <= 0, -1, 0))
     return np.where(chain.bent, signs, 0).astype(np.int8)
 
 
-def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
+def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
     """Two more lemmas for every undecided hidden neuron, for the largest error.
 
     From the last hidden layer to the first: bounds of a layer also bound those before it.
@@ -37,12 +37,12 @@ def neuron_lemmas(chain: Chain, level: float, lemmas: list[Lemma], limits: Limit
     """
     region = region_of(chain, level, lemmas).sharp
     relaxation = Relaxation(chain, region, decided(chain, region))
-    program, none = Program(relaxation, limits), np.zeros(chain.ends[-1], dtype=np.int8)
+    program, none = NodeProgram(relaxation, limits), np.zeros(chain.ends[-1], dtype=np.int8)
     first = program.solve(none, cutoff=level)
     if first.closed or not first.finished:
         return []
     found: list[Lemma] = []
-    basis: Basis = first.basis
+    basis: NodeBasis = first.basis
     for neuron in relaxation.undecided[::-1]:
         extra = np.zeros(chain.ends[-1])
         for kind, sign in ((LOW, 1.0), (HIGH, -1.0)):
@@ -76,7 +76,7 @@ class Fixing:
         now: the solution of the leaf's relaxation; None once that is closed too.
     """
 
-    def __init__(self, chain: Chain, level: float, regions: Regions, limits: Limits) -> None:
+    def __init__(self, chain: CertifiedChain, level: float, regions: Regions, limits: Limits) -> None:
         self.chain, self.level, self.limits, self.regions = chain, level, limits, regions
         self.tree = Tree(int(chain.ends[-1]))
         self.leaf = self.tree.add(-1, -1, 0)
@@ -87,7 +87,7 @@ class Fixing:
     def _build(self) -> None:
         signs = np.where(self.signs != 0, self.signs, decided(self.chain, self.regions.sharp)).astype(np.int8)
         relaxation = Relaxation(self.chain, self.regions.sharp.signed(self.signs), signs)
-        self.program = Program(relaxation, self.limits)
+        self.program = NodeProgram(relaxation, self.limits)
 
     def _judged(self, number: int, solved: Solved) -> Solved | None:
         """Keep what was proved of a node; None if it holds no code below the level."""

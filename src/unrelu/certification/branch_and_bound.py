@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.bound_tightening import Fixing, decided, neuron_lemmas
-from unrelu.certification.certified_chain import EXACT, Chain
+from unrelu.certification.certified_chain import EXACT, CertifiedChain
 from unrelu.certification.layer_bounds import Lemma, first_lemmas, latent_lemmas, region_of
-from unrelu.certification.node_program import Limits, Program
+from unrelu.certification.node_program import Limits, NodeProgram
 from unrelu.certification.relaxation import Relaxation, level_set
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
 from unrelu.certification.search_tree import Node, Packed, Tree, most_violated, violations
 
-__all__ = ["GAP", "Moment", "Search", "best_in_cell"]
+__all__ = ["GAP", "BoundsAt", "BranchAndBound", "best_in_cell"]
 
 
 Array = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ Array = npt.NDArray[np.float64]
 _ROUNDS, _ENOUGH = 40, 1e-9
 
 
-def best_in_cell(chain: Chain, z: Array) -> Array:
+def best_in_cell(chain: CertifiedChain, z: Array) -> Array:
     """A code with no larger F than z, the best one at which the hidden neurons have the signs that they have at z.
 
     F is quasi-convex there for the largest error: the program at level t finds a code below t or that there is none.
@@ -54,7 +54,7 @@ def best_in_cell(chain: Chain, z: Array) -> Array:
         low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
         low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
         relaxation = Relaxation(chain, Region(low, high, np.inf), signs)
-        solved = Program(relaxation).solve(signs, cutoff=level)
+        solved = NodeProgram(relaxation).solve(signs, cutoff=level)
         least = max(least, min(solved.value, level))
         if not solved.closed and solved.finished:
             trial = solved.x[: chain.latent_dim]
@@ -80,7 +80,7 @@ _CELLS = 16
 
 
 @dataclass(frozen=True)
-class Moment:
+class BoundsAt:
     """What was known when: seconds from the start, nodes, bounds on the smallest F."""
 
     seconds: float
@@ -89,7 +89,7 @@ class Moment:
     upper: float
 
 
-class Search:
+class BranchAndBound:
     """One branch and bound.
 
     Args:
@@ -107,10 +107,10 @@ class Search:
         stopped: the limit that ended the search, or None.
     """
 
-    def __init__(self, chain: Chain, z: Array, limits: Limits, scale: float = 0.0) -> None:
+    def __init__(self, chain: CertifiedChain, z: Array, limits: Limits, scale: float = 0.0) -> None:
         self.chain, self.limits, self._scale = chain, limits, scale
         self._start, self.visited = time.perf_counter(), 0
-        self.history: list[Moment] = []
+        self.history: list[BoundsAt] = []
         self.stopped: str | None = None
         self._sharpened = False
         self.z = best_in_cell(chain, z)
@@ -139,7 +139,7 @@ class Search:
         regions = self._regions.at(self.chain, self.level)
         self._sharp, self._full = regions.sharp, regions.full
         relaxation = Relaxation(self.chain, regions.sharp.signed(self._signs), self._signs)
-        self._program = Program(relaxation, self.limits)
+        self._program = NodeProgram(relaxation, self.limits)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
@@ -181,10 +181,10 @@ class Search:
 
     def _note(self, bound: float) -> None:
         """Remember the bounds where they have changed."""
-        last = self.history[-1] if self.history else Moment(0.0, 0, 0.0, math.inf)
+        last = self.history[-1] if self.history else BoundsAt(0.0, 0, 0.0, math.inf)
         lower = max(min(bound, self.level), last.lower)
         if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
-            self.history.append(Moment(time.perf_counter() - self._start, self.visited, lower, self.upper))
+            self.history.append(BoundsAt(time.perf_counter() - self._start, self.visited, lower, self.upper))
 
     def _tighten(self) -> bool:
         """Compute intervals; if the root's bound gains, begin again with them."""

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.branch_and_bound import GAP, Moment
-from unrelu.certification.certified_chain import Chain, chain_of
+from unrelu.certification.branch_and_bound import GAP, BoundsAt
+from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import MultiplierRows, Proof
 from unrelu.diagnostics.identifiability import identifiability
 from unrelu.errors import InputError
@@ -92,7 +92,7 @@ class Certificate:
     scale: float
     proof: Proof | None = field(repr=False)
     box_proof: Proof | None = field(repr=False)
-    history: tuple[Moment, ...] = field(repr=False, default=())
+    history: tuple[BoundsAt, ...] = field(repr=False, default=())
     exponents: tuple[int, ...] = field(repr=False, default=())
     _digest: str = field(repr=False, default="")
 
@@ -169,7 +169,7 @@ class Certificate:
             )
         return replace(self, **numbers, history=history)
 
-    def _flaw(self, chain: Chain, network: Generator, measured: Operator) -> str | None:
+    def _flaw(self, chain: CertifiedChain, network: Generator, measured: Operator) -> str | None:
         """See :meth:`flaw`, for a chain in the units of the proof."""
         scale = float(np.abs(chain.y).max(initial=0.0))
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
@@ -183,7 +183,7 @@ class Certificate:
             return f"the rank at z is {int(told.rank)}, not {self.rank}"
         return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status(chain)
 
-    def _flaw_of_bounds(self, chain: Chain) -> str | None:
+    def _flaw_of_bounds(self, chain: CertifiedChain) -> str | None:
         if self.proof is None:
             return None if self.lower == 0 else "there is no proof of the lower bound"
         flaw = self.proof.flaw(chain)
@@ -194,16 +194,16 @@ class Certificate:
             return f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
         return self._flaw_of_radius(self.proof, chain)
 
-    def _flaw_of_radius(self, proof: Proof, chain: Chain) -> str | None:
+    def _flaw_of_radius(self, proof: Proof, chain: CertifiedChain) -> str | None:
         radius, proven = proof.radius(chain)
         if not proven and not self.radius <= radius:
             return f"the proof is about codes up to {radius:g}, not {self.radius:g}"
         return None
 
-    def _flaw_of_box(self, chain: Chain) -> str | None:
+    def _flaw_of_box(self, chain: CertifiedChain) -> str | None:
         if self.box is None or self.box_proof is None:
             return None if self.box is None else "there is no proof of the box"
-        largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+        largest = CertifiedChain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
         flaw = self.box_proof.flaw(largest)
         if flaw:
             return flaw
@@ -214,7 +214,7 @@ class Certificate:
             return "the multipliers prove another box"
         return self._flaw_of_radius(self.box_proof, largest)
 
-    def _flaw_of_status(self, chain: Chain) -> str | None:
+    def _flaw_of_status(self, chain: CertifiedChain) -> str | None:
         shown = {
             ProofStatus.OPTIMAL: self.gap <= GAP * (1 + 1e-9),
             ProofStatus.EXACT_FIT: chain.exact(self.z),
@@ -355,7 +355,7 @@ def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_b
         if len(rows) > _LONGEST_HISTORY:
             raise ValueError(f"the history has {len(rows):,} moments")
         box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
-        history = tuple(Moment(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
+        history = tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
         return kind(
             **values, z=_array(table["z"], np.float64), box=box,
             status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),

@@ -20,7 +20,7 @@ from unrelu.measurements import Identity, MaskOperator, Operator
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
-__all__ = ["EXACT", "Chain", "certifiable", "chain_of", "obstacle"]
+__all__ = ["EXACT", "CertifiedChain", "certifiable", "chain_of", "obstacle"]
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _LARGEST_LAYER = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class CertifiedChain:
     """One observation of a network.
 
     Attributes:
@@ -83,7 +83,7 @@ class Chain:
             self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]), dtype=np.float64)
         return self._inverses[layer]
 
-    def in_units(self, exponents: Sequence[int]) -> Chain | None:
+    def in_units(self, exponents: Sequence[int]) -> CertifiedChain | None:
         """The same chain with what layer l puts out, and y with the last one, times 2^exponents[l].
 
         None where a number would be rounded, or the exponents are not one a layer: it would be another chain, and what
@@ -102,7 +102,7 @@ class Chain:
             y = np.ldexp(self.y, exponents[-1])
             if not np.array_equal(np.ldexp(y, -exponents[-1]), self.y):
                 return None
-        return Chain(tuple(weights), tuple(biases), self.slopes, y, self.norm)
+        return CertifiedChain(tuple(weights), tuple(biases), self.slopes, y, self.norm)
 
     def pre_activations(self, z: Array) -> list[Array]:
         """u_1 ... u_d at a code (k,)."""
@@ -161,7 +161,7 @@ def certifiable(network: Generator) -> Network:
     return network
 
 
-def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Chain:
+def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> CertifiedChain:
     """The chain of one observation (m,); entries hidden by a mask are left out.
 
     Args:
@@ -188,7 +188,7 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cha
         weights, biases, slopes = (
             [*weights, np.ascontiguousarray(matrix)], [*biases, np.zeros(operator.m)], [*slopes, np.ones(operator.m)]
         )  # fmt: skip
-    return Chain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
+    return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
 
 
 def _dense(layer: Layer) -> Array:

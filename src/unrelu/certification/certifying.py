@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.bound_tightening import Fixing
-from unrelu.certification.branch_and_bound import GAP, Moment, Search
+from unrelu.certification.branch_and_bound import GAP, BoundsAt, BranchAndBound
 from unrelu.certification.certificate import Certificate, ProofStatus, digest
-from unrelu.certification.certified_chain import EXACT, Chain, chain_of
+from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
 from unrelu.certification.layer_bounds import first_lemmas, region_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import Proof
@@ -32,7 +32,7 @@ _MORE, _OF_DATA = 1e-9, 1e-12
 _LEAST = 1e-280
 
 
-def enclosure(chain: Chain, eps: float, limits: Limits) -> Proof:
+def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     """A proof of the box of all codes with F(z) <= eps.
 
     Computing the intervals of all neurons first would make it only a little smaller, and take much longer.
@@ -116,7 +116,7 @@ def prove(
         eps = float(np.ldexp(eps, unit))
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
-    search = Search(chain, z, limits, scale=scale)
+    search = BranchAndBound(chain, z, limits, scale=scale)
     proof = None
     if not search.exact:
         search.run()
@@ -138,24 +138,24 @@ def prove(
     return replace(certificate, _digest=digest(certificate))
 
 
-def _in_ordinary_units(chain: Chain, units: Units) -> tuple[Chain, tuple[int, ...]]:
+def _in_ordinary_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:
     """The chain that is searched, and the exponents of its units; none where it is the given one."""
     exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
     scaled = chain.in_units(exponents) if any(exponents) else None
     return (chain, ()) if scaled is None else (scaled, exponents)
 
 
-def _radius(proof: Proof, chain: Chain) -> float:
+def _radius(proof: Proof, chain: CertifiedChain) -> float:
     radius, proven = proof.radius(chain)
     return math.inf if proven else radius
 
 
-def _history(search: Search, lower: float) -> tuple[Moment, ...]:
+def _history(search: BranchAndBound, lower: float) -> tuple[BoundsAt, ...]:
     """The search's history, whose bounds are by the solver's numbers while nodes are open, up to what was proved."""
     return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
 
 
-def _status(search: Search, lower: float, scale: float) -> ProofStatus:
+def _status(search: BranchAndBound, lower: float, scale: float) -> ProofStatus:
     if search.exact:
         return ProofStatus.EXACT_FIT
     if search.upper - lower <= GAP * max(search.upper, EXACT * scale):
@@ -163,9 +163,9 @@ def _status(search: Search, lower: float, scale: float) -> ProofStatus:
     return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
 
 
-def _enclosed(chain: Chain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
+def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
     """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
-    largest = Chain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+    largest = CertifiedChain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
     now = time.perf_counter()
     some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
     if limits.over():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.relaxation import level_set
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.lp.compilation import compile_simplex
@@ -78,21 +78,21 @@ class Regions:
     full: Region
     proven: bool
 
-    def at(self, chain: Chain, level: float) -> Regions:
+    def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The same met with the level set of a smaller level."""
         low, high = level_set(chain, level)
         sharp, full = (_met(chain, region, low, high) for region in (self.sharp, self.full))
         return Regions(sharp, full, self.proven)
 
 
-def _met(chain: Chain, region: Region, low: Array, high: Array) -> Region:
+def _met(chain: CertifiedChain, region: Region, low: Array, high: Array) -> Region:
     start = chain.ends[-2]
     new_low, new_high = region.low.copy(), region.high.copy()
     new_low[start:], new_high[start:] = np.maximum(low, new_low[start:]), np.minimum(high, new_high[start:])
     return replace(region, low=new_low, high=new_high)
 
 
-def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
+def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Regions:
     """What holds at F(z) < level by the lemmas, each checked from its multipliers.
 
     First the SUM, BALANCE and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they
@@ -111,7 +111,7 @@ def region_of(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Regions:
     return regions
 
 
-def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
+def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Region:
     """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
 
     Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
@@ -135,7 +135,7 @@ def everywhere(chain: Chain, level: float, lemmas: Sequence[Lemma]) -> Region:
     return region
 
 
-def inverted(chain: Chain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
+def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
     r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where P, the pseudo-inverse, fails.
 
     h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
@@ -168,7 +168,7 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
-def _summed(chain: Chain, region: Region, lemma: Lemma, level: float) -> Region:
+def _summed(chain: CertifiedChain, region: Region, lemma: Lemma, level: float) -> Region:
     """All outputs of a ReLU layer are at least 0, so that each is at most their sum."""
     here = slice(int(chain.ends[lemma.index]), int(chain.ends[lemma.index + 1]))
     value = lower_bound(chain, region, lemma.multipliers, level, total=_unit(chain, here, -1.0))
@@ -179,7 +179,7 @@ def _summed(chain: Chain, region: Region, lemma: Lemma, level: float) -> Region:
     return replace(region, high=high)
 
 
-def _tightened(chain: Chain, regions: Regions, lemma: Lemma, level: float) -> Regions:
+def _tightened(chain: CertifiedChain, regions: Regions, lemma: Lemma, level: float) -> Regions:
     here = slice(lemma.index, lemma.index + 1)
     extra = _unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
     bound = lower_bound(chain, regions.full, lemma.multipliers, level, extra=extra).within(regions.full.radius)
@@ -194,13 +194,13 @@ def _tightened(chain: Chain, regions: Regions, lemma: Lemma, level: float) -> Re
     return Regions(changed[0], changed[1], regions.proven)
 
 
-def _unit(chain: Chain, here: slice, value: float) -> Array:
+def _unit(chain: CertifiedChain, here: slice, value: float) -> Array:
     vector = np.zeros(chain.ends[-1])
     vector[here] = value
     return vector
 
 
-def _radius(chain: Chain, region: Region, group: list[Lemma], level: float) -> float:
+def _radius(chain: CertifiedChain, region: Region, group: list[Lemma], level: float) -> float:
     r"""The radius that bounds on all coordinates prove together; infinite if they do not.
 
     Each says :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` with a tiny tau, of any z, however large. Hence
@@ -218,7 +218,7 @@ def _radius(chain: Chain, region: Region, group: list[Lemma], level: float) -> f
     return beta / (1 - tilt) * (1 + 8 * _UNIT)
 
 
-def _balanced(chain: Chain, region: Region, mu: Array) -> float:
+def _balanced(chain: CertifiedChain, region: Region, mu: Array) -> float:
     r"""The radius that upper bounds H of all u in the first layer prove, u = W z + b; infinite if they do not.
 
     With mu > 0 and W^T mu = 0 up to rounding, the mu-weighted sum of u - b is at least :math:`-\rho |z|_\infty`, rho
@@ -245,7 +245,7 @@ def _balanced(chain: Chain, region: Region, mu: Array) -> float:
     return 1.001 * size * (float(high.max()) + float(np.abs(bias).max()) + constant) / denominator
 
 
-def propagated(chain: Chain, region: Region) -> Region:
+def propagated(chain: CertifiedChain, region: Region) -> Region:
     """The region met with the intervals that follow from its radius, rounded outwards; an empty one as it is."""
     if (region.low > region.high).any():
         return region
@@ -270,7 +270,7 @@ _MORE = 1e-9
 _FAR = 1e9
 
 
-def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemma]:
+def first_lemmas(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
 
     None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
@@ -293,7 +293,7 @@ def first_lemmas(chain: Chain, level: float, end: float = math.inf) -> list[Lemm
     return lemmas + latent_lemmas(chain, level, lemmas, end)
 
 
-def latent_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
+def latent_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
     """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
 
     Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of ``first_lemmas``.
@@ -310,7 +310,7 @@ def latent_lemmas(chain: Chain, level: float, lemmas: list[Lemma], end: float = 
     return latent
 
 
-def _balance(chain: Chain) -> Lemma | None:
+def _balance(chain: CertifiedChain) -> Lemma | None:
     r"""Positive mu with W_1^T mu = 0, the smallest of them as large as possible; None if there are none.
 
     The dual of :math:`\max \tau` subject to mu >= tau, W^T mu = 0, 1^T mu = 1 is min nu subject to nu >= (W d)_i for
@@ -352,7 +352,7 @@ def _solved(
     return every[:m]
 
 
-def _program(chain: Chain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
+def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
     """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
     here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
     weight, shift, n = chain.weights[layer], chain.biases[layer], len(cost)

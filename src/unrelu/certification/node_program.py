@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation, Rows
+from unrelu.certification.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation, RelaxationRows
 from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
@@ -21,7 +21,7 @@ from unrelu.lp.dual_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, d
 from unrelu.lp.primal_simplex import primal_simplex
 from unrelu.runtime.streams import stream
 
-__all__ = ["Basis", "Limits", "Program", "Solved", "WorkingRows"]
+__all__ = ["Limits", "NodeBasis", "NodeProgram", "Solved", "WorkingRows"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class WorkingRows:
         norms: of all rows.
     """
 
-    def __init__(self, rows: Rows, norms: Array) -> None:
+    def __init__(self, rows: RelaxationRows, norms: Array) -> None:
         self._rows, self._norms = rows, norms
         self._inside = (rows.kind != ERROR) | ((rows.scale > 0) & np.isfinite(rows.lo))
         self._gather()
@@ -113,7 +113,7 @@ _STALLED = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
+class NodeBasis:
     """A vertex: its basic rows, the sides at which they are tight, and the rows whose multipliers are at an end."""
 
     rows: npt.NDArray[np.int64]
@@ -149,11 +149,11 @@ class Solved:
     closed: bool
     finished: bool
     x: Array
-    basis: Basis
+    basis: NodeBasis
     multipliers: Multipliers
 
 
-class Program:
+class NodeProgram:
     """A relaxation that is solved under many decisions.
 
     Args:
@@ -182,19 +182,19 @@ class Program:
         self._chunk = max(20, min(2 * n + 20, int(_CHUNK / (n * (m + 2 * n)))))
         self._edges, self._x = np.zeros((n, n)), np.zeros(n)
         self._working = WorkingRows(rows, relaxation.norms)
-        self._last: Basis | None = None
-        self._parent: tuple[Basis, Array] | None = None
+        self._last: NodeBasis | None = None
+        self._parent: tuple[NodeBasis, Array] | None = None
 
-    def cold(self) -> Basis:
+    def cold(self) -> NodeBasis:
         """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
         rows, n = self.relaxation.rows, self.relaxation.size
         m = len(rows.kind)
         basis, upper = m + np.arange(n), np.zeros(n, dtype=bool)
         if self.relaxation.delta:
             basis[-1] = np.flatnonzero(rows.kind == FLOOR)[0]
-        return Basis(basis, upper, np.zeros(m, dtype=np.int8))
+        return NodeBasis(basis, upper, np.zeros(m, dtype=np.int8))
 
-    def solve(self, signs: Signs, start: Basis | None = None, cutoff: float = math.inf) -> Solved:
+    def solve(self, signs: Signs, start: NodeBasis | None = None, cutoff: float = math.inf) -> Solved:
         """Minimise F with some neurons decided.
 
         Args:
@@ -215,7 +215,7 @@ class Program:
             status, value = self._around(vertex, sides, cutoff - constant)
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
-        self._last = Basis(vertex.rows, vertex.upper, vertex.state)
+        self._last = NodeBasis(vertex.rows, vertex.upper, vertex.state)
         return Solved(
             value + constant, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), self._last,
             self._multipliers(vertex.rows, vertex.state, vertex.y, p, vertex.ray),
@@ -286,7 +286,7 @@ class Program:
         vertex.rows = self._working.everywhere(local)
         return int(status)
 
-    def _recall(self, basis: Basis) -> bool:
+    def _recall(self, basis: NodeBasis) -> bool:
         """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""
         if basis is self._last:
             self._parent = (basis, self._edges.copy())
@@ -302,7 +302,7 @@ class Program:
         self._parent = (basis, self._edges.copy())
         return True
 
-    def _basic_rows(self, basis: Basis) -> Array:
+    def _basic_rows(self, basis: NodeBasis) -> Array:
         rows = self.relaxation.rows.matrix
         matrix = np.zeros((len(basis.rows), rows.shape[1]))
         real = basis.rows < len(rows)
@@ -311,7 +311,7 @@ class Program:
         return matrix
 
     def extreme(
-        self, signs: Signs, start: Basis, level: float, extra: Array | None = None, towards: Array | None = None
+        self, signs: Signs, start: NodeBasis, level: float, extra: Array | None = None, towards: Array | None = None
     ) -> Solved | None:
         """Minimise ``extra . u + towards . z`` over the points with delta <= level; None if that failed.
 
@@ -349,7 +349,7 @@ class Program:
         if status != OPTIMAL:
             self._last = None
             return None
-        self._last = Basis(number, upper, start.state)
+        self._last = NodeBasis(number, upper, start.state)
         multipliers = self._multipliers(number, start.state, y, rows.p, np.array([-1.0, 0.0]), extra)
         return Solved(value, False, True, self._x.copy(), self._last, multipliers)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.certification.search_tree import Packed, Tree
@@ -92,7 +92,7 @@ class Proof:
     @classmethod
     def of(
         cls,
-        chain: Chain,
+        chain: CertifiedChain,
         level: float,
         reach: float,
         lemmas: list[Lemma],
@@ -130,7 +130,7 @@ class Proof:
             MultiplierRows.of((Packed.of(row) for row in bounds or []), *size),
         )
 
-    def lower(self, chain: Chain) -> float:
+    def lower(self, chain: CertifiedChain) -> float:
         """What the proof shows to be at most F(z) for every z with |z_i| <= radius; recomputed from the multipliers."""
         if len(self.open_leaf):
             return 0.0
@@ -141,7 +141,7 @@ class Proof:
             lowest = min(lowest, lower_bound(chain, region, self.leaf_rows[number]).within(region.radius))
         return max(0.0, lowest)
 
-    def box(self, chain: Chain) -> Array:
+    def box(self, chain: CertifiedChain) -> Array:
         """The smallest intervals of z_1 ... z_k that the proof shows to hold every z with F(z) < level, (k, 2).
 
         (inf, -inf) where there is no such z.
@@ -160,18 +160,18 @@ class Proof:
             box[:, 1] = np.maximum(box[:, 1], -ends[k:])
         return box
 
-    def _end(self, chain: Chain, region: Region, row: int) -> float:
+    def _end(self, chain: CertifiedChain, region: Region, row: int) -> float:
         k = chain.latent_dim
         towards = np.zeros(k)
         towards[row % k] = 1.0 if row % (2 * k) < k else -1.0
         value = lower_bound(chain, region, self.open_rows[row], self.level, towards=towards)
         return max(value.within(region.radius), -region.radius)
 
-    def regions(self, chain: Chain) -> Regions:
+    def regions(self, chain: CertifiedChain) -> Regions:
         """What the lemmas prove of pre-activations, at the proof's level."""
         return region_of(chain, self.reach, self.lemmas()).at(chain, self.level)
 
-    def radius(self, chain: Chain) -> tuple[float, bool]:
+    def radius(self, chain: CertifiedChain) -> tuple[float, bool]:
         """The largest \\|z_i\\| of the codes that the proof is about, and whether it is shown that no others matter."""
         proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
         regions = region_of(chain, self.reach, proven)
@@ -182,7 +182,7 @@ class Proof:
         kinds, indices = self.lemma_kind.tolist(), self.lemma_index.tolist()
         return [Lemma(kinds[i], indices[i], self.lemma_rows[i]) for i in range(len(kinds))]
 
-    def flaw(self, chain: Chain) -> str | None:
+    def flaw(self, chain: CertifiedChain) -> str | None:
         """What makes these numbers no proof about this observation, in a sentence; None if nothing does."""
         neurons, outputs, nodes = int(chain.ends[-1]), len(chain.y), len(self.parent)
         for rows in (self.lemma_rows, self.leaf_rows, self.open_rows):
@@ -205,13 +205,13 @@ class Proof:
             return "there are not as many multipliers as lemmas"
         return None if self._lemmas_fit(chain) else "a lemma is about a layer, neuron or coordinate that does not exist"
 
-    def _lemmas_fit(self, chain: Chain) -> bool:
+    def _lemmas_fit(self, chain: CertifiedChain) -> bool:
         limits = {SUM: chain.depth - 1, LATENT: 2 * chain.latent_dim}
         pairs = zip(self.lemma_kind.tolist(), self.lemma_index.tolist(), strict=True)
         return all(0 <= kind <= BALANCE and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
 
 
-def signs_of_nodes(chain: Chain, parent: Index, neuron: Index, sign: Index) -> Signs:
+def signs_of_nodes(chain: CertifiedChain, parent: Index, neuron: Index, sign: Index) -> Signs:
     """The decisions of every node, (nodes, N): those of its parent and its own."""
     signs = np.zeros((len(parent), int(chain.ends[-1])), dtype=np.int8)
     for number in range(1, len(parent)):

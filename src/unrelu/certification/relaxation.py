@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region
 
 __all__ = ["Relaxation", "level_set"]
@@ -32,7 +32,7 @@ BELOW, ABOVE, CHORD, SIGN, ERROR, FLOOR = range(6)
 _UNIT = 2.0**-53
 
 
-def level_set(chain: Chain, level: float) -> tuple[Array, Array]:
+def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
     """The interval of v in which err_j(v) < level, for every output, rounded outwards; (1, 0) where there is none."""
     y, c = chain.y, chain.slopes[-1]
     low, high = _outwards(y - level, level, -1), _outwards(y + level, level, 1)
@@ -54,7 +54,7 @@ def _over(value: Array, c: Array, side: int) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RelaxationRows:
     """Rows lo <= a x <= hi that cost p below and q above for each unit.
 
     Attributes:
@@ -83,7 +83,7 @@ class Relaxation:
         signs: neurons decided for good, counted through.
     """
 
-    def __init__(self, chain: Chain, region: Region, signs: Signs) -> None:
+    def __init__(self, chain: CertifiedChain, region: Region, signs: Signs) -> None:
         self.chain, self.region, self.signs = chain, region, signs
         hidden = slice(0, int(chain.ends[-2]))
         undecided = chain.bent & (signs == 0)
@@ -260,8 +260,8 @@ class _Parts:
         sides = [np.broadcast_to(np.asarray(a, dtype=np.float64), (m,)) for a in (lo, hi, p, q, scale)]
         self._parts.append((matrix.reshape(m, self._size), *sides, np.full(m, kind), np.asarray(neuron)))
 
-    def rows(self) -> Rows:
+    def rows(self) -> RelaxationRows:
         matrix, lo, hi, p, q, scale, kind, neuron = (
             np.concatenate(columns) for columns in zip(*self._parts, strict=True)
         )
-        return Rows(np.ascontiguousarray(matrix), lo, hi, p, q, kind, neuron, scale)
+        return RelaxationRows(np.ascontiguousarray(matrix), lo, hi, p, q, kind, neuron, scale)

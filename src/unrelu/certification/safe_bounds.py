@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 
 __all__ = ["Multipliers", "Region", "Value", "lower_bound", "settled"]
 
@@ -87,7 +87,7 @@ class Value:
 
 
 def lower_bound(
-    chain: Chain,
+    chain: CertifiedChain,
     region: Region,
     multipliers: Multipliers,
     level: float = math.inf,
@@ -122,7 +122,7 @@ def lower_bound(
 
 
 def _bound(
-    chain: Chain,
+    chain: CertifiedChain,
     region: Region,
     multipliers: Multipliers,
     level: float,
@@ -167,7 +167,7 @@ def _bound(
     return Value(_down(math.fsum(terms) - float(slack.sum() + _TINY) * (1 + len(slack) * 4 * _UNIT)), tilt)
 
 
-def settled(chain: Chain, region: Region, multipliers: Multipliers, extra: Array | None = None) -> Multipliers:
+def settled(chain: CertifiedChain, region: Region, multipliers: Multipliers, extra: Array | None = None) -> Multipliers:
     """The multipliers moved by rounding errors so that no unbounded interval spoils the bound.
 
     Where u may be arbitrarily large, s <= c is needed, where it may be arbitrarily small, s >= slope c; of outputs,
@@ -198,7 +198,7 @@ def _nudged(value: Array, radius: Array, side: int) -> Array:
     return value + side * (2 * radius + _FEW * np.abs(value))
 
 
-def _is_share(chain: Chain, kappa: Array) -> bool:
+def _is_share(chain: CertifiedChain, kappa: Array) -> bool:
     """Whether F is at least the errors weighted with kappa."""
     if not (np.isfinite(kappa).all() and (kappa >= 0).all()):
         return False
@@ -215,7 +215,7 @@ def _product(weight: Array, slope: Array) -> tuple[Array, Array]:
 
 
 def _output_terms(
-    chain: Chain, kappa: Array, slopes: tuple[Array, Array], low: Array, high: Array
+    chain: CertifiedChain, kappa: Array, slopes: tuple[Array, Array], low: Array, high: Array
 ) -> tuple[Array, Array]:
     """min of kappa err(v) - s v over low <= v <= high, and what it may be off by; s comes with its radius.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.node_program import Basis, Program
+from unrelu.certification.node_program import NodeBasis, NodeProgram
 from unrelu.certification.safe_bounds import Multipliers
 
 __all__ = ["Node", "Packed", "Tree", "missed", "most_violated", "violations"]
@@ -23,7 +23,7 @@ Flags = npt.NDArray[np.bool_]
 _AGREES = 1e-9
 
 
-def violations(program: Program, x: Array, signs: Signs) -> tuple[Array, Array]:
+def violations(program: NodeProgram, x: Array, signs: Signs) -> tuple[Array, Array]:
     """f and e of every neuron at a point, (N,) each, 0 where it is decided or agrees with its activation.
 
     Of outputs whose error is not convex (sums of errors only): what the error exceeds its envelope by, for both.
@@ -46,7 +46,7 @@ def violations(program: Program, x: Array, signs: Signs) -> tuple[Array, Array]:
     return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
 
 
-def missed(program: Program, x: Array, signs: Signs) -> tuple[Flags, Flags]:
+def missed(program: NodeProgram, x: Array, signs: Signs) -> tuple[Flags, Flags]:
     """Which neurons are not on at a point, and which are not off: sides that may turn out to be empty."""
     above, below = violations(program, x, signs)
     on, off = above > 0, below > 0
@@ -116,7 +116,7 @@ class Node:
     level: float = 0.0
     packed: Packed | None = None
     children: tuple[int, ...] = ()
-    basis: Basis | None = field(default=None, repr=False)
+    basis: NodeBasis | None = field(default=None, repr=False)
     point: Array | None = field(default=None, repr=False)
 
     def unpacked(self) -> Multipliers:

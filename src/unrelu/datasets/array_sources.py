@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.batches import Batch, Piece, Seen, Shape, Source, checked, pieces
+from unrelu.datasets.batches import Batch, BatchPart, Seen, Shape, Source, checked, pieces
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, Header, npy_header, opened, read_npz, shown_size
 
-__all__ = ["ArraySource", "Memory", "Npy", "Npz", "Rows", "Store", "choose"]
+__all__ = ["ArrayRows", "ArraySource", "Memory", "Npy", "Npz", "Store", "choose"]
 
 # Bytes read at once for a digest.
 _PIECE = 2**23
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ArrayRows:
     """An open array.
 
     Attributes:
@@ -44,7 +44,7 @@ class Store(Protocol):
     def location(self) -> str:
         """Of the store, for messages."""
 
-    def open(self) -> Rows:
+    def open(self) -> ArrayRows:
         """The array. Any exception is read as a damaged store, unless it is one of unrelu's own."""
 
 
@@ -62,7 +62,7 @@ class ArraySource(Source):
     def __init__(self, store: Store, max_bytes: int = MAX_BYTES) -> None:
         self.location = store.location
         self._store = store
-        self._opened: tuple[int, Rows] | None = None
+        self._opened: tuple[int, ArrayRows] | None = None
         rows = self._open()
         if len(rows.shape) < 2:
             raise InputError(
@@ -106,7 +106,7 @@ class ArraySource(Source):
                 digest.update(b"unreadable" if piece.values is None else np.ascontiguousarray(piece.values).data)
         return digest.hexdigest()
 
-    def _pieces(self, start: int, stop: int) -> Iterator[Piece]:
+    def _pieces(self, start: int, stop: int) -> Iterator[BatchPart]:
         """What can be read; observations are to blame for the rest only if the store is still there.
 
         A disk or a connection that is lost would make problems of all that follow.
@@ -117,15 +117,15 @@ class ArraySource(Source):
             raise
         except Exception:  # of many kinds, see pieces
             return pieces(self._reopened().read, start, stop)
-        return iter([Piece(start, values)])
+        return iter([BatchPart(start, values)])
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> ArrayRows:
         """The array as opened in this process: open files and connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             return self._reopened()
         return self._opened[1]
 
-    def _reopened(self) -> Rows:
+    def _reopened(self) -> ArrayRows:
         rows = self._open()
         if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
             raise InputError(
@@ -135,7 +135,7 @@ class ArraySource(Source):
         self._opened = (os.getpid(), rows)
         return rows
 
-    def _open(self) -> Rows:
+    def _open(self) -> ArrayRows:
         try:
             return self._store.open()
         except (InputError, MissingPackageError, MemoryError):
@@ -153,7 +153,7 @@ class Npy:
 
     location: str
 
-    def open(self) -> Rows:
+    def open(self) -> ArrayRows:
         """The array, of which nothing is read yet."""
         header = self._header()
         shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
@@ -166,7 +166,7 @@ class Npy:
                 flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
             return flat.reshape(stop - start, *shape[1:])
 
-        return Rows(shape, dtype, self._copy if header.fortran and len(shape) > 1 else read)
+        return ArrayRows(shape, dtype, self._copy if header.fortran and len(shape) > 1 else read)
 
     def _header(self) -> Header:
         with opened(self.location) as (stream, size):
@@ -189,14 +189,14 @@ class Npz:
     name: str
     max_bytes: int = MAX_BYTES
 
-    def open(self) -> Rows:
+    def open(self) -> ArrayRows:
         """The array, read as a whole: zip files cannot be read in parts."""
         arrays = read_npz(
             self.location, self.max_bytes, lambda names: [choose(names, self.array, self.name, self.location)]
         )
         (array,) = arrays.values()
         array.setflags(write=False)
-        return Rows(array.shape, array.dtype, lambda a, b: array[a:b])
+        return ArrayRows(array.shape, array.dtype, lambda a, b: array[a:b])
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,9 +206,9 @@ class Memory:
     location: str
     values: npt.NDArray[Any]
 
-    def open(self) -> Rows:
+    def open(self) -> ArrayRows:
         """The array."""
-        return Rows(self.values.shape, self.values.dtype, lambda start, stop: self.values[start:stop])
+        return ArrayRows(self.values.shape, self.values.dtype, lambda start, stop: self.values[start:stop])
 
 
 def choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:

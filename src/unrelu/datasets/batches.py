@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
 
-__all__ = ["Batch", "Piece", "Seen", "Shape", "Source", "checked", "optional", "pieces"]
+__all__ = ["Batch", "BatchPart", "Seen", "Shape", "Source", "checked", "optional", "pieces"]
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -91,7 +91,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class BatchPart:
     """Neighbouring observations that could be read, or one that could not.
 
     Attributes:
@@ -105,7 +105,7 @@ class Piece:
     problem: str = ""
 
 
-def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) -> Iterator[Piece]:
+def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) -> Iterator[BatchPart]:
     """Read start to stop - 1; where that fails, the halves, down to the observations that are to blame."""
     if start == stop:
         return
@@ -115,13 +115,13 @@ def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) 
         raise
     except Exception as error:  # h5py, Zarr, its codecs and its file systems raise errors of many kinds
         if stop - start == 1:
-            yield Piece(start, None, f"cannot be read: {error}")
+            yield BatchPart(start, None, f"cannot be read: {error}")
             return
         middle = (start + stop) // 2
         yield from pieces(read, start, middle)
         yield from pieces(read, middle, stop)
     else:
-        yield Piece(start, values)
+        yield BatchPart(start, values)
 
 
 def checked(values: Array, problems: dict[int, str], seen: Seen | None = None) -> Batch:

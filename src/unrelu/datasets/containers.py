@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.array_sources import Rows, choose
+from unrelu.datasets.array_sources import ArrayRows, choose
 from unrelu.datasets.batches import optional
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, opened, shown_size
@@ -40,7 +40,7 @@ class Zarr:
     name: str
     max_bytes: int = MAX_BYTES
 
-    def open(self) -> Rows:
+    def open(self) -> ArrayRows:
         """The array, of which nothing is read yet. Chunks that were never written hold its fill value."""
         zarr = optional("zarr", "Zarr stores", "zarr")
         node = zarr_node(self.location, self.max_bytes)
@@ -54,7 +54,7 @@ class Zarr:
         elif self.array is not None:
             raise InputError(f"{self.location} is one array, so it has none called {self.array!r}; leave array= out")
         if node.dtype.kind not in "biufc":
-            return Rows(tuple(node.shape), np.dtype(node.dtype), _none)
+            return ArrayRows(tuple(node.shape), np.dtype(node.dtype), _none)
         from unrelu.datasets.zarr_reading import bounded  # noqa: PLC0415 -- an optional dependency
 
         array, fill = bounded(node, self.location, self.max_bytes), node.fill_value
@@ -67,7 +67,7 @@ class Zarr:
                 zarr_node(self.location, self.max_bytes)
             return values
 
-        return Rows(tuple(array.shape), np.dtype(array.dtype), read)
+        return ArrayRows(tuple(array.shape), np.dtype(array.dtype), read)
 
 
 def _none(start: int, stop: int) -> npt.NDArray[Any]:
@@ -118,7 +118,7 @@ class Hdf5:
     name: str
     max_bytes: int = MAX_BYTES
 
-    def open(self) -> Rows:
+    def open(self) -> ArrayRows:
         """The dataset. The file is opened at every read, so that no handle is shared with another process."""
         h5py = optional("h5py", "HDF5 files", "hdf5")
 
@@ -145,7 +145,7 @@ class Hdf5:
                 self._check_chunks(dataset, start, stop)
                 return dataset[start:stop]
 
-        return Rows(shape, dtype, read)
+        return ArrayRows(shape, dtype, read)
 
     def _is_dataset(self, h5py: Any, file: Any, name: str) -> bool:
         try:

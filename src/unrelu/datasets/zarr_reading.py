@@ -85,7 +85,7 @@ class Inside(LocalStore):
             raise PermissionError(f"{path} has {shown_size(found.st_size)}; at most {shown_size(most)} are read")
 
 
-class _Bounded(BytesBytesCodec):
+class _BoundedCodec(BytesBytesCodec):
     """A compressor that refuses chunks that state to be larger than the array's chunks are."""
 
     is_fixed_size = False
@@ -100,9 +100,9 @@ class _Bounded(BytesBytesCodec):
         [values] = list(await self._codec.decode([(chunk_bytes, chunk_spec)]))
         return values
 
-    def evolve_from_array_spec(self, array_spec: Any) -> _Bounded:
+    def evolve_from_array_spec(self, array_spec: Any) -> _BoundedCodec:
         """Itself, around what the codec becomes of an array."""
-        return _Bounded(self._codec.evolve_from_array_spec(array_spec), self._max_bytes)
+        return _BoundedCodec(self._codec.evolve_from_array_spec(array_spec), self._max_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """As the codec, which it does not change."""
@@ -191,7 +191,7 @@ def _wrapped(codecs: Any, location: str, max_bytes: int) -> tuple[Any, ...]:
             options = {"chunk_shape": codec.chunk_shape, "index_codecs": codec.index_codecs}
             wrapped.append(type(codec)(codecs=inner, index_location=codec.index_location, **options))
         elif name in _COMPRESSORS:
-            wrapped.append(_Bounded(codec, max_bytes))
+            wrapped.append(_BoundedCodec(codec, max_bytes))
         elif name in _PLAIN:
             wrapped.append(codec)
         else:
@@ -199,6 +199,6 @@ def _wrapped(codecs: Any, location: str, max_bytes: int) -> tuple[Any, ...]:
             raise InputError(
                 f"{location} has chunks of codec {name}; zstd, gzip, blosc, crc32c, transpose and sharding are read"
             )
-    if sum(isinstance(codec, _Bounded) for codec in wrapped) > 1:
+    if sum(isinstance(codec, _BoundedCodec) for codec in wrapped) > 1:
         raise InputError(f"{location} has chunks that are compressed twice; write it with one compressor")
     return tuple(wrapped)

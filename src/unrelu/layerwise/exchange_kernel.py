@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layerwise.kernel_programs import Largest, Program, Sum
+from unrelu.layerwise.kernel_programs import KernelProgram, Largest, Sum
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.compilation import compile_kernels
@@ -96,7 +96,7 @@ def least_violation(
         size = float(errors.max(initial=0.0))
         sigma = (size if norm == "linf" else _typical(errors, lo)) / unit
         around = (lower - h) / sigma, (upper - h) / sigma
-        program: Program
+        program: KernelProgram
         if norm == "linf":
             program = Largest(matrix, sizes, r / sigma, up * unit, down * unit, *around)
         else:
@@ -181,7 +181,7 @@ def largest_response(
 
 
 def optimise(
-    program: Program, basis: Basis | None = None, end: float = math.inf
+    program: KernelProgram, basis: Basis | None = None, end: float = math.inf
 ) -> tuple[Array, Array, Basis | None, int, bool]:
     """Solve a program, from the vertex that interior-point steps point at or from a given basis.
 
@@ -237,7 +237,7 @@ def _over(end: float) -> bool:
     return time.perf_counter() > end or abandoned()
 
 
-def _steps(program: Program, end: float) -> int:
+def _steps(program: KernelProgram, end: float) -> int:
     """So many interior-point steps as there is time for, at 10 billion multiplications a second."""
     total, size = program.shape
     return max(1, int(min(_STEPS, 1e10 * max(0.0, end - time.perf_counter()) / (total * size**2))))

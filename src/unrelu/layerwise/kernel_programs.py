@@ -15,7 +15,7 @@ from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.interior_point_largest import central_largest
 from unrelu.lp.interior_point_sum import central_sum
 
-__all__ = ["Approach", "Largest", "Part", "Program", "Sum", "Units"]
+__all__ = ["Approach", "KernelProgram", "KernelUnits", "Largest", "Part", "Sum"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -32,7 +32,7 @@ _WRONG = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
+class KernelUnits:
     """The bounds of the unknowns as rows with one entry, preceded by one fill-in row for each unknown.
 
     A fill-in has no weight and only completes a basis; a bound is held by a penalty that no multiplier reaches.
@@ -44,7 +44,7 @@ class Units:
     hi: Array
 
     @classmethod
-    def of(cls, lower: Array, upper: Array, penalty: Array) -> Units:
+    def of(cls, lower: Array, upper: Array, penalty: Array) -> KernelUnits:
         """For lower <= w <= upper; ``penalty`` is above any multiplier of the bounds at an optimum, (k,)."""
         k = len(lower)
         if not (np.isfinite(lower).any() or np.isfinite(upper).any()):
@@ -87,14 +87,14 @@ class Part:
     gradient: Array
 
 
-class Program(Protocol):
+class KernelProgram(Protocol):
     """N rows in K unknowns."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """N and K."""
 
-    def units(self) -> Units:
+    def units(self) -> KernelUnits:
         """The bounds of the unknowns."""
 
     def approach(self, steps: int) -> Approach:
@@ -141,11 +141,11 @@ class Sum:
     def shape(self) -> tuple[int, int]:
         return self._matrix.shape[0], self._matrix.shape[1]
 
-    def units(self) -> Units:
+    def units(self) -> KernelUnits:
         # t = W^T y with columns of norm 1, so |t_i| <= |y|_2.
         largest = max(float(self._hi.max(initial=1.0)), -float(self._lo.min(initial=-1.0)))
         penalty = 1.01 * np.sqrt(len(self._r0)) * largest
-        return Units.of(self._lower, self._upper, np.full(self.shape[1], penalty))
+        return KernelUnits.of(self._lower, self._upper, np.full(self.shape[1], penalty))
 
     def approach(self, steps: int) -> Approach:
         index = np.flatnonzero((self._lo < 0) | ((self._r0 > -_FAR) & (self._hi > 0)))
@@ -216,10 +216,10 @@ class Largest:
     def shape(self) -> tuple[int, int]:
         return 2 * self._matrix.shape[0], self._matrix.shape[1] + 1
 
-    def units(self) -> Units:
+    def units(self) -> KernelUnits:
         penalty = np.full(self.shape[1], 1.5 / float(self._slope.min(initial=1.0, where=self._slope > 0)))
         penalty[-1] = 1.5
-        return Units.of(np.append(self._lower, 0.0), np.append(self._upper, np.inf), penalty)
+        return KernelUnits.of(np.append(self._lower, 0.0), np.append(self._upper, np.inf), penalty)
 
     def approach(self, steps: int) -> Approach:
         index = np.flatnonzero((self._down > 0) | ((self._r0 > -_FAR * self._up) & (self._up > 0)))

@@ -20,7 +20,7 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import exchange_kernel
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
-from unrelu.layerwise.optimality import DUAL, Proof, prove, prove_response
+from unrelu.layerwise.optimality import DUAL, OptimalityProof, prove, prove_response
 from unrelu.lp.highs import LinearProgram, LpSolution, solve
 from unrelu.lp.lp_status import LpStatus
 
@@ -273,7 +273,7 @@ def least_violation(
     return replace(answer, pivots=answer.pivots + pivots, fallback=attempts > 0)
 
 
-def _answer(h: Array, y: Array, proof: Proof, engine: str, pivots: int, fallback: bool = False) -> Answer:
+def _answer(h: Array, y: Array, proof: OptimalityProof, engine: str, pivots: int, fallback: bool = False) -> Answer:
     status = LpStatus.OPTIMAL if proof.holds else LpStatus.FAILED
     bound = proof.bound if proof.dual_holds else 0.0
     return Answer(h, proof.objective, max(0.0, bound), status, pivots, y, engine, fallback)

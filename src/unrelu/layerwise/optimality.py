@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 
-__all__ = ["ZERO", "Proof", "ResponseProof", "prove", "prove_response"]
+__all__ = ["ZERO", "OptimalityProof", "ResponseProof", "prove", "prove_response"]
 
 Array = npt.NDArray[np.float64]
 
@@ -37,7 +37,7 @@ DUAL, PRIMAL = 1e-13, 1e-8
 
 
 @dataclass(frozen=True)
-class Proof:
+class OptimalityProof:
     """What was computed from W, x, h and the multipliers.
 
     Attributes:
@@ -83,7 +83,7 @@ class Proof:
         return self.dual <= DUAL
 
 
-def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Proof:
+def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> OptimalityProof:
     """Check h and its multipliers y, (n,), for the smallest largest ("linf") or summed ("l1") violation.
 
     Multipliers outside their box are moved into it first, so the bound never depends on their being right.
@@ -102,7 +102,7 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Pro
         objective = float(errors.max(initial=0.0))
         slack = share * (objective / size) - y * r
     pull, residual = _pull(system, h, y, np.abs(y))
-    return Proof(
+    return OptimalityProof(
         objective,
         float(y @ r - pull.sum()),
         _outside(system, h),
@@ -143,7 +143,7 @@ class ResponseProof:
         objective: c.(W h).
         bound: the upper bound on the maximum that the multipliers give.
         excess: the largest violation of a side, relative to the scale of the sides.
-        primal, dual: as in :class:`Proof`.
+        primal, dual: as in :class:`OptimalityProof`.
         unit: what the objective changes by when every row moves by that scale.
     """
 

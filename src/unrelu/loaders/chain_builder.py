@@ -17,7 +17,7 @@ from unrelu.models.affine import Affine, Conv, ConvTranspose, Pad, Pool, Reshape
 
 __all__ = [
     "BATCHES",
-    "Chain",
+    "ChainBuilder",
     "Flow",
     "Part",
     "average_pool",
@@ -67,7 +67,7 @@ class Flow:
         return torch.empty(self.batch, *self.shape, dtype=torch.float64, device="meta")
 
 
-class Chain:
+class ChainBuilder:
     """The parts so far, and the :class:`Flow` that leaves them (``head``)."""
 
     def __init__(self, latent_shape: Shape, batch: int, origin: str) -> None:
@@ -108,7 +108,7 @@ class Chain:
                 "only chains of layers can be inverted"
             )
 
-    def check_same(self, other: Chain) -> None:
+    def check_same(self, other: ChainBuilder) -> None:
         """Compare with a second walk along the same model, for another batch size.
 
         Raises:

@@ -114,7 +114,7 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
     storages: dict[object, Storage] = {}
     # A magic number, a version, what the system was, the object, and the keys of the storages.
     for _ in range(5):
-        storages |= {storage.key: storage for storage in scan(_Bounded(stream, size))}
+        storages |= {storage.key: storage for storage in scan(_BoundedStream(stream, size))}
         _check_pickle(stream.tell(), max_bytes)
         if stream.tell() == size:  # a plain pickle, which torch.load refuses
             break
@@ -125,7 +125,7 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
         )
 
 
-class _Bounded:
+class _BoundedStream:
     """A stream that is asked for no more than it has: Python's would allocate the length that a string states."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
@@ -163,7 +163,7 @@ _MARK = _Item("mark", 0)
 _OTHER = _Item()
 
 
-def scan(stream: IO[bytes] | _Bounded) -> list[Storage]:
+def scan(stream: IO[bytes] | _BoundedStream) -> list[Storage]:
     """The storages that a pickle states; it is read by opcodes, without making its objects.
 
     Raises:

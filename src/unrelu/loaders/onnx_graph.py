@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_builder import BATCHES, Chain, Flow, code_shape
+from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, code_shape
 from unrelu.loaders.onnx_operators import OPERATORS, Call
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
@@ -119,9 +119,9 @@ class _Graph:
         self.input, self.output = inputs[0], graph.output[0].name
         self.nodes = _needed(graph.node, self.output)
 
-    def follow(self, shape: Shape, batch: int) -> Chain:
+    def follow(self, shape: Shape, batch: int) -> ChainBuilder:
         """The chain for codes of this shape."""
-        chain = Chain(shape, batch, f"the input {self.input.name!r}")
+        chain = ChainBuilder(shape, batch, f"the input {self.input.name!r}")
         sizes = Sizes(self.opsets, self._max_bytes)
         sizes.add(list(self.constants.values()))
         values: dict[str, Any] = {"": None, **self.constants, self.input.name: chain.head}
@@ -140,7 +140,7 @@ class _Graph:
         return chain
 
     def _evaluate(
-        self, node: onnx.NodeProto, inputs: list[Any], chain: Chain, place: str, sizes: Sizes
+        self, node: onnx.NodeProto, inputs: list[Any], chain: ChainBuilder, place: str, sizes: Sizes
     ) -> Sequence[Any]:
         """The outputs of a node: one :class:`Flow`, or constants."""
         flows = [value for value in inputs if isinstance(value, Flow)]

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_operations
-from unrelu.loaders.chain_builder import BATCHES, Chain, Flow, Part, code_shape
+from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, code_shape
 from unrelu.loaders.torch_opaque import opaque
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
@@ -321,7 +321,7 @@ class _Walk:
             self.root, self.graph, lambda n: self._module(n) if n.op == "call_module" else None, self.needed
         )
 
-    def follow(self, shape: Shape, batch: int) -> Chain:
+    def follow(self, shape: Shape, batch: int) -> ChainBuilder:
         """The chain for codes of this shape.
 
         Raises:
@@ -333,7 +333,7 @@ class _Walk:
             raise UnsupportedModelError(
                 f"the output depends on {len(names)} inputs {names}; a generator has one, the code"
             )
-        chain = Chain(shape, batch, "the input")
+        chain = ChainBuilder(shape, batch, "the input")
         values: dict[fx.Node, Any] = {inputs[0]: chain.head}
         for node in self.graph.nodes:
             if node.op != "placeholder" and node in self.needed:
@@ -341,7 +341,7 @@ class _Walk:
                 values[node] = self._evaluate(node, args, dict(kwargs), chain)
         return chain
 
-    def _evaluate(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], chain: Chain) -> Any:
+    def _evaluate(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], chain: ChainBuilder) -> Any:
         """The value of a node: a :class:`Flow`, or whatever a constant expression gives."""
         place = f"node {node.name!r}"
         if node.op == "call_module":

@@ -14,7 +14,7 @@ from unrelu.report.facts import Finished
 from unrelu.result import Status
 from unrelu.runs import Run
 
-__all__ = ["Above", "Message", "Outcome", "above_noise", "messages", "outcomes"]
+__all__ = ["Above", "Message", "StatusCount", "above_noise", "messages", "outcomes"]
 
 # Indices that are shown of a status or a message, and messages that are shown.
 _FIRST = 8
@@ -22,7 +22,7 @@ _MESSAGES = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StatusCount:
     """One status of a run.
 
     Attributes:
@@ -63,7 +63,7 @@ class Message:
     first: tuple[str, ...]
 
 
-def outcomes(finished: Finished) -> list[Outcome]:
+def outcomes(finished: Finished) -> list[StatusCount]:
     """Every status that occurs: the good ones first, then by their number."""
     run, codes, success = finished.run, finished.column("status"), finished.column("success")
     found = []
@@ -74,7 +74,7 @@ def outcomes(finished: Finished) -> list[Outcome]:
         kind = "error" if status is Status.ERROR else "success" if success[having].all() else "other"
         first = finished.index(np.flatnonzero(having)[:_FIRST])
         meaning = "of another version of unrelu" if status is None else status.value
-        found.append(Outcome(name, count, meaning, kind, tuple(first)))
+        found.append(StatusCount(name, count, meaning, kind, tuple(first)))
     return sorted(found, key=lambda outcome: (outcome.kind != "success", -outcome.count, outcome.name))
 
 

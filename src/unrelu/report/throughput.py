@@ -13,7 +13,7 @@ from unrelu.report.pictures import Curve, curve
 from unrelu.report.words import count
 from unrelu.runs import Record, Run
 
-__all__ = ["Throughput", "Worker", "throughput"]
+__all__ = ["RunThroughput", "Worker", "throughput"]
 
 # Workers that are listed.
 _WORKERS = 12
@@ -32,7 +32,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Throughput:
+class RunThroughput:
     """The speed of a run.
 
     Attributes:
@@ -69,7 +69,7 @@ class Throughput:
         return self.work / self.busy if self.busy else 0.0
 
 
-def throughput(run: Run) -> Throughput | None:
+def throughput(run: Run) -> RunThroughput | None:
     """The speed of the finished chunks; None if there are none."""
     records = sorted(run.records.values(), key=lambda record: record.at)
     if not records:
@@ -79,7 +79,7 @@ def throughput(run: Run) -> Throughput | None:
     busy = _busy(records)
     rate = run.done / busy if busy else 0.0
     workers = _workers(records)
-    return Throughput(
+    return RunThroughput(
         busy,
         max(0.0, records[-1].at - begin - busy),
         float(seconds.sum()),

@@ -23,7 +23,7 @@ from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
-__all__ = ["Observation", "Piece", "Trace", "observations"]
+__all__ = ["AffinePiece", "Observation", "Trace", "observations"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -40,7 +40,7 @@ class Trace(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class AffinePiece:
     r"""The pieces that meet around a code z_0. With e_j = relu(u_j) for some kinks j, all others staying on their side,
 
     .. math:: v = v_0 + V (z - z_0) + \Gamma (e - e_0), \qquad u = u_0 + U (z - z_0) + H (e - e_0)
@@ -128,7 +128,7 @@ class Observation:
                     x = layer.activation.forward(x)
             return Trace(np.hstack(kinks), self._measured(x))
 
-    def piece(self, z: Array, kinks: Index) -> Piece:
+    def piece(self, z: Array, kinks: Index) -> AffinePiece:
         """The pieces around a code (k,) at which the given kinks, ascending numbers, meet."""
         m, k, last = len(kinks), len(z), len(self.network.layers) - 1
         device = self.network.device
@@ -154,7 +154,7 @@ class Observation:
                 tangents = tangents * slope
                 tangents[k + torch.from_numpy(here), neurons] += 1 - below
             v, moved = self._measured(x)[0], self._measured(tangents).T
-        return Piece(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
+        return AffinePiece(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
 
     def _measured(self, x: Tensor) -> Array:
         if self.operator is not None:

@@ -18,7 +18,7 @@ from unrelu.search.halting import Watch
 from unrelu.search.levenberg_marquardt import DampedNewton, polish
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
-from unrelu.search.search_starts import SearchStarts, Start, cheap_by_layer
+from unrelu.search.search_starts import SearchStart, SearchStarts, cheap_by_layer
 from unrelu.search.squared_error import Misfit, MixedMisfit
 from unrelu.search.stopping_rule import Candidates
 
@@ -182,7 +182,7 @@ class _Run:
             self.best.replace(rows, z0[fits])
             self.exact[rows] = True
 
-    def _descend(self, rows: Tensor, z: Tensor, start: Start) -> None:
+    def _descend(self, rows: Tensor, z: Tensor, start: SearchStart) -> None:
         """One descent of every starting code; the candidates get where it ends."""
         if not len(rows):
             return

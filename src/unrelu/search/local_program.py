@@ -15,7 +15,7 @@ from unrelu.layerwise.exchange_kernel import Found
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
-from unrelu.search.adjacent_regions import Observation, Piece
+from unrelu.search.adjacent_regions import AffinePiece, Observation
 
 __all__ = ["ErrorRows", "LocalProgram", "Proposal", "independent", "rows_below", "rows_of_sum"]
 
@@ -139,7 +139,7 @@ class LocalProgram:
         on: for l1, which rows with y > 0 take |y - v|, (p,).
     """
 
-    def __init__(self, observation: Observation, piece: Piece, norm: str, on: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, observation: Observation, piece: AffinePiece, norm: str, on: npt.NDArray[np.bool_]) -> None:
         self.observation, self.piece, self.norm, self.on = observation, piece, norm, on
         k, m = len(piece.u_code.T), len(piece.u)
         self.free, self.inverse = np.eye(k), np.zeros((k, 0))
@@ -242,7 +242,7 @@ def _all_in_order(entry: Index) -> bool:
     return bool((entry == np.arange(len(entry))).all())
 
 
-def independent(piece: Piece, first: npt.NDArray[np.bool_]) -> Index:
+def independent(piece: AffinePiece, first: npt.NDArray[np.bool_]) -> Index:
     """Kinks whose rows of U are independent, ascending; those marked ``first`` (m,) are preferred."""
     if not len(first):
         return np.arange(0)

@@ -20,7 +20,7 @@ from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.threads import abandoned, cores, in_threads
-from unrelu.search.adjacent_regions import Observation, Piece, observations
+from unrelu.search.adjacent_regions import AffinePiece, Observation, observations
 from unrelu.search.local_program import LocalProgram, Proposal, independent
 
 __all__ = ["NormDescent"]
@@ -230,7 +230,7 @@ class _Descent:
             return Status.ITERATION_LIMIT
         return Status.TIME_LIMIT if time.perf_counter() >= self.end or abandoned() else None
 
-    def around(self) -> tuple[Piece, Index, npt.NDArray[np.bool_], bool]:
+    def around(self) -> tuple[AffinePiece, Index, npt.NDArray[np.bool_], bool]:
         """The pieces around the code, the kinks they meet at, which of them are near, and whether those at it are all.
 
         Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
@@ -247,7 +247,7 @@ class _Descent:
             piece = self.observation.piece(self.z, kinks)
         return piece, kinks, self.observation.at_kink(self.u, _NEAR)[kinks], complete
 
-    def sides_of_outputs(self, piece: Piece) -> tuple[list[npt.NDArray[np.bool_]], int]:
+    def sides_of_outputs(self, piece: AffinePiece) -> tuple[list[npt.NDArray[np.bool_]], int]:
         """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
         v, observation = piece.v, self.observation
         at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")

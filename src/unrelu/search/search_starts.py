@@ -19,10 +19,10 @@ from unrelu.search.squared_error import Misfit
 from unrelu.search.starts import starting_codes
 from unrelu.search.stopping_rule import Candidates
 
-__all__ = ["SearchStarts", "Start", "cheap_by_layer"]
+__all__ = ["SearchStart", "SearchStarts", "cheap_by_layer"]
 
 
-class Start(NamedTuple):
+class SearchStart(NamedTuple):
     """A start of a search.
 
     Attributes:
@@ -74,16 +74,18 @@ class SearchStarts:
         self.by_layer = problem.z0 is None and cheap_by_layer(problem)
         self.draws = torch_stream("search starts", problem.seed)
 
-    def of_round(self, turn: int) -> Iterator[Start]:
+    def of_round(self, turn: int) -> Iterator[SearchStart]:
         """The starts of one round."""
         if turn == 0:
             yield (
-                Start(self._estimated) if self.problem.z0 is None else Start(self._given, far=False, independent=False)
+                SearchStart(self._estimated)
+                if self.problem.z0 is None
+                else SearchStart(self._given, far=False, independent=False)
             )
             if self.by_layer:
-                yield Start(self._exact, far=False)
+                yield SearchStart(self._exact, far=False)
         elif turn == 1:
-            yield Start(self._nearest)
+            yield SearchStart(self._nearest)
         else:
             # All observations draw, so that the codes tried on one do not depend on the others' progress.
             size = (self.problem.size, self.problem.network.latent_dim)
@@ -91,11 +93,13 @@ class SearchStarts:
             drawn = torch.randn(_PERTURBATIONS + 1, *size, generator=self.draws, dtype=single)
             *perturbations, fresh = drawn.to(self.misfit.y)
             lengths = torch.rand(_PERTURBATIONS, size[0], 1, generator=self.draws, dtype=single).to(self.misfit.y)
-            yield Start(lambda rows: (rows, fresh[rows]))
+            yield SearchStart(lambda rows: (rows, fresh[rows]))
             for direction, length in zip(perturbations, lengths, strict=True):
-                yield Start(partial(self._perturbed, direction=direction, length=length), far=False, independent=False)
+                yield SearchStart(
+                    partial(self._perturbed, direction=direction, length=length), far=False, independent=False
+                )
             if turn == 2 and self.by_layer:
-                yield Start(self._least_squares, far=False)
+                yield SearchStart(self._least_squares, far=False)
 
     def _given(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The user's codes."""

@@ -13,7 +13,7 @@ from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Status
 
-__all__ = ["LAYER_METHODS", "START_NAMES", "Start", "starting_codes"]
+__all__ = ["LAYER_METHODS", "START_NAMES", "StartingCodes", "starting_codes"]
 
 Array = npt.NDArray[np.float64]
 
@@ -28,7 +28,7 @@ LAYER_METHODS: dict[str, type[LayerMethod]] = {
 START_NAMES = ("random", "zero", *LAYER_METHODS)
 
 
-class Start(NamedTuple):
+class StartingCodes(NamedTuple):
     """Codes to start from.
 
     Attributes:
@@ -44,7 +44,7 @@ class Start(NamedTuple):
     stopped: bool = False
 
 
-def starting_codes(problem: Problem, start: str) -> Start:
+def starting_codes(problem: Problem, start: str) -> StartingCodes:
     """Choose the codes that a search starts from.
 
     ``z0`` of the problem comes first; "random" draws from N(0, I) with the problem's seed; a layer-wise method's codes
@@ -53,11 +53,11 @@ def starting_codes(problem: Problem, start: str) -> Start:
     """
     none = np.zeros(problem.size, dtype=np.int64)
     if problem.z0 is not None or start == "random":
-        return Start(problem.start(), none, none > 0)
+        return StartingCodes(problem.start(), none, none > 0)
     if start == "zero":
-        return Start(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
+        return StartingCodes(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
     control = problem.control.part(lambda progress: replace(progress, done=0))
     found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, control=control))
     z = np.where(np.isfinite(found.z), found.z, problem.start())
     late = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
-    return Start(z, found.nit, late, control.halted)
+    return StartingCodes(z, found.nit, late, control.halted)

@@ -18,15 +18,15 @@ import numpy.typing as npt
 from unrelu._certify import certify
 from unrelu._invert import invert
 from unrelu.certification import GAP, Certificate, Limits
-from unrelu.certification.certified_chain import Chain, chain_of
+from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.certifying import enclosure
 from unrelu.measurements import read_operator
 from unrelu.runtime.machine import one_core
-from unrelu_studies.benchmarks.certify_cells import CELLS, Cell, Drawn, draw
+from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, Drawn, draw
 from unrelu_studies.benchmarks.certify_mip import MipRun, prove_by_mip
 from unrelu_studies.benchmarks.instances import REPORT_SEED
 
-__all__ = ["MIP_BOX", "QUICK", "Boxed", "Plan", "Proved", "measure_certify"]
+__all__ = ["MIP_BOX", "QUICK", "Boxed", "CertifyPlan", "Proved", "measure_certify"]
 
 Array = npt.NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _MOMENTS = 40
 
 
 @dataclass(frozen=True)
-class Plan:
+class CertifyPlan:
     """How much is measured.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
     mip_limit: float = 60.0
 
 
-QUICK = Plan(instances=3, compared=2, boxes=1, mip_limit=5.0)
+QUICK = CertifyPlan(instances=3, compared=2, boxes=1, mip_limit=5.0)
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ class Proved:
 
 
 def measure_certify(
-    plan: Plan,
+    plan: CertifyPlan,
     seed: int = REPORT_SEED,
-    chosen: Sequence[Cell] = CELLS,
+    chosen: Sequence[CertifyCell] = CELLS,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Iterator[list[Proved]]:
     """The observations of each cell, in one process and on one core.
@@ -155,13 +155,13 @@ def measure_certify(
         yield found
 
 
-def _compile(drawn: Drawn, cell: Cell) -> None:
+def _compile(drawn: Drawn, cell: CertifyCell) -> None:
     """What a process does only once, before anything is timed: the kernels, and the samples that ``auto`` draws."""
     result = invert(drawn.network, drawn.y[0], noise=f"uniform:{cell.noise}")
     certify(drawn.network, drawn.y[0], result, time_limit=60.0)
 
 
-def _observation(cell: Cell, drawn: Drawn, index: int, plan: Plan) -> Proved:
+def _observation(cell: CertifyCell, drawn: Drawn, index: int, plan: CertifyPlan) -> Proved:
     network, y = drawn.network, drawn.y[index]
     begin = time.process_time()
     result = invert(network, y, noise=f"uniform:{cell.noise}")
@@ -206,7 +206,7 @@ def _thinned(certificate: Certificate) -> tuple[tuple[float, float, float], ...]
     return tuple((moments[i].seconds, moments[i].lower, moments[i].upper) for i in kept)
 
 
-def _boxed(chain: Chain, cell: Cell, truth: Array, plan: Plan) -> Boxed:
+def _boxed(chain: CertifiedChain, cell: CertifyCell, truth: Array, plan: CertifyPlan) -> Boxed:
     begin = time.process_time()
     proof = enclosure(chain, cell.noise, Limits(time.perf_counter() + plan.time_limit))
     box = proof.box(chain)

@@ -11,7 +11,7 @@ from unrelu import zoo
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream
 
-__all__ = ["CELLS", "GENERATOR", "Cell", "Drawn", "draw"]
+__all__ = ["CELLS", "GENERATOR", "CertifyCell", "Drawn", "draw"]
 
 Array = npt.NDArray[np.float64]
 
@@ -21,7 +21,7 @@ _DIM = (10, 40)
 
 
 @dataclass(frozen=True)
-class Cell:
+class CertifyCell:
     """A kind of observation.
 
     Attributes:
@@ -40,7 +40,11 @@ class Cell:
         return f"{self.noise:g}{', dim' if self.dim else ''}{'' if self.clipped else ', not clipped'}"
 
 
-CELLS = (*(Cell(noise) for noise in (1e-3, 1e-2, 0.1, 0.3)), Cell(0.1, dim=True), Cell(0.1, clipped=False))
+CELLS = (
+    *(CertifyCell(noise) for noise in (1e-3, 1e-2, 0.1, 0.3)),
+    CertifyCell(0.1, dim=True),
+    CertifyCell(0.1, clipped=False),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class Drawn:
     truth: Array
 
 
-def draw(cell: Cell, count: int, seed: int) -> Drawn:
+def draw(cell: CertifyCell, count: int, seed: int) -> Drawn:
     """The first observations of a cell; equal arguments give equal bits, and more of them begin with the same."""
     network = zoo.load(GENERATOR)
     rows = [_one(network, cell, seed, index) for index in range(count)]
@@ -66,7 +70,7 @@ def draw(cell: Cell, count: int, seed: int) -> Drawn:
     return Drawn(network, y, truth)
 
 
-def _one(network: Network, cell: Cell, seed: int, index: int) -> tuple[Array, Array]:
+def _one(network: Network, cell: CertifyCell, seed: int, index: int) -> tuple[Array, Array]:
     rng = stream("certify, truth", seed, cell.name, index)
     z = rng.standard_normal(network.latent_dim)
     x = np.asarray(network(z))

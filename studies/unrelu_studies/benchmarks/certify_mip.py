@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.certification import GAP
-from unrelu.certification.certified_chain import Chain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import everywhere, first_lemmas, propagated, region_of
 from unrelu.lp.highs import LinearProgram, solve_mip
 from unrelu.lp.lp_status import LpStatus
@@ -74,7 +74,7 @@ class MipRun:
         return self.status == "OPTIMAL"
 
 
-def intervals(chain: Chain, level: float, box: float = math.inf) -> tuple[Array, Array, float]:
+def intervals(chain: CertifiedChain, level: float, box: float = math.inf) -> tuple[Array, Array, float]:
     """L and U of every hidden neuron, and a bound of |z_i|, for codes with F < level and |z_i| <= box.
 
     From what our search proves first: how large hidden outputs and codes can be.
@@ -86,7 +86,7 @@ def intervals(chain: Chain, level: float, box: float = math.inf) -> tuple[Array,
     return region.low[hidden], region.high[hidden], radius
 
 
-def mip(chain: Chain, level: float, low: Array, high: Array, radius: float) -> Mip:
+def mip(chain: CertifiedChain, level: float, low: Array, high: Array, radius: float) -> Mip:
     """The program of the largest error of a chain of ReLU layers; see the module.
 
     Args:
@@ -134,7 +134,7 @@ def mip(chain: Chain, level: float, low: Array, high: Array, radius: float) -> M
     return Mip(program, integral)
 
 
-def prove_by_mip(chain: Chain, z: Array, time_limit: float, box: float = math.inf) -> MipRun:
+def prove_by_mip(chain: CertifiedChain, z: Array, time_limit: float, box: float = math.inf) -> MipRun:
     """Bound the smallest error as our search does, by HiGHS.
 
     Args:

@@ -13,7 +13,7 @@ from unrelu_studies.benchmarks.certify import MIP_BOX, Proved
 from unrelu_studies.benchmarks.certify_cells import GENERATOR
 from unrelu_studies.benchmarks.summary import short
 
-__all__ = ["CERTIFY_CAPTION", "Summary", "boxes_table", "certify_table", "open_table", "summarise_cells"]
+__all__ = ["CERTIFY_CAPTION", "CellSummary", "boxes_table", "certify_table", "open_table", "summarise_cells"]
 
 # Active outputs from which a proof ought to be quick.
 MANY = 60
@@ -30,7 +30,7 @@ CERTIFY_CAPTION = (
 
 
 @dataclass(frozen=True)
-class Summary:
+class CellSummary:
     """A cell; medians of seconds, shares between 0 and 1.
 
     Attributes:
@@ -65,18 +65,18 @@ class Summary:
     verify_seconds: float
 
 
-def summarise_cells(observations: Sequence[Proved]) -> list[Summary]:
+def summarise_cells(observations: Sequence[Proved]) -> list[CellSummary]:
     """A summary for each cell."""
     cells = dict.fromkeys(p.cell for p in observations)
     return [_summary([p for p in observations if p.cell == cell]) for cell in cells]
 
 
-def _summary(observations: Sequence[Proved]) -> Summary:
+def _summary(observations: Sequence[Proved]) -> CellSummary:
     many = [p for p in observations if p.active >= MANY]
     compared = [(p, p.mip) for p in observations if p.mip is not None]
     mip_seconds = _median([run.seconds for _, run in compared])
     agreed = [p.agrees for p, _ in compared if p.agrees is not None]
-    return Summary(
+    return CellSummary(
         observations[0].cell,
         len(observations),
         proved=float(np.mean([p.closed for p in observations])),
@@ -101,7 +101,7 @@ def _median(values: Sequence[float]) -> float:
     return float(np.median(values))
 
 
-def certify_table(summaries: Sequence[Summary]) -> Table:
+def certify_table(summaries: Sequence[CellSummary]) -> Table:
     """A row for each cell."""
     first = summaries[0]
     title = f"{GENERATOR}: proofs of {first.observations} observations a row, HiGHS on {first.compared} of them"

@@ -24,7 +24,7 @@ __all__ = [
     "REPORT_SEED",
     "Case",
     "Instance",
-    "Program",
+    "TimedProgram",
     "draw",
     "draw_batch",
 ]
@@ -54,7 +54,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Program:
+class TimedProgram:
     """What is minimised, and the share of entries of x replaced by gross errors, uniform in [0, 2 max|x|]."""
 
     norm: str
@@ -74,7 +74,7 @@ CASES = (
     Case("600x250", 600, 250),
 )
 QUICK_CASES = CASES[:2]
-PROGRAMS = (Program("l1"), Program("linf"), Program("l1", 0.05))
+PROGRAMS = (TimedProgram("l1"), TimedProgram("linf"), TimedProgram("l1", 0.05))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Instance:
     """
 
     case: Case
-    program: Program
+    program: TimedProgram
     index: int
     noise: float
     bounded: bool
@@ -101,7 +101,7 @@ class Instance:
     rows: Rows
 
 
-def draw(case: Case, program: Program, index: int, seed: int) -> Instance:
+def draw(case: Case, program: TimedProgram, index: int, seed: int) -> Instance:
     """Instance ``index`` of a layer; equal arguments give equal bits.
 
     Of the last layer of a network, every second run through the combinations takes a real digit that the network has

@@ -20,10 +20,19 @@ import numpy.typing as npt
 from unrelu.errors import SolverError
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.runtime.machine import one_thread
-from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, QUICK_CASES, REPORT_SEED, Case, Instance, Program, draw
+from unrelu_studies.benchmarks.instances import (
+    CASES,
+    PROGRAMS,
+    QUICK_CASES,
+    REPORT_SEED,
+    Case,
+    Instance,
+    TimedProgram,
+    draw,
+)
 from unrelu_studies.benchmarks.peers import PEERS, Scaled, cholesky, cvxopt_module, objective
 
-__all__ = ["INSTANCES", "QUICK_INSTANCES", "Record", "measure", "measure_layers", "select"]
+__all__ = ["INSTANCES", "QUICK_INSTANCES", "LayerRecord", "measure", "measure_layers", "select"]
 
 Array = npt.NDArray[np.float64]
 
@@ -37,7 +46,7 @@ _ZERO = 1e-8
 
 
 @dataclass(frozen=True)
-class Record:
+class LayerRecord:
     """What was measured on one instance; objectives are recomputed from the points.
 
     Attributes:
@@ -95,7 +104,7 @@ def measure_layers(
     quick: bool = False,
     seed: int = REPORT_SEED,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-) -> list[Record]:
+) -> list[LayerRecord]:
     """Time every layer, program and instance.
 
     Args:
@@ -106,7 +115,7 @@ def measure_layers(
     """
     count = instances or (QUICK_INSTANCES if quick else INSTANCES)
     todo = [(case, program) for case in (QUICK_CASES if quick else CASES) for program in PROGRAMS]
-    records: list[Record] = []
+    records: list[LayerRecord] = []
     cvxopt_module()
     with one_thread():
         for case, program in todo:
@@ -118,7 +127,7 @@ def measure_layers(
     return records
 
 
-def measure(instance: Instance) -> Record:
+def measure(instance: Instance) -> LayerRecord:
     """Time every solver on one instance."""
     case, program, system = instance.case, instance.program, instance.system
     matrix = system.matrix if isinstance(system.matrix, np.ndarray) else system.matrix.toarray()
@@ -133,7 +142,7 @@ def measure(instance: Instance) -> Record:
         else None
         for name, point in points.items()
     }
-    return Record(
+    return LayerRecord(
         layer=case.name,
         norm=program.norm,
         outliers=program.outliers,
@@ -180,6 +189,6 @@ def _difference(ours: float | None, theirs: float | None, scale: float) -> float
     return None if ours is None or theirs is None else (ours - theirs) / max(theirs, _ZERO * scale)
 
 
-def select(records: Sequence[Record], case: Case, program: Program) -> list[Record]:
+def select(records: Sequence[LayerRecord], case: Case, program: TimedProgram) -> list[LayerRecord]:
     """The records of one layer and program."""
     return [r for r in records if (r.layer, r.norm, r.outliers) == (case.name, program.norm, program.outliers)]

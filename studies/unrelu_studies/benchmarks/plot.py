@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, Program
-from unrelu_studies.benchmarks.layers import Record, select
+from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, TimedProgram
+from unrelu_studies.benchmarks.layers import LayerRecord, select
 from unrelu_studies.benchmarks.summary import Quartiles, short
 
 __all__ = ["draw"]
@@ -27,7 +27,7 @@ _PANELS = (
 _STEP = 0.27
 
 
-def draw(records: Sequence[Record], machine: dict[str, Any]) -> Figure:
+def draw(records: Sequence[LayerRecord], machine: dict[str, Any]) -> Figure:
     """Panels with log axes: ours against linprog, HiGHS on the dual program, cvxopt if installed, and least squares."""
     cases = [case for case in CASES if any(r.layer == case.name for r in records)]
     panels = [panel for panel in _PANELS if any(r.ratio(panel[0]) is not None for r in records)]
@@ -58,7 +58,7 @@ def draw(records: Sequence[Record], machine: dict[str, Any]) -> Figure:
     return figure
 
 
-def _mark(axis: Axes, y: float, values: list[float], program: Program) -> None:
+def _mark(axis: Axes, y: float, values: list[float], program: TimedProgram) -> None:
     """All values faintly, their quartiles as a bar, their median as a marker with its number."""
     color, marker = _STYLES[PROGRAMS.index(program)]
     q = Quartiles.of(values)

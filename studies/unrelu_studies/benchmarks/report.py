@@ -20,7 +20,7 @@ from rich.table import Table
 
 from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import certify_plot, plot, search_plot
-from unrelu_studies.benchmarks.certify import QUICK, Plan, Proved, measure_certify
+from unrelu_studies.benchmarks.certify import QUICK, CertifyPlan, Proved, measure_certify
 from unrelu_studies.benchmarks.certify_table import (
     CERTIFY_CAPTION,
     boxes_table,
@@ -34,7 +34,7 @@ from unrelu_studies.benchmarks.layers import measure_layers
 from unrelu_studies.benchmarks.network_table import NETWORK_CAPTION, network_table
 from unrelu_studies.benchmarks.peers import PEERS
 from unrelu_studies.benchmarks.results import processor_seconds, write_results
-from unrelu_studies.benchmarks.search import Outcome, measure_search
+from unrelu_studies.benchmarks.search import SearchOutcome, measure_search
 from unrelu_studies.benchmarks.search_cells import QUICK_CELLS, QUICK_INSTANCES, cells
 from unrelu_studies.benchmarks.search_norms import measure_norms
 from unrelu_studies.benchmarks.search_table import NORMS_CAPTION, SEARCH_CAPTION, norms_table, search_table
@@ -167,7 +167,7 @@ def _search(command: Command, folder: Path, console: Console) -> dict[str, Any]:
     count = command.instances or (QUICK_INSTANCES if command.quick else None)
     every = QUICK_CELLS if command.quick else cells()
     chosen = [cell for cell in every if not command.generators or cell.generator in command.generators]
-    outcomes: list[Outcome] = []
+    outcomes: list[SearchOutcome] = []
     for generator in dict.fromkeys(cell.generator for cell in chosen):
         part = [cell for cell in chosen if cell.generator == generator]
         with _bar(console) as progress:
@@ -184,13 +184,13 @@ def _search(command: Command, folder: Path, console: Console) -> dict[str, Any]:
     return {**_outcomes(outcomes), "norms": asdict(norms)}
 
 
-def _outcomes(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+def _outcomes(outcomes: Iterable[SearchOutcome]) -> dict[str, Any]:
     return {"outcomes": [{**asdict(o), "per_success": o.per_success} for o in outcomes]}
 
 
 def _certify(command: Command, folder: Path, console: Console) -> dict[str, Any]:
     """Cell by cell; an interrupted run leaves the numbers of those that were finished."""
-    plan = QUICK if command.quick else Plan()
+    plan = QUICK if command.quick else CertifyPlan()
     if command.instances:
         plan = replace(plan, instances=command.instances, compared=min(plan.compared, command.instances))
     found: list[Proved] = []
@@ -205,7 +205,7 @@ def _certify(command: Command, folder: Path, console: Console) -> dict[str, Any]
     return _proofs(plan, found)
 
 
-def _proofs(plan: Plan, found: list[Proved]) -> dict[str, Any]:
+def _proofs(plan: CertifyPlan, found: list[Proved]) -> dict[str, Any]:
     observations = [{**asdict(p), "agrees": p.agrees, "contradicts": p.contradicts} for p in found]
     return {"plan": asdict(plan), "summary": [asdict(s) for s in summarise_cells(found)], "observations": observations}
 

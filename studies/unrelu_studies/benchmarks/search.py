@@ -17,9 +17,9 @@ from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.runtime.machine import one_core
 from unrelu.search.sample_bank import Bank
 from unrelu_studies.benchmarks.instances import REPORT_SEED
-from unrelu_studies.benchmarks.search_cells import Batch, Cell, cells, draw
+from unrelu_studies.benchmarks.search_cells import CellBatch, SearchCell, cells, draw
 
-__all__ = ["BLIND", "KNOWN", "METHODS", "Outcome", "measure_search"]
+__all__ = ["BLIND", "KNOWN", "METHODS", "SearchOutcome", "measure_search"]
 
 Array = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ METHODS = (BLIND, KNOWN, "lm x10", "adam x10")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """One method on one cell.
 
     Attributes:
@@ -88,10 +88,10 @@ class _Ended:
 def measure_search(
     instances: int | None = None,
     seed: int = REPORT_SEED,
-    chosen: Sequence[Cell] | None = None,
+    chosen: Sequence[SearchCell] | None = None,
     methods: Sequence[str] = METHODS,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-) -> Iterator[Outcome]:
+) -> Iterator[SearchOutcome]:
     """Every method on every cell, in one process and on one core.
 
     Args:
@@ -107,7 +107,7 @@ def measure_search(
         yield from _of_cell(cell, instances or _INSTANCES, seed, methods)
 
 
-def _of_cell(cell: Cell, instances: int, seed: int, methods: Sequence[str]) -> Iterator[Outcome]:
+def _of_cell(cell: SearchCell, instances: int, seed: int, methods: Sequence[str]) -> Iterator[SearchOutcome]:
     sizes = [min(_BATCH, instances - done) for done in range(0, instances, _BATCH)]
     batches = [draw(cell, size, index, seed) for index, size in enumerate(sizes)]
     for batch in batches:
@@ -119,7 +119,7 @@ def _of_cell(cell: Cell, instances: int, seed: int, methods: Sequence[str]) -> I
                 yield _outcome(cell, method, batches if method in (BLIND, KNOWN) else others)
 
 
-def _outcome(cell: Cell, method: str, batches: Sequence[Batch]) -> Outcome:
+def _outcome(cell: SearchCell, method: str, batches: Sequence[CellBatch]) -> SearchOutcome:
     begin = time.perf_counter()
     ended = [_inverted(batch, method) for batch in batches]
     seconds = time.perf_counter() - begin
@@ -127,7 +127,7 @@ def _outcome(cell: Cell, method: str, batches: Sequence[Batch]) -> Outcome:
     misfit = np.concatenate([batch.misfit(e.z) for batch, e in zip(batches, ended, strict=True)])
     errors = np.linalg.norm(np.concatenate([e.z for e in ended]) - truth, axis=1)
     p_value = np.concatenate([e.p_value for e in ended])
-    return Outcome(
+    return SearchOutcome(
         cell.generator,
         cell.measurement,
         cell.noise,
@@ -145,13 +145,13 @@ def _outcome(cell: Cell, method: str, batches: Sequence[Batch]) -> Outcome:
     )
 
 
-def _against_oracle(errors: Array, batches: Sequence[Batch]) -> float | None:
+def _against_oracle(errors: Array, batches: Sequence[CellBatch]) -> float | None:
     """The median error over the median error of the oracle."""
     known = [batch.oracle for batch in batches if batch.oracle is not None]
     return float(np.median(errors) / np.median(np.concatenate(known))) if known else None
 
 
-def _inverted(batch: Batch, method: str) -> _Ended:
+def _inverted(batch: CellBatch, method: str) -> _Ended:
     """A batch by one method; of ten Levenberg-Marquardt runs the best for each observation."""
     solve = partial(invert, batch.network, batch.y, operator=batch.operator, norm="l2")
     if method == "lm x10":

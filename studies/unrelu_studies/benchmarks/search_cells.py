@@ -15,7 +15,17 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
-__all__ = ["MEASUREMENTS", "QUICK_CELLS", "QUICK_INSTANCES", "RANDOM", "ZOO", "Batch", "Cell", "cells", "draw"]
+__all__ = [
+    "MEASUREMENTS",
+    "QUICK_CELLS",
+    "QUICK_INSTANCES",
+    "RANDOM",
+    "ZOO",
+    "CellBatch",
+    "SearchCell",
+    "cells",
+    "draw",
+]
 
 Array = npt.NDArray[np.float64]
 # A mask for each observation, a matrix, or nothing: all of the output is seen.
@@ -36,7 +46,7 @@ _ROOM = 1 + 1e-6
 
 
 @dataclass(frozen=True)
-class Cell:
+class SearchCell:
     """A generator, what is measured of its outputs, and the deviation of the Gaussian noise on that.
 
     Attributes:
@@ -52,7 +62,7 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class CellBatch:
     """Observations of one generator.
 
     Attributes:
@@ -71,11 +81,11 @@ class Batch:
     target: Array
     oracle: Array | None
 
-    def first(self, count: int) -> Batch:
+    def first(self, count: int) -> CellBatch:
         """The first observations only."""
         operator = self.operator[:count] if self.operator is not None and self.operator.dtype == bool else self.operator
         oracle = None if self.oracle is None else self.oracle[:count]
-        return Batch(
+        return CellBatch(
             self.network, self.y[:count], operator, self.noise, self.truth[:count], self.target[:count], oracle
         )
 
@@ -84,22 +94,24 @@ class Batch:
         return _problem(self.network, self.y, self.operator).objective(z)
 
 
-def cells() -> list[Cell]:
+def cells() -> list[SearchCell]:
     """All of them, generator by generator."""
-    of_the_zoo = [Cell(name, measurement, noise) for name in ZOO for measurement in MEASUREMENTS for noise in _NOISES]
-    return [*of_the_zoo, *(Cell(name, "full", noise) for name in RANDOM for noise in _NOISES_RANDOM)]
+    of_the_zoo = [
+        SearchCell(name, measurement, noise) for name in ZOO for measurement in MEASUREMENTS for noise in _NOISES
+    ]
+    return [*of_the_zoo, *(SearchCell(name, "full", noise) for name in RANDOM for noise in _NOISES_RANDOM)]
 
 
 QUICK_CELLS = (
-    Cell("mnist-relu", "half", 0.0),
-    Cell("mnist-relu", "half", 0.1),
-    Cell("20-100-500", "full", 0.0),
-    Cell("20-100-500", "full", 1e-2),
+    SearchCell("mnist-relu", "half", 0.0),
+    SearchCell("mnist-relu", "half", 0.1),
+    SearchCell("20-100-500", "full", 0.0),
+    SearchCell("20-100-500", "full", 1e-2),
 )
 QUICK_INSTANCES = 10
 
 
-def draw(cell: Cell, count: int, index: int, seed: int) -> Batch:
+def draw(cell: SearchCell, count: int, index: int, seed: int) -> CellBatch:
     """Batch ``index`` of a cell; equal arguments give equal bits.
 
     Codes, pixels and noise are the same for the noise levels of a cell, up to the level.
@@ -117,7 +129,7 @@ def draw(cell: Cell, count: int, index: int, seed: int) -> Batch:
     y = measured + e
     problem = _problem(network, y, operator)
     target = _ROOM * problem.objective(truth) if cell.noise else _EXACT * np.square(problem.y).sum(axis=1)
-    return Batch(network, y, operator, cell.noise, truth, target, oracle)
+    return CellBatch(network, y, operator, cell.noise, truth, target, oracle)
 
 
 def _problem(network: Network, y: Array, operator: Measured) -> Problem:

@@ -18,7 +18,7 @@ from unrelu.runtime.machine import one_core
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_bank import Bank
 from unrelu_studies.benchmarks.instances import REPORT_SEED
-from unrelu_studies.benchmarks.search_cells import Cell, draw
+from unrelu_studies.benchmarks.search_cells import SearchCell, draw
 
 __all__ = ["BOUND", "SHARE", "Norms", "Outliers", "Single", "Uniform", "draw_outliers", "draw_uniform", "measure_norms"]
 
@@ -196,7 +196,7 @@ def _outliers(count: int, seed: int) -> list[Outliers]:
 
 
 def _single(noise: float, count: int, seed: int) -> Single:
-    batch = draw(Cell(_NETWORK, "full", noise), count, 0, seed)
+    batch = draw(SearchCell(_NETWORK, "full", noise), count, 0, seed)
     invert(batch.network, batch.y[0])
     milliseconds, statuses = [], Counter[str]()
     for y in batch.y:

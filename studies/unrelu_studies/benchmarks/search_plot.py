@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from unrelu_studies.benchmarks.search import METHODS, Outcome
+from unrelu_studies.benchmarks.search import METHODS, SearchOutcome
 from unrelu_studies.benchmarks.search_cells import RANDOM, ZOO
 
 __all__ = ["draw"]
@@ -25,7 +25,7 @@ _STYLES = {
 _RANDOM_NETS = "random nets"
 
 
-def draw(outcomes: Sequence[Outcome], machine: dict[str, Any]) -> Figure:
+def draw(outcomes: Sequence[SearchOutcome], machine: dict[str, Any]) -> Figure:
     """A panel for each generator of the zoo and one for the random nets: success against milliseconds, a dot a cell."""
     panels = {name: [o for o in outcomes if o.generator == name] for name in ZOO}
     panels[_RANDOM_NETS] = [o for o in outcomes if o.generator in RANDOM]

@@ -9,7 +9,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, Outcome
+from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, SearchOutcome
 from unrelu_studies.benchmarks.search_cells import RANDOM
 from unrelu_studies.benchmarks.search_norms import BOUND, SHARE, Norms
 from unrelu_studies.benchmarks.summary import short
@@ -33,7 +33,7 @@ NORMS_CAPTION = (
 _HEADINGS = {BLIND: "auto\nblind", KNOWN: "auto\nknown", "lm x10": "lm\nx10", "adam x10": "adam\nx10"}
 
 
-def search_table(outcomes: Sequence[Outcome]) -> Table:
+def search_table(outcomes: Sequence[SearchOutcome]) -> Table:
     """A row for each measurement and noise of one generator."""
     table = Table(title=_title(outcomes), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\n\nmeasured", no_wrap=True)
@@ -42,7 +42,7 @@ def search_table(outcomes: Sequence[Outcome]) -> Table:
     headings += ["blind\nerror\n/ oracle" if outcomes[0].generator in RANDOM else "\nblind\nerror"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    cells: dict[tuple[str, float], dict[str, Outcome]] = {}
+    cells: dict[tuple[str, float], dict[str, SearchOutcome]] = {}
     for o in outcomes:
         cells.setdefault((o.measurement, o.noise), {})[o.method] = o
     for (measurement, noise), by_method in cells.items():
@@ -50,7 +50,7 @@ def search_table(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def _title(outcomes: Sequence[Outcome]) -> str:
+def _title(outcomes: Sequence[SearchOutcome]) -> str:
     """The generator, and how many observations each method had: the same in all cells."""
     sizes = {o.method: o.instances for o in outcomes}
     ours = max((size for method, size in sizes.items() if method in (BLIND, KNOWN)), default=0)
@@ -58,7 +58,7 @@ def _title(outcomes: Sequence[Outcome]) -> str:
     return f"{outcomes[0].generator}: auto on {ours} observations, ten starts of lm and of adam on {others} of them"
 
 
-def times_fewer(by_method: Mapping[str, Outcome], ours: str) -> float:
+def times_fewer(by_method: Mapping[str, SearchOutcome], ours: str) -> float:
     """Milliseconds a success of the better of the others, over those of ``ours``.
 
     Infinity where only ours has successes, 0 where only another one has them, NaN where nobody has, or ours was not
@@ -69,7 +69,7 @@ def times_fewer(by_method: Mapping[str, Outcome], ours: str) -> float:
     return others / spent.get(ours, math.nan)
 
 
-def _row(by_method: Mapping[str, Outcome]) -> Iterator[str]:
+def _row(by_method: Mapping[str, SearchOutcome]) -> Iterator[str]:
     for method in METHODS:
         outcome = by_method.get(method)
         yield f"{100 * outcome.success:.3g}" if outcome else "-"

@@ -10,11 +10,11 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, Program
-from unrelu_studies.benchmarks.layers import Record, select
+from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, TimedProgram
+from unrelu_studies.benchmarks.layers import LayerRecord, select
 from unrelu_studies.benchmarks.peers import PEERS, cvxopt_module
 
-__all__ = ["Quartiles", "Summary", "short", "summarise", "tables"]
+__all__ = ["LayerSummary", "Quartiles", "short", "summarise", "tables"]
 
 # Ratios that are reported: peers by how often ours fits into them, Cholesky by how often it fits into ours.
 RATIOS = (*PEERS, "cholesky")
@@ -40,7 +40,7 @@ class Quartiles:
 
 
 @dataclass(frozen=True)
-class Summary:
+class LayerSummary:
     """One layer and program.
 
     Attributes:
@@ -71,13 +71,13 @@ class Summary:
     peer_failures: dict[str, int]
 
 
-def summarise(records: Sequence[Record]) -> list[Summary]:
+def summarise(records: Sequence[LayerRecord]) -> list[LayerSummary]:
     """One summary for each program and layer that was measured, and for each source of x where there are several."""
     groups = (select(records, case, program) for program in PROGRAMS for case in CASES)
     return [summary for group in groups if group for summary in _summaries(group)]
 
 
-def _summaries(group: list[Record]) -> Iterator[Summary]:
+def _summaries(group: list[LayerRecord]) -> Iterator[LayerSummary]:
     """Of all records of a layer and program, then of each source apart."""
     yield _summary(group)
     sources = sorted({r.source for r in group}, reverse=True)
@@ -85,7 +85,7 @@ def _summaries(group: list[Record]) -> Iterator[Summary]:
         yield _summary([r for r in group if r.source == source], source)
 
 
-def _summary(group: list[Record], source: str = "") -> Summary:
+def _summary(group: list[LayerRecord], source: str = "") -> LayerSummary:
     first = group[0]
     seconds: dict[str, list[float | None]] = {
         "ours": [r.ours for r in group],
@@ -95,7 +95,7 @@ def _summary(group: list[Record], source: str = "") -> Summary:
     }
     ratios = {name: _known([r.ratio(name) for r in group]) for name in RATIOS}
     differences = [abs(d) for d in _known([r.difference for r in group])]
-    return Summary(
+    return LayerSummary(
         layer=first.layer,
         source=source,
         norm=first.norm,
@@ -121,7 +121,7 @@ def _median_ms(seconds: list[float]) -> float | None:
     return 1e3 * float(np.median(seconds)) if seconds else None
 
 
-def tables(summaries: Sequence[Summary]) -> Iterator[Table]:
+def tables(summaries: Sequence[LayerSummary]) -> Iterator[Table]:
     """One table a program, 100 columns wide at most."""
     for program in PROGRAMS:
         chosen = [s for s in summaries if (s.norm, s.outliers) == (program.norm, program.outliers)]
@@ -129,7 +129,7 @@ def tables(summaries: Sequence[Summary]) -> Iterator[Table]:
             yield _table(program, chosen)
 
 
-def _table(program: Program, summaries: list[Summary]) -> Table:
+def _table(program: TimedProgram, summaries: list[LayerSummary]) -> Table:
     norm = program.norm
     asked = {name: f"{peer.name} {peer.forms[norm]}" for name, peer in PEERS.items() if norm in peer.forms}
     title = f"{program.name}: times longer than ours, median and quartiles of {summaries[0].instances} ratios"

@@ -34,8 +34,8 @@ __all__ = [
     "Noiseless",
     "Noisy",
     "OwnOutputs",
-    "Plan",
     "Strangers",
+    "VerdictPlan",
     "measure_noiseless",
     "measure_noisy",
     "measure_own_outputs",
@@ -75,7 +75,7 @@ BINS = (0.0, 0.5, 0.8, 0.9, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
-class Plan:
+class VerdictPlan:
     """How much is measured.
 
     Attributes:
@@ -103,7 +103,7 @@ class Plan:
     searches: tuple[str, ...] = tuple(SEARCHES)
 
 
-QUICK = Plan(strangers=20, own=60, prior=40, noiseless=4, noisy=10, compared=3, descents=10)
+QUICK = VerdictPlan(strangers=20, own=60, prior=40, noiseless=4, noisy=10, compared=3, descents=10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +226,7 @@ class Strangers:
         return float(ncx2.sf(cutoff, degrees, np.array(self.distances)).mean())
 
 
-def measure_strangers(plan: Plan, seed: int = 0) -> Iterator[Strangers]:
+def measure_strangers(plan: VerdictPlan, seed: int = 0) -> Iterator[Strangers]:
     """Random pictures, permuted digits and outputs of other generators, in the generator's own range of pixels."""
     for name in plan.generators:
         network = zoo.load(name)
@@ -298,7 +298,7 @@ class OwnOutputs:
         return self.successes / len(self.p_values)
 
 
-def measure_own_outputs(plan: Plan, seed: int = 0) -> Iterator[OwnOutputs]:
+def measure_own_outputs(plan: VerdictPlan, seed: int = 0) -> Iterator[OwnOutputs]:
     """Own outputs with Gaussian noise, not clipped, of each generator under each operator, and with a prior.
 
     The generators are those of the zoo, and a plain VAE.
@@ -350,7 +350,7 @@ class Noiseless:
     confidences: tuple[float, ...]
 
 
-def measure_noiseless(plan: Plan, seed: int = 0) -> Iterator[Noiseless]:
+def measure_noiseless(plan: VerdictPlan, seed: int = 0) -> Iterator[Noiseless]:
     """Plain VAEs and random nets, seen whole, by halves and through Gaussian combinations."""
     for name, network in _hard_networks(plan, seed):
         for operator in OPERATORS:
@@ -370,7 +370,7 @@ def measure_noiseless(plan: Plan, seed: int = 0) -> Iterator[Noiseless]:
             )
 
 
-def _hard_networks(plan: Plan, seed: int) -> Iterator[tuple[str, Network]]:
+def _hard_networks(plan: VerdictPlan, seed: int) -> Iterator[tuple[str, Network]]:
     for name in plan.hard:
         vae = name in plain_vae.NAMES
         yield name, plain_vae.load(name) if vae else random_network(tuple(map(int, name.split("-"))), seed)
@@ -402,7 +402,7 @@ class Noisy:
     successes: int
 
 
-def measure_noisy(plan: Plan, seed: int = 0) -> Iterator[Noisy]:
+def measure_noisy(plan: VerdictPlan, seed: int = 0) -> Iterator[Noisy]:
     """Plain VAEs and random nets, seen whole and by halves, noise of :data:`NOISE_SHARE`, for each of the searches.
 
     The best known objective is the least of the truth's, those of all searches made here, a heavy one of another seed
@@ -436,7 +436,7 @@ def measure_noisy(plan: Plan, seed: int = 0) -> Iterator[Noisy]:
                 )
 
 
-def _by_descents(observed: _Observed, plan: Plan, *keys: int | str) -> Array:
+def _by_descents(observed: _Observed, plan: VerdictPlan, *keys: int | str) -> Array:
     """The least objective of descents from independent starts, (B,); infinite beyond the first observations."""
     rows = np.repeat(np.arange(min(plan.compared, plan.noisy)), plan.descents)
     some = observed.take(rows)
@@ -468,7 +468,7 @@ DEGREES = 784 - 20
 
 def measure(quick: bool, seed: int) -> dict[str, Any]:
     """All four questions; ``reliability`` has, of each search, (from, to, codes, best ones) of each confidence."""
-    plan = QUICK if quick else Plan()
+    plan = QUICK if quick else VerdictPlan()
     noisy = list(measure_noisy(plan, seed))
     return {
         "plan": asdict(plan),

@@ -37,7 +37,7 @@ __all__ = [
     "PUBLISHED",
     "QUICK_OBSERVATIONS",
     "Inverted",
-    "Run",
+    "NetworkRun",
     "compare",
     "measure_network",
 ]
@@ -55,7 +55,7 @@ _BEST_OF_OURS = 3
 
 
 @dataclass(frozen=True)
-class Run:
+class NetworkRun:
     """One observation inverted in one way.
 
     Attributes:
@@ -89,11 +89,11 @@ class Inverted:
     noise: float
     source: str
     scale: float
-    ours: Run
-    highs: Run
-    published: Run | None
+    ours: NetworkRun
+    highs: NetworkRun
+    published: NetworkRun | None
 
-    def against(self, baseline: str) -> tuple[Run, Run] | None:
+    def against(self, baseline: str) -> tuple[NetworkRun, NetworkRun] | None:
         """Ours and one of :data:`BASELINES`; None where it was not run, or either broke down: that is no speed."""
         run = self.highs if baseline == "highs" else self.published
         failed = Status.SOLVER_FAILED.name
@@ -154,14 +154,14 @@ def measure_network(
     return done
 
 
-def compare(network: Network, y: Array, published: bool) -> tuple[Run, Run, Run | None]:
+def compare(network: Network, y: Array, published: bool) -> tuple[NetworkRun, NetworkRun, NetworkRun | None]:
     """One observation by ours, by HiGHS under our search and, where asked for, by the published loop."""
     ours = _run(network, y, LInf(), _BEST_OF_OURS)
     with patch.object(layer_program, "WIDEST", 0):
         return ours, _run(network, y, LInf()), _run(network, y, PublishedLoop()) if published else None
 
 
-def _run(network: Network, y: Array, method: LayerMethod, repetitions: int = 1) -> Run:
+def _run(network: Network, y: Array, method: LayerMethod, repetitions: int = 1) -> NetworkRun:
     seconds = []
     for _ in range(repetitions):
         kept = _Kept(method)
@@ -169,7 +169,7 @@ def _run(network: Network, y: Array, method: LayerMethod, repetitions: int = 1) 
         result = invert(network, y, Layerwise(kept, "linf"))
         seconds.append(time.perf_counter() - begin)
     objective = kept.solutions[0].objective if kept.solutions else math.nan
-    return Run(seconds, int(result.nit), objective, float(result.fun), str(result.status))
+    return NetworkRun(seconds, int(result.nit), objective, float(result.fun), str(result.status))
 
 
 @dataclass(frozen=True)

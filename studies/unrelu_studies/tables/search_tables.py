@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, Outcome
+from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, SearchOutcome
 from unrelu_studies.benchmarks.search_cells import RANDOM, ZOO
 from unrelu_studies.benchmarks.search_table import times_fewer
 from unrelu_studies.benchmarks.summary import short
@@ -28,12 +28,12 @@ def seconds(value: float) -> str:
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
-def _outcomes(numbers: Numbers, generators: Iterable[str]) -> dict[tuple[str, str, float], dict[str, Outcome]]:
+def _outcomes(numbers: Numbers, generators: Iterable[str]) -> dict[tuple[str, str, float], dict[str, SearchOutcome]]:
     """By generator, measurement and noise, then by method."""
     chosen = set(generators)
-    cells: dict[tuple[str, str, float], dict[str, Outcome]] = {}
+    cells: dict[tuple[str, str, float], dict[str, SearchOutcome]] = {}
     for row in numbers["outcomes"]:
-        o = Outcome(**{name: value for name, value in row.items() if name != "per_success"})
+        o = SearchOutcome(**{name: value for name, value in row.items() if name != "per_success"})
         if o.generator in chosen:
             cells.setdefault((o.generator, o.measurement, o.noise), {})[o.method] = o
     return cells
@@ -57,7 +57,7 @@ def _search(generator: str) -> Callable[[Numbers], str]:
     return render
 
 
-def _search_row(key: tuple[str, str, float], by_method: dict[str, Outcome]) -> Iterable[str]:
+def _search_row(key: tuple[str, str, float], by_method: dict[str, SearchOutcome]) -> Iterable[str]:
     yield from (key[1], f"{key[2]:g}")
     for method in METHODS:
         o = by_method.get(method)
