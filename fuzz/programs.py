@@ -93,7 +93,10 @@ def of_errors(norm):
 
 
 def of_relaxed(system, asked, h):
-    """max c.(W h) subject to W h <= side; linprog's point may pass the sides, for which its multipliers say the price.
+    """max c.(W h) subject to W h <= side; linprog's own inexactness is allowed for.
+
+    Its point may pass the sides, for which its multipliers y say the price, and these leave a residual r = c - W^T y:
+    by weak duality it may be better than the optimum by y.(W h' - side) + r.(h' - h).
 
     Solved in w, h = size (w) / |columns|, with the data and the weights divided by their size.
     """
@@ -110,7 +113,12 @@ def of_relaxed(system, asked, h):
     if found.status != 0:
         return "no reference"
     passed = np.maximum(matrix[up] @ found.x - side / size, 0.0)
-    price = float(-found.ineqlin.marginals @ passed) + FLOOR * float(weight.sum()) / largest * asked.scale / size
+    left = -cost - matrix[up].T @ found.ineqlin.marginals - found.lower.marginals - found.upper.marginals
+    price = (
+        float(-found.ineqlin.marginals @ passed)
+        + float(np.abs(left) @ np.abs(found.x - h * units))
+        + FLOOR * float(weight.sum()) / largest * asked.scale / size
+    )
     ours, theirs = float(cost @ (h * units)), -float(found.fun)
     terms = float(np.abs(cost) @ np.abs(h * units))
     return "agrees" if theirs - ours <= SAME * max(abs(theirs), terms) + price else "wrongly optimal"

@@ -4,7 +4,7 @@ Libraries choose their code by the processor, and codes differ in the order of t
 rounding. Tests have to hold under all of it. ``make portable`` runs the tests of ``make test`` as on every processor; a
 part of them:
 
-    python scripts/portable.py sse avx2 -- tests/layer --lf
+    python scripts/portable.py sse avx2 -- tests/layerwise --lf
 
 Names choose processors, what follows ``--`` goes to pytest (default: ``-n 2 --dist worksteal``, which keeps the tests
 of a module together). Each has a cache of its own, so that ``--lf`` means its own failures. What this machine cannot

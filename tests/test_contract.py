@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import unrelu
-from support import random_network
+from tests.support import random_network
 from unrelu import Inversion, Status
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.methods import METHODS, make

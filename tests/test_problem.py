@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import image_network, random_network
+from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Noise
 from unrelu.models.network import Network

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import unrelu
-from support import image_network, random_network
+from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status

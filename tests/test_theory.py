@@ -15,8 +15,8 @@ from scipy.optimize import linprog
 from torch import nn
 
 import unrelu
-from opaque_modules import Untraceable, made
-from support import paper_network, random_network
+from tests.opaque_modules import Untraceable, made
+from tests.support import paper_network, random_network
 from unrelu import theory
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.layerwise import LayerSystem, LInf

@@ -54,7 +54,9 @@ class Status(enum.Enum):
     NO_CODE = "no code was found for this observation"
     STOPPED = "stopped by the callback; the codes are the best so far"
     ERROR = "could not be inverted: its message says why"
-    SOLVER_FAILED = "the LP solver broke down on this observation: use method='least_squares' or 'lm'"
+    SOLVER_FAILED = (
+        "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'"
+    )
 
     def __str__(self) -> str:
         return self.name

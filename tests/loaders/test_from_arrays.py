@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loader_checks import codes, layers_reproduce
 
+from tests.loaders.loader_checks import codes, layers_reproduce
 from unrelu import loaders
 from unrelu.errors import ModelError
 from unrelu.loaders import from_arrays

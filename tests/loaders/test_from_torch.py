@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loader_checks import check_same_as_module, evaluation, layers_reproduce
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from tests.loaders.loader_checks import check_same_as_module, evaluation, layers_reproduce
 from unrelu.loaders import from_torch
 from unrelu.models.affine import Conv, ConvTranspose, Dense
 

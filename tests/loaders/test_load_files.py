@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loader_checks import check_same_as_module, evaluation
 from torch import nn
 
 import unrelu
+from tests.loaders.loader_checks import check_same_as_module, evaluation
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders import from_arrays, load
 from unrelu.loaders.state_dict import natural

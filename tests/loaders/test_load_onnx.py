@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loader_checks import evaluation, layers_reproduce
 from onnx import helper, numpy_helper
-from onnx_checks import check_same_as_runtime, node, numbers, write
 from torch import nn
 
+from tests.loaders.loader_checks import evaluation, layers_reproduce
+from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch, load
 from unrelu.models.affine import Conv, ConvTranspose, Dense

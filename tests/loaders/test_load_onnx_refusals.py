@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from onnx_checks import node, numbers, write
 
+from tests.loaders.onnx_checks import node, numbers, write
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders import load
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from opaque_modules import OPAQUE, Attention, Function, Residual, Rounded, codes, made
+from tests.opaque_modules import OPAQUE, Attention, Function, Residual, Rounded, codes, made
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import least_violation as reference
 from rich.console import Console
 from typer.testing import CliRunner
 
-from support import EPS, random_network
+from tests.layerwise.reference import least_violation as reference
+from tests.support import EPS, random_network
 from unrelu import Status
 from unrelu.cli import process
 from unrelu.cli.app import app

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
 from unrelu.layerwise.layer_method import LayerSolution, at_any_scale, check_growth, first_threshold, misfit
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
-from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.layerwise.one_sided_least_squares import is_minimum, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.lp_status import LpStatus
 from unrelu.result import Status
@@ -180,7 +180,8 @@ class LeastSquares(_GrowingThreshold):
 
     .. math:: \min_h \sum_{x_j > \varepsilon} (w_j h - x_j)^2 + \sum_{x_j \le \varepsilon} \max(w_j h - x_j, 0)^2
 
-    It needs no linear program.
+    It needs no linear program. Where the gradient at its end does not show that this is the minimum, as of rows of very
+    different sizes, the status is SOLVER_FAILED.
 
     Args:
         alpha: growth factor of the threshold, above 1.
@@ -198,7 +199,10 @@ class LeastSquares(_GrowingThreshold):
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
-        return self.grow(system, target, threshold, time_limit)
+        found = self.grow(system, target, threshold, time_limit)
+        if found.status is Status.CONVERGED and not is_minimum(system, rows(system, target, found.threshold), found.h):
+            return replace(found, status=Status.SOLVER_FAILED)
+        return found
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
         """The smallest sum of squared errors."""

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 
-__all__ = ["one_sided_least_squares"]
+__all__ = ["is_minimum", "one_sided_least_squares"]
 
 Array = npt.NDArray[np.float64]
 
@@ -22,6 +22,8 @@ _NEWTON_STEPS = 200
 _WELL_CONDITIONED = 1e-3
 # Singular values below this share of the largest count as zero.
 _RANK = 1e-14
+# A sum is called the minimum to this share of it, or where its errors are this share of the data.
+_SAME, _FLOOR = 1e-6, 1e-8
 
 
 def one_sided_least_squares(
@@ -63,6 +65,21 @@ def one_sided_least_squares(
             break
         h, f, step = trial, f_trial, step + 1
     return h, f, step
+
+
+def is_minimum(system: LayerSystem, rows: Rows, h: Array) -> bool:
+    r"""Whether a Newton step d from h promises no more than 1e-6 of the sum, or the sum is rounding.
+
+    On the piece of the sum around h, d loses :math:`-g^T d`, g being half the gradient. It is taken for all coordinates
+    but those at a bound whose gradient points outwards. Where rows are of very different sizes and columns nearly
+    dependent, a search may end although it promises more: rounding of W h hides that anything falls.
+    """
+    signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
+    if f <= len(signed) * (_FLOOR * rows.scale) ** 2:
+        return True
+    gradient = np.asarray(system.matrix.T @ signed)
+    free = ~(((h <= system.lower) & (gradient >= 0)) | ((h >= system.upper) & (gradient <= 0)))
+    return -float(gradient @ _newton_direction(system.matrix, curvature, signed, gradient, free)) <= _SAME * f
 
 
 def _feasible_direction(system: LayerSystem, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:

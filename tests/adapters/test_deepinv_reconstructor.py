@@ -1,0 +1,243 @@
+"""GeneratorReconstructor with deepinv's own physics, noise models and test loop."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import deepinv
+import numpy as np
+import pytest
+import torch
+from deepinv import physics as ph
+from torch.utils.data import DataLoader
+
+import unrelu
+from tests.support import image_network, random_network
+from unrelu.adapters import GeneratorReconstructor
+from unrelu.errors import InputError, OptionError
+
+IMAGE = (1, 28, 28)
+DIGITS = unrelu.zoo.load("mnist-relu")
+CODES = np.random.default_rng(100).standard_normal((3, 20))  # not of seed 0, which the searches start from
+IMAGES = torch.from_numpy(DIGITS(CODES)).float().reshape(-1, *IMAGE)
+
+
+def masks(*shape, seed=0):
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+
+
+def left_half(x):
+    return x[..., :14]
+
+
+def back(y):
+    return torch.nn.functional.pad(y, (0, 14))
+
+
+FILTER = torch.ones(1, 1, 3, 3) / 9
+PHYSICS = {
+    "denoising": lambda: ph.Denoising(ph.ZeroNoise()),
+    "inpainting": lambda: ph.Inpainting(IMAGE, mask=masks(*IMAGE)),
+    "inpainting, a mask for each": lambda: ph.Inpainting(IMAGE, mask=masks(3, *IMAGE)),
+    "blur": lambda: ph.Blur(filter=FILTER, padding="circular"),
+    "downsampling": lambda: ph.Downsampling(IMAGE, filter=FILTER, factor=2),
+    "compressed sensing": lambda: ph.CompressedSensing(m=80, img_size=IMAGE, rng=torch.Generator().manual_seed(0)),
+    "tomography": lambda: ph.Tomography(angles=20, img_width=28, normalize=True),
+    "functions": lambda: ph.LinearPhysics(A=left_half, A_adjoint=back),
+}
+
+
+@pytest.mark.parametrize("name", PHYSICS)
+def test_images_are_recovered_under_physics_of_every_kind(name):
+    physics = PHYSICS[name]()
+    # Measurements are in single precision: their rounding is noise, and only where it is stated the fit is a success.
+    model = GeneratorReconstructor(DIGITS, image_shape=IMAGE, noise="gaussian:1e-5")
+    found = model(physics(IMAGES), physics)
+    assert found.shape == IMAGES.shape
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, IMAGES, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(model.inversion.z, CODES, atol=1e-3)
+    assert model.inversion.success.all()
+
+
+def test_masks_of_weights_are_matrices():
+    physics = ph.Inpainting(IMAGE, mask=0.5 + masks(*IMAGE))
+    # physics(x) would weigh twice: Inpainting masks the noise by masking the noisy measurements.
+    found = GeneratorReconstructor(DIGITS, noise=None)(physics.A(IMAGES), physics)
+    torch.testing.assert_close(found, IMAGES, atol=1e-4, rtol=0)
+
+
+def test_the_shape_of_images_is_that_of_the_output():
+    network = image_network()
+    x = torch.from_numpy(network(np.random.default_rng(100).standard_normal((2, 3))))
+    physics = ph.Inpainting((1, 6, 6), mask=torch.ones(1, 6, 6, dtype=torch.float64))
+    found = GeneratorReconstructor(network)(physics(x), physics)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, x, atol=1e-8, rtol=0)
+
+
+def test_flat_outputs_take_the_shape_of_the_physics():
+    physics = PHYSICS["inpainting"]()
+    assert GeneratorReconstructor(DIGITS, "lm", max_iterations=2)(physics(IMAGES), physics).shape == IMAGES.shape
+    with pytest.raises(
+        InputError, match=r"output is flat \(784\) and Blur has no img_size; pass image_shape=\(C, H, W"
+    ):
+        GeneratorReconstructor(DIGITS)(IMAGES, PHYSICS["blur"]())
+    with pytest.raises(InputError, match=r"output is flat \(784\) and Inpainting has img_size \(1, 7, 7\)"):
+        GeneratorReconstructor(DIGITS)(IMAGES, ph.Inpainting((1, 7, 7), mask=0.5))
+
+
+@pytest.mark.parametrize("method", ["exact", "linf"])
+def test_layerwise_methods_know_masks_and_the_identity(method):
+    network = random_network((3, 30, 144))
+    x = torch.from_numpy(network(np.random.default_rng(100).standard_normal((2, 3)))).reshape(2, 1, 12, 12)
+    model = GeneratorReconstructor(network, method, image_shape=(1, 12, 12))
+    for physics in (ph.Denoising(ph.ZeroNoise()), ph.Inpainting((1, 12, 12), mask=masks(2, 1, 12, 12))):
+        torch.testing.assert_close(model(physics(x), physics), x, atol=1e-7, rtol=0)
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "level"),
+    [
+        (ph.GaussianNoise(0.25), "gaussian", 0.25),
+        (ph.GaussianNoise(torch.tensor([0.25, 0.25, 0.25])), "gaussian", 0.25),
+        (ph.GaussianNoise(torch.tensor([0.25, 0.25, 0.5])), "unknown", None),
+        (ph.GaussianNoise(0.0), "unknown", None),
+        (ph.UniformNoise(0.125), "uniform", 0.125),
+        (ph.SaltPepperNoise(p=0.125, s=0.0625), "outliers", 0.1875),
+        (ph.PoissonNoise(0.1), "unknown", None),
+        (ph.ZeroNoise(), "unknown", None),
+    ],
+)
+def test_the_noise_is_that_of_the_physics(model, kind, level):
+    reconstructor = GeneratorReconstructor(DIGITS, "lm", image_shape=IMAGE, max_iterations=1)
+    reconstructor(IMAGES, ph.Denoising(model))
+    noise = reconstructor.inversion.problem.noise
+    assert noise.kind == kind
+    assert level is None or noise.level == level
+
+
+def test_a_stated_noise_comes_before_that_of_the_physics():
+    physics = ph.Denoising(ph.GaussianNoise(0.25))
+    model = GeneratorReconstructor(DIGITS, "lm", image_shape=IMAGE, noise="uniform:0.5", max_iterations=1)
+    model(IMAGES, physics)
+    assert (model.inversion.problem.noise.kind, model.inversion.problem.noise.level) == ("uniform", 0.5)
+    model(IMAGES, physics, noise=None)
+    assert model.inversion.problem.noise.kind == "unknown"
+
+
+def test_noise_is_removed_down_to_its_level():
+    physics = ph.Denoising(ph.GaussianNoise(0.1, rng=torch.Generator().manual_seed(0)))
+    y = physics(IMAGES)
+    model = GeneratorReconstructor(DIGITS, image_shape=IMAGE)
+    error = (model(y, physics) - IMAGES).pow(2).mean().sqrt()
+    # 20 coordinates fit 20 of 784 parts of the noise's energy.
+    assert error < 0.1 * (20 / 784) ** 0.5 * 1.3
+    assert [status.name for status in model.inversion.status] == ["NOISE_LEVEL"] * 3
+
+
+def test_salt_and_pepper_are_ignored():
+    physics = ph.Denoising(ph.SaltPepperNoise(p=0.05, s=0.05, rng=torch.Generator().manual_seed(0)))
+    y = physics(IMAGES)
+    found = GeneratorReconstructor(DIGITS, image_shape=IMAGE)(y, physics)
+    torch.testing.assert_close(found, IMAGES, atol=1e-4, rtol=0)
+
+
+# --- in deepinv's loop ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:non_blocking_transfers:UserWarning")  # deepinv's default on a CPU
+def test_the_test_loop_measures_it():
+    physics = ph.Inpainting(IMAGE, mask=masks(*IMAGE))
+    pairs = [{"x": x, "y": y} for x, y in zip(IMAGES, physics(IMAGES), strict=True)]
+    results = deepinv.test(
+        GeneratorReconstructor(DIGITS), DataLoader(pairs, batch_size=2), physics, metrics=deepinv.loss.metric.PSNR(),
+        verbose=False, show_progress_bar=False,
+    )  # fmt: skip
+    assert results["PSNR no learning"] < 30
+    assert results["PSNR"] > 70  # deepinv's stops at 80
+
+
+def test_it_is_a_module_without_weights():
+    model = GeneratorReconstructor(DIGITS, image_shape=IMAGE)
+    assert isinstance(model, deepinv.models.Reconstructor)
+    assert not list(model.parameters())
+    assert model.inversion is None
+    assert copy.deepcopy(model.eval().to("cpu")).image_shape == IMAGE
+    assert "20 -> 784" in repr(model)
+
+
+def test_arguments_of_a_call_come_before_those_of_the_reconstructor():
+    physics = PHYSICS["inpainting"]()
+    model = GeneratorReconstructor(DIGITS, "lm", max_iterations=1)
+    found = model(physics(IMAGES), physics, z0=CODES)
+    torch.testing.assert_close(found, IMAGES)
+    with pytest.raises(OptionError, match="method 'lm' has no option 'x_gt'; it takes"):
+        model(physics(IMAGES), physics, x_gt=IMAGES)
+
+
+def test_observations_without_a_code_are_images_of_nan():
+    physics = PHYSICS["inpainting"]()
+    model = GeneratorReconstructor(DIGITS, time_limit=1e-9)
+    with pytest.warns(RuntimeWarning, match="3 of 3 observations have no code and are images of NaN, first 0: stopped"):
+        assert model(physics(IMAGES), physics).isnan().all()
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y", "physics", "message"),
+    [
+        (IMAGES.numpy(), PHYSICS["denoising"](), "y is a ndarray; pass one tensor of measurements"),
+        (IMAGES[..., :20], PHYSICS["denoising"](), r"y has shape \(3, 560\), the network ends in \(784,\)"),
+        (IMAGES, PHYSICS["downsampling"](), r"y has shape \(3, 784\), operator= gives \(196,\)"),
+        (IMAGES, ph.PhaseRetrieval(B=PHYSICS["functions"]()), "PhaseRetrieval, which is no LinearPhysics; codes are"),
+        (IMAGES[:2], ph.Inpainting(IMAGE, mask=masks(3, *IMAGE)), "physics has 3 masks for 2 observations; pass one"),
+        (IMAGES, ph.Inpainting((1, 7, 7), mask=masks(1, 7, 7)), r"mask of shape \(1, 7, 7\), .* are 1x28x28"),
+        (IMAGES, ph.Inpainting(IMAGE), r"physics has no mask yet; pass Inpainting\(mask=...\)"),
+        (IMAGES, ph.CompressedSensing(m=9, img_size=(1, 7, 7)), r"physics.A fails on an image of shape \(1, 1, 28"),
+        (IMAGES, ph.Inpainting(IMAGE, mask=0.5 + masks(3, *IMAGE)), "parameters for each of 3 observations"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(y, physics, message):
+    with pytest.raises(InputError, match=message):
+        GeneratorReconstructor(DIGITS, image_shape=IMAGE)(y, physics)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"network": torch.nn.Linear(2, 3)}, OptionError, "network is a Linear; make one with"),
+        ({"image_shape": (1, 28, 27)}, InputError, r"image_shape=\(1, 28, 27\) has 756 entries; .* 784 has 784"),
+        ({"method": "best"}, OptionError, "method 'best' is unknown"),
+        ({"speed": 1}, OptionError, "method 'auto' has no option 'speed'"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(arguments, error, message):
+    with pytest.raises(error, match=message):
+        GeneratorReconstructor(**({"network": DIGITS} | arguments))
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_without_deepinv_the_message_says_what_to_install():
+    code = """
+import sys
+sys.modules["deepinv"] = None
+from unrelu.adapters import LatentInverter
+try:
+    from unrelu.adapters import GeneratorReconstructor
+except ModuleNotFoundError as error:
+    print(type(error).__name__, error.name, error)
+"""
+    assert run(code).startswith(
+        'MissingPackageError deepinv GeneratorReconstructor needs deepinv: pip install "unrelu['
+    )

@@ -1,0 +1,302 @@
+"""LatentInverter keeps scikit-learn's contract, recovers codes, and says what is wrong with its input."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
+
+import unrelu
+from tests.support import random_network
+from unrelu import LatentInverter
+from unrelu.errors import InputError, OptionError
+
+NETWORK = random_network((3, 12, 40), bias=True)
+CODES = np.random.default_rng(100).standard_normal((12, 3))  # not of seed 0, which the searches start from
+X = NETWORK(CODES)
+
+
+def principal(table):
+    """The generator z -> mean + V z of the three (or fewer) principal directions V of a table: PCA as a network."""
+    pca = PCA(min(3, *table.shape), svd_solver="full").fit(table)
+    return unrelu.from_arrays([pca.components_.T], [pca.mean_], activation="identity")
+
+
+def gaussian(table):
+    """A generator of the right width that is made without a look at the values."""
+    rng = np.random.default_rng(0)
+    return unrelu.from_arrays([rng.standard_normal((table.shape[1], 1))], activation="identity")
+
+
+# --- scikit-learn's contract ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [gaussian, principal])
+def test_check_estimator_passes_without_exceptions(model):
+    results = estimator_checks.check_estimator(LatentInverter(model), on_fail="raise", on_skip=None)
+    assert len(results) > 40
+    # Skipped unless an environment variable was set before SciPy was imported.
+    assert {r["check_name"] for r in results if r["status"] != "passed"} <= {"check_array_api_input"}
+
+
+def test_with_a_given_generator_checks_fail_for_the_number_of_columns_only():
+    """check_estimator brings tables of 1 to 10 columns; a generator has outputs of one size, here 7."""
+    inverter = LatentInverter(random_network((2, 7)))
+    results = estimator_checks.check_estimator(inverter, on_fail=None, on_skip=None)
+    failed = [str(r["exception"]) for r in results if r["status"] == "failed"]
+    assert failed
+    for message in failed:
+        assert "features, but the generator has 7 outputs" in message or "raised InputError unexpectedly" in message
+
+
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")  # the checks provoke it
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_transformer_get_feature_names_out",
+        "check_transformer_get_feature_names_out_pandas",
+        "check_set_output_transform",
+        "check_set_output_transform_pandas",
+        "check_global_output_transform_pandas",
+        "check_dataframe_column_names_consistency",
+    ],
+)
+def test_checks_of_names_and_tables_pass(check):
+    """scikit-learn has these for its own transformers; check_estimator leaves them out."""
+    getattr(estimator_checks, check)("LatentInverter", LatentInverter(principal))
+
+
+def test_codes_are_recovered_and_give_the_observations_back():
+    inverter = LatentInverter(NETWORK).fit(X)
+    codes = inverter.transform(X)
+    np.testing.assert_allclose(codes, CODES, atol=1e-6)
+    np.testing.assert_allclose(inverter.inverse_transform(codes), X, atol=1e-9)
+    np.testing.assert_array_equal(inverter.fit_transform(X), codes)
+    assert inverter.score(X) == pytest.approx(0, abs=1e-9)
+    assert list(inverter.get_feature_names_out()) == ["latentinverter0", "latentinverter1", "latentinverter2"]
+
+
+def test_rows_inverted_layer_by_layer_do_not_depend_on_each_other():
+    noisy = X + 0.1 * np.random.default_rng(7).standard_normal(X.shape)
+    inverter = LatentInverter(NETWORK, "least_squares").fit(noisy)
+    alone = np.vstack([inverter.transform(row[None]) for row in noisy])
+    np.testing.assert_allclose(inverter.transform(noisy), alone, atol=1e-9)
+
+
+def test_a_linear_generator_gives_the_codes_of_pca():
+    table = np.random.default_rng(1).standard_normal((30, 8)) @ np.diag(np.arange(1.0, 9.0))
+    inverter = LatentInverter(principal).fit(table[:20])
+    pca = PCA(3, svd_solver="full").fit(table[:20])
+    np.testing.assert_allclose(inverter.transform(table[20:]), pca.transform(table[20:]), atol=1e-8)
+
+
+def test_images_are_flattened_as_the_generator_takes_them():
+    dcgan = unrelu.zoo.load("mnist-dcgan")
+    code = np.random.default_rng(0).standard_normal((1, 20))
+    inverter = LatentInverter(dcgan, "lm", options={"max_iterations": 3}).fit(dcgan(code).reshape(1, -1))
+    np.testing.assert_array_equal(inverter.inverse_transform(code), dcgan(code).reshape(1, 784))
+
+
+def test_set_output_names_the_columns():
+    frame = LatentInverter(NETWORK).set_output(transform="pandas").fit_transform(X)
+    assert list(frame.columns) == ["latentinverter0", "latentinverter1", "latentinverter2"]
+    np.testing.assert_allclose(frame.to_numpy(), CODES, atol=1e-6)
+
+
+def test_columns_beside_the_outputs_go_through_a_column_transformer():
+    table = np.hstack([X, np.arange(12.0)[:, None]])
+    columns = ColumnTransformer([("codes", LatentInverter(NETWORK), slice(0, 40)), ("rest", "passthrough", [40])])
+    np.testing.assert_allclose(columns.fit_transform(table), np.hstack([CODES, table[:, 40:]]), atol=1e-6)
+
+
+def test_clones_and_pickles_give_the_same_codes():
+    inverter = LatentInverter(NETWORK, noise="gaussian:0.1", options={"rounds": 2}).fit(X)
+    noisy = X + 0.1 * np.random.default_rng(2).standard_normal(X.shape)
+    expected = inverter.transform(noisy)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(inverter)).transform(noisy), expected)
+    copied = clone(inverter)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        copied.transform(noisy)
+    np.testing.assert_array_equal(copied.fit(X).transform(noisy), expected)
+
+
+# --- what it is for ---------------------------------------------------------------------------------------------------
+
+
+def test_a_search_finds_the_generator_that_drew_the_data():
+    others = [random_network((3, 12, 40), bias=True, seed=seed) for seed in (1, 2)]
+    models = [others[0], NETWORK, others[1]]
+    noisy = X + 0.01 * np.random.default_rng(3).standard_normal(X.shape)
+    search = GridSearchCV(LatentInverter(NETWORK), {"model": models}, cv=2).fit(noisy)
+    assert search.best_index_ == 1
+    # The noise, less what 3 of 40 coordinates fit of it.
+    assert search.best_score_ == pytest.approx(-0.01, rel=0.2)
+    assert max(np.delete(search.cv_results_["mean_test_score"], 1)) < -0.1
+
+
+@pytest.mark.long
+def test_digits_are_told_apart_by_codes_with_a_prior():
+    """The search over a pipeline reaches prior and options; the classifier's score sees what the misfit does not."""
+    images, labels = unrelu.zoo.digits()
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(100)
+    noisy, labels = (images.reshape(100, 784) + 0.5 * rng.standard_normal((100, 784)))[rows], labels[rows]
+    classifier = LogisticRegression(max_iter=2000)
+    line = make_pipeline(LatentInverter(unrelu.zoo.load("mnist-relu")), classifier)
+    grid = {"latentinverter__prior": [0.0, 1.0], "latentinverter__options": [{"rounds": 2}]}
+    search = GridSearchCV(line, grid, cv=5).fit(noisy, labels)
+    assert search.best_params_ == {"latentinverter__prior": 1.0, "latentinverter__options": {"rounds": 2}}
+    # Measured: 0.64; 0.38 without a prior, 0.50 from as many principal components, 0.58 from the 784 pixels.
+    assert search.best_score_ > 0.6
+    components = make_pipeline(PCA(20, svd_solver="full"), classifier)
+    assert search.best_score_ > cross_val_score(components, noisy, labels, cv=5).mean() + 0.1
+
+
+def test_missing_entries_are_filled_in():
+    holes = np.where(np.random.default_rng(4).random(X.shape) < 0.3, np.nan, X)
+    inverter = LatentInverter(NETWORK, hide_nan=True).fit(holes)
+    np.testing.assert_allclose(inverter.inverse_transform(inverter.transform(holes)), X, atol=1e-6)
+    assert inverter.score(holes) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        LatentInverter(NETWORK).fit(holes)
+
+
+def test_measurements_of_the_output_are_rows_too():
+    mixed = np.random.default_rng(5).standard_normal((20, 40))
+    inverter = LatentInverter(NETWORK, operator=mixed).fit(X @ mixed.T)
+    assert inverter.n_features_in_ == 20
+    np.testing.assert_allclose(inverter.transform(X @ mixed.T), CODES, atol=1e-6)
+    np.testing.assert_allclose(inverter.inverse_transform(CODES), X)
+
+
+def test_the_generator_is_trained_on_the_training_rows():
+    seen = []
+
+    def model(table):
+        seen.append(table.copy())
+        return principal(table)
+
+    cross_val_score(LatentInverter(model), X[:4], cv=2)
+    assert [table.tolist() for table in seen] == [X[2:4].tolist(), X[:2].tolist()]
+
+
+def test_the_score_is_the_root_mean_square_misfit():
+    noisy = X + 0.1 * np.random.default_rng(6).standard_normal(X.shape)
+    for norm in ("l2", "linf"):
+        inverter = LatentInverter(NETWORK, norm=norm).fit(noisy)
+        rest = noisy - inverter.inverse_transform(inverter.transform(noisy))
+        assert inverter.score(noisy) == pytest.approx(-np.sqrt((rest**2).mean(axis=1)).mean())
+
+
+def test_the_whole_result_is_at_hand():
+    result = LatentInverter(NETWORK, norm="l1").fit(X).invert(X)
+    assert isinstance(result, unrelu.Inversion)
+    assert result.success.all()
+    np.testing.assert_allclose(result.fun, result.residual("l1"))
+
+
+def test_random_states_are_those_of_scikit_learn():
+    first = LatentInverter(NETWORK, random_state=7).fit(X)
+    assert first.seed_ == 7
+    seeds = {LatentInverter(NETWORK, random_state=None).fit(X).seed_ for _ in range(3)}
+    assert len(seeds) > 1
+    one, two = (LatentInverter(NETWORK, random_state=np.random.RandomState(1)).fit(X) for _ in range(2))
+    assert one.seed_ == two.seed_ != 7
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "without"), [("auto", 12), ("lm", 0)])  # lm has its starts
+def test_rows_that_are_not_finished_are_told(method, without):
+    inverter = LatentInverter(NETWORK, method, time_limit=1e-9).fit(X)
+    message = rf"12 of 12 rows ended early, {without} without a code \(NaN\). TIME_LIMIT in 12, first in row 0: stopped"
+    with pytest.warns(ConvergenceWarning, match=message):
+        codes = inverter.transform(X)
+    assert np.isnan(codes).all(axis=1).sum() == without
+
+
+def test_a_method_that_finds_no_code_leaves_nan():
+    def half(problem):
+        z = np.where(np.arange(problem.size)[:, None] < 2, np.nan, 0.0) + np.zeros((problem.size, 3))
+        return unrelu.Inversion.of(problem, z, method="half")
+
+    inverter = LatentInverter(NETWORK, half).fit(X)
+    with pytest.warns(ConvergenceWarning, match=r"2 of 12 rows ended early, 2 without a code \(NaN\). NO_CODE in 2"):
+        codes = inverter.transform(X)
+    np.testing.assert_array_equal(np.isnan(codes).all(axis=1), np.arange(12) < 2)
+    np.testing.assert_array_equal(np.isnan(inverter.inverse_transform(codes)).all(axis=1), np.arange(12) < 2)
+    with pytest.warns(ConvergenceWarning, match="without a code"):
+        assert np.isnan(inverter.score(X))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": torch.nn.Linear(3, 40)}, OptionError, r"model is a PyTorch module \(Linear\); pass unrelu.from_t"),
+        ({"model": "decoder.onnx"}, OptionError, "model='decoder.onnx' is no generator; pass one from unrelu.load"),
+        ({"model": lambda table: table.shape}, OptionError, "model made a tuple of X; return a generator"),
+        ({"method": "best"}, OptionError, "method 'best' is unknown; use one of auto"),
+        ({"options": {"speed": 1}}, OptionError, "method 'auto' has no option 'speed'; it takes rounds"),
+        ({"options": 3}, OptionError, "options=3 must be a dictionary"),
+        ({"noise": "poisson:1"}, InputError, "noise='poisson:1': use 'uniform:A'"),
+        ({"norm": "l3"}, InputError, "norm='l3' is unknown"),
+        ({"prior": -1.0}, InputError, "prior=-1 must be finite and at least 0"),
+        ({"time_limit": 0}, InputError, "time_limit=0 must be above 0 seconds"),
+        ({"random_state": -1}, ValueError, "[Ss]eed"),
+        ({"operator": np.ones((12, 40), dtype=bool)}, InputError, "a mask for each of 12 rows, but other rows will"),
+        ({"operator": np.ones(40), "hide_nan": True}, InputError, "hide_nan=True hides .* and operator= was given"),
+        ({"operator": np.full((5, 40), 0.5)}, InputError, "X has 40 features, but operator= measures 5 numbers of an"),
+        ({"model": random_network((3, 41))}, InputError, r"X has 40 features, but the generator has 41 outputs \(41\)"),
+    ],
+)  # fmt: skip
+def test_bad_parameters_are_refused_by_fit(arguments, error, message):
+    inverter = LatentInverter(**({"model": NETWORK} | arguments))
+    with pytest.raises(error, match=message):
+        inverter.fit(X)
+
+
+def test_tables_of_other_widths_are_refused():
+    inverter = LatentInverter(NETWORK).fit(X)
+    with pytest.raises(ValueError, match="X has 39 features, but LatentInverter is expecting 40 features"):
+        inverter.transform(X[:, :39])
+    with pytest.raises(InputError, match="X has 40 features; the generator takes codes of 3: pass what transform"):
+        inverter.inverse_transform(X)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        LatentInverter(NETWORK).inverse_transform(CODES)
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_scikit_learn_is_imported_when_it_is_asked_for():
+    assert run("import unrelu, unrelu.adapters, sys; print('sklearn' in sys.modules)") == "False\n"
+    assert run("import unrelu, sys; unrelu.LatentInverter; print('sklearn' in sys.modules)") == "True\n"
+
+
+def test_without_scikit_learn_the_message_says_what_to_install():
+    code = """
+import sys
+sys.modules["sklearn"] = None
+from unrelu import *
+try:
+    from unrelu import LatentInverter
+except ModuleNotFoundError as error:
+    print(type(error).__name__, error.name, error)
+"""
+    assert run(code).startswith(
+        "MissingPackageError sklearn LatentInverter needs scikit-learn 1.6 or newer: pip install"
+    )

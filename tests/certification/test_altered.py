@@ -1,0 +1,321 @@
+"""A certificate with any number changed is refused: by its digest, and by the mathematics where that is recomputed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.certification.problems import problem
+from tests.support import random_network
+from unrelu.certification import Certificate, ProofStatus
+from unrelu.certification.certificate import digest
+from unrelu.certification.certified_chain import chain_of
+from unrelu.errors import InputError
+from unrelu.measurements import read_operator
+
+NET = random_network((3, 8, 12), seed=1, bias=True)
+RNG = np.random.default_rng(0)
+Y = np.maximum(np.asarray(NET(RNG.standard_normal(3))).ravel() + RNG.uniform(-0.3, 0.3, 12), 0)
+
+
+@cache
+def certificate(**options):
+    """Of Y, made once."""
+    return unrelu.certify(NET, Y, **options)
+
+
+def closed():
+    return certificate(noise="uniform:0.3")
+
+
+def of_sums():
+    return certificate(norm="l1")
+
+
+def stopped():
+    return certificate(norm="l1", max_nodes=3)
+
+
+def test_the_certificates_have_all_parts():
+    """Against tests of parts that are empty."""
+    assert closed().status is ProofStatus.OPTIMAL
+    assert len(closed().proof.parent) >= 5
+    assert len(closed().proof.lemma_kind)
+    assert len(closed().box_proof.open_leaf) == 1
+    assert np.isfinite(closed().box).all()
+    assert math.isinf(closed().radius)
+    assert len(of_sums().proof.leaf) >= 3
+    assert stopped().status is ProofStatus.NODE_LIMIT
+    for found in (closed(), of_sums(), stopped()):
+        assert found.flaw(NET, Y) is None
+
+
+@pytest.fixture(scope="module", params=["json", "npz"])
+def saved(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("certificates") / f"c.{request.param}"
+    closed().save(path)
+    return path
+
+
+def table_of(path):
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    with np.load(path) as data:
+        return {name: data[name] for name in data.files}
+
+
+def write(table, path):
+    if path.suffix == ".json":
+        path.write_text(json.dumps(table))
+    else:
+        np.savez(path, **table)
+    return path
+
+
+def refused(path):
+    """Whether a file is no certificate, or one that does not verify."""
+    try:
+        return not Certificate.load(path).verify(NET, Y)
+    except InputError:
+        return True
+
+
+def altered(value):
+    """Every scalar changed in ways that a cast could undo, and a sample of the entries of an array."""
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+        array = np.asarray(value)
+        for place in np.unique(np.linspace(0, array.size - 1, 7).astype(int)) if array.size else []:
+            for change in (1, 0.5) if array.dtype.kind == "f" else (1, -1):
+                new = array.copy()
+                new.reshape(-1)[place] += change
+                yield new.tolist() if isinstance(value, list) else new
+        shorter = array[:-1] if len(array) else np.ones(1)
+        yield shorter.tolist() if isinstance(value, list) else shorter
+        return
+    plain = value.item() if isinstance(value, np.ndarray) else value
+    if isinstance(plain, bool):
+        changed = [not plain, 2]
+    elif isinstance(plain, int | float):
+        changed = [plain + 1, plain + 0.5, -plain - 1, math.nextafter(plain, -math.inf) if plain else 1e-300]
+        changed = [number for number in changed if number != plain]
+    else:
+        changed = [plain + "x"] + ["0.5"] * (plain == "inf")
+    yield from (np.asarray(new) for new in changed) if isinstance(value, np.ndarray) else changed
+
+
+def test_what_was_saved_verifies(saved):
+    loaded = Certificate.load(saved)
+    assert loaded.flaw(NET, Y) is None
+    assert digest(loaded) == digest(closed())
+    assert loaded.history == closed().history
+    assert loaded.message == closed().message
+
+
+def test_any_number_changed_is_refused(saved, tmp_path):
+    table, path = table_of(saved), tmp_path / saved.name
+    count = 0
+    for name, value in table.items():
+        for new in altered(value):
+            count += 1
+            assert refused(write({**table, name: new}, path)), (name, new)
+    assert count > 150
+
+
+def test_any_key_left_out_is_refused(saved, tmp_path):
+    table = table_of(saved)
+    for name in table:
+        rest = {key: value for key, value in table.items() if key != name}
+        assert refused(write(rest, tmp_path / saved.name)), name
+
+
+# --- with the digest of the changed numbers ---------------------------------------------------------------------------
+
+
+def forged(found, **changes):
+    changed = replace(found, **changes)
+    return replace(changed, _digest=digest(changed))
+
+
+def flawed(found, **changes):
+    return forged(found, **changes).flaw(NET, Y)
+
+
+def with_rows(rows, change):
+    value = rows.value.copy()
+    change(value)
+    return replace(rows, value=value)
+
+
+@pytest.mark.parametrize("found", [closed, of_sums, stopped])
+def test_a_higher_bound_does_not_follow(found):
+    found = found()
+    for share in (1e-12, 1e-6, 1.0):
+        assert "prove a lower bound" in flawed(found, lower=found.lower * (1 + share) + 1e-15)
+    assert "lower bound" in flawed(found, lower=math.nan)
+    assert "lower bound" in flawed(found, lower=math.inf)
+    if found.lower > 0:
+        assert "no proof" in flawed(found, proof=None)
+
+
+def test_a_better_code_than_there_is_does_not_follow():
+    assert "F(z)" in flawed(closed(), upper=closed().upper * 0.999)
+    assert "F(z)" in flawed(closed(), z=closed().z + 1e-3)
+    assert flawed(closed(), upper=math.inf) is not None
+    assert flawed(closed(), upper=math.nan) is not None
+    assert flawed(closed(), scale=2 * closed().scale) is not None
+    assert "z has shape" in flawed(closed(), z=np.append(closed().z, 0.0))
+    assert "z has shape" in flawed(closed(), z=closed().z * math.nan)
+    assert "rank" in flawed(closed(), rank=closed().rank - 1)
+    assert "rank" in flawed(closed(), identifiable=not closed().identifiable)
+    assert "norm" in flawed(closed(), norm="l2")
+
+
+def test_a_smaller_box_does_not_follow():
+    for coordinate in range(3):
+        for end, sign in ((0, 1), (1, -1)):
+            box = closed().box.copy()
+            box[coordinate, end] += sign * 1e-9 * (1 + abs(box[coordinate, end]))
+            assert "another box" in flawed(closed(), box=box)
+    assert "another box" in flawed(closed(), box=np.tile([math.inf, -math.inf], (3, 1)))
+    assert "another box" in flawed(closed(), box=closed().box[:2])
+    assert "another box" in flawed(closed(), box=closed().box * math.nan)
+    assert "box" in flawed(closed(), box_proof=None)
+
+
+def test_an_enclosure_of_a_larger_noise_does_not_follow():
+    assert "errors below" in flawed(closed(), eps=0.31)
+    assert "errors below" in flawed(closed(), eps=math.nan)
+    proof = closed().box_proof
+    assert flawed(closed(), eps=0.6, box_proof=replace(proof, level=0.61, reach=0.61)) is not None
+
+
+def test_a_status_that_the_bounds_do_not_show():
+    assert "OPTIMAL" in flawed(stopped(), status=ProofStatus.OPTIMAL)
+    assert "EXACT_FIT" in flawed(closed(), status=ProofStatus.EXACT_FIT)
+    assert "OUT_OF_RANGE" in flawed(closed(), status=ProofStatus.OUT_OF_RANGE)
+
+
+def changes_of_proofs():
+    """Names and changes of a proof that must not pass."""
+    proof = closed().proof
+    last, first = len(proof.parent) - 1, int(proof.leaf[0])
+    swap = -proof.sign
+    other = proof.neuron.copy()
+    other[last] = (other[last] + 1) % 8
+    elsewhere = proof.parent.copy()
+    elsewhere[last] = 0
+    forward = proof.parent.copy()
+    forward[1] = last
+    same = proof.sign.copy()
+    same[last] = proof.sign[last - 1]
+    return {
+        "level raised": {"level": proof.level * 2, "reach": proof.reach * 2},
+        "level above reach": {"level": proof.reach * 1.01},
+        "level infinite": {"level": math.inf, "reach": math.inf},
+        "level without a number": {"level": math.nan},
+        "leaf dropped": {"leaf": proof.leaf[1:]},
+        "leaf twice": {"leaf": np.append(proof.leaf[1:], proof.leaf[1])},
+        "leaf named open": {"leaf": proof.leaf[1:], "open_leaf": proof.leaf[:1]},
+        "leaf and its rows dropped": {"leaf": proof.leaf[:0], "leaf_rows": proof.open_rows},
+        "inner node a leaf": {"leaf": np.append(proof.leaf[proof.leaf != first], 0)},
+        "decisions of nodes swapped": {"sign": swap},
+        "both children on one side": {"sign": same},
+        "child of another neuron": {"neuron": other},
+        "child elsewhere": {"parent": elsewhere},
+        "parent after its child": {"parent": forward},
+        "decision of no neuron": {"neuron": np.where(proof.neuron >= 0, 10**6, -1)},
+        "decision of two": {"sign": 2 * proof.sign},
+        "lemma of no kind": {"lemma_kind": proof.lemma_kind + 4},
+        "lemma about nothing": {"lemma_index": proof.lemma_index + 10**6},
+        "lemma about the last": {"lemma_index": proof.lemma_index - 10**6},
+        "lemma dropped": {"lemma_kind": proof.lemma_kind[1:]},
+        "index out of range": {"leaf_rows": replace(proof.leaf_rows, index=proof.leaf_rows.index + 10**6)},
+        "negative index": {"leaf_rows": replace(proof.leaf_rows, index=proof.leaf_rows.index - 10**6)},
+        "pointer": {"leaf_rows": replace(proof.leaf_rows, pointer=proof.leaf_rows.pointer[::-1].copy())},
+        "width": {"leaf_rows": replace(proof.leaf_rows, outputs=11, total=21)},
+        "shares doubled": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__imul__(2))},
+        "signs of multipliers": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__imul__(-1))},
+        "no number": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__setitem__(0, math.nan))},
+        "huge": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.fill(1.7e308))},
+        "lemmas' numbers": {"lemma_rows": with_rows(proof.lemma_rows, lambda value: value.fill(1.7e308))},
+    }  # fmt: skip
+
+
+def test_a_proof_changed_proves_nothing_or_less():
+    """Either a flaw, or numbers from which a valid bound follows: never a bound above the best error."""
+    chain = chain_of(NET, read_operator(None, (12,), (12,)), Y, "linf")
+    for name, change in changes_of_proofs().items():
+        proof = replace(closed().proof, **change)
+        assert flawed(closed(), proof=proof) is not None, name
+        if proof.flaw(chain) is None:
+            assert proof.lower(chain) <= closed().upper, name
+
+
+def test_other_multipliers_never_prove_more_than_is_true():
+    """Whatever stands in the rows, what follows is at most the best error, and the box holds the best code."""
+    rng, chain = np.random.default_rng(0), chain_of(NET, read_operator(None, (12,), (12,)), Y, "linf")
+    for size in 10.0 ** rng.uniform(-12, 3, 60):
+
+        def spoil(value, size=size):
+            value *= 1 + size * rng.standard_normal(len(value))
+
+        names = ("lemma_rows", "leaf_rows", "open_rows")
+        proof, inside = (
+            replace(one, **{name: with_rows(getattr(one, name), spoil) for name in names})
+            for one in (closed().proof, closed().box_proof)
+        )
+        assert proof.flaw(chain) is None
+        assert proof.lower(chain) <= closed().upper
+        box = inside.box(chain)
+        assert (box[:, 0] <= closed().z).all()
+        assert (closed().z <= box[:, 1]).all()
+
+
+def test_a_radius_that_was_not_proved():
+    """The first layer has rank 1 of 4: along three directions nothing bounds the code."""
+    _, net, y, _ = problem(9)
+    found = unrelu.certify(net, y, norm="linf", noise="uniform:1", seed=0)
+    assert found.radius == 1e4
+    assert "among codes" in found.message
+    assert found.verify(net, y)
+    for radius in (math.inf, 1e5, math.nan):
+        assert "about codes up to" in forged(found, radius=radius).flaw(net, y)
+
+
+# --- another network, observation or operator -------------------------------------------------------------------------
+
+
+def test_another_network_or_observation_does_not_verify():
+    assert not closed().verify(random_network((3, 8, 12), seed=4, bias=True), Y)
+    assert not closed().verify(random_network((3, 9, 12), seed=3, bias=True), Y)
+    assert not closed().verify(random_network((3, 8, 12), "leaky_relu", seed=3, bias=True), Y)
+    assert not closed().verify(NET, Y + 1e-6)
+    assert not closed().verify(NET, Y[::-1].copy())
+    errors = np.abs(Y - np.asarray(NET(closed().z)).ravel())
+    assert not closed().verify(NET, Y + 1e-6 * (errors == errors.max()))
+
+
+def test_another_operator_does_not_verify():
+    mask = np.ones(12, dtype=bool)
+    mask[3] = False
+    found = unrelu.certify(NET, Y, operator=mask, seed=0)
+    assert found.verify(NET, Y, mask)
+    assert found.verify(NET, np.where(mask, Y, math.nan), mask)
+    assert not found.verify(NET, Y)
+    assert not found.verify(NET, Y, ~mask)
+    assert not closed().verify(NET, Y, mask)
+    assert not closed().verify(NET, Y, np.roll(np.eye(12), 1, axis=0))
+    assert closed().verify(NET, Y, read_operator(None, (12,), (12,)))
+
+
+def test_an_observation_that_does_not_fit_is_an_error():
+    with pytest.raises(InputError, match=r"y has shape \(2, 12\)"):
+        closed().verify(NET, np.stack([Y, Y]))
+    with pytest.raises(InputError, match="NaN"):
+        closed().verify(NET, np.append(Y[:-1], math.nan))

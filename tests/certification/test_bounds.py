@@ -1,0 +1,127 @@
+"""Bounds against searching every sign pattern: no error below the lower bound, none above the upper, and no gap."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+import unrelu
+from tests.certification.brute_force import error_at, layers_of, optimum
+from tests.certification.problems import problem
+from unrelu.certification.certificate import observed
+from unrelu.certification.certified_chain import chain_of
+
+CLOSED = ("OPTIMAL", "EXACT_FIT")
+
+
+def check(number, norm, **options):
+    """Certify a problem, compare with the reference, and return the certificate."""
+    rng, net, y, name = problem(number)
+    layers = layers_of(net)
+    found = unrelu.certify(net, y, rng.standard_normal(net.latent_dim), norm=norm, **options)
+    reached = error_at(layers, y, found.z, norm)
+    lower, upper = optimum(layers, y, norm, start=reached, radius=found.radius)
+    size = 1e-9 * np.abs(y).max(initial=1e-6)
+    assert found.lower <= upper * (1 + 1e-7) + 1e-9, name
+    assert found.upper == pytest.approx(reached, rel=1e-12, abs=1e-15), name
+    assert found.upper >= lower * (1 - 1e-7) - size, name
+    assert found.verify(net, y), (name, found.flaw(net, y))
+    # History is about the same minimum, and never goes back.
+    lows, highs = [m.lower for m in found.history], [m.upper for m in found.history]
+    assert lows == sorted(lows), name
+    assert highs == sorted(highs, reverse=True), name
+    assert all(low <= found.lower * (1 + 1e-9) + 1e-15 for low in lows), (name, lows, found.lower)
+    if found.status.name in CLOSED:
+        assert found.upper <= upper * (1 + 1e-6) + 10 * size, name
+        assert found.gap <= 1e-6 or found.upper <= max(1e-8 * np.abs(y).max(initial=0), 1e-14), name
+    for share in (1.001, 2.0, 10.0):
+        assert raised(found, net, y, share) <= reached * (1 + 1e-12), name
+    return found
+
+
+def raised(found, net, y, share):
+    """What the leaves' multipliers prove of codes with errors up to ``share`` times the level.
+
+    A proof's bound is never above its level, which is just below the error of a known code; here there is room for a
+    bound to be too high.
+    """
+    values, operator = observed(net, y, None)
+    chain = chain_of(net, operator, values, found.norm)
+    proof = found.proof and replace(found.proof, level=share * found.proof.reach, reach=share * found.proof.reach)
+    if proof is None or np.abs(found.z).max() > proof.radius(chain)[0]:
+        return 0.0
+    assert proof.flaw(chain) is None
+    return proof.lower(chain)
+
+
+@pytest.mark.parametrize("chunk", range(20))
+def test_five_hundred_networks(chunk):
+    """Of every kind; each with both norms."""
+    left = set()
+    for number, norm in itertools.product(range(25 * chunk, 25 * (chunk + 1)), ("linf", "l1")):
+        if check(number, norm).status.name not in CLOSED:
+            left.add((number, norm))
+    assert not left
+
+
+@settings(max_examples=25)
+@given(st.integers(1000, 2**31), st.sampled_from(["linf", "l1"]), st.integers(1, 12))
+def test_bounds_are_valid_wherever_the_search_stops(number, norm, nodes):
+    found = check(number, norm, max_nodes=nodes)
+    assert found.nodes <= nodes + 2
+
+
+def patterns(layers, y, norm):
+    """The minimum over all sign patterns, hidden and of outputs, one program each: for checking the reference."""
+    k, counts = layers[0][0].shape[1], [len(bias) for _, bias, _ in layers]
+    errors = 1 if norm == "linf" else len(y)
+    best = np.inf
+    for signs in itertools.product((1, -1), repeat=sum(counts)):
+        at, rows, sides = 0, [], []
+        matrix, constant = np.eye(k), np.zeros(k)
+        for (weight, bias, slope), count in zip(layers, counts, strict=True):
+            sign = np.array(signs[at : at + count])
+            u, shift, at = weight @ matrix, weight @ constant + bias, at + count
+            rows.append(-sign[:, None] * u)
+            sides.append(sign * shift)
+            matrix, constant = (np.where(sign > 0, 1.0, slope)[:, None] * u, np.where(sign > 0, 1.0, slope) * shift)
+        share = np.ones((len(y), 1)) if errors == 1 else np.eye(len(y))
+        hidden = np.hstack([np.vstack(rows), np.zeros((at, errors))])
+        program = np.vstack([hidden, np.hstack([matrix, -share]), np.hstack([-matrix, -share])])
+        right = np.concatenate([*sides, y - constant, constant - y])
+        cost = np.concatenate([np.zeros(k), np.ones(errors)])
+        solved = linprog(cost, program, right, bounds=(None, None), method="highs")
+        if solved.status == 0:
+            best = min(best, solved.fun)
+    return best
+
+
+TINY = [n for n in range(500) if sum(len(layer.bias()) for layer in problem(n)[1].layers) <= 6][:20]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_the_reference_agrees_with_one_program_for_each_pattern(norm):
+    assert len(TINY) == 20
+    for number in TINY:
+        _, net, y, name = problem(number)
+        lower, upper = optimum(layers_of(net), y, norm)
+        expected = patterns(layers_of(net), y, norm)
+        assert lower == pytest.approx(expected, rel=1e-7, abs=1e-8), name
+        assert upper == pytest.approx(expected, rel=1e-7, abs=1e-8), name
+
+
+def test_the_problems_are_of_every_kind():
+    found = [problem(number) for number in range(500)]
+    depths = {len(net.layers) for _, net, _, _ in found}
+    ends = {str(net.layers[-1].activation).split(":")[0] for _, net, _, _ in found}
+    ranks = [np.linalg.matrix_rank(layers_of(net)[0][0]) < net.latent_dim for _, net, _, _ in found]
+    assert depths == {2, 3}
+    assert ends == {"relu", "leaky_relu", "prelu", "identity"}
+    assert sum(ranks) > 50
+    assert len({name.split(" ", 1)[1] for _, _, _, name in found}) == 25

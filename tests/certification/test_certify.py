@@ -1,0 +1,317 @@
+"""The front door: results, batches, measurements, limits, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.certification.brute_force import error_at, layers_of, optimum
+from tests.certification.problems import problem
+from tests.support import random_network
+from unrelu import zoo
+from unrelu.certification import ProofStatus
+from unrelu.cli.certificate_plot import draw_bounds, draw_box
+from unrelu.errors import InputError, OptionError, UnsupportedModelError
+
+NET = random_network((3, 7, 10), seed=2, bias=True)
+RNG = np.random.default_rng(0)
+Y = np.maximum(np.asarray(NET(RNG.standard_normal((4, 3)))) + RNG.uniform(-0.2, 0.2, (4, 10)), 0)
+
+
+def test_a_result_gives_codes_operator_and_noise():
+    mask = np.ones(10, dtype=bool)
+    mask[[2, 5]] = False
+    result = unrelu.invert(NET, Y, operator=mask, noise="uniform:0.2")
+    found = unrelu.certify(NET, Y, result)
+    assert len(found) == 4
+    for one, y, z in zip(found, Y, result.z, strict=True):
+        assert one.eps == 0.2
+        assert one.norm == "linf"
+        assert one.verify(NET, y, mask)
+        assert one.upper <= np.abs(y - np.asarray(NET(z)).ravel())[mask].max() * (1 + 1e-12)
+        assert one.status is ProofStatus.OPTIMAL
+
+
+def test_without_a_result_y_is_inverted():
+    found, again = (unrelu.certify(NET, Y[0], seed=3) for _ in range(2))
+    assert found.status is ProofStatus.OPTIMAL
+    assert (found.lower, found.upper) == (again.lower, again.upper)
+    from_zero = unrelu.certify(NET, Y[0], np.zeros(3))
+    assert found.upper == pytest.approx(from_zero.upper, rel=2e-6)
+
+
+def test_codes_of_every_shape():
+    shared = unrelu.certify(NET, Y[:1], np.zeros(3))
+    assert isinstance(shared, list)
+    single = unrelu.certify(NET, Y[0], np.zeros((1, 3)))
+    assert single.upper == shared[0].upper
+    lost = unrelu.certify(NET, Y, np.full((4, 3), math.nan))
+    assert all(one.status is ProofStatus.OPTIMAL for one in lost)
+    half = np.zeros((4, 3))
+    half[1, 1] = math.inf
+    assert unrelu.certify(NET, Y, half)[1].verify(NET, Y[1])
+
+
+def test_the_norm_follows_the_noise():
+    assert unrelu.certify(NET, Y[0], np.zeros(3), noise="outliers:0.1").norm == "l1"
+    assert unrelu.certify(NET, Y[0], np.zeros(3), noise="gaussian:0.1").norm == "linf"
+    assert unrelu.certify(NET, Y[0], np.zeros(3)).norm == "linf"
+
+
+MEASUREMENTS = {
+    "mask": np.arange(10) % 3 > 0,
+    "selection": np.eye(10)[[7, 2, 0, 4, 9]],
+    "matrix": np.random.default_rng(1).standard_normal((8, 10)),
+}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+@pytest.mark.parametrize("kind", MEASUREMENTS)
+def test_measurements_agree_with_the_reference(kind, norm):
+    """A mask and a selection leave outputs out; a matrix is one more layer."""
+    operator = MEASUREMENTS[kind]
+    layers = layers_of(NET)
+    if kind == "matrix":
+        y = Y[0] @ operator.T
+        layers = [*layers, (operator, np.zeros(len(operator)), np.ones(len(operator)))]
+        seen = y
+    else:
+        picked = np.flatnonzero(operator) if kind == "mask" else operator.argmax(axis=1)
+        weight, bias, slope = layers[-1]
+        layers[-1] = weight[picked], bias[picked], slope[picked]
+        y, seen = (np.where(operator, Y[0], math.nan) if kind == "mask" else Y[0][picked]), Y[0][picked]
+    found = unrelu.certify(NET, y, np.zeros(3), operator=operator, norm=norm)
+    assert found.verify(NET, y, operator), found.flaw(NET, y, operator)
+    assert found.status is ProofStatus.OPTIMAL
+    lower, upper = optimum(layers, seen, norm, start=error_at(layers, seen, found.z, norm), radius=found.radius)
+    assert found.lower <= upper * (1 + 1e-7)
+    assert found.upper >= lower * (1 - 1e-7)
+    assert found.upper <= upper * (1 + 1e-6)
+
+
+def test_one_mask_for_each_observation():
+    masks = np.random.default_rng(3).random((4, 10)) < 0.7
+    found = unrelu.certify(NET, Y, np.zeros((4, 3)), operator=masks)
+    for one, y, mask in zip(found, Y, masks, strict=True):
+        assert one.verify(NET, y, mask)
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def leaky():
+    """An observation of a network whose proof takes far more than a second."""
+    net = zoo.load("mnist-leaky")
+    rng = np.random.default_rng(0)
+    return net, np.asarray(net(rng.standard_normal(net.latent_dim))).ravel() + rng.uniform(-0.3, 0.3, 784)
+
+
+def test_the_time_limit_is_honoured_with_valid_bounds():
+    net, y = leaky()
+    start = unrelu.invert(net, y, norm="linf").z
+    unrelu.certify(net, y, start, time_limit=0.01)
+    begin = time.perf_counter()
+    found = unrelu.certify(net, y, start, noise="uniform:0.3", time_limit=1.0)
+    assert time.perf_counter() - begin < 60  # without the limit it takes many minutes
+    assert found.status in (ProofStatus.TIME_LIMIT, ProofStatus.OPTIMAL)
+    assert found.verify(net, y)
+    assert 0 <= found.lower <= found.upper
+    assert found.lower <= np.abs(y - np.asarray(net(start)).ravel()).max()
+
+
+def hard():
+    """Where a search has a few hundred nodes, and its smallest error."""
+    net = random_network((4, 12, 14), seed=5, bias=True)
+    y = 2 * np.random.default_rng(4).standard_normal(14)
+    best = unrelu.certify(net, y, np.zeros(4), norm="l1")
+    assert best.nodes > 60
+    return net, y, best
+
+
+def test_nodes_are_limited_and_bounds_grow_with_them():
+    net, y, best = hard()
+    before = -1.0
+    for nodes in (1, 5, 20, 50):
+        found = unrelu.certify(net, y, np.zeros(4), norm="l1", max_nodes=nodes)
+        assert found.status is ProofStatus.NODE_LIMIT
+        assert "raise max_nodes" in found.message
+        assert found.nodes <= nodes + 2
+        assert found.verify(net, y)
+        assert before <= found.lower <= best.upper
+        assert found.upper >= best.lower
+        before = found.lower
+
+
+def test_a_callback_stops_and_sees_the_nodes():
+    net, y, best = hard()
+    seen = []
+
+    def stop(progress):
+        seen.append(progress)
+        return progress.nit >= 7
+
+    found = unrelu.certify(net, y, np.zeros(4), norm="l1", callback=stop)
+    # Asked between programs too, where the nodes are as many as before.
+    nodes = [p.nit for p in seen]
+    assert nodes == sorted(nodes)
+    assert nodes[-1] >= 7
+    assert max(nodes[:-1]) < 7
+    assert {(p.method, p.done, p.total) for p in seen} == {("certify", 0, 1)}
+    assert seen[0].z.shape == (1, 4)
+    assert found.status is ProofStatus.STOPPED
+    assert found.verify(net, y)
+    assert found.lower <= best.upper
+
+
+def test_a_callback_that_stops_one_observation_stops_all():
+    net, y, _ = hard()
+    found = unrelu.certify(net, np.stack([y, y + 0.1]), np.zeros((2, 4)), norm="l1", callback=lambda progress: True)
+    assert [one.status for one in found] == [ProofStatus.STOPPED] * 2
+    assert all(one.verify(net, part) for one, part in zip(found, (y, y + 0.1), strict=True))
+
+
+def test_a_callback_stops_the_inversion_too():
+    seen = []
+
+    def stop(progress):
+        seen.append(progress.method)
+        return True
+
+    found = unrelu.certify(NET, Y, callback=stop)
+    assert seen == ["auto"]
+    assert [one.status for one in found] == [ProofStatus.STOPPED] * 4
+    assert all(one.verify(NET, y) for one, y in zip(found, Y, strict=True))
+
+
+def test_after_a_stop_no_time_is_spent_on_boxes():
+    net = zoo.load("mnist-leaky")
+    rng = np.random.default_rng(0)
+    codes = rng.standard_normal((2, net.latent_dim))
+    y = np.asarray(net(codes)) + rng.uniform(-0.1, 0.1, (2, *net.output_shape))
+    begin = time.perf_counter()
+    found = unrelu.certify(net, y, codes, noise="uniform:0.1", time_limit=300.0, callback=lambda progress: True)
+    assert time.perf_counter() - begin < 100
+    assert [one.status for one in found] == [ProofStatus.STOPPED] * 2
+    assert all(one.verify(net, part) for one, part in zip(found, y, strict=True))
+
+
+def test_a_code_beyond_the_radius_that_explains_the_observation():
+    """Of codes up to the radius none does, which is not to be called out of range."""
+    rng = np.random.default_rng(0)
+    first = 1e-9 * rng.standard_normal((12, 3))
+    first[:, 0] = np.abs(first[:, 0])  # so all neurons may be off at once, and no combination of rows bounds the code
+    net = unrelu.from_arrays([first, rng.standard_normal((20, 12))])
+    z = 1e9 * rng.standard_normal(3)
+    y = np.maximum(np.asarray(net(z)) + rng.uniform(-0.1, 0.1, 20), 0)
+    for norm in ("linf", "l1"):
+        found = unrelu.certify(net, y, z, noise="uniform:0.1", norm=norm)
+        assert found.radius < np.abs(found.z).max()
+        assert np.abs(np.asarray(net(found.z)) - y).max() <= 0.1
+        assert not found.out_of_range
+        assert found.status is not ProofStatus.OUT_OF_RANGE
+        assert "among codes with |z_i| <= 10000" in found.message
+        assert found.verify(net, y)
+
+
+def test_history_begins_early_and_ends_at_the_bounds():
+    _, _, best = hard()
+    assert len(best.history) >= 3
+    assert best.history[-1].lower == pytest.approx(best.lower, rel=1e-9)
+    assert best.history[-1].upper == best.upper
+    times, nodes = [m.seconds for m in best.history], [m.nodes for m in best.history]
+    assert times == sorted(times)
+    assert nodes == sorted(nodes)
+    assert nodes[-1] <= best.nodes
+    assert times[-1] <= best.seconds
+
+
+def test_pictures_show_all_of_the_way_and_for_which_codes():
+    found = unrelu.certify(NET, Y[0], np.zeros(3), noise="uniform:0.2")
+    low, high = draw_bounds([found]).axes[0].get_ylim()
+    assert low <= min([0.9, *(moment.lower / found.upper for moment in found.history)])
+    assert high > 1
+    limited = replace(found, radius=1e4)
+    assert "among codes with |z_i| <= 10000" in draw_box(limited).axes[0].get_title(loc="left")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"norm": "l2"}, InputError, r"norm='l2': certificates bound the largest error, 'linf', or the sum"),
+        ({"max_nodes": 0}, OptionError, r"max_nodes=0 must be a whole number of at least 1"),
+        ({"max_nodes": 2.5}, OptionError, r"max_nodes=2.5"),
+        ({"max_nodes": True}, OptionError, r"max_nodes=True"),
+        ({"noise": "uniform:-1"}, InputError, r"uniform:-1"),
+        ({"operator": np.ones(9, dtype=bool)}, InputError, r"9"),
+        ({"result": np.zeros(4)}, InputError, r"result has codes of shape \(4,\)"),
+        ({"result": np.zeros((2, 3))}, InputError, r"result has codes of shape \(2, 3\)"),
+        ({"time_limit": -1.0}, ValueError, r"time_limit"),
+    ],
+)
+def test_options_that_make_no_sense(options, error, message):
+    with pytest.raises(error, match=message):
+        unrelu.certify(NET, Y[0], **options)
+
+
+@pytest.mark.parametrize(
+    "y", [np.zeros(9), np.zeros((2, 2, 10)), np.full(10, math.nan), np.full(10, math.inf), "text", [[0.0]]]
+)
+def test_observations_that_make_no_sense(y):
+    with pytest.raises(InputError, match="y"):
+        unrelu.certify(NET, y)
+
+
+def test_codes_for_another_batch():
+    with pytest.raises(InputError, match=r"pass \(4, 3\)"):
+        unrelu.certify(NET, Y, np.zeros(3))
+    with pytest.raises(InputError, match=r"pass \(4, 3\)"):
+        unrelu.certify(NET, Y, np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "reason"), [("sigmoid", "layer 2 ends in sigmoid"), ("tanh", "layer 2 ends in tanh")]
+)
+def test_networks_with_curved_layers(activation, reason):
+    net = random_network((3, 7, 10), seed=2, last=activation)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        unrelu.certify(net, np.full(10, 0.5))
+    certificate = unrelu.certify(NET, Y[0], np.zeros(3))
+    with pytest.raises(UnsupportedModelError, match=reason):
+        certificate.verify(net, Y[0])
+
+
+def test_a_network_that_cannot_be_certified_is_not_inverted_first(monkeypatch):
+    monkeypatch.setattr("unrelu._certify.invert", lambda *args, **options: pytest.fail("it was inverted"))
+    with pytest.raises(UnsupportedModelError, match="layer 2 ends in sigmoid"):
+        unrelu.certify(random_network((3, 7, 10), seed=2, last="sigmoid"), np.full(10, 0.5))
+
+
+def test_kinks_that_are_rounded_off():
+    certificate = unrelu.certify(NET, Y[0], np.zeros(3))
+    with pytest.raises(UnsupportedModelError, match="layer 1 has its kinks rounded off"):
+        unrelu.certify(NET.smoothed(0.5), Y[0], np.zeros(3))
+    with pytest.raises(UnsupportedModelError, match="rounded off"):
+        certificate.verify(NET.smoothed(0.5), Y[0])
+
+
+def test_slopes_outside_zero_and_one():
+    net = random_network((3, 7, 10), "prelu:2.0", seed=2)
+    with pytest.raises(UnsupportedModelError, match=r"layer 1 has slopes outside \[0, 1\]"):
+        unrelu.certify(net, Y[0], np.zeros(3))
+
+
+def test_inputs_are_not_changed():
+    _, net, y, _ = problem(1)
+    z = np.ones(net.latent_dim)
+    before = y.copy(), z.copy()
+    unrelu.certify(net, y, z)
+    assert (y == before[0]).all()
+    assert (z == before[1]).all()

@@ -1,0 +1,181 @@
+"""Files of observations and folders of results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import image_network, random_network
+from unrelu.datasets import prepare_output, read_observations, records, write_records, write_result
+from unrelu.errors import InputError, OutputExistsError
+from unrelu.problem import Problem
+from unrelu.result import Inversion, Status
+
+NET = random_network((3, 8, 20))
+Y = np.arange(6.0).reshape(2, 3)
+
+
+@pytest.fixture
+def result():
+    z = np.random.default_rng(0).standard_normal((3, 3))
+    problem = Problem.build(NET, NET(z), seed=5)
+    z[1] += 1
+    z[2] = np.nan
+    return Inversion.of(problem, z, method="mine", status=Status.TIME_LIMIT, nit=7, seconds=[0.5, 0.25, np.inf])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16, bool])
+@pytest.mark.parametrize("name", ["y.npy", "Y.NPY"])
+def test_npy(tmp_path, dtype, name):
+    path = tmp_path / name
+    with path.open("wb") as stream:
+        np.save(stream, Y.astype(dtype))
+    read = read_observations(path)
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, Y.astype(dtype))
+
+
+@pytest.mark.parametrize("arrays", [{"anything": Y}, {"y": Y}, {"y": Y, "labels": np.arange(2)}])
+def test_npz_with_one_array_or_one_called_y(tmp_path, arrays):
+    np.savez(tmp_path / "y.npz", **arrays)
+    np.testing.assert_array_equal(read_observations(tmp_path / "y.npz"), Y)
+
+
+def write(path: Path, content: object) -> Path:
+    """Bytes as they are, a dictionary as .npz, an array as .npy (pickled if it holds objects)."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        np.save(path, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("y.npz", {"a": Y, "b": Y}, "holds the arrays a, b; name the observations 'y'"),
+        ("y.npz", {}, "holds no arrays"),
+        ("y.npy", np.array([{}, None]), "holds Python objects, which could run code"),
+        ("y.npz", {"y": np.array([{}, None])}, "holds Python objects, which could run code"),
+        ("y.npy", b"", "not a readable .npy"),
+        ("y.npy", b"\x93NUMPY\x01\x00", "not a readable .npy"),
+        ("y.npz", b"PK\x03\x04 and no more", "not a readable .npz"),
+        ("y.npy", b"cos\nsystem\n(S'touch stolen'\ntR.", "not a readable .npy"),
+        ("y.csv", b"1,2,3", "observations are read from files that end in .npy or .npz"),
+        ("y", b"1,2,3", "observations are read from files that end in .npy or .npz"),
+    ],
+)
+def test_files_that_are_not_observations_are_refused(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_observations(path)
+    assert str(path) in str(caught.value)
+    assert not Path("stolen").exists()
+
+
+@pytest.mark.parametrize("name", ["y.npy", "y.npz"])
+def test_truncated_files_are_refused(tmp_path, name):
+    path = write(tmp_path / name, np.random.default_rng(0).random(1000) if name == "y.npy" else {"y": Y})
+    whole = path.read_bytes()
+    for size in range(0, len(whole), max(1, len(whole) // 20)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"not a readable|cut short"):
+            read_observations(path)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"does not exist; pass a .npy or .npz file"):
+        read_observations(tmp_path / "y.npy")
+    with pytest.raises(InputError, match="is a folder"):
+        read_observations(tmp_path)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_output_folder_is_made_with_its_parents(tmp_path):
+    prepare_output(tmp_path / "a" / "b", overwrite=False)
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_an_existing_folder_is_kept_unless_asked(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="exists; choose another folder, or pass --overwrite"):
+        prepare_output(tmp_path, overwrite=False)
+    prepare_output(tmp_path, overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "out"
+    path.touch()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is a file; name a folder for the results"):
+            prepare_output(path, overwrite)
+    with pytest.raises(InputError, match="cannot be made: Not a directory"):
+        prepare_output(path / "deeper", overwrite=False)
+
+
+def test_records_say_what_happened_to_each_observation(result):
+    rows = list(records(result))
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    assert [row["status"] for row in rows] == ["EXACT_FIT", "TIME_LIMIT", "TIME_LIMIT"]
+    assert [row["success"] for row in rows] == [True, False, False]
+    assert [row["p_value"] for row in rows] == [None, None, None]  # no noise was stated
+    assert [row["confidence"] for row in rows] == [1.0, None, None]  # the method did not search
+    assert [row["seconds"] for row in rows] == [0.5, 0.25, None]
+    second = rows[1]
+    assert (second["method"], second["seed"], second["nit"], second["freedom"]) == ("mine", 5, 7, -1)
+    assert (second["rank"], second["identifiable"]) == (-1, False)
+    assert second["message"] == Status.TIME_LIMIT.value
+    assert second["objective"] == result.fun[1]
+    assert [second[f"residual_{n}"] for n in ("l2", "l1", "linf")] == [
+        result.residual(n)[1] for n in ("l2", "l1", "linf")
+    ]
+    assert rows[2]["objective"] is rows[2]["residual_l1"] is None
+
+
+def test_the_verdict_is_beside_the_status():
+    problem = Problem.build(NET, NET(np.ones((2, 3))) + 0.01, noise="gaussian:0.01")
+    z = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=[0.5, 0.9])
+    near, far = records(result)
+    assert list(near)[:8] == ["index", "method", "seed", "status", "success", "p_value", "confidence", "message"]
+    assert (near["status"], near["success"], near["confidence"]) == ("NOISE_LEVEL", True, 0.5)
+    assert near["p_value"] == result.p_value[0] > 0.01
+    assert (far["status"], far["success"], far["p_value"], far["confidence"]) == ("MISFIT", False, 0.0, 0.9)
+
+
+def test_json_lines_are_valid_and_nan_is_null(tmp_path, result):
+    def no_constants(name):
+        pytest.fail(f"{name} is not JSON")
+
+    path = tmp_path / "results.jsonl"
+    write_records(path, records(result))
+    rows = [json.loads(line, parse_constant=no_constants) for line in path.read_text().splitlines()]
+    assert rows == list(records(result))
+    types = {"index": int, "status": str, "success": bool, "objective": float, "nit": int, "freedom": int, "seed": int}
+    types |= {"rank": int, "identifiable": bool}
+    assert {name: type(rows[0][name]) for name in types} == types
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_result_is_written_as_its_caller_sees_it(tmp_path, single):
+    network = image_network()
+    z = np.random.default_rng(0).standard_normal((2, 3))
+    y = network(z)
+    problem = Problem.build(network, y[0] if single else y)
+    result = Inversion.of(problem, z[:1] if single else z, method="mine").shaped()
+    write_result(tmp_path, result)
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), z[0] if single else z)
+    np.testing.assert_array_equal(np.load(tmp_path / "reconstructions.npy"), y[0] if single else y)
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == (1 if single else 2)

@@ -1,0 +1,723 @@
+"""The compiled kernels against NumPy and HiGHS, their warm starts, and what happens when they are wrong."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from tests.support import EPS
+from unrelu.errors import OptionError, SolverError
+from unrelu.layerwise import LayerSystem, exchange_kernel, kernel_programs, layer_program, rows
+from unrelu.layerwise.layer_program import largest_response, least_violation
+from unrelu.layerwise.optimality import prove
+from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
+from unrelu.lp.interior_point import decided
+from unrelu.lp.interior_point_largest import central_largest
+from unrelu.lp.interior_point_sum import central_sum
+from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.lp_status import LpStatus
+from unrelu.models.activations import Activation
+
+NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
+BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0), (-np.inf, 0.0))
+
+
+@contextmanager
+def engine(name):
+    """The usual choice ("auto"), or every program by HiGHS ("highs")."""
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "highs":
+            patch.setattr(layer_program, "WIDEST", 0)
+        yield
+
+
+# --- dense linear algebra -------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 9))
+def test_dense_routines_agree_with_numpy(seed, k):
+    rng = np.random.default_rng(seed)
+    n = k + int(rng.integers(0, 20))
+    matrix, weight = rng.normal(size=(n, k)), rng.uniform(0.1, 1, n)
+    weight[: n // 4] = 0.0
+    out = np.full((k, k), 7.0)
+    gram(ROUTINES, matrix, weight, 1e-4, np.empty((n, k)), out)
+    expected = matrix.T @ (weight[:, None] * matrix)
+    # Sums of n products of either order differ by n eps of the sum of their sizes.
+    sizes = np.abs(matrix).T @ (weight[:, None] * np.abs(matrix))
+    assert (np.abs(np.tril(out - expected)) <= 2 * n * EPS * sizes).all()
+    spd = expected + np.eye(k)
+    # The upper triangle is never read.
+    factor, ok = factorise(ROUTINES, np.tril(spd) + np.triu(np.full((k, k), np.nan), 1), 0.0)
+    assert ok
+    # Two stable algorithms differ by k^2 eps, times the condition number, of the largest entry of the answer.
+    expected_factor, rhs = np.linalg.cholesky(spd), rng.normal(size=k)
+    expected_solution = np.linalg.solve(spd, rhs)
+    rounding = 4 * k**2 * EPS * np.linalg.cond(spd)
+    np.testing.assert_allclose(np.tril(factor), expected_factor, rtol=0, atol=rounding * np.abs(expected_factor).max())
+    solution = solve_factorised(factor, rhs)
+    np.testing.assert_allclose(solution, expected_solution, rtol=0, atol=rounding * np.abs(expected_solution).max())
+    square = rng.normal(size=(k, k))
+    assume(np.linalg.cond(square) < 1e5)
+    result, ok = inverse(ROUTINES, square)
+    assert ok
+    rounding = 4 * k**2 * EPS * np.linalg.cond(square)
+    np.testing.assert_allclose(result, np.linalg.inv(square).T, rtol=0, atol=rounding * np.abs(result).max())
+
+
+def test_negligible_weights_are_left_out():
+    matrix, out = np.eye(3), np.zeros((3, 3))
+    gram(ROUTINES, matrix, np.array([1.0, 1e-3, 1e-5]), 1e-4, np.empty((3, 3)), out)
+    np.testing.assert_allclose(np.diag(out), [1, 1e-3, 0])
+    gram(ROUTINES, matrix, np.zeros(3), 1e-4, np.empty((3, 3)), out)
+    np.testing.assert_array_equal(np.tril(out), 0)
+
+
+def test_nan_stays_nan_in_dense_routines():
+    matrix, out = np.eye(2), np.zeros((2, 2))
+    matrix[1, 0] = np.nan
+    gram(ROUTINES, matrix, np.ones(2), 1e-4, np.empty((2, 2)), out)
+    assert np.isnan(out[0, 0])
+    gram(ROUTINES, np.eye(2), np.array([1.0, np.nan]), 1e-4, np.empty((2, 2)), out)
+    assert np.isnan(np.tril(out)).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [(0, 0), (1, 1), (1, 0)])
+def test_a_matrix_that_is_not_finite_has_no_factor_and_no_inverse(bad, place):
+    matrix = np.eye(2)
+    matrix[place] = bad
+    assert not factorise(ROUTINES, matrix, 1e-12)[1]
+    assert not inverse(ROUTINES, matrix)[1]
+
+
+def test_the_ridge_grows_until_a_matrix_has_a_factor():
+    semidefinite = np.array([[1.0, 1.0], [1.0, 1.0 - 1e-9]])
+    factor, ok = factorise(ROUTINES, semidefinite, 1e-12)
+    assert ok
+    lower = np.tril(factor)
+    ridge = (lower @ lower.T - semidefinite)[0, 0]
+    # 1e-12, 1e-10, 1e-8, ...: the first that makes the determinant positive.
+    assert ridge == pytest.approx(1e-8, rel=1e-3)
+    assert factorise(ROUTINES, np.zeros((2, 2)), 1e-12)[1]
+    assert not factorise(ROUTINES, -np.eye(2), 1e-12)[1]
+    assert not factorise(ROUTINES, np.array([[1.0, 0.0], [5.0, 1.0]]), 1e-20)[1]
+
+
+def test_no_unknowns_have_no_factor():
+    assert not factorise(ROUTINES, np.zeros((0, 0)), 1e-12)[1]
+    assert len(solve_factorised(np.zeros((0, 0)), np.zeros(0))) == 0
+
+
+@pytest.mark.parametrize(
+    "matrix", [np.zeros((1, 1)), np.ones((2, 2)), np.array([[1.0, 1.0], [1.0, 1.0 + 1e-9]]), np.diag([1.0, 0.0])]
+)
+def test_singular_matrices_have_no_inverse(matrix):
+    assert not inverse(ROUTINES, matrix)[1]
+
+
+# --- start and interior-point steps ---------------------------------------------------------------------------------
+
+
+def layer(seed=0, n=40, k=6, activation="relu", box=BOXES[0], noise=0.1, bias=0.1):
+    """A layer and a noisy output of it, with the true input."""
+    rng = np.random.default_rng(seed)
+    bounds = (np.full(k, side) for side in box)
+    system = LayerSystem(rng.normal(size=(n, k)), bias * rng.normal(size=n), Activation.parse(activation), *bounds)
+    h = np.clip(rng.normal(size=k), *box)
+    return system, rows(system, system.value(h) + noise * rng.uniform(-1, 1, n), noise), h
+
+
+def test_the_start_is_the_least_squares_point_of_two_sided_rows():
+    system, one, _ = layer(n=60)
+    matrix, _ = system.balanced
+    h = least_squares_point(ROUTINES, matrix, one.center, *one.slopes, system.lower, system.upper)
+    two = one.two_sided
+    expected = np.linalg.lstsq(matrix[two], one.center[two], rcond=None)[0]
+    np.testing.assert_allclose(h, expected, atol=1e-8)
+    lower = expected + np.where(np.arange(6) < 2, 0.05, -1.0)
+    h = least_squares_point(ROUTINES, matrix, one.center, *one.slopes, lower, system.upper)
+    assert (h >= lower).all()
+    np.testing.assert_allclose(h[:2], lower[:2], rtol=1e-10)
+
+
+def scaled_program(norm, box, seed):
+    """The arguments of the interior-point steps around the true input, and the optimum by HiGHS."""
+    system, one, h = layer(seed, box=box, n=30, k=4)
+    matrix, sizes = system.balanced
+    h = h * system.norms
+    r0 = matrix @ h - one.center
+    around = system.lower * system.norms - h, system.upper * system.norms - h
+    with engine("highs"):
+        best = least_violation(system, one, norm)
+    assert best.status is LpStatus.OPTIMAL
+    return one, matrix, sizes, r0, around, best.objective
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("seed", range(3))
+def test_interior_point_steps_of_the_sum_stay_inside_and_end_at_the_optimum(box, seed):
+    one, matrix, sizes, r0, (lower, upper), best = scaled_program("l1", box, seed)
+    lo, hi = one.box
+    # Every row one error wide: the starting point is meant for residuals of about 1.
+    r0, lower, upper = r0 / 0.1, lower / 0.1, upper / 0.1
+    last = np.inf
+    for limit in (0, 1, 2, 5, 100):
+        w, weight, barrier = central_sum(ROUTINES, matrix, r0, sizes, lo, hi, 1.0, lower, upper, np.inf, limit)
+        assert (w > lower).all()
+        assert (w < upper).all()
+        bounded = np.isfinite(lower) | np.isfinite(upper)
+        assert (barrier[bounded] > 0).all()
+        assert (barrier[~bounded] == 0).all()
+        assert (weight >= 0).all()
+        r = r0 + matrix @ w
+        last = 0.1 * np.maximum(hi * r, lo * r).sum()
+        assert last >= best * (1 - 1e-7)
+    assert last == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("seed", range(3))
+def test_interior_point_steps_of_the_largest_stay_inside_and_end_at_the_optimum(box, seed):
+    one, matrix, sizes, r0, (lower, upper), best = scaled_program("linf", box, seed)
+    up, down = one.slopes
+    r0, lower, upper = r0 / 0.1, lower / 0.1, upper / 0.1
+    for limit in (0, 1, 2, 5, 100):
+        w, d, scores, _ = central_largest(ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit)
+        assert (w > lower).all()
+        assert (w < upper).all()
+        r = r0 + matrix @ w
+        # d stays strictly above every violation.
+        assert (r < d * up)[up > 0].all()
+        assert (-r < d * down)[down > 0].all()
+        assert (scores[np.concatenate([up, down]) == 0] == 0).all()
+        assert 0.1 * d >= best * (1 - 1e-7)
+    assert 0.1 * d == pytest.approx(best, rel=1e-6)
+
+
+def test_decided_is_the_gap_between_basic_scores_and_others():
+    k = 4
+    none = np.zeros(k)
+    # k scores of 2^10 and 20 of 1: rank 2 is among the former and rank 6 among the latter.
+    assert decided(np.array([2.0**10] * 4 + [1.0] * 20), none, k) == 10
+    assert decided(np.array([1.0] * 24), none, k) == 0
+    # No more than k positive ones: nothing is left to decide.
+    assert decided(np.array([1.0] * 4 + [0.0] * 20), none, k) == np.inf
+    # Fewer than 2 k of them: the second rank is halfway, here (4 + 6) // 2 = 5, the last.
+    assert decided(np.array([2.0**10] * 4 + [1.0] * 2), none, k) == 10
+    # Bounds count like rows.
+    assert decided(np.array([2.0**10] * 2 + [1.0] * 20), np.array([2.0**10, 2.0**10, 0, 0]), k) == 10
+    # What is out of range is in the last bin; NaN and 0 do not count.
+    assert decided(np.array([1e300] * 4 + [1e-300] * 20), none, k) == 255
+    assert decided(np.array([np.nan] * 20 + [1.0] * 4), none, k) == np.inf
+
+
+# --- the kernel against HiGHS ---------------------------------------------------------------------------------------
+
+
+def floor(one, norm):
+    """What counts as zero of an objective."""
+    return 1e-9 * one.scale * (len(one.center) if norm == "l1" else 1)
+
+
+def agree(one, norm, *answers):
+    for answer in answers:
+        assert answer.status is LpStatus.OPTIMAL
+        assert answer.objective == pytest.approx(answers[0].objective, rel=1e-7, abs=floor(one, norm))
+
+
+def compare(one, norm, answer, other):
+    """HiGHS may stop short of a proof; then its point is no better, and its bound no higher."""
+    if other.status is LpStatus.FAILED:
+        assert answer.status is LpStatus.OPTIMAL
+        assert other.bound <= answer.objective * (1 + 1e-7) + floor(one, norm)
+        assert answer.objective <= other.objective * (1 + 1e-7) + floor(one, norm)
+    else:
+        agree(one, norm, answer, other)
+
+
+def by_highs(system, one, norm):
+    with engine("highs"):
+        answer = least_violation(system, one, norm)
+    assert answer.engine in ("highs", "least squares")
+    return answer
+
+
+@st.composite
+def problems(draw, activations=("relu", "leaky_relu:0.1", "identity", "sigmoid", "tanh")):
+    """Layers of any shape, with bounds of every kind, equal rows and columns, columns of zeros, outputs of zero."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    k = draw(st.integers(1, 8))
+    n = draw(st.integers(1, 4 * k + 4))
+    activation = Activation.parse(draw(st.sampled_from(activations)))
+    kind = draw(st.sampled_from(("plain", "integers", "columns", "zero columns", "dark", "rank", "mostly off")))
+    matrix, bias = rng.normal(size=(n, k)), 0.2 * rng.normal(size=n)
+    if kind == "integers":
+        matrix, bias = rng.integers(-1, 2, (n, k)).astype(float), np.zeros(n)
+    if kind == "columns":
+        matrix = matrix[:, rng.integers(0, max(1, k // 2), k)]
+    if kind == "zero columns":
+        matrix[:, rng.random(k) < 0.5] = 0.0
+    if kind == "rank":
+        matrix = np.outer(matrix[:, 0], rng.normal(size=k))
+    if kind == "mostly off":
+        bias -= 2.0
+    lower, upper = -rng.uniform(0, 2, k), rng.uniform(0, 2, k)
+    sides = rng.integers(0, 5, k)
+    lower[(sides == 0) | (sides == 2)] = -np.inf
+    upper[(sides == 0) | (sides == 1)] = np.inf
+    upper[sides == 4] = lower[sides == 4]
+    system = LayerSystem(matrix, bias, activation, lower, upper)
+    noise = draw(st.sampled_from((0.0, 1e-6, 1e-3, 0.1)))
+    target = system.value(np.clip(rng.normal(size=k), lower, upper)) + noise * rng.uniform(-1, 1, n)
+    if kind == "integers":
+        target = np.round(target) + rng.integers(-1, 2, n)
+    if kind == "dark":
+        target = np.zeros(n)
+    return system, rows(system, target, max(noise, 1e-6) * draw(st.sampled_from((0.3, 1.0, 3.0)))), rng
+
+
+@NORMS
+@given(problem=problems())
+def test_the_engines_agree(norm, problem):
+    system, one, _ = problem
+    answer = least_violation(system, one, norm)
+    compare(one, norm, answer, by_highs(system, one, norm))
+    assert prove(system, one, norm, answer.h, answer.multipliers).holds
+    np.testing.assert_array_equal(answer.h, system.inside(answer.h))
+
+
+def test_highs_proves_the_minimum_of_a_small_layer():
+    """A row that is off by 1e-7 of the errors is feasible to HiGHS; the gap is then five times what a proof accepts."""
+    matrix = np.array([
+        [0, -0.12056376, 0, -0.39735038, -0.05117922],
+        [0, 1.48614215, 0, 0.55468838, 0.30304676],
+        [0, -0.28227587, 0, 1.71102538, 0.29400929],
+        [0, -0.57665514, 0, -0.70940375, -1.14376433],
+        [0, 0.69876153, 0, 0.77774127, -2.1047936],
+    ])  # fmt: skip
+    bias = np.array([-0.26099272, 0.01867891, 0.01504403, -0.05353783, 0.08292216])
+    lower = np.array([-0.29194581, -1.18564601, -np.inf, -np.inf, -1.27453577])
+    upper = np.array([-0.29194581, -1.18564601, 0.65922841, 1.18345798, -1.27453577])
+    system = LayerSystem(matrix, bias, Activation("relu"), lower, upper)
+    one = rows(system, np.array([3.19383259e-07, 9.27373021e-07, 0.0, 2.13555317, 1.88487294]), 3e-7)
+    agree(one, "l1", least_violation(system, one, "l1"), by_highs(system, one, "l1"))
+
+
+@NORMS
+@given(problem=problems())
+def test_a_sparse_matrix_gives_the_same_minimum(norm, problem):
+    system, one, _ = problem
+    other = least_violation(replace(system, matrix=sparse.csr_array(system.matrix)), one, norm)
+    assert other.engine != "exchange"
+    compare(one, norm, least_violation(system, one, norm), other)
+
+
+@NORMS
+@given(problem=problems())
+def test_symmetries_leave_the_minimum_alone(norm, problem):
+    system, one, rng = problem
+    answer = least_violation(system, one, norm)
+    order = rng.permutation(system.n_out)
+    permuted = replace(system, matrix=system.matrix[order], bias=system.bias[order])
+    agree(one, norm, answer, least_violation(permuted, rows(permuted, one.target[order], one.threshold), norm))
+    # h_i in another unit.
+    units = 10.0 ** rng.integers(-3, 4, system.n_in)
+    scaled = replace(system, matrix=system.matrix * units, lower=system.lower / units, upper=system.upper / units)
+    agree(one, norm, answer, least_violation(scaled, one, norm))
+    if norm == "linf":
+        twice = np.append(np.arange(system.n_out), 0)
+        doubled = replace(system, matrix=system.matrix[twice], bias=system.bias[twice])
+        agree(one, norm, answer, least_violation(doubled, rows(doubled, one.target[twice], one.threshold), norm))
+    else:
+        # Every row twice is twice the sum.
+        twice = np.repeat(np.arange(system.n_out), 2)
+        doubled = replace(system, matrix=system.matrix[twice], bias=system.bias[twice])
+        other = least_violation(doubled, rows(doubled, one.target[twice], one.threshold), norm)
+        agree(one, norm, answer, replace(other, objective=other.objective / 2))
+
+
+@NORMS
+@given(problem=problems(("relu", "leaky_relu:0.1", "identity")), power=st.sampled_from((-6, -2, 3, 6)))
+def test_the_unit_of_the_output_is_that_of_the_minimum(norm, problem, power):
+    system, one, _ = problem
+    size = 10.0**power
+    scaled = replace(
+        system, bias=system.bias * size, lower=system.lower * size, upper=system.upper * size
+    )  # W h + b and h in other units
+    other = least_violation(scaled, rows(scaled, one.target * size, one.threshold * size), norm)
+    agree(one, norm, least_violation(system, one, norm), replace(other, objective=other.objective / size))
+
+
+@NORMS
+@given(problem=problems(), factor=st.sampled_from((0.1, 0.8, 1.0, 1.2, 10.0)))
+def test_a_warm_start_changes_nothing(norm, problem, factor):
+    system, one, _ = problem
+    near = least_violation(system, one, norm)
+    other = rows(system, one.target, one.threshold * factor)
+    agree(other, norm, least_violation(system, other, norm), least_violation(system, other, norm, near=near))
+
+
+def test_a_warm_start_from_the_answer_itself_needs_no_pivots():
+    system, one, _ = layer(n=100, k=20)
+    for norm in ("linf", "l1"):
+        answer = least_violation(system, one, norm)
+        again = least_violation(system, one, norm, near=answer)
+        assert again.pivots == 0
+        assert again.objective == pytest.approx(answer.objective, rel=1e-12)
+
+
+@NORMS
+@pytest.mark.parametrize("on", [0, 1, 3, 6])
+def test_hardly_any_neuron_is_on(norm, on):
+    """|S| < k, also 0: with few rows that pull both ways the minimum is 0 or decided by the dark ones."""
+    rng = np.random.default_rng(on)
+    system = LayerSystem(rng.normal(size=(20, 6)), np.zeros(20), Activation("relu"), np.full(6, -1.0), np.full(6, 1.0))
+    target = np.where(np.arange(20) < on, 5.0, 0.0)
+    one = rows(system, target, 1e-2)
+    assert one.two_sided.sum() == on
+    answer = least_violation(system, one, norm)
+    agree(one, norm, answer, by_highs(system, one, norm))
+    assert (answer.objective > 0) == (on > 0)
+
+
+@NORMS
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.1", "sigmoid", "tanh"])
+@pytest.mark.parametrize("box", BOXES)
+def test_an_output_of_zero(norm, activation, box):
+    system, _, _ = layer(activation=activation, box=box, bias=1.0)
+    one = rows(system, np.zeros(system.n_out), 1e-3)
+    answer = least_violation(system, one, norm)
+    agree(one, norm, answer, by_highs(system, one, norm))
+    assert np.isfinite(answer.h).all()
+
+
+@NORMS
+@pytest.mark.parametrize(("n", "k", "seed"), [(3, 2, 0), (4, 3, 1), (11, 8, 1)])
+def test_outputs_beyond_the_range_of_a_sigmoid(norm, n, k, seed):
+    """At a threshold of 1e-6 the sides of saturated rows move 1e5 times as fast as those of others."""
+    rng = np.random.default_rng(seed)
+    free = np.full(k, np.inf)
+    system = LayerSystem(rng.normal(size=(n, k)), np.zeros(n), Activation("sigmoid"), -free, free)
+    one = rows(system, system.value(rng.normal(size=k)) + rng.uniform(-1, 1, n), 1e-6)
+    answer = least_violation(system, one, norm)
+    assert answer.status is LpStatus.OPTIMAL
+    assert (answer.engine, answer.fallback) == ("exchange", False)
+
+
+@NORMS
+def test_one_row_and_one_column(norm):
+    free = np.full(1, np.inf)
+    system = LayerSystem(np.array([[2.0]]), np.zeros(1), Activation("relu"), -free, free)
+    answer = least_violation(system, rows(system, np.array([3.0]), 0.1), norm)
+    assert answer.h == pytest.approx([1.5])
+    # 2 h = 3 and 2 h = 5: the error is 1 in each, or 2 in all.
+    system = LayerSystem(np.full((2, 1), 2.0), np.zeros(2), Activation("relu"), -free, free)
+    answer = least_violation(system, rows(system, np.array([3.0, 5.0]), 0.1), norm)
+    assert answer.objective == pytest.approx(1.0 if norm == "linf" else 2.0)
+    # h <= 1 leaves errors of 1 and 3.
+    system = replace(system, upper=np.ones(1))
+    answer = least_violation(system, rows(system, np.array([3.0, 5.0]), 0.1), norm)
+    assert answer.objective == pytest.approx(3.0 if norm == "linf" else 4.0)
+    assert answer.h == pytest.approx([1.0])
+
+
+# --- engines, sabotage and limits -----------------------------------------------------------------------------------
+
+
+SABOTAGE = {
+    "wrong point": lambda found, _: replace(found, h=found.h + 0.01),
+    "wrong multipliers": lambda found, _: replace(found, multipliers=-found.multipliers),
+    "no multipliers": lambda found, _: replace(found, multipliers=np.zeros_like(found.multipliers)),
+    "nan multipliers": lambda found, _: replace(found, multipliers=np.full_like(found.multipliers, np.nan)),
+    "huge multipliers": lambda found, _: replace(found, multipliers=1e9 + found.multipliers),
+    "nan point": lambda found, _: replace(found, h=np.full_like(found.h, np.nan)),
+    "wrong, then nan": lambda found, call: replace(found, h=found.h + (0.01 if call == 0 else np.nan)),
+    "nan, then wrong": lambda found, call: replace(found, h=found.h + (0.01 if call == 1 else np.nan)),
+    "not optimal": lambda found, _: replace(found, h=np.zeros_like(found.h), optimal=False),
+}
+
+
+@NORMS
+@pytest.mark.parametrize("how", SABOTAGE)
+def test_a_sabotaged_kernel_is_never_believed(monkeypatch, norm, how):
+    system, one, _ = layer()
+    honest, calls, kernels = least_violation(system, one, norm), [], exchange_kernel.least_violation
+
+    def sabotaged(*arguments):
+        found = SABOTAGE[how](kernels(*arguments), len(calls))
+        calls.append(how)
+        return found
+
+    monkeypatch.setattr(exchange_kernel, "least_violation", sabotaged)
+    answer = least_violation(system, one, norm)
+    assert len(calls) == 2
+    assert answer.engine == "highs"
+    assert answer.fallback
+    assert answer.status is LpStatus.OPTIMAL
+    assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
+    assert prove(system, one, norm, answer.h, answer.multipliers).dual_holds
+
+
+@NORMS
+def test_a_kernel_that_is_right_at_the_second_attempt_is_a_fallback(monkeypatch, norm):
+    system, one, _ = layer()
+    calls, kernels = [], exchange_kernel.least_violation
+
+    def sabotaged(*arguments):
+        calls.append(arguments)
+        found = kernels(*arguments)
+        return replace(found, h=found.h + 0.01) if len(calls) == 1 else found
+
+    monkeypatch.setattr(exchange_kernel, "least_violation", sabotaged)
+    answer = least_violation(system, one, norm)
+    assert (answer.engine, answer.fallback, answer.status) == ("exchange", True, LpStatus.OPTIMAL)
+
+
+def test_a_sabotaged_kernel_is_never_believed_about_the_relaxation(monkeypatch):
+    system, one, _ = layer()
+    honest, kernels = largest_response(system, one), exchange_kernel.largest_response
+    for how in ("wrong point", "wrong multipliers", "no multipliers", "nan multipliers", "not optimal"):
+        monkeypatch.setattr(exchange_kernel, "largest_response", lambda *a, how=how: SABOTAGE[how](kernels(*a), 0))
+        answer = largest_response(system, one)
+        assert (answer.engine, answer.fallback, answer.status) == ("highs", True, LpStatus.OPTIMAL), how
+        assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
+
+
+def test_a_kernel_that_says_nan_about_the_relaxation_is_not_believed(monkeypatch):
+    system, one, _ = layer()
+    honest, kernels = largest_response(system, one), exchange_kernel.largest_response
+    monkeypatch.setattr(exchange_kernel, "largest_response", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
+    answer = largest_response(system, one)
+    assert answer.status is LpStatus.OPTIMAL
+    assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
+
+
+def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
+    """A layer of small integers with repeated rows and a zero-one code, where most pivots have length zero."""
+    rng = np.random.default_rng(146)
+    k = int(rng.integers(25, 70))
+    n = int(rng.integers(2 * k, 5 * k))
+    matrix = rng.integers(-1, 2, (n, k)).astype(float) * (rng.random((n, k)) < rng.choice([0.2, 0.5, 1.0]))
+    code = rng.integers(0, 2, k).astype(float)
+    matrix = matrix[rng.integers(0, n // 2, n)]
+    free = np.full(k, np.inf)
+    system = LayerSystem(matrix, np.zeros(n), Activation("relu"), -free, free)
+    one = rows(system, system.value(code) + (rng.random(n) < 0.3) * rng.integers(-1, 2, n), 1e-3)
+    answer = least_violation(system, one, "l1")
+    # The kernel looks at the clock after 20 pivots at least, as it does by itself with about 2000 unknowns.
+    monkeypatch.setattr(exchange_kernel, "_CHUNK", 0.0)
+    often = least_violation(system, one, "l1")
+    assert often.objective == pytest.approx(answer.objective, rel=1e-8)
+    assert not often.fallback
+    assert often.pivots <= 5 * answer.pivots
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """A kernel that looks at the clock as often as it can, and a layer that takes more pivots than that."""
+    monkeypatch.setattr(exchange_kernel, "_CHUNK", 0.0)
+    monkeypatch.setattr(exchange_kernel, "_STEPS", 0)
+    return layer(n=300, k=80)[:2]
+
+
+@NORMS
+@pytest.mark.parametrize("name", ["auto", "highs"])
+def test_no_time_gives_a_point_with_the_status(hurried, norm, name):
+    system, one = hurried
+    with engine(name):
+        answer = least_violation(system, one, norm, 0.0)
+    assert answer.status is LpStatus.LIMIT
+    assert np.isfinite(answer.h).all()
+    errors = one.violation(system.matrix @ answer.h)
+    assert answer.objective == pytest.approx(errors.max() if norm == "linf" else errors.sum())
+    assert answer.bound <= least_violation(system, one, norm).objective * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("name", ["auto", "highs"])
+def test_no_time_for_the_relaxation_gives_a_point_with_the_status(hurried, name):
+    system, one = hurried
+    with engine(name):
+        answer = largest_response(system, one, 0.0)
+    assert answer.status is LpStatus.LIMIT
+    assert np.isfinite(answer.h).all()
+
+
+@pytest.mark.parametrize("name", ["auto", "highs"])
+def test_no_time_for_the_relaxation_leaves_a_bound_above_its_maximum(hurried, name):
+    system, one = hurried
+    with engine(name):
+        answer = largest_response(system, one, 0.0)
+    assert answer.bound >= largest_response(system, one).objective
+
+
+@NORMS
+@pytest.mark.parametrize("limit", [0.0, 1e-4, 1e-3, 1e-2])
+def test_an_answer_is_never_worse_than_the_start(norm, limit):
+    """Duplicated columns, in a layer that takes longer than any of these limits."""
+    rng = np.random.default_rng(3)
+    system, _, _ = layer(n=400, k=150)
+    system = replace(system, matrix=system.matrix[:, rng.integers(0, 75, 150)])
+    one = rows(system, system.value(rng.normal(size=150)) + 0.1 * rng.normal(size=400), 0.1)
+    matrix, lower, upper = system.balanced[0], system.lower, system.upper
+    start = exchange_kernel.least_squares_start(matrix, one, lower, upper) / system.norms
+    errors = one.violation(system.matrix @ start)
+    answer = least_violation(system, one, norm, limit)
+    assert answer.objective <= (errors.max() if norm == "linf" else errors.sum()) * (1 + 1e-12)
+
+
+@NORMS
+def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
+    system, one, _ = layer()
+    start = exchange_kernel.least_squares_start(system.balanced[0], one, system.lower, system.upper) / system.norms
+    optimise = exchange_kernel.optimise
+
+    def lost(*arguments):
+        w, *rest, _ = optimise(*arguments)
+        return (w + 100.0, *rest, False)
+
+    monkeypatch.setattr(exchange_kernel, "optimise", lost)
+    found = exchange_kernel.least_violation(system, one, norm)
+    np.testing.assert_allclose(found.h, start)
+    assert not found.optimal
+
+
+@NORMS
+def test_an_abandoned_program_ends_at_once(monkeypatch, norm):
+    system, one, _ = layer()
+    monkeypatch.setattr(exchange_kernel, "abandoned", lambda: True)
+    answer = least_violation(system, one, norm)
+    assert (answer.status, answer.pivots) == (LpStatus.LIMIT, 0)
+
+
+@NORMS
+def test_a_solver_that_refuses_leaves_the_point_found_before(monkeypatch, norm):
+    system, one, _ = layer()
+    honest, kernels = least_violation(system, one, norm), exchange_kernel.least_violation
+
+    def refuse(*arguments):
+        raise SolverError("no")
+
+    monkeypatch.setattr(exchange_kernel, "least_violation", lambda *a: SABOTAGE["no multipliers"](kernels(*a), 0))
+    monkeypatch.setattr(layer_program, "_by_highs", refuse)
+    answer = least_violation(system, one, norm)
+    assert (answer.status, answer.fallback) == (LpStatus.FAILED, True)
+    assert answer.objective == pytest.approx(honest.objective)
+    monkeypatch.setattr(exchange_kernel, "least_violation", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
+    with pytest.raises(SolverError, match="no"):
+        least_violation(system, one, norm)
+
+
+def test_an_unknown_norm_is_an_error():
+    system, one, _ = layer()
+    for norm in ("L1", "l2", ""):
+        with pytest.raises(OptionError, match=f"norm '{norm}' is not one of linf, l1"):
+            least_violation(system, one, norm)
+
+
+@NORMS
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild):
+    system, one, _ = layer()
+    honest = least_violation(system, one, norm)
+    name = "central_largest" if norm == "linf" else "central_sum"
+    steps = getattr(kernel_programs, name)
+    monkeypatch.setattr(kernel_programs, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
+    answer = least_violation(system, one, norm)
+    assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
+    assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
+
+
+def test_steps_from_a_point_without_violations_are_finite():
+    """|S| = 0, and every row holds with room to spare."""
+    free, one = np.full(2, np.inf), np.ones(5)
+    matrix = np.random.default_rng(0).normal(size=(5, 2))
+    w, d, scores, _ = central_largest(ROUTINES, matrix, -one, one, one, 0 * one, -free, free, np.inf, 3)
+    assert np.isfinite(np.concatenate([w, [d], scores])).all()
+
+
+# --- the relaxation -------------------------------------------------------------------------------------------------
+
+
+def response_scale(one):
+    """What the objective changes by when every row moves by the threshold."""
+    weight = np.where(np.isfinite(one.high), np.abs(one.target) / one.high_slope, 0.0)
+    return one.threshold * weight.sum()
+
+
+def same_response(one, a, b):
+    assert a.status is b.status
+    if a.status is LpStatus.OPTIMAL:
+        tolerance = 1e-5 * response_scale(one) + 1e-8 * abs(a.objective)
+        assert a.objective == pytest.approx(b.objective, rel=0, abs=tolerance + 1e-12)
+        assert a.bound >= a.objective - tolerance
+    else:
+        assert a.objective == pytest.approx(b.objective, rel=1e-6)
+
+
+@given(problem=problems(("relu", "leaky_relu:0.1", "identity")))
+def test_the_engines_agree_on_the_relaxation(problem):
+    system, one, _ = problem
+    answer = largest_response(system, one)
+    with engine("highs"):
+        other = largest_response(system, one)
+    same_response(one, answer, other)
+    if answer.status is LpStatus.OPTIMAL:
+        side = one.high + one.high_slope * one.threshold
+        assert (system.matrix @ answer.h <= side + 2e-6 * one.threshold + 1e-14 * one.scale).all()
+    same_response(one, answer, largest_response(replace(system, matrix=sparse.csr_array(system.matrix)), one))
+
+
+@given(problem=problems(("relu", "leaky_relu:0.1")), factor=st.sampled_from((0.5, 1.2, 10.0)))
+def test_a_warm_start_changes_nothing_in_the_relaxation(problem, factor):
+    system, one, _ = problem
+    near = largest_response(system, one)
+    other = rows(system, one.target, one.threshold * factor)
+    same_response(other, largest_response(system, other), largest_response(system, other, near=near))
+
+
+def test_an_infeasible_relaxation_says_from_which_threshold_it_is_not():
+    """h <= -1 + eps and -h <= -1 + eps: feasible from eps = 1."""
+    free = np.full(1, np.inf)
+    system = LayerSystem(np.array([[1.0], [-1.0]]), np.ones(2), Activation("relu"), -free, free)
+    for threshold in (1e-3, 0.5):
+        answer = largest_response(system, rows(system, np.zeros(2), threshold))
+        assert answer.status is LpStatus.INFEASIBLE
+        assert answer.objective == pytest.approx(1.0)
+    assert largest_response(system, rows(system, np.zeros(2), 1.0 + 1e-6)).status is LpStatus.OPTIMAL
+
+
+@pytest.mark.parametrize("name", ["auto", "highs"])
+def test_an_infeasible_relaxation_is_proved_to_be(monkeypatch, name):
+    """Without a lower bound on the smallest feasible eps nothing is claimed."""
+    free = np.full(1, np.inf)
+    system = LayerSystem(np.array([[1.0], [-1.0]]), np.ones(2), Activation("relu"), -free, free)
+    one, closest = rows(system, np.zeros(2), 0.5), layer_program.least_violation
+    with engine(name):
+        answer = largest_response(system, one)
+        assert (answer.status, answer.fallback) == (LpStatus.INFEASIBLE, False)
+        monkeypatch.setattr(layer_program, "least_violation", lambda *a: replace(closest(*a), bound=0.4))
+        assert largest_response(system, one).status is LpStatus.FAILED
+
+
+@pytest.mark.parametrize("name", ["auto", "highs"])
+@pytest.mark.parametrize("seed", range(4))
+def test_units_of_the_input_do_not_matter_to_the_relaxation(name, seed):
+    """h_i in units from 1e-6 to 1e6; an answer called optimal is feasible and as good as in plain units."""
+    system, one, _ = layer(seed, n=30, k=4)
+    plain = largest_response(system, one)
+    units = np.array([1e-6, 1e-3, 1.0, 1e6])
+    scaled = replace(system, matrix=system.matrix * units)
+    with engine(name):
+        answer = largest_response(scaled, one)
+    assert answer.status is not LpStatus.INFEASIBLE
+    if answer.status is LpStatus.OPTIMAL:
+        side = one.high + one.high_slope * one.threshold
+        assert (scaled.matrix @ answer.h <= side + 2e-6 * one.threshold).all()
+        assert answer.objective == pytest.approx(plain.objective, rel=1e-6)

@@ -1,0 +1,149 @@
+"""The thresholds of Algorithms 1 and 2: what a plain loop would find, with the layer's own residual as the judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layerwise.layer_method import misfit
+from unrelu.layerwise.layer_program import least_violation
+from unrelu.models.activations import Activation
+from unrelu.result import Status
+
+
+def noisy_layer(seed, kind="relu", noise=1e-2, n=60, k=8, lower=-np.inf):
+    rng = np.random.default_rng(seed)
+    system = LayerSystem(
+        rng.normal(size=(n, k)), 0.2 * rng.normal(size=n), Activation.parse(kind), np.full(k, lower), np.full(k, np.inf)
+    )
+    h = np.abs(rng.normal(size=k))
+    return system, h, system.value(h) + rng.uniform(-noise, noise, n)
+
+
+def algorithm_1(system, target, start, alpha):
+    """The published loop, one linear program for every threshold."""
+    eps = start
+    while True:
+        delta = least_violation(system, rows(system, target, eps), "linf").objective
+        if delta <= eps * (1 + 1e-9):
+            return eps, delta
+        eps *= alpha
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1", "tanh"])
+@given(seed=st.integers(0, 10**6), start=st.sampled_from((1e-5, 1e-3, 3e-2)))
+def test_linf_finds_the_threshold_of_the_published_loop(kind, seed, start):
+    system, _, target = noisy_layer(seed, kind, n=30, k=5)
+    eps, delta = algorithm_1(system, target, start, 1.2)
+    solution = LInf()(system, target, start)
+    assert solution.threshold == pytest.approx(eps, rel=1e-9)
+    assert solution.objective == pytest.approx(delta, rel=1e-6)
+    assert solution.status is Status.CONVERGED
+
+
+@given(seed=st.integers(0, 10**6))
+def test_linf_solution_explains_the_output_within_its_threshold(seed):
+    """(6): the solution has |phi(W h + b) - x|_inf <= eps, as the last threshold is feasible."""
+    system, _, target = noisy_layer(seed, lower=0.0)
+    solution = LInf()(system, target)
+    assert misfit(system, target, solution.h, "linf") <= solution.threshold * (1 + 1e-6)
+    assert (solution.h >= 0).all()
+
+
+def test_linf_needs_few_programs():
+    system, _, target = noisy_layer(3, noise=1e-3)
+    solution = LInf()(system, target)
+    assert solution.solves <= 8  # the plain loop from 1e-9 max|x| needs about 80
+
+
+@pytest.mark.parametrize("method", [L1(), Relaxed(), LeastSquares()])
+@pytest.mark.parametrize("noise", [1e-6, 1e-3, 3e-2])
+def test_unknown_noise_is_found_without_the_truth(method, noise):
+    errors = []
+    for seed in range(8):
+        system, h, target = noisy_layer(seed, noise=noise)
+        errors.append(np.linalg.norm(method(system, target).h - h) / np.linalg.norm(h))
+    assert np.median(errors) <= 3 * noise
+
+
+@given(seed=st.integers(0, 10**6))
+def test_l1_stops_at_a_threshold_that_the_next_one_does_not_improve(seed):
+    system, _, target = noisy_layer(seed, n=30, k=5)
+    solution = L1()(system, target, 1e-2)
+    here = misfit(system, target, solution.h, "l1")
+    grown = least_violation(system, rows(system, target, solution.threshold * 1.2), "l1")
+    assert misfit(system, target, grown.h, "l1") >= here * (1 - 1e-6)
+
+
+def test_l1_ignores_gross_outliers():
+    system, h, target = noisy_layer(5, noise=0.0)
+    target = target.copy()
+    on = np.flatnonzero(target > 0.5)[:3]
+    target[on] += 5
+    assert np.linalg.norm(L1()(system, target).h - h) <= 1e-6
+    assert np.linalg.norm(LeastSquares()(system, target).h - h) > 1e-2
+
+
+@pytest.mark.parametrize("k", [3, 8])
+def test_relaxed_with_a_small_threshold_solves_the_realizable_case(k):
+    """With eps -> 0 and realizable x the solutions of (8) are the preimage."""
+    system, h, target = noisy_layer(1, noise=0.0, k=k)
+    np.testing.assert_allclose(Relaxed()(system, target).h, h, atol=1e-6)
+
+
+def test_relaxed_grows_an_infeasible_threshold_until_it_is_feasible():
+    # h <= -1 + eps and -h <= -1 + eps: feasible from eps = 1.
+    system = LayerSystem(
+        np.array([[1.0], [-1.0]]), np.array([1.0, 1.0]), Activation("relu"), np.full(1, -np.inf), np.full(1, np.inf)
+    )
+    solution = Relaxed(alpha=1.2)(system, np.zeros(2), 1e-3)
+    assert solution.status is Status.CONVERGED
+    assert solution.threshold * (1 + 1e-9) >= 1.0
+    assert solution.threshold <= 1.2**2
+    assert solution.solves <= 6
+
+
+@pytest.mark.parametrize("method", [LInf(), L1(), Relaxed()])
+def test_a_time_limit_ends_a_layer_with_the_status(method):
+    system, _, target = noisy_layer(0, n=400, k=120)
+    assert method(system, target, time_limit=1e-4).status is Status.TIME_LIMIT
+
+
+@pytest.mark.parametrize("method", [LInf(), L1(), Relaxed(), LeastSquares()])
+def test_an_all_zero_output_is_no_special_case(method):
+    system, _, _ = noisy_layer(0)
+    solution = method(system, np.zeros(60))
+    assert np.isfinite(solution.h).all()
+    assert solution.status is Status.CONVERGED
+
+
+@pytest.mark.parametrize("method", [LInf(), L1(), Relaxed(), LeastSquares()])
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6, 1e9])
+def test_the_scale_of_the_weights_only_scales_the_result(method, scale):
+    """LP solvers drop coefficients below 1e-9 and have absolute tolerances; neither may show."""
+    system, _, target = noisy_layer(7, noise=1e-2)
+    scaled = LayerSystem(scale * system.matrix, scale * system.bias, system.activation, system.lower, system.upper)
+    plain, other = method(system, target, 1e-2), method(scaled, scale * target, scale * 1e-2)
+    power = 2 if isinstance(method, LeastSquares | Relaxed) else 1
+    assert other.objective == pytest.approx(plain.objective * scale**power, rel=1e-6)
+    np.testing.assert_allclose(other.h, plain.h, rtol=0, atol=1e-5 * np.abs(plain.h).max())
+
+
+@pytest.mark.parametrize("case", [1807, 1974, 3221, 3225, 3413])
+def test_least_squares_do_not_stop_where_the_newton_step_leaves_the_bounds(case):
+    """Layers on which a fuzzer found points called optimal, 1% to 300 times above the minimum."""
+    import programs
+    from unrelu.runtime.streams import stream
+
+    rng = stream("fuzzed programs", 0, "layers", "least_squares", case)
+    assert programs.layer_program("least_squares", rng)[1] == "agrees"
+
+
+@pytest.mark.parametrize("case", [249, 552, 3706, 6999, 8324, 8564])
+def test_least_squares_say_so_where_rounding_hides_that_anything_falls(case):
+    """Rows of sizes from 1e-7 to 1e5: the sum ends above its minimum, by 6e-5 of it or by all, and does not claim it."""
+    rng = stream("fuzzed programs", 0, "layers", "least_squares", case)
+    assert programs.layer_program("least_squares", rng)[1] in ("says so", "agrees")

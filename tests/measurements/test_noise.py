@@ -1,0 +1,148 @@
+"""Goodness of fit under the stated noise: against simulation and SciPy's distributions, and of codes that are lost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tests.support import random_network
+from unrelu.measurements.noise import Noise
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
+
+NET = random_network((3, 8, 20), bias=True)
+
+
+def observations(batch):
+    z = stream("test truth").standard_normal((batch, 3))
+    return z, NET(z)
+
+
+def p_values(noise, y, z, used=0, network=NET, **options):
+    """The p-values of codes z for observations y."""
+    problem = Problem.build(network, y, noise=noise, **options)
+    return problem.p_value(problem.residual(z), np.full(len(z), float(used)))
+
+
+def test_uniform_noise_is_a_bound():
+    z, y = observations(3)
+    y[:, 3] += [0.0999, 0.1, 0.1001]
+    assert p_values("uniform:0.1", y, z).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("level", [0.1, 3.0])
+def test_gaussian_p_values_of_the_true_code_are_uniform(level):
+    z, y = observations(40_000)
+    y += stream("test noise").normal(0, level, y.shape)
+    p = p_values(f"gaussian:{level}", y, z)
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+    assert abs((p >= 0.01).mean() - 0.99) < 4 * math.sqrt(0.99 * 0.01 / 40_000)
+    assert (p_values(f"gaussian:{level / 4}", y, z) >= 0.01).mean() < 0.01
+
+
+def test_a_linear_fit_takes_its_rank_from_the_degrees_of_freedom():
+    """Least squares of m = 12 entries by k = 9 parameters leaves chi-square noise with 3 degrees, not 12."""
+    rng = stream("test of a linear fit")
+    network = random_network((9, 12), "identity", bias=True)
+    y = network(np.zeros(9)) + 0.3 * rng.standard_normal((5000, 12))
+    z = np.linalg.lstsq(network.layers[0].matrix(), (y - network(np.zeros(9))).T, rcond=None)[0].T
+    assert stats.kstest(p_values("gaussian:0.3", y, z, 9, network), "uniform").pvalue > 1e-4
+    assert p_values("gaussian:0.3", y, z, 0, network).mean() > 0.95  # as if nothing had been fitted
+    # A fit that takes all degrees of freedom cannot be tested; what is left is whether noise could be as large.
+    np.testing.assert_allclose(
+        p_values("gaussian:0.3", y[:3], z[:3] + 1, 12, network), p_values("gaussian:0.3", y[:3], z[:3] + 1, 0, network)
+    )
+
+
+@given(n=st.integers(1, 3000), share=st.floats(0, 0.999), off=st.integers(0, 40))
+def test_outliers_are_counted(n, share, off):
+    network = random_network((1, n), "identity")
+    y = network(np.ones((1, 1)))
+    y[0, : min(n, off)] += 100 * np.abs(y).max()
+    expected = stats.binom.sf(min(n, off) - 1, n, share) if off else 1.0
+    np.testing.assert_allclose(p_values(f"outliers:{share}", y, np.ones((1, 1)), 1, network), expected, rtol=1e-9)
+
+
+def test_entries_under_a_mask_are_no_evidence():
+    z, y = observations(2)
+    y += stream("test noise").normal(0, 0.1, y.shape)
+    seen = np.arange(20) < 11
+    masked = p_values("gaussian:0.1", y, z, 3, operator=seen)
+    np.testing.assert_allclose(masked, stats.chi2.sf(((y - NET(z))[:, :11] ** 2).sum(axis=1) / 0.01, 11 - 3))
+
+
+@pytest.mark.parametrize("noise", ["gaussian:0", "gaussian:1e-300", "uniform:0", "outliers:0"])
+def test_without_noise_only_an_exact_fit_is_explained(noise):
+    z, y = observations(2)
+    assert p_values(noise, y, z + np.array([[0], [1e-3]])).tolist() == [1, 0]
+    assert p_values(noise, y, z, used=3).tolist() == [1, 1]
+
+
+def test_unknown_noise_judges_nothing():
+    z, y = observations(2)
+    assert np.isnan(p_values(None, y, z)).all()
+
+
+@pytest.mark.parametrize("noise", [None, "uniform:1", "gaussian:1", "gaussian:1e-300", "outliers:0.5"])
+@pytest.mark.parametrize("size", [np.nan, 1e200, 1e308])
+def test_lost_codes_explain_nothing_and_warn_of_nothing(noise, size):
+    problem = Problem.build(NET, np.ones(20), noise=noise)
+    z = np.full((1, 3), size)
+    assert not problem.fits_exactly(z)
+    assert not (problem.p_value(problem.residual(z), np.zeros(1)) > 1e-4)
+    assert not problem.objective(z) < 1e100
+
+
+def test_the_energy_of_the_noise_is_its_mean_over_the_observed_entries():
+    rng = stream("test of the energy")
+    observed = np.array([3, 8, 1])
+    for noise, draws in (("gaussian:0.3", 0.3 * rng.standard_normal((100_000, 8))),
+                         ("uniform:0.3", rng.uniform(-0.3, 0.3, (100_000, 8)))):  # fmt: skip
+        expected = [(draws[:, :m] ** 2).sum(axis=1).mean() for m in observed]
+        np.testing.assert_allclose(Noise.parse(noise).energy(observed), expected, rtol=0.02)
+    for noise in (None, "outliers:0.1"):
+        assert Noise.parse(noise).energy(observed).tolist() == [-1, -1, -1]
+
+
+def test_an_outlier_does_not_hide_itself_by_its_size():
+    """Were it measured by max|y|, an outlier of 1e9 would let errors of 1000 pass."""
+    z, y = observations(2)
+    off = z + np.array([[0.0], [1e-2]])
+    y[:, 5] += 1e9
+    p = p_values("outliers:0.05", y, off)
+    assert p[0] == pytest.approx(stats.binom.sf(0, 20, 0.05))
+    assert p[1] < 1e-4
+
+
+@pytest.mark.parametrize(("noise", "p"), [("gaussian:0.001", 0), ("uniform:0.001", 0), (None, np.nan)])
+def test_noise_that_was_stated_is_not_overruled_by_an_exact_fit(noise, p):
+    """1e-8 of one huge entry is more than the noise of the others."""
+    network = random_network((3, 20), "identity")
+    y = network(np.ones((1, 3)))
+    y[0, 1:] += 0.01
+    y[0, 0] += 1e7
+    problem = Problem.build(network, y, noise=noise)
+    residual = y - network(np.ones((1, 3)))
+    residual[0, 0] = 0.0
+    assert problem.is_exact(residual)
+    np.testing.assert_equal(problem.p_value(residual, np.zeros(1)), p)
+
+
+def test_whole_numbers_are_no_sign_of_single_precision():
+    y = np.array([[1e5, 3.0, 7.0] + [0.0] * 17, [1e5 + 0.5, 3.0, 7.0] + [0.0] * 17])
+    assert Problem.build(NET, y, scale="none").tolerance.tolist() == [1e-8, 100 * np.finfo(np.float32).eps]
+
+
+def test_the_accepted_energy_has_a_p_value_of_one_percent():
+    noise, observed, used = Noise.parse("gaussian:0.3"), np.array([26, 784, 10]), np.array([20.0, 20.0, 20.0])
+    energy = noise.accepted_energy(observed, used)
+    r = np.zeros((3, 784))
+    r[:, 0] = energy**0.5
+    np.testing.assert_allclose(noise.p_value(r, observed, used, np.ones(3)), 0.01)
+    assert energy[0] < 26 * 0.09 < 784 * 0.09 < energy[1]
+    assert np.isinf(Noise.parse("uniform:0.3").accepted_energy(observed, used)).all()

@@ -1,0 +1,367 @@
+"""Measurements: every form a user may pass, their adjoints, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+import unrelu
+from tests.support import random_network
+from unrelu import measurements
+from unrelu.errors import InputError, MissingPackageError, UnreluError
+from unrelu.measurements import Identity, Mapped, MaskOperator, MatrixOperator, Sparse, read_operator
+
+IMAGE = (1, 4, 6)
+N = 24
+RNG = np.random.default_rng(0)
+A = RNG.standard_normal((7, N))
+
+
+class Physics:
+    """What deepinv calls a LinearPhysics: A and A_adjoint on tensors with a batch axis."""
+
+    def A(self, x):
+        return x[..., ::2, :].float()
+
+    def A_adjoint(self, r):
+        x = torch.zeros(len(r), *IMAGE)
+        x[..., ::2, :] = r
+        return x
+
+
+class Precise(torch.nn.Module):
+    """A physics with a matrix of its own, which takes images of that type only."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.register_buffer("matrix", torch.from_numpy(A).to(dtype))
+
+    def A(self, x):
+        return x.flatten(1) @ self.matrix.T
+
+    def A_adjoint(self, r):
+        return (r @ self.matrix).reshape(-1, *IMAGE)
+
+
+def linear_operator():
+    return scipy.sparse.linalg.LinearOperator((7, N), matvec=lambda x: A @ x, rmatvec=lambda r: A.T @ r)
+
+
+FORMS = {
+    "nothing": (None, IMAGE, Identity),
+    "mask": (RNG.random(IMAGE) < 0.5, IMAGE, MaskOperator),
+    "mask_of_numbers": ((RNG.random(IMAGE) < 0.5).astype(float), IMAGE, MaskOperator),
+    "flat_mask": (RNG.random(N) < 0.5, (5, N), MaskOperator),
+    "masks": (RNG.random((5, *IMAGE)) < 0.5, (5, *IMAGE), MaskOperator),
+    "flat_masks": ((RNG.random((5, N)) < 0.5) * 1.0, (5, N), MaskOperator),
+    "matrix": (A, (7,), MatrixOperator),
+    "matrix_of_as_many_rows_as_observations": (A, (7, 7), MatrixOperator),
+    "square_matrix": (RNG.standard_normal((N, N)), (N, N), MatrixOperator),
+    "tensor": (torch.from_numpy(A), (7,), MatrixOperator),
+    "sparse": (sparse.random_array((9, N), density=0.2, rng=0), (9,), MatrixOperator),
+    "sparse_coo_matrix": (sparse.coo_matrix(A), (7,), MatrixOperator),
+    "scipy_operator": (linear_operator(), (7,), MatrixOperator),
+    "pair": ((lambda x: A @ x, lambda r: A.T @ r), (7,), MatrixOperator),
+    "wide_pair": ((lambda x: np.tile(x, 2), lambda r: r[:N] + r[N:]), (2 * N,), MatrixOperator),
+    "physics": (Physics(), (1, 2, 6), MatrixOperator),
+    "physics_of_float32": (Precise(torch.float32), (5, 7), MatrixOperator),
+    "physics_of_float64": (Precise(torch.float64), (5, 7), MatrixOperator),
+    "pylops": (measurements.blur((4, 6), 0.7), (N,), MatrixOperator),
+}
+forms = pytest.mark.parametrize("form", FORMS)
+
+
+def read(form):
+    given, y_shape, kind = FORMS[form]
+    operator = read_operator(given, IMAGE, y_shape)
+    assert isinstance(operator, kind)
+    return operator
+
+
+def large(kind):
+    """The operators that are too large to write out."""
+    csr = sparse.random_array((30, N), density=0.3, rng=1).tocsr()
+    if kind == "sparse":
+        return Sparse(sparse.csr_array(csr), (30,))
+    return Mapped(lambda x: csr @ x, lambda r: csr.T @ r, N, 30, (30,))
+
+
+@forms
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_adjoint_is_one(form, seed):
+    check_adjoint(read(form), seed)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "mapped"])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_adjoint_of_large_ones_is_one(kind, seed):
+    check_adjoint(large(kind), seed)
+
+
+def check_adjoint(operator, seed):
+    rng = np.random.default_rng(seed)
+    x, r = torch.from_numpy(rng.standard_normal((5, N))), torch.from_numpy(rng.standard_normal((5, operator.m)))
+    ax, atr = operator.forward(x), operator.adjoint(r)
+    assert ax.shape == (5, operator.m)
+    torch.testing.assert_close((ax * r).sum(dim=1), (x * atr).sum(dim=1), rtol=1e-9, atol=1e-9)
+
+
+@forms
+def test_directions_derivatives_and_single_precision_agree_with_forward(form):
+    check_forms(read(form))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "mapped"])
+def test_large_ones_agree_with_themselves(kind):
+    check_forms(large(kind))
+
+
+def check_forms(operator):
+    x = torch.from_numpy(RNG.standard_normal((5, N))).requires_grad_()
+    t = torch.from_numpy(RNG.standard_normal((5, 3, N)))
+    each = torch.stack([operator.forward(t[:, i]) for i in range(3)], dim=1)
+    torch.testing.assert_close(operator.tangents(t), each)
+    r = torch.from_numpy(RNG.standard_normal((5, operator.m)))
+    (gradient,) = torch.autograd.grad((operator.forward(x) * r).sum(), x)
+    torch.testing.assert_close(gradient, operator.adjoint(r))
+    single = operator.to(torch.float32, torch.device("cpu"))
+    torch.testing.assert_close(
+        single.forward(x.detach().float()).double(), operator.forward(x).detach(), rtol=1e-5, atol=1e-5
+    )
+    some = operator.take(np.array([3, 0]))
+    torch.testing.assert_close(some.forward(x.detach()[[3, 0]]), operator.forward(x).detach()[[3, 0]])
+
+
+def test_maps_given_as_code_are_the_matrix_they_stand_for():
+    for form in ("scipy_operator", "pair", "tensor", "sparse_coo_matrix"):
+        np.testing.assert_allclose(read(form).matrix(), A)
+    x = RNG.standard_normal((2, N))
+    seen = read("physics").values(x)
+    np.testing.assert_allclose(seen, x.reshape(2, 1, 4, 6)[..., ::2, :].reshape(2, -1), rtol=1e-6)
+
+
+def test_rows_with_a_single_one_are_a_selection():
+    picks = np.array([3, 3, 20])
+    rows = np.eye(N)[picks]
+    np.testing.assert_array_equal(read_operator(rows, IMAGE, (3,)).selection(), picks)
+    np.testing.assert_array_equal(read_operator(sparse.csr_array(rows), IMAGE, (3,)).selection(), picks)
+    assert read_operator(2 * rows, IMAGE, (3,)).selection() is None
+    assert read("matrix").selection() is None
+    assert read("mask").selection() is None
+
+
+def test_masks_say_what_was_seen():
+    np.testing.assert_array_equal(read("masks").seen(5), FORMS["masks"][0].reshape(5, N))
+    np.testing.assert_array_equal(read("mask").seen(2), np.stack([FORMS["mask"][0].ravel()] * 2))
+    assert read("matrix").seen(4).shape == (4, 7)
+    assert (read("masks").count, read("mask").count, read("matrix").count) == (5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "y_shape", "message"),
+    [
+        (np.ones((3, 5)), (3,), r"has shape \(3, 5\); pass a 0/1 mask of shape \(1, 4, 6\).*or a matrix \(m, 24\)"),
+        (np.full(IMAGE, 0.5), IMAGE, "read as a mask, but has entries like 0.5; a mask is made of 0 and 1"),
+        (np.full(IMAGE, np.nan), IMAGE, "entries like nan"),
+        (np.zeros(IMAGE), IMAGE, "the mask is 0 everywhere"),
+        (np.eye(2, N) > 0, (2, N), None),
+        (np.vstack([np.ones(N), np.zeros(N)]) > 0, (2, N), "the mask of observation 1 is 0 everywhere"),
+        (np.full((3, N), np.inf), (3,), "operator= has 72 entries that are not finite"),
+        (sparse.csr_array(np.full((3, N), np.nan)), (3,), "operator= has 72 entries that are not finite"),
+        (sparse.csr_array(np.ones((3, 5))), (3,), r"operator= has shape \(3, 5\); the network's output has 24 entries"),
+        (scipy.sparse.linalg.aslinearoperator(np.ones((3, 5))), (3,), r"has shape \(3, 5\); the network's output"),
+        (lambda x: x, IMAGE, "operator= is one function; pass a pair"),
+        ((lambda x: A @ x, lambda r: A[::-1].T @ r), (7,), "fails the dot test: <A x, r> = .* the adjoint of the"),
+        ((np.abs, np.abs), (N,), "operator= is not linear"),
+        ((lambda x: x + 1, lambda r: r), (N,), "operator= is not linear"),
+        ((lambda x: A @ x, lambda r: r), (7,), r"gives 7 numbers for A\^T r; 24 were expected"),
+        ((lambda x: x * 1j, lambda r: r), (N,), "gives complex numbers"),
+        ((lambda x: x * np.nan, lambda r: r), (N,), "gives NaN or infinite numbers for A x"),
+        ((lambda x: 1 / 0, lambda r: r), (N,), r"fails on a vector of 24 entries \(A x\): division by zero"),
+        ("blur", (N,), "operator has text entries"),
+        (MaskOperator(torch.ones(3), (3,)), (3,), "operator= takes 3 entries; the network's output has 24"),
+    ],
+)  # fmt: skip
+def test_operators_of_another_kind_are_refused(given, y_shape, message):
+    if message is None:
+        assert isinstance(read_operator(given, IMAGE, y_shape), MaskOperator)
+        return
+    with pytest.raises(InputError, match=message):
+        read_operator(given, IMAGE, y_shape)
+
+
+# --- ready-made ones --------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32 - 1), sigma=st.floats(0.3, 2))
+def test_a_blur_is_a_gaussian_filter(seed, sigma):
+    from scipy.ndimage import correlate
+
+    x = np.random.default_rng(seed).standard_normal((2, 7, 5))
+    reach = int(np.ceil(3 * sigma))
+    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = np.outer(line, line) / line.sum() ** 2
+    expected = np.stack([correlate(image, kernel, mode="constant") for image in x])
+    blurred = measurements.blur(x.shape, sigma).matvec(x.ravel())
+    np.testing.assert_allclose(blurred.reshape(x.shape), expected, atol=1e-12)
+
+
+def test_down_sampling_takes_means_of_blocks():
+    x = RNG.standard_normal((3, 4, 6))
+    expected = x.reshape(3, 2, 2, 3, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(measurements.downsample(x.shape, 2).matvec(x.ravel()), expected.ravel())
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_partial_fourier_is_part_of_the_transform(lead):
+    x = RNG.standard_normal((*lead, 4, 6))
+    kept = RNG.random((4, 6)) < 0.4
+    operator = read_operator(measurements.partial_fourier(x.shape, kept), x.shape, ())
+    coefficients = np.fft.fft2(x, norm="ortho")[..., kept].reshape(-1, kept.sum())
+    expected = np.concatenate([coefficients.real, coefficients.imag], axis=1).ravel()
+    np.testing.assert_allclose(operator.values(x.reshape(1, -1))[0], expected, atol=1e-12)
+
+
+def test_code_that_changes_the_length_of_what_it_measures_is_named():
+    kept = iter([5, 4])
+    operator = Mapped(lambda x: x[: next(kept)], lambda r: np.r_[r, np.zeros(N - 5)], N, 5, (5,))
+    with pytest.raises(InputError, match=r"operator= gave 4 numbers for a vector, and 5 when it was tried"):
+        operator.values(np.ones((2, N)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: measurements.blur((24,), 1), r"shape=\(24,\) has no height and width"),
+        (lambda: measurements.blur((4, 6), 0), "sigma=0 must be above 0 pixels"),
+        (lambda: measurements.blur((4, 6), 1, 0), "radius=0 must be at least 1 pixel"),
+        (lambda: measurements.downsample((4, 6), 4), "factor=4 must be at least 2 and divide the image's 4 x 6 pixels"),
+        (lambda: measurements.partial_fourier((4, 6), np.ones((6, 4))), r"kept= has shape \(6, 4\) and 24 ones"),
+        (lambda: measurements.partial_fourier((4, 6), np.zeros((4, 6))), "and 0 ones"),
+    ],
+)  # fmt: skip
+def test_ready_made_operators_refuse_what_makes_no_sense(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: measurements.blur((4, 6), 1),
+        lambda: measurements.downsample((4, 6), 2),
+        lambda: measurements.partial_fourier((4, 6), np.ones((4, 6))),
+    ],
+)
+def test_ready_made_operators_say_which_package_they_need(monkeypatch, make):
+    monkeypatch.setitem(sys.modules, "pylops", None)
+    with pytest.raises(MissingPackageError, match=r'need PyLops: pip install "unrelu\[pylops\]"') as raised:
+        make()
+    assert isinstance(raised.value, UnreluError)
+    assert isinstance(raised.value, ModuleNotFoundError)
+    assert raised.value.name == "pylops"
+
+
+# --- what looks like something else -----------------------------------------------------------------------------------
+
+
+def test_square_arrays_of_booleans_are_masks():
+    array = RNG.random((N, N)) < 0.5
+    for masks in (array, torch.from_numpy(array)):
+        assert isinstance(read_operator(masks, IMAGE, (N, N)), MaskOperator)
+
+
+def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
+    array = (RNG.random((N, N)) < 0.5).astype(float)
+    with pytest.raises(InputError, match="may be one mask for each of the 24 observations, or one matrix") as caught:
+        read_operator(array, IMAGE, (N, N))
+    calls = re.findall(r"operator=(unrelu\.\w+\(array\))", str(caught.value))
+    kinds = [type(read_operator(eval(c, {"unrelu": unrelu, "array": array}), IMAGE, (N, N))) for c in calls]
+    assert kinds == [MaskOperator, MatrixOperator]
+    assert isinstance(read_operator(sparse.csr_array(array), IMAGE, (N, N)), MatrixOperator)
+    assert isinstance(read_operator(array, IMAGE, (3, N)), MatrixOperator)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "shape"),
+    [
+        (unrelu.Mask(np.ones(N)), MaskOperator, IMAGE),
+        (unrelu.Mask(torch.ones(IMAGE, dtype=torch.bool)), MaskOperator, IMAGE),
+        (unrelu.Mask(np.ones((5, *IMAGE))), MaskOperator, IMAGE),
+        (unrelu.Matrix(np.ones((3, N))), MatrixOperator, (3,)),
+        (unrelu.Matrix(sparse.eye_array(N)), MatrixOperator, (N,)),
+    ],
+)
+def test_typed_arrays_are_what_they_say(given, kind, shape):
+    operator = read_operator(given, IMAGE, (1, N))
+    assert (type(operator), operator.shape) == (kind, shape)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (unrelu.Mask(np.ones(5)), r"operator= is a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch"),
+        (unrelu.Mask(np.full(N, 0.5)), "has entries like 0.5; a mask is made of 0 and 1"),
+        (
+            unrelu.Matrix(np.ones(N)),
+            r"operator= is a matrix of shape \(24,\); .* has 24 entries, pass one of \(m, 24\)",
+        ),
+        (unrelu.Matrix(np.full((2, N), np.nan)), "operator= has 48 entries that are not finite"),
+    ],
+)
+def test_typed_arrays_of_other_shapes_and_values_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        read_operator(given, IMAGE, (N,))
+
+
+def test_a_mask_for_each_of_as_many_observations_as_entries_is_inverted():
+    net = random_network((3, 12, N), seed=3)
+    z = np.random.default_rng(7).standard_normal((N, 3))
+    masks = np.random.default_rng(8).random((N, N)) < 0.7
+    found = unrelu.invert(net, net(z) * masks, "lm", operator=unrelu.Mask(masks), z0=z + 0.01)
+    np.testing.assert_allclose(found.z, z, atol=1e-6)
+
+
+def test_complex_maps_are_refused_in_every_form():
+    class Fourier(Physics):
+        def A(self, x):
+            return torch.fft.fft(x.flatten(1).double())
+
+    with pytest.raises(InputError, match="complex entries"):
+        read_operator(sparse.csr_array(A + 1j * A), IMAGE, (7,))
+    with pytest.raises(InputError, match="complex numbers"):
+        read_operator(Fourier(), IMAGE, (1, N))
+
+
+def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():
+    out, back = np.empty(7), np.empty(N)
+
+    def forward(x):
+        np.matmul(A, x, out=out)
+        x[:] = 0
+        return out
+
+    def backward(r):
+        np.matmul(A.T, r, out=back)
+        r[:] = 0
+        return back
+
+    assert isinstance(read_operator((forward, backward), IMAGE, (7,)), MatrixOperator)
+    large, x = Mapped(forward, backward, N, 7, (7,)), torch.from_numpy(RNG.standard_normal((3, N)))
+    before = x.clone()
+    np.testing.assert_allclose(large.forward(x), before.numpy() @ A.T)
+    assert torch.equal(x, before)
+
+
+def test_functions_of_no_rows_have_no_rows_of_their_own_lengths():
+    operator = Mapped(lambda x: x[:3], lambda r: np.concatenate([r, np.zeros(2)]), 5, 3, (3,))
+    assert operator.forward(torch.zeros(0, 5)).shape == (0, 3)
+    assert operator.adjoint(torch.zeros(0, 3)).shape == (0, 5)

@@ -1,0 +1,268 @@
+"""Values of a data set and of a generator brought together."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from tests.support import image_network, random_network
+from unrelu import zoo
+from unrelu.errors import InputError
+from unrelu.measurements.picture_scale import Scaling, check_scale
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Dense
+from unrelu.models.network import Layer, Network
+from unrelu.problem import Problem
+
+RNG = np.random.default_rng(0)
+DIGITS = RNG.choice([0.0, 0.0, 0.3, 0.8, 1.0], (10, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "written"),
+    [
+        ("0,1", (0, 1), "0,1"),
+        (" -1 , 1.0", (-1, 1), "-1,1"),
+        ("0.1,2e3", (0.1, 2000), "0.1,2000"),
+        (None, None, "none"),
+        ("none", None, "none"),
+    ],
+)
+def test_parse(text, ends, written):
+    scaling = Scaling.parse(text)
+    assert (scaling.ends, str(scaling)) == (ends, written)
+    assert scaling.checked == (text != "none")
+    if text is not None:
+        assert Scaling.parse(str(scaling)) == scaling
+
+
+@pytest.mark.parametrize("text", ["", "0", "0;1", "0,1,2", "a,b", ","])
+def test_what_is_no_pair_is_refused(text):
+    with pytest.raises(InputError, match="is not LOW,HIGH; pass two numbers such as 0,1, or none") as caught:
+        Scaling.parse(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1,0", "1,1", "nan,1", "0,inf", "-inf,0"])
+def test_ends_out_of_order_are_refused(text):
+    with pytest.raises(InputError, match="needs two finite numbers, the lower one first"):
+        Scaling.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        ("uint8", 0, 255),
+        ("int8", -128, 127),
+        ("uint16", 0, 65535),
+        (">i2", -32768, 32767),
+        ("bool", 0, 1),
+        ("float32", 0, 1),
+        ("float64", 0, 1),
+    ],
+)
+def test_the_own_range_is_mapped_to_the_ends(dtype, low, high):
+    values = np.array([[low, (low + high) / 2, high]], dtype=float)
+    kept = values.copy()
+    np.testing.assert_allclose(Scaling((-1, 3)).apply(values, dtype), [[-1, 1, 3]], atol=1e-12)
+    np.testing.assert_array_equal(Scaling().apply(values, dtype), values)
+    np.testing.assert_array_equal(values, kept)
+
+
+def test_images_are_mapped_as_torchvision_does():
+    image = np.arange(256.0)
+    np.testing.assert_allclose(Scaling.parse("0,1").apply(image, np.uint8), image / 255)
+    np.testing.assert_allclose(Scaling.parse("-1,1").apply(image, np.uint8), (image / 255 - 0.5) / 0.5, atol=1e-15)
+    noisy = np.array([-0.2, 1.3])
+    np.testing.assert_allclose(Scaling.parse("-1,1").apply(noisy, float), 2 * noisy - 1)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
+def test_wide_integers_have_no_range_of_their_own(dtype):
+    with pytest.raises(InputError, match=rf"scale 0,1 needs .* integers of type {dtype} .* save them as 8- or 16-bit"):
+        Scaling.parse("0,1").apply(np.zeros(3), dtype)
+    np.testing.assert_array_equal(Scaling().apply(np.ones(3), dtype), np.ones(3))
+
+
+# --- observations on another scale ------------------------------------------------------------------------------------
+
+
+def check(network, y, **how):
+    """As invert reads y, without inverting it."""
+    Problem.build(network, y, **how)
+
+
+def scales(array, network):
+    """The same pictures on the three scales, of the zoo's digits on that of a generator."""
+    unit = (array + 1) / 2 if network.typical_outputs.min() < -0.5 else array
+    return {"unit": unit, "centred": 2 * unit - 1, "bytes": 255 * unit}
+
+
+# The scale of each generator of the zoo, and how its digits are brought to it.
+GENERATORS = {"mnist-relu": "unit", "mnist-leaky": "unit", "mnist-sigmoid": "unit", "mnist-dcgan": "centred"}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_digits_on_the_generator_s_own_scale_pass_one_by_one(name):
+    network, rng = zoo.load(name), np.random.default_rng(31)
+    held_out = zoo.observations(name)[:40]
+    own = network(rng.standard_normal((40, 20)))
+    low, high = (-1, 1) if GENERATORS[name] == "centred" else (0, 1)
+    wrong = rng.random(own.shape) < 0.05
+    for y in (
+        held_out,
+        own,
+        own + 0.1 * rng.standard_normal(own.shape),
+        own + 0.3 * rng.standard_normal(own.shape),
+        own + rng.standard_normal(own.shape),
+        3 * own,
+        0.01 * own,
+        0 * own,
+        rng.uniform(low, high, own.shape),
+        rng.standard_normal(own.shape),
+        np.where(wrong, rng.uniform(-5, 5, own.shape), own),
+    ):
+        for one in y:
+            check(network, one)
+        check(network, y)
+    check(network, np.where(wrong, 200.0, own), noise="outliers:0.05")
+
+
+@pytest.mark.parametrize("noise", [0, 0.05])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_digits_on_the_two_other_scales_are_refused_one_by_one(name, noise):
+    network, rng = zoo.load(name), np.random.default_rng(32)
+    pictures = scales(zoo.observations(name)[:40], network)
+    for scale in pictures.keys() - {GENERATORS[name]}:
+        size = noise * np.ptp(pictures[scale])
+        for one in pictures[scale]:
+            with pytest.raises(InputError, match=r"the observations go from .* outputs of the generator from"):
+                check(network, one + size * rng.standard_normal(one.shape))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sizes", [(3, 8, 20), (5, 20, 40), (2, 10, 30, 60), (5, 40, 200)])
+def test_a_random_network_s_own_outputs_pass(sizes, seed):
+    network, rng = random_network(sizes, seed=seed), np.random.default_rng(seed + 100)
+    y = network(rng.standard_normal((16, sizes[0])))
+    for one in (*y, *(y + 0.5 * rng.standard_normal(y.shape)), *rng.standard_normal(y.shape), *(10 * y), *(y / 100)):
+        check(network, one)
+
+
+def advice(network, y, **how):
+    """What the message says to pass, as arguments: of the call, and what y becomes."""
+    with pytest.raises(InputError) as caught:
+        check(network, y, **how)
+    text = str(caught.value)
+    assert text.endswith('If the values are right as they are, pass scale="none" (--scale none)')
+    if scale := re.search(r"pass scale=(\(.*?\)) \(--scale (.*?)\), which", text):
+        assert Scaling.parse(scale[2]).ends == ast.literal_eval(scale[1])
+        return {"y": y, "scale": ast.literal_eval(scale[1])}, text
+    return {"y": eval(re.search(r"; pass (.*)\. If", text)[1], {"y": y})}, text
+
+
+FLAT = zoo.digits()[0][:10].reshape(10, -1)
+UNIT, CENTRED, BYTES = FLAT, 2 * FLAT - 1, np.round(255 * FLAT)
+
+
+@pytest.mark.parametrize(
+    ("network", "y", "how", "passed"),
+    [
+        ("mnist-relu", BYTES.astype(np.uint8), {}, "scale=(0, 1)"),
+        ("mnist-relu", torch.tensor(BYTES).to(torch.uint8), {}, "scale=(0, 1)"),
+        ("mnist-relu", BYTES.astype(np.uint8), {"scale": (-1, 1)}, "scale=(0, 1)"),
+        ("mnist-relu", 257 * BYTES.astype(np.uint16), {}, "scale=(0, 1)"),
+        ("mnist-relu", BYTES, {}, "y / 255"),
+        ("mnist-relu", BYTES.astype(np.int64), {}, "y / 255"),
+        ("mnist-relu", CENTRED, {}, "y / 2 + 0.5"),
+        ("mnist-dcgan", BYTES.astype(np.uint8), {}, "scale=(-1, 1)"),
+        ("mnist-dcgan", UNIT, {}, "scale=(-1, 1)"),
+        ("mnist-dcgan", BYTES, {}, "y / 127.5 - 1"),
+        ("bytes", UNIT, {}, "scale=(0, 255)"),
+        ("bytes", CENTRED, {}, "127.5 * y + 127.5"),
+    ],
+)
+def test_what_the_message_says_to_pass_is_accepted_and_on_the_generator_s_scale(network, y, how, passed):
+    generator = bytes_network() if network == "bytes" else zoo.load(network)
+    given, text = advice(generator, y, **how)
+    assert f"pass {passed}" in text
+    problem = Problem.build(generator, given.pop("y"), **given)
+    target = {"mnist-dcgan": CENTRED, "bytes": BYTES}.get(network, UNIT)
+    np.testing.assert_allclose(problem.y.reshape(target.shape), target, atol=0.5 * np.ptp(target) / 255)
+
+
+def bytes_network() -> Network:
+    """The digits of mnist-relu times 255."""
+    network = zoo.load("mnist-relu")
+    affine = Affine.compose([Dense(255 * torch.eye(784, dtype=torch.float64))], (784,))
+    return Network((*network.layers, Layer(affine, Activation("identity"))), network.latent_shape)
+
+
+def test_none_says_that_values_are_right():
+    for y in (BYTES, BYTES.astype(np.uint8)):
+        problem = Problem.build(zoo.load("mnist-relu"), y, scale="none")
+        np.testing.assert_array_equal(problem.y, BYTES)
+
+
+def test_integers_far_above_any_output_are_offered_what_the_generator_puts_out():
+    network = unrelu.from_arrays([5 * RNG.standard_normal((20, 3))])
+    given, text = advice(network, (DIGITS.reshape(10, -1)[:, :20] * 1000).astype(np.uint16))
+    high = float(f"{np.median(network.typical_outputs.max(axis=1)):.3g}")
+    assert given["scale"] == (0, high)
+    assert "which maps them from the range of uint16" in text
+
+
+def test_only_entries_that_were_observed_are_compared():
+    network, y = zoo.load("mnist-relu"), zoo.digits()[0][0].ravel()
+    hidden = np.where(np.arange(784) % 2, y, 255.0)
+    check(network, hidden, operator=unrelu.Mask(np.arange(784) % 2))
+    check(network, np.where(np.arange(784) % 2, y, np.nan), operator=unrelu.Mask(np.arange(784) % 2))
+    with pytest.raises(InputError, match="pass y / 255"):
+        check(network, 255 * y, operator=unrelu.Mask(np.arange(784) % 2))
+
+
+def test_measurements_that_mix_outputs_are_in_units_of_their_own():
+    network, y = zoo.load("mnist-relu"), zoo.digits()[0][:3].reshape(3, -1)
+    matrix = 255 * np.eye(784)[:300]
+    check(network, y @ matrix.T, operator=matrix)
+
+
+def test_invert_scales_y_and_noise_is_in_the_scaled_units():
+    network = zoo.load("mnist-relu")
+    stored = np.round(255 * zoo.digits()[0][:3].reshape(3, -1)).astype(np.uint8)
+    scaled = unrelu.invert(network, stored, "lm", scale=(0, 1), noise="gaussian:0.1")
+    by_hand = unrelu.invert(network, stored / 255, "lm", noise="gaussian:0.1")
+    np.testing.assert_allclose(scaled.z, by_hand.z, atol=1e-9)
+    np.testing.assert_allclose(scaled.fun, by_hand.fun)
+    with pytest.raises(InputError, match=r"pass scale=\(0, 1\)"):
+        unrelu.invert(network, stored, "lm")
+    with pytest.raises(InputError, match=r"pass scale=\(0, 1\)"):
+        unrelu.certify(network, stored)
+
+
+def test_nothing_to_compare():
+    check_scale(image_network(), np.full((3, 36), np.nan))
+    check_scale(image_network(), np.empty((0, 36)))
+    check_scale(image_network(), np.full((2, 36), 200.0), np.zeros((2, 36), dtype=bool))
+    constant = Network.chain([Dense(torch.zeros(4, 3, dtype=torch.float64)), Activation("relu")], (3,))
+    check(constant, np.full((2, 4), 9.0))
+    mixed = np.stack([np.full(784, np.nan), DIGITS[0].ravel() * 255])
+    with pytest.raises(InputError, match="go from 0 to 255"):
+        check_scale(zoo.load("mnist-relu"), mixed)
+
+
+def test_the_advice_is_not_what_was_passed():
+    with pytest.raises(InputError, match=r"they seem to be in \[0, 255\]; pass y / 255"):
+        Problem.build(zoo.load("mnist-relu"), BYTES, scale=(0, 1))
+
+
+def test_a_scale_is_of_outputs_not_of_their_mixtures():
+    network = zoo.load("mnist-sigmoid")
+    mixed = np.ones((3, 784))
+    with pytest.raises(InputError, match=r"scale=\(-1, 1\) maps values of the output, and operator= mixes them"):
+        Problem.build(network, np.ones(3), operator=mixed, scale=(-1, 1))

@@ -1,0 +1,184 @@
+"""Values, derivatives, inverses and preimages of every activation."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.support import ACTIVATIONS, MONOTONE
+from unrelu.errors import ModelError
+from unrelu.models.activations import Activation
+
+each = pytest.mark.parametrize("kind", ACTIVATIONS)
+monotone = pytest.mark.parametrize("kind", MONOTONE)
+vectors = arrays(np.float64, 4, elements=st.floats(-8, 8))
+radii = arrays(np.float64, 4, elements=st.sampled_from([0.0, 1e-3, 0.1, 0.5, 3.0]))
+
+
+@each
+@given(u=arrays(np.float64, (3, 4), elements=st.floats(-800, 800)))
+def test_numpy_and_pytorch_agree(kind, u):
+    activation = ACTIVATIONS[kind]
+    np.testing.assert_allclose(activation.value(u), activation.forward(torch.from_numpy(u)), rtol=1e-14)
+
+
+@each
+@given(u=vectors)
+def test_derivative_is_the_limit_of_differences(kind, u):
+    activation = ACTIVATIONS[kind]
+    u = np.where(np.abs(u) < 1e-3, 1.0, u)
+    difference = (activation.value(u + 1e-5) - activation.value(u - 1e-5)) / 2e-5
+    tensor = torch.from_numpy(u[None])
+    derivative = activation.derivative(tensor, activation.forward(tensor))
+    np.testing.assert_allclose(derivative[0], difference, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "slope"), [("relu", 0.0), ("leaky_relu", 0.1), ("identity", 1.0)])
+def test_derivative_at_the_kink_is_the_lower_slope(kind, slope):
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    assert ACTIVATIONS[kind].derivative(zero, zero).item() == slope
+
+
+@monotone
+@given(u=vectors)
+def test_inverse_gives_a_preactivation_of_the_output(kind, u):
+    activation = ACTIVATIONS[kind]
+    x = activation.value(u)
+    inverse = activation.inverse(x)
+    np.testing.assert_allclose(activation.value(inverse), x, rtol=1e-12)
+    if activation.invertible:
+        np.testing.assert_allclose(inverse, u, rtol=1e-10, atol=1e-12)
+
+
+@monotone
+@given(u=vectors, center=vectors, below=radii, above=radii)
+def test_preimage_holds_exactly_the_preactivations_of_the_interval(kind, u, center, below, above):
+    activation = ACTIVATIONS[kind]
+    x = activation.value(center)
+    low, high = activation.preimage(x - below, x + above)
+    assert (low <= high).all()
+    # Within rounding of an end, either answer is right.
+    clear = (np.abs(u - low) > 1e-9) & (np.abs(u - high) > 1e-9)
+    assume(clear.any())
+    value = activation.value(u)
+    inside, fits = (low <= u) & (u <= high), (x - below <= value) & (value <= x + above)
+    np.testing.assert_array_equal(inside[clear], fits[clear])
+
+
+def test_preimage_is_infinite_where_the_activation_is_flat_or_saturates():
+    zero, one = np.zeros(1), np.ones(1)
+    assert ACTIVATIONS["relu"].preimage(zero, one) == (-np.inf, 1)
+    assert ACTIVATIONS["leaky_relu"].preimage(-one, one) == (-10, 1)
+    assert ACTIVATIONS["sigmoid"].preimage(-one, one / 2) == (-np.inf, 0)
+    assert ACTIVATIONS["sigmoid"].preimage(one / 2, one) == (0, np.inf)
+    assert ACTIVATIONS["tanh"].preimage(-one, one) == (-np.inf, np.inf)
+    assert ACTIVATIONS["identity"].preimage(np.full(1, -np.inf), one) == (-np.inf, 1)
+
+
+@monotone
+@given(x=vectors, margin=st.sampled_from([0.0, 1e-6, 0.25]))
+def test_clip_moves_into_the_range_and_no_further(kind, x, margin):
+    activation = ACTIVATIONS[kind]
+    low, high = activation.range
+    clipped = activation.clip(x, margin)
+    keep = margin if activation.smooth else 0.0
+    assert (clipped >= low + keep).all()
+    assert (clipped <= high - keep).all()
+    np.testing.assert_array_equal(activation.clip(clipped, margin), clipped)
+    inside = (x >= low + keep) & (x <= high - keep)
+    np.testing.assert_array_equal(clipped[inside], x[inside])
+
+
+@each
+@given(u=vectors)
+def test_values_stay_in_the_range(kind, u):
+    activation = ACTIVATIONS[kind]
+    low, high = activation.range
+    value = activation.value(u)
+    assert (value >= low).all()
+    assert (value <= high).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "smooth", "invertible", "monotone"),
+    [
+        ("relu", False, False, True),
+        ("leaky_relu", False, True, True),
+        ("prelu", False, False, True),
+        ("prelu_negative", False, False, False),
+        ("identity", False, True, True),
+        ("sigmoid", True, True, True),
+        ("tanh", True, True, True),
+    ],
+)
+def test_properties(kind, smooth, invertible, monotone):
+    activation = ACTIVATIONS[kind]
+    assert (activation.smooth, activation.invertible, activation.monotone) == (smooth, invertible, monotone)
+
+
+@pytest.mark.parametrize("text", ["relu", "leaky_relu:0.1", "leaky_relu:0.25", "sigmoid", "tanh", "identity"])
+def test_parse_and_str_are_inverse(text):
+    assert str(Activation.parse(text)) == text
+
+
+def test_parse_fills_in_the_slope_of_the_paper():
+    assert Activation.parse("leaky_relu").slope == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gelu", "unknown activation 'gelu'; use one of relu, leaky_relu, prelu, identity, sigmoid, tanh"),
+        ("", "unknown activation ''"),
+        ("leaky_relu:x", "the slope 'x' is not a number"),
+        ("leaky_relu:nan", r"slope in \(0, 1\), got nan"),
+        ("leaky_relu:0", r"slope in \(0, 1\), got 0.0; slope 0 is 'relu', 1 is 'identity'"),
+        ("leaky_relu:1", r"slope in \(0, 1\), got 1.0"),
+        ("relu:0.3", "'relu' takes no slope, got 0.3"),
+        ("sigmoid:2", "'sigmoid' takes no slope, got 2.0"),
+        ("prelu", "'prelu' needs finite slopes, got None"),
+    ],
+)
+def test_parse_refuses(text, message):
+    with pytest.raises(ModelError, match=message):
+        Activation.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "slope", "message"),
+    [
+        ("prelu", [0.1, np.inf], "needs finite slopes"),
+        ("prelu", [], "needs finite slopes"),
+        ("prelu", "steep", "the slope 'steep' is not a number"),
+        ("leaky_relu", [0.1, 0.2], r"slope in \(0, 1\)"),
+        ("identity", 0.5, "takes no slope"),
+        (None, None, "unknown activation None"),
+    ],
+)
+def test_constructor_refuses(name, slope, message):
+    with pytest.raises(ModelError, match=message):
+        Activation(name, slope)
+
+
+@each
+def test_pickling_keeps_the_values(kind):
+    activation = ACTIVATIONS[kind]
+    copy = pickle.loads(pickle.dumps(activation))
+    u = np.array([[-2.0, -1.0, -0.5, 3.0], [1.0, -1.0, 2.0, -3.0]])
+    assert str(copy) == str(activation)
+    np.testing.assert_array_equal(copy.value(u), activation.value(u))
+
+
+def test_slopes_are_copied_and_read_only():
+    slopes = np.array([0.1, 0.2])
+    activation = Activation("prelu", slopes)
+    slopes[:] = 9
+    np.testing.assert_array_equal(activation.slope, [0.1, 0.2])
+    with pytest.raises(ValueError, match="read-only"):
+        activation.slope[0] = 9

@@ -1,0 +1,227 @@
+"""Hosts: whatever process, thread or setting it is called from, there is an answer or a named error, and no trace."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+import sklearn.cluster  # noqa: F401 -- its OpenMP library has a number of threads of its own
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import unrelu
+from hosts import HOSTS, changed, default_device, default_dtype, settings, trials
+from tests.support import random_network
+from unrelu.errors import HostError, OptionError
+from unrelu.methods import METHODS
+from unrelu.runtime.host import computing, on_one_thread
+from unrelu.runtime.threads import in_threads
+
+# Those that take seconds to start; `make fuzz` tries them.
+SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}
+TRIED = [name for name in HOSTS if name not in SLOW]
+# Without a process of their own to start; the others are long tests.
+QUICK = [
+    "a plain process",
+    "multiprocessing, fork",
+    "fork while a thread inverts",
+    "several threads at once",
+    "torch.autocast",
+]
+# Seconds for all hosts together, which take a quarter of a minute on an idle core: only a hang takes so long.
+PATIENCE = 900.0
+
+NETWORK = random_network((3, 8, 20), bias=True)
+Y = NETWORK(np.random.default_rng(0).normal(size=(2, 3))) + 0.01
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, list[list[str]]]:
+    """What was wrong in each host."""
+    return trials([name for name in TRIED if name not in QUICK], 1, PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def found_quickly() -> dict[str, list[list[str]]]:
+    return trials(QUICK, 1, PATIENCE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in TRIED if name not in QUICK])
+def test_every_host_has_its_answers_and_its_settings_back(found, name):
+    assert found[name] == [[]]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_commonest_hosts_have_their_answers_and_their_settings_back(found_quickly, name):
+    assert found_quickly[name] == [[]]
+
+
+SETTINGS = {
+    "autocast": functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "default device": functools.partial(default_device, "meta"),
+    "a device context": functools.partial(torch.device, "meta"),
+    "float64": functools.partial(default_dtype, torch.float64),
+    "float16": functools.partial(default_dtype, torch.float16),
+    "floating-point errors": functools.partial(np.errstate, all="raise"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_pytorch_change_no_bit(setting, dtype):
+    network = NETWORK.to(dtype)
+    plain = unrelu.invert(network, Y, noise="uniform:0.02", seed=1)
+    with SETTINGS[setting]():
+        found = unrelu.invert(network, Y, noise="uniform:0.02", seed=1)
+    for name in ("z", "reconstruction", "fun", "status", "rank", "p_value"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
+
+
+def test_what_is_loaded_and_kept_in_inference_mode_is_differentiated_outside():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 20))
+    with torch.inference_mode():
+        network = unrelu.from_torch(module.eval(), latent_shape=3).to(torch.float32)
+        network.jacobian(np.zeros(3))
+        typical = network.typical_output
+    y = network(np.random.default_rng(0).normal(size=3))
+    result = unrelu.invert(network, y, "gradient_descent", max_iterations=5)
+    assert typical > 0
+    assert np.isfinite(result.fun)
+
+
+# --- thread limits ----------------------------------------------------------------------------------------------------
+
+
+def test_blas_is_on_one_thread_inside_and_as_before_outside():
+    def counts():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with computing(one_thread=True):
+            assert set(counts()) == {1}
+        assert counts() == before
+        with pytest.raises(ZeroDivisionError), computing(one_thread=True):
+            raise ZeroDivisionError
+        assert counts() == before
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with threadpool_limits(2, user_api="blas"):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_overlapping_calls_restore_the_threads(two_threads, first_ends_first):
+    """Of two threads, the first of which changes what is the process's, either may end last."""
+    before, inside = settings(), threading.Event()
+    go_on, own = threading.Event(), []
+
+    def other():
+        with computing(one_thread=True):
+            own.append(torch.get_num_threads())
+            inside.set()
+            go_on.wait(PATIENCE)
+            own.append(torch.get_num_threads())
+        own.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=other)
+    with computing(one_thread=True):
+        thread.start()
+        inside.wait(PATIENCE)
+        if not first_ends_first:
+            go_on.set()
+            thread.join()
+        assert torch.get_num_threads() == 1
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
+    go_on.set()
+    thread.join()
+    assert own == [1, 1, 2]
+    assert changed(before) == []
+
+
+def test_threads_that_are_started_inside_are_limited(two_threads):
+    with computing(one_thread=True):
+        assert list(in_threads(lambda _: (torch.get_num_threads(), on_one_thread()), range(4), 2)) == [(1, True)] * 4
+    assert list(in_threads(lambda _: (torch.get_num_threads(), on_one_thread()), range(4), 2)) == [(2, False)] * 4
+
+
+# --- the user's own errors --------------------------------------------------------------------------------------------
+
+
+class Mine(Exception):
+    """An error of the user's."""
+
+
+@pytest.mark.parametrize("error", [Mine("mine"), KeyboardInterrupt(), StopIteration(), RuntimeError("mine")], ids=repr)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_callback_raises_comes_out_unchanged(method, error):
+    def callback(progress):
+        raise error
+
+    before = settings()
+    with pytest.raises(type(error)) as raised:
+        unrelu.invert(NETWORK, Y, method, callback=callback)
+    assert raised.value is error
+    assert changed(before) == []
+    assert not on_one_thread()
+
+
+def test_what_the_callback_of_a_certificate_raises_comes_out_unchanged():
+    error = Mine("mine")
+
+    def callback(progress):
+        raise error
+
+    before = settings()
+    with pytest.raises(Mine) as raised:
+        unrelu.certify(NETWORK, Y, np.zeros((2, 3)), callback=callback)
+    assert raised.value is error
+    assert changed(before) == []
+
+
+def test_what_a_method_raises_comes_out_unchanged():
+    def method(problem):
+        raise Mine("mine")
+
+    with pytest.raises(Mine, match="mine"):
+        unrelu.invert(NETWORK, Y, method)
+
+
+@pytest.mark.parametrize("returned", [None, np.zeros((2, 3)), (1, 2), "code", unrelu.Inversion])
+def test_a_method_that_returns_something_else_is_named(returned):
+    with pytest.raises(OptionError, match=rf"returned a {type(returned).__name__}; end it with Inversion.of"):
+        unrelu.invert(NETWORK, Y, lambda problem: returned)
+
+
+# --- what cannot work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use 'spawn'",
+        "Unable to handle autograd's threading in combination with fork-based multiprocessing. See https://...",
+    ],
+)
+def test_a_gpu_that_the_parent_of_a_fork_used_is_named(said):
+    with pytest.raises(HostError, match=r"forked process.*'spawn'"), computing():
+        raise RuntimeError(said)
+
+
+@pytest.mark.parametrize("asked", [{"workers": 2}, {"scheduler": "local:2"}])
+def test_a_daemon_cannot_start_processes(monkeypatch, tmp_path, asked):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(HostError, match=r"is a daemon.*pass workers=1"):
+        unrelu.run(NETWORK, Y, tmp_path / "out", "lm", chunk=1, **asked)
+    assert not (tmp_path / "out").exists()
+    assert unrelu.run(NETWORK, Y, tmp_path / "out", "lm", chunk=1).finished

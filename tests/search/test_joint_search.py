@@ -1,0 +1,337 @@
+"""``auto``: never worse than its parts, honest about what it knows."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from tests.support import EPS, random_network
+from unrelu import zoo
+from unrelu.errors import OptionError
+from unrelu.methods import layerwise_reason
+from unrelu.problem import Problem
+from unrelu.result import Status
+from unrelu.search import joint_search, stopping_rule
+from unrelu.search.joint_search import Search
+from unrelu.search.squared_error import Misfit
+
+
+def noisy(sizes, seed, noise, count=6, activation="relu"):
+    network = random_network(sizes, activation=activation, seed=seed)
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((count, sizes[0]))
+    clean = network(truth)
+    return network, truth, clean + noise * rng.standard_normal(clean.shape)
+
+
+@pytest.mark.parametrize(("sizes", "share"), [((8, 40, 200), 0.95), ((6, 12, 30), 0.85)])
+def test_it_is_at_least_as_good_as_lm_from_one_start(sizes, share):
+    """Of tiny generators, whose landscape is rough, all starts may end in the same optimum that is not the best."""
+    network, _, y = noisy(sizes, 1, 0.05, count=20)
+    auto, lm = unrelu.invert(network, y, "auto"), unrelu.invert(network, y, "lm")
+    assert (auto.fun <= lm.fun * (1 + 1e-4)).mean() >= share
+    assert auto.fun.sum() <= (1 + 1e-3) * lm.fun.sum()
+
+
+def test_an_exact_fit_stops_the_search():
+    network, truth, y = noisy((10, 40, 160), 2, 0.0)
+    result = unrelu.invert(network, y)
+    assert all(s is Status.EXACT_FIT for s in result.status)
+    np.testing.assert_allclose(result.z, truth, atol=1e-8)
+    assert (result.nit <= 20).all()
+
+
+def test_a_stated_noise_level_stops_the_search():
+    network, _, y = noisy((10, 40, 160), 3, 0.01)
+    result = unrelu.invert(network, y, noise="gaussian:0.01")
+    assert (result.status == Status.NOISE_LEVEL).mean() >= 0.8
+    assert result.success.all()
+
+
+def test_consensus_is_reported_for_unknown_noise():
+    network, _, y = noisy((5, 30, 120), 4, 0.01)
+    result = unrelu.invert(network, y)
+    assert all(s is Status.REFOUND for s in result.status)
+    assert (result.confidence >= 0.64).all()
+    assert not result.success.any()  # agreement of two or three is not 99%
+    once = unrelu.invert(network, y, rounds=1)
+    assert all(s is Status.FOUND_ONCE for s in once.status)
+    assert (once.confidence == 0).all()
+    assert not once.success.any()
+
+
+def test_codes_are_compared_in_the_norm_of_the_noise():
+    network, _, y = noisy((5, 30, 120), 5, 0.01)
+    result = unrelu.invert(network, y, noise="uniform:0.001", rounds=3)
+    np.testing.assert_allclose(result.fun, result.residual("linf"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "activation", "reason"),
+    [((4, 20, 10), "relu", "layer 2 does not expand"), ((4, 20, 60), "relu", None), ((4, 20, 60), "tanh", None)],
+)
+def test_layerwise_starts_only_where_the_layers_allow_them(sizes, activation, reason):
+    found = layerwise_reason(random_network(sizes, activation=activation, seed=0))
+    assert found is None if reason is None else reason in found
+
+
+def test_a_network_that_does_not_expand_is_searched_jointly():
+    network, truth, y = noisy((4, 40, 30), 6, 0.0, activation="leaky_relu:0.2")
+    result = unrelu.invert(network, y)
+    assert result.success.mean() >= 0.8
+    np.testing.assert_allclose(result.z[result.success], truth[result.success], atol=1e-6)
+
+
+def test_z0_is_the_first_start():
+    network, truth, y = noisy((5, 30, 120), 7, 0.0)
+    result = unrelu.invert(network, y, z0=truth)
+    assert (result.nit == 0).all()
+    assert all(s is Status.EXACT_FIT for s in result.status)
+
+
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"consensus": 0}, {"max_iterations": 0}])
+def test_bad_options(options):
+    with pytest.raises(OptionError):
+        unrelu.invert(random_network((3, 8), seed=0), np.zeros(8), **options)
+
+
+@pytest.mark.parametrize("noise", ["uniform:0.05", "outliers:0.05"])
+def test_the_end_in_another_norm_reports_as_auto_and_stops_when_asked(noise):
+    network, _, y = noisy((5, 30, 120), 8, 0.02)
+    seen = []
+    unrelu.invert(network, y, noise=noise, callback=seen.append)
+    assert {p.method for p in seen} == {"auto"}
+    assert all(a.done <= b.done and b.total == len(y) for a, b in itertools.pairwise(seen))
+    calls = len(seen)
+    stopped = []
+    result = unrelu.invert(network, y, noise=noise, callback=lambda p: stopped.append(p) or len(stopped) == calls - 1)
+    assert Status.STOPPED in result.status
+    assert len(stopped) < calls
+
+
+def test_the_end_in_linf_is_never_worse_than_algorithm_1():
+    network, _, y = noisy((5, 30, 120), 9, 0.05, count=10)
+    auto, paper = (unrelu.invert(network, y, method, noise="uniform:0.1") for method in ("auto", "linf"))
+    assert (auto.fun <= paper.fun * (1 + 1e-9)).all()
+
+
+# --- sizes, stops and what is left out --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e-14, 1e14, 1e25, 1e60])
+@pytest.mark.parametrize("kind", ["whole", "masks", "matrix"])
+def test_observations_of_every_size_have_an_answer(size, kind):
+    network = random_network((4, 20, 40), seed=0, bias=True)
+    rng = np.random.default_rng(0)
+    x = size * network(rng.standard_normal((3, 4)))
+    operator = {"whole": None, "masks": rng.random((3, 40)) < 0.8, "matrix": rng.standard_normal((15, 40))}[kind]
+    y = x @ operator.T if kind == "matrix" else x
+    found = unrelu.invert(network, y, operator=operator)
+    assert np.isfinite(found.z).all()
+    assert np.isfinite(found.fun).all()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_a_generator_of_outputs_of_any_size_is_inverted(size):
+    rng = np.random.default_rng(1)
+    weights = [rng.standard_normal((20, 4)), size * rng.standard_normal((60, 20))]
+    network = unrelu.from_arrays(weights)
+    truth = rng.standard_normal((5, 4))
+    found = unrelu.invert(network, network(truth))
+    np.testing.assert_allclose(found.z, truth, atol=1e-9)
+
+
+def test_a_generator_of_one_output_only_is_no_error():
+    network = unrelu.from_arrays(
+        [np.ones((8, 3)), np.ones((20, 8))], biases=[np.full(8, -100.0), np.linspace(0.0, 1.0, 20)]
+    )
+    masks = np.random.default_rng(0).random((2, 20)) < 0.7
+    found = unrelu.invert(network, np.ones((2, 20)), operator=masks)
+    assert np.isfinite(found.z).all()
+
+
+@pytest.mark.parametrize("call", [2, 9, 30, 60])
+def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
+    network = random_network((8, 20, 40), seed=8)
+    rng = np.random.default_rng(8)
+    y = network(rng.standard_normal((6, 8))) + rng.standard_normal((6, 40))
+    calls, counted = [], []
+    add = stopping_rule.Candidates.add
+
+    def added(self, state, steps, independent=True):
+        before = int(self.found.sum())
+        add(self, state, steps, independent)
+        counted.append((len(calls), int(self.found.sum()) - before))
+
+    def stop(progress):
+        calls.append(progress)
+        return len(calls) == call  # once: the search has to remember
+
+    monkeypatch.setattr(stopping_rule.Candidates, "add", added)
+    found = unrelu.invert(network, y, consensus=100, callback=stop)
+    assert len(calls) == call
+    assert (found.status == Status.STOPPED).all()
+    # Below 0 where a better code made what was found before count no more.
+    assert all(new <= 0 for at, new in counted if at == call)
+
+
+def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm(monkeypatch):
+    network = random_network((3, 12, 30), seed=3)
+    rng = np.random.default_rng(3)
+    y = network(rng.standard_normal((4, 3))) + rng.uniform(-0.1, 0.1, (4, 30))
+    add = stopping_rule.Candidates.add
+
+    def lost(self, state, steps, independent=True):
+        state.f[state.rows == 1] = np.inf
+        add(self, state, steps, independent)
+
+    whole = unrelu.invert(network, y, noise="uniform:0.1")
+    monkeypatch.setattr(stopping_rule.Candidates, "add", lost)
+    found = unrelu.invert(network, y, noise="uniform:0.1")
+    assert found.status[1] is Status.NO_CODE
+    np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
+
+
+def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
+    """Rounding to seven digits is no exact fit, and of misfits that are rounding no two agree to 1%."""
+    network = zoo.load("mnist-relu")
+    truth = np.random.default_rng(5).standard_normal((6, network.latent_dim))
+    found = unrelu.invert(network, np.round(network(truth), 7))
+    assert (found.status == Status.NO_EXACT_FIT).all()  # nor does it show its noise
+    single = unrelu.invert(network, network(truth).astype(np.float32))
+    assert (single.status == Status.EXACT_FIT).all()  # to the precision that it was stored in
+    assert (single.residual("linf") > 1e-8 * network(truth).max()).all()
+    assert (found.confidence > 0).all()
+    np.testing.assert_allclose(found.z, truth, atol=1e-5)
+    assert found.nit.max() <= 60
+
+
+# --- honest about how it ended ----------------------------------------------------------------------------------------
+
+
+def test_a_code_that_still_falls_is_not_called_found(monkeypatch):
+    network, _, y = noisy((5, 30, 120), 4, 1.0)
+    monkeypatch.setattr(joint_search, "_WIDTHS", ())
+    monkeypatch.setattr(joint_search, "_EXACT_STEPS", 1)
+    cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
+    assert (cut.status == Status.ITERATION_LIMIT).any()
+    assert "raise max_iterations" in cut.message[cut.status == Status.ITERATION_LIMIT][0]
+    whole = unrelu.invert(network, y, max_iterations=100, rounds=1)
+    assert (whole.status == Status.FOUND_ONCE).all()
+    assert (whole.fun < cut.fun)[cut.status == Status.ITERATION_LIMIT].all()
+
+
+@pytest.mark.parametrize("norm", ["l1", "linf"])
+def test_what_is_stopped_before_its_norm_claims_nothing(norm):
+    network, _, y = noisy((5, 30, 120), 8, 0.02)
+    calls = []
+    stopped = unrelu.invert(network, y, norm=norm, callback=lambda p: calls.append(p) or len(calls) == 30)
+    assert len(calls) == 30  # after agreement in l2, of most
+    assert (stopped.status == Status.STOPPED).all()
+    assert not stopped.success.any()
+
+
+def test_a_generator_without_layers_keeps_its_code_in_another_norm_and_says_so():
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 30)
+
+        def forward(self, z):
+            return self.last(z + torch.relu(self.first(z)))
+
+    torch.manual_seed(0)
+    network = unrelu.from_torch(Residual(), (4,))
+    y = network(np.ones((2, 4))) + np.random.default_rng(0).uniform(-0.1, 0.1, (2, 30))
+    found, squares = unrelu.invert(network, y, norm="linf"), unrelu.invert(network, y)
+    assert (found.status == Status.LEAST_SQUARES).all()
+    assert not found.success.any()
+    np.testing.assert_allclose(found.z, squares.z)
+    np.testing.assert_allclose(found.fun, found.residual("linf"))
+
+
+@pytest.mark.parametrize("consensus", [1, 2, 100])
+def test_found_once_and_found_again_mean_what_they_say(consensus):
+    network, _, y = noisy((5, 30, 120), 4, 0.01)
+    found = unrelu.invert(network, y, consensus=consensus)
+    for status, message, confidence in zip(found.status, found.message, found.confidence, strict=True):
+        assert status is (Status.FOUND_ONCE if consensus == 1 else Status.REFOUND)
+        assert message == f"{status.value} (confidence {confidence:.2f})"
+    assert (found.confidence > 0.5).all() == (consensus > 1)
+    assert not found.success.any()  # eight rounds are too few starts for 99%
+
+
+def test_a_search_is_confident_where_sixty_independent_starts_agree():
+    network, truth, y = noisy((5, 30, 120), 2, 0.05)
+    found = unrelu.invert(network, y, Search(consensus=60, rounds=80))
+    assert set(found.status) == {Status.REFOUND}
+    # One descent in sixty that ends elsewhere makes it two optima, and 97.8%.
+    assert (found.confidence >= 0.97).all()
+    assert (found.success == (found.confidence >= 0.99)).all()
+    assert found.success.mean() > 0.5
+    assert (found.fun <= Problem.build(network, y).objective(truth)).all()
+
+
+def test_hidden_values_beyond_single_precision_are_searched_in_double():
+    rng = np.random.default_rng(0)
+    shapes = [(30, 8, 1e20), (60, 30, 1e20), (60, 60, 1e-40)]
+    network = unrelu.from_arrays([size * rng.standard_normal((n, m)) for n, m, size in shapes])
+    truth = rng.standard_normal(8)
+    np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-8)
+    small = random_network((3, 12, 30), seed=3)
+    assert np.isfinite(unrelu.invert(small, small(np.ones(3)), prior=1e39).z).all()
+
+
+@pytest.mark.parametrize("name", ["mnist-leaky", "mnist-relu"])
+def test_blank_observations_have_an_optimum_that_is_found_again(name):
+    """G(0) is no blank image, so that its misfit, above |y|^2 = 0, is no sign of a bad code."""
+    network = zoo.load(name)
+    y = np.zeros(784) if name == "mnist-leaky" else network(np.ones(20))
+    found = unrelu.invert(network, y, prior=0.0 if name == "mnist-leaky" else 1e6, rounds=20)
+    assert found.status is Status.REFOUND
+
+
+def test_after_a_stop_no_further_jacobian_is_computed(monkeypatch):
+    network, _, y = noisy((8, 40, 200), 1, 0.05, count=4)
+    systems = []
+    system = Misfit.system
+    monkeypatch.setattr(Misfit, "system", lambda self, z, rows: systems.append(len(z)) or system(self, z, rows))
+    calls = []
+    found = unrelu.invert(network, y, callback=lambda p: calls.append(p) or len(calls) == 2)
+    assert (found.status == Status.STOPPED).all()
+    assert len(systems) <= 2
+
+
+def test_a_module_with_constants_in_double_precision_is_searched_in_double():
+    class Weighted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(3, 16), torch.nn.Linear(16, 40)
+
+        def forward(self, z):
+            h = torch.relu(self.first(z))
+            return self.last(h * torch.linspace(0.5, 1, 16, dtype=torch.float64) + h.mean(dim=1, keepdim=True))
+
+    torch.manual_seed(0)
+    network = unrelu.from_torch(Weighted(), (3,))
+    truth = np.random.default_rng(0).standard_normal((4, 3))
+    np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [5, 9])
+def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned(seed):
+    """A square first layer: at condition numbers of 5e4 an exact fit of single precision can be off by 1e-3."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(0, n_out**-0.5, (n_out, n_in)) for n_in, n_out in ((120, 120), (120, 300))]
+    network = unrelu.from_arrays(weights, activation="leaky_relu:0.1")
+    truth = rng.standard_normal((4, 120))
+    result = unrelu.invert(network, network(truth), "auto")
+    assert all(status is Status.EXACT_FIT for status in result.status)
+    # The observation and the output of the fit are both rounded by eps for each of the 240 terms of their sums.
+    for z, code in zip(result.z, truth, strict=True):
+        y, sigma = network(code), np.linalg.svd(network.jacobian(code), compute_uv=False)
+        assert np.linalg.norm(z - code) <= 2 * 240 * EPS * np.linalg.norm(y) / sigma[-1] < 1e-6

@@ -1,0 +1,137 @@
+"""Levenberg-Marquardt: stationary points, damping, per-observation stops, limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.support import lm_reach, random_network
+from unrelu.errors import OptionError
+from unrelu.result import Status
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu:0.3", "tanh", "sigmoid"])
+def test_converged_codes_are_stationary(activation):
+    network = random_network((5, 20, 60), activation=activation, seed=1)
+    rng = np.random.default_rng(1)
+    y = network(rng.standard_normal((6, 5))) + 0.01 * rng.standard_normal((6, 60))
+    result = unrelu.invert(network, y, "lm")
+    assert all(s is Status.CONVERGED for s in result.status)
+    for z, observed in zip(result.z, y, strict=True):
+        gradient = network.jacobian(z).T @ (network(z) - observed)
+        assert np.abs(gradient).max() <= 1e-6 * np.linalg.norm(observed)
+
+
+def test_it_agrees_with_scipy_from_the_same_start():
+    from scipy.optimize import least_squares
+
+    network = random_network((4, 15, 40), activation="tanh", seed=2)
+    rng = np.random.default_rng(2)
+    y = network(rng.standard_normal(4)) + 0.05 * rng.standard_normal(40)
+    z0 = rng.standard_normal(4)
+    reference = least_squares(lambda z: network(z) - y, z0, jac=network.jacobian, method="lm", xtol=1e-14, ftol=1e-14)
+    result = unrelu.invert(network, y, "lm", z0=z0)
+    jacobian = network.jacobian(reference.x)
+    assert np.linalg.norm(result.z - reference.x) <= 2 * lm_reach(jacobian.T @ jacobian, 2 * reference.cost) < 1e-5
+    assert result.fun == pytest.approx(2 * reference.cost, rel=1e-9)
+
+
+def test_the_objective_never_rises():
+    network = random_network((5, 20, 60), seed=3)
+    rng = np.random.default_rng(3)
+    y = network(rng.standard_normal((8, 5))) + 0.1 * rng.standard_normal((8, 60))
+    seen = []
+    unrelu.invert(network, y, "lm", callback=lambda p: seen.append(((network(p.z) - y) ** 2).sum(axis=1)) and None)
+    falls = np.diff(np.array(seen), axis=0)
+    assert (falls <= 1e-12).all()
+
+
+def test_observations_stop_on_their_own():
+    network = random_network((5, 20, 60), seed=4)
+    rng = np.random.default_rng(4)
+    truth = rng.standard_normal((2, 5))
+    result = unrelu.invert(network, network(truth), "lm", z0=np.array([truth[0], truth[1] + 0.1]))
+    assert result.nit[0] == 0
+    assert result.nit[1] > 0
+    assert all(s is Status.EXACT_FIT for s in result.status)
+
+
+def test_a_batch_gives_what_single_runs_give():
+    network = random_network((5, 20, 60), activation="leaky_relu:0.1", seed=5)
+    rng = np.random.default_rng(5)
+    y = network(rng.standard_normal((3, 5))) + 0.01 * rng.standard_normal((3, 60))
+    z0 = rng.standard_normal((3, 5))
+    together = unrelu.invert(network, y, "lm", z0=z0)
+    for i in range(3):
+        alone, jacobian = unrelu.invert(network, y[i], "lm", z0=z0[i]), network.jacobian(together.z[i])
+        reach = lm_reach(jacobian.T @ jacobian, together.fun[i])
+        assert np.linalg.norm(together.z[i] - alone.z) <= 2 * reach < 1e-6
+        assert together.status[i] is alone.status is Status.CONVERGED
+
+
+def test_a_singular_jacobian_is_no_obstacle():
+    """More latent coordinates than the first layer has rows: J^T J is singular everywhere."""
+    network = random_network((12, 6, 40), activation="leaky_relu:0.1", seed=6)
+    y = network(np.random.default_rng(6).standard_normal(12))
+    result = unrelu.invert(network, y, "lm")
+    assert result.status is Status.NOT_UNIQUE
+    assert result.freedom == 6
+
+
+def test_float32_networks_are_refined_in_float32():
+    network = random_network((5, 20, 60), seed=7).to(dtype=__import__("torch").float32)
+    truth = np.random.default_rng(7).standard_normal(5)
+    result = unrelu.invert(network, network(truth), "lm", z0=truth + 0.01)
+    np.testing.assert_allclose(result.z, truth, atol=1e-4)
+
+
+def test_iteration_limit_is_reported():
+    network = random_network((5, 20, 60), seed=8)
+    y = network(np.random.default_rng(8).standard_normal(5)) + 0.1
+    assert unrelu.invert(network, y, "lm", max_iterations=1).status is Status.ITERATION_LIMIT
+
+
+@pytest.mark.parametrize("method", ["lm", "gradient_descent", "linf", "auto"])
+def test_time_limit_is_reported_and_the_codes_so_far_are_kept(method):
+    network = random_network((60, 250, 600), activation="leaky_relu:0.1", seed=9)
+    rng = np.random.default_rng(9)
+    y = network(rng.standard_normal((40, 60))) + 0.3 * rng.standard_normal((40, 600))
+    result = unrelu.invert(network, y, method, time_limit=0.2)
+    assert Status.TIME_LIMIT in set(result.status)
+    late = result.status == Status.TIME_LIMIT
+    assert not result.success[late].any()
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_callback_is_asked_before_every_step(steps):
+    network = random_network((5, 20, 60), activation="tanh", seed=11)
+    rng = np.random.default_rng(11)
+    y, z0 = network(rng.standard_normal((3, 5))) + 0.1 * rng.standard_normal((3, 60)), rng.standard_normal((3, 5))
+    seen = []
+    result = unrelu.invert(network, y, "lm", z0=z0, callback=lambda p: seen.append(p) or p.nit == steps)
+    assert [p.nit for p in seen] == list(range(steps + 1))
+    np.testing.assert_array_equal(seen[0].z, z0)
+    np.testing.assert_array_equal(result.z, seen[-1].z)
+    assert result.nit.tolist() == [steps] * 3
+    assert set(result.status) == {Status.STOPPED}
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_stop_in_the_layerwise_start_ends_it_at_once(call):
+    network = random_network((5, 20, 60), seed=10)
+    y = network(np.random.default_rng(10).standard_normal((3, 5))) + 0.1
+    calls = []
+    stop = lambda p: calls.append(p) or len(calls) == call  # noqa: E731
+    result = unrelu.invert(network, y, "lm", start="least_squares", callback=stop)
+    assert len(calls) == call
+    assert set(result.status) == {Status.STOPPED}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"start": "best"}, "start='best'"), ({"max_iterations": 0}, "at least 1"), ({"damping": 0.0}, "above 0")],
+)
+def test_bad_options(options, message):
+    with pytest.raises(OptionError, match=message):
+        unrelu.invert(random_network((3, 8), seed=0), np.zeros(8), "lm", **options)

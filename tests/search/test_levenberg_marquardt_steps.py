@@ -1,0 +1,284 @@
+"""Damped Newton steps: the system they solve, the damping, and when a code is finished."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import EPS, lm_reach, random_network
+from unrelu.problem import Problem
+from unrelu.search.levenberg_marquardt import DampedNewton
+from unrelu.search.squared_error import Misfit
+
+K, N, B = 3, 25, 4
+
+
+def noisy(activation="tanh", seed=1, noise=0.1, operator=None, prior=0.0):
+    """A problem of B observations, and codes near their true ones."""
+    network = random_network((K, 12, N), activation, seed, bias=True)
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((B, K))
+    x = network(truth)
+    y = x if operator is None or operator.dtype == bool else x @ operator.T
+    y = y + noise * rng.standard_normal(y.shape)
+    return Problem.build(network, y, operator=operator, prior=prior), truth + 0.1 * rng.standard_normal((B, K))
+
+
+def descent(problem, z, rows=None, **options):
+    rows = torch.arange(len(z)) if rows is None else torch.tensor(rows)
+    misfit = Misfit.of(problem)
+    return DampedNewton(misfit, misfit.tensor(z), rows, **options)
+
+
+def seen(problem, i, matrix):
+    """A M for the operator A of an observation, in NumPy."""
+    operator = problem.operator.take(np.array([i]))
+    return operator.forward(torch.tensor(matrix.T.copy())).numpy().T
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.7])
+@pytest.mark.parametrize("measured", ["whole", "mask", "masks", "matrix"])
+def test_a_step_solves_the_damped_system(measured, prior):
+    rng = np.random.default_rng(0)
+    operator = {"whole": None, "mask": rng.random(N) < 0.7, "masks": rng.random((B, N)) < 0.7,
+                "matrix": rng.standard_normal((10, N))}[measured]  # fmt: skip
+    problem, z = noisy(operator=operator, prior=prior)
+    damping = torch.tensor([0.01, 0.1, 1.0, 5.0], dtype=torch.float64)
+    state = descent(problem, z, damping=damping)
+    before = state.f.clone()
+    state.step()
+    assert (state.f < before).all()
+    r = problem.residual(z)
+    for i in range(B):
+        jacobian = seen(problem, i, problem.network.jacobian(z[i]))
+        system = jacobian.T @ jacobian + (prior + float(damping[i])) * np.eye(K)
+        step = np.linalg.solve(system, jacobian.T @ r[i] - prior * z[i])
+        np.testing.assert_allclose(state.z[i], z[i] + step, atol=1e-10)
+    np.testing.assert_allclose(before, problem.objective(z), rtol=1e-12)
+    np.testing.assert_allclose(state.f, problem.objective(state.z.numpy()), rtol=1e-12)
+
+
+def test_the_first_damping_is_a_share_of_the_mean_diagonal():
+    problem, z = noisy(prior=0.3)
+    state = descent(problem, z, damping=0.05)
+    diagonals = [(problem.network.jacobian(code) ** 2).sum() + 0.3 * K for code in z]
+    np.testing.assert_allclose(state.damping, 0.05 * np.array(diagonals) / K, rtol=1e-12)
+
+
+def test_an_affine_map_with_hardly_any_damping_takes_one_step():
+    problem, _ = noisy("identity", prior=0.4)
+    state = descent(problem, np.zeros((B, K)), damping=1e-14).run(1)
+    (w, a), (v, b) = [(layer.matrix(), layer.bias()) for layer in problem.network.layers]
+    expected = np.linalg.solve((v @ w).T @ (v @ w) + 0.4 * np.eye(K), (v @ w).T @ (problem.y - v @ a - b).T).T
+    np.testing.assert_allclose(state.z, expected, atol=1e-10)
+
+
+def test_damping_follows_how_much_of_its_promise_a_step_keeps():
+    """mu max(1/10, 1 - (2 rho - 1)^3), rho the fall of f over that of its quadratic model."""
+    problem, z = noisy(seed=2, noise=1.0)
+    state = descent(problem, 2 * z, damping=0.3)
+    begin, f, mu, gram, gradient = (getattr(state, name).clone() for name in ("z", "f", "damping", "gram", "gradient"))
+    state.step()
+    step = state.z - begin
+    model = -2 * (gradient * step).sum(dim=1) - torch.einsum("bi,bij,bj->b", step, gram, step)
+    rho = (f - state.f) / model
+    assert ((rho > 0.5) & (rho < 0.95)).any()
+    torch.testing.assert_close(state.damping / mu, (1 - (2 * rho - 1) ** 3).clamp_min(0.1))
+
+
+def test_damping_falls_after_a_step_and_grows_faster_and_faster_after_failures():
+    problem, z = noisy("relu", seed=3, noise=1.0)
+    state = descent(problem, np.vstack([z] * 5) * 3, rows=list(range(B)) * 5, damping=1e-6)
+    failures = torch.zeros(len(state.z))
+    some_failed_twice = False
+    for _ in range(12):
+        at, f, mu = state.active, state.f.clone(), state.damping.clone()
+        state.step()
+        fell = state.f[at] < f[at]
+        change = state.damping[at] / mu[at]
+        assert (change[fell] >= 0.1 - 1e-12).all()
+        torch.testing.assert_close(change[~fell], 2 ** (1 + failures[at][~fell]).double())
+        failures[at] = torch.where(fell, torch.zeros(()), failures[at] + 1)
+        some_failed_twice |= bool((failures >= 2).any())
+        assert (state.damping[at][~fell] > mu[at][~fell]).all()
+        np.testing.assert_array_equal(state.f[at][~fell], f[at][~fell])
+    assert some_failed_twice
+
+
+# --- a descent --------------------------------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 999),
+    activation=st.sampled_from(["relu", "leaky_relu:0.2", "tanh", "sigmoid"]),
+    damping=st.sampled_from([1e-8, 1e-2, 10.0]),
+    prior=st.sampled_from([0.0, 1.0]),
+    foresee=st.booleans(),
+)
+def test_the_objective_never_rises(seed, activation, damping, prior, foresee):
+    problem, z = noisy(activation, seed, noise=0.5, prior=prior)
+    misfit, start = Misfit.of(problem), torch.tensor(3 * z)
+    options = {"damping": damping, "foresee": foresee, "tiny_decrease": 1e-6}
+    state = DampedNewton(misfit, start, torch.arange(B), **options)
+    for _ in range(15):
+        before, codes, tried = state.f.clone(), state.z.clone(), state.steps.clone()
+        state.step()
+        assert (state.f <= before * (1 + 1e-12)).all()
+        assert (state.z == codes)[state.steps == tried].all()
+        np.testing.assert_allclose(state.f, problem.objective(state.z.numpy()), rtol=1e-9)
+    np.testing.assert_array_equal(start, 3 * z)  # the caller's codes are left alone
+
+
+def test_what_is_found_does_not_depend_on_the_others_in_the_batch():
+    """Two steps that each lower f by a share of 1e-3: the fall of later ones is no more than the rounding of f."""
+    problem, z = noisy("leaky_relu:0.2", seed=4)
+    together, alone = (
+        descent(problem, 2 * z),
+        [descent(problem.part(np.array([i])), 2 * z[i : i + 1]) for i in range(B)],
+    )
+    least_fall, steps = 1e-3, 2
+    for _ in range(steps):
+        before = together.f.clone()
+        for state in (together, *alone):
+            state.step()
+        assert (together.f <= (1 - least_fall) * before).all()
+    for state in (together, *alone):
+        state.refresh(torch.arange(len(state.z)))
+    # Sums of N products are rounded by N eps; the solution of a step's system multiplies that by its condition number.
+    # The damping is 1 - (2 rho - 1)^3, of a derivative up to 6, and rho has the rounding of f relative to its fall.
+    condition = float(torch.linalg.cond(together.gram).max())
+    assert condition < 100
+    rounding = steps * N * EPS * max(condition, 6 / least_fall)
+    for name in ("z", "f", "gram", "gradient", "damping"):
+        each = torch.cat([getattr(one, name) for one in alone])
+        scale = float((together.gram.norm() * together.z.norm()) if name == "gradient" else each.abs().max())
+        np.testing.assert_allclose(getattr(together, name), each, rtol=0, atol=rounding * scale)
+    assert together.steps.tolist() == [int(one.steps) for one in alone]
+
+
+def test_several_codes_for_an_observation_are_several_descents():
+    problem, z = noisy(seed=5)
+    rows = [2, 0, 2, 2]
+    state = descent(problem, z, rows).run(40)
+    assert state.done.all()
+    one = [descent(problem.part(np.array([row])), z[i : i + 1]).run(40) for i, row in enumerate(rows)]
+    reach = [lm_reach(hessian, f) for hessian, f in zip(state.gram.numpy(), state.f.tolist(), strict=True)]
+    difference = (state.z - torch.cat([s.z for s in one])).abs().amax(dim=1)
+    assert (difference.numpy() <= 2 * np.array(reach)).all()
+    assert max(reach) < 1e-6
+    np.testing.assert_allclose(state.f, problem.part(np.array(rows)).objective(state.z.numpy()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_finished_codes_are_stationary(activation):
+    problem, z = noisy(activation, seed=6, prior=0.2)
+    state = descent(problem, z).run(100)
+    assert state.done.all()
+    assert not len(state.active)
+    gradient = Misfit.of(problem).gradient(state.z, torch.arange(B))[1]
+    assert gradient.abs().max() <= 1e-6
+    before = state.z.clone()
+    state.run(5)
+    np.testing.assert_array_equal(state.z, before)
+
+
+def test_single_precision_stays_single():
+    problem, z = noisy()
+    single = Problem.build(problem.network.to(torch.float32), problem.y)
+    state = descent(single, z, damping=torch.full((B,), 0.1), enough=torch.full((B,), 1e-3, dtype=torch.float64)).run(9)
+    for name in ("z", "f", "gram", "gradient", "damping", "growth", "enough"):
+        assert getattr(state, name).dtype == torch.float32
+    np.testing.assert_allclose(state.f, descent(problem, z).run(40).f, rtol=1e-4)
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_code_is_finished_as_soon_as_its_misfit_is_small_enough():
+    problem, z = noisy(seed=7)
+    free = [descent(problem, z).run(steps).f for steps in range(30)]
+    start, end = free[0], free[-1]
+    enough = torch.stack([2 * start[0], 0.5 * (start[1] + end[1]), 0.5 * end[2], -torch.ones(())])
+    state = descent(problem, z, enough=enough)
+    assert state.done.tolist() == [True, False, False, False]
+    state.run(29)
+    needed = next(steps for steps, f in enumerate(free) if f[1] <= enough[1])
+    assert state.steps.tolist()[:2] == [0, needed]
+    assert 0 < needed < state.steps[2]
+    np.testing.assert_array_equal(state.z[0], z[0])
+    np.testing.assert_allclose(state.f[2:], end[2:], rtol=1e-12)
+
+
+def test_two_tiny_steps_in_a_row_finish_a_code():
+    problem, z = noisy(seed=8)
+    state = descent(problem, z, tiny_decrease=1e-3)
+    small = torch.zeros(B)
+    while len(state.active):
+        at, before = state.active, state.f.clone()
+        state.step()
+        fall = before[at] - state.f[at]
+        small[at] = torch.where((fall > 0) & (fall < 1e-3 * before[at]), small[at] + 1, torch.zeros(()))
+        assert state.done[at].tolist() == (small[at] == 2).tolist()
+
+
+def test_foreseeing_saves_the_last_steps_and_costs_no_more_than_they_bring():
+    problem, z = noisy(seed=9)
+    all_steps, fewer = (descent(problem, z, tiny_decrease=1e-4, foresee=foresee).run(50) for foresee in (False, True))
+    assert all_steps.done.all()
+    assert fewer.done.all()
+    assert (fewer.steps < all_steps.steps).all()
+    assert (fewer.steps > 0).all()
+    assert (fewer.f <= all_steps.f * (1 + 2e-4)).all()
+    again = descent(problem, fewer.z.numpy(), tiny_decrease=1e-4, foresee=True).run(50)
+    assert (again.steps == 0).all()
+    np.testing.assert_array_equal(again.z, fewer.z)
+
+
+def test_strong_damping_is_not_mistaken_for_an_end():
+    """A step is short then, and predicted to gain little, wherever the code is."""
+    problem, z = noisy(seed=10)
+    state = descent(problem, z, damping=1e5, tiny_decrease=1e-3, foresee=True).run(1)
+    assert state.steps.tolist() == [1] * B
+
+
+def test_dead_codes_are_flat_and_finish():
+    network = random_network((K, 12, N), seed=1)
+    problem = Problem.build(network, network(np.ones((2, K))) + 0.1)
+    state = descent(problem, np.array([np.zeros(K), np.ones(K)])).run(40)
+    assert state.flat().tolist() == [True, False]
+    assert state.done[0]
+    np.testing.assert_array_equal(state.z[0], np.zeros(K))
+    fits = descent(problem, np.zeros((1, K)), enough=torch.tensor([1e9]))
+    assert not fits.flat().any()
+
+
+@pytest.mark.parametrize("start", [np.nan, np.inf, 1e300])
+def test_codes_beyond_the_range_of_numbers_leave_the_others_alone(start):
+    problem, z = noisy("leaky_relu:0.2", seed=11)
+    z[1] = start
+    state = descent(problem, z).run(10)
+    assert not state.f[1] < 1e100
+    others = np.array([0, 2, 3])
+    alone = descent(problem.part(others), z[others]).run(10)
+    np.testing.assert_allclose(state.f[others], alone.f, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("stop_at", "steps"), [(0, 0), (2, 2), (9, 4)])
+def test_a_run_asks_before_every_step(stop_at, steps):
+    problem, z = noisy(seed=12)
+    asked = []
+
+    def stop():
+        asked.append(None)
+        return len(asked) > stop_at
+
+    state = descent(problem, z)
+    assert state.run(4, stop) is state
+    assert state.steps.tolist() == [steps] * B
+    assert len(asked) == min(stop_at + 1, 4)

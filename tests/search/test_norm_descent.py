@@ -1,0 +1,384 @@
+"""Descent in l1 and linf: local optima against enumeration of pieces, global ones of affine nets against linprog."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from scipy.optimize import linprog
+
+from tests.support import image_network, random_network
+from unrelu import zoo
+from unrelu.errors import OptionError
+from unrelu.measurements import MaskOperator
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense
+from unrelu.models.network import Network
+from unrelu.problem import Problem
+from unrelu.result import Status
+from unrelu.search.adjacent_regions import observations
+from unrelu.search.norm_descent import NormDescent
+
+NORMS = ("l1", "linf")
+both_norms = pytest.mark.parametrize("norm", NORMS)
+
+
+def norm_program(matrix, offset, target, norm, sides=None):
+    """The minimum of |target - matrix z - offset| with ``sides = (B, b)``: B z <= b, by linprog."""
+    n, k = matrix.shape
+    errors = np.eye(n) if norm == "l1" else np.ones((n, 1))
+    r = target - offset
+    a, b = np.block([[matrix, -errors], [-matrix, -errors]]), np.concatenate([r, -r])
+    if sides is not None:
+        a = np.vstack([a, np.hstack([sides[0], np.zeros((len(sides[0]), errors.shape[1]))])])
+        b = np.concatenate([b, sides[1]])
+    cost = np.concatenate([np.zeros(k), np.ones(errors.shape[1])])
+    bounds = [(None, None)] * k + [(0, None)] * errors.shape[1]
+    found = linprog(cost, A_ub=a, b_ub=b, bounds=bounds, method="highs")
+    return found.fun if found.status == 0 else math.inf
+
+
+def on_piece(network, pattern, y, norm):
+    """The minimum over the codes with the given signs of all neurons, one array a layer."""
+    matrix, offset = np.eye(network.latent_dim), np.zeros(network.latent_dim)
+    rows, sides = [], []
+    for layer, on in zip(network.layers, pattern, strict=True):
+        matrix, offset = layer.matrix() @ matrix, layer.matrix() @ offset + layer.bias()
+        sign = np.where(on, -1.0, 1.0)
+        rows.append(sign[:, None] * matrix)
+        sides.append(-sign * offset)
+        slope = np.where(on, 1.0, layer.activation.slope)
+        matrix, offset = slope[:, None] * matrix, slope * offset
+    return norm_program(matrix, offset, y, norm, (np.vstack(rows), np.concatenate(sides)))
+
+
+def touching_pieces(network, z, at_kink=1e-7):
+    """Every sign pattern whose piece has z in its closure."""
+    states, x = [], z
+    for layer in network.layers:
+        u = layer.matrix() @ x + layer.bias()
+        states.append([(True, False) if abs(v) <= at_kink else (v > 0,) for v in u])
+        x = layer.activation.value(u)
+    sizes = [len(s) for s in states]
+    for signs in itertools.product(*itertools.chain.from_iterable(states)):
+        yield [np.array(part) for part in np.split(np.array(signs), np.cumsum(sizes)[:-1])]
+
+
+def no_better_direction(problem, z, norm, rng, size=1e-5, share=1e-6, count=400):
+    """No random direction, nor one along a coordinate, lowers the objective by more than a share of itself."""
+    k = len(z)
+    d = np.vstack([rng.standard_normal((count, k)), np.eye(k), -np.eye(k)])
+    d *= size / np.linalg.norm(d, axis=1, keepdims=True)
+    one = problem.part(np.zeros(len(d), dtype=np.intp))
+    values, here = one.objective(z + d, norm), problem.objective(z[None, :], norm)[0]
+    return bool((values >= here - share * size * max(here, 1.0)).all())
+
+
+@both_norms
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.2"])
+def test_no_piece_that_touches_the_code_has_a_better_one(norm, seed, activation):
+    network = random_network((2, 4, 3, 6), activation=activation, seed=seed, bias=True)
+    rng = np.random.default_rng(seed)
+    y = network(rng.standard_normal((4, 2))) + 0.3 * rng.standard_normal((4, 6))
+    problem = Problem.build(network, y, norm=norm)
+    z, status, _ = NormDescent().minimise(problem, rng.standard_normal((4, 2)))
+    assert set(status) <= {Status.CONVERGED, Status.FLAT}
+    for code, observed, value in zip(z, y, problem.objective(z), strict=True):
+        best = min(on_piece(network, pattern, observed, norm) for pattern in touching_pieces(network, code))
+        assert value <= best + 1e-6 * max(1.0, value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_best_of_some_starts_is_the_global_optimum_of_all_pieces(seed):
+    network = random_network((2, 3, 4), seed=seed, bias=True)
+    rng = np.random.default_rng(10 + seed)
+    y = network(rng.standard_normal(2)) + 0.1 * rng.standard_normal(4)
+    for norm in NORMS:
+        patterns = itertools.product((False, True), repeat=7)
+        best = min(on_piece(network, [np.array(p[:3]), np.array(p[3:])], y, norm) for p in patterns)
+        problem = Problem.build(network, np.tile(y, (30, 1)), norm=norm)
+        z, _, _ = NormDescent().minimise(problem, 2 * rng.standard_normal((30, 2)))
+        values = problem.objective(z)
+        assert values.min() == pytest.approx(best, abs=1e-6)
+        assert (values >= best - 1e-9).all()
+
+
+def affine_problem(norm, kind, rng, batch=3):
+    """An affine network, an operator of some kind, and the matrix and offset of what is observed."""
+    weight, bias, n = rng.standard_normal((12, 3)), rng.standard_normal(12), 12
+    network = Network.chain([Dense(*map(_tensor, (weight, bias)))], (3,))
+    z = rng.standard_normal((batch, 3))
+    operator = {
+        "whole": None,
+        "mask": rng.random(n) < 0.7,
+        "masks": rng.random((batch, n)) < 0.7,
+        "matrix": rng.standard_normal((8, n)),
+        "sparse": sparse.random_array((9, n), density=0.4, rng=rng),
+        "picks": np.eye(n)[[1, 5, 0, 7, 11, 2]],
+    }[kind]
+    see = {"whole": lambda x: x, "mask": lambda x: x, "masks": lambda x: x}.get(kind, lambda x: x @ operator.T)
+    y = see(network(z)) + 0.3 * rng.standard_normal(see(network(z)).shape)
+    problem = Problem.build(network, y, norm=norm, operator=operator)
+    matrices = []
+    for i in range(batch):
+        if kind in ("whole", "mask", "masks"):
+            kept = (
+                problem.operator.seen(batch)[i]
+                if isinstance(problem.operator, MaskOperator)
+                else np.ones(n, dtype=bool)
+            )
+            matrices.append((weight[kept], bias[kept], y[i][kept]))
+        else:
+            matrices.append((operator @ weight, operator @ bias, y[i]))
+    return problem, matrices
+
+
+def _tensor(array):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+@both_norms
+@pytest.mark.parametrize("kind", ["whole", "mask", "masks", "matrix", "sparse", "picks"])
+def test_affine_networks_are_solved_globally(norm, kind):
+    rng = np.random.default_rng(3)
+    problem, parts = affine_problem(norm, kind, rng)
+    z, status, programs = NormDescent().minimise(problem, 3 * rng.standard_normal((problem.size, 3)))
+    assert set(status) == {Status.CONVERGED}
+    assert programs.max() <= 12
+    for value, (matrix, offset, y) in zip(problem.objective(z), parts, strict=True):
+        assert value == pytest.approx(norm_program(matrix, offset, y, norm), rel=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.2"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_error_of_one_layer_is_minimised_globally(seed, activation):
+    """Its sublevel sets are convex, though the errors are not."""
+    network = random_network((2, 7), activation=activation, seed=seed, bias=True)
+    rng = np.random.default_rng(seed)
+    y = network(rng.standard_normal(2)) + 0.4 * rng.standard_normal(7)
+    patterns = itertools.product((False, True), repeat=7)
+    best = min(on_piece(network, [np.array(p)], y, "linf") for p in patterns)
+    problem = Problem.build(network, np.tile(y, (6, 1)), norm="linf")
+    z, status, _ = NormDescent().minimise(problem, rng.standard_normal((6, 2)))
+    settled = status != Status.FLAT
+    assert settled.sum() >= 3
+    np.testing.assert_allclose(problem.objective(z)[settled], best, rtol=1e-6)
+
+
+@both_norms
+def test_the_objective_falls_with_every_program(norm):
+    network = random_network((5, 20, 40), seed=3)
+    rng = np.random.default_rng(3)
+    y = network(rng.standard_normal((6, 5))) + 0.1 * rng.standard_normal((6, 40))
+    problem, z0 = Problem.build(network, y, norm=norm), rng.standard_normal((6, 5))
+    values = [problem.objective(z0)]
+    for most in (1, 2, 4, 8, 16, 32):
+        z, status, programs = NormDescent(max_programs=most).minimise(problem, z0)
+        values.append(problem.objective(z))
+        assert (programs[status == Status.CONVERGED] <= most + 12).all()
+    assert (np.diff(values, axis=0) <= 1e-12).all()
+    assert (values[-1] < values[0]).all()
+
+
+@st.composite
+def searches(draw):
+    """A small network, a measurement, noisy observations and starts."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    k = draw(st.integers(1, 4))
+    hidden = draw(st.lists(st.integers(2, 8), min_size=0, max_size=2))
+    n = draw(st.integers(k + 1, 15))
+    activation = draw(st.sampled_from(("relu", "leaky_relu:0.3", "identity")))
+    last = draw(st.sampled_from((None, "identity", "relu", "leaky_relu:0.1")))
+    network = random_network((k, *hidden, n), activation, seed % 1000, bias=draw(st.booleans()), last=last)
+    operator = {"whole": None, "mask": np.arange(n) % 3 > 0, "matrix": rng.standard_normal((max(2, n - 2), n))}[
+        draw(st.sampled_from(("whole", "mask", "matrix")))
+    ]
+    x = network(rng.standard_normal((2, k)))
+    x = x @ operator.T if operator is not None and operator.ndim == 2 else x
+    y = x + draw(st.sampled_from((0.0, 0.01, 0.5))) * rng.standard_normal(x.shape)
+    problem = Problem.build(network, y, norm=draw(st.sampled_from(NORMS)), operator=operator)
+    return problem, rng.standard_normal((2, k)), rng
+
+
+@given(searches())
+@settings(max_examples=80)
+def test_no_code_is_worse_than_its_start_and_converged_ones_are_local_optima(search):
+    problem, z0, rng = search
+    before = z0.copy()
+    z, status, programs = NormDescent().minimise(problem, z0)
+    np.testing.assert_array_equal(z0, before)
+    assert (problem.objective(z) <= problem.objective(z0)).all()
+    assert (programs <= NormDescent().max_programs + 12).all()
+    for i, code in enumerate(z):
+        assert status[i] in {Status.CONVERGED, Status.FLAT, Status.ITERATION_LIMIT}
+        if status[i] is Status.CONVERGED:
+            assert no_better_direction(problem.part(np.array([i])), code, problem.norm, rng)
+
+
+@both_norms
+@pytest.mark.parametrize("kind", ["conv", "sigmoid", "tanh"])
+def test_smooth_networks_end_at_stationary_points(norm, kind):
+    network = image_network() if kind == "conv" else random_network((3, 12, 30), activation=kind, seed=2)
+    rng = np.random.default_rng(4)
+    truth = rng.standard_normal((3, 3))
+    x = network(truth).reshape(3, -1)
+    y = (x + 0.02 * rng.standard_normal(x.shape)).reshape(3, *network.output_shape)
+    problem = Problem.build(network, y, norm=norm)
+    z, status, _ = NormDescent(max_programs=300).minimise(problem, truth + 0.3 * rng.standard_normal((3, 3)))
+    assert list(status).count(Status.CONVERGED) >= 2
+    for i in np.flatnonzero(status == Status.CONVERGED):
+        assert no_better_direction(problem.part(np.array([i])), z[i], norm, rng, share=1e-4)
+
+
+def test_prelu_with_any_slopes_is_linearised_with_its_kinks():
+    rng = np.random.default_rng(6)
+    slopes = np.tile([-0.5, 0.3, 1.7, 0.0], 5)
+    parts = [Dense(_tensor(rng.standard_normal((20, 2)))), Activation("prelu", slopes)]
+    network = Network.chain(parts, (2,))
+    y = network(rng.standard_normal((4, 2))) + 0.2 * rng.standard_normal((4, 20))
+    for norm in NORMS:
+        problem = Problem.build(network, y, norm=norm)
+        z, status, _ = NormDescent().minimise(problem, rng.standard_normal((4, 2)))
+        assert set(status) == {Status.CONVERGED}
+        for i, code in enumerate(z):
+            assert no_better_direction(problem.part(np.array([i])), code, norm, rng)
+
+
+@pytest.mark.parametrize("sizes", [(3, 8, 10), (3, 6, 9, 8)])
+def test_pieces_are_exact_on_every_side_of_their_kinks(sizes):
+    network = random_network(sizes, activation="leaky_relu:0.2", seed=1, bias=True)
+    observation = observations(Problem.build(network, np.zeros(sizes[-1]), norm="l1"))[0]
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal(3)
+    nearest = np.argsort(np.abs(observation.trace(z[None, :]).u[0]))[:3]
+    kinks = np.sort(nearest)
+    piece = observation.piece(z, kinks)
+    for d in 0.02 * rng.standard_normal((200, 3)):
+        there = observation.trace(z[None, :] + d)
+        before = observation.trace(z[None, :])
+        others = np.setdiff1d(np.arange(len(before.u[0])), kinks)
+        if ((before.u[0, others] > 0) != (there.u[0, others] > 0)).any():
+            continue
+        rise = np.maximum(there.u[0, kinks], 0) - np.maximum(piece.u, 0)
+        np.testing.assert_allclose(piece.u + piece.u_code @ d + piece.u_kink @ rise, there.u[0, kinks], atol=1e-12)
+        np.testing.assert_allclose(piece.v + piece.v_code @ d + piece.v_kink @ rise, there.v[0], atol=1e-12)
+
+
+def test_gross_errors_are_seen_through():
+    network = random_network((5, 25, 80), seed=5)
+    rng = np.random.default_rng(5)
+    truth = rng.standard_normal((6, 5))
+    y = network(truth) + (rng.random((6, 80)) < 0.1) * rng.choice([-3.0, 3.0], (6, 80))
+    problem = Problem.build(network, y, norm="l1")
+    z, status, _ = NormDescent().minimise(problem, truth + 0.1 * rng.standard_normal((6, 5)))
+    assert set(status) == {Status.CONVERGED}
+    np.testing.assert_allclose(z, truth, atol=1e-7)
+
+
+def test_uniform_noise_is_explained_where_the_layerwise_method_does_not():
+    import unrelu
+
+    network, rng = zoo.load("mnist-relu"), np.random.default_rng(0)
+    x = network(rng.standard_normal((5, network.latent_dim)))
+    y = x + rng.uniform(-0.1, 0.1, x.shape)
+    layerwise = unrelu.invert(network, y, "linf", noise="uniform:0.1")
+    problem = Problem.build(network, y, noise="uniform:0.1")
+    z, status, programs = NormDescent().minimise(problem, layerwise.z)
+    assert set(status) == {Status.CONVERGED}
+    assert (problem.objective(z) <= 0.1).all()
+    assert (layerwise.residual("linf") > 0.1).all()
+    assert programs.mean() <= 10
+
+
+def hard_problem(**options):
+    network = random_network((10, 60, 200), seed=7)
+    rng = np.random.default_rng(7)
+    y = network(rng.standard_normal((40, 10))) + 0.1 * rng.standard_normal((40, 200))
+    return Problem.build(network, y, norm="l1", **options), rng.standard_normal((40, 10))
+
+
+def test_the_time_limit_keeps_what_was_reached():
+    NormDescent().minimise(hard_problem()[0].part(np.arange(1)), hard_problem()[1][:1])  # compiles
+    problem, z0 = hard_problem(time_limit=0.05)
+    z, status, programs = NormDescent().minimise(problem, z0)
+    assert status[-1] is Status.TIME_LIMIT
+    assert programs[-1] == 0
+    np.testing.assert_array_equal(z[-1], z0[-1])
+    assert (problem.objective(z) <= problem.objective(z0)).all()
+
+
+def test_the_callback_hears_of_each_observation_and_stops_the_rest():
+    heard = []
+    problem, z0 = hard_problem(callback=lambda p: heard.append((p.done, p.total)) or p.done == 2)
+    z, status, _ = NormDescent().minimise(problem, z0)
+    assert heard == [(1, 40), (2, 40)]
+    assert list(status[2:]) == [Status.STOPPED] * 38
+    np.testing.assert_array_equal(z[2:], z0[2:])
+
+
+def test_starts_that_are_not_numbers_are_told():
+    problem, z0 = hard_problem()
+    problem = problem.part(np.arange(3))
+    z0 = z0[:3].copy()
+    z0[0, 2], z0[2] = np.nan, 1e300
+    z, status, programs = NormDescent().minimise(problem, z0)
+    assert status[0] is Status.NO_CODE
+    assert status[1] is Status.CONVERGED
+    assert status[2] is not Status.CONVERGED or np.isfinite(z[2]).all()
+    assert programs[0] == 0
+    np.testing.assert_array_equal(z[0], z0[0])
+
+
+def test_a_code_with_all_neurons_off_is_flat():
+    network = Network.chain(
+        [Dense(_tensor(np.eye(2)), _tensor(np.full(2, -1.0))), Activation("relu"), Dense(_tensor(np.ones((3, 2))))],
+        (2,),
+    )
+    problem = Problem.build(network, np.ones((1, 3)), norm="l1")
+    z, status, _ = NormDescent().minimise(problem, np.zeros((1, 2)))
+    assert status[0] is Status.FLAT
+    np.testing.assert_array_equal(z, np.zeros((1, 2)))
+
+
+@both_norms
+def test_the_origin_of_a_network_without_biases_is_left(norm):
+    """More kinks meet there than there are coordinates."""
+    network = random_network((3, 20, 30), seed=8)
+    y = network(np.random.default_rng(8).standard_normal((2, 3)))
+    problem = Problem.build(network, y, norm=norm)
+    z, _, _ = NormDescent().minimise(problem, np.zeros((2, 3)))
+    assert (problem.objective(z) < problem.objective(np.zeros((2, 3)))).all()
+
+
+def test_networks_in_single_precision_are_finished_in_double():
+    import torch
+
+    network = random_network((4, 15, 30), seed=9)
+    rng = np.random.default_rng(9)
+    y = network(rng.standard_normal((3, 4))) + 0.1 * rng.standard_normal((3, 30))
+    z0 = rng.standard_normal((3, 4))
+    exact, _, _ = NormDescent().minimise(Problem.build(network, y, norm="linf"), z0)
+    single = Problem.build(network.to(torch.float32), y, norm="linf")
+    z, status, _ = NormDescent().minimise(single, z0)
+    assert set(status) == {Status.CONVERGED}
+    problem = Problem.build(network, y, norm="linf")
+    np.testing.assert_allclose(problem.objective(z), problem.objective(exact), rtol=1e-4)
+
+
+def test_options_and_norms_are_checked():
+    with pytest.raises(OptionError, match="max_programs=0"):
+        NormDescent(max_programs=0)
+    with pytest.raises(OptionError, match="tolerance=1"):
+        NormDescent(tolerance=1.0)
+    problem, z0 = hard_problem()
+    with pytest.raises(OptionError, match="l2"):
+        NormDescent().minimise(problem, z0, "l2")
