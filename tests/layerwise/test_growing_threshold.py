@@ -144,6 +144,9 @@ def test_least_squares_do_not_stop_where_the_newton_step_leaves_the_bounds(case)
 
 @pytest.mark.parametrize("case", [249, 552, 3706, 6999, 8324, 8564])
 def test_least_squares_say_so_where_rounding_hides_that_anything_falls(case):
-    """Rows of sizes from 1e-7 to 1e5: the sum ends above its minimum, by 6e-5 of it or by all, and does not claim it."""
+    """Rows of sizes from 1e-7 to 1e5: the sum ends above its minimum, by 6e-5 of it or all, and says so."""
+    import programs
+    from unrelu.runtime.streams import stream
+
     rng = stream("fuzzed programs", 0, "layers", "least_squares", case)
     assert programs.layer_program("least_squares", rng)[1] in ("says so", "agrees")
