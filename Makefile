@@ -82,7 +82,7 @@ zoo: $(VENV)/.check
 
 ## forget compiled kernels, after a change in one of their files
 clean-kernels:
-	rm -rf src/unrelu/layer/__pycache__
+	rm -rf src/unrelu/lp/__pycache__
 
 clean:
 	rm -rf $(VENV) demo demo-seeds docs/_build

@@ -72,7 +72,7 @@ _DIFFERENCES = """\
 ## Not judged here
 
 - That a layer's preimage is a polytope, that (6) is the set of all codes within eps, and that with eps = 0 the
-  solutions of (8) are the preimage: these are tested, on small layers (`tests/layer`).
+  solutions of (8) are the preimage: these are tested, on small layers (`tests/layerwise`).
 - The running time of Theorem 2 in big O, and the expansion logarithmic in k that others need for gradient descent.
 - What the paper cites from others.
 """
