@@ -18,8 +18,8 @@ from unrelu.certification.layer_bounds import (
     LATENT,
     SUM,
     Lemma,
-    first_lemmas,
-    latent_lemmas,
+    bound_propagation,
+    latent_bounds,
     propagated,
     region_of,
 )
@@ -137,8 +137,8 @@ def test_lemmas_hold_for_every_code_below_the_level(seed, norm):
     rng = np.random.default_rng(seed)
     chain, z = two_layers(rng, norm, float(rng.choice([0.0, 0.0, 0.1, 1.0])))
     level = float(exact(chain, z).value) * (1 + 10.0 ** rng.uniform(-9, 0))
-    lemmas = first_lemmas(chain, level)
-    lemmas = lemmas + latent_lemmas(chain, level, lemmas)
+    lemmas = bound_propagation(chain, level)
+    lemmas = lemmas + latent_bounds(chain, level, lemmas)
     spoilt = [
         replace(lemma, multipliers=replace(lemma.multipliers, slopes=lemma.multipliers.slopes * rng.uniform(0.5, 2)))
         for lemma in lemmas
@@ -162,9 +162,9 @@ def test_many_chains_prove_a_radius(slope, kind):
     for seed in range(60):
         chain, z = two_layers(np.random.default_rng(seed), "linf", slope)
         level = float(exact(chain, z).value) * 1.001
-        lemmas = first_lemmas(chain, level)
+        lemmas = bound_propagation(chain, level)
         if kind == LATENT:
-            lemmas = [lemma for lemma in lemmas if lemma.kind != BALANCE] + latent_lemmas(chain, level, lemmas)
+            lemmas = [lemma for lemma in lemmas if lemma.kind != BALANCE] + latent_bounds(chain, level, lemmas)
         told = region_of(chain, level, lemmas).proven
         proven += told and (kind is None or kind in {lemma.kind for lemma in lemmas})
     assert proven >= 10

@@ -18,8 +18,8 @@ from unrelu.layerwise.layer_program import largest_response, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
 from unrelu.lp.interior_point import decided
-from unrelu.lp.interior_point_largest import central_largest
-from unrelu.lp.interior_point_sum import central_sum
+from unrelu.lp.interior_point_largest import largest_violation_steps
+from unrelu.lp.interior_point_sum import violation_sum_steps
 from unrelu.lp.least_squares_start import least_squares_point
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
@@ -169,7 +169,7 @@ def test_interior_point_steps_of_the_sum_stay_inside_and_end_at_the_optimum(box,
     r0, lower, upper = r0 / 0.1, lower / 0.1, upper / 0.1
     last = np.inf
     for limit in (0, 1, 2, 5, 100):
-        w, weight, barrier = central_sum(ROUTINES, matrix, r0, sizes, lo, hi, 1.0, lower, upper, np.inf, limit)
+        w, weight, barrier = violation_sum_steps(ROUTINES, matrix, r0, sizes, lo, hi, 1.0, lower, upper, np.inf, limit)
         assert (w > lower).all()
         assert (w < upper).all()
         bounded = np.isfinite(lower) | np.isfinite(upper)
@@ -189,7 +189,7 @@ def test_interior_point_steps_of_the_largest_stay_inside_and_end_at_the_optimum(
     up, down = one.slopes
     r0, lower, upper = r0 / 0.1, lower / 0.1, upper / 0.1
     for limit in (0, 1, 2, 5, 100):
-        w, d, scores, _ = central_largest(ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit)
+        w, d, scores, _ = largest_violation_steps(ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit)
         assert (w > lower).all()
         assert (w < upper).all()
         r = r0 + matrix @ w
@@ -359,16 +359,16 @@ def test_the_unit_of_the_output_is_that_of_the_minimum(norm, problem, power):
 @given(problem=problems(), factor=st.sampled_from((0.1, 0.8, 1.0, 1.2, 10.0)))
 def test_a_warm_start_changes_nothing(norm, problem, factor):
     system, one, _ = problem
-    near = least_violation(system, one, norm)
+    first = least_violation(system, one, norm)
     other = rows(system, one.target, one.threshold * factor)
-    agree(other, norm, least_violation(system, other, norm), least_violation(system, other, norm, near=near))
+    agree(other, norm, least_violation(system, other, norm), least_violation(system, other, norm, warm_start=first))
 
 
 def test_a_warm_start_from_the_answer_itself_needs_no_pivots():
     system, one, _ = layer(n=100, k=20)
     for norm in ("linf", "l1"):
         answer = least_violation(system, one, norm)
-        again = least_violation(system, one, norm, near=answer)
+        again = least_violation(system, one, norm, warm_start=answer)
         assert again.pivots == 0
         assert again.objective == pytest.approx(answer.objective, rel=1e-12)
 
@@ -626,7 +626,7 @@ def test_an_unknown_norm_is_an_error():
 def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild):
     system, one, _ = layer()
     honest = least_violation(system, one, norm)
-    name = "central_largest" if norm == "linf" else "central_sum"
+    name = "largest_violation_steps" if norm == "linf" else "violation_sum_steps"
     steps = getattr(kernel_programs, name)
     monkeypatch.setattr(kernel_programs, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
     answer = least_violation(system, one, norm)
@@ -638,7 +638,7 @@ def test_steps_from_a_point_without_violations_are_finite():
     """|S| = 0, and every row holds with room to spare."""
     free, one = np.full(2, np.inf), np.ones(5)
     matrix = np.random.default_rng(0).normal(size=(5, 2))
-    w, d, scores, _ = central_largest(ROUTINES, matrix, -one, one, one, 0 * one, -free, free, np.inf, 3)
+    w, d, scores, _ = largest_violation_steps(ROUTINES, matrix, -one, one, one, 0 * one, -free, free, np.inf, 3)
     assert np.isfinite(np.concatenate([w, [d], scores])).all()
 
 
@@ -677,9 +677,9 @@ def test_the_engines_agree_on_the_relaxation(problem):
 @given(problem=problems(("relu", "leaky_relu:0.1")), factor=st.sampled_from((0.5, 1.2, 10.0)))
 def test_a_warm_start_changes_nothing_in_the_relaxation(problem, factor):
     system, one, _ = problem
-    near = largest_response(system, one)
+    warm_start = largest_response(system, one)
     other = rows(system, one.target, one.threshold * factor)
-    same_response(other, largest_response(system, other), largest_response(system, other, near=near))
+    same_response(other, largest_response(system, other), largest_response(system, other, warm_start=warm_start))
 
 
 def test_an_infeasible_relaxation_says_from_which_threshold_it_is_not():

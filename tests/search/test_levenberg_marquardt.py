@@ -99,8 +99,8 @@ def test_time_limit_is_reported_and_the_codes_so_far_are_kept(method):
     y = network(rng.standard_normal((40, 60))) + 0.3 * rng.standard_normal((40, 600))
     result = unrelu.invert(network, y, method, time_limit=0.2)
     assert Status.TIME_LIMIT in set(result.status)
-    late = result.status == Status.TIME_LIMIT
-    assert not result.success[late].any()
+    timed_out = result.status == Status.TIME_LIMIT
+    assert not result.success[timed_out].any()
 
 
 @pytest.mark.parametrize("steps", [0, 2])

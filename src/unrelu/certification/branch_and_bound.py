@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 from unrelu.certification.bound_tightening import Fixing, decided, neuron_lemmas
 from unrelu.certification.certified_chain import EXACT, CertifiedChain
-from unrelu.certification.layer_bounds import Lemma, first_lemmas, latent_lemmas, region_of
+from unrelu.certification.layer_bounds import Lemma, bound_propagation, latent_bounds, region_of
 from unrelu.certification.node_program import Limits, NodeProgram
 from unrelu.certification.relaxation import Relaxation, level_set
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
 from unrelu.certification.search_tree import Node, Packed, Tree, most_violated, violations
 
-__all__ = ["GAP", "BoundsAt", "BranchAndBound", "best_in_cell"]
+__all__ = ["GAP", "BoundsAt", "BranchAndBound", "best_in_region"]
 
 
 Array = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ Array = npt.NDArray[np.float64]
 _ROUNDS, _ENOUGH = 40, 1e-9
 
 
-def best_in_cell(chain: CertifiedChain, z: Array) -> Array:
+def best_in_region(chain: CertifiedChain, z: Array) -> Array:
     """A code with no larger F than z, the best one at which the hidden neurons have the signs that they have at z.
 
     F is quasi-convex there for the largest error: the program at level t finds a code below t or that there is none.
@@ -113,10 +113,10 @@ class BranchAndBound:
         self.history: list[BoundsAt] = []
         self.stopped: str | None = None
         self._sharpened = False
-        self.z = best_in_cell(chain, z)
+        self.z = best_in_region(chain, z)
         self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
-        self.lemmas: list[Lemma] = first_lemmas(chain, self.reach, limits.end)
+        self.lemmas: list[Lemma] = bound_propagation(chain, self.reach, limits.end)
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
@@ -273,7 +273,7 @@ class BranchAndBound:
         if self._sharpened:
             return False
         self._sharpened = True
-        found = latent_lemmas(self.chain, self.reach, self.lemmas, self.limits.end)
+        found = latent_bounds(self.chain, self.reach, self.lemmas, self.limits.end)
         if not found:
             return False
         self.lemmas = self.lemmas + found
@@ -286,7 +286,7 @@ class BranchAndBound:
         """Keep a code if it is better than the best one."""
         value = self.chain.objective(z)
         if inside or value < self.upper:
-            z = best_in_cell(self.chain, z)
+            z = best_in_region(self.chain, z)
             value = self.chain.objective(z)
         if value < self.upper:
             self.z, self.upper, self.exact = z.copy(), value, self.chain.exact(z)

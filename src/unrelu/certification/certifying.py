@@ -13,7 +13,7 @@ from unrelu.certification.bound_tightening import Fixing
 from unrelu.certification.branch_and_bound import GAP, BoundsAt, BranchAndBound
 from unrelu.certification.certificate import Certificate, ProofStatus, digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
-from unrelu.certification.layer_bounds import first_lemmas, region_of
+from unrelu.certification.layer_bounds import bound_propagation, region_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import Proof
 from unrelu.certification.safe_bounds import Multipliers, settled
@@ -43,7 +43,7 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
         limits: when to stop; coordinates not reached are bounded by the radius alone.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
-    lemmas = first_lemmas(chain, level, limits.end)
+    lemmas = bound_propagation(chain, level, limits.end)
     search = Fixing(chain, level, region_of(chain, level, lemmas), limits)
     search.run()
     kept, bounds = _ends(search)

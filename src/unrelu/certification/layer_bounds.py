@@ -31,9 +31,9 @@ __all__ = [
     "SUM",
     "Lemma",
     "Regions",
+    "bound_propagation",
     "everywhere",
-    "first_lemmas",
-    "latent_lemmas",
+    "latent_bounds",
     "region_of",
 ]
 
@@ -270,7 +270,7 @@ _MORE = 1e-9
 _FAR = 1e9
 
 
-def first_lemmas(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
+def bound_propagation(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
 
     None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
@@ -290,10 +290,10 @@ def first_lemmas(chain: CertifiedChain, level: float, end: float = math.inf) -> 
     balance = _balance(chain)
     if balance is not None:
         return [*lemmas, balance]
-    return lemmas + latent_lemmas(chain, level, lemmas, end)
+    return lemmas + latent_bounds(chain, level, lemmas, end)
 
 
-def latent_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
+def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
     """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
 
     Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of ``first_lemmas``.

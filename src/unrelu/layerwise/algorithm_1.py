@@ -91,8 +91,8 @@ class _Search:
         """The smallest delta at this step's eps, without the cap delta <= eps."""
         if step not in self.answers:
             limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, self.epsilon(step))
-            near = self.alike(step, layer_rows)
-            self.answers[step] = least_violation(self.system, layer_rows, "linf", limit, near)
+            warm_start = self.alike(step, layer_rows)
+            self.answers[step] = least_violation(self.system, layer_rows, "linf", limit, warm_start)
         return self.answers[step].objective
 
     def alike(self, step: int, layer_rows: Rows) -> Answer | None:

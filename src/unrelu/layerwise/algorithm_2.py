@@ -52,8 +52,8 @@ class _GrowingThreshold(ABC):
         check_growth(self.alpha)
 
     @abstractmethod
-    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
-        """Solve the convex problem at the threshold of the constraints; ``near`` is the answer at the one before."""
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
+        """Solve the convex problem at the threshold of the constraints; ``warm_start`` is the answer at the one before."""
 
     def grow(self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float) -> LayerSolution:
         """What :meth:`__call__` returns, in ordinary units."""
@@ -63,10 +63,10 @@ class _GrowingThreshold(ABC):
         scale = float(np.abs(target).max())
         best: tuple[float, Answer, float] | None = None
         pivots, solves, limited = 0, 0, False
-        near: Answer | None = None
+        warm_start: Answer | None = None
         for _ in range(_GROWTHS):
-            answer = self.solve(system, rows(system, target, eps), end - time.perf_counter(), near)
-            near = answer
+            answer = self.solve(system, rows(system, target, eps), end - time.perf_counter(), warm_start)
+            warm_start = answer
             pivots, solves = pivots + answer.pivots, solves + 1
             if answer.status is LpStatus.INFEASIBLE:
                 # The answer's objective is then the smallest threshold with a feasible point, if it is known.
@@ -136,9 +136,9 @@ class L1(_GrowingThreshold):
         """See :class:`LayerMethod`."""
         return self.grow(system, target, threshold, time_limit)
 
-    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of errors."""
-        return least_violation(system, constraints, "l1", time_limit, near)
+        return least_violation(system, constraints, "l1", time_limit, warm_start)
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ class Relaxed(_GrowingThreshold):
         """See :class:`LayerMethod`."""
         return self.grow(system, target, threshold, time_limit)
 
-    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The largest response within the sides."""
-        return largest_response(system, constraints, time_limit, near)
+        return largest_response(system, constraints, time_limit, warm_start)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class LeastSquares(_GrowingThreshold):
             return replace(found, status=Status.SOLVER_FAILED)
         return found
 
-    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, near: Answer | None) -> Answer:
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of squared errors."""
         h, objective, steps = one_sided_least_squares(system, constraints, time.perf_counter() + time_limit)
         return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)

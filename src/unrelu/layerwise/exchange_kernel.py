@@ -54,7 +54,7 @@ class Basis:
 class Found:
     """A point h with one multiplier a row, the basis they belong to, pivots, and whether they claim to be optimal.
 
-    ``late`` says that the time ran out.
+    ``timed_out`` says that the time ran out.
     """
 
     h: Array
@@ -62,11 +62,11 @@ class Found:
     basis: Basis | None
     pivots: int
     optimal: bool
-    late: bool = False
+    timed_out: bool = False
 
 
 def least_violation(
-    system: LayerSystem, rows: Rows, norm: str, end: float = math.inf, near: Found | None = None
+    system: LayerSystem, rows: Rows, norm: str, end: float = math.inf, warm_start: Found | None = None
 ) -> Found:
     """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
@@ -75,17 +75,20 @@ def least_violation(
         rows: of one observation.
         norm: "linf" or "l1".
         end: of the time allowed, by ``time.perf_counter()``.
-        near: where to start, with its basis if it has one; a least-squares point if None.
+        warm_start: where to start, with its basis if it has one; a least-squares point if None.
     """
     compile_kernels(norm)
     matrix, sizes = system.balanced
     lower, upper = system.lower * system.norms, system.upper * system.norms
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
-    h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
+    if warm_start is None:
+        h = least_squares_start(matrix, rows, lower, upper)
+    else:
+        h = system.inside(warm_start.h) * system.norms
     # In these units the largest multiplier is 1.
     unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
     nothing = 0.5 * ZERO * rows.scale + np.finfo(float).tiny
-    basis, multipliers, pivots, optimal = near.basis if near else None, np.zeros(len(center)), 0, False
+    basis, multipliers, pivots, optimal = warm_start.basis if warm_start else None, np.zeros(len(center)), 0, False
     r, errors, objective = _errors(matrix @ h - center, lo, hi, norm)
     for _ in range(_SHIFTS):
         if objective <= nothing:
@@ -109,8 +112,8 @@ def least_violation(
             h, (r, errors, objective) = trial, measured
         if not optimal or float(errors.max(initial=0.0)) >= _SHRUNK * size:
             break
-    late = not optimal and _over(end)
-    return Found(system.inside(h / system.norms), multipliers, basis, pivots, optimal, late)
+    timed_out = not optimal and _over(end)
+    return Found(system.inside(h / system.norms), multipliers, basis, pivots, optimal, timed_out)
 
 
 def _errors(r: Array, lo: Array, hi: Array, norm: str) -> tuple[Array, Array, float]:
@@ -132,7 +135,7 @@ def largest_response(
     weight: Array,
     side: Array,
     scale: float,
-    near: Found | None = None,
+    warm_start: Found | None = None,
     end: float = math.inf,
 ) -> Found:
     """max weight.(W h) subject to W h <= side, weight >= 0.
@@ -146,7 +149,7 @@ def largest_response(
         weight: (n,).
         side: (n,), infinite where missing.
         scale: of the differences that matter, in units of the sides.
-        near: where to start, with its basis if it has one; a least-squares point if None.
+        warm_start: where to start, with its basis if it has one; a least-squares point if None.
         end: of the time allowed, by ``time.perf_counter()``.
 
     The multipliers are those of the sides, lambda >= 0.
@@ -158,8 +161,11 @@ def largest_response(
     lower, upper = system.lower * system.norms, system.upper * system.norms
     unit = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
     lo = np.where(there, -weight / unit, 0.0)
-    h = least_squares_start(matrix, rows, lower, upper) if near is None else system.inside(near.h) * system.norms
-    basis, total, multipliers, late, holds = near.basis if near else None, 0, lo, False, False
+    if warm_start is None:
+        h = least_squares_start(matrix, rows, lower, upper)
+    else:
+        h = system.inside(warm_start.h) * system.norms
+    basis, total, multipliers, timed_out, holds = warm_start.basis if warm_start else None, 0, lo, False, False
     for penalty in _PENALTIES:
         hi = np.where(there, penalty, 0.0)
         for _ in range(_SHIFTS):
@@ -171,13 +177,13 @@ def largest_response(
             total += pivots
             h = np.clip(h + before * w, lower, upper)
             excess = float((matrix @ h - bound).max(initial=0.0, where=there))
-            late, holds = not optimal and _over(end), optimal and excess <= 1e-7 * scale
+            timed_out, holds = not optimal and _over(end), optimal and excess <= 1e-7 * scale
             if not optimal or before <= scale or excess > _SHRUNK * before:
                 break
         if holds or not optimal:
             break
     lam = np.where(there, np.maximum(0.0, multipliers - lo), 0.0) * unit
-    return Found(system.inside(h / system.norms), lam, basis, total, holds, late)
+    return Found(system.inside(h / system.norms), lam, basis, total, holds, timed_out)
 
 
 def optimise(
@@ -200,7 +206,7 @@ def optimise(
         scores = np.concatenate([approach.scores, units.scores(approach.barrier)])
         numbers, edges, known = np.argpartition(-scores, size - 1)[:size], np.zeros((size, size)), False
     else:
-        kept = program.near()
+        kept = program.warm_start()
         numbers, edges, known = basis.numbers, basis.edges.copy(), True
         scores = np.zeros(total + len(units.column))
     pivots, limit = 0, _PIVOTS * size + _MORE_PIVOTS

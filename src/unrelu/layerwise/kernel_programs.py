@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.interior_point_largest import central_largest
-from unrelu.lp.interior_point_sum import central_sum
+from unrelu.lp.interior_point_largest import largest_violation_steps
+from unrelu.lp.interior_point_sum import violation_sum_steps
 
 __all__ = ["Approach", "KernelProgram", "KernelUnits", "Largest", "Part", "Sum"]
 
@@ -100,7 +100,7 @@ class KernelProgram(Protocol):
     def approach(self, steps: int) -> Approach:
         """At most so many interior-point steps."""
 
-    def near(self) -> Mask:
+    def warm_start(self) -> Mask:
         """The rows to begin with around w = 0."""
 
     def part(self, kept: Index) -> Part:
@@ -154,16 +154,16 @@ class Sum:
         cap = min(self._cap, float(hi.max(initial=0.0)))
         bounds, decided = (self._lower, self._upper), _decided(self._matrix.shape[1])
         r0 = self._r0[index]
-        w, weight, barrier = central_sum(ROUTINES, matrix, r0, sizes, lo, hi, cap, *bounds, decided, steps)
+        w, weight, barrier = violation_sum_steps(ROUTINES, matrix, r0, sizes, lo, hi, cap, *bounds, decided, steps)
         if not np.isfinite(w).all():
-            return Approach(np.zeros(len(self._r0)), np.zeros(len(w)), self.near())
+            return Approach(np.zeros(len(self._r0)), np.zeros(len(w)), self.warm_start())
         scores, r = np.zeros(len(self._r0)), self._r0.copy()
         scores[index] = weight * sizes
         r[index] += matrix @ w
         self._far = np.where(r > 0, self._hi, self._lo)
         return Approach(scores, barrier, self._around(r, -scores))
 
-    def near(self) -> Mask:
+    def warm_start(self) -> Mask:
         return self._around(self._r0, np.abs(self._r0))
 
     def _around(self, r: Array, order: Array) -> Mask:
@@ -227,16 +227,16 @@ class Largest:
         up, down = self._up[index], self._down[index]
         bounds, decided = (self._lower, self._upper), _decided(self._matrix.shape[1])
         r0 = self._r0[index]
-        w, d, scores, barrier = central_largest(ROUTINES, matrix, r0, sizes, up, down, *bounds, decided, steps)
+        w, d, scores, barrier = largest_violation_steps(ROUTINES, matrix, r0, sizes, up, down, *bounds, decided, steps)
         n = len(self._r0)
         if not (np.isfinite(w).all() and 0 < d < np.inf):
-            return Approach(np.zeros(2 * n), np.zeros(len(w) + 1), self.near())
+            return Approach(np.zeros(2 * n), np.zeros(len(w) + 1), self.warm_start())
         sides, r = np.zeros(2 * n), self._r0.copy()
         sides[index], sides[n + index] = scores[: len(index)], scores[len(index) :]
         r[index] += matrix @ w
         return Approach(sides, np.append(barrier, 0.0), self._around(r, d))
 
-    def near(self) -> Mask:
+    def warm_start(self) -> Mask:
         r = np.concatenate([self._r0, -self._r0])
         there = self._slope > 0
         return self._around(self._r0, float((r[there] / self._slope[there]).max(initial=0.0)))

@@ -230,7 +230,7 @@ def takes_kernel(system: LayerSystem) -> bool:
 
 
 def least_violation(
-    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, near: Answer | None = None
+    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, warm_start: Answer | None = None
 ) -> Answer:
     """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
@@ -239,7 +239,7 @@ def least_violation(
         rows: what is asked of its input.
         norm: "linf" or "l1".
         time_limit: in seconds.
-        near: the answer for similar rows (the last threshold), to start from its basis.
+        warm_start: the answer for similar rows (the last threshold), to start from its basis.
 
     Raises:
         OptionError: there is no such norm.
@@ -247,7 +247,7 @@ def least_violation(
     """
     check_norm(norm)
     end = time.perf_counter() + time_limit
-    start, best, pivots, attempts = near.found if near else None, None, 0, 0
+    start, best, pivots, attempts = warm_start.found if warm_start else None, None, 0, 0
     while takes_kernel(system) and attempts < 2:
         found = exchange_kernel.least_violation(system, rows, norm, end, start)
         pivots, attempts = pivots + found.pivots, attempts + 1
@@ -257,7 +257,7 @@ def least_violation(
         best = (
             answer if math.isfinite(answer.objective) and (best is None or answer.objective < best.objective) else best
         )
-        if proof.holds or found.late:
+        if proof.holds or found.timed_out:
             status = LpStatus.OPTIMAL if proof.holds else LpStatus.LIMIT
             return replace(answer if proof.holds else best or answer, status=status, found=found)
         # Once more from scratch, around the best point so far.
@@ -326,14 +326,14 @@ def _highs(program: LinearProgram, end: float) -> LpSolution:
 
 
 def largest_response(
-    system: LayerSystem, rows: Rows, time_limit: float = math.inf, near: Answer | None = None
+    system: LayerSystem, rows: Rows, time_limit: float = math.inf, warm_start: Answer | None = None
 ) -> Answer:
     r"""The relaxation (8): max over h of c.(W h) subject to W h <= high + p eps, with weights c_j = |x_j| / p_j.
 
     Where no h satisfies the sides, the status is INFEASIBLE and the objective the smallest eps for which one does.
 
     For a ReLU layer c_j = max(0, x_j) and the side is x_j + eps, as in the paper. The weight of a row whose output
-    moves by 1/p_j per unit of u_j is divided by p_j, so that it counts in units of the output. ``near`` is as for
+    moves by 1/p_j per unit of u_j is divided by p_j, so that it counts in units of the output. ``warm_start`` is as for
     :func:`least_violation`.
 
     Raises:
@@ -347,7 +347,7 @@ def largest_response(
     scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
     if not takes_kernel(system):
         return _response_by_highs(system, rows, weight, side, scale, None, end)
-    usable = near.found if near and near.status is LpStatus.OPTIMAL else None
+    usable = warm_start.found if warm_start and warm_start.status is LpStatus.OPTIMAL else None
     found = exchange_kernel.largest_response(system, rows, weight, side, scale, usable, end)
     proof = prove_response(system, weight, side, scale, found.h, found.multipliers)
     answer = Answer(
@@ -360,7 +360,7 @@ def largest_response(
         "exchange",
         found=found,
     )
-    if found.late:
+    if found.timed_out:
         return replace(answer, bound=math.inf, status=LpStatus.LIMIT)
     if found.optimal and proof.holds:
         return answer

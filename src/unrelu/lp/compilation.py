@@ -16,8 +16,8 @@ import numpy as np
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.dual_simplex import dual_simplex
 from unrelu.lp.exchange_simplex import exchange, invert_basis
-from unrelu.lp.interior_point_largest import central_largest
-from unrelu.lp.interior_point_sum import central_sum
+from unrelu.lp.interior_point_largest import largest_violation_steps
+from unrelu.lp.interior_point_sum import violation_sum_steps
 from unrelu.lp.least_squares_start import least_squares_point
 from unrelu.lp.primal_simplex import primal_simplex
 from unrelu.runtime.host import forkable_lock
@@ -81,9 +81,9 @@ def _run(norm: str) -> None:
     column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
     least_squares_point(ROUTINES, matrix, r, one, one, lower, upper)
     if norm == "linf":
-        central_largest(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2)
+        largest_violation_steps(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2)
     else:
-        central_sum(ROUTINES, matrix, r, one, -one, one, 1.0, lower, upper, 1.0, 2)
+        violation_sum_steps(ROUTINES, matrix, r, one, -one, one, 1.0, lower, upper, 1.0, 2)
     invert_basis(ROUTINES, matrix, column, basis, edges)
     shift, lo, hi, y = np.append(r, 0.0), np.append(-one, 0.0), np.append(one, 0.0), np.zeros(4)
     state = np.zeros(3, np.int64)

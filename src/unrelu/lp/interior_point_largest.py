@@ -19,7 +19,7 @@ from unrelu.lp.interior_point_bounds import (
     inner_point,
 )
 
-__all__ = ["central_largest"]
+__all__ = ["largest_violation_steps"]
 
 
 @jit
@@ -147,7 +147,7 @@ def largest_after(r, d, up, down, y, dy, move, dd, primal, dual):
 
 
 @jit
-def central_largest(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit):
+def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit):
     """At most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
 
     The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated.

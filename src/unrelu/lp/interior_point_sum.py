@@ -20,7 +20,7 @@ from unrelu.lp.interior_point_bounds import (
     inner_point,
 )
 
-__all__ = ["central_sum"]
+__all__ = ["violation_sum_steps"]
 
 
 @jit
@@ -97,7 +97,7 @@ def sum_after(lo, hi, y, p, q, dp, dq, dy, primal, dual):
 
 
 @jit
-def central_sum(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
+def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
     """At most ``limit`` interior-point steps for the sum, until basic rows outweigh the others 2^``tolerance`` times.
 
     Returns:

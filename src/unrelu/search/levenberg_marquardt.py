@@ -255,7 +255,7 @@ class LevenbergMarquardt:
         if start.stopped:
             return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm="l2")
         z, status, steps = self.minimise(problem, start.z)
-        z[start.late & (steps == 0)] = np.nan
+        z[start.timed_out & (steps == 0)] = np.nan
         return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:

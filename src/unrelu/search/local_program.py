@@ -117,7 +117,7 @@ class Proposal:
         both: min(e_j, f_j), (m,): above 0 where the step is on both sides of a kink.
         prefers_on: where e_j > f_j, (m,).
         programs: linear programs solved.
-        late: whether the time ran out.
+        timed_out: whether the time ran out.
     """
 
     step: Array
@@ -126,7 +126,7 @@ class Proposal:
     both: Array
     prefers_on: npt.NDArray[np.bool_]
     programs: int
-    late: bool
+    timed_out: bool
 
 
 class LocalProgram:
@@ -173,7 +173,7 @@ class LocalProgram:
         change[used] = solver.h
         e, f = (now + change)[:m], (now + change)[m : 2 * m]
         step = self.raising @ change[:m] - self.inverse @ change[m : 2 * m] + self.free @ change[2 * m :]
-        return Proposal(step, gain, most, np.minimum(e, f), e > f, solver.programs, solver.late)
+        return Proposal(step, gain, most, np.minimum(e, f), e > f, solver.programs, solver.timed_out)
 
 
 class _Solver:
@@ -182,7 +182,7 @@ class _Solver:
     def __init__(self, local: LocalProgram, matrix: Array, lower: Array, upper: Array, end: float) -> None:
         self.local, self.matrix, self.lower, self.upper, self.end = local, matrix, lower, upper, end
         self.y, self.slopes, self.v = local.observation.y, local.observation.slopes, local.piece.v
-        self.h, self.programs, self.late = np.zeros(matrix.shape[1]), 0, False
+        self.h, self.programs, self.timed_out = np.zeros(matrix.shape[1]), 0, False
         self.system: LayerSystem | None = None
 
     def sum(self) -> tuple[float, float]:
@@ -208,7 +208,7 @@ class _Solver:
         least = max(least, first.objective)
         levels = np.unique(self.y[(self.y > least) & (self.y < top) & (self.slopes < 1)])
         low, high = 0, len(levels)
-        while low < high and not self.late and now - value < _ENOUGH * most and most > _EQUAL * now:
+        while low < high and not self.timed_out and now - value < _ENOUGH * most and most > _EQUAL * now:
             middle = (low + high) // 2
             answer = self.solved(rows_below(self.y, self.slopes, float(levels[middle])), first)
             reached = self.reached(answer.h)
@@ -224,17 +224,17 @@ class _Solver:
         """The largest error at h by the piece."""
         return float(self.local.observation.errors(self.v + self.matrix @ h).max())
 
-    def solved(self, rows: ErrorRows, near: Answer | None = None) -> Answer:
+    def solved(self, rows: ErrorRows, warm_start: Answer | None = None) -> Answer:
         norm, n = self.local.norm, len(rows.entry)
         if self.system is None or self.system.n_out != n:
             matrix = self.matrix if n == len(self.matrix) and _all_in_order(rows.entry) else self.matrix[rows.entry]
             self.system = LayerSystem(matrix, np.zeros(n), Activation("identity"), self.lower, self.upper)
-        if near is None:
+        if warm_start is None:
             here = Found(np.zeros(len(self.lower)), np.zeros(n), None, 0, False)
-            near = Answer(here.h, np.inf, 0.0, LpStatus.FAILED, 0, found=here)
-        answer = least_violation(self.system, rows.around(self.v), norm, self.end - time.perf_counter(), near)
+            warm_start = Answer(here.h, np.inf, 0.0, LpStatus.FAILED, 0, found=here)
+        answer = least_violation(self.system, rows.around(self.v), norm, self.end - time.perf_counter(), warm_start)
         self.programs += 1
-        self.late |= answer.status is LpStatus.LIMIT
+        self.timed_out |= answer.status is LpStatus.LIMIT
         return answer
 
 

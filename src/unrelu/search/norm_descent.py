@@ -205,7 +205,7 @@ class _Descent:
             sides = waiting.pop()
             proposal = local.propose(sides, self.radius, self.end)
             self.programs += proposal.programs
-            if proposal.late:
+            if proposal.timed_out:
                 return None, Status.TIME_LIMIT
             if not self.worth(proposal.most / min(1.0, self.radius)):
                 continue

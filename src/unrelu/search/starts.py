@@ -34,13 +34,13 @@ class StartingCodes(NamedTuple):
     Attributes:
         z: codes, (B, k).
         nit: iterations spent on them, (B,).
-        late: where the time limit came before a code was found, and z is only a draw, (B,).
+        timed_out: where the time limit came before a code was found, and z is only a draw, (B,).
         stopped: whether the callback asked to stop there.
     """
 
     z: Array
     nit: npt.NDArray[np.int64]
-    late: npt.NDArray[np.bool_]
+    timed_out: npt.NDArray[np.bool_]
     stopped: bool = False
 
 
@@ -59,5 +59,5 @@ def starting_codes(problem: Problem, start: str) -> StartingCodes:
     control = problem.control.part(lambda progress: replace(progress, done=0))
     found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, control=control))
     z = np.where(np.isfinite(found.z), found.z, problem.start())
-    late = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
-    return StartingCodes(z, found.nit, late, control.halted)
+    timed_out = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
+    return StartingCodes(z, found.nit, timed_out, control.halted)

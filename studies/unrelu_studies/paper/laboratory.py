@@ -56,14 +56,14 @@ def _one(systems: list[LayerSystem], known: list[Array], y: Array, eps: float) -
     for place in reversed(range(len(systems))):
         system, judge = systems[place], y if place == len(systems) - 1 else known[place]
         best: tuple[float, Array] | None = None
-        near: Answer | None = None
+        warm_start: Answer | None = None
         for _ in range(_GROWTHS):
-            near = _relaxation(system, target, eps, near)
-            if near.status is not LpStatus.INFEASIBLE:
-                error = float(np.abs(system.value(near.h) - judge).sum())
+            warm_start = _relaxation(system, target, eps, warm_start)
+            if warm_start.status is not LpStatus.INFEASIBLE:
+                error = float(np.abs(system.value(warm_start.h) - judge).sum())
                 if best is not None and error >= best[0]:
                     break
-                best = (error, near.h)
+                best = (error, warm_start.h)
             eps *= _ALPHA
         if best is None:
             return np.full(systems[0].n_in, np.nan)
@@ -71,11 +71,11 @@ def _one(systems: list[LayerSystem], known: list[Array], y: Array, eps: float) -
     return target
 
 
-def _relaxation(system: LayerSystem, target: Array, eps: float, near: Answer | None) -> Answer:
+def _relaxation(system: LayerSystem, target: Array, eps: float, warm_start: Answer | None) -> Answer:
     sides = rows(system, target, eps)
     # Outputs below twice the threshold have no part in the objective.
     counted = np.where(sides.target < 2 * eps, 0.0, sides.target)
-    return largest_response(system, replace(sides, target=counted), near=near)
+    return largest_response(system, replace(sides, target=counted), warm_start=warm_start)
 
 
 def inactive(network: Network, y: Array) -> Array:
