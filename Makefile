@@ -45,8 +45,8 @@ check: $(VENV)/.check
 
 ## rewrite the sources in the project's format
 format: $(VENV)/.check
-	$(BIN)/ruff format src studies tests scripts fuzz docs
-	$(BIN)/ruff check --fix src studies tests scripts fuzz docs
+	$(BIN)/ruff format src studies tests scripts fuzz examples docs
+	$(BIN)/ruff check --fix src studies tests scripts fuzz examples docs
 
 ## every benchmark, and its pages from the numbers (two hours); some of them: make bench NAMES="search certify"
 bench: $(VENV)/.check

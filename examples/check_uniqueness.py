@@ -1,7 +1,7 @@
-"""Is the code determined by the observation? One that is, and one that is not.
+"""Is the code determined by the observation? One code that is, and one that is not.
 
-The whole output of the generator determines this code. A strip of the output does not: it is fitted exactly as
-well, but ``freedom`` says along how many latent directions the code can move without a change of what was observed.
+All 784 pixels of a digit determine its code. The left quarter of the picture does not: it is fitted exactly as well,
+but ``freedom`` counts the latent directions along which the code can move without a change of what was observed.
 
 Run it with ``python examples/check_uniqueness.py``.
 """
@@ -10,24 +10,26 @@ import numpy as np
 
 import unrelu
 
+# Nothing is random here but the true code; ``invert`` draws its starts from streams of its own.
 net = unrelu.zoo.load("mnist-relu")
 z = np.random.default_rng([5, 1]).normal(size=net.latent_dim)
-y = net(z)  # without noise
+y = net(z)
 
 r = unrelu.invert(net, y)
-print(f"all 784 pixels: {r.status}, success {r.success}, identifiable {r.identifiable}, freedom {r.freedom}")
-print(f"  largest error of the code: {np.abs(r.z - z).max():.0e}")
-
-seen = np.arange(784) < 7 * 28  # the upper 7 of 28 rows
-r = unrelu.invert(net, y, operator=seen)
-print(f"the upper 7 rows: {r.status}, success {r.success}, identifiable {r.identifiable}, freedom {r.freedom}")
+print(f"all pixels: {r.status}, success {r.success}, identifiable {r.identifiable}, freedom {r.freedom}")
 print(f"  largest error of the code: {np.abs(r.z - z).max():.1g}")
 
-# Another code with the same observation: half as far along a free direction as the nearest kink is away.
-local = unrelu.identifiability(net, r.z, seen)
-other = r.z + 0.5 * local.margin * local.directions()[:, 0]
-change = np.abs(net(other) - net(r.z))
-print(f"  a step of {0.5 * local.margin:.1g} along one of {local.dimension} free directions")
-print(f"    changes what was observed by {change[seen].max():.0e} and the rest by {change[~seen].max():.0e}")
+seen = np.arange(784) % 28 < 7  # the left 7 of 28 columns
+r = unrelu.invert(net, y, operator=seen)
+print(f"the left quarter: {r.status}, success {r.success}, identifiable {r.identifiable}, freedom {r.freedom}")
+print(f"  largest error of the code: {np.abs(r.z - z).max():.1g}")
 
-# All this is about the neighbourhood of a code. ``unrelu.certify`` makes statements on all codes: examples/prove.py.
+# Another code that fits as well: a step along one of the free directions. No neuron changes its side for a step that is
+# shorter than the margin, so the free directions stay free.
+local = unrelu.identifiability(net, r.z, seen)
+step = 0.5 * local.margin
+change = np.abs(net(r.z + step * local.directions()[:, 0]) - r.reconstruction)
+print(f"  a step of {step:.1g} along one of the {local.dimension} free directions")
+print(f"    changes the observed pixels by {change[seen].max():.1g}, the others by up to {change[~seen].max():.1g}")
+
+# All of this is about codes near the one that was found. ``unrelu.certify``, in prove.py, is about all codes.

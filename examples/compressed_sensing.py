@@ -1,7 +1,7 @@
-"""Compressed sensing: recover 784 pixels from a few random weighted sums of them.
+"""Compressed sensing: recover the 784 pixels of a digit from a few random weighted sums of them.
 
-Each measurement is a Gaussian sum of all pixels plus a little noise. With fewer measurements than the 20 latent
-coordinates the code is not determined, however well the measurements are explained; with more it is.
+Every measurement is a sum of all pixels with Gaussian weights, and a little noise. Ten measurements cannot determine a
+code of 20 coordinates, although they are explained; the result says so. Forty and 160 can.
 
 Run it with ``python examples/compressed_sensing.py``.
 """
@@ -10,19 +10,21 @@ import numpy as np
 
 import unrelu
 
-# The true code, the measurements and the noise come from separate random streams, the starts from those of ``invert``.
-truth, measurements, noise = (np.random.default_rng([3, stream]) for stream in (1, 2, 3))
+# The true code, the weights and the noise come from separate random streams; ``invert`` draws its starts from its own.
+truth = np.random.default_rng([3, 1])
+weights = np.random.default_rng([3, 2])
+noise = np.random.default_rng([3, 3])
 
 net = unrelu.zoo.load("mnist-relu")
 clean = net(truth.normal(size=net.latent_dim))
-everything = measurements.normal(size=(160, 784)) / np.sqrt(784)
-errors = noise.normal(0, 0.01, 160)
+matrix = weights.normal(size=(160, 784)) / np.sqrt(784)
+y = matrix @ clean + noise.normal(0, 0.01, 160)
 
 print(f"error of a black picture: {np.sqrt(np.mean(clean**2)):.3f} a pixel")
 for m in (10, 40, 160):
-    matrix = everything[:m]
-    y = matrix @ clean + errors[:m]
-    r = unrelu.invert(net, y, operator=matrix, noise="gaussian:0.01")
+    r = unrelu.invert(net, y[:m], operator=matrix[:m], noise="gaussian:0.01")
+    # Where the measurements depend on as many latent directions as there are measurements, a code can fit their noise
+    # too, and the p-value has nothing to test. ``success`` is True then; ``identifiable`` and the status warn.
     print(f"{m} measurements: {r.status}, success {r.success}, p-value {r.p_value:.2f}, identifiable {r.identifiable}")
-    print(f"  they depend on {r.rank} of {net.latent_dim} latent directions near the code")
+    print(f"  they depend on {r.rank} of {net.latent_dim} latent directions at the code")
     print(f"  error of the reconstruction: {np.sqrt(np.mean((r.reconstruction - clean) ** 2)):.3f} a pixel")

@@ -1,7 +1,7 @@
 """Denoise a digit: find a code that explains the noisy picture, and take the picture of that code.
 
-A generator draws a digit and Gaussian noise is added to it. ``unrelu.invert`` finds a code by least squares, then the
-most probable code, and says of each whether the stated noise explains what it leaves of the observation.
+A generator draws a digit, and Gaussian noise is added to it. ``unrelu.invert`` finds a code by least squares, then the
+most probable code, and says of each whether the stated noise explains what the code leaves of the observation.
 
 Run it with ``python examples/denoise.py``.
 """
@@ -11,30 +11,24 @@ import numpy as np
 import unrelu
 
 # The true code and the noise come from separate random streams; ``invert`` draws its starts from streams of its own.
-truth, noise = (np.random.default_rng([1, stream]) for stream in (1, 2))
+truth = np.random.default_rng([1, 1])
+noise = np.random.default_rng([1, 2])
 
 net = unrelu.zoo.load("mnist-relu")
 z = truth.normal(size=net.latent_dim)
 clean = net(z)
 y = clean + noise.normal(0, 0.1, net.output_shape)
-
-
-def rms(difference):
-    """Root of the mean square."""
-    return np.sqrt(np.mean(difference**2))
-
-
-print(f"error of the noisy picture: {rms(y - clean):.3f} a pixel")
+print(f"error of the noisy picture: {np.sqrt(np.mean((y - clean) ** 2)):.3f} a pixel")
 
 # prior= is the weight of |z|^2 in the objective. The variance of the noise asks for the most probable code.
 for prior in (0.0, 0.1**2):
     r = unrelu.invert(net, y, noise="gaussian:0.1", prior=prior)
     print(f"prior={prior:g}: {r.status}, success {r.success}, p-value {r.p_value:.2f}, confidence {r.confidence:.2f}")
-    print(f"  noise of 0.1 leaves a residual at least this large in {r.p_value:.0%} of cases")
-    print(f"  error of the reconstruction: {rms(r.reconstruction - clean):.3f} a pixel")
+    print(f"  noise of 0.1 leaves a residual at least as large as this one in {r.p_value:.0%} of cases")
+    print(f"  error of the reconstruction: {np.sqrt(np.mean((r.reconstruction - clean) ** 2)):.3f} a pixel")
     print(f"  error of the code: {np.linalg.norm(r.z - z) / np.linalg.norm(z):.0%} of the length of the true code")
 
-# The verdict judges the noise that was stated. If it is stated too small, no code explains the observation.
+# The verdict is about the noise as it was stated. Here it is stated as half of what it is.
 r = unrelu.invert(net, y, noise="gaussian:0.05")
 print(f"noise stated as 0.05: {r.status}, success {r.success}, p-value {r.p_value:.2g}")
 print(f"  {r.message}")

@@ -146,7 +146,7 @@ def test_inspect():
 def test_threads_go_by_the_width(monkeypatch):
     net = OPAQUE["residual"]
     assert small(net)
-    monkeypatch.setattr("unrelu.runtime.threads._LARGE_OUTPUT", net.width)
+    monkeypatch.setattr("unrelu.models.network._LARGE_OUTPUT", net.width)
     assert not small(net)
 
 

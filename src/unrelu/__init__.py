@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unrelu._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from unrelu import adapters, errors, hardness, theory, zoo
+    from unrelu import adapters, errors, hardness, measurements, theory, zoo
     from unrelu._certify import certify
     from unrelu._inspect import inspect
     from unrelu._invert import invert
@@ -53,6 +53,7 @@ __all__ = [
     "inspect",
     "invert",
     "load",
+    "measurements",
     "open_run",
     "run",
     "theory",
@@ -88,7 +89,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("adapters", "errors", "hardness", "theory", "zoo"):
+    if name in ("adapters", "errors", "hardness", "measurements", "theory", "zoo"):
         value: Any = import_module(f"unrelu.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)

@@ -32,7 +32,7 @@ class Status(enum.Enum):
     )
     NO_EXACT_FIT = (
         "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
-        "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
+        "generator's range, or the search missed its code: raise consensus and rounds, or state noise= to judge the fit"
     )
     REFOUND = (
         "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise consensus "
@@ -256,7 +256,8 @@ class Inversion:
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
-        return replace(self, fun=self.problem.objective(self.z, norm), _norm=norm)
+        residual = self.problem.residual_of(self.reconstruction)
+        return replace(self, fun=self.problem.objective_of(residual, self.z, norm), _norm=norm)
 
     def in_units_of(self, problem: Problem) -> Inversion:
         """The result for a problem whose :meth:`~unrelu.problem.Problem.equilibrated` is the one of this result."""

@@ -235,7 +235,7 @@ def test_a_breakdown_is_of_its_observation_only(tmp_path, monkeypatch):
     y[11] += 100
     run = small_run(tmp_path / "out", data=y)
     assert list(run.errors) == [11]
-    assert run.errors[11].startswith("LinAlgError: SVD did not converge (test_batch_runs.py, line ")
+    assert run.errors[11].startswith("LinAlgError: SVD did not converge (test_runs.py, line ")
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------

@@ -275,7 +275,8 @@ def test_sigterm_to_the_whole_group_begins_nothing_new(tmp_path):
 # A worker of another version: the same code that calls itself otherwise.
 OTHER = """
 import sys, unrelu
-unrelu.__version__ = "9.9"
+import unrelu._version
+unrelu._version.__version__ = "9.9"
 from distributed.cli.dask_worker import main
 sys.argv = ["dask worker", sys.argv[1], "--nthreads", "1", "--no-nanny", "--no-dashboard"]
 main()

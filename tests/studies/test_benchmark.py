@@ -318,13 +318,13 @@ def test_failures_of_ours_are_counted(monkeypatch):
 
 def test_an_answer_behind_a_failed_proof_is_a_fallback(monkeypatch):
     """HiGHS gives the answer, and the record says so."""
-    found = layer_program.kernel.least_violation
+    found = layer_program.exchange_kernel.least_violation
 
     def without_multipliers(*arguments):
         answer = found(*arguments)
         return replace(answer, multipliers=np.zeros_like(answer.multipliers))
 
-    monkeypatch.setattr(layer_program.kernel, "least_violation", without_multipliers)
+    monkeypatch.setattr(layer_program.exchange_kernel, "least_violation", without_multipliers)
     record = layers.measure(draw(CASES[0], PROGRAMS[0], 1, 0))
     assert (record.engine, record.fallback, record.status) == ("highs", True, "OPTIMAL")
     summary = summarise([record])[0]
@@ -375,8 +375,8 @@ def test_the_baselines_of_a_network_run_on_highs(monkeypatch):
     network = random_network((3, 8, 20))
     y = network(np.ones(3)) + np.random.default_rng(0).uniform(-1e-3, 1e-3, 20)
     compare(network, y, False)
-    calls, found = [], layer_program.kernel.least_violation
-    monkeypatch.setattr(layer_program.kernel, "least_violation", lambda *a: calls.append(1) or found(*a))
+    calls, found = [], layer_program.exchange_kernel.least_violation
+    monkeypatch.setattr(layer_program.exchange_kernel, "least_violation", lambda *a: calls.append(1) or found(*a))
     ours, highs, published = compare(network, y, True)
     assert len(calls) == 3 * ours.programs
     assert len(ours.seconds) == 3

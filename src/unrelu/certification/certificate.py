@@ -38,7 +38,7 @@ _SAME = 1e-12
 class ProofStatus(enum.Enum):
     """How a proof ended; the value says what it means."""
 
-    OPTIMAL = "no code has a smaller error: the gap is closed"
+    OPTIMAL = "the gap is closed: no code has an error smaller by more than a millionth of it"
     EXACT_FIT = "the code fits the observation exactly, and no error is below zero"
     OUT_OF_RANGE = "no code explains the observation within the stated noise"
     TIME_LIMIT = "stopped at the time limit; the bounds are valid: raise time_limit to close the gap"

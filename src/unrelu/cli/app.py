@@ -261,7 +261,7 @@ def demo(
 
 def add_laboratory(app: typer.Typer) -> None:
     """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
-    found = {entry.name: entry for entry in entry_points(group="unrelu.cli")}
+    found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
     for name in ("reproduce", "benchmark"):
         if name in found:
             app.command()(found[name].load())

@@ -53,7 +53,7 @@ class _GrowingThreshold(ABC):
 
     @abstractmethod
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
-        """Solve the convex problem at the threshold of the constraints; ``warm_start`` is the answer at the one before."""
+        """Solve the problem at the threshold of the constraints; ``warm_start`` is the answer at the one before."""
 
     def grow(self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float) -> LayerSolution:
         """What :meth:`__call__` returns, in ordinary units."""

@@ -105,7 +105,9 @@ def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> Any:
 
 def _image(shape: Shape) -> tuple[int, int, int]:
     if len(shape) < 2:
-        raise InputError(f"shape={shape} has no height and width; pass the network's output shape as an image")
+        raise InputError(
+            f"shape={shape} has no height and width; pass those of the image that a flat output is, e.g. (28, 28)"
+        )
     *lead, height, width = shape
     return math.prod(lead), height, width
 

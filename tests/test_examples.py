@@ -1,0 +1,195 @@
+"""The scripts in examples/ run, print what they promise, and use public names only."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unrelu
+
+FOLDER = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+# Modules beside ``unrelu`` itself that an example may import from.
+PUBLIC = ("unrelu.measurements", "unrelu.zoo")
+# Only these may be imported beside unrelu: what it depends on, and the standard library.
+OTHERS = {"numpy", "torch", *sys.stdlib_module_names}
+
+
+def run(script, folder):
+    """What a script prints; it has to end with 0."""
+    found = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def numbers(pattern, output):
+    """The groups of every match of a pattern, as numbers."""
+    found = [tuple(map(float, groups)) for groups in (match.groups() for match in re.finditer(pattern, output))]
+    assert found, f"{pattern!r} is not in\n{output}"
+    return found
+
+
+def denoise(output):
+    noisy = numbers(r"error of the noisy picture: (\S+)", output)[0][0]
+    errors = [error for (error,) in numbers(r"error of the reconstruction: (\S+)", output)]
+    assert len(errors) == 2
+    assert max(errors) < noisy / 3
+    assert output.count("NOISE_LEVEL, success True") == 2
+    assert "noise stated as 0.05: MISFIT, success False" in output
+
+
+def inpaint(output):
+    (seen, _), (hidden, black), (narrow, _), (guess, _) = numbers(r"pixels: (\S+) a pixel \((\S+) if", output)
+    assert seen < 0.05 > narrow  # below the noise
+    assert hidden < black / 4
+    assert guess > 4 * hidden
+    assert output.count("success True") == 2
+    assert re.findall(r"identifiable (\w+)", output) == ["True", "False"]
+
+
+def compressed_sensing(output):
+    black = numbers(r"error of a black picture: (\S+)", output)[0][0]
+    few, some, many = (error for (error,) in numbers(r"error of the reconstruction: (\S+)", output))
+    assert few > black / 4
+    assert black / 10 > some > many
+    assert "10 measurements: NOT_UNIQUE, success True" in output
+    assert re.findall(r"identifiable (\w+)", output) == ["False", "True", "True"]
+
+
+def super_resolution(output):
+    assert "NOISE_LEVEL, success True" in output
+    blocks = numbers(r"error of the painted blocks: (\S+)", output)[0][0]
+    assert numbers(r"error of the reconstruction: (\S+)", output)[0][0] < blocks / 2
+
+
+def check_uniqueness(output):
+    assert "all pixels: EXACT_FIT, success True, identifiable True, freedom 0" in output
+    assert "the left quarter: NOT_UNIQUE, success True, identifiable False, freedom 10" in output
+    told, guessed = (error for (error,) in numbers(r"largest error of the code: (\S+)", output))
+    assert told < 1e-6
+    assert guessed > 0.1
+    ((observed, others),) = numbers(r"changes the observed pixels by (\S+), the others by up to (\S+)", output)
+    assert observed < 1e-12
+    assert others > 1e-6
+
+
+def prove(output):
+    ((lower, upper),) = numbers(r"the smallest error of all codes is between (\S+) and (\S+)", output)
+    assert 0 < lower <= upper <= 0.01
+    assert "proof: OPTIMAL" in output
+    assert "the box holds 20 of 20 true coordinates" in output
+    assert "the stored proof is verified: True, for a brighter picture: False" in output
+    assert "moved by one pixel: OUT_OF_RANGE" in output
+    ((bound, noise),) = numbers(r"the smallest error is at least (\S+), the noise at most (\S+)", output)
+    assert bound > noise == 0.01
+
+
+def data_set(output):
+    assert "stopped: 4 of 11 observations, finished False" in output
+    assert "opened: 11 of 11 observations, finished True, 9 successes" in output
+    assert "1 ERROR, 1 MISFIT, 9 NOISE_LEVEL" in output
+    assert re.findall(r"^ +(\d+) success False", output, re.M) == ["9", "10"]  # the real digit and the damaged one
+    assert "codes (11, 20), reconstructions (11, 784)" in output
+
+
+def your_own_decoder(output):
+    assert "2. Dense 40 -> 120, sigmoid" in output
+    assert "from_torch: EXACT_FIT, success True, identifiable True" in output
+    assert "load: EXACT_FIT, success True, identifiable True" in output
+    assert numbers(r"of the code (\S+)\n", output)[0][0] < 1e-3
+    assert numbers(r"difference from before: of the output (\S+),", output)[0][0] < 1e-12
+
+
+PROMISES = [denoise, inpaint, compressed_sensing, super_resolution, check_uniqueness, prove, data_set, your_own_decoder]
+
+
+def test_every_script_is_checked_here():
+    assert {script.stem for script in SCRIPTS} == {check.__name__ for check in PROMISES}
+    assert len(SCRIPTS) == 8
+
+
+@pytest.mark.parametrize("check", PROMISES, ids=lambda check: check.__name__)
+def test_prints_what_it_promises(check, tmp_path):
+    check(run(FOLDER / f"{check.__name__}.py", tmp_path))
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def private_names(source):
+    """Names of unrelu that a script imports, or takes from it by a dot, without being allowed to."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name != "unrelu" and a.name not in PUBLIC and not other(a.name)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{a.name}" for a in node.names]
+            found += [name for name in names if node.level or not (public(name) or other(name))]
+        elif isinstance(node, ast.Attribute):
+            path = ast.unparse(node)
+            if re.fullmatch(r"unrelu\.\w+(\.\w+)?", path) and not (path in PUBLIC or public(path)):
+                found.append(path)
+            if node.attr.startswith("_"):
+                found.append(path)
+    return found
+
+
+def other(name):
+    return name.split(".")[0] in OTHERS
+
+
+def public(name):
+    """Whether x of ``unrelu.x`` is in ``unrelu.__all__``, or y of ``unrelu.x.y`` is of a public module or class."""
+    parts = name.split(".")
+    if parts[0] != "unrelu" or len(parts) not in (2, 3):
+        return False
+    if (module := ".".join(parts[:2])) in PUBLIC and len(parts) == 3:
+        return parts[2] in importlib.import_module(module).__all__
+    if parts[1] not in unrelu.__all__:
+        return False
+    return len(parts) == 2 or hasattr(getattr(unrelu, parts[1]), parts[2])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_uses_public_names_only(script):
+    assert private_names(script.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from unrelu.result import Status",
+        "import unrelu.lp.start",
+        "from unrelu import _invert",
+        "import unrelu; unrelu.result.Status",
+        "import unrelu; unrelu.zoo.ARCHITECTURES",
+        "from unrelu.zoo import LATENT_DIM",
+        "r._ended",
+        "import matplotlib.pyplot",
+        "from . import helper",
+    ],
+)
+def test_the_check_sees_private_names(line):
+    """Against a check that passes because it finds nothing."""
+    assert private_names(line)
+
+
+def test_the_check_allows_public_names():
+    for line in ("import unrelu, numpy as np", "from unrelu.measurements import downsample", "from unrelu import Mask"):
+        assert private_names(line) == []
+    assert (
+        private_names("import unrelu; unrelu.Certificate.load(p); unrelu.zoo.load('mnist-relu'); unrelu.run(n)") == []
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_is_short_and_says_how_to_run_it(script):
+    source = script.read_text(encoding="utf-8")
+    assert 20 <= len(source.splitlines()) <= 50
+    assert f"``python examples/{script.name}``" in (ast.get_docstring(ast.parse(source)) or "")
