@@ -497,6 +497,7 @@ def main() -> int:
     rows, failures = fuzz(asked.files or (FEW if asked.quick else FILES), asked.seed, asked.keep)
     seconds = round(time.perf_counter() - begin, 1)
     table = {"script": "files", "seed": asked.seed, "quick": asked.quick, "commit": commit(), "seconds": seconds}
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(json.dumps({**table, "rows": rows, "failures": failures}, indent=1) + "\n")
     names = [*rows[0]]
     widths = [max(len(str(row[name])) for row in (*rows, dict(zip(names, names, strict=True)))) for name in names]

@@ -5,7 +5,7 @@ every output error below t, which makes the outputs' errors convex where y >= t.
 neurons; its relaxation bounds F over the codes of that part, and the node is closed when the bound reaches t. Nodes
 are taken by their bounds, lowest first. Where the tree grows, the interval of every neuron is computed once and the
 tree begun again, as chords make the relaxation sharper. A bound counts only as recomputed by
-:mod:`~unrelu._certify.safe_bounds`. The primal heuristic is the best code with the signs of a given one, exact, by
+:mod:`~unrelu.certification.safe_bounds`. The primal heuristic is the best code with the signs of a given one, exact, by
 one small linear program after another.
 """
 
