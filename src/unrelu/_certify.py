@@ -44,7 +44,7 @@ def certify(
     .. math:: lower \le \min_z F(z) \le upper, \qquad F(z) = |y - A G(z)|_\infty \text{ or } |y - A G(z)|_1
 
     By branch and bound on the signs of the pre-activations, with linear relaxations. The bounds are valid whenever it
-    stops; :meth:`~unrelu.Certificate.verify` checks them again without a solver.
+    stops; :meth:`~unrelu.Certificate.verify` checks them again, without a solver.
 
     Args:
         network: G, a chain of layers with ReLU, LeakyReLU or identity activations whose matrices can be written out.

@@ -1,8 +1,8 @@
 """Inverting a network: the registry of methods by name.
 
 A method is a callable ``method(problem) -> Inversion`` with its options on the object. To add one, write it in a file
-of this package and give it a line in :data:`METHODS`; the command line, the contract tests and the reference page go
-over the registry.
+of ``search`` or ``baselines`` and give it a line in :data:`METHODS`; the command line, the contract tests and the
+reference page go over the registry.
 """
 
 from __future__ import annotations

@@ -94,10 +94,10 @@ class Inversion:
             Without, that it fits exactly, or that confidence >= 0.99 and y shows noise.
         p_value: goodness of fit: the probability that the stated noise leaves a residual at least as large as that of
             z, see :meth:`~unrelu.measurements.noise.Noise.p_value`, with the degrees of freedom that the fit used up,
-            rank A J; with a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. 1 for an exact fit,
-            NaN where no noise is stated or there is no code.
+            rank A J; with a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. NaN where no
+            noise is stated or there is no code; 1 for an exact fit where the noise is below the rounding of y.
         confidence: an estimate of the probability that no code has an objective more than 1% lower, from the agreement
-            of independent starts (:func:`~unrelu.search.stopping_rule.best_seen_probability`): 0 where none confirmed
+            of independent starts (:func:`~unrelu.search.confidence.best_seen_probability`): 0 where none confirmed
             the best, and in l1 and linf. 1 for an exact fit without a prior, NaN for methods that do not search and
             where there is no code. It is not calibrated on the generator.
         status: one :class:`Status` an observation.

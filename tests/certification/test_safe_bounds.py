@@ -18,7 +18,7 @@ from unrelu.certification.layer_bounds import (
     LATENT,
     SUM,
     Lemma,
-    bound_propagation,
+    backward_bounds,
     latent_bounds,
     propagated,
     region_of,
@@ -137,7 +137,7 @@ def test_lemmas_hold_for_every_code_below_the_level(seed, norm):
     rng = np.random.default_rng(seed)
     chain, z = two_layers(rng, norm, float(rng.choice([0.0, 0.0, 0.1, 1.0])))
     level = float(exact(chain, z).value) * (1 + 10.0 ** rng.uniform(-9, 0))
-    lemmas = bound_propagation(chain, level)
+    lemmas = backward_bounds(chain, level)
     lemmas = lemmas + latent_bounds(chain, level, lemmas)
     spoilt = [
         replace(lemma, multipliers=replace(lemma.multipliers, slopes=lemma.multipliers.slopes * rng.uniform(0.5, 2)))
@@ -162,7 +162,7 @@ def test_many_chains_prove_a_radius(slope, kind):
     for seed in range(60):
         chain, z = two_layers(np.random.default_rng(seed), "linf", slope)
         level = float(exact(chain, z).value) * 1.001
-        lemmas = bound_propagation(chain, level)
+        lemmas = backward_bounds(chain, level)
         if kind == LATENT:
             lemmas = [lemma for lemma in lemmas if lemma.kind != BALANCE] + latent_bounds(chain, level, lemmas)
         told = region_of(chain, level, lemmas).proven

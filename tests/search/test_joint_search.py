@@ -15,7 +15,7 @@ from unrelu.errors import OptionError
 from unrelu.methods import layerwise_reason
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.search import joint_search, stopping_rule
+from unrelu.search import confidence, joint_search
 from unrelu.search.joint_search import Search
 from unrelu.search.squared_error import Misfit
 
@@ -160,7 +160,7 @@ def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
     rng = np.random.default_rng(8)
     y = network(rng.standard_normal((6, 8))) + rng.standard_normal((6, 40))
     calls, counted = [], []
-    add = stopping_rule.Candidates.add
+    add = confidence.Candidates.add
 
     def added(self, state, steps, independent=True):
         before = int(self.found.sum())
@@ -171,7 +171,7 @@ def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
         calls.append(progress)
         return len(calls) == call  # once: the search has to remember
 
-    monkeypatch.setattr(stopping_rule.Candidates, "add", added)
+    monkeypatch.setattr(confidence.Candidates, "add", added)
     found = unrelu.invert(network, y, consensus=100, callback=stop)
     assert len(calls) == call
     assert (found.status == Status.STOPPED).all()
@@ -183,14 +183,14 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
     network = random_network((3, 12, 30), seed=3)
     rng = np.random.default_rng(3)
     y = network(rng.standard_normal((4, 3))) + rng.uniform(-0.1, 0.1, (4, 30))
-    add = stopping_rule.Candidates.add
+    add = confidence.Candidates.add
 
     def lost(self, state, steps, independent=True):
         state.f[state.rows == 1] = np.inf
         add(self, state, steps, independent)
 
     whole = unrelu.invert(network, y, noise="uniform:0.1")
-    monkeypatch.setattr(stopping_rule.Candidates, "add", lost)
+    monkeypatch.setattr(confidence.Candidates, "add", lost)
     found = unrelu.invert(network, y, noise="uniform:0.1")
     assert found.status[1] is Status.NO_CODE
     np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
@@ -258,9 +258,9 @@ def test_a_generator_without_layers_keeps_its_code_in_another_norm_and_says_so()
 def test_found_once_and_found_again_mean_what_they_say(consensus):
     network, _, y = noisy((5, 30, 120), 4, 0.01)
     found = unrelu.invert(network, y, consensus=consensus)
-    for status, message, confidence in zip(found.status, found.message, found.confidence, strict=True):
+    for status, message, sure in zip(found.status, found.message, found.confidence, strict=True):
         assert status is (Status.FOUND_ONCE if consensus == 1 else Status.REFOUND)
-        assert message == f"{status.value} (confidence {confidence:.2f})"
+        assert message == f"{status.value} (confidence {sure:.2f})"
     assert (found.confidence > 0.5).all() == (consensus > 1)
     assert not found.success.any()  # eight rounds are too few starts for 99%
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support import EPS, lm_reach, random_network
 from unrelu.problem import Problem
-from unrelu.search.levenberg_marquardt import DampedNewton
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.search.squared_error import Misfit
 
 K, N, B = 3, 25, 4
@@ -30,7 +30,7 @@ def noisy(activation="tanh", seed=1, noise=0.1, operator=None, prior=0.0):
 def descent(problem, z, rows=None, **options):
     rows = torch.arange(len(z)) if rows is None else torch.tensor(rows)
     misfit = Misfit.of(problem)
-    return DampedNewton(misfit, misfit.tensor(z), rows, **options)
+    return LevenbergMarquardtSteps(misfit, misfit.tensor(z), rows, **options)
 
 
 def seen(problem, i, matrix):
@@ -125,7 +125,7 @@ def test_the_objective_never_rises(seed, activation, damping, prior, foresee):
     problem, z = noisy(activation, seed, noise=0.5, prior=prior)
     misfit, start = Misfit.of(problem), torch.tensor(3 * z)
     options = {"damping": damping, "foresee": foresee, "tiny_decrease": 1e-6}
-    state = DampedNewton(misfit, start, torch.arange(B), **options)
+    state = LevenbergMarquardtSteps(misfit, start, torch.arange(B), **options)
     for _ in range(15):
         before, codes, tried = state.f.clone(), state.z.clone(), state.steps.clone()
         state.step()

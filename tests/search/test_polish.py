@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from tests.support import random_network
 from unrelu import zoo
 from unrelu.problem import Problem
-from unrelu.search.levenberg_marquardt import DampedNewton, polish
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, polish
 from unrelu.search.squared_error import Misfit
 
 K, N, B = 4, 40, 3
@@ -30,7 +30,7 @@ def noisy(activation="tanh", seed=1, noise=0.1, **options):
 def in_single(problem, z):
     """Codes near z that are optimal in single precision, and J^T J (plus the prior) there."""
     single = Misfit.of(problem, problem.network.to(torch.float32))
-    state = DampedNewton(single, single.tensor(z), torch.arange(len(z)), tiny_decrease=1e-7).run(50)
+    state = LevenbergMarquardtSteps(single, single.tensor(z), torch.arange(len(z)), tiny_decrease=1e-7).run(50)
     return state.z.double(), state.gram
 
 
@@ -152,7 +152,7 @@ def test_arrived_means_that_no_further_step_gains_anything():
     gram[2] *= 50
     z, f, arrived = polished(problem, start, gram)
     assert arrived.tolist() == [True, False, False]
-    further = DampedNewton(Misfit.of(problem), z, torch.arange(B), damping=1e-8, tiny_decrease=0.0).run(20)
+    further = LevenbergMarquardtSteps(Misfit.of(problem), z, torch.arange(B), damping=1e-8, tiny_decrease=0.0).run(20)
     gain = 1 - further.f / f
     assert gain[0] <= 1e-12
     assert gain[1] > 1e-3

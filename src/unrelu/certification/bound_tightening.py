@@ -12,7 +12,7 @@ from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
 from unrelu.certification.search_tree import Packed, Tree, missed
 
-__all__ = ["Fixing", "decided", "neuron_lemmas"]
+__all__ = ["Probing", "decided", "neuron_lemmas"]
 
 
 Signs = npt.NDArray[np.int8]
@@ -62,7 +62,7 @@ def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limi
 _PASSES = 4
 
 
-class Fixing:
+class Probing:
     """A tree with one open leaf, growing downwards: every split closes a side.
 
     Args:

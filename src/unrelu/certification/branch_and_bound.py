@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_tightening import Fixing, decided, neuron_lemmas
+from unrelu.certification.bound_tightening import Probing, decided, neuron_lemmas
 from unrelu.certification.certified_chain import EXACT, CertifiedChain
-from unrelu.certification.layer_bounds import Lemma, bound_propagation, latent_bounds, region_of
+from unrelu.certification.layer_bounds import Lemma, backward_bounds, latent_bounds, region_of
 from unrelu.certification.node_program import Limits, NodeProgram
 from unrelu.certification.relaxation import Relaxation, level_set
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
@@ -116,7 +116,7 @@ class BranchAndBound:
         self.z = best_in_region(chain, z)
         self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
-        self.lemmas: list[Lemma] = bound_propagation(chain, self.reach, limits.end)
+        self.lemmas: list[Lemma] = backward_bounds(chain, self.reach, limits.end)
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
@@ -169,7 +169,7 @@ class BranchAndBound:
 
     def _decide(self) -> None:
         """Begin with decisions that close a side at once: in a sum of errors, most outputs can only be off, or on."""
-        fixing = Fixing(self.chain, self.level, self._regions.at(self.chain, self.level), self.limits)
+        fixing = Probing(self.chain, self.level, self._regions.at(self.chain, self.level), self.limits)
         fixing.run()
         self.tree, self.visited = fixing.tree, self.visited + len(fixing.tree)
         for node in self.tree.nodes:

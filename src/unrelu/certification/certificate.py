@@ -126,7 +126,10 @@ class Certificate:
         )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
-        """Whether every number here follows from what is stored, the network and the observation; without a solver.
+        """Whether every number here follows from what is stored, the network and the observation.
+
+        Bounds and box are checked without a solver. Rank and identifiability of z are computed again, which takes small
+        linear programs where neurons are at their kink.
 
         Args:
             network: G.

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_tightening import Fixing
+from unrelu.certification.bound_tightening import Probing
 from unrelu.certification.branch_and_bound import GAP, BoundsAt, BranchAndBound
 from unrelu.certification.certificate import Certificate, ProofStatus, digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
-from unrelu.certification.layer_bounds import bound_propagation, region_of
+from unrelu.certification.layer_bounds import backward_bounds, region_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import Proof
 from unrelu.certification.safe_bounds import Multipliers, settled
@@ -43,14 +43,14 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
         limits: when to stop; coordinates not reached are bounded by the radius alone.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
-    lemmas = bound_propagation(chain, level, limits.end)
-    search = Fixing(chain, level, region_of(chain, level, lemmas), limits)
+    lemmas = backward_bounds(chain, level, limits.end)
+    search = Probing(chain, level, region_of(chain, level, lemmas), limits)
     search.run()
     kept, bounds = _ends(search)
     return Proof.of(chain, level, level, lemmas, search.tree, kept, bounds)
 
 
-def _ends(search: Fixing) -> tuple[list[int], list[Multipliers]]:
+def _ends(search: Probing) -> tuple[list[int], list[Multipliers]]:
     """The open leaf and the multipliers of its 2 k bounds; nothing if there is none."""
     if search.now is None:
         return [], []

@@ -31,7 +31,7 @@ __all__ = [
     "SUM",
     "Lemma",
     "Regions",
-    "bound_propagation",
+    "backward_bounds",
     "everywhere",
     "latent_bounds",
     "region_of",
@@ -270,7 +270,7 @@ _MORE = 1e-9
 _FAR = 1e9
 
 
-def bound_propagation(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
+def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
 
     None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
@@ -296,7 +296,8 @@ def bound_propagation(chain: CertifiedChain, level: float, end: float = math.inf
 def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
     """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
 
-    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of ``first_lemmas``.
+    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of
+    :func:`backward_bounds`.
     """
     region, k = everywhere(chain, level, lemmas), chain.latent_dim
     latent: list[Lemma] = []

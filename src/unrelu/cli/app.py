@@ -154,9 +154,9 @@ def certify(
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
-    The folder gets certificate-N.json (one an observation, which can be verified without a solver), certificates.jsonl,
-    codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search and writes the bounds
-    that were reached; a second Ctrl-C ends at once.
+    The folder gets certificate-N.json (one an observation, whose bounds can be verified without a solver),
+    certificates.jsonl, codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search
+    and writes the bounds that were reached; a second Ctrl-C ends at once.
     """
     from rich.console import Console
 

@@ -14,13 +14,13 @@ from unrelu.errors import OptionError
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
+from unrelu.search.confidence import Candidates
 from unrelu.search.halting import Watch
-from unrelu.search.levenberg_marquardt import DampedNewton, polish
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, polish
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStart, SearchStarts, cheap_by_layer
 from unrelu.search.squared_error import Misfit, MixedMisfit
-from unrelu.search.stopping_rule import Candidates
 
 __all__ = ["Search"]
 
@@ -64,7 +64,7 @@ class Search:
     (once more below 1e-6 of :math:`|y|^2`, where an exact fit may be near), or after ``rounds`` rounds. Perturbations
     of the best code and ``z0`` are no independent starts: descents from them may find a better code, but that they
     come back to this one is no evidence for it. The confidence of the result follows from the number of independent
-    descents and of the optima they ended in, see :func:`~unrelu.search.stopping_rule.best_seen_probability`.
+    descents and of the optima they ended in, see :func:`~unrelu.search.confidence.best_seen_probability`.
 
     The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
     where :class:`~unrelu.search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
@@ -177,7 +177,7 @@ class _Run:
         fits = self.problem.fits_exactly(z0)
         rows = torch.nonzero(torch.from_numpy(fits).to(self.exact.device))[:, 0]
         if len(rows) and not self.problem.prior:
-            at_start = DampedNewton(self.misfit, self.misfit.tensor(z0[fits]), rows)
+            at_start = LevenbergMarquardtSteps(self.misfit, self.misfit.tensor(z0[fits]), rows)
             self.best.add(at_start, torch.zeros_like(rows), independent=False)
             self.best.replace(rows, z0[fits])
             self.exact[rows] = True
@@ -191,12 +191,12 @@ class _Run:
         for misfit in self.rounded if start.far else []:
             if self.watch():
                 break
-            state = DampedNewton(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
+            state = LevenbergMarquardtSteps(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
             z, damping, steps = state.z, state.damping, steps + state.steps
         if self.watch.reason and torch.isfinite(self.best.f[rows]).all():
             return
         floor = _ZERO * self.best.size[rows]
-        state = DampedNewton(
+        state = LevenbergMarquardtSteps(
             self.misfit, z, rows, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
             enough=torch.maximum(floor, self.level[rows]),
         )  # fmt: skip
@@ -236,7 +236,7 @@ class _Run:
             # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
             left = torch.nonzero(~arrived if precise is misfit else f > exact)[:, 0]
             if len(left) and most:
-                state = DampedNewton(
+                state = LevenbergMarquardtSteps(
                     precise, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
                 )
                 before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()

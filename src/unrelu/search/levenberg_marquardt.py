@@ -18,7 +18,7 @@ from unrelu.search.halting import Watch
 from unrelu.search.squared_error import Misfit
 from unrelu.search.starts import START_NAMES, starting_codes
 
-__all__ = ["DampedNewton", "LevenbergMarquardt", "on_plateau", "polish"]
+__all__ = ["LevenbergMarquardt", "LevenbergMarquardtSteps", "on_plateau", "polish"]
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
     return plateau
 
 
-class DampedNewton:
+class LevenbergMarquardtSteps:
     r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2.
 
     .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
@@ -86,7 +86,7 @@ class DampedNewton:
         self.enough = torch.full_like(self.f, -1.0) if enough is None else enough.to(dtype)
         self.retire(self.f <= self.enough)
 
-    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> DampedNewton:
+    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> LevenbergMarquardtSteps:
         """Up to so many steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
             if not len(self.active) or (stop is not None and stop()):
@@ -263,7 +263,9 @@ class LevenbergMarquardt:
         watch = Watch(problem.control, lambda: _progress(state))
         misfit = Misfit.of(problem)
         every, exact = torch.arange(problem.size, device=misfit.y.device), 1e-30 * (misfit.y * misfit.y).sum(dim=1)
-        state = DampedNewton(misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact)
+        state = LevenbergMarquardtSteps(
+            misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact
+        )
         state.run(self.max_iterations, watch)
         status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED
@@ -272,9 +274,9 @@ class LevenbergMarquardt:
         return _codes(state), status, state.steps.cpu().numpy()
 
 
-def _progress(state: DampedNewton) -> Progress:
+def _progress(state: LevenbergMarquardtSteps) -> Progress:
     return Progress("lm", int(state.steps.max()), int(state.done.sum()), len(state.z), _codes(state))
 
 
-def _codes(state: DampedNewton) -> Array:
+def _codes(state: LevenbergMarquardtSteps) -> Array:
     return state.z.cpu().double().numpy().copy()

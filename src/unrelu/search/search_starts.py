@@ -14,10 +14,10 @@ from unrelu.layerwise.layer_by_layer import layerwise_reason, mixes
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.runtime.streams import torch_stream
+from unrelu.search.confidence import Candidates
 from unrelu.search.sample_bank import Bank
 from unrelu.search.squared_error import Misfit
 from unrelu.search.starts import starting_codes
-from unrelu.search.stopping_rule import Candidates
 
 __all__ = ["SearchStart", "SearchStarts", "cheap_by_layer"]
 

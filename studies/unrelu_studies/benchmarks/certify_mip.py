@@ -23,7 +23,7 @@ from scipy import sparse
 
 from unrelu.certification import GAP
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import bound_propagation, everywhere, propagated, region_of
+from unrelu.certification.layer_bounds import backward_bounds, everywhere, propagated, region_of
 from unrelu.lp.highs import LinearProgram, solve_mip
 from unrelu.lp.lp_status import LpStatus
 
@@ -79,7 +79,7 @@ def intervals(chain: CertifiedChain, level: float, box: float = math.inf) -> tup
 
     From what our search proves first: how large hidden outputs and codes can be.
     """
-    lemmas = bound_propagation(chain, level)
+    lemmas = backward_bounds(chain, level)
     radius = min(box, region_of(chain, level, lemmas).full.radius)
     region = propagated(chain, replace(everywhere(chain, level, lemmas), radius=radius))
     hidden = slice(0, int(chain.ends[-2]))

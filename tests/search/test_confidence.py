@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.support import random_network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.levenberg_marquardt import DampedNewton
+from unrelu.search.confidence import Candidates, best_seen_probability
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.search.squared_error import Misfit
-from unrelu.search.stopping_rule import Candidates, best_seen_probability
 
 K, B = 2, 3
 SIZE = 100.0  # |y|^2
@@ -239,7 +239,7 @@ def test_dead_codes_are_flat_and_descents_to_the_same_code_are_counted():
     best = Candidates(misfit.y, K)
     for start in ([1.1, -0.5], [0.9, -0.4]):
         starts = torch.tensor([start, [0.0, 0.0]], dtype=torch.float64)  # every neuron is off at 0
-        state = DampedNewton(misfit, starts, torch.tensor([0, 1])).run(50)
+        state = LevenbergMarquardtSteps(misfit, starts, torch.tensor([0, 1])).run(50)
         best.add(state, state.steps)
     assert best.flat().tolist() == [False, True]
     assert best.found.tolist() == [2, 0]

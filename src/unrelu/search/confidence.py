@@ -13,7 +13,7 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from unrelu.search.levenberg_marquardt import DampedNewton, on_plateau
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau
 
 __all__ = ["Candidates", "best_seen_probability"]
 
@@ -88,7 +88,7 @@ class Candidates:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=y.device)
         self.double = np.full((batch, k), np.nan)
 
-    def add(self, state: DampedNewton, steps: Tensor, independent: bool = True) -> None:
+    def add(self, state: LevenbergMarquardtSteps, steps: Tensor, independent: bool = True) -> None:
         """Take the ends of some descents, one to an observation at most.
 
         Args:
@@ -119,7 +119,7 @@ class Candidates:
     def confidence(self) -> Array:
         """The probability that no optimum has a misfit more than 1% below the best, (B,).
 
-        It is that of :func:`~unrelu.search.stopping_rule.best_seen_probability`. Ends are those of one optimum up to 1%
+        It is that of :func:`~unrelu.search.confidence.best_seen_probability`. Ends are those of one optimum up to 1%
         above the lowest of them. It is 0 where fewer than two independent descents ended at the best, whatever
         perturbations of it came to.
         """
