@@ -447,7 +447,7 @@ def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):
 def test_the_threads_are_limited_only_within_a_measurement():
     code = """
 from threadpoolctl import threadpool_info
-from unrelu.runtime.machine import one_thread
+from unrelu_studies.benchmarks.one_core import one_thread
 import numpy, scipy.linalg
 counts = lambda: {i["num_threads"] for i in threadpool_info()}
 before = counts()

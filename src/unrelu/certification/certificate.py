@@ -245,7 +245,7 @@ class Certificate:
             InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
             OptionError: ``max_bytes`` is no number of bytes.
         """
-        return read(cls, ProofStatus, Path(path), check_limit(max_bytes))
+        return read(Path(path), check_limit(max_bytes))
 
 
 def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
@@ -342,7 +342,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_bytes: int = MAX_BYTES) -> Certificate:
+def read(path: Path, max_bytes: int = MAX_BYTES) -> Certificate:
     """Read a table back.
 
     Raises:
@@ -359,9 +359,9 @@ def read(kind: type[Certificate], statuses: type[ProofStatus], path: Path, max_b
             raise ValueError(f"the history has {len(rows):,} moments")
         box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
         history = tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
-        return kind(
+        return Certificate(
             **values, z=_array(table["z"], np.float64), box=box,
-            status=statuses[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
+            status=ProofStatus[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
             exponents=tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
             identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
             _digest=str(table["digest"]),

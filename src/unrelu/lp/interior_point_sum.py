@@ -58,7 +58,7 @@ def sum_weights(r, lo, hi, y, p, q, weight):
 
 
 @jit
-def sum_shift(r, lo, hi, y, p, q, dp, dq, dy, weight, target, rho, pull):
+def sum_shift(r, lo, hi, y, dp, dq, dy, weight, target, rho, pull):
     """Write rho of dy = D (W dw - rho), and D rho - y, which W^T takes to the right-hand side."""
     for j in range(len(r)):
         v, u = hi[j] - y[j], y[j] - lo[j]
@@ -129,7 +129,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
         mu, target = comp / (2 * n + count), 0.0
         for phase in range(2):
             # The predictor aims at complementarity 0, the corrector at a share of mu and at second order.
-            sum_shift(r, lo, hi, y, p, q, dp, dq, dy, weight, target, rho, pull)
+            sum_shift(r, lo, hi, y, dp, dq, dy, weight, target, rho, pull)
             force = np.dot(matrix.T, pull)
             bound_force(w, lower, upper, t, dw, target, force)
             new = solve_factorised(factor, force)

@@ -1,44 +1,19 @@
-"""The machine and the libraries behind a measurement, and one thread for all of them."""
+"""The machine and the libraries behind a measurement."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
-__all__ = ["describe", "one_core", "one_thread", "version"]
+__all__ = ["describe", "version"]
 
 _LIBRARIES = ("unrelu", "numpy", "scipy", "numba", "highspy", "torch", "cvxopt")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """BLAS and OpenMP libraries that are loaded by now on one thread; as they were before afterwards."""
-    with threadpool_limits(limits=1):
-        yield
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """:func:`one_thread`, and this process on one core where the system can do that: nothing runs side by side."""
-    if not hasattr(os, "sched_setaffinity"):
-        with one_thread():
-            yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    try:
-        with one_thread():
-            yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def describe() -> dict[str, Any]:

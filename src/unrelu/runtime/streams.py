@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["global_torch_stream", "stream", "torch_stream"]
+__all__ = ["stream", "torch_stream"]
 
 
 def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
@@ -37,14 +35,3 @@ def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
 def torch_stream(purpose: str, *keys: int | float | str) -> torch.Generator:
     """The same for PyTorch: a generator on the CPU, seeded with 63 bits of :func:`stream`."""
     return torch.Generator().manual_seed(int(stream(purpose, *keys).integers(2**63)))
-
-
-@contextmanager
-def global_torch_stream(purpose: str, *keys: int | float | str) -> Iterator[None]:
-    """Inside a ``with``, PyTorch's global generator on the CPU is :func:`torch_stream`; after it, what it was before.
-
-    For layers, which draw their first weights from the global generator and take no other.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(torch_stream(purpose, *keys).get_state())
-        yield

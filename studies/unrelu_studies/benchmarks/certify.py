@@ -21,10 +21,10 @@ from unrelu.certification import GAP, Certificate, Limits
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.certifying import enclosure
 from unrelu.measurements import read_operator
-from unrelu.runtime.machine import one_core
 from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, Drawn, draw
 from unrelu_studies.benchmarks.certify_mip import MipRun, prove_by_mip
 from unrelu_studies.benchmarks.instances import REPORT_SEED
+from unrelu_studies.benchmarks.one_core import one_core
 
 __all__ = ["MIP_BOX", "QUICK", "Boxed", "CertifyPlan", "Proved", "measure_certify"]
 

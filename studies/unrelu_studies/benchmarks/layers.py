@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from unrelu.errors import SolverError
 from unrelu.layerwise.layer_program import least_violation
-from unrelu.runtime.machine import one_thread
 from unrelu_studies.benchmarks.instances import (
     CASES,
     PROGRAMS,
@@ -30,6 +29,7 @@ from unrelu_studies.benchmarks.instances import (
     TimedProgram,
     draw,
 )
+from unrelu_studies.benchmarks.one_core import one_thread
 from unrelu_studies.benchmarks.peers import PEERS, Scaled, cholesky, cvxopt_module, objective
 
 __all__ = ["INSTANCES", "QUICK_INSTANCES", "LayerRecord", "measure", "measure_layers", "select"]

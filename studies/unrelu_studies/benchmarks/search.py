@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from unrelu._invert import invert
 from unrelu.measurements.noise import SIGNIFICANCE
-from unrelu.runtime.machine import one_core
 from unrelu.search.sample_bank import Bank
 from unrelu_studies.benchmarks.instances import REPORT_SEED
+from unrelu_studies.benchmarks.one_core import one_core
 from unrelu_studies.benchmarks.search_cells import CellBatch, SearchCell, cells, draw
 
 __all__ = ["BLIND", "KNOWN", "METHODS", "SearchOutcome", "measure_search"]

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from unrelu import zoo
 from unrelu._invert import invert
 from unrelu.result import Inversion
-from unrelu.runtime.machine import one_core
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_bank import Bank
 from unrelu_studies.benchmarks.instances import REPORT_SEED
+from unrelu_studies.benchmarks.one_core import one_core
 from unrelu_studies.benchmarks.search_cells import SearchCell, draw
 
 __all__ = ["BOUND", "SHARE", "Norms", "Outliers", "Single", "Uniform", "draw_outliers", "draw_uniform", "measure_norms"]

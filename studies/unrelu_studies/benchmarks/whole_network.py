@@ -25,9 +25,9 @@ from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem, LInf, laye
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.models.network import Network
 from unrelu.result import Status
-from unrelu.runtime.machine import one_thread
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.instances import REPORT_SEED
+from unrelu_studies.benchmarks.one_core import one_thread
 from unrelu_studies.benchmarks.published import PublishedLoop
 
 __all__ = [

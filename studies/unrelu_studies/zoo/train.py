@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from unrelu.runtime.streams import global_torch_stream, torch_stream
+from unrelu.runtime.streams import torch_stream
 from unrelu.zoo.architectures import ARCHITECTURES, IMAGE_SIDE, LATENT_DIM
+from unrelu_studies.zoo.global_stream import global_torch_stream
 from unrelu_studies.zoo.recipes import (
     BATCH,
     CLASSES,
