@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.diagnostics.linear_region import Pieces, affine, certain, free_basis, pieces, spectrum
+from unrelu.diagnostics.linear_region import LinearRegions, affine, certain, free_basis, linear_regions, spectrum
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import equilibrate
@@ -33,8 +33,8 @@ _CHUNK = 2**22
 class Identifiability:
     r"""How far an observation y = A G(z*) + e determines the code around z. J is the Jacobian of G at z.
 
-    G is made of linear pieces, one for each pattern of neurons that are on. Everything here is about the piece of z: it
-    is exact there, and says nothing of codes on other pieces, where another explanation of y may lie.
+    G is piecewise linear, with a linear region for each pattern of neurons that are on. Everything here is about the
+    piece of z: it is exact there, and says nothing of codes in other regions, where another explanation of y may lie.
 
     All arrays have the batch's leading shape: scalars for one code, (B,) for a batch. Codes that are not finite, or
     have an output that is not, are not identifiable: their rank and dimension are -1, their other numbers NaN.
@@ -48,7 +48,7 @@ class Identifiability:
             its sign: the largest such radius. Infinite if that never happens, NaN where a neuron with a kink lies
             behind a sigmoid or tanh, or the layers are not known.
         identifiable: whether no other code nearby has the same A G: the rank is k, or ``dimension`` is 0. Where neurons
-            before the last layer are at their kink, only the pieces with all of them on and all off are looked at.
+            before the last layer are at their kink, only the regions with all of them on and all off are looked at.
 
     Source: the discussion of Theorem 2 of the paper, carried from one layer to the network.
     """
@@ -63,14 +63,14 @@ class Identifiability:
     _operator: Operator = field(repr=False)
 
     def error_bound(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
-        r"""A bound of \|z - z*\|_2 that holds if z* lies on the piece of z: a float, or (B,).
+        r"""A bound of \|z - z*\|_2 that holds if z* lies in the region of z: a float, or (B,).
 
-        With r = y - A G(z), and A G affine on the piece, A J (z* - z) = A G(z*) - A G(z) = r - e, so
+        With r = y - A G(z), and A G affine in the region, A J (z* - z) = A G(z*) - A G(z) = r - e, so
 
         .. math:: |z - z^*|_2 \le \frac{|r - e|_2}{\sigma_{\min}} \le \frac{|e|_2 + |r|_2}{\sigma_{\min}}.
 
-        Where z minimises \|r\|_2 on its piece, r is orthogonal to the range of A J and only e counts: pass a residual
-        of 0. :meth:`bound_holds` says whether the bound stays on the piece. With sigmoids or tanh, or unknown layers,
+        Where z minimises \|r\|_2 in its region, r is orthogonal to the range of A J and only e counts: pass a residual
+        of 0. :meth:`bound_holds` says whether the bound stays in the region. With sigmoids or tanh, or unknown layers,
         A G is not affine and this is its first order in the noise.
 
         Args:
@@ -94,12 +94,12 @@ class Identifiability:
     def bound_holds(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
         r"""Whether :meth:`error_bound` is smaller than the margin: a bool, or (B,).
 
-        Then the ball that it describes lies inside the piece, and holds every code of the piece that explains y with
-        an error of up to \|e\|_2. None of them is on the border of the piece, so no path of such codes leads out of the
-        ball: z* is in it, or on another piece and apart. That it is not on another piece is not proved.
+        Then the ball that it describes lies inside the region, and holds every code of the region that explains y with
+        an error of up to \|e\|_2. None of them is on the border of the region, so no path of such codes leads out of the
+        ball: z* is in it, or in another region and apart. That it is not in another region is not proved.
 
         Where it is False, the noise can carry z across a kink and the bound says nothing about what happens beyond;
-        it is also False where A G is not affine on its pieces (sigmoid, tanh, unknown layers).
+        it is also False where A G is not affine on its regions (sigmoid, tanh, unknown layers).
         """
         holds = np.asarray(self.error_bound(noise, residual)) < np.asarray(self.margin)
         holds &= affine(self._network)
@@ -119,8 +119,8 @@ class Identifiability:
         if free > 0:
             operator = self._operator.take(np.array([index % np.size(self.dimension)]))
             for on in (False, True):
-                piece = pieces(self._network, torch.from_numpy(z), operator, on)
-                basis = free_basis(piece.tangents[0], piece.kinks[0], on)
+                region = linear_regions(self._network, torch.from_numpy(z), operator, on)
+                basis = free_basis(region.tangents[0], region.kinks[0], on)
                 if basis is not None and basis.shape[1] == free:
                     return basis
         return np.zeros((k, 0))
@@ -171,13 +171,13 @@ def unique(rank: Counts, dimension: Counts, k: int) -> Flags:
 def freedom(network: Generator, z: Array, operator: Operator | None = None) -> Counts:
     r"""Dimension of a set of codes around z with the same observation A G(z), (B,) for codes (B, k).
 
-    With J = A G' the Jacobian of the linear piece of A G at z, this is k - rank J. Where ReLU neurons are at their
-    kink, several pieces meet in z; the one on which they all stay off and the one on which they all come on are looked
+    With J = A G' the Jacobian of the linear region of A G at z, this is k - rank J. Where ReLU neurons are at their
+    kink, several regions meet in z; the one on which they all stay off and the one on which they all come on are looked
     at. With K the derivatives of their pre-activations, z may move on them along
 
     .. math:: \{d : J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : J d = 0, \; K d \ge 0\}
 
-    and the larger dimension of these cones is returned. There it is a lower bound, as a mixed piece may leave more;
+    and the larger dimension of these cones is returned. There it is a lower bound, as a mixed region may leave more;
     where it is 0 because of neurons with layers behind them, -1 (unknown) is returned.
 
     Of a generator without known layers the kinks are not known either, and k - rank J at z is returned.
@@ -258,7 +258,7 @@ def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts,
     sigma, margin = np.full((2, len(z)), np.nan)
     for part, codes in _chunks(network, z):
         measured = operator.take(part)
-        off = pieces(network, codes, measured)
+        off = linear_regions(network, codes, measured)
         least, ranks = spectrum(off.tangents)
         known = off.finite & (ranks >= 0)
         kept = part[known]
@@ -267,23 +267,23 @@ def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts,
     return rank, sigma, dimension, margin
 
 
-def _dimensions(network: Generator, z: Tensor, operator: Operator, off: Pieces, rank: Counts) -> Counts:
+def _dimensions(network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts) -> Counts:
     """The larger dimension of the sets on which neurons at their kink stay off, and on which they come on."""
     free = _of_cones(off, z.shape[1] - rank, on=False)
     kinked = np.flatnonzero([len(normals) > 0 for normals in off.kinks])
     if len(kinked):
-        piece = pieces(network, z[torch.from_numpy(kinked)], operator.take(kinked), on=True)
-        there = _of_cones(piece, z.shape[1] - spectrum(piece.tangents)[1], on=True)
+        region = linear_regions(network, z[torch.from_numpy(kinked)], operator.take(kinked), on=True)
+        there = _of_cones(region, z.shape[1] - spectrum(region.tangents)[1], on=True)
         free[kinked] = np.maximum(free[kinked], there)
     free[off.hidden & (free == 0)] = -1
     return free
 
 
-def _of_cones(piece: Pieces, unspanned: Counts, on: bool) -> Counts:
+def _of_cones(region: LinearRegions, unspanned: Counts, on: bool) -> Counts:
     """The dimension of {d : J d = 0, the neurons at their kink stay on this side}; -1 if it could not be computed."""
     free = unspanned.copy()
-    for i, normals in enumerate(piece.kinks):
+    for i, normals in enumerate(region.kinks):
         if len(normals) and free[i] > 0:
-            basis = free_basis(piece.tangents[i], normals, on)
+            basis = free_basis(region.tangents[i], normals, on)
             free[i] = -1 if basis is None else basis.shape[1]
     return free

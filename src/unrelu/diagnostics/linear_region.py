@@ -1,4 +1,4 @@
-"""The linear piece of A G at a code: its Jacobian, the neurons at their kink, how far the piece reaches."""
+"""The linear region of A G around a code: its Jacobian, the neurons at their kink, how far the region reaches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
-__all__ = ["RANK_TOLERANCE", "Pieces", "affine", "certain", "free_basis", "pieces", "spectrum"]
+__all__ = ["RANK_TOLERANCE", "LinearRegions", "affine", "certain", "free_basis", "linear_regions", "spectrum"]
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -37,8 +37,8 @@ _GRAM_RANGE = (1e-200, 1e200)
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces:
-    """The pieces at codes z, (B, k), with every neuron at its kink on, or every one off.
+class LinearRegions:
+    """The linear regions at codes z, (B, k), with every neuron at its kink on, or every one off.
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m).
@@ -56,11 +56,11 @@ class Pieces:
 
 
 def affine(network: Generator) -> bool:
-    """Whether G is known to be affine on each of its pieces: it is of layers without sigmoid and tanh."""
+    """Whether G is known to be affine on each of its linear regions: it is of layers without sigmoid and tanh."""
     return isinstance(network, Network) and not any(map(_curved, network.layers))
 
 
-def pieces(network: Generator, z: Tensor, operator: Operator, on: bool = False) -> Pieces:
+def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool = False) -> LinearRegions:
     r"""The Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
 
     As long as no neuron before it changes its side, u_j is affine in z, and so its sign stays within
@@ -74,7 +74,7 @@ def pieces(network: Generator, z: Tensor, operator: Operator, on: bool = False) 
         x, tangents = network.linearize(z)
         none = np.zeros(batch, dtype=bool)
         kinks = [np.zeros((0, k))] * batch
-        return Pieces(operator.tangents(tangents), np.full(batch, np.nan), kinks, none, _finite(x))
+        return LinearRegions(operator.tangents(tangents), np.full(batch, np.nan), kinks, none, _finite(x))
     x, straight = z, True
     margin = torch.full((batch,), torch.inf, dtype=z.dtype)
     found: list[list[Tensor]] = [[] for _ in range(batch)]
@@ -92,7 +92,7 @@ def pieces(network: Generator, z: Tensor, operator: Operator, on: bool = False) 
             found[i].append(slopes[i][:, at_kink[i]].T)
             hidden[i] |= depth < len(network.layers)
     kinks = [torch.cat(rows).numpy() if rows else np.zeros((0, k)) for rows in found]
-    return Pieces(operator.tangents(tangents), margin.numpy(), kinks, hidden, _finite(x))
+    return LinearRegions(operator.tangents(tangents), margin.numpy(), kinks, hidden, _finite(x))
 
 
 def certain(network: Network, single: Network, z: Tensor, operator: Operator) -> tuple[Array, Flags]:
