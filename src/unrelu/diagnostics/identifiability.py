@@ -34,7 +34,7 @@ class Identifiability:
     r"""How far an observation y = A G(z*) + e determines the code around z. J is the Jacobian of G at z.
 
     G is piecewise linear, with a linear region for each pattern of neurons that are on. Everything here is about the
-    piece of z: it is exact there, and says nothing of codes in other regions, where another explanation of y may lie.
+    region of z: it is exact there, and says nothing of codes in other regions, where another explanation of y may lie.
 
     All arrays have the batch's leading shape: scalars for one code, (B,) for a batch. Codes that are not finite, or
     have an output that is not, are not identifiable: their rank and dimension are -1, their other numbers NaN.
@@ -95,8 +95,8 @@ class Identifiability:
         r"""Whether :meth:`error_bound` is smaller than the margin: a bool, or (B,).
 
         Then the ball that it describes lies inside the region, and holds every code of the region that explains y with
-        an error of up to \|e\|_2. None of them is on the border of the region, so no path of such codes leads out of the
-        ball: z* is in it, or in another region and apart. That it is not in another region is not proved.
+        an error of up to \|e\|_2. None of them is on the border of the region, so no path of such codes leads out of
+        the ball: z* is in it, or in another region and apart. That it is not in another region is not proved.
 
         Where it is False, the noise can carry z across a kink and the bound says nothing about what happens beyond;
         it is also False where A G is not affine on its regions (sigmoid, tanh, unknown layers).
