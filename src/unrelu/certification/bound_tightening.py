@@ -16,6 +16,8 @@ __all__ = ["Probing", "decided", "neuron_lemmas"]
 
 
 Signs = npt.NDArray[np.int8]
+# Passes over the undecided neurons.
+_PASSES = 4
 
 
 def decided(chain: CertifiedChain, region: Region) -> Signs:
@@ -56,10 +58,6 @@ def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limi
             basis = solved.basis
             found.append(Lemma(kind, int(neuron), settled(chain, region, solved.multipliers, extra)))
     return found
-
-
-# Passes over the undecided neurons.
-_PASSES = 4
 
 
 class Probing:

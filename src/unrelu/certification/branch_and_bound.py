@@ -32,8 +32,19 @@ __all__ = ["GAP", "BoundsAt", "BranchAndBound", "best_in_region"]
 
 Array = npt.NDArray[np.float64]
 
-# Programs at most, and the share of F that is not worth another one.
+# Of the primal heuristic: programs at most, and the share of F that is not worth another one.
 _ROUNDS, _ENOUGH = 40, 1e-9
+Signs = npt.NDArray[np.int8]
+# The gap that a proof closes.
+GAP = 1e-6
+# Lemmas hold up to so much more than the best error known, where there are codes to compute with.
+_REACH = 1.001
+# Seconds for an open node when the search has ended: its bound is computed, and once more from the proof.
+_CHECK = 7e-4
+# The primal heuristic runs at every so many nodes, and whenever a better code is found.
+_HEURISTIC_EVERY = 16
+# Nodes after which intervals are computed, and how often that is repeated while it helps.
+_PATIENCE, _TIGHTENINGS = 1000, 3
 
 
 def best_in_region(chain: CertifiedChain, z: Array) -> Array:
@@ -63,20 +74,6 @@ def best_in_region(chain: CertifiedChain, z: Array) -> Array:
                 best, value = trial.copy(), reached
         level = value if value < level else (value + least) / 2
     return best
-
-
-Signs = npt.NDArray[np.int8]
-
-# The gap that a proof closes.
-GAP = 1e-6
-# Lemmas hold up to so much more than the best error known, where there are codes to compute with.
-_REACH = 1.001
-# Nodes after which intervals are computed, and how often that is repeated while it helps.
-_PATIENCE, _TIGHTENINGS = 1000, 3
-# Seconds for an open node when the search has ended: its bound is computed, and once more from the proof.
-_CHECK = 7e-4
-# A code is improved within its cell at nodes with these numbers and whenever a better code is found.
-_CELLS = 16
 
 
 @dataclass(frozen=True)
@@ -258,7 +255,7 @@ class BranchAndBound:
                 return
         else:
             node.basis, node.point = solved.basis, solved.x
-            self._try(solved.x[: self.chain.latent_dim], inside=number % _CELLS == 0)
+            self._try(solved.x[: self.chain.latent_dim], inside=number % _HEURISTIC_EVERY == 0)
         heapq.heappush(self._heap, (node.bound, number))
 
     def _settle(self, node: Node, signs: Signs) -> float:

@@ -33,6 +33,11 @@ Array = npt.NDArray[np.float64]
 
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.
 _SAME = 1e-12
+_FORMAT = "unrelu certificate 1"
+# Moments at which a bound improved; a search of an hour has thousands.
+_LONGEST_HISTORY = 10**6
+_NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
+_PROOFS = ("proof", "box_proof")
 
 
 class ProofStatus(enum.Enum):
@@ -261,13 +266,6 @@ def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array
     if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():
         raise InputError("y has NaN or infinite entries; remove or replace them, or hide them with a mask as operator=")
     return values.reshape(-1), measured
-
-
-_FORMAT = "unrelu certificate 1"
-# Moments at which a bound improved; a search of an hour has thousands.
-_LONGEST_HISTORY = 10**6
-_NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
-_PROOFS = ("proof", "box_proof")
 
 
 def digest(certificate: Certificate) -> str:

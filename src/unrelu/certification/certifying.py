@@ -25,11 +25,18 @@ from unrelu.models.generator import Generator
 
 __all__ = ["enclosure", "prove"]
 
+Array = npt.NDArray[np.float64]
+
 
 # The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
 # The level where both are zero.
 _LEAST = 1e-280
+# Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
+_ROOM = 1e-13
+# Of the time, for the enclosure at most.
+_SHARE = 0.3
+_STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
 
 
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
@@ -71,15 +78,6 @@ def _ends(search: Probing) -> tuple[list[int], list[Multipliers]]:
             sharp = search.regions.sharp.signed(search.signs)
             found[row] = settled(chain, sharp, solved.multipliers, np.zeros(chain.ends[-1]))
     return [search.leaf], found
-
-
-Array = npt.NDArray[np.float64]
-
-# Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
-_ROOM = 1e-13
-# Of the time, for the enclosure at most.
-_SHARE = 0.3
-_STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
 
 
 def prove(

@@ -46,6 +46,9 @@ SUM, LOW, HIGH, LATENT, BALANCE = range(5)
 # Where nothing bounds the code, proofs are for codes with |z_i| up to this.
 RADIUS = 1e4
 _UNIT = 2.0**-53
+# The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
+_MORE = 1e-9
+_FAR = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,11 +266,6 @@ def propagated(chain: CertifiedChain, region: Region) -> Region:
         h_low = np.where(low[here] > 0, low[here], slope * low[here])
         h_high = np.where(high[here] > 0, high[here], slope * high[here])
     return replace(region, low=low, high=high)
-
-
-# The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
-_MORE = 1e-9
-_FAR = 1e9
 
 
 def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:

@@ -23,6 +23,15 @@ from unrelu.runtime.streams import stream
 
 __all__ = ["Limits", "NodeBasis", "NodeProgram", "Solved", "WorkingRows"]
 
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Signs = npt.NDArray[np.int8]
+# Pivots at most; and one look at the clock for every so many numbers touched.
+_PIVOTS, _CHUNK = 20_000, 2e8
+# A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.
+_NOTHING, _MOVED, _ROUNDS = 1e-12, 1e-6, 3
+_STALLED = -1
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -49,10 +58,6 @@ class Limits:
     def over(self) -> bool:
         """Whether there is nothing to be done any more, in the middle of a node."""
         return time.perf_counter() >= self.end or (self.stop is not None and self.stop(-1))
-
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
 
 
 class WorkingRows:
@@ -101,15 +106,6 @@ class WorkingRows:
         r = self._rows.matrix @ x
         gap = np.maximum(lo - r, r - hi)
         return np.flatnonzero((gap > 2 * VIOLATED * self._norms) & ~self._inside)
-
-
-Signs = npt.NDArray[np.int8]
-
-# Pivots at most; and one look at the clock for every so many numbers touched.
-_PIVOTS, _CHUNK = 20_000, 2e8
-# A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.
-_NOTHING, _MOVED, _ROUNDS = 1e-12, 1e-6, 3
-_STALLED = -1
 
 
 @dataclass(frozen=True, eq=False)

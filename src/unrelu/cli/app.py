@@ -16,12 +16,16 @@ from unrelu.cli.options import (
     ActivationName,
     LatentShape,
     Layers,
+    MaskFile,
     MaxBytes,
     Method,
     Model,
     Noise,
     Norm,
+    Observations,
+    OperatorFile,
     Options,
+    OutputFolder,
     Prior,
     Quiet,
     Scale,
@@ -69,16 +73,14 @@ def _root(
 @app.command()
 def invert(
     model: Model,
-    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
+    data: Observations,
+    output: OutputFolder,
     method: Method = "auto",
     option: Options = None,
     noise: Noise = None,
     norm: Norm = None,
-    mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
-    operator: Annotated[
-        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
-    ] = None,
+    mask: MaskFile = None,
+    operator: OperatorFile = None,
     prior: Prior = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
@@ -126,8 +128,8 @@ def invert(
 @app.command()
 def certify(
     model: Model,
-    data: Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")],
+    data: Observations,
+    output: OutputFolder,
     codes: Annotated[
         Path | None,
         typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert`. [default: found by auto]"),
@@ -136,10 +138,8 @@ def certify(
         str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
-    mask: Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")] = None,
-    operator: Annotated[
-        Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
-    ] = None,
+    mask: MaskFile = None,
+    operator: OperatorFile = None,
     box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,

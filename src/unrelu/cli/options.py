@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +11,16 @@ __all__ = [
     "ActivationName",
     "LatentShape",
     "Layers",
+    "MaskFile",
     "MaxBytes",
     "Method",
     "Model",
     "Noise",
     "Norm",
+    "Observations",
+    "OperatorFile",
     "Options",
+    "OutputFolder",
     "Prior",
     "Quiet",
     "Scale",
@@ -58,3 +63,9 @@ Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Optio
 Noise = Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")]
 Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
 Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
+Observations = Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")]
+MaskFile = Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")]
+OperatorFile = Annotated[
+    Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")
+]

@@ -31,6 +31,8 @@ __all__ = ["Layerwise", "ObservedLayer", "check_invertible", "layer_systems", "l
 
 
 Array = npt.NDArray[np.float64]
+# A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
+_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,6 @@ def restricted(system: LayerSystem, rows: npt.NDArray[np.bool_] | npt.NDArray[np
 
 def _through(problem: Problem, x: Array) -> Array:
     return problem.operator.values(np.ascontiguousarray(x))
-
-
-# A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
-_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)

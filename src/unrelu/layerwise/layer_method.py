@@ -31,6 +31,8 @@ Array = npt.NDArray[np.float64]
 
 # The first guess of an unknown noise level, relative to max|x|.
 _SMALLEST = 1e-9
+# Numbers from 2^-40 to 2^40 have squares and squares of squares, and the solvers have units of their own for them.
+_ORDINARY = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +98,6 @@ def first_threshold(system: LayerSystem, target: Array, threshold: float | None)
     bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
     scale = max(float(np.abs(target).max()), span, bias, np.finfo(float).tiny / _SMALLEST)
     return max(_SMALLEST * scale, threshold or 0.0)
-
-
-# Numbers from 2^-40 to 2^40 have squares and squares of squares, and the solvers have units of their own for them.
-_ORDINARY = 40
 
 
 def at_any_scale(power: int) -> Callable[[Callable[..., LayerSolution]], Callable[..., LayerSolution]]:

@@ -41,6 +41,17 @@ Array = npt.NDArray[np.float64]
 # A multiplier this share of its interval away from the ends is inside. W^T y up to this share of |W|^T |y| is meant to
 # be zero, and settling leaves this much of it.
 _INSIDE, _SMALL, _LEFT = 1e-9, 1e-6, 1e-8
+# Shifted and rescaled solves of one program at most.
+_ROUNDS = 4
+# The scale on which a program is solved is at least this share of its largest side.
+_SMALLEST_STEP = 1e-9
+# An eps this share above the smallest feasible one has a feasible set that is rounding.
+_FEASIBLE = 1e-6
+# Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
+WIDEST = 2000
+# From this width on, the interior point is the faster of HiGHS's solvers.
+_WIDE_FOR_SIMPLEX = 1000
+_NORMS = ("linf", "l1")
 
 
 def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
@@ -171,20 +182,6 @@ def _columns(system: LayerSystem, index: npt.NDArray[np.intp], sign: Array) -> s
     columns = system.transposed.copy() if whole else system.transposed[:, index]
     columns.data *= np.repeat(sign, np.diff(columns.indptr))
     return columns
-
-
-# Shifted and rescaled solves of one program at most.
-_ROUNDS = 4
-# The scale on which a program is solved is at least this share of its largest side.
-_SMALLEST_STEP = 1e-9
-# An eps this share above the smallest feasible one has a feasible set that is rounding.
-_FEASIBLE = 1e-6
-# Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
-WIDEST = 2000
-# From this width on, the interior point is the faster of HiGHS's solvers.
-_WIDE_FOR_SIMPLEX = 1000
-
-_NORMS = ("linf", "l1")
 
 
 @dataclass(frozen=True, eq=False)

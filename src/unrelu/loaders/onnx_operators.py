@@ -25,6 +25,8 @@ __all__ = ["OPERATORS", "Call", "resized"]
 
 
 Array = npt.NDArray[np.float64]
+# TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
+_FLOATS = (1, 10, 11, 16)
 
 
 def resized(
@@ -104,10 +106,6 @@ def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | 
         rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
         x = rounded.get(rounding, np.floor(x + 0.5))
     return np.clip(x, 0, n - 1)
-
-
-# TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
-_FLOATS = (1, 10, 11, 16)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ _SIDES = range(1, 17)
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 Submodule = Callable[[fx.Node], nn.Module | None]
+# One trace at a time: torch.fx changes nn.Module for the process meanwhile, and a second trace would keep the change.
+_alone = forkable_lock()
 
 
 def one_reading(module: nn.Module, graph: fx.Graph, submodule: Submodule, needed: set[fx.Node]) -> Shape:
@@ -163,10 +165,6 @@ def _accepts(module: nn.Module, shape: Shape) -> bool:
     except Exception:
         return False
     return True
-
-
-# One trace at a time: torch.fx changes nn.Module for the process meanwhile, and a second trace would keep the change.
-_alone = forkable_lock()
 
 
 @computing()

@@ -28,6 +28,10 @@ __all__ = ["EITHER_SIDE", "FUNCTIONS", "METHODS", "MODULES", "NAMES", "QUERIES",
 
 
 Handler = Callable[..., list[Part]]
+# Questions about the shape, answered without consuming the data.
+QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+ModuleHandler = Callable[[Any, Flow], list[Part]]
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -355,20 +359,12 @@ EITHER_SIDE = (add, sub, rsub, mul, div, matmul)
 # For messages: what is supported, one spelling each.
 NAMES = tuple(sorted(name for name in _HANDLERS if not (name[0] == "i" and name[1:] in _HANDLERS)))
 
-# Questions about the shape, answered without consuming the data.
-QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
-
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-
 
 def mutates(target: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a function or method changes its argument in place."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     private = name.endswith("__")
     return target in _IN_PLACE or (name.endswith("_") and not private) or bool(kwargs.get("inplace"))
-
-
-ModuleHandler = Callable[[Any, Flow], list[Part]]
 
 
 def _linear(m: nn.Linear, x: Flow) -> list[Part]:

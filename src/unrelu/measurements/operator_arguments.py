@@ -21,6 +21,12 @@ from unrelu.runtime.streams import stream
 
 __all__ = ["Mask", "Matrix", "read_operator"]
 
+Array = npt.NDArray[np.float64]
+# Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
+_ENTRIES = 2**22
+# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|.
+_ADJOINT = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class Mask:
@@ -44,14 +50,6 @@ class Matrix:
     """
 
     array: Any
-
-
-Array = npt.NDArray[np.float64]
-
-# Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
-_ENTRIES = 2**22
-# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|.
-_ADJOINT = 1e-6
 
 
 def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:

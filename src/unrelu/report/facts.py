@@ -19,6 +19,13 @@ __all__ = ["Fact", "Finished", "Spread", "machine", "norm_of", "objective", "que
 
 # Least, middle and most of a column.
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+_OPERATORS = {
+    "mask": "one mask for all observations",
+    "matrix": "a matrix",
+    "sparse": "a sparse matrix",
+    "mapped": "a linear map given as code",
+}
+_OBJECTIVES = {"l1": "l1 residual, the sum over its entries", "linf": "linf residual, its largest entry"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +97,6 @@ def spread_of(name: str, what: str, values: npt.NDArray[Any]) -> Spread:
     found = np.quantile(known, _QUANTILES, method="closest_observation") if known.size else np.full(5, np.nan)
     least, low, median, high, most = (float(value) for value in found)
     return Spread(name, what, least, low, median, high, most, len(known))
-
-
-_OPERATORS = {
-    "mask": "one mask for all observations",
-    "matrix": "a matrix",
-    "sparse": "a sparse matrix",
-    "mapped": "a linear map given as code",
-}
-_OBJECTIVES = {"l1": "l1 residual, the sum over its entries", "linf": "linf residual, its largest entry"}
 
 
 @dataclass(frozen=True)

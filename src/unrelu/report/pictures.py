@@ -20,6 +20,17 @@ Array = npt.NDArray[np.float64]
 
 # Longer curves show the least and the largest value of each of half so many pieces.
 _POINTS = 600
+Pixels = npt.NDArray[np.uint8]
+Shape = tuple[int, int, int]
+# Entries that were not observed. The same light blue as in the project's other pictures: no grey, and not in the scale.
+HIDDEN = "#9ecae1"
+_HIDDEN_PIXEL = np.array([0x9E, 0xCA, 0xE1], dtype=np.uint8)
+# Blue below zero, white at zero, red above.
+_DIVERGING = "RdBu_r"
+# Flat outputs are drawn as squares from this side on; shorter ones are signals.
+_LEAST_SIDE = 8
+# Pictures are thinned out to at most so many pixels a side.
+_LARGEST_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -58,20 +69,6 @@ def _extremes(values: Array) -> npt.NDArray[np.intp]:
     pieces = np.array_split(np.arange(len(values)), _POINTS // 2)
     kept = [piece[[filled[piece].argmin(), filled[piece].argmax()]] for piece in pieces]
     return np.unique(np.concatenate([[0, len(values) - 1], *kept]))
-
-
-Pixels = npt.NDArray[np.uint8]
-Shape = tuple[int, int, int]
-
-# Entries that were not observed. The same light blue as in the project's other pictures: no grey, and not in the scale.
-HIDDEN = "#9ecae1"
-_HIDDEN_PIXEL = np.array([0x9E, 0xCA, 0xE1], dtype=np.uint8)
-# Blue below zero, white at zero, red above.
-_DIVERGING = "RdBu_r"
-# Flat outputs are drawn as squares from this side on; shorter ones are signals.
-_LEAST_SIDE = 8
-# Pictures are thinned out to at most so many pixels a side.
-_LARGEST_SIDE = 256
 
 
 def picture_shape(shape: Sequence[int]) -> Shape | None:

@@ -17,10 +17,16 @@ from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_platea
 
 __all__ = ["Candidates", "best_seen_probability"]
 
+Array = npt.NDArray[np.float64]
+
 
 # Terms of the series that are summed. What is left out matters only where nearly all of hundreds of descents ended
 # apart, and the probability is next to 0.
 _TERMS = 10_000
+# Objectives this close relative to each other are the same optimum, found again.
+_SAME = 1e-2
+# So are all below the rounding of outputs that are off by so many units of the precision: exact fits to it.
+_UNITS = 20
 
 
 @lru_cache(maxsize=4096)
@@ -55,14 +61,6 @@ def best_seen_probability(descents: int, optima: int) -> float:
     logarithms = 2 * gammaln(kappa) - gammaln(n + kappa) - gammaln(kappa - w + 1)
     weights = np.exp(logarithms - logarithms.max())
     return float((weights * w / kappa).sum() / weights.sum())
-
-
-Array = npt.NDArray[np.float64]
-
-# Objectives this close relative to each other are the same optimum, found again.
-_SAME = 1e-2
-# So are all below the rounding of outputs that are off by so many units of the precision: exact fits to it.
-_UNITS = 20
 
 
 class Candidates:

@@ -20,6 +20,13 @@ from unrelu.search.starts import START_NAMES, starting_codes
 
 __all__ = ["LevenbergMarquardt", "LevenbergMarquardtSteps", "on_plateau", "polish"]
 
+Array = npt.NDArray[np.float64]
+
+# Steps of the polishing in double precision at most.
+_STEPS = 8
+# A decrease by less than this share of f is the last.
+_TINY = 1e-13
+
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
     """Codes (b, k) whose misfit f (b,) no step of their size can change by a 1e-10th: the Jacobian is zero there."""
@@ -164,11 +171,6 @@ class LevenbergMarquardtSteps:
         self.active = torch.nonzero(~self.done)[:, 0]
 
 
-_STEPS = 8
-# A decrease by less than this share of f is the last.
-_TINY = 1e-13
-
-
 def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gauss-Newton steps with the exact gradient and one fixed, approximate matrix H ~ J^T J.
 
@@ -210,9 +212,6 @@ def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor)
         arrived[at] = tiny
         at = at[better & ~tiny]
     return z, f, arrived
-
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ __all__ = ["ErrorRows", "LocalProgram", "Proposal", "independent", "rows_below",
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+# Errors this close to the largest one are as large.
+_EQUAL = 1e-9
+# The search for the smallest largest error ends where a step has this share of what can be gained.
+_ENOUGH = 0.5
+# A row of U that adds less than this share of its length to those before it depends on them.
+_DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +102,6 @@ def rows_of_sum(y: Array, slopes: Array, on: npt.NDArray[np.bool_]) -> ErrorRows
 
 def _joined(parts: Sequence[ErrorRows]) -> ErrorRows:
     return ErrorRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("entry", "kink", "up", "down")))
-
-
-# Errors this close to the largest one are as large.
-_EQUAL = 1e-9
-# The search for the smallest largest error ends where a step has this share of what can be gained.
-_ENOUGH = 0.5
-# A row of U that adds less than this share of its length to those before it depends on them.
-_DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
