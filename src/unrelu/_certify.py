@@ -19,8 +19,6 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.runtime.host import computing
 
-__all__ = ["certify"]
-
 Array = npt.NDArray[np.float64]
 
 

@@ -11,16 +11,13 @@ from unrelu.certification import obstacle
 from unrelu.diagnostics import local_rank, unique
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import Exact
-from unrelu.layerwise.layer_by_layer import check_invertible
-from unrelu.methods import layerwise_reason
+from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
 from unrelu.models.affine import Reshape
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.theory import ASSUMED_EXPANSION
-
-__all__ = ["ASSUMED_EXPANSION", "Inspection", "LayerInspection", "inspect", "share"]
 
 # Beyond that, proofs of the zoo's networks did not end in minutes.
 _MANY = 300

@@ -18,8 +18,6 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.runtime.host import computing
 
-__all__ = ["invert"]
-
 # How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
 _BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 

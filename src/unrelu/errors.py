@@ -20,20 +20,6 @@ exception that a caller would expect, so ``except ValueError`` keeps working.
 
 from __future__ import annotations
 
-__all__ = [
-    "HostError",
-    "InputError",
-    "MissingPackageError",
-    "ModelError",
-    "ModelFileError",
-    "OptionError",
-    "OutputExistsError",
-    "SolverError",
-    "StorageError",
-    "UnreluError",
-    "UnsupportedModelError",
-]
-
 
 class UnreluError(Exception):
     """Base class of every exception raised on purpose by this package."""

@@ -18,14 +18,12 @@ from unrelu.baselines.ilo import Ilo
 from unrelu.baselines.plugin import Plugin
 from unrelu.baselines.projected_gradient import Projected
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_by_layer import Layerwise, layerwise_reason
+from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.search.joint_search import Search
 from unrelu.search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.search.starts import LAYER_METHODS
-
-__all__ = ["METHODS", "Entry", "Method", "layerwise_reason", "make"]
 
 Method = Callable[[Problem], Inversion]
 

@@ -23,8 +23,6 @@ from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-__all__ = ["Control", "Problem", "Progress", "norms"]
-
 Array = npt.NDArray[np.float64]
 
 # A residual below this share of max|y| is an exact fit.

@@ -15,8 +15,6 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.problem import Problem, norms
 
-__all__ = ["Inversion", "Status", "message_of"]
-
 Array = npt.NDArray[np.float64]
 
 

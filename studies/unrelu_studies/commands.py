@@ -17,8 +17,6 @@ from unrelu_studies.paper import MODULES as EXPERIMENTS
 from unrelu_studies.paper import ON_A_NETWORK
 from unrelu_studies.paper import load as load_experiment
 
-__all__ = ["benchmark", "reproduce"]
-
 
 def reproduce(
     figures: Annotated[list[str], typer.Argument(help=f"all, or some of: {', '.join(EXPERIMENTS)}")],

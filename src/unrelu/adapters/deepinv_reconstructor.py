@@ -34,8 +34,6 @@ except ImportError as error:
         f'GeneratorReconstructor needs deepinv: pip install "unrelu[deepinv]" ({error})', name="deepinv"
     ) from error
 
-__all__ = ["GeneratorReconstructor"]
-
 
 class GeneratorReconstructor(Reconstructor):
     r"""Images G(z) with A G(z) close to the measurements y, as a ``deepinv.models.Reconstructor``.

@@ -29,8 +29,6 @@ except ImportError as error:  # validate_data came with 1.6
         f'LatentInverter needs scikit-learn 1.6 or newer: pip install "unrelu[sklearn]" ({error})', name="sklearn"
     ) from error
 
-__all__ = ["LatentInverter"]
-
 Array = npt.NDArray[np.float64]
 
 # Ends that scikit-learn's users are warned of: there is no code, or it is not where the search was going.

@@ -18,8 +18,6 @@ from unrelu.result import Inversion, Status
 from unrelu.runtime.streams import stream
 from unrelu.search.squared_error import Misfit
 
-__all__ = ["Adam", "AdamSteps"]
-
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}
 

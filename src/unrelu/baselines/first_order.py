@@ -14,8 +14,6 @@ from torch import Tensor
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
 
-__all__ = ["ASTRONOMICAL", "Descent", "Move", "Report", "descend", "progress_of"]
-
 # Codes (a, k) and their rows in the batch (a,) -> where each moves to, (a, k), and which have arrived instead, (a,).
 Move = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 # Iteration, the rows still at work, all codes (b, k) -> what the callback is told.

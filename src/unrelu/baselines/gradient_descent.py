@@ -13,8 +13,6 @@ from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.search.squared_error import Misfit
 
-__all__ = ["GradientDescent"]
-
 # Step length and iterations of the paper's section 5.1 and 5.2.
 _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
 _TOLERANCE = 1e-9

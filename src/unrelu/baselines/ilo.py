@@ -22,8 +22,6 @@ from unrelu.result import Inversion
 from unrelu.search.halting import HALTS
 from unrelu.search.squared_error import Misfit
 
-__all__ = ["Ilo", "onto_l1_ball"]
-
 
 @dataclass(frozen=True)
 class Ilo:

@@ -20,8 +20,6 @@ from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 from unrelu.search.squared_error import Misfit
 
-__all__ = ["Plugin", "linearised", "mean_slope"]
-
 # theta of the step theta / (lambda_1 ... lambda_d): the experiments' fixed step 3 for three ReLU layers, Corollary 1's.
 _THETA = {"synthetic": 3 / 8, "theory": 1.0}
 _SETTINGS = ("trained", *_THETA)

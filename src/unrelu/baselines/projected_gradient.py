@@ -23,8 +23,6 @@ from unrelu.search.halting import HALTS
 from unrelu.search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.search.starts import LAYER_METHODS
 
-__all__ = ["Projected"]
-
 Array = npt.NDArray[np.float64]
 
 # Shah and Hegde project by Adam from the last code: learning rate 0.1, 100 steps.

@@ -12,9 +12,6 @@ from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
 from unrelu.certification.search_tree import Packed, Tree, missed
 
-__all__ = ["Probing", "decided", "neuron_lemmas"]
-
-
 Signs = npt.NDArray[np.int8]
 # Passes over the undecided neurons.
 _PASSES = 4

@@ -27,9 +27,6 @@ from unrelu.certification.relaxation import Relaxation, level_set
 from unrelu.certification.safe_bounds import Region, lower_bound, settled
 from unrelu.certification.search_tree import Node, Packed, Tree, most_violated, violations
 
-__all__ = ["GAP", "BoundsAt", "BranchAndBound", "best_in_region"]
-
-
 Array = npt.NDArray[np.float64]
 
 # Of the primal heuristic: programs at most, and the share of F that is not worth another one.

@@ -26,9 +26,6 @@ from unrelu.measurements import Operator, read_operator
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_json, read_npz
 
-__all__ = ["Certificate", "ProofStatus", "digest", "read", "write"]
-
-
 Array = npt.NDArray[np.float64]
 
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.

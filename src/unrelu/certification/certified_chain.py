@@ -20,8 +20,6 @@ from unrelu.measurements import Identity, MaskOperator, Operator
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
-__all__ = ["EXACT", "CertifiedChain", "certifiable", "chain_of", "obstacle"]
-
 Array = npt.NDArray[np.float64]
 
 # A fit this close, relative to the data, is exact.

@@ -23,8 +23,6 @@ from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.models.generator import Generator
 
-__all__ = ["enclosure", "prove"]
-
 Array = npt.NDArray[np.float64]
 
 

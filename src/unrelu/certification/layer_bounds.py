@@ -22,22 +22,6 @@ from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.dual_simplex import OPTIMAL, dual_simplex
 
-__all__ = [
-    "BALANCE",
-    "HIGH",
-    "LATENT",
-    "LOW",
-    "RADIUS",
-    "SUM",
-    "Lemma",
-    "Regions",
-    "backward_bounds",
-    "everywhere",
-    "latent_bounds",
-    "region_of",
-]
-
-
 Array = npt.NDArray[np.float64]
 
 # A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate;

@@ -21,8 +21,6 @@ from unrelu.lp.dual_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, d
 from unrelu.lp.primal_simplex import primal_simplex
 from unrelu.runtime.streams import stream
 
-__all__ = ["Limits", "NodeBasis", "NodeProgram", "Solved", "WorkingRows"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]

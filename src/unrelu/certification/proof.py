@@ -20,8 +20,6 @@ from unrelu.certification.layer_bounds import BALANCE, LATENT, SUM, Lemma, Regio
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.certification.search_tree import Packed, Tree
 
-__all__ = ["MultiplierRows", "Proof", "signs_of_nodes"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]

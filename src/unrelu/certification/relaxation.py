@@ -20,8 +20,6 @@ import numpy.typing as npt
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region
 
-__all__ = ["Relaxation", "level_set"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]

@@ -26,8 +26,6 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
 
-__all__ = ["Multipliers", "Region", "Value", "lower_bound", "settled"]
-
 Array = npt.NDArray[np.float64]
 
 _UNIT = 2.0**-53

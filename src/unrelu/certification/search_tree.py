@@ -12,9 +12,6 @@ import numpy.typing as npt
 from unrelu.certification.node_program import NodeBasis, NodeProgram
 from unrelu.certification.safe_bounds import Multipliers
 
-__all__ = ["Node", "Packed", "Tree", "missed", "most_violated", "violations"]
-
-
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 Flags = npt.NDArray[np.bool_]

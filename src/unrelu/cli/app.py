@@ -44,8 +44,6 @@ from unrelu.cli.terminal import (
 )
 from unrelu.errors import MissingPackageError
 
-__all__ = ["add_laboratory", "app"]
-
 app = typer.Typer(
     name="unrelu",
     help="Invert deep ReLU generative models: find the latent code behind an observation, and say how good it is.",
@@ -202,8 +200,9 @@ def inspect(
     from rich.markup import escape
     from rich.table import Table
 
-    from unrelu._inspect import ASSUMED_EXPANSION, share
     from unrelu._inspect import inspect as look
+    from unrelu._inspect import share
+    from unrelu.theory import ASSUMED_EXPANSION
 
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     seen = look(network, samples)

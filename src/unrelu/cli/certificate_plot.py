@@ -12,8 +12,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from unrelu.certification import Certificate
 from unrelu.errors import InputError
 
-__all__ = ["draw_bounds", "draw_box"]
-
 # Distinguishable without colour vision.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # At most so many observations in one picture.

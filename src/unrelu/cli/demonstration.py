@@ -25,8 +25,6 @@ from unrelu.problem import Progress as State
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 
-__all__ = ["SEED", "Section", "draw", "run_demo"]
-
 Array = npt.NDArray[np.float64]
 Groups = tuple[tuple[str, ...], ...]
 

@@ -7,25 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = [
-    "ActivationName",
-    "LatentShape",
-    "Layers",
-    "MaskFile",
-    "MaxBytes",
-    "Method",
-    "Model",
-    "Noise",
-    "Norm",
-    "Observations",
-    "OperatorFile",
-    "Options",
-    "OutputFolder",
-    "Prior",
-    "Quiet",
-    "Scale",
-]
-
 Model = Annotated[
     str,
     typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),

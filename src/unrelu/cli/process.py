@@ -23,8 +23,6 @@ from typing import Any
 
 from unrelu.errors import StorageError, UnreluError
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Run the command line, and end the process with its exit status. Errors are a line on standard error."""

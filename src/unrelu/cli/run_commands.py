@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 # Groups of options in the help.
 READING, WORKERS = "What is read", "Who computes"
 
-__all__ = ["report", "run", "status"]
-
 
 def run(
     model: Model,

@@ -24,8 +24,6 @@ from unrelu.cli.terminal import plain, tell
 from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
 
-__all__ = ["Watcher", "print_status", "watching"]
-
 # Errors that are printed of one chunk; the others are in the report.
 _ERRORS = 3
 

@@ -27,20 +27,6 @@ if TYPE_CHECKING:
     from unrelu.problem import Progress
     from unrelu.result import Inversion
 
-__all__ = [
-    "end",
-    "limit_of",
-    "network_of",
-    "options_of",
-    "plain",
-    "print_certificates",
-    "print_summary",
-    "progress_bar",
-    "read_codes",
-    "removed_if_empty",
-    "tell",
-]
-
 
 def limit_of(max_bytes: int | None) -> int:
     """What ``--max-bytes`` says, or its default."""

@@ -1,5 +1,6 @@
 """Observations in, results out."""
 
+from unrelu.datasets.batches import Batch, Source
 from unrelu.datasets.result_folders import (
     check_own_files,
     prepare_output,
@@ -9,7 +10,7 @@ from unrelu.datasets.result_folders import (
     write_result,
 )
 from unrelu.datasets.small_files import read_measurement, read_observations
-from unrelu.datasets.sources import Batch, Masks, Source, in_memory, open_masks, open_source
+from unrelu.datasets.sources import Masks, in_memory, open_masks, open_source
 from unrelu.datasets.tables import FORMATS, Column, NpyTable, Table, ZarrTable, columns_of
 
 __all__ = [

@@ -16,8 +16,6 @@ from unrelu.datasets.batches import Batch, BatchPart, Seen, Shape, Source, check
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, Header, npy_header, opened, read_npz, shown_size
 
-__all__ = ["ArrayRows", "ArraySource", "Memory", "Npy", "Npz", "Store", "choose"]
-
 # Bytes read at once for a digest.
 _PIECE = 2**23
 

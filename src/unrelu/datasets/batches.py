@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
 
-__all__ = ["Batch", "BatchPart", "Seen", "Shape", "Source", "checked", "optional", "pieces"]
-
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 Seen = npt.NDArray[np.bool_]

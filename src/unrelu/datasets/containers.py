@@ -15,8 +15,6 @@ from unrelu.datasets.batches import optional
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, opened, shown_size
 
-__all__ = ["Hdf5", "Zarr", "zarr_node"]
-
 # Nodes of a path in an HDF5 file, with those that soft links in it lead to.
 _STEPS = 64
 # Filters that change nothing but the order of bytes, add a check sum, or decompress to a size that is checked: shuffle,

@@ -16,8 +16,6 @@ from unrelu.datasets.batches import Batch, Seen, Source, checked, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 
-__all__ = ["ENDINGS", "Folder"]
-
 ENDINGS = (".png", ".jpg", ".jpeg")
 # Pillow's modes that hold what the file says, and the types of their values. Others have a palette or transparency, and
 # what they should look like is a choice that the user has to make. Older Pillows read 16-bit files as "I".

@@ -15,8 +15,6 @@ from unrelu.certification import Certificate
 from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.result import Inversion
 
-__all__ = ["check_own_files", "prepare_output", "records", "write_certificates", "write_records", "write_result"]
-
 
 def prepare_output(folder: Path, overwrite: bool) -> None:
     """Make the output folder before any work starts.

@@ -13,8 +13,6 @@ from unrelu.errors import InputError
 from unrelu.measurements import Mask, Matrix
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_npy, read_npz, shown_size
 
-__all__ = ["read_measurement", "read_observations"]
-
 
 def read_observations(
     path: Path, what: str = "observations", name: str = "y", max_bytes: int = MAX_BYTES

@@ -15,8 +15,6 @@ from unrelu.datasets.images import ENDINGS, Folder
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 
-__all__ = ["Batch", "Masks", "Source", "in_memory", "open_masks", "open_source"]
-
 _HDF5 = (".h5", ".hdf5")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a Zarr store (folder or URL), or a folder of PNG or JPEG images"
 

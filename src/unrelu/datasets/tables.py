@@ -26,8 +26,6 @@ from unrelu.datasets.containers import zarr_node
 from unrelu.errors import InputError, StorageError
 from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, shown_size
 
-__all__ = ["FORMATS", "Column", "NpyTable", "Table", "ZarrTable", "columns_of"]
-
 Values = Mapping[str, npt.NDArray[Any]]
 
 

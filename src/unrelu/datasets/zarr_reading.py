@@ -20,8 +20,6 @@ from zarr.storage import LocalStore
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, json_limit, shown_size
 
-__all__ = ["Inside", "bounded"]
-
 # Codecs that change nothing but the order of bytes, add a check sum, or are bounded below. All others are refused.
 _PLAIN = {"TransposeCodec", "BytesCodec", "Crc32cCodec"}
 _COMPRESSORS = {"ZstdCodec": "zstd", "GzipCodec": "gzip", "BloscCodec": "blosc"}

@@ -19,8 +19,6 @@ from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 
-__all__ = ["Identifiability", "degrees_of_freedom", "freedom", "identifiability", "local_rank", "unique"]
-
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]

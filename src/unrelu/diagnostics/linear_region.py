@@ -14,8 +14,6 @@ from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
-__all__ = ["RANK_TOLERANCE", "LinearRegions", "affine", "certain", "free_basis", "linear_regions", "spectrum"]
-
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]

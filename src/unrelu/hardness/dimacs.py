@@ -10,8 +10,6 @@ from unrelu.errors import InputError
 from unrelu.hardness.formula import LITERALS, Formula, check_length, check_literal
 from unrelu.runtime.file_reading import read_bytes
 
-__all__ = ["parse_dimacs", "read_dimacs"]
-
 _HEADER = "'p cnf VARIABLES CLAUSES'"
 # Bytes of text that are read; a literal of two bytes takes up to a hundred as Python's objects.
 _LARGEST = 2**26

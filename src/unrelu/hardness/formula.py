@@ -11,8 +11,6 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.runtime.streams import stream
 
-__all__ = ["LITERALS", "Booleans", "Formula", "as_assignments", "check_length", "check_literal", "random_formula"]
-
 Booleans = npt.NDArray[np.bool_]
 
 #: The most that a clause may have.

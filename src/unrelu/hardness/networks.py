@@ -12,8 +12,6 @@ from unrelu.hardness.formula import Booleans, Formula, as_assignments
 from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
 
-__all__ = ["SEPARATION", "Example", "Reduction", "example_1", "reduction"]
-
 Array = npt.NDArray[np.float64]
 
 #: A max-norm residual below this proves a formula satisfiable; an unsatisfiable formula has none (but for rounding).

@@ -22,8 +22,6 @@ from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.lp_status import LpStatus
 from unrelu.result import Status
 
-__all__ = ["L1", "LeastSquares", "Relaxed"]
-
 Array = npt.NDArray[np.float64]
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.

@@ -17,9 +17,6 @@ from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.result import Status
 
-__all__ = ["Exact", "Polytope", "Preimage", "always_tight", "constraints_on", "interior_point", "null_space", "rank"]
-
-
 Array = npt.NDArray[np.float64]
 
 # Relative size below which a singular value counts as zero.

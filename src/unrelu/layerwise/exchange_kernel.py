@@ -23,8 +23,6 @@ from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_ba
 from unrelu.lp.least_squares_start import least_squares_point
 from unrelu.runtime.threads import abandoned
 
-__all__ = ["Basis", "Found", "largest_response", "least_violation"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 

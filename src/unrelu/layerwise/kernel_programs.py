@@ -15,8 +15,6 @@ from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.interior_point_largest import largest_violation_steps
 from unrelu.lp.interior_point_sum import violation_sum_steps
 
-__all__ = ["Approach", "KernelProgram", "KernelUnits", "Largest", "Part", "Sum"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]

@@ -27,9 +27,6 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.threads import cores, in_threads
 
-__all__ = ["Layerwise", "ObservedLayer", "check_invertible", "layer_systems", "layerwise_reason", "mixes"]
-
-
 Array = npt.NDArray[np.float64]
 # A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
 _ENTRIES = 4_000_000

@@ -22,8 +22,6 @@ from unrelu.errors import InputError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer
 
-__all__ = ["DENSE_ENTRIES", "LayerSystem", "Rows", "checked_target", "rows"]
-
 Array = npt.NDArray[np.float64]
 
 # A matrix with at most this many entries is handled densely even if it comes from a convolution.

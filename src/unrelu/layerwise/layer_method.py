@@ -24,9 +24,6 @@ from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
 from unrelu.result import Status
 
-__all__ = ["LayerMethod", "LayerSolution", "at_any_scale", "check_growth", "first_threshold", "misfit"]
-
-
 Array = npt.NDArray[np.float64]
 
 # The first guess of an unknown noise level, relative to max|x|.

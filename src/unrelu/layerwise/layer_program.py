@@ -24,18 +24,6 @@ from unrelu.layerwise.optimality import DUAL, OptimalityProof, prove, prove_resp
 from unrelu.lp.highs import LinearProgram, LpSolution, solve
 from unrelu.lp.lp_status import LpStatus
 
-__all__ = [
-    "Answer",
-    "check_norm",
-    "dual_program",
-    "largest_response",
-    "least_violation",
-    "response_program",
-    "row_multipliers",
-    "settled",
-]
-
-
 Array = npt.NDArray[np.float64]
 
 # A multiplier this share of its interval away from the ends is inside. W^T y up to this share of |W|^T |y| is meant to

@@ -13,8 +13,6 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 
-__all__ = ["is_minimum", "one_sided_least_squares"]
-
 Array = npt.NDArray[np.float64]
 
 _NEWTON_STEPS = 200

@@ -24,8 +24,6 @@ import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 
-__all__ = ["ZERO", "OptimalityProof", "ResponseProof", "prove", "prove_response"]
-
 Array = npt.NDArray[np.float64]
 
 # An objective below this share of max|x| is zero: it is below what double precision can tell on these layers.

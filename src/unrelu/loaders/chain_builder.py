@@ -15,32 +15,6 @@ from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Conv, ConvTranspose, Pad, Pool, Reshape, Scale, Shape, Step
 
-__all__ = [
-    "BATCHES",
-    "ChainBuilder",
-    "Flow",
-    "Part",
-    "average_pool",
-    "batch_norm",
-    "check_axes",
-    "code_shape",
-    "constant",
-    "crop",
-    "float64",
-    "global_pool",
-    "leaky_relu",
-    "padded",
-    "pixel_shuffle",
-    "pointwise",
-    "prelu",
-    "reshaped",
-    "same_padding",
-    "scale",
-    "shown",
-    "slopes",
-]
-
-
 Part = Step | Activation
 
 # Batch sizes that stand for the unknown one. A reshape that mixes the batch axis with another is seen from its result,

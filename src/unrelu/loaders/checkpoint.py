@@ -22,8 +22,6 @@ import torch
 from unrelu.errors import InputError, ModelFileError
 from unrelu.runtime.file_reading import check_members, opened, shown_size, zip_members
 
-__all__ = ["check_tensors", "read_checkpoint", "scan"]
-
 _WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
 
 # An opcode of one byte may make an object of 200 bytes, an empty set.

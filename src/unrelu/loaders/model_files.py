@@ -18,8 +18,6 @@ from unrelu.models.network import Network
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
-__all__ = ["load"]
-
 # Characters of a message.
 _LONGEST = 4000
 

@@ -20,8 +20,6 @@ import onnx.shape_inference
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
 from unrelu.runtime.file_reading import opened, read_bytes, shown_size
 
-__all__ = ["Sizes", "read_model"]
-
 # Of the node of a model and of those that its functions stand for; chains of layers have hundreds.
 _NODES = 20_000
 # Inputs up to this size may be shapes, which tell the size of what is computed; NumPy has no more axes.

@@ -26,7 +26,6 @@ try:
 except ImportError:
     raise ModelFileError('reading .onnx needs a package: pip install "unrelu[onnx]"') from None
 
-__all__ = ["from_onnx"]
 
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
 _OLDEST = 7

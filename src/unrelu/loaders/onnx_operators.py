@@ -21,9 +21,6 @@ from unrelu.loaders.chain_builder import Flow, Part, float64, reshaped
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Shape
 
-__all__ = ["OPERATORS", "Call", "resized"]
-
-
 Array = npt.NDArray[np.float64]
 # TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
 _FLOATS = (1, 10, 11, 16)

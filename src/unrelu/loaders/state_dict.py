@@ -19,8 +19,6 @@ from unrelu.loaders.weight_arrays import Activations, dense, multilayer
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
 
-__all__ = ["Entry", "Named", "from_names", "grouped", "matrices", "natural", "numbered", "tensors", "unnamed"]
-
 Entry = Tensor | npt.NDArray[Any]
 # A tensor by layer, and by "weight", "bias", "running_mean", ... within it.
 Named = Mapping[str, Mapping[str, Entry]]

@@ -26,9 +26,6 @@ from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
 from unrelu.runtime.host import computing, forkable_lock
 
-__all__ = ["from_torch", "one_reading"]
-
-
 _ELEMENTWISE_MODULES = (
     nn.Identity, nn.Dropout, nn.AlphaDropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh,
     nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,

@@ -17,8 +17,6 @@ from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import OpaqueNetwork, Outline, frozen, replica
 from unrelu.runtime.streams import stream
 
-__all__ = ["opaque"]
-
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
 _SAME = 1e-5
 # Derivatives may differ from central differences by this share of the largest, for one of the steps: long ones are off

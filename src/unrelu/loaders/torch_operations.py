@@ -24,9 +24,6 @@ from unrelu.loaders.chain_builder import Flow, Part, float64, reshaped
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Resample, Shape
 
-__all__ = ["EITHER_SIDE", "FUNCTIONS", "METHODS", "MODULES", "NAMES", "QUERIES", "check", "handler", "mutates"]
-
-
 Handler = Callable[..., list[Part]]
 # Questions about the shape, answered without consuming the data.
 QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")

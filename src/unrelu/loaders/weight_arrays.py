@@ -15,8 +15,6 @@ from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 
-__all__ = ["Activations", "dense", "from_arrays", "multilayer"]
-
 Activations = str | Activation | Sequence[str | Activation]
 
 

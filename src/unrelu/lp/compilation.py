@@ -22,9 +22,6 @@ from unrelu.lp.least_squares_start import least_squares_point
 from unrelu.lp.primal_simplex import primal_simplex
 from unrelu.runtime.host import forkable_lock
 
-__all__ = ["compile_kernels", "compile_simplex", "with_notice"]
-
-
 _LOG = logging.getLogger("unrelu")
 # Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
 _PATIENCE = 1.0

@@ -15,8 +15,6 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import get_cython_function_address, intrinsic
 
-__all__ = ["ROUTINES", "advance", "clear", "dot", "factorise", "gram", "inverse", "jit", "solve_factorised"]
-
 # Reordered sums and fused multiply-adds, but NaN, infinities and division as IEEE has them.
 _compiled: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 

@@ -19,21 +19,6 @@ import numpy as np
 from unrelu.lp.dense_linear_algebra import advance, clear, jit
 from unrelu.lp.exchange_simplex import invert_basis
 
-__all__ = [
-    "CUTOFF",
-    "LIMIT",
-    "OPTIMAL",
-    "PIVOT",
-    "REFACTOR",
-    "SINGULAR",
-    "SLACK",
-    "VIOLATED",
-    "dual_simplex",
-    "marked",
-    "update",
-    "vertex",
-]
-
 OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
 
 # A row misses its side where it does by more than this, relative to its norm.

@@ -18,8 +18,6 @@ import numpy as np
 
 from unrelu.lp.dense_linear_algebra import advance, clear, dot, inverse, jit
 
-__all__ = ["EXHAUSTED", "OPTIMAL", "SINGULAR", "UNBOUNDED", "complete_basis", "exchange", "invert_basis"]
-
 OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.

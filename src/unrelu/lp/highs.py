@@ -17,9 +17,6 @@ from scipy import sparse
 from unrelu.errors import SolverError
 from unrelu.lp.lp_status import LpStatus
 
-__all__ = ["LinearProgram", "LpSolution", "MipSolution", "solve", "solve_mip"]
-
-
 Array = npt.NDArray[np.float64]
 
 

@@ -13,8 +13,6 @@ import numpy as np
 
 from unrelu.lp.dense_linear_algebra import advance, clear, factorise, gram, jit
 
-__all__ = ["DAMPING", "decided", "go", "normal_factor", "residuals"]
-
 # Share of the way to the boundary that a step goes.
 DAMPING = 0.995
 # Bins of a factor of two for the scores of the rows.

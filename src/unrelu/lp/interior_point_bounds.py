@@ -9,18 +9,6 @@ import numpy as np
 
 from unrelu.lp.dense_linear_algebra import jit
 
-__all__ = [
-    "LOWER",
-    "UPPER",
-    "bound_after",
-    "bound_direction",
-    "bound_force",
-    "bound_multipliers",
-    "bound_step",
-    "bound_terms",
-    "inner_point",
-]
-
 # The first point keeps this distance from the bounds, in units of the scaled residuals (columns have norm 1).
 _MARGIN = 0.1
 

@@ -19,8 +19,6 @@ from unrelu.lp.interior_point_bounds import (
     inner_point,
 )
 
-__all__ = ["largest_violation_steps"]
-
 
 @jit
 def side_scores(weight, sizes, up, down):

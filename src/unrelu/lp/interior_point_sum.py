@@ -20,8 +20,6 @@ from unrelu.lp.interior_point_bounds import (
     inner_point,
 )
 
-__all__ = ["violation_sum_steps"]
-
 
 @jit
 def sum_start(r, lo, hi, cap, y, p, q):

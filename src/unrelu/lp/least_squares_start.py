@@ -6,8 +6,6 @@ import numpy as np
 
 from unrelu.lp.dense_linear_algebra import advance, factorise, gram, jit, solve_factorised
 
-__all__ = ["least_squares_point"]
-
 # Rows for each unknown from which the first point is a good one, and the ridges above and below that.
 _AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
 _ROUNDS = 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["LpStatus"]
-
 
 class LpStatus(enum.Enum):
     """How a solve ended."""

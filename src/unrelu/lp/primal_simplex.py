@@ -13,8 +13,6 @@ from unrelu.lp.dense_linear_algebra import advance, dot, jit
 from unrelu.lp.dual_simplex import LIMIT, OPTIMAL, PIVOT, REFACTOR, SINGULAR, SLACK, VIOLATED, marked, update, vertex
 from unrelu.lp.exchange_simplex import invert_basis
 
-__all__ = ["primal_simplex"]
-
 
 @jit
 def wrong(basis, upper, lo, hi, m, y, size):

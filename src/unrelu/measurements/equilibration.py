@@ -35,8 +35,6 @@ from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
-__all__ = ["Equilibrated", "Units", "equilibrate", "times_power"]
-
 # Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
 _ORDINARY = 10
 # Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.models.affine import Shape
 
-__all__ = ["blur", "downsample", "partial_fourier"]
-
 
 def blur(shape: Shape, sigma: float, radius: int | None = None) -> Any:
     r"""Convolution with a Gaussian, zeros outside the image.

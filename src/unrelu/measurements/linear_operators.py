@@ -18,8 +18,6 @@ from unrelu.errors import InputError
 from unrelu.models.affine import Shape
 from unrelu.runtime.host import computing
 
-__all__ = ["Identity", "Mapped", "MaskOperator", "MatrixOperator", "Operator", "Sparse"]
-
 Array = npt.NDArray[np.float64]
 _Code = Callable[[Array], Array]
 

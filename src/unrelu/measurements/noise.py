@@ -11,8 +11,6 @@ from scipy.special import bdtrc, chdtrc, chdtri
 
 from unrelu.errors import InputError
 
-__all__ = ["SIGNIFICANCE", "Noise"]
-
 Array = npt.NDArray[np.float64]
 
 # A residual that the stated noise would exceed this rarely is not explained by it.

@@ -19,8 +19,6 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import numbers
 from unrelu.runtime.streams import stream
 
-__all__ = ["Mask", "Matrix", "read_operator"]
-
 Array = npt.NDArray[np.float64]
 # Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
 _ENTRIES = 2**22

@@ -18,8 +18,6 @@ from torch import Tensor
 from unrelu.errors import InputError
 from unrelu.models.generator import Generator
 
-__all__ = ["Scaling", "check_scale", "dtype_of"]
-
 Array = npt.NDArray[np.float64]
 
 # Observations that are looked at.

@@ -17,8 +17,6 @@ from scipy.special import expit, logit
 
 from unrelu.errors import ModelError
 
-__all__ = ["Activation"]
-
 Array = npt.NDArray[np.float64]
 
 _SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0}

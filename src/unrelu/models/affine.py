@@ -21,8 +21,6 @@ from torch import Tensor
 
 from unrelu.errors import ModelError
 
-__all__ = ["Affine", "Conv", "ConvTranspose", "Dense", "Pad", "Pool", "Resample", "Reshape", "Scale", "Step"]
-
 Shape = tuple[int, ...]
 Array = npt.NDArray[np.float64]
 

@@ -17,8 +17,6 @@ from unrelu.models.affine import Shape
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-__all__ = ["Generator", "as_generator", "by", "numbers", "to_numpy"]
-
 Array = npt.NDArray[np.float64]
 
 # Values of one layer held at once by a forward pass over a large batch, in numbers (64 MiB of float64).

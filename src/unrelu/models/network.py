@@ -20,8 +20,6 @@ from unrelu.models.generator import Generator, by, to_numpy
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-__all__ = ["Layer", "Network", "small"]
-
 Array = npt.NDArray[np.float64]
 
 # Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.

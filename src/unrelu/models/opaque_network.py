@@ -23,8 +23,6 @@ from unrelu.models.generator import Generator, by
 from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
 
-__all__ = ["OpaqueNetwork", "Outline", "as_chain", "frozen", "replica", "unchained"]
-
 # Numbers in the tangents of one tensor held at once, 128 MiB of float64.
 _CHUNK = 2**24
 

@@ -13,8 +13,6 @@ import numpy as np
 from unrelu.certification import ProofStatus
 from unrelu.runtime.file_reading import opened
 
-__all__ = ["Certificates", "certificates"]
-
 # Bytes of a line; a box takes 50 for each latent coordinate.
 _LINE = 2**24
 

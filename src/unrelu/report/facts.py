@@ -14,9 +14,6 @@ from unrelu.methods import METHODS
 from unrelu.report.words import count
 from unrelu.runs import Run
 
-__all__ = ["Fact", "Finished", "Spread", "machine", "norm_of", "objective", "question", "spread_of"]
-
-
 # Least, middle and most of a column.
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _OPERATORS = {

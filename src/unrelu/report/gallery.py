@@ -16,8 +16,6 @@ from unrelu.report.pictures import Curve, Shape, as_data_uri, curve, differences
 from unrelu.report.words import number
 from unrelu.runs import Run
 
-__all__ = ["Card", "Gallery", "Group", "Panel", "criterion", "gallery"]
-
 Array = npt.NDArray[np.float64]
 
 # Observations shown of each kind.

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from unrelu.report.words import number, power
 
-__all__ = ["Bar", "Histogram", "Tick", "histogram"]
-
 Array = npt.NDArray[np.floating[Any]]
 
 # At most so many bars, wide enough to be seen at the width of a phone; of n values, at most 2 sqrt(n), but so many.

@@ -22,8 +22,6 @@ from unrelu.runs.checks import masks_of
 from unrelu.runs.chunk_work import data_digest
 from unrelu.runs.fingerprint import fingerprint
 
-__all__ = ["Observations", "Observed", "find_observations"]
-
 Array = npt.NDArray[np.float64]
 
 

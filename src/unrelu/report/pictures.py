@@ -13,9 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.image import imsave
 
-__all__ = ["HIDDEN", "Curve", "as_data_uri", "curve", "differences", "picture_shape", "values"]
-
-
 Array = npt.NDArray[np.float64]
 
 # Longer curves show the least and the largest value of each of half so many pieces.

@@ -12,8 +12,6 @@ from typing import Any
 from unrelu import zoo
 from unrelu.runs import Run
 
-__all__ = ["script"]
-
 _INDENT = "    "
 
 

@@ -14,8 +14,6 @@ from unrelu.report.facts import Finished
 from unrelu.result import Status
 from unrelu.runs import Run
 
-__all__ = ["Above", "Message", "StatusCount", "above_noise", "messages", "outcomes"]
-
 # Indices that are shown of a status or a message, and messages that are shown.
 _FIRST = 8
 _MESSAGES = 20

@@ -13,8 +13,6 @@ from unrelu.report.pictures import Curve, curve
 from unrelu.report.words import count
 from unrelu.runs import Record, Run
 
-__all__ = ["RunThroughput", "Worker", "throughput"]
-
 # Workers that are listed.
 _WORKERS = 12
 # Of fewer chunks, the times are not drawn.

@@ -27,8 +27,6 @@ from unrelu.report.statuses import above_noise, messages, outcomes
 from unrelu.report.throughput import throughput
 from unrelu.runs import Run, open_run
 
-__all__ = ["write_report"]
-
 _NORMS = {"residual_l2": "l2", "residual_l1": "l1", "residual_linf": "largest entry"}
 # What the colours of the residuals say, where noise is stated and where not.
 _FIT_KINDS = ("fits the noise", "does not fit the noise")

@@ -21,8 +21,6 @@ from unrelu.problem import Problem
 from unrelu.runs.chunk_work import Work
 from unrelu.runtime.file_reading import MAX_BYTES
 
-__all__ = ["check_data", "check_options", "check_outside", "check_range", "masks_of", "source_of"]
-
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
 

@@ -30,8 +30,6 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.threads import on_one_core
 
-__all__ = ["STATUSES", "Outcome", "Seen", "Settled", "Task", "Work", "chunk_seed", "data_digest"]
-
 Array = npt.NDArray[np.float64]
 
 # Numbers that stand for a status in the column: their places here, from 1 on. 0 is a row that was not written yet.

@@ -20,8 +20,6 @@ from unrelu.runs.chunk_work import Outcome, Task, Work
 from unrelu.runs.local_workers import Engine, pickled
 from unrelu.runtime.processes import without_interrupts
 
-__all__ = ["on_cluster"]
-
 # Chunks handed out for each thread of the cluster: one at work, and one that waits for it.
 _AHEAD = 2
 # Seconds to wait for a scheduler to answer.

@@ -17,8 +17,6 @@ from unrelu.measurements.linear_operators import Mapped
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
-__all__ = ["fingerprint"]
-
 # Codes that a generator without known layers is looked at, and about how many outputs of each.
 _CODES, _OUTPUTS = 2, 64
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)

@@ -20,8 +20,6 @@ from unrelu.errors import InputError, StorageError
 from unrelu.runtime.file_reading import opened, read_json
 from unrelu.runtime.processes import sole_writer
 
-__all__ = ["DIGESTS", "JOURNAL", "Record", "append", "read_digests", "read_records", "recording", "write_digests"]
-
 JOURNAL, DIGESTS = "chunks.jsonl", "data.json"
 # Bytes of a line: a message for every observation of the largest chunk, and far more than that.
 _LINE = 2**26

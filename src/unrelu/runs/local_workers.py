@@ -15,8 +15,6 @@ from unrelu.errors import OptionError, SolverError, StorageError
 from unrelu.runs.chunk_work import Outcome, Task, Work
 from unrelu.runtime.processes import fresh_processes, without_interrupts
 
-__all__ = ["Engine", "locally", "pickled"]
-
 # From tasks to what became of them, in any order, and to words on what goes wrong meanwhile; when the event is set,
 # those that have begun are finished.
 Engine = Callable[[Sequence[Task], threading.Event], Iterator[Outcome | str]]

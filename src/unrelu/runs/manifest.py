@@ -19,8 +19,6 @@ from unrelu.runs.fingerprint import fingerprint
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
 
-__all__ = ["MANIFEST", "differences", "manifest_of", "read_manifest", "table_of", "write_manifest"]
-
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 1"
 

@@ -21,8 +21,6 @@ from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runs.manifest import read_manifest, table_of
 from unrelu.runtime.processes import locked
 
-__all__ = ["Run", "open_run"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:

@@ -32,8 +32,6 @@ from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.host import computing
 from unrelu.runtime.threads import cores
 
-__all__ = ["Moment", "run"]
-
 # Up to so many observations, results are .npy files unless asked otherwise.
 _SMALL = 100_000
 

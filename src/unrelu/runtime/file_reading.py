@@ -25,26 +25,6 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 
-__all__ = [
-    "MAX_BYTES",
-    "Header",
-    "check_array",
-    "check_limit",
-    "check_members",
-    "check_names",
-    "inflated_size",
-    "json_limit",
-    "npy_header",
-    "npy_values",
-    "opened",
-    "read_bytes",
-    "read_json",
-    "read_npy",
-    "read_npz",
-    "shown_size",
-    "zip_members",
-]
-
 # What a file may hold once it is decompressed, unless the caller says otherwise: 4 GiB.
 MAX_BYTES = 2**32
 # Python's objects take up to 32 times the bytes of the JSON that they are parsed from: {"":0} takes 232.

@@ -21,8 +21,6 @@ from threadpoolctl import ThreadpoolController
 
 from unrelu.errors import HostError
 
-__all__ = ["Shared", "computing", "forkable_lock", "on_one_thread"]
-
 # NumPy's own settings: where a user has floating-point errors raised, an overflow that is looked for is none.
 _ERRORS: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 # How PyTorch begins to say that a forked process cannot go on with what its parent had begun.

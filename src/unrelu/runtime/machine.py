@@ -11,8 +11,6 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-__all__ = ["describe", "version"]
-
 _LIBRARIES = ("unrelu", "numpy", "scipy", "numba", "highspy", "torch", "cvxopt")
 
 

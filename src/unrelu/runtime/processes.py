@@ -24,8 +24,6 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["fresh_processes", "locked", "one_thread", "sole_writer", "without_interrupts"]
-
 
 # Tenths of a second that a lock is waited for.
 _TRIES = 10

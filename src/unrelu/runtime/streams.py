@@ -16,8 +16,6 @@ import json
 import numpy as np
 import torch
 
-__all__ = ["stream", "torch_stream"]
-
 
 def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
     """A NumPy generator of its own for a purpose, say ``stream("starts", seed)``.

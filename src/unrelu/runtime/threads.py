@@ -18,8 +18,6 @@ from typing import TypeVar
 
 from unrelu.runtime.host import computing, on_one_thread
 
-__all__ = ["abandoned", "cores", "in_threads", "on_one_core"]
-
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 

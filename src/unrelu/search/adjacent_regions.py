@@ -23,8 +23,6 @@ from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
-__all__ = ["AffinePiece", "Observation", "Trace", "observations"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 

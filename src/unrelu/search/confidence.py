@@ -15,8 +15,6 @@ from torch import Tensor
 
 from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau
 
-__all__ = ["Candidates", "best_seen_probability"]
-
 Array = npt.NDArray[np.float64]
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
 
-__all__ = ["HALTS", "Watch"]
-
 # How a run ends that was told to stop.
 HALTS = (Status.TIME_LIMIT, Status.STOPPED)
 

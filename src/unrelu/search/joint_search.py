@@ -22,8 +22,6 @@ from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStart, SearchStarts, cheap_by_layer
 from unrelu.search.squared_error import Misfit, MixedMisfit
 
-__all__ = ["Search"]
-
 Array = npt.NDArray[np.float64]
 
 # Smoothing schedule: widths of the smoothed kinks, as shares of what their layer puts out; one step with each.

@@ -18,8 +18,6 @@ from unrelu.search.halting import Watch
 from unrelu.search.squared_error import Misfit
 from unrelu.search.starts import START_NAMES, starting_codes
 
-__all__ = ["LevenbergMarquardt", "LevenbergMarquardtSteps", "on_plateau", "polish"]
-
 Array = npt.NDArray[np.float64]
 
 # Steps of the polishing in double precision at most.

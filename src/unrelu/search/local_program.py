@@ -17,9 +17,6 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 from unrelu.search.adjacent_regions import AffinePiece, Observation
 
-__all__ = ["ErrorRows", "LocalProgram", "Proposal", "independent", "rows_below", "rows_of_sum"]
-
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 # Errors this close to the largest one are as large.

@@ -23,8 +23,6 @@ from unrelu.runtime.threads import abandoned, cores, in_threads
 from unrelu.search.adjacent_regions import AffinePiece, Observation, observations
 from unrelu.search.local_program import LocalProgram, Proposal, independent
 
-__all__ = ["NormDescent"]
-
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 

@@ -19,9 +19,6 @@ from unrelu.result import Status
 from unrelu.search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.search.norm_descent import NormDescent
 
-__all__ = ["Reweighted", "finish"]
-
-
 Array = npt.NDArray[np.float64]
 
 # The floor of the residuals begins at the largest one and ends at this share of it.

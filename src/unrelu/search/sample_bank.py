@@ -12,8 +12,6 @@ from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import torch_stream
 
-__all__ = ["Bank", "fits_single"]
-
 # Samples drawn; fewer where their outputs would be more than so many numbers (256 MiB), but never fewer than these.
 _SAMPLES = 4096
 _FEWEST = 64

@@ -19,8 +19,6 @@ from unrelu.search.sample_bank import Bank
 from unrelu.search.squared_error import Misfit
 from unrelu.search.starts import starting_codes
 
-__all__ = ["SearchStart", "SearchStarts", "cheap_by_layer"]
-
 
 class SearchStart(NamedTuple):
     """A start of a search.

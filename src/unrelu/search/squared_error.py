@@ -13,8 +13,6 @@ from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 
-__all__ = ["Misfit", "MixedMisfit"]
-
 Array = npt.NDArray[np.float64]
 
 # Numbers in the Jacobians, or in the layers of a gradient, held at once: 128 MiB of float64.

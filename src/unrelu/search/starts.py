@@ -13,8 +13,6 @@ from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Status
 
-__all__ = ["LAYER_METHODS", "START_NAMES", "StartingCodes", "starting_codes"]
-
 Array = npt.NDArray[np.float64]
 
 LAYER_METHODS: dict[str, type[LayerMethod]] = {

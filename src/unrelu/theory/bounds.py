@@ -16,8 +16,6 @@ from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
 from unrelu.theory.constants import c_inf
 
-__all__ = ["Corollary", "ErrorBound", "RecoveryBound", "corollary_1", "recovery_bound", "theorem_3", "theorem_4"]
-
 Array = npt.NDArray[np.float64]
 
 # Layer programs are solved to 1e-8 of their objective (1e-9 more in the test delta <= eps), to rounding, and to what

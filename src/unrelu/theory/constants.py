@@ -36,8 +36,6 @@ from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.streams import stream
 
-__all__ = ["Bracket", "Worst", "c_1", "c_1_upper", "c_inf", "c_inf_upper"]
-
 Array = npt.NDArray[np.float64]
 
 _UNIT = 2.0**-53

@@ -15,15 +15,6 @@ from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 
-__all__ = [
-    "ASSUMED_EXPANSION",
-    "Expansion",
-    "active_rows_probability",
-    "expansion",
-    "identifiable_probability",
-    "layerwise_recovery_probability",
-]
-
 #: The least :math:`n_i / n_{i-1}` of Assumption 1.
 ASSUMED_EXPANSION = 2.1
 

@@ -26,8 +26,6 @@ from unrelu_studies.benchmarks.certify_mip import MipRun, prove_by_mip
 from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.one_core import one_core
 
-__all__ = ["MIP_BOX", "QUICK", "Boxed", "CertifyPlan", "Proved", "measure_certify"]
-
 Array = npt.NDArray[np.float64]
 
 # The codes that HiGHS looks among: |z_i| up to this, which it is a little faster with; ours looks among all.

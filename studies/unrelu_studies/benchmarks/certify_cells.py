@@ -11,8 +11,6 @@ from unrelu import zoo
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream
 
-__all__ = ["CELLS", "GENERATOR", "CertifyCell", "Drawn", "draw"]
-
 Array = npt.NDArray[np.float64]
 
 GENERATOR = "mnist-relu"

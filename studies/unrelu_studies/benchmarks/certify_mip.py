@@ -27,8 +27,6 @@ from unrelu.certification.layer_bounds import backward_bounds, everywhere, propa
 from unrelu.lp.highs import LinearProgram, solve_mip
 from unrelu.lp.lp_status import LpStatus
 
-__all__ = ["Mip", "MipRun", "intervals", "mip", "prove_by_mip"]
-
 Array = npt.NDArray[np.float64]
 
 # L and U hold up to so much more than the error known, as in our search.

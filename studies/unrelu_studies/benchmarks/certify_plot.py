@@ -11,8 +11,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from unrelu_studies.benchmarks.certify import Proved
 
-__all__ = ["draw", "shown"]
-
 # A colour and marker a cell, distinguishable without colour vision (Okabe and Ito).
 _STYLES = (
     ("#56b4e9", "v"), ("#009e73", "^"), ("#0072b2", "o"), ("#e69f00", "s"), ("#d55e00", "D"), ("#000000", "x"),

@@ -13,8 +13,6 @@ from unrelu_studies.benchmarks.certify import MIP_BOX, Proved
 from unrelu_studies.benchmarks.certify_cells import GENERATOR
 from unrelu_studies.benchmarks.summary import short
 
-__all__ = ["CERTIFY_CAPTION", "CellSummary", "boxes_table", "certify_table", "open_table", "summarise_cells"]
-
 # Active outputs from which a proof ought to be quick.
 MANY = 60
 CERTIFY_CAPTION = (

@@ -21,8 +21,6 @@ from unrelu.layerwise.layer_program import least_violation
 from unrelu.models.activations import Activation
 from unrelu.runtime.streams import stream
 
-__all__ = ["ColdStart", "first_calls", "measure_cold_start"]
-
 _SHAPE = (30, 5)
 # What a process runs; the import of this module is that of NumPy and unrelu.layerwise.
 _CODE = """

@@ -16,19 +16,6 @@ from unrelu.layerwise import LayerSystem, Rows, rows
 from unrelu.models.activations import Activation
 from unrelu.runtime.streams import stream
 
-__all__ = [
-    "CASES",
-    "COMBINATIONS",
-    "PROGRAMS",
-    "QUICK_CASES",
-    "REPORT_SEED",
-    "Case",
-    "Instance",
-    "TimedProgram",
-    "draw",
-    "draw_batch",
-]
-
 Array = npt.NDArray[np.float64]
 
 # The seed of published tables. The kernels were tuned on instances of other seeds.

@@ -32,8 +32,6 @@ from unrelu_studies.benchmarks.instances import (
 from unrelu_studies.benchmarks.one_core import one_thread
 from unrelu_studies.benchmarks.peers import PEERS, Scaled, cholesky, cvxopt_module, objective
 
-__all__ = ["INSTANCES", "QUICK_INSTANCES", "LayerRecord", "measure", "measure_layers", "select"]
-
 Array = npt.NDArray[np.float64]
 
 # Of each layer and program: whole runs through the six combinations of noise and bounds.

@@ -11,8 +11,6 @@ from rich.table import Table
 from unrelu_studies.benchmarks.summary import Quartiles, short
 from unrelu_studies.benchmarks.whole_network import BASELINES, NOISES, Inverted
 
-__all__ = ["NETWORK_CAPTION", "network_table"]
-
 _NAMES = {"highs": "HiGHS,\nour search,\nms", "published": "published\nloop, HiGHS\ncold, ms"}
 NETWORK_CAPTION = (
     "ours: best of 3, the others once. HiGHS, our search: only the solver is another one. published loop, HiGHS cold: "

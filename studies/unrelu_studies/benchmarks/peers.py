@@ -42,8 +42,6 @@ from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.lp.highs import solve as solve_highs
 from unrelu.lp.lp_status import LpStatus
 
-__all__ = ["PEERS", "Peer", "Scaled", "Timed", "cholesky", "cvxopt_module", "inequalities", "objective", "split"]
-
 Array = npt.NDArray[np.float64]
 
 # sigma is at least this share of max|x|: where the least-squares point fits exactly there is nothing to scale by.

@@ -16,8 +16,6 @@ from unrelu.errors import ModelError
 from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
 
-__all__ = ["NAMES", "WIDTHS", "load"]
-
 # Three seeds at a variance of .05 a pixel, and one at .2.
 NAMES = ("plain-vae-0", "plain-vae-1", "plain-vae-2", "plain-vae-0-variance-0.2")
 WIDTHS = (20, 60, 784)

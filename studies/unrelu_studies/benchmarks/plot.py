@@ -13,8 +13,6 @@ from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, TimedProgram
 from unrelu_studies.benchmarks.layers import LayerRecord, select
 from unrelu_studies.benchmarks.summary import Quartiles, short
 
-__all__ = ["draw"]
-
 # One colour and marker a program; distinguishable without colour vision.
 _STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"))
 _PANELS = (

@@ -16,8 +16,6 @@ from unrelu.layerwise.layer_program import least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.result import Status
 
-__all__ = ["PublishedLoop"]
-
 Array = npt.NDArray[np.float64]
 
 # Room for rounding in the test delta <= eps, that of LInf.

@@ -42,8 +42,6 @@ from unrelu_studies.benchmarks.summary import summarise, tables
 from unrelu_studies.benchmarks.throughput import measure_throughput
 from unrelu_studies.benchmarks.whole_network import BASELINES, QUICK_OBSERVATIONS, Inverted, measure_network
 
-__all__ = ["MEASUREMENTS", "Command", "run"]
-
 _LAYERS_CAPTION = (
     "ours: best of 3. ours / Cholesky: how many least squares on all rows ours costs, best of 5. The others once, on "
     "the program already shifted and scaled, without the time for writing it down. linprog is scipy.optimize.linprog "

@@ -15,8 +15,6 @@ from typing import Any
 
 from unrelu.runtime.machine import describe
 
-__all__ = ["processor_seconds", "write_results"]
-
 
 def write_results(path: Path, command: Mapping[str, Any], numbers: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Write the numbers of a benchmark; those that are not finite become null.

@@ -19,8 +19,6 @@ from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.one_core import one_core
 from unrelu_studies.benchmarks.search_cells import CellBatch, SearchCell, cells, draw
 
-__all__ = ["BLIND", "KNOWN", "METHODS", "SearchOutcome", "measure_search"]
-
 Array = npt.NDArray[np.float64]
 
 # Observations of a cell, and of a batch that is inverted at once.

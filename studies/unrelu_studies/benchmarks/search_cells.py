@@ -15,18 +15,6 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
-__all__ = [
-    "MEASUREMENTS",
-    "QUICK_CELLS",
-    "QUICK_INSTANCES",
-    "RANDOM",
-    "ZOO",
-    "CellBatch",
-    "SearchCell",
-    "cells",
-    "draw",
-]
-
 Array = npt.NDArray[np.float64]
 # A mask for each observation, a matrix, or nothing: all of the output is seen.
 Measured = npt.NDArray[np.bool_] | Array | None

@@ -20,8 +20,6 @@ from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.one_core import one_core
 from unrelu_studies.benchmarks.search_cells import SearchCell, draw
 
-__all__ = ["BOUND", "SHARE", "Norms", "Outliers", "Single", "Uniform", "draw_outliers", "draw_uniform", "measure_norms"]
-
 Array = npt.NDArray[np.float64]
 Seen = npt.NDArray[np.bool_]
 

@@ -13,8 +13,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from unrelu_studies.benchmarks.search import METHODS, SearchOutcome
 from unrelu_studies.benchmarks.search_cells import RANDOM, ZOO
 
-__all__ = ["draw"]
-
 # Colour, marker and whether it is filled; distinguishable without colour vision. Hollow ones show what they lie on.
 _STYLES = {
     "auto": ("#0072b2", "o", True),

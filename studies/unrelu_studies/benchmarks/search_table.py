@@ -14,8 +14,6 @@ from unrelu_studies.benchmarks.search_cells import RANDOM
 from unrelu_studies.benchmarks.search_norms import BOUND, SHARE, Norms
 from unrelu_studies.benchmarks.summary import short
 
-__all__ = ["NORMS_CAPTION", "SEARCH_CAPTION", "norms_table", "search_table", "times_fewer"]
-
 SEARCH_CAPTION = (
     "%: observations with |y - A G(z)|^2 <= (1 + 1e-6) |y - A G(z*)|^2, or <= 1e-10 |y|^2 without noise: a code at "
     "least as good as the true one. ms: mean time an observation. blind: auto is given y and A; known: the level of "

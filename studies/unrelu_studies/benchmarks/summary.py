@@ -14,8 +14,6 @@ from unrelu_studies.benchmarks.instances import CASES, PROGRAMS, TimedProgram
 from unrelu_studies.benchmarks.layers import LayerRecord, select
 from unrelu_studies.benchmarks.peers import PEERS, cvxopt_module
 
-__all__ = ["LayerSummary", "Quartiles", "short", "summarise", "tables"]
-
 # Ratios that are reported: peers by how often ours fits into them, Cholesky by how often it fits into ours.
 RATIOS = (*PEERS, "cholesky")
 

@@ -19,8 +19,6 @@ from unrelu.runtime.threads import in_threads
 from unrelu_studies.benchmarks.instances import CASES, REPORT_SEED, Case, draw_batch
 from unrelu_studies.benchmarks.one_core import one_thread
 
-__all__ = ["OBSERVATIONS", "Throughput", "measure_throughput"]
-
 # Of each layer and norm; the observations of one layer share W.
 OBSERVATIONS = 200
 _REPETITIONS = 3

@@ -25,25 +25,6 @@ from unrelu.runtime.streams import stream
 from unrelu.search.joint_search import Search
 from unrelu_studies.benchmarks import plain_vae
 
-__all__ = [
-    "BINS",
-    "OPERATORS",
-    "QUICK",
-    "SEARCHES",
-    "Measurement",
-    "Noiseless",
-    "Noisy",
-    "OwnOutputs",
-    "Strangers",
-    "VerdictPlan",
-    "measure_noiseless",
-    "measure_noisy",
-    "measure_own_outputs",
-    "measure_strangers",
-    "random_network",
-    "reliability",
-]
-
 Array = npt.NDArray[np.float64]
 
 SIGMA = 0.1

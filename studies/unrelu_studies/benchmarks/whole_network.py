@@ -30,18 +30,6 @@ from unrelu_studies.benchmarks.instances import REPORT_SEED
 from unrelu_studies.benchmarks.one_core import one_thread
 from unrelu_studies.benchmarks.published import PublishedLoop
 
-__all__ = [
-    "BASELINES",
-    "NOISES",
-    "OBSERVATIONS",
-    "PUBLISHED",
-    "QUICK_OBSERVATIONS",
-    "Inverted",
-    "NetworkRun",
-    "compare",
-    "measure_network",
-]
-
 Array = npt.NDArray[np.float64]
 
 # Relative to max|x|. Every second turn through them takes a real digit, the others an output of the network.

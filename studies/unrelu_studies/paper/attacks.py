@@ -26,8 +26,6 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.models.network import Network
 from unrelu.theory import c_1, c_inf
 
-__all__ = ["attacks"]
-
 Array = npt.NDArray[np.float64]
 
 _STRETCHES = (1.0, 1.2, 1.4, 1.6, 1.8)

@@ -14,8 +14,6 @@ from unrelu_studies.paper.drawing import Style, cloud, legend, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.instances import slope
 
-__all__ = ["EXPERIMENTS"]
-
 Array = npt.NDArray[np.float64]
 
 _EXPANSION = 5

@@ -13,8 +13,6 @@ from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Uni
 from unrelu_studies.paper.instances import gaussian_network, relative_error, run
 from unrelu_studies.paper.summary import errors, said, share
 
-__all__ = ["EXPERIMENTS"]
-
 _HIDDEN = (20, 100, 500)
 _OUTPUTS = (500, 400, 300, 200, 150, 100, 60, 40)
 _DCGAN = "mnist-dcgan"

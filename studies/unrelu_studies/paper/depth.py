@@ -13,8 +13,6 @@ from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Uni
 from unrelu_studies.paper.instances import gaussian_network, noise, oracle, relative_error, run
 from unrelu_studies.paper.summary import errors, medians, said, share, spread
 
-__all__ = ["EXPERIMENTS"]
-
 _SIZES = (10, 30, 75, 190, 470, 1200)
 _LEVEL, _SUCCESS = 1e-4, 1e-3
 _NETWORKS, _CODES = 5, 4  # random networks of each depth, and codes of each

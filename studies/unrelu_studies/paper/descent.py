@@ -28,8 +28,6 @@ from unrelu_studies.paper.instances import gaussian_network, noise, oracle, rela
 from unrelu_studies.paper.stuck import STUCK
 from unrelu_studies.paper.summary import errors, said, share
 
-__all__ = ["EXPERIMENTS"]
-
 Array = npt.NDArray[np.float64]
 
 _TUNING, _REPORTED = "tuning", "reported"

@@ -15,21 +15,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from unrelu.runtime.streams import stream
 
-__all__ = [
-    "COLUMN",
-    "PAGE",
-    "STYLES",
-    "Style",
-    "cloud",
-    "decades",
-    "grid_of_images",
-    "legend",
-    "line",
-    "panels",
-    "power",
-    "tidy",
-]
-
 # Inches: one column, and two, of a paper.
 COLUMN, PAGE = 3.5, 7.2
 

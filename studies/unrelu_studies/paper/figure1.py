@@ -25,8 +25,6 @@ from unrelu_studies.paper.instances import (
 )
 from unrelu_studies.paper.summary import errors, medians, said
 
-__all__ = ["BETTER", "EXPERIMENTS", "OUTLIERS", "SIMILAR", "SIZES", "on_a_network"]
-
 SIZES = (20, 100, 500)
 _NETWORKS, _CODES = 20, 5  # random networks, and codes of each
 _BATCHES, _BATCH = 2, 25  # batches of codes of a trained network that are inverted together

@@ -13,8 +13,6 @@ from unrelu_studies.paper.drawing import legend, line, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.instances import gaussian_network, relative_error, run
 
-__all__ = ["COLLAPSE", "EXPERIMENTS", "HIDDEN", "OUTPUT", "PANELS", "SUCCESS"]
-
 HIDDEN, OUTPUT = 250, 600
 PANELS = {"fig2a": ("relu", "Figure 2(a)"), "fig2b": ("leaky_relu:0.1", "Figure 2(b)")}
 SUCCESS = 1e-3

@@ -19,8 +19,6 @@ from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Uni
 from unrelu_studies.paper.generators import BOTH, TrainedGenerator, named
 from unrelu_studies.paper.instances import MEAN_READING, options_of, oracle, relative_error
 
-__all__ = ["EXPERIMENTS", "on_a_network"]
-
 Array = npt.NDArray[np.float64]
 
 _SIDE = 28

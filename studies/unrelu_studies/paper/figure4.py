@@ -20,8 +20,6 @@ from unrelu_studies.paper.generators import BOTH, TrainedGenerator, named
 from unrelu_studies.paper.instances import MEAN_READING, METHODS, options_of, relative_error
 from unrelu_studies.paper.summary import said
 
-__all__ = ["EXPERIMENTS", "on_a_network", "seen"]
-
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 

@@ -21,8 +21,6 @@ from unrelu.loaders import load
 from unrelu.models.network import Network
 from unrelu_studies.benchmarks import plain_vae
 
-__all__ = ["BOTH", "PIXELS", "PLAIN_VAE", "ZOO", "TrainedGenerator", "from_file", "from_record", "named"]
-
 # 28 x 28, as the digits are.
 PIXELS = 784
 

@@ -14,8 +14,6 @@ from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
 from unrelu.result import Inversion
 
-__all__ = ["MEAN_READING", "METHODS", "NOISES", "gaussian_network", "noise", "oracle", "relative_error", "run", "slope"]
-
 Array = npt.NDArray[np.float64]
 
 NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

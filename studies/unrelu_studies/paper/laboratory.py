@@ -19,8 +19,6 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 
-__all__ = ["inactive", "program_times", "relaxed_knowing"]
-
 Array = npt.NDArray[np.float64]
 
 _ALPHA = 1.2

@@ -15,8 +15,6 @@ from unrelu_studies.paper.instances import NOISES, gaussian_network, noise, orac
 from unrelu_studies.paper.laboratory import inactive
 from unrelu_studies.paper.summary import errors, said, share, spread
 
-__all__ = ["EXPERIMENTS"]
-
 _SIZES = (20, 100, 200, 500)
 _TRAINED = "mnist-leaky"
 _CODES, _CODES_TRAINED = 5, 10  # of each random network, and of each unit of the trained one

@@ -17,8 +17,6 @@ from unrelu_studies.paper.drawing import cloud, legend, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
 from unrelu_studies.paper.instances import relative_error
 
-__all__ = ["EXPERIMENTS"]
-
 Array = npt.NDArray[np.float64]
 
 _NETWORK = "mnist-relu"

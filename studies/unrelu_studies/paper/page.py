@@ -14,8 +14,6 @@ from unrelu_studies.paper import MODULES, load
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Verdict
 from unrelu_studies.paper.generators import from_record
 
-__all__ = ["claims_table", "page", "together"]
-
 _INTRODUCTION = """\
 # The paper, reproduced
 

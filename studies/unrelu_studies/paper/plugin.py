@@ -12,8 +12,6 @@ from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Uni
 from unrelu_studies.paper.instances import gaussian_network, relative_error, run
 from unrelu_studies.paper.summary import errors, said
 
-__all__ = ["EXPERIMENTS"]
-
 _SIZES = (20, 600, 500, 500)
 # Noise norm -> mean relative error of gradient descent and of PLUGIn over 20 trials, read off Figure 2a there.
 _PUBLISHED = {0.105: (0.071, 0.29), 0.21: (0.157, 0.50), 1.0: (1.03, 2.9)}

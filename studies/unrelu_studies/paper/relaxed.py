@@ -14,8 +14,6 @@ from unrelu_studies.paper.instances import NOISES, gaussian_network, noise, rela
 from unrelu_studies.paper.laboratory import program_times, relaxed_knowing
 from unrelu_studies.paper.summary import errors, medians, said, share, spread
 
-__all__ = ["EXPERIMENTS"]
-
 _SIZES = (20, 100, 500)
 _CODES = 5  # of each random network, and of each unit of a trained one
 _METHODS = ("l1", "relaxed", "least_squares", "linf")

@@ -24,8 +24,6 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.threads import cores
 from unrelu_studies.paper.experiment import Experiment, Numbers, Row, Unit, plain
 
-__all__ = ["Report", "execute", "forget", "head"]
-
 # Units done, units in all -> whether to stop when what has begun is finished.
 Report = Callable[[int, int], bool]
 

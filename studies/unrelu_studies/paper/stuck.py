@@ -15,8 +15,6 @@ from unrelu_studies.paper.generators import BOTH, named
 from unrelu_studies.paper.instances import relative_error, run
 from unrelu_studies.paper.summary import errors, share
 
-__all__ = ["EXPERIMENTS", "STUCK"]
-
 STUCK = "gradient descent usually gets stuck in local minimum"
 _CODES, _BATCHES = 25, 2
 _GD, _FURTHER, _LM, _AUTO = "GD", "GD, 500,000 steps further", "lm from GD's end", "auto"

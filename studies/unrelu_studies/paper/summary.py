@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from unrelu_studies.paper.experiment import Numbers
 
-__all__ = ["errors", "medians", "said", "share", "spread"]
-
 Array = npt.NDArray[np.float64]
 
 

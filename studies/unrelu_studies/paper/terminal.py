@@ -18,8 +18,6 @@ from unrelu_studies.paper.generators import TrainedGenerator
 from unrelu_studies.paper.page import claims_table, page
 from unrelu_studies.paper.running import execute, forget
 
-__all__ = ["reproduce"]
-
 
 def reproduce(
     names: Sequence[str], folder: Path, quick: bool, seed: int, workers: int | None, overwrite: bool, console: Console,

@@ -16,8 +16,6 @@ from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Uni
 from unrelu_studies.paper.instances import run
 from unrelu_studies.paper.summary import share
 
-__all__ = ["EXPERIMENTS"]
-
 _VARIABLES = (8, 9, 10)
 _RATIO = 4.26  # clauses a variable where half of large random formulas are satisfiable
 _NODES = 5_000

@@ -14,8 +14,6 @@ from unrelu_studies.paper.drawing import Style, legend, panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, random
 from unrelu_studies.paper.instances import gaussian_network, relative_error, run
 
-__all__ = ["EXPERIMENTS"]
-
 _FACTORS = (1.5, 1.7, 1.9, 2.0, 2.1, 2.2, 2.4, 2.7, 3.0)
 _LATENT, _DEPTHS = (10, 20, 40), (2, 3)
 _PAPER = 2.1

@@ -18,8 +18,6 @@ from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Uni
 from unrelu_studies.paper.instances import gaussian_network, noise, relative_error, run
 from unrelu_studies.paper.summary import errors, said, share, spread
 
-__all__ = ["EXPERIMENTS"]
-
 _SIZES = {"20-100-500": (20, 100, 500), "100-250-600": (100, 250, 600)}
 _TRAINED = ("mnist-relu", "mnist-leaky")
 _LEVEL = 1e-3

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-__all__ = ["Numbers", "Render", "aims", "block", "form", "share", "table"]
-
 Numbers = dict[str, Any]
 Render = Callable[[Numbers], str]
 

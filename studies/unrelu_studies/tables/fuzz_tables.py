@@ -6,8 +6,6 @@ from typing import Any
 
 from unrelu_studies.tables.blocks import Numbers, Render, block, table
 
-__all__ = ["BLOCKS", "FUZZERS", "NOT_RUN"]
-
 BLOCKS: dict[str, Render] = {}
 # The scripts of the folder; the numbers of each are in fuzz-NAME.json.
 FUZZERS = ("programs", "scales", "files", "hosts", "runs")

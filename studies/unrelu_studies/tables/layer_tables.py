@@ -9,8 +9,6 @@ import numpy as np
 from unrelu_studies.benchmarks.summary import short
 from unrelu_studies.tables.blocks import Numbers, Render, aims, block, form, table
 
-__all__ = ["BLOCKS"]
-
 # By name; the first word is the benchmark.
 BLOCKS: dict[str, Render] = {}
 

@@ -20,8 +20,6 @@ from typing import Any
 from unrelu_studies.tables import fuzz_tables, layer_tables, search_tables
 from unrelu_studies.tables.blocks import table
 
-__all__ = ["BLOCKS", "PAGES", "RESULTS", "filled", "names", "render"]
-
 BLOCKS = {**layer_tables.BLOCKS, **search_tables.BLOCKS, **fuzz_tables.BLOCKS}
 _ROOT = Path(__file__).resolve().parents[3]
 RESULTS = _ROOT / "studies" / "results"

@@ -14,8 +14,6 @@ from unrelu_studies.benchmarks.search_table import times_fewer
 from unrelu_studies.benchmarks.summary import short
 from unrelu_studies.tables.blocks import Numbers, Render, aims, block, form, share, table
 
-__all__ = ["BLOCKS"]
-
 # By name; the first word is the benchmark.
 BLOCKS: dict[str, Render] = {}
 

@@ -9,8 +9,6 @@ import torch
 
 from unrelu.runtime.streams import torch_stream
 
-__all__ = ["global_torch_stream"]
-
 
 @contextmanager
 def global_torch_stream(purpose: str, *keys: int | float | str) -> Iterator[None]:
