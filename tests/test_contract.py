@@ -234,6 +234,20 @@ def test_options_without_sense_are_refused(method, option):
         make(method, {option: wrong})
 
 
+@every_method
+def test_a_method_given_as_an_object_with_its_options_is_the_one_of_that_name(method):
+    network = NETWORKS["relu"]
+    y, entry = noisy(network), METHODS[method]
+    by_name = invert(network, y, method, noise="gaussian:0.1")
+    built = entry.options(**QUICK.get(method, {}))
+    by_object = unrelu.invert(network, y, built, noise=unrelu.Gaussian(0.1))
+    assert by_object.method == by_name.method
+    np.testing.assert_array_equal(by_object.z, by_name.z)
+    assert list(by_object.status) == list(by_name.status)
+    with pytest.raises(OptionError, match="were given with a callable method"):
+        unrelu.invert(network, y, built, rounds=3)
+
+
 @pytest.mark.parametrize("value", [1, 1.0, 0.5, 0, -2, np.nan, np.inf])
 @pytest.mark.parametrize("method", [m for m, entry in METHODS.items() if "alpha" in entry.defaults()])
 def test_a_threshold_that_does_not_grow_is_refused(method, value):

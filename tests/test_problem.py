@@ -118,13 +118,13 @@ def test_the_callers_arrays_are_neither_changed_nor_shared():
 )
 def test_stated_noise_chooses_the_norm(text, kind, level, norm):
     problem = Problem.build(NET, np.zeros(20), noise=text)
-    assert (problem.noise.kind, problem.noise.level, problem.norm) == (kind, level, norm)
+    assert (problem.noise.name, problem.noise.level, problem.norm) == (kind, level, norm)
     assert Problem.build(NET, np.zeros(20), noise=text, norm="l2").norm == "l2"
 
 
 def test_unstated_noise_is_unknown_and_measured_in_l2():
     problem = Problem.build(NET, np.zeros(20))
-    assert (problem.noise.kind, problem.norm) == ("unknown", "l2")
+    assert (problem.noise.name, problem.norm) == ("unknown", "l2")
     assert math.isnan(problem.noise.level)
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from unrelu._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from unrelu import adapters, errors, hardness, measurements, theory, zoo
+    from unrelu import adapters as adapters
+    from unrelu import errors, measurements, methods, theory, zoo
+    from unrelu import hardness as hardness
     from unrelu._certify import certify
     from unrelu._inspect import inspect
     from unrelu._invert import invert
@@ -20,40 +22,40 @@ if TYPE_CHECKING:
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.measurements import Mask, Matrix
+    from unrelu.measurements.noise import Gaussian, Outliers, Uniform
     from unrelu.models.generator import Generator
-    from unrelu.models.network import Layer, Network
-    from unrelu.models.opaque_network import OpaqueNetwork
+    from unrelu.models.network import Network
     from unrelu.problem import Problem, Progress
     from unrelu.result import Inversion, Status
     from unrelu.runs import Run, open_run, run
 
-# Names that need an optional package are importable, but not in __all__: ``from unrelu import *`` does without it.
+# Importable, but not in __all__: ``hardness``, and what needs an optional package, which ``import *`` does without.
 __all__ = [
     "Certificate",
+    "Gaussian",
     "Generator",
     "Identifiability",
     "Inversion",
-    "Layer",
     "Mask",
     "Matrix",
     "Network",
-    "OpaqueNetwork",
+    "Outliers",
     "Problem",
     "Progress",
     "ProofStatus",
     "Run",
     "Status",
-    "adapters",
+    "Uniform",
     "certify",
     "errors",
     "from_arrays",
     "from_torch",
-    "hardness",
     "identifiability",
     "inspect",
     "invert",
     "load",
     "measurements",
+    "methods",
     "open_run",
     "run",
     "theory",
@@ -62,20 +64,21 @@ __all__ = [
 
 _HOME = {
     "Certificate": "unrelu.certification",
+    "Gaussian": "unrelu.measurements.noise",
     "Generator": "unrelu.models.generator",
     "Identifiability": "unrelu.diagnostics.identifiability",
     "Inversion": "unrelu.result",
     "LatentInverter": "unrelu.adapters",
-    "Layer": "unrelu.models.network",
     "Mask": "unrelu.measurements",
     "Matrix": "unrelu.measurements",
     "Network": "unrelu.models.network",
-    "OpaqueNetwork": "unrelu.models.opaque_network",
+    "Outliers": "unrelu.measurements.noise",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
     "ProofStatus": "unrelu.certification",
     "Run": "unrelu.runs",
     "Status": "unrelu.result",
+    "Uniform": "unrelu.measurements.noise",
     "certify": "unrelu._certify",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
@@ -89,7 +92,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("adapters", "errors", "hardness", "measurements", "theory", "zoo"):
+    if name in ("adapters", "errors", "hardness", "measurements", "methods", "theory", "zoo"):
         value: Any = import_module(f"unrelu.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)

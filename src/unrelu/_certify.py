@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from unrelu._invert import invert
 from unrelu.certification import Certificate, Limits, certifiable, compile_simplex, prove
 from unrelu.errors import InputError, OptionError
+from unrelu.measurements.noise import Noise
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
@@ -28,7 +28,7 @@ def certify(
     result: Inversion | npt.ArrayLike | None = None,
     *,
     operator: Any = None,
-    noise: str | None = None,
+    noise: Noise | str | None = None,
     norm: str | None = None,
     box: bool = True,
     time_limit: float | None = None,
@@ -72,7 +72,7 @@ def certify(
     given = result if isinstance(result, Inversion) else None
     if given is not None:
         operator = given.problem.operator if operator is None else operator
-        noise = _stated(given) if noise is None else noise
+        noise = given.problem.noise if noise is None else noise
     if norm is not None and norm not in ("linf", "l1"):
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
@@ -83,28 +83,21 @@ def certify(
         )
         certifiable(network)
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
-        norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
+        norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
         compile_simplex()
         codes = _codes(problem, result, norm)
         found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]
     return found[0] if problem.single else found
 
 
-def _stated(result: Inversion) -> str | None:
-    noise = result.problem.noise
-    return None if noise.kind == "unknown" else f"{noise.kind}:{noise.level!r}"
-
-
 def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str) -> Array:
     """The codes to begin with, (B, k); zeros where there is none."""
     shape = (problem.size, problem.network.latent_dim)
     if result is None:
-        noise = problem.noise
-        stated = None if noise.kind == "unknown" else f"{noise.kind}:{noise.level!r}"
         given = problem.y.reshape(problem.size, *problem.operator.shape)
         told = problem.control.part(lambda progress: progress).callback
         result = invert(
-            problem.network, given, operator=problem.operator, noise=stated, norm=norm, seed=problem.seed,
+            problem.network, given, operator=problem.operator, noise=problem.noise, norm=norm, seed=problem.seed,
             callback=told, scale="none",
         )  # fmt: skip
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
@@ -124,6 +117,7 @@ def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes
 
     end = time.perf_counter() + (0.0 if control.halted else control.time_limit)
     limits = Limits(end, max_nodes, stop)
-    eps = problem.noise.level if problem.noise.kind == "uniform" else math.nan
     operator = problem.operator.take(np.array([index]))
-    return prove(problem.network, operator, problem.y[index], z, norm=norm, eps=eps, box=box, limits=limits)
+    return prove(
+        problem.network, operator, problem.y[index], z, norm=norm, eps=problem.noise.bound, box=box, limits=limits
+    )

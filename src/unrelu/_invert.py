@@ -11,7 +11,9 @@ import torch
 
 from unrelu.diagnostics import degrees_of_freedom, local_rank, unique
 from unrelu.errors import OptionError, SolverError
-from unrelu.methods import Method, make
+from unrelu.layerwise import LayerMethod
+from unrelu.measurements.noise import Noise
+from unrelu.methods import Method, make, registered_name
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
@@ -25,10 +27,10 @@ _BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, Ari
 def invert(
     network: Generator,
     y: npt.ArrayLike,
-    method: str | Method = "auto",
+    method: str | LayerMethod | Method = "auto",
     *,
     operator: Any = None,
-    noise: str | None = None,
+    noise: Noise | str | None = None,
     norm: str | None = None,
     prior: float = 0.0,
     z0: npt.ArrayLike | None = None,
@@ -45,15 +47,18 @@ def invert(
         y: one observation, or a batch (B, ...): of the network's output shape (or flat, (n,)), or of what ``operator``
             gives. An array of the output's own shape is one observation, also where that shape is (1, n).
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
-            "gradient_descent", "adam", "plugin", "ilo", "projected"), or a callable ``method(problem) -> Inversion``.
+            "gradient_descent", "adam", "plugin", "ilo", "projected") with its options as keywords; an object of
+            :mod:`unrelu.methods` that has them, such as ``LevenbergMarquardt(start="linf")``; or a callable of your
+            own, ``method(problem) -> Inversion``.
         operator: A: None (the whole output is observed); a 0/1 mask of the output's shape, or one for each
             observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
             a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
             pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``. An array that may
             be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it.
         noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
-            "outliers:P" (a share P of arbitrary errors); in units of y, after ``scale``. It decides what a success is:
-            with it, a p-value of at least 0.01; without, an exact fit or a confidence of at least 0.99.
+            "outliers:P" (a share P of arbitrary errors), or an :class:`unrelu.Uniform`, :class:`unrelu.Gaussian` or
+            :class:`unrelu.Outliers`; in units of y, after ``scale``. It decides what a success is: with it, a p-value
+            of at least 0.01; without, an exact fit or a confidence of at least 0.99.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
             (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
             outliers, l2 otherwise), the others report what they minimise.
@@ -92,7 +97,7 @@ def invert(
             network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
             callback=callback, scale=scale,
         )  # fmt: skip
-        result = _solved(run, problem.equilibrated(), norm, None if callable(method) else method)
+        result = _solved(run, problem.equilibrated(), norm, registered_name(method))
         return result.in_units_of(problem).shaped()
 
 

@@ -1,8 +1,9 @@
-"""Inverting a network: the registry of methods by name.
+"""Inverting a network: the registry of methods, by name and as objects with their options.
 
-A method is a callable ``method(problem) -> Inversion`` with its options on the object. To add one, write it in a file
-of ``search`` or ``baselines`` and give it a line in :data:`METHODS`; the command line, the contract tests and the
-reference page go over the registry.
+A method is a callable ``method(problem) -> Inversion`` with its options on the object, such as
+``LevenbergMarquardt(start="linf")``; the layer methods (``LInf(alpha=1.5)``) are applied from the last layer to the
+first. To add one, write it in a file of ``search`` or ``baselines`` and give it a line in :data:`METHODS`; the command
+line, the contract tests and the reference page go over the registry.
 """
 
 from __future__ import annotations
@@ -18,12 +19,29 @@ from unrelu.baselines.ilo import Ilo
 from unrelu.baselines.plugin import Plugin
 from unrelu.baselines.projected_gradient import Projected
 from unrelu.errors import OptionError
+from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.search.joint_search import Search
 from unrelu.search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.search.starts import LAYER_METHODS
+
+__all__ = [
+    "L1",
+    "METHODS",
+    "Adam",
+    "Exact",
+    "GradientDescent",
+    "Ilo",
+    "LInf",
+    "LeastSquares",
+    "LevenbergMarquardt",
+    "Plugin",
+    "Projected",
+    "Relaxed",
+    "Search",
+]
 
 Method = Callable[[Problem], Inversion]
 
@@ -73,8 +91,15 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def make(method: str | Method, options: Mapping[str, Any]) -> Method:
-    """The method of that name with its options; a callable is passed through.
+def registered_name(method: str | LayerMethod | Method) -> str | None:
+    """The name under which a method is registered, given so or as an object; None for a callable of the caller's."""
+    if isinstance(method, str):
+        return method
+    return next((name for name, entry in METHODS.items() if type(method) is entry.options), None)
+
+
+def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Method:
+    """The method of that name with its options, or the object that was given.
 
     Raises:
         OptionError: the name or an option is unknown, or an option has a value it cannot take.
@@ -84,7 +109,9 @@ def make(method: str | Method, options: Mapping[str, Any]) -> Method:
             raise OptionError(
                 f"options {', '.join(options)} were given with a callable method; set them on the callable"
             )
-        return method
+        name = registered_name(method)
+        is_layer_method = name is not None and METHODS[name].layerwise
+        return Layerwise(cast(LayerMethod, method), str(name)) if is_layer_method else cast(Method, method)
     entry = METHODS.get(method) if isinstance(method, str) else None
     if entry is None:
         raise OptionError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable")

@@ -149,7 +149,7 @@ class Problem:
         network: Generator,
         y: npt.ArrayLike,
         *,
-        noise: str | None = None,
+        noise: Noise | str | None = None,
         norm: str | None = None,
         operator: Any = None,
         prior: float = 0.0,
@@ -176,9 +176,8 @@ class Problem:
                 "generator's own scale, or scale y and the operator together"
             )
         if isinstance(measurement, Identity | MaskOperator):
-            trim = stated.level if stated.kind == "outliers" else 0.0
             seen = measurement.seen(len(values))
-            check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=trim)
+            check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         weight = _weight(prior, norm or stated.norm)
@@ -233,9 +232,9 @@ class Problem:
                 f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
                 "double precision has few digits or none; scale the weights of its layers"
             )
+        noise = self.noise.times_power_of_two(data)
         with np.errstate(over="ignore"):
             y = np.ldexp(self.y, data) if data else self.y
-            level = self.noise.level if self.noise.kind == "outliers" else float(np.ldexp(self.noise.level, data))
             prior = float(np.ldexp(self.prior, 2 * data))
         if not np.abs(y).max() <= _LARGEST:
             first = int(np.argmin(np.abs(y).max(axis=1) <= _LARGEST))
@@ -244,9 +243,9 @@ class Problem:
                 f"y has entries up to {largest:.1e} in observation {first}, more than {_LARGEST:.0e} times what the "
                 "generator puts out, so that squares overflow; scale it, or leave it out"
             )
-        if level > _LARGEST:
+        if noise.size > _LARGEST:
             raise InputError(
-                f"noise={self.noise.kind}:{self.noise.level:g} is more than {_LARGEST:.0e} times what the generator "
+                f"noise={self.noise} is more than {_LARGEST:.0e} times what the generator "
                 "puts out, so that squares overflow; state the noise in the units of y"
             )
         if not prior < math.inf:
@@ -255,7 +254,7 @@ class Problem:
             return self
         y.setflags(write=False)
         return replace(
-            self, network=found.network, operator=found.operator, y=y, noise=replace(self.noise, level=level),
+            self, network=found.network, operator=found.operator, y=y, noise=noise,
             prior=prior, units=found.units,
         )  # fmt: skip
 
@@ -328,9 +327,8 @@ class Problem:
         # The largest |y| may be an outlier, the size of outputs is none.
         size = np.minimum(self.scale, self._typical)
         p = self.noise.p_value(residual, self.observed, used, size)
-        level = 0.0 if self.noise.kind == "outliers" else self.noise.level
         rounding = np.where(self.tolerance > EXACT, self.tolerance, 100 * np.finfo(np.float64).eps)
-        below = level <= rounding * self.scale
+        below = self.noise.size <= rounding * self.scale
         return np.where(self.is_exact(residual) & below & ~np.isnan(p), 1.0, p)
 
     @cached_property

@@ -235,7 +235,7 @@ class Inversion:
         states[unseen & _among(states, _SEARCHED)] = Status.NO_EXACT_FIT
         states[(p_value < SIGNIFICANCE) & ~_among(states, _CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
-        stated = problem.noise.kind != "unknown"
+        stated = problem.noise.stated
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE

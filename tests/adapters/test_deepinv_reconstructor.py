@@ -118,7 +118,7 @@ def test_the_noise_is_that_of_the_physics(model, kind, level):
     reconstructor = GeneratorReconstructor(DIGITS, "lm", image_shape=IMAGE, max_iterations=1)
     reconstructor(IMAGES, ph.Denoising(model))
     noise = reconstructor.inversion.problem.noise
-    assert noise.kind == kind
+    assert noise.name == kind
     assert level is None or noise.level == level
 
 
@@ -126,9 +126,9 @@ def test_a_stated_noise_comes_before_that_of_the_physics():
     physics = ph.Denoising(ph.GaussianNoise(0.25))
     model = GeneratorReconstructor(DIGITS, "lm", image_shape=IMAGE, noise="uniform:0.5", max_iterations=1)
     model(IMAGES, physics)
-    assert (model.inversion.problem.noise.kind, model.inversion.problem.noise.level) == ("uniform", 0.5)
+    assert (model.inversion.problem.noise.name, model.inversion.problem.noise.level) == ("uniform", 0.5)
     model(IMAGES, physics, noise=None)
-    assert model.inversion.problem.noise.kind == "unknown"
+    assert model.inversion.problem.noise.name == "unknown"
 
 
 def test_noise_is_removed_down_to_its_level():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.support import random_network
-from unrelu.measurements.noise import Noise
+from unrelu.errors import InputError
+from unrelu.measurements.noise import Gaussian, Noise, Outliers, Uniform, UnknownNoise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
@@ -146,3 +147,26 @@ def test_the_accepted_energy_has_a_p_value_of_one_percent():
     np.testing.assert_allclose(noise.p_value(r, observed, used, np.ones(3)), 0.01)
     assert energy[0] < 26 * 0.09 < 784 * 0.09 < energy[1]
     assert np.isinf(Noise.parse("uniform:0.3").accepted_energy(observed, used)).all()
+
+
+@pytest.mark.parametrize("model", [Uniform, Gaussian, Outliers])
+@given(level=st.floats(0, 0.999))
+def test_an_object_is_its_text(model, level):
+    noise = model(level)
+    assert Noise.parse(str(noise)) == noise
+    assert Noise.parse(noise) is noise
+    z, y = observations(2)
+    y += 0.01
+    np.testing.assert_array_equal(p_values(noise, y, z, 2), p_values(str(noise), y, z, 2))
+
+
+def test_what_is_no_level_is_refused():
+    for level, message in ((None, "None is not a number"), (-1, "at least 0, got -1"), (math.inf, "must be finite")):
+        with pytest.raises(InputError, match=message):
+            Gaussian(level)
+
+
+def test_a_power_of_two_changes_sizes_and_no_fractions():
+    assert Uniform(0.1).times_power_of_two(3) == Uniform(0.8)
+    assert Outliers(0.1).times_power_of_two(3) == Outliers(0.1)
+    assert not UnknownNoise().times_power_of_two(3).stated

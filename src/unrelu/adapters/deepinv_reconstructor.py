@@ -13,6 +13,7 @@ from torch import Tensor
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.measurements import Mask
+from unrelu.measurements.noise import Noise
 from unrelu.methods import Method, make
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, as_generator, by
@@ -71,7 +72,7 @@ class GeneratorReconstructor(Reconstructor):
         method: str | Method = "auto",
         *,
         image_shape: Shape | None = None,
-        noise: str | None = "physics",
+        noise: Noise | str | None = "physics",
         norm: str | None = None,
         prior: float = 0.0,
         seed: int = 0,

@@ -13,6 +13,7 @@ import torch
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.measurements import Mask, Operator, read_operator
+from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make
 from unrelu.models.generator import Generator, by
@@ -92,7 +93,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         method: str | Method = "auto",
         *,
         operator: Any = None,
-        noise: str | None = None,
+        noise: Noise | str | None = None,
         norm: str | None = None,
         prior: float = 0.0,
         hide_nan: bool = False,

@@ -16,7 +16,7 @@ from unrelu.baselines.first_order import ASTRONOMICAL
 from unrelu.errors import InputError, OptionError
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements import Identity
-from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.halting import HALTS
@@ -129,7 +129,7 @@ class Projected:
             problem.part(rows, problem.control.part(lambda _: state.progress(t))),
             y=u,
             operator=Identity(problem.network.output_shape, problem.network.output_dim),
-            noise=Noise("unknown", math.nan),
+            noise=UnknownNoise(),
             norm="l2",
             prior=self._step(problem) * problem.prior,
             z0=np.where(started[:, None], state.z[rows], state.draws[rows]),

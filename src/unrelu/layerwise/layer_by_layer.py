@@ -18,7 +18,6 @@ import torch
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
 from unrelu.measurements import Identity, MaskOperator
-from unrelu.measurements.noise import Noise
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -155,7 +154,7 @@ class Layerwise:
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
-        target, threshold = y, _stated_threshold(problem.noise)
+        target, threshold = y, problem.noise.threshold
         solutions: list[LayerSolution] = []
         for system in reversed(systems):
             try:
@@ -200,11 +199,6 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
                 "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
             )
     return network
-
-
-def _stated_threshold(noise: Noise) -> float | None:
-    """eps for the observed layer: the bound of uniform noise, one standard deviation of Gaussian noise."""
-    return noise.level if noise.kind in ("uniform", "gaussian") and noise.level > 0 else None
 
 
 def _overall(statuses: list[Status]) -> Status:

@@ -166,7 +166,7 @@ def _norm(run: Run) -> str:
         return norm + ", as asked for"
     if entry is not None and entry.norm != "noise":
         return f"{norm}, that of {manifest['method']}"
-    kind = Noise.parse(manifest["noise"]).kind
+    kind = Noise.parse(manifest["noise"]).name
     return f"{norm}, that of {kind} noise" if manifest["noise"] else f"{norm}, as no noise is stated"
 
 

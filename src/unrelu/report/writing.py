@@ -167,12 +167,10 @@ def _expected(run: Run, column: str) -> float | None:
     With S of Gaussian noise and A of uniform noise in m observed entries: S sqrt(m), A sqrt(m / 3), and at most A.
     """
     noise = Noise.parse(run.manifest["noise"])
-    if _masked(run) or noise.kind not in ("gaussian", "uniform"):
-        return None
-    root = math.sqrt(math.prod(run.manifest["data"]["shape"]))
-    if column == "residual_l2":
-        return noise.level * root * (1 if noise.kind == "gaussian" else 3**-0.5)
-    return noise.level if (column, noise.kind) == ("residual_linf", "uniform") else None
+    entries = math.prod(run.manifest["data"]["shape"])
+    sizes = {"residual_l2": math.sqrt(noise.mean_square * entries), "residual_linf": noise.bound}
+    size = sizes.get(column, math.nan)
+    return None if _masked(run) or math.isnan(size) else size
 
 
 def _identifiability(finished: Finished, jacobian: str) -> dict[str, Any]:

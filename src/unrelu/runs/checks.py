@@ -153,9 +153,8 @@ def check_range(work: Work) -> None:
     work.scaling.apply(np.zeros(0), work.source.dtype)
     if not isinstance(work.measured, Identity | MaskOperator):
         return  # measured values have units of their own
-    noise = Noise.parse(work.stated["noise"])
     batch, seen = work.observations(0, min(_SEEN, work.source.size))
     check_scale(
         work.network, batch.values, seen, dtype=work.source.dtype, scaling=work.scaling,
-        trim=noise.level if noise.kind == "outliers" else 0.0,
+        trim=Noise.parse(work.stated["noise"]).outliers,
     )  # fmt: skip

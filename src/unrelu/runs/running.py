@@ -19,6 +19,7 @@ import numpy.typing as npt
 from unrelu.datasets import FORMATS, Source, check_own_files, columns_of
 from unrelu.datasets.batches import optional
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
+from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import METHODS
 from unrelu.models.generator import Generator
@@ -65,7 +66,7 @@ def run(
     *,
     operator: Any = None,
     masks: str | Path | npt.NDArray[Any] | Source | None = None,
-    noise: str | None = None,
+    noise: Noise | str | None = None,
     norm: str | None = None,
     prior: float = 0.0,
     seed: int = 0,
@@ -144,7 +145,7 @@ def run(
     check_options(method, options, chunk, workers, scheduler, results)
     source = source_of(data, array, size, max_bytes)
     masked = None if masks is None else masks_of(masks, size, max_bytes)
-    stated = {"noise": noise, "norm": norm, "prior": prior, "time_limit": time_limit}
+    stated = {"noise": None if noise is None else str(noise), "norm": norm, "prior": prior, "time_limit": time_limit}
     measured = check_data(network, source, masked, operator, {**stated, "seed": seed})
     folder = Path(output)
     check_outside(folder, source, masked)

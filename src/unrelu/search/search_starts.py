@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason, mixes
+from unrelu.measurements.noise import Gaussian
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.runtime.streams import torch_stream
@@ -106,7 +107,7 @@ class SearchStarts:
 
     def _estimated(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The linear estimate."""
-        noise = self.problem.noise.level**2 if self.problem.noise.kind == "gaussian" else 0.0
+        noise = self.problem.noise.mean_square if isinstance(self.problem.noise, Gaussian) else 0.0
         operator, y = self.misfit.operator.take(rows), self.misfit.y[rows]
         return rows, self.bank.estimate(operator, y, noise + _ESTIMATE_NOISE * self.bank.spread).to(y.dtype)
 
