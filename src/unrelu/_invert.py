@@ -20,6 +20,8 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.runtime.host import computing
 
+Array = npt.NDArray[np.float64]
+
 # How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
 _BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
@@ -162,22 +164,23 @@ def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[n
     problem = result.problem
     x = result.reconstruction.reshape(problem.size, -1)[rows]
     residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
-    residual = np.maximum(residual, _rounding(problem, result.z[rows], rows))
+    residual = np.maximum(residual, _rounding(problem, result.z[rows], x, rows))
     length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
     return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
 
 
-def _rounding(problem: Problem, z: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-    """About the rounding errors of y and of A G(z) at codes (b, k), as their norms, (b,).
+def _rounding(problem: Problem, z: Array, x: Array, rows: npt.NDArray[np.intp]) -> Array:
+    """About the rounding errors of y and of A G(z) at codes (b, k) with outputs x (b, n), as their norms, (b,).
 
-    Those of G, which can be much larger than y's where terms cancel, are what single precision changes, in the
+    Those of G, which can be much larger than y's where terms cancel, are what the other precision changes, in the
     proportion of the precisions. Without layers nothing is known of them.
     """
     network, double = problem.network, float(np.finfo(np.float64).eps)
     of_data = double * np.linalg.norm(problem.y[rows], axis=1)
     if not isinstance(network, Network):
         return np.asarray(of_data)
-    share = double / torch.finfo(torch.float32).eps if network.dtype == torch.float64 else 1.0
-    exact, single = (network.to(dtype, "cpu")(z).reshape(len(z), -1) for dtype in (torch.float64, torch.float32))
-    of_outputs = np.linalg.norm(problem.operator.take(rows).values(single - exact), axis=1)
-    return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), share * of_outputs, np.inf)))
+    single = network.dtype == torch.float32
+    ratio = 1.0 if single else double / torch.finfo(torch.float32).eps
+    again = network.to(torch.float64 if single else torch.float32, "cpu")(z).reshape(len(z), -1)
+    of_outputs = np.linalg.norm(problem.operator.take(rows).values(again - x), axis=1)
+    return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), ratio * of_outputs, np.inf)))
