@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import unrelu
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +30,18 @@ def test_examples(page):
     runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
     runner.run(test, out=output.append)
     assert runner.tries > 0
+    assert runner.failures == 0, "".join(output)
+
+
+@pytest.mark.parametrize("name", unrelu.__all__)
+def test_every_public_name_has_an_example(name):
+    public = getattr(unrelu, name)
+    text = (public if inspect.ismodule(public) else inspect.unwrap(public)).__doc__
+    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(text), {}, name, name, 0)
+    assert test.examples
+    output: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
+    runner.run(test, out=output.append)
     assert runner.failures == 0, "".join(output)
 
 

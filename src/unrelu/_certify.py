@@ -68,6 +68,12 @@ def certify(
         OptionError: a limit is no number.
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
         HostError: as for :func:`unrelu.invert`.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> c = unrelu.certify(net, [1.0, 0.0, 0.4], noise="uniform:0.1")
+    >>> print(f"{c.lower:.4f} <= min F <= {c.upper:.4f}, all codes within the noise: {c.box.round(4)}")
+    0.0667 <= min F <= 0.0667, all codes within the noise: [[0.45 0.5 ]]
     """
     given = result if isinstance(result, Inversion) else None
     if given is not None:

@@ -132,6 +132,12 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     Raises:
         InputError: there are no codes to draw, or more than a million.
         OptionError: ``network`` is no generator.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> seen = unrelu.inspect(net)
+    >>> seen.layers[0].expansion, seen.identifiable
+    (3.0, 1.0)
     """
     as_generator(network)
     if not 1 <= samples <= _MOST_SAMPLES:

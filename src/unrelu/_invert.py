@@ -92,6 +92,12 @@ def invert(
 
     An observation on which the arithmetic breaks down (an LP solver that refuses its program, a factorisation that does
     not exist, overflow) has NaN for its code, the status ERROR and the reason as its message; the others have theirs.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # G(z) = relu((2 z, -z, z))
+    >>> r = unrelu.invert(net, [1.0, 0.0, 0.5])
+    >>> r.z, r.status.name, r.message
+    (array([0.5]), 'EXACT_FIT', 'fits the observation exactly, to numerical precision')
     """
     run = make(method, options)
     with computing(one_thread=small(network)):

@@ -16,6 +16,14 @@
 
 Every message shows the offending value and says what to do about it. Each class also derives from the built-in
 exception that a caller would expect, so ``except ValueError`` keeps working.
+
+>>> import unrelu
+>>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+>>> try:
+...     unrelu.invert(net, [1.0, 2.0])
+... except unrelu.errors.UnreluError as error:
+...     print(type(error).__name__, "-", error)
+InputError - y has shape (2,), the network ends in (3,); pass one observation of that shape or a batch (B, 3); for other measurements of the output pass operator=
 """
 
 from __future__ import annotations

@@ -4,6 +4,12 @@ A method is a callable ``method(problem) -> Inversion`` with its options on the 
 ``LevenbergMarquardt(start="linf")``; the layer methods (``LInf(alpha=1.5)``) are applied from the last layer to the
 first. To add one, write it in a file of ``search`` or ``baselines`` and give it a line in :data:`METHODS`; the command
 line, the contract tests and the reference page go over the registry.
+
+>>> import unrelu
+>>> from unrelu.methods import LevenbergMarquardt
+>>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+>>> unrelu.invert(net, [1.0, 0.0, 0.5], LevenbergMarquardt(max_iterations=20), z0=[1.0]).z
+array([0.5])
 """
 
 from __future__ import annotations

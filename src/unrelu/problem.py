@@ -46,6 +46,11 @@ class Progress:
         nit: iterations so far (of the observation at work for the layer-wise methods).
         done, total: observations finished, observations in all.
         z: the codes so far, (B, k); NaN where there is none yet. A copy: changing it changes nothing.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.invert(net, [1.0, 0.0, 0.5], "lm", callback=lambda progress: progress.nit >= 1).status.name
+    'STOPPED'
     """
 
     method: str
@@ -128,6 +133,12 @@ class Problem:
         seed: seed of every random choice.
         control: time limit and callback.
         units: in which y, the outputs and the noise are given, where they are not those of the user.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> problem = unrelu.Problem.build(net, [1.0, 0.0, 0.5], noise="uniform:0.1")
+    >>> problem.norm, problem.objective([[0.4]])
+    ('linf', array([0.2]))
     """
 
     network: Generator

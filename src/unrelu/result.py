@@ -19,7 +19,12 @@ Array = npt.NDArray[np.float64]
 
 
 class Status(enum.Enum):
-    """How an inversion ended; the value says what to do next."""
+    """How an inversion ended; the value says what to do next.
+
+    >>> import unrelu
+    >>> print(unrelu.Status.TIME_LIMIT, "-", unrelu.Status.TIME_LIMIT.value)
+    TIME_LIMIT - stopped at the time limit: raise time_limit or use a faster method
+    """
 
     EXACT_FIT = "fits the observation exactly, to numerical precision"
     NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
@@ -109,6 +114,12 @@ class Inversion:
         identifiable: whether no other code near z has the same A G(z): mostly, that the rank is k. Of an exact fit also
             that it tells z to 1e-6 of its length (1e-3 in single precision): that is what the residual that is left can
             hide in the softest direction. A code elsewhere may still fit as well. See :func:`unrelu.identifiability`.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> r = unrelu.invert(net, [[1.0, 0.0, 0.5], [1.0, 0.0, 0.7]], noise=unrelu.Uniform(0.01))
+    >>> r.success, r.p_value, r.residual("linf").round(3)
+    (array([ True, False]), array([1., 0.]), array([0.   , 0.133]))
     """
 
     z: Array

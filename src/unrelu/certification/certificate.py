@@ -38,7 +38,12 @@ _PROOFS = ("proof", "box_proof")
 
 
 class ProofStatus(enum.Enum):
-    """How a proof ended; the value says what it means."""
+    """How a proof ended; the value says what it means.
+
+    >>> import unrelu
+    >>> [status.name for status in unrelu.ProofStatus][:2]
+    ['OPTIMAL', 'EXACT_FIT']
+    """
 
     OPTIMAL = "the gap is closed: no code has an error smaller by more than a millionth of it"
     EXACT_FIT = "the code fits the observation exactly, and no error is below zero"
@@ -77,6 +82,12 @@ class Certificate:
         exponents: of the units of the proofs, see :mod:`unrelu.measurements.equilibration`: what layer l puts out is
             taken times 2^exponents[l]; none where the proofs are in the units of the network.
         proof, box_proof: what :meth:`verify` reads.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> certificate = unrelu.certify(net, [1.0, 0.0, 0.4])
+    >>> certificate.status.name, certificate.verify(net, [1.0, 0.0, 0.4])
+    ('OPTIMAL', True)
     """
 
     lower: float

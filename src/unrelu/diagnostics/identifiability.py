@@ -49,6 +49,11 @@ class Identifiability:
             before the last layer are at their kink, only the regions with all of them on and all off are looked at.
 
     Source: the discussion of Theorem 2 of the paper, carried from one layer to the network.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.identifiability(net, [0.5]).margin  # no neuron changes its side within this radius
+    0.5
     """
 
     rank: Any
@@ -136,6 +141,11 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 
     Raises:
         InputError: z or operator do not fit the network, or each other.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.identifiability(net, [0.5])
+    Identifiability(rank=1, sigma_min=2.23606797749979, dimension=0, margin=0.5, identifiable=True)
     """
     codes = numbers(z, "z")
     k = as_generator(network).latent_dim

@@ -67,6 +67,16 @@ def load(
         OptionError: an option that does not go with this kind of file, or ``max_bytes`` is no number of bytes.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors and NumPy.
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import unrelu
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "decoder.npz")
+    ...     np.savez(path, W1=np.ones((3, 2)), b1=np.zeros(3))
+    ...     print(unrelu.load(path, activation="relu"))
+    Network 2 -> 3
+      1. Dense 2 -> 3, relu
     """
     file = _path(path)
     suffix = file.suffix.lower()

@@ -192,6 +192,11 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
             needed; the message has readings that the module accepts.
 
     Source: equation (3) of the paper.
+
+    >>> import torch, unrelu
+    >>> net = unrelu.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.ReLU()), latent_shape=(2,))
+    >>> net.output_shape
+    (5,)
     """
     if not isinstance(module, nn.Module):
         raise ModelError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}; for files use unrelu.load")

@@ -34,6 +34,10 @@ def from_arrays(
         ModelError: shapes do not chain, an entry is not a finite real number, or an activation is unknown.
 
     Source: equation (3) of the paper.
+
+    >>> import unrelu
+    >>> unrelu.from_arrays([[[2.0], [-1.0], [1.0]]], activation="relu")([0.5])
+    array([1. , 0. , 0.5])
     """
     matrices = _listed(weights, "weights")
     vectors = [None] * len(matrices) if biases is None else _listed(biases, "biases")

@@ -1,4 +1,9 @@
-"""Linear measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, pairs of functions."""
+"""Linear measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, pairs of functions.
+
+>>> from unrelu import measurements
+>>> measurements.downsample((4, 4), 2).shape
+(4, 16)
+"""
 
 from __future__ import annotations
 

@@ -33,6 +33,11 @@ class Mask:
     Attributes:
         array: 0/1 or booleans, of the output's shape or flat (n,); or a batch of them, (B, ...). It is checked where it
             is used as ``operator=``, which raises :class:`~unrelu.errors.InputError` for other shapes and values.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.invert(net, [1.0, 5.0, 0.5], operator=unrelu.Mask([1, 0, 1])).z  # the second entry is not looked at
+    array([0.5])
     """
 
     array: Any
@@ -45,6 +50,11 @@ class Matrix:
     Attributes:
         array: (m, n), dense or SciPy sparse, also of zeros and ones. It is checked where it is used as ``operator=``,
             which raises :class:`~unrelu.errors.InputError` for another shape or entries that are not finite.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.invert(net, [1.5], "lm", operator=unrelu.Matrix([[1.0, 1.0, 1.0]]), z0=[1.0]).z.round(6)
+    array([0.5])
     """
 
     array: Any

@@ -35,6 +35,11 @@ class Generator(ABC):
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> isinstance(net, unrelu.Generator), net.latent_dim, net.output_shape
+    (True, 1, (3,))
     """
 
     latent_shape: Shape

@@ -117,6 +117,11 @@ class Network(Generator):
         ModelError: there is no layer, or the layers do not chain.
 
     Source: equation (3) of the paper.
+
+    >>> import unrelu
+    >>> print(unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]))
+    Network 1 -> 3
+      1. Dense 1 -> 3, relu
     """
 
     layers: tuple[Layer, ...]

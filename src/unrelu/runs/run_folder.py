@@ -31,6 +31,14 @@ class Run:
         manifest: what is computed, as ``manifest.json`` has it.
         records: the finished chunks, by index.
         table: the columns.
+
+    >>> import os, tempfile
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     finished = unrelu.run(net, net([[0.5], [0.25]]), os.path.join(folder, "results"))
+    ...     finished.done, finished.size, finished.chunks
+    (2, 2, 1)
     """
 
     folder: Path
@@ -127,6 +135,15 @@ def open_run(folder: str | Path) -> Run:
 
     Raises:
         InputError: it is none, or its manifest is damaged.
+
+    >>> import os, tempfile
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     folder = os.path.join(folder, "results")
+    ...     _ = unrelu.run(net, net([[0.5], [0.25]]), folder)
+    ...     print(unrelu.open_run(folder).finished)
+    True
     """
     if not isinstance(folder, str | os.PathLike):
         raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")

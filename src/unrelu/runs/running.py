@@ -139,6 +139,14 @@ def run(
         SolverError: worker processes are killed again and again.
         HostError: this process cannot start the workers, or computes on a GPU of the process that it was forked from.
         MissingPackageError: an optional package is not installed.
+
+    >>> import os, tempfile
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     finished = unrelu.run(net, net([[0.5], [0.25]]), os.path.join(folder, "results"))
+    ...     print(finished.counts)
+    {'EXACT_FIT': 2}
     """
     if not isinstance(output, str | os.PathLike):
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")

@@ -12,6 +12,10 @@ of the assumption.
 **Error bounds.** :func:`theorem_3`, :func:`theorem_4` and :func:`corollary_1` are the paper's, from constants.
 :func:`recovery_bound` takes the certified constants of the rows that one code makes bright, layer by layer: a proof
 for this network, this code and ``method="linf"``.
+
+>>> from unrelu import theory
+>>> theory.ASSUMED_EXPANSION
+2.1
 """
 
 from __future__ import annotations
