@@ -23,7 +23,7 @@ exception that a caller would expect, so ``except ValueError`` keeps working.
 ...     unrelu.invert(net, [1.0, 2.0])
 ... except unrelu.errors.UnreluError as error:
 ...     print(type(error).__name__, "-", error)
-InputError - y has shape (2,), the network ends in (3,); pass one observation of that shape or a batch (B, 3); for other measurements of the output pass operator=
+InputError - y has shape (2,), the network ends in (3,); pass one observation ...
 """
 
 from __future__ import annotations
