@@ -10,8 +10,9 @@ from tests.opaque_modules import GENERATORS, OPAQUE, Function, codes
 from unrelu._inspect import inspect
 from unrelu._invert import invert
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.loaders import from_torch
-from unrelu.methods import METHODS, layerwise_reason
+from unrelu.methods import METHODS
 from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status

@@ -11,7 +11,7 @@ from unrelu.errors import OptionError
 from unrelu.result import Status
 
 
-def test_one_step_is_the_gradient_of_half_the_squared_misfit():
+def test_one_step_is_the_gradient_of_half_the_squared_error():
     network = random_network((4, 12, 30), activation="tanh", seed=1)
     rng = np.random.default_rng(1)
     y, z0 = rng.standard_normal(30), rng.standard_normal(4)

@@ -66,7 +66,7 @@ def test_later_rounds_start_at_what_the_layers_below_make(monkeypatch):
 
 
 def test_the_intermediate_rounds_improve_the_code():
-    """A short first round leaves a misfit that the hidden layer fits better, and its code does too."""
+    """A short first round leaves an objective that the hidden layer fits better, and its code does too."""
     network = random_network((4, 30, 120), seed=1)
     y = network(np.random.default_rng(3).standard_normal((8, 4)))
     first = unrelu.invert(network, y, "ilo", steps="40")
@@ -136,7 +136,7 @@ def test_bad_steps(steps):
     ("options", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0 and finite"),
-        ({"rampup": 1.5}, "rampup=1.5 must be from 0 to 1, a share of a round"),
+        ({"rampup": 1.5}, "rampup=1.5 must be from 0 to 1, a fraction of a round"),
         ({"rampdown": -0.5}, "rampdown=-0.5 must be from 0 to 1"),
         ({"radius": -1.0}, "radius=-1.0 must be at least 0"),
         ({"back_steps": 0}, "back_steps=0 must be at least 1"),

@@ -13,7 +13,7 @@ from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import Candidates, best_seen_probability
 from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 K, B = 2, 3
 SIZE = 100.0  # |y|^2
@@ -235,11 +235,11 @@ def test_dead_codes_are_flat_and_descents_to_the_same_code_are_counted():
     network = random_network((K, 12, 40), seed=1)
     y = network(np.array([[1.0, -0.5], [0.3, 2.0]])) + 0.1
     problem = Problem.build(network, y)
-    misfit = Misfit.of(problem)
-    best = Candidates(misfit.y, K)
+    objective = SquaredError.of(problem)
+    best = Candidates(objective.y, K)
     for start in ([1.1, -0.5], [0.9, -0.4]):
         starts = torch.tensor([start, [0.0, 0.0]], dtype=torch.float64)  # every neuron is off at 0
-        state = LevenbergMarquardtSteps(misfit, starts, torch.tensor([0, 1])).run(50)
+        state = LevenbergMarquardtSteps(objective, starts, torch.tensor([0, 1])).run(50)
         best.add(state, state.steps)
     assert best.flat().tolist() == [False, True]
     assert best.found.tolist() == [2, 0]

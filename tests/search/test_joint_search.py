@@ -12,12 +12,12 @@ import unrelu
 from tests.support import EPS, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
-from unrelu.methods import layerwise_reason
+from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.search import confidence, joint_search
 from unrelu.search.joint_search import Search
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 
 def noisy(sizes, seed, noise, count=6, activation="relu"):
@@ -197,7 +197,7 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
 
 
 def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
-    """Rounding to seven digits is no exact fit, and of misfits that are rounding no two agree to 1%."""
+    """Rounding to seven digits is no exact fit, and of objectives that are rounding no two agree to 1%."""
     network = zoo.load("mnist-relu")
     truth = np.random.default_rng(5).standard_normal((6, network.latent_dim))
     found = unrelu.invert(network, np.round(network(truth), 7))
@@ -288,7 +288,7 @@ def test_hidden_values_beyond_single_precision_are_searched_in_double():
 
 @pytest.mark.parametrize("name", ["mnist-leaky", "mnist-relu"])
 def test_blank_observations_have_an_optimum_that_is_found_again(name):
-    """G(0) is no blank image, so that its misfit, above |y|^2 = 0, is no sign of a bad code."""
+    """G(0) is no blank image, so that its objective, above |y|^2 = 0, is no sign of a bad code."""
     network = zoo.load(name)
     y = np.zeros(784) if name == "mnist-leaky" else network(np.ones(20))
     found = unrelu.invert(network, y, prior=0.0 if name == "mnist-leaky" else 1e6, rounds=20)
@@ -298,8 +298,8 @@ def test_blank_observations_have_an_optimum_that_is_found_again(name):
 def test_after_a_stop_no_further_jacobian_is_computed(monkeypatch):
     network, _, y = noisy((8, 40, 200), 1, 0.05, count=4)
     systems = []
-    system = Misfit.system
-    monkeypatch.setattr(Misfit, "system", lambda self, z, rows: systems.append(len(z)) or system(self, z, rows))
+    system = SquaredError.system
+    monkeypatch.setattr(SquaredError, "system", lambda self, z, rows: systems.append(len(z)) or system(self, z, rows))
     calls = []
     found = unrelu.invert(network, y, callback=lambda p: calls.append(p) or len(calls) == 2)
     assert (found.status == Status.STOPPED).all()

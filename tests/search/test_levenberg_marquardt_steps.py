@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support import EPS, lm_reach, random_network
 from unrelu.problem import Problem
 from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 K, N, B = 3, 25, 4
 
@@ -29,8 +29,8 @@ def noisy(activation="tanh", seed=1, noise=0.1, operator=None, prior=0.0):
 
 def descent(problem, z, rows=None, **options):
     rows = torch.arange(len(z)) if rows is None else torch.tensor(rows)
-    misfit = Misfit.of(problem)
-    return LevenbergMarquardtSteps(misfit, misfit.tensor(z), rows, **options)
+    objective = SquaredError.of(problem)
+    return LevenbergMarquardtSteps(objective, objective.tensor(z), rows, **options)
 
 
 def seen(problem, i, matrix):
@@ -123,9 +123,9 @@ def test_damping_falls_after_a_step_and_grows_faster_and_faster_after_failures()
 )
 def test_the_objective_never_rises(seed, activation, damping, prior, foresee):
     problem, z = noisy(activation, seed, noise=0.5, prior=prior)
-    misfit, start = Misfit.of(problem), torch.tensor(3 * z)
+    objective, start = SquaredError.of(problem), torch.tensor(3 * z)
     options = {"damping": damping, "foresee": foresee, "tiny_decrease": 1e-6}
-    state = LevenbergMarquardtSteps(misfit, start, torch.arange(B), **options)
+    state = LevenbergMarquardtSteps(objective, start, torch.arange(B), **options)
     for _ in range(15):
         before, codes, tried = state.f.clone(), state.z.clone(), state.steps.clone()
         state.step()
@@ -181,7 +181,7 @@ def test_finished_codes_are_stationary(activation):
     state = descent(problem, z).run(100)
     assert state.done.all()
     assert not len(state.active)
-    gradient = Misfit.of(problem).gradient(state.z, torch.arange(B))[1]
+    gradient = SquaredError.of(problem).gradient(state.z, torch.arange(B))[1]
     assert gradient.abs().max() <= 1e-6
     before = state.z.clone()
     state.run(5)
@@ -200,7 +200,7 @@ def test_single_precision_stays_single():
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_code_is_finished_as_soon_as_its_misfit_is_small_enough():
+def test_a_code_is_finished_as_soon_as_its_objective_is_small_enough():
     problem, z = noisy(seed=7)
     free = [descent(problem, z).run(steps).f for steps in range(30)]
     start, end = free[0], free[-1]

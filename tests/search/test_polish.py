@@ -13,7 +13,7 @@ from tests.support import random_network
 from unrelu import zoo
 from unrelu.problem import Problem
 from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, polish
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 K, N, B = 4, 40, 3
 MASKS = np.random.default_rng(0).random((B, N)) < 0.8
@@ -29,14 +29,14 @@ def noisy(activation="tanh", seed=1, noise=0.1, **options):
 
 def in_single(problem, z):
     """Codes near z that are optimal in single precision, and J^T J (plus the prior) there."""
-    single = Misfit.of(problem, problem.network.to(torch.float32))
+    single = SquaredError.of(problem, problem.network.to(torch.float32))
     state = LevenbergMarquardtSteps(single, single.tensor(z), torch.arange(len(z)), tiny_decrease=1e-7).run(50)
     return state.z.double(), state.gram
 
 
 def polished(problem, z, gram, exact=None):
     exact = torch.full((len(z),), -1.0, dtype=torch.float64) if exact is None else exact
-    return polish(Misfit.of(problem), z, torch.arange(len(z)), gram, exact)
+    return polish(SquaredError.of(problem), z, torch.arange(len(z)), gram, exact)
 
 
 def optimum(problem, i, start):
@@ -67,7 +67,7 @@ def test_smooth_networks_reach_the_optimum_in_double_precision(activation, optio
     assert after <= 1e-7
     assert after <= 0.05 * before
     np.testing.assert_allclose(f, problem.objective(z.numpy()), rtol=1e-13)
-    assert Misfit.of(problem).gradient(z, torch.arange(B))[1].abs().max() <= 2e-6
+    assert SquaredError.of(problem).gradient(z, torch.arange(B))[1].abs().max() <= 2e-6
 
 
 def test_on_one_linear_piece_it_is_the_least_squares_solution():
@@ -112,7 +112,7 @@ def test_codes_of_digits_found_in_single_precision_are_finished_unless_they_rest
     start, gram = in_single(problem, truth + 1e-3)
     z, f, arrived = polished(problem, start, gram, 1e-30 * torch.tensor(problem.y).square().sum(dim=1))
     assert (f.numpy() <= problem.objective(start.numpy()) * (1 + 1e-12)).all()
-    slopes = Misfit.of(problem).gradient(z, torch.arange(8))[1].abs().amax(dim=1)
+    slopes = SquaredError.of(problem).gradient(z, torch.arange(8))[1].abs().amax(dim=1)
     assert torch.equal(arrived, slopes <= 1e-7)
     if noise:
         assert 0 < arrived.sum() < 8
@@ -132,7 +132,7 @@ def test_codes_of_digits_found_in_single_precision_are_finished_unless_they_rest
 def test_f_never_rises_however_wrong_the_start_and_the_matrix(seed, activation, scale, prior):
     problem, truth = noisy(activation, seed, prior=prior)
     start = torch.from_numpy(truth + np.random.default_rng(seed).standard_normal((B, K)))
-    gram = scale * Misfit.of(problem).system(start, torch.arange(B))[0]
+    gram = scale * SquaredError.of(problem).system(start, torch.arange(B))[0]
     begin, h = start.clone(), gram.clone()
     z, f, _ = polished(problem, start, gram)
     assert torch.equal(start, begin)  # the caller's tensors are left alone
@@ -152,7 +152,9 @@ def test_arrived_means_that_no_further_step_gains_anything():
     gram[2] *= 50
     z, f, arrived = polished(problem, start, gram)
     assert arrived.tolist() == [True, False, False]
-    further = LevenbergMarquardtSteps(Misfit.of(problem), z, torch.arange(B), damping=1e-8, tiny_decrease=0.0).run(20)
+    further = LevenbergMarquardtSteps(
+        SquaredError.of(problem), z, torch.arange(B), damping=1e-8, tiny_decrease=0.0
+    ).run(20)
     gain = 1 - further.f / f
     assert gain[0] <= 1e-12
     assert gain[1] > 1e-3
@@ -195,7 +197,7 @@ def test_several_codes_for_an_observation_are_polished_on_their_own():
     start, gram = in_single(problem, truth)
     rows = torch.tensor([2, 0, 2])
     each = torch.full((3,), -1.0, dtype=torch.float64)
-    z, f, arrived = polish(Misfit.of(problem), start[rows] + 1e-5, rows, gram[rows], each)
+    z, f, arrived = polish(SquaredError.of(problem), start[rows] + 1e-5, rows, gram[rows], each)
     assert arrived.all()
     whole = polished(problem, start, gram)
     np.testing.assert_allclose(z, whole[0][rows], atol=1e-7)

@@ -122,12 +122,12 @@ def test_digits_are_explained_better_than_by_the_nearest_sample():
     bank, operator = Bank(network), read_operator(None, (n,), (20, n))
     y = torch.tensor(x, dtype=torch.float32)
 
-    def misfit(codes):
+    def objective(codes):
         return ((network(codes.numpy()).reshape(20, n) - x) ** 2).sum(axis=1)
 
     estimate = bank.estimate(operator, y, 1e-2 * bank.spread)
     assert np.mean((estimate.numpy() - z) ** 2) < 0.35  # 1 without any knowledge
-    assert (misfit(estimate) < misfit(bank.nearest(operator, y, 1)[:, 0])).mean() >= 0.9
+    assert (objective(estimate) < objective(bank.nearest(operator, y, 1)[:, 0])).mean() >= 0.9
 
 
 # --- the samples ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from unrelu.errors import OptionError
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.streams import stream
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}
@@ -83,13 +83,13 @@ class Adam:
         rate, iterations, restarts = _SETTINGS[self.setting]
         rate, iterations = self.learning_rate or rate, self.max_iterations or iterations
         starts = _starts(problem, self.restarts or restarts)
-        misfit, batch = Misfit.of(problem), problem.size
-        owner = torch.arange(len(starts), device=misfit.y.device) % batch
-        errors = torch.full((len(starts),), torch.inf, dtype=misfit.y.dtype, device=misfit.y.device)
+        objective, batch = SquaredError.of(problem), problem.size
+        owner = torch.arange(len(starts), device=objective.y.device) % batch
+        errors = torch.full((len(starts),), torch.inf, dtype=objective.y.dtype, device=objective.y.device)
 
         def gradient(z: Tensor, rows: Tensor) -> Tensor:
-            f, g = misfit.gradient(z, owner[rows])
-            errors[rows] = torch.nan_to_num(f - misfit.prior * (z * z).sum(dim=1), nan=torch.inf, posinf=torch.inf)
+            f, g = objective.gradient(z, owner[rows])
+            errors[rows] = torch.nan_to_num(f - objective.prior * (z * z).sum(dim=1), nan=torch.inf, posinf=torch.inf)
             return g
 
         def report(t: int, active: Tensor, z: Tensor) -> Progress:
@@ -100,8 +100,8 @@ class Adam:
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
         epsilon = _EPSILON if self.epsilon is None else problem.ordinary(self.epsilon, 2)
         steps = AdamSteps(gradient, starts.shape, lambda t: rate, tolerance, epsilon)
-        run = descend(misfit.tensor(starts), steps, iterations, problem.control, report)
-        best = _best(misfit.measure(run.z, owner), batch).cpu().numpy()
+        run = descend(objective.tensor(starts), steps, iterations, problem.control, report)
+        best = _best(objective.measure(run.z, owner), batch).cpu().numpy()
         status = run.status[best]
         for halt in (Status.TIME_LIMIT, Status.STOPPED):
             status[(run.status.reshape(-1, batch) == halt).any(axis=0)] = halt

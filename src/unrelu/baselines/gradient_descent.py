@@ -11,7 +11,7 @@ from unrelu.baselines.first_order import descend, progress_of
 from unrelu.errors import OptionError
 from unrelu.problem import Problem
 from unrelu.result import Inversion
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 # Step length and iterations of the paper's section 5.1 and 5.2.
 _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}
@@ -59,14 +59,18 @@ class GradientDescent:
         rate = problem.ordinary(self.learning_rate, -2) if self.learning_rate else rate
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
         iterations = self.max_iterations or iterations
-        misfit = Misfit.of(problem)
+        objective = SquaredError.of(problem)
 
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = 0.5 * misfit.gradient(z, rows)[1]
+            gradient = 0.5 * objective.gradient(z, rows)[1]
             return z - rate * gradient, gradient.norm(dim=1) <= tolerance
 
         run = descend(
-            misfit.tensor(problem.start()), step, iterations, problem.control, partial(progress_of, "gradient_descent")
+            objective.tensor(problem.start()),
+            step,
+            iterations,
+            problem.control,
+            partial(progress_of, "gradient_descent"),
         )
         codes = run.z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="gradient_descent", status=run.status, nit=run.nit, norm="l2")

@@ -20,7 +20,7 @@ from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.search.halting import HALTS
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Ilo:
             released code's command for compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
         learning_rate: Adam's, at its height; for layers that put out numbers of an ordinary size, from 1e-3 to 1e3.
             Others are brought to it (:mod:`unrelu.measurements.equilibration`).
-        rampup: share of a round over which the learning rate rises from 0; 0 is not at all.
-        rampdown: share of a round over which it falls to 0; 0 is not at all.
+        rampup: fraction of a round over which the learning rate rises from 0; 0 is not at all.
+        rampdown: fraction of a round over which it falls to 0; 0 is not at all.
         radius: of the l1 balls, in units of a layer's input; None is no ball, as in the released configuration.
         back_steps: Adam steps from the last hidden vector back to a code; ours.
 
@@ -77,7 +77,7 @@ class Ilo:
             raise OptionError(f"learning_rate={self.learning_rate} must be above 0 and finite")
         for name in ("rampup", "rampdown"):
             if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name}={getattr(self, name)} must be from 0 to 1, a share of a round")
+                raise OptionError(f"{name}={getattr(self, name)} must be from 0 to 1, a fraction of a round")
         if self.radius is not None and not self.radius >= 0:
             raise OptionError(f"radius={self.radius} must be at least 0")
         if self.back_steps < 1:
@@ -93,15 +93,15 @@ class Ilo:
         """Run the rounds for all observations at once."""
         network = as_chain(problem.network, "ilo")
         rounds = self.rounds[: len(network.layers)]
-        misfit = Misfit.of(problem)
-        z = misfit.tensor(problem.start())
-        run = self._descend(problem, misfit, z, rounds[0], _reporter(z, 0, done=len(rounds) == 1))
+        objective = SquaredError.of(problem)
+        z = objective.tensor(problem.start())
+        run = self._descend(problem, objective, z, rounds[0], _reporter(z, 0, done=len(rounds) == 1))
         status, nit = run.status, run.nit
         if len(rounds) > 1 and not run.halted:
-            code, run, more = self._intermediate(problem, misfit, network, rounds, z)
+            code, run, more = self._intermediate(problem, objective, network, rounds, z)
             everything = torch.arange(len(z), device=z.device)
             with torch.no_grad():
-                better = misfit.value(code, everything) < misfit.value(z, everything)
+                better = objective.value(code, everything) < objective.value(z, everything)
             z[better] = code[better]
             rows = better.cpu().numpy() | np.array([s in HALTS for s in run.status])
             status, nit = np.where(rows, run.status, status), nit + more
@@ -109,14 +109,14 @@ class Ilo:
         return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm="l2")
 
     def _intermediate(
-        self, problem: Problem, misfit: Misfit, network: Network, rounds: list[int], z: Tensor
+        self, problem: Problem, objective: SquaredError, network: Network, rounds: list[int], z: Tensor
     ) -> tuple[Tensor, Descent, npt.NDArray[np.int64]]:
         """The rounds above the code z, and the way back: a code, how the last of them ended, and all their steps."""
         layers, h, before = network.layers, z, rounds[0]
         nit = np.zeros(len(z), dtype=np.int64)
         for depth, steps in enumerate(rounds[1:], 1):
             h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
-            upper = Misfit(_part(network, layers[depth:]), misfit.operator, misfit.y)
+            upper = SquaredError(_part(network, layers[depth:]), objective.operator, objective.y)
             radius = None if self.radius is None else float(np.ldexp(self.radius, problem.units.layer(depth)))
             run = self._descend(problem, upper, h, steps, _reporter(z, before), radius)
             before, nit = before + steps, nit + run.nit
@@ -124,16 +124,16 @@ class Ilo:
                 return z, run, nit
         lower = _part(network, layers[:depth])
         code = z.clone()
-        target = Misfit(lower, Identity(lower.output_shape, lower.output_dim), h)
+        target = SquaredError(lower, Identity(lower.output_shape, lower.output_dim), h)
         run = self._descend(problem, target, code, self.back_steps, _reporter(z, before, done=True))
         return code, run, nit + run.nit
 
     def _descend(
-        self, problem: Problem, misfit: Misfit, h: Tensor, steps: int, report: Report,
+        self, problem: Problem, objective: SquaredError, h: Tensor, steps: int, report: Report,
         radius: float | None = None,
     ) -> Descent:  # fmt: skip
         """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
-        move = AdamSteps(lambda at, rows: misfit.gradient(at, rows)[1], h.shape, self._rate(steps))
+        move = AdamSteps(lambda at, rows: objective.gradient(at, rows)[1], h.shape, self._rate(steps))
         if radius is None:
             return descend(h, move, steps, problem.control, report)
         centre = h.clone()
@@ -148,9 +148,9 @@ class Ilo:
         """The learning rate of step t of a round."""
 
         def rate(t: int) -> float:
-            share = t / steps
-            falling = min(1.0, (1 - share) / self.rampdown) if self.rampdown else 1.0
-            rising = min(1.0, share / self.rampup) if self.rampup else 1.0
+            fraction = t / steps
+            falling = min(1.0, (1 - fraction) / self.rampdown) if self.rampdown else 1.0
+            rising = min(1.0, fraction / self.rampup) if self.rampup else 1.0
             return self.learning_rate * rising * (0.5 - 0.5 * math.cos(math.pi * falling))
 
         return rate

@@ -18,14 +18,14 @@ from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 
 # theta of the step theta / (lambda_1 ... lambda_d): the experiments' fixed step 3 for three ReLU layers, Corollary 1's.
 _THETA = {"synthetic": 3 / 8, "theory": 1.0}
 _SETTINGS = ("trained", *_THETA)
 
 # Power iterations for the norm of a layer, and the relative change that ends them.
-_POWER, _SETTLED = 1_000, 1e-12
+_POWER, _CONVERGED = 1_000, 1e-12
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Plugin:
 
     Args:
         setting: where the step :math:`\eta` comes from. "trained": :math:`1 / \prod_i \|W_i\|_2`, the heuristic for
-            learned weights; it can be too long, and then the codes do not settle. "synthetic": :math:`\tfrac38 2^d`,
+            learned weights; it can be too long, and then the codes do not converge. "synthetic": :math:`\tfrac38 2^d`,
             which is the step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another
             activation 2 becomes :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous
             ones.
         learning_rate: the step, if not the setting's; in units of 1/y^2. Those of the settings are for outputs of an
             ordinary size, from 1e-3 to 1e3; others are brought to it (:mod:`unrelu.measurements.equilibration`).
         max_iterations: steps at most; the source's 10,000.
-        step_tolerance: an observation has converged when a step is shorter than this share of its code; the source's
+        step_tolerance: an observation has converged when a step is shorter than this fraction of its code; the source's
             1e-13.
 
     Raises:
@@ -81,17 +81,21 @@ class Plugin:
     def __call__(self, problem: Problem) -> Inversion:
         """Step from the start of every observation, all at once."""
         network = as_chain(problem.network, "plugin")
-        misfit, forth = Misfit.of(problem), linearised(network)
+        objective, forth = SquaredError.of(problem), linearised(network)
         eta = problem.ordinary(self.learning_rate, -2) if self.learning_rate else self._step(network)
 
         @torch.no_grad()
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            back = misfit.backprojection(z, rows) @ forth.T
-            moved = z + eta * (back - misfit.prior * z)
+            back = objective.backprojection(z, rows) @ forth.T
+            moved = z + eta * (back - objective.prior * z)
             return moved, (moved - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
 
         run = descend(
-            misfit.tensor(problem.start()), step, self.max_iterations, problem.control, partial(progress_of, "plugin")
+            objective.tensor(problem.start()),
+            step,
+            self.max_iterations,
+            problem.control,
+            partial(progress_of, "plugin"),
         )
         codes = run.z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="plugin", status=run.status, nit=run.nit, norm="l2")
@@ -130,6 +134,6 @@ def _norm(layer: Layer, network: Network) -> float:
         # The gradient of |W h|^2 / 2 is W^T W h.
         (h,) = torch.autograd.grad(0.5 * (image * image).sum(), h)
         last, norm = norm, float(image.detach().norm())
-        if norm <= 0 or abs(norm - last) <= _SETTLED * norm:
+        if norm <= 0 or abs(norm - last) <= _CONVERGED * norm:
             break
     return norm

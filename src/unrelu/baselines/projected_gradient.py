@@ -52,7 +52,7 @@ class Projected:
         step: :math:`\eta`, in units of 1/A^2. The released code of Shah and Hegde has 0.5, for
             :math:`A_{ij} \sim N(0, 1/m)`; the paper does not say.
         max_iterations: projections of an observation at most; 10 in the released code.
-        tolerance: an observation has converged when ``|y - A x|_2`` changes by no more than this share; ours, the
+        tolerance: an observation has converged when ``|y - A x|_2`` changes by no more than this fraction; ours, the
             released code makes every step.
 
     Raises:
@@ -107,9 +107,9 @@ class Projected:
             return
         found = self._project(state, rows, u, t)
         reached = np.asarray(np.isfinite(found.z).all(axis=1))
-        settled = state.accept(rows[reached], found.z[reached], self.tolerance)
+        converged = state.accept(rows[reached], found.z[reached], self.tolerance)
         state.nit[rows[reached]] = t + 1
-        state.retire(rows[reached][settled], Status.CONVERGED, t + 1)
+        state.retire(rows[reached][converged], Status.CONVERGED, t + 1)
         for halt in HALTS:
             if halt in found.status:
                 state.retire(state.active.copy(), halt)
@@ -174,16 +174,16 @@ class _State:
         return x + step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 
     def accept(self, rows: npt.NDArray[np.intp], z: Array, tolerance: float) -> npt.NDArray[np.bool_]:
-        """Move rows to codes z; where the residual has settled, (a,). None may have a code where time ran out."""
+        """Move rows to codes z; where the residual has converged, (a,). None may have a code where time ran out."""
         if not len(rows):
             return np.zeros(0, dtype=np.bool_)
         part = self.problem.part(rows)
         size, objective = np.linalg.norm(part.residual(z), axis=1), part.objective(z, "l2")
-        settled = np.asarray(np.abs(size - self.size[rows]) <= tolerance * self.size[rows])
+        converged = np.asarray(np.abs(size - self.size[rows]) <= tolerance * self.size[rows])
         better = objective < self.objective[rows]
         self.z[rows], self.size[rows] = z, size
         self.best[rows[better]], self.objective[rows[better]] = z[better], objective[better]
-        return settled
+        return converged
 
     def retire(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_], why: Status, nit: int | None = None) -> None:
         """Take observations out of the active ones."""

@@ -101,7 +101,7 @@ class Observation:
         return np.abs(self.y - np.where(v > 0, v, v * self.slopes))
 
     def at_kink(self, u: Array, share: float = _ROUNDING) -> npt.NDArray[np.bool_]:
-        """Where u (N,) is rounding, or within a share of the largest of its layer."""
+        """Where u (N,) is rounding, or within a fraction of the largest of its layer."""
         return np.asarray(np.abs(u) <= share * np.repeat(self._largest(u), np.diff(self.ends)))
 
     def at_bend(self, v: Array) -> npt.NDArray[np.bool_]:

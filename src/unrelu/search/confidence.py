@@ -65,12 +65,12 @@ class Candidates:
     """Best codes of a batch.
 
     Attributes:
-        z, f: best code (B, k) and its misfit (B,), infinite before the first.
+        z, f: best code (B, k) and its objective (B,), infinite before the first.
         gram: J^T J there, (B, k, k).
-        ends: the misfits at which the descents from independent starts ended, (B, n): infinite where one ended on a
+        ends: the objectives at which the descents from independent starts ended, (B, n): infinite where one ended on a
             plateau or nowhere, NaN where the observation took no part in it.
         steps: steps spent, (B,).
-        size, zero: |y|^2 and the misfit that is rounding, (B,).
+        size, zero: |y|^2 and the objective that is rounding, (B,).
         double: the codes in double precision, (B, k); NaN before the first.
     """
 
@@ -108,12 +108,12 @@ class Candidates:
 
     @property
     def found(self) -> Tensor:
-        """How many independent descents ended at the best misfit, to 1%, (B,)."""
+        """How many independent descents ended at the best objective, to 1%, (B,)."""
         same = torch.maximum((1 + _SAME) * self.f, self.zero)[:, None]
         return ((self.ends <= same) & self.ends.isfinite()).sum(dim=1)
 
     def confidence(self) -> Array:
-        """The probability that no optimum has a misfit more than 1% below the best, (B,).
+        """The probability that no optimum has an objective more than 1% below the best, (B,).
 
         It is that of :func:`~unrelu.search.confidence.best_seen_probability`. Ends are those of one optimum up to 1%
         above the lowest of them. It is 0 where fewer than two independent descents ended at the best, whatever

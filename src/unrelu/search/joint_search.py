@@ -20,17 +20,17 @@ from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, polish
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStart, SearchStarts, cheap_by_layer
-from unrelu.search.squared_error import Misfit, MixedMisfit
+from unrelu.search.squared_error import MixedSquaredError, SquaredError
 
 Array = npt.NDArray[np.float64]
 
-# Smoothing schedule: widths of the smoothed kinks, as shares of what their layer puts out; one step with each.
+# Smoothing schedule: widths of the smoothed kinks, as fractions of what their layer puts out; one step with each.
 _WIDTHS = tuple(0.5 * 50 ** (-i / 7) for i in range(8))
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
-# Shares of |y|^2: below the first a code found in single precision may be an exact fit, below the second an exact fit
-# may be next to it, on the other side of a kink, and below the third single precision sees no difference.
+# Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, below the second an exact
+# fit may be next to it, on the other side of a kink, and below the third single precision sees no difference.
 _EXACT = 1e-8
 _NEARLY_EXACT = 1e-6
 _ZERO = 1e-12
@@ -38,10 +38,10 @@ _ZERO = 1e-12
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# A code is refined until two steps in a row each gain less than this share of its misfit, and has settled if the last
-# ten together gained less than that one; agreement means agreement to 1%.
+# A code is refined until two steps in a row each gain less than this fraction of its objective, and has converged if
+# the last ten together gained less than that one; agreement means agreement to 1%.
 _REFINED_DECREASE = 3e-4
-_LAST_STEPS, _SETTLED = 10, 1e-3
+_LAST_STEPS, _CONVERGED = 10, 1e-3
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class _Run:
         self.bank = Bank.of(problem.network)
         single = self.bank.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
         network = self.bank.single if single else problem.network
-        self.misfit = Misfit.of(problem, network)
-        self.rounded = [self.misfit.with_network(self.bank.rounded(width, network)) for width in _WIDTHS]
-        self.best = Candidates(self.misfit.y, problem.network.latent_dim)
-        self.level = self._level()
-        self.exact = torch.zeros(problem.size, dtype=torch.bool, device=self.misfit.y.device)
-        self.judged = torch.full_like(self.best.f, torch.inf)  # misfits of codes that proved to be no exact fits
+        self.objective = SquaredError.of(problem, network)
+        self.rounded = [self.objective.with_network(self.bank.rounded(width, network)) for width in _WIDTHS]
+        self.best = Candidates(self.objective.y, problem.network.latent_dim)
+        self.cutoff = self._cutoff()
+        self.exact = torch.zeros(problem.size, dtype=torch.bool, device=self.objective.y.device)
+        self.refuted = torch.full_like(self.best.f, torch.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
         # later in a long row of searches.
         progress = WeakMethod(self._progress)
@@ -123,11 +123,11 @@ class _Run:
             assert method is not None
             return method()
 
-        self.starts = SearchStarts(problem, self.bank, self.misfit, self.best, report)
+        self.starts = SearchStarts(problem, self.bank, self.objective, self.best, report)
         self.watch = Watch(problem.control, report)
 
-    def _level(self) -> Tensor:
-        """The mean of the stated noise's energy, (B,); below every misfit where that says nothing.
+    def _cutoff(self) -> Tensor:
+        """The mean of the stated noise's energy, (B,); below every objective where that says nothing.
 
         More of it would not prove a code wrong, but may be a local optimum. Of few entries the fit takes so many
         degrees of freedom that less is no explanation either. With a prior a code at the noise level need not be the
@@ -135,10 +135,10 @@ class _Run:
         """
         problem = self.problem
         if problem.prior:
-            return self.misfit.y.new_full((problem.size,), -1.0)
+            return self.objective.y.new_full((problem.size,), -1.0)
         used = np.full(problem.size, float(problem.network.latent_dim))
         accepted = problem.noise.accepted_energy(problem.observed, used)
-        return self.misfit.y.new_tensor(np.minimum(problem.noise.energy(problem.observed), accepted))
+        return self.objective.y.new_tensor(np.minimum(problem.noise.energy(problem.observed), accepted))
 
     def _progress(self) -> Progress:
         # In another norm an observation is finished when its descent in that norm is.
@@ -165,7 +165,7 @@ class _Run:
 
     def finished(self) -> Tensor:
         """Observations with an exact fit, a fit to the stated noise, or enough agreement, (B,)."""
-        return self.exact | (self.best.f <= self.level) | (self.best.found >= self._wanted())
+        return self.exact | (self.best.f <= self.cutoff) | (self.best.found >= self._wanted())
 
     def _wanted(self) -> Tensor:
         """How often the best objective has to be found, (B,): once more where an exact fit may be near."""
@@ -175,7 +175,7 @@ class _Run:
         fits = self.problem.fits_exactly(z0)
         rows = torch.nonzero(torch.from_numpy(fits).to(self.exact.device))[:, 0]
         if len(rows) and not self.problem.prior:
-            at_start = LevenbergMarquardtSteps(self.misfit, self.misfit.tensor(z0[fits]), rows)
+            at_start = LevenbergMarquardtSteps(self.objective, self.objective.tensor(z0[fits]), rows)
             self.best.add(at_start, torch.zeros_like(rows), independent=False)
             self.best.replace(rows, z0[fits])
             self.exact[rows] = True
@@ -186,17 +186,17 @@ class _Run:
             return
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
-        for misfit in self.rounded if start.far else []:
+        for objective in self.rounded if start.far else []:
             if self.watch():
                 break
-            state = LevenbergMarquardtSteps(misfit, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
+            state = LevenbergMarquardtSteps(objective, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
             z, damping, steps = state.z, state.damping, steps + state.steps
         if self.watch.reason and torch.isfinite(self.best.f[rows]).all():
             return
         floor = _ZERO * self.best.size[rows]
         state = LevenbergMarquardtSteps(
-            self.misfit, z, rows, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
-            enough=torch.maximum(floor, self.level[rows]),
+            self.objective, z, rows, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
+            enough=torch.maximum(floor, self.cutoff[rows]),
         )  # fmt: skip
         state.run(_EXACT_STEPS, self.watch)
         # Where a descent was cut off it has not found anything again.
@@ -211,28 +211,28 @@ class _Run:
 
     def _confirm_exact(self) -> None:
         """Refine codes that look like exact fits in double precision, and see whether they are."""
-        near = (self.best.f <= _EXACT * self.best.size) & ~self.exact & (self.best.f < 0.5 * self.judged)
+        near = (self.best.f <= _EXACT * self.best.size) & ~self.exact & (self.best.f < 0.5 * self.refuted)
         rows = torch.nonzero(near)[:, 0]
         if self.problem.prior or not len(rows):
             return
-        self.judged[rows] = self.best.f[rows]
+        self.refuted[rows] = self.best.f[rows]
         z, _ = self._in_double(rows, _EXACT_FIT_STEPS)
         fits = torch.from_numpy(self.problem.part(rows.cpu().numpy()).fits_exactly(z)).to(rows.device)
         self.best.replace(rows, z)
         self.exact[rows[fits]] = True
 
     def _in_double(self, rows: Tensor, steps: int) -> tuple[Array, Tensor]:
-        """Codes of some observations refined in the network's own precision, (b, k), and whether they settled, (b,)."""
-        misfit = MixedMisfit(Misfit.of(self.problem), self.misfit)
-        z = misfit.tensor(self.best.double[rows.cpu().numpy()])
-        exact = 1e-30 * misfit.y[rows].square().sum(dim=1)
-        z, f, arrived = polish(misfit, z, rows, self.best.gram[rows], exact)
+        """Codes of some observations in the network's own precision, (b, k), and whether they converged, (b,)."""
+        objective = MixedSquaredError(SquaredError.of(self.problem), self.objective)
+        z = objective.tensor(self.best.double[rows.cpu().numpy()])
+        exact = 1e-30 * objective.y[rows].square().sum(dim=1)
+        z, f, arrived = polish(objective, z, rows, self.best.gram[rows], exact)
         for precise, most, decrease in (
-            (misfit, self.options.max_iterations, _REFINED_DECREASE),
-            (misfit.double, steps, 1e-13),
+            (objective, self.options.max_iterations, _REFINED_DECREASE),
+            (objective.double, steps, 1e-13),
         ):
             # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
-            left = torch.nonzero(~arrived if precise is misfit else f > exact)[:, 0]
+            left = torch.nonzero(~arrived if precise is objective else f > exact)[:, 0]
             if len(left) and most:
                 state = LevenbergMarquardtSteps(
                     precise, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
@@ -240,7 +240,7 @@ class _Run:
                 before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
                 z[left] = state.run(min(most, _LAST_STEPS), self.watch).z
                 f[left] = state.f
-                arrived[left] = state.done | (state.f >= (1 - _SETTLED) * before)
+                arrived[left] = state.done | (state.f >= (1 - _CONVERGED) * before)
         return z.cpu().double().numpy(), arrived
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
@@ -251,9 +251,9 @@ class _Run:
         near = self.best.f[rows] <= _EXACT * self.best.size[rows]
         for some, steps in ((rows[~near], 0), (rows[near], 0 if self.problem.prior else _EXACT_FIT_STEPS)):
             if len(some) and not self.watch.reason:
-                refined, settled = self._in_double(some, steps)
+                refined, converged = self._in_double(some, steps)
                 self.best.replace(some, refined)
-                status[some[~settled].cpu().numpy()] = Status.ITERATION_LIMIT
+                status[some[~converged].cpu().numpy()] = Status.ITERATION_LIMIT
         status[self.best.flat().cpu().numpy()] = Status.FLAT
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.

@@ -15,19 +15,19 @@ from unrelu.errors import OptionError
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.halting import Watch
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 from unrelu.search.starts import START_NAMES, starting_codes
 
 Array = npt.NDArray[np.float64]
 
 # Steps of the polishing in double precision at most.
 _STEPS = 8
-# A decrease by less than this share of f is the last.
+# A decrease by less than this fraction of f is the last.
 _TINY = 1e-13
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
-    """Codes (b, k) whose misfit f (b,) no step of their size can change by a 1e-10th: the Jacobian is zero there."""
+    """Codes (b, k) whose objective f (b,) no step of their size can change by a 1e-10th: the Jacobian is zero there."""
     reach = gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + z.norm(dim=1))
     plateau: Tensor = torch.isfinite(f) & (reach <= 1e-10 * f.sqrt())
     return plateau
@@ -41,7 +41,7 @@ class LevenbergMarquardtSteps:
     with Nielsen's update of the damping mu. A code is finished after two tiny steps in a row, or when f is small.
 
     Attributes:
-        misfit: f.
+        objective: f.
         z: codes, (b, k).
         rows: the observation that each code is for, (b,).
         f: values, (b,).
@@ -51,9 +51,9 @@ class LevenbergMarquardtSteps:
             computed when they are needed.
 
     Args:
-        damping: first mu as a share of the mean diagonal of J^T J, or one number for each code.
-        tiny_decrease: a step is tiny if f falls by less than this share.
-        tiny_step: or if it is shorter than this share of the code.
+        damping: first mu as a fraction of the mean diagonal of J^T J, or one number for each code.
+        tiny_decrease: a step is tiny if f falls by less than this fraction.
+        tiny_step: or if it is shorter than this fraction of the code.
         enough: values of f below which a code is finished, (b,).
         foresee: whether a code is also finished when its next step is predicted to be tiny; saves the last steps of a
             search that needs no more than single precision.
@@ -63,7 +63,7 @@ class LevenbergMarquardtSteps:
 
     def __init__(
         self,
-        misfit: Misfit,
+        objective: SquaredError,
         z: Tensor,
         rows: Tensor,
         *,
@@ -73,7 +73,7 @@ class LevenbergMarquardtSteps:
         enough: Tensor | None = None,
         foresee: bool = False,
     ) -> None:
-        self.misfit, self.z, self.rows = misfit, z.clone(), rows
+        self.objective, self.z, self.rows = objective, z.clone(), rows
         self.tiny_decrease, self.tiny_step, self.foresee = tiny_decrease, tiny_step, foresee
         batch, device, dtype = len(z), z.device, z.dtype
         self.active = torch.arange(batch, device=device)
@@ -81,7 +81,7 @@ class LevenbergMarquardtSteps:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
         self.small = torch.zeros(batch, dtype=torch.int64, device=device)
         self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
-        self.gram, self.gradient, self.f = misfit.system(self.z, rows)
+        self.gram, self.gradient, self.f = objective.system(self.z, rows)
         self.stale = torch.zeros(batch, dtype=torch.bool, device=device)
         if isinstance(damping, Tensor):
             self.damping = damping.clone()
@@ -116,7 +116,7 @@ class LevenbergMarquardtSteps:
             if not len(at):
                 return
         trial = z + s
-        f_trial = self.misfit.values(trial, self.rows[at])
+        f_trial = self.objective.values(trial, self.rows[at])
         better = f_trial < f
         self.z[at] = torch.where(better[:, None], trial, z)
         self.f[at] = torch.where(better, f_trial, f)
@@ -129,11 +129,11 @@ class LevenbergMarquardtSteps:
         """J^T J and the gradient of some codes where they are still those of the code before."""
         at = at[self.stale[at]]
         if len(at):
-            self.gram[at], self.gradient[at], _ = self.misfit.system(self.z[at], self.rows[at])
+            self.gram[at], self.gradient[at], _ = self.objective.system(self.z[at], self.rows[at])
             self.stale[at] = False
 
     def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
-        """Codes that a hardly damped step is predicted to improve by a tiny share only; they are finished."""
+        """Codes that a hardly damped step is predicted to improve by a tiny fraction only; they are finished."""
         undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
         arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
         finished = torch.zeros_like(self.done)
@@ -169,7 +169,9 @@ class LevenbergMarquardtSteps:
         self.active = torch.nonzero(~self.done)[:, 0]
 
 
-def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def polish(
+    objective: SquaredError, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gauss-Newton steps with the exact gradient and one fixed, approximate matrix H ~ J^T J.
 
     .. math:: z \leftarrow z - H^{-1} J^T (A G(z) - y)
@@ -178,7 +180,7 @@ def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor)
     reverse pass, a small part of a Jacobian.
 
     Args:
-        misfit: f, in double precision.
+        objective: f, in double precision.
         z: codes, (b, k), double precision, near a local optimum.
         rows: (b,), the observation of each.
         gram: H, (b, k, k), with the prior's weight on its diagonal.
@@ -191,7 +193,7 @@ def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor)
     floor = 1e-7 * system.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(z.dtype).tiny)
     system = system + floor[:, None, None] * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     factor, info = torch.linalg.cholesky_ex(system)
-    z, (f, slope) = z.clone(), misfit.gradient(z, rows)
+    z, (f, slope) = z.clone(), objective.gradient(z, rows)
     gradient = 0.5 * slope
     arrived = f <= exact
     at = torch.nonzero(~arrived & (info == 0))[:, 0]
@@ -201,7 +203,7 @@ def polish(misfit: Misfit, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor)
         step = -torch.cholesky_solve(gradient[at][:, :, None], factor[at])[:, :, 0]
         predicted = -(step * gradient[at]).sum(dim=1)
         trial = z[at] + step
-        f_trial, slope = misfit.gradient(trial, rows[at])
+        f_trial, slope = objective.gradient(trial, rows[at])
         better = f_trial < f[at]
         tiny = (predicted <= _TINY * f[at]) | (f_trial <= exact[at])
         z[at] = torch.where(better[:, None], trial, z[at])
@@ -226,7 +228,7 @@ class LevenbergMarquardt:
         start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method
             ("linf", "l1", "relaxed", "least_squares", "exact").
         max_iterations: steps tried at most, accepted or not.
-        damping: first mu, as a share of the mean diagonal of J^T J.
+        damping: first mu, as a fraction of the mean diagonal of J^T J.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -258,10 +260,13 @@ class LevenbergMarquardt:
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
         watch = Watch(problem.control, lambda: _progress(state))
-        misfit = Misfit.of(problem)
-        every, exact = torch.arange(problem.size, device=misfit.y.device), 1e-30 * (misfit.y * misfit.y).sum(dim=1)
+        objective = SquaredError.of(problem)
+        every, exact = (
+            torch.arange(problem.size, device=objective.y.device),
+            1e-30 * (objective.y * objective.y).sum(dim=1),
+        )
         state = LevenbergMarquardtSteps(
-            misfit, misfit.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact
+            objective, objective.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact
         )
         state.run(self.max_iterations, watch)
         status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)

@@ -21,9 +21,9 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 # Errors this close to the largest one are as large.
 _EQUAL = 1e-9
-# The search for the smallest largest error ends where a step has this share of what can be gained.
+# The search for the smallest largest error ends where a step has this fraction of what can be gained.
 _ENOUGH = 0.5
-# A row of U that adds less than this share of its length to those before it depends on them.
+# A row of U that adds less than this fraction of its length to those before it depends on them.
 _DEPENDENT = 1e-9
 
 
@@ -56,19 +56,19 @@ class ErrorRows:
         )
 
 
-def rows_below(y: Array, slopes: Array, level: float) -> ErrorRows:
-    """For the largest error, where it is to be at most a level.
+def rows_below(y: Array, slopes: Array, cutoff: float) -> ErrorRows:
+    """For the largest error, where it is to be at most a cutoff.
 
-    A ReLU with y < level that is off has an error of y, which these rows leave out: they are below the errors there,
-    and above them elsewhere. Which rows there are does not depend on the level, only their slopes do.
+    A ReLU with y < cutoff that is off has an error of y, which these rows leave out: they are below the errors there,
+    and above them elsewhere. Which rows there are does not depend on the cutoff, only their slopes do.
 
     Args:
         y: (p,).
         slopes: c, (p,), in [0, 1].
-        level: above 0.
+        cutoff: above 0.
     """
     entry, n = np.arange(len(y)), len(y)
-    on = (y >= level) | (slopes == 1)
+    on = (y >= cutoff) | (slopes == 1)
     bent = (slopes > 0) & (slopes < 1)
     c = slopes[bent]
     # psi(v) <= y + d: v <= y + d and c v <= y + d.
@@ -191,8 +191,8 @@ class _Solver:
     def largest(self) -> tuple[float, float]:
         """Minimise the largest error: its gain, and the most there is.
 
-        The smallest level at which the rows below that level have no error above it. The more rows have to be on, the
-        larger that error, so the level is found by bisection between the y of the rows that may be off.
+        The smallest cutoff at which the rows below that cutoff have no error above it. The more rows have to be on, the
+        larger that error, so the cutoff is found by bisection between the y of the rows that may be off.
         """
         now = float(self.local.observation.errors(self.v).max())
         top = (1 - _EQUAL) * now
@@ -201,15 +201,15 @@ class _Solver:
         least = float((-self.y).max(initial=0.0, where=self.slopes == 0))
         self.h, value, most = first.h, self.reached(first.h), now - max(first.bound, least)
         least = max(least, first.objective)
-        levels = np.unique(self.y[(self.y > least) & (self.y < top) & (self.slopes < 1)])
-        low, high = 0, len(levels)
+        cutoffs = np.unique(self.y[(self.y > least) & (self.y < top) & (self.slopes < 1)])
+        low, high = 0, len(cutoffs)
         while low < high and not self.timed_out and now - value < _ENOUGH * most and most > _EQUAL * now:
             middle = (low + high) // 2
-            answer = self.solved(rows_below(self.y, self.slopes, float(levels[middle])), first)
+            answer = self.solved(rows_below(self.y, self.slopes, float(cutoffs[middle])), first)
             reached = self.reached(answer.h)
             if reached < value:
                 self.h, value = answer.h, reached
-            below = levels[middle - 1] if middle else least
+            below = cutoffs[middle - 1] if middle else least
             low, high = (middle + 1, high) if answer.objective > below else (low, middle)
         if low >= high:
             most = min(most, now - value + _EQUAL * now)

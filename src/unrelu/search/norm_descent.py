@@ -28,15 +28,15 @@ Index = npt.NDArray[np.intp]
 
 # Lengths tried along a step: 1, 1/2, ..., 2^-9.
 _LENGTHS = 0.5 ** np.arange(10)
-# A step is taken at once if it brings this share of what the model promises.
+# A step is taken at once if it brings this fraction of what the model promises.
 _GOOD = 0.1
-# After whole steps that bring this share, the radius is so many of them; what is cut short or fails shrinks it at most
-# so far, as what blocked the way is held.
+# After whole steps that bring this fraction, the radius is so many of them; what is cut short or fails shrinks it at
+# most so far, as what blocked the way is held.
 _VERY_GOOD, _GROW, _SHRINK = 0.5, 4.0, 0.25
 # A step is on both sides of a kink if min(e, f) exceeds this.
 _BOTH = 1e-9
-# A held kink within this share of the values of its layer is open on both sides: going up to it would bring too little
-# to be worth a step, going past it might not.
+# A held kink within this fraction of the values of its layer is open on both sides: going up to it would bring too
+# little to be worth a step, going past it might not.
 _NEAR = 1e-5
 # The search gives up at this radius.
 _SMALLEST_RADIUS = 1e-12
@@ -128,7 +128,7 @@ class NormDescent:
 
 
 class _Trial(NamedTuple):
-    """The best point along a step: at which share of it, its objective and u, and the kinks that stand in the way."""
+    """The best point along a step: the fraction of it, the objective and u there, and the kinks in the way."""
 
     step: Array
     length: float

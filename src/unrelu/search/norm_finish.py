@@ -21,7 +21,7 @@ from unrelu.search.norm_descent import NormDescent
 
 Array = npt.NDArray[np.float64]
 
-# The floor of the residuals begins at the largest one and ends at this share of it.
+# The floor of the residuals begins at the largest one and ends at this fraction of it.
 _LAST_FLOOR = 1e-3
 
 

@@ -17,7 +17,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.runtime.streams import torch_stream
 from unrelu.search.confidence import Candidates
 from unrelu.search.sample_bank import Bank
-from unrelu.search.squared_error import Misfit
+from unrelu.search.squared_error import SquaredError
 from unrelu.search.starts import starting_codes
 
 
@@ -40,7 +40,7 @@ class SearchStart(NamedTuple):
 
 # What a pixel's variance is taken to be by the linear estimate, beside the noise and what the samples leave over.
 _ESTIMATE_NOISE = 1e-2
-# The length of a perturbation, as a share of the length sqrt(k) of a typical code; and their number in a round.
+# The length of a perturbation, as a fraction of the length sqrt(k) of a typical code; and their number in a round.
 _LENGTH = (0.06, 0.6)
 _PERTURBATIONS = 2
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
@@ -61,15 +61,15 @@ class SearchStarts:
     Args:
         problem: the problem.
         bank: samples of its generator.
-        misfit: its l2 objective, in the precision of the search.
+        objective: its l2 objective, in the precision of the search.
         best: the candidates, which perturbations start from.
         report: the progress of the search, for a callback during a layer-wise start.
     """
 
     def __init__(
-        self, problem: Problem, bank: Bank, misfit: Misfit, best: Candidates, report: Callable[[], Progress]
+        self, problem: Problem, bank: Bank, objective: SquaredError, best: Candidates, report: Callable[[], Progress]
     ) -> None:
-        self.problem, self.bank, self.misfit, self.best, self.report = problem, bank, misfit, best, report
+        self.problem, self.bank, self.objective, self.best, self.report = problem, bank, objective, best, report
         self.by_layer = problem.z0 is None and cheap_by_layer(problem)
         self.draws = torch_stream("search starts", problem.seed)
 
@@ -90,8 +90,8 @@ class SearchStarts:
             size = (self.problem.size, self.problem.network.latent_dim)
             single = torch.float32
             drawn = torch.randn(_PERTURBATIONS + 1, *size, generator=self.draws, dtype=single)
-            *perturbations, fresh = drawn.to(self.misfit.y)
-            lengths = torch.rand(_PERTURBATIONS, size[0], 1, generator=self.draws, dtype=single).to(self.misfit.y)
+            *perturbations, fresh = drawn.to(self.objective.y)
+            lengths = torch.rand(_PERTURBATIONS, size[0], 1, generator=self.draws, dtype=single).to(self.objective.y)
             yield SearchStart(lambda rows: (rows, fresh[rows]))
             for direction, length in zip(perturbations, lengths, strict=True):
                 yield SearchStart(
@@ -103,17 +103,17 @@ class SearchStarts:
     def _given(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The user's codes."""
         assert self.problem.z0 is not None
-        return rows, self.misfit.tensor(self.problem.z0)[rows]
+        return rows, self.objective.tensor(self.problem.z0)[rows]
 
     def _estimated(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The linear estimate."""
         noise = self.problem.noise.mean_square if isinstance(self.problem.noise, Gaussian) else 0.0
-        operator, y = self.misfit.operator.take(rows), self.misfit.y[rows]
+        operator, y = self.objective.operator.take(rows), self.objective.y[rows]
         return rows, self.bank.estimate(operator, y, noise + _ESTIMATE_NOISE * self.bank.spread).to(y.dtype)
 
     def _nearest(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest samples."""
-        operator, y = self.misfit.operator.take(rows), self.misfit.y[rows]
+        operator, y = self.objective.operator.take(rows), self.objective.y[rows]
         return rows, self.bank.nearest(operator, y, 1)[:, 0].to(y.dtype)
 
     def _exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,13 +130,13 @@ class SearchStarts:
             return rows, self.best.z[rows]
         control = self.problem.control.part(lambda _: self.report())
         found = starting_codes(self.problem.part(rows.cpu().numpy(), control), method)
-        return rows, self.misfit.tensor(found.z)
+        return rows, self.objective.tensor(found.z)
 
     def _perturbed(self, rows: Tensor, direction: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Perturbed best codes; the perturbation is longer along eigenvectors of J^T J with small eigenvalues."""
         values, directions = torch.linalg.eigh(self.best.gram[rows])
-        share = (values / values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)).clamp_min(1e-4)
-        softness = share**-0.25
+        fraction = (values / values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)).clamp_min(1e-4)
+        softness = fraction**-0.25
         softness = softness / softness.norm(dim=1, keepdim=True)
         low, high = (np.log(end) for end in _LENGTH)
         size = torch.exp(low + (high - low) * length[rows]) * direction.shape[1] ** 0.5

@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 _CHUNK = 2**24
 
 
-class Misfit:
+class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
     Codes (b, k) come with ``rows`` (b,), the observation that each is for; an observation may have several.
@@ -33,15 +33,15 @@ class Misfit:
         self.network, self.operator, self.y, self.prior = network, operator, y, prior
 
     @classmethod
-    def of(cls, problem: Problem, network: Generator | None = None) -> Misfit:
-        """The misfit of a problem, with its network or a copy of it in another precision."""
+    def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
+        """The objective of a problem, with its network or a copy of it in another precision."""
         network = network or problem.network
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
         return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
 
-    def with_network(self, network: Generator) -> Misfit:
-        """The misfit of another generator of the same outputs."""
-        return Misfit(network, self.operator, self.y, self.prior)
+    def with_network(self, network: Generator) -> SquaredError:
+        """The objective of another generator of the same outputs."""
+        return SquaredError(network, self.operator, self.y, self.prior)
 
     def tensor(self, z: Array) -> Tensor:
         """Codes as a tensor of the right type."""
@@ -73,7 +73,7 @@ class Misfit:
     @torch.no_grad()
     def measure(self, z: Tensor, rows: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
-        values = Misfit(self.network, self.operator, self.y).values(z, rows)
+        values = SquaredError(self.network, self.operator, self.y).values(z, rows)
         return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
 
     @torch.no_grad()
@@ -111,19 +111,19 @@ class Misfit:
         return gram, gradient, f
 
 
-class MixedMisfit(Misfit):
+class MixedSquaredError(SquaredError):
     """f and its gradient in double precision, by a reverse pass, and J^T J in single: half the work of a step.
 
     Attributes:
-        double, single: the misfit in both precisions; they may be the same.
+        double, single: the objective in both precisions; they may be the same.
     """
 
-    def __init__(self, double: Misfit, single: Misfit) -> None:
+    def __init__(self, double: SquaredError, single: SquaredError) -> None:
         super().__init__(double.network, double.operator, double.y, double.prior)
         self.double, self.single = double, single
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Misfit.system`."""
+        """See :meth:`SquaredError.system`."""
         if self.double.y.dtype == self.single.y.dtype:
             return super().system(z, rows)
         gram, _, _ = self.single.system(z.to(self.single.y.dtype), rows)
