@@ -149,21 +149,21 @@ def _diagnosed(result: Inversion) -> Inversion:
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
-    identifiable[doubtful] = _told(result, sigma, doubtful)
+    identifiable[doubtful] = _determined(result, sigma, doubtful)
     used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank)
     return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used)
 
 
-def _told(result: Inversion, sigma: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    r"""Whether exact fits tell their codes: |r|_2 / sigma_min is a small share of |z|_2, or of 1 for a shorter code.
+def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    r"""Whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
 
     If y is exact, that is the most that z can be off. Singular values of 1e-10 of the largest still count for the rank,
     but a residual that counts as an exact fit, up to 1e-8 max|y|, can hide any motion along a direction in which A G
-    changes so little. What was reached decides, not what is allowed: fits polished to rounding tell codes down to
+    changes so little. What was reached decides, not what is allowed: fits polished to rounding determine codes down to
     sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
     Asked for is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
 
-    A residual below the rounding errors of y and of A G(z), which may be none at all, tells no more than they do.
+    A residual below the rounding errors of y and of A G(z), which may be none at all, determines no more than they do.
     """
     if not len(rows):
         return np.ones(0, dtype=bool)
