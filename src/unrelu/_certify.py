@@ -101,10 +101,10 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
     shape = (problem.size, problem.network.latent_dim)
     if result is None:
         given = problem.y.reshape(problem.size, *problem.operator.shape)
-        told = problem.control.part(lambda progress: progress).callback
+        reporting = problem.control.part(lambda progress: progress).callback
         result = invert(
             problem.network, given, operator=problem.operator, noise=problem.noise, norm=norm, seed=problem.seed,
-            callback=told, scale="none",
+            callback=reporting, scale="none",
         )  # fmt: skip
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
     if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):

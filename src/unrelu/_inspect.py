@@ -21,7 +21,7 @@ from unrelu.theory import ASSUMED_EXPANSION
 
 # Beyond that, proofs of the zoo's networks did not end in minutes.
 _MANY = 300
-# Shares are told to a per cent, which a thousand samples do; more than this is a mistake.
+# Fractions are estimated to a per cent, which a thousand samples do; more than this is a mistake.
 _MOST_SAMPLES = 1_000_000
 
 

@@ -110,8 +110,8 @@ class Control:
 
     def part(self, report: Callable[[Progress], Progress]) -> Control:
         """A control for a part of the run: the time that is left, and ``report`` of its progress to the callback."""
-        told = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
-        return Control(self.remaining(), told, _stops=self._stops, _raised=self._raised)
+        reporting = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
+        return Control(self.remaining(), reporting, _stops=self._stops, _raised=self._raised)
 
 
 @dataclass(frozen=True, eq=False)

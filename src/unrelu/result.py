@@ -109,7 +109,7 @@ class Inversion:
         seconds: wall time of each observation; where they were worked on together, an equal share.
         method: the method's name.
         freedom: the dimension of the set of codes near z that fit equally well, where the fit is exact and it could be
-            told; else -1. At kinks it is a lower bound.
+            determined; else -1. At kinks it is a lower bound.
         rank: the rank of A J, J the Jacobian of G at z; -1 without a code.
         identifiable: whether no other code near z has the same A G(z): mostly, that the rank is k. Of an exact fit also
             that it tells z to 1e-6 of its length (1e-3 in single precision): that is what the residual that is left can

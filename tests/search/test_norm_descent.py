@@ -261,16 +261,18 @@ def test_pieces_are_exact_on_every_side_of_their_kinks(sizes):
     z = rng.standard_normal(3)
     nearest = np.argsort(np.abs(observation.trace(z[None, :]).u[0]))[:3]
     kinks = np.sort(nearest)
-    piece = observation.piece(z, kinks)
+    regions = observation.regions(z, kinks)
     for d in 0.02 * rng.standard_normal((200, 3)):
         there = observation.trace(z[None, :] + d)
         before = observation.trace(z[None, :])
         others = np.setdiff1d(np.arange(len(before.u[0])), kinks)
         if ((before.u[0, others] > 0) != (there.u[0, others] > 0)).any():
             continue
-        rise = np.maximum(there.u[0, kinks], 0) - np.maximum(piece.u, 0)
-        np.testing.assert_allclose(piece.u + piece.u_code @ d + piece.u_kink @ rise, there.u[0, kinks], atol=1e-12)
-        np.testing.assert_allclose(piece.v + piece.v_code @ d + piece.v_kink @ rise, there.v[0], atol=1e-12)
+        rise = np.maximum(there.u[0, kinks], 0) - np.maximum(regions.u, 0)
+        np.testing.assert_allclose(
+            regions.u + regions.u_code @ d + regions.u_kink @ rise, there.u[0, kinks], atol=1e-12
+        )
+        np.testing.assert_allclose(regions.v + regions.v_code @ d + regions.v_kink @ rise, there.v[0], atol=1e-12)
 
 
 def test_gross_errors_are_seen_through():

@@ -1,4 +1,4 @@
-r"""A network around one code as one observation sees it: values, kinks, and the affine pieces that meet there.
+r"""A network around one code as one observation sees it: values, kinks, and the linear regions that meet there.
 
 Let v(z), (p,), be what the errors |y - psi(v)| are functions of: the last pre-activation, where the outputs are seen
 one by one through a convex piecewise linear psi; otherwise A G(z), with psi the identity. Each neuron of the other
@@ -38,8 +38,8 @@ class Trace(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class AffinePiece:
-    r"""The pieces that meet around a code z_0. With e_j = relu(u_j) for some kinks j, all others staying on their side,
+class AdjacentRegions:
+    r"""The linear regions that meet around a code z_0. With e_j = relu(u_j) for some kinks j, all others staying on their side,
 
     .. math:: v = v_0 + V (z - z_0) + \Gamma (e - e_0), \qquad u = u_0 + U (z - z_0) + H (e - e_0)
 
@@ -126,8 +126,8 @@ class Observation:
                     x = layer.activation.forward(x)
             return Trace(np.hstack(kinks), self._measured(x))
 
-    def piece(self, z: Array, kinks: Index) -> AffinePiece:
-        """The pieces around a code (k,) at which the given kinks, ascending numbers, meet."""
+    def regions(self, z: Array, kinks: Index) -> AdjacentRegions:
+        """The linear regions around a code (k,) at which the given kinks, ascending numbers, meet."""
         m, k, last = len(kinks), len(z), len(self.network.layers) - 1
         device = self.network.device
         x = torch.as_tensor(z[None, :], dtype=torch.float64, device=device)
@@ -152,7 +152,7 @@ class Observation:
                 tangents = tangents * slope
                 tangents[k + torch.from_numpy(here), neurons] += 1 - below
             v, moved = self._measured(x)[0], self._measured(tangents).T
-        return AffinePiece(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
+        return AdjacentRegions(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
 
     def _measured(self, x: Tensor) -> Array:
         if self.operator is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
 
-# How a run ends that was told to stop.
+# How a run ends that was asked to stop.
 HALTS = (Status.TIME_LIMIT, Status.STOPPED)
 
 

@@ -221,7 +221,7 @@ class LevenbergMarquardt:
     .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
     with Nielsen's update of the damping mu, for all observations at once; each stops on its own. ReLU kinks are
-    ignored: J is the Jacobian of the current linear piece. The result is a local optimum: which one depends on the
+    ignored: J is the Jacobian of the current linear region. The result is a local optimum: which one depends on the
     start.
 
     Args:

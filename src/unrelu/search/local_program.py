@@ -15,7 +15,7 @@ from unrelu.layerwise.exchange_kernel import Found
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
-from unrelu.search.adjacent_regions import AffinePiece, Observation
+from unrelu.search.adjacent_regions import AdjacentRegions, Observation
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -129,23 +129,25 @@ class LocalProgram:
 
     Args:
         observation: what is fitted.
-        piece: the pieces around the code; the rows of U are independent.
+        regions: the linear regions around the code; the rows of U are independent.
         norm: "l1" or "linf".
         on: for l1, which rows with y > 0 take |y - v|, (p,).
     """
 
-    def __init__(self, observation: Observation, piece: AffinePiece, norm: str, on: npt.NDArray[np.bool_]) -> None:
-        self.observation, self.piece, self.norm, self.on = observation, piece, norm, on
-        k, m = len(piece.u_code.T), len(piece.u)
+    def __init__(
+        self, observation: Observation, regions: AdjacentRegions, norm: str, on: npt.NDArray[np.bool_]
+    ) -> None:
+        self.observation, self.regions, self.norm, self.on = observation, regions, norm, on
+        k, m = len(regions.u_code.T), len(regions.u)
         self.free, self.inverse = np.eye(k), np.zeros((k, 0))
         if m:
-            q, r = linalg.qr(piece.u_code.T)
+            q, r = linalg.qr(regions.u_code.T)
             self.free = q[:, m:]
             self.inverse = linalg.solve_triangular(r[:m], q[:, :m].T).T
-        self.raising = self.inverse @ (np.eye(m) - piece.u_kink)
-        moved = piece.v_code
-        self.matrix = np.hstack([moved @ self.raising + piece.v_kink, -moved @ self.inverse, moved @ self.free])
-        self.lengths = np.linalg.norm(piece.u_code, axis=1)
+        self.raising = self.inverse @ (np.eye(m) - regions.u_kink)
+        moved = regions.v_code
+        self.matrix = np.hstack([moved @ self.raising + regions.v_kink, -moved @ self.inverse, moved @ self.free])
+        self.lengths = np.linalg.norm(regions.u_code, axis=1)
 
     def propose(self, sides: npt.NDArray[np.int_], radius: float, end: float) -> Proposal:
         """The best step with each kink held on (1), held off (-1) or on both sides (0), (m,).
@@ -161,7 +163,7 @@ class LocalProgram:
         m, free = len(sides), self.free.shape[1]
         used = np.concatenate([sides >= 0, sides <= 0, np.ones(free, dtype=bool)])
         far = np.concatenate([radius * self.lengths, radius * self.lengths, np.full(free, radius)])
-        now = np.concatenate([np.maximum(self.piece.u, 0), np.maximum(-self.piece.u, 0), np.full(free, radius)])
+        now = np.concatenate([np.maximum(self.regions.u, 0), np.maximum(-self.regions.u, 0), np.full(free, radius)])
         solver = _Solver(self, np.ascontiguousarray(self.matrix[:, used]), -np.minimum(now, far)[used], far[used], end)
         gain, most = solver.largest() if self.norm == "linf" else solver.sum()
         change = np.zeros(len(used))
@@ -176,7 +178,7 @@ class _Solver:
 
     def __init__(self, local: LocalProgram, matrix: Array, lower: Array, upper: Array, end: float) -> None:
         self.local, self.matrix, self.lower, self.upper, self.end = local, matrix, lower, upper, end
-        self.y, self.slopes, self.v = local.observation.y, local.observation.slopes, local.piece.v
+        self.y, self.slopes, self.v = local.observation.y, local.observation.slopes, local.regions.v
         self.h, self.programs, self.timed_out = np.zeros(matrix.shape[1]), 0, False
         self.system: LayerSystem | None = None
 
@@ -216,7 +218,7 @@ class _Solver:
         return now - value, most
 
     def reached(self, h: Array) -> float:
-        """The largest error at h by the piece."""
+        """The largest error at h on the regions."""
         return float(self.local.observation.errors(self.v + self.matrix @ h).max())
 
     def solved(self, rows: ErrorRows, warm_start: Answer | None = None) -> Answer:
@@ -237,12 +239,12 @@ def _all_in_order(entry: Index) -> bool:
     return bool((entry == np.arange(len(entry))).all())
 
 
-def independent(piece: AffinePiece, first: npt.NDArray[np.bool_]) -> Index:
+def independent(regions: AdjacentRegions, first: npt.NDArray[np.bool_]) -> Index:
     """Kinks whose rows of U are independent, ascending; those marked ``first`` (m,) are preferred."""
     if not len(first):
         return np.arange(0)
-    lengths = np.linalg.norm(piece.u_code, axis=1)
-    rows = np.divide(piece.u_code, lengths[:, None], out=np.zeros_like(piece.u_code), where=lengths[:, None] > 0)
+    lengths = np.linalg.norm(regions.u_code, axis=1)
+    rows = np.divide(regions.u_code, lengths[:, None], out=np.zeros_like(regions.u_code), where=lengths[:, None] > 0)
     weight = np.where(first, 1e3, 1.0)
     r, order = linalg.qr(rows.T * weight, mode="r", pivoting=True)
     diagonal = np.abs(np.diag(r)) / weight[order[: min(r.shape)]]

@@ -1,4 +1,4 @@
-"""Exact local optima in l1 and linf: linear programs on the pieces around a code, until none of them improves."""
+"""Exact local optima in l1 and linf: linear programs on the linear regions around a code, until none of them improves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.threads import abandoned, cores, in_threads
-from unrelu.search.adjacent_regions import AffinePiece, Observation, observations
+from unrelu.search.adjacent_regions import AdjacentRegions, Observation, observations
 from unrelu.search.local_program import LocalProgram, Proposal, independent
 
 Array = npt.NDArray[np.float64]
@@ -50,11 +50,11 @@ _WORTH_A_THREAD = 50_000
 class NormDescent:
     r"""Minimise ``|y - A G(z)|_1`` or ``|y - A G(z)|_inf`` from a code to a local optimum, and prove that it is one.
 
-    G is affine on pieces. Around the code, the last pre-activation (or A G(z), where A mixes outputs or the last
-    activation is not convex) is replaced by its affine piece, and the errors by convex functions above them, exact
+    G is affine on each of its linear regions. Around the code, the last pre-activation (or A G(z), where A mixes outputs or the last
+    activation is not convex) is replaced by its linearisation, and the errors by convex functions above them, exact
     where they can be (:mod:`~unrelu.search.local_program`); a linear program in a box around the code gives a step. It
     is shortened until the true objective falls; where it does not, the neurons that switched on the way are kept on
-    their side in the next program. At a kink the program covers the pieces on all sides at once, as a relaxation:
+    their side in the next program. At a kink the program covers the regions on all sides at once, as a relaxation:
 
     .. math:: u_j = e_j - f_j, \quad e_j, f_j \ge 0 \qquad (e_j f_j = 0 \text{ is branched on where it fails})
 
@@ -175,12 +175,12 @@ class _Descent:
 
     def step(self) -> Status | None:
         """Move, or look less far with more kinks held; a status at the end."""
-        piece, kinks, near, complete = self.around()
-        if not (piece.v_code.any() or piece.v_kink.any()):
+        regions, kinks, near, complete = self.around()
+        if not (regions.v_code.any() or regions.v_kink.any()):
             return Status.FLAT
-        ways, bends = self.sides_of_outputs(piece)
+        ways, bends = self.sides_of_outputs(regions)
         for on in ways:
-            local = LocalProgram(self.observation, piece, self.norm, on)
+            local = LocalProgram(self.observation, regions, self.norm, on)
             trial, status = self.search(local, near)
             if status is not None:
                 return status
@@ -195,7 +195,7 @@ class _Descent:
         sides that it covers.
         """
         best: _Trial | None = None
-        waiting = [np.where(near, 0, np.where(local.piece.u > 0, 1, -1))]
+        waiting = [np.where(near, 0, np.where(local.regions.u > 0, 1, -1))]
         while waiting:
             status = self.over()
             if status is not None:
@@ -209,7 +209,7 @@ class _Descent:
                 continue
             trial = self.along(proposal)
             best = trial if best is None or trial.value < best.value else best
-            crossed = (sides == 0) & (proposal.both > _BOTH * (1 + np.abs(local.piece.u)))
+            crossed = (sides == 0) & (proposal.both > _BOTH * (1 + np.abs(local.regions.u)))
             if self.value - trial.value >= _GOOD * trial.gain:
                 return trial, None
             if not crossed.any():
@@ -228,28 +228,28 @@ class _Descent:
             return Status.ITERATION_LIMIT
         return Status.TIME_LIMIT if time.perf_counter() >= self.end or abandoned() else None
 
-    def around(self) -> tuple[AffinePiece, Index, npt.NDArray[np.bool_], bool]:
-        """The pieces around the code, the kinks they meet at, which of them are near, and whether those at it are all.
+    def around(self) -> tuple[AdjacentRegions, Index, npt.NDArray[np.bool_], bool]:
+        """The linear regions around the code, the kinks they meet at, which of them are near, and whether those at it are all.
 
         Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
         """
         at_kink = self.observation.at_kink(self.u)
         kinks = np.union1d(np.flatnonzero(at_kink), self.held)
-        piece, complete = self.observation.piece(self.z, kinks), True
-        taken = independent(piece, at_kink[kinks])
+        regions, complete = self.observation.regions(self.z, kinks), True
+        taken = independent(regions, at_kink[kinks])
         if len(taken) < len(kinks):
             left_out = np.setdiff1d(np.arange(len(kinks)), taken)
-            moving = piece.u_code[left_out].any(axis=1) | piece.u_kink[left_out].any(axis=1)
+            moving = regions.u_code[left_out].any(axis=1) | regions.u_kink[left_out].any(axis=1)
             complete = not (moving & at_kink[kinks[left_out]]).any()
             kinks = kinks[taken]
-            piece = self.observation.piece(self.z, kinks)
-        return piece, kinks, self.observation.at_kink(self.u, _NEAR)[kinks], complete
+            regions = self.observation.regions(self.z, kinks)
+        return regions, kinks, self.observation.at_kink(self.u, _NEAR)[kinks], complete
 
-    def sides_of_outputs(self, piece: AffinePiece) -> tuple[list[npt.NDArray[np.bool_]], int]:
+    def sides_of_outputs(self, regions: AdjacentRegions) -> tuple[list[npt.NDArray[np.bool_]], int]:
         """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
-        v, observation = piece.v, self.observation
+        v, observation = regions.v, self.observation
         at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")
-        at_kink &= piece.v_code.any(axis=1) | piece.v_kink.any(axis=1)
+        at_kink &= regions.v_code.any(axis=1) | regions.v_kink.any(axis=1)
         ways = [(v > 0) & ~at_kink]
         if at_kink.any():
             ways.append((v > 0) | at_kink)

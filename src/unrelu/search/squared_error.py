@@ -56,14 +56,14 @@ class SquaredError:
     @torch.no_grad()
     def values(self, z: Tensor, rows: Tensor) -> Tensor:
         """f, (b,), a bounded number of codes at a time."""
-        return torch.cat([self.value(*piece) for piece in self._pieces(z, rows)])
+        return torch.cat([self.value(*chunk) for chunk in self._chunks(z, rows)])
 
     @torch.enable_grad()
     def gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
         values: list[Tensor] = []
         gradients: list[Tensor] = []
-        for part, where in self._pieces(z, rows):
+        for part, where in self._chunks(z, rows):
             leaf = part.detach().requires_grad_(True)
             f = self.value(leaf, where)
             gradients += torch.autograd.grad(f.sum(), leaf)
@@ -80,12 +80,12 @@ class SquaredError:
     def backprojection(self, z: Tensor, rows: Tensor) -> Tensor:
         """A^T (y - A G(z)), (b, n)."""
         parts: list[Tensor] = []
-        for part, where in self._pieces(z, rows):
+        for part, where in self._chunks(z, rows):
             operator = self.operator.take(where)
             parts.append(operator.adjoint(self.y[where] - operator.forward(self.network.forward(part))))
         return torch.cat(parts)
 
-    def _pieces(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
         size = max(1, _CHUNK // (8 * self.network.width))
         return zip(torch.split(z, size), torch.split(rows, size), strict=True)
