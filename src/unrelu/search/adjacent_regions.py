@@ -39,7 +39,9 @@ class Trace(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class AdjacentRegions:
-    r"""The linear regions that meet around a code z_0. With e_j = relu(u_j) for some kinks j, all others staying on their side,
+    r"""The linear regions that meet around a code z_0.
+
+    With e_j = relu(u_j) for some kinks j, and all others staying on their side,
 
     .. math:: v = v_0 + V (z - z_0) + \Gamma (e - e_0), \qquad u = u_0 + U (z - z_0) + H (e - e_0)
 

@@ -1,4 +1,4 @@
-"""Exact local optima in l1 and linf: linear programs on the linear regions around a code, until none of them improves."""
+"""Exact local optima in l1 and linf: linear programs on the linear regions around a code, until none improves."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ _WORTH_A_THREAD = 50_000
 class NormDescent:
     r"""Minimise ``|y - A G(z)|_1`` or ``|y - A G(z)|_inf`` from a code to a local optimum, and prove that it is one.
 
-    G is affine on each of its linear regions. Around the code, the last pre-activation (or A G(z), where A mixes outputs or the last
-    activation is not convex) is replaced by its linearisation, and the errors by convex functions above them, exact
-    where they can be (:mod:`~unrelu.search.local_program`); a linear program in a box around the code gives a step. It
-    is shortened until the true objective falls; where it does not, the neurons that switched on the way are kept on
-    their side in the next program. At a kink the program covers the regions on all sides at once, as a relaxation:
+    G is affine on each of its linear regions. Around the code, the last pre-activation (or A G(z), where A mixes
+    outputs or the last activation is not convex) is replaced by its linearisation, and the errors by convex functions
+    above them, exact where they can be (:mod:`~unrelu.search.local_program`); a linear program in a box around the code
+    gives a step. It is shortened until the true objective falls; where it does not, the neurons that switched on the
+    way are kept on their side in the next program. At a kink the program covers the regions on all sides at once, as a
+    relaxation:
 
     .. math:: u_j = e_j - f_j, \quad e_j, f_j \ge 0 \qquad (e_j f_j = 0 \text{ is branched on where it fails})
 
@@ -229,7 +230,7 @@ class _Descent:
         return Status.TIME_LIMIT if time.perf_counter() >= self.end or abandoned() else None
 
     def around(self) -> tuple[AdjacentRegions, Index, npt.NDArray[np.bool_], bool]:
-        """The linear regions around the code, the kinks they meet at, which of them are near, and whether those at it are all.
+        """The linear regions around the code, the kinks they meet at, which are near, and whether those at it are all.
 
         Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
         """
