@@ -159,8 +159,8 @@ def certify(
     from rich.console import Console
 
     from unrelu._certify import certify as prove
-    from unrelu.cli.certificate_plot import draw_bounds, draw_box
     from unrelu.datasets import prepare_output, read_measurement, read_observations, write_certificates
+    from unrelu.report.certificates import draw_bounds, draw_box
 
     y = read_observations(data, max_bytes=limit_of(max_bytes))
     found = read_codes(codes, max_bytes) if codes else None
