@@ -12,24 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from unrelu._version import __version__
-from unrelu.cli.options import (
-    ActivationName,
-    LatentShape,
-    Layers,
-    MaskFile,
-    MaxBytes,
-    Method,
-    Model,
-    Noise,
-    Norm,
-    Observations,
-    OperatorFile,
-    Options,
-    OutputFolder,
-    Prior,
-    Quiet,
-    Scale,
-)
+from unrelu.cli import options as opt
 from unrelu.cli.run_commands import report, run, status
 from unrelu.cli.terminal import (
     end,
@@ -39,10 +22,11 @@ from unrelu.cli.terminal import (
     print_certificates,
     print_summary,
     progress_bar,
-    read_codes,
     removed_if_empty,
+    table,
 )
 from unrelu.errors import MissingPackageError
+from unrelu.runtime.words import share
 
 app = typer.Typer(
     name="unrelu",
@@ -70,25 +54,25 @@ def _root(
 
 @app.command()
 def invert(
-    model: Model,
-    data: Observations,
-    output: OutputFolder,
-    method: Method = "auto",
-    option: Options = None,
-    noise: Noise = None,
-    norm: Norm = None,
-    mask: MaskFile = None,
-    operator: OperatorFile = None,
-    prior: Prior = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.OutputFolder,
+    method: opt.Method = "auto",
+    option: opt.Options = None,
+    noise: opt.Noise = None,
+    norm: opt.Norm = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
+    prior: opt.Prior = 0.0,
+    seed: opt.Seed = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
-    scale: Scale = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
+    scale: opt.Scale = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Find the latent codes of the observations in DATA and write them to a folder.
 
@@ -103,13 +87,13 @@ def invert(
     from unrelu.methods import make
     from unrelu.problem import Problem
 
-    options = options_of(option or [])
+    options, limit = options_of(option or []), limit_of(max_bytes)
     make(method, options)
-    y = read_observations(data, max_bytes=limit_of(max_bytes))
+    y = read_observations(data, max_bytes=limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     stated: dict[str, Any] = {
-        "operator": read_measurement(mask, operator, limit_of(max_bytes)), "noise": noise, "norm": norm,
-        "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
+        "operator": read_measurement(mask, operator, limit), "noise": noise, "norm": norm, "prior": prior,
+        "seed": seed, "time_limit": time_limit, "scale": scale,
     }  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
@@ -125,9 +109,9 @@ def invert(
 
 @app.command()
 def certify(
-    model: Model,
-    data: Observations,
-    output: OutputFolder,
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.OutputFolder,
     codes: Annotated[
         Path | None,
         typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert`. [default: found by auto]"),
@@ -136,19 +120,19 @@ def certify(
         str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
-    mask: MaskFile = None,
-    operator: OperatorFile = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
     box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
     max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
-    scale: Scale = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
+    scale: opt.Scale = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
@@ -162,10 +146,13 @@ def certify(
     from unrelu.datasets import prepare_output, read_measurement, read_observations, write_certificates
     from unrelu.report.certificates import draw_bounds, draw_box
 
-    y = read_observations(data, max_bytes=limit_of(max_bytes))
-    found = read_codes(codes, max_bytes) if codes else None
+    limit = limit_of(max_bytes)
+    y = read_observations(data, max_bytes=limit)
+    found = None
+    if codes:
+        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
-    measured = read_measurement(mask, operator, limit_of(max_bytes))
+    measured = read_measurement(mask, operator, limit)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as (callback, interrupted):
@@ -176,8 +163,8 @@ def certify(
     certificates = result if isinstance(result, list) else [result]
     write_certificates(output, certificates, single=not isinstance(result, list))
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
-    if any(c.box is not None for c in certificates):
-        first = next(i for i, c in enumerate(certificates) if c.box is not None)
+    first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
+    if first is not None:
         name = f"observation {first}" if len(certificates) > 1 else ""
         draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
     if not quiet:
@@ -187,42 +174,36 @@ def certify(
 
 @app.command()
 def inspect(
-    model: Model,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
+    model: opt.Model,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
     samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
 ) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from unrelu._inspect import inspect as look
-    from unrelu._inspect import share
     from unrelu.theory import ASSUMED_EXPANSION
 
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     seen = look(network, samples)
     title = f"{escape(model)}: latent {network.latent_shape} to output {network.output_shape}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("layer", "map", "activation"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact"):
-        table.add_column(heading, justify="right")
+    expansion = f">= {ASSUMED_EXPANSION}"
+    shown = table(title, "layer", "map", "activation", "in", "out", "out/in", expansion, "exact")
     for i, layer in enumerate(seen.layers, 1):
         expands = "yes" if layer.expands else "no"
-        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands, share(layer.determined))
-        table.add_row(str(i), layer.name, layer.activation, *sizes)
+        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands)
+        shown.add_row(str(i), layer.name, layer.activation, *sizes, share(layer.determined, digits=0))
     console = Console(highlight=False)
-    console.print(table)
+    console.print(shown)
     console.print(
-        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
+        f"out/in {expansion} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
         "for which at least as many outputs as inputs tell their pre-activation\n"
     )
-    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable)} of sampled codes")
+    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable, digits=0)} of sampled codes")
     console.print(f"[bold]expect[/bold]        {seen.verdict}")
     console.print(f"[bold]method[/bold]        {seen.recommended}")
     console.print(f"[bold]certify[/bold]       {seen.provable}")
@@ -239,8 +220,8 @@ def demo(
         "demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of codes, digits, noise and starts, each a stream.")] = 2026,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
     import numpy as np
@@ -250,10 +231,8 @@ def demo(
     from unrelu.datasets import prepare_output
 
     prepare_output(output, overwrite)
-    results = [
-        result for section in run_demo(output, Console(quiet=quiet), seed) for result in section.results.values()
-    ]
-    codes = [code for result in results for code in result.z]
+    sections = run_demo(output, Console(quiet=quiet), seed)
+    codes = [code for section in sections for result in section.results.values() for code in result.z]
     failed = sum(not np.isfinite(code).all() for code in codes)
     end(failed, len(codes), False, output / "results.jsonl")
 

@@ -10,20 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unrelu.cli.options import (
-    ActivationName,
-    LatentShape,
-    Layers,
-    MaxBytes,
-    Method,
-    Model,
-    Noise,
-    Norm,
-    Options,
-    Prior,
-    Quiet,
-    Scale,
-)
+from unrelu.cli import options as opt
 from unrelu.cli.terminal import end, limit_of, network_of, options_of
 from unrelu.errors import InputError
 
@@ -35,16 +22,16 @@ READING, WORKERS = "What is read", "Who computes"
 
 
 def run(
-    model: Model,
+    model: opt.Model,
     data: Annotated[
         str,
         typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or any URL of fsspec), a folder of images."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run goes on in it.")],
-    method: Method = "auto",
-    option: Options = None,
-    noise: Noise = None,
-    norm: Norm = None,
+    method: opt.Method = "auto",
+    option: opt.Options = None,
+    noise: opt.Noise = None,
+    norm: opt.Norm = None,
     mask: Annotated[
         str | None,
         typer.Option(
@@ -59,8 +46,8 @@ def run(
             help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.",
         ),
     ] = None,
-    prior: Prior = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    prior: opt.Prior = 0.0,
+    seed: opt.Seed = 0,
     time_limit: Annotated[
         float | None,
         typer.Option(
@@ -84,19 +71,19 @@ def run(
         str | None, typer.Option(rich_help_panel=READING, help="Name of the array in DATA, where there are several.")
     ] = None,
     size: Annotated[str | None, typer.Option(rich_help_panel=READING, help="Resize images to HEIGHT,WIDTH.")] = None,
-    scale: Scale = None,
+    scale: opt.Scale = None,
     results: Annotated[
         str | None,
         typer.Option(help="npy or zarr. [default: npy up to 100,000 observations without a cluster, else zarr]"),
     ] = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
     overwrite: Annotated[
         bool, typer.Option(help="Begin again: remove what the folder holds of an earlier run.")
     ] = False,
-    quiet: Quiet = False,
+    quiet: opt.Quiet = False,
     json: Annotated[
         bool, typer.Option("--json", help="A JSON line for each chunk on standard output, for scripts.")
     ] = False,
@@ -114,13 +101,13 @@ def run(
     from unrelu.datasets import read_measurement
     from unrelu.runs import run as run_all
 
-    options = options_of(option or [])
+    options, limit = options_of(option or []), limit_of(max_bytes)
     if scheduler and dask:
         raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
     if dask and not dask.startswith("local:"):
         raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
     network = network_of(model, layers, activation, latent_shape, max_bytes)
-    one, each = _masks(mask, network, limit_of(max_bytes))
+    one, each = _masks(mask, network, limit)
     if mask and operator:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
@@ -128,8 +115,8 @@ def run(
         names |= {"mask": os.path.abspath(mask)} if mask else {"operator": os.path.abspath(str(operator))}
     with watching(quiet, json, output) as watcher:
         found = run_all(
-            network, data, output, method, max_bytes=limit_of(max_bytes),
-            operator=one if one is not None else read_measurement(None, operator, limit_of(max_bytes)),
+            network, data, output, method, max_bytes=limit,
+            operator=one if one is not None else read_measurement(None, operator, limit),
             masks=each, noise=noise, norm=norm, prior=prior, seed=seed, time_limit=time_limit, chunk=chunk,
             workers=workers, scheduler=scheduler or dask, array=array, size=_size(size), scale=scale, results=results,
             overwrite=overwrite, watch=watcher, names=names, **options,
