@@ -52,10 +52,6 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     a row has several best codes, other starts may come to another one. With data that the generator fits exactly, and
     with the layer-wise methods, it does not.
 
-    scikit-learn's ``check_estimator`` passes, without exceptions, for a ``network`` that is made in :meth:`fit`. It
-    brings tables of 1 to 10 columns, so with a given generator, whose outputs have one size, the checks that fit end
-    with the error of :meth:`fit` that says so.
-
     Args:
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`; or a function
             ``X -> G``, called by :meth:`fit`, for generators that are trained on the data (in a cross-validation they

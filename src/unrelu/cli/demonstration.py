@@ -26,7 +26,6 @@ from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
-Groups = tuple[tuple[str, ...], ...]
 
 SEED = 2026
 _NOISE = 0.1
@@ -55,7 +54,7 @@ class Section:
     model: str
     real: bool
     count: int
-    groups: Groups
+    groups: tuple[tuple[str, ...], ...]
     seed: int = SEED
     shown: int = 1
     clean: Array = field(init=False)
@@ -89,18 +88,11 @@ class Section:
 
     def run(self, method: str, callback: Callable[[Progress], None] | None = None) -> None:
         """Invert the observations by one method and keep the result."""
-        network = zoo.load(self.model)
         start = self.results["linf"] if method == _REFINED else None
         result = invert(
-            network,
-            self.observed,
-            "lm" if start else method,
-            noise=f"gaussian:{_NOISE}",
-            z0=start.z if start else None,
-            seed=self.seed,
-            callback=callback,
-            **_options(method, self.model),
-        )
+            zoo.load(self.model), self.observed, "lm" if start else method, noise=f"gaussian:{_NOISE}",
+            z0=start.z if start else None, seed=self.seed, callback=callback, **_options(method, self.model),
+        )  # fmt: skip
         self.seconds[method] = result.seconds + (start.seconds if start else 0.0)
         self.results[method] = result
 
@@ -212,16 +204,15 @@ def draw(done: list[Section]) -> Figure:
     )
     axes = figure.subplots(len(lines), len(methods) + 3, squeeze=False)
     for row, (section, i) in zip(axes, lines, strict=True):
-        scale = (-1.0, 1.0) if section.clean.min() < -0.5 else (0.0, 1.0)
         for axis in row:
             axis.set_axis_off()
         what = "real digits,\nnot in its range" if section.real else "its own digits"
         row[0].text(0.5, 0.5, f"{section.model}\n{what}", ha="center", va="center", fontsize=11)
-        _image(row[1], section.clean[i], scale)
-        _image(row[2], section.observed[i], scale)
+        _image(row[1], section, section.clean[i])
+        _image(row[2], section, section.observed[i])
         for axis, method in zip(row[3:], methods, strict=True):
             if method in section.results:
-                _image(axis, section.results[method].reconstruction[i], scale)
+                _image(axis, section, section.results[method].reconstruction[i])
                 _verdict(axis, section.results[method], i)
             else:
                 axis.text(0.5, 0.5, "needs\nexpanding\nlayers", ha="center", va="center", fontsize=10, color="gray")
@@ -231,14 +222,14 @@ def draw(done: list[Section]) -> Figure:
     return figure
 
 
-def _image(axis: Axes, image: Array, scale: tuple[float, float]) -> None:
-    axis.imshow(image.reshape(28, 28), cmap="gray_r", vmin=scale[0], vmax=scale[1])
+def _image(axis: Axes, section: Section, image: Array) -> None:
+    background = -1.0 if section.clean.min() < -0.5 else 0.0
+    axis.imshow(image.reshape(28, 28), cmap="gray_r", vmin=background, vmax=1.0)
 
 
 def _verdict(axis: Axes, result: Inversion, i: int) -> None:
     """The status and the p-value, below an image."""
     p = float(result.p_value[i])
-    known = "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
+    text = f"{result.status[i].name}\n" + ("p < 0.001" if p < 1e-3 else f"p = {p:.2g}")
     color = "darkgreen" if result.success[i] else "firebrick"
-    text = f"{result.status[i].name}\n{known}"
     axis.text(0.5, -0.04, text, transform=axis.transAxes, ha="center", va="top", fontsize=9, color=color)

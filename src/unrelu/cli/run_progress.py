@@ -98,13 +98,7 @@ class Watcher:
 
 @contextmanager
 def watching(quiet: bool, lines: bool, folder: Path) -> Iterator[Watcher]:
-    """A watcher with its bar, to which Ctrl-C and a batch system's SIGTERM go meanwhile.
-
-    Args:
-        quiet: show nothing but errors.
-        lines: JSON lines on standard output in place of text.
-        folder: of the run, for hints.
-    """
+    """A watcher with its bar, or with JSON lines, to which Ctrl-C and a batch system's SIGTERM go meanwhile."""
     console = Console(stderr=True, quiet=quiet or lines)
     said = (
         "stopping when the chunks at work are finished (Ctrl-C again to end at once)",

@@ -111,14 +111,7 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 def end(failed: int, size: int, interrupted: bool, messages: Path) -> None:
-    """End a command that inverted observations, with exit status 130, 1 or 0.
-
-    Args:
-        failed: how many have no code, which is said.
-        size: how many there were.
-        interrupted: whether Ctrl-C ended the work.
-        messages: the file that says why they failed.
-    """
+    """End a command with exit status 130, 1 or 0; say how many observations have no code, and which file says why."""
     if failed:
         print(f"{failed} of {size} observations failed, their messages are in {messages}", file=sys.stderr)
     if interrupted or failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def certificates(folder: Path) -> dict[str, Any] | None:
     counted = Counter(str(row["status"]) for row in rows)
     return {
         "size": len(rows),
-        "statuses": [(name, n, _meaning(name)) for name, n in counted.most_common()],
+        "statuses": [(name, n, meaning(ProofStatus, name)) for name, n in counted.most_common()],
         "norms": ", ".join(sorted({str(row["norm"]) for row in rows})),
         "lower": _median(rows, "lower"),
         "upper": _median(rows, "upper"),
@@ -61,9 +62,9 @@ def _median(rows: list[dict[str, Any]], name: str) -> float:
     return float(np.median(known)) if known else float("nan")
 
 
-def _meaning(name: str) -> str:
-    status = ProofStatus.__members__.get(name)
-    return "of another version of unrelu" if status is None else status.value
+def meaning(statuses: type[Enum], name: str) -> str:
+    """What a status says, by its name in a file."""
+    return str(statuses[name].value) if name in statuses.__members__ else "of another version of unrelu"
 
 
 def draw_bounds(certificates: Sequence[Certificate]) -> Figure:

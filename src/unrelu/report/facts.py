@@ -37,7 +37,8 @@ def opened(run: Run) -> dict[str, Any]:
     """Where the data and the masks were, and how they were opened."""
     about = run.manifest["about"]
     usual = {"data": about["data"], "masks": about.get("masks"), "array": None, "size": None, "operator": None}
-    return {**usual, "directory": None, **about.get("opened", {})}
+    found = {**usual, "directory": None, **about.get("opened", {})}
+    return found | {"size": found["size"] and tuple(found["size"])}
 
 
 def here(run: Run, location: str) -> str:
@@ -188,7 +189,7 @@ def _given(run: Run) -> dict[str, Any]:
     stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit") if manifest[name]}
     always = {name: manifest[name] for name in ("seed", "chunk", "results")} | {"scale": manifest["data"]["scale"]}
     array = {"array": how["array"]} if how["array"] else {}
-    size = {"size": tuple(how["size"])} if how["size"] else {}
+    size = {"size": how["size"]} if how["size"] else {}
     return {**stated, **always, **array, **size, **manifest["options"]}
 
 

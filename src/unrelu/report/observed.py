@@ -26,13 +26,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Observed(NamedTuple):
-    """One observation.
-
-    Attributes:
-        name: its file's, or its index.
-        values: (m,), in the generator's units, NaN where it was not observed; None where it cannot be shown.
-        problem: why it cannot be shown, or "".
-    """
+    """One observation, (m,), in the generator's units; NaN where it was not observed; None, with a reason, if lost."""
 
     name: str
     values: Array | None = None
@@ -122,9 +116,9 @@ def find_observations(run: Run, data: Any = None, masks: Any = None, operator: A
 
 
 def _source(run: Run, data: Any) -> Source:
-    wanted = run.manifest["data"]
+    wanted, how = run.manifest["data"], opened(run)
     if data is None or isinstance(data, str | Path):
-        source = open_source(_named(run, "data") if data is None else data, opened(run)["array"], _size(run))
+        source = open_source(_named(run, "data") if data is None else data, how["array"], how["size"])
     else:
         source = data if isinstance(data, Source) else in_memory(data, "data")
     if (source.size, source.shape) != (wanted["size"], tuple(wanted["shape"])):
@@ -135,13 +129,8 @@ def _source(run: Run, data: Any) -> Source:
     return source
 
 
-def _size(run: Run) -> tuple[int, int] | None:
-    size = opened(run)["size"]
-    return None if size is None else (size[0], size[1])
-
-
 def _masks(run: Run, masks: Any) -> Source:
-    source = masks_of(_named(run, "masks") if masks is None else masks, _size(run))
+    source = masks_of(_named(run, "masks") if masks is None else masks, opened(run)["size"])
     if source.size != run.size:
         raise InputError(f"{source.location} now has {source.size} masks; the run had {run.size}")
     return source

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.images import ENDINGS
 from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.report.certificates import meaning
 from unrelu.report.charts import curve, histogram
 from unrelu.result import Status
 from unrelu.runs import Record, Run
@@ -29,7 +30,7 @@ _WORKERS = 12
 # Of fewer chunks, the line of progress and the histogram of times are not drawn.
 _PROGRESS, _TIMES = 3, 8
 # Least, middle and most of a column.
-_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+_QUANTILES = {"least": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "most": 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,57 +74,25 @@ class Finished:
         return [int(i) for i in (places if self.indices is None else self.indices[places])]
 
 
-class Spread(NamedTuple):
-    """What a column holds, its quantiles 0, 5%, 50%, 95% and 100%, NaN without values, and how many are finite."""
-
-    what: str
-    least: float
-    low: float
-    median: float
-    high: float
-    most: float
-    known: int
-
-
-def spread_of(what: str, values: npt.NDArray[Any]) -> Spread:
-    """The spread of the finite values of a column, (n,)."""
+def spread_of(what: str, values: npt.NDArray[Any]) -> dict[str, Any]:
+    """What a column (n,) holds, the quantiles of its finite values, NaN without any, and how many they are."""
     known = values[np.isfinite(values)]
     # An infinite or huge value has no finite mean with its neighbour, so none is taken.
-    found = np.quantile(known, _QUANTILES, method="closest_observation") if known.size else np.full(5, np.nan)
-    least, low, median, high, most = map(float, found)
-    return Spread(what, least, low, median, high, most, len(known))
+    levels = list(_QUANTILES.values())
+    found = np.quantile(known, levels, method="closest_observation") if known.size else np.full(len(levels), np.nan)
+    return {"what": what, "known": len(known), **dict(zip(_QUANTILES, found.tolist(), strict=True))}
 
 
-class StatusCount(NamedTuple):
-    """One status of a run.
-
-    Attributes:
-        name: of the status.
-        size: how many observations have it.
-        meaning: what it says, and what to do.
-        kind: "success" where all that have it are a success; "error" or "other".
-        first: some observations that have it, by index, those of the run's beginning.
-    """
-
-    name: str
-    size: int
-    meaning: str
-    kind: str
-    first: list[int]
-
-
-def outcomes(finished: Finished) -> list[StatusCount]:
-    """Every status that occurs: the good ones first, then by their number."""
+def outcomes(finished: Finished) -> list[dict[str, Any]]:
+    """Every status that occurs, its count and some observations that have it: good ones first, then by their count."""
     run, codes, success = finished.run, finished.column("status"), finished.column("success")
     found = []
     for name, size in run.counts.items():
-        status = Status.__members__.get(name)
         having = codes == run.manifest["statuses"].index(name) + 1
-        kind = "error" if status is Status.ERROR else "success" if success[having].all() else "other"
+        kind = "error" if name == Status.ERROR.name else "success" if success[having].all() else "other"
         first = finished.index(np.flatnonzero(having)[:_FIRST])
-        meaning = "of another version of unrelu" if status is None else status.value
-        found.append(StatusCount(name, size, meaning, kind, first))
-    return sorted(found, key=lambda outcome: (outcome.kind != "success", -outcome.size, outcome.name))
+        found.append({"name": name, "size": size, "meaning": meaning(Status, name), "kind": kind, "first": first})
+    return sorted(found, key=lambda outcome: (outcome["kind"] != "success", -outcome["size"], outcome["name"]))
 
 
 def above_noise(finished: Finished) -> tuple[int, list[int]]:
@@ -135,36 +104,20 @@ def above_noise(finished: Finished) -> tuple[int, list[int]]:
     return len(places), finished.index(places[:_FIRST])
 
 
-@dataclass
-class Message:
-    """Errors that say the same.
+def messages(run: Run) -> tuple[list[dict[str, Any]], int]:
+    """The most frequent errors, those that differ in numbers only counted together, and how many others there are.
 
-    Attributes:
-        text: of the first one, without the name of its observation.
-        size: how many there are.
-        first: names of the first ones.
+    The text is that of the first one, without the name of its observation.
     """
-
-    text: str
-    size: int
-    first: list[str]
-
-
-def messages(run: Run) -> tuple[list[Message], int]:
-    """The errors, those that differ in numbers only counted together, most frequent first.
-
-    Returns:
-        The most frequent ones, and how many errors are not among them.
-    """
-    groups: dict[str, Message] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for index, message in run.errors.items():
         name, text = _parted(index, message)
-        group = groups.setdefault(re.sub(r"\d+", "0", text), Message(text, 0, []))
-        group.size += 1
-        if len(group.first) < _FIRST:
-            group.first.append(name)
-    ordered = sorted(groups.values(), key=lambda group: -group.size)
-    return ordered[:_MESSAGES], sum(group.size for group in ordered[_MESSAGES:])
+        group = groups.setdefault(re.sub(r"\d+", "0", text), {"text": text, "size": 0, "first": []})
+        group["size"] += 1
+        if len(group["first"]) < _FIRST:
+            group["first"].append(name)
+    ordered = sorted(groups.values(), key=lambda group: -group["size"])
+    return ordered[:_MESSAGES], sum(group["size"] for group in ordered[_MESSAGES:])
 
 
 def _parted(index: int, message: str) -> tuple[str, str]:

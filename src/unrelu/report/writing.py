@@ -111,7 +111,7 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
         "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
-        "any_code": spreads[ordered].known > 0 or bool(finished.known("rank").size),
+        "any_code": spreads[ordered]["known"] > 0 or bool(finished.known("rank").size),
         "fit": fit,
         "measured": fit != "G(z)",
         "masked": masked(run),
