@@ -128,8 +128,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         operator = self._read_operator(network, table)
         random = check_random_state(self.random_state)
         seed = self.random_state if isinstance(self.random_state, int | np.integer) else random.randint(2**31 - 1)
-        y, stated = self._stated(table, operator)
-        Problem.build(network, y, seed=int(seed), **stated)
+        rows, stated = self._stated(table, operator)
+        Problem.build(network, rows, seed=int(seed), **stated)
         self.network_ = network
         self.operator_ = operator
         self.seed_ = int(seed)
@@ -156,8 +156,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         It does not warn, and raises what :meth:`transform` raises.
         """
         check_is_fitted(self)
-        y, stated = self._stated(self._table(X, reset=False), self.operator_)
-        return invert(self.network_, y, self.method, seed=self.seed_, **stated, **self._options())
+        rows, stated = self._stated(self._table(X, reset=False), self.operator_)
+        return invert(self.network_, rows, self.method, seed=self.seed_, **stated, **self._options())
 
     def inverse_transform(self, X: Any) -> Array:
         """G(z), flattened, (N, n), for codes (N, k); NaN for codes of NaN.
@@ -216,10 +216,10 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _stated(self, table: npt.NDArray[Any], operator: Operator) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Rows as observations, and what is known of them: a mask for each row where entries are missing."""
-        y = table.reshape(len(table), *operator.shape)  # (1, n) of the output's own shape would be one observation
+        rows = table.reshape(len(table), *operator.shape)  # (1, n) of the output's own shape would be one observation
         seen = ~np.isnan(table)
         stated = {name: getattr(self, name) for name in ("noise", "norm", "prior", "time_limit", "scale")}
-        return y, {"operator": operator if seen.all() else Mask(seen), **stated}
+        return rows, {"operator": operator if seen.all() else Mask(seen), **stated}
 
     def _generator(self, table: npt.NDArray[Any]) -> Generator:
         """The generator that ``network`` is, or makes of the training rows, scaled."""
