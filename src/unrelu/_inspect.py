@@ -17,6 +17,7 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import share
 from unrelu.theory import ASSUMED_EXPANSION
 
 # Beyond that, proofs of the zoo's networks did not end in minutes.
@@ -85,7 +86,7 @@ class Inspection:
                 "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
             )
         if self.identifiable > 0:
-            part = share(self.identifiable)
+            part = share(self.identifiable, digits=0)
             return f"{part} of codes are identifiable; each of the others shares its output with a set of codes"
         return "codes are not identifiable: the output leaves some latent directions free"
 
@@ -105,19 +106,6 @@ class Inspection:
         if self.undecided > _MANY:
             return f"bounds on {what}; they seldom meet with {self.undecided} hidden neurons to decide"
         return f"{what}: {self.undecided} hidden neurons to decide"
-
-
-def _obstacle(network: Generator) -> str | None:
-    try:
-        check_invertible(network, "exact", Exact.largest)
-    except UnsupportedModelError as error:
-        return str(error)
-    return None
-
-
-def share(part: float) -> str:
-    """A percentage that says 100% or 0% only where it is exact."""
-    return f"{part:.0%}" if part in (0, 1) else f"{min(max(part, 0.01), 0.99):.0%}"
 
 
 @computing()
@@ -143,27 +131,21 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     if not 1 <= samples <= _MOST_SAMPLES:
         raise InputError(f"samples={samples} must be at least 1, and at most {_MOST_SAMPLES:,}")
     z = stream("inspection", seed).standard_normal((samples, network.latent_dim))
-    layers, exact = _layers(network, z) if isinstance(network, Network) else ((), 0.0)
+    layers: tuple[LayerInspection, ...] = ()
+    exact, undecided = 0.0, 0
+    if isinstance(network, Network):
+        layers, exact = _layers(network, z)
+        bent = [layer for layer in network.layers[:-1] if not layer.activation.smooth]
+        undecided = sum(int((np.broadcast_to(layer.activation.slope, (layer.n_out,)) < 1).sum()) for layer in bent)
     rank, free, _ = local_rank(network, z)
     identifiable = float(unique(rank, free, network.latent_dim).mean())
-    return Inspection(
-        layers,
-        samples,
-        exact,
-        identifiable,
-        _obstacle(network),
-        layerwise_reason(network),
-        obstacle(network),
-        _undecided(network),
-    )
-
-
-def _undecided(network: Generator) -> int:
-    """Hidden neurons with a kink."""
-    if not isinstance(network, Network):
-        return 0
-    bent = (layer for layer in network.layers[:-1] if not layer.activation.smooth)
-    return sum(int((np.broadcast_to(layer.activation.slope, (layer.n_out,)) < 1).sum()) for layer in bent)
+    refused = None
+    try:
+        check_invertible(network, "exact", Exact.largest)
+    except UnsupportedModelError as error:
+        refused = str(error)
+    start, unprovable = layerwise_reason(network), obstacle(network)
+    return Inspection(layers, samples, exact, identifiable, refused, start, unprovable, undecided)
 
 
 def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerInspection, ...], float]:
@@ -176,11 +158,15 @@ def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerIn
         enough = telling.sum(axis=1) >= layer.n_in
         every &= enough
         steps = [type(s).__name__ for s in layer.affine.steps if not isinstance(s, Reshape)]
-        name = " + ".join(steps) or "Identity"
-        expands = layer.expansion >= ASSUMED_EXPANSION
         layers.append(
             LayerInspection(
-                name, layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, float(enough.mean())
+                " + ".join(steps) or "Identity",
+                layer.n_in,
+                layer.n_out,
+                str(layer.activation),
+                layer.expansion,
+                layer.expansion >= ASSUMED_EXPANSION,
+                float(enough.mean()),
             )
         )
     return tuple(layers), float(every.mean())

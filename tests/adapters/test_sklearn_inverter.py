@@ -137,9 +137,9 @@ def test_clones_and_pickles_give_the_same_codes():
 
 def test_a_search_finds_the_generator_that_drew_the_data():
     others = [random_network((3, 12, 40), bias=True, seed=seed) for seed in (1, 2)]
-    models = [others[0], NETWORK, others[1]]
+    networks = [others[0], NETWORK, others[1]]
     noisy = X + 0.01 * np.random.default_rng(3).standard_normal(X.shape)
-    search = GridSearchCV(LatentInverter(NETWORK), {"model": models}, cv=2).fit(noisy)
+    search = GridSearchCV(LatentInverter(NETWORK), {"network": networks}, cv=2).fit(noisy)
     assert search.best_index_ == 1
     # The noise, less what 3 of 40 coordinates fit of it.
     assert search.best_score_ == pytest.approx(-0.01, rel=0.2)
@@ -245,9 +245,9 @@ def test_a_method_that_finds_no_code_leaves_nan():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"model": torch.nn.Linear(3, 40)}, OptionError, r"model is a PyTorch module \(Linear\); pass unrelu.from_t"),
-        ({"model": "decoder.onnx"}, OptionError, "model='decoder.onnx' is no generator; pass one from unrelu.load"),
-        ({"model": lambda table: table.shape}, OptionError, "model made a tuple of X; return a generator"),
+        ({"network": torch.nn.Linear(3, 40)}, OptionError, "network is a Linear; make one with unrelu.load, from"),
+        ({"network": "decoder.onnx"}, OptionError, "network is a str; make one with unrelu.load, from_torch"),
+        ({"network": lambda table: table.shape}, OptionError, "network made a tuple of X; return a generator"),
         ({"method": "best"}, OptionError, "method 'best' is unknown; use one of auto"),
         ({"options": {"speed": 1}}, OptionError, "method 'auto' has no option 'speed'; it takes rounds"),
         ({"options": 3}, OptionError, "options=3 must be a dictionary"),
@@ -259,11 +259,11 @@ def test_a_method_that_finds_no_code_leaves_nan():
         ({"operator": np.ones((12, 40), dtype=bool)}, InputError, "a mask for each of 12 rows, but other rows will"),
         ({"operator": np.ones(40), "hide_nan": True}, InputError, "hide_nan=True hides .* and operator= was given"),
         ({"operator": np.full((5, 40), 0.5)}, InputError, "X has 40 features, but operator= measures 5 numbers of an"),
-        ({"model": random_network((3, 41))}, InputError, r"X has 40 features, but the generator has 41 outputs \(41\)"),
+        ({"network": random_network((3, 41))}, InputError, r"X has 40 features, but the generator has 41 outputs"),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_by_fit(arguments, error, message):
-    inverter = LatentInverter(**({"model": NETWORK} | arguments))
+    inverter = LatentInverter(**({"network": NETWORK} | arguments))
     with pytest.raises(error, match=message):
         inverter.fit(X)
 

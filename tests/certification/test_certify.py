@@ -15,8 +15,8 @@ from tests.certification.problems import problem
 from tests.support import random_network
 from unrelu import zoo
 from unrelu.certification import ProofStatus
-from unrelu.cli.certificate_plot import draw_bounds, draw_box
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.report.certificates import draw_bounds, draw_box
 
 NET = random_network((3, 7, 10), seed=2, bias=True)
 RNG = np.random.default_rng(0)

@@ -52,14 +52,14 @@ def test_a_small_demonstration(tmp_path, monkeypatch):
 def test_the_order_of_the_methods_does_not_depend_on_the_seed(seed):
     section = demonstration.Section("mnist-relu", False, 12, (("lm", "auto"), ("least_squares",), ("linf",)), seed)
     for method in section.methods:
-        section.run(method, None)
+        section.run(method)
     assert section.in_order
 
 
 def test_an_order_that_does_not_hold_is_seen():
     section = demonstration.Section("mnist-relu", False, 8, (("linf",), ("lm",)))
     for method in section.methods:
-        section.run(method, None)
+        section.run(method)
     assert not section.in_order
 
 
@@ -79,7 +79,7 @@ def test_every_cell_of_the_picture_has_an_image_or_says_why_not():
     ]
     for section in done:
         for method in section.methods:
-            section.run(method, None)
+            section.run(method)
     figure = demonstration.draw(done)
     assert len(figure.axes) == 3 * (1 + 2 + 2)
     for axis in figure.axes:

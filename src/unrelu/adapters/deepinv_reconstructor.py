@@ -191,8 +191,7 @@ def _operator(physics: LinearPhysics, image: Shape, size: int) -> Any:
             raise InputError("physics has no mask yet; pass Inpainting(mask=...) or call physics.update(mask=...)")
         if bool(((mask == 0) | (mask == 1)).all()):
             return _masks(mask, image, size)
-    measured = _measured(physics, image)
-    return _OnFlat(physics, image, measured)
+    return _OnFlat(physics, image, _measured(physics, image))
 
 
 def _masks(mask: Tensor, image: Shape, size: int) -> Mask:

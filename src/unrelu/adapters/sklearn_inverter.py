@@ -16,7 +16,7 @@ from unrelu.measurements import Mask, Operator, read_operator
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make
-from unrelu.models.generator import Generator, by
+from unrelu.models.generator import Generator, as_generator, by
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 
@@ -53,12 +53,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     a row has several best codes, other starts may come to another one. With data that the generator fits exactly, and
     with the layer-wise methods, it does not.
 
-    scikit-learn's ``check_estimator`` passes, without exceptions, for a ``model`` that is made in :meth:`fit`. It
-    brings tables of 1 to 10 columns, so with a given generator, whose outputs have one size, the checks that fit end
-    with the error of :meth:`fit` that says so.
-
     Args:
-        model: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`; or a function
+        network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`; or a function
             ``X -> G``, called by :meth:`fit`, for generators that are trained on the data (in a cross-validation they
             then see the training rows only).
         method: a name of the registry or a callable, as of :func:`unrelu.invert`.
@@ -77,7 +73,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             than the generator are an error, except with "none".
 
     Attributes:
-        generator_: G.
+        network_: G.
         operator_: A as it was read.
         seed_: the seed of every call after :meth:`fit`.
         n_features_in_: m.
@@ -89,7 +85,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def __init__(
         self,
-        model: Generator | Callable[[Array], Generator],
+        network: Generator | Callable[[Array], Generator],
         method: str | Method = "auto",
         *,
         operator: Any = None,
@@ -102,7 +98,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         options: Mapping[str, Any] | None = None,
         scale: str | tuple[float, float] | None = None,
     ) -> None:
-        self.model = model
+        self.network = network
         self.method = method
         self.operator = operator
         self.noise = noise
@@ -115,7 +111,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.scale = scale
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Check parameters and X, and train the generator if ``model`` is a function; no codes are computed.
+        """Check parameters and X, and train the generator if ``network`` is a function; no codes are computed.
 
         Args:
             X: observations, (N, m).
@@ -125,22 +121,20 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             InputError: X does not have as many columns as the generator has outputs or ``operator`` rows, is on another
                 scale than its outputs, or ``operator``, ``noise``, ``norm``, ``prior``, ``time_limit`` or ``scale``
                 cannot be used.
-            OptionError: ``model`` is no generator, or ``method`` or ``options`` are none.
+            OptionError: ``network`` is no generator, or ``method`` or ``options`` are none.
         """
         table = self._table(X, reset=True)
         make(self.method, self._options())
-        generator = self._generator(table)
-        operator = self._read_operator(generator, table)
+        network = self._generator(table)
+        operator = self._read_operator(network, table)
         random = check_random_state(self.random_state)
         seed = self.random_state if isinstance(self.random_state, int | np.integer) else random.randint(2**31 - 1)
-        Problem.build(
-            generator, _whole(table, operator), operator=self._hidden(table, operator), noise=self.noise,
-            norm=self.norm, prior=self.prior, seed=int(seed), time_limit=self.time_limit, scale=self.scale,
-        )  # fmt: skip
-        self.generator_ = generator
+        rows, stated = self._stated(table, operator)
+        Problem.build(network, rows, seed=int(seed), **stated)
+        self.network_ = network
         self.operator_ = operator
         self.seed_ = int(seed)
-        self._n_features_out = generator.latent_dim
+        self._n_features_out = network.latent_dim
         return self
 
     def transform(self, X: Any) -> Any:
@@ -163,12 +157,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         It does not warn, and raises what :meth:`transform` raises.
         """
         check_is_fitted(self)
-        table = self._table(X, reset=False)
-        return invert(
-            self.generator_, _whole(table, self.operator_), self.method, operator=self._hidden(table, self.operator_),
-            noise=self.noise, norm=self.norm, prior=self.prior, seed=self.seed_, time_limit=self.time_limit,
-            scale=self.scale, **self._options(),
-        )  # fmt: skip
+        rows, stated = self._stated(self._table(X, reset=False), self.operator_)
+        return invert(self.network_, rows, self.method, seed=self.seed_, **stated, **self._options())
 
     def inverse_transform(self, X: Any) -> Array:
         """G(z), flattened, (N, n), for codes (N, k); NaN for codes of NaN.
@@ -182,12 +172,12 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         check_is_fitted(self)
         codes = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan", estimator=self, input_name="X")
-        if codes.shape[1] != self.generator_.latent_dim:
+        if codes.shape[1] != self.network_.latent_dim:
             raise InputError(
-                f"X has {codes.shape[1]} features; the generator takes codes of {self.generator_.latent_dim}: pass "
+                f"X has {codes.shape[1]} features; the generator takes codes of {self.network_.latent_dim}: pass "
                 "what transform returned"
             )
-        return self.generator_(codes).reshape(len(codes), -1)
+        return self.network_(codes).reshape(len(codes), -1)
 
     def score(self, X: Any, y: Any = None) -> float:
         r"""Minus the misfit of a row, root mean square over its observed entries, averaged over rows; best is 0.
@@ -225,35 +215,35 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise OptionError(f"options={self.options!r} must be a dictionary of options of the method, or None")
         return dict(self.options)
 
+    def _stated(self, table: npt.NDArray[Any], operator: Operator) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Rows as observations, and what is known of them: a mask for each row where entries are missing."""
+        rows = table.reshape(len(table), *operator.shape)  # (1, n) of the output's own shape would be one observation
+        seen = ~np.isnan(table)
+        stated = {name: getattr(self, name) for name in ("noise", "norm", "prior", "time_limit", "scale")}
+        return rows, {"operator": operator if seen.all() else Mask(seen), **stated}
+
     def _generator(self, table: npt.NDArray[Any]) -> Generator:
-        """The generator that ``model`` is, or makes of the training rows, scaled."""
-        model = self.model
-        if isinstance(model, torch.nn.Module):
-            raise OptionError(
-                f"model is a PyTorch module ({type(model).__name__}); pass unrelu.from_torch(module, latent_shape=k)"
-            )
-        if isinstance(model, Generator):
-            return model
-        if not callable(model):
-            raise OptionError(
-                f"model={model!r} is no generator; pass one from unrelu.load, from_torch or from_arrays, or a "
-                "function that makes one of X"
-            )
-        made = model(Scaling.parse(self.scale).apply(np.array(table, dtype=np.float64), table.dtype))
+        """The generator that ``network`` is, or makes of the training rows, scaled."""
+        network = self.network
+        if isinstance(network, torch.nn.Module | Generator) or not callable(network):
+            return as_generator(network)
+        made = network(Scaling.parse(self.scale).apply(np.array(table, dtype=np.float64), table.dtype))
         if not isinstance(made, Generator):
-            raise OptionError(f"model made a {type(made).__name__} of X; return a generator, as from_arrays makes one")
+            raise OptionError(
+                f"network made a {type(made).__name__} of X; return a generator, as from_arrays makes one"
+            )
         return made
 
-    def _read_operator(self, generator: Generator, table: npt.NDArray[Any]) -> Operator:
+    def _read_operator(self, network: Generator, table: npt.NDArray[Any]) -> Operator:
         """A, read once: code is tested and written out as a matrix where it is small."""
-        operator = read_operator(self.operator, generator.output_shape, table.shape)
+        operator = read_operator(self.operator, network.output_shape, table.shape)
         if operator.count:
             raise InputError(
                 f"operator= has a mask for each of {operator.count} rows, but other rows will come; pass one for all, "
                 "or mark what was not observed as NaN and pass hide_nan=True"
             )
         if operator.m != table.shape[1]:
-            shape = by(generator.output_shape)
+            shape = by(network.output_shape)
             raise InputError(
                 f"X has {table.shape[1]} features, but the generator has {operator.m} outputs ({shape}): pass one "
                 "flattened output a row, or what was measured of it as operator="
@@ -265,31 +255,17 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise InputError("hide_nan=True hides entries of the whole output, and operator= was given; pass one")
         return operator
 
-    def _hidden(self, table: npt.NDArray[Any], operator: Operator) -> Operator | Mask:
-        """The operator of these rows: a mask for each where entries are missing."""
-        seen = ~np.isnan(table)
-        return operator if seen.all() else Mask(seen)
-
     def _warned(self, X: Any) -> Inversion:
         result = self.invert(X)
         missing = np.isnan(result.z[:, 0])
         unfinished = missing | np.array([status in _UNFINISHED for status in result.status])
         if unfinished.any():
             kinds = {status: np.flatnonzero(unfinished & (result.status == status)) for status in Status}
-            told = "; ".join(
-                f"{status} in {len(rows)}, first in row {rows[0]}: {status.value}"
-                for status, rows in kinds.items()
-                if len(rows)
-            )
+            told = [f"{s} in {len(rows)}, first in row {rows[0]}: {s.value}" for s, rows in kinds.items() if len(rows)]
             warnings.warn(
                 f"{int(unfinished.sum())} of {len(missing)} rows ended early, {int(missing.sum())} without a code "
-                f"(NaN). {told}",
+                f"(NaN). {'; '.join(told)}",
                 ConvergenceWarning,
                 stacklevel=3,
             )
         return result
-
-
-def _whole(table: npt.NDArray[Any], operator: Operator) -> npt.NDArray[Any]:
-    """Rows in the shape of an observation: an array (1, n) of the output's own shape would be one observation."""
-    return table.reshape(len(table), *operator.shape)

@@ -5,32 +5,17 @@ Commands import what they use when they run, so that ``unrelu --help`` does not 
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unrelu._version import __version__
-from unrelu.cli.options import (
-    ActivationName,
-    LatentShape,
-    Layers,
-    MaskFile,
-    MaxBytes,
-    Method,
-    Model,
-    Noise,
-    Norm,
-    Observations,
-    OperatorFile,
-    Options,
-    OutputFolder,
-    Prior,
-    Quiet,
-    Scale,
-)
-from unrelu.cli.run_commands import report, run, status
+from unrelu.cli import options as opt
 from unrelu.cli.terminal import (
     end,
     limit_of,
@@ -39,10 +24,17 @@ from unrelu.cli.terminal import (
     print_certificates,
     print_summary,
     progress_bar,
-    read_codes,
     removed_if_empty,
+    table,
 )
-from unrelu.errors import MissingPackageError
+from unrelu.errors import InputError, MissingPackageError
+from unrelu.runtime.words import share
+
+if TYPE_CHECKING:
+    from unrelu.models.generator import Generator
+
+# Groups of options in the help.
+_READING, _WORKERS = "What is read", "Who computes"
 
 app = typer.Typer(
     name="unrelu",
@@ -70,25 +62,25 @@ def _root(
 
 @app.command()
 def invert(
-    model: Model,
-    data: Observations,
-    output: OutputFolder,
-    method: Method = "auto",
-    option: Options = None,
-    noise: Noise = None,
-    norm: Norm = None,
-    mask: MaskFile = None,
-    operator: OperatorFile = None,
-    prior: Prior = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.OutputFolder,
+    method: opt.Method = "auto",
+    option: opt.Options = None,
+    noise: opt.Noise = None,
+    norm: opt.Norm = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
+    prior: opt.Prior = 0.0,
+    seed: opt.Seed = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
-    scale: Scale = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
+    scale: opt.Scale = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Find the latent codes of the observations in DATA and write them to a folder.
 
@@ -103,13 +95,13 @@ def invert(
     from unrelu.methods import make
     from unrelu.problem import Problem
 
-    options = options_of(option or [])
+    options, limit = options_of(option or []), limit_of(max_bytes)
     make(method, options)
-    y = read_observations(data, max_bytes=limit_of(max_bytes))
+    y = read_observations(data, max_bytes=limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     stated: dict[str, Any] = {
-        "operator": read_measurement(mask, operator, limit_of(max_bytes)), "noise": noise, "norm": norm,
-        "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
+        "operator": read_measurement(mask, operator, limit), "noise": noise, "norm": norm, "prior": prior,
+        "seed": seed, "time_limit": time_limit, "scale": scale,
     }  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
@@ -125,9 +117,9 @@ def invert(
 
 @app.command()
 def certify(
-    model: Model,
-    data: Observations,
-    output: OutputFolder,
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.OutputFolder,
     codes: Annotated[
         Path | None,
         typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert`. [default: found by auto]"),
@@ -136,19 +128,19 @@ def certify(
         str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
-    mask: MaskFile = None,
-    operator: OperatorFile = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
     box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
     max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
-    scale: Scale = None,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
+    scale: opt.Scale = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
@@ -159,13 +151,16 @@ def certify(
     from rich.console import Console
 
     from unrelu._certify import certify as prove
-    from unrelu.cli.certificate_plot import draw_bounds, draw_box
     from unrelu.datasets import prepare_output, read_measurement, read_observations, write_certificates
+    from unrelu.report.certificates import draw_bounds, draw_box
 
-    y = read_observations(data, max_bytes=limit_of(max_bytes))
-    found = read_codes(codes, max_bytes) if codes else None
+    limit = limit_of(max_bytes)
+    y = read_observations(data, max_bytes=limit)
+    found = None
+    if codes:
+        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
-    measured = read_measurement(mask, operator, limit_of(max_bytes))
+    measured = read_measurement(mask, operator, limit)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as (callback, interrupted):
@@ -176,8 +171,8 @@ def certify(
     certificates = result if isinstance(result, list) else [result]
     write_certificates(output, certificates, single=not isinstance(result, list))
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
-    if any(c.box is not None for c in certificates):
-        first = next(i for i, c in enumerate(certificates) if c.box is not None)
+    first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
+    if first is not None:
         name = f"observation {first}" if len(certificates) > 1 else ""
         draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
     if not quiet:
@@ -187,50 +182,199 @@ def certify(
 
 @app.command()
 def inspect(
-    model: Model,
-    layers: Layers = None,
-    activation: ActivationName = None,
-    latent_shape: LatentShape = None,
-    max_bytes: MaxBytes = None,
+    model: opt.Model,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
     samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
 ) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from unrelu._inspect import inspect as look
-    from unrelu._inspect import share
     from unrelu.theory import ASSUMED_EXPANSION
 
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     seen = look(network, samples)
     title = f"{escape(model)}: latent {network.latent_shape} to output {network.output_shape}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("layer", "map", "activation"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact"):
-        table.add_column(heading, justify="right")
+    expansion = f">= {ASSUMED_EXPANSION}"
+    shown = table(title, "layer", "map", "activation", "in", "out", "out/in", expansion, "exact")
     for i, layer in enumerate(seen.layers, 1):
         expands = "yes" if layer.expands else "no"
-        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands, share(layer.determined))
-        table.add_row(str(i), layer.name, layer.activation, *sizes)
+        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands)
+        shown.add_row(str(i), layer.name, layer.activation, *sizes, share(layer.determined, digits=0))
     console = Console(highlight=False)
-    console.print(table)
+    console.print(shown)
     console.print(
-        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
+        f"out/in {expansion} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
         "for which at least as many outputs as inputs tell their pre-activation\n"
     )
-    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable)} of sampled codes")
+    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable, digits=0)} of sampled codes")
     console.print(f"[bold]expect[/bold]        {seen.verdict}")
     console.print(f"[bold]method[/bold]        {seen.recommended}")
     console.print(f"[bold]certify[/bold]       {seen.provable}")
 
 
-app.command()(run)
-app.command()(status)
-app.command()(report)
+@app.command()
+def run(
+    model: opt.Model,
+    data: Annotated[
+        str,
+        typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or any URL of fsspec), a folder of images."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run goes on in it.")],
+    method: opt.Method = "auto",
+    option: opt.Options = None,
+    noise: opt.Noise = None,
+    norm: opt.Norm = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_READING,
+            help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one.",
+        ),
+    ] = None,
+    operator: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_READING,
+            help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.",
+        ),
+    ] = None,
+    prior: opt.Prior = 0.0,
+    seed: opt.Seed = 0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds for each chunk, looked at between steps; what is reached then depends on the machine."
+        ),
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Observations inverted together; results depend on it.")] = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine, of one thread each. [default: one a core]")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_WORKERS, help="Run on a Dask cluster: the address of its scheduler, tcp://HOST:8786"
+        ),
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(rich_help_panel=_WORKERS, help="Run on a Dask cluster of this machine: local:N")
+    ] = None,
+    array: Annotated[
+        str | None, typer.Option(rich_help_panel=_READING, help="Name of the array in DATA, where there are several.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(rich_help_panel=_READING, help="Resize images to HEIGHT,WIDTH.")] = None,
+    scale: opt.Scale = None,
+    results: Annotated[
+        str | None,
+        typer.Option(help="npy or zarr. [default: npy up to 100,000 observations without a cluster, else zarr]"),
+    ] = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    max_bytes: opt.MaxBytes = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Begin again: remove what the folder holds of an earlier run.")
+    ] = False,
+    quiet: opt.Quiet = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="A JSON line for each chunk on standard output, for scripts.")
+    ] = False,
+) -> None:
+    """Invert all observations in DATA, so that it can be stopped, killed and started again.
+
+    The folder gets the codes, the reconstructions and how each ended: codes.npy, reconstructions.npy and results.jsonl,
+    or results.zarr; look at it with `unrelu status` and `unrelu report`.
+
+    Run the same command again to go on: finished chunks are not computed again, and the results are the same bits.
+    Ctrl-C finishes the chunks at work; a second Ctrl-C ends at once. An observation that cannot be read or inverted
+    gets the status ERROR and does not stop the others; the exit status is then 1.
+    """
+    from unrelu.cli.run_progress import watching
+    from unrelu.datasets import read_measurement
+    from unrelu.runs import run as run_all
+
+    options, limit = options_of(option or []), limit_of(max_bytes)
+    if scheduler and dask:
+        raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
+    if dask and not dask.startswith("local:"):
+        raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
+    network = network_of(model, layers, activation, latent_shape, max_bytes)
+    one, each = _masks(mask, network, limit)
+    if mask and operator:
+        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
+    names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
+    if one is not None or operator is not None:
+        names |= {"mask": os.path.abspath(mask)} if mask else {"operator": os.path.abspath(str(operator))}
+    with watching(quiet, json, output) as watcher:
+        found = run_all(
+            network, data, output, method, max_bytes=limit,
+            operator=one if one is not None else read_measurement(None, operator, limit),
+            masks=each, noise=noise, norm=norm, prior=prior, seed=seed, time_limit=time_limit, chunk=chunk,
+            workers=workers, scheduler=scheduler or dask, array=array, size=_size(size), scale=scale, results=results,
+            overwrite=overwrite, watch=watcher, names=names, **options,
+        )  # fmt: skip
+        watcher.end(found)
+    messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"
+    end(found.failed, found.done, not found.finished, output / messages)
+
+
+@app.command()
+def status(
+    output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")],
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
+    from unrelu.cli.run_progress import print_status
+    from unrelu.runs import open_run
+
+    print_status(open_run(output), json)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. [default: OUT/report.html]")] = None,
+) -> None:
+    """Write what a run found as one HTML page that needs no network: counts, histograms, pictures, errors, speed."""
+    from unrelu.report import write_report
+
+    print(write_report(folder, output))
+
+
+def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, str | None]:
+    """A single mask for all observations, or where there is one for each; None where there is no such mask."""
+    from unrelu.datasets import read_measurement
+
+    if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
+        return None, mask
+    single = _shape(Path(mask), max_bytes) in (network.output_shape, (network.output_dim,))
+    return (read_measurement(Path(mask), None, max_bytes), None) if single else (None, mask)
+
+
+def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
+    """Of an array in a file; masks for a whole data set are not read to see that they are many."""
+    from unrelu.datasets import read_observations
+    from unrelu.runtime.file_reading import npy_header, opened
+
+    if mask.suffix.lower() == ".npy":
+        with opened(mask) as (stream, size):
+            return npy_header(stream, size, str(mask)).shape
+    return read_observations(mask, "masks", "mask", max_bytes).shape
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = map(int, text.split(","))
+    except ValueError:
+        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28") from None
+    return height, width
 
 
 @app.command()
@@ -239,8 +383,8 @@ def demo(
         "demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of codes, digits, noise and starts, each a stream.")] = 2026,
-    overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
-    quiet: Quiet = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
     import numpy as np
@@ -250,10 +394,8 @@ def demo(
     from unrelu.datasets import prepare_output
 
     prepare_output(output, overwrite)
-    results = [
-        result for section in run_demo(output, Console(quiet=quiet), seed) for result in section.results.values()
-    ]
-    codes = [code for result in results for code in result.z]
+    sections = run_demo(output, Console(quiet=quiet), seed)
+    codes = [code for section in sections for result in section.results.values() for code in result.z]
     failed = sum(not np.isfinite(code).all() for code in codes)
     end(failed, len(codes), False, output / "results.jsonl")
 

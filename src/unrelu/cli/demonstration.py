@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -13,20 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from unrelu import zoo
 from unrelu._invert import invert
+from unrelu.cli.terminal import bar_of, table
 from unrelu.datasets import records, write_records
-from unrelu.problem import Progress as State
+from unrelu.problem import Progress
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
-Groups = tuple[tuple[str, ...], ...]
 
 SEED = 2026
 _NOISE = 0.1
@@ -55,7 +54,7 @@ class Section:
     model: str
     real: bool
     count: int
-    groups: Groups
+    groups: tuple[tuple[str, ...], ...]
     seed: int = SEED
     shown: int = 1
     clean: Array = field(init=False)
@@ -87,20 +86,13 @@ class Section:
         what = "real digits" if self.real else "its own digits"
         return f"{self.model}: {self.count} of {what}, Gaussian noise {_NOISE}"
 
-    def run(self, method: str, report: Any) -> None:
+    def run(self, method: str, callback: Callable[[Progress], None] | None = None) -> None:
         """Invert the observations by one method and keep the result."""
-        network = zoo.load(self.model)
         start = self.results["linf"] if method == _REFINED else None
         result = invert(
-            network,
-            self.observed,
-            "lm" if start else method,
-            noise=f"gaussian:{_NOISE}",
-            z0=start.z if start else None,
-            seed=self.seed,
-            callback=report,
-            **_options(method, self.model),
-        )
+            zoo.load(self.model), self.observed, "lm" if start else method, noise=f"gaussian:{_NOISE}",
+            z0=start.z if start else None, seed=self.seed, callback=callback, **_options(method, self.model),
+        )  # fmt: skip
         self.seconds[method] = result.seconds + (start.seconds if start else 0.0)
         self.results[method] = result
 
@@ -151,16 +143,12 @@ def sections(seed: int = SEED) -> list[Section]:
 def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
     """Run every section; print the tables; write ``grid.png`` and ``results.jsonl`` into ``folder``."""
     done = sections(seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=sum(len(s.methods) for s in done))
-        finished = 0
-        for section in done:
-            for method in section.methods:
-                bar.update(task, description=f"{section.model:13} {method:16}", completed=finished)
-                section.run(method, partial(_report, bar, task, finished))
-                finished += 1
-        bar.update(task, completed=finished, description=f"{'done':30}")
+    steps = [(section, method) for section in done for method in section.methods]
+    with bar_of(console, "", len(steps)) as bar:
+        for finished, (section, method) in enumerate(steps):
+            bar.update(bar.task_ids[0], description=f"{section.model:13} {method:16}", completed=finished)
+            section.run(method, partial(_report, bar, finished))
+        bar.update(bar.task_ids[0], completed=len(steps), description=f"{'done':30}")
     for section in done:
         console.print(_table(section))
     console.print(
@@ -177,17 +165,13 @@ def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
     return done
 
 
-def _report(bar: Progress, task: TaskID, finished: int, state: State) -> None:
+def _report(bar: Bar, finished: int, progress: Progress) -> None:
     """Show one method's progress as a part of a step of the bar."""
-    bar.update(task, completed=finished + state.done / state.total)
+    bar.update(bar.task_ids[0], completed=finished + progress.done / progress.total)
 
 
 def _table(section: Section) -> Table:
-    table = Table(title=section.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("rank", justify="right")
-    table.add_column("method", no_wrap=True)
-    for heading in ("explained", "latent error", "residual / noise", "ms/image"):
-        table.add_column(heading, justify="right")
+    made = table(section.title, "rank", "method", "explained", "latent error", "residual / noise", "ms/image")
     rank = 1
     for group in section.groups:
         for method in group:
@@ -195,9 +179,9 @@ def _table(section: Section) -> Table:
             explained = f"{int(section.results[method].success.sum())}/{section.count}"
             milliseconds = f"{1e3 * np.median(section.seconds[method]):.0f}"
             latent = "unknown" if error is None else f"{error:.2f}"
-            table.add_row(str(rank), method, explained, latent, f"{section.misfit(method):.2f}", milliseconds)
+            made.add_row(str(rank), method, explained, latent, f"{section.misfit(method):.2f}", milliseconds)
         rank += len(group)
-    return table
+    return made
 
 
 def _records(done: list[Section]) -> Iterator[dict[str, Any]]:
@@ -220,16 +204,15 @@ def draw(done: list[Section]) -> Figure:
     )
     axes = figure.subplots(len(lines), len(methods) + 3, squeeze=False)
     for row, (section, i) in zip(axes, lines, strict=True):
-        scale = (-1.0, 1.0) if section.clean.min() < -0.5 else (0.0, 1.0)
         for axis in row:
             axis.set_axis_off()
         what = "real digits,\nnot in its range" if section.real else "its own digits"
         row[0].text(0.5, 0.5, f"{section.model}\n{what}", ha="center", va="center", fontsize=11)
-        _image(row[1], section.clean[i], scale)
-        _image(row[2], section.observed[i], scale)
+        _image(row[1], section, section.clean[i])
+        _image(row[2], section, section.observed[i])
         for axis, method in zip(row[3:], methods, strict=True):
             if method in section.results:
-                _image(axis, section.results[method].reconstruction[i], scale)
+                _image(axis, section, section.results[method].reconstruction[i])
                 _verdict(axis, section.results[method], i)
             else:
                 axis.text(0.5, 0.5, "needs\nexpanding\nlayers", ha="center", va="center", fontsize=10, color="gray")
@@ -239,14 +222,14 @@ def draw(done: list[Section]) -> Figure:
     return figure
 
 
-def _image(axis: Axes, image: Array, scale: tuple[float, float]) -> None:
-    axis.imshow(image.reshape(28, 28), cmap="gray_r", vmin=scale[0], vmax=scale[1])
+def _image(axis: Axes, section: Section, image: Array) -> None:
+    background = -1.0 if section.clean.min() < -0.5 else 0.0
+    axis.imshow(image.reshape(28, 28), cmap="gray_r", vmin=background, vmax=1.0)
 
 
 def _verdict(axis: Axes, result: Inversion, i: int) -> None:
     """The status and the p-value, below an image."""
     p = float(result.p_value[i])
-    known = "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
+    text = f"{result.status[i].name}\n" + ("p < 0.001" if p < 1e-3 else f"p = {p:.2g}")
     color = "darkgreen" if result.success[i] else "firebrick"
-    text = f"{result.status[i].name}\n{known}"
     axis.text(0.5, -0.04, text, transform=axis.transAxes, ha="center", va="top", fontsize=9, color=color)

@@ -44,8 +44,10 @@ Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Optio
 Noise = Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")]
 Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
 Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Observations = Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the results in an existing folder.")]
 MaskFile = Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")]
 OperatorFile = Annotated[
     Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")

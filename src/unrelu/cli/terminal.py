@@ -1,4 +1,4 @@
-"""What commands share: models by name, options, progress bars that can be interrupted, summaries.
+"""What commands share: models by name, options, progress bars that can be interrupted, tables, summaries.
 
 Everything heavy is imported where it is used, so that ``unrelu --help`` does not wait for PyTorch.
 """
@@ -18,14 +18,20 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from unrelu.errors import InputError, OptionError
+from unrelu.runtime.words import count
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.table import Table
 
     from unrelu.certification import Certificate
     from unrelu.models.network import Network
     from unrelu.problem import Progress
     from unrelu.result import Inversion
+
+# Columns of text; the others are of numbers. Only the last is broken into lines.
+_TEXT = ("status", "layer", "map", "activation", "method", "meaning")
 
 
 def limit_of(max_bytes: int | None) -> int:
@@ -105,28 +111,60 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 def end(failed: int, size: int, interrupted: bool, messages: Path) -> None:
-    """End a command that inverted observations, with exit status 130, 1 or 0.
-
-    Args:
-        failed: how many have no code, which is said.
-        size: how many there were.
-        interrupted: whether Ctrl-C ended the work.
-        messages: the file that says why they failed.
-    """
+    """End a command with exit status 130, 1 or 0; say how many observations have no code, and which file says why."""
     if failed:
         print(f"{failed} of {size} observations failed, their messages are in {messages}", file=sys.stderr)
     if interrupted or failed:
         raise typer.Exit(130 if interrupted else 1)
 
 
-def tell(console: Console, text: str) -> None:
-    """A line on standard error from a signal's handler, unless the console is quiet.
+@contextmanager
+def interruptible(
+    told: str, at_once: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
+) -> Iterator[threading.Event]:
+    """Whether Ctrl-C was pressed: the first one is noted, so that work can stop in order; the second ends at once.
 
-    It goes past Python's buffers, which the code that was interrupted may be writing to.
+    Args:
+        told: said on standard error after the first one; nothing if empty.
+        at_once: said after the second one.
+        signals: that are treated like Ctrl-C.
     """
-    if not console.quiet:
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            _say(at_once)
+            ending = before[number]
+            if callable(ending):
+                ending(number, frame)
+            raise KeyboardInterrupt
+        interrupted.set()
+        _say(told)
+
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """A line from a signal's handler, past Python's buffers, which the code that was interrupted may be writing to."""
+    if text:
         with suppress(OSError):
             os.write(2, f"{text}\n".encode())
+
+
+def bar_of(console: Console, description: str, total: int | None, clock: bool = True) -> Bar:
+    """A progress bar with one task: so many of all, a note, and the time that has passed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns.append(TextColumn("{task.fields[note]}"))
+    bar = Progress(*columns, *([TimeElapsedColumn()] if clock else []), console=console)
+    bar.add_task(description, total=total, note="")
+    return bar
 
 
 @contextmanager
@@ -134,68 +172,52 @@ def progress_bar(
     console: Console, method: str, size: int, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
     """A progress bar as a callback, and whether Ctrl-C was pressed: the first one stops, and keeps what was found."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    told = "stopping; what was found so far will be written (Ctrl-C again to end at once)"
+    with interruptible("" if console.quiet else told) as interrupted, bar_of(console, method, size) as bar:
+        task = bar.task_ids[0]
+        bar.update(task, note=f"{unit} 0")
 
-    interrupted = threading.Event()
+        def callback(progress: Progress) -> bool:
+            bar.update(task, completed=progress.done, total=progress.total, note=f"{unit} {progress.nit}")
+            return interrupted.is_set()
 
-    def interrupt(number: int, frame: Any) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-        tell(console, "stopping; what was found so far will be written (Ctrl-C again to end at once)")
+        yield callback, interrupted
+        if not interrupted.is_set():
+            bar.update(task, completed=bar.tasks[0].total)
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit + " {task.fields[nit]}"),
-        TimeElapsedColumn(),
-    )
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        with Bar(*columns, console=console) as bar:
-            task = bar.add_task(method, total=size, nit=0)
 
-            def callback(progress: Progress) -> bool:
-                bar.update(task, completed=progress.done, total=progress.total, nit=progress.nit)
-                return interrupted.is_set()
+def table(title: str, *headings: str) -> Table:
+    """A table without rows."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
 
-            yield callback, interrupted
-            if not interrupted.is_set():
-                bar.update(task, completed=bar.tasks[0].total)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        text = heading in _TEXT
+        made.add_column(heading, justify="left" if text else "right", no_wrap=text and heading != _TEXT[-1])
+    return made
 
 
 def print_summary(console: Console, result: Inversion, output: Path) -> None:
     """How the inversions ended."""
     import numpy as np
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
 
     states, successes = np.atleast_1d(result.status), np.atleast_1d(result.success)
-    title = f"{len(states)} observation{'s' * (len(states) != 1)}, method {result.method}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("status", "count", "success", "median objective", "meaning"):
-        table.add_column(heading, justify="left" if heading in ("status", "meaning") else "right")
+    title = f"{count(len(states), 'observation')}, method {result.method}"
+    summary = table(title, "status", "count", "success", "median objective", "meaning")
     for status in sorted(set(states), key=lambda s: s.name):
         chosen = states == status
-        success = f"{int(successes[chosen].sum())}"
-        objectives = np.atleast_1d(result.fun)[chosen]
-        reached = objectives[np.isfinite(objectives)]
+        reached = np.atleast_1d(result.fun)[chosen]
+        reached = reached[np.isfinite(reached)]
         objective = f"{np.median(reached):.3g}" if len(reached) else "-"
-        table.add_row(status.name, str(int(chosen.sum())), success, objective, status.value)
-    console.print(table)
+        summary.add_row(status.name, str(chosen.sum()), str(successes[chosen].sum()), objective, status.value)
+    console.print(summary)
     if np.isfinite(result.p_value).any():
         console.print(f"p-values under the stated noise: {_spread(result.p_value)}")
     elif np.isfinite(result.confidence).any():
         console.print(f"confidence that no code fits more than 1% better: {_spread(result.confidence)}")
-    told = int(np.sum(result.identifiable))
-    console.print(f"identifiable: {told} of {len(states)}, by the rank at their codes")
-    seconds = result.problem.control.elapsed()
     written = "codes.npy reconstructions.npy results.jsonl"
-    console.print(f"{seconds:.2f} s; written to {escape(str(output))}/: {written}", soft_wrap=True)
+    _print_end(console, result.identifiable, f"{result.problem.control.elapsed():.2f} s", output, written)
 
 
 def _spread(values: Any) -> str:
@@ -208,37 +230,31 @@ def _spread(values: Any) -> str:
     return f"{known.min():.2g} to {known.max():.2g}, median {np.median(known):.2g}"
 
 
-def read_codes(path: Path, max_bytes: int | None = None) -> Any:
-    """Codes from a .npy file, or from the results of ``unrelu invert``."""
-    from unrelu.datasets import read_observations
+def _print_end(console: Console, identifiable: Any, said: str, output: Path, written: str) -> None:
+    """The last lines of a summary."""
+    import numpy as np
+    from rich.markup import escape
 
-    return read_observations(path / "codes.npy" if path.is_dir() else path, "codes", "codes", limit_of(max_bytes))
+    console.print(f"identifiable: {np.sum(identifiable)} of {np.size(identifiable)}, by the rank at their codes")
+    console.print(f"{said}; written to {escape(str(output))}/: {written}", soft_wrap=True)
 
 
 def print_certificates(console: Console, certificates: Sequence[Certificate], output: Path) -> None:
     """How the proofs ended."""
     import numpy as np
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
 
-    norm = certificates[0].norm
-    title = f"{len(certificates)} observation{'s' * (len(certificates) != 1)}, smallest {norm} error over all codes"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("status", "count", "lower", "upper", "gap", "nodes", "seconds", "meaning"):
-        table.add_column(heading, justify="left" if heading in ("status", "meaning") else "right")
+    title = f"{count(len(certificates), 'observation')}, smallest {certificates[0].norm} error over all codes"
+    summary = table(title, "status", "count", "lower", "upper", "gap", "nodes", "seconds", "meaning")
+    formats = {"lower": ".3g", "upper": ".3g", "gap": ".3g", "nodes": ".0f", "seconds": ".2f"}
     for status in sorted({c.status for c in certificates}, key=lambda s: s.name):
         chosen = [c for c in certificates if c.status is status]
-        numbers = (float(np.median([getattr(c, name) for c in chosen])) for name in ("lower", "upper", "gap"))
-        nodes, seconds = (float(np.median([getattr(c, name) for c in chosen])) for name in ("nodes", "seconds"))
-        cells = (*(f"{number:.3g}" for number in numbers), f"{nodes:.0f}", f"{seconds:.2f}")
-        table.add_row(status.name, str(len(chosen)), *cells, status.value)
-    console.print(table)
+        medians = {name: np.median([getattr(c, name) for c in chosen]) for name in formats}
+        cells = (format(float(medians[name]), how) for name, how in formats.items())
+        summary.add_row(status.name, str(len(chosen)), *cells, status.value)
+    console.print(summary)
     limited = [c.radius for c in certificates if np.isfinite(c.radius)]
     if limited:
         others = ", the others about all codes" if len(limited) < len(certificates) else ""
         console.print(f"{len(limited)} of {len(certificates)} about codes with |z_i| <= {max(limited):g}{others}")
-    told = sum(c.identifiable for c in certificates)
-    console.print(f"identifiable: {told} of {len(certificates)}, by the rank at their codes")
     written = "certificate-*.json certificates.jsonl codes.npy and pictures"
-    console.print(f"medians; written to {escape(str(output))}/: {written}", soft_wrap=True)
+    _print_end(console, [c.identifiable for c in certificates], "medians", output, written)

@@ -1,21 +1,21 @@
-"""What was run, and on what: from the manifest; and the columns of what is finished, one in memory at a time."""
+"""What was run, and on what, from the manifest: as a list of facts, and as a Python script that computes the same."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+import os
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
+from unrelu import zoo
 from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
-from unrelu.report.words import count
 from unrelu.runs import Run
+from unrelu.runtime.words import count
 
-# Least, middle and most of a column.
-_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+_INDENT = "    "
 _OPERATORS = {
     "mask": "one mask for all observations",
     "matrix": "a matrix",
@@ -25,79 +25,7 @@ _OPERATORS = {
 _OBJECTIVES = {"l1": "l1 residual, the sum over its entries", "linf": "linf residual, its largest entry"}
 
 
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """The rows of the finished chunks.
-
-    Rows of others may be zeros, empty, or of a chunk that was not recorded; none of them count.
-
-    Attributes:
-        run: the folder.
-    """
-
-    run: Run
-
-    @cached_property
-    def indices(self) -> npt.NDArray[np.int64] | None:
-        """Of the observations, (n,), in order; None for all of them."""
-        if self.run.finished:
-            return None
-        spans = [np.arange(r.start, r.stop) for _, r in sorted(self.run.records.items())]
-        return np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """A column of numbers, (n,); ``status`` as the numbers that the table holds.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        if not self.run.records:
-            return np.zeros(0, dtype=self.run.table.column(name).dtype)
-        values = self.run.table.read(name)
-        return values if self.indices is None else values[self.indices]
-
-    def known(self, name: str) -> npt.NDArray[Any]:
-        """The values of a column that are known: neither NaN, nor what whole numbers have in its place."""
-        values = self.column(name)
-        return values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0]
-
-    def index(self, places: npt.NDArray[np.intp]) -> list[int]:
-        """The observations at places of a column."""
-        return [int(i) for i in (places if self.indices is None else self.indices[places])]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Where the values of a column lie.
-
-    Attributes:
-        name: of the column.
-        what: it is, with its unit.
-        least, low, median, high, most: its quantiles 0, 5%, 50%, 95% and 100%; NaN without values.
-        known: how many values are finite.
-    """
-
-    name: str
-    what: str
-    least: float
-    low: float
-    median: float
-    high: float
-    most: float
-    known: int
-
-
-def spread_of(name: str, what: str, values: npt.NDArray[Any]) -> Spread:
-    """The spread of the finite values of a column, (n,)."""
-    known = values[np.isfinite(values)]
-    # An infinite or huge value has no finite mean with its neighbour, so none is taken.
-    found = np.quantile(known, _QUANTILES, method="closest_observation") if known.size else np.full(5, np.nan)
-    least, low, median, high, most = (float(value) for value in found)
-    return Spread(name, what, least, low, median, high, most, len(known))
-
-
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """A line of a list: what it is, its value, and whether that is code, or a hash."""
 
     name: str
@@ -105,10 +33,30 @@ class Fact:
     code: bool = False
 
 
+def opened(run: Run) -> dict[str, Any]:
+    """Where the data and the masks were, and how they were opened."""
+    about = run.manifest["about"]
+    usual = {"data": about["data"], "masks": about.get("masks"), "array": None, "size": None, "operator": None}
+    found = {**usual, "directory": None, **about.get("opened", {})}
+    return found | {"size": found["size"] and tuple(found["size"])}
+
+
+def here(run: Run, location: str) -> str:
+    """A path as it is from here: relative ones are first looked for where the run was started."""
+    began = Path(opened(run)["directory"] or ".", location)
+    return str(began) if began.exists() else location
+
+
+def masked(run: Run) -> bool:
+    """Whether entries are hidden."""
+    return bool(run.manifest["masks"]) or opened(run)["operator"] == "mask"
+
+
 def question(run: Run) -> list[Fact]:
     """The model, the data, the method and everything else that decides the results."""
     manifest, about = run.manifest, run.manifest["about"]
-    model, data = manifest["model"], manifest["data"]
+    model, data, options = manifest["model"], manifest["data"], manifest["options"]
+    given = ", ".join(f"{name}={value!r}" for name, value in sorted(options.items()))
     return [
         Fact("model", about.get("model") or "a network from Python (its name was not recorded)"),
         Fact("maps", f"{count(model['latent_dim'])} latent coordinates to {_shape(model['output_shape'])} outputs"),
@@ -117,9 +65,9 @@ def question(run: Run) -> list[Fact]:
         Fact("scaled to", "not scaled" if data["scale"] == "none" else f"[{data['scale'].replace(',', ', ')}]"),
         Fact("measured", _measured(run)),
         Fact("method", manifest["method"], code=True),
-        Fact("options", _options(manifest["options"]) or "its defaults", code=bool(manifest["options"])),
+        Fact("options", given or "its defaults", code=bool(options)),
         Fact("noise", manifest["noise"] or "not stated", code=bool(manifest["noise"])),
-        Fact("norm", _norm(run)),
+        Fact("norm", ", ".join(_norm(run))),
         Fact("prior", f"{manifest['prior']:g} |z|²" if manifest["prior"] else "none"),
         Fact("seed", str(manifest["seed"]), code=True),
         Fact("chunk", f"{count(manifest['chunk'], 'observation')}, inverted together"),
@@ -134,44 +82,31 @@ def machine(run: Run) -> list[Fact]:
     for name, value in manifest["about"].get("machine", {}).items():
         if name != "unrelu" and value not in (None, "", [], "not installed"):
             facts.append(Fact(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    facts += [
-        Fact("SHA-256 of the model", manifest["model"]["sha256"], code=True),
-        Fact("SHA-256 of the first chunk of the data", manifest["data"]["sha256"], code=True),
-    ]
-    if manifest["operator"] is not None:
-        facts.append(Fact("SHA-256 of the operator", manifest["operator"], code=True))
-    return facts
-
-
-def norm_of(run: Run) -> str:
-    """The norm of the objective that the run reports: the one asked for, else that of the method, or of the noise."""
-    manifest = run.manifest
-    entry = METHODS.get(manifest["method"])
-    own = "noise" if entry is None else entry.norm
-    return str(manifest["norm"] or (Noise.parse(manifest["noise"]).norm if own == "noise" else own))
+    hashes = {
+        "the model": manifest["model"]["sha256"],
+        "the first chunk of the data": manifest["data"]["sha256"],
+        "the operator": manifest["operator"],
+    }
+    return facts + [Fact(f"SHA-256 of {name}", value, code=True) for name, value in hashes.items() if value is not None]
 
 
 def objective(run: Run) -> str:
     """What the column of that name holds."""
-    norm, prior = norm_of(run), run.manifest["prior"]
+    (norm, _), prior = _norm(run), run.manifest["prior"]
     if norm == "l2":
         return "squared l2 residual" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
     return _OBJECTIVES[norm] + ", units of the data"
 
 
-def _norm(run: Run) -> str:
-    norm, manifest = norm_of(run), run.manifest
-    entry = METHODS.get(manifest["method"])
+def _norm(run: Run) -> tuple[str, str]:
+    """The norm of the objective that the run reports, and why: asked for, of the method, or of the noise."""
+    manifest = run.manifest
+    entry, noise = METHODS.get(manifest["method"]), Noise.parse(manifest["noise"])
     if manifest["norm"]:
-        return norm + ", as asked for"
+        return manifest["norm"], "as asked for"
     if entry is not None and entry.norm != "noise":
-        return f"{norm}, that of {manifest['method']}"
-    kind = Noise.parse(manifest["noise"]).name
-    return f"{norm}, that of {kind} noise" if manifest["noise"] else f"{norm}, as no noise is stated"
-
-
-def _options(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in sorted(options.items()))
+        return entry.norm, f"that of {manifest['method']}"
+    return noise.norm, f"that of {noise.name} noise" if manifest["noise"] else "as no noise is stated"
 
 
 def _shape(shape: list[int]) -> str:
@@ -184,5 +119,89 @@ def _measured(run: Run) -> str:
         return "a mask for every observation"
     if manifest["operator"] is None:
         return "the whole output"
-    kind = manifest["about"].get("opened", {}).get("operator")
-    return _OPERATORS.get(kind, "by an operator") + f": {_shape(manifest['data']['shape'])} measurements"
+    kind = _OPERATORS.get(opened(run)["operator"], "by an operator")
+    return f"{kind}: {_shape(manifest['data']['shape'])} measurements"
+
+
+def script(run: Run) -> str:
+    """A whole script; it goes on with the run if that is not finished.
+
+    What the folder does not keep, such as a generator that was built in Python, is left as ``...`` with a comment.
+    """
+    manifest = run.manifest
+    flags = _flags(manifest["about"].get("command"))
+    workers = flags.get("workers", "")
+    imports, body = ["import unrelu"], [f"network = {_network(run, flags)}"]
+    data, masks = (_stored(opened(run)[name], name, body) for name in ("data", "masks"))
+    words = [f"network, {data}, {os.path.abspath(run.folder)!r}, {manifest['method']!r}"]
+    if manifest["operator"] is not None:
+        body.append(f"operator = {_operator(run, imports)}")
+        words.append("operator=operator")
+    if manifest["masks"]:
+        words.append(f"masks={masks}")
+    given = _given(run) | ({"workers": int(workers)} if workers.isdigit() else {})
+    words += [f"{name}={value!r}" for name, value in given.items()]
+    body += ["unrelu.run(", *(f"{_INDENT}{word}," for word in words), ")"]
+    if workers != "1":  # workers are processes, which import this script
+        body = ['if __name__ == "__main__":', *(_INDENT + line for line in body)]
+    return "\n".join([*imports, "", *body])
+
+
+def _network(run: Run, flags: dict[str, str]) -> str:
+    model = run.manifest["about"].get("model")
+    if not model:
+        return "...  # the generator, which was made in Python"
+    if model in zoo.names():
+        return f"unrelu.zoo.load({model!r})"
+    words = [repr(here(run, model))]
+    if "layers" in flags:
+        words.append(f"layers={[name.strip() for name in flags['layers'].split(',')]!r}")
+    if "activation" in flags:
+        each = flags["activation"].split(",")
+        words.append(f"activation={each if len(each) > 1 else each[0]!r}")
+    if re.fullmatch(r"[0-9, ]+", flags.get("latent-shape", "")):
+        words.append(f"latent_shape=({flags['latent-shape']},)")
+    return f"unrelu.load({', '.join(words)})"
+
+
+def _stored(location: str | None, name: str, body: list[str]) -> str:
+    """How a data set is given: by its location, or as an array, which has to be made before."""
+    if location != name:  # the name that an array has
+        return repr(location)
+    body.append(f"{name} = ...  # an array, which the folder does not keep")
+    return name
+
+
+def _operator(run: Run, imports: list[str]) -> str:
+    """How A is read; what that needs is added to the imports."""
+    about = run.manifest["about"]
+    for name, arguments in (("mask", "Path({!r}), None"), ("operator", "None, Path({!r})")):
+        if about.get(name):
+            imports[:0] = ["from pathlib import Path", ""]
+            imports.append("from unrelu.datasets import read_measurement")
+            return f"read_measurement({arguments.format(about[name])})"
+    return "...  # A, of which the folder keeps only a hash"
+
+
+def _given(run: Run) -> dict[str, Any]:
+    """The arguments by name, those of the method among them."""
+    manifest, how = run.manifest, opened(run)
+    stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit") if manifest[name]}
+    always = {name: manifest[name] for name in ("seed", "chunk", "results")} | {"scale": manifest["data"]["scale"]}
+    array = {"array": how["array"]} if how["array"] else {}
+    size = {"size": how["size"]} if how["size"] else {}
+    return {**stated, **always, **array, **size, **manifest["options"]}
+
+
+def _flags(command: str | None) -> dict[str, str]:
+    """The options ``--name value`` of the command that began the run."""
+    try:
+        words = shlex.split(command or "")
+    except ValueError:
+        return {}
+    found = {}
+    for word, after in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            found[name[2:]] = value if equals else after
+    return found

@@ -1,117 +1,53 @@
-"""The worst, median and best observations of a run: observed, reconstructed, and their difference."""
+"""The worst, median and best observations of a run as pictures: observed, reconstructed, and their difference."""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import to_rgb
+from matplotlib.image import imsave
 
-from unrelu.report.facts import Finished
-from unrelu.report.observed import Observations, Observed
-from unrelu.report.pictures import Curve, Shape, as_data_uri, curve, differences, picture_shape, values
-from unrelu.report.words import number
+from unrelu.report.charts import curve
+from unrelu.report.observed import Observations
+from unrelu.report.outcomes import Finished
 from unrelu.runs import Run
+from unrelu.runtime.words import number
 
 Array = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+Shape = tuple[int, int, int]
 
 # Observations shown of each kind.
 _WORST, _MEDIAN, _BEST = 6, 3, 3
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture, or a plot of curves.
-
-    Attributes:
-        label: what it shows.
-        alt: the same in words, for who does not see it.
-        src: the picture as a URI, or "" for a plot.
-        width, height: of the picture, in pixels.
-        curves: of the plot, each with its CSS class.
-        low, high: the values at the plot's lower and upper edge.
-    """
-
-    label: str
-    alt: str
-    src: str = ""
-    width: int = 0
-    height: int = 0
-    curves: tuple[tuple[str, Curve], ...] = ()
-    low: str = ""
-    high: str = ""
-
-
-@dataclass(frozen=True)
-class Card:
-    """One observation: its index, what it is called, how it ended, whether that is good, its residual, its panels."""
-
-    index: int
-    name: str
-    status: str
-    success: bool
-    score: float
-    problem: str
-    panels: tuple[Panel, ...] = ()
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some observations; ``scale`` is the difference at the ends of their shared scale, NaN if none is shown."""
-
-    title: str
-    cards: tuple[Card, ...]
-    scale: float
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """What is shown.
-
-    Attributes:
-        column: that observations are ordered by.
-        groups: of observations.
-        low, high: the values that are black and white.
-        pictures, hidden: whether there are pictures, and whether in any entries are hidden.
-        measured: whether observations are measurements of the output, not its entries.
-    """
-
-    column: str
-    groups: tuple[Group, ...]
-    low: float
-    high: float
-    pictures: bool
-    hidden: bool
-    measured: bool
-
-    @property
-    def compared(self) -> bool:
-        """Whether any differences are shown."""
-        return any(math.isfinite(group.scale) for group in self.groups)
+# Entries that were not observed. The same light blue as in the project's other pictures: no grey, and not in the scale.
+HIDDEN = "#9ecae1"
+# Blue below zero, white at zero, red above.
+_DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad=HIDDEN)
+# Flat outputs are drawn as squares from this side on; shorter ones are signals.
+_LEAST_SIDE = 8
+# Pictures are thinned out to at most so many pixels a side.
+_LARGEST_SIDE = 256
 
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """An observation with its arrays: x (n,), predicted = A x (m,)."""
+    """An observation: what is said of it, x (n,), and, where they are known, y, A x and their difference (m,)."""
 
-    card: Card
+    card: dict[str, Any]
     x: Array
-    observed: Observed
+    y: Array | None
     predicted: Array | None
 
     @property
-    def y(self) -> Array | None:
-        """(m,), NaN where it is hidden."""
-        if self.observed.values is None or self.observed.seen is None:
-            return None
-        return np.where(self.observed.seen, self.observed.values, np.nan)
-
-    @property
     def difference(self) -> Array | None:
-        """Observed minus A G(z)."""
         return None if self.y is None or self.predicted is None else self.y - self.predicted
 
 
@@ -130,8 +66,11 @@ def criterion(run: Run) -> str:
     return f"residual_{run.manifest['norm'] or 'l2'}"
 
 
-def gallery(finished: Finished, observations: Observations) -> Gallery | None:
-    """Draw observations; None if no finished one has a finite residual."""
+def gallery(finished: Finished, observations: Observations) -> dict[str, Any] | None:
+    """The observations that are shown, drawn; None if no finished one has a finite residual.
+
+    A group has a title, cards, and as its scale the difference at the ends of their shared scale, NaN if none is shown.
+    """
     run, column = finished.run, criterion(finished.run)
     groups = [
         (title, [_row(run, i, column, observations) for i in finished.index(places)])
@@ -141,15 +80,19 @@ def gallery(finished: Finished, observations: Observations) -> Gallery | None:
     if not rows:
         return None
     look = _look(run, rows)
-    drawn = tuple(_group(title, members, look) for title, members in groups)
-    return Gallery(
-        column,
-        drawn,
-        *look.outputs,
-        any(panel.src for group in drawn for card in group.cards for panel in card.panels),
-        any(row.observed.seen is not None and not row.observed.seen.all() for row in rows),
-        look.observation is None and look.output is not None,
-    )
+    drawn = [_group(title, members, look) for title, members in groups]
+    low, high = look.outputs
+    return {
+        "column": column,
+        "groups": drawn,
+        "low": low,  # the values that are black and white
+        "high": high,
+        "pictures": any("src" in panel for group in drawn for card in group["cards"] for panel in card["panels"]),
+        "hidden": any(row.y is not None and np.isnan(row.y).any() for row in rows),
+        # Whether observations are measurements of the output, not its entries.
+        "measured": look.observation is None and look.output is not None,
+        "compared": any(math.isfinite(group["scale"]) for group in drawn),
+    }
 
 
 def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[np.intp]]]:
@@ -167,10 +110,10 @@ def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[np.intp]]]:
 def _row(run: Run, i: int, column: str, observations: Observations) -> _Row:
     observed = observations.row(i)
     x = run.read("reconstructions", i, i + 1)[0].ravel()
-    status, score = str(run.read("status", i, i + 1)[0]), float(run.read(column, i, i + 1)[0])
-    success = bool(run.read("success", i, i + 1)[0])
-    card = Card(i, observed.name, status, success, score, observed.problem)
-    return _Row(card, x, observed, observations.measured(x))
+    score, status, success = (run.read(name, i, i + 1)[0] for name in (column, "status", "success"))
+    card = {"index": i, "name": observed.name, "problem": observed.problem}
+    card |= {"score": float(score), "status": str(status), "success": bool(success)}
+    return _Row(card, x, observed.values, observations.measured(x))
 
 
 def _look(run: Run, rows: Sequence[_Row]) -> _Look:
@@ -196,48 +139,89 @@ def _range(arrays: Sequence[Array], least: float, most: float) -> tuple[float, f
     return (low, high) if low < high else (low - 0.5, low + 0.5)
 
 
-def _group(title: str, rows: Sequence[_Row], look: _Look) -> Group:
+def _group(title: str, rows: Sequence[_Row], look: _Look) -> dict[str, Any]:
     """Cards with one scale of differences: the largest one, up to the whole range of the observations."""
     found = [np.nanmax(np.abs(d)) for row in rows if (d := row.difference) is not None and not np.isnan(d).all()]
     low, high = look.observations
     scale = min(float(max(found)), high - low) if found else float("nan")
-    return Group(title, tuple(replace(row.card, panels=_panels(row, look, scale)) for row in rows), scale)
+    return {"title": title, "scale": scale, "cards": [row.card | {"panels": _panels(row, look, scale)} for row in rows]}
 
 
-def _panels(row: _Row, look: _Look, scale: float) -> tuple[Panel, ...]:
-    y, d, who = row.y, row.difference, f"observation {row.card.index}"
+def _panels(row: _Row, look: _Look, scale: float) -> list[dict[str, Any]]:
+    """The pictures and the plots of curves of one observation."""
+    y, predicted, d, who = row.y, row.predicted, row.difference, f"observation {row.card['index']}"
     panels = []
-    if look.observation is None and y is not None:
-        panels.append(_fit(y, row.predicted, who, look.observations))
-    elif look.observation is not None and y is not None:
+    if y is not None and look.observation is not None:
         panels.append(_picture("observed", who, values(y, look.observation, *look.observations)))
+    elif y is not None and predicted is None:
+        panels.append(_plot("observed", who, {"observed": y}, look.observations))
+    elif y is not None and predicted is not None:
+        panels.append(_plot("observed and fitted", who, {"observed": y, "fit": predicted}, look.observations))
     if look.output is not None:
         panels.append(_picture("reconstruction", who, values(row.x, look.output, *look.outputs)))
-    elif look.observation is not None or y is None or row.predicted is None or len(y) != len(row.x):
-        panels.append(_plot("reconstruction", who, [("fit", row.x)], look.outputs))
+    elif look.observation is not None or d is None or len(d) != len(row.x):
+        panels.append(_plot("reconstruction", who, {"fit": row.x}, look.outputs))
     if d is not None and np.isfinite(scale):
-        ends = (-(scale or 1.0), scale or 1.0)
+        end = scale or 1.0
         if look.observation is None:
-            panels.append(_plot("difference", who, [("difference", d)], ends))
+            panels.append(_plot("difference", who, {"difference": d}, (-end, end)))
         else:
-            panels.append(_picture("difference", who, differences(d, look.observation, ends[1])))
-    return tuple(panels)
+            panels.append(_picture("difference", who, differences(d, look.observation, end)))
+    return panels
 
 
-def _fit(y: Array, predicted: Array | None, who: str, ends: tuple[float, float]) -> Panel:
-    """The observation as a curve, and that of the code over it."""
-    if predicted is None:
-        return _plot("observed", who, [("observed", y)], ends)
-    return _plot("observed and fitted", who, [("observed", y), ("fit", predicted)], ends)
-
-
-def _picture(label: str, who: str, pixels: npt.NDArray[np.uint8]) -> Panel:
+def _picture(label: str, who: str, pixels: Pixels) -> dict[str, Any]:
+    """A picture as a PNG file in a URI."""
     height, width = pixels.shape[:2]
-    return Panel(label, f"{who}, {label}", as_data_uri(pixels), width, height)
+    stream = io.BytesIO()
+    imsave(stream, np.ascontiguousarray(pixels), format="png")
+    src = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return {"label": label, "alt": f"{who}, {label}", "src": src, "width": width, "height": height}
 
 
-def _plot(label: str, who: str, arrays: Sequence[tuple[str, Array]], ends: tuple[float, float]) -> Panel:
-    low, high = ends
-    curves = tuple((name, curve(array, None, low, high)) for name, array in arrays)
-    alt = f"{who}, {label}: a curve of {len(arrays[0][1])} entries between {number(low)} and {number(high)}"
-    return Panel(label, alt, curves=curves, low=number(low), high=number(high))
+def _plot(label: str, who: str, arrays: dict[str, Array], ends: tuple[float, float]) -> dict[str, Any]:
+    """Curves, each by its CSS class, between the values at the plot's lower and upper edge."""
+    low, high = map(number, ends)
+    size = len(next(iter(arrays.values())))
+    alt = f"{who}, {label}: a curve of {size} entries between {low} and {high}"
+    curves = {name: curve(array, None, *ends) for name, array in arrays.items()}
+    return {"label": label, "alt": alt, "curves": curves, "low": low, "high": high}
+
+
+def picture_shape(shape: Sequence[int]) -> Shape | None:
+    """(channels, height, width) to draw an array as, with 1 or 3 channels; None if it is no picture.
+
+    Pictures are (H, W), (1, H, W) and (3, H, W), and flat arrays of a square number of entries from 8 x 8 on.
+    """
+    dims = tuple(shape)
+    if len(dims) == 2:
+        dims = (1, *dims)
+    if len(dims) == 3 and dims[0] in (1, 3) and min(dims[1:]) > 1:
+        return dims[0], dims[1], dims[2]
+    n = math.prod(dims)
+    side = math.isqrt(n)
+    if max(dims) == n and side * side == n and side >= _LEAST_SIDE:
+        return 1, side, side
+    return None
+
+
+def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
+    """Grey or colour from ``low`` (black) to ``high`` (white), (H, W, 3); NaN is :data:`HIDDEN`, others are clipped."""
+    grey = 255 * np.clip((_thinned(array, shape) - low) / (high - low), 0.0, 1.0)
+    colour = np.moveaxis(np.broadcast_to(grey, (3, *grey.shape[1:])), 0, -1)
+    hidden = np.isnan(colour).all(axis=-1, keepdims=True)
+    return np.round(np.where(hidden, 255 * np.array(to_rgb(HIDDEN)), np.nan_to_num(colour))).astype(np.uint8)
+
+
+def differences(array: Array, shape: Shape, scale: float) -> Pixels:
+    """Blue (-scale) over white (0) to red (scale), (H, W, 3); of colours, the channel that differs most."""
+    image = _thinned(array, shape)
+    most = np.where(np.isnan(image), -1.0, np.abs(image)).argmax(axis=0)
+    unit = 0.5 + np.take_along_axis(image, most[None], axis=0)[0] / (2 * scale)
+    return np.asarray(_DIVERGING(np.clip(unit, 0.0, 1.0), bytes=True))[..., :3]
+
+
+def _thinned(array: Array, shape: Shape) -> Array:
+    """The array in its shape, with every second, third, ... pixel only if it is too large."""
+    step = math.ceil(max(shape[1:]) / _LARGEST_SIDE)
+    return array.reshape(shape)[:, ::step, ::step]

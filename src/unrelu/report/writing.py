@@ -8,24 +8,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, StorageError
 from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
-from unrelu.report import facts, words
-from unrelu.report.certificate_list import certificates
-from unrelu.report.facts import Finished, spread_of
-from unrelu.report.gallery import criterion, gallery
-from unrelu.report.histogram import Histogram, histogram
+from unrelu.report.certificates import certificates
+from unrelu.report.charts import Histogram, histogram
+from unrelu.report.facts import machine, masked, objective, opened, question, script
+from unrelu.report.gallery import HIDDEN, criterion, gallery
 from unrelu.report.observed import Observations, find_observations
-from unrelu.report.pictures import HIDDEN
-from unrelu.report.python_script import script
-from unrelu.report.statuses import above_noise, messages, outcomes
-from unrelu.report.throughput import throughput
+from unrelu.report.outcomes import Finished, above_noise, identifiability, messages, outcomes, spread_of, throughput
 from unrelu.runs import Run, open_run
+from unrelu.runtime import words
 
 _NORMS = {"residual_l2": "l2", "residual_l1": "l1", "residual_linf": "largest entry"}
 # What the colours of the residuals say, where noise is stated and where not.
@@ -80,58 +76,57 @@ def write_report(
 @cache
 def _environment() -> Environment:
     """Templates in which everything is escaped, and nothing may be missing."""
-    loader = PackageLoader("unrelu.report", "templates")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("unrelu.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": words.number,
-        "duration": words.duration,
-        "count": words.count,
-        "finite": math.isfinite,
-    }
+    for name in ("number", "duration", "count"):
+        environment.filters[name] = getattr(words, name)
+    environment.filters["finite"] = math.isfinite
     environment.globals["share"] = words.share
     return environment
 
 
 def _content(run: Run, observations: Observations) -> dict[str, Any]:
-    finished = Finished(run)
+    manifest, about, finished, ordered = run.manifest, run.manifest["about"], Finished(run), criterion(run)
     shown, rest = messages(run)
-    ordered = criterion(run)
-    fit = "G(z)" if run.manifest["operator"] is None and not run.manifest["masks"] else "A G(z)"
-    spreads = {name: spread_of(name, what, finished.known(name)) for name, what in _columns(run, fit).items()}
+    fit = "G(z)" if manifest["operator"] is None and not manifest["masks"] else "A G(z)"
+    spreads = {name: spread_of(what, finished.known(name)) for name, what in _columns(run, fit).items()}
     return {
         "run": run,
-        "model": str(run.manifest["about"].get("model") or "a generator"),
-        "data": str(run.manifest["about"]["data"]),
+        "model": str(about.get("model") or "a generator"),
+        "data": str(about["data"]),
         "running": run.running,
-        "question": facts.question(run),
-        "machine": facts.machine(run),
+        "question": question(run),
+        "machine": machine(run),
         "again": script(run),
-        "command": run.manifest["about"].get("command"),
-        "directory": run.manifest["about"].get("opened", {}).get("directory"),
+        "command": about.get("command"),
+        "directory": opened(run)["directory"],
         "outcomes": outcomes(finished),
         "above": above_noise(finished),
-        "kinds": _FIT_KINDS if run.manifest["noise"] else _KINDS,
+        "kinds": _FIT_KINDS if manifest["noise"] else _KINDS,
         "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
-        "any_code": spreads[ordered].known > 0 or bool(finished.known("rank").size),
+        "any_code": spreads[ordered]["known"] > 0 or bool(finished.known("rank").size),
         "fit": fit,
         "measured": fit != "G(z)",
-        "masked": _masked(run),
+        "masked": masked(run),
         "expected": _expected(run, ordered),
         "criterion": ordered,
         "norm": _NORMS[ordered],
         "residuals": _residuals(finished, ordered, fit),
-        **_identifiability(finished, "J" if fit == "G(z)" else "A J"),
+        **identifiability(finished, "J" if fit == "G(z)" else "A J"),
         "certificates": certificates(run.folder),
         "throughput": throughput(run),
         "gallery": gallery(finished, observations),
         "problems": observations.problems,
         "hidden_colour": HIDDEN,
         "version": __version__,
-    }  # fmt: skip
+    }
 
 
 def _columns(run: Run, fit: str) -> dict[str, str]:
@@ -140,7 +135,7 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
         "residual_l2": f"|y − {fit}|₂, units of the data",  # noqa: RUF001 -- minus
         "residual_l1": f"|y − {fit}|₁, units of the data",  # noqa: RUF001
         "residual_linf": f"largest |y − {fit}|, units of the data",  # noqa: RUF001
-        "objective": facts.objective(run),
+        "objective": objective(run),
         "nit": "iterations of an observation",
     }
     if run.manifest["noise"]:
@@ -170,26 +165,4 @@ def _expected(run: Run, column: str) -> float | None:
     entries = math.prod(run.manifest["data"]["shape"])
     sizes = {"residual_l2": math.sqrt(noise.mean_square * entries), "residual_linf": noise.bound}
     size = sizes.get(column, math.nan)
-    return None if _masked(run) or math.isnan(size) else size
-
-
-def _identifiability(finished: Finished, jacobian: str) -> dict[str, Any]:
-    """How many codes are identifiable, and the ranks of those that were found."""
-    rank, identifiable = finished.column("rank"), finished.column("identifiable")
-    ranks, counts = np.unique(rank[rank >= 0], return_counts=True)
-    listed = list(zip(ranks.tolist(), counts.tolist(), strict=True))[::-1]
-    return {
-        "jacobian": jacobian,
-        "identifiable": int(identifiable.sum()),
-        "ranks": listed if len(listed) <= 12 else [],
-        "rank_histogram": histogram(f"Rank of {jacobian} at the code", "rank", rank[rank >= 0], identifiable[rank >= 0])
-        if len(listed) > 12
-        else None,
-        "without_code": int((rank < 0).sum()),
-        "free": int((finished.column("freedom") > 0).sum()),
-    }
-
-
-def _masked(run: Run) -> bool:
-    """Whether entries are hidden."""
-    return bool(run.manifest["masks"]) or run.manifest["about"].get("opened", {}).get("operator") == "mask"
+    return None if masked(run) or math.isnan(size) else size

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unrelu.cli.terminal import tell
+from unrelu.cli.terminal import interruptible
 from unrelu.errors import InputError
 from unrelu_studies.paper import load
 from unrelu_studies.paper.generators import TrainedGenerator
@@ -34,12 +32,13 @@ def reproduce(
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}; name a folder for the results") from error
     console.width = max(console.width, 100)
-    with _interrupts(console) as interrupted:
+    told = "stopping when what has begun is finished (Ctrl-C again to end at once)"
+    with interruptible("" if console.quiet else told) as interrupted:
         for name in dict.fromkeys(names):
             experiment = load(name, generator)
             if overwrite:
                 forget(experiment, folder)
-            with _bar(name, interrupted, console) as report:
+            with _bar(name, interrupted.is_set, console) as report:
                 numbers = execute(experiment, folder, quick, seed, workers, report)
             if numbers is None:
                 how = "without --overwrite" if overwrite else "with the same command"
@@ -54,24 +53,6 @@ def reproduce(
     files = " ".join(f"{name}.{{json,png,svg}}" for name in dict.fromkeys(names))
     console.print(f"written to {folder}/: reproduction.md {files}", highlight=False)
     return True
-
-
-@contextmanager
-def _interrupts(console: Console) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; a second one ends at once."""
-    pressed = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-        tell(console, "stopping when what has begun is finished (Ctrl-C again to end at once)")
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Numbers, shares and times as the page says them."""
+"""Numbers, shares and times as people read them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def count(value: int, what: str = "") -> str:
     return f"{value:,}" if not what else f"{value:,} {what}{'' if value == 1 else 's'}"
 
 
-def share(part: int, whole: int) -> str:
+def share(part: float, whole: float = 1, digits: int = 1) -> str:
     """A percentage that says 0% and 100% only of none and all: "<0.1%", ">99.9%"."""
     if not whole:
         return _NONE
-    percent = 100 * part / whole
-    if 0 < percent < 0.05:
-        return "<0.1%"
-    if 99.95 <= percent < 100:
-        return ">99.9%"
-    return f"{percent:.0f}%" if percent in (0, 100) else f"{percent:.1f}%"
+    percent, step = 100 * part / whole, 10.0**-digits
+    if 0 < percent < step / 2:
+        return f"<{step:g}%"
+    if 100 - step / 2 <= percent < 100:
+        return f">{100 - step:g}%"
+    return f"{percent:.0f}%" if percent in (0, 100) else f"{percent:.{digits}f}%"
 
 
 def duration(seconds: float | None) -> str:

@@ -1,0 +1,171 @@
+"""Histograms and curves as numbers that a template can draw, on the scales that suit their values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.ticker import MaxNLocator
+
+from unrelu.runtime.words import number, power
+
+Array = npt.NDArray[np.floating[Any]]
+
+# At most so many bars, wide enough to be seen at the width of a phone; of n values, at most 2 sqrt(n), but so many.
+_BARS, _FEWEST = 40, 8
+# Values within a factor of this have a linear scale.
+_NARROW = 10.0
+# At most so many labels below.
+_LABELS = 6
+# Edges and labels are multiples of these times a power of ten.
+_STEPS = (1, 2, 5, 10)
+# Longer curves show the least and the largest value of each of half so many pieces.
+_POINTS = 600
+
+
+class Bar(NamedTuple):
+    """From ``low`` to ``high``: observations with success, and others."""
+
+    low: float
+    high: float
+    success: int
+    other: int
+
+
+class Tick(NamedTuple):
+    """A label below the bars, or a line through them, at ``place``, 0 to 1."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A histogram.
+
+    Attributes:
+        title: what is counted.
+        unit: of the values.
+        zeros: values that are 0, which a logarithmic scale cannot show.
+        unknown: values that are NaN or infinite.
+        scale: "logarithmic" or "linear".
+        bars: all of equal width on that scale.
+        ticks: the labels of the axis.
+        mark: a value to compare with, or None.
+    """
+
+    title: str
+    unit: str
+    zeros: int
+    unknown: int
+    scale: str = "linear"
+    bars: tuple[Bar, ...] = ()
+    ticks: tuple[Tick, ...] = ()
+    mark: Tick | None = None
+
+    @property
+    def most(self) -> int:
+        """The count of the highest bar."""
+        return max((bar.success + bar.other for bar in self.bars), default=0)
+
+
+def histogram(
+    title: str,
+    unit: str,
+    values: npt.NDArray[Any],
+    success: npt.NDArray[np.bool_],
+    mark: tuple[float, str] | None = None,
+) -> Histogram:
+    """Count values, logarithmically where they are positive and spread over more than a factor of 10.
+
+    Args:
+        title, unit: to be shown.
+        values: (n,), of any numbers.
+        success: (n,), which of them ended with success.
+        mark: a value to draw a line at, and its label.
+    """
+    known = np.isfinite(values)
+    zeros = known & (values == 0)
+    shown = known & ~zeros
+    unknown = len(values) - int(known.sum())
+    if not shown.any():
+        return Histogram(title, unit, int(zeros.sum()), unknown)
+    marked = [mark[0]] if mark is not None and 0 < mark[0] < math.inf else []
+    within = np.array([values[shown].min(), values[shown].max(), *marked], dtype=float)
+    log = bool(within.min() > 0 and within.max() > _NARROW * within.min())
+    if log:
+        within = np.log10(within)
+    elif zeros.any():
+        within, shown, zeros = np.append(within, 0.0), known, np.zeros_like(zeros)
+    edges = _edges(within, min(_BARS, max(_FEWEST, round(2 * math.sqrt(shown.sum())))))
+    won, lost = (_counts(values[shown & chosen], edges, log) for chosen in (success, ~success))
+    ends = 10.0**edges if log else edges
+    bars = tuple(map(Bar, ends[:-1].tolist(), ends[1:].tolist(), won, lost))
+    line = [(math.log10(value) if log else value, mark[1]) for value in marked] if mark else []
+    scale = "logarithmic" if log else "linear"
+    ticks = _ticks(_labels(edges, log), edges)
+    return Histogram(title, unit, int(zeros.sum()), unknown, scale, bars, ticks, next(iter(_ticks(line, edges)), None))
+
+
+def _edges(within: Array, most: int) -> Array:
+    """Edges of at most ``most`` bars around the values; of values that are nearly equal, bars wider than rounding."""
+    low, high = within.min(), within.max()
+    room = max(0.0, 1e-3 * abs(high) - (high - low)) / 2
+    return np.asarray(MaxNLocator(most - 2, steps=_STEPS).tick_values(low - room, high + room))
+
+
+def _counts(values: npt.NDArray[Any], edges: Array, log: bool) -> list[int]:
+    places = np.log10(values) if log else values
+    inside = np.clip(places, edges[0], edges[-1])  # rounding may put an extreme just beyond its edge
+    return [int(n) for n in np.histogram(inside, edges)[0]]
+
+
+def _labels(edges: Array, log: bool) -> list[tuple[float, str]]:
+    """Places on the axis and what is said there; in less than two decades, 1, 2 and 5 times a power of ten."""
+    if log and math.floor(edges[-1] + 1e-9) - math.ceil(edges[0] - 1e-9) < 2:
+        decades = range(math.floor(edges[0]), math.ceil(edges[-1]) + 1)
+        exact = [factor * 10.0**exponent for exponent in decades for factor in (1, 2, 5)]
+        return [(math.log10(value), number(value)) for value in exact]
+    places = map(float, MaxNLocator(_LABELS, steps=_STEPS, integer=log).tick_values(edges[0], edges[-1]))
+    if log:
+        return [(at, power(round(at))) for at in places]
+    return [(at, number(at) if abs(at) < 1e3 else f"{at:,.6g}") for at in places]
+
+
+def _ticks(labels: list[tuple[float, str]], edges: Array) -> tuple[Tick, ...]:
+    placed = (Tick(float((at - edges[0]) / (edges[-1] - edges[0])), label) for at, label in labels)
+    return tuple(tick for tick in placed if -1e-9 <= tick.place <= 1 + 1e-9)
+
+
+class Curve(NamedTuple):
+    """A curve, broken where values are not finite: points "x,y x,y ..." of every unbroken part, and the largest x."""
+
+    parts: tuple[str, ...]
+    last: float
+
+
+def curve(values: Array, x: Array | None = None, low: float = 0.0, high: float = 1.0) -> Curve:
+    """Values (n,) over x, (n,), increasing; by default over 0 to n - 1. ``low`` to ``high`` is the box's height."""
+    places = np.arange(len(values), dtype=float) if x is None else x
+    chosen = _extremes(values)
+    values, places = values[chosen], places[chosen]
+    last = float(places[-1]) if len(places) else 0.0
+    across = 1000 * places / (last or 1.0)
+    up = 100 - 100 * (np.clip(values, low, high) - low) / ((high - low) or 1.0)
+    known = np.isfinite(values)
+    breaks = np.flatnonzero(np.diff(known)) + 1
+    parts = [part for part in np.split(np.arange(len(values)), breaks) if len(part) and known[part[0]]]
+    return Curve(tuple(" ".join(f"{across[i]:.1f},{up[i]:.2f}" for i in part) for part in parts), last)
+
+
+def _extremes(values: Array) -> npt.NDArray[np.intp]:
+    """Indices that keep the look of a long curve: the first and last, and in every piece the least and the largest."""
+    if len(values) <= _POINTS:
+        return np.arange(len(values))
+    filled = np.where(np.isfinite(values), values, 0.0)
+    pieces = np.array_split(np.arange(len(values)), _POINTS // 2)
+    kept = [piece[[filled[piece].argmin(), filled[piece].argmax()]] for piece in pieces]
+    return np.unique(np.concatenate([[0, len(values) - 1], *kept]))

@@ -1,0 +1,28 @@
+"""Numbers, shares and times are said rightly."""
+
+from __future__ import annotations
+
+import math
+
+from unrelu.runtime.words import count, duration, number, power, share
+
+
+def test_numbers_in_words():
+    assert [number(v) for v in (0.0, 1e-9, 999.7, -67_321, 2e6, math.nan)] == [
+        "0",
+        "1e-09",
+        "1,000",
+        "-67,300",
+        "2e+06",
+        "\u2013",
+    ]
+    assert number(None) == "\u2013"
+    assert [share(*p) for p in ((0, 9), (9, 9), (1, 10_000), (9_999, 10_000), (1, 3), (0, 0))] == [
+        "0%", "100%", "<0.1%", ">99.9%", "33.3%", "\u2013",
+    ]  # fmt: skip
+    assert [share(p, digits=0) for p in (0, 0.004, 1 / 3, 0.996, 1)] == ["0%", "<1%", "33%", ">99%", "100%"]
+    assert [duration(v) for v in (0, 2e-5, 0.0321, 41.2, 600, 7500, math.inf)] == [
+        "0 ms", "20 µs", "32.1 ms", "41.2 s", "10 min", "2 h 5 min", "\u2013",
+    ]  # fmt: skip
+    assert [power(e) for e in (-9, -2, 0, 3, 12)] == ["10⁻⁹", "0.01", "1", "1,000", "10¹²"]
+    assert [count(1, "chunk"), count(2000, "chunk"), count(2000)] == ["1 chunk", "2,000 chunks", "2,000"]
