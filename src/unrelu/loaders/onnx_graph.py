@@ -143,15 +143,13 @@ class _Graph:
     ) -> Sequence[Any]:
         """The outputs of a node: one :class:`Flow`, or constants."""
         flows = [value for value in inputs if isinstance(value, Flow)]
-        try:
+        with chain.at_node(place, flows):
             if node.domain not in ("", "ai.onnx"):
                 raise UnsupportedModelError(
                     f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
                 )
             if not flows:
                 return self._fold(node, inputs, sizes)
-            if len(flows) > 1:
-                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
             attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
             if node.op_type in ("Shape", "Size"):
                 return [_query(node.op_type, flows[0], attributes)]
@@ -161,14 +159,6 @@ class _Graph:
             shapes = [(x.batch, *x.shape) if isinstance(x, Flow) else x for x in inputs]
             sizes.check_flow(node, shapes, flows[0].batch)
             parts = OPERATORS[node.op_type](Call(inputs, attributes, self.opset))
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{place} {error}") from error
-        except ModelError as error:
-            raise ModelError(f"{place}: {error}") from error
-        # Complaints of PyTorch and NumPy about shapes and arguments.
-        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
-            raise ModelError(f"{place} {what}: {error}") from error
         return [chain.advance(flows[0], parts, place)]
 
     def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: Sizes) -> Sequence[Any]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_builder import batch_norm, float64
+from unrelu.loaders.chain_builder import float64, normalisation
 from unrelu.loaders.weight_arrays import Activations, dense, multilayer
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
@@ -103,7 +103,7 @@ def _batch_norm(label: str, tensors: Mapping[str, Tensor]) -> Scale:
         raise ModelError(f"{label} looks like a batch normalisation but holds {held}")
     mean = tensors["running_mean"]
     try:
-        return batch_norm(
+        return normalisation(
             mean, tensors["running_var"], tensors.get("weight"), tensors.get("bias"), eps=_EPS, shape=tuple(mean.shape)
         )
     except ModelError as error:

@@ -202,7 +202,7 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
         root = replica(module)
-        if torch_operations.handler(root) is not None:
+        if torch_operations.known(root):
             root = nn.Sequential(root)
         try:
             walks = [_Walk(root) for _ in BATCHES]
@@ -255,7 +255,7 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return torch_operations.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return torch_operations.known(m) or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         # ``if z.is_cuda and self.ngpu > 1``, as tutorials write it: here codes are on the CPU.
@@ -344,30 +344,12 @@ class _Walk:
         if node.op == "output":
             return chain.finish(_single(args[0]))
         flows = _flows(args, kwargs)
-        try:
+        with chain.at_node(place, flows):
             if not flows:
                 return self._constant(node, args, kwargs)
-            if len(flows) > 1:
-                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
             if _is_query(node, args):
                 return _query(node, args, kwargs)
             parts = self._parts(node, args, kwargs)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{place} {error}") from error
-        except ModelError as error:
-            raise ModelError(f"{place}: {error}") from error
-        # PyTorch's own complaints about shapes and arguments.
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
-            raise ModelError(f"{place} {what}: {error}") from error
         return chain.advance(flows[0], parts, place)
 
     def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -387,15 +369,14 @@ class _Walk:
     def _parts(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
         if node.op == "call_module":
             m = self._module(node)
-            read = torch_operations.handler(m)
-            if read is None:
+            if not torch_operations.known(m):
                 names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
                 raise UnsupportedModelError(
                     f"is not an affine map or a known activation; supported modules are {names}"
                 )
             if len(args) != 1 or kwargs:
                 raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
-            return read(m, args[0])
+            return torch_operations.read_module(m, args[0])
         table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
         name = getattr(node.target, "__name__", node.target)
         if node.target not in table:
