@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any
@@ -17,12 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrizations
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders.chain_builder import Flow, Part, constant, float64, normalisation, reshaped
@@ -490,29 +484,3 @@ class _Data:
     def dim(self) -> int:
         """What batch normalisations ask."""
         return 1 + len(self.flow.shape)
-
-
-def check(module: nn.Module) -> None:
-    """Refuse a module whose forward pass is not what its attributes say.
-
-    Raises:
-        ModelError: it is in training mode, or its parameters have no values yet.
-        UnsupportedModelError: it is compiled by TorchScript, or hooks or a patched ``forward`` change what it computes.
-    """
-    for path, m in module.named_modules():
-        place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
-        if isinstance(m, torch.jit.ScriptModule):
-            raise UnsupportedModelError(f"{place} is compiled by TorchScript; pass the original nn.Module")
-        if m.training and any(_random_in_training(m)):
-            raise ModelError(f"{place} is in training mode; call module.eval() first")
-        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
-            raise ModelError(f"{place} has no weights yet; run the module on an input once")
-        normal = known(m) and all(isinstance(h, WeightNorm | SpectralNorm) for h in m._forward_pre_hooks.values())
-        if (m._forward_pre_hooks and not normal) or m._forward_hooks or "forward" in m.__dict__:
-            raise UnsupportedModelError(f"{place} has forward hooks or a patched forward; remove them first")
-
-
-def _random_in_training(m: nn.Module) -> Iterator[bool]:
-    yield isinstance(m, _BatchNorm | _DropoutNd | nn.modules.instancenorm._InstanceNorm)
-    yield isinstance(m, parametrizations._SpectralNorm)
-    yield any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())
