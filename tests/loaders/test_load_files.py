@@ -22,7 +22,7 @@ import unrelu
 from tests.loaders.loader_checks import check_same_as_module, evaluation
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders import from_arrays, load
-from unrelu.loaders.state_dict import natural
+from unrelu.loaders.weight_arrays import natural
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = [RANDOM.standard_normal(shape) for shape in ((5, 3), (7, 5), (2, 7))]

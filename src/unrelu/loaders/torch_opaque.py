@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape
-from unrelu.models.opaque_network import OpaqueNetwork, Outline, frozen, replica
+from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
 from unrelu.runtime.streams import stream
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
@@ -55,7 +55,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         width = max(_width(trial, codes), z.shape[1], x[0].numel())
         # What a chain could be made of instead is no part of the reason.
         short = reason.partition("; supported")[0]
-        network = OpaqueNetwork(copy, latent_shape, short, Outline(tuple(x.shape[1:]), width))
+        network = OpaqueNetwork(copy, latent_shape, short, tuple(x.shape[1:]), width)
         return _check_derivatives(network, z)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
@@ -156,7 +156,7 @@ def _differentiated(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
         along = network.push(z, d)[1][:, 0]
     # What PyTorch raises where it has no forward-mode formula is not documented.
     except Exception:
-        network = replace(network, outline=replace(network.outline, forward_mode=False))
+        network = replace(network, forward_mode=False)
         size = pulled.abs().max()
         _compare(network, z, d[0], lambda s: ((s * v).sum(dim=1) - pulled, torch.maximum(size, s.norm() * v.norm())))
         return network

@@ -34,10 +34,14 @@ class Generator(ABC):
     Attributes:
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
+        output_shape: shape of one output.
+        width: the most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
     """
 
     latent_shape: Shape
+    output_shape: Shape
+    width: int
     dtype: torch.dtype
     device: torch.device
 
@@ -47,19 +51,9 @@ class Generator(ABC):
         return math.prod(self.latent_shape)
 
     @property
-    @abstractmethod
-    def output_shape(self) -> Shape:
-        """Shape of one output."""
-
-    @property
     def output_dim(self) -> int:
         """n, the number of outputs."""
         return math.prod(self.output_shape)
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """The most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor."""
 
     @abstractmethod
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
