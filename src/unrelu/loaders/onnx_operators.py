@@ -203,11 +203,7 @@ def _conv_transpose(call: Call) -> list[Part]:
     begin, end = _cut(call, full, tuple(s * n for n, s in zip(x.shape[1:], stride, strict=True)))
     inside = begin if begin == end else zeros
     step = ConvTranspose(weight, call.optional(2), stride, inside, extra, dilation, groups)
-    if begin == end:
-        return [step]
-    channels = weight.shape[1] * groups
-    kept = [(b, n - e) for b, e, n in zip(begin, end, full, strict=True)]
-    return [step, *ops.crop((channels, *full), [(0, channels), *kept])]
+    return [step] if begin == end else [step, ops.zeros([-n for n in begin], [-n for n in end])]
 
 
 def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
