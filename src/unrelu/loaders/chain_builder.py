@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Reshape, Scale, Shape, Step
+from unrelu.models.generator import numbers
 
 Part = Step | Activation
 
@@ -140,13 +141,11 @@ def float64(value: object, what: str) -> Tensor:
     Raises:
         ModelError: it is ragged, or not made of real numbers.
     """
-    if value.is_complex() if isinstance(value, Tensor) else isinstance(value, np.ndarray) and value.dtype.kind == "c":
-        raise ModelError(f"{what} has complex entries; only real numbers are supported")
     try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
-        return tensor.to(dtype=torch.float64, device="cpu", copy=True).to_dense().contiguous()
-    except (TypeError, ValueError, OverflowError, NotImplementedError):  # the last of tensors without data
-        raise ModelError(f"{what} is not an array of real numbers") from None
+        dense = value.to_dense() if isinstance(value, Tensor) else value
+        return torch.from_numpy(numbers(dense, what)).contiguous()  # type: ignore[arg-type] # checked there
+    except (InputError, NotImplementedError) as error:  # the last of tensors without data
+        raise ModelError(str(error)) from None
 
 
 def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:

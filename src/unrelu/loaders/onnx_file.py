@@ -144,13 +144,12 @@ class Sizes:
     """What nodes may compute, told by ONNX's own shape inference before they do.
 
     Args:
-        opsets: of the model.
+        opsets, version: of the model, and of ONNX's own operators among them.
         max_bytes: that all constants may have together, at 8 bytes an entry, and one tensor that depends on the code.
     """
 
-    def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], max_bytes: int) -> None:
-        self._opsets = list(opsets)
-        self._version = next(o.version for o in self._opsets if o.domain in ("", "ai.onnx"))
+    def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], version: int, max_bytes: int) -> None:
+        self._opsets, self._version = list(opsets), version
         self._max_bytes = max_bytes
         self._constants = 0
 

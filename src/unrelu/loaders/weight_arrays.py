@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.chain_builder import Part, float64, normalisation
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Dense, Scale
+from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 
@@ -70,11 +69,15 @@ def dense(weight_name: str, weight: object, bias_name: str, bias: object | None)
     Raises:
         ModelError: W is not a matrix, b does not fit it, or an entry is not a finite real number.
     """
-    matrix = _finite(float64(weight, weight_name), weight_name)
+    matrix = float64(weight, weight_name)
+    check_finite(matrix, weight_name)
     if matrix.dim() != 2 or not matrix.numel():
         raise ModelError(f"{weight_name} has shape {tuple(matrix.shape)}; a weight is a matrix (outputs, inputs)")
-    vector = None if bias is None else _finite(float64(bias, bias_name), bias_name)
-    if vector is not None and vector.shape != matrix.shape[:1]:
+    if bias is None:
+        return Dense(matrix)
+    vector = float64(bias, bias_name)
+    check_finite(vector, bias_name)
+    if vector.shape != matrix.shape[:1]:
         raise ModelError(
             f"{bias_name} has shape {tuple(vector.shape)}, but {weight_name} has shape {tuple(matrix.shape)}; "
             f"the bias must be ({len(matrix)},)"
@@ -132,13 +135,6 @@ def _listed(values: Any, name: str) -> list[Any]:
         return list(values)
     except TypeError:
         raise ModelError(f"{name} is a {type(values).__name__}; pass a list with one entry for each layer") from None
-
-
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise ModelError(f"{bad} of {tensor.numel()} entries of {name} are NaN or infinite")
-    return tensor
 
 
 # --- named tensors ----------------------------------------------------------------------------------------------------
