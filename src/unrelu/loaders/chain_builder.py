@@ -106,11 +106,7 @@ class ChainBuilder:
             )
 
     def check_same(self, other: ChainBuilder) -> None:
-        """Compare with a second walk along the same model, for another batch size.
-
-        Raises:
-            UnsupportedModelError: a part differs, so it depends on the batch size, or on random numbers.
-        """
+        """Compare with a second walk along the same model, for another batch size."""
         pairs = zip(self.parts, other.parts, self.places, strict=False)
         place = next((place for a, b, place in pairs if not _same(a, b)), None)
         if place is not None or len(self.parts) != len(other.parts):
@@ -120,11 +116,7 @@ class ChainBuilder:
 
 
 def code_shape(latent_shape: object) -> Shape:
-    """The shape of one latent code as a tuple; an integer k means (k,).
-
-    Raises:
-        ModelError: an entry is not a positive integer.
-    """
+    """The shape of one latent code as a tuple; an integer k means (k,)."""
     entries = tuple(latent_shape) if isinstance(latent_shape, Iterable) else (latent_shape,)
     try:
         shape = tuple(operator.index(n) for n in entries)
@@ -136,11 +128,7 @@ def code_shape(latent_shape: object) -> Shape:
 
 
 def float64(value: object, what: str) -> Tensor:
-    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers.
-
-    Raises:
-        ModelError: it is ragged, or not made of real numbers.
-    """
+    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers."""
     try:
         dense = value.to_dense() if isinstance(value, Tensor) else value
         return torch.from_numpy(numbers(dense, what)).contiguous()  # type: ignore[arg-type] # checked there
@@ -149,11 +137,7 @@ def float64(value: object, what: str) -> Tensor:
 
 
 def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
-    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis.
-
-    Raises:
-        UnsupportedModelError: the batch axis is mixed with others.
-    """
+    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis."""
     shape = tuple(int(n) for n in full)
     if not shape or shape[0] != flow.batch:
         before, after = shown((flow.batch, *flow.shape)), shown(shape)
@@ -184,11 +168,7 @@ def _same(one: Part, two: Part) -> bool:
 def normalisation(
     mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, shape: Shape
 ) -> Scale:
-    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``).
-
-    Raises:
-        ModelError: a variance is negative, or the number of channels is wrong.
-    """
+    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``)."""
     mean, variance = float64(mean, "running_mean"), float64(variance, "running_var")
     if (variance < 0).any():
         raise ModelError(f"running_var has negative entries, the smallest is {variance.min():g}")
@@ -205,11 +185,7 @@ def normalisation(
 
 
 def constant(value: object, shape: Shape) -> Tensor:
-    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``.
-
-    Raises:
-        UnsupportedModelError: it has a batch axis longer than 1, or would enlarge the element.
-    """
+    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``."""
     tensor = float64(value, "a constant")
     if tensor.dim() == len(shape) + 1 and tensor.shape[0] == 1:
         tensor = tensor[0]

@@ -157,9 +157,6 @@ def _network(file: Path, named: Named, layers: Layers, activation: Activations |
     """The network of these tensors, if it is known what its activations are.
 
     What is wrong with the tensors is said first: then the call that the message asks for works.
-
-    Raises:
-        ModelError: they are not known; or see :func:`~unrelu.loaders.weight_arrays.from_names`.
     """
     network = from_names(named, layers, "relu" if activation is None else activation)
     if activation is not None:

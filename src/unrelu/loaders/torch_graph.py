@@ -256,11 +256,7 @@ class _Walk:
         )
 
     def follow(self, shape: Shape, batch: int) -> ChainBuilder:
-        """The chain for codes of this shape.
-
-        Raises:
-            ModelError: see :func:`from_torch`.
-        """
+        """The chain for codes of this shape."""
         chain = ChainBuilder(shape, batch, "the input")
         values: dict[fx.Node, Any] = {self._input(): chain.head}
         for node in self.graph.nodes:
@@ -416,12 +412,7 @@ def _accepts(module: nn.Module, shape: Shape) -> bool:
 
 
 def _check(module: nn.Module) -> None:
-    """Refuse a module whose forward pass is not what its attributes say.
-
-    Raises:
-        ModelError: it is in training mode, or its parameters have no values yet.
-        UnsupportedModelError: it is compiled by TorchScript, or hooks or a patched ``forward`` change what it computes.
-    """
+    """Refuse a module whose forward pass is not what its attributes say."""
     for path, m in module.named_modules():
         place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
         if isinstance(m, torch.jit.ScriptModule):

@@ -64,11 +64,7 @@ def from_arrays(
 
 
 def dense(weight_name: str, weight: object, bias_name: str, bias: object | None) -> Dense:
-    """W h + b, with messages that call W and b by these names.
-
-    Raises:
-        ModelError: W is not a matrix, b does not fit it, or an entry is not a finite real number.
-    """
+    """W h + b, with messages that call W and b by these names."""
     matrix = float64(weight, weight_name)
     check_finite(matrix, weight_name)
     if matrix.dim() != 2 or not matrix.numel():
@@ -89,9 +85,6 @@ def multilayer(steps: Sequence[tuple[str, Dense | Scale]], activation: Activatio
     """Named matrices, each followed by any scales that belong to it and an activation, as a network.
 
     Scales before the first matrix act on the latent code.
-
-    Raises:
-        ModelError: neighbours do not fit; the message names both.
     """
     matrices = [step for _, step in steps if isinstance(step, Dense)]
     if not matrices:
@@ -239,11 +232,7 @@ def grouped(flat: Mapping[str, Entry]) -> Named:
 
 
 def numbered(flat: Mapping[str, Entry]) -> Named | None:
-    """``W0, b0, W1, b1, ...`` by the name of the weight, in numeric order; None if the names are others.
-
-    Raises:
-        ModelFileError: a number is missing or repeated.
-    """
+    """``W0, b0, W1, b1, ...`` by the name of the weight, in numeric order; None if the names are others."""
     weights = {int(m[1]): n for n in flat if (m := _WEIGHT.fullmatch(n))}
     biases = {int(m[1]): n for n in flat if (m := _BIAS.fullmatch(n))}
     if not weights or any(not _WEIGHT.fullmatch(n) and not _BIAS.fullmatch(n) for n in flat):
@@ -261,11 +250,7 @@ def numbered(flat: Mapping[str, Entry]) -> Named | None:
 
 
 def unnamed(flat: Mapping[str, Entry]) -> Named | None:
-    """``arr_0, arr_1, ...``: matrices, each followed by its bias or none, or all matrices and then all biases.
-
-    Raises:
-        ModelFileError: the arrays come in another order.
-    """
+    """``arr_0, arr_1, ...``: matrices, each followed by its bias or none, or all matrices and then all biases."""
     if not flat or any(not re.fullmatch(r"arr_\d+", name) for name in flat):
         return None
     names = sorted(flat, key=natural)

@@ -33,13 +33,11 @@ from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.runtime.streams import stream
 
 # Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
 _ORDINARY = 10
 # Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
 _LARGEST = 1000
-_DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
         known = isinstance(network, OpaqueNetwork)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
-    x = torch.from_numpy(stream("typical output").standard_normal((_DRAWS, network.latent_dim)))
+    x = torch.from_numpy(network.typical_codes)
     exponents: list[int] = []
     for layer in exact.layers:
         before = exponents[-1] if exponents else 0

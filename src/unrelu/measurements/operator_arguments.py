@@ -91,11 +91,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
 
 
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
-    """A matrix belongs to observations of m entries, masks to observations of the output's shape. Booleans are masks.
-
-    Raises:
-        InputError: the array is neither, or may be either.
-    """
+    """A matrix belongs to observations of m entries, masks (all booleans are) to those of the output's shape."""
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)

@@ -105,11 +105,15 @@ class Generator(ABC):
             )
         return torch.tensor(codes, dtype=self.dtype, device=self.device)
 
+    @property
+    def typical_codes(self) -> Array:
+        """16 fixed draws of z ~ N(0, I), (16, k)."""
+        return stream("typical output").standard_normal((16, self.latent_dim))
+
     @cached_property
     def typical_outputs(self) -> Array:
-        """G(z), flat, (16, n), for 16 fixed draws of z ~ N(0, I); read-only."""
-        z = stream("typical output").standard_normal((16, self.latent_dim))
-        x = self(z).reshape(len(z), -1)
+        """G(z), flat, (16, n), for :attr:`typical_codes`; read-only."""
+        x = self(self.typical_codes).reshape(16, -1)
         x.setflags(write=False)
         return x
 
