@@ -22,7 +22,7 @@ import unrelu
 from tests.loaders.loader_checks import check_same_as_module, evaluation
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders import from_arrays, load
-from unrelu.loaders.state_dict import natural
+from unrelu.loaders.weight_arrays import natural
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = [RANDOM.standard_normal(shape) for shape in ((5, 3), (7, 5), (2, 7))]
@@ -264,7 +264,7 @@ def test_layers_of_numbered_and_unnamed_arrays(tmp_path):
         ({"decoder": np.ones((2, 2))}, "layer '' holds decoder"),
         ({"activation": "relu"}, "holds no weights"),
         ({}, "holds no weights"),
-        ({"W0": np.array([["a"]])}, "layer 'W0' weight is not an array of real numbers"),
+        ({"W0": np.array([["a"]])}, "layer 'W0' weight has text entries; pass real numbers"),
         ({"W0": np.array([[None]], dtype=object)}, "W0 holds Python objects, which could run code .allow_pickle=False"),
     ],
 )

@@ -83,7 +83,8 @@ REFUSED = [
     ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([0, 3])},
      r"\(Reshape\) does not fit an input of shape \(4,\)"),
     ([node("Flatten", ["x"], ["y"], axis=0)], [4], {}, "mixes the batch axis"),
-    ([node("Slice", ["x", "s", "e"], ["y"])], [4], {"s": np.array([1]), "e": np.array([2])}, "cuts the batch axis"),
+    ([node("Slice", ["x", "s", "e"], ["y"])], [4], {"s": np.array([1]), "e": np.array([2])},
+     "indexes the batch axis by slice.1, 2, 1.; the first axis must be kept whole"),
     (
         [node("Slice", ["x", "s", "e", "a", "k"], ["y"])],
         [4], {"s": np.array([0]), "e": np.array([4]), "a": np.array([1]), "k": np.array([2])}, "every entry number 2",

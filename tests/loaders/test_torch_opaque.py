@@ -49,7 +49,7 @@ def test_refused(function, message):
 
 def test_a_kink_that_is_near_by_chance_is_no_reason_to_refuse():
     """At the first code tried a neuron is 8e-10 from its kink, so differences of any step but the shortest cross it."""
-    assert from_torch(made(Residual, 34, 191, 153)).outline.forward_mode
+    assert from_torch(made(Residual, 34, 191, 153)).forward_mode
 
 
 def test_training_mode():

@@ -122,7 +122,7 @@ def test_float32(name):
 def test_any_residual_network(sizes, blocks, activation, seed):
     """J d of forward mode is the slope along d, and v . J d = J^T v . d of reverse mode."""
     module = made(Residual, *sizes, blocks, activation, seed=seed)
-    net = OpaqueNetwork(double(module), sizes[:1], "a test", opaque_module.Outline(sizes[2:], max(sizes)))
+    net = OpaqueNetwork(double(module), sizes[:1], "a test", sizes[2:], max(sizes))
     z, d, v = (torch.from_numpy(np.random.default_rng(seed + i).standard_normal((2, n)))
                for i, n in enumerate((sizes[0], sizes[0], sizes[2])))  # fmt: skip
     _, tangents = net.linearize(z)
@@ -276,7 +276,7 @@ def fused(z, w):
 @pytest.mark.parametrize("function", [lambda z, w: Cube.apply(z @ w.T) + z[:, :1], fused])
 def test_reverse_mode_where_there_is_no_forward_mode(function):
     net = from_torch(Function(function), 3)
-    assert not net.outline.forward_mode
+    assert not net.forward_mode
     assert "reverse-mode Jacobian" in str(net)
     z = codes(net)
     d, step = codes(net, seed=1), 1e-6

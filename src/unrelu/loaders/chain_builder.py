@@ -1,25 +1,29 @@
-"""A chain of layers under construction, and its parts as model formats spell them: what all loaders share."""
+"""A chain of layers under construction, and the shapes and constants in it: what all loaders share."""
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Conv, ConvTranspose, Pad, Pool, Reshape, Scale, Shape, Step
+from unrelu.models.affine import Affine, Reshape, Scale, Shape, Step
+from unrelu.models.generator import numbers
 
 Part = Step | Activation
 
 # Batch sizes that stand for the unknown one. A reshape that mixes the batch axis with another is seen from its result,
 # and whatever is computed from the batch size, or happens to equal it, is seen from a difference between the two.
 BATCHES = (7919, 7927)
+
+# What PyTorch and NumPy raise where shapes and arguments do not fit.
+_COMPLAINTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,25 @@ class ChainBuilder:
         self.parts: list[Part] = []
         self.places: list[str] = []
         self._takers: dict[Flow, str] = {}
+
+    @contextmanager
+    def at_node(self, place: str, flows: Sequence[Flow]) -> Iterator[None]:
+        """What goes wrong at the node ``place``, which takes ``flows``, told with its name.
+
+        Raises:
+            UnsupportedModelError, ModelError: raised within, or in place of the complaints of PyTorch and NumPy.
+        """
+        try:
+            if len(flows) > 1:
+                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
+            yield
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{place} {error}") from error
+        except ModelError as error:
+            raise ModelError(f"{place}: {error}") from error
+        except _COMPLAINTS as error:
+            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
+            raise ModelError(f"{place} {what}: {error}") from error
 
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
         """Append the parts that the node ``place`` makes of ``flow``; returns what leaves it.
@@ -83,11 +106,7 @@ class ChainBuilder:
             )
 
     def check_same(self, other: ChainBuilder) -> None:
-        """Compare with a second walk along the same model, for another batch size.
-
-        Raises:
-            UnsupportedModelError: a part differs, so it depends on the batch size, or on random numbers.
-        """
+        """Compare with a second walk along the same model, for another batch size."""
         pairs = zip(self.parts, other.parts, self.places, strict=False)
         place = next((place for a, b, place in pairs if not _same(a, b)), None)
         if place is not None or len(self.parts) != len(other.parts):
@@ -97,11 +116,7 @@ class ChainBuilder:
 
 
 def code_shape(latent_shape: object) -> Shape:
-    """The shape of one latent code as a tuple; an integer k means (k,).
-
-    Raises:
-        ModelError: an entry is not a positive integer.
-    """
+    """The shape of one latent code as a tuple; an integer k means (k,)."""
     entries = tuple(latent_shape) if isinstance(latent_shape, Iterable) else (latent_shape,)
     try:
         shape = tuple(operator.index(n) for n in entries)
@@ -113,26 +128,16 @@ def code_shape(latent_shape: object) -> Shape:
 
 
 def float64(value: object, what: str) -> Tensor:
-    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers.
-
-    Raises:
-        ModelError: it is ragged, or not made of real numbers.
-    """
-    if value.is_complex() if isinstance(value, Tensor) else isinstance(value, np.ndarray) and value.dtype.kind == "c":
-        raise ModelError(f"{what} has complex entries; only real numbers are supported")
+    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers."""
     try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
-        return tensor.to(dtype=torch.float64, device="cpu", copy=True).to_dense().contiguous()
-    except (TypeError, ValueError, OverflowError, NotImplementedError):  # the last of tensors without data
-        raise ModelError(f"{what} is not an array of real numbers") from None
+        dense = value.to_dense() if isinstance(value, Tensor) else value
+        return torch.from_numpy(numbers(dense, what)).contiguous()  # type: ignore[arg-type] # checked there
+    except (InputError, NotImplementedError) as error:  # the last of tensors without data
+        raise ModelError(str(error)) from None
 
 
 def reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
-    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis.
-
-    Raises:
-        UnsupportedModelError: the batch axis is mixed with others.
-    """
+    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis."""
     shape = tuple(int(n) for n in full)
     if not shape or shape[0] != flow.batch:
         before, after = shown((flow.batch, *flow.shape)), shown(shape)
@@ -160,36 +165,10 @@ def _same(one: Part, two: Part) -> bool:
     return all(np.array_equal(a, b, equal_nan=True) if isinstance(a, arrays) else a == b for a, b in pairs)
 
 
-def leaky_relu(slope: float) -> Activation:
-    """max(u, 0) + slope * min(u, 0), under the name that fits the slope."""
-    if slope == 0:
-        return Activation("relu")
-    if slope == 1:
-        return Activation("identity")
-    return Activation("leaky_relu" if 0 < slope < 1 else "prelu", slope)
-
-
-def prelu(weight: Tensor, shape: Shape) -> Activation:
-    """A PReLU with one slope, or one for each channel (the first axis of ``shape``)."""
-    values = float64(weight, "a PReLU slope").numpy().reshape(-1)
-    if len(values) == 1:
-        return leaky_relu(float(values[0]))
-    return slopes(values.reshape(-1, *[1] * (len(shape) - 1)))
-
-
-def slopes(values: np.ndarray) -> Activation:
-    """A PReLU with slopes that broadcast to the shape of its argument."""
-    return leaky_relu(float(values.reshape(-1)[0])) if values.size == 1 else Activation("prelu", values)
-
-
-def batch_norm(
+def normalisation(
     mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, shape: Shape
 ) -> Scale:
-    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``).
-
-    Raises:
-        ModelError: a variance is negative, or the number of channels is wrong.
-    """
+    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``)."""
     mean, variance = float64(mean, "running_mean"), float64(variance, "running_var")
     if (variance < 0).any():
         raise ModelError(f"running_var has negative entries, the smallest is {variance.min():g}")
@@ -206,11 +185,7 @@ def batch_norm(
 
 
 def constant(value: object, shape: Shape) -> Tensor:
-    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``.
-
-    Raises:
-        UnsupportedModelError: it has a batch axis longer than 1, or would enlarge the element.
-    """
+    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``."""
     tensor = float64(value, "a constant")
     if tensor.dim() == len(shape) + 1 and tensor.shape[0] == 1:
         tensor = tensor[0]
@@ -224,117 +199,3 @@ def constant(value: object, shape: Shape) -> Tensor:
             "a constant must broadcast to one element"
         )
     return tensor
-
-
-def scale(shape: Shape, factor: object = 1.0, shift: object = 0.0) -> Scale:
-    """factor * x + shift for x of shape ``shape``; both may be numbers or constants that broadcast to it."""
-    return Scale(constant(factor, shape), constant(shift, shape))
-
-
-def check_axes(what: str, shape: Shape, spatial: int) -> None:
-    """Refuse elements that are not (channels, sizes...), which PyTorch would read as one sample without a batch.
-
-    Raises:
-        ModelError: ``shape`` has not 1 + ``spatial`` axes.
-    """
-    if len(shape) != 1 + spatial:
-        sizes = ", ".join(("length",) if spatial == 1 else ("height", "width"))
-        raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
-
-
-def padded(conv: Conv | Pool, begin: Sequence[int], end: Sequence[int]) -> list[Part]:
-    """``conv`` (without padding of its own) after ``begin`` and ``end`` zeros on each spatial axis."""
-    if any(begin) or any(end):
-        return [Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair)), conv]
-    return [conv]
-
-
-def same_padding(
-    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], upper: bool = True
-) -> tuple[Shape, Shape]:
-    """Zeros before and after each axis with which a convolution returns ceil(size / stride) entries.
-
-    An odd zero goes to the end if ``upper``, else to the beginning.
-    """
-    totals = [
-        max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True)
-    ]
-    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
-    return (small, large) if upper else (large, small)
-
-
-def crop(shape: Shape, kept: Sequence[tuple[int, int]]) -> list[Part]:
-    """Keep the entries ``first`` to ``end - 1`` of each axis: zeros of negative width, cut off both ends."""
-    widths = [(-first, end - n) for (first, end), n in zip(kept, shape, strict=True)]
-    if any(end <= first for first, end in kept):
-        raise UnsupportedModelError(f"keeps nothing of an input of shape {shape}")
-    return [Pad(tuple(n for pair in reversed(widths) for n in pair))] if any(map(any, widths)) else []
-
-
-def average_pool(
-    kernel: Shape,
-    stride: Shape,
-    padding: Shape,
-    *,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor: int | None = None,
-) -> list[Part]:
-    """Average pooling over the trailing axes, as ``torch.nn.functional.avg_pool2d``."""
-    if divisor is None:
-        return [Pool(kernel, stride, padding, ceil_mode, count_include_pad)]
-    if ceil_mode:
-        raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
-    pool = Pool(kernel, stride, padding)
-    return [
-        pool,
-        Scale(torch.tensor(math.prod(kernel) / divisor, dtype=torch.float64), torch.zeros((), dtype=torch.float64)),
-    ]
-
-
-def global_pool(shape: Shape, output: Sequence[int | None]) -> list[Part]:
-    """Adaptive average pooling of the trailing axes to ``output`` entries (None keeps an axis).
-
-    Raises:
-        UnsupportedModelError: an axis is not a multiple of its output, so the windows have different lengths.
-    """
-    sizes = shape[-len(output) :]
-    wanted = tuple(n if m is None else m for n, m in zip(sizes, output, strict=True))
-    if any(n % m for n, m in zip(sizes, wanted, strict=True)):
-        raise UnsupportedModelError(
-            f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
-            "only whole factors are supported"
-        )
-    window = tuple(n // m for n, m in zip(sizes, wanted, strict=True))
-    return average_pool(window, window, (0,) * len(window))
-
-
-def pixel_shuffle(shape: Shape, factor: int) -> ConvTranspose:
-    """(C r^2, H, W) -> (C, r H, r W): output (c, r h + i, r w + j) is input (c r^2 + r i + j, h, w).
-
-    A transposed convolution with one group for each output channel and one 1 in each kernel.
-
-    Raises:
-        UnsupportedModelError: the channels are not a multiple of r^2.
-    """
-    area = factor * factor
-    if len(shape) != 3 or shape[0] % area:
-        raise UnsupportedModelError(f"shuffles pixels by {factor}, which does not fit an input of shape {shape}")
-    kernels = torch.eye(area, dtype=torch.float64).reshape(area, 1, factor, factor)
-    weight = kernels.repeat(shape[0] // area, 1, 1, 1)
-    return ConvTranspose(weight, None, (factor, factor), (0, 0), (0, 0), (1, 1), shape[0] // area)
-
-
-def pointwise(matrix: Tensor, shape: Shape) -> Conv:
-    """matrix @ x for x of shape (n, p): a convolution with kernels of length 1 over the last axis.
-
-    Raises:
-        UnsupportedModelError: x is a vector, so the product would mix the batch, or has more than two axes.
-    """
-    if matrix.dim() != 2 or len(shape) != 2:
-        raise UnsupportedModelError(
-            f"multiplies elements of shape {shape} from the left by a constant of shape {tuple(matrix.shape)}; "
-            "only a matrix times elements with two axes is supported"
-        )
-    return Conv(matrix[:, :, None])

@@ -11,8 +11,18 @@ import numpy as np
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders.checkpoint import check_tensors, read_checkpoint
-from unrelu.loaders.state_dict import Entry, Named, from_names, grouped, matrices, natural, numbered, tensors, unnamed
-from unrelu.loaders.weight_arrays import Activations
+from unrelu.loaders.weight_arrays import (
+    Activations,
+    Entry,
+    Named,
+    from_names,
+    grouped,
+    matrices,
+    natural,
+    numbered,
+    tensors,
+    unnamed,
+)
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
@@ -157,9 +167,6 @@ def _network(file: Path, named: Named, layers: Layers, activation: Activations |
     """The network of these tensors, if it is known what its activations are.
 
     What is wrong with the tensors is said first: then the call that the message asks for works.
-
-    Raises:
-        ModelError: they are not known; or see :func:`~unrelu.loaders.state_dict.from_names`.
     """
     network = from_names(named, layers, "relu" if activation is None else activation)
     if activation is not None:

@@ -114,11 +114,7 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _check_nodes(model: onnx.ModelProto) -> None:
-    """Refuse functions that stand for too many nodes: each may call the next one twice.
-
-    Raises:
-        UnsupportedModelError: they do, or a function calls itself.
-    """
+    """Refuse functions that stand for too many nodes: each may call the next one twice."""
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     open_now: set[tuple[str, str, str]] = set()
 
@@ -144,31 +140,22 @@ class Sizes:
     """What nodes may compute, told by ONNX's own shape inference before they do.
 
     Args:
-        opsets: of the model.
+        opsets, version: of the model, and of ONNX's own operators among them.
         max_bytes: that all constants may have together, at 8 bytes an entry, and one tensor that depends on the code.
     """
 
-    def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], max_bytes: int) -> None:
-        self._opsets = list(opsets)
-        self._version = next(o.version for o in self._opsets if o.domain in ("", "ai.onnx"))
+    def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], version: int, max_bytes: int) -> None:
+        self._opsets, self._version = list(opsets), version
         self._max_bytes = max_bytes
         self._constants = 0
 
     def add(self, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
-        """Count constants.
-
-        Raises:
-            UnsupportedModelError: there are too many.
-        """
+        """Count constants, and refuse too many."""
         self._constants += 8 * sum(array.size for array in arrays)
         self._check(self._constants, "the constants of the model would take")
 
     def check_constant(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> None:
-        """Refuse a node whose outputs would take too much.
-
-        Raises:
-            UnsupportedModelError: they would.
-        """
+        """Refuse a node whose outputs would take too much."""
         arrays = [np.asarray(value) for value in inputs if value is not None]
         total = sum(array.size for array in arrays)
         # Where sizes depend on the values (NonZero), there is one index for each axis and entry at most.
@@ -184,16 +171,7 @@ class Sizes:
         self._check(self._constants, "computes a constant; with the time for it the model would take")
 
     def check_flow(self, node: onnx.NodeProto, inputs: Sequence[Any], batch: int) -> None:
-        """Refuse a node that would make a tensor too large of one code.
-
-        Args:
-            node: the node.
-            inputs: its inputs; the data as tensors without numbers.
-            batch: entries of the first axis.
-
-        Raises:
-            UnsupportedModelError: it would.
-        """
+        """Refuse a node that would make a tensor too large of one code; its inputs are constants, or shapes of data."""
         try:
             shapes = self._inferred(node, inputs)
         except UnsupportedModelError:  # what does not fit is said in terms of layers later

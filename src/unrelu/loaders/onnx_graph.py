@@ -63,9 +63,6 @@ def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None, max
     Source: https://onnx.ai/onnx/operators/
     """
     model = read_model(file, max_bytes)
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < _OLDEST:
-        raise UnsupportedModelError(f"uses ONNX opset {opset}; export it again with opset {_OLDEST} or later, e.g. 17")
     graph = _Graph(model, max_bytes)
     shape, batch = _input_shape(graph.input, latent_shape)
     one, two = (graph.follow(shape, b) for b in (BATCHES if batch is None else (batch, batch)))
@@ -105,7 +102,11 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto, max_bytes: int) -> None:
         graph = model.graph
         self.opsets = list(model.opset_import)
-        self.opset = next(o.version for o in self.opsets if o.domain in ("", "ai.onnx"))
+        self.opset = next((o.version for o in self.opsets if o.domain in ("", "ai.onnx")), 0)
+        if self.opset < _OLDEST:
+            raise UnsupportedModelError(
+                f"uses ONNX opset {self.opset}; export it again with opset {_OLDEST} or later, e.g. 17"
+            )
         self._max_bytes = max_bytes
         self.constants = {t.name: _array(t) for t in graph.initializer}
         if graph.sparse_initializer:
@@ -121,7 +122,7 @@ class _Graph:
     def follow(self, shape: Shape, batch: int) -> ChainBuilder:
         """The chain for codes of this shape."""
         chain = ChainBuilder(shape, batch, f"the input {self.input.name!r}")
-        sizes = Sizes(self.opsets, self._max_bytes)
+        sizes = Sizes(self.opsets, self.opset, self._max_bytes)
         sizes.add(list(self.constants.values()))
         values: dict[str, Any] = {"": None, **self.constants, self.input.name: chain.head}
         for node in self.nodes:
@@ -143,15 +144,13 @@ class _Graph:
     ) -> Sequence[Any]:
         """The outputs of a node: one :class:`Flow`, or constants."""
         flows = [value for value in inputs if isinstance(value, Flow)]
-        try:
+        with chain.at_node(place, flows):
             if node.domain not in ("", "ai.onnx"):
                 raise UnsupportedModelError(
                     f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
                 )
             if not flows:
                 return self._fold(node, inputs, sizes)
-            if len(flows) > 1:
-                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
             attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
             if node.op_type in ("Shape", "Size"):
                 return [_query(node.op_type, flows[0], attributes)]
@@ -161,14 +160,6 @@ class _Graph:
             shapes = [(x.batch, *x.shape) if isinstance(x, Flow) else x for x in inputs]
             sizes.check_flow(node, shapes, flows[0].batch)
             parts = OPERATORS[node.op_type](Call(inputs, attributes, self.opset))
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{place} {error}") from error
-        except ModelError as error:
-            raise ModelError(f"{place}: {error}") from error
-        # Complaints of PyTorch and NumPy about shapes and arguments.
-        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
-            raise ModelError(f"{place} {what}: {error}") from error
         return [chain.advance(flows[0], parts, place)]
 
     def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: Sizes) -> Sequence[Any]:

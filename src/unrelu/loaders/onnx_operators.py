@@ -1,4 +1,4 @@
-"""What ONNX operators mean for a chain of layers.
+"""What ONNX operators mean for a chain of layers: their attributes, read into the terms of PyTorch's functions.
 
 Resize is read as PyTorch resampling, where the two read the same entries.
 """
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders import chain_builder
-from unrelu.loaders.chain_builder import Flow, Part, float64, reshaped
+from unrelu.loaders import torch_operations as ops
+from unrelu.loaders.chain_builder import Flow, Part, constant, float64, reshaped
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Shape
+from unrelu.models.affine import ConvTranspose, Dense, Pool, Resample, Shape
 
 Array = npt.NDArray[np.float64]
 # TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
@@ -114,15 +114,10 @@ class Call:
     opset: int
 
     @property
-    def data(self) -> tuple[Flow, bool]:
-        """The data, and whether it is the first input."""
-        return next((x, i == 0) for i, x in enumerate(self.inputs) if isinstance(x, Flow))
-
-    @property
     def flow(self) -> Flow:
         """The data, which must be the first input: a node whose weights are data is no layer."""
-        x, first = self.data
-        if not first:
+        x = self.inputs[0]
+        if not isinstance(x, Flow):
             raise UnsupportedModelError("takes its weights from the data; they must be constant")
         return x
 
@@ -168,20 +163,6 @@ def _gemm(call: Call) -> list[Part]:
     return [Dense(weight, bias.expand(len(weight)).clone())]
 
 
-def _matmul(call: Call) -> list[Part]:
-    x, first = call.data
-    matrix = call.tensor(1 if first else 0)
-    if 2 < matrix.dim() <= 1 + len(x.shape) and matrix.shape[:-2].numel() == 1:
-        matrix = matrix.reshape(matrix.shape[-2:])
-    if not first:
-        return [chain_builder.pointwise(matrix, x.shape)]
-    if matrix.dim() != 2:
-        raise UnsupportedModelError(
-            f"multiplies by a constant of shape {tuple(matrix.shape)}; only matrices are supported"
-        )
-    return [Dense(matrix.T.contiguous())]
-
-
 def _geometry(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     """Strides and dilations."""
     ones = (1,) * len(kernel)
@@ -192,7 +173,7 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
     n, how = len(kernel), call.get("auto_pad", "NOTSET")
     if how in ("SAME_UPPER", "SAME_LOWER"):
-        return chain_builder.same_padding(call.flow.shape[1:], kernel, *_geometry(call, kernel), how == "SAME_UPPER")
+        return ops.same_padding(call.flow.shape[1:], kernel, *_geometry(call, kernel), how == "SAME_UPPER")
     pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
     return pads[:n], pads[n:]
 
@@ -200,7 +181,7 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
 def _spatial(call: Call, weight: Tensor) -> Shape:
     if weight.dim() not in (3, 4):
         raise UnsupportedModelError(f"has {weight.dim() - 2} spatial axes; one or two are supported")
-    chain_builder.check_axes("a convolution", call.flow.shape, weight.dim() - 2)
+    ops.check_axes("a convolution", call.flow.shape, weight.dim() - 2)
     return tuple(weight.shape[2:])
 
 
@@ -208,10 +189,7 @@ def _conv(call: Call) -> list[Part]:
     weight = call.tensor(1)
     kernel = _spatial(call, weight)
     stride, dilation = _geometry(call, kernel)
-    begin, end = _pads(call, kernel)
-    inside = begin if begin == end else (0,) * len(kernel)
-    step = Conv(weight, call.optional(2), stride, inside, dilation, call.get("group", 1))
-    return [step] if begin == end else chain_builder.padded(step, begin, end)
+    return ops.padded_conv(weight, call.optional(2), stride, _pads(call, kernel), dilation, call.get("group", 1))
 
 
 def _conv_transpose(call: Call) -> list[Part]:
@@ -225,11 +203,7 @@ def _conv_transpose(call: Call) -> list[Part]:
     begin, end = _cut(call, full, tuple(s * n for n, s in zip(x.shape[1:], stride, strict=True)))
     inside = begin if begin == end else zeros
     step = ConvTranspose(weight, call.optional(2), stride, inside, extra, dilation, groups)
-    if begin == end:
-        return [step]
-    channels = weight.shape[1] * groups
-    kept = [(b, n - e) for b, e, n in zip(begin, end, full, strict=True)]
-    return [step, *chain_builder.crop((channels, *full), [(0, channels), *kept])]
+    return [step] if begin == end else [step, ops.zeros([-n for n in begin], [-n for n in end])]
 
 
 def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
@@ -244,17 +218,14 @@ def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
         raise UnsupportedModelError(
             f"stretches {full} entries to {tuple(wanted)}; give pads and output_padding instead"
         )
-    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
-    return (small, large) if how == "SAME_UPPER" else (large, small)
+    return ops.halves(totals, how == "SAME_UPPER")
 
 
 def _batch_norm(call: Call) -> list[Part]:
     if call.get("training_mode", 0) or not call.get("spatial", 1):
         raise UnsupportedModelError("normalises by the statistics of the batch; export the model in evaluation mode")
     weight, bias, mean, variance = (call.tensor(i) for i in range(1, 5))
-    return [
-        chain_builder.batch_norm(mean, variance, weight, bias, eps=call.get("epsilon", 1e-5), shape=call.flow.shape)
-    ]
+    return ops.batch_norm(call.flow, mean, variance, weight, bias, eps=call.get("epsilon", 1e-5))
 
 
 def _average_pool(call: Call) -> list[Part]:
@@ -273,12 +244,12 @@ def _average_pool(call: Call) -> list[Part]:
             "windows shorter than their stride with auto_pad; these are not supported"
         )
     if begin != end:
-        return chain_builder.padded(Pool(kernel, stride, (0,) * len(kernel)), begin, end)
-    return chain_builder.average_pool(kernel, stride, begin, ceil_mode=ceil, count_include_pad=counted)
+        return [ops.zeros(begin, end), Pool(kernel, stride, (0,) * len(kernel))]
+    return ops.avg_pool(len(kernel))(x, kernel, stride, begin, ceil, counted)
 
 
 def _global_pool(call: Call) -> list[Part]:
-    return chain_builder.global_pool(call.flow.shape, (1,) * (len(call.flow.shape) - 1))
+    return ops.adaptive_avg_pool(len(call.flow.shape) - 1)(call.flow, 1)
 
 
 def _reduce_mean(call: Call) -> list[Part]:
@@ -289,14 +260,14 @@ def _reduce_mean(call: Call) -> list[Part]:
         raise UnsupportedModelError(
             f"averages over the axes {axes} of {rank}; only all axes after the channels are supported"
         )
-    pooled = chain_builder.global_pool(x.shape, (1,) * (rank - 2))
+    pooled = _global_pool(call)
     return pooled if call.get("keepdims", 1) else [*pooled, reshaped(x, (x.batch, x.shape[0]))]
 
 
 def _depth_to_space(call: Call) -> list[Part]:
     if call.get("mode", "DCR") != "CRD":
         raise UnsupportedModelError("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
-    return [chain_builder.pixel_shuffle(call.flow.shape, call.get("blocksize", 1))]
+    return ops.pixel_shuffle(call.flow, call.get("blocksize", 1))
 
 
 def _resize(call: Call) -> list[Part]:
@@ -312,25 +283,17 @@ def _upsample(call: Call) -> list[Part]:
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
 
 
-def _activation(name: str) -> Callable[[Call], list[Part]]:
-    return lambda call: [Activation(name)]
-
-
 def _prelu(call: Call) -> list[Part]:
-    return [chain_builder.slopes(chain_builder.constant(call.array(1), call.flow.shape).numpy())]
+    return [Activation.of_slope(constant(call.array(1), call.flow.shape).numpy())]
 
 
-def _arithmetic(kind: str) -> Callable[[Call], list[Part]]:
-    def handler(call: Call) -> list[Part]:
-        x, first = call.data
-        c = call.tensor(1 if first else 0)
-        if kind == "div" and not first:
-            raise UnsupportedModelError("divides by the data, which is not affine")
-        sign = 1.0 if first else -1.0
-        factor, shift = {"add": (1.0, c), "sub": (sign, -sign * c), "mul": (c, 0.0), "div": (1 / c, 0.0)}[kind]
-        return [chain_builder.scale(x.shape, factor, shift)]
+def _as_in_torch(handler: ops.Handler, inputs: int) -> Callable[[Call], list[Part]]:
+    """An operator that does to its inputs, of which any is the data, what a function of PyTorch does."""
 
-    return handler
+    def read(call: Call) -> list[Part]:
+        return handler(*(x if isinstance(x, Flow) else call.tensor(i) for i, x in enumerate(call.inputs[:inputs])))
+
+    return read
 
 
 def _dropout(call: Call) -> list[Part]:
@@ -357,8 +320,7 @@ def _full(call: Call) -> list[int]:
 def _reshape(call: Call) -> list[Part]:
     given, old = call.integers(1, "shape") or [], _full(call)
     copied = not call.get("allowzero", 0)
-    new = [old[i] if n == 0 and copied else n for i, n in enumerate(given)]
-    return [reshaped(call.flow, call.flow.meta().reshape(new).shape)]
+    return ops.reshape("reshape")(call.flow, [old[i] if n == 0 and copied else n for i, n in enumerate(given)])
 
 
 def _flatten(call: Call) -> list[Part]:
@@ -368,8 +330,8 @@ def _flatten(call: Call) -> list[Part]:
 
 
 def _squeeze(call: Call) -> list[Part]:
-    axes, x = call.integers(1, "axes"), call.flow.meta()
-    return [reshaped(call.flow, (x.squeeze() if axes is None else x.squeeze(axes)).shape)]
+    axes = call.integers(1, "axes")
+    return ops.reshape("squeeze")(call.flow, *([] if axes is None else [axes]))
 
 
 def _unsqueeze(call: Call) -> list[Part]:
@@ -381,63 +343,53 @@ def _unsqueeze(call: Call) -> list[Part]:
 
 
 def _pad(call: Call) -> list[Part]:
-    value = call.array(2) if call.opset >= 11 else call.get("value", 0.0)
-    mode = call.get("mode", "constant")
-    if mode != "constant" or (value is not None and np.any(value)):
-        raise UnsupportedModelError(f"pads with mode={mode!r}, value={value}; only zeros are supported")
+    value: Any = call.array(2) if call.opset >= 11 else call.get("value", 0.0)
     rank = 1 + len(call.flow.shape)
     given = call.integers(1, "pads") or []
     axes = [a % rank for a in call.integers(3, "axes") or range(rank)]
-    begin = dict(zip(axes, given[: len(axes)], strict=True))
-    end = dict(zip(axes, given[len(axes) :], strict=True))
-    if begin.get(0) or end.get(0):
-        raise UnsupportedModelError("pads the batch axis")
-    return [Pad(tuple(n for a in reversed(range(1, rank)) for n in (begin.get(a, 0), end.get(a, 0))))]
+    ends = dict(zip(axes, zip(given[: len(axes)], given[len(axes) :], strict=True), strict=True))
+    widths = [n for a in reversed(range(rank)) for n in ends.get(a, (0, 0))]
+    kept = widths if any(widths[-2:]) else widths[:-2]
+    return ops.pad(call.flow, kept, call.get("mode", "constant"), value if np.any(value) else None)
 
 
 def _slice(call: Call) -> list[Part]:
-    x, rank = call.flow, 1 + len(call.flow.shape)
     starts, ends = call.integers(1, "starts") or [], call.integers(2, "ends") or []
-    axes = [a % rank for a in call.integers(3, "axes") or range(len(starts))]
-    kept = [(0, n) for n in _full(call)]
-    for axis, start, end, step in zip(axes, starts, ends, call.integers(4, "steps") or [1] * len(axes), strict=True):
-        if step != 1:
-            raise UnsupportedModelError(f"takes every entry number {step} of an axis; only steps of 1 are supported")
-        kept[axis] = slice(start, end).indices(_full(call)[axis])[:2]
-    if kept[0] != (0, x.batch):
-        raise UnsupportedModelError("cuts the batch axis")
-    return chain_builder.crop(x.shape, kept[1:])
+    axes, index = call.integers(3, "axes") or range(len(starts)), [slice(None)] * (1 + len(call.flow.shape))
+    for axis, *ends_and_step in zip(axes, starts, ends, call.integers(4, "steps") or [1] * len(starts), strict=True):
+        index[axis] = slice(*ends_and_step)
+    return ops.getitem(call.flow, tuple(index))
 
 
 OPERATORS: dict[str, Callable[[Call], list[Part]]] = {
-    "Add": _arithmetic("add"),
+    "Add": _as_in_torch(ops.add, 2),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _depth_to_space,
-    "Div": _arithmetic("div"),
+    "Div": _as_in_torch(ops.div, 2),
     "Dropout": _dropout,
     "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "Identity": lambda call: [],
-    "LeakyRelu": lambda call: [chain_builder.leaky_relu(call.get("alpha", 0.01))],
-    "MatMul": _matmul,
-    "Mul": _arithmetic("mul"),
-    "Neg": lambda call: [chain_builder.scale(call.flow.shape, -1.0)],
+    "LeakyRelu": lambda call: ops.leaky_relu(call.flow, call.get("alpha", 0.01)),
+    "MatMul": _as_in_torch(ops.matmul, 2),
+    "Mul": _as_in_torch(ops.mul, 2),
+    "Neg": _as_in_torch(ops.neg, 1),
     "PRelu": _prelu,
     "Pad": _pad,
     "ReduceMean": _reduce_mean,
-    "Relu": _activation("relu"),
+    "Relu": lambda call: [Activation("relu")],
     "Reshape": _reshape,
     "Resize": _resize,
-    "Sigmoid": _activation("sigmoid"),
+    "Sigmoid": lambda call: [Activation("sigmoid")],
     "Slice": _slice,
     "Squeeze": _squeeze,
-    "Sub": _arithmetic("sub"),
-    "Tanh": _activation("tanh"),
+    "Sub": _as_in_torch(ops.sub, 2),
+    "Tanh": lambda call: [Activation("tanh")],
     "Unsqueeze": _unsqueeze,
     "Upsample": _upsample,
 }

@@ -10,12 +10,18 @@ import inspect
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_operations
@@ -40,128 +46,8 @@ _RESHAPES = {"view", "reshape"}
 _SIDES = range(1, 17)
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
-Submodule = Callable[[fx.Node], nn.Module | None]
 # One trace at a time: torch.fx changes nn.Module for the process meanwhile, and a second trace would keep the change.
 _alone = forkable_lock()
-
-
-def one_reading(module: nn.Module, graph: fx.Graph, submodule: Submodule, needed: set[fx.Node]) -> Shape:
-    """(k,), if the number k of latent coordinates follows from the trace.
-
-    It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
-    single entries, and where the code is first reshaped to sizes that are written out. A convolution accepts codes of
-    any height and width, so it tells nothing.
-
-    Args:
-        module: the generator, in evaluation mode.
-        graph: its trace.
-        submodule: the module that a node calls, or None.
-        needed: the nodes that the output depends on.
-
-    Raises:
-        ModelError: other numbers are possible; the message has readings that the module accepts.
-        UnsupportedModelError: there is not one input.
-    """
-    inputs = [node for node in graph.nodes if node.op == "placeholder" and node in needed]
-    if len(inputs) != 1:
-        names = [str(node.target) for node in inputs]
-        raise UnsupportedModelError(f"the output depends on {len(names)} inputs {names}; a generator has one, the code")
-    found: set[int] = set()
-    # Nodes that hold the entries of the code, and whether as a vector.
-    front = [(inputs[0], True)]
-    while front:
-        node, flat = front.pop()
-        for user in node.users:
-            if user not in needed or not user.args or user.args[0] is not node:
-                continue
-            if (count := _count(user, submodule(user), flat)) is not None:
-                found.add(count)
-            elif (shaped := _still_the_code(user, submodule(user), flat)) is not None:
-                front.append((user, shaped))
-    if len(found) == 1:
-        return (found.pop(),)
-    if found:
-        sizes = " and ".join(map(str, sorted(found)))
-        raise ModelError(f"layers that take the code itself ask for {sizes} entries; pass latent_shape=")
-    raise ModelError(_readings(module, graph, submodule))
-
-
-def _count(node: fx.Node, module: nn.Module | None, flat: bool) -> int | None:
-    """How many entries the code has, if the node that takes it says so."""
-    if isinstance(module, nn.Linear):
-        return module.in_features if flat else None
-    sizes: tuple[Any, ...] = ()
-    if isinstance(module, nn.Unflatten) and flat and module.dim in (1, -1):
-        sizes = tuple(module.unflattened_size)
-    elif module is None and _name(node) in _RESHAPES:
-        sizes = _asked(node)[1:]
-    known = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
-    return math.prod(sizes) if known else None
-
-
-def _still_the_code(node: fx.Node, module: nn.Module | None, flat: bool) -> bool | None:
-    """Whether a node gives the entries of the code as a vector; None if it gives something else than its entries."""
-    if isinstance(module, nn.Flatten):
-        return True if (module.start_dim, module.end_dim) == (1, -1) else None
-    if isinstance(module, nn.Unflatten):
-        return False
-    if module is not None:
-        return flat if isinstance(module, _ELEMENTWISE_MODULES) else None
-    name = _name(node)
-    if name == "flatten":
-        return True if node.args[1:] == (1,) else None
-    if name in _RESHAPES:
-        return True if _asked(node)[1:] == (-1,) else None
-    return flat if name in _ELEMENTWISE else None
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
-
-
-def _asked(node: fx.Node) -> tuple[Any, ...]:
-    """The sizes of a view or reshape, as several arguments or one tuple."""
-    sizes = node.args[1:]
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
-
-
-def _readings(module: nn.Module, graph: fx.Graph, submodule: Submodule) -> str:
-    """What the first layer with weights says, and shapes that the module accepts."""
-    layers = ((node, m) for node in graph.nodes if isinstance(m := submodule(node), nn.Linear | _Convolution))
-    node, first = next(layers, (None, None))
-    if node is None or first is None:
-        return "no Linear or convolution module tells the shape of a latent code; pass latent_shape="
-    place = f"the first layer with weights, module {str(node.target)!r} ({type(first).__name__})"
-    if isinstance(first, nn.Linear):
-        k = first.in_features
-        known = f"latent_shape={k} if the code has {k} entries too" if _accepts(module, (k,)) else "latent_shape="
-        return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {known}"
-    axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
-    wanted = (first.in_channels, *(("height", "width") if axes == 2 else ("length",)))
-    shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
-    accepted = list(islice(_which(module, shapes), 2))
-    examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
-    known = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
-    return (
-        f"{place}, takes codes of shape ({', '.join(map(str, wanted))}) and does not say of which size; pass "
-        f"{examples}{known}"
-    )
-
-
-def _which(module: nn.Module, shapes: Iterator[Shape]) -> Iterator[Shape]:
-    return (shape for shape in shapes if _accepts(module, shape))
-
-
-def _accepts(module: nn.Module, shape: Shape) -> bool:
-    """Whether the module maps codes of this shape to something."""
-    trial = frozen(module, torch.float64, torch.device("cpu"))
-    try:
-        with torch.no_grad():
-            trial(torch.zeros(2, *shape, dtype=torch.float64))
-    # The module's own forward runs here; whatever it raises means that it does not.
-    except Exception:
-        return False
-    return True
 
 
 @computing()
@@ -202,12 +88,12 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
         raise ModelError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}; for files use unrelu.load")
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     module = module.module if isinstance(module, nn.DataParallel) else module
-    torch_operations.check(module)
+    _check(module)
     given = None if latent_shape is None else code_shape(latent_shape)
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
         root = replica(module)
-        if torch_operations.handler(root) is not None:
+        if torch_operations.known(root):
             root = nn.Sequential(root)
         try:
             walks = [_Walk(root) for _ in BATCHES]
@@ -260,7 +146,7 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return torch_operations.handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return torch_operations.known(m) or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         # ``if z.is_cuda and self.ngpu > 1``, as tutorials write it: here codes are on the CPU.
@@ -304,37 +190,80 @@ class _Walk:
         self.needed = _ancestors(n for n in self.graph.nodes if n.op == "output" or self._mutates(n))
 
     def _mutates(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return bool(getattr(self._module(node), "inplace", False))
+        if (m := self._module(node)) is not None:
+            return bool(getattr(m, "inplace", False))
         return node.op in ("call_function", "call_method") and torch_operations.mutates(node.target, node.kwargs)
 
-    def _module(self, node: fx.Node) -> nn.Module:
-        return self.root.get_submodule(str(node.target))
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def latent_shape(self) -> Shape:
-        """The shape of a latent code, where there is one reading.
-
-        Raises:
-            ModelError: there are several, or none.
-        """
-        return one_reading(
-            self.root, self.graph, lambda n: self._module(n) if n.op == "call_module" else None, self.needed
-        )
-
-    def follow(self, shape: Shape, batch: int) -> ChainBuilder:
-        """The chain for codes of this shape.
-
-        Raises:
-            ModelError: see :func:`from_torch`.
-        """
-        inputs = [n for n in self.graph.nodes if n.op == "placeholder" and n in self.needed]
+    def _input(self) -> fx.Node:
+        """The node of the code."""
+        inputs: list[fx.Node] = [node for node in self.graph.nodes if node.op == "placeholder" and node in self.needed]
         if len(inputs) != 1:
-            names = [str(n.target) for n in inputs]
+            names = [str(node.target) for node in inputs]
             raise UnsupportedModelError(
                 f"the output depends on {len(names)} inputs {names}; a generator has one, the code"
             )
+        return inputs[0]
+
+    def latent_shape(self) -> Shape:
+        """(k,), if the number k of latent coordinates follows from the trace.
+
+        It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
+        single entries, and where the code is first reshaped to sizes that are written out. A convolution accepts codes
+        of any height and width, so it tells nothing.
+
+        Raises:
+            ModelError: other numbers are possible; the message has readings that the module accepts.
+            UnsupportedModelError: there is not one input.
+        """
+        found: set[int] = set()
+        # Nodes that hold the entries of the code, and whether as a vector.
+        front = [(self._input(), True)]
+        while front:
+            node, flat = front.pop()
+            for user in node.users:
+                if user not in self.needed or not user.args or user.args[0] is not node:
+                    continue
+                if (count := _count(user, self._module(user), flat)) is not None:
+                    found.add(count)
+                elif (shaped := _still_the_code(user, self._module(user), flat)) is not None:
+                    front.append((user, shaped))
+        if len(found) > 1:
+            sizes = " and ".join(map(str, sorted(found)))
+            raise ModelError(f"layers that take the code itself ask for {sizes} entries; pass latent_shape=")
+        if not found:
+            raise ModelError(self._readings())
+        return (found.pop(),)
+
+    def _readings(self) -> str:
+        """What the first layer with weights says, and shapes that the module accepts."""
+        layers = ((node, self._module(node)) for node in self.graph.nodes)
+        known = ((node, m) for node, m in layers if isinstance(m, nn.Linear | _Convolution))
+        node, first = next(known, (None, None))
+        if node is None or first is None:
+            return "no Linear or convolution module tells the shape of a latent code; pass latent_shape="
+        place = f"the first layer with weights, module {str(node.target)!r} ({type(first).__name__})"
+        if isinstance(first, nn.Linear):
+            k = first.in_features
+            told = f"latent_shape={k} if the code has {k} entries too" if _accepts(self.root, (k,)) else "latent_shape="
+            return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {told}"
+        axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
+        sizes = "height, width" if axes == 2 else "length"
+        shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
+        accepted = list(islice((shape for shape in shapes if _accepts(self.root, shape)), 2))
+        examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
+        told = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
+        return (
+            f"{place}, takes codes of shape ({first.in_channels}, {sizes}) and does not say of which size; pass "
+            f"{examples}{told}"
+        )
+
+    def follow(self, shape: Shape, batch: int) -> ChainBuilder:
+        """The chain for codes of this shape."""
         chain = ChainBuilder(shape, batch, "the input")
-        values: dict[fx.Node, Any] = {inputs[0]: chain.head}
+        values: dict[fx.Node, Any] = {self._input(): chain.head}
         for node in self.graph.nodes:
             if node.op != "placeholder" and node in self.needed:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -343,36 +272,19 @@ class _Walk:
 
     def _evaluate(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], chain: ChainBuilder) -> Any:
         """The value of a node: a :class:`Flow`, or whatever a constant expression gives."""
-        place = f"node {node.name!r}"
-        if node.op == "call_module":
-            place = f"module {str(node.target)!r} ({type(self._module(node)).__name__})"
+        m = self._module(node)
+        place = f"node {node.name!r}" if m is None else f"module {str(node.target)!r} ({type(m).__name__})"
         if node.op == "output":
             return chain.finish(_single(args[0]))
-        flows = _flows(args, kwargs)
-        try:
+        flows: list[Flow] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: flows.append(a) if isinstance(a, Flow) else None)
+        with chain.at_node(place, flows):
             if not flows:
-                return self._constant(node, args, kwargs)
-            if len(flows) > 1:
-                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
-            if _is_query(node, args):
-                return _query(node, args, kwargs)
-            parts = self._parts(node, args, kwargs)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{place} {error}") from error
-        except ModelError as error:
-            raise ModelError(f"{place}: {error}") from error
-        # PyTorch's own complaints about shapes and arguments.
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
-            raise ModelError(f"{place} {what}: {error}") from error
+                return self._constant(node, args, kwargs) if m is None else m(*args, **kwargs)
+            asked = args[1] if node.target is getattr else node.target
+            if m is None and asked in torch_operations.QUERIES:
+                return _answer(flows[0], asked, node.target is getattr, args[1:], kwargs)
+            parts = _parts_of_call(node, args, kwargs) if m is None else _parts_of_module(m, args, kwargs)
         return chain.advance(flows[0], parts, place)
 
     def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -381,45 +293,49 @@ class _Walk:
             value: Any = self.tracer.constants.get(name)
             value = functools.reduce(getattr, name.split("."), self.root) if value is None else value
             return value.detach().clone() if isinstance(value, Tensor) else value
-        if node.op == "call_module":
-            return self._module(node)(*args, **kwargs)
         if torch_operations.mutates(node.target, kwargs):
             raise UnsupportedModelError("changes a constant in place")
         method = node.op == "call_method"
         function: Any = getattr(args[0], str(node.target)) if method else node.target
         return function(*args[method:], **kwargs)
 
-    def _parts(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-        if node.op == "call_module":
-            m = self._module(node)
-            read = torch_operations.handler(m)
-            if read is None:
-                names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
-                raise UnsupportedModelError(
-                    f"is not an affine map or a known activation; supported modules are {names}"
-                )
-            if len(args) != 1 or kwargs:
-                raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
-            return read(m, args[0])
-        table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
-        name = getattr(node.target, "__name__", node.target)
-        if node.target not in table:
-            what = f"x.{args[1]}" if node.target is getattr else f"{name}()"
-            names = ", ".join(torch_operations.NAMES)
-            raise UnsupportedModelError(f"calls {what}, not an affine map or a known activation; supported are {names}")
-        if "input" in kwargs:
-            args = (kwargs.pop("input"), *args)
-        function = table[node.target]
-        if not isinstance(args[0], Flow) and function not in torch_operations.EITHER_SIDE:
-            raise UnsupportedModelError(
-                f"calls {name}() with weights or options taken from the data; they must be constant"
-            )
-        try:
-            inspect.signature(function).bind(*args, **kwargs)
-        except TypeError as error:
-            raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from None
-        parts: list[Part] = function(*args, **kwargs)
-        return parts
+
+def _parts_of_module(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
+    if not torch_operations.known(m):
+        names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
+        raise UnsupportedModelError(f"is not an affine map or a known activation; supported modules are {names}")
+    if len(args) != 1 or kwargs:
+        raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
+    return torch_operations.read_module(m, args[0])
+
+
+def _parts_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
+    table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
+    name = getattr(node.target, "__name__", node.target)
+    if node.target not in table:
+        what = f"x.{args[1]}" if node.target is getattr else f"{name}()"
+        names = ", ".join(torch_operations.NAMES)
+        raise UnsupportedModelError(f"calls {what}, not an affine map or a known activation; supported are {names}")
+    if "input" in kwargs:
+        args = (kwargs.pop("input"), *args)
+    function = table[node.target]
+    if not isinstance(args[0], Flow) and function not in torch_operations.EITHER_SIDE:
+        raise UnsupportedModelError(
+            f"calls {name}() with weights or options taken from the data; they must be constant"
+        )
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from None
+    return list(function(*args, **kwargs))
+
+
+def _answer(flow: Flow, asked: str, attribute: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What ``x.shape``, ``x.size(0)`` and the like say about a flow."""
+    if asked == "device":
+        return torch.device("cpu")
+    value = getattr(flow.meta(), asked)
+    return value if attribute else value(*args, **kwargs)
 
 
 def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
@@ -433,12 +349,6 @@ def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     return seen
 
 
-def _flows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Flow]:
-    found: list[Flow] = []
-    fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, Flow) else None)
-    return found
-
-
 def _single(output: Any) -> Flow:
     # A trace with containers among the default arguments returns a list.
     if isinstance(output, list | tuple) and len(output) == 1:
@@ -449,15 +359,80 @@ def _single(output: Any) -> Flow:
     raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
 
 
-def _is_query(node: fx.Node, args: tuple[Any, ...]) -> bool:
-    name = args[1] if node.target is getattr else node.target
-    return node.op != "call_module" and name in torch_operations.QUERIES
+# --- the latent shape -------------------------------------------------------------------------------------------------
 
 
-def _query(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What ``x.shape``, ``x.size(0)`` and the like say about a flow."""
-    name = args[1] if node.target is getattr else str(node.target)
-    if name == "device":
-        return torch.device("cpu")
-    value = getattr(args[0].meta(), name)
-    return value if node.target is getattr else value(*args[1:], **kwargs)
+def _count(node: fx.Node, module: nn.Module | None, flat: bool) -> int | None:
+    """How many entries the code has, if the node that takes it says so."""
+    if isinstance(module, nn.Linear):
+        return module.in_features if flat else None
+    sizes: tuple[Any, ...] = ()
+    if isinstance(module, nn.Unflatten) and flat and module.dim in (1, -1):
+        sizes = tuple(module.unflattened_size)
+    elif module is None and _name(node) in _RESHAPES:
+        sizes = _asked(node)[1:]
+    known = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
+    return math.prod(sizes) if known else None
+
+
+def _still_the_code(node: fx.Node, module: nn.Module | None, flat: bool) -> bool | None:
+    """Whether a node gives the entries of the code as a vector; None if it gives something else than its entries."""
+    if isinstance(module, nn.Flatten):
+        return True if (module.start_dim, module.end_dim) == (1, -1) else None
+    if isinstance(module, nn.Unflatten):
+        return False
+    if module is not None:
+        return flat if isinstance(module, _ELEMENTWISE_MODULES) else None
+    name = _name(node)
+    if name == "flatten":
+        return True if node.args[1:] == (1,) else None
+    if name in _RESHAPES:
+        return True if _asked(node)[1:] == (-1,) else None
+    return flat if name in _ELEMENTWISE else None
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
+
+
+def _asked(node: fx.Node) -> tuple[Any, ...]:
+    """The sizes of a view or reshape, as several arguments or one tuple."""
+    sizes = node.args[1:]
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
+
+
+def _accepts(module: nn.Module, shape: Shape) -> bool:
+    """Whether the module maps codes of this shape to something."""
+    trial = frozen(module, torch.float64, torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            trial(torch.zeros(2, *shape, dtype=torch.float64))
+    # The module's own forward runs here; whatever it raises means that it does not.
+    except Exception:
+        return False
+    return True
+
+
+# --- what the module is -----------------------------------------------------------------------------------------------
+
+
+def _check(module: nn.Module) -> None:
+    """Refuse a module whose forward pass is not what its attributes say."""
+    for path, m in module.named_modules():
+        place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
+        if isinstance(m, torch.jit.ScriptModule):
+            raise UnsupportedModelError(f"{place} is compiled by TorchScript; pass the original nn.Module")
+        if m.training and _random_in_training(m):
+            raise ModelError(f"{place} is in training mode; call module.eval() first")
+        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
+            raise ModelError(f"{place} has no weights yet; run the module on an input once")
+        normal = torch_operations.known(m) and all(
+            isinstance(h, WeightNorm | SpectralNorm) for h in m._forward_pre_hooks.values()
+        )
+        if (m._forward_pre_hooks and not normal) or m._forward_hooks or "forward" in m.__dict__:
+            raise UnsupportedModelError(f"{place} has forward hooks or a patched forward; remove them first")
+
+
+def _random_in_training(m: nn.Module) -> bool:
+    kinds = _BatchNorm | _DropoutNd | nn.modules.instancenorm._InstanceNorm | parametrizations._SpectralNorm
+    return isinstance(m, kinds) or any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())

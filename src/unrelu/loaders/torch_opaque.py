@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.models.affine import Shape
-from unrelu.models.opaque_network import OpaqueNetwork, Outline, frozen, replica
+from unrelu.models.affine import Shape, check_finite
+from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
 from unrelu.runtime.streams import stream
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
@@ -42,7 +42,10 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         UnsupportedModelError: the trial failed; the message has the reason as well.
         ModelError: weights are not finite, or the module is in training mode and computes something else there.
     """
-    _check_weights(module)
+    for name, parameter in module.named_parameters():
+        check_finite(parameter, repr(name))
+    for name, buffer in module.named_buffers():  # which may be infinite on purpose, as masks of attention are
+        check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
     copy = frozen(module, torch.float64, torch.device("cpu"))
     z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
     # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
@@ -55,19 +58,10 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         width = max(_width(trial, codes), z.shape[1], x[0].numel())
         # What a chain could be made of instead is no part of the reason.
         short = reason.partition("; supported")[0]
-        network = OpaqueNetwork(copy, latent_shape, short, Outline(tuple(x.shape[1:]), width))
+        network = OpaqueNetwork(copy, latent_shape, short, tuple(x.shape[1:]), width)
         return _check_derivatives(network, z)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
-
-
-def _check_weights(module: nn.Module) -> None:
-    entries = [(name, ~parameter.isfinite()) for name, parameter in module.named_parameters()]
-    # A buffer may be infinite on purpose, as masks of attention are.
-    entries += [(name, buffer.isnan()) for name, buffer in module.named_buffers()]
-    for name, bad in entries:
-        if bad.any():
-            raise ModelError(f"{int(bad.sum())} of {bad.numel()} entries of {name!r} are NaN or infinite")
 
 
 def _check_mode(module: nn.Module, z: Tensor, x: Tensor) -> None:
@@ -156,7 +150,7 @@ def _differentiated(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
         along = network.push(z, d)[1][:, 0]
     # What PyTorch raises where it has no forward-mode formula is not documented.
     except Exception:
-        network = replace(network, outline=replace(network.outline, forward_mode=False))
+        network = replace(network, forward_mode=False)
         size = pulled.abs().max()
         _compare(network, z, d[0], lambda s: ((s * v).sum(dim=1) - pulled, torch.maximum(size, s.norm() * v.norm())))
         return network

@@ -1,9 +1,15 @@
-"""What PyTorch's functions, tensor methods and modules mean for a chain of layers."""
+"""What PyTorch's functions, tensor methods and modules mean for a chain of layers.
+
+A function's handler has its signature. A module means what its forward pass calls; operators of other formats are put
+in terms of these handlers.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
@@ -11,24 +17,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrizations
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders import chain_builder
-from unrelu.loaders.chain_builder import Flow, Part, float64, reshaped
+from unrelu.loaders.chain_builder import Flow, Part, constant, float64, normalisation, reshaped
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Resample, Shape
+from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Scale, Shape
 
 Handler = Callable[..., list[Part]]
 # Questions about the shape, answered without consuming the data.
 QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-ModuleHandler = Callable[[Any, Flow], list[Part]]
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -37,15 +35,25 @@ ModuleHandler = Callable[[Any, Flow], list[Part]]
 def linear(x: Flow, weight: Tensor, bias: Tensor | None = None) -> list[Part]:
     """W x + b on the last axis."""
     if weight.dim() != 2:
-        raise UnsupportedModelError(f"needs a matrix as its weight, got one of shape {tuple(weight.shape)}")
+        raise UnsupportedModelError(
+            f"multiplies by a constant of shape {tuple(weight.shape)}; only matrices are supported"
+        )
     return [Dense(float64(weight, "weight"), _optional(bias))]
 
 
 def matmul(input: Any, other: Any) -> list[Part]:
-    """x @ W on the last axis, or W @ x for x with two axes."""
-    if isinstance(input, Flow):
-        return linear(input, other.mT if other.dim() >= 2 else other)
-    return [chain_builder.pointwise(float64(input, "a matrix"), other.shape)]
+    """x @ W on the last axis, or W @ x for x with two axes: a convolution with kernels of length 1 over the last."""
+    x, matrix = (input, other) if isinstance(input, Flow) else (other, input)
+    if 2 < matrix.dim() <= 1 + len(x.shape) and matrix.shape[:-2].numel() == 1:
+        matrix = matrix.reshape(matrix.shape[-2:])
+    if x is input:
+        return linear(x, matrix.mT if matrix.dim() >= 2 else matrix)
+    if matrix.dim() != 2 or len(x.shape) != 2:
+        raise UnsupportedModelError(
+            f"multiplies elements of shape {x.shape} from the left by a constant of shape {tuple(matrix.shape)}; "
+            "only a matrix times elements with two axes is supported"
+        )
+    return [Conv(float64(matrix, "a matrix")[:, :, None])]
 
 
 def conv(
@@ -59,16 +67,24 @@ def conv(
 ) -> list[Part]:
     """Convolution; ``padding="same"`` puts the odd zero of an even kernel at the end."""
     n = weight.dim() - 2
-    chain_builder.check_axes("a convolution", x.shape, n)
-    begin = end = (0,) * n
+    check_axes("a convolution", x.shape, n)
+    stride, dilation = _tuple(stride, n), _tuple(dilation, n)
     if padding == "same":
         # Only stride 1 is allowed, so the size of the input does not matter.
-        begin, end = chain_builder.same_padding((1,) * n, weight.shape[2:], (1,) * n, _tuple(dilation, n))
-    elif padding != "valid":
-        begin = end = _tuple(padding, n)
-    inside = begin if begin == end else (0,) * n
-    step = Conv(float64(weight, "weight"), _optional(bias), _tuple(stride, n), inside, _tuple(dilation, n), int(groups))
-    return [step] if begin == end else chain_builder.padded(step, begin, end)
+        ends = same_padding((1,) * n, weight.shape[2:], stride, dilation)
+    else:
+        ends = (_tuple(0 if padding == "valid" else padding, n),) * 2
+    return padded_conv(weight, bias, stride, ends, dilation, groups)
+
+
+def padded_conv(
+    weight: Tensor, bias: Tensor | None, stride: Shape, ends: tuple[Shape, Shape], dilation: Shape, groups: int
+) -> list[Part]:
+    """Convolution with zeros before and after each axis."""
+    begin, end = ends
+    inside = begin if begin == end else (0,) * len(begin)
+    step = Conv(float64(weight, "weight"), _optional(bias), stride, inside, dilation, int(groups))
+    return [step] if begin == end else [zeros(begin, end), step]
 
 
 def conv_transpose(
@@ -83,11 +99,10 @@ def conv_transpose(
 ) -> list[Part]:
     """Transposed convolution."""
     n = weight.dim() - 2
-    chain_builder.check_axes("a transposed convolution", x.shape, n)
+    check_axes("a transposed convolution", x.shape, n)
     strides, pads, extra, dilations = (_tuple(v, n) for v in (stride, padding, output_padding, dilation))
-    return [
-        ConvTranspose(float64(weight, "weight"), _optional(bias), strides, pads, extra, dilations, groups=int(groups))
-    ]
+    weights = float64(weight, "weight"), _optional(bias)
+    return [ConvTranspose(*weights, strides, pads, extra, dilations, groups=int(groups))]
 
 
 def batch_norm(
@@ -106,13 +121,13 @@ def batch_norm(
             "normalises by the statistics of the batch, so the output of one code depends on the others; "
             "use module.eval() and track_running_stats=True"
         )
-    return [chain_builder.batch_norm(running_mean, running_var, weight, bias, eps=eps, shape=x.shape)]
+    return [normalisation(running_mean, running_var, weight, bias, eps=eps, shape=x.shape)]
 
 
 def interpolate(
     x: Flow,
-    size: int | Sequence[int] | None = None,
-    scale_factor: float | Sequence[float] | None = None,
+    size: Any = None,
+    scale_factor: Any = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
@@ -124,11 +139,9 @@ def interpolate(
             f"resamples with mode={mode!r}{', antialias=True' if antialias else ''}; "
             "supported modes are nearest, linear and bilinear"
         )
-    options: dict[str, Any] = {"mode": mode, "align_corners": align_corners}
-    options |= {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
     # A ramp shows which entries each output mixes. PyTorch may use the given factor instead of the ratio of sizes.
     probe = torch.arange(float(np.prod(x.shape[1:])), dtype=torch.float64).reshape(1, 1, *x.shape[1:])
-    wanted = F.interpolate(probe, **options)
+    wanted = F.interpolate(probe, size, scale_factor, mode, align_corners, recompute_scale_factor)
     step = Resample(tuple(wanted.shape[2:]), mode.removesuffix("-exact"), bool(align_corners))
     if not torch.allclose(step.apply(probe), wanted, rtol=1e-9, atol=1e-9):
         raise UnsupportedModelError(
@@ -150,11 +163,14 @@ def avg_pool(n: int) -> Handler:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> list[Part]:
-        chain_builder.check_axes("average pooling", x.shape, n)
+        check_axes("average pooling", x.shape, n)
         kernel = _tuple(kernel_size, n)
         step = kernel if stride is None or stride == () else _tuple(stride, n)
-        options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-        return chain_builder.average_pool(kernel, step, _tuple(padding, n), **options, divisor=divisor_override)
+        if divisor_override is None:
+            return [Pool(kernel, step, _tuple(padding, n), ceil_mode, count_include_pad)]
+        if ceil_mode:
+            raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
+        return [Pool(kernel, step, _tuple(padding, n)), _scale(x.shape, math.prod(kernel) / divisor_override)]
 
     return handler
 
@@ -163,11 +179,32 @@ def adaptive_avg_pool(n: int) -> Handler:
     """Average pooling over n axes, to a given size that divides the input's."""
 
     def handler(x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
-        chain_builder.check_axes("adaptive pooling", x.shape, n)
-        output = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * n
-        return chain_builder.global_pool(x.shape, output)
+        check_axes("adaptive pooling", x.shape, n)
+        output = output_size if isinstance(output_size, Sequence) else (output_size,) * n
+        sizes = x.shape[-len(output) :]
+        wanted = tuple(size if m is None else m for size, m in zip(sizes, output, strict=True))
+        if any(size % m for size, m in zip(sizes, wanted, strict=True)):
+            raise UnsupportedModelError(
+                f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
+                "only whole factors are supported"
+            )
+        window = tuple(size // m for size, m in zip(sizes, wanted, strict=True))
+        return [Pool(window, window, (0,) * n)]
 
     return handler
+
+
+def pixel_shuffle(x: Flow, upscale_factor: int) -> list[Part]:
+    """(C r^2, H, W) -> (C, r H, r W): output (c, r h + i, r w + j) is input (c r^2 + r i + j, h, w).
+
+    A transposed convolution with one group for each output channel and one 1 in each kernel.
+    """
+    r, shape = upscale_factor, x.shape
+    if len(shape) != 3 or shape[0] % r**2:
+        raise UnsupportedModelError(f"shuffles pixels by {r}, which does not fit an input of shape {shape}")
+    kernels = torch.eye(r**2, dtype=torch.float64).reshape(r**2, 1, r, r)
+    weight = kernels.repeat(shape[0] // r**2, 1, 1, 1)
+    return [ConvTranspose(weight, None, (r, r), (0, 0), (0, 0), (1, 1), shape[0] // r**2)]
 
 
 def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> list[Part]:
@@ -177,6 +214,38 @@ def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None
     if len(pad) > 2 * len(x.shape):
         raise UnsupportedModelError("pads the batch axis")
     return [Pad(tuple(int(n) for n in pad))]
+
+
+def check_axes(what: str, shape: Shape, spatial: int) -> None:
+    """Refuse elements that are not (channels, sizes...), which PyTorch would read as one sample without a batch."""
+    if len(shape) != 1 + spatial:
+        sizes = ", ".join(("length",) if spatial == 1 else ("height", "width"))
+        raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
+
+
+def zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
+    """Zeros before and after each of the trailing axes; negative numbers cut."""
+    return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
+
+
+def same_padding(
+    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], upper: bool = True
+) -> tuple[Shape, Shape]:
+    """Zeros before and after each axis with which a convolution returns ceil(size / stride) entries.
+
+    An odd zero goes to the end if ``upper``, else to the beginning.
+    """
+    totals = [
+        max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True)
+    ]
+    return halves(totals, upper)
+
+
+def halves(totals: Sequence[int], upper: bool) -> tuple[Shape, Shape]:
+    """Numbers for both ends of axes that share them; of an odd one the end has more if ``upper``."""
+    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    return (small, large) if upper else (large, small)
 
 
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
@@ -191,12 +260,13 @@ def _activation(name: str) -> Handler:
 
 def leaky_relu(x: Flow, negative_slope: float = 0.01, inplace: bool = False) -> list[Part]:
     """LeakyReLU."""
-    return [chain_builder.leaky_relu(float(negative_slope))]
+    return [Activation.of_slope(negative_slope)]
 
 
 def prelu(x: Flow, weight: Tensor) -> list[Part]:
-    """PReLU."""
-    return [chain_builder.prelu(weight, x.shape)]
+    """PReLU with one slope, or one for each channel."""
+    slopes = float64(weight, "a PReLU slope")
+    return [Activation.of_slope(slopes.reshape(-1, *[1] * (len(x.shape) - 1)).numpy())]
 
 
 def dropout(x: Flow, p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Part]:
@@ -211,8 +281,8 @@ def dropout(x: Flow, p: float = 0.5, training: bool = True, inplace: bool = Fals
 def add(input: Any, other: Any, *, alpha: float = 1) -> list[Part]:
     """input + alpha * other, one of them constant."""
     if isinstance(input, Flow):
-        return [chain_builder.scale(input.shape, 1.0, alpha * other)]
-    return [chain_builder.scale(other.shape, alpha, input)]
+        return [_scale(input.shape, 1.0, alpha * other)]
+    return [_scale(other.shape, alpha, input)]
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> list[Part]:
@@ -228,25 +298,31 @@ def rsub(input: Any, other: Any, *, alpha: float = 1) -> list[Part]:
 def mul(input: Any, other: Any) -> list[Part]:
     """input * other, one of them constant."""
     flow, factor = (input, other) if isinstance(input, Flow) else (other, input)
-    return [chain_builder.scale(flow.shape, factor)]
+    return [_scale(flow.shape, factor)]
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> list[Part]:
     """input / constant."""
     if not isinstance(input, Flow) or rounding_mode:
         raise UnsupportedModelError("divides by the data or rounds, which is not affine")
-    return [chain_builder.scale(input.shape, 1 / float64(other, "a divisor"))]
+    return [_scale(input.shape, 1 / float64(other, "a divisor"))]
 
 
 def neg(x: Flow) -> list[Part]:
     """-x."""
-    return [chain_builder.scale(x.shape, -1.0)]
+    return [_scale(x.shape, -1.0)]
+
+
+def _scale(shape: Shape, factor: object, shift: object = 0.0) -> Scale:
+    return Scale(constant(factor, shape), constant(shift, shape))
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
-def _reshape(method: str) -> Handler:
+def reshape(method: str) -> Handler:
+    """A method of tensors that gives the same entries another shape."""
+
     def handler(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
         meta = getattr(x.meta(), method)(*args, **kwargs)
         if meta.dtype != torch.float64:
@@ -271,7 +347,15 @@ def getitem(x: Flow, index: Any) -> list[Part]:
     kept = [_kept(item, next(sizes)) for item in items if item is not None]
     if kept[0] != (0, x.batch):
         raise UnsupportedModelError(f"indexes the batch axis by {items[0]}; the first axis must be kept whole")
-    return [*chain_builder.crop(x.shape, kept[1:]), reshaped(x, x.meta()[index].shape)]
+    return [*crop(x.shape, kept[1:]), reshaped(x, x.meta()[index].shape)]
+
+
+def crop(shape: Shape, kept: Sequence[tuple[int, int]]) -> list[Part]:
+    """Keep the entries ``first`` to ``end - 1`` of each axis: zeros of negative width, cut off both ends."""
+    if any(end <= first for first, end in kept):
+        raise UnsupportedModelError(f"keeps nothing of an input of shape {shape}")
+    step = zeros([-first for first, _ in kept], [end - n for (_, end), n in zip(kept, shape, strict=True)])
+    return [step] if any(step.widths) else []
 
 
 def _kept(item: int | slice, size: int) -> tuple[int, int]:
@@ -292,15 +376,9 @@ def _unchanged(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
     return []
 
 
-def pixel_shuffle(x: Flow, upscale_factor: int) -> list[Part]:
-    """PixelShuffle as a transposed convolution."""
-    return [chain_builder.pixel_shuffle(x.shape, upscale_factor)]
-
-
 def _tuple(value: Any, n: int) -> Shape:
-    return (
-        (int(value),) * n if not isinstance(value, Sequence) else tuple(map(int, value)) * (n if len(value) == 1 else 1)
-    )
+    values = tuple(map(int, value)) if isinstance(value, Sequence) else (int(value),)
+    return values * n if len(values) == 1 else values
 
 
 def _optional(bias: Tensor | None) -> Tensor | None:
@@ -330,7 +408,7 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("mul", "multiply", "imul"), mul),
     **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv"), div),
     **dict.fromkeys(("neg", "negative"), neg),
-    **{n: _reshape(n) for n in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
+    **{n: reshape(n) for n in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
     "getitem": getitem,
     **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to", "cpu", "cuda"), _unchanged),
 }
@@ -364,125 +442,45 @@ def mutates(target: Any, kwargs: dict[str, Any]) -> bool:
     return target in _IN_PLACE or (name.endswith("_") and not private) or bool(kwargs.get("inplace"))
 
 
-def _linear(m: nn.Linear, x: Flow) -> list[Part]:
-    return linear(x, _weight(m), m.bias)
+# --- modules ----------------------------------------------------------------------------------------------------------
+
+# Modules whose forward pass is one call of a function above.
+MODULES: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d,
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh, nn.Identity,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout,
+    nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.PixelShuffle, nn.ZeroPad1d, nn.ZeroPad2d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,
+)  # fmt: skip
 
 
-def _conv(m: nn.Conv1d | nn.Conv2d, x: Flow) -> list[Part]:
-    _zero_padded(m)
-    return conv(x, _weight(m), m.bias, m.stride, m.padding, m.dilation, m.groups)
+def known(module: nn.Module) -> bool:
+    """Whether a module is one of :data:`MODULES`. A subclass counts as its base only if it inherits ``forward``."""
+    base = next((base for base in type(module).__mro__ if base in MODULES), None)
+    return base is not None and type(module).forward is base.forward
 
 
-def _conv_transpose(m: nn.ConvTranspose1d | nn.ConvTranspose2d, x: Flow) -> list[Part]:
-    _zero_padded(m)
-    geometry: tuple[Any, ...] = (m.stride, m.padding, m.output_padding, m.groups, m.dilation)
-    return conv_transpose(x, _weight(m), m.bias, *geometry)
+def read_module(module: nn.Module, x: Flow) -> list[Part]:
+    """What a module of :data:`MODULES` makes of x.
 
-
-def _zero_padded(m: Any) -> None:
-    if m.padding_mode != "zeros":
-        raise UnsupportedModelError(f"pads with padding_mode={m.padding_mode!r}; only 'zeros' is supported")
-
-
-def _batch_norm(m: nn.BatchNorm1d | nn.BatchNorm2d, x: Flow) -> list[Part]:
-    return batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, m.training, 0.0, m.eps)
-
-
-def _upsample(m: nn.Upsample, x: Flow) -> list[Part]:
-    return interpolate(x, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor)
-
-
-def _avg_pool(n: int) -> ModuleHandler:
-    def read(m: Any, x: Flow) -> list[Part]:
-        divisor = getattr(m, "divisor_override", None)
-        pool = avg_pool(n)
-        return pool(x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, divisor)
-
-    return read
-
-
-def _adaptive_avg_pool(n: int) -> ModuleHandler:
-    return lambda m, x: adaptive_avg_pool(n)(x, m.output_size)
-
-
-def _module_reshape(m: nn.Module, x: Flow) -> list[Part]:
-    return [reshaped(x, m(x.meta()).shape)]
-
-
-def _module_activation(name: str) -> ModuleHandler:
-    return lambda m, x: [Activation(name)]
-
-
-MODULES: dict[type[nn.Module], ModuleHandler] = {
-    nn.Linear: _linear,
-    nn.Conv1d: _conv,
-    nn.Conv2d: _conv,
-    nn.ConvTranspose1d: _conv_transpose,
-    nn.ConvTranspose2d: _conv_transpose,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.ReLU: _module_activation("relu"),
-    nn.Sigmoid: _module_activation("sigmoid"),
-    nn.Tanh: _module_activation("tanh"),
-    nn.LeakyReLU: lambda m, x: leaky_relu(x, m.negative_slope),
-    nn.PReLU: lambda m, x: prelu(x, m.weight),
-    nn.Upsample: _upsample,
-    nn.UpsamplingNearest2d: _upsample,
-    nn.UpsamplingBilinear2d: _upsample,
-    nn.PixelShuffle: lambda m, x: pixel_shuffle(x, m.upscale_factor),
-    nn.AvgPool1d: _avg_pool(1),
-    nn.AvgPool2d: _avg_pool(2),
-    nn.AdaptiveAvgPool1d: _adaptive_avg_pool(1),
-    nn.AdaptiveAvgPool2d: _adaptive_avg_pool(2),
-    nn.ZeroPad1d: lambda m, x: pad(x, m.padding),
-    nn.ZeroPad2d: lambda m, x: pad(x, m.padding),
-    nn.Flatten: _module_reshape,
-    nn.Unflatten: _module_reshape,
-    nn.Identity: lambda m, x: [],
-    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout), lambda m, x: []),
-}
-
-
-def handler(module: nn.Module) -> ModuleHandler | None:
-    """The handler of a module, or None. A subclass counts as its base only if it inherits ``forward``."""
-    for base in type(module).__mro__:
-        if base in MODULES:
-            return MODULES[base] if type(module).forward is base.forward else None
-    return None
-
-
-def _weight(m: Any) -> Tensor:
-    """The weight that the next forward pass would use."""
-    weight: Tensor = m.weight
-    # The hooks of the older torch.nn.utils.weight_norm and spectral_norm write m.weight when the module is called.
-    for hook in m._forward_pre_hooks.values():
-        weight = hook.compute_weight(m) if isinstance(hook, WeightNorm) else hook.compute_weight(m, False)
-    return weight
-
-
-def check(module: nn.Module) -> None:
-    """Refuse a module whose forward pass is not what its attributes say.
-
-    Raises:
-        ModelError: it is in training mode, or its parameters have no values yet.
-        UnsupportedModelError: it is compiled by TorchScript, or hooks or a patched ``forward`` change what it computes.
+    It is called, so that the older hooks of ``weight_norm`` and ``spectral_norm`` write its weight.
     """
-    for path, m in module.named_modules():
-        place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
-        if isinstance(m, torch.jit.ScriptModule):
-            raise UnsupportedModelError(f"{place} is compiled by TorchScript; pass the original nn.Module")
-        if m.training and any(_random_in_training(m)):
-            raise ModelError(f"{place} is in training mode; call module.eval() first")
-        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
-            raise ModelError(f"{place} has no weights yet; run the module on an input once")
-        normal = handler(m) is not None and all(
-            isinstance(h, WeightNorm | SpectralNorm) for h in m._forward_pre_hooks.values()
-        )
-        if (m._forward_pre_hooks and not normal) or m._forward_hooks or "forward" in m.__dict__:
-            raise UnsupportedModelError(f"{place} has forward hooks or a patched forward; remove them first")
+    made = module(_Data(x))
+    return [] if isinstance(made, _Data) else list(made)
 
 
-def _random_in_training(m: nn.Module) -> Iterator[bool]:
-    yield isinstance(m, _BatchNorm | _DropoutNd | nn.modules.instancenorm._InstanceNorm)
-    yield isinstance(m, parametrizations._SpectralNorm)
-    yield any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())
+class _Data:
+    """Stands for x in the forward pass of a module, which gets the parts from the function that it calls."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.flatten, self.unflatten = (partial(METHODS[name], flow) for name in ("flatten", "unflatten"))
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> list[Part]:
+        flow, *others = (a.flow if isinstance(a, cls) else a for a in args)
+        return FUNCTIONS[function](flow, *others, **(kwargs or {}))
+
+    def dim(self) -> int:
+        """What batch normalisations ask."""
+        return 1 + len(self.flow.shape)

@@ -1,21 +1,36 @@
-"""Plain weight matrices as a network."""
+"""Weight matrices as a network of dense layers: plain ones, or by the names that they have in a file.
+
+A state_dict lists tensors, not what is done with them: it says neither the activations nor the stride of a convolution.
+Only fully connected layers and batch normalisations can therefore be read from one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy.typing as npt
 from torch import Tensor
 
-from unrelu.errors import ModelError
-from unrelu.loaders.chain_builder import Part, float64
+from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
+from unrelu.loaders.chain_builder import Part, float64, normalisation
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Dense, Scale
+from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
+Entry = Tensor | npt.NDArray[Any]
+# A tensor by layer, and by "weight", "bias", "running_mean", ... within it.
+Named = Mapping[str, Mapping[str, Entry]]
+
+# What torch.nn.BatchNorm1d adds to the variance by default; a state_dict does not store it.
+_EPS = 1e-5
+
+_PARAMETERS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+_WEIGHT = re.compile(r"(?:W|w|weight|weights)_?(\d+)")
+_BIAS = re.compile(r"(?:b|bias|biases)_?(\d+)")
 
 
 @computing()
@@ -53,16 +68,16 @@ def from_arrays(
 
 
 def dense(weight_name: str, weight: object, bias_name: str, bias: object | None) -> Dense:
-    """W h + b, with messages that call W and b by these names.
-
-    Raises:
-        ModelError: W is not a matrix, b does not fit it, or an entry is not a finite real number.
-    """
-    matrix = _finite(float64(weight, weight_name), weight_name)
+    """W h + b, with messages that call W and b by these names."""
+    matrix = float64(weight, weight_name)
+    check_finite(matrix, weight_name)
     if matrix.dim() != 2 or not matrix.numel():
         raise ModelError(f"{weight_name} has shape {tuple(matrix.shape)}; a weight is a matrix (outputs, inputs)")
-    vector = None if bias is None else _finite(float64(bias, bias_name), bias_name)
-    if vector is not None and vector.shape != matrix.shape[:1]:
+    if bias is None:
+        return Dense(matrix)
+    vector = float64(bias, bias_name)
+    check_finite(vector, bias_name)
+    if vector.shape != matrix.shape[:1]:
         raise ModelError(
             f"{bias_name} has shape {tuple(vector.shape)}, but {weight_name} has shape {tuple(matrix.shape)}; "
             f"the bias must be ({len(matrix)},)"
@@ -74,9 +89,6 @@ def multilayer(steps: Sequence[tuple[str, Dense | Scale]], activation: Activatio
     """Named matrices, each followed by any scales that belong to it and an activation, as a network.
 
     Scales before the first matrix act on the latent code.
-
-    Raises:
-        ModelError: neighbours do not fit; the message names both.
     """
     matrices = [step for _, step in steps if isinstance(step, Dense)]
     if not matrices:
@@ -122,8 +134,183 @@ def _listed(values: Any, name: str) -> list[Any]:
         raise ModelError(f"{name} is a {type(values).__name__}; pass a list with one entry for each layer") from None
 
 
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise ModelError(f"{bad} of {tensor.numel()} entries of {name} are NaN or infinite")
-    return tensor
+# --- named tensors ----------------------------------------------------------------------------------------------------
+
+
+def from_names(named: Named, layers: Sequence[str] | None, activation: Activations) -> Network:
+    """Chain the named layers, or all of them in order.
+
+    Args:
+        named: the tensors of each layer, layers in the order of the file.
+        layers: names to pick, in the order in which they are applied; None means all.
+        activation: after every matrix (and after the batch normalisations that follow it), or one for each matrix.
+
+    Raises:
+        ModelError: a name is missing, or the layers do not chain.
+        UnsupportedModelError: a layer is a convolution, or something else that its tensors do not describe.
+    """
+    for name in [] if layers is None else layers:
+        if name not in named:
+            raise ModelError(f"there is no layer {name!r} in the file; its layers are {', '.join(named)}")
+    try:
+        steps = [(f"layer {name!r}", _step(name, named[name])) for name in (named if layers is None else layers)]
+        return multilayer(steps, activation)
+    except ModelError as error:
+        if layers is not None:
+            raise
+        contents = ", ".join(f"{n or repr(n)} {_shape(t)}" for n, t in named.items())
+        raise type(error)(
+            f"{error}. The file holds {contents}; pass layers=[...] to pick the decoder's layers"
+        ) from error
+
+
+def matrices(named: Named, layers: Sequence[str] | None) -> list[tuple[str, tuple[int, ...]]]:
+    """The layers that an activation follows, those with a matrix, and its shape; of the picked ones, or of all."""
+    shapes = [(name, _shape(named[name])) for name in (named if layers is None else layers)]
+    return [(name, shape) for name, shape in shapes if len(shape) == 2]
+
+
+def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
+    return tuple(tensors.get("weight", next(iter(tensors.values()))).shape)
+
+
+def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
+    """One layer from its tensors."""
+    unknown = [key for key in tensors if key not in _PARAMETERS]
+    label = f"layer {name!r}"
+    if unknown:
+        raise UnsupportedModelError(
+            f"{label} holds {', '.join(unknown)}, not a plain weight and bias; build the module "
+            "and use unrelu.from_torch"
+        )
+    if "running_mean" in tensors or "running_var" in tensors:
+        return _batch_norm(label, {key: float64(t, f"{label} {key}") for key, t in tensors.items()})
+    if "weight" not in tensors:
+        raise UnsupportedModelError(f"{label} has no weight, only {', '.join(tensors)}")
+    axes = tensors["weight"].ndim
+    if axes >= 3:
+        raise UnsupportedModelError(
+            f"{label} is a convolution, its weight has shape {_shape(tensors)}. A state_dict says neither stride nor "
+            "padding: build the module, load the state_dict into it and use unrelu.from_torch, or export it to ONNX"
+        )
+    if axes < 2:
+        raise UnsupportedModelError(
+            f"{label} has a weight of shape {_shape(tensors)}, as LayerNorm or PReLU have; its tensors do not say "
+            "what it does: build the module and use unrelu.from_torch"
+        )
+    return dense(f"{label} weight", tensors["weight"], f"{label} bias", tensors.get("bias"))
+
+
+def _batch_norm(label: str, tensors: Mapping[str, Tensor]) -> Scale:
+    missing = {"running_mean", "running_var"} - tensors.keys()
+    shapes = {tuple(t.shape) for key, t in tensors.items() if key != "num_batches_tracked"}
+    if missing or len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        held = ", ".join(f"{key} {tuple(t.shape)}" for key, t in tensors.items())
+        raise ModelError(f"{label} looks like a batch normalisation but holds {held}")
+    mean = tensors["running_mean"]
+    try:
+        return normalisation(
+            mean, tensors["running_var"], tensors.get("weight"), tensors.get("bias"), eps=_EPS, shape=tuple(mean.shape)
+        )
+    except ModelError as error:
+        raise ModelError(f"{label}: {error}") from error
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A sorting key under which ``fc2`` comes before ``fc10``."""
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
+
+
+def grouped(flat: Mapping[str, Entry]) -> Named:
+    """``fc1.weight``, ``fc1.bias``, ... by layer, in order of first appearance."""
+    layers: dict[str, dict[str, Entry]] = {}
+    for name, value in flat.items():
+        layer, mark, parameter = name.partition(".parametrizations.")
+        if not mark:
+            layer, _, parameter = name.rpartition(".")
+        layers.setdefault(layer, {})[parameter] = value
+    return layers
+
+
+def numbered(flat: Mapping[str, Entry]) -> Named | None:
+    """``W0, b0, W1, b1, ...`` by the name of the weight, in numeric order; None if the names are others."""
+    weights = {int(m[1]): n for n in flat if (m := _WEIGHT.fullmatch(n))}
+    biases = {int(m[1]): n for n in flat if (m := _BIAS.fullmatch(n))}
+    if not weights or any(not _WEIGHT.fullmatch(n) and not _BIAS.fullmatch(n) for n in flat):
+        return None
+    order = sorted(weights)
+    if len(weights) + len(biases) != len(flat) or order != list(range(order[0], order[0] + len(order))):
+        raise ModelFileError(
+            f"weights must be numbered 0, 1, 2, ... or 1, 2, 3, ... without gaps, found {', '.join(flat)}"
+        )
+    if not biases.keys() <= weights.keys():
+        raise ModelFileError(f"there is a bias without a weight of the same number: {', '.join(flat)}")
+    return {
+        weights[i]: {"weight": flat[weights[i]]} | ({"bias": flat[biases[i]]} if i in biases else {}) for i in order
+    }
+
+
+def unnamed(flat: Mapping[str, Entry]) -> Named | None:
+    """``arr_0, arr_1, ...``: matrices, each followed by its bias or none, or all matrices and then all biases."""
+    if not flat or any(not re.fullmatch(r"arr_\d+", name) for name in flat):
+        return None
+    names = sorted(flat, key=natural)
+    axes = [flat[name].ndim for name in names]
+    half = len(names) // 2
+    if axes == [2] * half + [1] * half:
+        return {w: {"weight": flat[w], "bias": flat[b]} for w, b in zip(names[:half], names[half:], strict=True)}
+    layers: dict[str, dict[str, Entry]] = {}
+    for name, n in zip(names, axes, strict=True):
+        if n == 1 and layers and "bias" not in (last := layers[next(reversed(layers))]):
+            last["bias"] = flat[name]
+        elif n == 2:
+            layers[name] = {"weight": flat[name]}
+        else:
+            held = ", ".join(f"{name} {tuple(flat[name].shape)}" for name in names)
+            raise ModelFileError(
+                f"arrays must be matrices (n_i, n_(i-1)), each followed by its bias (n_i,), found {held}"
+            )
+    return layers
+
+
+def tensors(checkpoint: object, several: bool) -> Mapping[str, Entry]:
+    """The state_dict in a checkpoint: the checkpoint itself, or the one dictionary of tensors inside it.
+
+    Args:
+        checkpoint: what ``torch.load`` returned.
+        several: whether several dictionaries may be joined, their keys put before the names (``generator.fc1``).
+
+    Raises:
+        ModelFileError: there is none, or there are several and ``several`` is false.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ModelFileError(
+            f"the file holds a {type(checkpoint).__name__}, not a state_dict; save module.state_dict(), or pass "
+            "lists of arrays to unrelu.from_arrays"
+        )
+    own = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor) and isinstance(name, str)}
+    inner = {key: value for key, value in checkpoint.items() if _is_state_dict(value)}
+    if own and not inner:
+        return own
+    if len(inner) == 1 and not own:
+        return dict(next(iter(inner.values())))
+    if len(inner) + bool(own) > 1 and several:
+        return own | {f"{key}.{name}": value for key, held in inner.items() for name, value in held.items()}
+    keys = ", ".join(map(str, checkpoint)) or "none"
+    if not own and not inner:
+        raise ModelFileError(f"the file holds no state_dict; its keys are {keys}. Save module.state_dict()")
+    raise ModelFileError(
+        f"the file holds several state_dicts: {', '.join(map(str, inner))} (its keys are {keys}); pass "
+        f"layers=['{next(iter(inner))}.<layer>', ...] to pick layers, or save one of them alone"
+    )
+
+
+def _is_state_dict(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
+    )

@@ -29,17 +29,15 @@ from torch import Tensor, nn
 from unrelu.errors import ModelError
 from unrelu.measurements import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Scale, Step
+from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.runtime.streams import stream
 
 # Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
 _ORDINARY = 10
 # Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
 _LARGEST = 1000
-_DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -81,12 +79,10 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
         ModelError: a network that was converted to single precision has weights beyond its range.
     """
     if network not in _known:
-        _known[network] = _factors(network)
-    layers, output = _known[network]
-    if any(layers) or output:
-        if network not in _rescaled:
-            _rescaled[network] = _in_units(network, layers, output)
-        network = _rescaled[network]
+        layers, output = _factors(network)
+        _known[network] = layers, output, _in_units(network, layers, output) if any(layers) or output else None
+    layers, output, rescaled = _known[network]
+    network = rescaled or network
     operator = operator or Identity(network.output_shape, network.output_dim)
     data = output
     if not (isinstance(operator, Identity | MaskOperator) or operator.selection() is not None):
@@ -96,9 +92,9 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     return Equilibrated(network, operator, Units(layers, output, data))
 
 
-# Exponents by network, and networks in ordinary units by those they were made of.
-_known: weakref.WeakKeyDictionary[Generator, tuple[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
-_rescaled: weakref.WeakKeyDictionary[Generator, Generator] = weakref.WeakKeyDictionary()
+# The exponents of layers and output by network, and the network in ordinary units where it is not in them already.
+_known: weakref.WeakKeyDictionary[Generator, tuple[tuple[int, ...], int, Generator | None]]
+_known = weakref.WeakKeyDictionary()
 
 
 def times_power(x: Tensor, exponent: int) -> Tensor:
@@ -118,7 +114,7 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
         known = isinstance(network, OpaqueNetwork)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
-    x = torch.from_numpy(stream("typical output").standard_normal((_DRAWS, network.latent_dim)))
+    x = torch.from_numpy(network.typical_codes)
     exponents: list[int] = []
     for layer in exact.layers:
         before = exponents[-1] if exponents else 0
@@ -194,17 +190,13 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
                 linear = 0 if name in ("weight", "scale") else linear  # of a product of steps, the first has the factor
         steps.append(replace(step, **changed))
     if linear:
-        steps.insert(0, Scale(torch.tensor(2.0**linear, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)))
+        tensors = (t for step in steps for t in vars(step).values() if isinstance(t, Tensor))
+        like = next(tensors, torch.empty(0, dtype=torch.float64))
+        steps.insert(0, Scale(like.new_tensor(2.0**linear), like.new_tensor(0.0)))
     activation = layer.activation
     if activation.width:
         activation = Activation(activation.name, activation.slope, math.ldexp(activation.width, after))
-    return Layer(replace(layer.affine, steps=tuple(_typed(steps, layer.affine))), activation)
-
-
-def _typed(steps: list[Step], affine: Affine) -> list[Step]:
-    """The steps, a new factor among them, in the type of the others."""
-    tensors = [t for step in affine.steps for t in vars(step).values() if isinstance(t, Tensor)]
-    return [step.to(tensors[0].dtype, tensors[0].device) for step in steps] if tensors else steps
+    return Layer(replace(layer.affine, steps=tuple(steps)), activation)
 
 
 class _Times(nn.Module):

@@ -90,15 +90,12 @@ class Identity(Operator):
         object.__setattr__(self, "m", self.n)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X itself."""
         return x
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """R itself."""
         return r
 
     def tangents(self, t: Tensor) -> Tensor:
-        """T itself."""
         return t
 
 
@@ -121,35 +118,28 @@ class MaskOperator(Operator):
         object.__setattr__(self, "m", self.kept.shape[-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """X where it was observed, 0 elsewhere."""
         return x * self.kept
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """A mask is its own adjoint."""
         return r * self.kept
 
     def tangents(self, t: Tensor) -> Tensor:
-        """Every direction where it was observed."""
         return t * (self.kept[:, None, :] if self.kept.dim() == 2 else self.kept)
 
     @property
     def count(self) -> int:
-        """The number of masks, 0 for a shared one."""
         return len(self.kept) if self.kept.dim() == 2 else 0
 
     def take(self, rows: npt.NDArray[np.intp] | Tensor) -> MaskOperator:
-        """The masks of some observations."""
         if self.kept.dim() == 1:
             return self
         index = torch.as_tensor(rows, dtype=torch.long, device=self.kept.device)
         return MaskOperator(self.kept[index], self.shape)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
-        """The same mask as another type."""
         return MaskOperator(self.kept.to(device=device, dtype=dtype), self.shape)
 
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
-        """Where the mask is 1."""
         return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
 
 
@@ -173,23 +163,18 @@ class MatrixOperator(Operator):
         object.__setattr__(self, "m", m)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X A^T."""
         return x @ self.weight.T
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """R A."""
         return r @ self.weight
 
     def to(self, dtype: torch.dtype, device: torch.device) -> MatrixOperator:
-        """The same matrix as another type."""
         return MatrixOperator(self.weight.to(device=device, dtype=dtype), self.shape)
 
     def matrix(self) -> Array:
-        """A."""
         return np.asarray(self.weight.cpu().double().numpy())
 
     def selection(self) -> npt.NDArray[np.intp] | None:
-        """The columns of the ones, if every row has a single one and zeros."""
         return _picked(sparse.csr_array(self.matrix()))
 
 
@@ -215,21 +200,17 @@ class Sparse(Operator):
         object.__setattr__(self, "m", m)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(A x^T)^T."""
         result: Tensor = torch.sparse.mm(self._coo, x.T).T
         return result
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """(A^T r^T)^T."""
         result: Tensor = torch.sparse.mm(self._coo.t(), r.T).T
         return result
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Sparse:
-        """The same matrix as another type."""
         return Sparse(self.csr, self.shape, dtype, device)
 
     def selection(self) -> npt.NDArray[np.intp] | None:
-        """The columns of the ones, if every row has a single one and zeros."""
         return _picked(self.csr)
 
     @cached_property
@@ -259,17 +240,11 @@ class Mapped(Operator):
     shape: Shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """A on every row."""
-        result: Tensor = (
-            _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n)) if len(x) else x.new_zeros((0, self.m))
-        )
+        result: Tensor = _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n))
         return result
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """A^T on every row."""
-        result: Tensor = (
-            _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m)) if len(r) else r.new_zeros((0, self.n))
-        )
+        result: Tensor = _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m))
         return result
 
 
@@ -284,7 +259,7 @@ class _OfCode(torch.autograd.Function):
         for row in rows:
             if row.size != sizes[0]:
                 raise InputError(f"operator= gave {row.size} numbers for a vector, and {sizes[0]} when it was tried")
-        return torch.from_numpy(np.stack(rows)).to(dtype=x.dtype, device=x.device)
+        return torch.from_numpy(np.array(rows).reshape(-1, sizes[0])).to(dtype=x.dtype, device=x.device)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -79,7 +79,9 @@ def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
     if given is None:
         return Identity(output, n)
     if isinstance(given, Operator):
-        return _fits(given, n)
+        if given.n != n:
+            raise InputError(f"operator= takes {given.n} entries; the network's output has {n}")
+        return given
     if isinstance(given, Mask):
         return _masks(given.array, output)
     if isinstance(given, Matrix) or sparse.issparse(given):
@@ -98,18 +100,8 @@ def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
     return _array(given, output, y_shape)
 
 
-def _fits(operator: Operator, n: int) -> Operator:
-    if operator.n != n:
-        raise InputError(f"operator= takes {operator.n} entries; the network's output has {n}")
-    return operator
-
-
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
-    """A matrix belongs to observations of m entries, masks to observations of the output's shape. Booleans are masks.
-
-    Raises:
-        InputError: the array is neither, or may be either.
-    """
+    """A matrix belongs to observations of m entries, masks (all booleans are) to those of the output's shape."""
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
@@ -138,15 +130,24 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
 def _matrix(given: Any, n: int) -> Operator:
     """A matrix, dense or sparse."""
     if sparse.issparse(given):
-        return _sparse(given, n)
-    array = numbers(given, "operator")
+        if np.issubdtype(given.dtype, np.complexfloating):
+            raise InputError(f"operator= has complex entries ({given.dtype}); stack the real and imaginary rows")
+        array: Any = sparse.csr_array(given, dtype=np.float64)
+        entries = array.data
+    else:
+        array = entries = numbers(given, "operator")
     if array.ndim != 2 or array.shape[1] != n:
         raise InputError(
             f"operator= is a matrix of shape {array.shape}; the network's output has {n} entries, pass one of (m, {n})"
         )
-    if not np.isfinite(array).all():
-        raise InputError(f"operator= has {int((~np.isfinite(array)).sum())} entries that are not finite")
-    return MatrixOperator(torch.from_numpy(array), (array.shape[0],))
+    if not np.isfinite(entries).all():
+        raise InputError(f"operator= has {int((~np.isfinite(entries)).sum())} entries that are not finite")
+    shape = (array.shape[0],)
+    if not sparse.issparse(given):
+        return MatrixOperator(torch.from_numpy(array), shape)
+    return (
+        MatrixOperator(torch.from_numpy(array.toarray()), shape) if shape[0] * n <= _ENTRIES else Sparse(array, shape)
+    )
 
 
 def _masks(given: Any, output: Shape) -> MaskOperator:
@@ -154,39 +155,22 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
     array = numbers(given, "operator")
     n = math.prod(output)
     flat = ((n,), output)
-    if array.shape in flat:
-        return _mask(array.reshape(n), output)
-    if array.ndim > 1 and array.shape[1:] in flat:
-        return _mask(array.reshape(-1, n), output)
-    shapes = f"({n},)" if output == (n,) else f"{output} or ({n},)"
-    raise InputError(
-        f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch of them, one for each "
-        "observation"
-    )
-
-
-def _mask(array: Array, output: Shape) -> MaskOperator:
+    shared = array.shape in flat
+    if not shared and (array.ndim < 2 or array.shape[1:] not in flat):
+        shapes = f"({n},)" if output == (n,) else f"{output} or ({n},)"
+        raise InputError(
+            f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch of them, one for each "
+            "observation"
+        )
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
         raise InputError(f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1")
-    empty = ~np.atleast_2d(array).any(axis=1)
-    if empty.any():
-        which = f"of observation {int(np.flatnonzero(empty)[0])} " if array.ndim == 2 else ""
+    masks = array.reshape(-1, n)
+    empty = np.flatnonzero(~masks.any(axis=1))
+    if empty.size:
+        which = "" if shared else f"of observation {empty[0]} "
         raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
-    return MaskOperator(torch.from_numpy(array), output)
-
-
-def _sparse(given: Any, n: int) -> Operator:
-    if np.issubdtype(given.dtype, np.complexfloating):
-        raise InputError(f"operator= has complex entries ({given.dtype}); stack the real and imaginary rows")
-    csr = sparse.csr_array(given, dtype=np.float64)
-    if csr.ndim != 2 or csr.shape[1] != n:
-        raise InputError(f"operator= has shape {csr.shape}; the network's output has {n} entries, pass one of (m, {n})")
-    if not np.isfinite(csr.data).all():
-        raise InputError(f"operator= has {int((~np.isfinite(csr.data)).sum())} entries that are not finite")
-    if csr.shape[0] * n <= _ENTRIES:
-        return MatrixOperator(torch.from_numpy(csr.toarray()), (csr.shape[0],))
-    return Sparse(csr, (csr.shape[0],))
+    return MaskOperator(torch.from_numpy(masks[0] if shared else masks), output)
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
@@ -238,13 +222,11 @@ def _mapped(
     shape = shape or (m,)
     if m * n > _ENTRIES:
         return Mapped(apply, transpose, n, m, shape)
-    unit = np.zeros(n if n <= m else m)
-    columns = np.empty((len(unit), m if n <= m else n))
-    for i in range(len(unit)):
-        unit[i] = 1.0
-        columns[i] = _run(apply, unit, "A x", m) if n <= m else _run(transpose, unit, "A^T r", n)
-        unit[i] = 0.0
-    return MatrixOperator(torch.from_numpy(np.ascontiguousarray(columns.T if n <= m else columns)), shape)
+    if n <= m:
+        matrix = np.stack([_run(apply, unit, "A x", m) for unit in np.eye(n)], axis=1)
+    else:
+        matrix = np.stack([_run(transpose, unit, "A^T r", n) for unit in np.eye(m)])
+    return MatrixOperator(torch.from_numpy(matrix), shape)
 
 
 def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:

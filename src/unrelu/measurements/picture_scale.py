@@ -34,31 +34,21 @@ _LEVELS = np.linspace(0.0, 1.0, 101)
 _LARGER = 8.0
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """A scale of pictures, and what the ends of values on it are allowed to be, noise and contrast considered.
-
-    Attributes:
-        ends: (low, high).
-        low, high: where the smallest and the largest entries of an observation lie.
-        darkest, brightest: where those of outputs lie.
-    """
-
-    ends: tuple[float, float]
-    low: tuple[float, float]
-    high: tuple[float, float]
-    darkest: tuple[float, float]
-    brightest: tuple[float, float]
-
-
-# [0, 1] does not reach down to -0.7, and [-1, 1] does: noise of standard deviation 0.1 takes 2.6 times that off the
-# lower end, and a dark picture in [-1, 1] has entries below -0.7. Bytes are told by the upper end, from dark to
-# overexposed.
-_SCALES = (
-    _Pictures((0.0, 1.0), (-0.3, 0.15), (0.5, 1.75), (-0.25, 0.3), (0.4, 1.75)),
-    _Pictures((-1.0, 1.0), (-1.5, -0.7), (0.3, 1.75), (-1.5, -0.4), (0.4, 1.5)),
-    _Pictures((0.0, 255.0), (-80.0, 80.0), (64.0, 350.0), (-64.0, 64.0), (100.0, 450.0)),
-)
+# By the ends of a scale of pictures: where the smallest and the largest entries on it may lie, noise and contrast
+# considered, of observations and of outputs. [0, 1] does not reach down to -0.7, and [-1, 1] does: noise of standard
+# deviation 0.1 takes 2.6 times that off the lower end, and a dark picture in [-1, 1] has entries below -0.7. Bytes are
+# told by the upper end, from dark to overexposed.
+_Ends = tuple[float, float]
+_OBSERVED: dict[_Ends, tuple[_Ends, _Ends]] = {
+    (0.0, 1.0): ((-0.3, 0.15), (0.5, 1.75)),
+    (-1.0, 1.0): ((-1.5, -0.7), (0.3, 1.75)),
+    (0.0, 255.0): ((-80.0, 80.0), (64.0, 350.0)),
+}
+_OUTPUTS: dict[_Ends, tuple[_Ends, _Ends]] = {
+    (0.0, 1.0): ((-0.25, 0.3), (0.4, 1.75)),
+    (-1.0, 1.0): ((-1.5, -0.4), (0.4, 1.5)),
+    (0.0, 255.0): ((-64.0, 64.0), (100.0, 450.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -193,29 +183,33 @@ def check_scale(
     y = [values[i, shown[i]] for i in rows]
     share = min(max(_TRIM, 2 * trim), 0.49)
     low, high = (float(np.median([np.quantile(v, q) for v in y])) for q in (share, 1 - share))
-    own, theirs = _scale_of_outputs(outputs), _scale_of_values(low, high)
+    bottom, top = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
+    own, theirs = _scale(bottom, top, _OUTPUTS), _scale(low, high, _OBSERVED)
+
+    def refusal(theirs: _Ends | None) -> InputError:
+        target = Scaling(own or (float(f"{bottom:.3g}"), float(f"{top:.3g}")))
+        return InputError(
+            f"the observations go from {low:.3g} to {high:.3g}, outputs of the generator from {bottom:.3g} to "
+            f"{top:.3g}: {_advice(target, theirs, stored, scaling)}. If the values are right as they are, pass "
+            'scale="none" (--scale none)'
+        )
+
     largest = float(np.abs(outputs).max())
     typed = stored.kind in "iu" and stored.itemsize <= 2 and scaling.ends is None
     if typed and largest > 0 and max(-low, high) > _LARGER * largest:
-        raise InputError(_message(low, high, outputs, own, own_range(stored), stored, scaling))
+        raise refusal(own_range(stored))
     if own is None or theirs is None or own == theirs or min(map(len, y)) < _ENTRIES:
         return
     mapped = Scaling(own)
     there = [mapped.between(v, theirs) for v in y]
     here = [outputs[:, shown[i]] for i in rows]
     if _distance(there, here) <= _distance(y, here) / _NEARER:
-        raise InputError(_message(low, high, outputs, own, theirs, stored, scaling))
+        raise refusal(theirs)
 
 
-def _scale_of_values(low: float, high: float) -> tuple[float, float] | None:
-    fits = (s for s in _SCALES if s.low[0] <= low <= s.low[1] and s.high[0] <= high <= s.high[1])
-    return next((scale.ends for scale in fits), None)
-
-
-def _scale_of_outputs(outputs: Array) -> tuple[float, float] | None:
-    low, high = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
-    fits = (s for s in _SCALES if s.darkest[0] <= low <= s.darkest[1] and s.brightest[0] <= high <= s.brightest[1])
-    return next((scale.ends for scale in fits), None)
+def _scale(low: float, high: float, table: dict[_Ends, tuple[_Ends, _Ends]]) -> _Ends | None:
+    fits = (ends for ends, ((a, b), (c, d)) in table.items() if a <= low <= b and c <= high <= d)
+    return next(fits, None)
 
 
 def _distance(observations: list[Array], outputs: list[Array]) -> float:
@@ -225,24 +219,6 @@ def _distance(observations: list[Array], outputs: list[Array]) -> float:
         apart = np.abs(np.quantile(y, _LEVELS)[:, None] - np.quantile(x, _LEVELS, axis=1))
         nearest.append(apart.mean(axis=0).min())
     return float(np.median(nearest))
-
-
-def _message(
-    low: float,
-    high: float,
-    outputs: Array,
-    own: tuple[float, float] | None,
-    theirs: tuple[float, float] | None,
-    stored: np.dtype[Any],
-    scaling: Scaling,
-) -> str:
-    bottom, top = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
-    target = Scaling(own or (float(f"{bottom:.3g}"), float(f"{top:.3g}")))
-    return (
-        f"the observations go from {low:.3g} to {high:.3g}, outputs of the generator from {bottom:.3g} to {top:.3g}: "
-        f'{_advice(target, theirs, stored, scaling)}. If the values are right as they are, pass scale="none" '
-        "(--scale none)"
-    )
 
 
 def _advice(target: Scaling, theirs: tuple[float, float] | None, stored: np.dtype[Any], scaling: Scaling) -> str:

@@ -89,6 +89,17 @@ class Activation:
                 raise
             raise ModelError(f"activation {text!r}: the slope {slope!r} is not a number") from None
 
+    @classmethod
+    def of_slope(cls, slope: npt.ArrayLike) -> Activation:
+        """max(u, 0) + c min(u, 0) under the name that fits c: one number, or an array that broadcasts to u."""
+        c = np.asarray(slope, dtype=np.float64)
+        if c.size != 1:
+            return cls("prelu", c)
+        one = c.item()
+        if one in (0, 1):
+            return cls("identity" if one else "relu")
+        return cls("leaky_relu" if 0 < one < 1 else "prelu", one)
+
     def __str__(self) -> str:
         if self.name == "leaky_relu":
             return f"leaky_relu:{self.slope.item():g}"

@@ -177,7 +177,9 @@ class Affine:
         merged: list[Step] = []
         shape = in_shape
         for step in (s.to(torch.float64, torch.device("cpu")) for s in steps):
-            _check_finite(step)
+            for field in fields(step):
+                if isinstance(value := getattr(step, field.name), Tensor):
+                    check_finite(value, f"a {type(step).__name__} {field.name}")
             out = _out_shape(step, shape)
             if not (isinstance(step, Reshape) and out == shape):
                 _append(merged, step, shape)
@@ -245,14 +247,10 @@ def _broadcasts(small: Shape, shape: Shape) -> bool:
     return len(small) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(small), reversed(shape), strict=False))
 
 
-def _check_finite(step: Step) -> None:
-    for field in fields(step):
-        value = getattr(step, field.name)
-        if isinstance(value, Tensor) and not torch.isfinite(value).all():
-            bad = int((~torch.isfinite(value)).sum())
-            raise ModelError(
-                f"{bad} of {value.numel()} entries of a {type(step).__name__} {field.name} are NaN or infinite"
-            )
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse numbers that are NaN or infinite; ``what`` says whose they are."""
+    if bad := int((~torch.isfinite(values)).sum()):
+        raise ModelError(f"{bad} of {values.numel()} entries of {what} are NaN or infinite")
 
 
 def _append(steps: list[Step], step: Step, shape: Shape) -> None:

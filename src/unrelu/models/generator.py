@@ -34,6 +34,8 @@ class Generator(ABC):
     Attributes:
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
+        output_shape: shape of one output.
+        width: the most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
 
     >>> import unrelu
@@ -43,6 +45,8 @@ class Generator(ABC):
     """
 
     latent_shape: Shape
+    output_shape: Shape
+    width: int
     dtype: torch.dtype
     device: torch.device
 
@@ -52,19 +56,9 @@ class Generator(ABC):
         return math.prod(self.latent_shape)
 
     @property
-    @abstractmethod
-    def output_shape(self) -> Shape:
-        """Shape of one output."""
-
-    @property
     def output_dim(self) -> int:
         """n, the number of outputs."""
         return math.prod(self.output_shape)
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """The most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor."""
 
     @abstractmethod
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
@@ -116,11 +110,15 @@ class Generator(ABC):
             )
         return torch.tensor(codes, dtype=self.dtype, device=self.device)
 
+    @property
+    def typical_codes(self) -> Array:
+        """16 fixed draws of z ~ N(0, I), (16, k)."""
+        return stream("typical output").standard_normal((16, self.latent_dim))
+
     @cached_property
     def typical_outputs(self) -> Array:
-        """G(z), flat, (16, n), for 16 fixed draws of z ~ N(0, I); read-only."""
-        z = stream("typical output").standard_normal((16, self.latent_dim))
-        x = self(z).reshape(len(z), -1)
+        """G(z), flat, (16, n), for :attr:`typical_codes`; read-only."""
+        x = self(self.typical_codes).reshape(16, -1)
         x.setflags(write=False)
         return x
 

@@ -138,12 +138,12 @@ class Network(Generator):
                 raise ModelError(f"layer {i + 1} takes {layer.n_in} inputs but is given {widths[i]}")
 
     @property
-    def output_shape(self) -> Shape:
+    def output_shape(self) -> Shape:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
         """Shape of one output."""
         return self.layers[-1].out_shape
 
     @property
-    def width(self) -> int:
+    def width(self) -> int:  # type: ignore[override]
         """The outputs of the widest layer."""
         return max(layer.n_out for layer in self.layers)
 

@@ -27,21 +27,6 @@ from unrelu.runtime.host import Shared, computing, forkable_lock
 _CHUNK = 2**24
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What evaluating a module showed of it.
-
-    Attributes:
-        output_shape: shape of one output.
-        width: the most numbers in any tensor along the way, for each code.
-        forward_mode: whether PyTorch has forward-mode derivatives of everything in it.
-    """
-
-    output_shape: Shape
-    width: int
-    forward_mode: bool = True
-
-
 @dataclass(frozen=True, eq=False)
 class OpaqueNetwork(Generator):
     r"""A differentiable generator G: R^k -> R^n whose layers are not known; :func:`unrelu.from_torch` makes it.
@@ -61,7 +46,9 @@ class OpaqueNetwork(Generator):
             (B, \*output_shape), each row on its own. Not copied: pass a copy.
         latent_shape: shape of one latent code inside the module; outside, a code is a vector of ``latent_dim`` numbers.
         reason: why it is no chain of layers, with the name of the node that breaks it.
-        outline: its output shape, its width, and how it is differentiated.
+        output_shape: shape of one output.
+        width: the most numbers in any tensor along the way, for each code.
+        forward_mode: whether PyTorch has forward-mode derivatives of everything in it.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
 
     Raises:
@@ -73,19 +60,11 @@ class OpaqueNetwork(Generator):
     module: nn.Module = field(repr=False)
     latent_shape: Shape
     reason: str
-    outline: Outline
+    output_shape: Shape
+    width: int
+    forward_mode: bool = True
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def output_shape(self) -> Shape:
-        """Shape of one output."""
-        return self.outline.output_shape
-
-    @property
-    def width(self) -> int:
-        """The most numbers in any tensor along the way, for each code."""
-        return self.outline.width
 
     @property
     def layers(self) -> NoReturn:
@@ -110,7 +89,7 @@ class OpaqueNetwork(Generator):
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         unit = torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
         with _written_out():
-            return self.push(z, unit) if self.outline.forward_mode else self._by_rows(z)
+            return self.push(z, unit) if self.forward_mode else self._by_rows(z)
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d, given as (m, k), as (B, m, n): forward-mode differentiation.
@@ -148,7 +127,7 @@ class OpaqueNetwork(Generator):
         return replica(self.module)
 
     def __str__(self) -> str:
-        mode = "forward-mode" if self.outline.forward_mode else "reverse-mode"
+        mode = "forward-mode" if self.forward_mode else "reverse-mode"
         name = type(self.module).__name__
         return (
             f"OpaqueNetwork {by(self.latent_shape)} -> {by(self.output_shape)}: {name}, {mode} Jacobian\n"
