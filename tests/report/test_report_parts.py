@@ -15,7 +15,8 @@ from unrelu.report.histogram import histogram
 from unrelu.report.pictures import curve, differences, picture_shape, values
 from unrelu.report.throughput import throughput
 from unrelu.report.words import count, duration, number, power, share
-from unrelu.runs import Record, Run
+from unrelu.runs.journal import Record
+from unrelu.runs.run_folder import Run
 
 NUMBERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=False), st.just(0.0), st.floats(1e-12, 1e3)

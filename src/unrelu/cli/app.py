@@ -99,7 +99,8 @@ def invert(
     from rich.console import Console
 
     from unrelu._invert import invert as find
-    from unrelu.datasets import prepare_output, read_measurement, read_observations, write_result
+    from unrelu.datasets.result_folders import prepare_output, write_result
+    from unrelu.datasets.small_files import read_measurement, read_observations
     from unrelu.methods import make
     from unrelu.problem import Problem
 
@@ -160,7 +161,8 @@ def certify(
 
     from unrelu._certify import certify as prove
     from unrelu.cli.certificate_plot import draw_bounds, draw_box
-    from unrelu.datasets import prepare_output, read_measurement, read_observations, write_certificates
+    from unrelu.datasets.result_folders import prepare_output, write_certificates
+    from unrelu.datasets.small_files import read_measurement, read_observations
 
     y = read_observations(data, max_bytes=limit_of(max_bytes))
     found = read_codes(codes, max_bytes) if codes else None
@@ -247,7 +249,7 @@ def demo(
     from rich.console import Console
 
     from unrelu.cli.demonstration import run_demo
-    from unrelu.datasets import prepare_output
+    from unrelu.datasets.result_folders import prepare_output
 
     prepare_output(output, overwrite)
     results = [

@@ -111,7 +111,7 @@ def run(
     gets the status ERROR and does not stop the others; the exit status is then 1.
     """
     from unrelu.cli.run_progress import watching
-    from unrelu.datasets import read_measurement
+    from unrelu.datasets.small_files import read_measurement
     from unrelu.runs import run as run_all
 
     options = options_of(option or [])
@@ -162,7 +162,7 @@ def report(
 
 def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, str | None]:
     """A single mask for all observations, or where there is one for each; None where there is no such mask."""
-    from unrelu.datasets import read_measurement
+    from unrelu.datasets.small_files import read_measurement
 
     if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
         return None, mask
@@ -172,7 +172,7 @@ def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, s
 
 def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
     """Of an array in a file; masks for a whole data set are not read to see that they are many."""
-    from unrelu.datasets import read_observations
+    from unrelu.datasets.small_files import read_observations
     from unrelu.runtime.file_reading import npy_header, opened
 
     if mask.suffix.lower() == ".npy":

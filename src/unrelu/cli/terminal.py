@@ -210,7 +210,7 @@ def _spread(values: Any) -> str:
 
 def read_codes(path: Path, max_bytes: int | None = None) -> Any:
     """Codes from a .npy file, or from the results of ``unrelu invert``."""
-    from unrelu.datasets import read_observations
+    from unrelu.datasets.small_files import read_observations
 
     return read_observations(path / "codes.npy" if path.is_dir() else path, "codes", "codes", limit_of(max_bytes))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.batches import Batch, Seen, Source, checked, optional
+from unrelu.datasets.sources import Batch, Seen, Source, checked, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets import Source, in_memory, open_source, read_measurement
+from unrelu.datasets.opening import in_memory, open_source
+from unrelu.datasets.small_files import read_measurement
+from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import MaskOperator, Operator

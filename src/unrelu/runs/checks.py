@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from unrelu.datasets import FORMATS, Masks, Source, in_memory, open_masks, open_source
+from unrelu.datasets.opening import Masks, in_memory, open_masks, open_source
+from unrelu.datasets.sources import Source
+from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Identity, Mapped, MaskOperator, read_operator
 from unrelu.measurements.noise import Noise
@@ -63,7 +65,8 @@ def source_of(data: Any, array: str | None, size: tuple[int, int] | None, max_by
     """
     if isinstance(data, str | Path):
         return open_source(_anywhere(data), array, size, max_bytes=max_bytes)
-    _no_store(array, size)
+    if array is not None or size is not None:
+        raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
     return data if isinstance(data, Source) else in_memory(data, "data")
 
 
@@ -81,11 +84,6 @@ def masks_of(masks: Any, size: tuple[int, int] | None, max_bytes: int = MAX_BYTE
 def _anywhere(location: str | Path) -> str:
     """A path that means the same in the folders that workers were started in; URLs do."""
     return str(location) if "://" in str(location) else os.path.abspath(location)
-
-
-def _no_store(array: str | None, size: tuple[int, int] | None) -> None:
-    if array is not None or size is not None:
-        raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
 
 
 def check_data(network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any]) -> Any:

@@ -17,20 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._invert import invert
-from unrelu.datasets import Batch, Source, Table
+from unrelu.datasets.result_folders import numbers_of
+from unrelu.datasets.sources import Array, Batch, Source
+from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
 from unrelu.measurements.linear_operators import Identity, Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator
-from unrelu.problem import norms
 from unrelu.result import Inversion, Status, message_of
 from unrelu.runs.journal import Record
-from unrelu.runtime.host import computing
+from unrelu.runtime.host import computing, on_one_core
 from unrelu.runtime.streams import stream
-from unrelu.runtime.threads import on_one_core
-
-Array = npt.NDArray[np.float64]
 
 # Numbers that stand for a status in the column: their places here, from 1 on. 0 is a row that was not written yet.
 STATUSES = tuple(status.name for status in Status)
@@ -52,7 +50,7 @@ class Task:
 
     @property
     def key(self) -> tuple[int, bool]:
-        """That of its outcome."""
+        """Of no other task of a run."""
         return self.chunk, self.look
 
 
@@ -62,11 +60,6 @@ class Seen:
 
     chunk: int
     data: str
-
-    @property
-    def key(self) -> tuple[int, bool]:
-        """That of its task."""
-        return self.chunk, True
 
 
 @dataclass(frozen=True)
@@ -81,11 +74,6 @@ class Settled:
 
     record: Record
     how: str
-
-    @property
-    def key(self) -> tuple[int, bool]:
-        """That of its task."""
-        return self.record.chunk, False
 
 
 Outcome = Seen | Settled
@@ -301,23 +289,10 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    r = result.problem.residual_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
-    residuals = {f"residual_{name}": norms(r, name) for name in ("l2", "l1", "linf")}
-    return {
-        "codes": result.z,
-        "reconstructions": result.reconstruction,
-        "status": np.array([STATUSES.index(status.name) + 1 for status in np.atleast_1d(result.status)]),
-        "success": result.success,
-        "p_value": result.p_value,
-        "confidence": result.confidence,
-        "objective": result.fun,
-        **residuals,
-        "freedom": result.freedom,
-        "rank": result.rank,
-        "identifiable": result.identifiable,
-        "nit": result.nit,
-        "seconds": result.seconds,
-    }
+    residual = result.problem.residual_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
+    status = np.array([STATUSES.index(status.name) + 1 for status in result.status])
+    numbers = numbers_of(result, residual)
+    return {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}
 
 
 def _messages(result: Inversion) -> dict[int, str]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from unrelu._version import __version__
-from unrelu.datasets import FORMATS, Table, columns_of
-from unrelu.errors import InputError, OptionError, StorageError
+from unrelu.datasets.tables import FORMATS, Table, columns_of
+from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runs.fingerprint import fingerprint
 from unrelu.runtime.file_reading import read_json
+from unrelu.runtime.file_writing import write_whole
 from unrelu.runtime.machine import describe
 
 MANIFEST = "manifest.json"
@@ -41,29 +42,31 @@ _OPENED: dict[str, tuple[type, ...]] = {
 
 
 def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
-    """All that decides the results of a run, with hashes of the network and of the first chunk of the data.
+    """All that decides the results of a run, as JSON has it, with hashes of the network and of the data's first chunk.
 
     Every chunk records a hash of its own data; that of the first tells another data set before any work.
 
     Args:
         work: what is computed.
         names: under which the user knows the model, data and masks: not part of what has to be equal, like the machine.
+
+    Raises:
+        OptionError: ``names`` holds what no manifest has.
     """
     network, source = work.network, work.source
-    results = next(name for name, kind in FORMATS.items() if isinstance(work.table, kind))
-    return {
+    found = {
         "format": _FORMAT,
         "version": __version__,
         "model": {
             "sha256": fingerprint(network),
             "latent_dim": network.latent_dim,
-            "output_shape": list(network.output_shape),
+            "output_shape": network.output_shape,
         },
         "data": {
             "size": source.size,
-            "shape": list(source.shape),
+            "shape": source.shape,
             "dtype": str(source.dtype),
-            "resized": None if source.resized is None else list(source.resized),
+            "resized": source.resized,
             "scale": str(work.scaling),
             "sha256": work.data_digest(*work.span(0)),
         },
@@ -74,20 +77,12 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
         **work.stated,
         "seed": work.seed,
         "chunk": work.chunk,
-        "results": results,
-        "statuses": list(STATUSES),
+        "results": next(name for name, kind in FORMATS.items() if isinstance(work.table, kind)),
+        "statuses": STATUSES,
         "about": {**names, "machine": describe()},
     }
-
-
-def checked_manifest(work: Work, names: dict[str, Any]) -> dict[str, Any]:
-    """:func:`manifest_of`, as it will be read.
-
-    Raises:
-        OptionError: ``names`` holds what no manifest has.
-    """
     try:
-        manifest: dict[str, Any] = json.loads(json.dumps(manifest_of(work, names)))
+        manifest: dict[str, Any] = json.loads(json.dumps(found))
         _check(manifest)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
@@ -175,20 +170,8 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write it as a whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    path, draft = folder / MANIFEST, folder / (MANIFEST + ".draft")
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(manifest, indent=2) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())  # a power cut would leave a name without content
-        os.replace(draft, path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; free space, or name another folder") from error
+    """Write it as a whole or not at all (see :func:`write_whole`)."""
+    write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
 
 
 def table_of(folder: Path, manifest: dict[str, Any]) -> Table:

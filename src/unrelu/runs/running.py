@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets import FORMATS, Source, check_own_files, columns_of
-from unrelu.datasets.batches import optional
+from unrelu.datasets.result_folders import check_own_files
+from unrelu.datasets.sources import Source, optional
+from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import METHODS
@@ -26,11 +27,11 @@ from unrelu.runs.checks import check_data, check_options, check_outside, check_r
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.runs.local_workers import Engine, locally
-from unrelu.runs.manifest import MANIFEST, checked_manifest, differences, read_manifest, write_manifest
+from unrelu.runs.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
 from unrelu.runs.run_folder import Run, open_run, write_lines
 from unrelu.runtime.file_reading import MAX_BYTES
-from unrelu.runtime.host import computing
-from unrelu.runtime.threads import cores
+from unrelu.runtime.file_writing import storing
+from unrelu.runtime.host import computing, cores
 
 # Up to so many observations, results are .npy files unless asked otherwise.
 _SMALL = 100_000
@@ -165,15 +166,18 @@ def run(
         **(names or {}),
     }  # fmt: skip
     tell = watch or (lambda moment: None)
-    wanted = checked_manifest(work, known)
+    wanted = manifest_of(work, known)
     _goes_on(folder, wanted, overwrite)
     check_own_files(folder)
-    with _engine(work, workers, scheduler) as engine, recording(_made(folder)) as journal:
-        # Again, now that no other run can write it.
-        if not _goes_on(folder, wanted, overwrite):
-            forget(folder, journal)
-            write_manifest(folder, wanted)
-        _settle_all(work, engine, folder, journal, tell)
+    with _engine(work, workers, scheduler) as engine:
+        with storing(folder, "name another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with recording(folder) as journal:
+            # Again, now that no other run can write it.
+            if not _goes_on(folder, wanted, overwrite):
+                forget(folder, journal)
+                write_manifest(folder, wanted)
+            _settle_all(work, engine, folder, journal, tell)
     ended = open_run(folder)
     if ended.finished and kind == "npy":
         write_lines(ended)
@@ -247,14 +251,6 @@ def _untouched(folder: Path) -> bool:
     names = {entry.name for entry in folder.iterdir()}
     journal = folder / JOURNAL
     return names <= {JOURNAL, MANIFEST + ".draft"} and not (journal.exists() and journal.stat().st_size)
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
-    return folder
 
 
 def forget(folder: Path, journal: BinaryIO) -> None:
