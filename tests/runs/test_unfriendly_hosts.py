@@ -23,7 +23,7 @@ from unrelu.datasets.opening import in_memory
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.runs import running
-from unrelu.runs.fingerprint import fingerprint
+from unrelu.runs.manifest import fingerprint
 
 
 @pytest.mark.parametrize("place", ["out/reconstructions.npy", "out/below/y.npy"])

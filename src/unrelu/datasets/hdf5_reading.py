@@ -102,11 +102,7 @@ class Hdf5:
         raise InputError(f"{self.location}: {name} leads through more than {_STEPS} groups and links; write it anew")
 
     def _check(self, file: Any, dataset: Any, steps: int = 8) -> None:
-        """Refuse a dataset that is stored elsewhere, or in chunks that cannot be read within bounds.
-
-        Raises:
-            InputError: it is.
-        """
+        """Refuse a dataset that is stored elsewhere, or in chunks that cannot be read within bounds."""
         if dataset.external:
             raise InputError(f"{self.location}: {dataset.name} is stored in other files, which are not read; copy it")
         if dataset.is_virtual:
@@ -133,9 +129,6 @@ class Hdf5:
         """Refuse chunks of the rows that may decompress to more than a chunk has, and more than ``max_bytes``.
 
         HDF5 takes memory until a compressed chunk ends, whatever its size should be.
-
-        Raises:
-            ValueError: there are some.
         """
         kinds = [f for f in (_filters(dataset) if dataset.chunks else ()) if f in _EXPANDS]
         if not kinds:

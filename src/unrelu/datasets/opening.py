@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.images import ENDINGS, Folder
-from unrelu.datasets.sources import ArraySource, Batch, Seen, Source, memory_rows, npy_rows, npz_rows, optional
+from unrelu.datasets.sources import ArraySource, Batch, Entries, Source, memory_rows, npy_rows, npz_rows, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 
@@ -89,7 +89,7 @@ class Masks(Source):
         """As the data set has it."""
         return self._stored.name(i)
 
-    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
         """Masks start to stop - 1 (see :meth:`Source.read`)."""
         batch = self._stored.read(start, stop, seen)
         problems = dict(batch.problems)

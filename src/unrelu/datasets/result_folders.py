@@ -39,11 +39,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 
 
 def check_own_files(folder: Path) -> None:
-    """Refuse a folder for results in which a link would lead what is written elsewhere, or a pipe would wait for ever.
-
-    Raises:
-        InputError: it holds something that is neither a file nor a folder.
-    """
+    """Refuse a folder for results with links, which lead what is written elsewhere, or pipes, which wait for ever."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             what = "a link" if path.is_symlink() else "no file"
@@ -51,11 +47,7 @@ def check_own_files(folder: Path) -> None:
 
 
 def write_result(folder: Path, result: Inversion) -> None:
-    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result.
-
-    Raises:
-        StorageError: the disk is full, or cannot be written.
-    """
+    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result."""
     with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", result.z)
         np.save(folder / "reconstructions.npy", result.reconstruction)
@@ -95,9 +87,6 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
     """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k).
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
-
-    Raises:
-        StorageError: the disk is full, or cannot be written.
     """
     with storing(folder, _ADVICE):
         for old in (*folder.glob("certificate-*.json"), folder / "bounds.png", folder / "box.png"):

@@ -23,7 +23,8 @@ from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, read_npz,
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
-Seen = npt.NDArray[np.bool_]
+# Which entries of observations count, (B, n).
+Entries = npt.NDArray[np.bool_]
 # Neighbouring observations: the index of the first, and their values as stored; of a single one, why it is not read.
 Part = tuple[int, npt.NDArray[Any] | str]
 
@@ -71,7 +72,7 @@ class Source(ABC):
         return str(i)
 
     @abstractmethod
-    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
         """Observations start to stop - 1. One that cannot be read, or has NaN or infinite values, is a problem.
 
         Args:
@@ -121,7 +122,7 @@ def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) 
         yield start, values
 
 
-def checked(values: Array, problems: dict[int, str], seen: Seen | None = None) -> Batch:
+def checked(values: Array, problems: dict[int, str], seen: Entries | None = None) -> Batch:
     """The batch of these values, changed in place: observations with NaN or infinite values are problems as well.
 
     Entries that are not ``seen``, (B, n), become 0 before.
@@ -137,11 +138,7 @@ def checked(values: Array, problems: dict[int, str], seen: Seen | None = None) -
 
 
 def optional(module: str, what: str, extra: str) -> Any:
-    """The optional package ``module``, which ``what`` need.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
+    """The optional package ``module``, which ``what`` need."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -198,7 +195,7 @@ class ArraySource(Source):
         self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
         self._opened = (os.getpid(), rows)
 
-    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
         """Observations start to stop - 1 (see :meth:`Source.read`)."""
         self.check_range(start, stop)
         values = np.full((stop - start, *self.shape), np.nan)
@@ -298,11 +295,7 @@ def memory_rows(values: npt.NDArray[Any]) -> ArrayRows:
 
 
 def choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:
-    """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
+    """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one."""
     held = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     if not names:
         raise InputError(f"{location} holds no arrays; pass a store with an array {array or name!r}")
@@ -318,11 +311,7 @@ def choose(names: Sequence[str], array: str | None, name: str, location: str) ->
 
 
 def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_bytes: int) -> None:
-    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands.
-
-    Raises:
-        InputError: they are.
-    """
+    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
     if (size := math.prod(chunk) * itemsize) > max_bytes:
         raise InputError(
             f"{location} has chunks of {shown_size(size)}; at most {shown_size(max_bytes)} are read at once, pass a "

@@ -102,26 +102,11 @@ class Table(ABC):
 
     @abstractmethod
     def write(self, start: int, values: Values) -> None:
-        """Write rows from ``start`` on, of every column.
+        """Write rows from ``start`` on, of every column."""
 
-        Raises:
-            StorageError: it cannot be written.
-        """
-
-    @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Rows start to stop - 1 of a column; all of them by default.
-
-        Raises:
-            InputError: there is no such column, or it cannot be read.
-        """
-
-    def span(self, column: Column, start: int, stop: int | None) -> int:
-        """Where the rows that are asked for end, if they can be held.
-
-        Raises:
-            InputError: there are no such rows, or they take more than 4 GiB.
-        """
+        """Rows start to stop - 1 of a column; all of them by default."""
+        column = self.column(name)
         stop = self.size if stop is None else stop
         whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in (start, stop))
         if not whole or not 0 <= start <= stop <= self.size:
@@ -130,7 +115,11 @@ class Table(ABC):
             raise InputError(
                 f"{self.folder}: rows {start} to {stop} of {column.name} take {shown_size(size)}; read fewer at once"
             )
-        return stop
+        return self._read(column, start, stop)
+
+    @abstractmethod
+    def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows that there are, and that can be held."""
 
     def column(self, name: str) -> Column:
         """The column of that name."""
@@ -160,7 +149,7 @@ class NpyTable(Table):
     """
 
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """See :meth:`Table.create`. The space that all rows will need has to be free."""
+        """The space that all rows will need has to be free."""
         with storing(self.folder, AGAIN):
             self._folder.mkdir(exist_ok=True)
             missing = [column for column in self.columns if not self._whole(column)]
@@ -177,7 +166,6 @@ class NpyTable(Table):
                 np.lib.format.open_memmap(self._path(column), "w+", column.dtype, shape).flush()
 
     def write(self, start: int, values: Values) -> None:
-        """See :meth:`Table.write`."""
         for column in self.columns:
             path = self._path(column)
             rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
@@ -186,11 +174,8 @@ class NpyTable(Table):
                 stream.seek(_begin(path, column, self.size) + start * column.row_bytes)
                 stream.write(rows.tobytes())
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """See :meth:`Table.read`."""
-        column = self.column(name)
-        path, stop = self._path(column), self.span(column, start, stop)
-        count = (stop - start) * math.prod(column.shape)
+    def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
+        path, count = self._path(column), (stop - start) * math.prod(column.shape)
         try:
             with opened(path, Path(self.folder)) as (stream, length):
                 begin = _checked(stream, length, path, column, self.size)
@@ -226,7 +211,7 @@ class ZarrTable(Table):
     """
 
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """See :meth:`Table.create`. What the rows will need is not known, as they are compressed."""
+        """What the rows will need is not known, as they are compressed."""
         zarr = optional("zarr", "results in Zarr stores", "zarr")
         with storing(self._location, AGAIN):
             try:
@@ -252,7 +237,6 @@ class ZarrTable(Table):
             )  # fmt: skip
 
     def write(self, start: int, values: Values) -> None:
-        """See :meth:`Table.write`."""
         with storing(self._location, AGAIN):
             arrays = _opened(self._location, "r+")
             for column in self.columns:
@@ -271,19 +255,16 @@ class ZarrTable(Table):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(rows.tobytes() + missing.tobytes())
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """See :meth:`Table.read`."""
-        column = self.column(name)
-        stop = self.span(column, start, stop)
+    def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
         try:
-            array = _opened(self._location, "r")[name]
+            array = _opened(self._location, "r")[column.name]
             if not _is_whole(array, (self.size, *column.shape), column.dtype):
-                raise InputError(f"{self._location}/{name} has shape {array.shape}, {array.dtype}; run it again")
+                raise InputError(f"{self._location}/{column.name} has shape {array.shape}, {array.dtype}; run it again")
             return np.asarray(array[start:stop], dtype=column.dtype)
         except InputError:
             raise
         except Exception as error:  # of its codecs and stores, of many kinds
-            raise InputError(f"{self._location}/{name} cannot be read: {error}") from error
+            raise InputError(f"{self._location}/{column.name} cannot be read: {error}") from error
 
     @property
     def _location(self) -> str:

@@ -73,12 +73,7 @@ def zarr_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_
 
 
 def zarr_node(location: str, max_bytes: int = MAX_BYTES) -> Any:
-    """The Zarr group or array at a place, for reading.
-
-    Raises:
-        InputError: there is none of format 3.
-        MissingPackageError: a file system of fsspec is not installed.
-    """
+    """The Zarr group or array at a place, for reading."""
     try:
         return zarr.open(_store(location, max_bytes), mode="r", zarr_format=3)
     except FileNotFoundError as error:
@@ -91,11 +86,7 @@ def zarr_node(location: str, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def _store(location: str, max_bytes: int) -> Any:
-    """Where Zarr reads: a URL as the user wrote it, or a folder without what links in it lead to.
-
-    Raises:
-        InputError: the URL names a list of references to other files.
-    """
+    """Where Zarr reads: a URL as the user wrote it, or a folder without what links in it lead to."""
     scheme, mark, rest = location.partition("://")
     if not mark or scheme in ("file", "local"):
         return Inside(Path(rest if mark else location), read_only=True, max_bytes=max_bytes)
@@ -119,23 +110,19 @@ class Inside(LocalStore):
         self._max_bytes = max_bytes
 
     def with_read_only(self, read_only: bool = False) -> Inside:
-        """See Zarr's store."""
         return Inside(self.root, read_only=read_only, max_bytes=self._max_bytes)
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
-        """See Zarr's store."""
         self._check(key, byte_range is None)
         return await super().get(key, prototype, byte_range)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
-        """See Zarr's store."""
         ranges = list(key_ranges)
         for key, byte_range in ranges:
             self._check(key, byte_range is None)
         return await super().get_partial_values(prototype, ranges)
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
-        """See Zarr's store, since 3.1."""
         self._check(key, byte_range is None)
         return super().get_sync(key, prototype=prototype, byte_range=byte_range)
 
@@ -170,17 +157,14 @@ class _BoundedCodec(BytesBytesCodec):
         return values
 
     def evolve_from_array_spec(self, array_spec: Any) -> _BoundedCodec:
-        """Itself, around what the codec becomes of an array."""
         return _BoundedCodec(self._codec.evolve_from_array_spec(array_spec), self._max_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the codec, which it does not change."""
         found: dict[str, Any] = self._codec.to_dict()
         return found
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """Not known, as of every compressor."""
-        raise NotImplementedError
+        raise NotImplementedError  # not known, as of every compressor
 
 
 def _itemsize(dtype: Any) -> int:
@@ -189,11 +173,7 @@ def _itemsize(dtype: Any) -> int:
 
 
 def _check_stated(kind: str, content: bytes, held: int, max_bytes: int) -> None:
-    """Refuse a chunk that would decompress to more than ``held`` bytes; where that cannot be told, ``max_bytes``.
-
-    Raises:
-        ValueError: it would.
-    """
+    """Refuse a chunk that would decompress to more than ``held`` bytes; where that cannot be told, ``max_bytes``."""
     if kind == "gzip":
         size = inflated_size(content, held) if len(content) * _DEFLATE > max_bytes else 0
     elif kind == "blosc":  # 16 bytes, of which the second four are the size of what is compressed

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unrelu._invert import invert
 from unrelu.datasets.result_folders import numbers_of
-from unrelu.datasets.sources import Array, Batch, Source
+from unrelu.datasets.sources import Array, Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
@@ -118,15 +118,10 @@ class Work:
         return chunk * self.chunk, min((chunk + 1) * self.chunk, self.source.size)
 
     def compute(self, chunk: int) -> Record:
-        """Invert the observations of a chunk and write their rows.
-
-        Raises:
-            StorageError: they cannot be written.
-            InputError: the data set is gone.
-        """
+        """Invert the observations of a chunk and write their rows."""
         began = time.perf_counter()
         start, stop = self.span(chunk)
-        data = self.data_digest(start, stop)
+        data = data_digest(self.source, self.masks, start, stop)
         try:
             with on_one_core():
                 rows, errors, messages = self._rows(start, stop, chunk_seed(self.seed, chunk))
@@ -157,10 +152,10 @@ class Work:
         """
         record = task.record
         if task.look:
-            return Seen(task.chunk, self.data_digest(*self.span(task.chunk)))
+            return Seen(task.chunk, data_digest(self.source, self.masks, *self.span(task.chunk)))
         if record is None:
             return Settled(self.compute(task.chunk), "computed")
-        if record.data != self.data_digest(record.start, record.stop):
+        if record.data != data_digest(self.source, self.masks, record.start, record.stop):
             if record.errors:  # what could not be read may have been mended
                 return Settled(self.compute(task.chunk), "repaired")
             raise self.changed(record.chunk)
@@ -180,11 +175,7 @@ class Work:
             "bring the data set back, choose another folder, or pass --overwrite to begin again"
         )
 
-    def data_digest(self, start: int, stop: int) -> str:
-        """See :func:`data_digest`."""
-        return data_digest(self.source, self.masks, start, stop)
-
-    def observations(self, start: int, stop: int) -> tuple[Batch, npt.NDArray[np.bool_] | None]:
+    def observations(self, start: int, stop: int) -> tuple[Batch, Entries | None]:
         """Observations as the generator puts them out, flat (B, m), and which of their entries count, if not all.
 
         Problems with observations and with their masks are named in the batch.
@@ -199,7 +190,7 @@ class Work:
             problems |= {i: f"its mask {text}" for i, text in {**blind, **masks.problems}.items()}
         return Batch(flat, dict(sorted(problems.items()))), seen
 
-    def _seen(self, masks: Batch | None, size: int) -> npt.NDArray[np.bool_] | None:
+    def _seen(self, masks: Batch | None, size: int) -> Entries | None:
         if masks is not None:
             return np.asarray(masks.values.reshape(size, -1) == 1)
         operator = self.measured
@@ -220,7 +211,8 @@ class Work:
         batch, seen = self.observations(start, stop)
         errors, messages = dict(batch.problems), dict[int, str]()
         good = np.array([i for i in range(stop - start) if i not in errors], dtype=np.intp)
-        rows = self._empty(stop - start)
+        rows = {c.name: np.full((stop - start, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
+        rows["status"][:] = STATUSES.index(Status.ERROR.name) + 1
         for part, result in self._inverted(batch.values, seen, good, seed, errors):
             for name, values in _columns(result).items():
                 rows[name][part] = np.reshape(values, (len(part), *rows[name].shape[1:]))
@@ -235,12 +227,7 @@ class Work:
         return text if name == str(i) else f"{name}: {text}"
 
     def _inverted(
-        self,
-        y: Array,
-        seen: npt.NDArray[np.bool_] | None,
-        good: npt.NDArray[np.intp],
-        seed: int,
-        errors: dict[int, str],
+        self, y: Array, seen: Entries | None, good: npt.NDArray[np.intp], seed: int, errors: dict[int, str]
     ) -> list[tuple[npt.NDArray[np.intp], Inversion]]:
         """The inversion of all good observations; where it fails, of each alone, and why of those that fail."""
         if not len(good):
@@ -253,12 +240,9 @@ class Work:
             if len(good) == 1:
                 errors[int(good[0])] = _said(error)
                 return []
-        found = []
-        for i in range(len(good)):
-            found += self._inverted(y, seen, good[i : i + 1], seed, errors)
-        return found
+        return [found for i in good for found in self._inverted(y, seen, np.array([i]), seed, errors)]
 
-    def _invert(self, y: Array, seen: npt.NDArray[np.bool_] | None, seed: int) -> Inversion:
+    def _invert(self, y: Array, seen: Entries | None, seed: int) -> Inversion:
         operator: Any = self.measured
         if self.masks is not None:
             operator = Mask(seen)
@@ -268,11 +252,6 @@ class Work:
         return invert(
             self.network, y, self.method, operator=operator, seed=seed, scale="none", **self.stated, **self.options
         )
-
-    def _empty(self, size: int) -> dict[str, npt.NDArray[Any]]:
-        rows = {c.name: np.full((size, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
-        rows["status"][:] = STATUSES.index(Status.ERROR.name) + 1
-        return rows
 
 
 def data_digest(source: Source, masks: Source | None, start: int, stop: int) -> str:

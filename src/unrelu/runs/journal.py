@@ -63,11 +63,7 @@ class Record:
 
 
 def read_records(folder: Path) -> dict[int, Record]:
-    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again.
-
-    Raises:
-        InputError: the journal is no regular file, or a link out of the folder, or cannot be read.
-    """
+    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
     path = folder / JOURNAL
     if not path.exists():
         return {}

@@ -26,11 +26,7 @@ _LIVES = 3
 
 
 def locally(work: Work, workers: int) -> Engine:
-    """An engine of so many processes; of one, this one.
-
-    Raises:
-        OptionError: the work cannot be sent to other processes.
-    """
+    """An engine of so many processes; of one, this one."""
     if workers == 1:
         return lambda tasks, stopping: _here(work, tasks, stopping)
     content = pickled(work, "pass workers=1")
@@ -62,11 +58,7 @@ def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Itera
 def _in_processes(
     content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event
 ) -> Iterator[Outcome | str]:
-    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last.
-
-    Raises:
-        StorageError: there is no space for what they need to know.
-    """
+    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
     with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
         path = Path(scratch, "work")
         try:

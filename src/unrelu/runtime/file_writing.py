@@ -24,9 +24,6 @@ def storing(where: str | Path, advice: str) -> Iterator[None]:
     """Tell of an error of the system while ``where`` is written, and what can be done about it.
 
     Of a folder, the file in it is named where the system tells which it was.
-
-    Raises:
-        StorageError: there was one.
     """
     try:
         yield
@@ -38,11 +35,7 @@ def storing(where: str | Path, advice: str) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
-    """Write a file as a whole or not at all.
-
-    Raises:
-        StorageError: see :func:`storing`.
-    """
+    """Write a file as a whole or not at all."""
     draft = path.with_name(path.name + ".draft")
     with storing(path, advice):
         with draft.open("w", encoding="utf-8") as stream:
@@ -54,11 +47,7 @@ def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
 
 @contextmanager
 def sole_writer(file: int, path: Path) -> Iterator[None]:
-    """Keep other runs from writing an open file, where the system has locks; a lock ends with its process.
-
-    Raises:
-        InputError: another run has it.
-    """
+    """Keep other runs from writing an open file, where the system has locks; a lock ends with its process."""
     # Whoever looks whether it is locked has it for a moment.
     for _ in range(_TRIES):
         if _lock(file):
