@@ -29,10 +29,12 @@ from PIL import Image, PngImagePlugin
 
 import unrelu
 from unrelu.certification import Certificate
-from unrelu.datasets import columns_of, open_source, read_measurement, read_observations
+from unrelu.datasets.opening import open_source
+from unrelu.datasets.small_files import read_measurement, read_observations
+from unrelu.datasets.tables import columns_of
 from unrelu.errors import InputError
 from unrelu.hardness.dimacs import read_dimacs
-from unrelu.runs import open_run
+from unrelu.runs.run_folder import open_run
 
 MAX_BYTES = 2**26
 # More than that, and few bytes where it is compressed.
@@ -573,7 +575,7 @@ def hdf5_bomb(folder: Path, canary: Path) -> Path:
     return folder / "y.h5"
 
 
-@crafted("data", r"has chunks of .*; 64 MiB are read at once")
+@crafted("data", r"has chunks of .*; at most 64 MiB are read at once")
 def hdf5_with_large_chunks(folder: Path, canary: Path) -> Path:
     with h5py.File(folder / "y.h5", "w") as file:
         file.create_dataset("y", (LARGE, 1), "u1", chunks=(LARGE, 1), compression="gzip")

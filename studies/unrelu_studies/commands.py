@@ -104,7 +104,7 @@ def benchmark(
     """
     from rich.console import Console
 
-    from unrelu.datasets import prepare_output
+    from unrelu.datasets.result_folders import prepare_output
     from unrelu_studies.benchmarks.report import MEASUREMENTS, Command
     from unrelu_studies.benchmarks.report import run as measure
     from unrelu_studies.benchmarks.search_cells import RANDOM, ZOO

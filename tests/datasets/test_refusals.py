@@ -27,7 +27,7 @@ from tests.datasets.store_kinds import (
     zarr_group,
     zarr_memory,
 )
-from unrelu.datasets import open_masks, open_source
+from unrelu.datasets.opening import open_masks, open_source
 from unrelu.errors import InputError, MissingPackageError
 
 # --- stores that cannot be used ---------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support import image_network, random_network
-from unrelu.datasets import prepare_output, read_observations, records, write_records, write_result
+from unrelu.datasets.result_folders import prepare_output, records, write_records, write_result
+from unrelu.datasets.small_files import read_observations
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status

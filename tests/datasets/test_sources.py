@@ -34,7 +34,8 @@ from tests.datasets.store_kinds import (
     zarr_group,
     zarr_memory,
 )
-from unrelu.datasets import Source, open_source
+from unrelu.datasets.opening import open_source
+from unrelu.datasets.sources import Source
 from unrelu.errors import InputError
 
 # --- what is read -----------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def test_the_digest_is_that_of_the_stored_bytes(tmp_path, monkeypatch, kind):
     source = open_source(kind(tmp_path, FLOATS))
     expected = hashlib.sha256(FLOATS[1:6].tobytes()).hexdigest()
     assert source.digest(1, 6) == expected
-    monkeypatch.setattr("unrelu.datasets.array_sources._PIECE", 50)
+    monkeypatch.setattr("unrelu.datasets.sources._PIECE", 50)
     assert source.digest(1, 6) == expected
 
 
@@ -190,7 +191,7 @@ def test_a_byte_beside_the_pixels_changes_the_digest_of_an_image(tmp_path):
 MEMORY = """
 import resource, sys
 import numpy as np
-from unrelu.datasets import open_source
+from unrelu.datasets.opening import open_source
 source = open_source(sys.argv[1])
 source.read(0, 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

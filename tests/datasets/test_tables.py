@@ -10,7 +10,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrelu.datasets import FORMATS, NpyTable, ZarrTable, columns_of
+from unrelu.datasets.tables import FORMATS, NpyTable, ZarrTable, columns_of
 from unrelu.errors import InputError, StorageError
 
 SIZE, CHUNK = 11, 4

@@ -14,7 +14,8 @@ from distributed import Client, LocalCluster
 
 import unrelu
 from tests.runs.small_runs import CHUNK, SIZE, Y, command, results, small_run
-from unrelu.datasets import Source, in_memory
+from unrelu.datasets.opening import in_memory
+from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, MissingPackageError
 
 

@@ -16,7 +16,8 @@ from scipy.sparse.linalg import aslinearoperator
 
 import unrelu
 from tests.runs.small_runs import CHUNK, CODES, NETWORK, SIZE, Y, copy, results, small_run
-from unrelu.datasets import Source, open_source
+from unrelu.datasets.opening import open_source
+from unrelu.datasets.sources import Source
 from unrelu.errors import InputError
 from unrelu.runs.chunk_work import chunk_seed
 
@@ -422,7 +423,7 @@ class Gone(Source):
 
 
 def open_source_of(y):
-    from unrelu.datasets import in_memory
+    from unrelu.datasets.opening import in_memory
 
     return in_memory(y)
 

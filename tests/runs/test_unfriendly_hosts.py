@@ -19,10 +19,11 @@ from PIL import Image
 
 import unrelu
 from tests.runs.small_runs import CHUNK, SIZE, WEIGHTS, Y, command, reference, results, small_run, zoo_data
-from unrelu.datasets import Source, in_memory
+from unrelu.datasets.opening import in_memory
+from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.runs import running
-from unrelu.runs.fingerprint import fingerprint
+from unrelu.runs.manifest import fingerprint
 
 
 @pytest.mark.parametrize("place", ["out/reconstructions.npy", "out/below/y.npy"])
@@ -218,7 +219,7 @@ def test_one_that_looks_does_not_keep_a_run_from_beginning(tmp_path):
     looking = subprocess.Popen([sys.executable, "-c", f"""
 import time
 from pathlib import Path
-from unrelu.runtime.processes import locked
+from unrelu.runtime.file_writing import locked
 end = time.monotonic() + 4
 while time.monotonic() < end:
     locked(Path({str(tmp_path / "out" / "chunks.jsonl")!r}))

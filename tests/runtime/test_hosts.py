@@ -17,8 +17,7 @@ from hosts import HOSTS, changed, default_device, default_dtype, settings, trial
 from tests.support import random_network
 from unrelu.errors import HostError, OptionError
 from unrelu.methods import METHODS
-from unrelu.runtime.host import computing, on_one_thread
-from unrelu.runtime.threads import in_threads
+from unrelu.runtime.host import computing, in_threads, on_one_thread
 
 # Those that take seconds to start; `make fuzz` tries them.
 SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}

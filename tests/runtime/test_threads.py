@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from unrelu.runtime.threads import abandoned, cores, in_threads
+from unrelu.runtime.host import abandoned, cores, in_threads
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
 # Long enough for any machine; no test waits for it unless it fails.

@@ -91,7 +91,8 @@ def invert(
     from rich.console import Console
 
     from unrelu._invert import invert as find
-    from unrelu.datasets import prepare_output, read_measurement, read_observations, write_result
+    from unrelu.datasets.result_folders import prepare_output, write_result
+    from unrelu.datasets.small_files import read_measurement, read_observations
     from unrelu.methods import make
     from unrelu.problem import Problem
 
@@ -151,7 +152,8 @@ def certify(
     from rich.console import Console
 
     from unrelu._certify import certify as prove
-    from unrelu.datasets import prepare_output, read_measurement, read_observations, write_certificates
+    from unrelu.datasets.result_folders import prepare_output, write_certificates
+    from unrelu.datasets.small_files import read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
 
     limit = limit_of(max_bytes)
@@ -295,7 +297,7 @@ def run(
     gets the status ERROR and does not stop the others; the exit status is then 1.
     """
     from unrelu.cli.run_progress import watching
-    from unrelu.datasets import read_measurement
+    from unrelu.datasets.small_files import read_measurement
     from unrelu.runs import run as run_all
 
     options, limit = options_of(option or []), limit_of(max_bytes)
@@ -348,7 +350,7 @@ def report(
 
 def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, str | None]:
     """A single mask for all observations, or where there is one for each; None where there is no such mask."""
-    from unrelu.datasets import read_measurement
+    from unrelu.datasets.small_files import read_measurement
 
     if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
         return None, mask
@@ -358,7 +360,7 @@ def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, s
 
 def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
     """Of an array in a file; masks for a whole data set are not read to see that they are many."""
-    from unrelu.datasets import read_observations
+    from unrelu.datasets.small_files import read_observations
     from unrelu.runtime.file_reading import npy_header, opened
 
     if mask.suffix.lower() == ".npy":
@@ -391,7 +393,7 @@ def demo(
     from rich.console import Console
 
     from unrelu.cli.demonstration import run_demo
-    from unrelu.datasets import prepare_output
+    from unrelu.datasets.result_folders import prepare_output
 
     prepare_output(output, overwrite)
     sections = run_demo(output, Console(quiet=quiet), seed)

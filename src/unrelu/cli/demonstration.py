@@ -20,7 +20,7 @@ from rich.table import Table
 from unrelu import zoo
 from unrelu._invert import invert
 from unrelu.cli.terminal import bar_of, table
-from unrelu.datasets import records, write_records
+from unrelu.datasets.result_folders import records, write_records
 from unrelu.problem import Progress
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream

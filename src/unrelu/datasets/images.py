@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.batches import Batch, Seen, Source, checked, optional
+from unrelu.datasets.sources import Batch, Entries, Source, checked, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 
@@ -56,7 +56,7 @@ class Folder(Source):
         """The name of file i."""
         return self._listed()[i]
 
-    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
         """Images start to stop - 1 (see :meth:`Source.read`)."""
         self.check_range(start, stop)
         values = np.full((stop - start, *self.shape), np.nan)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unrelu.certification import Certificate
-from unrelu.errors import InputError, OutputExistsError, StorageError
+from unrelu.errors import InputError, OutputExistsError
+from unrelu.problem import Array, norms
 from unrelu.result import Inversion
+from unrelu.runtime.file_writing import storing
+
+# What to do where results cannot be written.
+_ADVICE = "free space, or name another folder"
 
 
 def prepare_output(folder: Path, overwrite: bool) -> None:
@@ -35,11 +39,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 
 
 def check_own_files(folder: Path) -> None:
-    """Refuse a folder for results in which a link would lead what is written elsewhere, or a pipe would wait for ever.
-
-    Raises:
-        InputError: it holds something that is neither a file nor a folder.
-    """
+    """Refuse a folder for results with links, which lead what is written elsewhere, or pipes, which wait for ever."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             what = "a link" if path.is_symlink() else "no file"
@@ -47,86 +47,81 @@ def check_own_files(folder: Path) -> None:
 
 
 def write_result(folder: Path, result: Inversion) -> None:
-    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result.
-
-    Raises:
-        StorageError: the disk is full, or cannot be written.
-    """
-    with _written(folder):
+    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result."""
+    with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", result.z)
         np.save(folder / "reconstructions.npy", result.reconstruction)
         write_records(folder / "results.jsonl", records(result))
 
 
-@contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:  # NumPy's own have neither a reason nor a file
-        where, reason = error.filename or folder, error.strerror or str(error)
-        raise StorageError(f"{where} cannot be written: {reason}; free space, or name another folder") from error
+def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
+    """What the verdict on every observation is made of, (B,), by the names of columns; ``residual`` is (B, m)."""
+    found = {
+        "success": result.success,
+        "p_value": result.p_value,
+        "confidence": result.confidence,
+        "objective": result.fun,
+        **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")},
+        "freedom": result.freedom,
+        "rank": result.rank,
+        "identifiable": result.identifiable,
+        "nit": result.nit,
+        "seconds": result.seconds,
+    }
+    return {name: np.atleast_1d(values) for name, values in found.items()}
 
 
 def records(result: Inversion) -> Iterator[dict[str, Any]]:
-    """One dictionary an observation: what happened to it, and its residuals."""
+    """One dictionary an observation: what happened to it, and its residuals, recomputed from z."""
     problem = result.problem
-    columns: dict[str, Any] = {
-        "status": [str(s) for s in np.atleast_1d(result.status)],
-        "success": np.atleast_1d(result.success),
-        "p_value": np.atleast_1d(result.p_value),
-        "confidence": np.atleast_1d(result.confidence),
-        "message": np.atleast_1d(result.message),
-        "objective": np.atleast_1d(result.fun),
-        **{f"residual_{norm}": np.atleast_1d(result.residual(norm)) for norm in ("l2", "l1", "linf")},
-        "freedom": np.atleast_1d(result.freedom),
-        "rank": np.atleast_1d(result.rank),
-        "identifiable": np.atleast_1d(result.identifiable),
-        "nit": np.atleast_1d(result.nit),
-        "seconds": np.atleast_1d(result.seconds),
-    }
+    numbers = numbers_of(result, problem.residual(np.atleast_2d(result.z)))
+    verdict = {name: numbers.pop(name) for name in ("success", "p_value", "confidence")}
+    states = [str(status) for status in np.atleast_1d(result.status)]
+    columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
     for i in range(problem.size):
-        row = {name: _plain(values[i]) for name, values in columns.items()}
-        yield {"index": i, "method": result.method, "seed": problem.seed, **row}
+        row = {name: values[i] for name, values in columns.items()}
+        yield plain({"index": i, "method": result.method, "seed": problem.seed, **row})
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
     """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k).
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
-
-    Raises:
-        StorageError: the disk is full, or cannot be written.
     """
-    with _written(folder):
-        _write_certificates(folder, certificates, single)
+    with storing(folder, _ADVICE):
+        for old in (*folder.glob("certificate-*.json"), folder / "bounds.png", folder / "box.png"):
+            old.unlink(missing_ok=True)
+        digits = len(str(len(certificates) - 1))
+        for i, certificate in enumerate(certificates):
+            certificate.save(folder / f"certificate-{i:0{digits}}.json")
+        codes = np.stack([certificate.z for certificate in certificates])
+        np.save(folder / "codes.npy", codes[0] if single else codes)
+        write_records(folder / "certificates.jsonl", map(_record_of, range(len(certificates)), certificates))
 
 
-def _write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
-    for old in (*folder.glob("certificate-*.json"), folder / "bounds.png", folder / "box.png"):
-        old.unlink(missing_ok=True)
-    digits = len(str(len(certificates) - 1))
-    for i, certificate in enumerate(certificates):
-        certificate.save(folder / f"certificate-{i:0{digits}}.json")
-    codes = np.stack([certificate.z for certificate in certificates])
-    np.save(folder / "codes.npy", codes[0] if single else codes)
-    write_records(folder / "certificates.jsonl", _certificate_records(certificates))
-
-
-def _certificate_records(certificates: Sequence[Certificate]) -> Iterator[dict[str, Any]]:
+def _record_of(i: int, c: Certificate) -> dict[str, Any]:
     names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
-    for i, c in enumerate(certificates):
-        row = {"index": i, "status": c.status.name, **{name: _plain(getattr(c, name)) for name in names}}
-        box = None if c.box is None else [[_plain(float(end)) for end in ends] for ends in c.box]
-        yield {**row, "box": box, "out_of_range": c.out_of_range}
+    row = {name: getattr(c, name) for name in names}
+    box = None if c.box is None else [[_number(float(end)) for end in ends] for ends in c.box]
+    return plain({"index": i, "status": c.status.name, **row, "box": box, "out_of_range": c.out_of_range})
 
 
-def write_records(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """Write JSON lines; numbers that are not finite become null."""
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line of JSON for each."""
+    return (json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines."""
     with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, allow_nan=False) + "\n")
+        stream.writelines(json_lines(rows))
 
 
-def _plain(value: Any) -> Any:
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON has it: Python's numbers in place of NumPy's, and None for those that are not finite."""
+    return {name: _number(value) for name, value in row.items()}
+
+
+def _number(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -78,11 +78,7 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
 
 
 def _sparse(arrays: dict[str, npt.NDArray[Any]], path: Path, max_bytes: int) -> Any:
-    """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again.
-
-    Raises:
-        InputError: it is none, or has more rows and columns than ``max_bytes`` hold.
-    """
+    """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again."""
     try:
         kind = np.asarray(arrays["format"]).item()
         kind = kind.decode("ascii") if isinstance(kind, bytes) else str(kind)

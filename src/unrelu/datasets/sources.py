@@ -1,137 +1,322 @@
-"""Opening data sets of observations and of masks, whatever they are stored in."""
+"""Data sets of observations that are never held as a whole, and those that are one array (B, ...).
+
+A :class:`Source` gives batches in which bad observations are named. An :class:`ArraySource` reads one array, of a
+``.npy`` or ``.npz`` file or in memory, of a Zarr or an HDF5 store (``zarr_reading``, ``hdf5_reading``).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import math
-from pathlib import Path, PurePosixPath
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.array_sources import ArraySource, Memory, Npy, Npz
-from unrelu.datasets.batches import Batch, Seen, Source
-from unrelu.datasets.containers import Hdf5, Zarr
-from unrelu.datasets.images import ENDINGS, Folder
-from unrelu.errors import InputError
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit
+from unrelu.errors import InputError, MissingPackageError
+from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, read_npz, shown_size
 
-_HDF5 = (".h5", ".hdf5")
-_KINDS = "a .npy, .npz, .h5 or .hdf5 file, a Zarr store (folder or URL), or a folder of PNG or JPEG images"
+Array = npt.NDArray[np.float64]
+Shape = tuple[int, ...]
+# Which entries of observations count, (B, n).
+Entries = npt.NDArray[np.bool_]
+# Neighbouring observations: the index of the first, and their values as stored; of a single one, why it is not read.
+Part = tuple[int, npt.NDArray[Any] | str]
 
-
-def open_source(
-    location: str | Path,
-    array: str | None = None,
-    size: tuple[int, int] | None = None,
-    name: str = "y",
-    max_bytes: int = MAX_BYTES,
-) -> Source:
-    """The data set at a place, of which little or nothing is read yet. Nothing outside of that place is ever read.
-
-    Args:
-        location: a ``.npy`` file; a ``.npz`` file, which is read as a whole; a ``.h5`` or ``.hdf5`` file;
-            a Zarr store of format 3, which is a folder or any URL of fsspec (``s3://``, ``memory://``, ``file://``); or
-            a folder of PNG or JPEG files. Arrays are batches (B, ...).
-        array: which array to read, where there are several. Without it, the one called ``name``, or the only one.
-        size: (height, width) to resize images to; without it they are taken as they are.
-        name: see ``array``.
-        max_bytes: the most that a ``.npz`` file, one observation or one chunk of a store may take once it is
-            decompressed; 4 GiB by default.
-
-    Raises:
-        InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
-            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
-        OptionError: ``max_bytes`` is no number of bytes.
-        MissingPackageError: an optional package is not installed: Zarr, h5py, Pillow, or a file system of fsspec.
-    """
-    return _open(str(location), array, size, name, check_limit(max_bytes), masks=False)
+# Bytes read at once for a digest.
+_PIECE = 2**23
+# Chunks that one observation may be in: each may be a file.
+_CHUNKS = 2**14
 
 
-def open_masks(
-    location: str | Path,
-    array: str | None = None,
-    size: tuple[int, int] | None = None,
-    name: str = "mask",
-    max_bytes: int = MAX_BYTES,
-) -> Source:
-    """A mask an observation, opened as by :func:`open_source`. Masks with entries other than 0 and 1 are problems.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some observations of a data set, in order.
 
-    In images, black is 0 and white is 1; they are resized to ``size`` by the nearest pixel.
-    """
-    return Masks(_open(str(location), array, size, name, check_limit(max_bytes), masks=True))
-
-
-def in_memory(values: npt.ArrayLike, location: str = "the array") -> Source:
-    """An array (B, ...) as a data set, or masks as one; a copy of it. ``location`` is for messages.
-
-    Raises:
-        InputError: it is no batch (B, ...) of real numbers.
-    """
-    if np.ma.is_masked(values):
-        raise InputError(f"{location} has masked entries; fill them, or pass masks= for what was not observed")
-    return ArraySource(Memory(location, np.array(values)))
-
-
-class Masks(Source):
-    """The masks in a data set: entries 0 and 1.
-
-    Args:
-        stored: the data set; of a folder of images, full white counts as 1.
+    Attributes:
+        values: (B, \\*shape), float64; NaN in every entry of an observation that cannot be used.
+        problems: why, of each of those: from its index in the batch, 0 to B - 1, to a message.
     """
 
-    def __init__(self, stored: Source) -> None:
-        self._stored = stored
-        self.location, self.size, self.shape = stored.location, stored.size, stored.shape
-        self.dtype = np.dtype(bool)
-        white = isinstance(stored, Folder) and stored.dtype.kind == "u"
-        self._one = float(np.iinfo(stored.dtype).max) if white else 1.0
+    values: Array
+    problems: dict[int, str]
+
+
+class Source(ABC):
+    """A data set of observations that is never held as a whole.
+
+    It can be pickled, and is opened again in the process that unpickles it: what travels is where the data set is and
+    what it was seen to hold, no data and no open file.
+
+    Attributes:
+        location: where it is, as it was given.
+        size: number of observations.
+        shape: of one observation.
+        dtype: of the stored values; :meth:`read` gives float64.
+        resized: (height, width) that images are resized to, or None.
+    """
+
+    location: str
+    size: int
+    shape: Shape
+    dtype: np.dtype[Any]
+    resized: tuple[int, int] | None = None
 
     def name(self, i: int) -> str:
-        """As the data set has it."""
-        return self._stored.name(i)
+        """What to call observation i in messages: the name of its file, else its index."""
+        return str(i)
 
-    def read(self, start: int, stop: int, seen: Seen | None = None) -> Batch:
-        """Masks start to stop - 1 (see :meth:`Source.read`)."""
-        batch = self._stored.read(start, stop, seen)
-        problems = dict(batch.problems)
-        flat = batch.values.reshape(stop - start, math.prod(self.shape))
-        odd = (flat != 0) & (flat != self._one)
-        for i in np.flatnonzero(odd.any(axis=1)).tolist():
-            allowed = "0 and 1" if self._one == 1 else f"black and white, 0 and {self._one:g}"
-            problems.setdefault(i, f"has entries like {flat[i, odd[i].argmax()]:g}; a mask is made of {allowed}")
-        values = batch.values / self._one
-        values[sorted(problems)] = np.nan
-        return Batch(values, dict(sorted(problems.items())))
+    @abstractmethod
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
+        """Observations start to stop - 1. One that cannot be read, or has NaN or infinite values, is a problem.
+
+        Args:
+            start, stop: which.
+            seen: (stop - start, prod(shape)), which entries count; others are read as 0, whatever they hold. All by
+                default.
+
+        Raises:
+            InputError: not 0 <= start <= stop <= size, or the data set is gone or has changed its size, shape or type.
+        """
+
+    @abstractmethod
+    def digest(self, start: int, stop: int) -> str:
+        """SHA-256, in hexadecimal, of observations start to stop - 1 as they are stored.
+
+        Raises:
+            InputError: as :meth:`read`.
+        """
+
+    def check_range(self, start: int, stop: int) -> None:
+        """Refuse a range that is not within the data set."""
+        if not 0 <= start <= stop <= self.size:
+            raise InputError(
+                f"{self.location} has observations 0 to {self.size - 1}; {start}:{stop} is not within them"
+            )
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) -> Iterator[Part]:
+    """Read start to stop - 1; where that fails, the halves, down to the observations that are to blame."""
+    if start == stop:
+        return
+    try:
+        values = read(start, stop)
+    except MemoryError:
+        raise
+    except Exception as error:  # h5py, Zarr, its codecs and its file systems raise errors of many kinds
+        if stop - start == 1:
+            yield start, f"cannot be read: {error}"
+            return
+        middle = (start + stop) // 2
+        yield from pieces(read, start, middle)
+        yield from pieces(read, middle, stop)
+    else:
+        yield start, values
+
+
+def checked(values: Array, problems: dict[int, str], seen: Entries | None = None) -> Batch:
+    """The batch of these values, changed in place: observations with NaN or infinite values are problems as well.
+
+    Entries that are not ``seen``, (B, n), become 0 before.
+    """
+    if seen is not None:
+        values[~seen.reshape(values.shape)] = 0.0
+    finite = np.isfinite(values).reshape(len(values), math.prod(values.shape[1:]))
+    for i in np.flatnonzero(~finite.all(axis=1)).tolist():
+        if i not in problems:
+            problems[i] = f"{int((~finite[i]).sum())} of {finite[i].size} values are NaN or infinite"
+    values[sorted(problems)] = np.nan
+    return Batch(values, dict(sorted(problems.items())))
+
+
+def optional(module: str, what: str, extra: str) -> Any:
+    """The optional package ``module``, which ``what`` need."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise MissingPackageError(f'{what} need {name}: pip install "unrelu[{extra}]"', name=name) from None
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """An open array.
+
+    Attributes:
+        shape: (B, ...).
+        dtype: of its entries.
+        read: from start and stop to the entries ``[start:stop]``.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], npt.NDArray[Any]]
+
+
+class ArraySource(Source):
+    """A data set in one array.
+
+    Args:
+        location: of the store, for messages.
+        opening: opens the array; can be pickled. Its exceptions, but for unrelu's own, are read as a damaged
+            store.
+        max_bytes: the most that one observation may take, as float64.
+
+    Raises:
+        InputError: it cannot be opened, is no batch (B, ...), is empty, is not made of real numbers, or of too many.
+    """
+
+    def __init__(self, location: str, opening: Callable[[], ArrayRows], max_bytes: int = MAX_BYTES) -> None:
+        self.location, self._opening = location, opening
+        self._opened: tuple[int, ArrayRows] | None = None
+        rows = self._open()
+        if len(rows.shape) < 2:
+            raise InputError(
+                f"{self.location} has shape {rows.shape}; a data set is a batch (B, ...): reshape a single observation "
+                "to (1, ...), numbers observed one by one to (B, 1)"
+            )
+        if math.prod(rows.shape) == 0:
+            raise InputError(f"{self.location} has shape {rows.shape}, so it holds no values; pass one that does")
+        if rows.dtype.kind not in "biuf":
+            raise InputError(f"{self.location} has entries of type {rows.dtype}; save real numbers")
+        if (row := 8 * math.prod(rows.shape[1:])) > max_bytes:
+            raise InputError(
+                f"{self.location} has shape {rows.shape}, so one observation takes {shown_size(row)}; at most "
+                f"{shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust it"
+            )
+        self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
+        self._opened = (os.getpid(), rows)
+
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
+        """Observations start to stop - 1 (see :meth:`Source.read`)."""
+        self.check_range(start, stop)
+        values = np.full((stop - start, *self.shape), np.nan)
+        problems: dict[int, str] = {}
+        for first, found in self._pieces(start, stop):
+            at = first - start
+            if isinstance(found, str):
+                problems[at] = found
+            else:
+                # Extended precision may overflow; the infinity is then a problem of its observation.
+                with np.errstate(over="ignore"):
+                    values[at : at + len(found)] = found
+        return checked(values, problems, seen)
 
     def digest(self, start: int, stop: int) -> str:
-        """Of what is stored (see :meth:`Source.digest`)."""
-        return self._stored.digest(start, stop)
+        """SHA-256 of the values' bytes in C order, in the stored type; the text "unreadable" for those without."""
+        self.check_range(start, stop)
+        digest = hashlib.sha256()
+        step = max(1, _PIECE // (math.prod(self.shape) * self.dtype.itemsize))
+        for first in range(start, stop, step):
+            for _, found in self._pieces(first, min(first + step, stop)):
+                digest.update(b"unreadable" if isinstance(found, str) else np.ascontiguousarray(found).data)
+        return digest.hexdigest()
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Part]:
+        """What can be read; observations are to blame for the rest only if the store is still there.
+
+        A disk or a connection that is lost would make problems of all that follow.
+        """
+        try:
+            return iter([(start, self._rows().read(start, stop))])
+        except (InputError, MissingPackageError, MemoryError):
+            raise
+        except Exception:  # of many kinds, see pieces
+            return pieces(self._reopened().read, start, stop)
+
+    def _rows(self) -> ArrayRows:
+        """The array as opened in this process: open files and connections do not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            return self._reopened()
+        return self._opened[1]
+
+    def _reopened(self) -> ArrayRows:
+        rows = self._open()
+        if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
+            raise InputError(
+                f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
+                f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
+            )
+        self._opened = (os.getpid(), rows)
+        return rows
+
+    def _open(self) -> ArrayRows:
+        try:
+            return self._opening()
+        except (InputError, MissingPackageError, MemoryError):
+            raise
+        except Exception as error:  # every library has its own for damaged and missing stores
+            raise InputError(f"{self.location} cannot be opened: {error}; pass a whole, readable data set") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
 
 
-def _open(location: str, array: str | None, size: tuple[int, int] | None, name: str, most: int, masks: bool) -> Source:
-    url = "://" in location
-    ending = (PurePosixPath(location) if url else Path(location)).suffix.lower()
-    if url and ending in (".npy", ".npz", *_HDF5, *ENDINGS):
-        raise InputError(
-            f"{location}: only Zarr stores are read from URLs; copy the {ending} file here and pass its path"
-        )
-    if not url and not Path(location).exists():
-        raise InputError(f"{location} does not exist; pass {_KINDS}")
-    zarr = url or ending == ".zarr" or Path(location, "zarr.json").is_file()
-    if not zarr and Path(location).is_dir():
-        if array is not None:
-            raise InputError(f"{location} is a folder of images, so it has no array {array!r}; leave array= out")
-        return Folder(location, size, nearest=masks, max_bytes=most)
-    if size is not None:
-        raise InputError(f"size={size} resizes images only; {location} is read as it is")
-    if zarr:
-        return ArraySource(Zarr(location, array, name, most), most)
-    if ending == ".npz":
-        return ArraySource(Npz(location, array, name, most), most)
-    if ending in _HDF5:
-        return ArraySource(Hdf5(location, array, name, most), most)
-    if ending != ".npy":
-        raise InputError(f"{location} is no data set; pass {_KINDS}")
+def npy_rows(location: str) -> ArrayRows:
+    """The array in a ``.npy`` file, of which nothing is read yet."""
+    with opened(location) as (stream, size):
+        header = npy_header(stream, size, location)
+    shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
+
+    # Rows lie one behind the other, so the file is read in place of a mapping: a disk that fails, or a file that is
+    # cut short, would end a process that maps it, but is an error here.
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        with opened(location) as (stream, _):
+            first = header.offset + start * length * dtype.itemsize
+            flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
+        return flat.reshape(stop - start, *shape[1:])
+
+    # In Fortran order they do not. It is mapped each time: pages of a mapping count as memory of this process.
+    def copy(start: int, stop: int) -> npt.NDArray[Any]:
+        with opened(location) as (stream, size):
+            now = npy_header(stream, size, location)
+            return np.array(np.memmap(stream, now.dtype, "r", now.offset, now.shape, "F")[start:stop])
+
+    return ArrayRows(shape, dtype, copy if header.fortran and len(shape) > 1 else read)
+
+
+def npz_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_BYTES) -> ArrayRows:
+    """The array of a ``.npz`` file that :func:`choose` names, read as a whole: zip files cannot be read in parts."""
+    (values,) = read_npz(location, max_bytes, lambda names: [choose(names, array, name, location)]).values()
+    return memory_rows(values)
+
+
+def memory_rows(values: npt.NDArray[Any]) -> ArrayRows:
+    """An array in memory; it travels with whatever it is a part of."""
+    return ArrayRows(values.shape, values.dtype, lambda start, stop: values[start:stop])
+
+
+def choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:
+    """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one."""
+    held = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    if not names:
+        raise InputError(f"{location} holds no arrays; pass a store with an array {array or name!r}")
     if array is not None:
-        raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
-    return ArraySource(Npy(location), most)
+        if array in names:
+            return array
+        raise InputError(f"{location} has no array {array!r}; it holds {held}")
+    if name in names:
+        return name
+    if len(names) == 1:
+        return names[0]
+    raise InputError(f"{location} holds the arrays {held}; say which with array=, or name it {name!r}")
+
+
+def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_bytes: int) -> None:
+    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
+    if (size := math.prod(chunk) * itemsize) > max_bytes:
+        raise InputError(
+            f"{location} has chunks of {shown_size(size)}; at most {shown_size(max_bytes)} are read at once, pass a "
+            "larger max_bytes= (--max-bytes) if you trust the store, or write it in smaller chunks"
+        )
+    count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
+    if count > _CHUNKS:
+        raise InputError(f"{location} keeps an observation in {count:,} chunks; write it in larger ones")

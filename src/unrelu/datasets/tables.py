@@ -21,12 +21,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.batches import Shape, optional
-from unrelu.datasets.containers import zarr_node
+from unrelu.datasets.sources import Shape, optional
 from unrelu.errors import InputError, StorageError
 from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, shown_size
+from unrelu.runtime.file_writing import storing
 
 Values = Mapping[str, npt.NDArray[Any]]
+# What to do where results cannot be written.
+AGAIN = "what is finished is kept: mend that, and run it again"
 
 
 @dataclass(frozen=True)
@@ -100,26 +102,11 @@ class Table(ABC):
 
     @abstractmethod
     def write(self, start: int, values: Values) -> None:
-        """Write rows from ``start`` on, of every column.
+        """Write rows from ``start`` on, of every column."""
 
-        Raises:
-            StorageError: it cannot be written.
-        """
-
-    @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Rows start to stop - 1 of a column; all of them by default.
-
-        Raises:
-            InputError: there is no such column, or it cannot be read.
-        """
-
-    def span(self, column: Column, start: int, stop: int | None) -> int:
-        """Where the rows that are asked for end, if they can be held.
-
-        Raises:
-            InputError: there are no such rows, or they take more than 4 GiB.
-        """
+        """Rows start to stop - 1 of a column; all of them by default."""
+        column = self.column(name)
         stop = self.size if stop is None else stop
         whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in (start, stop))
         if not whole or not 0 <= start <= stop <= self.size:
@@ -128,7 +115,11 @@ class Table(ABC):
             raise InputError(
                 f"{self.folder}: rows {start} to {stop} of {column.name} take {shown_size(size)}; read fewer at once"
             )
-        return stop
+        return self._read(column, start, stop)
+
+    @abstractmethod
+    def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows that there are, and that can be held."""
 
     def column(self, name: str) -> Column:
         """The column of that name."""
@@ -158,8 +149,8 @@ class NpyTable(Table):
     """
 
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """See :meth:`Table.create`. The space that all rows will need has to be free."""
-        try:
+        """The space that all rows will need has to be free."""
+        with storing(self.folder, AGAIN):
             self._folder.mkdir(exist_ok=True)
             missing = [column for column in self.columns if not self._whole(column)]
             needed = self.size * sum(column.row_bytes for column in missing)
@@ -172,29 +163,19 @@ class NpyTable(Table):
             for column in missing:
                 shape = (self.size, *column.shape)
                 # Of mode w+, NumPy makes the file at its full size without writing it.
-                made = np.lib.format.open_memmap(self._path(column), mode="w+", dtype=column.dtype, shape=shape)
-                made.flush()
-        except OSError as error:
-            raise _cannot_write(self.folder, error) from error
+                np.lib.format.open_memmap(self._path(column), "w+", column.dtype, shape).flush()
 
     def write(self, start: int, values: Values) -> None:
-        """See :meth:`Table.write`."""
         for column in self.columns:
             path = self._path(column)
             rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
-            try:
-                # Written, not mapped: a full disk is an error here, and would end a process that maps the file.
-                with path.open("r+b") as stream:
-                    stream.seek(_begin(path, column, self.size) + start * column.row_bytes)
-                    stream.write(rows.tobytes())
-            except OSError as error:
-                raise _cannot_write(str(path), error) from error
+            # Written, not mapped: a full disk is an error here, and would end a process that maps the file.
+            with storing(path, AGAIN), path.open("r+b") as stream:
+                stream.seek(_begin(path, column, self.size) + start * column.row_bytes)
+                stream.write(rows.tobytes())
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """See :meth:`Table.read`."""
-        column = self.column(name)
-        path, stop = self._path(column), self.span(column, start, stop)
-        count = (stop - start) * math.prod(column.shape)
+    def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
+        path, count = self._path(column), (stop - start) * math.prod(column.shape)
         try:
             with opened(path, Path(self.folder)) as (stream, length):
                 begin = _checked(stream, length, path, column, self.size)
@@ -217,9 +198,8 @@ class NpyTable(Table):
         return Path(self.folder, "columns")
 
     def _path(self, column: Column) -> Path:
-        return (Path(self.folder) if column.name in ("codes", "reconstructions") else self._folder) / (
-            column.name + ".npy"
-        )
+        folder = Path(self.folder) if column.name in ("codes", "reconstructions") else self._folder
+        return folder / f"{column.name}.npy"
 
 
 class ZarrTable(Table):
@@ -231,30 +211,33 @@ class ZarrTable(Table):
     """
 
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """See :meth:`Table.create`. What the rows will need is not known, as they are compressed."""
+        """What the rows will need is not known, as they are compressed."""
         zarr = optional("zarr", "results in Zarr stores", "zarr")
-        try:
-            group = zarr.open_group(self._location, mode="a", zarr_format=3)
-            group.update_attributes(dict(attributes))
-            for column in self.columns:
-                if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
-                    continue
-                # Codes and short columns gain nothing; level 1 costs less than Zarr's own choice.
-                compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == "reconstructions" else None
-                names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
-                group.create_array(
-                    column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
-                    dtype=column.dtype, fill_value=column.empty, dimension_names=names, compressors=compressors,
-                    serializer=zarr.codecs.BytesCodec(endian="little"), overwrite=True,
-                )  # fmt: skip
-        except OSError as error:
-            raise _cannot_write(self._location, error) from error
-        except Exception as error:  # of its metadata
-            raise StorageError(f"{self._location} is damaged: {error}; remove it, and run it again") from error
+        with storing(self._location, AGAIN):
+            try:
+                self._create(zarr, attributes)
+            except OSError:
+                raise
+            except Exception as error:  # of its metadata
+                raise StorageError(f"{self._location} is damaged: {error}; remove it, and run it again") from error
+
+    def _create(self, zarr: Any, attributes: Mapping[str, Any]) -> None:
+        group = zarr.open_group(self._location, mode="a", zarr_format=3)
+        group.update_attributes(dict(attributes))
+        for column in self.columns:
+            if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
+                continue
+            # Codes and short columns gain nothing; level 1 costs less than Zarr's own choice.
+            compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == "reconstructions" else None
+            names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
+            group.create_array(
+                column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
+                dtype=column.dtype, fill_value=column.empty, dimension_names=names, compressors=compressors,
+                serializer=zarr.codecs.BytesCodec(endian="little"), overwrite=True,
+            )  # fmt: skip
 
     def write(self, start: int, values: Values) -> None:
-        """See :meth:`Table.write`."""
-        try:
+        with storing(self._location, AGAIN):
             arrays = _opened(self._location, "r+")
             for column in self.columns:
                 rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
@@ -264,8 +247,6 @@ class ZarrTable(Table):
                     self._write_chunk(column, start // self.chunk, rows)
                 else:
                     arrays[column.name][start:stop] = rows
-        except OSError as error:
-            raise _cannot_write(self._location, error) from error
 
     def _write_chunk(self, column: Column, index: int, rows: npt.NDArray[Any]) -> None:
         """A chunk without compression, at ``c/index/0/...``; chunks have one length, so the last one is filled up."""
@@ -274,19 +255,16 @@ class ZarrTable(Table):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(rows.tobytes() + missing.tobytes())
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """See :meth:`Table.read`."""
-        column = self.column(name)
-        stop = self.span(column, start, stop)
+    def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
         try:
-            array = _opened(self._location, "r")[name]
+            array = _opened(self._location, "r")[column.name]
             if not _is_whole(array, (self.size, *column.shape), column.dtype):
-                raise InputError(f"{self._location}/{name} has shape {array.shape}, {array.dtype}; run it again")
+                raise InputError(f"{self._location}/{column.name} has shape {array.shape}, {array.dtype}; run it again")
             return np.asarray(array[start:stop], dtype=column.dtype)
         except InputError:
             raise
         except Exception as error:  # of its codecs and stores, of many kinds
-            raise InputError(f"{self._location}/{name} cannot be read: {error}") from error
+            raise InputError(f"{self._location}/{column.name} cannot be read: {error}") from error
 
     @property
     def _location(self) -> str:
@@ -308,7 +286,7 @@ def _arrays(location: str, mode: str, _process: int, _made: float) -> dict[str, 
     if mode != "r":
         group = zarr.open_group(location, mode=mode, zarr_format=3)
         return {name: group[name] for name in group.array_keys()}
-    from unrelu.datasets.zarr_reading import bounded  # noqa: PLC0415 -- an optional dependency
+    from unrelu.datasets.zarr_reading import bounded, zarr_node  # noqa: PLC0415 -- an optional dependency
 
     group = zarr_node(location)
     return {name: bounded(group[name], location, MAX_BYTES) for name in group.array_keys()}
@@ -331,10 +309,3 @@ def _checked(stream: BinaryIO, length: int, path: Path, column: Column, size: in
     if length != begin + size * column.row_bytes:
         raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; run it again")
     return begin
-
-
-def _cannot_write(where: str, error: OSError) -> StorageError:
-    if isinstance(error, StorageError):
-        return error
-    reason = error.strerror or str(error)
-    return StorageError(f"{where} cannot be written: {reason}; what is finished is kept: mend that, and run it again")

@@ -1,7 +1,8 @@
 """Zarr stores that strangers made: nothing outside of them is read, and no chunk decompresses to more than it may.
 
 Zarr follows links, reads whatever codec a store names, and decompresses without a bound. So folders are read by a store
-that looks where a key leads, and an array's codecs are wrapped in ones that look at what a chunk states.
+that looks where a key leads, and an array's codecs are wrapped in ones that look at what a chunk states. Importing it
+needs Zarr.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.storage import LocalStore
 
-from unrelu.errors import InputError
+from unrelu.datasets.sources import ArrayRows, check_chunks, choose
+from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, json_limit, shown_size
 
 # Codecs that change nothing but the order of bytes, add a check sum, or are bounded below. All others are refused.
@@ -27,10 +31,68 @@ _COMPRESSORS = {"ZstdCodec": "zstd", "GzipCodec": "gzip", "BloscCodec": "blosc"}
 _DEFLATE, _ZSTD = 1032, 2**15
 # Bytes that codecs add, such as check sums.
 _SLACK = 2**10
-# Chunks that one observation may be in: each is a file.
-_CHUNKS = 2**14
 # Chunks in a shard, whose index has 16 bytes for each and is read as a whole.
 _SHARDS = 2**20
+
+
+def zarr_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_BYTES) -> ArrayRows:
+    """An array, or that of a group which :func:`~unrelu.datasets.sources.choose` names; nothing is read yet.
+
+    Chunks that were never written hold its fill value. Only format 3 is read: format 2 may name pickle as a codec,
+    which would run code of the store's author.
+
+    Args:
+        location: a folder, or a URL that fsspec knows.
+        array, name: which of the arrays.
+        max_bytes: the most that a chunk may take.
+    """
+    node = zarr_node(location, max_bytes)
+    if isinstance(node, zarr.Group):
+        found = node.get(array or name)
+        if not isinstance(found, zarr.Array):  # listing a group behind a URL may be slow, or not allowed
+            names = sorted(node.array_keys())
+            check_names(names, location)
+            found = node[choose(names, array, name, location)]
+        node = found
+    elif array is not None:
+        raise InputError(f"{location} is one array, so it has none called {array!r}; leave array= out")
+    shape, dtype, fill = tuple(node.shape), np.dtype(node.dtype), node.fill_value
+    if dtype.kind not in "biufc":  # which is refused by its type; its codecs may be any
+        return ArrayRows(shape, dtype, lambda start, stop: np.empty(0))
+    values = bounded(node, location, max_bytes)
+
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        found = np.asarray(values[start:stop])
+        unwritten = np.isnan(found) if np.isnan(fill) else found == fill
+        # Of a store that is gone, Zarr reads the fill value everywhere.
+        if unwritten.reshape(stop - start, math.prod(shape[1:])).all(axis=1).any():
+            zarr_node(location, max_bytes)
+        return found
+
+    return ArrayRows(shape, dtype, read)
+
+
+def zarr_node(location: str, max_bytes: int = MAX_BYTES) -> Any:
+    """The Zarr group or array at a place, for reading."""
+    try:
+        return zarr.open(_store(location, max_bytes), mode="r", zarr_format=3)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{location} holds no Zarr group or array of format 3 (no zarr.json); check the path, and convert "
+            "older stores with `zarr migrate v3`"
+        ) from error
+    except ImportError as error:  # of the file system behind the URL
+        raise MissingPackageError(f"{location} needs one more package: {error}", name=error.name) from error
+
+
+def _store(location: str, max_bytes: int) -> Any:
+    """Where Zarr reads: a URL as the user wrote it, or a folder without what links in it lead to."""
+    scheme, mark, rest = location.partition("://")
+    if not mark or scheme in ("file", "local"):
+        return Inside(Path(rest if mark else location), read_only=True, max_bytes=max_bytes)
+    if "reference" in scheme.split("::"):
+        raise InputError(f"{location} is a list of references to other files, which are not read; pass a Zarr store")
+    return location
 
 
 class Inside(LocalStore):
@@ -48,23 +110,19 @@ class Inside(LocalStore):
         self._max_bytes = max_bytes
 
     def with_read_only(self, read_only: bool = False) -> Inside:
-        """See Zarr's store."""
         return Inside(self.root, read_only=read_only, max_bytes=self._max_bytes)
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
-        """See Zarr's store."""
         self._check(key, byte_range is None)
         return await super().get(key, prototype, byte_range)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
-        """See Zarr's store."""
         ranges = list(key_ranges)
         for key, byte_range in ranges:
             self._check(key, byte_range is None)
         return await super().get_partial_values(prototype, ranges)
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
-        """See Zarr's store, since 3.1."""
         self._check(key, byte_range is None)
         return super().get_sync(key, prototype=prototype, byte_range=byte_range)
 
@@ -99,17 +157,14 @@ class _BoundedCodec(BytesBytesCodec):
         return values
 
     def evolve_from_array_spec(self, array_spec: Any) -> _BoundedCodec:
-        """Itself, around what the codec becomes of an array."""
         return _BoundedCodec(self._codec.evolve_from_array_spec(array_spec), self._max_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the codec, which it does not change."""
         found: dict[str, Any] = self._codec.to_dict()
         return found
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """Not known, as of every compressor."""
-        raise NotImplementedError
+        raise NotImplementedError  # not known, as of every compressor
 
 
 def _itemsize(dtype: Any) -> int:
@@ -118,11 +173,7 @@ def _itemsize(dtype: Any) -> int:
 
 
 def _check_stated(kind: str, content: bytes, held: int, max_bytes: int) -> None:
-    """Refuse a chunk that would decompress to more than ``held`` bytes; where that cannot be told, ``max_bytes``.
-
-    Raises:
-        ValueError: it would.
-    """
+    """Refuse a chunk that would decompress to more than ``held`` bytes; where that cannot be told, ``max_bytes``."""
     if kind == "gzip":
         size = inflated_size(content, held) if len(content) * _DEFLATE > max_bytes else 0
     elif kind == "blosc":  # 16 bytes, of which the second four are the size of what is compressed
@@ -163,18 +214,10 @@ def bounded(array: Any, location: str, max_bytes: int) -> Any:
     if len(chunk) != len(array.shape):
         raise InputError(f"{location} has chunks of more than one shape, which are not read; write it in equal ones")
     inner = next((c.chunk_shape for c in array.metadata.codecs if type(c).__name__ == "ShardingCodec"), chunk)
-    size = math.prod(inner) * array.dtype.itemsize
-    if size > max_bytes:
-        raise InputError(
-            f"{location} has chunks of {shown_size(size)}; at most {shown_size(max_bytes)} are read at once, pass a "
-            "larger max_bytes= (--max-bytes) if you trust the store, or write it in smaller chunks"
-        )
-    count = math.prod(math.ceil(n / c) for n, c in zip(array.shape[1:], inner[1:], strict=True))
+    check_chunks(location, array.shape, inner, array.dtype.itemsize, max_bytes)
     shards = math.prod(math.ceil(n / c) for n, c in zip(chunk, inner, strict=True))
-    if count > _CHUNKS or shards > _SHARDS:
-        raise InputError(
-            f"{location} keeps an observation in {count:,} chunks, and {shards:,} in a shard; write it in larger ones"
-        )
+    if shards > _SHARDS:
+        raise InputError(f"{location} has {shards:,} chunks in a shard; write it with larger ones")
     metadata = replace(array.metadata, codecs=_wrapped(array.metadata.codecs, location, max_bytes))
     return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
 

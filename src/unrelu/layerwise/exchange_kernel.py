@@ -21,7 +21,7 @@ from unrelu.lp.compilation import compile_kernels
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_basis, exchange, invert_basis
 from unrelu.lp.least_squares_start import least_squares_point
-from unrelu.runtime.threads import abandoned
+from unrelu.runtime.host import abandoned
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

@@ -24,7 +24,7 @@ from unrelu.models.network import Network, small
 from unrelu.models.opaque_network import as_chain, unchained
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.runtime.threads import cores, in_threads
+from unrelu.runtime.host import cores, in_threads
 
 Array = npt.NDArray[np.float64]
 # A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.

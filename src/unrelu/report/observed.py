@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets import Source, in_memory, open_source, read_measurement
+from unrelu.datasets.opening import in_memory, open_source
+from unrelu.datasets.small_files import read_measurement
+from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import MaskOperator, Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.report.facts import here, opened
 from unrelu.runs import Run
-from unrelu.runs.checks import masks_of
 from unrelu.runs.chunk_work import data_digest
-from unrelu.runs.fingerprint import fingerprint
+from unrelu.runs.manifest import fingerprint
+from unrelu.runs.running import masks_of
 
 Array = npt.NDArray[np.float64]
 

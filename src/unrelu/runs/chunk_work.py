@@ -17,20 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._invert import invert
-from unrelu.datasets import Batch, Source, Table
+from unrelu.datasets.result_folders import numbers_of
+from unrelu.datasets.sources import Array, Batch, Entries, Source
+from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
 from unrelu.measurements.linear_operators import Identity, Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator
-from unrelu.problem import norms
 from unrelu.result import Inversion, Status, message_of
 from unrelu.runs.journal import Record
-from unrelu.runtime.host import computing
+from unrelu.runtime.host import computing, on_one_core
 from unrelu.runtime.streams import stream
-from unrelu.runtime.threads import on_one_core
-
-Array = npt.NDArray[np.float64]
 
 # Numbers that stand for a status in the column: their places here, from 1 on. 0 is a row that was not written yet.
 STATUSES = tuple(status.name for status in Status)
@@ -52,7 +50,7 @@ class Task:
 
     @property
     def key(self) -> tuple[int, bool]:
-        """That of its outcome."""
+        """Of no other task of a run."""
         return self.chunk, self.look
 
 
@@ -62,11 +60,6 @@ class Seen:
 
     chunk: int
     data: str
-
-    @property
-    def key(self) -> tuple[int, bool]:
-        """That of its task."""
-        return self.chunk, True
 
 
 @dataclass(frozen=True)
@@ -81,11 +74,6 @@ class Settled:
 
     record: Record
     how: str
-
-    @property
-    def key(self) -> tuple[int, bool]:
-        """That of its task."""
-        return self.record.chunk, False
 
 
 Outcome = Seen | Settled
@@ -130,15 +118,10 @@ class Work:
         return chunk * self.chunk, min((chunk + 1) * self.chunk, self.source.size)
 
     def compute(self, chunk: int) -> Record:
-        """Invert the observations of a chunk and write their rows.
-
-        Raises:
-            StorageError: they cannot be written.
-            InputError: the data set is gone.
-        """
+        """Invert the observations of a chunk and write their rows."""
         began = time.perf_counter()
         start, stop = self.span(chunk)
-        data = self.data_digest(start, stop)
+        data = data_digest(self.source, self.masks, start, stop)
         try:
             with on_one_core():
                 rows, errors, messages = self._rows(start, stop, chunk_seed(self.seed, chunk))
@@ -169,10 +152,10 @@ class Work:
         """
         record = task.record
         if task.look:
-            return Seen(task.chunk, self.data_digest(*self.span(task.chunk)))
+            return Seen(task.chunk, data_digest(self.source, self.masks, *self.span(task.chunk)))
         if record is None:
             return Settled(self.compute(task.chunk), "computed")
-        if record.data != self.data_digest(record.start, record.stop):
+        if record.data != data_digest(self.source, self.masks, record.start, record.stop):
             if record.errors:  # what could not be read may have been mended
                 return Settled(self.compute(task.chunk), "repaired")
             raise self.changed(record.chunk)
@@ -192,11 +175,7 @@ class Work:
             "bring the data set back, choose another folder, or pass --overwrite to begin again"
         )
 
-    def data_digest(self, start: int, stop: int) -> str:
-        """See :func:`data_digest`."""
-        return data_digest(self.source, self.masks, start, stop)
-
-    def observations(self, start: int, stop: int) -> tuple[Batch, npt.NDArray[np.bool_] | None]:
+    def observations(self, start: int, stop: int) -> tuple[Batch, Entries | None]:
         """Observations as the generator puts them out, flat (B, m), and which of their entries count, if not all.
 
         Problems with observations and with their masks are named in the batch.
@@ -211,7 +190,7 @@ class Work:
             problems |= {i: f"its mask {text}" for i, text in {**blind, **masks.problems}.items()}
         return Batch(flat, dict(sorted(problems.items()))), seen
 
-    def _seen(self, masks: Batch | None, size: int) -> npt.NDArray[np.bool_] | None:
+    def _seen(self, masks: Batch | None, size: int) -> Entries | None:
         if masks is not None:
             return np.asarray(masks.values.reshape(size, -1) == 1)
         operator = self.measured
@@ -232,7 +211,8 @@ class Work:
         batch, seen = self.observations(start, stop)
         errors, messages = dict(batch.problems), dict[int, str]()
         good = np.array([i for i in range(stop - start) if i not in errors], dtype=np.intp)
-        rows = self._empty(stop - start)
+        rows = {c.name: np.full((stop - start, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
+        rows["status"][:] = STATUSES.index(Status.ERROR.name) + 1
         for part, result in self._inverted(batch.values, seen, good, seed, errors):
             for name, values in _columns(result).items():
                 rows[name][part] = np.reshape(values, (len(part), *rows[name].shape[1:]))
@@ -247,12 +227,7 @@ class Work:
         return text if name == str(i) else f"{name}: {text}"
 
     def _inverted(
-        self,
-        y: Array,
-        seen: npt.NDArray[np.bool_] | None,
-        good: npt.NDArray[np.intp],
-        seed: int,
-        errors: dict[int, str],
+        self, y: Array, seen: Entries | None, good: npt.NDArray[np.intp], seed: int, errors: dict[int, str]
     ) -> list[tuple[npt.NDArray[np.intp], Inversion]]:
         """The inversion of all good observations; where it fails, of each alone, and why of those that fail."""
         if not len(good):
@@ -265,12 +240,9 @@ class Work:
             if len(good) == 1:
                 errors[int(good[0])] = _said(error)
                 return []
-        found = []
-        for i in range(len(good)):
-            found += self._inverted(y, seen, good[i : i + 1], seed, errors)
-        return found
+        return [found for i in good for found in self._inverted(y, seen, np.array([i]), seed, errors)]
 
-    def _invert(self, y: Array, seen: npt.NDArray[np.bool_] | None, seed: int) -> Inversion:
+    def _invert(self, y: Array, seen: Entries | None, seed: int) -> Inversion:
         operator: Any = self.measured
         if self.masks is not None:
             operator = Mask(seen)
@@ -280,11 +252,6 @@ class Work:
         return invert(
             self.network, y, self.method, operator=operator, seed=seed, scale="none", **self.stated, **self.options
         )
-
-    def _empty(self, size: int) -> dict[str, npt.NDArray[Any]]:
-        rows = {c.name: np.full((size, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
-        rows["status"][:] = STATUSES.index(Status.ERROR.name) + 1
-        return rows
 
 
 def data_digest(source: Source, masks: Source | None, start: int, stop: int) -> str:
@@ -301,23 +268,10 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    r = result.problem.residual_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
-    residuals = {f"residual_{name}": norms(r, name) for name in ("l2", "l1", "linf")}
-    return {
-        "codes": result.z,
-        "reconstructions": result.reconstruction,
-        "status": np.array([STATUSES.index(status.name) + 1 for status in np.atleast_1d(result.status)]),
-        "success": result.success,
-        "p_value": result.p_value,
-        "confidence": result.confidence,
-        "objective": result.fun,
-        **residuals,
-        "freedom": result.freedom,
-        "rank": result.rank,
-        "identifiable": result.identifiable,
-        "nit": result.nit,
-        "seconds": result.seconds,
-    }
+    residual = result.problem.residual_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
+    status = np.array([STATUSES.index(status.name) + 1 for status in result.status])
+    numbers = numbers_of(result, residual)
+    return {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}
 
 
 def _messages(result: Inversion) -> dict[int, str]:

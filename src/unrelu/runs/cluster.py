@@ -81,18 +81,7 @@ class Bringer(WorkerPlugin):
 
 
 class ForeignWorker(Exception):
-    """A worker cannot take part.
-
-    Attributes:
-        address: of the worker.
-    """
-
-    def __init__(self, reason: str, address: str) -> None:
-        super().__init__(reason, address)
-        self.reason, self.address = reason, address
-
-    def __str__(self) -> str:
-        return self.reason
+    """A worker cannot take part. Its arguments: why, and the address of the worker."""
 
 
 def _client(scheduler: Any, stack: ExitStack) -> Any:
@@ -148,12 +137,13 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
         try:
             outcome: Outcome = future.result()
         except ForeignWorker as error:
-            foreign.add(error.address)
+            reason, address = error.args
+            foreign.add(address)
             if not set(client.nthreads()) - foreign:
-                raise SolverError(f"no worker of the cluster can take part: {error}") from error
+                raise SolverError(f"no worker of the cluster can take part: {reason}") from error
             waiting.appendleft(task)
             hand_out()
-            yield f"the worker at {error.address} is left out: {error}"
+            yield f"the worker at {address} is left out: {reason}"
             continue
         except KilledWorker as error:
             raise SolverError(

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unrelu.errors import InputError, StorageError
+from unrelu.datasets.tables import AGAIN
+from unrelu.errors import InputError
 from unrelu.runtime.file_reading import opened, read_json
-from unrelu.runtime.processes import sole_writer
+from unrelu.runtime.file_writing import sole_writer, storing, write_whole
 
 JOURNAL, DIGESTS = "chunks.jsonl", "data.json"
 # Bytes of a line: a message for every observation of the largest chunk, and far more than that.
@@ -62,11 +63,7 @@ class Record:
 
 
 def read_records(folder: Path) -> dict[int, Record]:
-    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again.
-
-    Raises:
-        InputError: the journal is no regular file, or a link out of the folder, or cannot be read.
-    """
+    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
     path = folder / JOURNAL
     if not path.exists():
         return {}
@@ -92,18 +89,9 @@ def read_digests(folder: Path) -> dict[int, str]:
 
 
 def write_digests(folder: Path, digests: dict[int, str]) -> None:
-    """Write what :func:`read_digests` reads, as a whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Write what :func:`read_digests` reads, as a whole or not at all (see :func:`write_whole`)."""
     entry = {"sha256": {str(chunk): digest for chunk, digest in sorted(digests.items())}}
-    path, draft = folder / DIGESTS, folder / (DIGESTS + ".draft")
-    try:
-        draft.write_text(json.dumps({**entry, "check": _check(entry)}), encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    write_whole(folder / DIGESTS, [json.dumps({**entry, "check": _check(entry)})], AGAIN)
 
 
 @contextmanager
@@ -115,12 +103,10 @@ def recording(folder: Path) -> Iterator[BinaryIO]:
         StorageError: it cannot be written.
     """
     path = folder / JOURNAL
-    try:
+    with storing(path, "name another folder"):
         if path.is_fifo():  # which would be waited for
             raise InputError(f"{path} is a named pipe (FIFO); remove it, or name another folder")
         stream = path.open("ab", buffering=0)  # a buffer would be written once more when the file is closed
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; name another folder") from error
     with stream, sole_writer(stream.fileno(), path):
         _end_torn_line(path)
         yield stream
@@ -132,19 +118,11 @@ def append(stream: BinaryIO, record: Record) -> None:
     Raises:
         StorageError: the disk is full, or gone. What was written of the line is taken back at the next start.
     """
-    try:
-        entry = json.loads(json.dumps(asdict(record), allow_nan=False))  # with the keys that it will be read with
-        left = json.dumps({**entry, "check": _check(entry)}, allow_nan=False).encode() + b"\n"
+    entry = json.loads(json.dumps(asdict(record), allow_nan=False))  # with the keys that it will be read with
+    left = json.dumps({**entry, "check": _check(entry)}, allow_nan=False).encode() + b"\n"
+    with storing(stream.name, AGAIN):
         while left:
             left = left[stream.write(left) :]
-    except OSError as error:
-        raise _cannot_write(stream.name, error) from error
-
-
-def _cannot_write(where: object, error: OSError) -> StorageError:
-    return StorageError(
-        f"{where} cannot be written: {error.strerror}; what is finished is kept: mend that, and run it again"
-    )
 
 
 def _end_torn_line(path: Path) -> None:

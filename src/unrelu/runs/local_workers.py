@@ -26,11 +26,7 @@ _LIVES = 3
 
 
 def locally(work: Work, workers: int) -> Engine:
-    """An engine of so many processes; of one, this one.
-
-    Raises:
-        OptionError: the work cannot be sent to other processes.
-    """
+    """An engine of so many processes; of one, this one."""
     if workers == 1:
         return lambda tasks, stopping: _here(work, tasks, stopping)
     content = pickled(work, "pass workers=1")
@@ -62,11 +58,7 @@ def _here(work: Work, tasks: Sequence[Task], stopping: threading.Event) -> Itera
 def _in_processes(
     content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event
 ) -> Iterator[Outcome | str]:
-    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last.
-
-    Raises:
-        StorageError: there is no space for what they need to know.
-    """
+    """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
     with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
         path = Path(scratch, "work")
         try:
@@ -86,8 +78,8 @@ def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threadi
         waiting = deque(left.values())
         try:
             with fresh_processes(min(workers, len(left)), begin=_take, arguments=(path,)) as pool:
-                for outcome in _through(pool, workers * _AHEAD, waiting, stopping):
-                    del left[outcome.key]
+                for task, outcome in _through(pool, workers * _AHEAD, waiting, stopping):
+                    del left[task.key]
                     lives = _LIVES
                     yield outcome
         except BrokenProcessPool:
@@ -106,18 +98,18 @@ def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threadi
 
 def _through(
     pool: ProcessPoolExecutor, most: int, waiting: deque[Task], stopping: threading.Event
-) -> Iterator[Outcome]:
+) -> Iterator[tuple[Task, Outcome]]:
     """The tasks as they are finished, taken from ``waiting``, so many at a time."""
-    begun: set[Future[Outcome]] = set()
+    begun: dict[Future[Outcome], Task] = {}
     while begun or (waiting and not stopping.is_set()):
         with without_interrupts():
             while waiting and len(begun) < most and not stopping.is_set():
-                begun.add(pool.submit(_settle, waiting.popleft()))
-        done, begun = wait(begun, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+                task = waiting.popleft()
+                begun[pool.submit(_settle, task)] = task
+        for future in wait(begun, return_when=FIRST_COMPLETED).done:
+            yield begun.pop(future), future.result()
         if stopping.is_set():
-            begun = {future for future in begun if not future.cancel()}
+            begun = {future: task for future, task in begun.items() if not future.cancel()}
 
 
 _work: Work | None = None

@@ -2,70 +2,93 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
 from unrelu._version import __version__
-from unrelu.datasets import FORMATS, Table, columns_of
-from unrelu.errors import InputError, OptionError, StorageError
+from unrelu.datasets.tables import FORMATS, Table, columns_of
+from unrelu.errors import InputError, OptionError
+from unrelu.measurements.linear_operators import Mapped
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
-from unrelu.runs.chunk_work import STATUSES, Work
-from unrelu.runs.fingerprint import fingerprint
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.runs.chunk_work import STATUSES, Work, data_digest
 from unrelu.runtime.file_reading import read_json
+from unrelu.runtime.file_writing import write_whole
 from unrelu.runtime.machine import describe
+from unrelu.runtime.streams import stream
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 1"
 
+# Codes that a generator without known layers is looked at for its hash, and about how many outputs of each.
+_CODES, _OUTPUTS = 2, 64
+_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 # What a manifest says, and of which types: a damaged or forged one is told at once, not by what it leads to.
 _ENTRIES: dict[str, tuple[type, ...]] = {
-    "version": (str,), "model": (dict,), "model.sha256": (str,), "data": (dict,), "data.dtype": (str,),
-    "data.scale": (str,), "data.sha256": (str,), "operator": _TEXT, "masks": (bool,), "method": (str,),
-    "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float), "time_limit": _NUMBER, "seed": (int,),
-    "results": (str,), "statuses": (list,), "about": (dict,), "about.data": (str,),
+    "version": (str,), "model": (dict,), "model.sha256": (str,), "model.latent_dim": (int,),
+    "model.output_shape": (list,), "data": (dict,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,),
+    "data.resized": (list, type(None)), "data.scale": (str,), "data.sha256": (str,), "operator": _TEXT,
+    "masks": (bool,), "method": (str,), "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float),
+    "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,), "statuses": (list,), "about": (dict,),
+    "about.data": (str,),
 }  # fmt: skip
 # Of the rest of "about", what is there.
 _ABOUT: dict[str, tuple[type, ...]] = {
-    "model": _TEXT, "masks": _TEXT, "mask": _TEXT, "operator": _TEXT, "command": _TEXT, "opened": (dict,),
-    "machine": (dict,),
+    "about.model": _TEXT, "about.masks": _TEXT, "about.mask": _TEXT, "about.operator": _TEXT, "about.command": _TEXT,
+    "about.machine": (dict,), "about.opened": (dict,), "about.opened.data": _TEXT, "about.opened.masks": _TEXT,
+    "about.opened.array": _TEXT, "about.opened.size": (list, type(None)), "about.opened.directory": (str,),
+    "about.opened.operator": _TEXT,
 }  # fmt: skip
-_OPENED: dict[str, tuple[type, ...]] = {
-    "data": _TEXT, "masks": _TEXT, "array": _TEXT, "size": (list, type(None)), "directory": (str,), "operator": _TEXT
+# Those that memory is taken by.
+_SIZES = {
+    "model.latent_dim", "model.output_shape", "data.size", "data.shape", "data.resized", "chunk", "about.opened.size"
 }  # fmt: skip
 
 
 def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
-    """All that decides the results of a run, with hashes of the network and of the first chunk of the data.
+    """All that decides the results of a run, as JSON has it, with hashes of the network and of the data's first chunk.
 
     Every chunk records a hash of its own data; that of the first tells another data set before any work.
 
     Args:
         work: what is computed.
         names: under which the user knows the model, data and masks: not part of what has to be equal, like the machine.
+
+    Raises:
+        OptionError: ``names`` holds what no manifest has.
     """
     network, source = work.network, work.source
-    results = next(name for name, kind in FORMATS.items() if isinstance(work.table, kind))
-    return {
+    found = {
         "format": _FORMAT,
         "version": __version__,
         "model": {
             "sha256": fingerprint(network),
             "latent_dim": network.latent_dim,
-            "output_shape": list(network.output_shape),
+            "output_shape": network.output_shape,
         },
         "data": {
             "size": source.size,
-            "shape": list(source.shape),
+            "shape": source.shape,
             "dtype": str(source.dtype),
-            "resized": None if source.resized is None else list(source.resized),
+            "resized": source.resized,
             "scale": str(work.scaling),
-            "sha256": work.data_digest(*work.span(0)),
+            "sha256": data_digest(source, work.masks, *work.span(0)),
         },
         "operator": None if work.operator is None else fingerprint(work.measured),
         "masks": work.masks is not None,
@@ -74,20 +97,12 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
         **work.stated,
         "seed": work.seed,
         "chunk": work.chunk,
-        "results": results,
-        "statuses": list(STATUSES),
+        "results": next(name for name, kind in FORMATS.items() if isinstance(work.table, kind)),
+        "statuses": STATUSES,
         "about": {**names, "machine": describe()},
     }
-
-
-def checked_manifest(work: Work, names: dict[str, Any]) -> dict[str, Any]:
-    """:func:`manifest_of`, as it will be read.
-
-    Raises:
-        OptionError: ``names`` holds what no manifest has.
-    """
     try:
-        manifest: dict[str, Any] = json.loads(json.dumps(manifest_of(work, names)))
+        manifest: dict[str, Any] = json.loads(json.dumps(found))
         _check(manifest)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
@@ -96,16 +111,14 @@ def checked_manifest(work: Work, names: dict[str, Any]) -> dict[str, Any]:
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What is not equal in two manifests, a line each, such as "seed is 0, asked for is 1"."""
-    return list(_differences(found, wanted, ""))
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any], within: str) -> Iterator[str]:
+    said: list[str] = []
     for name in sorted({*found, *wanted} - {"about"}):
-        full, one, other = within + name, found.get(name), wanted.get(name)
+        one, other = found.get(name), wanted.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, full + ".")
+            said += [f"{name}.{inner}" for inner in differences(one, other)]
         elif one != other:
-            yield f"{full} is {_short(one)}, asked for is {_short(other)}"
+            said.append(f"{name} is {_short(one)}, asked for is {_short(other)}")
+    return said
 
 
 def _short(value: Any) -> str:
@@ -114,11 +127,7 @@ def _short(value: Any) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a folder.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
+    """The manifest in a folder."""
     path = folder / MANIFEST
     if not os.path.exists(path):  # False also where there can be no such file
         raise InputError(f"{folder} holds no {MANIFEST}, so it is no folder of `unrelu run`; check the path")
@@ -135,27 +144,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(manifest: dict[str, Any]) -> None:
-    """Refuse a manifest that says what no run writes.
-
-    Raises:
-        KeyError, TypeError, ValueError: it does.
-    """
-    for name, kinds in _ENTRIES.items():
-        outer, _, inner = name.partition(".")
-        _check_kind(name, manifest[outer][inner] if inner else manifest[outer], kinds)
-    about, opened = manifest["about"], manifest["about"].get("opened", {})
-    _check_kind("about.opened", opened, (dict,))
-    for held, known in ((about, _ABOUT), (opened, _OPENED)):
-        for name in known.keys() & held.keys():
-            _check_kind(name, held[name], known[name])
-    sizes = {"output_shape": manifest["model"]["output_shape"], "shape": manifest["data"]["shape"]}
-    sizes |= {"resized": manifest["data"]["resized"] or [1], "opened.size": opened.get("size") or [1]}
-    sizes |= {"latent_dim": [manifest["model"]["latent_dim"]], "size": [manifest["data"]["size"]]}
-    sizes |= {"chunk": [manifest["chunk"]]}
-    for name, shape in sizes.items():
-        _check_kind(name, shape, (list,))
-        if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48:
-            raise ValueError(f"{name} is {_short(shape)}")
+    """Refuse a manifest that says what no run writes, with a KeyError, TypeError or ValueError."""
+    for name, kinds in (_ENTRIES | _ABOUT).items():
+        *outer, last = name.split(".")
+        held: dict[str, Any] = reduce(lambda entry, part: entry.get(part, {}), outer, manifest)
+        if name in _ABOUT and last not in held:
+            continue
+        value = held[last]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {_short(value)}")
+        if name in _SIZES and value is not None:
+            shape = value if isinstance(value, list) else [value]
+            if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48:
+                raise ValueError(f"{name} is {_short(value)}")
     if not all(isinstance(name, str) for name in manifest["statuses"]) or len(manifest["statuses"]) > 255:
         raise ValueError(f"statuses are {_short(manifest['statuses'])}")
     if odd := [name for name in manifest["options"] if not name.isidentifier()]:
@@ -169,26 +170,9 @@ def _check(manifest: dict[str, Any]) -> None:
     Scaling.parse(manifest["data"]["scale"])
 
 
-def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise TypeError(f"{name} is {_short(value)}")
-
-
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write it as a whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    path, draft = folder / MANIFEST, folder / (MANIFEST + ".draft")
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(manifest, indent=2) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())  # a power cut would leave a name without content
-        os.replace(draft, path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; free space, or name another folder") from error
+    """Write it as a whole or not at all (see :func:`write_whole`)."""
+    write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
 
 
 def table_of(folder: Path, manifest: dict[str, Any]) -> Table:
@@ -196,3 +180,56 @@ def table_of(folder: Path, manifest: dict[str, Any]) -> Table:
     columns = columns_of(int(manifest["model"]["latent_dim"]), tuple(manifest["model"]["output_shape"]))
     kind = FORMATS[manifest["results"]]
     return kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
+
+
+# --- hashes of networks and operators ---------------------------------------------------------------------------------
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256, in hexadecimal, of all values in it: of dataclasses the fields, of modules their structure and state."""
+    digest = hashlib.sha256()
+    for part in _parts(value):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    yield type(value).__name__.encode()
+    if isinstance(value, Tensor):
+        yield from _parts(value.detach().cpu().numpy())
+    elif isinstance(value, np.ndarray | np.generic):
+        yield f"{value.dtype.str} {value.shape}".encode()
+        yield value.tobytes()
+    elif sparse.issparse(value):
+        csr = sparse.csr_array(value, copy=True)
+        csr.sum_duplicates()
+        yield from _parts((csr.shape, csr.data, csr.indices.astype(np.int64), csr.indptr.astype(np.int64)))
+    elif isinstance(value, Mapping):
+        yield from _parts([(key, value[key]) for key in sorted(value)])
+    elif isinstance(value, tuple | list):
+        yield str(len(value)).encode()
+        yield from chain.from_iterable(map(_parts, value))
+    elif isinstance(value, nn.Module):
+        yield repr(value).encode()
+        yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
+    elif isinstance(value, Mapped):
+        # Code has no content to hash; what it does to one vector stands for it, without the last, rounded digits.
+        image = value.apply(stream("fingerprint").standard_normal(value.n))
+        yield from _parts((value.shape, _rounded(image)))
+    elif isinstance(value, OpaqueNetwork):
+        # Its code, and what it keeps apart from parameters, show in what it puts out.
+        double = value.to(torch.float64, "cpu")
+        outputs = double(stream("fingerprint").standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
+        some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
+        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
+    elif is_dataclass(value):
+        yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
+    elif isinstance(value, _PLAIN):
+        yield repr(value).encode()
+    else:
+        raise TypeError(f"a {type(value).__name__} has no fingerprint")
+
+
+def _rounded(values: Any) -> list[str]:
+    """Numbers without the digits in which machines differ."""
+    return [f"{number:.6e}" for number in np.asarray(values).ravel()]

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets import Table, write_records
-from unrelu.errors import InputError, StorageError
+from unrelu.datasets.result_folders import json_lines, plain
+from unrelu.datasets.tables import Table
+from unrelu.errors import InputError
 from unrelu.result import Status, message_of
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runs.manifest import read_manifest, table_of
-from unrelu.runtime.processes import locked
+from unrelu.runtime.file_writing import locked, write_whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,13 +122,12 @@ class Run:
             values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
             own = record.messages | record.errors
             for i in range(record.stop - record.start):
-                row = {name: _plain(values[name][i]) for name in names}
-                index = record.start + i
-                numbers = (values[name][i] for name in ("p_value", "confidence", "freedom"))
-                known = Status.__members__.get(row["status"])
-                message = own.get(index) or (row["status"] if known is None else message_of(known, *numbers))
-                yield {"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
-                       "status": row.pop("status"), "message": message, **row}  # fmt: skip
+                row, index = {name: values[name][i] for name in names}, record.start + i
+                status, numbers = row.pop("status"), (row[name] for name in ("p_value", "confidence", "freedom"))
+                known = Status.__members__.get(status)
+                message = own.get(index) or (status if known is None else message_of(known, *numbers))
+                yield plain({"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
+                             "status": status, "message": message, **row})  # fmt: skip
 
 
 def open_run(folder: str | Path) -> Run:
@@ -162,20 +162,6 @@ def open_run(folder: str | Path) -> Run:
 
 
 def write_lines(run: Run) -> None:
-    """Write ``results.jsonl``, as a whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    draft = run.folder / "results.jsonl.draft"
-    try:
-        write_records(draft, run.rows())
-        os.replace(draft, run.folder / "results.jsonl")
-    except OSError as error:
-        raise StorageError(
-            f"{draft} cannot be written: {error.strerror}; all chunks are kept: mend that, and run it again"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Write ``results.jsonl``, as a whole or not at all (see :func:`write_whole`)."""
+    advice = "all chunks are kept: mend that, and run it again"
+    write_whole(run.folder / "results.jsonl", json_lines(run.rows()), advice)

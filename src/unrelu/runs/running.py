@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -16,25 +17,30 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets import FORMATS, Source, check_own_files, columns_of
-from unrelu.datasets.batches import optional
+from unrelu.datasets.opening import Masks, in_memory, open_masks, open_source
+from unrelu.datasets.result_folders import check_own_files
+from unrelu.datasets.sources import Source, optional
+from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
+from unrelu.measurements import Identity, Mapped, MaskOperator, read_operator
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.picture_scale import Scaling
-from unrelu.methods import METHODS
-from unrelu.models.generator import Generator
-from unrelu.runs.checks import check_data, check_options, check_outside, check_range, masks_of, source_of
+from unrelu.measurements.picture_scale import Scaling, check_scale
+from unrelu.methods import METHODS, make
+from unrelu.models.generator import Generator, as_generator
+from unrelu.problem import Problem
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.runs.local_workers import Engine, locally
-from unrelu.runs.manifest import MANIFEST, checked_manifest, differences, read_manifest, write_manifest
+from unrelu.runs.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
 from unrelu.runs.run_folder import Run, open_run, write_lines
 from unrelu.runtime.file_reading import MAX_BYTES
-from unrelu.runtime.host import computing
-from unrelu.runtime.threads import cores
+from unrelu.runtime.file_writing import storing
+from unrelu.runtime.host import computing, cores
 
 # Up to so many observations, results are .npy files unless asked otherwise.
 _SMALL = 100_000
+# Observations whose range is compared with that of the generator.
+_SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -150,13 +156,13 @@ def run(
     """
     if not isinstance(output, str | os.PathLike):
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
-    check_options(method, options, chunk, workers, scheduler, results)
-    source = source_of(data, array, size, max_bytes)
+    _check_options(method, options, chunk, workers, scheduler, results)
+    source = _source_of(data, array, size, max_bytes)
     masked = None if masks is None else masks_of(masks, size, max_bytes)
     stated = {"noise": None if noise is None else str(noise), "norm": norm, "prior": prior, "time_limit": time_limit}
-    measured = check_data(network, source, masked, operator, {**stated, "seed": seed})
+    measured = _check_data(network, source, masked, operator, {**stated, "seed": seed})
     folder = Path(output)
-    check_outside(folder, source, masked)
+    _check_outside(folder, source, masked)
     kind = results or _format(folder, overwrite) or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
     rows = min(int(chunk), source.size)
     table = FORMATS[kind](
@@ -167,38 +173,155 @@ def run(
         {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
         {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
     )  # fmt: skip
-    check_range(work)
-    masks_at = {"masks": masked.location} if masked else {}
-    known = {
-        "data": source.location, **masks_at, "opened": _opened(work, array, size),
-        **(names or {}),
-    }  # fmt: skip
+    _check_range(work)
     tell = watch or (lambda moment: None)
-    wanted = checked_manifest(work, known)
+    wanted = manifest_of(work, _known(work, array, size) | (names or {}))
     _goes_on(folder, wanted, overwrite)
     check_own_files(folder)
-    with _engine(work, workers, scheduler) as engine, recording(_made(folder)) as journal:
-        # Again, now that no other run can write it.
-        if not _goes_on(folder, wanted, overwrite):
-            forget(folder, journal)
-            write_manifest(folder, wanted)
-        _settle_all(work, engine, folder, journal, tell)
+    with _engine(work, workers, scheduler) as engine:
+        with storing(folder, "name another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with recording(folder) as journal:
+            # Again, now that no other run can write it.
+            if not _goes_on(folder, wanted, overwrite):
+                forget(folder, journal)
+                write_manifest(folder, wanted)
+            _settle_all(work, engine, folder, journal, tell)
     ended = open_run(folder)
     if ended.finished and kind == "npy":
         write_lines(ended)
     return ended
 
 
-def _opened(work: Work, array: str | None, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Where the data are and how they were opened, so that a report finds them again; and the kind of operator."""
-    return {
-        "data": work.source.location,
-        "masks": None if work.masks is None else work.masks.location,
+# --- what can be told before any work --------------------------------------------------------------------------------
+
+
+def _check_options(
+    method: Any, options: dict[str, Any], chunk: Any, workers: Any, scheduler: Any, results: str | None
+) -> None:
+    """Refuse options that cannot be used."""
+    if not isinstance(method, str):
+        raise OptionError(
+            f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as "
+            "its folder has to tell what was run"
+        )
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise OptionError(
+            "this script was started again by a worker process that it had started; put what it does under "
+            "if __name__ == '__main__':, or pass workers=1"
+        )
+    make(method, options)
+    for name, value in (("chunk", chunk), ("workers", workers)):
+        if value is None and name == "workers":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise OptionError(f"{name}={value!r} must be a whole number of at least 1")
+    if scheduler is not None and workers is not None:
+        raise OptionError(f"workers={workers} is for this machine; the cluster {scheduler!r} has workers of its own")
+    if results is not None and results not in list(FORMATS):
+        raise OptionError(f"results={results!r} is unknown; use {' or '.join(map(repr, FORMATS))}")
+
+
+def _source_of(data: Any, array: str | None, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
+    """The data set, opened."""
+    if isinstance(data, str | Path):
+        return open_source(_anywhere(data), array, size, max_bytes=max_bytes)
+    if array is not None or size is not None:
+        raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
+    return data if isinstance(data, Source) else in_memory(data, "data")
+
+
+def masks_of(masks: Any, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
+    """The masks, opened."""
+    if isinstance(masks, str | Path):
+        return open_masks(_anywhere(masks), size=size if Path(masks).is_dir() else None, max_bytes=max_bytes)
+    return masks if isinstance(masks, Source) else Masks(in_memory(masks, "masks"))
+
+
+def _anywhere(location: str | Path) -> str:
+    """A path that means the same in the folders that workers were started in; URLs do."""
+    return str(location) if "://" in str(location) else os.path.abspath(location)
+
+
+def _check_data(network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any]) -> Any:
+    """Whether observations, masks and operator belong to each other.
+
+    Returns:
+        The operator as the workers get it: checked, and code written out as a matrix where that is small.
+
+    Raises:
+        InputError: they do not, or noise, norm, prior, seed or time limit cannot be used.
+    """
+    as_generator(network)
+    if masks is not None and operator is not None:
+        raise InputError("masks= and operator= were both given; pass one of them")
+    if masks is not None and masks.size != source.size:
+        raise InputError(
+            f"{masks.location} holds {masks.size} masks for the {source.size} observations of {source.location}; pass "
+            "one for each, or a single one as operator= (--mask with an array of one mask)"
+        )
+    measured = read_operator(operator, network.output_shape, (1, *source.shape))
+    if isinstance(measured, MaskOperator) and measured.count:
+        raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
+    _check_shape(
+        "observations", source, measured.shape, "the generator puts out" if operator is None else "operator= gives"
+    )
+    if masks is not None:
+        _check_shape("masks", masks, network.output_shape, "the generator puts out")
+    Problem.build(network, np.zeros((1, measured.m)), operator=measured, scale="none", **stated)
+    if isinstance(measured, Identity):
+        return None
+    # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
+    return operator if isinstance(measured, Mapped) else measured
+
+
+def _check_outside(folder: Path, *sources: Source | None) -> None:
+    """Refuse data in the folder of the results: they would be written over, or removed by ``overwrite``."""
+    for source in sources:
+        if source is None or "://" in source.location:
+            continue
+        if Path(folder).resolve() in (Path(source.location).resolve(), *Path(source.location).resolve().parents):
+            raise InputError(f"{source.location} lies in {folder}, the folder of the results; name another folder")
+
+
+def _check_shape(what: str, source: Source, wanted: tuple[int, ...], who: str) -> None:
+    """Shapes are equal but for axes of length 1, or one of the two is flat."""
+    given, asked = (tuple(n for n in shape if n != 1) for shape in (source.shape, wanted))
+    flat = math.prod(given) == math.prod(asked) and min(len(given), len(asked)) <= 1
+    if given != asked and not flat:
+        raise InputError(
+            f"{source.location} has {what} of shape {source.shape}, and {who} {wanted}: reshape or transpose "
+            "them, resize images with size=(height, width) (--size), or choose the data set or generator that fits"
+        )
+
+
+def _check_range(work: Work) -> None:
+    """Refuse data that are on another scale than the generator, by their first observations."""
+    work.scaling.apply(np.zeros(0), work.source.dtype)
+    if not isinstance(work.measured, Identity | MaskOperator):
+        return  # measured values have units of their own
+    batch, seen = work.observations(0, min(_SEEN, work.source.size))
+    check_scale(
+        work.network, batch.values, seen, dtype=work.source.dtype, scaling=work.scaling,
+        trim=Noise.parse(work.stated["noise"]).outliers,
+    )  # fmt: skip
+
+
+# --- the folder and the work ------------------------------------------------------------------------------------------
+
+
+def _known(work: Work, array: str | None, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Where the data and masks are, and how they were opened, so that a report finds them again; kind of operator."""
+    data, masks = work.source.location, None if work.masks is None else work.masks.location
+    opened = {
+        "data": data,
+        "masks": masks,
         "array": array,
-        "size": None if size is None else list(size),
+        "size": size,
         "directory": os.getcwd(),
         "operator": None if work.operator is None else type(work.measured).__name__.removesuffix("Operator").lower(),
     }
+    return {"data": data, **({"masks": masks} if masks else {}), "opened": opened}
 
 
 def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextManager[Engine]:
@@ -229,11 +352,7 @@ def _format(folder: Path, overwrite: bool) -> str | None:
 
 
 def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds the same run, which goes on.
-
-    Raises:
-        OutputExistsError, InputError: it holds something else, see :func:`run`.
-    """
+    """Whether the folder holds the same run, which goes on."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; name a folder for the results")
@@ -258,14 +377,6 @@ def _untouched(folder: Path) -> bool:
     return names <= {JOURNAL, MANIFEST + ".draft"} and not (journal.exists() and journal.stat().st_size)
 
 
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
-    return folder
-
-
 def forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay."""
     columns = [f"columns/{column.name}.npy" for column in columns_of(1, ())]
@@ -282,11 +393,7 @@ def forget(folder: Path, journal: BinaryIO) -> None:
 
 
 def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch) -> None:
-    """Look at every finished chunk again, and whether the data of the others have changed; compute those; tell of each.
-
-    Raises:
-        InputError: data have changed since the run began.
-    """
+    """Look at every finished chunk again, and whether the data of the others have changed; compute those."""
     records, digests = read_records(folder), read_digests(folder)
     work.table.create({"statuses": list(STATUSES), "run": MANIFEST})
     stopping = threading.Event()

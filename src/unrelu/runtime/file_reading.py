@@ -46,11 +46,7 @@ _SPECIAL = (
 
 
 def check_limit(max_bytes: object) -> int:
-    """``max_bytes`` as a number.
-
-    Raises:
-        OptionError: it is no whole number of at least 1.
-    """
+    """``max_bytes`` as a number."""
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes < 1:
         raise OptionError(f"max_bytes={max_bytes!r} must be a whole number of bytes of at least 1")
     return int(max_bytes)
@@ -126,11 +122,7 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None
 
 
 def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> Any:
-    """What the JSON text in a file says, of at most :func:`json_limit` bytes.
-
-    Raises:
-        InputError: see :func:`read_bytes`; or it is not JSON in UTF-8, or nested too deep to be read.
-    """
+    """What the JSON text in a file says, of at most :func:`json_limit` bytes."""
     content = read_bytes(path, json_limit(max_bytes), within)
     try:
         return json.loads(content.decode("utf-8"))
@@ -172,11 +164,7 @@ class Header:
 
 
 def check_names(names: Iterable[str], where: str | Path) -> None:
-    """Refuse names of arrays that would fill a screen, or steer a terminal.
-
-    Raises:
-        InputError: a name has more than 1,000 characters, or one that cannot be printed.
-    """
+    """Refuse names of arrays that would fill a screen, or steer a terminal."""
     for name in names:
         if len(name) > _NAME or not name.isprintable():
             raise InputError(
@@ -231,11 +219,7 @@ def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
 
 
 def npy_values(stream: IO[bytes], header: Header, where: str) -> npt.NDArray[Any]:
-    """The array whose entries ``stream`` stands at.
-
-    Raises:
-        InputError: the file ends before they do.
-    """
+    """The array whose entries ``stream`` stands at."""
     flat = np.empty(math.prod(header.shape), header.dtype)
     view, at = flat.view(np.uint8), 0
     while at < header.size:
@@ -248,11 +232,7 @@ def npy_values(stream: IO[bytes], header: Header, where: str) -> npt.NDArray[Any
 
 
 def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
-    """The array in a ``.npy`` file.
-
-    Raises:
-        InputError: see :func:`opened` and :func:`npy_header`; or it has more than ``max_bytes``.
-    """
+    """The array in a ``.npy`` file."""
     with opened(path) as (stream, size):
         header = npy_header(stream, size, str(path))
         if header.size > max_bytes:
@@ -286,11 +266,7 @@ def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfil
 
 
 def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, max_bytes: int) -> None:
-    """Refuse members that would have more than ``max_bytes`` together.
-
-    Raises:
-        InputError: they would.
-    """
+    """Refuse members that would have more than ``max_bytes`` together."""
     members = list(members)
     if (total := sum(info.file_size for info in members)) > max_bytes:
         largest = max(members, key=lambda info: info.file_size)
@@ -339,9 +315,6 @@ def inflated_size(content: bytes, most: int) -> int:
     """Bytes that a zlib stream, or a gzip file of any number of members, decompresses to; ``most`` + 1 of more.
 
     They are counted, not held.
-
-    Raises:
-        zlib.error: it is damaged.
     """
     total = 0
     while content:

@@ -1,6 +1,10 @@
 """What is set up around our own computation, whatever the process, the thread and the user's settings of PyTorch.
 
 :func:`computing` is entered by every public function that computes, and is the only place that does this.
+
+Inverting a network is a long row of small factorisations and convolutions. Splitting one of them over the cores gains
+nothing, and the threads' waiting for each other makes it far slower when another process wants a core: linear algebra
+has one thread. What can be worked on side by side is observations, not matrices: :func:`in_threads`.
 """
 
 from __future__ import annotations
@@ -8,11 +12,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, abc
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar, copy_context
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.linalg  # noqa: F401 -- its BLAS is to be loaded before the libraries are looked up
@@ -25,6 +31,12 @@ from unrelu.errors import HostError
 _ERRORS: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 # How PyTorch begins to say that a forked process cannot go on with what its parent had begun.
 _OF_THE_PARENT = ("Cannot re-initialize CUDA in forked subprocess", "Unable to handle autograd's threading")
+
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -77,6 +89,64 @@ def forkable_lock() -> threading.RLock:
 def on_one_thread() -> bool:
     """Whether this thread is within :func:`computing` on one thread."""
     return _one_thread.holds_here()
+
+
+# --- work side by side ------------------------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    """The number of cores that this process may use; 1 within :func:`on_one_core`."""
+    if _alone.get():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Work on observations one after the other: the other cores have workers of their own."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], threads: int
+) -> abc.Generator[Result, None, None]:
+    """``work`` of every item, in order, on so many threads, each with the caller's context variables and thread limits.
+
+    Items are begun as threads become free. Where the caller stops iterating, the rest is not begun, and
+    :func:`abandoned` tells work that has begun.
+    """
+    if threads <= 1 or len(items) <= 1:
+        yield from map(work, items)
+        return
+    stop, limited = threading.Event(), on_one_thread()
+
+    def run(item: Item) -> Result:
+        _stop.set(stop)
+        with computing(limited):
+            return work(item)
+
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        futures = [pool.submit(copy_context().run, run, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+
+
+def abandoned() -> bool:
+    """Whether nobody waits any more for what this thread computes: the caller was interrupted or has stopped."""
+    stop = _stop.get()
+    return stop is not None and stop.is_set()
+
+
+# --- settings of the process ------------------------------------------------------------------------------------------
 
 
 class Shared:

@@ -48,10 +48,6 @@ def _processor() -> str:
 
 def _blas() -> list[str]:
     """The BLAS libraries in this process: NumPy and SciPy may each bring one."""
-    found = (info for info in threadpool_info() if info["user_api"] == "blas")
-    return sorted({" ".join(_words(info)) for info in found})
-
-
-def _words(info: dict[str, Any]) -> list[str]:
     keys = ("internal_api", "version", "architecture")
-    return [str(info[key]) for key in keys if info.get(key)]
+    found = (info for info in threadpool_info() if info["user_api"] == "blas")
+    return sorted({" ".join(str(info[key]) for key in keys if info.get(key)) for info in found})

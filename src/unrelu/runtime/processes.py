@@ -1,4 +1,4 @@
-"""Worker processes that end when they should: a pool on fresh interpreters, interrupts, and one writer of a file."""
+"""Worker processes that end when they should: a pool on fresh interpreters, and interrupts."""
 
 from __future__ import annotations
 
@@ -6,27 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
-
-from unrelu.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # no POSIX system
-    fcntl = None  # type: ignore[assignment]
-
-
-# Tenths of a second that a lock is waited for.
-_TRIES = 10
 
 
 @contextmanager
@@ -72,48 +59,6 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def one_thread() -> None:
-    """Leave this process one thread for linear algebra, for good."""
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-
-
-@contextmanager
-def sole_writer(file: int, path: Path) -> Iterator[None]:
-    """Keep other runs from writing an open file, where the system has locks; a lock ends with its process.
-
-    Raises:
-        InputError: another run has it.
-    """
-    # Whoever looks whether it is locked has it for a moment.
-    for _ in range(_TRIES):
-        if _lock(file):
-            break
-        time.sleep(0.1)
-    else:
-        raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
-    yield
-
-
-def locked(path: Path) -> bool:
-    """Whether a run is writing the file now, as far as locks tell; False where there is no such file."""
-    if fcntl is None or not path.exists():
-        return False
-    with path.open("rb") as stream:
-        return not _lock(stream.fileno())  # closing the file gives a lock back
-
-
-def _lock(file: int) -> bool:
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            return True
-    return True
-
-
 def _begin(begun: Any, pinned: bool, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     """In a fresh process: one thread, leave Ctrl-C to the parent, and end when it has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -123,7 +68,8 @@ def _begin(begun: Any, pinned: bool, begin: Callable[..., None] | None, argument
             place, begun.value = begun.value, begun.value + 1
         mine = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {mine[place % len(mine)]})
-    one_thread()
+    torch.set_num_threads(1)
+    threadpool_limits(1)
     if begin is not None:
         begin(*arguments)
 

@@ -18,8 +18,8 @@ from unrelu.layerwise.optimality import ZERO
 from unrelu.models.network import small
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
+from unrelu.runtime.host import abandoned, cores, in_threads
 from unrelu.runtime.streams import stream
-from unrelu.runtime.threads import abandoned, cores, in_threads
 from unrelu.search.adjacent_regions import AdjacentRegions, Observation, observations
 from unrelu.search.local_program import LocalProgram, Proposal, independent
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from unrelu.layerwise import LayerSystem, Rows
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
-from unrelu.runtime.host import computing
-from unrelu.runtime.threads import in_threads
+from unrelu.runtime.host import computing, in_threads
 from unrelu_studies.benchmarks.instances import CASES, REPORT_SEED, Case, draw_batch
 from unrelu_studies.benchmarks.one_core import one_thread
 

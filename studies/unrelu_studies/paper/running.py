@@ -18,10 +18,11 @@ from typing import Any
 from unrelu import __version__
 from unrelu.errors import InputError, SolverError
 from unrelu.runtime.file_reading import read_bytes
+from unrelu.runtime.file_writing import sole_writer
+from unrelu.runtime.host import cores
 from unrelu.runtime.machine import describe
-from unrelu.runtime.processes import fresh_processes, sole_writer, without_interrupts
+from unrelu.runtime.processes import fresh_processes, without_interrupts
 from unrelu.runtime.streams import stream
-from unrelu.runtime.threads import cores
 from unrelu_studies.paper.experiment import Experiment, Numbers, Row, Unit, plain
 
 # Units done, units in all -> whether to stop when what has begun is finished.

@@ -1,18 +1,19 @@
-"""Arrays in Zarr and HDF5 stores."""
+"""Datasets of HDF5 files that strangers made: nothing outside of a file is read, and no chunk that has no bound.
+
+Importing it needs h5py.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
-import numpy.typing as npt
 
-from unrelu.datasets.array_sources import ArrayRows, choose
-from unrelu.datasets.batches import optional
-from unrelu.errors import InputError, MissingPackageError
+from unrelu.datasets.sources import ArrayRows, check_chunks, choose
+from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, opened, shown_size
 
 # Nodes of a path in an HDF5 file, with those that soft links in it lead to.
@@ -20,91 +21,8 @@ _STEPS = 64
 # Filters that change nothing but the order of bytes, add a check sum, or decompress to a size that is checked: shuffle,
 # Fletcher's check sum; gzip and LZF. Others (SZIP, N-bit, scale-offset, plugins) take memory as the file states.
 _SHUFFLE, _FLETCHER, _GZIP, _LZF = 2, 3, 1, 32000
-# What a byte may decompress to at most: see stores.zarr_reading; LZF copies up to 264 bytes for three.
+# What a byte may decompress to at most: see zarr_reading; LZF copies up to 264 bytes for three.
 _EXPANDS = {_GZIP: 1032, _LZF: 88}
-# Chunks that one observation may be in.
-_CHUNKS = 2**14
-
-
-@dataclass(frozen=True)
-class Zarr:
-    """An array, or an array of a group, in Zarr format 3: a folder, or a URL that fsspec knows.
-
-    Only format 3 is read: format 2 may name pickle as a codec, which would run code of the store's author.
-    """
-
-    location: str
-    array: str | None
-    name: str
-    max_bytes: int = MAX_BYTES
-
-    def open(self) -> ArrayRows:
-        """The array, of which nothing is read yet. Chunks that were never written hold its fill value."""
-        zarr = optional("zarr", "Zarr stores", "zarr")
-        node = zarr_node(self.location, self.max_bytes)
-        if isinstance(node, zarr.Group):
-            found = node.get(self.array or self.name)
-            if not isinstance(found, zarr.Array):  # listing a group behind a URL may be slow, or not allowed
-                names = sorted(node.array_keys())
-                check_names(names, self.location)
-                found = node[choose(names, self.array, self.name, self.location)]
-            node = found
-        elif self.array is not None:
-            raise InputError(f"{self.location} is one array, so it has none called {self.array!r}; leave array= out")
-        if node.dtype.kind not in "biufc":
-            return ArrayRows(tuple(node.shape), np.dtype(node.dtype), _none)
-        from unrelu.datasets.zarr_reading import bounded  # noqa: PLC0415 -- an optional dependency
-
-        array, fill = bounded(node, self.location, self.max_bytes), node.fill_value
-
-        def read(start: int, stop: int) -> npt.NDArray[Any]:
-            values = np.asarray(array[start:stop])
-            unwritten = np.isnan(values) if np.isnan(fill) else values == fill
-            # Of a store that is gone, Zarr reads the fill value everywhere.
-            if unwritten.reshape(stop - start, math.prod(array.shape[1:])).all(axis=1).any():
-                zarr_node(self.location, self.max_bytes)
-            return values
-
-        return ArrayRows(tuple(array.shape), np.dtype(array.dtype), read)
-
-
-def _none(start: int, stop: int) -> npt.NDArray[Any]:
-    raise ValueError("entries of this type are not read")
-
-
-def zarr_node(location: str, max_bytes: int = MAX_BYTES) -> Any:
-    """The Zarr group or array at a place, for reading.
-
-    Raises:
-        InputError: there is none of format 3.
-        MissingPackageError: a file system of fsspec is not installed.
-    """
-    zarr = optional("zarr", "Zarr stores", "zarr")
-    try:
-        return zarr.open(_store(location, max_bytes), mode="r", zarr_format=3)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{location} holds no Zarr group or array of format 3 (no zarr.json); check the path, and convert "
-            "older stores with `zarr migrate v3`"
-        ) from error
-    except ImportError as error:  # of the file system behind the URL
-        raise MissingPackageError(f"{location} needs one more package: {error}", name=error.name) from error
-
-
-def _store(location: str, max_bytes: int) -> Any:
-    """Where Zarr reads: a URL as the user wrote it, or a folder without what links in it lead to.
-
-    Raises:
-        InputError: the URL names a list of references to other files.
-    """
-    from unrelu.datasets.zarr_reading import Inside  # noqa: PLC0415 -- an optional dependency
-
-    scheme, mark, rest = location.partition("://")
-    if not mark or scheme in ("file", "local"):
-        return Inside(Path(rest if mark else location), read_only=True, max_bytes=max_bytes)
-    if "reference" in scheme.split("::"):
-        raise InputError(f"{location} is a list of references to other files, which are not read; pass a Zarr store")
-    return location
 
 
 @dataclass(frozen=True)
@@ -118,7 +36,6 @@ class Hdf5:
 
     def open(self) -> ArrayRows:
         """The dataset. The file is opened at every read, so that no handle is shared with another process."""
-        h5py = optional("h5py", "HDF5 files", "hdf5")
 
         def hdf5() -> Any:
             with opened(self.location):  # a regular file, which h5py is then given the name of
@@ -128,26 +45,26 @@ class Hdf5:
         with hdf5() as file:
             names = list(file)
             check_names(names, self.location)
-            names = [name for name in names if self._is_dataset(h5py, file, name)]
-            if self.array is not None and self.array not in names and self._is_dataset(h5py, file, self.array):
+            names = [name for name in names if self._is_dataset(file, name)]
+            if self.array is not None and self.array not in names and self._is_dataset(file, self.array):
                 names.append(self.array)
             chosen = choose(names, self.array, self.name, self.location)
-            dataset = self._found(h5py, file, chosen)
+            dataset = self._found(file, chosen)
             shape, dtype = tuple(dataset.shape or ()), dataset.dtype
             if dtype.kind in "biufc" and shape:
-                self._check(h5py, file, dataset)
+                self._check(file, dataset)
 
         def read(start: int, stop: int) -> Any:
             with hdf5() as file:
-                dataset = self._found(h5py, file, chosen)
+                dataset = self._found(file, chosen)
                 self._check_chunks(dataset, start, stop)
                 return dataset[start:stop]
 
         return ArrayRows(shape, dtype, read)
 
-    def _is_dataset(self, h5py: Any, file: Any, name: str) -> bool:
+    def _is_dataset(self, file: Any, name: str) -> bool:
         try:
-            return isinstance(self._found(h5py, file, name), h5py.Dataset)
+            return isinstance(self._found(file, name), h5py.Dataset)
         except KeyError:
             return False
         except InputError:
@@ -155,7 +72,7 @@ class Hdf5:
                 raise
             return False
 
-    def _found(self, h5py: Any, file: Any, name: str) -> Any:
+    def _found(self, file: Any, name: str) -> Any:
         """What a name leads to in the file; HDF5 would follow links out of it.
 
         Raises:
@@ -184,12 +101,8 @@ class Hdf5:
                 node = node[part]
         raise InputError(f"{self.location}: {name} leads through more than {_STEPS} groups and links; write it anew")
 
-    def _check(self, h5py: Any, file: Any, dataset: Any, steps: int = 8) -> None:
-        """Refuse a dataset that is stored elsewhere, or in chunks that cannot be read within bounds.
-
-        Raises:
-            InputError: it is.
-        """
+    def _check(self, file: Any, dataset: Any, steps: int = 8) -> None:
+        """Refuse a dataset that is stored elsewhere, or in chunks that cannot be read within bounds."""
         if dataset.external:
             raise InputError(f"{self.location}: {dataset.name} is stored in other files, which are not read; copy it")
         if dataset.is_virtual:
@@ -199,18 +112,10 @@ class Hdf5:
                         f"{self.location}: {dataset.name} is a virtual dataset of other files, which are not read; "
                         "copy its values into one file"
                     )
-                self._check(h5py, file, self._found(h5py, file, source.dset_name), steps - 1)
+                self._check(file, self._found(file, source.dset_name), steps - 1)
         if dataset.chunks is None:
             return
-        size = math.prod(dataset.chunks) * dataset.dtype.itemsize
-        if size > self.max_bytes:
-            raise InputError(
-                f"{self.location} has chunks of {shown_size(size)}; {shown_size(self.max_bytes)} are read at once, "
-                "pass a larger max_bytes= (--max-bytes) if you trust the file, or write it in smaller chunks"
-            )
-        count = math.prod(math.ceil(n / c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
-        if count > _CHUNKS:
-            raise InputError(f"{self.location} keeps an observation in {count:,} chunks; write it in larger ones")
+        check_chunks(self.location, dataset.shape, dataset.chunks, dataset.dtype.itemsize, self.max_bytes)
         filters = _filters(dataset)
         if odd := [f for f in filters if f not in (_SHUFFLE, _FLETCHER, *_EXPANDS)]:
             raise InputError(
@@ -224,9 +129,6 @@ class Hdf5:
         """Refuse chunks of the rows that may decompress to more than a chunk has, and more than ``max_bytes``.
 
         HDF5 takes memory until a compressed chunk ends, whatever its size should be.
-
-        Raises:
-            ValueError: there are some.
         """
         kinds = [f for f in (_filters(dataset) if dataset.chunks else ()) if f in _EXPANDS]
         if not kinds:
