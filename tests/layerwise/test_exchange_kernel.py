@@ -17,10 +17,7 @@ from unrelu.layerwise import LayerSystem, exchange_kernel, kernel_programs, laye
 from unrelu.layerwise.layer_program import largest_response, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
-from unrelu.lp.interior_point import decided
-from unrelu.lp.interior_point_largest import largest_violation_steps
-from unrelu.lp.interior_point_sum import violation_sum_steps
-from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.interior_point import decided, largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 

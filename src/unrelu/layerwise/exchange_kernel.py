@@ -20,7 +20,7 @@ from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.compilation import compile_kernels
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_basis, exchange, invert_basis
-from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.interior_point import least_squares_point
 from unrelu.runtime.threads import abandoned
 
 Array = npt.NDArray[np.float64]

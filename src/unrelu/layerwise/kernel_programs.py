@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.interior_point_largest import largest_violation_steps
-from unrelu.lp.interior_point_sum import violation_sum_steps
+from unrelu.lp.interior_point import largest_violation_steps, violation_sum_steps
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
