@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrelu.layerwise import Exact, LayerSystem
-from unrelu.layerwise.exact import Polytope, interior_point
+from unrelu.layerwise.exact import preimage
+from unrelu.lp.polytopes import deepest_point
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 
@@ -87,13 +88,13 @@ def test_zero_output_gives_the_whole_cone():
     assert solution.freedom == 3
 
 
-def test_interior_point_is_inside():
+def test_the_deepest_point_is_inside():
     rng = np.random.default_rng(0)
     system = system_of(rng.normal(size=(8, 5)))
     target = system.value(rng.normal(size=5))
-    polytope = Polytope.of(system, target, 1e-9)
-    found = interior_point(polytope)
-    assert polytope.violation(found.point) <= 1e-9
+    polytope = preimage(system, target, 1e-9)
+    found = deepest_point(polytope, 1e-9)
+    np.testing.assert_allclose(polytope.equal @ found.point, polytope.equal_side, atol=1e-9)
     assert found.dimension == 5 - int((target > 0).sum())
     assert (polytope.below_side - polytope.below @ found.point).min() > 1e-6
 

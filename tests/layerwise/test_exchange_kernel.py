@@ -13,14 +13,11 @@ from scipy import sparse
 
 from tests.support import EPS
 from unrelu.errors import OptionError, SolverError
-from unrelu.layerwise import LayerSystem, exchange_kernel, kernel_programs, layer_program, rows
+from unrelu.layerwise import LayerSystem, exchange_kernel, layer_program, rows
 from unrelu.layerwise.layer_program import largest_response, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
-from unrelu.lp.interior_point import decided
-from unrelu.lp.interior_point_largest import largest_violation_steps
-from unrelu.lp.interior_point_sum import violation_sum_steps
-from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.interior_point import decided, largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 
@@ -565,8 +562,7 @@ def test_an_answer_is_never_worse_than_the_start(norm, limit):
     system, _, _ = layer(n=400, k=150)
     system = replace(system, matrix=system.matrix[:, rng.integers(0, 75, 150)])
     one = rows(system, system.value(rng.normal(size=150)) + 0.1 * rng.normal(size=400), 0.1)
-    matrix, lower, upper = system.balanced[0], system.lower, system.upper
-    start = exchange_kernel.least_squares_start(matrix, one, lower, upper) / system.norms
+    start = exchange_kernel.least_squares_start(system, one)
     errors = one.violation(system.matrix @ start)
     answer = least_violation(system, one, norm, limit)
     assert answer.objective <= (errors.max() if norm == "linf" else errors.sum()) * (1 + 1e-12)
@@ -575,7 +571,7 @@ def test_an_answer_is_never_worse_than_the_start(norm, limit):
 @NORMS
 def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
     system, one, _ = layer()
-    start = exchange_kernel.least_squares_start(system.balanced[0], one, system.lower, system.upper) / system.norms
+    start = exchange_kernel.least_squares_start(system, one)
     optimise = exchange_kernel.optimise
 
     def lost(*arguments):
@@ -627,8 +623,8 @@ def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild
     system, one, _ = layer()
     honest = least_violation(system, one, norm)
     name = "largest_violation_steps" if norm == "linf" else "violation_sum_steps"
-    steps = getattr(kernel_programs, name)
-    monkeypatch.setattr(kernel_programs, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
+    steps = getattr(exchange_kernel, name)
+    monkeypatch.setattr(exchange_kernel, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
     assert answer.objective == pytest.approx(honest.objective, rel=1e-8)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, rows
-from unrelu.layerwise.layer_method import misfit
+from unrelu.layerwise.layer_method import output_error
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.models.activations import Activation
 from unrelu.result import Status
@@ -49,7 +49,7 @@ def test_linf_solution_explains_the_output_within_its_threshold(seed):
     """(6): the solution has |phi(W h + b) - x|_inf <= eps, as the last threshold is feasible."""
     system, _, target = noisy_layer(seed, lower=0.0)
     solution = LInf()(system, target)
-    assert misfit(system, target, solution.h, "linf") <= solution.threshold * (1 + 1e-6)
+    assert output_error(system, target, solution.h, "linf") <= solution.threshold * (1 + 1e-6)
     assert (solution.h >= 0).all()
 
 
@@ -73,9 +73,9 @@ def test_unknown_noise_is_found_without_the_truth(method, noise):
 def test_l1_stops_at_a_threshold_that_the_next_one_does_not_improve(seed):
     system, _, target = noisy_layer(seed, n=30, k=5)
     solution = L1()(system, target, 1e-2)
-    here = misfit(system, target, solution.h, "l1")
+    here = output_error(system, target, solution.h, "l1")
     grown = least_violation(system, rows(system, target, solution.threshold * 1.2), "l1")
-    assert misfit(system, target, grown.h, "l1") >= here * (1 - 1e-6)
+    assert output_error(system, target, grown.h, "l1") >= here * (1 - 1e-6)
 
 
 def test_l1_ignores_gross_outliers():

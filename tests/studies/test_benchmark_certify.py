@@ -17,7 +17,7 @@ from unrelu import certify, from_arrays
 from unrelu.certification import GAP
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.cli.app import app
-from unrelu.lp.highs import solve, solve_mip
+from unrelu.lp.highs import solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements import read_operator
 from unrelu.runtime.machine import describe
@@ -26,6 +26,7 @@ from unrelu_studies.benchmarks.certify import QUICK, Boxed, CertifyPlan, Proved,
 from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, draw
 from unrelu_studies.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
 from unrelu_studies.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
+from unrelu_studies.benchmarks.integer_programs import solve_mip
 
 
 def tiny(seed: int, depth: int = 2, clipped: bool = True):

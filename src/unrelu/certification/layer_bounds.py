@@ -20,7 +20,7 @@ from unrelu.certification.relaxation import level_set
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.dual_simplex import OPTIMAL, dual_simplex
+from unrelu.lp.row_simplex import OPTIMAL, dual_simplex
 
 Array = npt.NDArray[np.float64]
 

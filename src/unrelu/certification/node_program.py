@@ -17,8 +17,7 @@ from unrelu.certification.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Re
 from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.dual_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex
-from unrelu.lp.primal_simplex import primal_simplex
+from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.layerwise.exact import always_tight, constraints_on, null_space
+from unrelu.lp.polytopes import always_tight, constraints_on, null_space
 from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network

@@ -11,10 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
-from unrelu.layerwise.layer_method import LayerSolution, at_any_scale, check_growth, first_threshold, misfit
+from unrelu.layerwise.layer_method import (
+    LayerSolution,
+    at_any_scale,
+    check_growth,
+    first_threshold,
+    output_error,
+    status_of,
+)
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
-from unrelu.result import Status
 
 Array = npt.NDArray[np.float64]
 
@@ -45,22 +51,21 @@ class LInf:
 
     alpha: float = 1.2
     norm = "linf"
+    power = 1
     largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
-    @at_any_scale(power=1)
+    @at_any_scale
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
     ) -> LayerSolution:
         """See :class:`LayerMethod`."""
         search = _Search(system, target, first_threshold(system, target, threshold), self.alpha, time_limit)
         answer, step = search.first_feasible()
-        status = search.status(answer)
-        return LayerSolution(
-            answer.h, answer.objective, status, search.pivots, search.epsilon(step), len(search.answers)
-        )
+        status, pivots = status_of(answer.status, search.limited), sum(a.pivots for a in search.answers.values())
+        return LayerSolution(answer.h, answer.objective, status, pivots, search.epsilon(step), len(search.answers))
 
 
 class _Search:
@@ -73,10 +78,6 @@ class _Search:
         self.limited = False
         slope = system.activation.slope
         self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
-
-    @property
-    def pivots(self) -> int:
-        return sum(a.pivots for a in self.answers.values())
 
     def epsilon(self, step: int) -> float:
         return self.start * self.alpha**step
@@ -138,14 +139,9 @@ class _Search:
 
     def shown(self, step: int) -> int:
         """The first step that this step's point shows to be feasible."""
-        return self.step_at_least(misfit(self.system, self.target, self.answers[step].h, "linf"))
+        return self.step_at_least(output_error(self.system, self.target, self.answers[step].h, "linf"))
 
     def _over(self) -> bool:
         statuses = {a.status for a in self.answers.values()}
         self.limited = time.perf_counter() >= self.end or LpStatus.LIMIT in statuses
         return self.limited or LpStatus.FAILED in statuses
-
-    def status(self, answer: Answer) -> Status:
-        if answer.status is LpStatus.LIMIT or self.limited:
-            return Status.TIME_LIMIT
-        return Status.CONVERGED if answer.status is LpStatus.OPTIMAL else Status.SOLVER_FAILED

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
-from unrelu.layerwise.layer_method import LayerSolution, at_any_scale, check_growth, first_threshold, misfit
+from unrelu.layerwise.layer_method import (
+    LayerSolution,
+    at_any_scale,
+    check_growth,
+    first_threshold,
+    output_error,
+    status_of,
+)
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
 from unrelu.layerwise.one_sided_least_squares import is_minimum, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
@@ -42,12 +49,20 @@ class _GrowingThreshold(ABC):
     """
 
     alpha: float = 1.2
-    # The norm of that residual.
+    # The norm of that residual, and the power of its unit that the objective is in.
     norm: ClassVar[str]
+    power: ClassVar[int]
     largest: ClassVar[float] = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
+
+    @at_any_scale
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        """See :class:`LayerMethod`."""
+        return self.grow(system, target, threshold, time_limit)
 
     @abstractmethod
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
@@ -71,7 +86,7 @@ class _GrowingThreshold(ABC):
                 if answer.objective > eps:
                     eps *= self.alpha ** math.floor(math.log(answer.objective / eps) / math.log(self.alpha))
             else:
-                error = misfit(system, target, answer.h, self.norm)
+                error = output_error(system, target, answer.h, self.norm)
                 if best is not None and error > best[0] - ZERO * (best[0] + scale):
                     break
                 best = (error, answer, eps)
@@ -82,7 +97,7 @@ class _GrowingThreshold(ABC):
                 break
             eps *= self.alpha
         _, answer, eps = best or (math.inf, answer, eps)
-        return LayerSolution(answer.h, answer.objective, _status(answer, limited), pivots, eps, solves)
+        return LayerSolution(answer.h, answer.objective, status_of(answer.status, limited), pivots, eps, solves)
 
     def scan(
         self, system: LayerSystem, target: Array, threshold: float | None = None, end: float = math.inf
@@ -94,14 +109,14 @@ class _GrowingThreshold(ABC):
         ``end``.
 
         Returns:
-            The threshold, and the misfit |phi(W h + b) - x| there.
+            The threshold, and the output_error |phi(W h + b) - x| there.
         """
         eps = first_threshold(system, target, threshold)
         scale = float(np.abs(target).max())
         best, h = (eps, math.inf), None
         while h is None or (eps <= _SCAN_END * scale and time.perf_counter() < end):
             h, _, _ = one_sided_least_squares(system, rows(system, target, eps), end, h)
-            error = misfit(system, target, h, self.norm)
+            error = output_error(system, target, h, self.norm)
             if error < 0.98 * best[1] - ZERO * scale:
                 best = (eps, error)
             eps *= _SCAN_RATIO
@@ -126,13 +141,7 @@ class L1(_GrowingThreshold):
     """
 
     norm = "l1"
-
-    @at_any_scale(power=1)
-    def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
-        """See :class:`LayerMethod`."""
-        return self.grow(system, target, threshold, time_limit)
+    power = 1
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of errors."""
@@ -159,13 +168,7 @@ class Relaxed(_GrowingThreshold):
     """
 
     norm = "l1"
-
-    @at_any_scale(power=2)
-    def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
-        """See :class:`LayerMethod`."""
-        return self.grow(system, target, threshold, time_limit)
+    power = 2
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The largest response within the sides."""
@@ -191,13 +194,11 @@ class LeastSquares(_GrowingThreshold):
     """
 
     norm = "l2"
+    power = 2
 
-    @at_any_scale(power=2)
-    def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
-        """See :class:`LayerMethod`."""
-        found = self.grow(system, target, threshold, time_limit)
+    def grow(self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float) -> LayerSolution:
+        """As the others, with the gradient looked at where it ended."""
+        found = super().grow(system, target, threshold, time_limit)
         if found.status is Status.CONVERGED and not is_minimum(system, rows(system, target, found.threshold), found.h):
             return replace(found, status=Status.SOLVER_FAILED)
         return found
@@ -206,9 +207,3 @@ class LeastSquares(_GrowingThreshold):
         """The smallest sum of squared errors."""
         h, objective, steps = one_sided_least_squares(system, constraints, time.perf_counter() + time_limit)
         return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)
-
-
-def _status(answer: Answer, limited: bool) -> Status:
-    if limited or answer.status is LpStatus.LIMIT:
-        return Status.TIME_LIMIT
-    return Status.CONVERGED if answer.status is LpStatus.OPTIMAL else Status.SOLVER_FAILED

@@ -1,38 +1,49 @@
 r"""One dense layer program, exactly: a least-squares start, a few interior-point steps, then the exchange simplex.
 
 The unknown is w in h = (h0 + sigma w) / column norms, with h0 a least-squares point and sigma the size of its errors:
-all tolerances are relative to the noise. Most rows are far from their kink at the optimum. Only the others take part
-in the exchange; every row is looked at afterwards, and what turns out to matter joins in.
+all tolerances are relative to the noise. w = 0 is h0, r = W w + r0 are the residuals, and columns of W have norm 1.
+
+Most rows are far from their break point at the optimum. Only the others, the working set, take part in the exchange;
+every row is looked at afterwards, and those that turn out to matter join in.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layerwise.kernel_programs import KernelProgram, Largest, Sum
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.compilation import compile_kernels
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_basis, exchange, invert_basis
-from unrelu.lp.least_squares_start import least_squares_point
+from unrelu.lp.interior_point import largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.runtime.host import abandoned
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
-# Interior-point steps at most.
+# Interior-point steps at most. They end when basic rows outweigh the others by this power of two: earlier where pivots
+# are cheap.
 _STEPS = 40
-# Rounds of adding rows that were left out, before all take part.
-_ROUNDS = 6
+_DECIDED, _DECIDED_NARROW, _NARROW = 8.0, 6.0, 128
+# One-sided rows this many units below their break point do not take part in the interior-point steps.
+_FAR = 4.0
+# A row with a smaller weight is so far away that the vertex is better completed by a fill-in.
+_FILL_IN = 1e-7
+# Rounds of adding rows that were left out, before all take part; one is missing if its residual has the wrong sign by
+# more than this.
+_ROUNDS, _WRONG = 6, 1e-9
 # Pivots at most, for each unknown and besides; one look at the clock for every so many numbers touched.
 _PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
-# A multiplier may leave its interval by this share of its length, or of 1 if that is less.
+# A multiplier may leave its interval by this, relative to its length, or to 1 if that is less.
 _MULTIPLIER = 1e-9
 # Solved again around its solution, where that has errors so much smaller than the start: tolerances are relative.
 _SHRUNK, _SHIFTS = 1e-3, 4
@@ -40,8 +51,7 @@ _SHRUNK, _SHIFTS = 1e-3, 4
 _PENALTIES = (1e2, 1e4, 1e6)
 
 
-@dataclass(eq=False)
-class Basis:
+class Basis(NamedTuple):
     """Numbers of the basic rows (unit rows from N on) and the transposed inverse of their matrix."""
 
     numbers: Index
@@ -60,11 +70,23 @@ class Found:
     basis: Basis | None
     pivots: int
     optimal: bool
-    timed_out: bool = False
+    timed_out: bool
+
+
+def least_squares_start(system: LayerSystem, rows: Rows) -> Array:
+    """A least-squares point of the rows with two sides, (k,)."""
+    lower, upper = system.lower * system.norms, system.upper * system.norms
+    h = least_squares_point(ROUTINES, system.balanced[0], rows.center, *rows.slopes, lower, upper)
+    return np.asarray(system.inside(h / system.norms))
 
 
 def least_violation(
-    system: LayerSystem, rows: Rows, norm: str, end: float = math.inf, warm_start: Found | None = None
+    system: LayerSystem,
+    rows: Rows,
+    norm: str,
+    end: float = math.inf,
+    start: Array | None = None,
+    basis: Basis | None = None,
 ) -> Found:
     """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
@@ -73,20 +95,18 @@ def least_violation(
         rows: of one observation.
         norm: "linf" or "l1".
         end: of the time allowed, by ``time.perf_counter()``.
-        warm_start: where to start, with its basis if it has one; a least-squares point if None.
+        start: h to start from; a least-squares point if None.
+        basis: of similar rows, to start with.
     """
     compile_kernels(norm)
     matrix, sizes = system.balanced
     lower, upper = system.lower * system.norms, system.upper * system.norms
     center, (up, down), (lo, hi) = rows.center, rows.slopes, rows.box
-    if warm_start is None:
-        h = least_squares_start(matrix, rows, lower, upper)
-    else:
-        h = system.inside(warm_start.h) * system.norms
+    h = system.norms * (least_squares_start(system, rows) if start is None else system.inside(start))
     # In these units the largest multiplier is 1.
     unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
     nothing = 0.5 * ZERO * rows.scale + np.finfo(float).tiny
-    basis, multipliers, pivots, optimal = warm_start.basis if warm_start else None, np.zeros(len(center)), 0, False
+    multipliers, pivots, optimal = np.zeros(len(center)), 0, False
     r, errors, objective = _errors(matrix @ h - center, lo, hi, norm)
     for _ in range(_SHIFTS):
         if objective <= nothing:
@@ -96,12 +116,8 @@ def least_violation(
             break
         size = float(errors.max(initial=0.0))
         sigma = (size if norm == "linf" else _typical(errors, lo)) / unit
-        around = (lower - h) / sigma, (upper - h) / sigma
-        program: KernelProgram
-        if norm == "linf":
-            program = Largest(matrix, sizes, r / sigma, up * unit, down * unit, *around)
-        else:
-            program = Sum(matrix, sizes, r / sigma, lo / unit, hi / unit, *around)
+        around = matrix, sizes, r / sigma, (lower - h) / sigma, (upper - h) / sigma
+        program = Largest(*around, up * unit, down * unit) if norm == "linf" else Sum(*around, lo / unit, hi / unit)
         w, multipliers, basis, more, optimal = optimise(program, basis, end)
         multipliers, pivots = unit * multipliers, pivots + more
         trial = np.clip(h + sigma * w, lower, upper)
@@ -133,50 +149,43 @@ def largest_response(
     weight: Array,
     side: Array,
     scale: float,
-    warm_start: Found | None = None,
     end: float = math.inf,
+    start: Array | None = None,
+    basis: Basis | None = None,
 ) -> Found:
-    """max weight.(W h) subject to W h <= side, weight >= 0.
+    """max weight.(W h) subject to W h <= side, weight >= 0; the multipliers are those of the sides, lambda >= 0.
 
     Row j contributes -weight_j r_j below its side and a penalty above it, r = W h - side. The penalty grows until the
     sides hold; where none does, the result is not optimal.
 
     Args:
-        system: the layer; its matrix is dense.
-        rows: of one observation.
+        system, rows, end, start, basis: as of :func:`least_violation`.
         weight: (n,).
         side: (n,), infinite where missing.
         scale: of the differences that matter, in units of the sides.
-        warm_start: where to start, with its basis if it has one; a least-squares point if None.
-        end: of the time allowed, by ``time.perf_counter()``.
-
-    The multipliers are those of the sides, lambda >= 0.
     """
     compile_kernels("l1")
     matrix, sizes = system.balanced
+    lower, upper = system.lower * system.norms, system.upper * system.norms
     there = np.isfinite(side)
     bound = np.where(there, side, 0.0)
-    lower, upper = system.lower * system.norms, system.upper * system.norms
     unit = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
     lo = np.where(there, -weight / unit, 0.0)
-    if warm_start is None:
-        h = least_squares_start(matrix, rows, lower, upper)
-    else:
-        h = system.inside(warm_start.h) * system.norms
-    basis, total, multipliers, timed_out, holds = warm_start.basis if warm_start else None, 0, lo, False, False
+    h = system.norms * (least_squares_start(system, rows) if start is None else system.inside(start))
+    total, multipliers, timed_out, holds = 0, lo, False, False
     for penalty in _PENALTIES:
         hi = np.where(there, penalty, 0.0)
         for _ in range(_SHIFTS):
-            before = max(scale, float((matrix @ h - bound).max(initial=0.0, where=there)))
+            r = matrix @ h - bound
+            sigma = max(scale, float(r.max(initial=0.0, where=there)))
             with np.errstate(over="ignore"):  # beside a scale near 0; such a program is not called optimal
-                program = Sum(matrix, sizes, (matrix @ h - bound) / before, lo, hi, (lower - h) / before,
-                              (upper - h) / before, 1.0)  # fmt: skip
-            w, multipliers, basis, pivots, optimal = optimise(program, basis, end)
+                around = r / sigma, (lower - h) / sigma, (upper - h) / sigma
+            w, multipliers, basis, pivots, optimal = optimise(Sum(matrix, sizes, *around, lo, hi, 1.0), basis, end)
             total += pivots
-            h = np.clip(h + before * w, lower, upper)
+            h = np.clip(h + sigma * w, lower, upper)
             excess = float((matrix @ h - bound).max(initial=0.0, where=there))
             timed_out, holds = not optimal and _over(end), optimal and excess <= 1e-7 * scale
-            if not optimal or before <= scale or excess > _SHRUNK * before:
+            if not optimal or sigma <= scale or excess > _SHRUNK * sigma:
                 break
         if holds or not optimal:
             break
@@ -194,34 +203,34 @@ def optimise(
         Where the time is up before the first pivot, w = 0 and there is no basis.
     """
     total, size = program.shape
-    units = program.units()
+    units = program.units
+    everything = total + len(units.column)
     # A basis of another kind of program is of no use here.
-    if basis is None or len(basis.numbers) != size or basis.numbers.max(initial=0) >= total + len(units.column):
-        approach = program.approach(_steps(program, end))
+    if basis is None or len(basis.numbers) != size or basis.numbers.max(initial=0) >= everything:
+        scores, barrier, kept = program.approach(_steps(program, end))
         if _over(end):
             return *program.answer(np.zeros(size), np.zeros(0), np.zeros(0, dtype=np.intp)), None, 0, False
-        kept = approach.kept
-        scores = np.concatenate([approach.scores, units.scores(approach.barrier)])
+        # The fill-ins come before any far row.
+        scores = np.concatenate([scores, np.full(size, _FILL_IN), barrier[units.column[size:]]])
         numbers, edges, known = np.argpartition(-scores, size - 1)[:size], np.zeros((size, size)), False
     else:
-        kept = program.warm_start()
+        kept = program.working_set()
         numbers, edges, known = basis.numbers, basis.edges.copy(), True
-        scores = np.zeros(total + len(units.column))
+        scores = np.zeros(everything)
     pivots, limit = 0, _PIVOTS * size + _MORE_PIVOTS
     for turn in range(_ROUNDS + 1):
         kept[numbers[numbers < total]] = True
         index = np.flatnonzero(kept)
-        number = np.concatenate([index, np.arange(total, total + len(units.column))])
+        number = np.concatenate([index, np.arange(total, everything)])
         local = np.searchsorted(number, numbers)
-        part = program.part(index)
-        lo, hi = np.concatenate([part.lo, units.lo]), np.concatenate([part.hi, units.hi])
+        rows, *row_ends, gradient = program.part(index)
+        shift, lo, hi = (np.concatenate(pair) for pair in zip(row_ends, units[1:], strict=True))
         allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))
-        shift = np.concatenate([part.shift, units.shift])
-        fixed = (part.rows, shift, lo, hi, allowed, units.column, part.gradient)
         chunk = max(20, int(_CHUNK / (size * (len(index) + 2 * size))))
         if not known:
-            local = _independent(part.rows, units.column, local, -scores[number], edges)
+            local = _independent(rows, units.column, local, -scores[number], edges)
         y, state = np.zeros(len(lo)), np.zeros(3, dtype=np.int64)
+        fixed = (rows, shift, lo, hi, allowed, units.column, gradient)
         while True:
             v, more, status = exchange(ROUTINES, *fixed, local, edges, y, state, min(chunk, limit - pivots))
             pivots += more
@@ -256,7 +265,200 @@ def _independent(rows: Array, column: Index, local: Index, key: Array, edges: Ar
     return local
 
 
-def least_squares_start(matrix: Array, rows: Rows, lower: Array, upper: Array) -> Array:
-    """A least-squares point of the rows with two sides, (k,), for a W with columns of norm 1."""
-    h: Array = least_squares_point(ROUTINES, matrix, rows.center, *rows.slopes, lower, upper)
-    return h
+class BoundRows(NamedTuple):
+    """The bounds of the unknowns as rows with one entry, preceded by one fill-in row for each unknown.
+
+    A fill-in has no weight and only completes a basis; a bound is held by a penalty that no multiplier reaches.
+    """
+
+    column: Index
+    shift: Array
+    lo: Array
+    hi: Array
+
+
+def bound_rows(lower: Array, upper: Array, penalty: Array) -> BoundRows:
+    """For lower <= w <= upper; ``penalty`` is above any multiplier of the bounds at an optimum, (k,)."""
+    below, above = np.flatnonzero(np.isfinite(lower)), np.flatnonzero(np.isfinite(upper))
+    none = np.zeros(len(lower))
+    return BoundRows(
+        np.concatenate([np.arange(len(lower)), below, above]),
+        np.concatenate([none, -lower[below], -upper[above]]),
+        np.concatenate([none, -penalty[below], np.zeros(len(above))]),
+        np.concatenate([none, np.zeros(len(below)), penalty[above]]),
+    )
+
+
+class KernelProgram(ABC):
+    """A layer program in the form that the exchange simplex takes: N rows in K unknowns v.
+
+    Args:
+        matrix: W, (n, k).
+        sizes: squared norms of its rows.
+        r0: (n,).
+        lower, upper: (k,), around 0.
+    """
+
+    shape: tuple[int, int]
+    units: BoundRows
+
+    def __init__(self, matrix: Array, sizes: Array, r0: Array, lower: Array, upper: Array) -> None:
+        self._matrix, self._sizes, self._r0, self._bounds = matrix, sizes, r0, (lower, upper)
+        self._decided = _DECIDED_NARROW if matrix.shape[1] <= _NARROW else _DECIDED
+
+    @abstractmethod
+    def approach(self, steps: int) -> tuple[Array, Array, Mask]:
+        """At most so many interior-point steps: how likely rows (N,) and bounds (K,) are basic, and the working set.
+
+        All scores are zero where the steps break down; the exchange then begins at w = 0.
+        """
+
+    @abstractmethod
+    def working_set(self) -> Mask:
+        """The rows to begin with around w = 0."""
+
+    @abstractmethod
+    def part(self, kept: Index) -> tuple[Array, Array, Array, Array, Array]:
+        """The kept rows a v + shift with their slopes lo and hi, and the gradient of the others, taken as linear."""
+
+    @abstractmethod
+    def missing(self, v: Array, kept: Mask) -> Mask:
+        """The rows not kept whose break point v has crossed."""
+
+    @abstractmethod
+    def answer(self, v: Array, y: Array, kept: Index) -> tuple[Array, Array]:
+        """w, (k,), and one signed multiplier for each row of the layer, (n,)."""
+
+
+class Sum(KernelProgram):
+    r"""min sum_j hi_j max(0, r_j) + lo_j min(0, r_j), lower <= w <= upper, with lo_j <= 0 <= hi_j.
+
+    Args:
+        lo, hi: (n,).
+        cap: values of hi above this one are penalties that stand for a constraint.
+    """
+
+    def __init__(
+        self, matrix: Array, sizes: Array, r0: Array, lower: Array, upper: Array, lo: Array, hi: Array,
+        cap: float = np.inf,
+    ) -> None:  # fmt: skip
+        super().__init__(matrix, sizes, r0, lower, upper)
+        self._lo, self._hi, self._cap = lo, hi, cap
+        self._far = np.where(r0 > 0, hi, lo)
+        self.shape = matrix.shape[0], matrix.shape[1]
+        # t = W^T y with columns of norm 1, so |t_i| <= |y|_2.
+        largest = max(float(hi.max(initial=1.0)), -float(lo.min(initial=-1.0)))
+        self.units = bound_rows(lower, upper, np.full(len(lower), 1.01 * np.sqrt(len(r0)) * largest))
+
+    def approach(self, steps: int) -> tuple[Array, Array, Mask]:
+        index = np.flatnonzero((self._lo < 0) | ((self._r0 > -_FAR) & (self._hi > 0)))
+        matrix, sizes = self._matrix[index], self._sizes[index]
+        lo, hi = self._lo[index], self._hi[index]
+        cap, scores = min(self._cap, float(hi.max(initial=0.0))), np.zeros(len(self._r0))
+        w, weight, barrier = violation_sum_steps(
+            ROUTINES, matrix, self._r0[index], sizes, lo, hi, cap, *self._bounds, self._decided, steps
+        )
+        if not np.isfinite(w).all():
+            return scores, np.zeros(len(w)), self.working_set()
+        scores[index] = weight * sizes
+        r = self._r0.copy()
+        r[index] += matrix @ w
+        self._far = np.where(r > 0, self._hi, self._lo)
+        return scores, barrier, self._around(r, -scores)
+
+    def working_set(self) -> Mask:
+        return self._around(self._r0, np.abs(self._r0))
+
+    def _around(self, r: Array, order: Array) -> Mask:
+        """The two-sided rows with the smaller residuals, one half, and the first 3 k / 2 rows in the order of a key."""
+        size, some = np.abs(r), min((3 * self.shape[1]) // 2, len(r) - 1)
+        two = size[self._lo < 0]
+        half = len(two) // 2
+        kept = size <= np.partition(two, half)[half] if len(two) else np.zeros(len(r), dtype=bool)
+        kept[np.argpartition(order, some)[:some]] = True
+        return np.asarray(kept & (self._hi > self._lo))
+
+    def part(self, kept: Index) -> tuple[Array, Array, Array, Array, Array]:
+        rest = self._far.copy()
+        rest[kept] = 0.0
+        return self._matrix[kept], self._r0[kept], self._lo[kept], self._hi[kept], self._matrix.T @ rest
+
+    def missing(self, v: Array, kept: Mask) -> Mask:
+        r = self._r0 + self._matrix @ v
+        side = np.where(r > 0, self._hi, self._lo)
+        return np.asarray(~kept & (side != self._far) & (np.abs(r) > _WRONG))
+
+    def answer(self, v: Array, y: Array, kept: Index) -> tuple[Array, Array]:
+        multipliers = self._far.copy()
+        multipliers[kept] = y
+        return v, multipliers
+
+
+class Largest(KernelProgram):
+    r"""min d over d >= 0 and lower <= w <= upper with r_j <= p_j d and -r_j <= q_j d.
+
+    The unknowns are (w, d). Row j is the upper side of the layer's row j and row n + j the lower one. A side is held by
+    a penalty: as sum p y+ + q y- = 1 at an optimum, no multiplier exceeds 1 / p or 1 / q.
+
+    Args:
+        up, down: p and q, (n,), 0 where the side is missing.
+    """
+
+    def __init__(
+        self, matrix: Array, sizes: Array, r0: Array, lower: Array, upper: Array, up: Array, down: Array
+    ) -> None:
+        super().__init__(matrix, sizes, r0, lower, upper)
+        self._up, self._down, self._slope = up, down, np.concatenate([up, down])
+        self.shape = 2 * matrix.shape[0], matrix.shape[1] + 1
+        penalty = np.full(self.shape[1], 1.5 / float(self._slope.min(initial=1.0, where=self._slope > 0)))
+        penalty[-1] = 1.5
+        self.units = bound_rows(np.append(lower, 0.0), np.append(upper, np.inf), penalty)
+
+    def approach(self, steps: int) -> tuple[Array, Array, Mask]:
+        index = np.flatnonzero((self._down > 0) | ((self._r0 > -_FAR * self._up) & (self._up > 0)))
+        matrix, sizes = self._matrix[index], self._sizes[index]
+        up, down = self._up[index], self._down[index]
+        w, d, found, barrier = largest_violation_steps(
+            ROUTINES, matrix, self._r0[index], sizes, up, down, *self._bounds, self._decided, steps
+        )
+        scores, n = np.zeros(self.shape[0]), len(self._r0)
+        if not (np.isfinite(w).all() and 0 < d < np.inf):
+            return scores, np.zeros(self.shape[1]), self.working_set()
+        scores[index], scores[n + index] = found[: len(index)], found[len(index) :]
+        r = self._r0.copy()
+        r[index] += matrix @ w
+        return scores, np.append(barrier, 0.0), self._around(r, d)
+
+    def working_set(self) -> Mask:
+        r = np.concatenate([self._r0, -self._r0])
+        there = self._slope > 0
+        return self._around(self._r0, float((r[there] / self._slope[there]).max(initial=0.0)))
+
+    def _around(self, r: Array, d: float) -> Mask:
+        """The sides that use up at least half of d."""
+        return np.asarray((self._slope > 0) & (np.concatenate([r, -r]) > 0.5 * d * self._slope))
+
+    def part(self, kept: Index) -> tuple[Array, Array, Array, Array, Array]:
+        n, k = self._matrix.shape
+        middle = np.searchsorted(kept, n)
+        above, below = kept[:middle], kept[middle:] - n
+        rows = np.empty((len(kept), k + 1))
+        rows[:middle, :k] = self._matrix[above]
+        np.negative(self._matrix[below], out=rows[middle:, :k])
+        slope = self._slope[kept]
+        rows[:, k] = -slope
+        shift = np.concatenate([self._r0[above], -self._r0[below]])
+        # A basic side that is missing in these rows has no weight, so it leaves.
+        hi = np.divide(1.5, slope, out=np.zeros(len(kept)), where=slope > 0)
+        return rows, shift, np.zeros(len(kept)), hi, np.append(np.zeros(k), 1.0)
+
+    def missing(self, v: Array, kept: Mask) -> Mask:
+        r = self._r0 + self._matrix @ v[:-1]
+        over = np.concatenate([r, -r]) > (v[-1] + _WRONG) * self._slope
+        return np.asarray(~kept & (self._slope > 0) & over)
+
+    def answer(self, v: Array, y: Array, kept: Index) -> tuple[Array, Array]:
+        n = len(self._r0)
+        sides = np.zeros(2 * n)
+        sides[kept] = y
+        return v[:-1], sides[:n] - sides[n:]

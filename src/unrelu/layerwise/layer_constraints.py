@@ -135,14 +135,13 @@ class LayerSystem:
     @cached_property
     def balanced(self) -> tuple[Array, Array]:
         """W with columns of norm 1, dense, and the squared norms of its rows, (n,)."""
-        matrix = self.matrix if isinstance(self.matrix, np.ndarray) else self.matrix.toarray()
-        matrix = np.ascontiguousarray(matrix / self.norms)
+        matrix = np.ascontiguousarray(self.dense / self.norms)
         return matrix, (matrix * matrix).sum(axis=1)
 
-    @cached_property
-    def transposed(self) -> sparse.csc_array:
-        """W^T by columns, built once for all observations."""
-        return sparse.csc_array(self.matrix.T)
+    @property
+    def dense(self) -> Array:
+        """W as an array."""
+        return self.matrix if isinstance(self.matrix, np.ndarray) else np.asarray(self.matrix.toarray())
 
     @property
     def n_in(self) -> int:
@@ -168,12 +167,8 @@ def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
     largest = abs(matrix).max(axis=axis)
     size = np.asarray(largest.toarray() if sparse.issparse(largest) else largest).ravel()
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > np.finfo(float).tiny)
-    if sparse.issparse(matrix):
-        diagonal = sparse.diags_array(inverse)
-        unit = matrix @ diagonal if axis == 0 else diagonal @ matrix
-    else:
-        unit = matrix * (inverse if axis == 0 else inverse[:, None])
-    norms: Array = size * np.sqrt(np.asarray((unit * unit).sum(axis=axis)))
+    unit = matrix * np.expand_dims(inverse, axis)
+    norms: Array = size * np.sqrt(np.asarray((unit * unit).sum(axis=axis)).ravel())
     return norms
 
 

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
+from unrelu.lp.lp_status import LpStatus
+from unrelu.problem import norms
 from unrelu.result import Status
 
 Array = npt.NDArray[np.float64]
@@ -38,10 +39,10 @@ class LayerSolution:
 
     Attributes:
         h: (k,), within the bounds of the layer's input.
-        objective: the value of the method's own objective at the threshold it settled on.
+        objective: the value of the method's own objective at the threshold where it ended.
         status: CONVERGED, EXACT_FIT or NOT_UNIQUE (``exact``), NOT_REALIZABLE, TIME_LIMIT or SOLVER_FAILED.
         pivots: simplex and Newton iterations.
-        threshold: the eps that the method settled on; the next layer starts from it.
+        threshold: the eps where the method ended; the next layer starts from it.
         solves: convex problems solved.
         freedom: dimension of the preimage, where the method computed it; else -1.
     """
@@ -74,7 +75,7 @@ class LayerMethod(Protocol):
         Args:
             system: the layer, x = phi(W h + b).
             target: x, (n,).
-            threshold: eps to start from: the noise level, or what the layer above settled on. None: unknown.
+            threshold: eps to start from: the noise level, or where the layer above ended. None: unknown.
             time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
 
         The activation must be monotone; ``layer_systems`` checks it.
@@ -97,30 +98,27 @@ def first_threshold(system: LayerSystem, target: Array, threshold: float | None)
     return max(_SMALLEST * scale, threshold or 0.0)
 
 
-def at_any_scale(power: int) -> Callable[[Callable[..., LayerSolution]], Callable[..., LayerSolution]]:
-    """Let a layer method's ``__call__`` see ordinary numbers; its objective is in units of the output to ``power``."""
+def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
+    """Let a layer method's ``__call__`` see ordinary numbers; its objective is in the unit of x to its ``power``."""
 
-    def decorate(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
-        @wraps(method)
-        def call(
-            self: Any, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-        ) -> LayerSolution:
-            target = checked_target(system, target)
-            out, into = _exponents(system, target)
-            if not (out or into):
-                return method(self, system, target, threshold, time_limit)
-            with np.errstate(over="ignore", under="ignore"):
-                given = None if threshold is None else float(np.ldexp(threshold, out))
-                found = method(self, _in_units(system, out, into), np.ldexp(target, out), given, time_limit)
-                return replace(
-                    found, h=system.inside(np.ldexp(found.h, -into)),
-                    objective=float(np.ldexp(found.objective, -power * out)),
-                    threshold=float(np.ldexp(found.threshold, -out)),
-                )  # fmt: skip
+    @wraps(method)
+    def call(
+        self: Any, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
+    ) -> LayerSolution:
+        target = checked_target(system, target)
+        out, into = _exponents(system, target)
+        if not (out or into):
+            return method(self, system, target, threshold, time_limit)
+        with np.errstate(over="ignore", under="ignore"):
+            given = None if threshold is None else float(np.ldexp(threshold, out))
+            found = method(self, _in_units(system, out, into), np.ldexp(target, out), given, time_limit)
+            return replace(
+                found, h=system.inside(np.ldexp(found.h, -into)),
+                objective=float(np.ldexp(found.objective, -self.power * out)),
+                threshold=float(np.ldexp(found.threshold, -out)),
+            )  # fmt: skip
 
-        return call
-
-    return decorate
+    return call
 
 
 def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
@@ -128,23 +126,23 @@ def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
     out = 0
     if not system.activation.smooth:
         # The biases as :func:`first_threshold` looks at them: beside larger ones x has fewer digits.
-        out = _exponent(max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0))))
+        largest = max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0)))
+        out = -_extreme(math.frexp(largest)[1])
     largest = float(abs(system.matrix).max()) if system.n_out else 0.0
-    weights = math.frexp(largest)[1] + out
-    return out, weights if abs(weights) > _ORDINARY and largest > 0 else 0
+    return out, _extreme(math.frexp(largest)[1] + out) if largest > 0 else 0
 
 
-def _exponent(largest: float) -> int:
-    exponent = math.frexp(largest)[1]
-    return -exponent if largest > 0 and abs(exponent) > _ORDINARY else 0
+def _extreme(exponent: int) -> int:
+    """The exponent, 0 where its numbers are ordinary; that of 0 is 0."""
+    return exponent if abs(exponent) > _ORDINARY else 0
 
 
 def _in_units(system: LayerSystem, out: int, into: int) -> LayerSystem:
-    given, change = system.matrix, out - into
-    if isinstance(given, np.ndarray):
-        matrix = np.ldexp(given, change)
+    matrix = system.matrix.copy()
+    if isinstance(matrix, np.ndarray):
+        matrix = np.ldexp(matrix, out - into)
     else:
-        matrix = sparse.csr_array((np.ldexp(given.data, change), given.indices, given.indptr), given.shape)
+        matrix.data = np.ldexp(matrix.data, out - into)
     return replace(
         system, matrix=matrix, bias=np.ldexp(system.bias, out), lower=np.ldexp(system.lower, into),
         upper=np.ldexp(system.upper, into),
@@ -152,16 +150,18 @@ def _in_units(system: LayerSystem, out: int, into: int) -> LayerSystem:
 
 
 def check_growth(alpha: float) -> None:
-    """Refuse a growth factor with which the threshold would not grow.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
-    """
+    """Raise OptionError for a growth factor with which the threshold would not grow."""
     if not 1 < alpha < math.inf:
         raise OptionError(f"alpha={alpha} must be finite and above 1, so that the threshold grows")
 
 
-def misfit(system: LayerSystem, target: Array, h: Array, norm: str) -> float:
+def output_error(system: LayerSystem, target: Array, h: Array, norm: str) -> float:
     """|phi(W h + b) - x| with x moved into the range of the activation, in "l2", "l1" or "linf"."""
-    error = np.abs(system.value(h) - system.activation.clip(target))
-    return float(np.linalg.norm(error, {"l2": 2, "l1": 1, "linf": np.inf}[norm]))
+    return float(norms((system.value(h) - system.activation.clip(target))[None], norm)[0])
+
+
+def status_of(end: LpStatus, limited: bool) -> Status:
+    """What the end of a program says of the layer; ``limited``: the time ran out before or after it."""
+    if limited or end is LpStatus.LIMIT:
+        return Status.TIME_LIMIT
+    return Status.CONVERGED if end is LpStatus.OPTIMAL else Status.SOLVER_FAILED

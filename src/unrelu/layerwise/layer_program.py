@@ -20,20 +20,20 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import exchange_kernel
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
-from unrelu.layerwise.optimality import DUAL, OptimalityProof, prove, prove_response
+from unrelu.layerwise.optimality import OptimalityProof, prove, prove_response
 from unrelu.lp.highs import LinearProgram, LpSolution, solve
 from unrelu.lp.lp_status import LpStatus
 
 Array = npt.NDArray[np.float64]
 
-# A multiplier this share of its interval away from the ends is inside. W^T y up to this share of |W|^T |y| is meant to
-# be zero, and settling leaves this much of it.
+# A multiplier is inside its interval where it is this far from the ends, relative to its length. W^T y up to so much of
+# |W|^T |y| is meant to be zero, and so much of it is left.
 _INSIDE, _SMALL, _LEFT = 1e-9, 1e-6, 1e-8
 # Shifted and rescaled solves of one program at most.
 _ROUNDS = 4
-# The scale on which a program is solved is at least this share of its largest side.
+# The scale on which a program is solved, relative to its largest side, at least.
 _SMALLEST_STEP = 1e-9
-# An eps this share above the smallest feasible one has a feasible set that is rounding.
+# An eps that is so little above the smallest feasible one, relative to it, has a feasible set that is rounding.
 _FEASIBLE = 1e-6
 # Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
 WIDEST = 2000
@@ -70,24 +70,22 @@ def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: f
         cost = np.concatenate([high[up], -low[down]])
         col_lower, col_upper = np.zeros(len(index)), np.full(len(index), np.inf)
         weights = np.concatenate([rows.high_slope[up], rows.low_slope[down]])
-    return _assemble(system, h0, sigma, index, sign, cost, col_lower, col_upper, weights, np.zeros(system.n_in))
+    return _assemble(system, h0, sigma, index, sign, cost, col_lower, col_upper, np.zeros(system.n_in), weights)
 
 
-def row_multipliers(rows: Rows, norm: str, x: Array) -> Array:
+def _row_multipliers(rows: Rows, norm: str, x: Array) -> Array:
     """One signed multiplier a row from the columns of :func:`dual_program`."""
     up, down = np.isfinite(rows.high), np.isfinite(rows.low)
-    y = np.zeros(len(rows.high))
+    y, n_up = np.zeros(len(up)), int(up.sum())
     if norm == "l1":
-        some = up | down
-        y[some] = x[: int(some.sum())]
+        y[up | down] = x[: int((up | down).sum())]
     else:
-        n_up = int(up.sum())
         y[up] = x[:n_up]
         y[down] -= x[n_up : n_up + int(down.sum())]
     return y
 
 
-def settled(system: LayerSystem, rows: Rows, norm: str, y: Array) -> Array:
+def _refined(system: LayerSystem, rows: Rows, norm: str, y: Array) -> Array:
     """Multipliers with W^T y nearer zero in the coordinates of h where it is small.
 
     HiGHS leaves about 1e-11 of what no bound holds. The multipliers inside their box take that up, by the smallest
@@ -107,16 +105,16 @@ def settled(system: LayerSystem, rows: Rows, norm: str, y: Array) -> Array:
     return y
 
 
-def response_program(system: LayerSystem, side: Array, weight: Array, h0: Array, sigma: float) -> LinearProgram:
+def _response_program(system: LayerSystem, side: Array, weight: Array, h0: Array, sigma: float) -> LinearProgram:
     r"""The dual of max weight.(W h) s.t. W h <= side after the change of variables h = h0 + sigma w:
 
     .. math:: \min\; side'^T \lambda + (\text{bounds})^T \nu \quad W^T \lambda + \nu = W^T weight, \; \lambda \ge 0
     """
     index = np.flatnonzero(np.isfinite(side))
     cost = ((side - np.asarray(system.matrix @ h0)) / sigma)[index]
-    lower, upper = np.zeros(len(index)), np.full(len(index), np.inf)
+    box = np.zeros(len(index)), np.full(len(index), np.inf)
     pull = np.asarray(system.matrix.T @ weight)
-    return _assemble(system, h0, sigma, index, np.ones(len(index)), cost, lower, upper, None, pull)
+    return _assemble(system, h0, sigma, index, np.ones(len(index)), cost, *box, pull)
 
 
 def _assemble(
@@ -128,48 +126,28 @@ def _assemble(
     cost: Array,
     col_lower: Array,
     col_upper: Array,
-    weights: Array | None,
     equals: Array,
+    weights: Array | None = None,
 ) -> LinearProgram:
     """min cost.lambda s.t. W[index]^T (sign lambda) + bound multipliers = equals (, weights.lambda <= 1)."""
-    k = system.n_in
     lower, upper = (system.lower - h0) / sigma, (system.upper - h0) / sigma
-    has_lower, has_upper = np.flatnonzero(np.isfinite(lower)), np.flatnonzero(np.isfinite(upper))
-    n_bounds = len(has_lower) + len(has_upper)
-    units = sparse.csc_array(
-        (
-            np.concatenate([-np.ones(len(has_lower)), np.ones(len(has_upper))]),
-            (np.concatenate([has_lower, has_upper]), np.arange(n_bounds)),
-        ),
-        shape=(k, n_bounds),
-    )
-    columns = _columns(system, index, sign)
-    matrix = sparse.hstack([columns, units], format="csc") if n_bounds else columns
+    below, above = np.flatnonzero(np.isfinite(lower)), np.flatnonzero(np.isfinite(upper))
+    none, unit = np.zeros(len(below) + len(above)), sparse.eye_array(system.n_in, format="csc")
+    columns = sparse.csr_array(system.matrix[index] * sign[:, None]).T
+    matrix = sparse.hstack([columns, -unit[:, below], unit[:, above]], format="csc")
     row_lower, row_upper = equals, equals
     if weights is not None:
-        last = sparse.csc_array(np.concatenate([weights, np.zeros(n_bounds)])[None, :])
+        last = sparse.csc_array(np.concatenate([weights, none])[None, :])
         matrix = sparse.vstack([matrix, last], format="csc")
         row_lower, row_upper = np.append(equals, -np.inf), np.append(equals, 1.0)
     return LinearProgram(
-        cost=np.concatenate([cost, -lower[has_lower], upper[has_upper]]),
+        cost=np.concatenate([cost, -lower[below], upper[above]]),
         matrix=matrix,
         row_lower=row_lower,
         row_upper=row_upper,
-        col_lower=np.concatenate([col_lower, np.zeros(n_bounds)]),
-        col_upper=np.concatenate([col_upper, np.full(n_bounds, np.inf)]),
+        col_lower=np.concatenate([col_lower, none]),
+        col_upper=np.concatenate([col_upper, none + np.inf]),
     )
-
-
-def _columns(system: LayerSystem, index: npt.NDArray[np.intp], sign: Array) -> sparse.csc_array:
-    """W[index]^T with its columns times ``sign``, as CSC; a dense W is copied without a search for zeros."""
-    if isinstance(system.matrix, np.ndarray):
-        k, m = system.n_in, len(index)
-        data = (system.matrix[index] * sign[:, None]).ravel()
-        return sparse.csc_array((data, np.tile(np.arange(k), m), np.arange(m + 1) * k), shape=(k, m))
-    whole = np.array_equal(index, np.arange(system.n_out))
-    columns = system.transposed.copy() if whole else system.transposed[:, index]
-    columns.data *= np.repeat(sign, np.diff(columns.indptr))
-    return columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +163,7 @@ class Answer:
         multipliers: one a row, (n,): signed for a violation, of the sides for the relaxation.
         engine: "exchange", "highs" or "least squares" (nothing was left to do).
         fallback: whether an attempt before the one that gave h failed its proof.
-        found: what to start similar rows from.
+        basis: of the exchange kernel, to start similar rows from.
     """
 
     h: Array
@@ -196,20 +174,16 @@ class Answer:
     multipliers: Array = field(default_factory=lambda: np.zeros(0))
     engine: str = "highs"
     fallback: bool = False
-    found: exchange_kernel.Found | None = field(default=None, repr=False)
+    basis: exchange_kernel.Basis | None = field(default=None, repr=False)
 
 
 def check_norm(norm: str) -> None:
-    """Refuse a norm that is not "linf" or "l1".
-
-    Raises:
-        OptionError: there is no such norm.
-    """
+    """Raise OptionError for a norm that is not "linf" or "l1"."""
     if norm not in _NORMS:
         raise OptionError(f"norm {norm!r} is not one of {', '.join(_NORMS)}")
 
 
-def takes_kernel(system: LayerSystem) -> bool:
+def _takes_kernel(system: LayerSystem) -> bool:
     """Whether a layer's programs go to the exchange kernel."""
     return isinstance(system.matrix, np.ndarray) and system.n_in <= WIDEST
 
@@ -232,21 +206,23 @@ def least_violation(
     """
     check_norm(norm)
     end = time.perf_counter() + time_limit
-    start, best, pivots, attempts = warm_start.found if warm_start else None, None, 0, 0
-    while takes_kernel(system) and attempts < 2:
-        found = exchange_kernel.least_violation(system, rows, norm, end, start)
+    best, start, basis, pivots, attempts = None, None, None, 0, 0
+    if warm_start is not None:
+        start, basis = warm_start.h, warm_start.basis
+    while _takes_kernel(system) and attempts < 2:
+        found = exchange_kernel.least_violation(system, rows, norm, end, start, basis)
         pivots, attempts = pivots + found.pivots, attempts + 1
         proof = prove(system, rows, norm, found.h, found.multipliers)
         answer = _answer(found.h, found.multipliers, proof, "exchange", pivots, attempts > 1)
         # Written so that NaN is never the best.
-        best = (
-            answer if math.isfinite(answer.objective) and (best is None or answer.objective < best.objective) else best
-        )
-        if proof.holds or found.timed_out:
-            status = LpStatus.OPTIMAL if proof.holds else LpStatus.LIMIT
-            return replace(answer if proof.holds else best or answer, status=status, found=found)
-        # Once more from scratch, around the best point so far.
-        start = exchange_kernel.Found(best.h, found.multipliers, None, 0, False) if best else None
+        if math.isfinite(answer.objective) and (best is None or answer.objective < best.objective):
+            best = answer
+        if proof.holds:
+            return replace(answer, basis=found.basis)
+        if found.timed_out:
+            return replace(best or answer, status=LpStatus.LIMIT, basis=found.basis)
+        # Once more without a basis, around the best point so far.
+        start, basis = best.h if best else None, None
     try:
         answer = _by_highs(system, rows, norm, best.h if best else None, end)
     except SolverError:
@@ -260,8 +236,8 @@ def least_violation(
 
 def _answer(h: Array, y: Array, proof: OptimalityProof, engine: str, pivots: int, fallback: bool = False) -> Answer:
     status = LpStatus.OPTIMAL if proof.holds else LpStatus.FAILED
-    bound = proof.bound if proof.dual_holds else 0.0
-    return Answer(h, proof.objective, max(0.0, bound), status, pivots, y, engine, fallback)
+    bound = max(0.0, proof.bound) if proof.dual_holds else 0.0
+    return Answer(h, proof.objective, bound, status, pivots, y, engine, fallback)
 
 
 def _by_highs(system: LayerSystem, rows: Rows, norm: str, start: Array | None, end: float) -> Answer:
@@ -270,11 +246,7 @@ def _by_highs(system: LayerSystem, rows: Rows, norm: str, start: Array | None, e
     The shift is repeated from the solution until the proof holds.
     """
     unit, size = system.unit
-    pivots = 0
-    if start is None:
-        h, _, pivots = one_sided_least_squares(unit, rows, end)
-    else:
-        h = start * size
+    h, pivots = _start_by_highs(unit, size, rows, start, end)
     y = np.zeros(system.n_out)
     best = _answer(h / size, y, prove(system, rows, norm, system.inside(h / size), y), "least squares", pivots)
     for _ in range(_ROUNDS):
@@ -288,17 +260,25 @@ def _by_highs(system: LayerSystem, rows: Rows, norm: str, start: Array | None, e
         if solution.status is not LpStatus.OPTIMAL:
             return replace(best, status=solution.status, pivots=pivots)
         h = unit.inside(h + sigma * solution.row_dual[: unit.n_in])
-        y = row_multipliers(rows, norm, solution.x)
+        y = _row_multipliers(rows, norm, solution.x)
         found = system.inside(h / size)
         proof = prove(system, rows, norm, found, y)
         if not proof.dual_holds:
-            y = settled(unit, rows, norm, y)
+            y = _refined(unit, rows, norm, y)
             proof = prove(system, rows, norm, found, y)
         answer = _answer(found, y, proof, "highs", pivots)
         if answer.status is not LpStatus.OPTIMAL and not answer.objective < best.objective:
             return replace(best, bound=max(best.bound, answer.bound), pivots=pivots)
         best = answer
     return best
+
+
+def _start_by_highs(unit: LayerSystem, size: Array, rows: Rows, start: Array | None, end: float) -> tuple[Array, int]:
+    """The point that HiGHS solves around, in the units of ``unit``, and the Newton steps that it took."""
+    if start is not None:
+        return start * size, 0
+    h, _, steps = one_sided_least_squares(unit, rows, end)
+    return h, steps
 
 
 def _highs(program: LinearProgram, end: float) -> LpSolution:
@@ -330,25 +310,16 @@ def largest_response(
     # Where x is far smaller than the biases, or 0, eps alone would lift the sides out of the solver's range.
     farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
     scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
-    if not takes_kernel(system):
+    if not _takes_kernel(system):
         return _response_by_highs(system, rows, weight, side, scale, None, end)
-    usable = warm_start.found if warm_start and warm_start.status is LpStatus.OPTIMAL else None
-    found = exchange_kernel.largest_response(system, rows, weight, side, scale, usable, end)
-    proof = prove_response(system, weight, side, scale, found.h, found.multipliers)
-    answer = Answer(
-        found.h,
-        proof.objective,
-        proof.bound,
-        LpStatus.OPTIMAL,
-        found.pivots,
-        found.multipliers,
-        "exchange",
-        found=found,
-    )
+    warm = (warm_start.h, warm_start.basis) if warm_start and warm_start.status is LpStatus.OPTIMAL else (None, None)
+    found = exchange_kernel.largest_response(system, rows, weight, side, scale, end, *warm)
+    proof, y = prove_response(system, weight, side, scale, found.h, found.multipliers), found.multipliers
+    answer = Answer(found.h, proof.objective, proof.bound, LpStatus.OPTIMAL, found.pivots, y, "exchange")
     if found.timed_out:
         return replace(answer, bound=math.inf, status=LpStatus.LIMIT)
     if found.optimal and proof.holds:
-        return answer
+        return replace(answer, basis=found.basis)
     closest = _closest(system, rows, end)
     if closest.status is LpStatus.INFEASIBLE:
         return replace(closest, pivots=closest.pivots + found.pivots)
@@ -364,7 +335,7 @@ def _closest(system: LayerSystem, rows: Rows, end: float) -> Answer:
     status = LpStatus.LIMIT if closest.status is LpStatus.LIMIT else LpStatus.FAILED
     if closest.bound > (1 - _FEASIBLE) * rows.threshold:
         status = LpStatus.INFEASIBLE
-    return replace(closest, bound=math.inf, status=status, found=None)
+    return replace(closest, bound=math.inf, status=status, basis=None)
 
 
 def _response_by_highs(
@@ -373,15 +344,12 @@ def _response_by_highs(
     unit, size = system.unit
     # Dividing the weights by their size leaves the maximiser alone and keeps the program in the solver's range.
     largest = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
-    pivots, status, multipliers = 0, LpStatus.FAILED, np.zeros(system.n_out)
-    if start is None:
-        h, _, pivots = one_sided_least_squares(unit, rows, end)
-    else:
-        h = start * size
+    h, pivots = _start_by_highs(unit, size, rows, start, end)
+    status, multipliers = LpStatus.FAILED, np.zeros(system.n_out)
     for _ in range(_ROUNDS):
         # Solved around h on the scale of eps, or of the infeasibility of h.
         sigma = max(scale, float((unit.matrix @ h - side).max()))
-        solution = _highs(response_program(unit, side, weight / largest, h, sigma), end)
+        solution = _highs(_response_program(unit, side, weight / largest, h, sigma), end)
         pivots += solution.iterations
         if solution.status is LpStatus.UNBOUNDED:
             # The program is the dual: it is unbounded exactly where the relaxation has no feasible point.
@@ -394,8 +362,8 @@ def _response_by_highs(
         multipliers[np.isfinite(side)] = largest * solution.x[: int(np.isfinite(side).sum())]
         if prove_response(system, weight, side, scale, system.inside(h / size), multipliers).holds:
             break
-    proof = prove_response(system, weight, side, scale, system.inside(h / size), multipliers)
+    h = system.inside(h / size)
+    proof = prove_response(system, weight, side, scale, h, multipliers)
     if status is LpStatus.OPTIMAL and not proof.holds:
         status = LpStatus.FAILED
-    bound = proof.bound if proof.dual <= DUAL else math.inf
-    return Answer(system.inside(h / size), proof.objective, bound, status, pivots, multipliers)
+    return Answer(h, proof.objective, proof.bound if proof.dual_holds else math.inf, status, pivots, multipliers)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import threading
-from collections.abc import Callable
 from functools import cache
+from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.dual_simplex import dual_simplex
 from unrelu.lp.exchange_simplex import exchange, invert_basis
-from unrelu.lp.interior_point_largest import largest_violation_steps
-from unrelu.lp.interior_point_sum import violation_sum_steps
-from unrelu.lp.least_squares_start import least_squares_point
-from unrelu.lp.primal_simplex import primal_simplex
+from unrelu.lp.interior_point import largest_violation_steps, least_squares_point, violation_sum_steps
+from unrelu.lp.row_simplex import dual_simplex, primal_simplex
 from unrelu.runtime.host import forkable_lock
 
-_LOG = logging.getLogger("unrelu")
+_LOG = getLogger("unrelu")
 # Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
 _PATIENCE = 1.0
 _MESSAGE = "unrelu is compiling its kernels: up to 15 seconds, once for each installation"
@@ -35,43 +30,46 @@ _EVERY_TIME = (
 _lock = forkable_lock()
 
 
-def compile_kernels(norm: str) -> None:
-    """Compile, or load from the cache beside the installed files, what the programs of a norm run.
+def compile_kernels(what: str) -> None:
+    """Compile, or load from the cache beside the installed files, what the programs of a norm or the "simplex" run.
 
     Says so through the logger "unrelu", at level WARNING, if it takes more than a second. A cache with damaged files is
     made anew.
     """
     with _lock:
-        _once(norm)
+        _once(what)
+
+
+def compile_simplex() -> None:
+    """Compile the dual and the primal simplex likewise."""
+    compile_kernels("simplex")
 
 
 @cache
-def _once(norm: str) -> None:
-    with_notice(exchange, lambda: _run(norm))
-
-
-def with_notice(kernel: Any, run: Callable[[], None]) -> None:
-    """Run something that compiles ``kernel`` and others, with the message if that takes long."""
-    with _lock:
-        _noticed(kernel.stats.cache_path, run)
-
-
-def _noticed(folder: str, run: Callable[[], None]) -> None:
+def _once(what: str) -> None:
+    folder = exchange.stats.cache_path
     message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
     message.daemon = True
     message.start()
     try:
-        run()
+        _run(what)
     except (EOFError, pickle.UnpicklingError):
         # A process that was killed, or a full disk, leaves half a file.
         for path in Path(folder).glob("*.nb[ci]"):
             path.unlink(missing_ok=True)
-        run()
+        _run(what)
     finally:
         message.cancel()
 
 
-def _run(norm: str) -> None:
+def _run(what: str) -> None:
+    if what == "simplex":
+        _run_simplex()
+    else:
+        _run_exchange(what)
+
+
+def _run_exchange(norm: str) -> None:
     """A program of three rows and one unknown."""
     matrix, r, one, zero = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3), np.zeros(3)
     lower, upper = np.zeros(1), np.ones(1)
@@ -85,12 +83,6 @@ def _run(norm: str) -> None:
     shift, lo, hi, y = np.append(r, 0.0), np.append(-one, 0.0), np.append(one, 0.0), np.zeros(4)
     state = np.zeros(3, np.int64)
     exchange(ROUTINES, matrix, shift, lo, hi, y.copy(), column, zero[:1], basis, edges, y, state, 9)
-
-
-@cache
-def compile_simplex() -> None:
-    """Compile both, or load them from the cache beside the installed files; says so if it takes more than a second."""
-    with_notice(dual_simplex, _run_simplex)
 
 
 def _run_simplex() -> None:

@@ -1,32 +1,105 @@
-r"""A few interior-point steps towards the optimum of a layer program, to learn which rows decide it.
+r"""Where a layer program starts: a least-squares point, and interior-point steps to learn which rows decide it.
 
-What :mod:`unrelu.lp.interior_point_sum` and :mod:`unrelu.lp.interior_point_largest` share. Both programs are in
-shifted, scaled variables: w = 0 is the start, r = W w + r0 the residuals, and l <= w <= u. The steps are Mehrotra's
-(SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds. They stop early: the weights D then
-tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact, starts from the
-vertex of the heaviest ones.
+Compiled. Both programs are in shifted, scaled variables: w = 0 is the start, r = W w + r0 the residuals, l <= w <= u.
+
+.. math:: \min_w \sum_j hi_j \max(0, r_j) + lo_j \min(0, r_j) \qquad\text{and}\qquad
+    \min_{w, d} d \quad r_j \le p_j d, \; -r_j \le q_j d
+
+Each has pairs of a slack s and its multiplier t, s, t >= 0, with s t = 0 at the optimum. Those of the bounds are
+:math:`(w_i - l_i, t)` and :math:`(u_i - w_i, t)`. For the sum, r = p - q with p, q >= 0 and a multiplier y between lo
+and hi, and the pairs of a row are (p, hi - y) and (q, y - lo). For the largest violation they are (p d - r, t) and
+(q d + r, t).
+
+The steps are Mehrotra's (SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds: a
+predictor aims at s t = 0, a corrector at a share of the mean product and at second order. They stop early: the weights
+D then tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact, starts
+from the vertex of the heaviest ones.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, factorise, gram, jit
+from unrelu.lp.dense_linear_algebra import advance, dot, factorise, gram, jit, solve_factorised
 
-# Share of the way to the boundary that a step goes.
-DAMPING = 0.995
+# Rows for each unknown from which the first point is a good one, and the ridges above and below that.
+_AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
+_ROUNDS = 2
+# Fraction of the way to the boundary that a step goes.
+_DAMPING = 0.995
+# The first point keeps this distance from the bounds, in units of the scaled residuals (columns have norm 1).
+_MARGIN = 0.1
 # Bins of a factor of two for the scores of the rows.
 _BINS = 256
-# Rows with less than this share of the largest weight are left out of the normal matrix, and after a short step.
+# Rows with less than this fraction of the largest weight are left out of the normal matrix, and after a short step.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
-_RIDGE = 1e-13
+_NORMAL_RIDGE = 1e-13
 
 
 @jit
-def go(x, step, direction):
-    """x += step * direction, and direction = 0."""
-    advance(x, step, direction)
-    clear(direction)
+def active_rows(r, up, down, violated, active):
+    """Mark the rows with two sides, and the violated ones if asked; return how many there are and how many changed."""
+    count, changed = 0, 0
+    for j in range(len(r)):
+        on = up[j] > 0.0 and down[j] > 0.0
+        if violated and ((up[j] > 0.0 and r[j] > 0.0) or (down[j] > 0.0 and r[j] < 0.0)):
+            on = True
+        changed += (active[j] > 0.0) != on
+        active[j] = 1.0 if on else 0.0
+        count += on
+    return count, changed
+
+
+@jit
+def hold(normal, force, h, held):
+    """Keep the held coordinates: move them to the right-hand side and give them rows of the identity."""
+    k = len(h)
+    for i in range(k):
+        for j in range(i + 1):
+            if held[i] and not held[j]:
+                force[j] -= normal[i, j] * h[i]
+            elif held[j] and not held[i]:
+                force[i] -= normal[i, j] * h[j]
+            if held[i] or held[j]:
+                normal[i, j] = 1.0 if i == j else 0.0
+    for i in range(k):
+        if held[i]:
+            force[i] = h[i]
+
+
+@jit
+def least_squares_point(routines, matrix, center, up, down, lower, upper):
+    """A least-squares point of the rows with two sides, (k,), moved inside the bounds.
+
+    Where there are hardly more such rows than unknowns, or coordinates were moved, a second round includes the violated
+    rows and holds those coordinates. With few rows the point may be far away; a larger ridge keeps it near.
+    """
+    n, k = matrix.shape
+    h, held, normal, scaled = np.zeros(k), np.zeros(k, np.bool_), np.zeros((k, k)), np.empty((n, k))
+    active, r, side, moved = np.zeros(n), np.zeros(n), np.empty(n), False
+    for turn in range(_ROUNDS):
+        count, changed = active_rows(r, up, down, turn > 0, active)
+        if turn > 0 and changed <= 0.02 * count and not moved:
+            break
+        for j in range(n):
+            side[j] = active[j] * center[j]
+        gram(routines, matrix, active, 0.5, scaled, normal)
+        force = np.dot(matrix.T, side)
+        if turn > 0:
+            hold(normal, force, h, held)
+        ample = count > _AMPLE * k
+        factor, ok = factorise(routines, normal, _RIDGE if ample else _LARGER_RIDGE)
+        if not ok:
+            break
+        h = solve_factorised(factor, force)
+        for i in range(k):
+            if h[i] < lower[i] or h[i] > upper[i]:
+                h[i], held[i], moved = min(max(h[i], lower[i]), upper[i]), True, True
+        if ample and not moved:
+            break
+        r = np.dot(matrix, h)
+        advance(r, -1.0, center)
+    return h
 
 
 @jit
@@ -38,6 +111,92 @@ def residuals(matrix, w, r0):
 
 
 @jit
+def inner_point(lower, upper):
+    """The point nearest to 0 that is well inside the bounds."""
+    k = len(lower)
+    w = np.zeros(k)
+    for i in range(k):
+        margin = min(_MARGIN, 0.25 * (upper[i] - lower[i]))
+        w[i] = min(max(0.0, lower[i] + margin), upper[i] - margin)
+    return w
+
+
+@jit
+def finite_bounds(lower, upper):
+    """The bounds that there are, as sign (w[column] - side) >= 0: columns, signs and sides."""
+    column, sign, side = np.empty(2 * len(lower), np.int64), np.empty(2 * len(lower)), np.empty(2 * len(lower))
+    count = 0
+    for i in range(len(lower)):
+        for end, way in ((lower[i], 1.0), (upper[i], -1.0)):
+            if abs(end) < np.inf:
+                column[count], sign[count], side[count] = i, way, end
+                count += 1
+    return column[:count], sign[:count], side[:count]
+
+
+@jit
+def bound_multipliers(bounds, pull, w, mu, t):
+    """First multipliers of the bounds: what W^T y = ``pull`` asks for, and not too small."""
+    column, sign, side = bounds
+    for i in range(len(column)):
+        slack = sign[i] * (w[column[i]] - side[i])
+        t[i] = max(sign[i] * pull[column[i]], 0.0) + mu / (slack + 0.1 * _MARGIN)
+
+
+@jit
+def bound_weights(bounds, w, s, t, barrier):
+    """Write the slacks of the bounds, and t/s summed over those of each coordinate."""
+    column, sign, side = bounds
+    barrier[:] = 0.0
+    for i in range(len(column)):
+        s[i] = sign[i] * (w[column[i]] - side[i])
+        barrier[column[i]] += t[i] / s[i]
+
+
+@jit
+def bound_force(bounds, aim, s, force):
+    """Add to ``force`` what the bounds contribute to the right-hand side of the normal equations."""
+    column, sign, _ = bounds
+    for i in range(len(column)):
+        force[column[i]] += sign[i] * aim[i] / s[i]
+
+
+@jit
+def bound_direction(bounds, dw, aim, s, t, ds, dt):
+    """Set the directions of the slacks and multipliers of the bounds that belong to dw."""
+    column, sign, _ = bounds
+    for i in range(len(column)):
+        ds[i] = sign[i] * dw[column[i]]
+        dt[i] = (aim[i] - t[i] * ds[i]) / s[i] - t[i]
+
+
+@jit
+def set_aims(aim, target, ds, dt):
+    """What the product of every pair should become: the target less the second-order term of the predictor."""
+    for i in range(len(aim)):
+        aim[i] = target - ds[i] * dt[i]
+
+
+@jit
+def longest(x, direction):
+    """The longest step that keeps x >= 0."""
+    step = np.inf
+    for i in range(len(x)):
+        if direction[i] < 0.0:
+            step = min(step, -x[i] / direction[i])
+    return step
+
+
+@jit
+def centred(s, t, ds, dt, total):
+    """The target of the corrector: the mean product of the pairs, times the cube of what the predictor leaves of it."""
+    primal, dual, after = min(1.0, longest(s, ds)), min(1.0, longest(t, dt)), 0.0
+    for i in range(len(s)):
+        after += (s[i] + primal * ds[i]) * (t[i] + dual * dt[i])
+    return total / len(s) * (after / total) ** 3
+
+
+@jit
 def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
     """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists.
 
@@ -46,7 +205,7 @@ def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
     gram(routines, matrix, weight, _NEGLIGIBLE if length > _SHORT else _TINY, scaled, normal)
     for i in range(len(barrier)):
         normal[i, i] += barrier[i]
-    return factorise(routines, normal, _RIDGE)
+    return factorise(routines, normal, _NORMAL_RIDGE)
 
 
 @jit
@@ -73,3 +232,226 @@ def decided(scores, barrier, k):
         if high < 0 and above > ranks[0]:
             high = at
     return float(high - at)
+
+
+@jit
+def sum_start(r, lo, hi, cap, y, s):
+    """First multipliers, and slacks with r = p - q; returns the mean product of the pairs.
+
+    The multipliers are a Huber function's with its knee at 2.5 typical errors, kept away from their ends. A penalty,
+    hi > cap, is not a size to start from.
+    """
+    n, total = len(r), 0.0
+    for j in range(n):
+        relative = min(0.9, max(-0.9, r[j] / 2.5))
+        top = min(hi[j], cap)
+        y[j] = relative * top if relative > 0.0 else -relative * lo[j]
+        if lo[j] == 0.0:
+            y[j] = max(y[j], 0.03 * top)
+        if hi[j] == 0.0:
+            y[j] = min(y[j], 0.03 * lo[j])
+        s[j] = max(r[j], 0.0) + 0.1
+        s[n + j] = s[j] - r[j]
+        total += s[j] * (hi[j] - y[j]) + s[n + j] * (y[j] - lo[j])
+    return total / (2 * n)
+
+
+@jit
+def sum_weights(r, lo, hi, y, s, t, weight):
+    """Write the multipliers of the pairs and D = 1 / (p / (hi - y) + q / (y - lo)); return the objective."""
+    n, objective = len(r), 0.0
+    for j in range(n):
+        t[j], t[n + j] = hi[j] - y[j], y[j] - lo[j]
+        weight[j] = t[j] * t[n + j] / (s[j] * t[n + j] + s[n + j] * t[j])
+        objective += hi[j] * r[j] if r[j] > 0.0 else lo[j] * r[j]
+    return objective
+
+
+@jit
+def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
+    """At most ``limit`` interior-point steps for the sum, until basic rows outweigh the others 2^``tolerance`` times.
+
+    Returns:
+        w (k,), the weights D of the rows (n,) and t/s of the bounds (k,).
+    """
+    n, k = matrix.shape
+    bounds = finite_bounds(lower, upper)
+    size = 2 * n + len(bounds[0])
+    scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
+    s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
+    y, weight, rho, pull, scores = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    w, dw = inner_point(lower, upper), np.zeros(k)
+    r = residuals(matrix, w, r0)
+    mu = sum_start(r, lo, hi, cap, y, s)
+    bound_multipliers(bounds, np.dot(matrix.T, y), w, mu, t[2 * n :])
+    primal, dual = 1.0, 1.0
+    for step in range(limit + 1):
+        objective = sum_weights(r, lo, hi, y, s, t, weight)
+        bound_weights(bounds, w, s[2 * n :], t[2 * n :], barrier)
+        total, target = dot(s, t), 0.0
+        if step == limit or not total > 1e-9 * objective:
+            break
+        for j in range(n):
+            scores[j] = weight[j] * sizes[j]
+        if step > 1 and decided(scores, barrier, k) >= tolerance:
+            break
+        factor, ok = normal_factor(routines, matrix, weight, barrier, min(primal, dual), scaled, normal)
+        if not ok:
+            break
+        ds[:], dt[:] = 0.0, 0.0
+        for phase in range(2):
+            # dy = D (W dw - rho), and W^T takes D rho - y to the right-hand side.
+            set_aims(aim, target, ds, dt)
+            for j in range(n):
+                rho[j] = aim[j] / t[j] - aim[n + j] / t[n + j] - r[j]
+                pull[j] = weight[j] * rho[j] - y[j]
+            force = np.dot(matrix.T, pull)
+            bound_force(bounds, aim[2 * n :], s[2 * n :], force)
+            dw = solve_factorised(factor, force)
+            move = np.dot(matrix, dw)
+            for j in range(n):
+                dy = weight[j] * (move[j] - rho[j])
+                dt[j], dt[n + j] = -dy, dy
+                ds[j] = (aim[j] + s[j] * dy) / t[j] - s[j]
+                ds[n + j] = (aim[n + j] - s[n + j] * dy) / t[n + j] - s[n + j]
+            bound_direction(bounds, dw, aim[2 * n :], s[2 * n :], t[2 * n :], ds[2 * n :], dt[2 * n :])
+            if phase == 0:
+                target = centred(s, t, ds, dt, total)
+        primal, dual = min(1.0, _DAMPING * longest(s, ds)), min(1.0, _DAMPING * longest(t, dt))
+        advance(w, primal, dw)
+        advance(s, primal, ds)
+        advance(y, dual, dt[n : 2 * n])
+        advance(t, dual, dt)
+        r = residuals(matrix, w, r0)
+    return w, weight, barrier
+
+
+@jit
+def present_sides(up, down):
+    """The sides that there are, as sign r_j <= slope d, up or down: their rows j, signs and slopes."""
+    n = len(up)
+    row, sign, slope, count = np.empty(2 * n, np.int64), np.empty(2 * n), np.empty(2 * n), 0
+    for slopes, way in ((up, 1.0), (down, -1.0)):
+        for j in range(n):
+            if slopes[j] > 0.0:
+                row[count], sign[count], slope[count] = j, way, slopes[j]
+                count += 1
+    return row[:count], sign[:count], slope[:count]
+
+
+@jit
+def largest_start(sides, r, t, pull):
+    """Multipliers in proportion to the violations, of sum 1, and their sums by rows; returns d above the violations."""
+    row, sign, slope = sides
+    d, total, size = 1e-300, 0.0, 0.0
+    for i in range(len(row)):
+        over = sign[i] * r[row[i]]
+        d, t[i] = max(d, 1.1 * over / slope[i]), max(over, 0.0)
+        total += slope[i] * t[i]
+    # Nothing is violated: w is well inside, and all multipliers are alike.
+    total = total if total > 0.0 else 1.0
+    for i in range(len(row)):
+        t[i] = t[i] / total + 0.1 / (len(r) * slope[i])
+        size += slope[i] * t[i]
+    for i in range(len(row)):
+        t[i] /= size
+        pull[row[i]] += sign[i] * t[i]
+    return d
+
+
+@jit
+def largest_weights(sides, sizes, r, d, s, t, both, tilt, scores):
+    """Write the slacks, and the weights of the rows in the normal matrix and its border (for d); return its corner.
+
+    The scores, (2 n,), are the weights of both sides times the squared norms of their rows in the unknowns (w, d).
+    """
+    row, sign, slope = sides
+    corner = 0.0
+    both[:], tilt[:] = 0.0, 0.0
+    for i in range(len(row)):
+        j = row[i]
+        s[i] = slope[i] * d - sign[i] * r[j]
+        weight = t[i] / s[i]
+        both[j] += weight
+        tilt[j] -= sign[i] * slope[i] * weight
+        corner += slope[i] * slope[i] * weight
+        scores[j if sign[i] > 0.0 else len(r) + j] = weight * (sizes[j] + slope[i] * slope[i])
+    return corner
+
+
+@jit
+def largest_force(sides, aim, s, pull):
+    """Write by rows what the sides contribute to the right-hand side of w; return what they do to that of d."""
+    row, sign, slope = sides
+    total = 0.0
+    pull[:] = 0.0
+    for i in range(len(row)):
+        pull[row[i]] -= sign[i] * aim[i] / s[i]
+        total += slope[i] * aim[i] / s[i]
+    return total
+
+
+@jit
+def largest_direction(sides, move, dd, aim, s, t, ds, dt):
+    """Set the directions of the slacks and multipliers of the sides that belong to W dw = ``move`` and dd."""
+    row, sign, slope = sides
+    for i in range(len(row)):
+        ds[i] = slope[i] * dd - sign[i] * move[row[i]]
+        dt[i] = (aim[i] - t[i] * ds[i]) / s[i] - t[i]
+
+
+@jit
+def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit):
+    """At most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
+
+    The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated.
+
+    Returns:
+        w (k,), d, the scores of both sides (2 n,) and t/s of the bounds (k,).
+    """
+    n, k = matrix.shape
+    bounds, sides = finite_bounds(lower, upper), present_sides(up, down)
+    m = len(sides[0])
+    size = m + len(bounds[0])
+    scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
+    s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
+    pull, both, tilt, scores = np.zeros(n), np.empty(n), np.empty(n), np.zeros(2 * n)
+    w, dw, dd = inner_point(lower, upper), np.zeros(k), 0.0
+    r = residuals(matrix, w, r0)
+    d = largest_start(sides, r, t, pull)
+    largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
+    bound_multipliers(bounds, np.dot(matrix.T, pull), w, dot(s[:m], t[:m]) / m, t[m:])
+    primal, dual = 1.0, 1.0
+    for step in range(limit + 1):
+        corner = largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
+        bound_weights(bounds, w, s[m:], t[m:], barrier)
+        total, target = dot(s, t), 0.0
+        if step == limit or not total > 1e-9 * d:
+            break
+        if step > 1 and decided(scores, barrier, k + 1) >= tolerance:
+            break
+        factor, ok = normal_factor(routines, matrix, both, barrier, min(primal, dual), scaled, normal)
+        if not ok:
+            break
+        border = np.dot(matrix.T, tilt)
+        column = solve_factorised(factor, border)
+        pivot = max(corner - dot(border, column), 1e-14 * corner)
+        ds[:], dt[:] = 0.0, 0.0
+        for phase in range(2):
+            set_aims(aim, target, ds, dt)
+            right = largest_force(sides, aim, s, pull) - 1.0
+            force = np.dot(matrix.T, pull)
+            bound_force(bounds, aim[m:], s[m:], force)
+            dw = solve_factorised(factor, force)
+            dd = (right - dot(border, dw)) / pivot
+            advance(dw, -dd, column)
+            largest_direction(sides, np.dot(matrix, dw), dd, aim, s, t, ds, dt)
+            bound_direction(bounds, dw, aim[m:], s[m:], t[m:], ds[m:], dt[m:])
+            if phase == 0:
+                target = centred(s, t, ds, dt, total)
+        primal, dual = min(1.0, _DAMPING * longest(s, ds)), min(1.0, _DAMPING * longest(t, dt))
+        advance(w, primal, dw)
+        d += primal * dd
+        advance(t, dual, dt)
+        r = residuals(matrix, w, r0)
+    return w, d, scores, barrier

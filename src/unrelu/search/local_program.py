@@ -11,7 +11,6 @@ import numpy.typing as npt
 from scipy import linalg
 
 from unrelu.layerwise import LayerSystem, Rows
-from unrelu.layerwise.exchange_kernel import Found
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
@@ -227,8 +226,7 @@ class _Solver:
             matrix = self.matrix if n == len(self.matrix) and _all_in_order(rows.entry) else self.matrix[rows.entry]
             self.system = LayerSystem(matrix, np.zeros(n), Activation("identity"), self.lower, self.upper)
         if warm_start is None:
-            here = Found(np.zeros(len(self.lower)), np.zeros(n), None, 0, False)
-            warm_start = Answer(here.h, np.inf, 0.0, LpStatus.FAILED, 0, found=here)
+            warm_start = Answer(np.zeros(len(self.lower)), np.inf, 0.0, LpStatus.FAILED, 0)
         answer = least_violation(self.system, rows.around(self.v), norm, self.end - time.perf_counter(), warm_start)
         self.programs += 1
         self.timed_out |= answer.status is LpStatus.LIMIT

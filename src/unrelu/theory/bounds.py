@@ -240,18 +240,13 @@ def recovery_bound(network: Generator, z: npt.ArrayLike, eps: float, alpha: floa
         end = error if alpha is None else max(alpha * error, handed, _FIRST * size)
         threshold = (error + end) * _UP
         bright = np.flatnonzero(output > threshold)
-        constant = c_inf(_dense(system)[bright]).lower if math.isfinite(threshold) else 0.0
+        constant = c_inf(system.dense[bright]).lower if math.isfinite(threshold) else 0.0
         errors.append(2 * error / constant * _UP if constant else math.inf)
         thresholds.append(threshold)
         rows.append(len(bright))
         constants.append(constant)
         handed = end / system.gain * _UP  # at least LayerSystem.input_threshold, whatever h is found
     return RecoveryBound(tuple(errors[::-1]), tuple(thresholds[::-1]), tuple(constants[::-1]), tuple(rows[::-1]))
-
-
-def _dense(system: LayerSystem) -> Array:
-    matrix = system.matrix
-    return matrix if isinstance(matrix, np.ndarray) else np.asarray(matrix.toarray())
 
 
 def _relu_chain(network: Generator) -> Network:

@@ -24,8 +24,9 @@ from scipy import sparse
 from unrelu.certification import GAP
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import backward_bounds, everywhere, propagated, region_of
-from unrelu.lp.highs import LinearProgram, solve_mip
+from unrelu.lp.highs import LinearProgram
 from unrelu.lp.lp_status import LpStatus
+from unrelu_studies.benchmarks.integer_programs import solve_mip
 
 Array = npt.NDArray[np.float64]
 

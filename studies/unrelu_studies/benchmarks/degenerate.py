@@ -138,9 +138,7 @@ def check(kind, norm, rng):
     answer = least_violation(system, layer_rows, norm)
     measure = np.sum if norm == "l1" else np.max
     scale = layer_rows.scale
-    matrix, _ = system.balanced
-    start = least_squares_start(matrix, layer_rows, system.lower * system.norms, system.upper * system.norms)
-    at_start = float(measure(layer_rows.violation(system.matrix @ system.inside(start / system.norms))))
+    at_start = float(measure(layer_rows.violation(system.matrix @ least_squares_start(system, layer_rows))))
     if not (np.isfinite(answer.h).all() and np.isfinite([answer.objective, answer.bound]).all()):
         return "NaN", 0.0, answer
     if answer.objective > at_start * (1 + 1e-9) + 1e-12 * scale:
@@ -150,7 +148,7 @@ def check(kind, norm, rng):
     floor = 1e-8 * scale
     if answer.objective <= max(floor, 1e-300):
         return "zero", 0.0, answer
-    best = reference(system, layer_rows, norm, answer.h, answer.objective / (1 if norm == "linf" else len(matrix)))
+    best = reference(system, layer_rows, norm, answer.h, answer.objective / (1 if norm == "linf" else system.n_out))
     if best is None:
         return "no reference", 0.0, answer
     excess = (answer.objective - best) / max(answer.objective, floor)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.dual_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex
-from unrelu.lp.primal_simplex import primal_simplex
+from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, dual_simplex, primal_simplex
 
 SEEDS = st.integers(0, 2**32)
 

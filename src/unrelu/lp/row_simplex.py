@@ -1,12 +1,15 @@
-r"""A dual simplex on dense rows with few unknowns, for long sequences of nearly equal linear programs.
+r"""Dual and primal simplex on dense rows with few unknowns, for long sequences of nearly equal linear programs.
 
 .. math:: \min_x\; g^T x + \sum_j \left( p_j \max(0, lo_j - a_j x) + q_j \max(0, a_j x - hi_j) \right)
 
 over free x of dimension N; where p_j or q_j is infinite, that side is a constraint. Row j has a multiplier y_j, at
 least -q_j and at most p_j, and g = sum_j y_j a_j at a dual feasible vertex. N rows are basic, that is, tight at one
-side. The others have y_j = 0 (within their sides), p_j (below) or -q_j (above). A row for which this does not hold
-enters: its multiplier moves, those of the basic rows with it, until one of them reaches an end and leaves. The
-objective never falls, so that every vertex on the way gives a lower bound.
+side. The others have y_j = 0 (within their sides), p_j (below) or -q_j (above).
+
+In the dual simplex a row for which this does not hold enters: its multiplier moves, those of the basic rows with it,
+until one of them reaches an end and leaves. The objective never falls, so that every vertex on the way gives a lower
+bound. In the primal simplex all rows are constraints; a row with a multiplier of the wrong sign leaves, and its edge is
+followed to the first row that is met.
 
 Source: C. E. Lemke, "The dual method of solving the linear programming problem", Naval Research Logistics 1 (1954);
 P. M. J. Harris, "Pivot selection methods of the Devex LP code", Mathematical Programming 5 (1973).
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, jit
+from unrelu.lp.dense_linear_algebra import advance, clear, dot, jit
 from unrelu.lp.exchange_simplex import invert_basis
 
 OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
@@ -24,13 +27,13 @@ OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
 # A row misses its side where it does by more than this, relative to its norm.
 VIOLATED = 1e-9
 # Multipliers may leave their interval by this in the ratio test, so that pivots can be large.
-SLACK = 1e-10
+_SLACK = 1e-10
 # Multipliers of a basis to start from may be outside by this, relative to the largest.
-FEASIBLE = 1e-7
+_FEASIBLE = 1e-7
 # Smaller coefficients are no pivots.
-PIVOT = 1e-9
+_PIVOT = 1e-9
 # Pivots between two inversions from scratch.
-REFACTOR = 60
+_REFACTOR = 60
 # Multipliers of a contradiction are not made larger than this times what they contradict by.
 _FARTHEST = 1e12
 
@@ -60,6 +63,14 @@ def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
         if j < m:
             value += y[i] * (hi[j] if upper[i] else lo[j])
     return value
+
+
+@jit
+def vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
+    """The same with the inverse computed first; returns the objective and whether there is an inverse."""
+    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
+        return -np.inf, False
+    return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
 
 
 @jit
@@ -112,17 +123,17 @@ def leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign):
         scale = max(scale, abs(alpha[i]))
     for i in range(k):
         change = -sign * alpha[i]
-        if abs(change) <= PIVOT * scale:
+        if abs(change) <= _PIVOT * scale:
             continue
         low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
-        room = (high - y[i] + SLACK) / change if change > 0.0 else (low - y[i] - SLACK) / change
+        room = (high - y[i] + _SLACK) / change if change > 0.0 else (low - y[i] - _SLACK) / change
         far = min(far, room)
     if far == np.inf:
         return -1, np.inf
     place, size, step = -1, 0.0, 0.0
     for i in range(k):
         change = -sign * alpha[i]
-        if abs(change) <= PIVOT * scale:
+        if abs(change) <= _PIVOT * scale:
             continue
         low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
         room = (high - y[i]) / change if change > 0.0 else (low - y[i]) / change
@@ -174,7 +185,7 @@ def dual_simplex(
         done = entering < 0 or value >= cutoff
         if done and since == 0:
             return (CUTOFF if value >= cutoff else OPTIMAL), value, pivots
-        if done or since >= REFACTOR:
+        if done or since >= _REFACTOR:
             # By updated numbers; look again with new ones.
             value, usable = again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, not done, x, r, y)
             if not usable:
@@ -229,10 +240,8 @@ def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if allowed(m, lo, hi, p, q, basis, upper, y):
             return value, True
-    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
-        return -np.inf, False
-    value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
-    return value, allowed(m, lo, hi, p, q, basis, upper, y)
+    value, usable = vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+    return value, usable and allowed(m, lo, hi, p, q, basis, upper, y)
 
 
 @jit
@@ -243,7 +252,7 @@ def allowed(m, lo, hi, p, q, basis, upper, y):
         largest = max(largest, abs(y[i]))
     for i in range(len(y)):
         low, high = ends(i, basis[i], m, lo, hi, p, q, upper)
-        if not (low - FEASIBLE * largest <= y[i] <= high + FEASIBLE * largest):
+        if not (low - _FEASIBLE * largest <= y[i] <= high + _FEASIBLE * largest):
             return False
     return True
 
@@ -255,9 +264,7 @@ def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if accurate(lo, hi, basis, upper, x, r):
             return value, True
-    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
-        return -np.inf, False
-    return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
+    return vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
 
 
 @jit
@@ -329,3 +336,111 @@ def update(edges, alpha, place):
             advance(edges[i], -alpha[i], new)
     clear(edges[place])
     advance(edges[place], 1.0, new)
+
+
+@jit
+def wrong(basis, upper, lo, hi, m, y, size):
+    """The basic row whose multiplier has the wrong sign, farthest per unit of its edge, and which way to move.
+
+    Returns -1, 0 at an optimum. A row that is an equation never leaves; an artificial one always may.
+    """
+    best, place, sign = 0.0, -1, 0.0
+    for i in range(len(basis)):
+        j = basis[i]
+        if j < m and lo[j] == hi[j]:
+            continue
+        if j >= m:
+            over, way = abs(y[i]), -1.0 if y[i] > 0.0 else 1.0
+        elif upper[i]:
+            over, way = y[i], -1.0
+        else:
+            over, way = -y[i], 1.0
+        if over > _SLACK and over > best * size[i]:
+            best, place, sign = over / size[i], i, way
+    return place, sign
+
+
+@jit
+def blocking(r, move, lo, hi, basic, norms, length):
+    """The nonbasic row that is met first along a direction, and the step; (-1, inf) if none is.
+
+    As in ``leaving``: how far, if every side were a little farther away; then the largest pivot of those met first.
+    """
+    far = np.inf
+    for j in range(len(r)):
+        if basic[j] or abs(move[j]) <= _PIVOT * norms[j] * length:
+            continue
+        allowed = VIOLATED * norms[j]
+        room = (hi[j] - r[j] + allowed) / move[j] if move[j] > 0.0 else (lo[j] - r[j] - allowed) / move[j]
+        far = min(far, room)
+    place, size, step = -1, 0.0, np.inf
+    for j in range(len(r)):
+        if basic[j] or abs(move[j]) <= _PIVOT * norms[j] * length:
+            continue
+        room = (hi[j] - r[j]) / move[j] if move[j] > 0.0 else (lo[j] - r[j]) / move[j]
+        if room <= far and abs(move[j]) > size * norms[j]:
+            place, size, step = j, abs(move[j]) / norms[j], max(0.0, room)
+    return place, step
+
+
+@jit
+def lengths(edges, size):
+    """Write the norms of the edges into ``size``."""
+    for i in range(len(edges)):
+        size[i] = np.sqrt(dot(edges[i], edges[i]))
+
+
+@jit
+def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh, y, x, r, limit):
+    """Go from a feasible vertex to one where g.x is smallest subject to lo <= A x <= hi.
+
+    Args: as of ``dual_simplex``; all rows are constraints, and the vertex of ``basis`` satisfies them.
+
+    Returns:
+        OPTIMAL, LIMIT (also where there is no bound) or SINGULAR; g.x; pivots.
+    """
+    m, k = rows.shape
+    basic = marked(basis, m)
+    state, hard = np.zeros(m, np.int8), np.full(m, np.inf)
+    alpha, move, size = np.empty(k), np.empty(m), np.empty(k)
+    pivots, since = 0, 0
+    if not fresh:
+        vertex(rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)
+    elif not vertex_from_scratch(routines, rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)[1]:
+        return SINGULAR, -np.inf, 0
+    while True:
+        lengths(edges, size)
+        place, sign = wrong(basis, upper, lo, hi, m, y, size)
+        if place < 0 and since == 0:
+            return OPTIMAL, dot(g, x), pivots
+        if place < 0 or since >= _REFACTOR:
+            if not vertex_from_scratch(routines, rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)[1]:
+                return SINGULAR, -np.inf, pivots
+            since = 0
+            continue
+        if pivots >= limit:
+            return LIMIT, -np.inf, pivots
+        pivots, since = pivots + 1, since + 1
+        move[:] = np.dot(rows, edges[place])
+        move *= sign
+        entering, step = blocking(r, move, lo, hi, basic, norms, size[place])
+        out = basis[place]
+        own = hi[out] - lo[out] if out < m else np.inf
+        if own <= step:
+            if own == np.inf:
+                return LIMIT, -np.inf, pivots
+            # The row meets its other side before anything else.
+            advance(x, sign * own, edges[place])
+            advance(r, own, move)
+            upper[place] = not upper[place]
+            continue
+        advance(x, sign * step, edges[place])
+        advance(r, step, move)
+        if out < m:
+            basic[out] = False
+        alpha[:] = np.dot(edges, rows[entering])
+        multiplier = y[place] / alpha[place]
+        advance(y, -multiplier, alpha)
+        y[place] = multiplier
+        basis[place], upper[place], basic[entering] = entering, move[entering] > 0.0, True
+        update(edges, alpha, place)

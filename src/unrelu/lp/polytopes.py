@@ -1,0 +1,150 @@
+"""Polytopes given by equations and inequalities: the deepest point, the dimension, the rows that are always tight."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, sparse
+
+from unrelu.lp.highs import LinearProgram, solve
+from unrelu.lp.lp_status import LpStatus
+
+Array = npt.NDArray[np.float64]
+
+# Relative size below which a singular value counts as zero.
+_RANK_TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Polytope:
+    """{h: E h = e, F h <= f}, with E (m, k) dense."""
+
+    equal: Array
+    equal_side: Array
+    below: Array
+    below_side: Array
+
+
+@dataclass(frozen=True, eq=False)
+class DeepestPoint:
+    """What :func:`deepest_point` found.
+
+    Attributes:
+        point: a point of the polytope, as far inside as possible; None if there is none, or it was not reached.
+        start: the least-squares solution of the equations.
+        dimension: of the polytope; -1 without a point.
+        status: OPTIMAL with a point, INFEASIBLE if there is none, LIMIT or FAILED.
+    """
+
+    point: Array | None
+    start: Array
+    dimension: int
+    status: LpStatus
+
+
+def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math.inf) -> DeepestPoint:
+    """A point as far inside the inequalities as possible, and the dimension of the polytope.
+
+    The equations are solved by their least-squares solution h0 and a basis N of their null space; in h = h0 + N v only
+    inequalities are left and the largest slack t with F N v + t <= f - F h0 is a linear program. Where t = 0, some
+    inequalities hold with equality all over the polytope and lower its dimension; they are found by a second program.
+
+    Args:
+        polytope: the constraints.
+        tolerance: violations up to this, relative to the size of the sides, count as none.
+        time_limit: in seconds, for the programs.
+
+    Raises:
+        SolverError: HiGHS refuses a program.
+    """
+    end = time.perf_counter() + time_limit
+    start, basis = _solve_equations(polytope.equal, polytope.equal_side)
+
+    def without_point(status: LpStatus) -> DeepestPoint:
+        return DeepestPoint(None, start, -1, status)
+
+    reached = polytope.equal @ start
+    size = max(*(float(np.abs(side).max(initial=0.0)) for side in (polytope.equal_side, reached)), np.finfo(float).tiny)
+    if np.abs(reached - polytope.equal_side).max(initial=0.0) > tolerance * size:
+        return without_point(LpStatus.INFEASIBLE)
+    size = max(size, float(np.abs(polytope.below_side).max(initial=0.0)))
+    slack = (polytope.below_side - polytope.below @ start) / size
+    if not basis.shape[1] or not len(slack):
+        if slack.min(initial=0.0) < -tolerance:
+            return without_point(LpStatus.INFEASIBLE)
+        return DeepestPoint(start, start, basis.shape[1], LpStatus.OPTIMAL)
+    normals = constraints_on(polytope.below, basis)
+    solution = solve(_deepest(normals, slack), end - time.perf_counter())
+    if solution.status is not LpStatus.OPTIMAL:
+        return without_point(solution.status)
+    v, depth = solution.x[:-1], solution.x[-1]
+    if depth < -tolerance:
+        return without_point(LpStatus.INFEASIBLE)
+    dimension = basis.shape[1]
+    if depth <= tolerance:
+        # Seen from the deepest point, a slack is zero or it is not.
+        left = slack - normals @ v
+        tight = always_tight(normals, np.where(left <= tolerance, 0.0, left), end - time.perf_counter())
+        if tight is None:
+            return without_point(LpStatus.LIMIT)
+        dimension = null_space(normals[tight]).shape[1]
+    return DeepestPoint(start + size * (basis @ v), start, dimension, LpStatus.OPTIMAL)
+
+
+def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
+    """The least-squares solution of matrix h = side with the smallest norm, and a basis of the null space, (k, k-r)."""
+    m, k = matrix.shape
+    if m == 0:
+        return np.zeros(k), np.eye(k)
+    left, values, right = linalg.svd(matrix, full_matrices=m < k, check_finite=False)
+    r = int((values > _RANK_TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
+    start = right[:r].T @ ((left[:, :r].T @ side) / values[:r])
+    return start, right[r:].T
+
+
+def null_space(matrix: Array) -> Array:
+    """An orthonormal basis of {d: matrix d = 0}, (k, k - rank)."""
+    return _solve_equations(matrix, np.zeros(len(matrix)))[1]
+
+
+def constraints_on(normals: Array, basis: Array) -> Array:
+    """The rows of ``normals`` seen along ``basis``; what rounding leaves of an unseen row is set to 0."""
+    seen = normals @ basis
+    size = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(np.abs(seen).max(axis=1, keepdims=True, initial=0.0) > _RANK_TOLERANCE * size, seen, 0.0)
+
+
+def _deepest(normals: Array, slack: Array) -> LinearProgram:
+    """max t <= 1 subject to normals v + t <= slack, as a minimisation over (v, t)."""
+    m, d = normals.shape
+    return LinearProgram(
+        cost=np.append(np.zeros(d), -1.0),
+        matrix=sparse.csc_array(np.hstack([normals, np.ones((m, 1))])),
+        row_lower=np.full(m, -np.inf),
+        row_upper=slack,
+        col_lower=np.full(d + 1, -np.inf),
+        col_upper=np.append(np.full(d, np.inf), 1.0),
+    )
+
+
+def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> npt.NDArray[np.bool_] | None:
+    """Which rows of normals v <= slack hold with equality at every feasible v; None if the program was not solved.
+
+    max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1: a feasible v with positive slack on row i
+    can be scaled by a large tau until that slack is 1, so exactly the rows that are always tight end at s_i = 0.
+    """
+    m, d = normals.shape
+    program = LinearProgram(
+        cost=np.concatenate([np.zeros(d + 1), -np.ones(m)]),
+        matrix=sparse.csc_array(np.hstack([normals, -slack[:, None], np.eye(m)])),
+        row_lower=np.full(m, -np.inf),
+        row_upper=np.zeros(m),
+        col_lower=np.concatenate([np.full(d, -np.inf), [1.0], np.zeros(m)]),
+        col_upper=np.concatenate([np.full(d + 1, np.inf), np.ones(m)]),
+    )
+    solution = solve(program, time_limit)
+    return solution.x[d + 1 :] < 0.5 if solution.status is LpStatus.OPTIMAL else None
