@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.measurements import Identity, MaskOperator, Operator
+from unrelu.measurements import Operator
+from unrelu.measurements.observed_network import picked, written_out
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
@@ -175,17 +176,13 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
     weights = [_dense(layer) for layer in network.layers]
     biases = [layer.bias() for layer in network.layers]
     slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
-    picked = np.flatnonzero(operator.seen(1)[0]) if isinstance(operator, MaskOperator) else operator.selection()
-    if picked is not None:
-        weights[-1], biases[-1], slopes[-1] = weights[-1][picked], biases[-1][picked], slopes[-1][picked]
-        y = y[picked] if isinstance(operator, MaskOperator) else y
-    elif not isinstance(operator, Identity):
-        matrix = operator.matrix()
-        if matrix is None:
-            matrix = operator.values(np.eye(operator.n)).T
-        weights, biases, slopes = (
-            [*weights, np.ascontiguousarray(matrix)], [*biases, np.zeros(operator.m)], [*slopes, np.ones(operator.m)]
-        )  # fmt: skip
+    shown = picked(operator, y[None])
+    if shown is None:
+        weights, biases = [*weights, written_out(operator)], [*biases, np.zeros(operator.m)]
+        slopes = [*slopes, np.ones(operator.m)]
+    else:
+        [(rows, y)] = shown
+        weights[-1], biases[-1], slopes[-1] = weights[-1][rows], biases[-1][rows], slopes[-1][rows]
     return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
 
 
