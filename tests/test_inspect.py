@@ -8,7 +8,7 @@ import torch
 
 from tests.support import random_network, tensor
 from unrelu._inspect import inspect
-from unrelu.diagnostics import freedom
+from unrelu.diagnostics.identifiability import freedom
 from unrelu.errors import InputError, OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense

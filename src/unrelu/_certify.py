@@ -11,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._invert import invert
-from unrelu.certification import Certificate, Limits, certifiable, compile_simplex, prove
+from unrelu.certification.certificate import Certificate
+from unrelu.certification.certified_chain import certifiable
+from unrelu.certification.certifying import prove
+from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
+from unrelu.lp.compilation import compile_simplex
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress

@@ -14,7 +14,7 @@ from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.problems import problem
 from tests.support import random_network
 from unrelu import zoo
-from unrelu.certification import ProofStatus
+from unrelu.certification.certificate import ProofStatus
 from unrelu.cli.certificate_plot import draw_bounds, draw_box
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 

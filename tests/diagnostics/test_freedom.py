@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import unrelu
 from tests.support import image_network, random_network, tensor
-from unrelu.diagnostics import freedom
+from unrelu.diagnostics.identifiability import freedom
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network

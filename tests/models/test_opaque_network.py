@@ -29,7 +29,7 @@ from tests.opaque_modules import (
 )
 from tests.support import rounding
 from unrelu._invert import invert
-from unrelu.diagnostics import freedom
+from unrelu.diagnostics.identifiability import freedom
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.branch_and_bound import GAP, BoundsAt
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
-from unrelu.certification.proof import MultiplierRows, Proof
+from unrelu.certification.proof import GAP, BoundsAt, MultiplierRows, Proof
 from unrelu.diagnostics.identifiability import identifiability
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
@@ -200,8 +199,8 @@ class Certificate:
         return self._flaw_of_radius(self.proof, chain)
 
     def _flaw_of_radius(self, proof: Proof, chain: CertifiedChain) -> str | None:
-        radius, proven = proof.radius(chain)
-        if not proven and not self.radius <= radius:
+        radius = proof.radius(chain)
+        if not self.radius <= radius:
             return f"the proof is about codes up to {radius:g}, not {self.radius:g}"
         return None
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_tightening import Probing
-from unrelu.certification.branch_and_bound import GAP, BoundsAt, BranchAndBound
+from unrelu.certification.bound_tightening import Probing, backward_bounds
+from unrelu.certification.branch_and_bound import BranchAndBound
 from unrelu.certification.certificate import Certificate, ProofStatus, digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
-from unrelu.certification.layer_bounds import backward_bounds, region_of
-from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import Proof
+from unrelu.certification.layer_bounds import region_of
+from unrelu.certification.node_program import Limits, Solved
+from unrelu.certification.proof import GAP, BoundsAt, Proof
 from unrelu.certification.safe_bounds import Multipliers, settled
 from unrelu.diagnostics.identifiability import identifiability
 from unrelu.lp.compilation import compile_simplex
@@ -51,31 +51,28 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     lemmas = backward_bounds(chain, level, limits.end)
     search = Probing(chain, level, region_of(chain, level, lemmas), limits)
     search.run()
-    kept, bounds = _ends(search)
-    return Proof.of(chain, level, level, lemmas, search.tree, kept, bounds)
+    kept, ends = ([], []) if search.now is None else ([search.leaf], _ends(search, search.now))
+    return search.tree.proof(chain, level, level, lemmas, kept, ends)
 
 
-def _ends(search: Probing) -> tuple[list[int], list[Multipliers]]:
-    """The open leaf and the multipliers of its 2 k bounds; nothing if there is none."""
-    if search.now is None:
-        return [], []
+def _ends(search: Probing, now: Solved) -> list[Multipliers]:
+    """The multipliers of the 2 k bounds of the open leaf."""
     k, chain = search.chain.latent_dim, search.chain
-    nothing = Multipliers(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
-    found, basis = [nothing] * (2 * k), search.now.basis
+    found, basis = [Multipliers.none(chain)] * (2 * k), now.basis
     for i in range(k):
         for row, sign in ((i, 1.0), (k + i, -1.0)):
             if search.limits.reached(0):
-                return [search.leaf], found
+                return found
             towards = np.zeros(k)
             towards[i] = sign
             solved = search.program.extreme(search.signs, basis, search.level, towards=towards)
             if solved is None:
-                basis = search.now.basis
+                basis = now.basis
                 continue
             basis = solved.basis
             sharp = search.regions.sharp.signed(search.signs)
             found[row] = settled(chain, sharp, solved.multipliers, np.zeros(chain.ends[-1]))
-    return [search.leaf], found
+    return found
 
 
 def prove(
@@ -116,9 +113,9 @@ def prove(
     proof = None
     if not search.exact:
         search.run()
-        proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
+        proof = search.tree.proof(chain, search.level, search.reach, search.lemmas) if len(search.tree) else None
     seconds = time.perf_counter() - begin
-    lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), _radius(proof, chain))
+    lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     status = _status(search, lower, scale)
     told = identifiability(network, search.z, operator)
     certificate = Certificate(
@@ -139,11 +136,6 @@ def _in_ordinary_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedCh
     exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
     scaled = chain.in_units(exponents) if any(exponents) else None
     return (chain, ()) if scaled is None else (scaled, exponents)
-
-
-def _radius(proof: Proof, chain: CertifiedChain) -> float:
-    radius, proven = proof.radius(chain)
-    return math.inf if proven else radius
 
 
 def _history(search: BranchAndBound, lower: float) -> tuple[BoundsAt, ...]:
@@ -167,7 +159,7 @@ def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array,
     if limits.over():
         return None
     proof = enclosure(largest, eps, some)
-    box, radius = proof.box(largest), _radius(proof, largest)
+    box, radius = proof.box(largest), proof.radius(largest)
     if math.isfinite(radius) and some.over():
         return None
     room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)

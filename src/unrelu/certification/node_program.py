@@ -1,6 +1,10 @@
 """Solving the relaxation under decisions, from the basis of a program that differed by one of them.
 
-A node's program has a working set of rows: most outputs of a ReLU are far below what would cost anything.
+A node's program has a working set of rows: most outputs of a ReLU are far below what would cost anything
+(row generation). Where pivots gain nothing the costs are perturbed, and the primal simplex removes the perturbation.
+
+Source: dual simplex with bounded multipliers, perturbed costs and a primal clean-up as in A. Koberstein, "The dual
+simplex method, techniques for a fast and stable implementation", PhD thesis, Paderborn 2005, chapters 3 and 6.
 """
 
 from __future__ import annotations

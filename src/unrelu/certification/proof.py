@@ -17,12 +17,24 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import BALANCE, LATENT, SUM, Lemma, Regions, region_of
-from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
-from unrelu.certification.search_tree import Packed, Tree
+from unrelu.certification.safe_bounds import Multipliers, Packed, Region, lower_bound
+
+# The gap that a proof closes.
+GAP = 1e-6
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class BoundsAt:
+    """What was known when: seconds from the start, nodes, bounds on the smallest F."""
+
+    seconds: float
+    nodes: int
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +67,7 @@ class MultiplierRows:
 
     def __getitem__(self, number: int) -> Multipliers:
         part = slice(int(self.pointer[number]), int(self.pointer[number + 1]))
-        row = np.zeros(self.outputs + self.total)
-        row[self.index[part]] = self.value[part]
-        return Multipliers(row[: self.outputs], row[self.outputs :])
+        return Packed(self.index[part], self.value[part]).unpacked(self.outputs, self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,47 +96,6 @@ class Proof:
     leaf_rows: MultiplierRows
     open_leaf: Index
     open_rows: MultiplierRows
-
-    @classmethod
-    def of(
-        cls,
-        chain: CertifiedChain,
-        level: float,
-        reach: float,
-        lemmas: list[Lemma],
-        tree: Tree,
-        kept: list[int] | None = None,
-        bounds: list[Multipliers] | None = None,
-    ) -> Proof:
-        """Put down what a search has found.
-
-        Args:
-            chain: the observation.
-            level, reach, lemmas, tree: of the search.
-            kept, bounds: of an enclosure, the open leaves and their 2 k multipliers one after another.
-        """
-        size = (len(chain.y), int(chain.ends[-1]))
-        kept = kept or []
-        closed = [number for number in tree.leaves() if number not in set(kept)]
-        empty = Packed.of(Multipliers(np.zeros(size[0]), np.zeros(size[1])))
-        parent, neuron, sign = (
-            np.array([getattr(node, name) for node in tree.nodes], dtype=np.int64)
-            for name in ("parent", "neuron", "sign")
-        )
-        return cls(
-            level,
-            reach,
-            np.array([lemma.kind for lemma in lemmas], dtype=np.int64),
-            np.array([lemma.index for lemma in lemmas], dtype=np.int64),
-            MultiplierRows.of((Packed.of(lemma.multipliers) for lemma in lemmas), *size),
-            parent,
-            neuron,
-            sign,
-            np.array(closed, dtype=np.int64),
-            MultiplierRows.of((tree.nodes[number].packed or empty for number in closed), *size),
-            np.array(kept, dtype=np.int64),
-            MultiplierRows.of((Packed.of(row) for row in bounds or []), *size),
-        )
 
     def lower(self, chain: CertifiedChain) -> float:
         """What the proof shows to be at most F(z) for every z with |z_i| <= radius; recomputed from the multipliers."""
@@ -169,11 +138,11 @@ class Proof:
         """What the lemmas prove of pre-activations, at the proof's level."""
         return region_of(chain, self.reach, self.lemmas()).at(chain, self.level)
 
-    def radius(self, chain: CertifiedChain) -> tuple[float, bool]:
-        """The largest \\|z_i\\| of the codes that the proof is about, and whether it is shown that no others matter."""
+    def radius(self, chain: CertifiedChain) -> float:
+        """The largest |z_i| of the codes that the proof is about; infinite where it is shown that no others matter."""
         proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
         regions = region_of(chain, self.reach, proven)
-        return regions.full.radius, regions.proven
+        return math.inf if regions.proven else regions.full.radius
 
     def lemmas(self) -> list[Lemma]:
         """The lemmas, one by one."""

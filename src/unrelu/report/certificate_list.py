@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unrelu.certification import ProofStatus
+from unrelu.certification.certificate import ProofStatus
 from unrelu.runtime.file_reading import opened
 
 # Bytes of a line; a box takes 50 for each latent coordinate.
