@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._invert import invert
-from unrelu.certification.certificate import Certificate
+from unrelu.certification.certificate import Certificate, Certificates
 from unrelu.certification.certified_chain import certifiable
 from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
@@ -40,7 +40,7 @@ def certify(
     seed: int = 0,
     callback: Callable[[Progress], Any] | None = None,
     scale: str | tuple[float, float] | None = None,
-) -> Certificate | list[Certificate]:
+) -> Certificate | Certificates:
     r"""Bound the smallest error over all codes, and prove it.
 
     .. math:: lower \le \min_z F(z) \le upper, \qquad F(z) = |y - A G(z)|_\infty \text{ or } |y - A G(z)|_1
@@ -65,7 +65,7 @@ def certify(
         scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
 
     Returns:
-        A :class:`~unrelu.Certificate`, or a list of them for a batch.
+        A :class:`~unrelu.Certificate`, or :class:`~unrelu.Certificates` for a batch.
 
     Raises:
         InputError: y, result, operator, noise or norm cannot be used.
@@ -90,7 +90,7 @@ def certify(
         norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
         compile_simplex()
         codes = _codes(problem, result, norm)
-        found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]
+        found = Certificates(_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size))
     return found[0] if problem.single else found
 
 

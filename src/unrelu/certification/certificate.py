@@ -9,10 +9,11 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -247,6 +248,60 @@ class Certificate:
             OptionError: ``max_bytes`` is no number of bytes.
         """
         return read(Path(path), check_limit(max_bytes))
+
+
+class Certificates(Sequence[Certificate]):
+    """The certificates of a batch, one an observation.
+
+    ``c[i]`` is one of them; a slice, a boolean mask or an array of indices gives those as Certificates.
+
+    Attributes:
+        lower, upper, gap: of each, (B,).
+        status: of each a :class:`~unrelu.ProofStatus`, (B,), dtype object.
+    """
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._all = tuple(certificates)
+        self.lower: Array = np.array([c.lower for c in self._all])
+        self.upper: Array = np.array([c.upper for c in self._all])
+        self.gap: Array = np.array([c.gap for c in self._all])
+        self.status = np.array([c.status for c in self._all], dtype=object)
+        for array in (self.lower, self.upper, self.gap, self.status):
+            array.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @overload
+    def __getitem__(self, index: int) -> Certificate: ...
+    @overload
+    def __getitem__(self, index: slice | npt.NDArray[Any] | list[Any]) -> Certificates: ...
+    def __getitem__(self, index: Any) -> Certificate | Certificates:
+        chosen = np.arange(len(self))[index]
+        return self._all[chosen] if np.ndim(chosen) == 0 else Certificates(self._all[i] for i in chosen)
+
+    def __repr__(self) -> str:
+        counts = Counter(status.name for status in self.status)
+        return f"Certificates({len(self)}: {', '.join(f'{count} {name}' for name, count in counts.most_common())})"
+
+    def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
+        """Whether every certificate verifies, see :meth:`Certificate.verify`.
+
+        Args:
+            network: G.
+            y: the observations (B, ...), as they were certified.
+            operator: A, as it was certified: one for all, or a mask for each.
+
+        Raises:
+            InputError: y or operator do not fit the network, or there are not as many observations as certificates.
+            UnsupportedModelError: nothing can be certified of this network.
+        """
+        values = numbers(y, "y")
+        measured = read_operator(operator, network.output_shape, values.shape)
+        if values.ndim == 0 or len(values) != len(self) or measured.count not in (0, len(self)):
+            raise InputError(f"y has shape {values.shape}; pass the {len(self)} observations that were certified")
+        one_by_one = (measured.take(np.array([i])) for i in range(len(self)))
+        return all(c.verify(network, row, a) for c, row, a in zip(self, values, one_by_one, strict=True))
 
 
 def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:

@@ -4,7 +4,7 @@ A node's program has a working set of rows: most outputs of a ReLU are far below
 (row generation). Where pivots gain nothing the costs are perturbed, and the primal simplex removes the perturbation.
 
 Source: dual simplex with bounded multipliers, perturbed costs and a primal clean-up as in A. Koberstein, "The dual
-simplex method, techniques for a fast and stable implementation", PhD thesis, Paderborn 2005, chapters 3 and 6.
+simplex method, techniques for a fast and stable implementation", PhD thesis, Paderborn 2005.
 """
 
 from __future__ import annotations
