@@ -233,7 +233,17 @@ class Certificate:
         Raises:
             InputError: another suffix.
         """
-        write(self, Path(path))
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        table = {**dict(_table(self)), "format": _FORMAT, "digest": self._digest}
+        if path.suffix == ".npz":
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
+            np.savez_compressed(path, **arrays)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps({name: _plain(value) for name, value in table.items()}), encoding="utf-8")
+        else:
+            raise InputError(f"{path}: save a certificate as .json or .npz")
 
     @classmethod
     def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
@@ -247,7 +257,14 @@ class Certificate:
             InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
             OptionError: ``max_bytes`` is no number of bytes.
         """
-        return read(Path(path), check_limit(max_bytes))
+        path = Path(path)
+        table = _read_table(path, check_limit(max_bytes))
+        if str(table.get("format")) != _FORMAT:
+            raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
+        try:
+            return cls(**_fields(table))
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
 
 
 class Certificates(Sequence[Certificate]):
@@ -350,73 +367,38 @@ def _table(certificate: Certificate) -> Iterator[tuple[str, Any]]:
     yield "history", np.array(history, dtype=np.float64).reshape(-1, 4)
     for name in _PROOFS:
         proof = getattr(certificate, name)
-        if proof is not None:
-            yield from _proof_table(name, proof)
-
-
-def _proof_table(prefix: str, proof: Proof) -> Iterator[tuple[str, Any]]:
-    for entry in fields(proof):
-        value = getattr(proof, entry.name)
-        if isinstance(value, MultiplierRows):
-            for part in fields(value):
-                yield f"{prefix}.{entry.name}.{part.name}", getattr(value, part.name)
-        else:
-            yield f"{prefix}.{entry.name}", value
-
-
-def write(certificate: Certificate, path: Path) -> None:
-    """Write a table with its digest.
-
-    Raises:
-        InputError: the suffix is neither .json nor .npz.
-    """
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    table = {**dict(_table(certificate)), "format": _FORMAT, "digest": certificate._digest}
-    if path.suffix == ".npz":
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
-        np.savez_compressed(path, **arrays)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps({name: _plain(value) for name, value in table.items()}), encoding="utf-8")
-    else:
-        raise InputError(f"{path}: save a certificate as .json or .npz")
+        for entry in fields(proof) if proof is not None else ():
+            value = getattr(proof, entry.name)
+            for part in fields(value) if isinstance(value, MultiplierRows) else ():
+                yield f"{name}.{entry.name}.{part.name}", getattr(value, part.name)
+            if not isinstance(value, MultiplierRows):
+                yield f"{name}.{entry.name}", value
 
 
 def _plain(value: Any) -> Any:
     """As JSON has it; infinities and NaN as strings, as JSON has none."""
     if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
+        value = value.tolist()
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(path: Path, max_bytes: int = MAX_BYTES) -> Certificate:
-    """Read a table back.
-
-    Raises:
-        InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
-    """
-    table = _read_table(path, max_bytes)
-    if str(table.get("format")) != _FORMAT:
-        raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
-    try:
-        values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
-        values.update({name: _proof(table, name) for name in _PROOFS})
-        rows = _array(table["history"], float).reshape(-1, 4)
-        if len(rows) > _LONGEST_HISTORY:
-            raise ValueError(f"the history has {len(rows):,} moments")
-        box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
-        history = tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
-        return Certificate(
-            **values, z=_array(table["z"], np.float64), box=box,
-            status=ProofStatus[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
-            exponents=tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
-            identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
-            _digest=str(table["digest"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
+def _fields(table: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a certificate, from its table."""
+    values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
+    values.update({name: _proof(table, name) for name in _PROOFS})
+    rows = _array(table["history"], float).reshape(-1, 4)
+    if len(rows) > _LONGEST_HISTORY:
+        raise ValueError(f"the history has {len(rows):,} moments")
+    return values | {
+        "z": _array(table["z"], np.float64), "status": ProofStatus[str(table["status"])], "norm": str(table["norm"]),
+        "box": _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None,
+        "rank": _whole(table["rank"]), "identifiable": _flag(table["identifiable"]), "nodes": _whole(table["nodes"]),
+        "exponents": tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
+        "history": tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows),
+        "_digest": str(table["digest"]),
+    }  # fmt: skip
 
 
 def _read_table(path: Path, max_bytes: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
 from unrelu.measurements.observed_network import picked, written_out
 from unrelu.models.generator import Generator
-from unrelu.models.network import Layer, Network
+from unrelu.models.network import Network
 
 Array = npt.NDArray[np.float64]
 
@@ -173,7 +173,8 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
     """
     network = certifiable(network)
-    weights = [_dense(layer) for layer in network.layers]
+    matrices = [layer.matrix() for layer in network.layers]
+    weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]
     slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
     shown = picked(operator, y[None])
@@ -184,8 +185,3 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
         [(rows, y)] = shown
         weights[-1], biases[-1], slopes[-1] = weights[-1][rows], biases[-1][rows], slopes[-1][rows]
     return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
-
-
-def _dense(layer: Layer) -> Array:
-    matrix = layer.matrix()
-    return np.ascontiguousarray(matrix if isinstance(matrix, np.ndarray) else matrix.toarray())
