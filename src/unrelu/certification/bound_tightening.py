@@ -15,13 +15,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import BALANCE, HIGH, LATENT, LOW, SUM, Lemma, Regions, everywhere, region_of
+from unrelu.certification.layer_bounds import (
+    BALANCE,
+    HIGH,
+    LATENT,
+    LOW,
+    SUM,
+    Lemma,
+    Regions,
+    everywhere,
+    region_of,
+    unit,
+)
 from unrelu.certification.node_program import Limits, NodeBasis, NodeProgram, Solved
 from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Multipliers, Region, settled
@@ -32,6 +44,8 @@ from unrelu.lp.dual_simplex import OPTIMAL, dual_simplex
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
+# Coefficients of all pre-activations, (N,), and of the code, (k,).
+Target = tuple[Array, Array]
 # Passes over the undecided neurons.
 _PASSES = 4
 # The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
@@ -149,16 +163,27 @@ def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, pos
     return Multipliers(np.zeros(len(chain.y)), slopes)
 
 
+def extremes(
+    program: NodeProgram, signs: Signs, start: NodeBasis, level: float, region: Region, targets: Iterable[Target]
+) -> Iterator[tuple[int, Multipliers]]:
+    """Minimise ``extra . u + towards . z`` over a relaxation for one target after another, until the time is up.
+
+    Yields the number of each target that was solved, and the multipliers of its bound, fit for the region.
+    """
+    basis = start
+    for number, (extra, towards) in enumerate(targets):
+        if program.limits.over():
+            return
+        solved = program.extreme(signs, basis, level, extra, towards)
+        basis = start if solved is None else solved.basis
+        if solved is not None:
+            yield number, settled(program.relaxation.chain, region, solved.multipliers, extra)
+
+
 def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
-    """Two more lemmas for every undecided hidden neuron, for the largest error.
+    """Two more lemmas for every undecided hidden neuron, for the largest error: OBBT.
 
     From the last hidden layer to the first: bounds of a layer also bound those before it.
-
-    Args:
-        chain: the observation.
-        level: of F.
-        lemmas: known so far; the new ones follow from them.
-        limits: when to stop.
     """
     region = region_of(chain, level, lemmas).sharp
     relaxation = Relaxation(chain, region, decided(chain, region))
@@ -166,21 +191,14 @@ def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limi
     first = program.solve(none, cutoff=level)
     if first.closed or not first.finished:
         return []
-    found: list[Lemma] = []
-    basis: NodeBasis = first.basis
-    for neuron in relaxation.undecided[::-1]:
-        extra = np.zeros(chain.ends[-1])
-        for kind, sign in ((LOW, 1.0), (HIGH, -1.0)):
-            if limits.over():
-                return found
-            extra[neuron] = sign
-            solved = program.extreme(none, basis, level, extra=extra)
-            if solved is None:
-                basis = first.basis
-                continue
-            basis = solved.basis
-            found.append(Lemma(kind, int(neuron), settled(chain, region, solved.multipliers, extra)))
-    return found
+    ends = [(kind, int(neuron)) for neuron in relaxation.undecided[::-1] for kind in (LOW, HIGH)]
+    here = [slice(neuron, neuron + 1) for _, neuron in ends]
+    targets = (
+        (unit(chain, at, 1.0 if kind == LOW else -1.0), np.zeros(chain.latent_dim))
+        for at, (kind, _) in zip(here, ends, strict=True)
+    )
+    found = extremes(program, none, first.basis, level, region, targets)
+    return [Lemma(*ends[number], multipliers) for number, multipliers in found]
 
 
 class Probing:
@@ -247,3 +265,16 @@ class Probing:
             self.signs[neuron], self.leaf = -sign, left
             self.now = self._open(left, self.program.solve(self.signs, now.basis, self.level))
             return
+
+    def ends(self) -> list[Multipliers]:
+        """The multipliers of the bounds of z_1 ... z_k and -z_1 ... -z_k in the open leaf; nothing if there is none."""
+        if self.now is None:
+            return []
+        k, nothing = self.chain.latent_dim, np.zeros(self.chain.ends[-1])
+        found = [Multipliers.none(self.chain)] * (2 * k)
+        order = [row for i in range(k) for row in (i, k + i)]
+        targets = ((nothing, np.concatenate([np.eye(k), -np.eye(k)])[row]) for row in order)
+        sharp = self.regions.sharp.signed(self.signs)
+        for number, multipliers in extremes(self.program, self.signs, self.now.basis, self.level, sharp, targets):
+            found[order[number]] = multipliers
+        return found

@@ -28,7 +28,7 @@ from unrelu.certification.node_program import Limits, NodeProgram
 from unrelu.certification.proof import GAP, BoundsAt
 from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Region
-from unrelu.certification.search_tree import Tree, most_violated, violations
+from unrelu.certification.search_tree import Tree, most_violated
 
 Array = npt.NDArray[np.float64]
 
@@ -102,6 +102,7 @@ class BranchAndBound:
         self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
         self.lemmas: list[Lemma] = backward_bounds(chain, self.reach, limits.end)
+        # What a neuron does to the next layer: the norm of its column in the weights.
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
@@ -195,7 +196,7 @@ class BranchAndBound:
         point, signs = self.tree.nodes[number].point, self.tree.signs(number)
         if point is None:
             return
-        neuron = most_violated(*violations(self._program.relaxation, point, signs), self._widths)
+        neuron = most_violated(self._program.relaxation, point, signs, self._widths)
         if neuron < 0:
             self._again(number, signs, point)
             return

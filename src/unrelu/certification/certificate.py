@@ -208,7 +208,7 @@ class Certificate:
     def _flaw_of_box(self, chain: CertifiedChain) -> str | None:
         if self.box is None or self.box_proof is None:
             return None if self.box is None else "there is no proof of the box"
-        largest = CertifiedChain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+        largest = replace(chain, norm="linf")
         flaw = self.box_proof.flaw(largest)
         if flaw:
             return flaw

@@ -9,7 +9,7 @@ outputs is one more layer, with c = 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -101,7 +101,7 @@ class CertifiedChain:
             y = np.ldexp(self.y, exponents[-1])
             if not np.array_equal(np.ldexp(y, -exponents[-1]), self.y):
                 return None
-        return CertifiedChain(tuple(weights), tuple(biases), self.slopes, y, self.norm)
+        return replace(self, weights=tuple(weights), biases=tuple(biases), y=y)
 
     def pre_activations(self, z: Array) -> list[Array]:
         """u_1 ... u_d at a code (k,)."""

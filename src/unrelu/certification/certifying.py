@@ -14,9 +14,8 @@ from unrelu.certification.branch_and_bound import BranchAndBound
 from unrelu.certification.certificate import Certificate, ProofStatus, digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
 from unrelu.certification.layer_bounds import region_of
-from unrelu.certification.node_program import Limits, Solved
+from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import GAP, BoundsAt, Proof
-from unrelu.certification.safe_bounds import Multipliers, settled
 from unrelu.diagnostics.identifiability import identifiability
 from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements import Operator
@@ -51,53 +50,14 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     lemmas = backward_bounds(chain, level, limits.end)
     search = Probing(chain, level, region_of(chain, level, lemmas), limits)
     search.run()
-    kept, ends = ([], []) if search.now is None else ([search.leaf], _ends(search, search.now))
-    return search.tree.proof(chain, level, level, lemmas, kept, ends)
-
-
-def _ends(search: Probing, now: Solved) -> list[Multipliers]:
-    """The multipliers of the 2 k bounds of the open leaf."""
-    k, chain = search.chain.latent_dim, search.chain
-    found, basis = [Multipliers.none(chain)] * (2 * k), now.basis
-    for i in range(k):
-        for row, sign in ((i, 1.0), (k + i, -1.0)):
-            if search.limits.reached(0):
-                return found
-            towards = np.zeros(k)
-            towards[i] = sign
-            solved = search.program.extreme(search.signs, basis, search.level, towards=towards)
-            if solved is None:
-                basis = now.basis
-                continue
-            basis = solved.basis
-            sharp = search.regions.sharp.signed(search.signs)
-            found[row] = settled(chain, sharp, solved.multipliers, np.zeros(chain.ends[-1]))
-    return found
+    kept = [] if search.now is None else [search.leaf]
+    return search.tree.proof(chain, level, level, lemmas, kept, search.ends())
 
 
 def prove(
-    network: Generator,
-    operator: Operator,
-    y: Array,
-    z: Array,
-    *,
-    norm: str = "linf",
-    eps: float = math.nan,
-    box: bool = True,
-    limits: Limits,
+    network: Generator, operator: Operator, y: Array, z: Array, *, norm: str, eps: float, box: bool, limits: Limits
 ) -> Certificate:
-    """A certificate of one observation.
-
-    Args:
-        network: G.
-        operator: A, of this observation.
-        y: (m,).
-        z: the code to begin with, (k,).
-        norm: "linf" or "l1".
-        eps: the largest error, NaN if it is not known.
-        box: whether an eps is used for an enclosure.
-        limits: when to stop. The enclosure comes first and may take a part of the time; where that is not enough, there
-            is none.
+    """A certificate of one observation (m,), from a code (k,) on; with an eps and ``box``, first an enclosure.
 
     Raises:
         UnsupportedModelError: nothing can be certified of this network.
@@ -153,7 +113,7 @@ def _status(search: BranchAndBound, lower: float, scale: float) -> ProofStatus:
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
     """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
-    largest = CertifiedChain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+    largest = replace(chain, norm="linf")
     now = time.perf_counter()
     some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
     if limits.over():

@@ -60,15 +60,13 @@ class Regions:
     def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The same met with the level set of a smaller level."""
         low, high = level_set(chain, level)
-        sharp, full = (_met(chain, region, low, high) for region in (self.sharp, self.full))
+        nothing = np.full(chain.ends[-2], np.inf)
+        low, high = np.concatenate([-nothing, low]), np.concatenate([nothing, high])
+        sharp, full = (
+            replace(region, low=np.maximum(low, region.low), high=np.minimum(high, region.high))
+            for region in (self.sharp, self.full)
+        )
         return Regions(sharp, full, self.proven)
-
-
-def _met(chain: CertifiedChain, region: Region, low: Array, high: Array) -> Region:
-    start = chain.ends[-2]
-    new_low, new_high = region.low.copy(), region.high.copy()
-    new_low[start:], new_high[start:] = np.maximum(low, new_low[start:]), np.minimum(high, new_high[start:])
-    return replace(region, low=new_low, high=new_high)
 
 
 def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
@@ -171,7 +169,7 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
 def _summed(chain: CertifiedChain, region: Region, lemma: Lemma, level: float) -> Region:
     """All outputs of a ReLU layer are at least 0, so that each is at most their sum."""
     here = slice(int(chain.ends[lemma.index]), int(chain.ends[lemma.index + 1]))
-    value = lower_bound(chain, region, lemma.multipliers, level, total=_unit(chain, here, -1.0))
+    value = lower_bound(chain, region, lemma.multipliers, level, total=unit(chain, here, -1.0))
     if (chain.slopes[lemma.index] != 0).any() or value.tilt:
         return region
     high = region.high.copy()
@@ -181,7 +179,7 @@ def _summed(chain: CertifiedChain, region: Region, lemma: Lemma, level: float) -
 
 def _tightened(chain: CertifiedChain, regions: Regions, lemma: Lemma, level: float) -> Regions:
     here = slice(lemma.index, lemma.index + 1)
-    extra = _unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
+    extra = unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
     bound = lower_bound(chain, regions.full, lemma.multipliers, level, extra=extra).within(regions.full.radius)
     changed = []
     for region in (regions.sharp, regions.full):
@@ -194,7 +192,8 @@ def _tightened(chain: CertifiedChain, regions: Regions, lemma: Lemma, level: flo
     return Regions(changed[0], changed[1], regions.proven)
 
 
-def _unit(chain: CertifiedChain, here: slice, value: float) -> Array:
+def unit(chain: CertifiedChain, here: slice, value: float) -> Array:
+    """A number for some neurons and 0 for the others, (N,)."""
     vector = np.zeros(chain.ends[-1])
     vector[here] = value
     return vector
@@ -232,7 +231,7 @@ def _balanced(chain: CertifiedChain, region: Region, mu: Array) -> float:
     high = np.abs(region.high[: len(bias)])
     if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
         return math.inf
-    inverse = np.linalg.pinv(weight)
+    inverse = chain.inverse(0)
     size = float(np.abs(inverse).sum(axis=1).max())
     rounding = (len(bias) + 4) * _UNIT
     left = np.abs(np.eye(len(inverse)) - inverse @ weight).sum(axis=1)

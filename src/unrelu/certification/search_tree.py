@@ -62,13 +62,9 @@ def missed(relaxation: Relaxation, x: Array, signs: Signs) -> tuple[Flags, Flags
     return on, off
 
 
-def most_violated(above: Array, below: Array, widths: Array) -> int:
-    """The neuron with the largest sqrt(f e), in units of what it does to the next layer; -1 if none is violated.
-
-    Args:
-        above, below: f and e.
-        widths: of each neuron, the norm of its column in the next layer's weights.
-    """
+def most_violated(relaxation: Relaxation, x: Array, signs: Signs, widths: Array) -> int:
+    """The neuron with the largest sqrt(f e) times its width at a point; -1 if none is violated."""
+    above, below = violations(relaxation, x, signs)
     score = np.sqrt(above * below) * widths
     best = int(np.argmax(score))
     return best if score[best] > 0 else -1
@@ -102,11 +98,7 @@ class Node:
 
 
 class Tree:
-    """The nodes in the order in which they were made; the root has number 0.
-
-    Args:
-        neurons: how many there are, counted through.
-    """
+    """The nodes in the order in which they were made; the root has number 0."""
 
     def __init__(self, neurons: int) -> None:
         self.nodes: list[Node] = []
