@@ -23,11 +23,10 @@ import numpy.typing as npt
 
 from unrelu.certification.bound_tightening import Probing, backward_bounds, decided, latent_bounds, neuron_lemmas
 from unrelu.certification.certified_chain import EXACT, CertifiedChain
-from unrelu.certification.layer_bounds import Lemma, level_set, region_of
+from unrelu.certification.layer_bounds import Lemma, level_region, region_of
 from unrelu.certification.node_program import Limits, NodeProgram
 from unrelu.certification.proof import GAP, BoundsAt
 from unrelu.certification.relaxation import Relaxation
-from unrelu.certification.safe_bounds import Region
 from unrelu.certification.search_tree import Tree, most_violated
 
 Array = npt.NDArray[np.float64]
@@ -60,9 +59,7 @@ def best_in_region(chain: CertifiedChain, z: Array) -> Array:
     for _ in range(_ROUNDS):
         if level <= 0 or value - least <= _ENOUGH * value:
             break
-        low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
-        low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
-        relaxation = Relaxation(chain, Region(low, high, np.inf), signs)
+        relaxation = Relaxation(chain, level_region(chain, level), signs)
         solved = NodeProgram(relaxation).solve(signs, cutoff=level)
         least = max(least, min(solved.value, level))
         if not solved.closed and solved.finished:

@@ -166,23 +166,22 @@ class Certificate:
     def times_power(self, exponent: int) -> Certificate:
         """The same with all that is in units of y times 2^exponent."""
         names = ("lower", "upper", "eps", "scale")
+
+        def times(x: float) -> float:
+            return float(np.ldexp(x, exponent))
+
         with np.errstate(over="ignore", under="ignore"):
-            numbers: dict[str, Any] = {name: float(np.ldexp(getattr(self, name), exponent)) for name in names}
-            history = tuple(
-                replace(m, lower=float(np.ldexp(m.lower, exponent)), upper=float(np.ldexp(m.upper, exponent)))
-                for m in self.history
-            )
+            numbers: dict[str, Any] = {name: times(getattr(self, name)) for name in names}
+            history = tuple(replace(m, lower=times(m.lower), upper=times(m.upper)) for m in self.history)
         return replace(self, **numbers, history=history)
 
     def _flaw(self, chain: CertifiedChain, network: Generator, measured: Operator) -> str | None:
         """See :meth:`flaw`, for a chain in the units of the proof."""
         scale = float(np.abs(chain.y).max(initial=0.0))
+        value, what = chain.objective(self.z), "pass the observation and operator= that were certified"
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
-        if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
-            value = chain.objective(self.z)
-            return (
-                f"F(z) is {value:.17g}, not {self.upper:.17g}; pass the observation and operator= that were certified"
-            )
+        if not abs(value - self.upper) <= off or not abs(self.scale - scale) <= off:
+            return f"F(z) is {value:.17g}, not {self.upper:.17g}; {what}"
         told = identifiability(network, self.z, measured)
         if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
             return f"the rank at z is {int(told.rank)}, not {self.rank}"

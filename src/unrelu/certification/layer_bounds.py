@@ -59,14 +59,19 @@ class Regions:
 
     def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The same met with the level set of a smaller level."""
-        low, high = level_set(chain, level)
-        nothing = np.full(chain.ends[-2], np.inf)
-        low, high = np.concatenate([-nothing, low]), np.concatenate([nothing, high])
+        below = level_region(chain, level)
         sharp, full = (
-            replace(region, low=np.maximum(low, region.low), high=np.minimum(high, region.high))
+            replace(region, low=np.maximum(below.low, region.low), high=np.minimum(below.high, region.high))
             for region in (self.sharp, self.full)
         )
         return Regions(sharp, full, self.proven)
+
+
+def level_region(chain: CertifiedChain, level: float) -> Region:
+    """The level set of the outputs, and nothing known of the others."""
+    nothing = np.full(chain.ends[-2], np.inf)
+    low, high = level_set(chain, level)
+    return Region(np.concatenate([-nothing, low]), np.concatenate([nothing, high]), math.inf)
 
 
 def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
@@ -115,9 +120,8 @@ def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> 
     Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
     its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
     """
-    low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
-    low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
-    radius = math.inf
+    region = level_region(chain, level)
+    low, high, radius = region.low, region.high, math.inf
     for layer in range(chain.depth - 1, -1, -1):
         here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
         h_low, h_high = inverted(chain, layer, low[here], high[here])
