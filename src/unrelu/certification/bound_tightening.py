@@ -204,11 +204,7 @@ def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limi
 class Probing:
     """A tree with one open leaf, growing downwards: every split closes a side.
 
-    Args:
-        chain: the observation.
-        level: codes with F below it are looked for.
-        regions: what is known of them.
-        limits: when to stop.
+    Looked for are codes with F below the level, of which the regions are known.
 
     Attributes:
         tree, leaf, signs: the tree, its open leaf and the decisions that make it.

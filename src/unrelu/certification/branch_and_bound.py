@@ -75,9 +75,8 @@ class BranchAndBound:
     """One branch and bound.
 
     Args:
-        chain: the observation.
+        chain, limits: the observation, and when to stop.
         z: the best code known, (k,).
-        limits: when to stop.
         scale: of y; bounds closer to each other than GAP times 1e-8 of it are equal.
 
     Attributes:

@@ -163,12 +163,6 @@ def certifiable(network: Generator) -> Network:
 def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> CertifiedChain:
     """The chain of one observation (m,); entries hidden by a mask are left out.
 
-    Args:
-        network: of dense layers, or of others with matrices that are small enough to write out.
-        operator: A, of one observation.
-        y: (m,).
-        norm: "linf" or "l1".
-
     Raises:
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
     """

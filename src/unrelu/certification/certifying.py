@@ -39,12 +39,8 @@ _STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "ca
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     """A proof of the box of all codes with F(z) <= eps.
 
-    Computing the intervals of all neurons first would make it only a little smaller, and take much longer.
-
-    Args:
-        chain: the observation, with the norm "linf".
-        eps: the largest error.
-        limits: when to stop; coordinates not reached are bounded by the radius alone.
+    Coordinates not reached within the limits are bounded by the radius alone. Computing the intervals of all neurons
+    first would make it only a little smaller, and take much longer.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
     lemmas = backward_bounds(chain, level, limits.end)

@@ -145,12 +145,7 @@ class Solved:
 
 
 class NodeProgram:
-    """A relaxation that is solved under many decisions.
-
-    Args:
-        relaxation: what is solved.
-        limits: when to stop. What is not finished by then is a bound all the same.
-    """
+    """A relaxation that is solved under many decisions; what is not finished in the limits is a bound all the same."""
 
     def __init__(self, relaxation: Relaxation, limits: Limits | None = None) -> None:
         compile_simplex()
@@ -186,13 +181,7 @@ class NodeProgram:
         return NodeBasis(basis, upper, np.zeros(m, dtype=np.int8))
 
     def solve(self, signs: Signs, start: NodeBasis | None = None, cutoff: float = math.inf) -> Solved:
-        """Minimise F with some neurons decided.
-
-        Args:
-            signs: of all neurons; those decided before the relaxation was built do not count.
-            start: the solution with fewer decisions.
-            cutoff: to stop at.
-        """
+        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the solution with fewer decisions."""
         relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
         if start is not None and len(start.state) != len(relaxation.rows.kind):
@@ -304,14 +293,7 @@ class NodeProgram:
     def extreme(self, signs: Signs, start: NodeBasis, level: float, extra: Array, towards: Array) -> Solved | None:
         """Minimise ``extra . u + towards . z`` over the points with delta <= level; None if that failed.
 
-        For the largest error only.
-
-        Args:
-            signs: of all neurons.
-            start: a vertex that satisfies everything.
-            level: of F.
-            extra: (N,), coefficients of all pre-activations.
-            towards: (k,).
+        For the largest error only. ``start`` is a vertex that satisfies everything.
         """
         relaxation, rows = self.relaxation, self.relaxation.rows
         cost = np.zeros(relaxation.size)

@@ -143,14 +143,7 @@ class Tree:
         kept: Iterable[int] = (),
         ends: Iterable[Multipliers] = (),
     ) -> Proof:
-        """What has been found, put down.
-
-        Args:
-            chain: the observation.
-            level, reach, lemmas: of the search.
-            kept: of an enclosure, the leaf that is open, if there is one.
-            ends: of an enclosure, the multipliers of its 2 k bounds.
-        """
+        """What has been found; of an enclosure with the open leaf, if there is one, and multipliers of 2 k bounds."""
         size, kept = (len(chain.y), int(chain.ends[-1])), list(kept)
         closed = [number for number, node in enumerate(self.nodes) if not node.children and number not in kept]
         return Proof(

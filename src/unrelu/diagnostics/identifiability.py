@@ -205,14 +205,7 @@ def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: 
     .. math:: H = J_A (J_A^T J_A + \lambda I)^{-1} J_A^T, \qquad
               \operatorname{tr} H = \sum_i \frac{\sigma_i^2}{\sigma_i^2 + \lambda},
 
-    the rank of A J without a prior. 0 where there is no code.
-
-    Args:
-        network: G.
-        z: codes, (B, k).
-        operator: A.
-        prior: lambda.
-        rank: of A J, (B,), as :func:`local_rank` says.
+    the rank of A J without a prior, as :func:`local_rank` says. 0 where there is no code.
     """
     used = np.maximum(rank, 0).astype(np.float64)
     if prior:
