@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, PngImagePlugin
 
 import unrelu
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.datasets.opening import open_source
 from unrelu.datasets.small_files import read_measurement, read_observations
 from unrelu.datasets.tables import columns_of

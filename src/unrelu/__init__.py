@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unrelu._inspect import inspect
     from unrelu._invert import invert
     from unrelu.adapters import LatentInverter as LatentInverter
-    from unrelu.certification import Certificate, ProofStatus
+    from unrelu.certification.certificate import Certificate, Certificates, ProofStatus
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.measurements import Mask, Matrix
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Importable, but not in __all__: ``hardness``, and what needs an optional package, which ``import *`` does without.
 __all__ = [
     "Certificate",
+    "Certificates",
     "Gaussian",
     "Generator",
     "Identifiability",
@@ -63,7 +64,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "Certificate": "unrelu.certification",
+    "Certificate": "unrelu.certification.certificate",
+    "Certificates": "unrelu.certification.certificate",
     "Gaussian": "unrelu.measurements.noise",
     "Generator": "unrelu.models.generator",
     "Identifiability": "unrelu.diagnostics.identifiability",
@@ -75,7 +77,7 @@ _HOME = {
     "Outliers": "unrelu.measurements.noise",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
-    "ProofStatus": "unrelu.certification",
+    "ProofStatus": "unrelu.certification.certificate",
     "Run": "unrelu.runs",
     "Status": "unrelu.result",
     "Uniform": "unrelu.measurements.noise",

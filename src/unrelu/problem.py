@@ -17,6 +17,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.observed_network import picks
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
@@ -181,7 +182,7 @@ class Problem:
         measurement = read_operator(operator, network.output_shape, array.shape)
         values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
-        if scaling.ends is not None and not _selects(measurement):
+        if scaling.ends is not None and not picks(measurement):
             raise InputError(
                 f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
                 "generator's own scale, or scale y and the operator together"
@@ -355,7 +356,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        if not isinstance(self.network, Network) or not _selects(self.operator) or self.noise.level > 0:
+        if not isinstance(self.network, Network) or not picks(self.operator) or self.noise.level > 0:
             return nothing
         low, high = self.network.layers[-1].activation.range
         if not np.isfinite(low).all():
@@ -387,11 +388,6 @@ def norms(r: Array, norm: str) -> Array:
     scale[~((scale > 0) & (scale < np.inf))] = 1.0
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(scale * np.linalg.norm(r / scale[:, None], axis=1))
-
-
-def _selects(operator: Operator) -> bool:
-    """Whether A picks entries of the output, and mixes none."""
-    return isinstance(operator, Identity | MaskOperator) or operator.selection() is not None
 
 
 def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:

@@ -16,7 +16,7 @@ import zarr
 
 import unrelu
 from crafted import CRAFTED, READERS
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.small_files import read_measurement, read_observations
 from unrelu.errors import InputError, ModelFileError, OptionError, UnreluError

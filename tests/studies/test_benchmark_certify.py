@@ -14,8 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from unrelu import certify, from_arrays
-from unrelu.certification import GAP
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
+from unrelu.certification.proof import GAP
 from unrelu.cli.app import app
 from unrelu.lp.highs import solve
 from unrelu.lp.lp_status import LpStatus

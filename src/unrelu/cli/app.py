@@ -152,6 +152,7 @@ def certify(
     from rich.console import Console
 
     from unrelu._certify import certify as prove
+    from unrelu.certification.certificate import Certificate, Certificates
     from unrelu.datasets.result_folders import prepare_output, write_certificates
     from unrelu.datasets.small_files import read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
@@ -170,8 +171,9 @@ def certify(
             network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
             max_nodes=max_nodes, callback=callback, scale=scale,
         )  # fmt: skip
-    certificates = result if isinstance(result, list) else [result]
-    write_certificates(output, certificates, single=not isinstance(result, list))
+    single = isinstance(result, Certificate)
+    certificates = Certificates([result]) if isinstance(result, Certificate) else result
+    write_certificates(output, certificates, single)
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
     first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
     if first is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.table import Table
 
-    from unrelu.certification import Certificate
+    from unrelu.certification.certificate import Certificate
     from unrelu.models.network import Network
     from unrelu.problem import Progress
     from unrelu.result import Inversion

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import Array, norms
 from unrelu.result import Inversion

@@ -17,7 +17,7 @@ import torch
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
-from unrelu.measurements import Identity, MaskOperator
+from unrelu.measurements.observed_network import Picked, folded, is_layer, picked
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -31,69 +31,33 @@ Array = npt.NDArray[np.float64]
 _ENTRIES = 4_000_000
 
 
-@dataclass(frozen=True)
-class ObservedLayer:
-    r"""x = phi(W h + b) seen through A, as a layer whose whole output is observed.
-
-    - A picks entries (a mask, or rows with a single 1): the layer of these rows, S phi(W h + b) = phi(S W h + S b).
-    - phi is the identity: A (W h + b) = (A W) h + A b for any A.
+def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[tuple[LayerSystem, Array]]:
+    """The last layer as it was observed, and its whole output, of every observation; one system where they share it.
 
     Raises:
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
-
-    problem: Problem
-    last: LayerSystem
-    method: str
-
-    def __post_init__(self) -> None:
-        if not mixes(self.problem):
-            return
+    if not is_layer(problem.network, problem.operator):
         raise UnsupportedModelError(
-            f"method={self.method!r} inverts layer by layer, but operator= mixes the outputs of the last activation "
-            f"({self.last.activation}): use method='auto', 'lm' or 'projected'"
+            f"method={method!r} inverts layer by layer, but operator= mixes the outputs of the last activation "
+            f"({last.activation}): use method='auto', 'lm' or 'projected'"
         )
-
-    def systems(self) -> list[tuple[LayerSystem, Array]]:
-        """The observed layer and its output, (m,), of every observation; one system where they share it."""
-        y, operator = self.problem.y, self.problem.operator
-        if isinstance(operator, MaskOperator):
-            seen = operator.seen(len(y))
-            if operator.count:
-                return [(restricted(self.last, kept), row[kept]) for kept, row in zip(seen, y, strict=True)]
-            shared = restricted(self.last, seen[0])
-            return [(shared, row[seen[0]]) for row in y]
-        chosen = operator.selection()
-        if chosen is not None:
-            shared = restricted(self.last, chosen)
-        elif isinstance(operator, Identity):
-            shared = self.last
-        else:
-            through = partial(_through, self.problem)
-            matrix = self.last.matrix
-            dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
-            bias = through(self.last.bias[None, :])[0]
-            shared = replace(self.last, matrix=np.ascontiguousarray(through(dense.T).T), bias=bias)
-        return [(shared, row) for row in y]
+    shown = picked(problem.operator, problem.y)
+    if shown is None:
+        matrix, bias = folded(problem.operator, last.matrix, last.bias)
+        shared = replace(last, matrix=matrix, bias=bias)
+        return [(shared, row) for row in problem.y]
+    different = {id(rows): rows for rows, _ in shown}
+    systems = {key: restricted(last, rows) for key, rows in different.items()}
+    return [(systems[id(rows)], values) for rows, values in shown]
 
 
-def mixes(problem: Problem) -> bool:
-    """Whether A mixes outputs of an activation, so that what was observed is no output of a layer."""
-    operator, network = problem.operator, problem.network
-    linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
-    return not (isinstance(operator, Identity | MaskOperator) or linear or operator.selection() is not None)
-
-
-def restricted(system: LayerSystem, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> LayerSystem:
+def restricted(system: LayerSystem, rows: Picked) -> LayerSystem:
     """The layer with some of its outputs."""
     activation = system.activation
     if activation.slope.ndim:
         activation = Activation(activation.name, activation.slope[rows])
     return replace(system, matrix=system.matrix[rows], bias=system.bias[rows], activation=activation)
-
-
-def _through(problem: Problem, x: Array) -> Array:
-    return problem.operator.values(np.ascontiguousarray(x))
 
 
 @dataclass(frozen=True)
@@ -126,7 +90,7 @@ class Layerwise:
                 f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
         *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest)
-        observed = ObservedLayer(problem, last, self.name).systems()
+        observed = observed_systems(problem, last, self.name)
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
         nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)

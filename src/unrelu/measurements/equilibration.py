@@ -27,7 +27,8 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.measurements import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse
+from unrelu.measurements.observed_network import picks
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
@@ -85,7 +86,7 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     network = rescaled or network
     operator = operator or Identity(network.output_shape, network.output_dim)
     data = output
-    if not (isinstance(operator, Identity | MaskOperator) or operator.selection() is not None):
+    if not picks(operator):
         x = np.ldexp(network.typical_outputs[:2], -output)
         data = _exponent(_log_size(operator.values(x)), output)
         operator = _measured(operator, -output, data)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from unrelu.certification import Certificate, ProofStatus
+from unrelu.certification.certificate import Certificate, ProofStatus
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import opened
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.measurements import Identity, MaskOperator, Operator
+from unrelu.measurements import Operator
+from unrelu.measurements.observed_network import Picked, picked
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
@@ -68,7 +69,7 @@ class Observation:
     Attributes:
         network: G.
         operator: A, None where it only picks entries.
-        seen: the entries that it picks, None for all of them.
+        seen: the entries that it picks.
         y: what was observed, (p,).
         keeps: whether v is the last pre-activation.
         sizes: of u in each layer and of v, for codes z ~ N(0, I), (d + 1,): what rounding errors are relative to.
@@ -76,7 +77,7 @@ class Observation:
 
     network: Network
     operator: Operator | None
-    seen: Index | None
+    seen: Picked
     y: Array
     keeps: bool
     sizes: Array
@@ -87,7 +88,7 @@ class Observation:
         if not self.keeps:
             return np.ones(len(self.y))
         slopes = np.broadcast_to(self.network.layers[-1].activation.slope, (self.network.output_dim,))
-        return slopes if self.seen is None else slopes[self.seen]
+        return slopes[self.seen]
 
     @cached_property
     def ends(self) -> Index:
@@ -157,9 +158,7 @@ class Observation:
         return AdjacentRegions(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
 
     def _measured(self, x: Tensor) -> Array:
-        if self.operator is not None:
-            return _numpy(self.operator.forward(x))
-        return _numpy(x) if self.seen is None else _numpy(x)[:, self.seen]
+        return _numpy(x)[:, self.seen] if self.operator is None else _numpy(self.operator.forward(x))
 
 
 def observations(problem: Problem) -> list[Observation]:
@@ -167,18 +166,13 @@ def observations(problem: Problem) -> list[Observation]:
     network = as_chain(problem.network, problem.norm).to(torch.float64)
     operator, y = problem.operator, problem.y
     keeps = _convex(network.layers[-1].activation)
-    chosen = operator.selection()
-    if chosen is None and not isinstance(operator, Identity | MaskOperator):
+    shown = picked(operator, y)
+    if shown is None:
         through = operator.to(torch.float64, network.device)
-        sizes = _sizes(Observation(network, through, None, y[0], False, np.zeros(0)))
-        return [Observation(network, through, None, row, False, sizes) for row in y]
-    sizes = _sizes(Observation(network, None, None, np.zeros(network.output_dim), keeps, np.zeros(0)))
-    if not isinstance(operator, MaskOperator):
-        return [Observation(network, None, chosen, row, keeps, sizes) for row in y]
-    shown = operator.seen(problem.size)
-    shared = None if operator.count else np.flatnonzero(shown[0])
-    picked = [np.flatnonzero(row) if shared is None else shared for row in shown]
-    return [Observation(network, None, seen, row[seen], keeps, sizes) for seen, row in zip(picked, y, strict=True)]
+        sizes = _sizes(Observation(network, through, slice(None), y[0], False, np.zeros(0)))
+        return [Observation(network, through, slice(None), row, False, sizes) for row in y]
+    sizes = _sizes(Observation(network, None, slice(None), np.zeros(network.output_dim), keeps, np.zeros(0)))
+    return [Observation(network, None, seen, row, keeps, sizes) for seen, row in shown]
 
 
 def _sizes(observation: Observation) -> Array:

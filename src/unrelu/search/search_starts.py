@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.layerwise.layer_by_layer import layerwise_reason, mixes
+from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.measurements.noise import Gaussian
+from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.runtime.streams import torch_stream
@@ -50,7 +51,9 @@ _LAYER_WORK = 5e7
 def cheap_by_layer(problem: Problem) -> bool:
     """Whether the layers allow a layer-wise start that does not cost more than all other starts together."""
     network = problem.network
-    if layerwise_reason(network) is not None or mixes(problem) or not isinstance(network, Network):
+    if layerwise_reason(network) is not None or not isinstance(network, Network):
+        return False
+    if not is_layer(network, problem.operator):
         return False
     return max(layer.n_out * layer.n_in**2 for layer in network.layers) <= _LAYER_WORK
 

@@ -1,0 +1,59 @@
+r"""What the last layer phi(W h + b) of a network becomes under a measurement A: layers whose whole output is observed.
+
+- A picks outputs S (all of them, those of a mask, or rows with a single 1): the layer of these rows, as
+  S phi(W h + b) = phi(S W h + S b).
+- phi is the identity: A (W h + b) = (A W) h + A b for any A.
+- A mixes outputs of another phi: one more linear layer, of matrix A. Where layers are inverted there is none for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from unrelu.measurements.linear_operators import Identity, MaskOperator, Operator
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network
+
+Array = npt.NDArray[np.float64]
+# The outputs that an observation shows: an index into the rows of the last layer.
+Picked = npt.NDArray[np.intp] | slice
+
+
+def picks(operator: Operator) -> bool:
+    """Whether A picks entries of the output, and mixes none."""
+    return isinstance(operator, Identity | MaskOperator) or operator.selection() is not None
+
+
+def is_layer(network: Generator, operator: Operator) -> bool:
+    """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it."""
+    linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
+    return linear or picks(operator)
+
+
+def picked(operator: Operator, y: Array) -> list[tuple[Picked, Array]] | None:
+    """Which outputs each of the observations (B, m) shows, and what they are; None where A mixes outputs.
+
+    Observations that show the same outputs have the same object for them.
+    """
+    if isinstance(operator, MaskOperator):
+        seen = operator.seen(len(y))
+        shared = None if operator.count else np.flatnonzero(seen[0])
+        rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
+        return [(shown, row[shown]) for shown, row in zip(rows, y, strict=True)]
+    chosen = slice(None) if isinstance(operator, Identity) else operator.selection()
+    return None if chosen is None else [(chosen, row) for row in y]
+
+
+def folded(operator: Operator, matrix: Array | sparse.csr_array, bias: Array) -> tuple[Array, Array]:
+    """A W, (m, k), and A b, (m,), dense."""
+    dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    columns = operator.values(np.ascontiguousarray(dense.T))
+    return np.ascontiguousarray(columns.T), operator.values(bias[None, :])[0]
+
+
+def written_out(operator: Operator) -> Array:
+    """A as a matrix, (m, n)."""
+    matrix = operator.matrix()
+    return np.ascontiguousarray(operator.values(np.eye(operator.n)).T if matrix is None else matrix)
