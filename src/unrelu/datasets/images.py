@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.sources import Batch, Entries, Source, checked, optional
+from unrelu.datasets.sources import Part, StoredSource, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 
@@ -22,7 +23,7 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 _MODES = {"1": "bool", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I": "uint16"}
 
 
-class Folder(Source):
+class Folder(StoredSource):
     """The PNG and JPEG files of a folder, sorted by name; other files and folders in it are left alone.
 
     An observation is (H, W) of a grey file and (3, H, W) of a colour file. Values are those of the file, 0..255 or
@@ -56,26 +57,21 @@ class Folder(Source):
         """The name of file i."""
         return self._listed()[i]
 
-    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
-        """Images start to stop - 1 (see :meth:`Source.read`)."""
-        self.check_range(start, stop)
-        values = np.full((stop - start, *self.shape), np.nan)
-        problems: dict[int, str] = {}
-        folder = Path(self.location)
-        for i, name in enumerate(self._listed()[start:stop]):
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Images start to stop - 1, and what is wrong with the others."""
+        for i, name in enumerate(self._listed()[start:stop], start):
             image = self._decoded(name)
             if isinstance(image, str):
                 # An image is to blame only if its folder is still there.
-                if not folder.is_dir():
+                if not Path(self.location).is_dir():
                     raise InputError(f"{self.location} is gone; bring it back before going on")
-                problems[i] = image
+                yield i, image
             elif (image.shape, image.dtype) != (self.shape, self.dtype):
-                problems[i] = f"is {_kind(image.shape, image.dtype)}; the first is {_kind(self.shape, self.dtype)}"
-                if self.resized is None:
-                    problems[i] += ": make them equal, or pass size=(height, width) to resize"
+                way_out = "" if self.resized else ": make them equal, or pass size=(height, width) to resize"
+                first = _kind(self.shape, self.dtype)
+                yield i, f"is {_kind(image.shape, image.dtype)}; the first is {first}{way_out}"
             else:
-                values[i] = image
-        return checked(values, problems, seen)
+                yield i, image[None]
 
     def digest(self, start: int, stop: int) -> str:
         """SHA-256 of the files: for each its length, 8 bytes with the lowest first, and its bytes."""
@@ -145,9 +141,7 @@ class Folder(Source):
             return str(error)
         except MemoryError:
             raise
-        except (
-            Exception
-        ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... for damaged files
+        except Exception as error:  # of Pillow: OSError, SyntaxError, ValueError, struct.error, ...
             return f"cannot be read: {error}"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -103,6 +103,35 @@ class Source(ABC):
         return self.size
 
 
+class StoredSource(Source):
+    """A data set that is read in parts."""
+
+    @abstractmethod
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Observations start to stop - 1: what can be read of them, and why the others cannot."""
+
+    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
+        """Observations start to stop - 1 (see :meth:`Source.read`)."""
+        self.check_range(start, stop)
+        values = np.full((stop - start, *self.shape), np.nan)
+        problems: dict[int, str] = {}
+        for first, found in self.parts(start, stop):
+            at = first - start
+            if isinstance(found, str):
+                problems[at] = found
+            else:
+                # Extended precision may overflow; the infinity is then a problem of its observation.
+                with np.errstate(over="ignore"):
+                    values[at : at + len(found)] = found
+        if seen is not None:
+            values[~seen.reshape(values.shape)] = 0.0
+        finite = np.isfinite(values).reshape(stop - start, math.prod(self.shape))
+        for i in np.flatnonzero(~finite.all(axis=1)).tolist():
+            problems.setdefault(i, f"{int((~finite[i]).sum())} of {finite[i].size} values are NaN or infinite")
+        values[sorted(problems)] = np.nan
+        return Batch(values, dict(sorted(problems.items())))
+
+
 def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) -> Iterator[Part]:
     """Read start to stop - 1; where that fails, the halves, down to the observations that are to blame."""
     if start == stop:
@@ -120,21 +149,6 @@ def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) 
         yield from pieces(read, middle, stop)
     else:
         yield start, values
-
-
-def checked(values: Array, problems: dict[int, str], seen: Entries | None = None) -> Batch:
-    """The batch of these values, changed in place: observations with NaN or infinite values are problems as well.
-
-    Entries that are not ``seen``, (B, n), become 0 before.
-    """
-    if seen is not None:
-        values[~seen.reshape(values.shape)] = 0.0
-    finite = np.isfinite(values).reshape(len(values), math.prod(values.shape[1:]))
-    for i in np.flatnonzero(~finite.all(axis=1)).tolist():
-        if i not in problems:
-            problems[i] = f"{int((~finite[i]).sum())} of {finite[i].size} values are NaN or infinite"
-    values[sorted(problems)] = np.nan
-    return Batch(values, dict(sorted(problems.items())))
 
 
 def optional(module: str, what: str, extra: str) -> Any:
@@ -161,7 +175,7 @@ class ArrayRows:
     read: Callable[[int, int], npt.NDArray[Any]]
 
 
-class ArraySource(Source):
+class ArraySource(StoredSource):
     """A data set in one array.
 
     Args:
@@ -195,32 +209,17 @@ class ArraySource(Source):
         self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
         self._opened = (os.getpid(), rows)
 
-    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
-        """Observations start to stop - 1 (see :meth:`Source.read`)."""
-        self.check_range(start, stop)
-        values = np.full((stop - start, *self.shape), np.nan)
-        problems: dict[int, str] = {}
-        for first, found in self._pieces(start, stop):
-            at = first - start
-            if isinstance(found, str):
-                problems[at] = found
-            else:
-                # Extended precision may overflow; the infinity is then a problem of its observation.
-                with np.errstate(over="ignore"):
-                    values[at : at + len(found)] = found
-        return checked(values, problems, seen)
-
     def digest(self, start: int, stop: int) -> str:
         """SHA-256 of the values' bytes in C order, in the stored type; the text "unreadable" for those without."""
         self.check_range(start, stop)
         digest = hashlib.sha256()
         step = max(1, _PIECE // (math.prod(self.shape) * self.dtype.itemsize))
         for first in range(start, stop, step):
-            for _, found in self._pieces(first, min(first + step, stop)):
+            for _, found in self.parts(first, min(first + step, stop)):
                 digest.update(b"unreadable" if isinstance(found, str) else np.ascontiguousarray(found).data)
         return digest.hexdigest()
 
-    def _pieces(self, start: int, stop: int) -> Iterator[Part]:
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
         """What can be read; observations are to blame for the rest only if the store is still there.
 
         A disk or a connection that is lost would make problems of all that follow.

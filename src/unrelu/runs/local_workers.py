@@ -11,8 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from unrelu.errors import OptionError, SolverError, StorageError
+from unrelu.errors import OptionError, SolverError
 from unrelu.runs.chunk_work import Outcome, Task, Work
+from unrelu.runtime.file_writing import storing
 from unrelu.runtime.processes import fresh_processes, without_interrupts
 
 # From tasks to what became of them, in any order, and to words on what goes wrong meanwhile; when the event is set,
@@ -34,11 +35,7 @@ def locally(work: Work, workers: int) -> Engine:
 
 
 def pickled(work: Work, otherwise: str) -> bytes:
-    """The work as bytes.
-
-    Raises:
-        OptionError: a part of it cannot be pickled; ``otherwise`` is what else to do.
-    """
+    """The work as bytes; ``otherwise`` is what else to do where a part of it cannot be pickled."""
     try:
         return pickle.dumps(work)
     except Exception as error:  # objects of the user's raise errors of any kind
@@ -60,14 +57,9 @@ def _in_processes(
 ) -> Iterator[Outcome | str]:
     """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
     with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
-        path = Path(scratch, "work")
-        try:
+        path, needed = Path(scratch, "work"), f"{len(content) / 2**20:.0f} MiB"
+        with storing(path, f"free {needed} there, set TMPDIR to another folder, or pass workers=1"):
             path.write_bytes(content)  # more than the arguments of a process can be
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error.strerror}; free {len(content) / 2**20:.0f} MiB there, set TMPDIR to "
-                "another folder, or pass workers=1"
-            ) from error
         yield from _restarted(str(path), workers, tasks, stopping)
 
 

@@ -19,7 +19,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu._version import __version__
-from unrelu.datasets.tables import FORMATS, Table, columns_of
+from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.linear_operators import Mapped
 from unrelu.measurements.noise import Noise
@@ -27,7 +27,6 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runs.chunk_work import STATUSES, Work, data_digest
 from unrelu.runtime.file_reading import read_json
-from unrelu.runtime.file_writing import write_whole
 from unrelu.runtime.machine import describe
 from unrelu.runtime.streams import stream
 
@@ -168,18 +167,6 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"results is {_short(manifest['results'])}")
     Noise.parse(manifest["noise"])
     Scaling.parse(manifest["data"]["scale"])
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write it as a whole or not at all (see :func:`write_whole`)."""
-    write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
-
-
-def table_of(folder: Path, manifest: dict[str, Any]) -> Table:
-    """The table that a manifest speaks of."""
-    columns = columns_of(int(manifest["model"]["latent_dim"]), tuple(manifest["model"]["output_shape"]))
-    kind = FORMATS[manifest["results"]]
-    return kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
 
 
 # --- hashes of networks and operators ---------------------------------------------------------------------------------

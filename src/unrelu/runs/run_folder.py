@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.result_folders import json_lines, plain
-from unrelu.datasets.tables import Table
+from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.result import Status, message_of
 from unrelu.runs.journal import JOURNAL, Record, read_records
-from unrelu.runs.manifest import read_manifest, table_of
+from unrelu.runs.manifest import read_manifest
 from unrelu.runtime.file_writing import locked, write_whole
 
 
@@ -149,7 +149,9 @@ def open_run(folder: str | Path) -> Run:
         raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")
     folder = Path(folder)
     manifest = read_manifest(folder)
-    table = table_of(folder, manifest)
+    columns = columns_of(int(manifest["model"]["latent_dim"]), tuple(manifest["model"]["output_shape"]))
+    kind = FORMATS[manifest["results"]]
+    table = kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
 
     def belongs(record: Record) -> bool:
         if odd := record.counts.keys() - manifest["statuses"]:

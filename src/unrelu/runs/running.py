@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 import os
@@ -31,10 +32,10 @@ from unrelu.problem import Problem
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.runs.local_workers import Engine, locally
-from unrelu.runs.manifest import MANIFEST, differences, manifest_of, read_manifest, write_manifest
+from unrelu.runs.manifest import MANIFEST, differences, manifest_of, read_manifest
 from unrelu.runs.run_folder import Run, open_run, write_lines
 from unrelu.runtime.file_reading import MAX_BYTES
-from unrelu.runtime.file_writing import storing
+from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.runtime.host import computing, cores
 
 # Up to so many observations, results are .npy files unless asked otherwise.
@@ -185,7 +186,9 @@ def run(
             # Again, now that no other run can write it.
             if not _goes_on(folder, wanted, overwrite):
                 forget(folder, journal)
-                write_manifest(folder, wanted)
+                write_whole(
+                    folder / MANIFEST, [json.dumps(wanted, indent=2), "\n"], "free space, or name another folder"
+                )
             _settle_all(work, engine, folder, journal, tell)
     ended = open_run(folder)
     if ended.finished and kind == "npy":
