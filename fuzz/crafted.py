@@ -31,7 +31,7 @@ import unrelu
 from unrelu.certification import Certificate
 from unrelu.datasets import columns_of, open_source, read_measurement, read_observations
 from unrelu.errors import InputError
-from unrelu.hardness.dimacs import read_dimacs
+from unrelu.hardness import read_dimacs
 from unrelu.runs import open_run
 
 MAX_BYTES = 2**26

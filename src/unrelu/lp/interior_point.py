@@ -11,9 +11,9 @@ and hi, and the pairs of a row are (p, hi - y) and (q, y - lo). For the largest 
 (q d + r, t).
 
 The steps are Mehrotra's (SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds: a
-predictor aims at s t = 0, a corrector at a share of the mean product and at second order. They stop early: the weights
-D then tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact, starts
-from the vertex of the heaviest ones.
+predictor aims at s t = 0, a corrector at a fraction of the mean product and at second order. They stop early: by then
+the weights D tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact,
+starts from the vertex of the heaviest ones.
 """
 
 from __future__ import annotations
