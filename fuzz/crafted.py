@@ -33,7 +33,7 @@ from unrelu.datasets.opening import open_source
 from unrelu.datasets.small_files import read_measurement, read_observations
 from unrelu.datasets.tables import columns_of
 from unrelu.errors import InputError
-from unrelu.hardness.dimacs import read_dimacs
+from unrelu.hardness import read_dimacs
 from unrelu.runs.run_folder import open_run
 
 MAX_BYTES = 2**26

@@ -44,8 +44,7 @@ activations.
 
 from __future__ import annotations
 
-from unrelu.hardness.dimacs import parse_dimacs, read_dimacs
-from unrelu.hardness.formula import Formula, random_formula
+from unrelu.hardness.formula import Formula, parse_dimacs, random_formula, read_dimacs
 from unrelu.hardness.networks import SEPARATION, Example, Reduction, example_1, reduction
 
 __all__ = [

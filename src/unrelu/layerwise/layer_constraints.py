@@ -236,10 +236,8 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
     An x outside the range of the activation is moved into it first: a ReLU reads a negative observation as 0, where the
     paper's constraints would ask for a pre-activation that far below zero.
 
-    Source: constraints (6), Algorithm 1 and Remark 1 of the paper. Remark 1's middle rows (-eps < x_j <= eps of a
-    LeakyReLU) ask u_j >= (x_j - delta) / c also where x_j > delta, which contradicts u_j <= x_j + delta for small
-    delta; here the side runs along the chord from phi^{-1}(x_j) at delta = 0 to phi^{-1}(x_j - eps) at delta = eps, so
-    the feasible set at delta = eps, and with it every threshold found, is the paper's.
+    Source: constraints (6), Algorithm 1 and Remark 1 of the paper; of the middle rows of Remark 1 (-eps < x_j <= eps of
+    a LeakyReLU) docs/design.md says why they run along the chord to phi^{-1}(x_j - eps).
     """
     activation = system.activation
     x = activation.clip(checked_target(system, target))
@@ -280,7 +278,7 @@ def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array,
         down, up = (u - low) / eps, (high - u) / eps
         if activation.smooth:
             return down, up
-        # On one side of the kink the slope is 1 or 1/c; the quotient would lose digits for a small eps.
+        # On one side of the break point the slope is 1 or 1/c; the quotient would lose digits for a small eps.
         steep = np.where(activation.slope > 0, 1.0 / activation.slope, 1.0)
     down = np.where(x - eps >= 0, 1.0, np.where(x <= 0, steep, down))
     up = np.where(x >= 0, 1.0, np.where(x + eps <= 0, steep, up))

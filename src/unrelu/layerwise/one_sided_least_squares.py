@@ -18,9 +18,9 @@ Array = npt.NDArray[np.float64]
 _NEWTON_STEPS = 200
 # Columns are scaled to norm 1: a pivot of their Cholesky factor below this one says that products lose half the digits.
 _WELL_CONDITIONED = 1e-3
-# Singular values below this share of the largest count as zero.
+# Singular values below this, relative to the largest, count as zero.
 _RANK = 1e-14
-# A sum is called the minimum to this share of it, or where its errors are this share of the data.
+# A sum is called the minimum up to this, relative to it, or where its errors are no more than this, relative to x.
 _SAME, _FLOOR = 1e-6, 1e-8
 
 
@@ -50,7 +50,8 @@ def one_sided_least_squares(
         direction = _feasible_direction(system, curvature, signed, gradient, h)
         if -float(gradient @ direction) <= 1e-24 * f + 1e-30 * scale**2:
             break
-        for towards in (direction, _scaled_gradient(system, curvature, gradient)):
+        # Along -g_i / H_ii the projection on the bounds descends wherever anything does.
+        for towards in (direction, -gradient / _diagonal(system, curvature)):
             for length in _lengths(system, h, towards):
                 trial = system.inside(h + length * towards)
                 signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
@@ -103,11 +104,6 @@ def _feasible_direction(system: LayerSystem, curvature: Array, signed: Array, gr
             held[np.argmax(gain)] = False
             direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
     return direction
-
-
-def _scaled_gradient(system: LayerSystem, curvature: Array, gradient: Array) -> Array:
-    """-g_i / H_ii, (k,): a direction along which the projection on the bounds descends wherever anything does."""
-    return np.asarray(-gradient / _diagonal(system, curvature))
 
 
 def _diagonal(system: LayerSystem, curvature: Array) -> Array:

@@ -87,7 +87,7 @@ def letter(value):
 def gram(routines, matrix, weight, negligible, scaled, out):
     """Write the lower triangle of W^T diag(weight) W, weight >= 0, into ``out``.
 
-    Rows with less than the share ``negligible`` of the largest weight are left out. ``scaled`` is work space of the
+    Rows with less than ``negligible`` times the largest weight are left out. ``scaled`` is work space of the
     size of W.
     """
     n, k = matrix.shape

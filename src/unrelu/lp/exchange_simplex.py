@@ -5,8 +5,8 @@ r"""The exchange simplex: the exact minimum of a sum of convex piecewise linear 
 with lo_j <= hi_j, over dense rows a_j and unit rows (bounds, held by a penalty). A vertex has K basic rows with
 residual zero. The other rows have multiplier y_j = hi_j or lo_j by the sign of their residual, and those of the basic
 rows follow from :math:`g + A^T y = 0`. The vertex is optimal when they lie in [lo_j, hi_j]. Otherwise the row that
-violates this most (measured along its edge) leaves: moving along its edge decreases the objective, past as many kinks
-as keep it decreasing, and the row of the last kink enters. That step is a weighted median.
+violates this most (measured along its edge) leaves: moving along its edge decreases the objective, past as many
+break points as keep it decreasing, and the row of the last one enters. That step is a weighted median.
 
 Source: Barrodale and Roberts, "An improved algorithm for discrete l1 linear approximation", SIAM J. Numer. Anal. 10
 (1973).
@@ -22,13 +22,13 @@ OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
 _PIVOT = 1e-8
-# A row of which elimination leaves this share depends on the others.
+# A row of which elimination leaves no more than this, relative to it, depends on the others.
 _DEPENDENT = 1e-7
 # A residual this small is zero, and its multiplier may stay at either end.
 _ZERO = 1e-11
-# After this many steps of length zero the kinks are moved by up to so much, until the moved program is solved.
+# After this many steps of length zero the break points are moved by up to so much, until the moved program is solved.
 _STALLED, _MOVED, _MOVES = 30, 1e-7, 5
-# Share of a slope that is rounding.
+# What is rounding of a slope, relative to it.
 _ROUNDING = 1e-10
 # Basis changes between two factorisations from scratch.
 _REFACTOR = 100
@@ -98,11 +98,11 @@ def complete_basis(rows, column, order, basis):
 
 @jit
 def entering(slope, length, index, weight, count):
-    """The kink at which the sum of weights, from the nearest on, reaches ``slope``: a weighted quickselect.
+    """The break point at which the sum of weights, from the nearest on, reaches ``slope``: a weighted quickselect.
 
-    ``length``, ``index`` and ``weight`` are permuted; all nearer kinks come first. Returns its position, or -1.
+    ``length``, ``index`` and ``weight`` are permuted; all nearer ones come first. Returns its position, or -1.
     """
-    # Short of the slope by rounding: where the objective ends flat, its last kink counts as reaching it.
+    # Short of the slope by rounding: where the objective ends flat, its last break point counts as reaching it.
     low, high, need = 0, count, (1.0 - _ROUNDING) * slope
     while high > low:
         pivot = length[(low + high) // 2]
@@ -163,7 +163,7 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
         limit: pivots at most.
 
     Returns:
-        v (K,), pivots, and OPTIMAL, EXHAUSTED (limit: v is that of moved kinks if state[2] is set), UNBOUNDED or
+        v (K,), pivots, and OPTIMAL, EXHAUSTED (limit: v is that of moved break points if state[2] is set), UNBOUNDED or
         SINGULAR.
     """
     m, k = rows.shape
@@ -190,11 +190,11 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
         if leaving < 0:
             if exact and shift is original:
-                settle(basis, inner, y)
+                y[basis] = inner
                 return v, pivots, OPTIMAL
             if exact:
                 shift = original
-            # Optimal by updated numbers, or with moved kinks: look again with numbers from scratch.
+            # Optimal by updated numbers, or with moved break points: look again with numbers from scratch.
             fresh = True
             continue
         if pivots >= limit:
@@ -202,7 +202,7 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
             return v, pivots, EXHAUSTED
         edge = np.zeros(k)
         advance(edge, sign, edges[leaving])
-        count = kinks(rows, lo, hi, column, basic, edge, norm[leaving], size, r, y, move, length, index, weight)
+        count = break_points(rows, lo, hi, column, basic, edge, norm[leaving], size, r, y, move, length, index, weight)
         at = entering(slope, length, index, weight, count)
         if at < 0:
             return v, pivots, UNBOUNDED
@@ -231,13 +231,6 @@ def mark(rows, basis, basic, size):
 
 
 @jit
-def settle(basis, inner, y):
-    """Write the multipliers of the basic rows into y."""
-    for i in range(len(basis)):
-        y[basis[i]] = inner[i]
-
-
-@jit
 def swap(rows, lo, hi, column, basis, basic, leaving, sign, into, step, r, y, g):
     """Let row ``into`` take a place in the basis; the leaving row's multiplier goes to the end it moved towards."""
     out = basis[leaving]
@@ -251,7 +244,7 @@ def swap(rows, lo, hi, column, basis, basic, leaving, sign, into, step, r, y, g)
 
 @jit
 def moved(shift, number):
-    """The shift with every kink moved by a different small amount: no more than K of them meet in one point."""
+    """The shift with every break point moved by a different small amount: no more than K of them meet in one point."""
     result = shift.copy()
     for j in range(len(shift)):
         place = 0.6180339887498949 * (j + 1) + 0.7548776662466927 * number
@@ -278,8 +271,7 @@ def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y,
     """
     m, k = rows.shape
     basic_r, error, scale = np.empty(k), 0.0, 1.0
-    for i in range(k):
-        v[i] = 0.0
+    clear(v)
     for turn in range(3):
         residuals(rows, shift, column, v, r)
         error = 0.0
@@ -331,7 +323,7 @@ def steepest(basis, lo, hi, allowed, norm, inner):
 
 
 @jit
-def kinks(rows, lo, hi, column, basic, edge, norm, size, r, y, move, length, index, weight):
+def break_points(rows, lo, hi, column, basic, edge, norm, size, r, y, move, length, index, weight):
     """List the rows whose residual reaches zero along the edge: step length, row, and change of slope there."""
     m = rows.shape[0]
     first = np.dot(rows, edge)

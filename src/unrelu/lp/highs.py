@@ -47,7 +47,7 @@ STATUS: dict[str, LpStatus] = {
 }
 # The smallest that HiGHS takes; as quick as the default of 1e-7 on these programs, and its answers prove better.
 _TOLERANCE = 1e-10
-# HiGHS looks at the clock only now and then; asking for this share of the time keeps the rest for its last round.
+# HiGHS looks at the clock only now and then; asking for this fraction of the time keeps the rest for its last round.
 _EARLY = 0.9
 
 

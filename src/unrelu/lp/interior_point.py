@@ -11,16 +11,16 @@ and hi, and the pairs of a row are (p, hi - y) and (q, y - lo). For the largest 
 (q d + r, t).
 
 The steps are Mehrotra's (SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds: a
-predictor aims at s t = 0, a corrector at a share of the mean product and at second order. They stop early: the weights
-D then tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact, starts
-from the vertex of the heaviest ones.
+predictor aims at s t = 0, a corrector at a fraction of the mean product and at second order. They stop early: by then
+the weights D tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact,
+starts from the vertex of the heaviest ones.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, dot, factorise, gram, jit, solve_factorised
+from unrelu.lp.dense_linear_algebra import advance, clear, dot, factorise, gram, jit, solve_factorised
 
 # Rows for each unknown from which the first point is a good one, and the ridges above and below that.
 _AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
@@ -122,52 +122,75 @@ def inner_point(lower, upper):
 
 
 @jit
-def finite_bounds(lower, upper):
-    """The bounds that there are, as sign (w[column] - side) >= 0: columns, signs and sides."""
-    column, sign, side = np.empty(2 * len(lower), np.int64), np.empty(2 * len(lower)), np.empty(2 * len(lower))
-    count = 0
-    for i in range(len(lower)):
-        for end, way in ((lower[i], 1.0), (upper[i], -1.0)):
+def bound_pairs(lower, upper):
+    """The bounds that there are, as sign (w[index] - side) <= slope d with slope 0: index, sign, side and slope."""
+    k = len(lower)
+    index, sign, side, slope, count = np.empty(2 * k, np.int64), np.empty(2 * k), np.empty(2 * k), np.zeros(2 * k), 0
+    for i in range(k):
+        for end, way in ((lower[i], -1.0), (upper[i], 1.0)):
             if abs(end) < np.inf:
-                column[count], sign[count], side[count] = i, way, end
+                index[count], sign[count], side[count] = i, way, end
                 count += 1
-    return column[:count], sign[:count], side[:count]
+    return index[:count], sign[:count], side[:count], slope[:count]
 
 
 @jit
-def bound_multipliers(bounds, pull, w, mu, t):
+def side_pairs(up, down):
+    """The sides of rows that there are, as sign (r[index] - side) <= slope d with side 0."""
+    n = len(up)
+    index, sign, side, slope, count = np.empty(2 * n, np.int64), np.empty(2 * n), np.zeros(2 * n), np.empty(2 * n), 0
+    for slopes, way in ((up, 1.0), (down, -1.0)):
+        for j in range(n):
+            if slopes[j] > 0.0:
+                index[count], sign[count], slope[count] = j, way, slopes[j]
+                count += 1
+    return index[:count], sign[:count], side[:count], slope[:count]
+
+
+@jit
+def pair_slacks(pairs, x, d, s):
+    """Write the slacks of pairs in x and d."""
+    index, sign, side, slope = pairs
+    for i in range(len(index)):
+        s[i] = slope[i] * d - sign[i] * (x[index[i]] - side[i])
+
+
+@jit
+def pair_force(pairs, aim, s, force):
+    """Add what pairs contribute to the right-hand side of x; return what they contribute to that of d."""
+    index, sign, _, slope = pairs
+    total = 0.0
+    for i in range(len(index)):
+        force[index[i]] -= sign[i] * aim[i] / s[i]
+        total += slope[i] * aim[i] / s[i]
+    return total
+
+
+@jit
+def pair_direction(pairs, dx, dd, aim, s, t, ds, dt):
+    """Set the directions of the slacks and multipliers of pairs that belong to dx and dd."""
+    index, sign, _, slope = pairs
+    for i in range(len(index)):
+        ds[i] = slope[i] * dd - sign[i] * dx[index[i]]
+        dt[i] = (aim[i] - t[i] * ds[i]) / s[i] - t[i]
+
+
+@jit
+def bound_multipliers(bounds, pull, w, mu, s, t):
     """First multipliers of the bounds: what W^T y = ``pull`` asks for, and not too small."""
-    column, sign, side = bounds
-    for i in range(len(column)):
-        slack = sign[i] * (w[column[i]] - side[i])
-        t[i] = max(sign[i] * pull[column[i]], 0.0) + mu / (slack + 0.1 * _MARGIN)
+    index, sign, _, _ = bounds
+    pair_slacks(bounds, w, 0.0, s)
+    for i in range(len(index)):
+        t[i] = max(-sign[i] * pull[index[i]], 0.0) + mu / (s[i] + 0.1 * _MARGIN)
 
 
 @jit
 def bound_weights(bounds, w, s, t, barrier):
     """Write the slacks of the bounds, and t/s summed over those of each coordinate."""
-    column, sign, side = bounds
-    barrier[:] = 0.0
-    for i in range(len(column)):
-        s[i] = sign[i] * (w[column[i]] - side[i])
-        barrier[column[i]] += t[i] / s[i]
-
-
-@jit
-def bound_force(bounds, aim, s, force):
-    """Add to ``force`` what the bounds contribute to the right-hand side of the normal equations."""
-    column, sign, _ = bounds
-    for i in range(len(column)):
-        force[column[i]] += sign[i] * aim[i] / s[i]
-
-
-@jit
-def bound_direction(bounds, dw, aim, s, t, ds, dt):
-    """Set the directions of the slacks and multipliers of the bounds that belong to dw."""
-    column, sign, _ = bounds
-    for i in range(len(column)):
-        ds[i] = sign[i] * dw[column[i]]
-        dt[i] = (aim[i] - t[i] * ds[i]) / s[i] - t[i]
+    pair_slacks(bounds, w, 0.0, s)
+    clear(barrier)
+    for i in range(len(s)):
+        barrier[bounds[0][i]] += t[i] / s[i]
 
 
 @jit
@@ -275,7 +298,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
         w (k,), the weights D of the rows (n,) and t/s of the bounds (k,).
     """
     n, k = matrix.shape
-    bounds = finite_bounds(lower, upper)
+    bounds = bound_pairs(lower, upper)
     size = 2 * n + len(bounds[0])
     scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
     s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
@@ -283,7 +306,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
     w, dw = inner_point(lower, upper), np.zeros(k)
     r = residuals(matrix, w, r0)
     mu = sum_start(r, lo, hi, cap, y, s)
-    bound_multipliers(bounds, np.dot(matrix.T, y), w, mu, t[2 * n :])
+    bound_multipliers(bounds, np.dot(matrix.T, y), w, mu, s[2 * n :], t[2 * n :])
     primal, dual = 1.0, 1.0
     for step in range(limit + 1):
         objective = sum_weights(r, lo, hi, y, s, t, weight)
@@ -306,7 +329,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
                 rho[j] = aim[j] / t[j] - aim[n + j] / t[n + j] - r[j]
                 pull[j] = weight[j] * rho[j] - y[j]
             force = np.dot(matrix.T, pull)
-            bound_force(bounds, aim[2 * n :], s[2 * n :], force)
+            pair_force(bounds, aim[2 * n :], s[2 * n :], force)
             dw = solve_factorised(factor, force)
             move = np.dot(matrix, dw)
             for j in range(n):
@@ -314,7 +337,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
                 dt[j], dt[n + j] = -dy, dy
                 ds[j] = (aim[j] + s[j] * dy) / t[j] - s[j]
                 ds[n + j] = (aim[n + j] - s[n + j] * dy) / t[n + j] - s[n + j]
-            bound_direction(bounds, dw, aim[2 * n :], s[2 * n :], t[2 * n :], ds[2 * n :], dt[2 * n :])
+            pair_direction(bounds, dw, 0.0, aim[2 * n :], s[2 * n :], t[2 * n :], ds[2 * n :], dt[2 * n :])
             if phase == 0:
                 target = centred(s, t, ds, dt, total)
         primal, dual = min(1.0, _DAMPING * longest(s, ds)), min(1.0, _DAMPING * longest(t, dt))
@@ -327,22 +350,9 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
 
 
 @jit
-def present_sides(up, down):
-    """The sides that there are, as sign r_j <= slope d, up or down: their rows j, signs and slopes."""
-    n = len(up)
-    row, sign, slope, count = np.empty(2 * n, np.int64), np.empty(2 * n), np.empty(2 * n), 0
-    for slopes, way in ((up, 1.0), (down, -1.0)):
-        for j in range(n):
-            if slopes[j] > 0.0:
-                row[count], sign[count], slope[count] = j, way, slopes[j]
-                count += 1
-    return row[:count], sign[:count], slope[:count]
-
-
-@jit
 def largest_start(sides, r, t, pull):
     """Multipliers in proportion to the violations, of sum 1, and their sums by rows; returns d above the violations."""
-    row, sign, slope = sides
+    row, sign, _, slope = sides
     d, total, size = 1e-300, 0.0, 0.0
     for i in range(len(row)):
         over = sign[i] * r[row[i]]
@@ -365,39 +375,18 @@ def largest_weights(sides, sizes, r, d, s, t, both, tilt, scores):
 
     The scores, (2 n,), are the weights of both sides times the squared norms of their rows in the unknowns (w, d).
     """
-    row, sign, slope = sides
+    row, sign, _, slope = sides
     corner = 0.0
-    both[:], tilt[:] = 0.0, 0.0
+    clear(both)
+    clear(tilt)
+    pair_slacks(sides, r, d, s)
     for i in range(len(row)):
-        j = row[i]
-        s[i] = slope[i] * d - sign[i] * r[j]
-        weight = t[i] / s[i]
+        j, weight = row[i], t[i] / s[i]
         both[j] += weight
         tilt[j] -= sign[i] * slope[i] * weight
         corner += slope[i] * slope[i] * weight
         scores[j if sign[i] > 0.0 else len(r) + j] = weight * (sizes[j] + slope[i] * slope[i])
     return corner
-
-
-@jit
-def largest_force(sides, aim, s, pull):
-    """Write by rows what the sides contribute to the right-hand side of w; return what they do to that of d."""
-    row, sign, slope = sides
-    total = 0.0
-    pull[:] = 0.0
-    for i in range(len(row)):
-        pull[row[i]] -= sign[i] * aim[i] / s[i]
-        total += slope[i] * aim[i] / s[i]
-    return total
-
-
-@jit
-def largest_direction(sides, move, dd, aim, s, t, ds, dt):
-    """Set the directions of the slacks and multipliers of the sides that belong to W dw = ``move`` and dd."""
-    row, sign, slope = sides
-    for i in range(len(row)):
-        ds[i] = slope[i] * dd - sign[i] * move[row[i]]
-        dt[i] = (aim[i] - t[i] * ds[i]) / s[i] - t[i]
 
 
 @jit
@@ -410,7 +399,7 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
         w (k,), d, the scores of both sides (2 n,) and t/s of the bounds (k,).
     """
     n, k = matrix.shape
-    bounds, sides = finite_bounds(lower, upper), present_sides(up, down)
+    bounds, sides = bound_pairs(lower, upper), side_pairs(up, down)
     m = len(sides[0])
     size = m + len(bounds[0])
     scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
@@ -420,7 +409,7 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
     r = residuals(matrix, w, r0)
     d = largest_start(sides, r, t, pull)
     largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
-    bound_multipliers(bounds, np.dot(matrix.T, pull), w, dot(s[:m], t[:m]) / m, t[m:])
+    bound_multipliers(bounds, np.dot(matrix.T, pull), w, dot(s[:m], t[:m]) / m, s[m:], t[m:])
     primal, dual = 1.0, 1.0
     for step in range(limit + 1):
         corner = largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
@@ -439,14 +428,15 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
         ds[:], dt[:] = 0.0, 0.0
         for phase in range(2):
             set_aims(aim, target, ds, dt)
-            right = largest_force(sides, aim, s, pull) - 1.0
+            clear(pull)
+            right = pair_force(sides, aim, s, pull) - 1.0
             force = np.dot(matrix.T, pull)
-            bound_force(bounds, aim[m:], s[m:], force)
+            pair_force(bounds, aim[m:], s[m:], force)
             dw = solve_factorised(factor, force)
             dd = (right - dot(border, dw)) / pivot
             advance(dw, -dd, column)
-            largest_direction(sides, np.dot(matrix, dw), dd, aim, s, t, ds, dt)
-            bound_direction(bounds, dw, aim[m:], s[m:], t[m:], ds[m:], dt[m:])
+            pair_direction(sides, np.dot(matrix, dw), dd, aim, s, t, ds, dt)
+            pair_direction(bounds, dw, 0.0, aim[m:], s[m:], t[m:], ds[m:], dt[m:])
             if phase == 0:
                 target = centred(s, t, ds, dt, total)
         primal, dual = min(1.0, _DAMPING * longest(s, ds)), min(1.0, _DAMPING * longest(t, dt))
