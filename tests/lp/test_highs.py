@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from unrelu.errors import SolverError
-from unrelu.lp.highs import STATUS, LinearProgram, solve, solve_mip
+from unrelu.lp.highs import STATUS, LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 
 
@@ -69,38 +69,3 @@ def test_malformed_programs_are_refused_before_the_solver_sees_them(change, mess
 def test_nothing_is_printed(capfd):
     solve(program())
     assert capfd.readouterr() == ("", "")
-
-
-# --- integers ---------------------------------------------------------------------------------------------------------
-
-BOTH = np.ones(2, dtype=bool)
-
-
-def knapsack() -> LinearProgram:
-    """min x_1 + x_2 subject to x_1 + x_2 >= 2.5: 2.5, and 3 in integers."""
-    return program(row_lower=(2.5,))
-
-
-def test_an_integer_optimum():
-    solution = solve_mip(knapsack(), BOTH)
-    assert solution.status is LpStatus.OPTIMAL
-    np.testing.assert_allclose(solution.x.sum(), 3)
-    assert (solution.objective, solution.bound) == (pytest.approx(3), pytest.approx(3))
-    assert solve_mip(knapsack(), ~BOTH).objective == pytest.approx(2.5)
-
-
-def test_the_bound_is_valid_where_there_is_no_time():
-    solution = solve_mip(knapsack(), BOTH, time_limit=0.0)
-    assert solution.status is LpStatus.LIMIT
-    assert solution.bound <= 3 <= solution.objective
-
-
-def test_a_program_without_integers_in_reach_is_infeasible():
-    solution = solve_mip(program(row_lower=(0.2,), row_upper=(0.8,)), BOTH)
-    assert (solution.status, solution.objective) == (LpStatus.INFEASIBLE, np.inf)
-    assert np.isnan(solution.x).all()
-
-
-def test_malformed_integers_are_refused():
-    with pytest.raises(SolverError, match=r"integral has shape \(3,\)"):
-        solve_mip(knapsack(), np.ones(3, dtype=bool))

@@ -11,20 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import sparse
 from typer.testing import CliRunner
 
 from unrelu import certify, from_arrays
-from unrelu.certification import GAP
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
+from unrelu.certification.proof import GAP
 from unrelu.cli.app import app
-from unrelu.lp.highs import solve, solve_mip
+from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements import read_operator
 from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks import certify_plot, report
 from unrelu_studies.benchmarks.certify import QUICK, Boxed, CertifyPlan, Proved, measure_certify
 from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, draw
-from unrelu_studies.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
+from unrelu_studies.benchmarks.certify_mip import Mip, MipRun, intervals, mip, prove_by_mip, solve_mip
 from unrelu_studies.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
 
 
@@ -96,7 +97,7 @@ def test_a_point_of_the_program_is_a_code(seed):
     level = 1.2 * chain.objective(z)
     written = mip(chain, level, *intervals(chain, level, 50.0))
     assert int(written.integral.sum()) == 5
-    found = solve_mip(written.program, written.integral)
+    found = solve_mip(written)
     assert found.status is LpStatus.OPTIMAL
     code, h, b = found.x[:2], found.x[2:7], found.x[7:12]
     u = chain.pre_activations(code)
@@ -278,3 +279,33 @@ def test_an_interrupted_run_keeps_the_cells_that_were_finished(monkeypatch, tmp_
     assert [r["index"] for r in numbers["observations"]] == [0, 1, 2, 3]
     assert numbers["plan"]["compared"] == 4
     assert CertifyPlan().compared == 10
+
+
+# --- integers ---------------------------------------------------------------------------------------------------------
+
+
+def in_integers(low, high=np.inf, integral=True) -> Mip:
+    """min x_1 + x_2 subject to low <= x_1 + x_2 <= high, x >= 0."""
+    sides = np.array([low]), np.array([high]), np.zeros(2), np.full(2, np.inf)
+    return Mip(LinearProgram(np.ones(2), sparse.csc_array(np.ones((1, 2))), *sides), np.full(2, integral))
+
+
+def test_an_integer_optimum():
+    """Of 2.5: 3 in integers."""
+    solution = solve_mip(in_integers(2.5))
+    assert solution.status is LpStatus.OPTIMAL
+    np.testing.assert_allclose(solution.x.sum(), 3)
+    assert (solution.objective, solution.bound) == (pytest.approx(3), pytest.approx(3))
+    assert solve_mip(in_integers(2.5, integral=False)).objective == pytest.approx(2.5)
+
+
+def test_the_bound_is_valid_where_there_is_no_time():
+    solution = solve_mip(in_integers(2.5), time_limit=0.0)
+    assert solution.status is LpStatus.LIMIT
+    assert solution.bound <= 3 <= solution.objective
+
+
+def test_a_program_without_integers_in_reach_is_infeasible():
+    solution = solve_mip(in_integers(0.2, 0.8))
+    assert (solution.status, solution.objective) == (LpStatus.INFEASIBLE, np.inf)
+    assert np.isnan(solution.x).all()

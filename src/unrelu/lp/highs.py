@@ -49,8 +49,6 @@ STATUS: dict[str, LpStatus] = {
 
 # The smallest that HiGHS takes; as quick as the default of 1e-7 on these programs, and its answers prove better.
 _TOLERANCE = 1e-10
-# Of mixed-integer programs: the smallest that leaves HiGHS room to branch.
-_MIP_TOLERANCE = 1e-9
 # HiGHS looks at the clock only now and then; asking for this share of the time keeps the rest for its last round.
 _EARLY = 0.9
 
@@ -120,8 +118,7 @@ def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "s
     }
     if math.isfinite(time_limit):
         options["time_limit"] = max(0.0, _EARLY * time_limit)
-    program.check()
-    solver = _loaded(_model(program), options)
+    solver = loaded(program, options)
     solver.run()
     status = STATUS[solver.getModelStatus().name]
     solution, info = solver.getSolution(), solver.getInfo()
@@ -131,73 +128,20 @@ def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "s
     return LpSolution(status, x, row_dual, info.objective_function_value, max(0, info.simplex_iteration_count))
 
 
-@dataclass(frozen=True, eq=False)
-class MipSolution:
-    """What the solver returned for a program with integers.
-
-    Attributes:
-        status: how it ended.
-        x: the best point, NaN where there is none.
-        objective: there, infinite where there is none.
-        bound: a lower bound of the optimum, by the solver's arithmetic.
-        nodes: of its tree.
-    """
-
-    status: LpStatus
-    x: Array
-    objective: float
-    bound: float
-    nodes: int
+_Option = bool | int | float | str
 
 
-def solve_mip(
-    program: LinearProgram, integral: npt.NDArray[np.bool_], time_limit: float = math.inf, gap: float = 1e-6
-) -> MipSolution:
-    """Solve with some unknowns restricted to integers, on one thread, with presolve and all that HiGHS does by itself.
-
-    Args:
-        program: without the restriction; it is checked first.
-        integral: which unknowns are integers, (n,).
-        time_limit: in seconds.
-        gap: between bound and objective, relative to the objective, at which to stop.
+def loaded(program: LinearProgram, options: dict[str, _Option]) -> _Silent:
+    """A solver on one thread with a program, which is checked first, and options.
 
     Raises:
         SolverError: the program is malformed, or HiGHS rejects it.
     """
     program.check()
-    n = len(program.cost)
-    if integral.shape != (n,):
-        raise SolverError(f"integral has shape {integral.shape}, a program of {n} unknowns needs ({n},)")
-    options: dict[str, _Option] = {
-        "mip_rel_gap": gap,
-        "mip_abs_gap": 0.0,
-        "mip_feasibility_tolerance": _MIP_TOLERANCE,
-        "primal_feasibility_tolerance": _MIP_TOLERANCE,
-        "dual_feasibility_tolerance": _MIP_TOLERANCE,
-    }
-    if math.isfinite(time_limit):
-        options["time_limit"] = max(0.0, time_limit)
-    model = _model(program)
-    model.integrality_ = [(highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)[int(i)] for i in integral]
-    solver = _loaded(model, options)
-    solver.run()
-    status, info = STATUS[solver.getModelStatus().name], solver.getInfo()
-    x, objective = np.array(solver.getSolution().col_value), info.objective_function_value
-    if x.shape != (n,) or not np.isfinite(x).all() or not abs(objective) < highspy.kHighsInf:
-        x, objective = np.full(n, np.nan), math.inf
-        status = LpStatus.FAILED if status is LpStatus.OPTIMAL else status
-    return MipSolution(status, x, objective, info.mip_dual_bound, max(0, info.mip_node_count))
-
-
-_Option = bool | int | float | str
-
-
-def _loaded(model: highspy.HighsLp, options: dict[str, _Option]) -> _Silent:
-    """A solver on one thread with a model and options."""
     solver = _Silent()
     for name, value in {"output_flag": False, "threads": 1, **options}.items():
         _expect_ok(solver.setOptionValue(name, value), f"option {name}={value!r}")
-    _expect_ok(solver.passModel(model), "the model")
+    _expect_ok(solver.passModel(_model(program)), "the model")
     return solver
 
 

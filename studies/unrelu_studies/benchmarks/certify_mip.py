@@ -17,20 +17,24 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+import highspy
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.certification import GAP
+from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import backward_bounds, everywhere, propagated, region_of
-from unrelu.lp.highs import LinearProgram, solve_mip
+from unrelu.certification.layer_bounds import everywhere, propagated, region_of
+from unrelu.certification.proof import GAP
+from unrelu.lp.highs import STATUS, LinearProgram, loaded
 from unrelu.lp.lp_status import LpStatus
 
 Array = npt.NDArray[np.float64]
 
 # L and U hold up to so much more than the error known, as in our search.
 _REACH = 1.001
+# Of mixed-integer programs: the smallest that leaves HiGHS room to branch.
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,54 @@ class MipRun:
     def solved(self) -> bool:
         """Whether it claims to have closed the gap."""
         return self.status == "OPTIMAL"
+
+
+@dataclass(frozen=True, eq=False)
+class MipSolution:
+    """What HiGHS returned for a program with integers.
+
+    Attributes:
+        status: how it ended.
+        x: the best point, NaN where there is none.
+        objective: there, infinite where there is none.
+        bound: a lower bound of the optimum, by the solver's arithmetic.
+        nodes: of its tree.
+    """
+
+    status: LpStatus
+    x: Array
+    objective: float
+    bound: float
+    nodes: int
+
+
+def solve_mip(written: Mip, time_limit: float = math.inf, gap: float = 1e-6) -> MipSolution:
+    """Solve on one thread, with presolve and all that HiGHS does by itself.
+
+    Args:
+        written: the program.
+        time_limit: in seconds.
+        gap: between bound and objective, relative to the objective, at which to stop.
+    """
+    options: dict[str, bool | int | float | str] = {
+        "mip_rel_gap": gap,
+        "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": _TOLERANCE,
+        "primal_feasibility_tolerance": _TOLERANCE,
+        "dual_feasibility_tolerance": _TOLERANCE,
+    }
+    if math.isfinite(time_limit):
+        options["time_limit"] = max(0.0, time_limit)
+    solver = loaded(written.program, options)
+    whole = np.flatnonzero(written.integral).astype(np.int32)
+    solver.changeColsIntegrality(len(whole), whole, np.full(len(whole), highspy.HighsVarType.kInteger))
+    solver.run()
+    status, info = STATUS[solver.getModelStatus().name], solver.getInfo()
+    x, objective = np.array(solver.getSolution().col_value), info.objective_function_value
+    if x.shape != written.integral.shape or not np.isfinite(x).all() or not abs(objective) < highspy.kHighsInf:
+        x, objective = np.full(len(written.integral), np.nan), math.inf
+        status = LpStatus.FAILED if status is LpStatus.OPTIMAL else status
+    return MipSolution(status, x, objective, info.mip_dual_bound, max(0, info.mip_node_count))
 
 
 def intervals(chain: CertifiedChain, level: float, box: float = math.inf) -> tuple[Array, Array, float]:
@@ -148,7 +200,7 @@ def prove_by_mip(chain: CertifiedChain, z: Array, time_limit: float, box: float 
         level = upper * (1 - GAP / 2)
         written = mip(chain, level, *bounds)
         began, begin = time.perf_counter(), time.process_time()
-        found = solve_mip(written.program, written.integral, max(0.0, time_limit - elapsed), GAP / 2)
+        found = solve_mip(written, max(0.0, time_limit - elapsed), GAP / 2)
         elapsed += time.perf_counter() - began
         spent += time.process_time() - begin
         nodes, programs = nodes + found.nodes, programs + 1
