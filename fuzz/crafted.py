@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, PngImagePlugin
 
 import unrelu
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.datasets import columns_of, open_source, read_measurement, read_observations
 from unrelu.errors import InputError
 from unrelu.hardness.dimacs import read_dimacs

@@ -81,7 +81,7 @@ def results() -> dict[str, Array]:
         if name.startswith(("random", "leaky")):
             y = clean[:2] + 0.02 * rng.uniform(-1, 1, clean[:2].shape)
             proofs = unrelu.certify(network, y, noise="uniform:0.02", seed=1, time_limit=60.0, max_nodes=200)
-            for i, c in enumerate(proofs if isinstance(proofs, list) else [proofs]):
+            for i, c in enumerate(proofs if isinstance(proofs, unrelu.Certificates) else [proofs]):
                 kept[f"{name}, certificate {i}, status"] = np.array(c.status.name)
                 kept[f"{name}, certificate {i}, bounds"] = np.array([c.lower, c.upper])
     return kept

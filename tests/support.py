@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
 from unrelu.models.network import Network
@@ -152,3 +153,8 @@ def unfolded(steps: list[Step], h: torch.Tensor, in_shape: tuple[int, ...], cons
 def compose(name: str) -> tuple[Affine, list[Step], tuple[int, ...]]:
     steps, shape = step_examples()[name]
     return Affine.compose(steps, shape), steps, shape
+
+
+def freedom(network, z):
+    """The dimension of the sets of codes around z with the same output, (B,)."""
+    return local_rank(network, z)[1]

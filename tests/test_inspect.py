@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import random_network, tensor
+from tests.support import freedom, random_network, tensor
 from unrelu._inspect import inspect
-from unrelu.diagnostics import freedom
 from unrelu.errors import InputError, OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense

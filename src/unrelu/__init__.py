@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unrelu._inspect import inspect
     from unrelu._invert import invert
     from unrelu.adapters import LatentInverter as LatentInverter
-    from unrelu.certification import Certificate, ProofStatus
+    from unrelu.certification.certificate import Certificate, Certificates, ProofStatus
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.measurements import Mask, Matrix
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Names that need an optional package are importable, but not in __all__: ``from unrelu import *`` does without it.
 __all__ = [
     "Certificate",
+    "Certificates",
     "Generator",
     "Identifiability",
     "Inversion",
@@ -61,7 +62,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "Certificate": "unrelu.certification",
+    "Certificate": "unrelu.certification.certificate",
+    "Certificates": "unrelu.certification.certificate",
     "Generator": "unrelu.models.generator",
     "Identifiability": "unrelu.diagnostics.identifiability",
     "Inversion": "unrelu.result",
@@ -73,7 +75,7 @@ _HOME = {
     "OpaqueNetwork": "unrelu.models.opaque_network",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
-    "ProofStatus": "unrelu.certification",
+    "ProofStatus": "unrelu.certification.certificate",
     "Run": "unrelu.runs",
     "Status": "unrelu.result",
     "certify": "unrelu._certify",

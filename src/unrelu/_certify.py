@@ -11,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._invert import invert
-from unrelu.certification import Certificate, Limits, certifiable, compile_simplex, prove
+from unrelu.certification.certificate import Certificate, Certificates
+from unrelu.certification.certified_chain import certifiable
+from unrelu.certification.certifying import prove
+from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
+from unrelu.lp.compilation import compile_simplex
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
@@ -36,7 +40,7 @@ def certify(
     seed: int = 0,
     callback: Callable[[Progress], Any] | None = None,
     scale: str | tuple[float, float] | None = None,
-) -> Certificate | list[Certificate]:
+) -> Certificate | Certificates:
     r"""Bound the smallest error over all codes, and prove it.
 
     .. math:: lower \le \min_z F(z) \le upper, \qquad F(z) = |y - A G(z)|_\infty \text{ or } |y - A G(z)|_1
@@ -61,7 +65,7 @@ def certify(
         scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
 
     Returns:
-        A :class:`~unrelu.Certificate`, or a list of them for a batch.
+        A :class:`~unrelu.Certificate`, or :class:`~unrelu.Certificates` for a batch.
 
     Raises:
         InputError: y, result, operator, noise or norm cannot be used.
@@ -86,7 +90,7 @@ def certify(
         norm = norm or ("l1" if problem.noise.kind == "outliers" else "linf")
         compile_simplex()
         codes = _codes(problem, result, norm)
-        found = [_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size)]
+        found = Certificates(_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size))
     return found[0] if problem.single else found
 
 

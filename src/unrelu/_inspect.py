@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification import obstacle
-from unrelu.diagnostics import local_rank, unique
+from unrelu.certification.certified_chain import obstacle
+from unrelu.diagnostics.identifiability import local_rank, unique
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import Exact
 from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason

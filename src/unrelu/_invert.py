@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics import degrees_of_freedom, local_rank, unique
+from unrelu.diagnostics.identifiability import degrees_of_freedom, local_rank, unique
 from unrelu.errors import OptionError, SolverError
 from unrelu.methods import Method, make
 from unrelu.models.generator import Generator

@@ -13,8 +13,7 @@ import pytest
 import unrelu
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification import Certificate, ProofStatus
-from unrelu.certification.certificate import digest
+from unrelu.certification.certificate import Certificate, ProofStatus, digest
 from unrelu.certification.certified_chain import chain_of
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator

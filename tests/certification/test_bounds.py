@@ -54,7 +54,7 @@ def raised(found, net, y, share):
     values, operator = observed(net, y, None)
     chain = chain_of(net, operator, values, found.norm)
     proof = found.proof and replace(found.proof, level=share * found.proof.reach, reach=share * found.proof.reach)
-    if proof is None or np.abs(found.z).max() > proof.radius(chain)[0]:
+    if proof is None or np.abs(found.z).max() > proof.radius(chain):
         return 0.0
     assert proof.flaw(chain) is None
     return proof.lower(chain)

@@ -14,7 +14,7 @@ from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.problems import problem
 from tests.support import random_network
 from unrelu import zoo
-from unrelu.certification import ProofStatus
+from unrelu.certification.certificate import ProofStatus
 from unrelu.cli.certificate_plot import draw_bounds, draw_box
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 
@@ -47,7 +47,7 @@ def test_without_a_result_y_is_inverted():
 
 def test_codes_of_every_shape():
     shared = unrelu.certify(NET, Y[:1], np.zeros(3))
-    assert isinstance(shared, list)
+    assert isinstance(shared, unrelu.Certificates)
     single = unrelu.certify(NET, Y[0], np.zeros((1, 3)))
     assert single.upper == shared[0].upper
     lost = unrelu.certify(NET, Y, np.full((4, 3), math.nan))
@@ -55,6 +55,29 @@ def test_codes_of_every_shape():
     half = np.zeros((4, 3))
     half[1, 1] = math.inf
     assert unrelu.certify(NET, Y, half)[1].verify(NET, Y[1])
+
+
+def test_a_batch_is_one_object():
+    masks = np.random.default_rng(3).random(Y.shape) < 0.8
+    found = unrelu.certify(NET, Y, np.zeros((4, 3)), operator=masks)
+    assert len(found) == 4
+    for name in ("lower", "upper", "gap", "status"):
+        assert getattr(found, name).tolist() == [getattr(c, name) for c in found]
+    assert found[-1] is found[3]
+    assert [c is d for c, d in zip(found[1:3], list(found)[1:3], strict=True)] == [True, True]
+    best = found[found.lower == found.lower.max()]
+    assert isinstance(best, unrelu.Certificates)
+    assert best.lower.tolist() == [found.lower.max()]
+    assert len(found[found.lower < 0]) == 0
+    assert found[[2, 0]][1] is found[0]
+    assert repr(found) == f"Certificates(4: 4 {found[0].status})"
+    assert found.verify(NET, Y, masks)
+    assert found[:1].verify(NET, Y[:1], masks[0])
+    assert not found.verify(NET, Y[::-1], masks)
+    with pytest.raises(InputError, match=r"y has shape \(3, 10\); pass the 4 observations that were certified"):
+        found.verify(NET, Y[:3], masks[:3])
+    with pytest.raises(IndexError):
+        found[4]
 
 
 def test_the_norm_follows_the_noise():

@@ -14,7 +14,7 @@ import pytest
 
 import unrelu
 from tests.support import random_network
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError
 
 NET = random_network((2, 4, 6), seed=1, bias=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from unrelu.certification import ProofStatus
+from unrelu.certification.certificate import ProofStatus
 from unrelu.hardness import SEPARATION, random_formula, reduction
 
 RATIO = 4.3

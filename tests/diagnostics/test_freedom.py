@@ -1,4 +1,4 @@
-"""freedom(): how many latent directions leave the output alone."""
+"""The freedom: how many latent directions leave the output alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unrelu
-from tests.support import image_network, random_network, tensor
-from unrelu.diagnostics import freedom
+from tests.support import freedom, image_network, random_network, tensor
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network

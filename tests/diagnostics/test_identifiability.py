@@ -12,7 +12,7 @@ from torch import nn
 import unrelu
 from tests.opaque_modules import Untraceable, made
 from tests.support import EPS, image_network, paper_network, random_network, rounding
-from unrelu.diagnostics import local_rank
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 from unrelu.models.activations import Activation

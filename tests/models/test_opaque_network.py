@@ -27,9 +27,8 @@ from tests.opaque_modules import (
     double,
     made,
 )
-from tests.support import rounding
+from tests.support import freedom, rounding
 from unrelu._invert import invert
-from unrelu.diagnostics import freedom
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator

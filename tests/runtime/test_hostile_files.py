@@ -16,7 +16,7 @@ import zarr
 
 import unrelu
 from crafted import CRAFTED, READERS
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.datasets import open_masks, open_source, read_measurement, read_observations
 from unrelu.errors import InputError, ModelFileError, OptionError, UnreluError
 from unrelu.runtime.file_reading import inflated_size, read_bytes, shown_size

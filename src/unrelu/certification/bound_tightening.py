@@ -1,20 +1,57 @@
-"""Optimality-based bound tightening of single neurons, and probing: splits after which one side is closed at once."""
+r"""Tighter bounds before and during the search: of layers, of single neurons (OBBT), and by probing.
+
+- :func:`backward_bounds` bounds the hidden layers and the code, from the output down, by one small program a layer.
+- Optimality-based bound tightening minimises and maximises a pre-activation over the relaxation.
+- Probing looks for splits after which one side is closed at once.
+
+Source: OBBT as in A. M. Gleixner, T. Berthold, B. Müller and S. Weltge, "Three enhancements for optimization-based
+bound tightening", Journal of Global Optimization 67 (2017), section 2; of ReLU networks in V. Tjeng, K. Xiao and
+R. Tedrake, "Evaluating robustness of neural networks with mixed integer programming", ICLR 2019. Probing as in
+M. W. P. Savelsbergh, "Preprocessing and probing techniques for mixed integer programming problems", ORSA Journal on
+Computing 6 (1994).
+"""
 
 from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import HIGH, LOW, Lemma, Regions, region_of
+from unrelu.certification.layer_bounds import (
+    BALANCE,
+    HIGH,
+    LATENT,
+    LOW,
+    SUM,
+    Lemma,
+    Regions,
+    everywhere,
+    region_of,
+    unit,
+)
 from unrelu.certification.node_program import Limits, NodeBasis, NodeProgram, Solved
 from unrelu.certification.relaxation import Relaxation
-from unrelu.certification.safe_bounds import Region, lower_bound, settled
-from unrelu.certification.search_tree import Packed, Tree, missed
+from unrelu.certification.safe_bounds import Multipliers, Region, settled
+from unrelu.certification.search_tree import Tree, missed
+from unrelu.lp.compilation import compile_simplex
+from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.lp.dual_simplex import OPTIMAL, dual_simplex
 
+Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
+# Coefficients of all pre-activations, (N,), and of the code, (k,).
+Target = tuple[Array, Array]
 # Passes over the undecided neurons.
 _PASSES = 4
+# The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
+_MORE = 1e-9
+# Where the programs of single layers stop looking.
+_FAR = 1e9
 
 
 def decided(chain: CertifiedChain, region: Region) -> Signs:
@@ -23,16 +60,130 @@ def decided(chain: CertifiedChain, region: Region) -> Signs:
     return np.where(chain.bent, signs, 0).astype(np.int8)
 
 
+def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
+    """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
+
+    None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
+    <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
+    """
+    compile_simplex()
+    lemmas: list[Lemma] = []
+    if math.isfinite(everywhere(chain, level, lemmas).radius):
+        return lemmas
+    for layer in range(chain.depth - 2, -1, -1):
+        if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
+            return lemmas
+        found = _program(chain, everywhere(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True)
+        if found is None:
+            return lemmas
+        lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
+    balance = _balance(chain)
+    if balance is not None:
+        return [*lemmas, balance]
+    return lemmas + latent_bounds(chain, level, lemmas, end)
+
+
+def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
+    """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
+
+    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of
+    :func:`backward_bounds`.
+    """
+    region, k = everywhere(chain, level, lemmas), chain.latent_dim
+    latent: list[Lemma] = []
+    for index in range(2 * k):
+        cost = np.zeros(k)
+        cost[index % k] = 1.0 if index < k else -1.0
+        found = _program(chain, region, 0, cost, False)
+        if found is None or time.perf_counter() > end:
+            return []
+        latent.append(Lemma(LATENT, index, found))
+    return latent
+
+
+def _balance(chain: CertifiedChain) -> Lemma | None:
+    r"""Positive mu with W_1^T mu = 0, the smallest of them as large as possible; None if there are none.
+
+    The dual of :math:`\max \tau` subject to mu >= tau, W^T mu = 0, 1^T mu = 1 is min nu subject to nu >= (W d)_i for
+    all i, 1^T (nu - W d) = 1; its multipliers are mu - tau and tau.
+    """
+    weight = chain.weights[0]
+    n, k = weight.shape
+    rows = np.zeros((n + 2, k + 1))
+    rows[:n, :k], rows[:n, k] = -weight, 1.0
+    rows[n, :k], rows[n, k] = -weight.sum(axis=0), n
+    rows[n + 1, k] = 1.0
+    lo, hi = np.zeros(n + 2), np.full(n + 2, np.inf)
+    lo[n] = hi[n] = 1.0
+    cost = np.append(np.zeros(k), 1.0)
+    basis = n + 2 + np.arange(k + 1)
+    basis[-1] = n + 1
+    y = _solved(rows, lo, hi, cost, basis, np.zeros(k + 1, dtype=bool))
+    if y is None or not y[n] > 0 or (y[:n] + y[n] <= 0).any():
+        return None
+    slopes = np.zeros(chain.ends[-1])
+    slopes[:n] = y[:n] + y[n]
+    return Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))
+
+
+def _solved(
+    rows: Array, lo: Array, hi: Array, cost: Array, basis: npt.NDArray[np.int64], upper: npt.NDArray[np.bool_]
+) -> Array | None:
+    """The multipliers of min cost.x subject to lo <= rows x <= hi, (M,), from a dual feasible basis; None if none."""
+    m, n = rows.shape
+    hard, y, state = np.full(m, np.inf), np.zeros(n), np.zeros(m, dtype=np.int8)
+    status, _, _ = dual_simplex(
+        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
+        True, y, np.zeros(n), np.zeros(m), np.zeros(2), math.inf, 50 * n + 1000,
+    )  # fmt: skip
+    if status != OPTIMAL:
+        return None
+    every = np.zeros(m + n)
+    every[basis] = y
+    return every[:m]
+
+
+def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
+    """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
+    here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+    weight, shift, n = chain.weights[layer], chain.biases[layer], len(cost)
+    rows = np.ascontiguousarray(np.vstack([weight, np.eye(n)]))
+    box = np.full(n, _FAR)
+    lo = np.concatenate([region.low[here] - shift, np.zeros(n) if positive else -box])
+    hi = np.concatenate([region.high[here] - shift, box])
+    y = _solved(rows, lo, hi, cost, len(weight) + np.arange(n), cost < 0)
+    # At the ends of the box there is no bound; an end at 0 is none of these.
+    if y is None or (y[len(weight) :] < -1e-9).any() or (not positive and (np.abs(y[len(weight) :]) > 1e-9).any()):
+        return None
+    slopes = np.zeros(chain.ends[-1])
+    count = len(weight)
+    # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
+    price = np.where(np.isinf(lo[:count]), np.minimum(y[:count], 0.0), y[:count])
+    slopes[here] = -np.where(np.isinf(hi[:count]), np.maximum(price, 0.0), price)
+    return Multipliers(np.zeros(len(chain.y)), slopes)
+
+
+def extremes(
+    program: NodeProgram, signs: Signs, start: NodeBasis, level: float, region: Region, targets: Iterable[Target]
+) -> Iterator[tuple[int, Multipliers]]:
+    """Minimise ``extra . u + towards . z`` over a relaxation for one target after another, until the time is up.
+
+    Yields the number of each target that was solved, and the multipliers of its bound, fit for the region.
+    """
+    basis = start
+    for number, (extra, towards) in enumerate(targets):
+        if program.limits.over():
+            return
+        solved = program.extreme(signs, basis, level, extra, towards)
+        basis = start if solved is None else solved.basis
+        if solved is not None:
+            yield number, settled(program.relaxation.chain, region, solved.multipliers, extra)
+
+
 def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
-    """Two more lemmas for every undecided hidden neuron, for the largest error.
+    """Two more lemmas for every undecided hidden neuron, for the largest error: OBBT.
 
     From the last hidden layer to the first: bounds of a layer also bound those before it.
-
-    Args:
-        chain: the observation.
-        level: of F.
-        lemmas: known so far; the new ones follow from them.
-        limits: when to stop.
     """
     region = region_of(chain, level, lemmas).sharp
     relaxation = Relaxation(chain, region, decided(chain, region))
@@ -40,31 +191,20 @@ def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limi
     first = program.solve(none, cutoff=level)
     if first.closed or not first.finished:
         return []
-    found: list[Lemma] = []
-    basis: NodeBasis = first.basis
-    for neuron in relaxation.undecided[::-1]:
-        extra = np.zeros(chain.ends[-1])
-        for kind, sign in ((LOW, 1.0), (HIGH, -1.0)):
-            if limits.over():
-                return found
-            extra[neuron] = sign
-            solved = program.extreme(none, basis, level, extra=extra)
-            if solved is None:
-                basis = first.basis
-                continue
-            basis = solved.basis
-            found.append(Lemma(kind, int(neuron), settled(chain, region, solved.multipliers, extra)))
-    return found
+    ends = [(kind, int(neuron)) for neuron in relaxation.undecided[::-1] for kind in (LOW, HIGH)]
+    here = [slice(neuron, neuron + 1) for _, neuron in ends]
+    targets = (
+        (unit(chain, at, 1.0 if kind == LOW else -1.0), np.zeros(chain.latent_dim))
+        for at, (kind, _) in zip(here, ends, strict=True)
+    )
+    found = extremes(program, none, first.basis, level, region, targets)
+    return [Lemma(*ends[number], multipliers) for number, multipliers in found]
 
 
 class Probing:
     """A tree with one open leaf, growing downwards: every split closes a side.
 
-    Args:
-        chain: the observation.
-        level: codes with F below it are looked for.
-        regions: what is known of them.
-        limits: when to stop.
+    Looked for are codes with F below the level, of which the regions are known.
 
     Attributes:
         tree, leaf, signs: the tree, its open leaf and the decisions that make it.
@@ -77,22 +217,18 @@ class Probing:
         self.leaf = self.tree.add(-1, -1, 0)
         self.signs = np.zeros(chain.ends[-1], dtype=np.int8)
         self._build()
-        self.now: Solved | None = self._judged(self.leaf, self.program.solve(self.signs, cutoff=level))
 
     def _build(self) -> None:
+        """Solve the leaf's relaxation, written down anew with all that is decided."""
         signs = np.where(self.signs != 0, self.signs, decided(self.chain, self.regions.sharp)).astype(np.int8)
         relaxation = Relaxation(self.chain, self.regions.sharp.signed(self.signs), signs)
         self.program = NodeProgram(relaxation, self.limits)
+        self.now = self._open(self.leaf, self.program.solve(self.signs, cutoff=self.level))
 
-    def _judged(self, number: int, solved: Solved) -> Solved | None:
+    def _open(self, number: int, solved: Solved) -> Solved | None:
         """Keep what was proved of a node; None if it holds no code below the level."""
-        signs = self.tree.signs(number)
-        sharp, full = self.regions.sharp.signed(signs), self.regions.full.signed(signs)
-        node = self.tree.nodes[number]
-        multipliers = settled(self.chain, sharp, solved.multipliers)
-        node.packed = Packed.of(multipliers)
-        node.bound = lower_bound(self.chain, full, multipliers).within(full.radius)
-        return None if node.bound >= self.level else solved
+        bound = self.tree.settle(number, self.chain, self.regions, solved.multipliers)
+        return None if bound >= self.level else solved
 
     def run(self) -> None:
         """Decide neurons until none can be decided any more, or the time is up."""
@@ -101,34 +237,40 @@ class Probing:
             for neuron in np.flatnonzero(self.chain.bent & (self.signs == 0)):
                 if self.now is None or self.limits.reached(len(self.tree)):
                     return
-                self._decide(int(neuron))
-            if len(self.tree) == before:
+                self._decide(int(neuron), self.now)
+            if self.now is None or len(self.tree) == before:
                 return
-            self._rebuild()
-
-    def _rebuild(self) -> None:
-        if self.now is not None:
             self._build()
-            self.now = self._judged(self.leaf, self.program.solve(self.signs, cutoff=self.level))
 
-    def _decide(self, neuron: int) -> None:
+    def _decide(self, neuron: int, now: Solved) -> None:
         """Split at a neuron if one side can be closed: at most one that the present point is not on."""
-        if self.now is None:
-            return
-        on, off = missed(self.program, self.now.x, self.signs)
+        on, off = missed(self.program.relaxation, now.x, self.signs)
         # A point on one side of the neuron is below the level, so that this side stays open.
         for sign in [s for s, miss in ((1, on[neuron]), (-1, off[neuron])) if miss]:
             signs = self.signs.copy()
             signs[neuron] = sign
-            solved = self.program.solve(signs, self.now.basis, self.level)
+            solved = self.program.solve(signs, now.basis, self.level)
             if not solved.closed:
                 continue
             shut, left = self.tree.add(self.leaf, neuron, sign), self.tree.add(self.leaf, neuron, -sign)
-            if self._judged(shut, solved) is not None:
+            if self._open(shut, solved) is not None:
                 # Closed by the solver's numbers but not by safe ones.
                 del self.tree.nodes[-2:]
                 continue
             self.tree.split(self.leaf, (shut, left))
             self.signs[neuron], self.leaf = -sign, left
-            self.now = self._judged(left, self.program.solve(self.signs, self.now.basis, self.level))
+            self.now = self._open(left, self.program.solve(self.signs, now.basis, self.level))
             return
+
+    def ends(self) -> list[Multipliers]:
+        """The multipliers of the bounds of z_1 ... z_k and -z_1 ... -z_k in the open leaf; nothing if there is none."""
+        if self.now is None:
+            return []
+        k, nothing = self.chain.latent_dim, np.zeros(self.chain.ends[-1])
+        found = [Multipliers.none(self.chain)] * (2 * k)
+        order = [row for i in range(k) for row in (i, k + i)]
+        targets = ((nothing, np.concatenate([np.eye(k), -np.eye(k)])[row]) for row in order)
+        sharp = self.regions.sharp.signed(self.signs)
+        for number, multipliers in extremes(self.program, self.signs, self.now.basis, self.level, sharp, targets):
+            found[order[number]] = multipliers
+        return found

@@ -7,6 +7,9 @@ are taken by their bounds, lowest first. Where the tree grows, the interval of e
 tree begun again, as chords make the relaxation sharper. A bound counts only as recomputed by
 :mod:`~unrelu.certification.safe_bounds`. The primal heuristic is the best code with the signs of a given one, exact, by
 one small linear program after another.
+
+Source: branch and bound that splits ReLUs as in R. Bunel, I. Turkaslan, P. Torr, P. Kohli and P. Mudigonda, "A unified
+view of piecewise linear neural network verification", NeurIPS 2018, algorithm 1.
 """
 
 from __future__ import annotations
@@ -14,26 +17,23 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_tightening import Probing, decided, neuron_lemmas
+from unrelu.certification.bound_tightening import Probing, backward_bounds, decided, latent_bounds, neuron_lemmas
 from unrelu.certification.certified_chain import EXACT, CertifiedChain
-from unrelu.certification.layer_bounds import Lemma, backward_bounds, latent_bounds, region_of
+from unrelu.certification.layer_bounds import Lemma, level_region, region_of
 from unrelu.certification.node_program import Limits, NodeProgram
-from unrelu.certification.relaxation import Relaxation, level_set
-from unrelu.certification.safe_bounds import Region, lower_bound, settled
-from unrelu.certification.search_tree import Node, Packed, Tree, most_violated, violations
+from unrelu.certification.proof import GAP, BoundsAt
+from unrelu.certification.relaxation import Relaxation
+from unrelu.certification.search_tree import Tree, most_violated
 
 Array = npt.NDArray[np.float64]
 
 # Of the primal heuristic: programs at most, and the share of F that is not worth another one.
 _ROUNDS, _ENOUGH = 40, 1e-9
 Signs = npt.NDArray[np.int8]
-# The gap that a proof closes.
-GAP = 1e-6
 # Lemmas hold up to so much more than the best error known, where there are codes to compute with.
 _REACH = 1.001
 # Seconds for an open node when the search has ended: its bound is computed, and once more from the proof.
@@ -59,9 +59,7 @@ def best_in_region(chain: CertifiedChain, z: Array) -> Array:
     for _ in range(_ROUNDS):
         if level <= 0 or value - least <= _ENOUGH * value:
             break
-        low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
-        low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
-        relaxation = Relaxation(chain, Region(low, high, np.inf), signs)
+        relaxation = Relaxation(chain, level_region(chain, level), signs)
         solved = NodeProgram(relaxation).solve(signs, cutoff=level)
         least = max(least, min(solved.value, level))
         if not solved.closed and solved.finished:
@@ -73,23 +71,12 @@ def best_in_region(chain: CertifiedChain, z: Array) -> Array:
     return best
 
 
-@dataclass(frozen=True)
-class BoundsAt:
-    """What was known when: seconds from the start, nodes, bounds on the smallest F."""
-
-    seconds: float
-    nodes: int
-    lower: float
-    upper: float
-
-
 class BranchAndBound:
     """One branch and bound.
 
     Args:
-        chain: the observation.
+        chain, limits: the observation, and when to stop.
         z: the best code known, (k,).
-        limits: when to stop.
         scale: of y; bounds closer to each other than GAP times 1e-8 of it are equal.
 
     Attributes:
@@ -111,6 +98,7 @@ class BranchAndBound:
         self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
         self.lemmas: list[Lemma] = backward_bounds(chain, self.reach, limits.end)
+        # What a neuron does to the next layer: the norm of its column in the weights.
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
@@ -130,9 +118,8 @@ class BranchAndBound:
 
     def _build(self) -> None:
         self._level = self.level
-        regions = self._regions.at(self.chain, self.level)
-        self._sharp, self._full = regions.sharp, regions.full
-        relaxation = Relaxation(self.chain, regions.sharp.signed(self._signs), self._signs)
+        self._below = self._regions.at(self.chain, self.level)
+        relaxation = Relaxation(self.chain, self._below.sharp.signed(self._signs), self._signs)
         self._program = NodeProgram(relaxation, self.limits)
 
     def run(self) -> None:
@@ -158,7 +145,7 @@ class BranchAndBound:
             heapq.heappop(self._heap)
             self._visit(number)
         for _, number in self._heap:
-            self._settle(self.tree.nodes[number], self.tree.signs(number))
+            self._settle(number)
         self._note(self._heap[0][0] if self._heap else self.level)
 
     def _decide(self) -> None:
@@ -202,22 +189,19 @@ class BranchAndBound:
 
     def _visit(self, number: int) -> None:
         """Split a node, or look at it again where its relaxation is exact."""
-        node = self.tree.nodes[number]
-        signs = self.tree.signs(number)
-        if node.point is None:
+        point, signs = self.tree.nodes[number].point, self.tree.signs(number)
+        if point is None:
             return
-        neuron = most_violated(*violations(self._program, node.point, signs), self._widths)
+        neuron = most_violated(self._program.relaxation, point, signs, self._widths)
         if neuron < 0:
-            self._again(number, signs)
+            self._again(number, signs, point)
             return
         self.tree.split(number, (self._add(number, neuron, 1), self._add(number, neuron, -1)))
 
-    def _again(self, number: int, signs: Signs) -> None:
+    def _again(self, number: int, signs: Signs, point: Array) -> None:
         """A node in which no neuron is violated: its point is a code with F below the level, unless by rounding."""
         node = self.tree.nodes[number]
-        if node.point is None:
-            return
-        self._try(node.point[: self.chain.latent_dim], inside=True)
+        self._try(point[: self.chain.latent_dim], inside=True)
         if self._level != self.level:
             self._build()
         solved = self._program.solve(signs, None, self.level)
@@ -239,14 +223,13 @@ class BranchAndBound:
         start = parent.basis if parent is not None and parent.level == self._level else None
         solved = self._program.solve(signs, start, self.level)
         self.visited += 1
-        node.packed, node.bound, node.level = Packed.of(solved.multipliers), solved.value, self._level
+        node.packed, node.bound, node.level = solved.multipliers.packed(), solved.value, self._level
         if parent is not None and not solved.finished and solved.value < parent.bound:
             # What holds of all codes of the parent holds of these.
             node.packed, node.bound = parent.packed, parent.bound
         if solved.closed:
-            node.bound = self._settle(node, signs)
-            if node.bound < self.level and self._sharpen():
-                node.bound = self._settle(node, signs)
+            if self._settle(number) < self.level and self._sharpen():
+                self._settle(number)
             node.basis = node.point = None
             if node.bound >= self.level:
                 return
@@ -255,12 +238,10 @@ class BranchAndBound:
             self._try(solved.x[: self.chain.latent_dim], inside=number % _HEURISTIC_EVERY == 0)
         heapq.heappush(self._heap, (node.bound, number))
 
-    def _settle(self, node: Node, signs: Signs) -> float:
-        """Make a node's multipliers fit for a bound, and return the bound."""
-        full = self._full.signed(signs)
-        multipliers = settled(self.chain, self._sharp.signed(signs), node.unpacked())
-        node.packed = Packed.of(multipliers)
-        return lower_bound(self.chain, full, multipliers).within(full.radius)
+    def _settle(self, number: int) -> float:
+        packed = self.tree.nodes[number].packed
+        multipliers = packed.unpacked(len(self.chain.y), int(self.chain.ends[-1]))
+        return self.tree.settle(number, self.chain, self._below, multipliers)
 
     def _sharpen(self) -> bool:
         """Prove a smaller radius, once, where rounding errors matter."""
@@ -272,8 +253,7 @@ class BranchAndBound:
             return False
         self.lemmas = self.lemmas + found
         self._regions = region_of(self.chain, self.reach, self.lemmas)
-        regions = self._regions.at(self.chain, self._level)
-        self._sharp, self._full = regions.sharp, regions.full
+        self._below = self._regions.at(self.chain, self._level)
         return True
 
     def _try(self, z: Array, inside: bool) -> None:

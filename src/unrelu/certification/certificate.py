@@ -9,17 +9,17 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.branch_and_bound import GAP, BoundsAt
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
-from unrelu.certification.proof import MultiplierRows, Proof
+from unrelu.certification.proof import GAP, BoundsAt, MultiplierRows, Proof
 from unrelu.diagnostics.identifiability import identifiability
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
@@ -166,23 +166,22 @@ class Certificate:
     def times_power(self, exponent: int) -> Certificate:
         """The same with all that is in units of y times 2^exponent."""
         names = ("lower", "upper", "eps", "scale")
+
+        def times(x: float) -> float:
+            return float(np.ldexp(x, exponent))
+
         with np.errstate(over="ignore", under="ignore"):
-            numbers: dict[str, Any] = {name: float(np.ldexp(getattr(self, name), exponent)) for name in names}
-            history = tuple(
-                replace(m, lower=float(np.ldexp(m.lower, exponent)), upper=float(np.ldexp(m.upper, exponent)))
-                for m in self.history
-            )
+            numbers: dict[str, Any] = {name: times(getattr(self, name)) for name in names}
+            history = tuple(replace(m, lower=times(m.lower), upper=times(m.upper)) for m in self.history)
         return replace(self, **numbers, history=history)
 
     def _flaw(self, chain: CertifiedChain, network: Generator, measured: Operator) -> str | None:
         """See :meth:`flaw`, for a chain in the units of the proof."""
         scale = float(np.abs(chain.y).max(initial=0.0))
+        value, what = chain.objective(self.z), "pass the observation and operator= that were certified"
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
-        if not abs(chain.objective(self.z) - self.upper) <= off or not abs(self.scale - scale) <= off:
-            value = chain.objective(self.z)
-            return (
-                f"F(z) is {value:.17g}, not {self.upper:.17g}; pass the observation and operator= that were certified"
-            )
+        if not abs(value - self.upper) <= off or not abs(self.scale - scale) <= off:
+            return f"F(z) is {value:.17g}, not {self.upper:.17g}; {what}"
         told = identifiability(network, self.z, measured)
         if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
             return f"the rank at z is {int(told.rank)}, not {self.rank}"
@@ -200,15 +199,15 @@ class Certificate:
         return self._flaw_of_radius(self.proof, chain)
 
     def _flaw_of_radius(self, proof: Proof, chain: CertifiedChain) -> str | None:
-        radius, proven = proof.radius(chain)
-        if not proven and not self.radius <= radius:
+        radius = proof.radius(chain)
+        if not self.radius <= radius:
             return f"the proof is about codes up to {radius:g}, not {self.radius:g}"
         return None
 
     def _flaw_of_box(self, chain: CertifiedChain) -> str | None:
         if self.box is None or self.box_proof is None:
             return None if self.box is None else "there is no proof of the box"
-        largest = CertifiedChain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+        largest = replace(chain, norm="linf")
         flaw = self.box_proof.flaw(largest)
         if flaw:
             return flaw
@@ -233,7 +232,17 @@ class Certificate:
         Raises:
             InputError: another suffix.
         """
-        write(self, Path(path))
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        table = {**dict(_table(self)), "format": _FORMAT, "digest": self._digest}
+        if path.suffix == ".npz":
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
+            np.savez_compressed(path, **arrays)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps({name: _plain(value) for name, value in table.items()}), encoding="utf-8")
+        else:
+            raise InputError(f"{path}: save a certificate as .json or .npz")
 
     @classmethod
     def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
@@ -247,7 +256,68 @@ class Certificate:
             InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
             OptionError: ``max_bytes`` is no number of bytes.
         """
-        return read(Path(path), check_limit(max_bytes))
+        path = Path(path)
+        table = _read_table(path, check_limit(max_bytes))
+        if str(table.get("format")) != _FORMAT:
+            raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
+        try:
+            return cls(**_fields(table))
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
+
+
+class Certificates(Sequence[Certificate]):
+    """The certificates of a batch, one an observation.
+
+    ``c[i]`` is one of them; a slice, a boolean mask or an array of indices gives those as Certificates.
+
+    Attributes:
+        lower, upper, gap: of each, (B,).
+        status: of each a :class:`~unrelu.ProofStatus`, (B,), dtype object.
+    """
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._all = tuple(certificates)
+        self.lower: Array = np.array([c.lower for c in self._all])
+        self.upper: Array = np.array([c.upper for c in self._all])
+        self.gap: Array = np.array([c.gap for c in self._all])
+        self.status = np.array([c.status for c in self._all], dtype=object)
+        for array in (self.lower, self.upper, self.gap, self.status):
+            array.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @overload
+    def __getitem__(self, index: int) -> Certificate: ...
+    @overload
+    def __getitem__(self, index: slice | npt.NDArray[Any] | list[Any]) -> Certificates: ...
+    def __getitem__(self, index: Any) -> Certificate | Certificates:
+        chosen = np.arange(len(self))[index]
+        return self._all[chosen] if np.ndim(chosen) == 0 else Certificates(self._all[i] for i in chosen)
+
+    def __repr__(self) -> str:
+        counts = Counter(status.name for status in self.status)
+        return f"Certificates({len(self)}: {', '.join(f'{count} {name}' for name, count in counts.most_common())})"
+
+    def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
+        """Whether every certificate verifies, see :meth:`Certificate.verify`.
+
+        Args:
+            network: G.
+            y: the observations (B, ...), as they were certified.
+            operator: A, as it was certified: one for all, or a mask for each.
+
+        Raises:
+            InputError: y or operator do not fit the network, or there are not as many observations as certificates.
+            UnsupportedModelError: nothing can be certified of this network.
+        """
+        values = numbers(y, "y")
+        measured = read_operator(operator, network.output_shape, values.shape)
+        if values.ndim == 0 or len(values) != len(self) or measured.count not in (0, len(self)):
+            raise InputError(f"y has shape {values.shape}; pass the {len(self)} observations that were certified")
+        one_by_one = (measured.take(np.array([i])) for i in range(len(self)))
+        return all(c.verify(network, row, a) for c, row, a in zip(self, values, one_by_one, strict=True))
 
 
 def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
@@ -296,73 +366,38 @@ def _table(certificate: Certificate) -> Iterator[tuple[str, Any]]:
     yield "history", np.array(history, dtype=np.float64).reshape(-1, 4)
     for name in _PROOFS:
         proof = getattr(certificate, name)
-        if proof is not None:
-            yield from _proof_table(name, proof)
-
-
-def _proof_table(prefix: str, proof: Proof) -> Iterator[tuple[str, Any]]:
-    for entry in fields(proof):
-        value = getattr(proof, entry.name)
-        if isinstance(value, MultiplierRows):
-            for part in fields(value):
-                yield f"{prefix}.{entry.name}.{part.name}", getattr(value, part.name)
-        else:
-            yield f"{prefix}.{entry.name}", value
-
-
-def write(certificate: Certificate, path: Path) -> None:
-    """Write a table with its digest.
-
-    Raises:
-        InputError: the suffix is neither .json nor .npz.
-    """
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    table = {**dict(_table(certificate)), "format": _FORMAT, "digest": certificate._digest}
-    if path.suffix == ".npz":
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
-        np.savez_compressed(path, **arrays)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps({name: _plain(value) for name, value in table.items()}), encoding="utf-8")
-    else:
-        raise InputError(f"{path}: save a certificate as .json or .npz")
+        for entry in fields(proof) if proof is not None else ():
+            value = getattr(proof, entry.name)
+            for part in fields(value) if isinstance(value, MultiplierRows) else ():
+                yield f"{name}.{entry.name}.{part.name}", getattr(value, part.name)
+            if not isinstance(value, MultiplierRows):
+                yield f"{name}.{entry.name}", value
 
 
 def _plain(value: Any) -> Any:
     """As JSON has it; infinities and NaN as strings, as JSON has none."""
     if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
+        value = value.tolist()
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(path: Path, max_bytes: int = MAX_BYTES) -> Certificate:
-    """Read a table back.
-
-    Raises:
-        InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
-    """
-    table = _read_table(path, max_bytes)
-    if str(table.get("format")) != _FORMAT:
-        raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
-    try:
-        values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
-        values.update({name: _proof(table, name) for name in _PROOFS})
-        rows = _array(table["history"], float).reshape(-1, 4)
-        if len(rows) > _LONGEST_HISTORY:
-            raise ValueError(f"the history has {len(rows):,} moments")
-        box = _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None
-        history = tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows)
-        return Certificate(
-            **values, z=_array(table["z"], np.float64), box=box,
-            status=ProofStatus[str(table["status"])], norm=str(table["norm"]), rank=_whole(table["rank"]),
-            exponents=tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
-            identifiable=_flag(table["identifiable"]), nodes=_whole(table["nodes"]), history=history,
-            _digest=str(table["digest"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
+def _fields(table: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a certificate, from its table."""
+    values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
+    values.update({name: _proof(table, name) for name in _PROOFS})
+    rows = _array(table["history"], float).reshape(-1, 4)
+    if len(rows) > _LONGEST_HISTORY:
+        raise ValueError(f"the history has {len(rows):,} moments")
+    return values | {
+        "z": _array(table["z"], np.float64), "status": ProofStatus[str(table["status"])], "norm": str(table["norm"]),
+        "box": _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None,
+        "rank": _whole(table["rank"]), "identifiable": _flag(table["identifiable"]), "nodes": _whole(table["nodes"]),
+        "exponents": tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
+        "history": tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows),
+        "_digest": str(table["digest"]),
+    }  # fmt: skip
 
 
 def _read_table(path: Path, max_bytes: int) -> dict[str, Any]:

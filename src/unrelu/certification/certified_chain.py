@@ -9,7 +9,7 @@ outputs is one more layer, with c = 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,7 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
 from unrelu.measurements.observed_network import picked, written_out
 from unrelu.models.generator import Generator
-from unrelu.models.network import Layer, Network
+from unrelu.models.network import Network
 
 Array = npt.NDArray[np.float64]
 
@@ -101,7 +101,7 @@ class CertifiedChain:
             y = np.ldexp(self.y, exponents[-1])
             if not np.array_equal(np.ldexp(y, -exponents[-1]), self.y):
                 return None
-        return CertifiedChain(tuple(weights), tuple(biases), self.slopes, y, self.norm)
+        return replace(self, weights=tuple(weights), biases=tuple(biases), y=y)
 
     def pre_activations(self, z: Array) -> list[Array]:
         """u_1 ... u_d at a code (k,)."""
@@ -163,17 +163,12 @@ def certifiable(network: Generator) -> Network:
 def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> CertifiedChain:
     """The chain of one observation (m,); entries hidden by a mask are left out.
 
-    Args:
-        network: of dense layers, or of others with matrices that are small enough to write out.
-        operator: A, of one observation.
-        y: (m,).
-        norm: "linf" or "l1".
-
     Raises:
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
     """
     network = certifiable(network)
-    weights = [_dense(layer) for layer in network.layers]
+    matrices = [layer.matrix() for layer in network.layers]
+    weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]
     slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
     shown = picked(operator, y[None])
@@ -184,8 +179,3 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
         [(rows, y)] = shown
         weights[-1], biases[-1], slopes[-1] = weights[-1][rows], biases[-1][rows], slopes[-1][rows]
     return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
-
-
-def _dense(layer: Layer) -> Array:
-    matrix = layer.matrix()
-    return np.ascontiguousarray(matrix if isinstance(matrix, np.ndarray) else matrix.toarray())

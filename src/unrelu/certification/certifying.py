@@ -9,14 +9,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_tightening import Probing
-from unrelu.certification.branch_and_bound import GAP, BoundsAt, BranchAndBound
+from unrelu.certification.bound_tightening import Probing, backward_bounds
+from unrelu.certification.branch_and_bound import BranchAndBound
 from unrelu.certification.certificate import Certificate, ProofStatus, digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
-from unrelu.certification.layer_bounds import backward_bounds, region_of
+from unrelu.certification.layer_bounds import region_of
 from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import Proof
-from unrelu.certification.safe_bounds import Multipliers, settled
+from unrelu.certification.proof import GAP, BoundsAt, Proof
 from unrelu.diagnostics.identifiability import identifiability
 from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements import Operator
@@ -40,67 +39,21 @@ _STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "ca
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     """A proof of the box of all codes with F(z) <= eps.
 
-    Computing the intervals of all neurons first would make it only a little smaller, and take much longer.
-
-    Args:
-        chain: the observation, with the norm "linf".
-        eps: the largest error.
-        limits: when to stop; coordinates not reached are bounded by the radius alone.
+    Coordinates not reached within the limits are bounded by the radius alone. Computing the intervals of all neurons
+    first would make it only a little smaller, and take much longer.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
     lemmas = backward_bounds(chain, level, limits.end)
     search = Probing(chain, level, region_of(chain, level, lemmas), limits)
     search.run()
-    kept, bounds = _ends(search)
-    return Proof.of(chain, level, level, lemmas, search.tree, kept, bounds)
-
-
-def _ends(search: Probing) -> tuple[list[int], list[Multipliers]]:
-    """The open leaf and the multipliers of its 2 k bounds; nothing if there is none."""
-    if search.now is None:
-        return [], []
-    k, chain = search.chain.latent_dim, search.chain
-    nothing = Multipliers(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
-    found, basis = [nothing] * (2 * k), search.now.basis
-    for i in range(k):
-        for row, sign in ((i, 1.0), (k + i, -1.0)):
-            if search.limits.reached(0):
-                return [search.leaf], found
-            towards = np.zeros(k)
-            towards[i] = sign
-            solved = search.program.extreme(search.signs, basis, search.level, towards=towards)
-            if solved is None:
-                basis = search.now.basis
-                continue
-            basis = solved.basis
-            sharp = search.regions.sharp.signed(search.signs)
-            found[row] = settled(chain, sharp, solved.multipliers, np.zeros(chain.ends[-1]))
-    return [search.leaf], found
+    kept = [] if search.now is None else [search.leaf]
+    return search.tree.proof(chain, level, level, lemmas, kept, search.ends())
 
 
 def prove(
-    network: Generator,
-    operator: Operator,
-    y: Array,
-    z: Array,
-    *,
-    norm: str = "linf",
-    eps: float = math.nan,
-    box: bool = True,
-    limits: Limits,
+    network: Generator, operator: Operator, y: Array, z: Array, *, norm: str, eps: float, box: bool, limits: Limits
 ) -> Certificate:
-    """A certificate of one observation.
-
-    Args:
-        network: G.
-        operator: A, of this observation.
-        y: (m,).
-        z: the code to begin with, (k,).
-        norm: "linf" or "l1".
-        eps: the largest error, NaN if it is not known.
-        box: whether an eps is used for an enclosure.
-        limits: when to stop. The enclosure comes first and may take a part of the time; where that is not enough, there
-            is none.
+    """A certificate of one observation (m,), from a code (k,) on; with an eps and ``box``, first an enclosure.
 
     Raises:
         UnsupportedModelError: nothing can be certified of this network.
@@ -116,9 +69,9 @@ def prove(
     proof = None
     if not search.exact:
         search.run()
-        proof = Proof.of(chain, search.level, search.reach, search.lemmas, search.tree) if len(search.tree) else None
+        proof = search.tree.proof(chain, search.level, search.reach, search.lemmas) if len(search.tree) else None
     seconds = time.perf_counter() - begin
-    lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), _radius(proof, chain))
+    lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     status = _status(search, lower, scale)
     told = identifiability(network, search.z, operator)
     certificate = Certificate(
@@ -141,11 +94,6 @@ def _in_ordinary_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedCh
     return (chain, ()) if scaled is None else (scaled, exponents)
 
 
-def _radius(proof: Proof, chain: CertifiedChain) -> float:
-    radius, proven = proof.radius(chain)
-    return math.inf if proven else radius
-
-
 def _history(search: BranchAndBound, lower: float) -> tuple[BoundsAt, ...]:
     """The search's history, whose bounds are by the solver's numbers while nodes are open, up to what was proved."""
     return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
@@ -161,13 +109,13 @@ def _status(search: BranchAndBound, lower: float, scale: float) -> ProofStatus:
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
     """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
-    largest = CertifiedChain(chain.weights, chain.biases, chain.slopes, chain.y, "linf")
+    largest = replace(chain, norm="linf")
     now = time.perf_counter()
     some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
     if limits.over():
         return None
     proof = enclosure(largest, eps, some)
-    box, radius = proof.box(largest), _radius(proof, largest)
+    box, radius = proof.box(largest), proof.radius(largest)
     if math.isfinite(radius) and some.over():
         return None
     room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)

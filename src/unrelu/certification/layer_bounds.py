@@ -8,7 +8,6 @@ a layer.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.relaxation import level_set
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
-from unrelu.lp.compilation import compile_simplex
-from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.dual_simplex import OPTIMAL, dual_simplex
 
 Array = npt.NDArray[np.float64]
 
@@ -30,9 +25,6 @@ SUM, LOW, HIGH, LATENT, BALANCE = range(5)
 # Where nothing bounds the code, proofs are for codes with |z_i| up to this.
 RADIUS = 1e4
 _UNIT = 2.0**-53
-# The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
-_MORE = 1e-9
-_FAR = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +59,40 @@ class Regions:
 
     def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The same met with the level set of a smaller level."""
-        low, high = level_set(chain, level)
-        sharp, full = (_met(chain, region, low, high) for region in (self.sharp, self.full))
+        below = level_region(chain, level)
+        sharp, full = (
+            replace(region, low=np.maximum(below.low, region.low), high=np.minimum(below.high, region.high))
+            for region in (self.sharp, self.full)
+        )
         return Regions(sharp, full, self.proven)
 
 
-def _met(chain: CertifiedChain, region: Region, low: Array, high: Array) -> Region:
-    start = chain.ends[-2]
-    new_low, new_high = region.low.copy(), region.high.copy()
-    new_low[start:], new_high[start:] = np.maximum(low, new_low[start:]), np.minimum(high, new_high[start:])
-    return replace(region, low=new_low, high=new_high)
+def level_region(chain: CertifiedChain, level: float) -> Region:
+    """The level set of the outputs, and nothing known of the others."""
+    nothing = np.full(chain.ends[-2], np.inf)
+    low, high = level_set(chain, level)
+    return Region(np.concatenate([-nothing, low]), np.concatenate([nothing, high]), math.inf)
+
+
+def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
+    """The interval of v in which err_j(v) < level, for every output, rounded outwards; (1, 0) where there is none."""
+    y, c = chain.y, chain.slopes[-1]
+    low, high = _outwards(y - level, level, -1), _outwards(y + level, level, 1)
+    sloped = c > 0
+    low = np.where(low >= 0, low, np.where(sloped, _over(low, c, -1), -np.inf))
+    low = np.where((y >= level) & ~sloped, np.maximum(low, 0.0), low)
+    empty = (high < 0) & ~sloped
+    high = np.where(high >= 0, high, np.where(sloped, _over(high, c, 1), high))
+    return np.where(empty, 1.0, low), np.where(empty, 0.0, high)
+
+
+def _outwards(value: Array, level: float, side: int) -> Array:
+    return value + side * 4 * _UNIT * (np.abs(value) + level)
+
+
+def _over(value: Array, c: Array, side: int) -> Array:
+    quotient = np.divide(value, c, out=np.zeros_like(value), where=c > 0)
+    return quotient + side * 4 * _UNIT * np.abs(quotient)
 
 
 def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Regions:
@@ -104,9 +120,8 @@ def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> 
     Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
     its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
     """
-    low, high = np.full(chain.ends[-1], -np.inf), np.full(chain.ends[-1], np.inf)
-    low[chain.ends[-2] :], high[chain.ends[-2] :] = level_set(chain, level)
-    radius = math.inf
+    region = level_region(chain, level)
+    low, high, radius = region.low, region.high, math.inf
     for layer in range(chain.depth - 1, -1, -1):
         here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
         h_low, h_high = inverted(chain, layer, low[here], high[here])
@@ -158,7 +173,7 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
 def _summed(chain: CertifiedChain, region: Region, lemma: Lemma, level: float) -> Region:
     """All outputs of a ReLU layer are at least 0, so that each is at most their sum."""
     here = slice(int(chain.ends[lemma.index]), int(chain.ends[lemma.index + 1]))
-    value = lower_bound(chain, region, lemma.multipliers, level, total=_unit(chain, here, -1.0))
+    value = lower_bound(chain, region, lemma.multipliers, level, total=unit(chain, here, -1.0))
     if (chain.slopes[lemma.index] != 0).any() or value.tilt:
         return region
     high = region.high.copy()
@@ -168,7 +183,7 @@ def _summed(chain: CertifiedChain, region: Region, lemma: Lemma, level: float) -
 
 def _tightened(chain: CertifiedChain, regions: Regions, lemma: Lemma, level: float) -> Regions:
     here = slice(lemma.index, lemma.index + 1)
-    extra = _unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
+    extra = unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
     bound = lower_bound(chain, regions.full, lemma.multipliers, level, extra=extra).within(regions.full.radius)
     changed = []
     for region in (regions.sharp, regions.full):
@@ -181,7 +196,8 @@ def _tightened(chain: CertifiedChain, regions: Regions, lemma: Lemma, level: flo
     return Regions(changed[0], changed[1], regions.proven)
 
 
-def _unit(chain: CertifiedChain, here: slice, value: float) -> Array:
+def unit(chain: CertifiedChain, here: slice, value: float) -> Array:
+    """A number for some neurons and 0 for the others, (N,)."""
     vector = np.zeros(chain.ends[-1])
     vector[here] = value
     return vector
@@ -219,7 +235,7 @@ def _balanced(chain: CertifiedChain, region: Region, mu: Array) -> float:
     high = np.abs(region.high[: len(bias)])
     if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
         return math.inf
-    inverse = np.linalg.pinv(weight)
+    inverse = chain.inverse(0)
     size = float(np.abs(inverse).sum(axis=1).max())
     rounding = (len(bias) + 4) * _UNIT
     left = np.abs(np.eye(len(inverse)) - inverse @ weight).sum(axis=1)
@@ -250,106 +266,3 @@ def propagated(chain: CertifiedChain, region: Region) -> Region:
         h_low = np.where(low[here] > 0, low[here], slope * low[here])
         h_high = np.where(high[here] > 0, high[here], slope * high[here])
     return replace(region, low=low, high=high)
-
-
-def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
-    """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
-
-    None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
-    <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
-    """
-    compile_simplex()
-    lemmas: list[Lemma] = []
-    if math.isfinite(everywhere(chain, level, lemmas).radius):
-        return lemmas
-    for layer in range(chain.depth - 2, -1, -1):
-        if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
-            return lemmas
-        found = _program(chain, everywhere(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True)
-        if found is None:
-            return lemmas
-        lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
-    balance = _balance(chain)
-    if balance is not None:
-        return [*lemmas, balance]
-    return lemmas + latent_bounds(chain, level, lemmas, end)
-
-
-def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
-    """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
-
-    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of
-    :func:`backward_bounds`.
-    """
-    region, k = everywhere(chain, level, lemmas), chain.latent_dim
-    latent: list[Lemma] = []
-    for index in range(2 * k):
-        cost = np.zeros(k)
-        cost[index % k] = 1.0 if index < k else -1.0
-        found = _program(chain, region, 0, cost, False)
-        if found is None or time.perf_counter() > end:
-            return []
-        latent.append(Lemma(LATENT, index, found))
-    return latent
-
-
-def _balance(chain: CertifiedChain) -> Lemma | None:
-    r"""Positive mu with W_1^T mu = 0, the smallest of them as large as possible; None if there are none.
-
-    The dual of :math:`\max \tau` subject to mu >= tau, W^T mu = 0, 1^T mu = 1 is min nu subject to nu >= (W d)_i for
-    all i, 1^T (nu - W d) = 1; its multipliers are mu - tau and tau.
-    """
-    weight = chain.weights[0]
-    n, k = weight.shape
-    rows = np.zeros((n + 2, k + 1))
-    rows[:n, :k], rows[:n, k] = -weight, 1.0
-    rows[n, :k], rows[n, k] = -weight.sum(axis=0), n
-    rows[n + 1, k] = 1.0
-    lo, hi = np.zeros(n + 2), np.full(n + 2, np.inf)
-    lo[n] = hi[n] = 1.0
-    cost = np.append(np.zeros(k), 1.0)
-    basis = n + 2 + np.arange(k + 1)
-    basis[-1] = n + 1
-    y = _solved(rows, lo, hi, cost, basis, np.zeros(k + 1, dtype=bool))
-    if y is None or not y[n] > 0 or (y[:n] + y[n] <= 0).any():
-        return None
-    slopes = np.zeros(chain.ends[-1])
-    slopes[:n] = y[:n] + y[n]
-    return Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))
-
-
-def _solved(
-    rows: Array, lo: Array, hi: Array, cost: Array, basis: npt.NDArray[np.int64], upper: npt.NDArray[np.bool_]
-) -> Array | None:
-    """The multipliers of min cost.x subject to lo <= rows x <= hi, (M,), from a dual feasible basis; None if none."""
-    m, n = rows.shape
-    hard, y, state = np.full(m, np.inf), np.zeros(n), np.zeros(m, dtype=np.int8)
-    status, _, _ = dual_simplex(
-        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
-        True, y, np.zeros(n), np.zeros(m), np.zeros(2), math.inf, 50 * n + 1000,
-    )  # fmt: skip
-    if status != OPTIMAL:
-        return None
-    every = np.zeros(m + n)
-    every[basis] = y
-    return every[:m]
-
-
-def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
-    """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
-    here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
-    weight, shift, n = chain.weights[layer], chain.biases[layer], len(cost)
-    rows = np.ascontiguousarray(np.vstack([weight, np.eye(n)]))
-    box = np.full(n, _FAR)
-    lo = np.concatenate([region.low[here] - shift, np.zeros(n) if positive else -box])
-    hi = np.concatenate([region.high[here] - shift, box])
-    y = _solved(rows, lo, hi, cost, len(weight) + np.arange(n), cost < 0)
-    # At the ends of the box there is no bound; an end at 0 is none of these.
-    if y is None or (y[len(weight) :] < -1e-9).any() or (not positive and (np.abs(y[len(weight) :]) > 1e-9).any()):
-        return None
-    slopes = np.zeros(chain.ends[-1])
-    count = len(weight)
-    # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
-    price = np.where(np.isinf(lo[:count]), np.minimum(y[:count], 0.0), y[:count])
-    slopes[here] = -np.where(np.isinf(hi[:count]), np.maximum(price, 0.0), price)
-    return Multipliers(np.zeros(len(chain.y)), slopes)

@@ -1,6 +1,10 @@
 """Solving the relaxation under decisions, from the basis of a program that differed by one of them.
 
-A node's program has a working set of rows: most outputs of a ReLU are far below what would cost anything.
+A node's program has a working set of rows: most outputs of a ReLU are far below what would cost anything
+(row generation). Where pivots gain nothing the costs are perturbed, and the primal simplex removes the perturbation.
+
+Source: dual simplex with bounded multipliers, perturbed costs and a primal clean-up as in A. Koberstein, "The dual
+simplex method, techniques for a fast and stable implementation", PhD thesis, Paderborn 2005.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +66,6 @@ class WorkingRows:
     """A growing part of the rows, as contiguous arrays.
 
     At first those that are no errors, and errors with a lower side: of outputs that have to be on, and sums.
-
-    Args:
-        rows: all rows.
-        norms: of all rows.
     """
 
     def __init__(self, rows: RelaxationRows, norms: Array) -> None:
@@ -115,15 +115,12 @@ class NodeBasis:
     state: npt.NDArray[np.int8]
 
 
-@dataclass(eq=False)
 class _Vertex:
-    """A vertex on its way: a basis and the multipliers of its rows, and one more row where there is a contradiction."""
+    """A basis on its way, the multipliers y of its rows, and one more row (``ray``) where there is a contradiction."""
 
-    rows: npt.NDArray[np.int64]
-    upper: npt.NDArray[np.bool_]
-    state: npt.NDArray[np.int8]
-    y: Array
-    ray: Array = field(default_factory=lambda: np.array([-1.0, 0.0]))
+    def __init__(self, start: NodeBasis) -> None:
+        self.rows, self.upper, self.state = start.rows.copy(), start.upper.copy(), start.state.copy()
+        self.y, self.ray = np.zeros(len(start.rows)), np.array([-1.0, 0.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +145,7 @@ class Solved:
 
 
 class NodeProgram:
-    """A relaxation that is solved under many decisions.
-
-    Args:
-        relaxation: what is solved.
-        limits: when to stop. What is not finished by then is a bound all the same.
-    """
+    """A relaxation that is solved under many decisions; what is not finished in the limits is a bound all the same."""
 
     def __init__(self, relaxation: Relaxation, limits: Limits | None = None) -> None:
         compile_simplex()
@@ -179,7 +171,7 @@ class NodeProgram:
         self._last: NodeBasis | None = None
         self._parent: tuple[NodeBasis, Array] | None = None
 
-    def cold(self) -> NodeBasis:
+    def _cold(self) -> NodeBasis:
         """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
         rows, n = self.relaxation.rows, self.relaxation.size
         m = len(rows.kind)
@@ -189,20 +181,14 @@ class NodeProgram:
         return NodeBasis(basis, upper, np.zeros(m, dtype=np.int8))
 
     def solve(self, signs: Signs, start: NodeBasis | None = None, cutoff: float = math.inf) -> Solved:
-        """Minimise F with some neurons decided.
-
-        Args:
-            signs: of all neurons; those decided before the relaxation was built do not count.
-            start: the solution with fewer decisions.
-            cutoff: to stop at.
-        """
+        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the solution with fewer decisions."""
         relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
         if start is not None and len(start.state) != len(relaxation.rows.kind):
             # Of a relaxation at another level, which had other rows.
             start = None
-        basis = self.cold() if start is None else start
-        vertex = _Vertex(basis.rows.copy(), basis.upper.copy(), basis.state.copy(), np.zeros(relaxation.size))
+        basis = self._cold() if start is None else start
+        vertex = _Vertex(basis)
         sides = (lo, hi, p)
         status, value = self._dual(vertex, sides, relaxation.cost, cutoff - constant, not self._recall(basis))
         if status == _STALLED:
@@ -304,28 +290,17 @@ class NodeProgram:
         matrix[~real, basis.rows[~real] - len(rows)] = 1.0
         return matrix
 
-    def extreme(
-        self, signs: Signs, start: NodeBasis, level: float, extra: Array | None = None, towards: Array | None = None
-    ) -> Solved | None:
+    def extreme(self, signs: Signs, start: NodeBasis, level: float, extra: Array, towards: Array) -> Solved | None:
         """Minimise ``extra . u + towards . z`` over the points with delta <= level; None if that failed.
 
-        For the largest error only.
-
-        Args:
-            signs: of all neurons.
-            start: a vertex that satisfies everything.
-            level: of F.
-            extra: (N,), coefficients of all pre-activations.
-            towards: (k,).
+        For the largest error only. ``start`` is a vertex that satisfies everything.
         """
         relaxation, rows = self.relaxation, self.relaxation.rows
         cost = np.zeros(relaxation.size)
-        if towards is not None:
-            cost[: len(towards)] = towards
-        if extra is not None:
-            for (u, _), part in zip(relaxation.pre, np.split(extra, relaxation.chain.ends[1:-1]), strict=True):
-                chosen = np.flatnonzero(part)
-                cost += part[chosen] @ u[chosen]
+        cost[: len(towards)] = towards
+        for (u, _), part in zip(relaxation.pre, np.split(extra, relaxation.chain.ends[1:-1]), strict=True):
+            chosen = np.flatnonzero(part)
+            cost += part[chosen] @ u[chosen]
         lo, hi, _, _ = self._sides(signs)
         floor = rows.kind == FLOOR
         hi[floor] = level

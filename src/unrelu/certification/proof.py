@@ -9,7 +9,7 @@ multipliers of bounds on every latent coordinate instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,24 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.layer_bounds import BALANCE, LATENT, SUM, Lemma, Regions, region_of
-from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
-from unrelu.certification.search_tree import Packed, Tree
+from unrelu.certification.safe_bounds import Multipliers, Packed, Region, lower_bound
+
+# The gap that a proof closes.
+GAP = 1e-6
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class BoundsAt:
+    """What was known when: seconds from the start, nodes, bounds on the smallest F."""
+
+    seconds: float
+    nodes: int
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +65,9 @@ class MultiplierRows:
     def __len__(self) -> int:
         return len(self.pointer) - 1
 
-    def __getitem__(self, number: int) -> Multipliers:
-        part = slice(int(self.pointer[number]), int(self.pointer[number + 1]))
-        row = np.zeros(self.outputs + self.total)
-        row[self.index[part]] = self.value[part]
-        return Multipliers(row[: self.outputs], row[self.outputs :])
+    def __iter__(self) -> Iterator[Multipliers]:
+        for part in map(slice, self.pointer[:-1], self.pointer[1:]):
+            yield Packed(self.index[part], self.value[part]).unpacked(self.outputs, self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,57 +97,20 @@ class Proof:
     open_leaf: Index
     open_rows: MultiplierRows
 
-    @classmethod
-    def of(
-        cls,
-        chain: CertifiedChain,
-        level: float,
-        reach: float,
-        lemmas: list[Lemma],
-        tree: Tree,
-        kept: list[int] | None = None,
-        bounds: list[Multipliers] | None = None,
-    ) -> Proof:
-        """Put down what a search has found.
-
-        Args:
-            chain: the observation.
-            level, reach, lemmas, tree: of the search.
-            kept, bounds: of an enclosure, the open leaves and their 2 k multipliers one after another.
-        """
-        size = (len(chain.y), int(chain.ends[-1]))
-        kept = kept or []
-        closed = [number for number in tree.leaves() if number not in set(kept)]
-        empty = Packed.of(Multipliers(np.zeros(size[0]), np.zeros(size[1])))
-        parent, neuron, sign = (
-            np.array([getattr(node, name) for node in tree.nodes], dtype=np.int64)
-            for name in ("parent", "neuron", "sign")
-        )
-        return cls(
-            level,
-            reach,
-            np.array([lemma.kind for lemma in lemmas], dtype=np.int64),
-            np.array([lemma.index for lemma in lemmas], dtype=np.int64),
-            MultiplierRows.of((Packed.of(lemma.multipliers) for lemma in lemmas), *size),
-            parent,
-            neuron,
-            sign,
-            np.array(closed, dtype=np.int64),
-            MultiplierRows.of((tree.nodes[number].packed or empty for number in closed), *size),
-            np.array(kept, dtype=np.int64),
-            MultiplierRows.of((Packed.of(row) for row in bounds or []), *size),
-        )
-
     def lower(self, chain: CertifiedChain) -> float:
         """What the proof shows to be at most F(z) for every z with |z_i| <= radius; recomputed from the multipliers."""
-        if len(self.open_leaf):
-            return 0.0
-        regions, signs = self.regions(chain), signs_of_nodes(chain, self.parent, self.neuron, self.sign)
-        lowest = self.level
-        for number, leaf in enumerate(self.leaf):
-            region = regions.full.signed(signs[leaf])
-            lowest = min(lowest, lower_bound(chain, region, self.leaf_rows[number]).within(region.radius))
-        return max(0.0, lowest)
+        return 0.0 if len(self.open_leaf) else max(0.0, min([self.level, *self._leaf_bounds(chain)]))
+
+    def _leaf_bounds(self, chain: CertifiedChain) -> Iterator[float]:
+        """The bound of F in each closed leaf."""
+        for region, multipliers in zip(self._parts(chain, self.leaf), self.leaf_rows, strict=True):
+            yield lower_bound(chain, region, multipliers).within(region.radius)
+
+    def _parts(self, chain: CertifiedChain, leaves: Index) -> Iterator[Region]:
+        """What holds in some leaves."""
+        full = self.regions(chain).full
+        signs = signs_of_nodes(chain, self.parent, self.neuron, self.sign)
+        return (full.signed(signs[leaf]) for leaf in leaves)
 
     def box(self, chain: CertifiedChain) -> Array:
         """The smallest intervals of z_1 ... z_k that the proof shows to hold every z with F(z) < level, (k, 2).
@@ -145,40 +118,30 @@ class Proof:
         (inf, -inf) where there is no such z.
         """
         k = chain.latent_dim
-        regions, signs = self.regions(chain), signs_of_nodes(chain, self.parent, self.neuron, self.sign)
         box = np.tile([math.inf, -math.inf], (k, 1))
-        for number, leaf in enumerate(self.leaf):
-            region = regions.full.signed(signs[leaf])
-            if not lower_bound(chain, region, self.leaf_rows[number]).within(region.radius) >= self.level:
-                return np.tile([-math.inf, math.inf], (k, 1))
-        for place, leaf in enumerate(self.open_leaf):
-            region = regions.full.signed(signs[leaf])
-            ends = np.array([self._end(chain, region, 2 * k * place + i) for i in range(2 * k)])
+        if not all(bound >= self.level for bound in self._leaf_bounds(chain)):
+            return -box
+        rows, towards = iter(self.open_rows), np.concatenate([np.eye(k), -np.eye(k)])
+        for region in self._parts(chain, self.open_leaf):
+            bounds = (lower_bound(chain, region, next(rows), self.level, towards=side) for side in towards)
+            ends = np.maximum([bound.within(region.radius) for bound in bounds], -region.radius)
             box[:, 0] = np.minimum(box[:, 0], ends[:k])
             box[:, 1] = np.maximum(box[:, 1], -ends[k:])
         return box
-
-    def _end(self, chain: CertifiedChain, region: Region, row: int) -> float:
-        k = chain.latent_dim
-        towards = np.zeros(k)
-        towards[row % k] = 1.0 if row % (2 * k) < k else -1.0
-        value = lower_bound(chain, region, self.open_rows[row], self.level, towards=towards)
-        return max(value.within(region.radius), -region.radius)
 
     def regions(self, chain: CertifiedChain) -> Regions:
         """What the lemmas prove of pre-activations, at the proof's level."""
         return region_of(chain, self.reach, self.lemmas()).at(chain, self.level)
 
-    def radius(self, chain: CertifiedChain) -> tuple[float, bool]:
-        """The largest \\|z_i\\| of the codes that the proof is about, and whether it is shown that no others matter."""
+    def radius(self, chain: CertifiedChain) -> float:
+        """The largest |z_i| of the codes that the proof is about; infinite where it is shown that no others matter."""
         proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
         regions = region_of(chain, self.reach, proven)
-        return regions.full.radius, regions.proven
+        return math.inf if regions.proven else regions.full.radius
 
     def lemmas(self) -> list[Lemma]:
         """The lemmas, one by one."""
-        kinds, indices = self.lemma_kind.tolist(), self.lemma_index.tolist()
-        return [Lemma(kinds[i], indices[i], self.lemma_rows[i]) for i in range(len(kinds))]
+        return list(map(Lemma, self.lemma_kind.tolist(), self.lemma_index.tolist(), self.lemma_rows))
 
     def flaw(self, chain: CertifiedChain) -> str | None:
         """What makes these numbers no proof about this observation, in a sentence; None if nothing does."""

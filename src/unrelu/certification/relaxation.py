@@ -7,6 +7,10 @@ equation.
 
 An output error err(v) enters by its convex envelope on the interval in which err <= level. No constant of our choice
 takes part.
+
+Source: the three rows are the triangle relaxation of a ReLU, R. Ehlers, "Formal verification of piece-wise linear
+feed-forward neural networks", ATVA 2017; it is also the "outer adversarial polytope" of Wong and Kolter, ICML 2018,
+section 3.1. A ReLU has c = 0.
 """
 
 from __future__ import annotations
@@ -27,28 +31,6 @@ Signs = npt.NDArray[np.int8]
 # What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
 # F.
 BELOW, ABOVE, CHORD, SIGN, ERROR, FLOOR = range(6)
-_UNIT = 2.0**-53
-
-
-def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
-    """The interval of v in which err_j(v) < level, for every output, rounded outwards; (1, 0) where there is none."""
-    y, c = chain.y, chain.slopes[-1]
-    low, high = _outwards(y - level, level, -1), _outwards(y + level, level, 1)
-    sloped = c > 0
-    low = np.where(low >= 0, low, np.where(sloped, _over(low, c, -1), -np.inf))
-    low = np.where((y >= level) & ~sloped, np.maximum(low, 0.0), low)
-    empty = (high < 0) & ~sloped
-    high = np.where(high >= 0, high, np.where(sloped, _over(high, c, 1), high))
-    return np.where(empty, 1.0, low), np.where(empty, 0.0, high)
-
-
-def _outwards(value: Array, level: float, side: int) -> Array:
-    return value + side * 4 * _UNIT * (np.abs(value) + level)
-
-
-def _over(value: Array, c: Array, side: int) -> Array:
-    quotient = np.divide(value, c, out=np.zeros_like(value), where=c > 0)
-    return quotient + side * 4 * _UNIT * np.abs(quotient)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,17 @@ for every z in Z whose pre-activations lie in the intervals I. Each minimum is o
 variable. Nothing here depends on a solver. Products of n terms are off by at most n u / (1 - n u) times the sum of the
 absolute values, u = 2^-53; all such errors are added up and subtracted.
 
-Source: A. Neumaier and O. Shcherbina, "Safe bounds in linear and mixed-integer linear programming", Mathematical
-Programming 99 (2004); N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1 (2002).
+Source: the bound is the dual network of E. Wong and J. Z. Kolter, "Provable defenses against adversarial examples via
+the convex outer adversarial polytope", ICML 2018, theorem 1, with every slope free. Rounding errors as in A. Neumaier
+and O. Shcherbina, "Safe bounds in linear and mixed-integer linear programming", Mathematical Programming 99 (2004), and
+N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1 (2002).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +70,31 @@ class Multipliers:
 
     kappa: Array
     slopes: Array
+
+    @classmethod
+    def none(cls, chain: CertifiedChain) -> Multipliers:
+        """All zero."""
+        return cls(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
+
+    def packed(self) -> Packed:
+        """Without the zeros."""
+        row = np.concatenate([self.kappa, self.slopes])
+        index = np.flatnonzero(row)
+        return Packed(index.astype(np.int32), row[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Multipliers without their zeros: places and numbers in the row (kappa, s)."""
+
+    index: npt.NDArray[np.integer[Any]]
+    value: Array
+
+    def unpacked(self, outputs: int, total: int) -> Multipliers:
+        """With the zeros: ``outputs`` shares and ``total`` slopes."""
+        row = np.zeros(outputs + total)
+        row[self.index] = self.value
+        return Multipliers(row[:outputs], row[outputs:])
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
-r"""The tree of a branch and bound: which decisions make a part of the code space, what was proved of it, and which
+"""The tree of a branch and bound: which decisions make a part of the code space, what was proved of it, and which
 neuron to decide next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.node_program import NodeBasis, NodeProgram
-from unrelu.certification.safe_bounds import Multipliers
+from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.certification.layer_bounds import Lemma, Regions
+from unrelu.certification.node_program import NodeBasis
+from unrelu.certification.proof import MultiplierRows, Proof
+from unrelu.certification.relaxation import Relaxation
+from unrelu.certification.safe_bounds import Multipliers, Packed, lower_bound, settled
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
@@ -18,14 +23,16 @@ Flags = npt.NDArray[np.bool_]
 
 # A violation below this share of the largest unknown is rounding.
 _AGREES = 1e-9
+# The multipliers of a node that has been split.
+_NOTHING = Packed(np.zeros(0, dtype=np.int32), np.zeros(0))
 
 
-def violations(program: NodeProgram, x: Array, signs: Signs) -> tuple[Array, Array]:
+def violations(relaxation: Relaxation, x: Array, signs: Signs) -> tuple[Array, Array]:
     """f and e of every neuron at a point, (N,) each, 0 where it is decided or agrees with its activation.
 
     Of outputs whose error is not convex (sums of errors only): what the error exceeds its envelope by, for both.
     """
-    relaxation, chain = program.relaxation, program.relaxation.chain
+    chain = relaxation.chain
     above, below = np.zeros(len(signs)), np.zeros(len(signs))
     for layer, (u, shift) in enumerate(relaxation.pre[:-1]):
         number = np.arange(chain.ends[layer], chain.ends[layer + 1])
@@ -43,51 +50,24 @@ def violations(program: NodeProgram, x: Array, signs: Signs) -> tuple[Array, Arr
     return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
 
 
-def missed(program: NodeProgram, x: Array, signs: Signs) -> tuple[Flags, Flags]:
+def missed(relaxation: Relaxation, x: Array, signs: Signs) -> tuple[Flags, Flags]:
     """Which neurons are not on at a point, and which are not off: sides that may turn out to be empty."""
-    above, below = violations(program, x, signs)
+    above, below = violations(relaxation, x, signs)
     on, off = above > 0, below > 0
-    if not program.relaxation.delta:
-        u, shift = program.relaxation.pre[-1]
-        start, v = program.relaxation.chain.ends[-2], u @ x + shift
-        open_ = program.relaxation.chain.bent[start:] & (signs[start:] == 0)
+    if not relaxation.delta:
+        u, shift = relaxation.pre[-1]
+        start, v = relaxation.chain.ends[-2], u @ x + shift
+        open_ = relaxation.chain.bent[start:] & (signs[start:] == 0)
         on[start:], off[start:] = open_ & (v < 0), open_ & (v > 0)
     return on, off
 
 
-def most_violated(above: Array, below: Array, widths: Array) -> int:
-    """The neuron with the largest sqrt(f e), in units of what it does to the next layer; -1 if none is violated.
-
-    Args:
-        above, below: f and e.
-        widths: of each neuron, the norm of its column in the next layer's weights.
-    """
+def most_violated(relaxation: Relaxation, x: Array, signs: Signs, widths: Array) -> int:
+    """The neuron with the largest sqrt(f e) times its width at a point; -1 if none is violated."""
+    above, below = violations(relaxation, x, signs)
     score = np.sqrt(above * below) * widths
     best = int(np.argmax(score))
     return best if score[best] > 0 else -1
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """Multipliers without their zeros: kappa and s in one row."""
-
-    index: npt.NDArray[np.int32]
-    value: Array
-    outputs: int
-    total: int
-
-    @classmethod
-    def of(cls, multipliers: Multipliers) -> Packed:
-        """Leave out the zeros."""
-        row = np.concatenate([multipliers.kappa, multipliers.slopes])
-        index = np.flatnonzero(row)
-        return cls(index.astype(np.int32), row[index], len(multipliers.kappa), len(multipliers.slopes))
-
-    def unpacked(self) -> Multipliers:
-        """With the zeros."""
-        row = np.zeros(self.outputs + self.total)
-        row[self.index] = self.value
-        return Multipliers(row[: self.outputs], row[self.outputs :])
 
 
 @dataclass(eq=False)
@@ -111,28 +91,14 @@ class Node:
     sign: int
     bound: float = 0.0
     level: float = 0.0
-    packed: Packed | None = None
+    packed: Packed = _NOTHING
     children: tuple[int, ...] = ()
     basis: NodeBasis | None = field(default=None, repr=False)
     point: Array | None = field(default=None, repr=False)
 
-    def unpacked(self) -> Multipliers:
-        """Its multipliers, with their zeros.
-
-        Raises:
-            ValueError: it was never solved, or has been split.
-        """
-        if self.packed is None:
-            raise ValueError("a node that was split has no multipliers")
-        return self.packed.unpacked()
-
 
 class Tree:
-    """The nodes in the order in which they were made; the root has number 0.
-
-    Args:
-        neurons: how many there are, counted through.
-    """
+    """The nodes in the order in which they were made; the root has number 0."""
 
     def __init__(self, neurons: int) -> None:
         self.nodes: list[Node] = []
@@ -159,8 +125,36 @@ class Tree:
     def split(self, number: int, children: tuple[int, int]) -> None:
         """Give a node its children; what it was solved with is forgotten."""
         node = self.nodes[number]
-        node.children, node.basis, node.point, node.packed = children, None, None, None
+        node.children, node.basis, node.point, node.packed = children, None, None, _NOTHING
 
-    def leaves(self) -> list[int]:
-        """Numbers of the nodes without children: together they cover everything."""
-        return [number for number, node in enumerate(self.nodes) if not node.children]
+    def settle(self, number: int, chain: CertifiedChain, regions: Regions, multipliers: Multipliers) -> float:
+        """Make multipliers fit for a bound of a node, keep them and the bound, and return it."""
+        node, signs = self.nodes[number], self.signs(number)
+        fit, full = settled(chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
+        node.packed, node.bound = fit.packed(), lower_bound(chain, full, fit).within(full.radius)
+        return node.bound
+
+    def proof(
+        self,
+        chain: CertifiedChain,
+        level: float,
+        reach: float,
+        lemmas: list[Lemma],
+        kept: Iterable[int] = (),
+        ends: Iterable[Multipliers] = (),
+    ) -> Proof:
+        """What has been found; of an enclosure with the open leaf, if there is one, and multipliers of 2 k bounds."""
+        size, kept = (len(chain.y), int(chain.ends[-1])), list(kept)
+        closed = [number for number, node in enumerate(self.nodes) if not node.children and number not in kept]
+        return Proof(
+            level, reach, _whole(lemma.kind for lemma in lemmas), _whole(lemma.index for lemma in lemmas),
+            MultiplierRows.of((lemma.multipliers.packed() for lemma in lemmas), *size),
+            _whole(node.parent for node in self.nodes), _whole(node.neuron for node in self.nodes),
+            _whole(node.sign for node in self.nodes), _whole(closed),
+            MultiplierRows.of((self.nodes[number].packed for number in closed), *size), _whole(kept),
+            MultiplierRows.of((row.packed() for row in ends), *size),
+        )  # fmt: skip
+
+
+def _whole(numbers: Iterable[int]) -> npt.NDArray[np.int64]:
+    return np.array(list(numbers), dtype=np.int64)

@@ -159,6 +159,7 @@ def certify(
     from rich.console import Console
 
     from unrelu._certify import certify as prove
+    from unrelu.certification.certificate import Certificate, Certificates
     from unrelu.cli.certificate_plot import draw_bounds, draw_box
     from unrelu.datasets import prepare_output, read_measurement, read_observations, write_certificates
 
@@ -173,8 +174,9 @@ def certify(
             network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
             max_nodes=max_nodes, callback=callback, scale=scale,
         )  # fmt: skip
-    certificates = result if isinstance(result, list) else [result]
-    write_certificates(output, certificates, single=not isinstance(result, list))
+    single = isinstance(result, Certificate)
+    certificates = Certificates([result]) if isinstance(result, Certificate) else result
+    write_certificates(output, certificates, single)
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
     if any(c.box is not None for c in certificates):
         first = next(i for i, c in enumerate(certificates) if c.box is not None)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError
 
 # Distinguishable without colour vision.

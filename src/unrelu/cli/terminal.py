@@ -22,7 +22,7 @@ from unrelu.errors import InputError, OptionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from unrelu.certification import Certificate
+    from unrelu.certification.certificate import Certificate
     from unrelu.models.network import Network
     from unrelu.problem import Progress
     from unrelu.result import Inversion

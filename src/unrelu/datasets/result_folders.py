@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unrelu.certification import Certificate
+from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError, StorageError
 from unrelu.result import Inversion
 

@@ -41,7 +41,7 @@ class Identifiability:
         rank: rank of A J, the active rank: singular values below 1e-10 of the largest count as zero. At 1e-10, the
             rounding errors of double precision alone leave the code open by about 1e-6 of its length.
         sigma_min: the smallest of the k singular values of A J.
-        dimension: of the set of codes around z with the same A G, see :func:`freedom`; -1 if it could not be told.
+        dimension: of the set of codes around z with the same A G; -1 if it could not be told.
         margin: how far z can move, in the 2-norm, before the pre-activation of some ReLU, LeakyReLU or PReLU changes
             its sign: the largest such radius. Infinite if that never happens, NaN where a neuron with a kink lies
             behind a sigmoid or tanh, or the layers are not known.
@@ -149,7 +149,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
         )
     codes.setflags(write=False)
     exact, measured, unit = _equilibrated(network, measured)
-    rank, sigma, dimension, margin = _examined(exact, batch, measured)
+    rank, dimension, sigma, margin = _examined(exact, batch, measured)
     sigma = np.ldexp(sigma, -unit)
     seen = Identifiability(rank, sigma, dimension, margin, unique(rank, dimension, k), exact, codes, measured)
     if codes.ndim == 2:
@@ -166,31 +166,25 @@ def unique(rank: Counts, dimension: Counts, k: int) -> Flags:
     return np.asarray((dimension == 0) | ((dimension < 0) & (rank == k)))
 
 
-def freedom(network: Generator, z: Array, operator: Operator | None = None) -> Counts:
-    r"""Dimension of a set of codes around z with the same observation A G(z), (B,) for codes (B, k).
-
-    With J = A G' the Jacobian of the linear region of A G at z, this is k - rank J. Where ReLU neurons are at their
-    kink, several regions meet in z; the one on which they all stay off and the one on which they all come on are looked
-    at. With K the derivatives of their pre-activations, z may move on them along
-
-    .. math:: \{d : J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : J d = 0, \; K d \ge 0\}
-
-    and the larger dimension of these cones is returned. There it is a lower bound, as a mixed region may leave more;
-    where it is 0 because of neurons with layers behind them, -1 (unknown) is returned.
-
-    Of a generator without known layers the kinks are not known either, and k - rank J at z is returned.
-    """
-    return local_rank(network, z, operator)[1]
-
-
 def local_rank(network: Generator, z: Array, operator: Operator | None = None) -> tuple[Counts, Counts, Array]:
-    """Rank of A J, :func:`freedom` and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
+    r"""Rank of A J, freedom and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
+
+    The freedom is the dimension of a set of codes around z with the same observation A G(z). With J the Jacobian of the
+    linear region of G at z, it is k - rank A J. Where ReLU neurons are at their kink, several regions meet in z; the
+    one on which they all stay off and the one on which they all come on are looked at. With K the derivatives of their
+    pre-activations, z may move on them along
+
+    .. math:: \{d : A J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : A J d = 0, \; K d \ge 0\}
+
+    and the freedom is the larger dimension of these cones. There it is a lower bound, as a mixed region may leave more;
+    where it is 0 because of neurons with layers behind them, it is -1 (unknown). Of a generator without known layers
+    the kinks are not known either, and it is k - rank A J.
 
     What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
     """
     exact, measured, unit = _equilibrated(network, operator)
     if not isinstance(exact, Network):
-        rank, free, sigma = _without_margin(_examined(exact, z, measured))
+        rank, free, sigma, _ = _examined(exact, z, measured)
         return rank, free, np.ldexp(sigma, -unit)
     single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
@@ -199,7 +193,7 @@ def local_rank(network: Generator, z: Array, operator: Operator | None = None) -
         sigma[part], sure[part] = certain(exact, single, codes, measured.take(part))
     rest = np.flatnonzero(~sure)
     if len(rest):
-        rank[rest], free[rest], sigma[rest] = _without_margin(_examined(exact, z[rest], measured.take(rest)))
+        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest))
     return rank, free, np.ldexp(sigma, -unit)
 
 
@@ -211,14 +205,7 @@ def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: 
     .. math:: H = J_A (J_A^T J_A + \lambda I)^{-1} J_A^T, \qquad
               \operatorname{tr} H = \sum_i \frac{\sigma_i^2}{\sigma_i^2 + \lambda},
 
-    the rank of A J without a prior. 0 where there is no code.
-
-    Args:
-        network: G.
-        z: codes, (B, k).
-        operator: A.
-        prior: lambda.
-        rank: of A J, (B,), as :func:`local_rank` says.
+    the rank of A J without a prior, as :func:`local_rank` says. 0 where there is no code.
     """
     used = np.maximum(rank, 0).astype(np.float64)
     if prior:
@@ -236,11 +223,6 @@ def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Genera
     return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
-def _without_margin(found: tuple[Counts, Array, Counts, Array]) -> tuple[Counts, Counts, Array]:
-    rank, sigma, dimension, _ = found
-    return rank, dimension, sigma
-
-
 def _chunks(network: Generator, z: Array) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
     """The finite codes, as many at a time as their Jacobians have room for, with their places."""
     rows = max(1, _CHUNK // (network.latent_dim * network.width))
@@ -250,8 +232,8 @@ def _chunks(network: Generator, z: Array) -> Iterator[tuple[npt.NDArray[np.intp]
         yield part, torch.from_numpy(z[part])
 
 
-def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts, Array, Counts, Array]:
-    """Rank, smallest singular value, dimension and margin of all codes."""
+def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts, Counts, Array, Array]:
+    """Rank, dimension, smallest singular value and margin of all codes."""
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
     for part, codes in _chunks(network, z):
@@ -262,7 +244,7 @@ def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts,
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
         dimension[kept] = _dimensions(network, codes, measured, off, ranks)[known]
-    return rank, sigma, dimension, margin
+    return rank, dimension, sigma, margin
 
 
 def _dimensions(network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts) -> Counts:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unrelu.certification import ProofStatus
+from unrelu.certification.certificate import ProofStatus
 from unrelu.runtime.file_reading import opened
 
 # Bytes of a line; a box takes 50 for each latent coordinate.
@@ -18,7 +18,7 @@ _LINE = 2**24
 
 
 @dataclass(frozen=True)
-class Certificates:
+class ProofCounts:
     """The proofs of a folder.
 
     Attributes:
@@ -42,7 +42,7 @@ class Certificates:
     damaged: int
 
 
-def certificates(folder: Path) -> Certificates | None:
+def certificates(folder: Path) -> ProofCounts | None:
     """The proofs in a folder; None if it has none."""
     path = folder / "certificates.jsonl"
     if not path.exists():
@@ -55,7 +55,7 @@ def certificates(folder: Path) -> Certificates | None:
             if row is not None:
                 rows.append(row)
     counted = Counter(str(row["status"]) for row in rows)
-    return Certificates(
+    return ProofCounts(
         len(rows),
         tuple((name, n, _meaning(name)) for name, n in counted.most_common()),
         ", ".join(sorted({str(row.get("norm")) for row in rows})),

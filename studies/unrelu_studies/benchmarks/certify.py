@@ -17,9 +17,11 @@ import numpy.typing as npt
 
 from unrelu._certify import certify
 from unrelu._invert import invert
-from unrelu.certification import GAP, Certificate, Limits
+from unrelu.certification.certificate import Certificate
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.certifying import enclosure
+from unrelu.certification.node_program import Limits
+from unrelu.certification.proof import GAP
 from unrelu.measurements import read_operator
 from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, Drawn, draw
 from unrelu_studies.benchmarks.certify_mip import MipRun, prove_by_mip
@@ -209,7 +211,7 @@ def _boxed(chain: CertifiedChain, cell: CertifyCell, truth: Array, plan: Certify
     proof = enclosure(chain, cell.noise, Limits(time.perf_counter() + plan.time_limit))
     box = proof.box(chain)
     seconds = time.process_time() - begin
-    radius, _ = proof.radius(chain)
+    radius = proof.regions(chain).full.radius
     inside = (box[:, 0] <= truth) & (truth <= box[:, 1])
     proved = bool((box[:, 0] > -radius).all() and (box[:, 1] < radius).all())
     return Boxed(seconds, float(np.median(box[:, 1] - box[:, 0])), bool(inside.all()), proved)

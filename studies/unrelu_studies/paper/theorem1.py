@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from unrelu._certify import certify
+from unrelu.certification.certificate import Certificate
 from unrelu.hardness import SEPARATION, example_1, random_formula, reduction
 from unrelu_studies.paper.drawing import panels, tidy
 from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Row, Unit, Verdict, draw_seed, random
@@ -47,7 +48,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         "auto", task.network, task.observation, norm="linf", seed=draw_seed(random("starts", seed, "theorem1", *unit))
     )
     proof = certify(task.network, task.observation, result, norm="linf", box=False, max_nodes=_NODES)
-    assert not isinstance(proof, list)
+    assert isinstance(proof, Certificate)
     return [
         (n, index, len(models), same, float(residual.min()), float(result.fun), proof.lower, proof.upper, proof.nodes)
     ]
