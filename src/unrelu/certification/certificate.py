@@ -285,6 +285,12 @@ class Certificates(Sequence[Certificate]):
     Attributes:
         lower, upper, gap: of each, (B,).
         status: of each a :class:`~unrelu.ProofStatus`, (B,), dtype object.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> certificates = unrelu.certify(net, [[1.0, 0.0, 0.4], [1.0, 0.0, 0.7]])
+    >>> certificates.lower.round(3), len(certificates[certificates.gap < 1e-6])
+    (array([0.067, 0.133]), 2)
     """
 
     def __init__(self, certificates: Iterable[Certificate]) -> None:
