@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from unrelu_studies.benchmarks.proofs.certify_cells import CELLS, CertifyCell, draw
 
 from unrelu import certify, from_arrays, zoo
 from unrelu.certification import GAP

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from unrelu_studies.benchmarks.search_table import times_fewer
 
 from unrelu import invert, zoo
 from unrelu.cli.app import app

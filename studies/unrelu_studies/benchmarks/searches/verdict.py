@@ -129,7 +129,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class OwnObservations:
     """Observations of a generator's own outputs: y = A G(z*) + sigma e, e ~ N(0, I)."""
 
     network: Network
@@ -139,7 +139,7 @@ class Observed:
     sigma: float
 
     @classmethod
-    def draw(cls, network: Network, kind: str, count: int, sigma: float | None, *keys: int | str) -> Observed:
+    def draw(cls, network: Network, kind: str, count: int, sigma: float | None, *keys: int | str) -> OwnObservations:
         """Codes from N(0, I); ``sigma`` None is :data:`NOISE_SHARE` of the outputs' root mean square."""
         truth = stream("verdict: codes", kind, *keys).standard_normal((count, network.latent_dim))
         x = network(truth).reshape(count, -1)
@@ -150,9 +150,9 @@ class Observed:
         y = clean + level * (e if measurement.mask is None else e * measurement.mask)
         return cls(network, truth, measurement, y, level)
 
-    def take(self, rows: npt.NDArray[np.intp]) -> Observed:
+    def take(self, rows: npt.NDArray[np.intp]) -> OwnObservations:
         """Some observations, which may come up several times."""
-        return Observed(self.network, self.truth[rows], self.measurement.take(rows), self.y[rows], self.sigma)
+        return OwnObservations(self.network, self.truth[rows], self.measurement.take(rows), self.y[rows], self.sigma)
 
     def invert(self, method: Any = "auto", **given: Any) -> Inversion:
         """By a method, under the operator."""
@@ -249,7 +249,7 @@ def own_outputs(name: str, operator: str, count: int, seed: int = 0) -> dict[str
     """
     network = plain_vae(name) if name in PLAIN_VAES else zoo.load(name)
     prior, kind = (SIGMA**2, "full") if operator == "prior" else (0.0, operator)
-    observed = Observed.draw(network, kind, count, SIGMA, operator, name, seed)
+    observed = OwnObservations.draw(network, kind, count, SIGMA, operator, name, seed)
     results = [
         observed.take(rows).invert(noise=f"gaussian:{SIGMA}", prior=prior)
         for rows in np.split(np.arange(count), range(BATCH, count, BATCH))
@@ -282,7 +282,7 @@ def noiseless(name: str, operator: str, count: int, seed: int = 0) -> dict[str, 
         agreements or 60 rounds; ``successes``: how many were called a success; ``false``: how many successes are more
         than 1% above the best known; ``confidences``: of those that were not fitted exactly.
     """
-    observed = Observed.draw(_hard_network(name, seed), operator, count, 0.0, name, "noiseless", seed)
+    observed = OwnObservations.draw(_hard_network(name, seed), operator, count, 0.0, name, "noiseless", seed)
     result, heavy = observed.invert(), observed.invert(_HEAVY, seed=1)
     zero = ZERO * (observed.y**2).sum(axis=1)
     exact, by_heavy = (observed.objective(r.z) <= zero for r in (result, heavy))
@@ -306,7 +306,7 @@ def noisy(name: str, operator: str, plan: VerdictPlan, seed: int = 0) -> list[di
         Of each search ``confidences``, (B,); ``best``: whether the objective is within 1% of the best known, (B,);
         ``beaten_by``: how many codes are more than 1% above those of a rival; ``successes``.
     """
-    observed = Observed.draw(_hard_network(name, seed), operator, plan.noisy, None, name, "noisy", seed)
+    observed = OwnObservations.draw(_hard_network(name, seed), operator, plan.noisy, None, name, "noisy", seed)
     noise = f"gaussian:{observed.sigma}"
     results = {
         search: observed.invert(method, noise=noise if stated else None)
@@ -331,7 +331,7 @@ def noisy(name: str, operator: str, plan: VerdictPlan, seed: int = 0) -> list[di
     ]  # fmt: skip
 
 
-def _by_descents(observed: Observed, plan: VerdictPlan, *keys: int | str) -> Array:
+def _by_descents(observed: OwnObservations, plan: VerdictPlan, *keys: int | str) -> Array:
     """The least objective of descents from independent starts, (B,); infinite beyond the first observations."""
     rows = np.repeat(np.arange(min(plan.compared, plan.noisy)), plan.descents)
     some = observed.take(rows)
