@@ -5,7 +5,7 @@ from pathlib import Path
 
 import unrelu
 from unrelu.methods import METHODS
-from unrelu_studies.paper.page import page
+from unrelu_studies.paper.reproduction_page import page
 
 project = "unrelu"
 author = "The unrelu developers"

@@ -38,7 +38,7 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 import unrelu
-from unrelu_studies.benchmarks.results import write_results
+from unrelu_studies.kit.numbers_file import write_results
 
 TIMES = 20
 # Seconds after which a trial counts as a hang; one takes about one second on an idle core.

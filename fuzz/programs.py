@@ -2,13 +2,13 @@
 
     python fuzz/programs.py [--quick] [--seed N] --output FILE
 
-Half of them are layers, given to the layer methods: one of ``unrelu_studies.benchmarks.degenerate`` with its weights,
-biases and data times 10^p and its input times 10^q, p from -150 to 150 and q from -100 to 100, or powers of two near
-these. What comes back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same
-program (``linf``, ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the
-output (``exact``). The other half are networks of one to three layers with every activation, each layer in units of its
-own, given to ``unrelu.invert``; what is called an exact fit, or explained by uniform noise, is evaluated again in
-extended precision.
+Half of them are layers, given to the layer methods: one of the benchmark ``degenerate`` with its weights, biases and
+data times 10^p and its input times 10^q, p from -150 to 150 and q from -100 to 100, or powers of two near these. What
+comes back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program
+(``linf``, ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output
+(``exact``). The other half are networks of one to three layers with every activation, each layer in units of its own,
+given to ``unrelu.invert``; what is called an exact fit, or explained by uniform noise, is evaluated again in extended
+precision.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unrelu.layerwise import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.degenerate import KINDS, instance, reference
+from unrelu_studies.benchmarks.layer_programs.degenerate import KINDS, instance, reference
 
 sys.path[:0] = [str(Path(__file__).parent)]
 from fuzzing import run_fuzzer  # noqa: E402 - scripts are no package

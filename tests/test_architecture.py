@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 import unrelu
+import unrelu_studies
 
 SOURCE = Path(unrelu.__file__).parent
+STUDIES = Path(unrelu_studies.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "design.md"
 # The rows of the page's table, from the bottom of the house to its top.
 ORDER = tuple(re.findall(r"^\| `(\w+)/?` \|", PAGE.read_text(encoding="utf-8"), re.M))
 FILES = sorted(SOURCE.rglob("*.py"))
+BOTH = [*FILES, *sorted(STUDIES.rglob("*.py"))]
 
 
 def row(path: Path) -> str:
@@ -92,18 +95,26 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_folders_are_small_and_names_stand_for_one_thing():
-    folders = Counter(path.parent for path in FILES if path.name != "__init__.py")
-    assert max(folders.values()) <= 12
-    names = Counter(path.stem for path in FILES if path.name != "__init__.py")
-    assert max(names.values()) == 1
+    """In the library and the laboratory together."""
+    modules = [path for path in BOTH if path.name != "__init__.py"]
+    folders = Counter(path.parent for path in modules)
+    assert {folder: count for folder, count in folders.items() if count > 12} == {}
+    names = Counter(path.stem for path in modules)
+    assert {name: count for name, count in names.items() if count > 1} == {}
     classes = Counter(
-        node.name for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+        node.name for path in BOTH for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
     )
-    assert max(classes.values()) == 1
+    assert {name: count for name, count in classes.items() if count > 1} == {}
 
 
 def test_the_library_knows_nothing_of_the_laboratory():
     assert not [path for path in FILES if any(name.startswith("unrelu_studies") for name in imported(path))]
+
+
+def test_what_studies_share_knows_no_study():
+    for path in (STUDIES / "kit").rglob("*.py"):
+        ours = {name for name in imported(path) if name.startswith("unrelu_studies.")}
+        assert not {name for name in ours if not name.startswith("unrelu_studies.kit")}, path
 
 
 def test_only_one_module_talks_to_highs():
@@ -112,7 +123,7 @@ def test_only_one_module_talks_to_highs():
     assert importers == {"lp/highs.py"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+@pytest.mark.parametrize("path", BOTH, ids=lambda path: "/".join(path.parts[-3:]))
 def test_files_fit_on_a_few_screens(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 

@@ -13,6 +13,7 @@ import typer
 from unrelu.cli.options import ActivationName, Layers, Quiet
 from unrelu.cli.terminal import removed_if_empty
 from unrelu.errors import OptionError
+from unrelu_studies.benchmarks import REPORT_SEED
 from unrelu_studies.paper import MODULES as EXPERIMENTS
 from unrelu_studies.paper import ON_A_NETWORK
 from unrelu_studies.paper import load as load_experiment
@@ -58,8 +59,8 @@ def reproduce(
     """
     from rich.console import Console
 
-    from unrelu_studies.paper.generators import from_file
-    from unrelu_studies.paper.terminal import reproduce as run_experiments
+    from unrelu_studies.kit.trained_generators import from_file
+    from unrelu_studies.paper.reproducing import reproduce as run_experiments
 
     if network is None and (layers or activation):
         raise OptionError("--layers and --activation say how to read the file of --network; name it as well")
@@ -90,7 +91,9 @@ def benchmark(
     instances: Annotated[
         int | None, typer.Option(min=1, help="Instances of each layer and program, or of each search.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")] = 20260,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")
+    ] = REPORT_SEED,
     generator: Annotated[
         list[str] | None, typer.Option(help="search: a generator to measure, again for another. [default: all]")
     ] = None,
@@ -100,23 +103,22 @@ def benchmark(
     """Time the layer programs against other solvers, and the search against other methods, on one thread.
 
     The folder gets the raw numbers, MEASUREMENT.json, and of "layers", "search" and "certify" a picture,
-    MEASUREMENT.png.
+    MEASUREMENT.png and .svg. Run the same command again to go on after a stop: what is finished is not measured again.
+    Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
     """
     from rich.console import Console
 
-    from unrelu.datasets.result_folders import prepare_output
-    from unrelu_studies.benchmarks.report import MEASUREMENTS, Command
-    from unrelu_studies.benchmarks.report import run as measure
-    from unrelu_studies.benchmarks.search_cells import RANDOM, ZOO
+    from unrelu_studies.benchmarks.benchmark import Command, load, run
+    from unrelu_studies.benchmarks.searches.search_cells import GENERATORS
 
-    if measurement not in MEASUREMENTS:
-        raise OptionError(f"benchmark {measurement!r} is unknown; use one of {', '.join(MEASUREMENTS)}")
-    if unknown := set(generator or ()) - {*ZOO, *RANDOM}:
-        raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join((*ZOO, *RANDOM))}")
+    load(measurement)
+    if unknown := set(generator or ()) - set(GENERATORS):
+        raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join(GENERATORS)}")
     folder = output or Path(f"benchmark-{measurement}")
-    prepare_output(folder, overwrite)
     console = Console(quiet=quiet)
     # The tables would lose digits where the output is a file or the terminal narrow.
-    console.width = max(console.width, 100)
+    console.width = max(console.width, 120)
+    command = Command(measurement, instances, quick, seed, tuple(generator or ()))
     with removed_if_empty(folder):
-        measure(Command(measurement, instances, quick, seed, tuple(generator or ())), folder, console)
+        if not run(command, folder, overwrite, console):
+            raise typer.Exit(130)

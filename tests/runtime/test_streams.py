@@ -19,7 +19,7 @@ from unrelu.runtime import streams
 from unrelu.runtime.streams import stream, torch_stream
 from unrelu.search.sample_bank import Bank
 from unrelu.search.search_starts import SearchStarts
-from unrelu_studies.benchmarks import search_cells
+from unrelu_studies.benchmarks.searches import search_cells
 from unrelu_studies.zoo.global_stream import global_torch_stream
 
 ROOT = Path(__file__).parents[2]
@@ -258,21 +258,24 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
 
 def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
     from unrelu.cli import demonstration
-    from unrelu_studies.benchmarks import certify_cells, cold_start, instances, search_norms, whole_network
+    from unrelu_studies.benchmarks.layer_programs import layer_instances, whole_network
+    from unrelu_studies.benchmarks.processes import cold_start
+    from unrelu_studies.benchmarks.proofs import certify
+    from unrelu_studies.benchmarks.searches import search_norms
 
     for seed in (0, 2026):
         for section in demonstration.sections(seed):
             assert section.seed == seed
     for seed in (0, 20260):
-        for case in instances.CASES:
-            instances.draw(case, instances.PROGRAMS[2], 1, seed)
-            instances.draw_batch(case, 1, seed)
-        certify_cells.draw(certify_cells.CELLS[0], 2, seed)
+        for case in layer_instances.CASES:
+            layer_instances.draw(case, layer_instances.PROGRAMS[2], 1, seed)
+            layer_instances.draw_batch(case, 1, seed)
+        certify.draw(certify.CELLS[0], 2, seed)
         for cell in search_cells.QUICK_CELLS:
             search_cells.draw(cell, 1, 0, seed)
         search_norms.draw_uniform(2, seed)
         search_norms.draw_outliers(2, seed)
-    whole_network.measure_network(1, 0, published=0)
+    whole_network.observation(0, 0)
     cold_start.first_calls()
     assert {"demo, truth", "demo, noise", "layer, noise", "certify, truth", "search, weights"} <= purposes(drawn)
     assert_no_users_draws(drawn)

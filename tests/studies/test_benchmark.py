@@ -23,28 +23,27 @@ from tests.support import EPS, random_network
 from unrelu import Status
 from unrelu.cli import process
 from unrelu.cli.app import app
-from unrelu.errors import SolverError
+from unrelu.errors import InputError, SolverError
 from unrelu.layerwise import LayerSystem, LInf, layer_program, rows
 from unrelu.models.activations import Activation
-from unrelu.runtime.machine import describe
-from unrelu_studies.benchmarks import layers, peers, plot, report
-from unrelu_studies.benchmarks.instances import (
+from unrelu_studies.benchmarks import REPORT_SEED
+from unrelu_studies.benchmarks import benchmark as running
+from unrelu_studies.benchmarks.benchmark import Command, execute, load
+from unrelu_studies.benchmarks.layer_programs import layers, peers, two_threads, whole_network
+from unrelu_studies.benchmarks.layer_programs.layer_instances import (
     CASES,
     COMBINATIONS,
     PROGRAMS,
     QUICK_CASES,
-    REPORT_SEED,
     Case,
     draw,
     draw_batch,
 )
-from unrelu_studies.benchmarks.network_table import network_table
-from unrelu_studies.benchmarks.peers import PEERS, Scaled, cholesky, objective
-from unrelu_studies.benchmarks.published import PublishedLoop
-from unrelu_studies.benchmarks.summary import Quartiles, short, summarise, tables
-from unrelu_studies.benchmarks.throughput import measure_throughput
-from unrelu_studies.benchmarks.whole_network import Inverted, NetworkRun, compare, measure_network
+from unrelu_studies.benchmarks.layer_programs.layers import ratio, summarise
+from unrelu_studies.benchmarks.layer_programs.peers import PEERS, Scaled, cholesky, objective
+from unrelu_studies.benchmarks.layer_programs.whole_network import PublishedLoop, compare, compared
 from unrelu_studies.commands import benchmark
+from unrelu_studies.kit.markdown_tables import short
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +60,8 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
 
 
 @pytest.fixture(scope="module")
-def records(quick) -> list[layers.LayerRecord]:
-    return [layers.LayerRecord(**row) for row in quick[2]["instances"]]
+def records(quick) -> list[dict]:
+    return quick[2]["instances"]
 
 
 # --- the quick run ----------------------------------------------------------------------------------------------------
@@ -70,7 +69,7 @@ def records(quick) -> list[layers.LayerRecord]:
 
 def test_the_quick_run_measures_every_combination_of_two_layers(quick, records):
     folder, _, numbers = quick
-    assert sorted(p.name for p in folder.iterdir()) == ["layers.json", "layers.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["layers.json", "layers.png", "layers.svg"]
     given = {"measurement": "layers", "instances": None, "quick": True, "seed": REPORT_SEED, "generators": []}
     assert numbers["command"] == given
     assert set(numbers["machine"]) >= {
@@ -85,22 +84,22 @@ def test_the_quick_run_measures_every_combination_of_two_layers(quick, records):
         "date",
     }
     assert set(numbers["timed"]) == {"ours", "cholesky", *PEERS}
-    assert [(r.layer, r.norm, r.outliers, r.index) for r in records] == [
+    assert [(r["layer"], r["norm"], r["outliers"], r["index"]) for r in records] == [
         (case.name, program.norm, program.outliers, i) for case in QUICK_CASES for program in PROGRAMS for i in range(6)
     ]
-    assert [(r.noise, r.bounded) for r in records] == [*COMBINATIONS] * len(QUICK_CASES) * len(PROGRAMS)
+    assert [(r["noise"], r["bounded"]) for r in records] == [*COMBINATIONS] * len(QUICK_CASES) * len(PROGRAMS)
 
 
 def test_every_time_is_positive_and_every_objective_agrees(records):
     for r in records:
-        assert len(r.ours_seconds) == 3
-        assert len(r.cholesky_seconds) == 5
-        assert (r.status, r.engine, r.fallback) == ("OPTIMAL", "exchange", False)
-        asked = {"linprog", "highs", *({"linprog_ub"} if r.norm == "l1" else ())}
-        assert all(r.ratio(solver) > 0 for solver in (*asked, "cholesky"))
-        assert abs(r.difference) <= 1e-6
+        assert len(r["ours_seconds"]) == 3
+        assert len(r["cholesky_seconds"]) == 5
+        assert (r["status"], r["engine"], r["fallback"]) == ("OPTIMAL", "exchange", False)
+        asked = {"linprog", "highs", *({"linprog_ub"} if r["norm"] == "l1" else ())}
+        assert all(ratio(r, solver) > 0 for solver in (*asked, "cholesky"))
+        assert abs(r["difference"]) <= 1e-6
         for solver in asked:
-            assert r.objectives[solver] == pytest.approx(r.objectives["ours"], rel=1e-6, abs=1e-8 * r.scale)
+            assert r["objectives"][solver] == pytest.approx(r["objectives"]["ours"], rel=1e-6, abs=1e-8 * r["scale"])
 
 
 def test_the_summary_is_that_of_the_instances(quick, records):
@@ -109,37 +108,28 @@ def test_the_summary_is_that_of_the_instances(quick, records):
         (program.norm, program.outliers, case.name) for program in PROGRAMS for case in QUICK_CASES
     ]
     for s in summary:
-        group = [r for r in records if (r.layer, r.norm, r.outliers) == (s["layer"], s["norm"], s["outliers"])]
-        ratios = [r.peer_seconds["linprog"] / min(r.ours_seconds) for r in group]
+        group = [r for r in records if (r["layer"], r["norm"], r["outliers"]) == (s["layer"], s["norm"], s["outliers"])]
+        ratios = [r["peer_seconds"]["linprog"] / min(r["ours_seconds"]) for r in group]
         found = s["ratios"]["linprog"]
         assert found["median"] == pytest.approx(np.median(ratios))
         assert found["lower"] <= found["median"] <= found["upper"]
-        assert s["largest_difference"] == max(abs(r.difference) for r in group)
+        assert s["largest_difference"] == max(abs(r["difference"]) for r in group)
         assert (s["instances"], s["not_optimal"], s["fallback"], s["engines"]) == (6, 0, 0, {"exchange": 6})
         assert set(s["milliseconds"]) == {"ours", "ours_first", "cholesky", *PEERS}
 
 
-def test_the_tables_are_whole_in_100_columns(quick):
+def test_the_tables_of_the_page_are_printed_whole(quick):
     printed = quick[1]
-    for word in (
-        *(p.name for p in PROGRAMS),
-        *(c.name for c in QUICK_CASES),
-        "linprog",
-        "split",
-        "A_ub",
-        "highspy",
-        "cvxopt",
-        "Cholesky",
-    ):
+    for word in ("layers l1", "layers linf", "layers outliers", "784 x 60", "linprog", "Cholesky", "proved optimal"):
         assert word in printed
     assert "…" not in printed
-    assert max(map(len, printed.splitlines())) <= 100
+    assert max(map(len, printed.splitlines())) <= 120
 
 
 def test_existing_results_are_refused_before_anything_is_measured(quick, monkeypatch, capsys):
     folder = quick[0]
     before = (folder / "layers.json").read_bytes()
-    monkeypatch.setattr(report, "run", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.setattr(running, "execute", lambda *arguments: pytest.fail("measured"))
     monkeypatch.setattr(sys, "argv", ["unrelu", "benchmark", "layers", "--quick", "-o", str(folder)])
     with pytest.raises(SystemExit) as end:
         process.main()
@@ -264,42 +254,42 @@ def without_cvxopt():
     peers.cvxopt_module.cache_clear()
 
 
-@pytest.mark.long
-def test_a_missing_cvxopt_is_said_to_be_missing(records):
+def test_a_missing_cvxopt_is_no_peer(records):
     with without_cvxopt():
         system, layer_rows, _ = tiny(0, "relu", False)
         assert PEERS["cvxopt"].solve(Scaled.of(system, layer_rows, "l1")) is None
-        lacking = [replace(r, peer_seconds={**r.peer_seconds, "cvxopt": None}) for r in records]
-        text = io.StringIO()
-        for table in tables(summarise(lacking)):
-            Console(file=text, width=100).print(table)
-    assert "installed" in text.getvalue()
+    lacking = [{**r, "peer_seconds": {**r["peer_seconds"], "cvxopt": None}} for r in records]
+    table = load("layers").blocks["layers l1"]({"summary": summarise(lacking)})
+    assert "linprog, split" in table
+    assert "cvxopt" not in table
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_peer_that_gives_up_has_no_ratio(records):
-    failed = [replace(r, objectives={**r.objectives, "linprog": None}, difference=None) for r in records]
+def test_a_peer_that_gives_up_has_no_ratio(quick, records):
+    failed = [{**r, "objectives": {**r["objectives"], "linprog": None}, "difference": None} for r in records]
     summary = summarise(failed)[0]
-    assert summary.ratios["linprog"] is None
-    assert summary.largest_difference is None
-    assert summary.peer_failures["linprog"] == 6
-    assert "linprog split 6" in next(tables([summary])).caption
-    assert plot.draw(failed, describe()).axes
+    assert summary["ratios"]["linprog"] is None
+    assert summary["largest_difference"] is None
+    assert summary["peer_failures"]["linprog"] == 6
+    assert "linprog, split on" in load("layers").blocks["layers aims"]({"summary": summarise(failed)})
+    assert layers.draw_times({**quick[2], "instances": failed}).axes
 
 
 def test_sources_are_summarised_apart(records):
-    zoo_records = [r for r in records if r.layer == CASES[1].name and r.norm == "linf"]
+    zoo_records = [r for r in records if r["layer"] == CASES[1].name and r["norm"] == "linf"]
     sources = ["digit", "random z"] * 3
-    mixed = [replace(r, source=s, difference=d) for r, s, d in zip(zoo_records, sources, range(6), strict=True)]
-    failed = [replace(mixed[0], objectives={**mixed[0].objectives, "linprog": None}), *mixed[1:]]
+    mixed = [{**r, "source": s, "difference": d} for r, s, d in zip(zoo_records, sources, range(6), strict=True)]
+    failed = [{**mixed[0], "objectives": {**mixed[0]["objectives"], "linprog": None}}, *mixed[1:]]
     whole, *parts = summarise(failed)
-    assert (whole.source, whole.instances, whole.largest_difference) == ("", 6, 5)
-    assert [(s.source, s.instances, s.largest_difference) for s in parts] == [("random z", 3, 5), ("digit", 3, 4)]
-    table = next(tables([whole, *parts]))
-    assert list(table.columns[0].cells) == [CASES[1].name, "- random z: 3", "- digit: 3"]
-    assert table.caption.endswith("linprog A_ub 1")
+    assert (whole["source"], whole["instances"], whole["largest_difference"]) == ("", 6, 5)
+    found = [(s["source"], s["instances"], s["largest_difference"]) for s in parts]
+    assert found == [("random z", 3, 5), ("digit", 3, 4)]
+    table = load("layers").blocks["layers linf"]({"summary": [whole, *parts]})
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
+        "| zoo 784 x 60 (6)", "| - random z (3)", "| - digit (3)",
+    ]  # fmt: skip
 
 
 def test_failures_of_ours_are_counted(monkeypatch):
@@ -308,12 +298,12 @@ def test_failures_of_ours_are_counted(monkeypatch):
 
     monkeypatch.setattr(layers, "least_violation", refuse)
     record = layers.measure(draw(CASES[0], PROGRAMS[0], 0, 0))
-    assert record.status == "SolverError: no"
-    assert record.objectives["ours"] is None
-    assert record.ratio("linprog") is None
-    assert record.ratio("cholesky") is None
+    assert record["status"] == "SolverError: no"
+    assert record["objectives"]["ours"] is None
+    assert ratio(record, "linprog") is None
+    assert ratio(record, "cholesky") is None
     summary = summarise([record])[0]
-    assert (summary.not_optimal, summary.ratios["cholesky"]) == (1, None)
+    assert (summary["not_optimal"], summary["ratios"]["cholesky"]) == (1, None)
 
 
 def test_an_answer_behind_a_failed_proof_is_a_fallback(monkeypatch):
@@ -326,9 +316,9 @@ def test_an_answer_behind_a_failed_proof_is_a_fallback(monkeypatch):
 
     monkeypatch.setattr(layer_program.exchange_kernel, "least_violation", without_multipliers)
     record = layers.measure(draw(CASES[0], PROGRAMS[0], 1, 0))
-    assert (record.engine, record.fallback, record.status) == ("highs", True, "OPTIMAL")
+    assert (record["engine"], record["fallback"], record["status"]) == ("highs", True, "OPTIMAL")
     summary = summarise([record])[0]
-    assert (summary.fallback, summary.engines) == (1, {"highs": 1})
+    assert (summary["fallback"], summary["engines"]) == (1, {"highs": 1})
 
 
 def test_numbers_have_two_or_three_digits():
@@ -336,21 +326,20 @@ def test_numbers_have_two_or_three_digits():
 
 
 def test_quartiles():
-    q = Quartiles.of([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert (q.median, q.lower, q.upper) == (3.0, 2.0, 4.0)
+    assert layers._quartiles([1.0, 2.0, 3.0, 4.0, 100.0]) == {"median": 3.0, "lower": 2.0, "upper": 4.0}
 
 
 # --- the other measurements -------------------------------------------------------------------------------------------
 
 
-def test_throughput_compares_the_same_batch():
-    measured = measure_throughput(2, cases=QUICK_CASES[:1])
-    assert [(m.layer, m.norm, m.observations) for m in measured] == [("784x60", "l1", 2), ("784x60", "linf", 2)]
-    for m in measured:
-        assert {threads: len(seconds) for threads, seconds in m.seconds.items()} == {1: 3, 2: 3}
-        assert m.gain > 0
-        assert m.largest_difference <= 1e-12
-        assert (m.not_optimal, m.fallback, m.engines) == (0, 0, {"exchange": 2})
+@pytest.mark.parametrize("norm", ["l1", "linf"])
+def test_throughput_compares_the_same_batch(norm):
+    m = two_threads.measure(QUICK_CASES[0], norm, 2, 0)
+    assert (m["layer"], m["norm"], m["observations"]) == ("784x60", norm, 2)
+    assert {threads: len(seconds) for threads, seconds in m["seconds"].items()} == {1: 3, 2: 3}
+    assert m["gain"] > 0
+    assert m["largest_difference"] <= 1e-12
+    assert (m["not_optimal"], m["fallback"], m["engines"]) == (0, 0, {"exchange": 2})
 
 
 def test_the_published_loop_ends_where_our_search_does():
@@ -377,13 +366,13 @@ def test_the_baselines_of_a_network_run_on_highs(monkeypatch):
     compare(network, y, False)
     calls, found = [], layer_program.exchange_kernel.least_violation
     monkeypatch.setattr(layer_program.exchange_kernel, "least_violation", lambda *a: calls.append(1) or found(*a))
-    ours, highs, published = compare(network, y, True)
-    assert len(calls) == 3 * ours.programs
-    assert len(ours.seconds) == 3
+    ours, highs, published = compare(network, y, True).values()
+    assert len(calls) == 3 * ours["programs"]
+    assert len(ours["seconds"]) == 3
     for run in (highs, published):
-        assert len(run.seconds) == 1
-        assert run.objective == pytest.approx(ours.objective, rel=1e-6)
-    assert ours.programs == highs.programs < published.programs
+        assert len(run["seconds"]) == 1
+        assert run["objective"] == pytest.approx(ours["objective"], rel=1e-6)
+    assert ours["programs"] == highs["programs"] < published["programs"]
 
 
 @pytest.fixture(scope="module")
@@ -407,47 +396,77 @@ def test_a_whole_network_is_inverted_in_three_ways(inverted):
 
 
 @pytest.mark.long
-def test_the_network_table_is_whole_in_100_columns(inverted):
+def test_the_network_table_is_printed_whole(inverted):
     printed = inverted[0]
-    for word in ("1e-06", "1e-03", "1e-01", "published", "loop, HiGHS", "cold, ms", "our search,", "1/1"):
+    for word in ("1e-06", "0.001", "0.1", "published loop", "our search"):
         assert word in printed
     assert "…" not in printed
-    assert max(map(len, printed.splitlines())) <= 100
+    assert max(map(len, printed.splitlines())) <= 120
 
 
-def test_the_published_loop_may_run_on_fewer_observations():
-    first, second = measure_network(2, published=0)
-    assert first.published is second.published is None
-    assert first.ratio("published") is first.difference("published") is first.same_residual("published") is None
-    assert first.ratio("highs") > 0
-    text = io.StringIO()
-    Console(file=text, width=100).print(network_table([first, second]))
-    assert "1/0" in text.getvalue()
+def test_the_published_loop_may_run_on_fewer_observations(monkeypatch):
+    monkeypatch.setattr(whole_network, "PUBLISHED", 0)
+    part = whole_network.BENCHMARK.measure(Command("network", None, True, 0), (0,))
+    assert part["published"] is None
+    assert part["compared"]["published"] == {"ratio": None, "difference": None}
+    assert part["compared"]["highs"]["ratio"] > 0
+    assert "| 1e-06 |" in whole_network.BENCHMARK.blocks["network"]({"observations": [part]})
 
 
 def test_an_inversion_that_broke_down_has_no_ratio():
-    run = NetworkRun([1.0], 3, 1e-3, 1e-3, "CONVERGED")
-    failed = replace(run, objective=float("nan"), fun=float("nan"), status="SOLVER_FAILED")
+    run = {"seconds": [1.0], "programs": 3, "objective": 1e-3, "fun": 1e-3, "status": "CONVERGED"}
+    failed = {**run, "objective": float("nan"), "fun": float("nan"), "status": "SOLVER_FAILED"}
     for ours, highs in ((run, failed), (failed, run)):
-        m = Inverted(0, 1e-6, "random z", 1.0, ours, highs, None)
-        assert m.ratio("highs") is m.difference("highs") is m.same_residual("highs") is None
+        assert compared(ours, highs, 1.0) == {"ratio": None, "difference": None}
 
 
 @pytest.mark.long
 def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):
     console = Console(file=io.StringIO(), width=100)
-    report.run(report.Command("cold-start", None, True, 0), tmp_path, console)
-    numbers = json.loads((tmp_path / "cold-start.json").read_text(encoding="utf-8"))
+    assert running.run(Command("cold-start", None, True, 0), tmp_path / "out", False, console)
+    numbers = json.loads((tmp_path / "out" / "cold-start.json").read_text(encoding="utf-8"))
     assert [row["cache"] for row in numbers["processes"]] == ["empty", "filled"]
     for row in numbers["processes"]:
         assert row["process"] > row["importing"] + row["first_l1"] + row["first_linf"] > 0
-    assert f"written to {tmp_path}/: cold-start.json" in console.file.getvalue().replace("\n", "")
+    assert f"written to {tmp_path}/out/: cold-start.json" in console.file.getvalue().replace("\n", "")
+
+
+# --- a run that is stopped --------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setitem(running.BENCHMARKS, "counted", "searches.prior")
+    counted = running.Benchmark(
+        units=lambda command: [(i,) for i in range(4)],
+        measure=lambda command, unit: calls.append(unit) or {"unit": unit[0], "missing": float("nan")},
+        blocks={},
+    )
+    command = Command("counted", None, True, 7)
+    assert execute(counted, command, tmp_path, lambda done, total: done >= 2) is None
+    assert {p.name for p in tmp_path.iterdir()} == {"counted.partial.jsonl"}
+    with pytest.raises(InputError, match="seed is 7, asked for is 8"):
+        execute(counted, replace(command, seed=8), tmp_path)
+    found = execute(counted, command, tmp_path)
+    assert sorted(calls) == [(0,), (1,), (2,), (3,)]
+    assert found["rows"] == [{"unit": i, "missing": None} for i in range(4)]
+    assert found["command"]["seed"] == 7
+    assert {p.name for p in tmp_path.iterdir()} == {"counted.json"}
+
+
+def test_what_was_begun_is_not_refused(tmp_path, monkeypatch):
+    """The folder of a stopped run exists, and holds no results."""
+    monkeypatch.setattr(running, "execute", lambda *arguments: None)
+    (tmp_path / "prior.partial.jsonl").write_text("")
+    console = Console(file=io.StringIO(), width=100)
+    assert not running.run(Command("prior", None, True, 0), tmp_path, False, console)
+    assert "run it again with the same command to go on" in console.file.getvalue().replace("\n", " ")
 
 
 def test_the_threads_are_limited_only_within_a_measurement():
     code = """
 from threadpoolctl import threadpool_info
-from unrelu_studies.benchmarks.one_core import one_thread
+from unrelu_studies.kit.timing import one_thread
 import numpy, scipy.linalg
 counts = lambda: {i["num_threads"] for i in threadpool_info()}
 before = counts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import replace
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
-from unrelu import certify, from_arrays
+from unrelu import certify, from_arrays, zoo
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP
 from unrelu.cli.app import app
@@ -21,12 +19,23 @@ from unrelu.lp.highs import solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements import read_operator
 from unrelu.runtime.machine import describe
-from unrelu_studies.benchmarks import certify_plot, report
-from unrelu_studies.benchmarks.certify import QUICK, Boxed, CertifyPlan, Proved, measure_certify
-from unrelu_studies.benchmarks.certify_cells import CELLS, CertifyCell, draw
-from unrelu_studies.benchmarks.certify_mip import MipRun, intervals, mip, prove_by_mip
-from unrelu_studies.benchmarks.certify_table import boxes_table, certify_table, open_table, summarise_cells
-from unrelu_studies.benchmarks.integer_programs import solve_mip
+from unrelu_studies.benchmarks.benchmark import Command, execute, load
+from unrelu_studies.benchmarks.proofs import certify as certify_benchmark
+from unrelu_studies.benchmarks.proofs import certify_plot
+from unrelu_studies.benchmarks.proofs.certify import (
+    CELLS,
+    QUICK,
+    CertifyCell,
+    CertifyPlan,
+    agrees,
+    closed,
+    contradicts,
+    draw,
+    plan_of,
+    summarise,
+)
+from unrelu_studies.benchmarks.proofs.certify_mip import intervals, mip, prove_by_mip
+from unrelu_studies.benchmarks.proofs.integer_programs import solve_mip
 
 
 def tiny(seed: int, depth: int = 2, clipped: bool = True):
@@ -50,11 +59,11 @@ def chain_of_linf(network, y) -> CertifiedChain:
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_noise_and_brightness_are_those_that_are_stated(cell):
-    drawn = draw(cell, 6, 0)
-    x = np.asarray(drawn.network(drawn.truth))
-    assert np.abs(drawn.y - x).max() <= cell.noise
-    assert np.abs(drawn.y - x).max() > 0.99 * cell.noise
-    assert (drawn.y.min() < 0) != cell.clipped
+    y, truth = (np.stack(arrays) for arrays in zip(*(draw(cell, i, 0) for i in range(6)), strict=True))
+    x = zoo.load("mnist-relu")(truth)
+    assert np.abs(y - x).max() <= cell.noise
+    assert np.abs(y - x).max() > 0.99 * cell.noise
+    assert (y.min() < 0) != cell.clipped
     bright = (x > cell.noise).sum(axis=1)
     if cell.dim:
         assert ((bright >= 9) & (bright < 40)).all()
@@ -63,10 +72,11 @@ def test_noise_and_brightness_are_those_that_are_stated(cell):
 
 
 def test_observations_depend_on_the_seed_and_their_number_only():
-    first, more, other = draw(CELLS[4], 2, 1), draw(CELLS[4], 3, 1), draw(CELLS[4], 2, 2)
-    np.testing.assert_array_equal(first.y, more.y[:2])
-    np.testing.assert_array_equal(first.truth, more.truth[:2])
-    assert (first.y != other.y).any()
+    first, again, next_, other = (draw(CELLS[4], *key) for key in ((1, 1), (1, 1), (2, 1), (1, 2)))
+    for mine, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(mine, same)
+    assert (first[0] != next_[0]).any()
+    assert (first[0] != other[0]).any()
 
 
 # --- the program given to HiGHS ---------------------------------------------------------------------------------------
@@ -113,7 +123,7 @@ def test_both_name_the_same_smallest_error(seed, clipped):
     network, y, z = tiny(seed, clipped=clipped)
     ours = certify(network, y, z, box=False)
     run = prove_by_mip(chain_of_linf(network, y), z, 20.0, 50.0)
-    assert run.solved
+    assert run.status == "OPTIMAL"
     assert ours.gap <= GAP
     assert ours.verify(network, y)
     assert run.upper == pytest.approx(ours.upper, rel=2e-6)
@@ -134,90 +144,88 @@ def test_without_time_there_is_no_proof():
     network, y, z = tiny(0)
     chain = chain_of_linf(network, y)
     run = prove_by_mip(chain, z, 0.0)
-    assert (run.status, run.solved, run.programs) == ("LIMIT", False, 1)
+    assert (run.status, run.programs) == ("LIMIT", 1)
     assert run.lower <= run.upper <= chain.objective(z)
 
 
 # --- summaries, tables and the picture --------------------------------------------------------------------------------
 
 
-def proved(cell: CertifyCell, index: int, **changes) -> Proved:
-    mip_run = MipRun("OPTIMAL", 2.0, 0.0999999, 0.1, 11, 1)
-    history = ((0.01, 0.05, 0.11), (0.1, 0.08, 0.1), (0.2, 0.1, 0.1))
-    p = Proved(
-        cell.name, index, 100, 0.02, 0.11, 0.25, 0.1 * (1 - 5e-7), 0.1, 5e-7, "OPTIMAL", 12345, True, True, 0.01,
-        history, Boxed(0.3, 1.0, True, True), mip_run,
-    )  # fmt: skip
-    return replace(p, **changes)
+def proved(cell: CertifyCell, index: int, **changes) -> dict:
+    """A made-up row."""
+    p = {
+        "cell": cell.name, "index": index, "active": 100, "invert_seconds": 0.02, "found": 0.11, "seconds": 0.25,
+        "lower": 0.1 * (1 - 5e-7), "upper": 0.1, "gap": 5e-7, "status": "OPTIMAL", "nodes": 12345, "everywhere": True,
+        "verified": True, "verify_seconds": 0.01, "history": [(0.01, 0.05, 0.11), (0.1, 0.08, 0.1), (0.2, 0.1, 0.1)],
+        "box": {"seconds": 0.3, "width": 1.0, "contains": True, "proved": True},
+        "mip": {"status": "OPTIMAL", "seconds": 2.0, "lower": 0.0999999, "upper": 0.1, "nodes": 11, "programs": 1},
+        **changes,
+    }  # fmt: skip
+    return {**p, "agrees": agrees(p), "contradicts": contradicts(p)}
 
 
-STOPPED = MipRun("LIMIT", 60.0, 0.05, 0.11, 99999, 2)
+STOPPED = {"status": "LIMIT", "seconds": 60.0, "lower": 0.05, "upper": 0.11, "nodes": 99999, "programs": 2}
 
 
-def made_up() -> list[Proved]:
+def made_up() -> list[dict]:
     """Six cells; of the dim one, one is open, and HiGHS was stopped."""
     found = [proved(cell, i) for cell in CELLS for i in range(4)]
-    found[16] = replace(found[16], active=30, lower=0.09, gap=0.1, status="TIME_LIMIT", seconds=10.2, mip=STOPPED)
-    found[17] = replace(found[17], active=59, box=None, mip=None)
+    open_ = {"active": 30, "lower": 0.09, "gap": 0.1, "status": "TIME_LIMIT", "seconds": 10.2, "mip": STOPPED}
+    found[16] = proved(CELLS[4], 0, **open_)
+    found[17] = proved(CELLS[4], 1, active=59, box=None, mip=None)
     return found
-
-
-def printed(table) -> str:
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    return text.getvalue()
 
 
 def test_agreement_needs_two_proofs():
     p = proved(CELLS[0], 0)
-    assert p.closed
-    assert (p.agrees, p.contradicts) == (True, False)
-    assert not replace(p, verified=False).closed
-    assert replace(p, mip=STOPPED).agrees is None
-    assert replace(p, mip=None).agrees is None
-    other = replace(p, mip=replace(p.mip, upper=0.1001, lower=0.10009))
-    assert (other.agrees, other.contradicts) == (False, True)
-    assert replace(p, mip=replace(p.mip, upper=0.0999, lower=0.0998)).contradicts
-    assert not replace(p, mip=STOPPED).contradicts
+    assert closed(p)
+    assert (p["agrees"], p["contradicts"]) == (True, False)
+    assert not closed(proved(CELLS[0], 0, verified=False))
+    assert proved(CELLS[0], 0, mip=STOPPED)["agrees"] is None
+    assert proved(CELLS[0], 0, mip=None)["agrees"] is None
+    other = proved(CELLS[0], 0, mip={**p["mip"], "upper": 0.1001, "lower": 0.10009})
+    assert (other["agrees"], other["contradicts"]) == (False, True)
+    assert proved(CELLS[0], 0, mip={**p["mip"], "upper": 0.0999, "lower": 0.0998})["contradicts"]
+    assert not proved(CELLS[0], 0, mip=STOPPED)["contradicts"]
 
 
 def test_the_summary_is_that_of_the_observations():
-    summaries = summarise_cells(made_up())
-    assert [s.cell for s in summaries] == [cell.name for cell in CELLS]
+    summaries = summarise(made_up())
+    assert [s["cell"] for s in summaries] == [cell.name for cell in CELLS]
     dim = summaries[4]
-    assert (dim.observations, dim.proved, dim.slowest, dim.many, dim.compared) == (4, 0.75, 10.2, 0.5, 3)
-    assert (dim.mip_solved, dim.mip_seconds, dim.same, dim.both) == (pytest.approx(2 / 3), 2.0, 2, 2)
-    assert dim.times == 2.0 / 0.25
-    none = summarise_cells([proved(CELLS[4], 0, active=3)])[0]
-    assert (none.many, none.many_seconds) == (0.0, None)
+    names = ("observations", "proved", "slowest", "many", "compared")
+    assert tuple(dim[name] for name in names) == (4, 0.75, 10.2, 0.5, 3)
+    names = ("mip_solved", "mip_seconds", "same", "both")
+    assert tuple(dim[name] for name in names) == (pytest.approx(2 / 3), 2.0, 2, 2)
+    assert dim["times"] == 2.0 / 0.25
+    none = summarise([proved(CELLS[4], 0, active=3)])[0]
+    assert (none["many"], none["many_seconds"]) == (0.0, None)
 
 
-def test_tables_are_whole_in_100_columns():
+def test_tables_say_what_is_open():
     found = made_up()
-    texts = [printed(t) for t in (certify_table(summarise_cells(found)), boxes_table(found), open_table(found))]
-    for text in texts:
-        assert "…" not in text
-        assert "0.1, dim" in text
-    assert "2/2" in texts[0]
-    assert [line.split()[2:4] for line in texts[2].splitlines() if "dim" in line] == [
-        ["ours", "TIME_LIMIT"],
-        ["HiGHS", "LIMIT"],
-    ]
+    blocks = load("certify").blocks
+    results = {"summary": summarise(found), "observations": found, "plan": {"instances": 4, "compared": 4}}
+    assert "| 2 of 2 |" in blocks["certify rows"](results)
+    open_rows = [line.split(" | ")[2:4] for line in blocks["certify open"](results).splitlines() if "dim" in line]
+    assert open_rows == [["ours", "TIME_LIMIT"], ["HiGHS", "LIMIT"]]
+    assert "| 0.1, dim | 3 |" in blocks["certify boxes"](results)
 
 
 def test_the_picture_shows_an_open_one_and_every_comparison():
     found = made_up()
     chosen = certify_plot.shown(found)
     assert found[16] in chosen
-    assert len({p.cell for p in chosen}) == len(chosen) == 3
-    figure = certify_plot.draw(found, describe())
+    assert len({p["cell"] for p in chosen}) == len(chosen) == 3
+    figure = certify_plot.draw_proofs({"observations": found, "machine": describe()})
     left, right = figure.axes
     assert {axis.get_xscale() for axis in figure.axes} == {"log"}
     dots = [line for line in right.lines if len(line.get_xdata()) == 1]
-    assert len(dots) == sum(p.mip is not None for p in found)
+    assert len(dots) == sum(p["mip"] is not None for p in found)
     assert all(math.isfinite(value) for line in left.lines for value in line.get_ydata())
     # Nothing to compare, and nothing on the way.
-    assert certify_plot.draw([replace(found[0], history=(), mip=None)], describe()).axes
+    bare = {**found[0], "history": [], "mip": None}
+    assert certify_plot.draw_proofs({"observations": [bare], "machine": describe()}).axes
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -228,8 +236,8 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
     """The command line on the two cells that are quickest: its folder, what it printed, and its numbers."""
     folder = tmp_path_factory.mktemp("certify") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "QUICK", replace(QUICK, instances=2, compared=1))
-        patch.setattr(report, "measure_certify", lambda *a, **k: measure_certify(*a, chosen=CELLS[2::3], **k))
+        patch.setattr(certify_benchmark, "QUICK", replace(QUICK, instances=2, compared=1))
+        patch.setattr(certify_benchmark, "CELLS", CELLS[2::3])
         done = CliRunner().invoke(app, ["benchmark", "certify", "--quick", "--seed", "7", "--output", str(folder)])
     assert done.exit_code == 0, done.output
     text = (folder / "certify.json").read_text(encoding="utf-8")
@@ -238,7 +246,7 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
 
 def test_the_quick_run_proves_and_agrees(quick):
     folder, _, numbers = quick
-    assert sorted(p.name for p in folder.iterdir()) == ["certify.json", "certify.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["certify.json", "certify.png", "certify.svg"]
     assert (numbers["command"]["measurement"], numbers["command"]["seed"]) == ("certify", 7)
     assert {"processor", "highspy", "numpy", "date", "load"} <= set(numbers["machine"])
     rows = numbers["observations"]
@@ -261,21 +269,19 @@ def test_the_quick_run_proves_and_agrees(quick):
 
 def test_the_printed_tables_are_whole(quick):
     text = quick[1]
-    for word in ("0.1, not clipped", "HiGHS", "times", "z* inside", "active"):
+    for word in ("0.1, not clipped", "HiGHS", "times", "z* inside", "proved"):
         assert word in text
     assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 120
 
 
-def test_an_interrupted_run_keeps_the_cells_that_were_finished(monkeypatch, tmp_path):
-    def measure(plan, seed, progress):
-        yield [proved(CELLS[0], i) for i in range(plan.instances)]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(report, "measure_certify", measure)
-    with pytest.raises(KeyboardInterrupt):
-        report.run(report.Command("certify", 4, False, 0), tmp_path, Console(file=io.StringIO(), width=100))
-    numbers = json.loads((tmp_path / "certify.json").read_text(encoding="utf-8"))
-    assert [r["index"] for r in numbers["observations"]] == [0, 1, 2, 3]
-    assert numbers["plan"]["compared"] == 4
+def test_a_stopped_run_keeps_the_observations_that_were_finished(monkeypatch, tmp_path):
+    monkeypatch.setattr(certify_benchmark, "_compile", lambda seed: None)
+    monkeypatch.setattr(certify_benchmark, "prove", lambda cell, index, seed, plan: proved(cell, index))
+    command = Command("certify", 4, False, 0)
+    assert plan_of(command).compared == 4
     assert CertifyPlan().compared == 10
+    assert execute(load("certify"), command, tmp_path, lambda done, total: done >= 5) is None
+    assert (tmp_path / "certify.partial.jsonl").read_bytes().count(b"\n") == 1 + 5
+    numbers = execute(load("certify"), command, tmp_path)
+    assert [(r["cell"], r["index"]) for r in numbers["observations"]] == [(c.name, i) for c in CELLS for i in range(4)]

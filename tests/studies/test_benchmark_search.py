@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import replace
@@ -11,17 +10,34 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from unrelu import invert, zoo
 from unrelu.cli.app import app
 from unrelu.runtime.machine import describe
-from unrelu_studies.benchmarks import report, search, search_plot
-from unrelu_studies.benchmarks.search import BLIND, KNOWN, METHODS, SearchOutcome, measure_search
-from unrelu_studies.benchmarks.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, SearchCell, cells, draw
-from unrelu_studies.benchmarks.search_norms import BOUND, Norms, draw_outliers, draw_uniform
-from unrelu_studies.benchmarks.search_table import search_table, times_fewer
+from unrelu_studies.benchmarks.benchmark import Command, execute, load
+from unrelu_studies.benchmarks.searches import search, search_norms
+from unrelu_studies.benchmarks.searches.search import (
+    BLIND,
+    KNOWN,
+    METHODS,
+    draw_outcomes,
+    inverted,
+    measure_cell,
+    outcomes_table,
+    times_fewer,
+)
+from unrelu_studies.benchmarks.searches.search_cells import (
+    GENERATORS,
+    MEASUREMENTS,
+    QUICK_CELLS,
+    RANDOM,
+    ZOO,
+    SearchCell,
+    cells,
+    draw,
+)
+from unrelu_studies.benchmarks.searches.search_norms import BOUND, draw_outliers, draw_uniform
 
 
 def numpy_output(network, z: np.ndarray) -> np.ndarray:
@@ -131,7 +147,7 @@ def test_every_generator_is_measured_in_every_way():
 
 def test_of_ten_runs_the_best_is_kept():
     batch = draw(SearchCell("mnist-relu", "half", 0.0), 3, 0, 0)
-    best = search._inverted(batch, "lm x10")
+    best = inverted(batch, "lm x10")
     runs = [invert(batch.network, batch.y, "lm", operator=batch.operator, seed=seed) for seed in range(10)]
     np.testing.assert_array_equal(batch.misfit(best.z), np.min([run.fun for run in runs], axis=0))
     assert len(best.statuses) == len(best.success) == 3
@@ -144,7 +160,7 @@ def test_a_run_that_broke_down_is_not_the_best(monkeypatch):
         return SimpleNamespace(fun=fun, z=np.full((3, 2), seed), status=np.full(3, f"RUN_{seed}"), **verdict)
 
     monkeypatch.setattr(search, "invert", run)
-    best = search._inverted(draw(QUICK_CELLS[0], 3, 0, 0), "lm x10")
+    best = inverted(draw(QUICK_CELLS[0], 3, 0, 0), "lm x10")
     assert best.z[1:, 0].tolist() == best.confidence[1:].tolist() == (-best.p_value[1:]).tolist() == [9, 1]
     assert best.statuses[1:] == ["RUN_9", "RUN_1"]
     assert best.success[1:].tolist() == [True, False]
@@ -160,10 +176,11 @@ def test_what_a_method_claims_is_counted_apart_from_what_it_found(monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(search, "invert", run)
-    blind, known = measure_search(3, chosen=[SearchCell("mnist-relu", "full", 0.1)], methods=(BLIND, KNOWN))
-    assert (blind.success, blind.claimed, blind.confidence) == (0, pytest.approx(2 / 3), pytest.approx(0.5))
-    assert math.isnan(blind.fits)
-    assert known.fits == pytest.approx(2 / 3)
+    blind, known = measure_cell(SearchCell("mnist-relu", "full", 0.1), 3, 20260, (BLIND, KNOWN))
+    assert (blind["success"], blind["per_success"]) == (0, math.inf)
+    assert (blind["claimed"], blind["confidence"]) == (pytest.approx(2 / 3), pytest.approx(0.5))
+    assert math.isnan(blind["fits"])
+    assert known["fits"] == pytest.approx(2 / 3)
 
 
 def test_the_level_is_told_to_one_method_only(monkeypatch):
@@ -171,42 +188,31 @@ def test_the_level_is_told_to_one_method_only(monkeypatch):
     monkeypatch.setattr(
         search, "invert", lambda *arguments, **options: said.append(options) or invert(*arguments, **options)
     )
-    found = list(
-        measure_search(2, chosen=[SearchCell(RANDOM[0], "full", n) for n in (0.0, 1e-2)], methods=(BLIND, KNOWN))
-    )
-    assert [(o.noise, o.method) for o in found] == [(0.0, BLIND), (1e-2, BLIND), (1e-2, KNOWN)]
+    noises = (0.0, 1e-2)
+    found = [o for n in noises for o in measure_cell(SearchCell(RANDOM[0], "full", n), 2, 20260, (BLIND, KNOWN))]
+    assert [(o["noise"], o["method"]) for o in found] == [(0.0, BLIND), (1e-2, BLIND), (1e-2, KNOWN)]
     assert [options["noise"] for options in said] == [None, None, "gaussian:0.01"]
-    assert [o.instances for o in found] == [2, 2, 2]
-    assert [o.oracle is None for o in found] == [True, False, False]
-    assert all(o.success == 1 and sum(o.statuses.values()) == 2 for o in found)
+    assert [o["instances"] for o in found] == [2, 2, 2]
+    assert [o["oracle"] is None for o in found] == [True, False, False]
+    assert all(o["success"] == 1 and sum(o["statuses"].values()) == 2 for o in found)
 
 
 # --- the tables and the picture ---------------------------------------------------------------------------------------
 
 
-def outcome(cell: SearchCell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> SearchOutcome:
-    oracle = 1.0 if cell.generator in RANDOM and cell.noise else None
-    return SearchOutcome(
-        cell.generator, cell.measurement, cell.noise, method, 200, success, 6.6e-16, 1.0, oracle, milliseconds,
-        1.0, 1.0, 1.0, {},
-    )  # fmt: skip
+def outcome(cell: SearchCell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> dict:
+    """A made-up row."""
+    return {
+        "generator": cell.generator, "measurement": cell.measurement, "noise": cell.noise, "method": method,
+        "instances": 200, "success": success, "error": 6.6e-16, "residual": 1.0,
+        "oracle": 1.0 if cell.generator in RANDOM and cell.noise else None, "milliseconds": milliseconds,
+        "claimed": 1.0, "confidence": 1.0, "fits": 1.0, "statuses": {},
+    }  # fmt: skip
 
 
-def made_up() -> list[SearchOutcome]:
-    """Every method on every cell, all numbers of the largest width."""
+def made_up() -> list[dict]:
+    """Every method on every cell."""
     return [outcome(cell, method) for cell in cells() for method in METHODS if cell.noise or method != KNOWN]
-
-
-def printed(table) -> str:
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    return text.getvalue()
-
-
-def test_time_for_a_success():
-    cell = QUICK_CELLS[1]
-    assert outcome(cell, BLIND, 0.5, 10.0).per_success == 20
-    assert outcome(cell, BLIND, 0.0, 10.0).per_success == math.inf
 
 
 @pytest.mark.parametrize(
@@ -221,30 +227,24 @@ def test_the_better_of_the_others_is_compared_with(ours, lm, adam, expected, sho
         outcome(cell, "lm x10", lm, 100.0),
         outcome(cell, "adam x10", adam, 100.0),
     ]
-    assert times_fewer({o.method: o for o in found}, BLIND) == pytest.approx(expected, nan_ok=True)
-    assert math.isnan(times_fewer({o.method: o for o in found}, KNOWN))
-    table = search_table(found)
-    blind, known = (list(column.cells) for column in table.columns[10:12])
-    assert (blind, known) == ([shown], ["-"])
+    assert times_fewer({o["method"]: o for o in found}, BLIND) == pytest.approx(expected, nan_ok=True)
+    assert math.isnan(times_fewer({o["method"]: o for o in found}, KNOWN))
+    row = outcomes_table(cell.generator, {"outcomes": found}).splitlines()[-1].split(" | ")
+    assert row[8:10] == [shown, "-"]
 
 
-@pytest.mark.parametrize("generator", [*ZOO, *RANDOM])
-def test_a_table_has_a_row_for_each_cell_and_100_columns(generator):
-    table = search_table([o for o in made_up() if o.generator == generator])
-    expected = [(c.measurement, f"{c.noise:g}") for c in cells() if c.generator == generator]
-    assert list(zip(*(column.cells for column in table.columns[:2]), strict=True)) == expected
-    text = printed(table)
-    assert "…" not in text
-    assert "12346" in text
-    assert ("/ oracle" in text) == (generator in RANDOM)
-    # Nothing is wrapped: a title, a blank line, three lines of headings, a rule, the rows, a blank line.
-    assert len(text.splitlines()) == 6 + len(expected) + 1
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_table_has_a_row_for_each_cell(generator):
+    table = outcomes_table(generator, {"outcomes": made_up()})
+    rows = [tuple(line.strip("| ").split(" | ")[:2]) for line in table.splitlines()[4:]]
+    assert rows == [(c.measurement, f"{c.noise:g}") for c in cells() if c.generator == generator]
+    assert ("error / oracle" in table) == (generator in RANDOM)
 
 
 def test_the_picture_has_a_dot_for_each_cell_and_method():
     outcomes = made_up()
-    figure = search_plot.draw(outcomes, describe())
-    assert [axis.get_title() for axis in figure.axes] == [*ZOO, "random nets"]
+    figure = draw_outcomes({"outcomes": outcomes, "machine": describe()})
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [*ZOO, "random nets"]
     assert sum(len(line.get_xdata()) for axis in figure.axes for line in axis.lines) == len(outcomes)
     assert {axis.get_xscale() for axis in figure.axes} == {"log"}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
@@ -266,29 +266,27 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
 
 def test_the_quick_run_writes_every_outcome(quick):
     folder, _, numbers = quick
-    assert sorted(p.name for p in folder.iterdir()) == ["search.json", "search.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["search.json", "search.png", "search.svg"]
     assert numbers["command"]["measurement"] == "search"
     rows = numbers["outcomes"]
     assert [(SearchCell(r["generator"], r["measurement"], r["noise"]), r["method"]) for r in rows] == [
         (cell, method) for cell in QUICK_CELLS for method in METHODS if cell.noise or method != KNOWN
     ]
     for row in rows:
-        per_success = row.pop("per_success")
-        found = SearchOutcome(**row)
         assert (row["fits"] is None) == (row["method"] != KNOWN)
         assert 0 <= row["claimed"] <= 1
-        assert (found.instances, sum(found.statuses.values())) == (2, 2)
-        assert found.milliseconds > 0
-        assert per_success == (found.per_success if found.success else None)
+        assert (row["instances"], sum(row["statuses"].values())) == (2, 2)
+        assert row["milliseconds"] > 0
+        assert row["per_success"] == (row["milliseconds"] / row["success"] if row["success"] else None)
     assert all(row["success"] == 1 for row in rows if row["method"] in (BLIND, KNOWN))
 
 
-def test_the_tables_are_whole_in_100_columns(quick):
+def test_the_tables_are_printed_whole(quick):
     text = quick[1]
-    for word in ("mnist-relu: auto", "20-100-500: auto", "times", "fewer", "known", "/ oracle", "latent error"):
+    for word in ("search mnist-relu", "search 20-100-500", "fewer ms", "known", "latent error", "one at a time"):
         assert word in text
     assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_the_other_norms_are_reported(quick):
@@ -303,17 +301,20 @@ def test_the_other_norms_are_reported(quick):
     assert all(seconds > 0 for seconds in norms["bank_seconds"])
 
 
-def test_only_the_generators_that_were_asked_for_are_measured(monkeypatch, tmp_path):
-    def measure(instances, seed, chosen, progress):
-        return (outcome(cell, BLIND) for cell in chosen)
+@pytest.fixture
+def made_up_cells(monkeypatch):
+    """A benchmark that measures nothing."""
+    monkeypatch.setattr(search, "measure_cell", lambda cell, count, seed: [outcome(cell, m) for m in METHODS])
+    monkeypatch.setattr(search_norms, "measure", lambda part, count, seed: {part: [0.1]})
 
-    monkeypatch.setattr(report, "measure_search", measure)
-    monkeypatch.setattr(report, "measure_norms", lambda *given: Norms([], [], [], [0.1]))
-    command = report.Command("search", None, False, 0, ("mnist-dcgan", "20-100-500"))
-    report.run(command, tmp_path, Console(file=io.StringIO(), width=100))
-    numbers = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
+
+@pytest.mark.usefixtures("made_up_cells")
+def test_only_the_generators_that_were_asked_for_are_measured(tmp_path):
+    command = Command("search", None, False, 0, ("mnist-dcgan", "20-100-500"))
+    numbers = execute(load("search"), command, tmp_path)
     assert {row["generator"] for row in numbers["outcomes"]} == {"mnist-dcgan", "20-100-500"}
-    assert len(numbers["outcomes"]) == 20 + 4
+    assert len(numbers["outcomes"]) == 4 * (20 + 4)
+    assert list(numbers["norms"]) == ["uniform", "outliers", "single", "bank_seconds"]
 
 
 def test_unknown_generators_are_refused(tmp_path):
@@ -322,19 +323,6 @@ def test_unknown_generators_are_refused(tmp_path):
     assert done.exit_code != 0
     assert "'mnist-rely' is unknown; use some of mnist-relu," in str(done.exception)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_run_keeps_the_generators_that_were_finished(monkeypatch, tmp_path):
-    def measure(instances, seed, chosen, progress):
-        if chosen[0].generator in RANDOM:
-            raise KeyboardInterrupt
-        return (outcome(cell, BLIND) for cell in chosen)
-
-    monkeypatch.setattr(report, "measure_search", measure)
-    with pytest.raises(KeyboardInterrupt):
-        report.run(report.Command("search", None, True, 0), tmp_path, Console(file=io.StringIO(), width=100))
-    numbers = json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))
-    assert [row["generator"] for row in numbers["outcomes"]] == ["mnist-relu"] * 2
 
 
 # --- the other norms --------------------------------------------------------------------------------------------------
@@ -361,7 +349,7 @@ def test_gross_errors_are_on_a_twentieth_of_what_is_seen():
 
 
 def test_a_norms_table_has_a_row_for_each_method(quick):
-    rows = quick[1].partition("mnist-relu: other norms")[2].partition("r = y")[0]
-    assert rows.count("uniform 0.1") == 2
-    assert rows.count("5% wrong, half seen") == 3
-    assert rows.count("one at a time, noise") == 2
+    table = search_norms.norms_table(quick[2])
+    assert table.count("uniform noise 0.1") == 2
+    assert table.count("half seen, 5% gross errors") == 3
+    assert table.count("one at a time, noise") == 2

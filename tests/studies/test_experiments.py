@@ -20,12 +20,16 @@ from typer.testing import CliRunner
 from unrelu.cli.app import app
 from unrelu.errors import InputError, OptionError
 from unrelu.methods import make
-from unrelu_studies.paper import MODULES, ON_A_NETWORK, figure1, figure2, load
-from unrelu_studies.paper.drawing import STYLES, cloud, panels, power
-from unrelu_studies.paper.experiment import Claim, Experiment, Numbers, Verdict, draw_seed, random
-from unrelu_studies.paper.instances import METHODS, gaussian_network, noise, oracle, relative_error, slope
-from unrelu_studies.paper.page import page, together
-from unrelu_studies.paper.running import execute, forget
+from unrelu_studies.kit.measures import oracle, relative_error, slope
+from unrelu_studies.kit.method_labels import METHODS
+from unrelu_studies.kit.numbers_file import Numbers
+from unrelu_studies.kit.picture_style import STYLES, cloud, panels, power
+from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noise, random
+from unrelu_studies.kit.unit_runner import forget
+from unrelu_studies.paper import MODULES, ON_A_NETWORK, load
+from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, execute
+from unrelu_studies.paper.figures import figure1, figure2
+from unrelu_studies.paper.reproduction_page import page, together
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -100,7 +104,7 @@ def test_a_line_that_was_being_written_is_run_again(tmp_path):
         numbers = execute(counted(calls := []), tmp_path, False, 7, 1)
         assert len(set(calls)) == len(calls)
         assert numbers.rows == counted([]).run(seed=7).rows
-        forget(counted([]), tmp_path)
+        forget("counted", tmp_path)
 
 
 def test_a_damaged_line_is_an_error(tmp_path):
@@ -151,7 +155,7 @@ def test_processes_run_the_experiment_that_they_are_given(tmp_path):
 
 def test_forgetting_lets_another_run_begin(tmp_path):
     execute(counted([]), tmp_path, False, 7, 1)
-    forget(counted([]), tmp_path)
+    forget("counted", tmp_path)
     assert execute(counted([]), tmp_path, True, 8, 1).quick
 
 
@@ -274,7 +278,7 @@ def test_the_page_counts_a_claim_once_and_says_which_readings_were_tried(tmp_pat
         experiment = dataclasses.replace(counted([]), name=name, claims=lambda numbers, claims=claims: claims)
         experiment.run(seed=7).save(tmp_path / f"{name}.json")
         made[name] = experiment
-    monkeypatch.setattr("unrelu_studies.paper.page.load", lambda name, generator: made[name])
+    monkeypatch.setattr("unrelu_studies.paper.reproduction_page.load", lambda name, generator: made[name])
     text = page(tmp_path, "")
     assert "| claims of the paper | 0 | 2 | 0 |" in text
     assert "| claims of unrelu | 0 | 1 | 0 |" in text

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from unrelu.theory import c_1, c_inf
-from unrelu_studies.paper import bounds, load
-from unrelu_studies.paper.attacks import _furthest, attacks
-from unrelu_studies.paper.experiment import SEED, Numbers, Verdict, random
-from unrelu_studies.paper.instances import gaussian_network, run
+from unrelu_studies.kit.method_labels import run
+from unrelu_studies.kit.numbers_file import Numbers
+from unrelu_studies.kit.random_instances import gaussian_network, random
+from unrelu_studies.paper import load
+from unrelu_studies.paper.experiment import SEED, Verdict
+from unrelu_studies.paper.theorems import theorem_bounds
+from unrelu_studies.paper.theorems.attacks import _furthest, attacks
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,7 @@ def test_a_unit_gives_equal_rows_again(numbers):
 def test_a_bound_below_an_error_would_be_reported(numbers):
     place = numbers.columns.index("value")
     spoiled = [(*row[:place], row[place] * 1e-3) if "certified" in row and row[place] else row for row in numbers.rows]
-    claims = bounds._claims(load("bounds").numbers(spoiled, True, SEED))
+    claims = theorem_bounds._claims(load("bounds").numbers(spoiled, True, SEED))
     assert claims[0].verdict is Verdict.FAILS
     assert not claims[0].measured.startswith("0 of")
 

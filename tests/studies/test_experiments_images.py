@@ -7,10 +7,13 @@ import pytest
 from PIL import Image
 
 from unrelu.errors import OptionError
+from unrelu_studies.kit.measures import lasso, violation
+from unrelu_studies.kit.numbers_file import Numbers, plain_row
+from unrelu_studies.kit.random_instances import random
 from unrelu_studies.paper import load
-from unrelu_studies.paper.experiment import SEED, Numbers, Verdict, plain, random
-from unrelu_studies.paper.figure4 import seen
-from unrelu_studies.paper.measurements import cosines, lasso, violation, wavelets
+from unrelu_studies.paper.experiment import SEED, Verdict
+from unrelu_studies.paper.figures.few_measurements import cosines, wavelets
+from unrelu_studies.paper.figures.figure4 import seen
 
 NAMES = ("fig3", "fig4", "measurements")
 
@@ -54,7 +57,7 @@ def test_numbers_survive_a_file_and_give_a_picture_and_claims(quick, name, tmp_p
 @pytest.mark.long
 def test_a_unit_gives_the_same_rows_again(quick):
     numbers, unit = quick["measurements"], ("real", 25)
-    again = [plain(row)[:-1] for row in load("measurements").measure(unit, SEED, True)]
+    again = [plain_row(row)[:-1] for row in load("measurements").measure(unit, SEED, True)]
     assert again == [row[:-1] for row in numbers.where(source=unit[0], m=unit[1]).rows]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from unrelu_studies.kit.measures import errors, medians
+from unrelu_studies.kit.numbers_file import plain_row
 from unrelu_studies.paper import load
-from unrelu_studies.paper.experiment import SEED, Verdict, plain
-from unrelu_studies.paper.summary import errors, medians
-from unrelu_studies.paper.theorem2 import _failure
+from unrelu_studies.paper.experiment import SEED, Verdict
+from unrelu_studies.paper.theorems.theorem2 import _failure
 
 NAMES = ("relaxed", "leaky", "times", "depth", "contracting", "plugin", "theorem1", "theorem2", "example1")
 # The smallest unit of each, to be measured twice.
@@ -65,7 +66,7 @@ def test_the_same_unit_gives_the_same_rows(name, numbers):
     def bare(rows):
         return [tuple(v for i, v in enumerate(row) if i not in timed) for row in rows]
 
-    again = bare(map(plain, experiment.measure(unit, SEED, True)))
+    again = bare(map(plain_row, experiment.measure(unit, SEED, True)))
     known = bare(numbers(name).rows)
     assert again
     assert all(row in known for row in again)

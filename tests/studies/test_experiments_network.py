@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from unrelu.cli.app import app
 from unrelu.errors import InputError, ModelError, OptionError
-from unrelu_studies.paper import ON_A_NETWORK, figure4, load
-from unrelu_studies.paper.experiment import Numbers, random
-from unrelu_studies.paper.generators import from_file, from_record
-from unrelu_studies.paper.instances import METHODS
-from unrelu_studies.paper.page import page
+from unrelu_studies.kit.method_labels import METHODS
+from unrelu_studies.kit.numbers_file import Numbers
+from unrelu_studies.kit.random_instances import random
+from unrelu_studies.kit.trained_generators import from_file, from_record
+from unrelu_studies.paper import ON_A_NETWORK, load
+from unrelu_studies.paper.figures import figure4
+from unrelu_studies.paper.reproduction_page import page
 
 K, HIDDEN, PIXELS = 4, 12, 784
 DECODER = ("fc3", "fc4")

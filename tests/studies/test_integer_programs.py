@@ -9,7 +9,7 @@ from scipy import sparse
 from unrelu.errors import SolverError
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.lp_status import LpStatus
-from unrelu_studies.benchmarks.integer_programs import solve_mip
+from unrelu_studies.benchmarks.proofs.integer_programs import solve_mip
 
 
 def program(low: float, high: float = np.inf) -> LinearProgram:

@@ -1,4 +1,4 @@
-"""The plain VAE decoders of the benchmarks: their form, and that they draw digits."""
+"""The plain VAE decoders of the studies: their form, and that they draw digits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from unrelu import zoo
 from unrelu.errors import ModelError
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks import plain_vae
+from unrelu_studies.kit.trained_generators import PLAIN_VAES, plain_vae
 
 
-@pytest.mark.parametrize("name", plain_vae.NAMES)
+@pytest.mark.parametrize("name", PLAIN_VAES)
 def test_a_decoder_has_the_form_of_the_paper(name):
-    network = plain_vae.load(name)
+    network = plain_vae(name)
     assert [(layer.n_in, layer.n_out, str(layer.activation)) for layer in network.layers] == [
         (20, 60, "relu"),
         (60, 784, "relu"),
@@ -23,14 +23,14 @@ def test_a_decoder_has_the_form_of_the_paper(name):
     assert network.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", plain_vae.NAMES)
+@pytest.mark.parametrize("name", PLAIN_VAES)
 def test_samples_look_like_digits(name):
     """Paler than digits, but of their shape: the cosine with the nearest real digit, and little ink near the border.
 
     A real digit and its nearest other one have a median cosine of .73, a sample with permuted pixels one of .22.
     """
     real = zoo.observations("mnist-relu").reshape(-1, 784)
-    drawn = plain_vae.load(name)(stream("test of plain VAEs", name).standard_normal((200, 20)))
+    drawn = plain_vae(name)(stream("test of plain VAEs", name).standard_normal((200, 20)))
     permuted = stream("test of plain VAEs, permutation", name).permuted(drawn, axis=1)
     assert np.median(nearest_cosines(drawn, real)) > 0.55
     assert np.median(nearest_cosines(permuted, real)) < 0.3
@@ -44,22 +44,20 @@ def nearest_cosines(images, real):
     return (unit @ real_unit.T).max(axis=1)
 
 
-@pytest.mark.parametrize("name", plain_vae.NAMES)
+@pytest.mark.parametrize("name", PLAIN_VAES)
 def test_samples_hide_more_pixels_than_those_of_the_zoo(name):
     """What makes them hard: fewer pixels of a sample are above zero."""
     z = stream("test of plain VAEs, visible pixels").standard_normal((200, 20))
-    visible, of_zoo = (
-        np.median((network(z) > 0).sum(axis=1)) for network in (plain_vae.load(name), zoo.load("mnist-relu"))
-    )
+    visible, of_zoo = (np.median((network(z) > 0).sum(axis=1)) for network in (plain_vae(name), zoo.load("mnist-relu")))
     assert visible < of_zoo
 
 
 def test_the_decoders_differ():
     z = stream("test of plain VAEs, differences").standard_normal(20)
-    drawn = [plain_vae.load(name)(z) for name in plain_vae.NAMES]
+    drawn = [plain_vae(name)(z) for name in PLAIN_VAES]
     assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(drawn) for b in drawn[:i])
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ModelError, match="plain-vae-0"):
-        plain_vae.load("mnist-relu")
+        plain_vae("mnist-relu")

@@ -1,9 +1,30 @@
 """Measurements of the package against its peers: ``unrelu benchmark``.
 
-Every number is a time or a ratio of times taken in one process on one thread, unless it says otherwise. The modules are
-imported when a measurement is asked for.
+Every number is a time or a ratio of times taken in one process on one thread, unless it says otherwise. A module here
+defines a :class:`~unrelu_studies.benchmarks.benchmark.Benchmark`: its units, what one of them measures, and the tables
+of the documentation that show it. To add one, write it in a file and give its name a line in :data:`BENCHMARKS`.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+# Names on the command line with their modules. Importing this table loads no heavy library.
+BENCHMARKS = {
+    "layers": "layer_programs.layers",
+    "throughput": "layer_programs.two_threads",
+    "network": "layer_programs.whole_network",
+    "cold-start": "processes.cold_start",
+    "search": "searches.search",
+    "certify": "proofs.certify",
+    "startup": "processes.startup",
+    "verdict": "searches.verdict",
+    "recovery": "searches.recovery",
+    "identifiability": "searches.told_identifiable",
+    "baselines": "searches.baselines",
+    "prior": "searches.prior",
+    "time_limit": "searches.time_limit",
+    "datasets": "processes.datasets",
+    "lp_forms": "layer_programs.lp_forms",
+    "degenerate": "layer_programs.degenerate",
+}
+# The seed of published tables. The kernels were tuned on instances of other seeds.
+REPORT_SEED = 20260

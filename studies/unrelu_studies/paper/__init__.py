@@ -1,8 +1,9 @@
 """The paper's figures, theorems and claims, run again and gone beyond: ``unrelu reproduce``.
 
-One file a figure. Each defines an :class:`~unrelu_studies.paper.experiment.Experiment`: what is run, the picture of it,
-and what the paper says beside what came out. To add one, write it in a file of this package and give its name a line in
-:data:`MODULES`; the command line, the page of the documentation and the tests go over that table.
+One file a figure (``figures``), theorem or remark (``theorems``). Each defines an
+:class:`~unrelu_studies.paper.experiment.Experiment`: what is run, the picture of it, and what the paper says beside
+what came out. To add one, write it there and give its name a line in :data:`MODULES`; the command line, the page of the
+documentation and the tests go over that table.
 """
 
 from __future__ import annotations
@@ -13,37 +14,34 @@ from typing import TYPE_CHECKING, cast
 from unrelu.errors import OptionError
 
 if TYPE_CHECKING:
+    from unrelu_studies.kit.trained_generators import TrainedGenerator
     from unrelu_studies.paper.experiment import Experiment
-    from unrelu_studies.paper.generators import TrainedGenerator
-
-__all__ = ["MODULES", "ON_A_NETWORK", "load"]
 
 # Names in the order of the page, with the file of each. Importing this table loads no heavy library.
 MODULES = {
-    "fig1a": "figure1",
-    "fig1b": "figure1",
-    "fig1c": "figure1",
-    "fig1d": "figure1",
-    "stuck": "stuck",
-    "fig2a": "figure2",
-    "fig2b": "figure2",
-    "descent": "descent",
-    "fig3": "figure3",
-    "fig4": "figure4",
-    "relaxed": "relaxed",
-    "leaky": "leaky",
-    "times": "times",
-    "depth": "depth",
-    "contracting": "contracting",
-    "theorem1": "theorem1",
-    "example1": "theorem1",
-    "theorem2": "theorem2",
-    "bounds": "bounds",
-    "constants": "constants",
-    "measurements": "measurements",
-    "plugin": "plugin",
+    "fig1a": "figures.figure1",
+    "fig1b": "figures.figure1",
+    "fig1c": "figures.figure1",
+    "fig1d": "figures.figure1",
+    "stuck": "figures.stuck",
+    "fig2a": "figures.figure2",
+    "fig2b": "figures.figure2",
+    "descent": "figures.other_descents",
+    "fig3": "figures.figure3",
+    "fig4": "figures.figure4",
+    "relaxed": "theorems.relaxed",
+    "leaky": "theorems.leaky",
+    "times": "theorems.times",
+    "depth": "theorems.depth",
+    "contracting": "theorems.contracting",
+    "theorem1": "theorems.theorem1",
+    "example1": "theorems.theorem1",
+    "theorem2": "theorems.theorem2",
+    "bounds": "theorems.theorem_bounds",
+    "constants": "theorems.gaussian_constants",
+    "measurements": "figures.few_measurements",
+    "plugin": "figures.plugin_figure",
 }
-
 
 # Those that run on a user's generator as well.
 ON_A_NETWORK = ("fig1c", "fig1d", "fig3", "fig4")

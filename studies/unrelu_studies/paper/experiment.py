@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import enum
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from unrelu.errors import InputError
-from unrelu.runtime.file_reading import read_json
-from unrelu.runtime.streams import stream
+from unrelu import __version__
+from unrelu.runtime.host import cores
+from unrelu.runtime.machine import describe
+from unrelu_studies.kit.numbers_file import Numbers, Row, plain_row
+from unrelu_studies.kit.picture_style import save
+from unrelu_studies.kit.unit_runner import (
+    Report,
+    StudyRun,
+    Unit,
+    check_same,
+    journal_of,
+    keeping_what_is_finished,
+    run_units,
+)
 
 # Of the reported runs, fixed before the first of them.
 SEED = 2026
-
-# What identifies a unit of work among those of its experiment: strings and numbers.
-Unit = tuple[str | float, ...]
-# One run: a value for every column.
-Row = Sequence[Any]
 
 
 class Verdict(enum.Enum):
@@ -65,71 +67,18 @@ class Claim:
     only: str = ""
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """The rows of an experiment, with what is needed to run it again.
+def on_each_generator(numbers: Numbers, claims: Callable[[Numbers], Sequence[Claim]]) -> list[Claim]:
+    """The claims on the first generator of the rows, and on every other one as further readings."""
+    names = numbers.distinct("generator")
+    return [
+        replace(claim, reading=also("" if name == names[0] else f"on the {name}", claim.reading))
+        for name in names for claim in claims(numbers.where(generator=name))
+    ]  # fmt: skip
 
-    Attributes:
-        experiment: its name.
-        quick: whether it was the small version.
-        seed: of all its random choices.
-        columns: what the entries of a row are.
-        rows: one a run.
-        machine: processor, versions and date; empty while the experiment runs.
-        network: of a figure that was run on a generator from a file: its name and digest; empty otherwise.
-    """
 
-    experiment: str
-    quick: bool
-    seed: int
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    machine: dict[str, Any] = field(default_factory=dict)
-    network: dict[str, Any] = field(default_factory=dict)
-
-    def where(self, **values: Any) -> Numbers:
-        """The rows in which the columns have these values."""
-        places = [(self.columns.index(name), value) for name, value in values.items()]
-        return replace(self, rows=tuple(row for row in self.rows if all(row[i] == value for i, value in places)))
-
-    def column(self, name: str, **values: Any) -> npt.NDArray[Any]:
-        """One column as an array, of the rows in which others have these values; what is missing (null) is NaN."""
-        place = self.columns.index(name)
-        entries = [row[place] for row in self.where(**values).rows]
-        return np.array([math.nan if entry is None else entry for entry in entries])
-
-    def distinct(self, name: str) -> list[Any]:
-        """The values of a column, each once, in order of appearance."""
-        place = self.columns.index(name)
-        return list(dict.fromkeys(row[place] for row in self.rows))
-
-    def save(self, path: Path) -> None:
-        """Write JSON, one row a line; numbers get 4 digits, and null where they are not finite."""
-        names = ("experiment", "quick", "seed", "network", "machine", "columns")
-        head = {name: getattr(self, name) for name in names if name != "network" or self.network}
-        lines = ",\n".join(json.dumps(plain(row), allow_nan=False) for row in self.rows)
-        text = json.dumps(head, indent=1)[:-2]
-        path.write_text(f'{text},\n "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Numbers:
-        """What :meth:`save` wrote.
-
-        Raises:
-            InputError: the file cannot be read or holds something else.
-        """
-        try:
-            held = read_json(path)
-            rows = tuple(tuple(row) for row in held["rows"])
-            numbers = cls(
-                str(held["experiment"]), bool(held["quick"]), int(held["seed"]), tuple(held["columns"]), rows,
-                dict(held["machine"]), dict(held.get("network", {})),
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} does not hold the numbers of an experiment: {error!r}; remove it") from error
-        if any(len(row) != len(numbers.columns) for row in rows):
-            raise InputError(f"{path} has rows that do not have its {len(numbers.columns)} columns; remove it")
-        return numbers
+def also(*readings: str) -> str:
+    """Several readings at once; empty ones say nothing."""
+    return ", ".join(filter(None, readings))
 
 
 @dataclass(frozen=True)
@@ -161,42 +110,76 @@ class Experiment:
     network: dict[str, Any] = field(default_factory=dict)
 
     def run(self, quick: bool = False, seed: int = SEED) -> Numbers:
-        """Run all units here and now; :mod:`unrelu_studies.paper.running` runs them on all cores, and can go on."""
+        """Run all units here and now; :func:`execute` runs them on all cores, and can go on."""
         rows = [row for unit in self.units(quick) for row in self.measure(unit, seed, quick)]
         return self.numbers(rows, quick, seed)
 
     def numbers(self, rows: Sequence[Row], quick: bool, seed: int, machine: dict[str, Any] | None = None) -> Numbers:
         """Rows as :class:`Numbers`, as they would be read back from a file."""
-        return Numbers(self.name, quick, seed, self.columns, tuple(map(plain, rows)), machine or {}, self.network)
+        return Numbers(self.name, quick, seed, self.columns, tuple(map(plain_row, rows)), machine or {}, self.network)
 
     def plot(self, numbers: Numbers, folder: Path) -> tuple[Path, Path]:
         """Draw ``NAME.png`` and ``NAME.svg`` into a folder."""
-        paths = folder / f"{self.name}.png", folder / f"{self.name}.svg"
-        # Without the date and random names, equal numbers give equal files.
-        with rc_context({"svg.hashsalt": self.name}):
-            figure = self.draw(numbers)
-            figure.savefig(paths[0], dpi=200)
-            figure.savefig(paths[1], dpi=200, metadata={"Date": None})
-        return paths
+        return save(self.draw, numbers, folder, self.name)
 
 
-def random(purpose: str, *key: str | float) -> np.random.Generator:
-    """The stream of a purpose, such as "weights", "truth", "noise" or "starts"; keys are the seed, a name, the unit."""
-    return stream(f"experiments, {purpose}", *key)
+def execute(
+    experiment: Experiment, folder: Path, quick: bool, seed: int, workers: int | None = None,
+    report: Report = lambda done, total: False,
+) -> Numbers | None:  # fmt: skip
+    """Run what is not finished, then write ``NAME.json``, ``NAME.png`` and ``NAME.svg`` into ``folder``.
+
+    Args:
+        experiment: what to run.
+        folder: which may hold finished units of an earlier run, or its numbers, which are then drawn again.
+        quick: the small version.
+        seed: of all random choices; the rows do not depend on the workers, but for seconds.
+        workers: processes, each on one core; all cores by default and at most. 1: in this process, unless it is about
+            time.
+        report: told how many units are done; the run stops when it returns True.
+
+    Returns:
+        The numbers; None if it was stopped, which leaves what is finished in ``NAME.partial.jsonl``.
+
+    Raises:
+        InputError: the folder holds numbers of another version, seed or size, or a damaged file, cannot be written, or
+            is being written by another run.
+        SolverError: a process was killed.
+    """
+    path, head = folder / f"{experiment.name}.json", _head(experiment, quick, seed)
+    with keeping_what_is_finished(folder):
+        if path.exists():
+            numbers = Numbers.load(path)
+            check_same(head, _head_of(experiment, numbers), path)
+        else:
+            measure = partial(_plain_rows, experiment.measure, seed, quick)
+            units = list(experiment.units(quick))
+            work = StudyRun(experiment.name, head, units, measure, workers or cores(), experiment.alone)
+            parts = run_units(work, folder, report)
+            if parts is None:
+                return None
+            numbers = experiment.numbers([row for rows, _ in parts for row in rows], quick, seed, describe())
+            numbers.save(path)
+            journal_of(experiment.name, folder).unlink()
+        experiment.plot(numbers, folder)
+    return numbers
 
 
-def draw_seed(rng: np.random.Generator) -> int:
-    """A seed for ``invert``, so that starts differ from unit to unit."""
-    return int(rng.integers(2**31))
+def _plain_rows(
+    measure: Callable[[Unit, int, bool], Sequence[Row]], seed: int, quick: bool, unit: Unit
+) -> list[tuple[Any, ...]]:
+    return [plain_row(row) for row in measure(unit, seed, quick)]
 
 
-def plain(row: Row) -> tuple[Any, ...]:
-    """Entries as JSON has them: NumPy's numbers as Python's, 4 digits, None for what is not finite."""
-    return tuple(_plain(entry) for entry in row)
+def _head(experiment: Experiment, quick: bool, seed: int) -> dict[str, Any]:
+    """What has to be equal for one run to go on with what another began."""
+    return {"experiment": experiment.name, "quick": quick, "seed": seed, "columns": list(experiment.columns),
+            "units": len(experiment.units(quick)), "version": __version__, "network": experiment.network}  # fmt: skip
 
 
-def _plain(entry: Any) -> Any:
-    entry = entry.tolist() if isinstance(entry, np.generic | np.ndarray) else entry
-    if isinstance(entry, float):
-        return float(f"{entry:.4g}") if math.isfinite(entry) else None
-    return [_plain(part) for part in entry] if isinstance(entry, list | tuple) else entry
+def _head_of(experiment: Experiment, numbers: Numbers) -> dict[str, Any]:
+    """What :func:`_head` was when the numbers were made, as far as they tell."""
+    now = _head(experiment, numbers.quick, numbers.seed)
+    version = numbers.machine.get("unrelu", __version__)
+    return {**now, "experiment": numbers.experiment, "columns": list(numbers.columns), "version": version,
+            "network": numbers.network}  # fmt: skip

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from unrelu_studies.tables.blocks import Numbers, Render, block, table
+from unrelu_studies.benchmarks.benchmark import Render, Results
+from unrelu_studies.kit.markdown_tables import table
 
-BLOCKS: dict[str, Render] = {}
 # The scripts of the folder; the numbers of each are in fuzz-NAME.json.
 FUZZERS = ("programs", "scales", "files", "hosts", "runs")
 NOT_RUN = "Not run yet: `make fuzz` does."
 
 
-def _counts(numbers: Numbers) -> str:
+def _counts(numbers: Results) -> str:
     """Every column that any row has; what must be 0 is named by the script."""
     rows: list[dict[str, Any]] = numbers["rows"] if numbers["script"] != "scales" else _by_method(numbers["rows"])
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -41,5 +41,4 @@ def _cell(value: Any) -> str | None:
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-for _name in FUZZERS:
-    block(BLOCKS, f"fuzz-{_name}")(_counts)
+BLOCKS: dict[str, Render] = {f"fuzz-{name}": _counts for name in FUZZERS}

@@ -1,6 +1,6 @@
 """Write the generated blocks of the documentation from the numbers of the benchmarks: ``studies/results/*.json``.
 
-A block lies between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is one of ``BLOCKS`` or
+A block lies between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is that of a block of a benchmark or
 "provenance", and ``scripts/bench FIRST-WORD-OF-NAME`` measures what it shows; of "fuzz-..." ``scripts/fuzz`` does.
 
     python -m unrelu_studies.tables.page            write the blocks of the pages
@@ -17,10 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unrelu_studies.tables import fuzz_tables, layer_tables, search_tables
-from unrelu_studies.tables.blocks import table
+from unrelu_studies.benchmarks import BENCHMARKS
+from unrelu_studies.benchmarks.benchmark import load
+from unrelu_studies.kit.markdown_tables import table
+from unrelu_studies.tables import fuzz_tables
 
-BLOCKS = {**layer_tables.BLOCKS, **search_tables.BLOCKS, **fuzz_tables.BLOCKS}
+BLOCKS = {**{name: block for b in BENCHMARKS for name, block in load(b).blocks.items()}, **fuzz_tables.BLOCKS}
 _ROOT = Path(__file__).resolve().parents[3]
 RESULTS = _ROOT / "studies" / "results"
 PAGES = tuple(_ROOT / "docs" / name for name in ("benchmarks.md", "design.md", "reliability.md"))
@@ -67,22 +69,16 @@ def _provenance(results: Path) -> str:
         command, seconds = run.get("command", {}), run.get("seconds")
         minutes = None if seconds is None else f"{seconds / 60:.1f}"
         size = "quick" if command.get("quick") else "full"
-        load = (run["machine"].get("load") or [None])[0]
+        load_at_end = (run["machine"].get("load") or [None])[0]
         when = run["machine"]["date"][:10]
-        rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), when, minutes, load))
+        rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), when, minutes, load_at_end))
     head = ("benchmark", "run", "seed", "commit", "date", "minutes of the processor", "load at its end")
     return f"Measured on {'; '.join(machines)}.\n\n{table(head, rows)}"
 
 
 def _machine(machine: dict[str, Any]) -> str:
-    libraries = (
-        ("Python", "python"),
-        ("PyTorch", "torch"),
-        ("HiGHS", "highspy"),
-        ("NumPy", "numpy"),
-        ("SciPy", "scipy"),
-    )
-    versions = ", ".join(f"{name} {machine[key]}" for name, key in libraries)
+    libraries = {"Python": "python", "PyTorch": "torch", "HiGHS": "highspy", "NumPy": "numpy", "SciPy": "scipy"}
+    versions = ", ".join(f"{name} {machine[key]}" for name, key in libraries.items())
     return f"{machine['processor']}, {machine['cores']} cores, {versions}"
 
 

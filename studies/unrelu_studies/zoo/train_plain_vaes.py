@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from unrelu.runtime.streams import torch_stream
-from unrelu_studies.benchmarks.plain_vae import NAMES, WIDTHS
+from unrelu_studies.kit.trained_generators import PLAIN_VAE_SIZES, PLAIN_VAES
 from unrelu_studies.zoo.recipes import load_digits
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "benchmarks" / "weights"
+WEIGHTS = Path(__file__).resolve().parents[1] / "kit" / "weights"
 # Seed of the random streams, and variance of a pixel.
 RECIPES = {
     "plain-vae-0": (0, 0.05),
@@ -64,11 +64,11 @@ def train(images: Tensor, seed: int, variance: float) -> nn.Sequential:
         variance: V, in units of the squared pixel range.
     """
     start, batches, sampling = (torch_stream(f"plain VAE: {what}", seed) for what in ("start", "batches", "sampling"))
-    k = WIDTHS[0]
+    k = PLAIN_VAE_SIZES[0]
     encoder = nn.Sequential(
         linear(images.shape[1], ENCODER_WIDTH, True, start), nn.ReLU(), linear(ENCODER_WIDTH, 2 * k, True, start)
     )
-    layers = [linear(inputs, outputs, False, start) for inputs, outputs in pairwise(WIDTHS)]
+    layers = [linear(inputs, outputs, False, start) for inputs, outputs in pairwise(PLAIN_VAE_SIZES)]
     decoder = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], STEP_SIZE)
     for _ in range(EPOCHS):
@@ -95,7 +95,7 @@ def save_sheet(path: Path, decoders: dict[str, nn.Sequential]) -> None:
 
     figure, rows = plt.subplots(len(decoders), 1, squeeze=False, figsize=(16, 1.3 * len(decoders)))
     for axes, (name, decoder) in zip(rows[:, 0], decoders.items(), strict=True):
-        z = torch.randn((16, WIDTHS[0]), generator=torch_stream("plain VAE: sheet", name))
+        z = torch.randn((16, PLAIN_VAE_SIZES[0]), generator=torch_stream("plain VAE: sheet", name))
         samples = decoder(z).detach().numpy().reshape(16, 28, 28)
         axes.imshow(np.concatenate(list(samples), axis=1), cmap="gray_r", vmin=0, vmax=1)
         axes.set_title(name)
@@ -106,17 +106,17 @@ def save_sheet(path: Path, decoders: dict[str, nn.Sequential]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the named decoders, or all, and write their files."""
     parser = argparse.ArgumentParser(description="Train the plain VAE decoders of the benchmarks.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"from {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"from {', '.join(PLAIN_VAES)}")
     parser.add_argument("--sheet", type=Path, help="write a PNG of samples here")
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(NAMES))
+    unknown = sorted(set(options.names) - set(PLAIN_VAES))
     if unknown:
-        parser.error(f"unknown decoders: {', '.join(unknown)}; use {', '.join(NAMES)}")
+        parser.error(f"unknown decoders: {', '.join(unknown)}; use {', '.join(PLAIN_VAES)}")
     # One thread keeps the order of the sums, and with it the weights, fixed.
     torch.set_num_threads(1)
     images = load_digits().images.flatten(1)
     decoders = {}
-    for name in options.names or NAMES:
+    for name in options.names or PLAIN_VAES:
         begin = time.perf_counter()
         decoders[name] = train(images, *RECIPES[name])
         save(name, decoders[name])

@@ -1,0 +1,147 @@
+"""What a benchmark is: units of work, the numbers made of them, tables and a picture; and running one.
+
+Every JSON file holds the command, the commit, the machine and the raw numbers. The tables on the terminal are those of
+the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from unrelu import __version__
+from unrelu.datasets.result_folders import check_own_files, prepare_output
+from unrelu.errors import OptionError
+from unrelu_studies.benchmarks import BENCHMARKS
+from unrelu_studies.kit.numbers_file import plain, write_results
+from unrelu_studies.kit.picture_style import save
+from unrelu_studies.kit.study_terminal import interrupts, progress_bar, say_stopped, show
+from unrelu_studies.kit.unit_runner import (
+    Report,
+    StudyRun,
+    Unit,
+    forget,
+    journal_of,
+    keeping_what_is_finished,
+    run_units,
+)
+
+# What a file of results holds, and a table that is made of it.
+Results = dict[str, Any]
+Render = Callable[[Results], str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was asked for.
+
+    Attributes:
+        measurement: a name of :data:`~unrelu_studies.benchmarks.BENCHMARKS`.
+        instances: how many of each kind; None: as many as the measurement thinks right.
+        quick: few instances of small layers.
+        seed: of the instances.
+        generators: those of the search; all if there are none.
+    """
+
+    measurement: str
+    instances: int | None
+    quick: bool
+    seed: int
+    generators: tuple[str, ...] = ()
+
+    def count(self, full: int, quick: int) -> int:
+        """As many as were asked for, or as the measurement thinks right."""
+        return self.instances or (quick if self.quick else full)
+
+
+def rows_of(command: Command, parts: Sequence[Any]) -> Results:
+    """The numbers of a benchmark whose units give rows, or one row each."""
+    return {"rows": [row for part in parts for row in (part if isinstance(part, list) else [part])]}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Something to measure.
+
+    Attributes:
+        units: of a command, the pieces of work; they run one after another in this process.
+        measure: what a unit gives, as JSON has it.
+        blocks: tables of the documentation by name, the first word of which is the benchmark's.
+        collect: the numbers that are written, of the parts of all units in order.
+        draw: the picture of them, if there is one.
+    """
+
+    units: Callable[[Command], Sequence[Unit]]
+    measure: Callable[[Command, Unit], Any]
+    blocks: Mapping[str, Render]
+    collect: Callable[[Command, list[Any]], Results] = rows_of
+    draw: Callable[[Results], Figure] | None = None
+
+
+def load(name: str) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise OptionError(f"benchmark {name!r} is unknown; use one of {', '.join(BENCHMARKS)}")
+    return cast(Benchmark, import_module(f"unrelu_studies.benchmarks.{BENCHMARKS[name]}").BENCHMARK)
+
+
+def execute(
+    benchmark: Benchmark, command: Command, folder: Path, report: Report = lambda done, total: False
+) -> Results | None:
+    """Run what is not finished, then write ``NAME.json`` and the pictures, ``NAME.png`` and ``NAME.svg``.
+
+    Returns:
+        What the file holds; None if it was stopped, which leaves what is finished in ``NAME.partial.jsonl``.
+    """
+    name = command.measurement
+    head = {**plain(asdict(command)), "version": __version__}
+    with keeping_what_is_finished(folder):
+        work = StudyRun(name, head, benchmark.units(command), partial(benchmark.measure, command))
+        parts = run_units(work, folder, report)
+        if parts is None:
+            return None
+        numbers = benchmark.collect(command, [part for part, _ in parts])
+        seconds = sum(spent for _, spent in parts)
+        results = write_results(folder / f"{name}.json", asdict(command), numbers, seconds)
+        if benchmark.draw:
+            save(benchmark.draw, results, folder, name)
+        journal_of(name, folder).unlink()
+    return results
+
+
+def run(command: Command, folder: Path, overwrite: bool, console: Console) -> bool:
+    """Run a benchmark, print its tables and say where its files are; whether it was finished.
+
+    Raises:
+        OptionError: there is no benchmark of that name.
+        OutputExistsError: the folder exists, and holds no begun run that this one could go on with.
+        InputError: it cannot be written, or what was begun in it is another run.
+    """
+    name = command.measurement
+    benchmark = load(name)
+    if overwrite or not journal_of(name, folder).exists():
+        prepare_output(folder, overwrite)
+        forget(name, folder)
+    check_own_files(folder)
+    with interrupts(console) as interrupted, progress_bar(name, interrupted, console) as report:
+        results = execute(benchmark, command, folder, report)
+    if results is None:
+        say_stopped(name, folder, overwrite, console)
+        return False
+    for title, render in benchmark.blocks.items():
+        show(f"## {title}\n\n{render(results)}", console)
+    machine = results["machine"]
+    console.print(f"{machine['processor']}, {machine['cores']} cores; {'; '.join(machine['blas'])}")
+    console.print(f"written to {folder}/: {' '.join(sorted(p.name for p in folder.glob(f'{name}.*')))}")
+    return True

@@ -1,0 +1,1 @@
+"""Layer programs and whole networks: time and exactness against other solvers."""

@@ -1,0 +1,258 @@
+r"""The solvers that a layer program is timed against.
+
+All linear programming peers get the program shifted and scaled, h = h0 + sigma w, with the least-squares point h0 and
+the size sigma of its errors: with their absolute tolerances of about 1e-7 they are wrong by up to 10% of the objective
+otherwise. Finding h0, and writing the program into arrays, is a gift to them: only the call of the solver is timed.
+Each gets the program in the fastest of the forms that were tried.
+
+With u = W h and the rows of :class:`~unrelu.layerwise.Rows` (p and q are 1 for a ReLU):
+
+* ``linprog``: ``scipy.optimize.linprog(method="highs")`` on the primal program. "linf" is written as
+  :math:`\min \delta,\; W w - p \delta \le m',\; -W w - q \delta \le -\ell'` in a dense ``A_ub``. "l1" is written with
+  residuals that are split into two parts, :math:`\min \sum e^+ + e^-,\; W w - p e^+ + q e^- = m'` on two-sided rows and
+  :math:`W w - p e^+ \le m'` on the others, in sparse ``A_eq`` and ``A_ub``. That is about twice as fast as
+* ``linprog_ub``, "l1" only: :math:`W w - p e \le m',\; -W w - q e \le -\ell'` with one e >= 0 a row, as the paper's
+  Algorithm 2 has it, in a sparse ``A_ub``.
+* ``highs``: HiGHS's dual simplex through highspy on the dual program; passing the model is timed.
+* ``cvxopt``, where it is installed: the interior point of ``cvxopt.solvers.lp``; "linf" in the form of linprog, "l1" as
+  the dual program with a dense W and sparse bounds.
+* :func:`cholesky`, the yardstick: one least squares with all n rows, which solves no layer program at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.linalg import blas, lapack
+from scipy.optimize import linprog
+
+from unrelu.errors import SolverError
+from unrelu.layerwise import LayerSystem, Rows
+from unrelu.layerwise.layer_program import dual_program
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.lp.highs import solve as solve_highs
+from unrelu.lp.lp_status import LpStatus
+from unrelu_studies.kit.timing import timed
+
+Array = npt.NDArray[np.float64]
+
+# sigma is at least this share of max|x|: where the least-squares point fits exactly there is nothing to scale by.
+_SMALLEST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """Seconds of one call, and the h that it found; None where the solver did not report an optimum."""
+
+    seconds: float
+    h: Array | None
+
+
+def objective(system: LayerSystem, rows: Rows, norm: str, h: Array) -> float:
+    """max_j e_j(h) or sum_j e_j(h) at h moved into its bounds, recomputed in units of the output."""
+    errors = rows.violation(np.asarray(system.matrix @ system.inside(h)))
+    return float(errors.max() if norm == "linf" else errors.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A layer program in w, h = h0 + sigma w; its objective is that of h divided by sigma.
+
+    Attributes:
+        system, rows, norm: the program in h.
+        h0: (k,), the one-sided least-squares point.
+        sigma: the largest ("linf") or mean ("l1") error at h0.
+    """
+
+    system: LayerSystem
+    rows: Rows
+    norm: str
+    h0: Array
+    sigma: float
+
+    @classmethod
+    def of(cls, system: LayerSystem, rows: Rows, norm: str) -> Scaled:
+        """Shift to the least-squares point and scale by its errors."""
+        h0, _, _ = one_sided_least_squares(system, rows)
+        errors = rows.violation(np.asarray(system.matrix @ h0))
+        size = float(errors.max() if norm == "linf" else errors.mean())
+        return cls(system, rows, norm, h0, max(size, _SMALLEST * float(np.abs(rows.target).max()), 1e-300))
+
+    def point(self, w: Array) -> Array:
+        """h = h0 + sigma w."""
+        return np.asarray(self.h0 + self.sigma * w)
+
+    @property
+    def sides(self) -> tuple[Array, Array]:
+        """The sides of the rows in w at delta = 0, (n,) each: (low - W h0) / sigma and (high - W h0) / sigma."""
+        wh = np.asarray(self.system.matrix @ self.h0)
+        return (self.rows.low - wh) / self.sigma, (self.rows.high - wh) / self.sigma
+
+    @property
+    def box(self) -> Array:
+        """The bounds of w, (k, 2)."""
+        return (np.column_stack([self.system.lower, self.system.upper]) - self.h0[:, None]) / self.sigma
+
+
+def inequalities(program: Scaled) -> dict[str, Any]:
+    """The arguments of linprog in the form with ``A_ub`` only; dense for "linf", sparse for "l1"."""
+    rows, matrix = program.rows, program.system.matrix
+    k = program.system.n_in
+    low, high = program.sides
+    up, down = np.isfinite(high), np.isfinite(low)
+    if program.norm == "linf":
+        over, under = rows.high_slope[up, None], rows.low_slope[down, None]
+        a_ub = np.block([[matrix[up], -over], [-matrix[down], -under]])
+    else:
+        over = sparse.diags_array(rows.high_slope, format="csr")[up]
+        under = sparse.diags_array(rows.low_slope, format="csr")[down]
+        a_ub = sparse.block_array([[matrix[up], -over], [-matrix[down], -under]], format="csc")
+    errors = a_ub.shape[1] - k
+    return {
+        "c": np.concatenate([np.zeros(k), np.ones(errors)]),
+        "A_ub": a_ub,
+        "b_ub": np.concatenate([high[up], -low[down]]),
+        "bounds": np.concatenate([program.box, np.tile([0.0, np.inf], (errors, 1))]),
+    }
+
+
+def split(program: Scaled) -> dict[str, Any]:
+    """The arguments of linprog for "l1" with the residual of a two-sided row split into its two parts, sparse.
+
+    The variables are w, one e+ for every row with an upper side and one e- for every row with a lower one.
+    """
+    rows, matrix = program.rows, sparse.csr_array(program.system.matrix)
+    k = program.system.n_in
+    low, high = program.sides
+    up, down = np.isfinite(high), np.isfinite(low)
+    over = sparse.diags_array(rows.high_slope, format="csr")[:, np.flatnonzero(up)]
+    under = sparse.diags_array(rows.low_slope, format="csr")[:, np.flatnonzero(down)]
+    both, only_up, only_down = up & down, up & ~down, down & ~up
+    equal = sparse.hstack([matrix, -over, under], format="csr")
+    a_ub = sparse.vstack([equal[only_up], -equal[only_down]], format="csc")
+    errors = equal.shape[1] - k
+    arguments = {
+        "c": np.concatenate([np.zeros(k), np.ones(errors)]),
+        "bounds": np.concatenate([program.box, np.tile([0.0, np.inf], (errors, 1))]),
+    }
+    if both.any():
+        arguments |= {"A_eq": sparse.csc_array(equal[both]), "b_eq": high[both]}
+    if a_ub.shape[0]:
+        arguments |= {"A_ub": a_ub, "b_ub": np.concatenate([high[only_up], -low[only_down]])}
+    return arguments
+
+
+def _linprog(program: Scaled) -> Timed | None:
+    return _call_linprog(program, inequalities(program) if program.norm == "linf" else split(program))
+
+
+def _linprog_ub(program: Scaled) -> Timed | None:
+    return _call_linprog(program, inequalities(program)) if program.norm == "l1" else None
+
+
+def _call_linprog(program: Scaled, arguments: dict[str, Any]) -> Timed:
+    result, seconds = timed(lambda: linprog(**arguments, method="highs"))
+    return Timed(seconds, program.point(result.x[: program.system.n_in]) if result.status == 0 else None)
+
+
+def _highs(program: Scaled) -> Timed:
+    dual = dual_program(program.system, program.rows, program.norm, program.h0, program.sigma)
+    solution, seconds = timed(lambda: solve_highs(dual))
+    optimal = solution.status is LpStatus.OPTIMAL
+    return Timed(seconds, program.point(solution.row_dual[: program.system.n_in]) if optimal else None)
+
+
+@cache
+def cvxopt_module() -> Any:
+    """cvxopt, or None where it is not installed. It is to be imported before threads are limited: it brings a BLAS."""
+    try:
+        return importlib.import_module("cvxopt")
+    except ImportError:
+        return None
+
+
+def _cvxopt(program: Scaled) -> Timed | None:
+    cvxopt = cvxopt_module()
+    if cvxopt is None:
+        return None
+    if program.norm == "linf":
+        primal = inequalities(program)
+        sides, rows = _box_rows(primal["bounds"][:, 0], primal["bounds"][:, 1])
+        matrix = np.vstack([primal["A_ub"], rows.toarray()])
+        cost, side = primal["c"], np.concatenate([primal["b_ub"], sides])
+        arguments = [cvxopt.matrix(a) for a in (cost, matrix, side)]
+    else:
+        dual = dual_program(program.system, program.rows, "l1", program.h0, program.sigma)
+        side, rows = _box_rows(dual.col_lower, dual.col_upper)
+        bounds = cvxopt.spmatrix(rows.data, rows.row, rows.col, rows.shape)
+        equal = (dual.matrix.toarray(), dual.row_lower)
+        arguments = [cvxopt.matrix(dual.cost), bounds, cvxopt.matrix(side), *(cvxopt.matrix(a) for a in equal)]
+    begin = time.perf_counter()
+    try:
+        result = cvxopt.solvers.lp(*arguments, options={"show_progress": False})
+    except (ArithmeticError, ValueError):  # a singular system
+        return Timed(time.perf_counter() - begin, None)
+    seconds = time.perf_counter() - begin
+    if result["status"] != "optimal":
+        return Timed(seconds, None)
+    w = np.array(result["x"] if program.norm == "linf" else -result["y"]).ravel()
+    return Timed(seconds, program.point(w[: program.system.n_in]))
+
+
+def _box_rows(lower: Array, upper: Array) -> tuple[Array, sparse.coo_array]:
+    """lower <= x <= upper as rows of G x <= h: the finite sides h, and G."""
+    unit = sparse.eye_array(len(lower), format="csr")
+    low, high = np.isfinite(lower), np.isfinite(upper)
+    return np.concatenate([upper[high], -lower[low]]), sparse.coo_array(sparse.vstack([unit[high], -unit[low]]))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A solver of the scaled program.
+
+    Attributes:
+        solve: seconds and point, or None where the solver is not installed or not asked for this program.
+        note: what is timed.
+    """
+
+    solve: Callable[[Scaled], Timed | None]
+    note: str
+
+
+PEERS = {
+    "linprog": Peer(
+        _linprog, "linprog highs, scaled; l1: residuals split into two parts, sparse A_eq and A_ub; linf: dense A_ub"
+    ),
+    "linprog_ub": Peer(_linprog_ub, "linprog highs, scaled; l1 with inequalities only, sparse A_ub"),
+    "highs": Peer(_highs, "scaled dual program, dual simplex, no presolve; passing the model and solving"),
+    "cvxopt": Peer(_cvxopt, "cvxopt.solvers.lp, scaled; linf: primal, dense; l1: dual program, dense A"),
+}
+
+
+def cholesky(matrix: Array, x: Array) -> tuple[float, Array]:
+    """Seconds of one least squares min |W h - x|_2 over all rows by W^T W = L L^T, and its h.
+
+    BLAS and LAPACK are called directly and nothing is copied: dsyrk, dgemv, dpotrf, dpotrs.
+
+    Raises:
+        SolverError: W has not full column rank.
+    """
+    columns = np.ascontiguousarray(matrix).T
+    begin = time.perf_counter()
+    gram = blas.dsyrk(1.0, columns, lower=1)
+    rhs = blas.dgemv(1.0, columns, x)
+    factor, info = lapack.dpotrf(gram, lower=1, clean=0, overwrite_a=1)
+    h, _ = lapack.dpotrs(factor, rhs, lower=1, overwrite_b=1)
+    seconds = time.perf_counter() - begin
+    if info or not math.isfinite(float(h @ h)):
+        raise SolverError(f"a layer of shape {matrix.shape} has no Cholesky factor: its columns are dependent")
+    return seconds, np.asarray(h)

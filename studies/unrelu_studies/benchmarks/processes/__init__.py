@@ -1,0 +1,1 @@
+"""Processes: how they start, and runs over data sets."""

@@ -1,0 +1,500 @@
+"""Whether the words of a verdict are true: p-value, success and confidence against observations whose truth is known.
+
+Four questions, each with random streams of its own. Is an observation that the generator cannot have made ever called a
+success? Are the p-values of observations that it made uniform? Is a success without stated noise ever a code that is
+not the best? How often is a code of a certain confidence the best?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import chi2, kstest, ncx2
+
+from unrelu import zoo
+from unrelu._invert import invert
+from unrelu.models.network import Network
+from unrelu.result import Inversion
+from unrelu.runtime.streams import stream
+from unrelu.search.joint_search import Search
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
+from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
+from unrelu_studies.kit.random_instances import gaussian_network, sizes_of
+from unrelu_studies.kit.trained_generators import PLAIN_VAES, plain_vae
+from unrelu_studies.kit.unit_runner import Unit
+
+Array = npt.NDArray[np.float64]
+
+SIGMA = 0.1
+OPERATORS = ("full", "half", "gaussian")
+# Gaussian measurements at most; a small output gets half as many as it has entries.
+MEASUREMENTS = 100
+# Generators on which a search is easily wrong: plain VAEs, and random nets by their widths.
+HARD = (*PLAIN_VAES, "3-8-10", "4-10-16", "8-3-10", "6-12-30", "10-30-60", "20-60-200")
+# A code counts as the best if its objective is within this share of the best known.
+WITHIN = 0.01
+# Below this share of |y|^2 an objective without noise is zero: an exact fit has |r_j| <= 1e-8 max|y|.
+ZERO = 1e-14
+# Standard deviation of the noise of :func:`noisy`, as a share of the outputs' root mean square.
+NOISE_SHARE = 0.4
+# The plain VAE whose own outputs are asked for beside those of the zoo.
+VAE = PLAIN_VAES[0]
+# Searches whose confidences are measured: with how much agreement they stop, and whether the noise is stated.
+SEARCHES = {
+    "default, noise stated": (Search(), True),
+    "default": (Search(), False),
+    "consensus 10": (Search(consensus=10, rounds=60), False),
+    "consensus 25": (Search(consensus=25, rounds=60), False),
+}
+_HEAVY = SEARCHES["consensus 25"][0]
+# Observations that are inverted together.
+BATCH = 200
+BINS = (0.0, 0.5, 0.8, 0.9, 0.99, 1.0)
+# Of a picture of 28 x 28 pixels, less those that a fit of 20 coordinates takes.
+DEGREES = 784 - 20
+
+
+@dataclass(frozen=True)
+class VerdictPlan:
+    """How much is measured.
+
+    Attributes:
+        strangers: observations of each kind and generator.
+        own: own noisy outputs of each generator and operator.
+        prior: own noisy outputs that are inverted with a prior.
+        noiseless: observations of each generator and operator without noise.
+        noisy: the same, with noise.
+        compared: those of them that get descents from independent starts.
+        descents: such descents of each.
+        generators: those of the zoo that are asked for strangers and for their own outputs.
+        hard: generators of the observations without noise, and of those by which confidences are measured.
+        searches: names of :data:`SEARCHES` whose confidences are.
+    """
+
+    strangers: int = 200
+    own: int = 1000
+    prior: int = 200
+    noiseless: int = 34
+    noisy: int = 40
+    compared: int = 8
+    descents: int = 50
+    generators: tuple[str, ...] = zoo.names()
+    hard: tuple[str, ...] = HARD
+    searches: tuple[str, ...] = tuple(SEARCHES)
+
+
+QUICK = VerdictPlan(strangers=20, own=60, prior=40, noiseless=4, noisy=10, compared=3, descents=10)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A of some observations: everything, a mask for each, or a matrix for all.
+
+    Attributes:
+        mask: (B, n) of 0 and 1, or None.
+        matrix: (m, n), or None.
+    """
+
+    mask: Array | None = None
+    matrix: Array | None = None
+
+    @classmethod
+    def draw(cls, kind: str, count: int, n: int, *keys: int | str) -> Measurement:
+        """One of :data:`OPERATORS`: every entry, about half of the entries, or Gaussian combinations of them."""
+        rng = stream("verdict: operators", kind, *keys)
+        if kind == "half":
+            return cls(mask=(rng.random((count, n)) < 0.5).astype(np.float64))
+        if kind == "gaussian":
+            m = min(MEASUREMENTS, n // 2)
+            return cls(matrix=rng.standard_normal((m, n)) / m**0.5)
+        return cls()
+
+    @property
+    def operator(self) -> Any:
+        """What :func:`unrelu.invert` takes: masks as booleans, which no matrix is taken for."""
+        return self.matrix if self.mask is None else self.mask.astype(bool)
+
+    def values(self, x: Array) -> Array:
+        """A x, (B, m), of outputs (B, n)."""
+        return x @ self.matrix.T if self.matrix is not None else x if self.mask is None else x * self.mask
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Measurement:
+        """That of some observations, which may come up several times."""
+        return self if self.mask is None else Measurement(mask=self.mask[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class OwnObservations:
+    """Observations of a generator's own outputs: y = A G(z*) + sigma e, e ~ N(0, I)."""
+
+    network: Network
+    truth: Array
+    measurement: Measurement
+    y: Array
+    sigma: float
+
+    @classmethod
+    def draw(cls, network: Network, kind: str, count: int, sigma: float | None, *keys: int | str) -> OwnObservations:
+        """Codes from N(0, I); ``sigma`` None is :data:`NOISE_SHARE` of the outputs' root mean square."""
+        truth = stream("verdict: codes", kind, *keys).standard_normal((count, network.latent_dim))
+        x = network(truth).reshape(count, -1)
+        level = NOISE_SHARE * float(np.sqrt((x * x).mean())) if sigma is None else sigma
+        measurement = Measurement.draw(kind, count, x.shape[1], *keys)
+        clean = measurement.values(x)
+        e = stream("verdict: noise", kind, *keys).standard_normal(clean.shape)
+        y = clean + level * (e if measurement.mask is None else e * measurement.mask)
+        return cls(network, truth, measurement, y, level)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> OwnObservations:
+        """Some observations, which may come up several times."""
+        return OwnObservations(self.network, self.truth[rows], self.measurement.take(rows), self.y[rows], self.sigma)
+
+    def invert(self, method: Any = "auto", **given: Any) -> Inversion:
+        """By a method, under the operator."""
+        return invert(self.network, self.y, method, operator=self.measurement.operator, **given)
+
+    def objective(self, z: Array) -> Array:
+        """|y - A G(z)|_2^2 of codes (B, k), (B,); infinite where there is no code."""
+        r = self.y - self.measurement.values(self.network(z).reshape(len(z), -1))
+        return np.asarray(np.nan_to_num((r * r).sum(axis=1), nan=np.inf))
+
+
+# --- observations that the generator cannot have made -----------------------------------------------------------------
+
+
+def strangers(name: str, kind: str, count: int, seed: int = 0) -> dict[str, Any]:
+    """Observations of one kind for one generator, in its own range of pixels, with Gaussian noise that is stated.
+
+    Args:
+        name: the generator.
+        kind: "pictures" of random pixels, "permuted" digits, or outputs of "other" generators.
+        count: of observations.
+        seed: of their streams.
+
+    Returns:
+        ``p_values``, (B,); ``successes``: how many were called a success; ``distances``: |x - G(z)|_2^2 / sigma^2 of
+        the picture x without noise and the best code z known for it, (B,). Where it is below about 200, an output of
+        the generator explains the noisy picture, and no p-value can say otherwise. ``expected``: what any test can
+        reach at these distances.
+    """
+    network = zoo.load(name)
+    x = _strange(kind, name, count, seed)
+    y = x + SIGMA * stream("verdict: noise", kind, name, seed).standard_normal(x.shape)
+    y = y.reshape(-1, *network.output_shape)
+    result = invert(network, y, noise=f"gaussian:{SIGMA}")
+    # Only outputs of other generators come near; a search without the noise finds how near.
+    results = [result, invert(network, x.reshape(y.shape))] if kind == "other" else [result]
+    apart = [((r.reconstruction.reshape(x.shape) - x) ** 2).sum(axis=1) / SIGMA**2 for r in results]
+    distances = np.min(apart, axis=0)
+    return {
+        "generator": name, "kind": kind, "p_values": np.asarray(result.p_value).tolist(),
+        "successes": int(result.success.sum()), "distances": distances.tolist(),
+        "expected": {"success": 1 - expected(distances, 0.01), "rejected": expected(distances, 1e-3)},
+    }  # fmt: skip
+
+
+def expected(distances: Array, significance: float) -> float:
+    r"""The mean probability of a p-value below ``significance`` at these distances.
+
+    With :math:`\chi^2_d(\lambda)` for the residual of a picture at distance lambda and d degrees of freedom.
+    """
+    return float(ncx2.sf(chi2.isf(significance, DEGREES), DEGREES, np.asarray(distances)).mean())
+
+
+def _strange(kind: str, name: str, count: int, seed: int) -> Array:
+    """Observations without noise, (count, n), for the generator ``name``."""
+    digits = zoo.observations(name).reshape(100, -1)
+    low, high = _range(name)
+    rng = stream("verdict: strangers", kind, name, seed)
+    if kind == "pictures":
+        return rng.uniform(low, high, (count, digits.shape[1]))
+    if kind == "permuted":
+        return rng.permuted(digits[np.arange(count) % len(digits)], axis=1)
+    others = [other for other in zoo.names() if other != name]
+    drawn = []
+    for i in range(count):
+        other = others[i % len(others)]
+        network = zoo.load(other)
+        start, end = _range(other)
+        drawn.append((network(rng.standard_normal(network.latent_dim)).ravel() - start) / (end - start))
+    return low + (high - low) * np.stack(drawn)
+
+
+def _range(name: str) -> tuple[float, float]:
+    """Pixel values of background and ink."""
+    digits = zoo.observations(name)
+    return float(digits.min()), float(digits.max())
+
+
+# --- observations that it made ----------------------------------------------------------------------------------------
+
+
+def own_outputs(name: str, operator: str, count: int, seed: int = 0) -> dict[str, Any]:
+    """Own outputs with Gaussian noise, not clipped, of a generator under an operator, inverted with the noise stated.
+
+    Args:
+        name: a generator of the zoo, or a plain VAE.
+        operator: one of :data:`OPERATORS`, or "prior": "full" with ``prior`` = sigma^2.
+        count: of observations.
+        seed: of their streams.
+
+    Returns:
+        ``p_values``, (B,), ``successes``, ``statuses``, and ``distance``, the Kolmogorov-Smirnov distance of the
+        p-values from the uniform distribution.
+    """
+    network = plain_vae(name) if name in PLAIN_VAES else zoo.load(name)
+    prior, kind = (SIGMA**2, "full") if operator == "prior" else (0.0, operator)
+    observed = OwnObservations.draw(network, kind, count, SIGMA, operator, name, seed)
+    results = [
+        observed.take(rows).invert(noise=f"gaussian:{SIGMA}", prior=prior)
+        for rows in np.split(np.arange(count), range(BATCH, count, BATCH))
+    ]
+    statuses = [str(status) for result in results for status in result.status]
+    p_values = [float(p) for result in results for p in result.p_value]
+    return {
+        "generator": name, "operator": operator, "p_values": p_values,
+        "successes": sum(int(result.success.sum()) for result in results),
+        "statuses": {status: statuses.count(status) for status in sorted(set(statuses))},
+        "distance": float(kstest(p_values, "uniform").statistic),
+    }  # fmt: skip
+
+
+# --- without noise, and without a word of it --------------------------------------------------------------------------
+
+
+def _hard_network(name: str, seed: int) -> Network:
+    if name in PLAIN_VAES:
+        return plain_vae(name)
+    sizes = sizes_of(name)
+    return gaussian_network(sizes, stream("verdict: weights", *sizes, seed))
+
+
+def noiseless(name: str, operator: str, count: int, seed: int = 0) -> dict[str, Any]:
+    """Outputs of a generator without noise, of which nothing is said; the best objective is 0, that of the truth.
+
+    Returns:
+        ``exact``: how many were fitted exactly; ``exact_by_heavy``: the same, by a search that stops only after 25
+        agreements or 60 rounds; ``successes``: how many were called a success; ``false``: how many successes are more
+        than 1% above the best known; ``confidences``: of those that were not fitted exactly.
+    """
+    observed = OwnObservations.draw(_hard_network(name, seed), operator, count, 0.0, name, "noiseless", seed)
+    result, heavy = observed.invert(), observed.invert(_HEAVY, seed=1)
+    zero = ZERO * (observed.y**2).sum(axis=1)
+    exact, by_heavy = (observed.objective(r.z) <= zero for r in (result, heavy))
+    return {
+        "generator": name, "operator": operator, "count": count, "exact": int(exact.sum()),
+        "exact_by_heavy": int(by_heavy.sum()), "successes": int(result.success.sum()),
+        "false": int((result.success & ~exact).sum()), "confidences": np.asarray(result.confidence)[~exact].tolist(),
+    }  # fmt: skip
+
+
+# --- with noise: what a confidence is worth ---------------------------------------------------------------------------
+
+
+def noisy(name: str, operator: str, plan: VerdictPlan, seed: int = 0) -> list[dict[str, Any]]:
+    """Noisy outputs of a generator, for each of the searches: how sure it was, and whether its code is the best known.
+
+    The best known objective is the least of the truth's, those of all searches made here, a heavy one of another seed
+    among them, and for the first observations those of Levenberg-Marquardt descents from random starts.
+
+    Returns:
+        Of each search ``confidences``, (B,); ``best``: whether the objective is within 1% of the best known, (B,);
+        ``beaten_by``: how many codes are more than 1% above those of a rival; ``successes``.
+    """
+    observed = OwnObservations.draw(_hard_network(name, seed), operator, plan.noisy, None, name, "noisy", seed)
+    noise = f"gaussian:{observed.sigma}"
+    results = {
+        search: observed.invert(method, noise=noise if stated else None)
+        for search, (method, stated) in ((search, SEARCHES[search]) for search in plan.searches)
+    }
+    rivals = {
+        "truth": observed.objective(observed.truth),
+        "heavy": observed.objective(observed.invert(_HEAVY, seed=1).z),
+        "descents": _by_descents(observed, plan, name, operator, seed),
+        **{search: observed.objective(result.z) for search, result in results.items()},
+    }
+    known = np.min(list(rivals.values()), axis=0)
+    return [
+        {
+            "generator": name, "operator": operator, "search": search,
+            "confidences": np.asarray(result.confidence).tolist(),
+            "best": (rivals[search] <= (1 + WITHIN) * known).tolist(),
+            "beaten_by": {rival: int((rivals[search] > (1 + WITHIN) * f).sum()) for rival, f in rivals.items()},
+            "successes": int(result.success.sum()),
+        }
+        for search, result in results.items()
+    ]  # fmt: skip
+
+
+def _by_descents(observed: OwnObservations, plan: VerdictPlan, *keys: int | str) -> Array:
+    """The least objective of descents from independent starts, (B,); infinite beyond the first observations."""
+    rows = np.repeat(np.arange(min(plan.compared, plan.noisy)), plan.descents)
+    some = observed.take(rows)
+    starts = stream("verdict: descents", *keys).standard_normal((len(rows), observed.truth.shape[1]))
+    found = some.objective(some.invert("lm", z0=starts).z).reshape(-1, plan.descents).min(axis=1)
+    return np.concatenate([found, np.full(plan.noisy - len(found), np.inf)])
+
+
+def reliability(cells: Sequence[dict[str, Any]], search: str) -> list[tuple[float, float, int, int]]:
+    """Of a search, for each bin of :data:`BINS`: its ends, its codes, and how many of these are the best known.
+
+    The bins are [a, b), the last one [a, b]. Codes without a confidence are in none.
+    """
+    chosen = [cell for cell in cells if cell["search"] == search]
+    confidence = np.array([np.nan if c is None else c for cell in chosen for c in cell["confidences"]])
+    best = np.array([b for cell in chosen for b in cell["best"]])
+    which = np.where(
+        np.isnan(confidence), -1, np.minimum(np.searchsorted(BINS, confidence, side="right") - 1, len(BINS) - 2)
+    )
+    return [
+        (low, high, int((which == i).sum()), int(best[which == i].sum()))
+        for i, (low, high) in enumerate(pairwise(BINS))
+    ]
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+def _plan(command: Command) -> VerdictPlan:
+    return QUICK if command.quick else VerdictPlan()
+
+
+def _units(command: Command) -> list[Unit]:
+    """A generator, and a kind of observations or an operator, for each of the four questions."""
+    plan = _plan(command)
+    questions = {
+        "strangers": (plan.generators, ("pictures", "permuted", "other")),
+        "own": ((*plan.generators, VAE), (*OPERATORS, "prior")),
+        "noiseless": (plan.hard, OPERATORS),
+        "noisy": (plan.hard, ("full", "half")),
+    }
+    return [(what, name, of) for what, (names, kinds) in questions.items() for name in names for of in kinds]
+
+
+def _measure(command: Command, unit: Unit) -> dict[str, Any]:
+    plan, seed, (what, name, of) = _plan(command), command.seed, map(str, unit)
+    if what == "strangers":
+        return {what: [strangers(name, of, plan.strangers, seed)]}
+    if what == "own":
+        return {what: [own_outputs(name, of, plan.prior if of == "prior" else plan.own, seed)]}
+    if what == "noiseless":
+        return {what: [noiseless(name, of, plan.noiseless, seed)]}
+    return {what: noisy(name, of, plan, seed)}
+
+
+def _collect(command: Command, parts: list[Any]) -> Results:
+    """``reliability`` has, of each search, (from, to, codes, best ones) of each confidence."""
+    plan = _plan(command)
+    names = ("strangers", "own", "noiseless", "noisy")
+    rows = {what: [row for part in parts for row in part.get(what, ())] for what in names}
+    return {"plan": asdict(plan), **rows, "reliability": {s: reliability(rows["noisy"], s) for s in plan.searches}}
+
+
+def _strangers_table(results: Results) -> str:
+    rows = results["strangers"]
+    cells = {(r["generator"], r["kind"]): _stranger(r) for r in rows}
+    count = sum(len(r["p_values"]) for r in rows)
+    success, rejected = sum(r["successes"] for r in rows) / count, _rejected(rows)
+    text = (
+        f"{len(rows[0]['p_values'])} observations a cell; called a success, p < 1e-3, and in brackets what any test "
+        "can reach at their distances from the generator's range:\n\n"
+    )
+    return f"{text}{_pivot(cells)}\n\n" + aims((
+        ("called a success in at most 1%", per_cent(success), success <= 0.01),
+        ("p < 1e-3 in at least 99%", per_cent(rejected), rejected >= 0.99),
+    ))  # fmt: skip
+
+
+def _stranger(row: Results) -> str:
+    measured = per_cent(row["successes"] / len(row["p_values"])), per_cent(_rejected([row]))
+    expected = per_cent(row["expected"]["success"]), per_cent(row["expected"]["rejected"])
+    return f"{measured[0]}, {measured[1]} ({expected[0]}, {expected[1]})"
+
+
+def _rejected(rows: list[Results]) -> float:
+    """Share of the p-values below 1e-3."""
+    return float(np.mean([p < 1e-3 for r in rows for p in r["p_values"]]))
+
+
+def _pivot(cells: dict[tuple[str, str], str]) -> str:
+    """A row for each generator, a column for each second key."""
+    columns = list(dict.fromkeys(column for _, column in cells))
+    generators = dict.fromkeys(generator for generator, _ in cells)
+    return table(("generator", *columns), ((g, *(cells.get((g, c)) for c in columns)) for g in generators))
+
+
+def _own_table(results: Results) -> str:
+    own = results["own"]
+    cells = {
+        (r["generator"], r["operator"]): f"{r['distance']:.3f}, {per_cent(r['successes'] / len(r['p_values']))}"
+        f" of {len(r['p_values'])}"
+        for r in own
+    }
+    distance = max(r["distance"] for r in own if r["operator"] != "prior")
+    successes = [r["successes"] / len(r["p_values"]) for r in own]
+    return f"Distance, success:\n\n{_pivot(cells)}\n\n" + aims((
+        ("distance of at most 0.05 without a prior", f"{distance:.3f} at most", distance <= 0.05),
+        ("success in at least 98%", f"{per_cent(min(successes))} at least", min(successes) >= 0.98),
+    ))  # fmt: skip
+
+
+def _noiseless_table(results: Results) -> str:
+    rows = results["noiseless"]
+    names = ("count", "exact", "exact_by_heavy", "successes", "false")
+    head = ("generator", "observations", "exact fit", "by a heavy search", "success", "false success",
+            "largest confidence of a wrong code")  # fmt: skip
+    cells = []
+    for generator in dict.fromkeys(r["generator"] for r in rows):
+        group = [r for r in rows if r["generator"] == generator]
+        largest = max((c for r in group for c in r["confidences"]), default=None)
+        cells.append((generator, *(sum(r[name] for r in group) for name in names), form(largest, ".3f")))
+    total, false = sum(r["count"] for r in rows), sum(r["false"] for r in rows)
+    return f"{table(head, cells)}\n\n{aims([(f'no false success in {total} observations', f'{false}', not false)])}"
+
+
+def _noisy_table(results: Results) -> str:
+    by_search: dict[str, list[Results]] = {}
+    for r in results["noisy"]:
+        by_search.setdefault(r["search"], []).append(r)
+    rows = []
+    for search, group in by_search.items():
+        codes = [pair for r in group for pair in zip(r["confidences"], r["best"], strict=True)]
+        sure = [best for confidence, best in codes if confidence is not None and confidence >= 0.99]
+        best = per_cent(sum(b for _, b in codes) / len(codes))
+        rows.append((search, len(codes), best, len(sure), len(sure) - sum(sure), sum(r["successes"] for r in group)))
+    searches = results["reliability"]
+    bins = (
+        (f"{cells[0][0]:g} to {cells[0][1]:g}",
+         *(f"{count}: {per_cent(best / count)}" if count else None for _, _, count, best in cells))
+        for cells in zip(*searches.values(), strict=True)
+    )  # fmt: skip
+    head = (
+        "search",
+        "observations",
+        "within 1% of the best known",
+        "confidence >= 0.99",
+        "of these not the best",
+        "success",
+    )
+    return (
+        f"{table(head, rows)}\n\nCodes of each confidence, and the share of them that is within 1% of the best:\n\n"
+        + table(("confidence", *searches), bins)
+    )
+
+
+BENCHMARK = Benchmark(
+    units=_units,
+    measure=_measure,
+    blocks={
+        "verdict strangers": _strangers_table,
+        "verdict own": _own_table,
+        "verdict noiseless": _noiseless_table,
+        "verdict noisy": _noisy_table,
+    },
+    collect=_collect,
+)

@@ -1,0 +1,1 @@
+"""What all studies share: running and journalling units, numbers in files, tables, pictures, instances and measures."""

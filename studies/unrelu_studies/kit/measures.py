@@ -1,0 +1,134 @@
+"""What studies measure: errors of codes, the oracle, the Lasso, errors by group, their medians, and their words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.models.network import Network
+from unrelu_studies.kit.numbers_file import Numbers
+
+Array = npt.NDArray[np.float64]
+
+
+# --- of codes ---------------------------------------------------------------------------------------------------------
+
+
+def relative_error(z: Array, truth: Array) -> Array:
+    """|z - z*|_2 / |z*|_2 of codes (..., k); infinite where a method gave no code."""
+    error = np.linalg.norm(z - truth, axis=-1) / np.linalg.norm(truth, axis=-1)
+    return np.asarray(np.nan_to_num(error, nan=np.inf))
+
+
+def oracle(network: Network, truth: Array, e: Array) -> Array:
+    """z* + J(z*)^+ e for codes (B, k): what least squares finds from G(z*) + e if it is told every ReLU's sign.
+
+    The last layer's ReLU counts as well: only outputs that are on at z* are used.
+    """
+    jacobian = network.jacobian(truth)
+    return moved_by(jacobian.reshape(len(truth), -1, truth.shape[-1]), truth, e)
+
+
+def moved_by(jacobian: Array, truth: Array, e: Array) -> Array:
+    """z* + J^+ e for Jacobians (B, m, k)."""
+    off = np.stack([np.linalg.lstsq(j, r.ravel(), rcond=None)[0] for j, r in zip(jacobian, e, strict=True)])
+    return np.asarray(truth + off)
+
+
+def identifiable(network: Network, truth: Array) -> npt.NDArray[np.bool_]:
+    """Whether the Jacobian has rank k at codes (B, k)."""
+    jacobian = network.jacobian(truth).reshape(len(truth), -1, truth.shape[-1])
+    return np.asarray(np.linalg.matrix_rank(jacobian) == truth.shape[-1])
+
+
+# --- recovery by sparsity ---------------------------------------------------------------------------------------------
+
+
+def lasso(
+    b: Array, y: Array, weight: Array, start: Array | None = None, steps: int = 1_000, restarts: bool = True
+) -> Array:
+    r"""Coefficients c of the least 1/2 |y - B c|_2^2 + weight |c|_1, one row for each row of y, by FISTA.
+
+    The momentum starts anew where it points uphill (O'Donoghue and Candès, 2015). A run ends when no row violates the
+    conditions for optimality, |B^T (y - B c)| <= weight with equality and c's sign where c is not 0, by more than a
+    thousandth of its weight. Without ``restarts`` FISTA is run as it is published, all of the steps.
+    """
+    step, weight = 1 / np.linalg.norm(b, 2) ** 2, weight[:, None]
+    c = np.zeros((len(y), b.shape[1])) if start is None else start
+    ahead, t = c, np.ones((len(y), 1))
+    for i in range(steps):
+        inner = ahead - step * (ahead @ b.T - y) @ b
+        new = np.sign(inner) * np.maximum(np.abs(inner) - step * weight, 0)
+        if restarts:
+            t = np.where(((ahead - new) * (new - c)).sum(axis=1, keepdims=True) > 0, 1.0, t)
+        after = (1 + np.sqrt(1 + 4 * t * t)) / 2
+        ahead, c, t = new + (t - 1) / after * (new - c), new, after
+        if restarts and i % 20 == 19 and (violation(b, y, weight[:, 0], c) <= 1e-3 * weight[:, 0]).all():
+            break
+    return c
+
+
+def violation(b: Array, y: Array, weight: Array, c: Array) -> Array:
+    """How far each row of c is from a solution: the distance of 0 to the subdifferential, largest coordinate."""
+    g, w = (c @ b.T - y) @ b, weight[:, None]
+    off = np.where(c != 0, np.abs(g + w * np.sign(c)), np.maximum(np.abs(g) - w, 0))
+    return np.asarray(off.max(axis=1))
+
+
+# --- of the rows of an experiment -------------------------------------------------------------------------------------
+
+
+def errors(numbers: Numbers, column: str = "error", **values: Any) -> Array:
+    """The errors of the rows in which the columns have these values; infinite where there is no code."""
+    return np.asarray(np.nan_to_num(numbers.column(column, **values).astype(float), nan=np.inf))
+
+
+def median(numbers: Numbers, column: str, **values: Any) -> float:
+    """The median of a column over the rows in which the others have these values."""
+    return float(np.median(numbers.column(column, **values).astype(float)))
+
+
+def medians(numbers: Numbers, by: str, column: str = "error", **values: Any) -> Array:
+    """The median error for each value of the column ``by``, in order of appearance; NaN where there are no runs."""
+    groups = (errors(numbers, column, **{by: value}, **values) for value in numbers.distinct(by))
+    return np.array([np.median(group) if group.size else np.nan for group in groups])
+
+
+def far_off(numbers: Numbers, method: str, times: float, reference: str = "oracle", by: str = "noise") -> float:
+    """The share of runs whose error is more than ``times`` the median error of the reference in their group.
+
+    Groups are the values of the column ``by``.
+    """
+    flags = [
+        errors(numbers, method=method, **{by: value})
+        > times * np.median(errors(numbers, method=reference, **{by: value}))
+        for value in numbers.distinct(by)
+    ]
+    return share(np.concatenate(flags))
+
+
+def slope(levels: npt.ArrayLike, medians: npt.ArrayLike, low: float = 1e-6, high: float = 1e-2) -> float:
+    """The slope of log(median error) against log(noise), by least squares, over levels from ``low`` to ``high``."""
+    x, y = np.asarray(levels, dtype=float), np.asarray(medians, dtype=float)
+    inside = (x >= low * 0.99) & (x <= high * 1.01)
+    return float(np.polyfit(np.log(x[inside]), np.log(y[inside]), 1)[0])
+
+
+def share(flags: npt.ArrayLike) -> float:
+    """The share of what is true; NaN of nothing."""
+    array = np.asarray(flags, dtype=float)
+    return float(array.mean()) if array.size else np.nan
+
+
+def said(values: Mapping[str, float], digits: str = ".3g") -> str:
+    """Names with their numbers."""
+    return ", ".join(f"{name} {value:{digits}}" for name, value in values.items())
+
+
+def spread(values: Iterable[float], digits: str = ".3g") -> str:
+    """The smallest and the largest."""
+    numbers = list(values)
+    return f"{min(numbers):{digits}} to {max(numbers):{digits}}"

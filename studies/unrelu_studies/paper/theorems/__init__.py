@@ -1,0 +1,1 @@
+"""The paper's theorems, remarks and claims beside its figures."""
