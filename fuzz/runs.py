@@ -47,11 +47,11 @@ class Runs:
         np.save(folder / "y.npy", self.network(codes) + self.random.normal(0, 0.05, (size, 784)))
         self.undisturbed = {kind: self.bytes_of(self.here(folder / f"undisturbed-{kind}", kind)) for kind in FORMATS}
 
-    def here(self, out: Path, kind: str, watch: Callable[[Any], Any] | None = None) -> unrelu.Run:
+    def here(self, out: Path, kind: str, callback: Callable[[Any], Any] | None = None) -> unrelu.Run:
         """The run in this process; goes on where it was."""
         return unrelu.run(
             self.network, self.folder / "y.npy", out, "lm", chunk=CHUNK, workers=1, results=kind, max_iterations=40,
-            watch=watch,
+            callback=callback,
         )  # fmt: skip
 
     def apart(self, out: Path, kind: str, limit: int | None = None) -> subprocess.Popen[str]:
@@ -74,11 +74,11 @@ class Runs:
         """Start it again, and count what is not as promised."""
         before, computed = set(read_records(out)), set[int]()
 
-        def watch(moment: Any) -> None:
+        def callback(moment: Any) -> None:
             if moment.settled is not None and moment.settled.how != "kept":
                 computed.add(moment.settled.record.chunk)
 
-        run = self.here(out, kind, watch)
+        run = self.here(out, kind, callback)
         count["chunks recorded before"] += len(before)
         count["recorded chunks computed again"] += len(before & computed)
         count["other bytes"] += not run.finished or self.bytes_of(run) != self.undisturbed[kind]

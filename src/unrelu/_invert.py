@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.identifiability import degrees_of_freedom, local_rank, unique
+from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, local_rank
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.measurements.noise import Noise
@@ -145,7 +145,7 @@ def _diagnosed(result: Inversion) -> Inversion:
     problem = result.problem
     k = problem.network.latent_dim
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator)
-    identifiable = unique(rank, free, k)
+    identifiable = identifiable_from(rank, free, k)
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))

@@ -17,7 +17,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.observed_network import picks
+from unrelu.measurements.observed_network import selects_outputs
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
@@ -182,7 +182,7 @@ class Problem:
         measurement = read_operator(operator, network.output_shape, array.shape)
         values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
-        if scaling.ends is not None and not picks(measurement):
+        if scaling.ends is not None and not selects_outputs(measurement):
             raise InputError(
                 f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
                 "generator's own scale, or scale y and the operator together"
@@ -356,7 +356,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        if not isinstance(self.network, Network) or not picks(self.operator) or self.noise.level > 0:
+        if not isinstance(self.network, Network) or not selects_outputs(self.operator) or self.noise.level > 0:
             return nothing
         low, high = self.network.layers[-1].activation.range
         if not np.isfinite(low).all():

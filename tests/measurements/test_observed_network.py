@@ -8,7 +8,7 @@ from scipy import sparse
 
 from tests.support import random_network
 from unrelu.measurements import read_operator
-from unrelu.measurements.observed_network import folded, is_layer, picked, picks, written_out
+from unrelu.measurements.observed_network import folded, is_layer, observed_rows, selects_outputs, written_out
 
 RNG = np.random.default_rng(5)
 N, B = 9, 4
@@ -21,8 +21,8 @@ X = RNG.standard_normal((B, N))
 def test_what_is_picked_is_what_was_observed(given):
     shape = (B, N) if given is None or given.dtype == bool else (B, given.shape[0])
     operator = read_operator(given, (N,), shape)
-    shown = picked(operator, operator.values(X))
-    assert picks(operator)
+    shown = observed_rows(operator, operator.values(X))
+    assert selects_outputs(operator)
     assert len(shown) == B
     for (rows, values), x in zip(shown, X, strict=True):
         np.testing.assert_array_equal(values, x[rows])
@@ -41,7 +41,7 @@ def test_what_mixes_is_a_matrix_before_or_behind_the_activation(given, form):
     operator = read_operator(given, (N,), (B, 5))
     weight, bias = RNG.standard_normal((N, 3)), RNG.standard_normal(N)
     matrix, constant = folded(operator, form(weight), bias)
-    assert picked(operator, np.zeros((B, 5))) is None
+    assert observed_rows(operator, np.zeros((B, 5))) is None
     np.testing.assert_allclose(matrix, MIXING @ weight, rtol=1e-12)
     np.testing.assert_allclose(constant, MIXING @ bias, rtol=1e-12)
     np.testing.assert_array_equal(written_out(operator), MIXING)

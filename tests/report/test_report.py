@@ -121,7 +121,7 @@ def test_few_observations_are_all_shown(tmp_path):
 
 @pytest.mark.parametrize("chunks", [0, 1, 2])
 def test_an_unfinished_run(tmp_path, chunks):
-    stopped = run(tmp_path / "out", saved(tmp_path, observations()), watch=lambda moment: moment.done >= 6 * chunks)
+    stopped = run(tmp_path / "out", saved(tmp_path, observations()), callback=lambda moment: moment.done >= 6 * chunks)
     assert len(stopped.records) == chunks
     page = Page(write_report(stopped.folder))
     assert f"Not finished: {6 * chunks} of 20 observations" in page.text.replace("</strong>", "")

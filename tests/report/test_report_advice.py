@@ -141,7 +141,7 @@ def test_what_the_folder_does_not_keep_is_left_open_in_the_script(tmp_path):
 def test_the_command_that_goes_on_is_in_the_banner(tmp_path):
     command = "unrelu run g.onnx 'a b.npy' -o out"
     data = saved(tmp_path, observations())
-    run(tmp_path / "out", data, names={"command": command}, watch=lambda moment: moment.done >= 6)
+    run(tmp_path / "out", data, names={"command": command}, callback=lambda moment: moment.done >= 6)
     page = Page(write_report(tmp_path / "out"))
     assert command in page.text.split("What was run")[0].split("Not finished")[1]
 
@@ -165,7 +165,7 @@ def test_a_command_that_was_noted_is_shown(tmp_path):
 
 
 def test_results_in_zarr(tmp_path):
-    run(tmp_path / "out", saved(tmp_path, observations()), results="zarr", watch=lambda moment: moment.done >= 12)
+    run(tmp_path / "out", saved(tmp_path, observations()), results="zarr", callback=lambda moment: moment.done >= 12)
     page = Page(write_report(tmp_path / "out"))
     assert page.charts() == [12]
     assert len(page.all("img")) == 36

@@ -62,10 +62,10 @@ def pages(tmp_path_factory):
     data = saved(folder, y, "a-name-" + "that-is-long-" * 8 + "<b>.npy")
     pictures = run(folder / "pictures", data, noise="gaussian:0.05", names={"model": "models/" + "x" * 90 + ".onnx"})
     masks = saved(folder, np.random.default_rng(0).random((16, 64)) < 0.7, "masks.npy")
-    hidden = run(folder / "hidden", data, masks=masks, watch=lambda moment: moment.done >= 12)
+    hidden = run(folder / "hidden", data, masks=masks, callback=lambda moment: moment.done >= 12)
     matrix = np.random.default_rng(0).standard_normal((10, 64))
     measured = run(folder / "measured", saved(folder, observations(16) @ matrix.T, "m.npy"), operator=matrix)
-    empty = run(folder / "empty", data, watch=lambda moment: True)
+    empty = run(folder / "empty", data, callback=lambda moment: True)
     return {
         "pictures": write_report(pictures.folder),
         "hidden": write_report(hidden.folder),

@@ -60,14 +60,14 @@ def pids(client) -> list[str]:
 def test_a_run_goes_on_elsewhere(client, alone, tmp_path):
     seen = []
     begun = small_run(
-        tmp_path / "out", results="zarr", watch=lambda m: m.settled and (seen.append(m) or len(seen) == 2)
+        tmp_path / "out", results="zarr", callback=lambda m: m.settled and (seen.append(m) or len(seen) == 2)
     )
     assert len(begun.records) == 2
     told = []
-    ended = on(client, tmp_path / "out", watch=lambda m: m.settled and told.append(m.settled.how))
+    ended = on(client, tmp_path / "out", callback=lambda m: m.settled and told.append(m.settled.how))
     assert told.count("kept") == len(begun.records)
     assert results(ended) == alone
-    stopped = on(client, tmp_path / "two", seed=9, data=np.tile(Y, (10, 1)), watch=lambda m: m.done > 0)
+    stopped = on(client, tmp_path / "two", seed=9, data=np.tile(Y, (10, 1)), callback=lambda m: m.done > 0)
     assert 0 < stopped.done < 10 * SIZE
 
 
@@ -125,10 +125,10 @@ def test_a_cluster_that_stays_without_workers_is_told(monkeypatch, tmp_path):
         Client(empty) as client,
     ):
         with pytest.raises(unrelu.errors.SolverError, match=r"has had no worker for 1 s; what is finished is kept"):
-            on(client, tmp_path / "out", watch=lambda m: said.append(m.text) and False)
+            on(client, tmp_path / "out", callback=lambda m: said.append(m.text) and False)
         assert said[1] == "the cluster has no worker; waiting 1 s for one"
         # Ctrl-C while it waits.
-        assert not on(client, tmp_path / "out", watch=lambda m: bool(m.text)).finished
+        assert not on(client, tmp_path / "out", callback=lambda m: bool(m.text)).finished
 
 
 def test_a_scheduler_that_goes_away_is_told(tmp_path):

@@ -177,7 +177,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
     out = tmp_path / "out"
     small_run(out)
     with pytest.raises(InputError, match="is being written by another run"):
-        small_run(out, watch=lambda moment: small_run(out))
+        small_run(out, callback=lambda moment: small_run(out))
     assert not unrelu.open_run(out).running
 
 

@@ -245,12 +245,12 @@ def test_a_breakdown_is_of_its_observation_only(tmp_path, monkeypatch):
 def stopped_after(output: Path, chunks: int, **options) -> unrelu.Run:
     seen = []
 
-    def watch(moment):
+    def callback(moment):
         if moment.settled is not None:
             seen.append(moment)
         return len(seen) == chunks
 
-    return small_run(output, watch=watch, **options)
+    return small_run(output, callback=callback, **options)
 
 
 @pytest.mark.parametrize("kind", ["npy", "zarr"])
@@ -262,11 +262,11 @@ def test_a_stopped_run_goes_on(finished, tmp_path, kind):
     assert begun.read("status", 10).tolist() == [""] * 13
     assert not (out / "results.jsonl").exists()
     told = []
-    ended = small_run(out, results=kind, watch=lambda m: m.settled and told.append(m.settled.how))
+    ended = small_run(out, results=kind, callback=lambda m: m.settled and told.append(m.settled.how))
     assert told == ["kept"] * 2 + ["computed"] * 3
     assert results(ended) == results(finished)
     assert len(lines(out)) == 5
-    small_run(out, results=kind, watch=lambda m: m.settled and told.append(m.settled.how))
+    small_run(out, results=kind, callback=lambda m: m.settled and told.append(m.settled.how))
     assert told[5:] == ["kept"] * 5
     assert len(lines(out)) == 5
 
@@ -280,7 +280,7 @@ def test_damaged_rows_are_found_and_computed_again(finished, tmp_path, kind, col
     values[column][2] = 3
     run.table.write(5, values)
     told = []
-    again = small_run(tmp_path / "out", results=kind, watch=lambda m: m.settled and told.append(m.settled.how))
+    again = small_run(tmp_path / "out", results=kind, callback=lambda m: m.settled and told.append(m.settled.how))
     assert told == ["kept", "repaired", "kept", "kept", "kept"]
     assert results(again) == results(finished)
 
@@ -297,7 +297,7 @@ def test_lost_columns_are_computed_again(finished, tmp_path, gone):
     out = copy(finished, tmp_path / "out")
     (out / gone).unlink() if (out / gone).is_file() else shutil.rmtree(out / gone)
     told = []
-    assert results(small_run(out, watch=lambda m: m.settled and told.append(m.settled.how))) == results(finished)
+    assert results(small_run(out, callback=lambda m: m.settled and told.append(m.settled.how))) == results(finished)
     assert told == ["repaired"] * 5
 
 
@@ -310,7 +310,7 @@ def test_a_damaged_journal_costs_its_chunks_only(finished, tmp_path, damage):
             "emptied": ""}[damage]  # fmt: skip
     (out / "chunks.jsonl").write_text(text)
     told = []
-    again = small_run(out, watch=lambda m: m.settled and told.append(m.settled.how))
+    again = small_run(out, callback=lambda m: m.settled and told.append(m.settled.how))
     assert told.count("kept") == left
     assert results(again) == results(finished)
 
@@ -356,7 +356,7 @@ def test_data_that_changed_before_they_were_computed_are_refused(finished, tmp_p
     changed[22, 3] += 1e-12
     told = []
     with pytest.raises(InputError, match="observations 20 to 22 of data are not those that the run began with"):
-        small_run(out, data=changed, workers=workers, watch=lambda m: m.settled and told.append(m.settled.how))
+        small_run(out, data=changed, workers=workers, callback=lambda m: m.settled and told.append(m.settled.how))
     if workers == 1:
         assert told == ["kept"] * 2  # before any work
     assert results(small_run(out)) == results(finished)

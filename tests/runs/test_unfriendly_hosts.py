@@ -78,7 +78,7 @@ def test_a_changed_hash_in_the_journal_is_not_blamed_on_the_data(tmp_path):
     lines[2] = lines[2].replace(data, ("0" if data[0] != "0" else "1") + data[1:])
     journal.write_text("\n".join(lines) + "\n")
     told = []
-    assert results(small_run(tmp_path / "out", watch=lambda m: m.settled and told.append(m.settled.how))) == before
+    assert results(small_run(tmp_path / "out", callback=lambda m: m.settled and told.append(m.settled.how))) == before
     assert told.count("computed") == 1
 
 
@@ -158,12 +158,12 @@ def test_long_names_and_wrong_types_are_told(tmp_path):
 
 
 def test_results_that_vanish_meanwhile_are_told(tmp_path):
-    def watch(moment):
+    def callback(moment):
         if moment.done == CHUNK:
             shutil.rmtree(tmp_path / "out" / "results.zarr")
 
     with pytest.raises(unrelu.errors.StorageError, match=r"results\.zarr cannot be written: No such file"):
-        small_run(tmp_path / "out", results="zarr", watch=watch)
+        small_run(tmp_path / "out", results="zarr", callback=callback)
     assert small_run(tmp_path / "out", results="zarr").finished
 
 
@@ -306,7 +306,7 @@ def test_a_worker_of_another_version_is_left_out(tmp_path):
     said = []
     with cluster_with_a_foreign_worker(tmp_path, own=1) as client:
         run = small_run(tmp_path / "out", workers=None, scheduler=client, results="npy", chunk=1,
-                        watch=lambda moment: said.append(moment.text) and False)  # fmt: skip
+                        callback=lambda moment: said.append(moment.text) and False)  # fmt: skip
     assert run.finished
     assert results(run) == results(small_run(tmp_path / "alone", chunk=1))
     assert any("is left out: it has unrelu 9.9, the client" in text for text in said)

@@ -17,7 +17,7 @@ from hosts import HOSTS, changed, default_device, default_dtype, settings, trial
 from tests.support import random_network
 from unrelu.errors import HostError, OptionError
 from unrelu.methods import METHODS
-from unrelu.runtime.host import computing, in_threads, on_one_thread
+from unrelu.runtime.host import computing, in_threads, is_on_one_thread
 
 # Those that take seconds to start; `make fuzz` tries them.
 SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}
@@ -150,8 +150,8 @@ def test_overlapping_calls_restore_the_threads(two_threads, first_ends_first):
 
 def test_threads_that_are_started_inside_are_limited(two_threads):
     with computing(one_thread=True):
-        assert list(in_threads(lambda _: (torch.get_num_threads(), on_one_thread()), range(4), 2)) == [(1, True)] * 4
-    assert list(in_threads(lambda _: (torch.get_num_threads(), on_one_thread()), range(4), 2)) == [(2, False)] * 4
+        assert list(in_threads(lambda _: (torch.get_num_threads(), is_on_one_thread()), range(4), 2)) == [(1, True)] * 4
+    assert list(in_threads(lambda _: (torch.get_num_threads(), is_on_one_thread()), range(4), 2)) == [(2, False)] * 4
 
 
 # --- the user's own errors --------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_what_a_callback_raises_comes_out_unchanged(method, error):
         unrelu.invert(NETWORK, Y, method, callback=callback)
     assert raised.value is error
     assert changed(before) == []
-    assert not on_one_thread()
+    assert not is_on_one_thread()
 
 
 def test_what_the_callback_of_a_certificate_raises_comes_out_unchanged():

@@ -53,7 +53,7 @@ def after(*adds, steps=1):
 
 def test_before_the_first_descent_nothing_is_known():
     best = empty()
-    assert best.found.tolist() == best.steps.tolist() == [0] * B
+    assert best.times_found.tolist() == best.steps.tolist() == [0] * B
     assert torch.isinf(best.f).all()
     assert np.isnan(best.codes()).all()
     np.testing.assert_allclose(best.size, SIZE, rtol=1e-6)
@@ -74,7 +74,7 @@ def test_descents_that_left_the_range_of_numbers_are_ignored(f):
     best = after(Ends([0, 1], [4.0, f]), Ends([0], [f]))
     assert best.f.tolist() == [4.0, np.inf, np.inf]
     assert best.z.tolist() == [[1, 1], [0, 0], [0, 0]]
-    assert best.found.tolist() == [1, 0, 0]
+    assert best.times_found.tolist() == [1, 0, 0]
     assert np.isnan(best.double[1:]).all()
     assert best.steps.tolist() == [2, 1, 0]  # they took steps all the same
 
@@ -101,20 +101,20 @@ def test_descents_that_left_the_range_of_numbers_are_ignored(f):
     ],
 )
 def test_found_counts_the_descents_to_the_best_objective(values, found):
-    assert after(*(Ends([1], [f]) for f in values)).found.tolist() == [0, found, 0]
+    assert after(*(Ends([1], [f]) for f in values)).times_found.tolist() == [0, found, 0]
 
 
 def test_plateaus_are_kept_but_do_not_count():
     best = after(Ends([0, 1], [5.0, 5.0], flat=[True, True]), Ends([0], [5.0]))
     assert best.f.tolist() == [5.0, 5.0, np.inf]
-    assert best.found.tolist() == [1, 0, 0]
+    assert best.times_found.tolist() == [1, 0, 0]
 
 
 def test_descents_from_the_best_code_improve_it_but_are_no_evidence():
     best = after(Ends([0, 1], [5.0, 5.0]), Ends([0, 1], [5.0, 5.0]))
     best.add(Ends([0, 1], [5.0, 4.0]), torch.tensor([1, 1]), independent=False)
     assert best.f.tolist() == [5.0, 4.0, np.inf]
-    assert best.found.tolist() == [2, 0, 0]  # nobody else came to the better code
+    assert best.times_found.tolist() == [2, 0, 0]  # nobody else came to the better code
     np.testing.assert_allclose(best.confidence(), [best_seen_probability(2, 1), 0, 0])
 
 
@@ -163,11 +163,13 @@ def test_more_agreement_is_more_confidence_and_more_optima_are_less():
 @pytest.mark.parametrize("f", [SIZE, 1.5 * SIZE])
 def test_optima_that_explain_nothing_are_optima(f):
     """A blank image, or a heavy prior, may have no better code."""
-    assert after(Ends([0], [f]), Ends([0], [f])).found[0] == 2
+    assert after(Ends([0], [f]), Ends([0], [f])).times_found[0] == 2
 
 
 def test_small_improvements_add_up_to_another_optimum():
-    assert after(*(Ends([0], [5 * 0.993**i]) for i in range(4))).found[0] == 2  # the third is 1.4% below the first
+    assert (
+        after(*(Ends([0], [5 * 0.993**i]) for i in range(4))).times_found[0] == 2
+    )  # the third is 1.4% below the first
 
 
 class Record:
@@ -202,9 +204,9 @@ def test_the_counts_are_those_of_a_plain_record(adds):
         for row, (value, plateau) in ends.items():
             records[row].add(value, plateau, independent)
     np.testing.assert_allclose(best.f, [r.f for r in records], rtol=1e-6)
-    assert best.found.tolist() == [r.found for r in records]
+    assert best.times_found.tolist() == [r.found for r in records]
     assert best.steps.tolist() == [r.steps for r in records]
-    assert ((best.confidence() > 0) <= (best.found.numpy() >= 2)).all()
+    assert ((best.confidence() > 0) <= (best.times_found.numpy() >= 2)).all()
 
 
 # --- codes in double precision ----------------------------------------------------------------------------------------
@@ -242,6 +244,6 @@ def test_dead_codes_are_flat_and_descents_to_the_same_code_are_counted():
         state = LevenbergMarquardtSteps(objective, starts, torch.tensor([0, 1])).run(50)
         best.add(state, state.steps)
     assert best.flat().tolist() == [False, True]
-    assert best.found.tolist() == [2, 0]
+    assert best.times_found.tolist() == [2, 0]
     np.testing.assert_allclose(best.f, problem.objective(best.double), rtol=1e-12)
     np.testing.assert_allclose(best.gram[0], network.jacobian(best.double[0]).T @ network.jacobian(best.double[0]))

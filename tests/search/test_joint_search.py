@@ -163,9 +163,9 @@ def test_descents_that_are_cut_off_find_nothing_again(call, monkeypatch):
     add = confidence.Candidates.add
 
     def added(self, state, steps, independent=True):
-        before = int(self.found.sum())
+        before = int(self.times_found.sum())
         add(self, state, steps, independent)
-        counted.append((len(calls), int(self.found.sum()) - before))
+        counted.append((len(calls), int(self.times_found.sum()) - before))
 
     def stop(progress):
         calls.append(progress)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
-from unrelu.measurements.observed_network import picked, written_out
+from unrelu.measurements.observed_network import observed_rows, written_out
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 
@@ -171,7 +171,7 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
     weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]
     slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
-    shown = picked(operator, y[None])
+    shown = observed_rows(operator, y[None])
     if shown is None:
         weights, biases = [*weights, written_out(operator)], [*biases, np.zeros(operator.m)]
         slopes = [*slopes, np.ones(operator.m)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.relaxation import ABOVE, BELOW, ERROR, FLOOR, SIGN, Relaxation, RelaxationRows
+from unrelu.certification.relaxation import ERROR, FLOOR, OFF_SIDE, ON_SIDE, SIGN, Relaxation, RelaxationRows
 from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
@@ -151,9 +151,9 @@ class NodeProgram:
         self.relaxation, self.limits = relaxation, limits or Limits()
         rows = relaxation.rows
         total = int(relaxation.chain.ends[-1])
-        self._below, self._above = np.full(total, -1), np.full(total, -1)
+        self._off_side, self._on_side = np.full(total, -1), np.full(total, -1)
         numbers = np.arange(len(rows.kind))
-        for kind, where in ((BELOW, self._below), (ABOVE, self._above)):
+        for kind, where in ((OFF_SIDE, self._off_side), (ON_SIDE, self._on_side)):
             where[rows.neuron[rows.kind == kind]] = numbers[rows.kind == kind]
         start = relaxation.chain.ends[-2]
         outputs = rows.neuron >= start
@@ -331,7 +331,7 @@ class NodeProgram:
         relaxation, rows = self.relaxation, self.relaxation.rows
         lo, hi, p, constant = rows.lo.copy(), rows.hi.copy(), rows.p, relaxation.constant
         on, off = np.flatnonzero(signs > 0), np.flatnonzero(signs < 0)
-        for chosen in (self._above[on], self._below[off]):
+        for chosen in (self._on_side[on], self._off_side[off]):
             there = chosen[chosen >= 0]
             hi[there] = lo[there]
         if not (self._sign >= 0).any():

@@ -30,7 +30,7 @@ Signs = npt.NDArray[np.int8]
 
 # What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
 # F.
-BELOW, ABOVE, CHORD, SIGN, ERROR, FLOOR = range(6)
+OFF_SIDE, ON_SIDE, CHORD, SIGN, ERROR, FLOOR = range(6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +98,8 @@ class Relaxation:
         open_ = np.flatnonzero(column >= 0)
         h[open_], constant[open_] = 0.0, 0.0
         h[open_, column[open_]] = 1.0
-        parts.add(BELOW, number[open_], h[open_] - c[open_, None] * u[open_], c[open_] * shift[open_], np.inf)
-        parts.add(ABOVE, number[open_], h[open_] - u[open_], shift[open_], np.inf)
+        parts.add(OFF_SIDE, number[open_], h[open_] - c[open_, None] * u[open_], c[open_] * shift[open_], np.inf)
+        parts.add(ON_SIDE, number[open_], h[open_] - u[open_], shift[open_], np.inf)
         chord = open_[np.isfinite(low[open_]) & np.isfinite(high[open_]) & (low[open_] < 0) & (high[open_] > 0)]
         rise = (high[chord] - c[chord] * low[chord]) / (high[chord] - low[chord])
         end = c[chord] * low[chord] + rise * (shift[chord] - low[chord])
@@ -198,8 +198,8 @@ class Relaxation:
         sided = _summed(neuron[kind == SIGN], y[kind == SIGN], total)
         slopes[start:] = outputs - sided[start:]
         every = np.concatenate(chain.slopes)
-        weight = np.where(kind == BELOW, every[neuron], np.where(kind == CHORD, scale, 1.0))
-        inner = (kind == BELOW) | (kind == ABOVE) | (kind == CHORD)
+        weight = np.where(kind == OFF_SIDE, every[neuron], np.where(kind == CHORD, scale, 1.0))
+        inner = (kind == OFF_SIDE) | (kind == ON_SIDE) | (kind == CHORD)
         open_ = _summed(neuron[inner], weight[inner] * y[inner], total)
         for layer in range(chain.depth - 1, 0, -1):
             here = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))

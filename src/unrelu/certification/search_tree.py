@@ -28,7 +28,7 @@ _NOTHING = Packed(np.zeros(0, dtype=np.int32), np.zeros(0))
 
 
 def violations(relaxation: Relaxation, x: Array, signs: Signs) -> tuple[Array, Array]:
-    """f and e of every neuron at a point, (N,) each, 0 where it is decided or agrees with its activation.
+    """h - u and h - c u of every neuron at a point, (N,) each, 0 where it is decided or agrees with its activation.
 
     Of outputs whose error is not convex (sums of errors only): what the error exceeds its envelope by, for both.
     """
@@ -63,7 +63,7 @@ def missed(relaxation: Relaxation, x: Array, signs: Signs) -> tuple[Flags, Flags
 
 
 def most_violated(relaxation: Relaxation, x: Array, signs: Signs, widths: Array) -> int:
-    """The neuron with the largest sqrt(f e) times its width at a point; -1 if none is violated."""
+    """The neuron with the largest sqrt((h - u)(h - c u)) times its width at a point; -1 if none is violated."""
     above, below = violations(relaxation, x, signs)
     score = np.sqrt(above * below) * widths
     best = int(np.argmax(score))

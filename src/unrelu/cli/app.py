@@ -320,7 +320,7 @@ def run(
             operator=one if one is not None else read_measurement(None, operator, limit),
             masks=each, noise=noise, norm=norm, prior=prior, seed=seed, time_limit=time_limit, chunk=chunk,
             workers=workers, scheduler=scheduler or dask, array=array, size=_size(size), scale=scale, results=results,
-            overwrite=overwrite, watch=watcher, names=names, **options,
+            overwrite=overwrite, callback=watcher, names=names, **options,
         )  # fmt: skip
         watcher.end(found)
     messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"

@@ -161,14 +161,16 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     exact, measured, unit = _equilibrated(network, measured)
     rank, dimension, sigma, margin = _examined(exact, batch, measured)
     sigma = np.ldexp(sigma, -unit)
-    seen = Identifiability(rank, sigma, dimension, margin, unique(rank, dimension, k), exact, codes, measured)
+    seen = Identifiability(
+        rank, sigma, dimension, margin, identifiable_from(rank, dimension, k), exact, codes, measured
+    )
     if codes.ndim == 2:
         return seen
     names = ("rank", "sigma_min", "dimension", "margin", "identifiable")
     return replace(seen, **{name: getattr(seen, name)[0].item() for name in names})
 
 
-def unique(rank: Counts, dimension: Counts, k: int) -> Flags:
+def identifiable_from(rank: Counts, dimension: Counts, k: int) -> Flags:
     """Whether rank and dimension leave no other code nearby, (B,).
 
     The rank may be below k where the kinks leave no room, and the dimension unknown (-1) at hidden kinks.

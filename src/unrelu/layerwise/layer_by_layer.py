@@ -17,7 +17,7 @@ import torch
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
-from unrelu.measurements.observed_network import Picked, folded, is_layer, picked
+from unrelu.measurements.observed_network import OutputRows, folded, is_layer, observed_rows
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -42,7 +42,7 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
             f"method={method!r} inverts layer by layer, but operator= mixes the outputs of the last activation "
             f"({last.activation}): use method='auto', 'lm' or 'projected'"
         )
-    shown = picked(problem.operator, problem.y)
+    shown = observed_rows(problem.operator, problem.y)
     if shown is None:
         matrix, bias = folded(problem.operator, last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
@@ -52,7 +52,7 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     return [(systems[id(rows)], values) for rows, values in shown]
 
 
-def restricted(system: LayerSystem, rows: Picked) -> LayerSystem:
+def restricted(system: LayerSystem, rows: OutputRows) -> LayerSystem:
     """The layer with some of its outputs."""
     activation = system.activation
     if activation.slope.ndim:

@@ -51,7 +51,7 @@ def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None, max
     """The chain of layers that an ONNX graph computes, in float64.
 
     Args:
-        file: the model. Of other files one is read, which :func:`~unrelu.loaders.onnx_file.read_model` says.
+        file: the model; its tensors may be in NAME.data beside it (:func:`~unrelu.loaders.onnx_file.read_model`).
         latent_shape: shape of one latent code, only if the graph leaves it open.
         max_bytes: the most that the tensors may take, as stored and as float64, and any tensor that is computed.
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from unrelu.errors import ModelError
 from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse
-from unrelu.measurements.observed_network import picks
+from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
@@ -86,7 +86,7 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     network = rescaled or network
     operator = operator or Identity(network.output_shape, network.output_dim)
     data = output
-    if not picks(operator):
+    if not selects_outputs(operator):
         x = np.ldexp(network.typical_outputs[:2], -output)
         data = _exponent(_log_size(operator.values(x)), output)
         operator = _measured(operator, -output, data)

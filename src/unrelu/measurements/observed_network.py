@@ -3,7 +3,7 @@ r"""What the last layer phi(W h + b) of a network becomes under a measurement A:
 - A picks outputs S (all of them, those of a mask, or rows with a single 1): the layer of these rows, as
   S phi(W h + b) = phi(S W h + S b).
 - phi is the identity: A (W h + b) = (A W) h + A b for any A.
-- A mixes outputs of another phi: one more linear layer, of matrix A. Where layers are inverted there is none for it.
+- A mixes outputs of another phi: one more linear layer, of matrix A. Layer methods cannot invert it; proofs can use it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from unrelu.models.network import Network
 
 Array = npt.NDArray[np.float64]
 # The outputs that an observation shows: an index into the rows of the last layer.
-Picked = npt.NDArray[np.intp] | slice
+OutputRows = npt.NDArray[np.intp] | slice
 
 
-def picks(operator: Operator) -> bool:
+def selects_outputs(operator: Operator) -> bool:
     """Whether A picks entries of the output, and mixes none."""
     return isinstance(operator, Identity | MaskOperator) or operator.selection() is not None
 
@@ -29,10 +29,10 @@ def picks(operator: Operator) -> bool:
 def is_layer(network: Generator, operator: Operator) -> bool:
     """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it."""
     linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
-    return linear or picks(operator)
+    return linear or selects_outputs(operator)
 
 
-def picked(operator: Operator, y: Array) -> list[tuple[Picked, Array]] | None:
+def observed_rows(operator: Operator, y: Array) -> list[tuple[OutputRows, Array]] | None:
     """Which outputs each of the observations (B, m) shows, and what they are; None where A mixes outputs.
 
     Observations that show the same outputs have the same object for them.

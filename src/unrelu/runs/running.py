@@ -61,7 +61,7 @@ class Moment:
     size: int = 0
 
 
-Watch = Callable[[Moment], Any]
+MomentCallback = Callable[[Moment], Any]
 
 
 @computing()
@@ -87,7 +87,7 @@ def run(
     max_bytes: int = MAX_BYTES,
     results: str | None = None,
     overwrite: bool = False,
-    watch: Watch | None = None,
+    callback: MomentCallback | None = None,
     names: dict[str, str] | None = None,
     **options: Any,
 ) -> Run:
@@ -126,7 +126,7 @@ def run(
         results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
             default npy up to 100,000 observations on this machine, else zarr.
         overwrite: remove what the folder holds of an earlier run.
-        watch: called with a :class:`Moment` after every chunk and for warnings, and when observations were hashed;
+        callback: called with a :class:`Moment` after every chunk and for warnings, and when observations were hashed;
             when it returns True, the run stops after the chunks at work.
         names: for the report: of "model", "data" and "masks", by default where the latter are; the file that
             ``operator`` was read from, as "mask" or "operator", so that it is found again; the "command" that began the
@@ -175,7 +175,7 @@ def run(
         {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
     )  # fmt: skip
     _check_range(work)
-    tell = watch or (lambda moment: None)
+    tell = callback or (lambda moment: None)
     wanted = manifest_of(work, _known(work, array, size) | (names or {}))
     _goes_on(folder, wanted, overwrite)
     check_own_files(folder)
@@ -395,7 +395,7 @@ def forget(folder: Path, journal: BinaryIO) -> None:
         raise StorageError(f"{error.filename or folder} cannot be removed: {error.strerror}") from error
 
 
-def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: Watch) -> None:
+def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tell: MomentCallback) -> None:
     """Look at every finished chunk again, and whether the data of the others have changed; compute those."""
     records, digests = read_records(folder), read_digests(folder)
     work.table.create({"statuses": list(STATUSES), "run": MANIFEST})

@@ -65,7 +65,7 @@ def computing(one_thread: bool = False) -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         if "raise" in np.geterr().values():
             stack.enter_context(np.errstate(**_ERRORS))
-        if (one_thread or _forked.is_set()) and not on_one_thread():
+        if (one_thread or _forked.is_set()) and not is_on_one_thread():
             stack.enter_context(_limited())
         try:
             yield
@@ -86,7 +86,7 @@ def forkable_lock() -> threading.RLock:
     return lock
 
 
-def on_one_thread() -> bool:
+def is_on_one_thread() -> bool:
     """Whether this thread is within :func:`computing` on one thread."""
     return _one_thread.holds_here()
 
@@ -122,7 +122,7 @@ def in_threads(
     if threads <= 1 or len(items) <= 1:
         yield from map(work, items)
         return
-    stop, limited = threading.Event(), on_one_thread()
+    stop, limited = threading.Event(), is_on_one_thread()
 
     def run(item: Item) -> Result:
         _stop.set(stop)

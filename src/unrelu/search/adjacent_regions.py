@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
-from unrelu.measurements.observed_network import Picked, picked
+from unrelu.measurements.observed_network import OutputRows, observed_rows
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
@@ -77,7 +77,7 @@ class Observation:
 
     network: Network
     operator: Operator | None
-    seen: Picked
+    seen: OutputRows
     y: Array
     keeps: bool
     sizes: Array
@@ -166,7 +166,7 @@ def observations(problem: Problem) -> list[Observation]:
     network = as_chain(problem.network, problem.norm).to(torch.float64)
     operator, y = problem.operator, problem.y
     keeps = _convex(network.layers[-1].activation)
-    shown = picked(operator, y)
+    shown = observed_rows(operator, y)
     if shown is None:
         through = operator.to(torch.float64, network.device)
         sizes = _sizes(Observation(network, through, slice(None), y[0], False, np.zeros(0)))

@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 _TERMS = 10_000
 # Objectives this close relative to each other are the same optimum, found again.
 _SAME = 1e-2
-# So are all below the rounding of outputs that are off by so many units of the precision: exact fits to it.
+# All exact fits are the same optimum: objectives of outputs that are off by at most so many units of the precision.
 _UNITS = 20
 
 
@@ -107,7 +107,7 @@ class Candidates:
             self.ends = torch.cat([self.ends, column[:, None]], dim=1)
 
     @property
-    def found(self) -> Tensor:
+    def times_found(self) -> Tensor:
         """How many independent descents ended at the best objective, to 1%, (B,)."""
         same = torch.maximum((1 + _SAME) * self.f, self.zero)[:, None]
         return ((self.ends <= same) & self.ends.isfinite()).sum(dim=1)
@@ -128,8 +128,8 @@ class Candidates:
             another &= (descents > i) & ~torch.isposinf(lowest)
             optima += another.long()
             lowest = torch.where(another, end, lowest)
-        counts = zip(self.found.tolist(), descents.tolist(), optima.tolist(), strict=True)
-        return np.array([best_seen_probability(n, w) if found >= 2 else 0.0 for found, n, w in counts])
+        counts = zip(self.times_found.tolist(), descents.tolist(), optima.tolist(), strict=True)
+        return np.array([best_seen_probability(n, w) if times_found >= 2 else 0.0 for times_found, n, w in counts])
 
     def replace(self, rows: Tensor, z: Array) -> None:
         """The same codes, refined."""

@@ -69,8 +69,8 @@ class Search:
     generator without known layers the l2 code is returned.
 
     Args:
-        rounds: rounds of descents at most; the first two are one descent each, the others one from a random code and
-            two from perturbations of the best.
+        rounds: rounds of descents at most; the first two have one start each beside the layer-wise one, the others a
+            random code and two perturbations of the best.
         consensus: how many independent descents have to end at the best objective. Two that agree are a confidence of
             0.64, 51 of 0.99; small and contracting generators, noise and few measurements need more than two.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
@@ -165,7 +165,7 @@ class _Run:
 
     def finished(self) -> Tensor:
         """Observations with an exact fit, a fit to the stated noise, or enough agreement, (B,)."""
-        return self.exact | (self.best.f <= self.cutoff) | (self.best.found >= self._wanted())
+        return self.exact | (self.best.f <= self.cutoff) | (self.best.times_found >= self._wanted())
 
     def _wanted(self) -> Tensor:
         """How often the best objective has to be found, (B,): once more where an exact fit may be near."""
@@ -186,7 +186,7 @@ class _Run:
             return
         steps = torch.zeros_like(rows)
         damping: Tensor | float = 1e-2
-        for objective in self.rounded if start.far else []:
+        for objective in self.rounded if start.smoothed else []:
             if self.watch():
                 break
             state = LevenbergMarquardtSteps(objective, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
@@ -247,7 +247,7 @@ class _Run:
         """Codes (B, k) and how each search ended, (B,)."""
         rows = torch.nonzero(~self.exact & torch.isfinite(self.best.f))[:, 0]
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
-        status[self.best.found.cpu().numpy() > 1] = Status.REFOUND
+        status[self.best.times_found.cpu().numpy() > 1] = Status.REFOUND
         near = self.best.f[rows] <= _EXACT * self.best.size[rows]
         for some, steps in ((rows[~near], 0), (rows[near], 0 if self.problem.prior else _EXACT_FIT_STEPS)):
             if len(some) and not self.watch.reason:

@@ -26,16 +26,16 @@ class SearchStart(NamedTuple):
     """A start of a search.
 
     Attributes:
-        codes: from the observations at work to those that are started, (b,), and their starting codes, (b, k).
-        far: whether the descent begins on the rounded generators. They would lead away from a code that is near what it
-            stands for, the user's or a layer-wise one.
+        codes: a function of the observations at work, (b,), that gives those it starts, (b,), and their codes, (b, k).
+        smoothed: whether the descent begins on the smoothed generators. From a code that is believed to be near an
+            optimum, the user's or a layer-wise one, they would lead away.
         independent: whether it owes nothing to what was found before. A perturbation of the best code comes back to it
             more often than not, and the user's code may be the result of an earlier search: that they end where others
             did is no evidence that there is nothing better.
     """
 
     codes: Callable[[Tensor], tuple[Tensor, Tensor]]
-    far: bool = True
+    smoothed: bool = True
     independent: bool = True
 
 
@@ -77,15 +77,20 @@ class SearchStarts:
         self.draws = torch_stream("search starts", problem.seed)
 
     def of_round(self, turn: int) -> Iterator[SearchStart]:
-        """The starts of one round."""
+        """The starts of one round.
+
+        Round 0: the linear estimate, or the user's codes; then ``exact`` layer by layer, where y looks noiseless. Round
+        1: the nearest sample. From round 2 on: a random code and two perturbations of the best code; in round 2 also
+        ``least_squares`` layer by layer, where no two descents have agreed.
+        """
         if turn == 0:
             yield (
                 SearchStart(self._estimated)
                 if self.problem.z0 is None
-                else SearchStart(self._given, far=False, independent=False)
+                else SearchStart(self._given, smoothed=False, independent=False)
             )
             if self.by_layer:
-                yield SearchStart(self._exact, far=False)
+                yield SearchStart(self._exact, smoothed=False)
         elif turn == 1:
             yield SearchStart(self._nearest)
         else:
@@ -98,10 +103,10 @@ class SearchStarts:
             yield SearchStart(lambda rows: (rows, fresh[rows]))
             for direction, length in zip(perturbations, lengths, strict=True):
                 yield SearchStart(
-                    partial(self._perturbed, direction=direction, length=length), far=False, independent=False
+                    partial(self._perturbed, direction=direction, length=length), smoothed=False, independent=False
                 )
             if turn == 2 and self.by_layer:
-                yield SearchStart(self._least_squares, far=False)
+                yield SearchStart(self._least_squares, smoothed=False)
 
     def _given(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The user's codes."""
@@ -126,7 +131,7 @@ class SearchStarts:
 
     def _least_squares(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Layer by layer, where no two descents have agreed so far."""
-        return self._layerwise(rows[self.best.found[rows] <= 1], "least_squares")
+        return self._layerwise(rows[self.best.times_found[rows] <= 1], "least_squares")
 
     def _layerwise(self, rows: Tensor, method: str) -> tuple[Tensor, Tensor]:
         if not len(rows):

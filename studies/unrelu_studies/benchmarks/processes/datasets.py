@@ -69,7 +69,7 @@ def overhead(path: Path, noise: float, output: Path, kind: str) -> tuple[float, 
     with threadpool_limits(1), watching(False, False, output) as watcher:
         mark = time.perf_counter()
 
-        def watch(moment: Moment) -> None:
+        def callback(moment: Moment) -> None:
             nonlocal mark
             watcher(moment)
             if moment.settled is not None:
@@ -83,7 +83,7 @@ def overhead(path: Path, noise: float, output: Path, kind: str) -> tuple[float, 
                 assert (unrelu.open_run(output).read("codes", record.start, record.stop) == alone.z).all()
             mark = time.perf_counter()
 
-        unrelu.run(network, path, output, noise=stated(noise), results=kind, workers=1, watch=watch)
+        unrelu.run(network, path, output, noise=stated(noise), results=kind, workers=1, callback=callback)
     # The first chunk loads the kernels, for both.
     return sum(seconds["run"][1:]), sum(seconds["bare"][1:])
 
