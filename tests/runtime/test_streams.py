@@ -20,7 +20,7 @@ from unrelu.runtime.streams import stream, torch_stream
 from unrelu.search.sample_bank import Bank
 from unrelu.search.search_starts import SearchStarts
 from unrelu_studies.benchmarks.searches import search_cells
-from unrelu_studies.zoo.global_stream import global_torch_stream
+from unrelu_studies.zoo.recipes import global_torch_stream
 
 ROOT = Path(__file__).parents[2]
 # What users write: default_rng(s), default_rng([s, 0]), torch.manual_seed(s).
@@ -77,8 +77,8 @@ LIKE = {"rand_like", "randn_like", "randint_like"}  # these take no generator
 ALLOWED = {
     # The one place.
     ("src/unrelu/runtime/streams.py", "default_rng"), ("src/unrelu/runtime/streams.py", "manual_seed"),
-    ("studies/unrelu_studies/zoo/global_stream.py", "fork_rng"),
-    ("studies/unrelu_studies/zoo/global_stream.py", "set_rng_state"),
+    ("studies/unrelu_studies/zoo/recipes.py", "fork_rng"),
+    ("studies/unrelu_studies/zoo/recipes.py", "set_rng_state"),
     # scikit-learn's contract: `random_state` is an integer or the user's own generator, which gives the seed.
     ("src/unrelu/adapters/sklearn_inverter.py", "check_random_state"),
     ("src/unrelu/adapters/sklearn_inverter.py", "randint"),

@@ -21,7 +21,6 @@ from unrelu.measurements import read_operator
 from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks.benchmark import Command, execute, load
 from unrelu_studies.benchmarks.proofs import certify as certify_benchmark
-from unrelu_studies.benchmarks.proofs import certify_plot
 from unrelu_studies.benchmarks.proofs.certify import (
     CELLS,
     QUICK,
@@ -31,7 +30,9 @@ from unrelu_studies.benchmarks.proofs.certify import (
     closed,
     contradicts,
     draw,
+    draw_proofs,
     plan_of,
+    shown,
     summarise,
 )
 from unrelu_studies.benchmarks.proofs.certify_mip import intervals, mip, prove_by_mip
@@ -214,10 +215,10 @@ def test_tables_say_what_is_open():
 
 def test_the_picture_shows_an_open_one_and_every_comparison():
     found = made_up()
-    chosen = certify_plot.shown(found)
+    chosen = shown(found)
     assert found[16] in chosen
     assert len({p["cell"] for p in chosen}) == len(chosen) == 3
-    figure = certify_plot.draw_proofs({"observations": found, "machine": describe()})
+    figure = draw_proofs({"observations": found, "machine": describe()})
     left, right = figure.axes
     assert {axis.get_xscale() for axis in figure.axes} == {"log"}
     dots = [line for line in right.lines if len(line.get_xdata()) == 1]
@@ -225,7 +226,7 @@ def test_the_picture_shows_an_open_one_and_every_comparison():
     assert all(math.isfinite(value) for line in left.lines for value in line.get_ydata())
     # Nothing to compare, and nothing on the way.
     bare = {**found[0], "history": [], "mip": None}
-    assert certify_plot.draw_proofs({"observations": [bare], "machine": describe()}).axes
+    assert draw_proofs({"observations": [bare], "machine": describe()}).axes
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -66,6 +66,11 @@ def rows_of(command: Command, parts: Sequence[Any]) -> Results:
     return {"rows": [row for part in parts for row in (part if isinstance(part, list) else [part])]}
 
 
+def gathered(parts: Sequence[Any], *names: str) -> Results:
+    """Of units that give rows by the name of their table: the rows of each table."""
+    return {name: [row for part in parts for row in part.get(name, ())] for name in names}
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Something to measure.

@@ -44,6 +44,21 @@ def identifiable(network: Network, truth: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(np.linalg.matrix_rank(jacobian) == truth.shape[-1])
 
 
+def code_rows(
+    place: tuple[Any, ...], method: str, z: Array, truth: Array, seconds: Array | None = None,
+    within: float | None = None,
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    """A row for each code: its place and number, the method, the relative error and the seconds.
+
+    Where ``within`` is given, whether the error is at most that stands before the seconds.
+    """
+    rows = []
+    for i, error in enumerate(relative_error(z, truth)):
+        found = () if within is None else (bool(error <= within),)
+        rows.append((*place, i, method, error, *found, None if seconds is None else seconds[i]))
+    return rows
+
+
 # --- recovery by sparsity ---------------------------------------------------------------------------------------------
 
 

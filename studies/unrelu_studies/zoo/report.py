@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from torch.nn import functional
 
 from unrelu.runtime.streams import torch_stream
 from unrelu.zoo.architectures import IMAGE_SIDE, LATENT_DIM
-from unrelu_studies.zoo.global_stream import global_torch_stream
 from unrelu_studies.zoo.recipes import (
     BATCH,
     CLASSES,
@@ -23,6 +21,7 @@ from unrelu_studies.zoo.recipes import (
     Recipe,
     build_image_network,
     decode,
+    global_torch_stream,
     reconstruct,
     shift_randomly,
     to_pixel_range,
@@ -124,7 +123,7 @@ class). The 100 digits in `digits.npz` (10 per class) were held out: no network 
 ## Training
 
 Written by `studies/unrelu_studies/zoo/train.py` with seed {seed}, {epochs} epochs, batches of {batch}. The decoder
-was trained as a variational autoencoder (pixel variance {variance:g}), so that real digits have
+was trained as a variational autoencoder (pixel variance {pixel_variance:g}), so that real digits have
 codes, and at the same time against a critic on samples from the prior (weight {realism:g}), because
 an autoencoder of 20 dimensions alone leaves gaps between the codes that decode to blurs. A digit
 classifier inside the critic asks for samples that read as one digit, over all ten classes (weight
@@ -142,7 +141,7 @@ Samples are 2,000 draws `z ~ N(0, I)` with a fixed seed.
 | Share of sample pixels above {cut:.0%} of the range | {visible:.1%} ({visible_count:.0f}) |
 | Largest sample pixel | {largest:.2f} |
 | Samples that a separate classifier reads with over {sure:.0%} confidence | {confident:.0%} |
-| Accuracy of that classifier on the held-out digits | {accuracy:.0%} |
+| Accuracy of that classifier on the held-out digits | {judge_accuracy:.0%} |
 | Rarest and commonest digit among the samples, by that classifier | {rare}, {common} |
 | Largest and smallest singular value of the Jacobian at `z`, medians | {top:.2f}, {bottom:.3f} |
 
@@ -158,55 +157,16 @@ BLUR_NOTE = """ During training the last layer's weights were smoothed over the 
 speckles."""
 
 
-def _format_digit(shares: Sequence[float], digit: int) -> str:
-    """Describe a digit and its share."""
-    return f"{digit} ({shares[digit]:.0%})"
-
-
 def format_card(name: str, results: Measurements, train_count: int) -> str:
-    """Fill in the model card of a generator.
-
-    Args:
-        name: Name of the generator.
-        results: Its measurements.
-        train_count: Number of training digits.
-
-    Returns:
-        The card in Markdown.
-    """
-    recipe = RECIPES[name]
-    shares = results.class_shares
-    pixels = IMAGE_SIDE**2
+    """The model card of a generator in Markdown, from its measurements and the number of training digits."""
+    recipe, shares, pixels = RECIPES[name], results.class_shares, IMAGE_SIDE**2
+    rare, common = int(np.argmin(shares)), int(np.argmax(shares))
     return CARD.format(
-        name=name,
-        summary=recipe.summary,
-        latent=LATENT_DIM,
-        layers=recipe.layers,
-        background=recipe.background,
-        train_count=train_count,
-        seed=recipe.seed,
-        epochs=recipe.epochs,
-        batch=BATCH,
-        variance=recipe.pixel_variance,
-        realism=recipe.realism,
-        clarity=recipe.clarity,
-        blur=BLUR_NOTE.format(deviation=recipe.blur) if recipe.blur else "",
-        rmse=results.rmse,
-        nonzero=results.nonzero,
-        nonzero_count=results.nonzero * pixels,
-        cut=VISIBLE,
-        visible=results.visible,
-        visible_count=results.visible * pixels,
-        largest=results.largest,
-        sure=CONFIDENT,
-        confident=results.confident,
-        accuracy=results.judge_accuracy,
-        rare=_format_digit(shares, int(np.argmin(shares))),
-        common=_format_digit(shares, int(np.argmax(shares))),
-        top=results.singular_values[0],
-        bottom=results.singular_values[1],
-        caveat=recipe.caveat,
-    )
+        **{**vars(recipe), "blur": BLUR_NOTE.format(deviation=recipe.blur) if recipe.blur else ""}, **vars(results),
+        name=name, latent=LATENT_DIM, train_count=train_count, batch=BATCH, nonzero_count=results.nonzero * pixels,
+        cut=VISIBLE, visible_count=results.visible * pixels, sure=CONFIDENT, rare=f"{rare} ({shares[rare]:.0%})",
+        common=f"{common} ({shares[common]:.0%})", top=results.singular_values[0], bottom=results.singular_values[1],
+    )  # fmt: skip
 
 
 def draw_rows(decoder: nn.Sequential, encoder: nn.Sequential, digits: Digits, recipe: Recipe) -> np.ndarray:
@@ -222,11 +182,11 @@ def draw_rows(decoder: nn.Sequential, encoder: nn.Sequential, digits: Digits, re
 
 
 def save_sheet(path: Path, blocks: dict[str, np.ndarray]) -> None:
-    """Write one picture with the rows of every generator, under its name."""
+    """Write one picture with the rows of every generator, under their titles."""
     figure = Figure(figsize=(11.2, 4.2 * len(blocks)), layout="constrained")
     axes = figure.subplots(len(blocks), squeeze=False)[:, 0]
-    for axis, (name, block) in zip(axes, blocks.items(), strict=True):
+    for axis, (title, block) in zip(axes, blocks.items(), strict=True):
         axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(f"{name}: samples (5 rows), held-out digits, reconstructions")
+        axis.set_title(title)
         axis.set_axis_off()
     figure.savefig(path, dpi=100)

@@ -20,7 +20,6 @@ to draw samples which this head reads confidently and spread over all classes.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Sequence
@@ -34,13 +33,14 @@ from torch.nn.utils import parametrize
 
 from unrelu.runtime.streams import torch_stream
 from unrelu.zoo.architectures import ARCHITECTURES, IMAGE_SIDE, LATENT_DIM
-from unrelu_studies.zoo.global_stream import global_torch_stream
 from unrelu_studies.zoo.recipes import (
     BATCH,
     CLASSES,
     RECIPES,
     Digits,
+    asked_for,
     build_image_network,
+    global_torch_stream,
     load_digits,
     shift_randomly,
     to_pixel_range,
@@ -227,21 +227,9 @@ def save_weights(name: str, decoder: nn.Sequential) -> None:
     np.savez_compressed(ZOO / "weights" / f"{name}.npz", **arrays)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Train the bundled digit generators.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"from {', '.join(RECIPES)}")
-    parser.add_argument("--sheet", type=Path, help="write a PNG of samples here")
-    options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(RECIPES))
-    if unknown:
-        parser.error(f"unknown generators: {', '.join(unknown)}")
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the named generators, or all, and write their files."""
-    options = parse_arguments(arguments)
+    names, sheet = asked_for("bundled digit generators", RECIPES, arguments)
     # One thread keeps the order of the sums, and with it the weights, fixed.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -250,17 +238,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_held_out(digits)
     judge = train_judge(digits)
     blocks = {}
-    for name in options.names or RECIPES:
+    for name in names:
         start = time.perf_counter()
         decoder, encoder = Trainer(name, digits).run()
         results = measure(decoder, encoder, judge, digits, RECIPES[name])
         save_weights(name, decoder)
         card = format_card(name, results, len(digits.images))
         (ZOO / "weights" / f"{name}.md").write_text(card, encoding="utf-8")
-        blocks[name] = draw_rows(decoder, encoder, digits, RECIPES[name])
+        blocks[f"{name}: samples (5 rows), held-out digits, reconstructions"] = draw_rows(
+            decoder, encoder, digits, RECIPES[name]
+        )
         print(f"{name}: {time.perf_counter() - start:.0f} s, {results}", flush=True)
-    if options.sheet:
-        save_sheet(options.sheet, blocks)
+    if sheet:
+        save_sheet(sheet, blocks)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the plain VAE decoders of the benchmarks and write their weights.
+"""Train the plain VAE decoders of the studies and write their weights.
 
 Usage::
 
@@ -19,7 +19,6 @@ training all of them.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -31,7 +30,8 @@ from torch import Tensor, nn
 
 from unrelu.runtime.streams import torch_stream
 from unrelu_studies.kit.trained_generators import PLAIN_VAE_SIZES, PLAIN_VAES
-from unrelu_studies.zoo.recipes import load_digits
+from unrelu_studies.zoo.recipes import asked_for, load_digits
+from unrelu_studies.zoo.report import save_sheet
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "kit" / "weights"
 # Seed of the random streams, and variance of a pixel.
@@ -89,40 +89,27 @@ def save(name: str, decoder: nn.Sequential) -> None:
     np.savez_compressed(WEIGHTS / f"{name}.npz", W1=first, W2=second)
 
 
-def save_sheet(path: Path, decoders: dict[str, nn.Sequential]) -> None:
-    """Write a picture with a row of 16 samples of each decoder."""
-    import matplotlib.pyplot as plt
-
-    figure, rows = plt.subplots(len(decoders), 1, squeeze=False, figsize=(16, 1.3 * len(decoders)))
-    for axes, (name, decoder) in zip(rows[:, 0], decoders.items(), strict=True):
-        z = torch.randn((16, PLAIN_VAE_SIZES[0]), generator=torch_stream("plain VAE: sheet", name))
-        samples = decoder(z).detach().numpy().reshape(16, 28, 28)
-        axes.imshow(np.concatenate(list(samples), axis=1), cmap="gray_r", vmin=0, vmax=1)
-        axes.set_title(name)
-        axes.axis("off")
-    figure.savefig(path)
+def sheet_row(name: str, decoder: nn.Sequential) -> np.ndarray:
+    """A row of 16 samples of a decoder."""
+    z = torch.randn((16, PLAIN_VAE_SIZES[0]), generator=torch_stream("plain VAE: sheet", name))
+    return np.concatenate(list(decoder(z).detach().numpy().reshape(16, 28, 28)), axis=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the named decoders, or all, and write their files."""
-    parser = argparse.ArgumentParser(description="Train the plain VAE decoders of the benchmarks.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"from {', '.join(PLAIN_VAES)}")
-    parser.add_argument("--sheet", type=Path, help="write a PNG of samples here")
-    options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(PLAIN_VAES))
-    if unknown:
-        parser.error(f"unknown decoders: {', '.join(unknown)}; use {', '.join(PLAIN_VAES)}")
+    names, sheet = asked_for("plain VAE decoders", PLAIN_VAES, arguments)
     # One thread keeps the order of the sums, and with it the weights, fixed.
     torch.set_num_threads(1)
     images = load_digits().images.flatten(1)
-    decoders = {}
-    for name in options.names or PLAIN_VAES:
+    rows = {}
+    for name in names:
         begin = time.perf_counter()
-        decoders[name] = train(images, *RECIPES[name])
-        save(name, decoders[name])
+        decoder = train(images, *RECIPES[name])
+        save(name, decoder)
+        rows[name] = sheet_row(name, decoder)
         print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
-    if options.sheet:
-        save_sheet(options.sheet, decoders)
+    if sheet:
+        save_sheet(sheet, rows)
 
 
 if __name__ == "__main__":

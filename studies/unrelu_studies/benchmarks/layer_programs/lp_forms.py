@@ -106,10 +106,6 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _collect(command: Command, parts: list[Any]) -> Results:
-    return {"instances": command.count(INSTANCES, QUICK_INSTANCES), "rows": parts}
-
-
 def _table(results: Results) -> str:
     rows: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for row in results["rows"]:
@@ -120,4 +116,9 @@ def _table(results: Results) -> str:
     )
 
 
-BENCHMARK = Benchmark(units=_units, measure=_measure, blocks={"lp_forms": _table}, collect=_collect)
+BENCHMARK = Benchmark(
+    units=_units,
+    measure=_measure,
+    blocks={"lp_forms": _table},
+    collect=lambda command, parts: {"instances": command.count(INSTANCES, QUICK_INSTANCES), "rows": parts},
+)

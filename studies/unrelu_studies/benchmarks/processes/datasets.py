@@ -31,7 +31,7 @@ from unrelu.cli.run_progress import watching
 from unrelu.runs.chunk_work import chunk_seed
 from unrelu.runs.running import Moment
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.kit.markdown_tables import aims, table
 from unrelu_studies.kit.timing import timed
 from unrelu_studies.kit.unit_runner import Unit
@@ -213,8 +213,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
 
 def _collect(command: Command, parts: list[Any]) -> Results:
     size, runs = _size(command)
-    names = ("overhead", "workers", "memory")
-    tables = {name: [row for part in parts for row in part.get(name, ())] for name in names}
+    tables = gathered(parts, "overhead", "workers", "memory")
     return {"observations": size, "runs": runs, "chunk": CHUNK, **tables}
 
 

@@ -12,7 +12,7 @@ import unrelu
 from unrelu.models.network import Network
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.kit.markdown_tables import form, table
 from unrelu_studies.kit.measures import lasso, relative_error
 from unrelu_studies.kit.method_labels import METHODS
@@ -145,7 +145,7 @@ def _collect(command: Command, parts: list[Any]) -> Results:
         "trials": _count(command, TRIALS),
         "images": _count(command, IMAGES),
         "published": {f"{a:g}": dict(zip(names, errors, strict=True)) for a, errors in PLUGIN_PUBLISHED.items()},
-        **{what: [row for part in parts for row in part.get(what, ())] for what in ("plugin", "csgm", "figure4")},
+        **gathered(parts, "plugin", "csgm", "figure4"),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import unrelu
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, rows_of
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.kit.measures import relative_error
 from unrelu_studies.kit.random_instances import gaussian_measurements
@@ -46,10 +46,6 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     return {"generator": name, "measured": measured, "noise": noise, "errors": errors}
 
 
-def _collect(command: Command, parts: list[Any]) -> Results:
-    return {"observations": command.count(COUNT, QUICK_COUNT), **rows_of(command, parts)}
-
-
 def _table(results: Results) -> str:
     rows = results["rows"]
     factors = (f"prior {f} S^2" if float(f) else "none" for f in rows[0]["errors"])
@@ -60,4 +56,9 @@ def _table(results: Results) -> str:
     )
 
 
-BENCHMARK = Benchmark(units=_units, measure=_measure, blocks={"prior": _table}, collect=_collect)
+BENCHMARK = Benchmark(
+    units=_units,
+    measure=_measure,
+    blocks={"prior": _table},
+    collect=lambda command, parts: {"observations": command.count(COUNT, QUICK_COUNT), "rows": parts},
+)

@@ -11,7 +11,7 @@ import numpy as np
 
 import unrelu
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.kit.markdown_tables import form, table
 from unrelu_studies.kit.measures import oracle, relative_error
 from unrelu_studies.kit.random_instances import gaussian_network, noise, sizes_of
@@ -84,10 +84,6 @@ def _over_oracle(name: str, kind: str, level: float, seed: int, index: int) -> t
     return float(relative_error(refined.z, truth) / floor), float(relative_error(first.z, truth) / floor)
 
 
-def _collect(command: Command, parts: list[Any]) -> Results:
-    return {name: [row for part in parts for row in part.get(name, ())] for name in ("exact", "oracle")}
-
-
 def _exact_table(results: Results) -> str:
     nets: dict[str, dict[str, Results]] = {}
     for row in results["exact"]:
@@ -122,5 +118,5 @@ BENCHMARK = Benchmark(
     units=_units,
     measure=_measure,
     blocks={"recovery exact": _exact_table, "recovery oracle": _oracle_table},
-    collect=_collect,
+    collect=lambda command, parts: gathered(parts, "exact", "oracle"),
 )

@@ -22,7 +22,7 @@ from unrelu.models.network import Network
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 from unrelu.search.joint_search import Search
-from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
 from unrelu_studies.kit.random_instances import gaussian_network, sizes_of
 from unrelu_studies.kit.trained_generators import PLAIN_VAES, plain_vae
@@ -390,8 +390,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
 def _collect(command: Command, parts: list[Any]) -> Results:
     """``reliability`` has, of each search, (from, to, codes, best ones) of each confidence."""
     plan = _plan(command)
-    names = ("strangers", "own", "noiseless", "noisy")
-    rows = {what: [row for part in parts for row in part.get(what, ())] for what in names}
+    rows = gathered(parts, "strangers", "own", "noiseless", "noisy")
     return {"plan": asdict(plan), **rows, "reliability": {s: reliability(rows["noisy"], s) for s in plan.searches}}
 
 

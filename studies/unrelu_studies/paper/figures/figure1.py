@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu._invert import invert
-from unrelu_studies.kit.measures import errors, far_off, medians, oracle, relative_error, said, share, slope
+from unrelu_studies.kit.measures import code_rows, errors, far_off, medians, oracle, said, share, slope
 from unrelu_studies.kit.method_labels import NOISES, options_of, run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import cloud, legend, panels, tidy
@@ -56,10 +56,8 @@ def _measure_random(kind: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
         y = network(truth) + level * e
         for method in _RANDOM:
             result = run(method, network, y, seed=start)
-            off = relative_error(result.z, truth)
-            rows += [(unit[0], level, i, method, off[i], result.seconds[i]) for i in range(_CODES)]
-        floor = relative_error(oracle(network, truth, level * e), truth)
-        rows += [(unit[0], level, i, "oracle", floor[i], None) for i in range(_CODES)]
+            rows += code_rows((unit[0], level), method, result.z, truth, result.seconds)
+        rows += code_rows((unit[0], level), "oracle", oracle(network, truth, level * e), truth)
     return rows
 
 
@@ -85,11 +83,8 @@ def _measure_trained(
     for method in _ON_TRAINED:
         label, options = options_of(method, quick)
         result = invert(network, y, label, seed=start, **options)
-        off = relative_error(result.z, truth)
-        rows += [(name, batch, level, i, method, off[i], result.seconds[i]) for i in range(count)]
-    floor = relative_error(oracle(network, truth, e), truth)
-    rows += [(name, batch, level, i, "oracle", floor[i], None) for i in range(count)]
-    return rows
+        rows += code_rows((name, batch, level), method, result.z, truth, result.seconds)
+    return rows + code_rows((name, batch, level), "oracle", oracle(network, truth, e), truth)
 
 
 def _draw(titles: dict[str, str], numbers: Numbers) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from unrelu.theory import identifiable_probability
-from unrelu_studies.kit.measures import identifiable, relative_error
+from unrelu_studies.kit.measures import code_rows, identifiable
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import legend, line, panels, tidy
@@ -48,8 +48,7 @@ def _measure(activation: str, unit: Unit, seed: int, quick: bool) -> list[Row]:
     extra = [_LONG] if k in _LONG_LATENT and index < _LONG_NETWORKS and not quick else []
     for method in (*_METHODS, *extra):
         result = run(method, network, y, seed=start)
-        errors = relative_error(result.z, truth)
-        rows += [(k, index, i, method, errors[i], bool(errors[i] <= SUCCESS), result.seconds[i]) for i in range(_CODES)]
+        rows += code_rows((k, index), method, result.z, truth, result.seconds, SUCCESS)
     return rows
 
 

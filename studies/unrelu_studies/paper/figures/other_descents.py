@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from unrelu._invert import invert
 from unrelu.models.network import Network
-from unrelu_studies.kit.measures import errors, far_off, medians, oracle, relative_error, said, share
+from unrelu_studies.kit.measures import code_rows, errors, far_off, medians, oracle, relative_error, said, share
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import Style, decades, panels, tidy
@@ -115,10 +115,7 @@ def _measure_clean(unit: Unit, seed: int) -> list[Row]:
     truth = random("truth", *key).standard_normal((_CODES_2, k))
     start = draw_seed(random("starts", *key))
     found = _descents(network, network(truth), start, key, _STEPS, 1.0, 1_000)
-    return [
-        (name, part, index, k, 0.0, j, method, error)
-        for method, z in found.items() for j, error in enumerate(relative_error(z, truth))
-    ]  # fmt: skip
+    return _clean_rows((name, part, index, k, 0.0), found, truth)
 
 
 def _measure_trained(unit: Unit, seed: int, quick: bool) -> list[Row]:
@@ -129,10 +126,11 @@ def _measure_trained(unit: Unit, seed: int, quick: bool) -> list[Row]:
     truth = random("truth", *key).standard_normal((count, network.latent_dim))
     start = draw_seed(random("starts", *key))
     found = _descents(network, network(truth), start, key, _STEPS_TRAINED, 1e-3, 500 if quick else 10_000)
-    return [
-        (name, part, 0, network.latent_dim, 0.0, j, method, error)
-        for method, z in found.items() for j, error in enumerate(relative_error(z, truth))
-    ]  # fmt: skip
+    return _clean_rows((name, part, 0, network.latent_dim, 0.0), found, truth)
+
+
+def _clean_rows(place: tuple[Any, ...], found: dict[str, Array], truth: Array) -> list[Row]:
+    return [row[:-1] for method, z in found.items() for row in code_rows(place, method, z, truth)]
 
 
 def _descents(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu import zoo
-from unrelu_studies.kit.measures import errors, identifiable, relative_error, said, share
+from unrelu_studies.kit.measures import code_rows, errors, identifiable, said, share
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, legend, line, panels, tidy
@@ -51,11 +51,7 @@ def _measure_random(unit: Unit, seed: int, quick: bool) -> list[Row]:
         # |W|^2 of the last layer is about (1 + sqrt(500 / n))^2.
         step = {"learning_rate": n / _HIDDEN[-1]} if method == _SCALED else {}
         result = run(method, network, y, seed=start, **step)
-        error = relative_error(result.z, truth)
-        rows += [
-            ("random", n, index, i, method, error[i], bool(error[i] <= _SUCCESS), result.seconds[i])
-            for i in range(_CODES)
-        ]
+        rows += code_rows(("random", n, index), method, result.z, truth, result.seconds, _SUCCESS)
     return rows
 
 
@@ -64,8 +60,7 @@ def _measure_dcgan(method: str, seed: int, quick: bool) -> list[Row]:
     count = 1 if quick else _DCGAN_CODES
     truth = random("truth", seed, _DCGAN).standard_normal((_DCGAN_CODES, network.latent_dim))[:count]
     result = run(method, network, network(truth), seed=draw_seed(random("starts", seed, _DCGAN)))
-    error = relative_error(result.z, truth)
-    return [("dcgan", 784, 0, i, method, error[i], bool(error[i] <= _SUCCESS), result.seconds[i]) for i in range(count)]
+    return [*code_rows(("dcgan", 784, 0), method, result.z, truth, result.seconds, _SUCCESS)]
 
 
 def _share(numbers: Numbers, method: str, n: float) -> float:

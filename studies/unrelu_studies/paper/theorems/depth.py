@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu.models.network import Network
-from unrelu_studies.kit.measures import errors, medians, oracle, relative_error, said, share, spread
+from unrelu_studies.kit.measures import code_rows, errors, medians, oracle, said, share, spread
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, legend, line, panels, tidy
@@ -48,15 +48,13 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         for method in methods:
             step = {"learning_rate": 1 / curvature} if method == _SCALED else {}
             result = run(method, network, clean + e * (level > 0), seed=start, **step)
-            error = relative_error(result.z, truth)
-            rows += [(depth, index, level, i, method, error[i], result.seconds[i]) for i in range(codes)]
+            rows += code_rows((depth, index, level), method, result.z, truth, result.seconds)
     if depth > 1:
         rows += _last_layer(network, truth, (depth, index), start)
-    floor = relative_error(oracle(network, truth, e), truth)
-    return rows + [(depth, index, _LEVEL, i, "oracle", floor[i], None) for i in range(codes)]
+    return rows + code_rows((depth, index, _LEVEL), "oracle", oracle(network, truth, e), truth)
 
 
-def _last_layer(network: Network, truth: np.ndarray, place: tuple[int, int], start: int) -> list[Row]:
+def _last_layer(network: Network, truth: np.ndarray, place: tuple[int, int], start: int) -> Sequence[Row]:
     """Gradient descent onto the input of the last layer only, without noise."""
     last = Network(network.layers[-1:], network.layers[-1].in_shape)
     hidden = network.trace(truth)[-2]
@@ -64,8 +62,7 @@ def _last_layer(network: Network, truth: np.ndarray, place: tuple[int, int], sta
     # A start of the size of hidden outputs, as its own would be of the size of codes.
     z0 = np.maximum(rng.standard_normal(hidden.shape), 0) * np.sqrt(2 * np.mean(hidden**2))
     result = run("GD", last, last(hidden), seed=start, z0=z0)
-    error = relative_error(result.z, hidden)
-    return [(*place, 0.0, i, _LAST, error[i], result.seconds[i]) for i in range(len(error))]
+    return code_rows((*place, 0.0), _LAST, result.z, hidden, result.seconds)
 
 
 def _draw(numbers: Numbers) -> Figure:

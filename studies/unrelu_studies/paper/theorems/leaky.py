@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu import zoo
-from unrelu_studies.kit.measures import errors, oracle, relative_error, said, share, spread
+from unrelu_studies.kit.measures import code_rows, errors, oracle, said, share, spread
 from unrelu_studies.kit.method_labels import NOISES, run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, Style, cloud, legend, panels, tidy
@@ -61,23 +61,17 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     for level in levels:
         for method in _METHODS[which] if not quick or which == "random" else ("exact", "linf", "auto"):
             result = run(method, network, clean + level * e, seed=start)
-            error = relative_error(result.z, truth)
-            rows += [(which, level, index, i, method, error[i], result.seconds[i]) for i in range(codes)]
+            rows += code_rows((which, level, index), method, result.z, truth, result.seconds)
         if relu is not None:
             for method, label in (("linf", _SAME), ("auto", _SAME_AUTO)):
                 result = run(method, relu, relu(truth) + level * e, seed=start)
-                error = relative_error(result.z, truth)
-                rows += [(which, level, index, i, label, error[i], result.seconds[i]) for i in range(codes)]
-            error = relative_error(inactive(network, clean + level * e), truth)
-            rows += [(which, level, index, i, _INACTIVE, error[i], None) for i in range(codes)]
-        floor = relative_error(oracle(network, truth, level * e), truth)
-        rows += [(which, level, index, i, "oracle", floor[i], None) for i in range(codes)]
+                rows += code_rows((which, level, index), label, result.z, truth, result.seconds)
+            rows += code_rows((which, level, index), _INACTIVE, inactive(network, clean + level * e), truth)
+        rows += code_rows((which, level, index), "oracle", oracle(network, truth, level * e), truth)
     if which == "random" or levels[0] == min(NOISES) or quick:
-        error = relative_error(run("exact", network, clean, seed=start).z, truth)
-        rows += [(which, 0.0, index, i, "exact", error[i], None) for i in range(codes)]
+        rows += code_rows((which, 0.0, index), "exact", run("exact", network, clean, seed=start).z, truth)
     if relu is not None:
-        error = relative_error(run("exact", relu, relu(truth), seed=start).z, truth)
-        rows += [(which, 0.0, index, i, _SAME_EXACT, error[i], None) for i in range(codes)]
+        rows += code_rows((which, 0.0, index), _SAME_EXACT, run("exact", relu, relu(truth), seed=start).z, truth)
     return rows
 
 

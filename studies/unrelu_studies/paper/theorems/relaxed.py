@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unrelu_studies.kit.measures import errors, medians, relative_error, said, share, spread
+from unrelu_studies.kit.measures import code_rows, errors, medians, said, share, spread
 from unrelu_studies.kit.method_labels import NOISES, run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, Style, cloud, decades, legend, line, panels, tidy
@@ -58,10 +58,9 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     for level in (1e-5, 1e-3, 1e-2) if quick else NOISES:
         for method in _METHODS:
             result = run(method, network, clean + level * e, seed=start)
-            error = relative_error(result.z, truth)
-            rows += [(which, kind, level, index, i, method, error[i], result.seconds[i]) for i in range(codes)]
-        error = relative_error(relaxed_knowing(network, clean + level * e, truth, level), truth)
-        rows += [(which, kind, level, index, i, _KNOWING, error[i], None) for i in range(codes)]
+            rows += code_rows((which, kind, level, index), method, result.z, truth, result.seconds)
+        z = relaxed_knowing(network, clean + level * e, truth, level)
+        rows += code_rows((which, kind, level, index), _KNOWING, z, truth)
         if index < _TIMED:
             for name, seconds in program_times(network, clean[:1] + level * e[:1], level).items():
                 rows.append((which, kind, level, index, 0, _WRITTEN[name], None, seconds[0]))
