@@ -26,13 +26,14 @@ with tempfile.TemporaryDirectory() as folder:
     data, out = Path(folder) / "observations.npy", Path(folder) / "out"
     np.save(data, y)
 
-    # ``watch`` is called after every chunk, here of four observations, and stops the run when it returns True. With
+    # ``callback`` is called after every chunk, here of four observations, and stops the run when it returns True. With
     # workers=1 all is done in this process; a script that uses more needs the guard ``if __name__ == "__main__":``.
-    stop = unrelu.run(net, data, out, noise="gaussian:0.1", chunk=4, workers=1, watch=lambda moment: moment.done >= 4)
+    begun = {"noise": "gaussian:0.1", "chunk": 4, "workers": 1}
+    stop = unrelu.run(net, data, out, **begun, callback=lambda moment: moment.done >= 4)
     print(f"stopped: {stop.done} of {stop.size} observations, finished {stop.finished}")
 
     # The same call goes on where the last one ended.
-    unrelu.run(net, data, out, noise="gaussian:0.1", chunk=4, workers=1)
+    unrelu.run(net, data, out, **begun)
 
     run = unrelu.open_run(out)
     print(f"opened: {run.done} of {run.size} observations, finished {run.finished}, {run.success} successes")

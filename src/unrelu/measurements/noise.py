@@ -67,7 +67,11 @@ class Noise(ABC):
             raise InputError(
                 f"noise={noise!r}: use 'uniform:A', 'gaussian:S' or 'outliers:P', e.g. 'uniform:0.1', or unrelu.Uniform"
             )
-        return _MODELS[kind](level)  # type: ignore[arg-type]  # text of a number
+        try:
+            number = float(level)
+        except ValueError:
+            raise InputError(f"noise={noise!r}: the level {level!r} is not a number; write e.g. '{kind}:0.1'") from None
+        return _MODELS[kind](number)
 
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e."""
