@@ -398,7 +398,7 @@ def test_a_whole_network_is_inverted_in_three_ways(inverted):
 @pytest.mark.long
 def test_the_network_table_is_printed_whole(inverted):
     printed = inverted[0]
-    for word in ("1e-06", "0.001", "0.1", "published loop", "our search"):
+    for word in ("1e-06", "0.001", "0.1", "published", "programs"):
         assert word in printed
     assert "…" not in printed
     assert max(map(len, printed.splitlines())) <= 120

@@ -175,7 +175,7 @@ def _closer(numbers: Numbers) -> list[Claim]:
         share = _beaten(numbers, by, method, level, column)
         sources = _SOURCES if column == "mse" else ("generated",)
         medians = [
-            "; ".join(f"{np.median(numbers.column(column, noise=level, source=s, method=m).astype(float)):.2g}"
+            "; ".join(f"{median(numbers, column, noise=level, source=s, method=m):.2g}"
                       for s in sources) for m in (by, method)
         ]  # fmt: skip
         what = "MSE of generated; real pictures" if column == "mse" else "error of the code"

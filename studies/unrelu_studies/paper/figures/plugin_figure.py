@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unrelu_studies.kit.measures import errors, relative_error, said
+from unrelu_studies.kit.measures import errors, median, relative_error, said
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, legend, panels, tidy
@@ -89,7 +89,7 @@ def _claims(numbers: Numbers) -> Sequence[Claim]:
     levels = numbers.distinct("noise")
     against = {f"at {a:g}": _mean(numbers, a, "auto") / _mean(numbers, a, _GD) for a in levels}
     worse = {f"at {a:g}": _mean(numbers, a, "plugin") / _mean(numbers, a, _GD) for a in levels}
-    seconds = {m: float(np.median(numbers.column("seconds", method=m).astype(float))) for m in _METHODS}
+    seconds = {m: median(numbers, "seconds", method=m) for m in _METHODS}
     return [
         _reproduced(numbers, _GD, 0, "gradient descent"),
         _reproduced(numbers, "plugin", 1, "PLUGIn"),

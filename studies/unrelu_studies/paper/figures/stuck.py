@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu._invert import invert
-from unrelu_studies.kit.measures import errors, relative_error, share
+from unrelu_studies.kit.measures import errors, median, relative_error, share
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, Style, legend, panels, tidy
@@ -85,7 +85,7 @@ def _one_generator(numbers: Numbers) -> list[Claim]:
     within = {method: share(found) for method, found in arrived.items()}
     # What neither more steps nor a second-order method reaches from where gradient descent ended.
     stuck = share(~arrived[_FURTHER] & ~arrived[_LM])
-    missed = np.median(numbers.column("missed", method=_GD).astype(float))
+    missed = median(numbers, "missed", method=_GD)
     steps = f"{_STEPS:,} steps of {_STEP:g} from there" if not numbers.quick else "more steps from there"
     others = share(fits[_AUTO] & (every[_AUTO] > _FOUND))
     return [

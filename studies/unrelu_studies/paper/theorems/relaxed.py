@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unrelu_studies.kit.measures import code_rows, errors, medians, said, share, spread
+from unrelu_studies.kit.measures import code_rows, errors, median, medians, said, share, spread
 from unrelu_studies.kit.method_labels import NOISES, run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, Style, cloud, decades, legend, line, panels, tidy
@@ -142,7 +142,7 @@ def _mimics(part: Numbers, name: str, reading: str, method: str) -> Claim:
 
 def _efficient(part: Numbers, name: str, where: str) -> list[Claim]:
     time = np.concatenate([_ratios(part.where(kind=kind), "seconds", "relaxed", "l1") for kind in _KINDS])
-    written = {m: float(np.median(part.column("seconds", method=label).astype(float))) for m, label in _WRITTEN.items()}
+    written = {m: median(part, "seconds", method=label) for m, label in _WRITTEN.items()}
     says = f"the relaxation is more efficient ({name})"
     return [
         Claim(

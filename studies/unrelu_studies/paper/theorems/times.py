@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 from unrelu import zoo
 from unrelu._invert import invert
 from unrelu.models.network import Network
-from unrelu_studies.kit.measures import errors, relative_error, said, share, spread
+from unrelu_studies.kit.measures import errors, median, relative_error, said, share, spread
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import decades, panels, tidy
@@ -92,7 +92,7 @@ def _going_on(network: Network, truth: np.ndarray, y: np.ndarray, start: int) ->
 def _seconds(numbers: Numbers, network: str, method: str, together: bool) -> float:
     part = numbers.where(network=network, method=method)
     batch = max(part.distinct("batch")) if together else 1
-    return float(np.median(part.column("seconds", batch=batch).astype(float)))
+    return median(part, "seconds", batch=batch)
 
 
 def _error(numbers: Numbers, network: str, method: str) -> float:
