@@ -41,16 +41,6 @@ def load(name: str) -> Network:
 
     Raises:
         ModelError: there is no such generator.
-
-    >>> import os, tempfile
-    >>> import numpy as np
-    >>> import unrelu
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "decoder.npz")
-    ...     np.savez(path, W1=np.ones((3, 2)), b1=np.zeros(3))
-    ...     print(unrelu.load(path, activation="relu"))
-    Network 2 -> 3
-      1. Dense 2 -> 3, relu
     """
     _check(name)
     with torch.device("meta"):  # weights are not drawn, only to be replaced
