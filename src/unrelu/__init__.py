@@ -12,8 +12,10 @@ from unrelu._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unrelu import adapters as adapters
-    from unrelu import errors, measurements, methods, theory, zoo
+    from unrelu import errors, measurements, methods, zoo
     from unrelu import hardness as hardness
+    from unrelu import theory as theory
+    from unrelu._calibrate import calibrate
     from unrelu._certify import certify
     from unrelu._inspect import inspect
     from unrelu._invert import invert
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from unrelu.result import Inversion, Status
     from unrelu.runs import Run, open_run, run
 
-# Importable, but not in __all__: ``hardness``, and what needs an optional package, which ``import *`` does without.
+# Importable, but not in __all__: ``hardness`` and ``theory``, and what needs an optional package, which ``import *`` does without.
 __all__ = [
     "Certificate",
     "Certificates",
@@ -47,6 +49,7 @@ __all__ = [
     "Run",
     "Status",
     "Uniform",
+    "calibrate",
     "certify",
     "errors",
     "from_arrays",
@@ -59,7 +62,6 @@ __all__ = [
     "methods",
     "open_run",
     "run",
-    "theory",
     "zoo",
 ]
 
@@ -81,6 +83,7 @@ _HOME = {
     "Run": "unrelu.runs",
     "Status": "unrelu.result",
     "Uniform": "unrelu.measurements.noise",
+    "calibrate": "unrelu._calibrate",
     "certify": "unrelu._certify",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",

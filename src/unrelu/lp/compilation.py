@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import pickle
 import threading
-from functools import cache
+from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _EVERY_TIME = (
 
 # Held while compiling: a child that inherits a compiler at work would wait for it forever.
 _lock = forkable_lock()
+_compiled: set[str] = set()
 
 
 def compile_kernels(what: str) -> None:
@@ -36,8 +38,7 @@ def compile_kernels(what: str) -> None:
     Says so through the logger "unrelu", at level WARNING, if it takes more than a second. A cache with damaged files is
     made anew.
     """
-    with _lock:
-        _once(what)
+    compile_by(partial(_run, what), exchange.stats.cache_path, what)
 
 
 def compile_simplex() -> None:
@@ -45,21 +46,30 @@ def compile_simplex() -> None:
     compile_kernels("simplex")
 
 
-@cache
-def _once(what: str) -> None:
-    folder = exchange.stats.cache_path
-    message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
-    message.daemon = True
-    message.start()
-    try:
-        _run(what)
-    except (EOFError, pickle.UnpicklingError):
-        # A process that was killed, or a full disk, leaves half a file.
-        for path in Path(folder).glob("*.nb[ci]"):
-            path.unlink(missing_ok=True)
-        _run(what)
-    finally:
-        message.cancel()
+def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
+    """Compile what ``run`` calls likewise, once in a process.
+
+    Args:
+        run: a small problem, which every kernel takes part in.
+        folder: where Numba keeps these kernels, None where it found no place.
+        what: their name.
+    """
+    with _lock:
+        if what in _compiled:
+            return
+        message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
+        message.daemon = True
+        message.start()
+        try:
+            run()
+        except (EOFError, pickle.UnpicklingError):
+            # A process that was killed, or a full disk, leaves half a file.
+            for path in Path(folder or "").glob("*.nb[ci]"):
+                path.unlink(missing_ok=True)
+            run()
+        finally:
+            message.cancel()
+        _compiled.add(what)
 
 
 def _run(what: str) -> None:

@@ -98,6 +98,10 @@ class Noise(ABC):
         """The mean of e_j^2; NaN where it is not known."""
         return math.nan
 
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Errors of this shape, where :attr:`mean_square` is known."""
+        raise InputError(f"noise={self} does not say how errors are distributed")
+
     @property
     def threshold(self) -> float | None:
         """The threshold eps of the observed layer's constraints, for the layer methods; None where none is known."""
@@ -183,6 +187,10 @@ class Uniform(Noise):
         """A^2 / 3."""
         return 1 / 3 * self.level**2
 
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Errors U(-A, A)."""
+        return rng.uniform(-self.level, self.level, shape)
+
     @property
     def threshold(self) -> float | None:
         """A."""
@@ -217,6 +225,10 @@ class Gaussian(Noise):
     def mean_square(self) -> float:
         """S^2."""
         return self.level**2
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Errors N(0, S^2)."""
+        return self.level * rng.standard_normal(shape)
 
     @property
     def threshold(self) -> float | None:

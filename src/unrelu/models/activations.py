@@ -35,9 +35,10 @@ class Activation:
     with ``c = 0`` (ReLU), a number in (0, 1) (LeakyReLU), one number per coordinate (PReLU) or 1 (identity); the smooth
     ones are ``sigmoid`` and ``tanh``.
 
-    With a ``width`` w > 0 the kink is rounded off, for searches that must not get caught in it:
+    With a ``width`` w > 0 the kink is rounded off by a parabola between -w and w, for searches that must not get caught
+    in it. Outside, nothing changes, so that a ReLU that is off stays off:
 
-    .. math:: \phi_w(u) = \tfrac{1 + c}{2} u + \tfrac{1 - c}{2} \sqrt{u^2 + w^2}
+    .. math:: \phi_w(u) = c u + (1 - c) \frac{(u + w)^2}{4 w}, \qquad |u| \le w
 
     Args:
         name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``sigmoid`` or ``tanh``.
@@ -140,7 +141,9 @@ class Activation:
         """phi(u) for pre-activations of shape (B, n)."""
         if self.width:
             c = self._slope_like(u)
-            return (0.5 * (1 + c)) * u + (0.5 * (1 - c)) * torch.sqrt(u * u + self.width**2)
+            # The integral of a ramp from 0 at -w to 1 at w; beyond w, u itself.
+            ramp = (u + self.width).clamp(0.0, 2 * self.width)
+            return c * u + (1 - c) * (ramp.square() / (4 * self.width) + (u - self.width).clamp_min(0.0))
         if self.name == "relu":
             return torch.relu(u)
         if self.name == "sigmoid":
@@ -161,7 +164,7 @@ class Activation:
             return torch.ones_like(u)
         if self.width:
             c = self._slope_like(u)
-            return 0.5 * (1 + c) + (0.5 * (1 - c)) * u / torch.sqrt(u * u + self.width**2)
+            return c + (1 - c) * ((u + self.width) / (2 * self.width)).clamp(0.0, 1.0)
         return torch.where(u > 0, torch.ones((), dtype=u.dtype, device=u.device), self._slope_like(u))
 
     def _slope_like(self, u: torch.Tensor) -> torch.Tensor:

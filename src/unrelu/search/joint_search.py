@@ -14,65 +14,64 @@ from unrelu.errors import OptionError
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.search.confidence import Candidates
+from unrelu.search.basin_prior import prior_for
+from unrelu.search.confidence import Hits
+from unrelu.search.descents import Descents, Start
 from unrelu.search.halting import Watch
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, polish
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
-from unrelu.search.search_starts import SearchStart, SearchStarts, cheap_by_layer
+from unrelu.search.search_starts import SearchStarts, cheap_by_layer
 from unrelu.search.squared_error import MixedSquaredError, SquaredError
+from unrelu.search.starts import starting_codes
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
-# Smoothing schedule: widths of the smoothed kinks, as fractions of what their layer puts out; one step with each.
-_WIDTHS = tuple(0.5 * 50 ** (-i / 7) for i in range(8))
-# Steps on the exact generator after those, and the decrease at which they end.
-_EXACT_STEPS = 16
-_ENOUGH_DECREASE = 1e-2
-# Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, below the second an exact
-# fit may be next to it, on the other side of a kink, and below the third single precision sees no difference.
+# What the rounds bring every observation to that is not finished: so many chains, of so many hops each.
+_ROUNDS = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (24, 24))
+# Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
+# precision sees no difference.
 _EXACT = 1e-8
-_NEARLY_EXACT = 1e-6
 _ZERO = 1e-12
+# Objectives of outputs that are off by at most so many units of the precision are those of exact fits.
+_UNITS = 20
+# In l1 and linf the l2 code is but a start: a search is finished that has found it so often.
+_AGREE = 2
 # Steps in double precision that an exact fit may take.
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
 # A code is refined until two steps in a row each gain less than this fraction of its objective, and has converged if
-# the last ten together gained less than that one; agreement means agreement to 1%.
+# the last ten together gained less than that one.
 _REFINED_DECREASE = 3e-4
 _LAST_STEPS, _CONVERGED = 10, 1e-3
 
 
 @dataclass(frozen=True)
 class Search:
-    r"""Multi-start descents and basin hopping from the best code, until independent starts agree.
+    r"""Independent chains of descents and hops, until it is sure enough that the best of them is the best of all.
 
     One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
-    one step on each of eight generators whose kinks are rounded off, less and less, then steps on the exact one. The
-    first starts from the linear minimum mean square error estimate of z that 4,096 samples of the generator give for
-    this measurement (or from ``z0``), the second from the nearest of the samples, the others from random codes and, on
-    the exact generator only, from perturbations of the best code (basin hopping), longer along directions that change
-    the output little. Where the layers allow it, a layer-wise code is one of the starts: that of ``exact`` for
-    observations without visible noise, and that of ``least_squares`` where no two descents have agreed by the third
-    round.
+    one step each on generators whose kinks are rounded off, less and less, then steps on the exact one. Chains start
+    from independent draws of the codes that 4,096 samples of the generator suggest for this observation
+    (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
+    perturbs its code, descends again, and keeps what is lower. The codes ``z0`` of the user and, for observations
+    without visible noise, that of ``exact`` layer by layer start further descents, which are no evidence of anything.
 
-    An observation is finished when its code fits exactly, when its objective is at most the mean energy of the stated
-    noise (not with a prior), when ``consensus`` descents from independent starts ended at its best objective, to 1%
-    (once more below 1e-6 of :math:`|y|^2`, where an exact fit may be near), or after ``rounds`` rounds. Perturbations
-    of the best code and ``z0`` are no independent starts: descents from them may find a better code, but that they
-    come back to this one is no evidence for it. The confidence of the result follows from the number of independent
-    descents and of the optima they ended in, see :func:`~unrelu.search.confidence.best_seen_probability`.
+    An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds. The
+    confidence follows from how many chains ended at the best objective, to 1%, and where the others did, see
+    :mod:`~unrelu.search.confidence`; how far agreement can be trusted was learned on other generators, or by
+    :func:`unrelu.calibrate` on this one.
 
     The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
     where :class:`~unrelu.search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
     generator without known layers the l2 code is returned.
 
     Args:
-        rounds: rounds of descents at most; the first two have one start each beside the layer-wise one, the others a
-            random code and two perturbations of the best.
-        consensus: how many independent descents have to end at the best objective. Two that agree are a confidence of
-            0.64, 51 of 0.99; small and contracting generators, noise and few measurements need more than two.
+        confidence: the search of an observation stops when it has this confidence.
+        rounds: rounds at most; they bring an observation to 1, 3, 6 and 12 chains, to 12 chains of 8 hops each, 16 of
+            8, 16 of 24, 24 of 24, and after that to twice as many chains in each round.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
 
@@ -80,28 +79,35 @@ class Search:
         OptionError: an option has a value it cannot take.
     """
 
-    rounds: int = 8
-    consensus: int = 2
+    confidence: float = 0.99
+    rounds: int = len(_ROUNDS)
     max_iterations: int = 50
     max_programs: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "consensus", "max_iterations", "max_programs"):
+        if not 0 < self.confidence <= 1:
+            raise OptionError(f"confidence={self.confidence} is a probability, above 0 and at most 1")
+        for name in ("rounds", "max_iterations", "max_programs"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
-        run = _Run(problem, self)
+        run = JointSearch(problem, self)
         run.search()
         z, status = run.refined()
-        return Inversion.of(
-            problem, z, method="auto", status=status, nit=run.best.steps.cpu().numpy(), confidence=run.confidence()
-        )
+        return Inversion.of(problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence())
 
 
-class _Run:
-    """One search: its generators in single precision, its starts and its candidates."""
+class JointSearch:
+    """One search: its chains, and the best code of each observation.
+
+    Attributes:
+        ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
+        hops: of every chain.
+        z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
+        steps: spent on each observation, (B,).
+    """
 
     def __init__(self, problem: Problem, options: Search) -> None:
         self.problem, self.options = problem, options
@@ -109,11 +115,16 @@ class _Run:
         single = self.bank.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
         network = self.bank.single if single else problem.network
         self.objective = SquaredError.of(problem, network)
-        self.rounded = [self.objective.with_network(self.bank.rounded(width, network)) for width in _WIDTHS]
-        self.best = Candidates(self.objective.y, problem.network.latent_dim)
-        self.cutoff = self._cutoff()
-        self.exact = torch.zeros(problem.size, dtype=torch.bool, device=self.objective.y.device)
-        self.refuted = torch.full_like(self.best.f, torch.inf)  # objectives of codes that proved to be no exact fits
+        self.descents = Descents.of(problem, self.bank, self.objective)
+        self.starts = SearchStarts(problem, self.bank, self.objective)
+        k = problem.network.latent_dim
+        self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
+        self.hops = np.zeros(problem.size, dtype=np.int64)
+        self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
+        self.steps = np.zeros(problem.size, dtype=np.int64)
+        self.size = np.square(problem.y).sum(axis=1)
+        self.exact, self._confidence = np.zeros(problem.size, dtype=bool), np.zeros(problem.size)
+        self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
         # later in a long row of searches.
         progress = WeakMethod(self._progress)
@@ -123,27 +134,13 @@ class _Run:
             assert method is not None
             return method()
 
-        self.starts = SearchStarts(problem, self.bank, self.objective, self.best, report)
+        self.report = report
         self.watch = Watch(problem.control, report)
-
-    def _cutoff(self) -> Tensor:
-        """The mean of the stated noise's energy, (B,); below every objective where that says nothing.
-
-        More of it would not prove a code wrong, but may be a local optimum. Of few entries the fit takes so many
-        degrees of freedom that less is no explanation either. With a prior a code at the noise level need not be the
-        most probable one.
-        """
-        problem = self.problem
-        if problem.prior:
-            return self.objective.y.new_full((problem.size,), -1.0)
-        used = np.full(problem.size, float(problem.network.latent_dim))
-        accepted = problem.noise.accepted_energy(problem.observed, used)
-        return self.objective.y.new_tensor(np.minimum(problem.noise.energy(problem.observed), accepted))
 
     def _progress(self) -> Progress:
         # In another norm an observation is finished when its descent in that norm is.
-        done = int(self.finished().sum()) if self.problem.norm == "l2" else 0
-        return Progress("auto", int(self.best.steps.max()), done, self.problem.size, self.best.codes())
+        done = int(self._finished.sum()) if self.problem.norm == "l2" else 0
+        return Progress("auto", int(self.steps.max()), done, self.problem.size, self.z.copy())
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 
@@ -152,81 +149,128 @@ class _Run:
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
         for turn in range(self.options.rounds):
-            for start in self.starts.of_round(turn):
-                rows = torch.nonzero(~self.finished())[:, 0]
-                if not len(rows) or self.watch():
-                    return
-                rows, z = start.codes(rows)
-                self.watch.rest()
-                self._descend(rows, z, start)
-                if self.watch.reason:
-                    return
-                self._confirm_exact()
+            chains, hops = _ROUNDS[turn] if turn < len(_ROUNDS) else (24 << (turn - len(_ROUNDS) + 1), 24)
+            rows = np.flatnonzero(~self._finished)
+            if not len(rows) or self.watch():
+                return
+            if turn == 0:
+                self._descend_from_codes(rows)
+            self.advance(rows, chains, hops)
+            if self.watch.reason:
+                return
+            self._confirm_exact()
+            self._judge()
 
-    def finished(self) -> Tensor:
-        """Observations with an exact fit, a fit to the stated noise, or enough agreement, (B,)."""
-        return self.exact | (self.best.f <= self.cutoff) | (self.best.times_found >= self._wanted())
+    def advance(self, rows: Index, chains: int, hops: int) -> None:
+        """Bring some observations to so many chains of so many hops."""
+        have = self.ends.shape[1]
+        if chains > have:
+            more = ((0, 0), (0, chains - have))
+            self.ends = np.pad(self.ends, more, constant_values=np.inf)
+            self.chains = np.pad(self.chains, (*more, (0, 0)), constant_values=np.nan)
+        # The observations may come from different numbers of chains and hops, if they come from a search that was cut
+        # off; all that are still at work have the same.
+        done, old = int(self.hops[rows].min()), int(np.isfinite(self.chains[rows, :, 0]).all(axis=0).sum())
+        if hops > done and old:
+            self._improve(rows, slice(0, old), self.starts.moves(rows, old, hops - done))
+        if chains > old:
+            self.chains[rows, old:chains] = self.starts.codes(rows, old, chains - old)
+            self._improve(rows, slice(old, chains), self.starts.moves(rows, chains - old, hops))
+        self.hops[rows] = hops
 
-    def _wanted(self) -> Tensor:
-        """How often the best objective has to be found, (B,): once more where an exact fit may be near."""
-        return self.options.consensus + (self.best.f <= _NEARLY_EXACT * self.best.size).long()
+    def _improve(self, rows: Index, some: slice, moves: Array) -> None:
+        z, f = self.chains[rows, some], self.ends[rows, some]
+        self.steps[rows] += self.descents.improve(Start(rows, z, f, moves), _ZERO * self.size[rows], self.watch)
+        self.chains[rows, some], self.ends[rows, some] = z, f
+        best = f.argmin(axis=1)
+        self._keep(rows, z[np.arange(len(rows)), best], f.min(axis=1))
+
+    def _keep(self, rows: Index, z: Array, f: Array) -> None:
+        lower = f < self.f[rows]
+        self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
+
+    def _descend_from_codes(self, rows: Index) -> None:
+        """Descend from the user's codes, or from those of ``exact`` layer by layer where y looks noiseless."""
+        clean = rows[self.problem.looks_noiseless[rows]]
+        if self.problem.z0 is not None:
+            self.descend_from(rows, self.problem.z0[rows])
+        elif len(clean) and cheap_by_layer(self.problem):
+            control = self.problem.control.part(lambda _: self.report())
+            z = starting_codes(self.problem.part(clean, control), "exact").z
+            self.watch.rest()
+            self.descend_from(clean, z)
+
+    def descend_from(self, rows: Index, z: Array) -> None:
+        """Descend from codes (b, k) that are believed to be near an optimum: what is found there is no evidence.
+
+        Smoothed generators would lead away from it.
+        """
+        start = Start(rows, z[:, None].copy(), np.full((len(rows), 1), np.inf), np.empty((len(rows), 1, 0, 1)), False)
+        self.steps[rows] += self.descents.improve(start, _ZERO * self.size[rows], self.watch)
+        self._keep(rows, start.z[:, 0], start.f[:, 0])
 
     def _accept_exact_starts(self, z0: Array) -> None:
-        fits = self.problem.fits_exactly(z0)
-        rows = torch.nonzero(torch.from_numpy(fits).to(self.exact.device))[:, 0]
-        if len(rows) and not self.problem.prior:
-            at_start = LevenbergMarquardtSteps(self.objective, self.objective.tensor(z0[fits]), rows)
-            self.best.add(at_start, torch.zeros_like(rows), independent=False)
-            self.best.replace(rows, z0[fits])
-            self.exact[rows] = True
+        if not self.problem.prior:
+            self.exact = self.problem.fits_exactly(z0)
+            self.z[self.exact], self.f[self.exact] = z0[self.exact], 0.0
 
-    def _descend(self, rows: Tensor, z: Tensor, start: SearchStart) -> None:
-        """One descent of every starting code; the candidates get where it ends."""
-        if not len(rows):
-            return
-        steps = torch.zeros_like(rows)
-        damping: Tensor | float = 1e-2
-        for objective in self.rounded if start.smoothed else []:
-            if self.watch():
-                break
-            state = LevenbergMarquardtSteps(objective, z, rows, damping=damping, tiny_decrease=1e-4).run(1)
-            z, damping, steps = state.z, state.damping, steps + state.steps
-        if self.watch.reason and torch.isfinite(self.best.f[rows]).all():
-            return
-        floor = _ZERO * self.best.size[rows]
-        state = LevenbergMarquardtSteps(
-            self.objective, z, rows, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
-            enough=torch.maximum(floor, self.cutoff[rows]),
-        )  # fmt: skip
-        state.run(_EXACT_STEPS, self.watch)
-        # Where a descent was cut off it has not found anything again.
-        self.best.add(state, steps + state.steps, independent=start.independent and self.watch.reason is None)
+    def hits(self) -> Hits:
+        """Where the chains ended, of every observation."""
+        zero = (_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size
+        return Hits.of(self.ends, self.f, zero)
+
+    def _judge(self) -> None:
+        """Compute the confidence of every observation."""
+        prior = prior_for(self.problem)
+        hits = self.hits()
+        for hops in np.unique(self.hops):
+            at = self.hops == hops
+            self._confidence[at] = prior.confidence(int(hops), Hits(*(count[at] for count in hits)))
+        sure = np.flatnonzero(self._confidence > 0)
+        self._confidence[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
+        self.starts.learn(self.f)
+
+    @property
+    def _finished(self) -> npt.NDArray[np.bool_]:
+        """Observations with an exact fit, or whose confidence is reached; in another norm, whose best was found twice."""
+        enough = self._confidence >= self.options.confidence
+        return self.exact | (enough if self.problem.norm == "l2" else self.hits().best >= _AGREE)
 
     def confidence(self) -> Array:
-        """Of the agreement of the starts, (B,); 0 in l1 and linf, since what they agree on is the l2 objective."""
-        known = self.best.confidence()
-        return known if self.problem.norm == "l2" else np.zeros_like(known)
+        """The probability that no objective is more than 1% lower, (B,); 0 in l1 and linf, as the chains are of l2."""
+        return self._confidence if self.problem.norm == "l2" else np.zeros(self.problem.size)
+
+    def _flat(self, rows: Index) -> npt.NDArray[np.bool_]:
+        """Whether the best codes of some observations are on a plateau, (b,)."""
+        if not len(rows):
+            return np.zeros(0, dtype=bool)
+        at = self._rows(rows)
+        z = self.objective.tensor(self.z[rows])
+        gram, _, f = self.objective.system(z, at)
+        return on_plateau(z, f, gram).cpu().numpy()
+
+    def _rows(self, rows: Index) -> Tensor:
+        return torch.from_numpy(rows).to(self.objective.y.device)
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
     def _confirm_exact(self) -> None:
         """Refine codes that look like exact fits in double precision, and see whether they are."""
-        near = (self.best.f <= _EXACT * self.best.size) & ~self.exact & (self.best.f < 0.5 * self.refuted)
-        rows = torch.nonzero(near)[:, 0]
+        near = (self.f <= _EXACT * self.size) & ~self.exact & (self.f < 0.5 * self.refuted)
+        rows = np.flatnonzero(near)
         if self.problem.prior or not len(rows):
             return
-        self.refuted[rows] = self.best.f[rows]
-        z, _ = self._in_double(rows, _EXACT_FIT_STEPS)
-        fits = torch.from_numpy(self.problem.part(rows.cpu().numpy()).fits_exactly(z)).to(rows.device)
-        self.best.replace(rows, z)
-        self.exact[rows[fits]] = True
+        self.refuted[rows] = self.f[rows]
+        self.z[rows], _ = self._in_double(rows, _EXACT_FIT_STEPS)
+        self.exact[rows] = self.problem.part(rows).fits_exactly(self.z[rows])
 
-    def _in_double(self, rows: Tensor, steps: int) -> tuple[Array, Tensor]:
+    def _in_double(self, rows: Index, steps: int) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Codes of some observations in the network's own precision, (b, k), and whether they converged, (b,)."""
-        objective = MixedSquaredError(SquaredError.of(self.problem), self.objective)
-        z = objective.tensor(self.best.double[rows.cpu().numpy()])
-        exact = 1e-30 * objective.y[rows].square().sum(dim=1)
-        z, f, arrived = polish(objective, z, rows, self.best.gram[rows], exact)
+        objective, where = MixedSquaredError(SquaredError.of(self.problem), self.objective), self._rows(rows)
+        z = objective.tensor(self.z[rows])
+        gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
+        exact = 1e-30 * objective.y[where].square().sum(dim=1)
+        z, f, arrived = polish(objective, z, where, gram, exact)
         for precise, most, decrease in (
             (objective, self.options.max_iterations, _REFINED_DECREASE),
             (objective.double, steps, 1e-13),
@@ -235,37 +279,35 @@ class _Run:
             left = torch.nonzero(~arrived if precise is objective else f > exact)[:, 0]
             if len(left) and most:
                 state = LevenbergMarquardtSteps(
-                    precise, z[left], rows[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
+                    precise, z[left], where[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
                 )
                 before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
                 z[left] = state.run(min(most, _LAST_STEPS), self.watch).z
                 f[left] = state.f
                 arrived[left] = state.done | (state.f >= (1 - _CONVERGED) * before)
-        return z.cpu().double().numpy(), arrived
+        return z.cpu().double().numpy(), arrived.cpu().numpy()
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""
-        rows = torch.nonzero(~self.exact & torch.isfinite(self.best.f))[:, 0]
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
-        status[self.best.times_found.cpu().numpy() > 1] = Status.REFOUND
-        near = self.best.f[rows] <= _EXACT * self.best.size[rows]
+        status[self.hits().best > 1] = Status.REFOUND
+        rows = np.flatnonzero(~self.exact & np.isfinite(self.f))
+        near = self.f[rows] <= _EXACT * self.size[rows]
         for some, steps in ((rows[~near], 0), (rows[near], 0 if self.problem.prior else _EXACT_FIT_STEPS)):
             if len(some) and not self.watch.reason:
-                refined, converged = self._in_double(some, steps)
-                self.best.replace(some, refined)
-                status[some[~converged].cpu().numpy()] = Status.ITERATION_LIMIT
-        status[self.best.flat().cpu().numpy()] = Status.FLAT
+                self.z[some], converged = self._in_double(some, steps)
+                status[some[~converged]] = Status.ITERATION_LIMIT
+        status[rows[self._flat(rows)]] = Status.FLAT
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
-            unfinished = ~self.finished().cpu().numpy() | (self.problem.norm != "l2")
-            status[unfinished] = self.watch.reason
+            status[~self._finished | (self.problem.norm != "l2")] = self.watch.reason
         elif self.problem.norm != "l2":
             return self._in_norm(status)
-        return self.best.double, status
+        return self.z, status
 
     def _in_norm(self, status: npt.NDArray[np.object_]) -> tuple[Array, npt.NDArray[np.object_]]:
         """The codes after the descent in l1 or linf, and how that ended."""
-        z = self.best.double
+        z = self.z
         known = np.flatnonzero(np.isfinite(z).all(axis=1))
         if not isinstance(self.problem.network, Network):
             status[known] = Status.LEAST_SQUARES

@@ -114,46 +114,42 @@ class Bank:
         largest = torch.finfo(self.x.dtype).max ** 0.25
         return operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
 
-    def estimate(self, operator: Operator, y: Tensor, noise: float) -> Tensor:
-        r"""Linear minimum mean square error estimate of the codes of observations y (B, m), (B, k).
+    def posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+        r"""Mean (B, k) and covariance (B or 1, k, k) of the codes of observations y (B, m) under the Gaussian model.
 
-        .. math:: \hat z = \bar z + P (I + C^T C / \sigma^2)^{-1} C^T (y - A \bar x) / \sigma^2, \qquad C = A F
+        The mean is the linear minimum mean square error estimate,
+
+        .. math:: \hat z = \bar z + P S C^T (y - A \bar x) / \sigma^2, \qquad S = (I + C^T C / \sigma^2)^{-1}, C = A F,
+
+        and the covariance is :math:`P S P^T + \operatorname{Cov} z - P P^T`: what y leaves open of s, and what s does not
+        tell of z.
 
         Args:
             operator: A.
             y: (B, m).
             noise: sigma^2, the variance of y - A x; what F leaves over is added to it.
+
+        Source: the conditional distribution of a Gaussian, Bishop, Pattern Recognition and Machine Learning (2006),
+        section 2.3.3.
         """
         # The directions as each observation sees them, so many at a time that they are a bounded number.
         size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS)) if operator.count else len(y)
         rows = torch.split(torch.arange(len(y), device=y.device), size)
-        return torch.cat([self._estimate(operator.take(part), y[part], noise) for part in rows])
+        means, covariances = zip(*(self._posterior(operator.take(part), y[part], noise) for part in rows), strict=True)
+        return torch.cat(means), torch.cat(covariances) if operator.count else covariances[0]
 
-    def _estimate(self, operator: Operator, y: Tensor, noise: float) -> Tensor:
+    def _posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
         operator, y = self._in_precision(operator, y)
         mean_x, mean_z, directions, codes, left = self.model
-        size = len(y)
+        size, k = len(y), self.z.shape[1]
         seen = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
         r = y - operator.forward(mean_x.expand(size, -1))
         variance = max(noise + left, torch.finfo(y.dtype).tiny)
-        gram = seen @ seen.transpose(1, 2)
-        gram.diagonal(dim1=1, dim2=2).add_(variance)
+        gram = seen @ seen.transpose(1, 2) / variance
+        gram.diagonal(dim1=1, dim2=2).add_(1.0)
+        solved = torch.linalg.solve(gram, codes.expand(len(gram), -1, -1))  # S P^T
         right = (seen @ r[:, :, None])[:, :, 0] if operator.count else r @ seen[0].T
-        s = (torch.linalg.solve(gram, right[:, :, None])[:, :, 0] if operator.count
-             else torch.linalg.solve(gram[0], right.T).T)  # fmt: skip
-        estimate: Tensor = mean_z + s @ codes
-        return estimate.nan_to_num(0.0, 0.0, 0.0)
-
-    def nearest(self, operator: Operator, y: Tensor, count: int) -> Tensor:
-        r"""The codes of the samples that are closest to each observation, (B, count, k).
-
-        .. math:: |A x - y|^2 = |A x|^2 - 2 \langle x, A^T y \rangle + |y|^2
-        """
-        operator, y = self._in_precision(operator, y)
-        if operator.count:  # masks, for which |A x|^2 is the sum of x^2 over the entries that are seen
-            seen = operator.forward(torch.ones_like(self.x[:1]).expand(len(y), -1))
-            distance = seen @ self.x.square().T - 2 * operator.adjoint(y) @ self.x.T
-        else:
-            outputs = operator.forward(self.x)
-            distance = outputs.square().sum(dim=1) - 2 * y @ outputs.T
-        return self.z[torch.topk(distance, count, largest=False).indices]
+        mean = mean_z + (right[:, None, :] @ solved)[:, 0] / variance
+        unit = torch.eye(k, dtype=y.dtype, device=y.device)
+        covariance = unit - codes.T @ codes + codes.T @ solved
+        return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)

@@ -1,0 +1,133 @@
+"""Learning on one's own generator how far the agreement of independent starts can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError, OptionError
+from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.noise import Noise
+from unrelu.models.generator import Generator, as_generator
+from unrelu.models.network import small
+from unrelu.problem import Problem
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
+from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, default_prior, keep_prior, learned_prior
+from unrelu.search.confidence import SAME, Hits
+from unrelu.search.joint_search import JointSearch, Search
+
+Array = npt.NDArray[np.float64]
+
+# Chains of each simulated observation, and the hops of each after which the best optimum is taken to be known.
+_CHAINS, _FINAL_HOPS = 12, 48
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found. The half of the observations that the prior was not learned from is judged by it.
+
+    Attributes:
+        observations: that were simulated.
+        reached: the share of them whose confidence reached 0.99 after the chains of the first, and of all levels.
+        wrong: the share of those whose best code was not the best known, to 1%.
+    """
+
+    observations: int
+    reached: float
+    wrong: float
+
+
+def calibrate(
+    network: Generator, operator: Any = None, noise: Noise | str | None = None, *, observations: int = 200, seed: int = 0
+) -> Calibration:
+    r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
+
+    Codes z ~ N(0, I) are drawn, observed as y = A G(z) + e, and searched with all that "auto" has and more. How many of
+    12 independent chains ended in the best optimum that is known is the data from which the prior of
+    :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used by each later
+    ``invert(network, ..., operator=operator)`` in this process instead of the default. Without it, the default was
+    learned on other generators.
+
+    Args:
+        network: G.
+        operator: A, as in :func:`unrelu.invert`; of masks, one for all or a batch of them (:class:`unrelu.Mask`).
+        noise: of a size that is usual for the observations: "gaussian:S" or "uniform:A". Without noise exact fits tell
+            all there is to know.
+        observations: how many to simulate, at least 20.
+        seed: of codes and noise.
+
+    Returns:
+        A :class:`Calibration`.
+
+    Raises:
+        InputError: no noise is stated, or none that can be drawn; an operator that cannot be used.
+        OptionError: too few observations, or a seed that is no seed.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.calibrate(net, noise="gaussian:0.1", observations=20).wrong
+    0.0
+    """
+    as_generator(network)
+    if isinstance(observations, bool) or not isinstance(observations, int) or observations < _FEWEST:
+        raise OptionError(f"observations={observations!r} must be an integer of at least {_FEWEST}")
+    stated = Noise.parse(noise)
+    if not stated.mean_square > 0:
+        raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
+    measurement = read_operator(operator, network.output_shape, ())
+    with computing(one_thread=small(network)):
+        z = stream("calibration codes", seed).standard_normal((observations, network.latent_dim))
+        problem = _observed(network, measurement, stated, z, seed)
+        ends, best = _searched(problem, z)
+        checked = np.arange(observations) % 2 == 1
+        base = default_prior()
+        prior = learned_prior(_hits(ends, best, ~checked), base)
+        keep_prior(problem, learned_prior(_hits(ends, best, best > -1), base))
+    sure, wrong = _judged(prior, [end[checked] for end in ends], best[checked])
+    return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else 0.0)
+
+
+def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, seed: int) -> Problem:
+    """The problem of observations of codes z (B, k), with noise."""
+    if operator.count:
+        operator = operator.take(np.arange(len(z)) % operator.count)
+    clean = operator.values(network(z).reshape(len(z), -1))
+    y = (clean + noise.draw(clean.shape, stream("calibration noise", seed))).reshape(len(z), *operator.shape)
+    return Problem.build(network, y, operator=operator, scale="none", seed=seed).equilibrated()
+
+
+def _searched(problem: Problem, truth: Array) -> tuple[list[Array], Array]:
+    """Where the chains ended after each level of hops, (B, chains) each, and the best known objectives, (B,).
+
+    The best known are those of the chains after further hops, or of a descent from the truth.
+    """
+    search = JointSearch(problem, Search(confidence=1.0))
+    rows, ends = np.arange(problem.size), []
+    search.descend_from(rows, truth)
+    for hops in (*LEVELS, _FINAL_HOPS):
+        search.advance(rows, _CHAINS, hops)
+        ends.append(search.ends.copy())
+        search.starts.learn(search.f)
+    return ends[:-1], search.f
+
+
+def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[Hits]:
+    return [Hits.of(end[rows], best[rows], np.zeros(int(rows.sum()))) for end in ends]
+
+
+def _judged(
+    prior: BasinPrior, ends: list[Array], best: Array
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
+    sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
+    for hops, end in zip(LEVELS, ends, strict=True):
+        lowest = end.min(axis=1)
+        enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
+        wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]
+        sure |= enough
+    return sure, wrong

@@ -1,0 +1,329 @@
+r"""Compiled Levenberg-Marquardt descents on small dense networks, code by code, in single precision.
+
+A chain of dense layers, whose whole output is observed, is packed into one vector of numbers. For a code, most neurons
+of a ReLU network do not change with it: their rows of the Jacobian are zero, and the normal equations are those of the
+others, a small part of the work of a dense product. Kinks are rounded off by a parabola, so that this is also true of
+smoothed networks. A code's descent does not depend on the others of its batch, not even by rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.lp.compilation import compile_by
+from unrelu.lp.dense_linear_algebra import jit
+from unrelu.models.activations import Activation
+
+Array = npt.NDArray[np.float64]
+Single = npt.NDArray[np.float32]
+
+_PIECEWISE_LINEAR, _SIGMOID, _TANH = 0, 1, 2
+_KINDS = {"sigmoid": _SIGMOID, "tanh": _TANH}
+# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind.
+_MATRIX, _BIAS, _SLOPE, _INPUTS, _OUTPUTS, _KIND = range(6)
+_COLUMNS = 6
+
+# First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.
+_DAMPING, _TINY = 1e-2, 1e-300
+# Steps on the exact network before a descent may be given up, and how many times the decrease that its next step
+# promises it is still trusted to make.
+_PATIENCE, _TRUST = 2, 2.0
+# A step is tiny that is shorter than this fraction of the code.
+_TINY_STEP = 1e-9
+
+
+class PackedLayer(NamedTuple):
+    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and what a width of 1 of smoothed kinks is in it."""
+
+    matrix: Array
+    bias: Array
+    activation: Activation
+    size: float
+
+    def rows(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
+        """The layer of some of its outputs."""
+        activation = self.activation
+        if activation.slope.ndim:
+            activation = Activation(activation.name, activation.slope[index])
+        return PackedLayer(self.matrix[index], self.bias[index], activation, self.size)
+
+
+class PackedNetwork(NamedTuple):
+    """Layers x = phi(W h + b) in one vector.
+
+    Attributes:
+        numbers: of each layer W^T, (inputs, outputs), then b and the slopes below zero, (outputs,).
+        layout: (d, 6), see the names of its columns.
+        sizes: (d,), what a width of 1 of the smoothed kinks is in each layer.
+    """
+
+    numbers: Single
+    layout: npt.NDArray[np.int64]
+    sizes: Array
+
+    @classmethod
+    def of(cls, layers: list[PackedLayer]) -> PackedNetwork:
+        """Pack layers, first to last."""
+        numbers: list[Single] = []
+        layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
+        begin = 0
+        for row, (matrix, bias, activation, _) in zip(layout, layers, strict=True):
+            outputs, inputs = matrix.shape
+            kind = _KINDS.get(activation.name, _PIECEWISE_LINEAR)
+            slopes = np.broadcast_to(0.0 if activation.smooth else activation.slope, (outputs,))
+            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind
+            numbers += [part.astype(np.float32).ravel() for part in (matrix.T, bias, slopes)]
+            begin = row[_SLOPE] + outputs
+        return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
+
+
+@jit
+def _forward(numbers, layout, widths, z, ends, u, x, slopes):
+    """Pre-activations u, outputs x and derivatives phi'(u) of all layers, one after another."""
+    for j in range(len(z)):
+        x[j] = z[j]
+    for layer in range(len(layout)):
+        inputs, outputs = layout[layer, _INPUTS], layout[layer, _OUTPUTS]
+        below, here = ends[layer], ends[layer + 1]
+        begin = layout[layer, _BIAS]
+        for i in range(outputs):
+            u[here + i] = numbers[begin + i]
+        begin = layout[layer, _MATRIX]
+        for j in range(inputs):
+            value = x[below + j]
+            if value != 0:
+                row = begin + j * outputs
+                for i in range(outputs):
+                    u[here + i] += value * numbers[row + i]
+        kind, width = layout[layer, _KIND], widths[layer]
+        begin = layout[layer, _SLOPE]
+        for i in range(outputs):
+            v = u[here + i]
+            if kind == _PIECEWISE_LINEAR:
+                c = numbers[begin + i]
+                if v >= width:
+                    x[here + i], slopes[here + i] = v, 1
+                elif v <= -width:
+                    x[here + i], slopes[here + i] = c * v, c
+                else:
+                    over = (v + width) / (2 * width)
+                    x[here + i] = c * v + (1 - c) * over * over * width
+                    slopes[here + i] = c + (1 - c) * over
+            elif kind == _SIGMOID:
+                s = np.float32(1) / (np.float32(1) + np.exp(-v))
+                x[here + i], slopes[here + i] = s, s * (1 - s)
+            else:
+                t = np.tanh(v)
+                x[here + i], slopes[here + i] = t, 1 - t * t
+
+
+@jit
+def _residual(x, end, y, r, z, prior):
+    """Write r = A G(z) - y and return f = |r|^2 + prior |z|^2."""
+    f = 0.0
+    for i in range(len(y)):
+        r[i] = x[end + i] - y[i]
+        f += np.float64(r[i]) * np.float64(r[i])
+    if prior > 0:
+        for j in range(len(z)):
+            f += prior * z[j] * z[j]
+    return f
+
+
+@jit
+def _jacobian(numbers, layout, ends, slopes, moved, scratch):
+    """The rows of J that are not zero, (c, k), and which they are, in ``moved``."""
+    k = layout[0, _INPUTS]
+    count = k
+    for j in range(k):
+        moved[j] = j
+    rows = np.empty((0, 0), np.float32)
+    for layer in range(len(layout)):
+        outputs, here, begin = layout[layer, _OUTPUTS], ends[layer + 1], layout[layer, _MATRIX]
+        on = np.empty(outputs, np.int64)
+        c = 0
+        for i in range(outputs):
+            if slopes[here + i] != 0:
+                on[c] = i
+                c += 1
+        part = scratch[: count * c].reshape(count, c)
+        for b in range(count):
+            row = begin + moved[b] * outputs
+            for a in range(c):
+                part[b, a] = numbers[row + on[a]] * slopes[here + on[a]]
+        rows = part.T.copy() if layer == 0 else np.dot(part.T, rows)
+        count = c
+        for a in range(c):
+            moved[a] = on[a]
+    return count, rows
+
+
+@jit
+def _normal_equations(count, rows, moved, r, z, prior, gram, gradient):
+    """Write J^T J + prior I and J^T r + prior z."""
+    k = len(z)
+    product = np.dot(rows.T, rows)
+    for i in range(k):
+        gradient[i] = prior * z[i]
+        for j in range(k):
+            gram[i, j] = product[i, j]
+        gram[i, i] += prior
+    for a in range(count):
+        value = np.float64(r[moved[a]])
+        for i in range(k):
+            gradient[i] += value * rows[a, i]
+
+
+@jit
+def _damped_step(gram, gradient, damping, factor, step):
+    """Solve (H + damping I) s = -g by Cholesky; whether that was possible."""
+    k = len(gradient)
+    for i in range(k):
+        for j in range(i + 1):
+            value = gram[i, j]
+            for p in range(j):
+                value -= factor[i, p] * factor[j, p]
+            if i == j:
+                value += damping
+                if not value > 0:
+                    return False
+                factor[i, i] = math.sqrt(value)
+            else:
+                factor[i, j] = value / factor[j, j]
+    for i in range(k):
+        value = -gradient[i]
+        for p in range(i):
+            value -= factor[i, p] * step[p]
+        step[i] = value / factor[i, i]
+    for i in range(k - 1, -1, -1):
+        value = step[i] / factor[i, i]
+        step[i] = value
+        for p in range(i):
+            step[p] -= factor[i, p] * value
+    return True
+
+
+@jit
+def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
+    """One descent from z, in place: a step at each width of the schedule, then steps on the exact network.
+
+    ``limits``: steps on the exact network at most, the fraction of f that is a tiny decrease, an f that is small
+    enough, and one that this descent has to come below: if its next step promises too little for that, it is given up.
+
+    Returns f and the number of steps.
+    """
+    ends, u, x, slopes, scratch, moved, r, other, widths, gram, gradient, factor, step, trial = work
+    k, last = len(z), ends[len(layout)]
+    most, tiny_decrease, enough, ceiling = int(limits[0]), limits[1], limits[2], limits[3]
+    damping, growth, f, steps = -1.0, 2.0, 0.0, 0
+    for phase in range(len(schedule) + 1):
+        exact = phase == len(schedule)
+        for layer in range(len(layout)):
+            widths[layer] = 0.0 if exact else schedule[phase] * sizes[layer]
+        _forward(numbers, layout, widths, z, ends, u, x, slopes)
+        f = _residual(x, last, y, r, z, prior)
+        growth, small, stale = 2.0, 0, True
+        for turn in range(most if exact else 1):
+            if f <= enough:
+                break
+            if stale:
+                count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
+                _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
+                stale = False
+            mean = 0.0
+            for j in range(k):
+                mean += gram[j, j] / k
+            if damping < 0:
+                damping = max(_DAMPING * mean, _TINY)
+            steps += 1
+            if not _damped_step(gram, gradient, damping, factor, step):
+                damping, growth = damping * growth, growth * 2
+                continue
+            promised, length, size = 0.0, 0.0, 0.0
+            for j in range(k):
+                promised += step[j] * (damping * step[j] - gradient[j])
+                length += step[j] * step[j]
+                size += z[j] * z[j]
+                trial[j] = z[j] + step[j]
+            if exact and damping <= 0.1 * mean and promised <= tiny_decrease * f:
+                break
+            if exact and turn >= _PATIENCE and f - _TRUST * promised > ceiling:
+                break
+            _forward(numbers, layout, widths, trial, ends, u, x, slopes)
+            reached = _residual(x, last, y, other, trial, prior)
+            tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
+            if reached < f:
+                gain = 2 * (f - reached) / max(promised, _TINY) - 1
+                damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
+                tiny |= f - reached < tiny_decrease * f
+                f, stale = reached, True
+                for j in range(k):
+                    z[j] = trial[j]
+                for i in range(len(r)):
+                    r[i] = other[i]
+            else:
+                damping, growth = damping * growth, growth * 2
+            small = small + 1 if tiny else 0
+            if small >= 2:
+                break
+    return f, steps
+
+
+@jit
+def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, moves, steps):
+    """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
+
+    Where f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
+    """
+    d, k = len(layout), layout[0, _INPUTS]
+    ends = np.zeros(d + 2, np.int64)
+    largest, widest = 1, k
+    ends[1] = k
+    for layer in range(d):
+        inputs, outputs = layout[layer, _INPUTS], layout[layer, _OUTPUTS]
+        ends[layer + 2] = ends[layer + 1] + outputs
+        largest, widest = max(largest, inputs * outputs), max(widest, outputs)
+    u, x, slopes = np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32)
+    work = (
+        ends, u, x, slopes, np.empty(largest, np.float32), np.empty(widest, np.int64),
+        np.empty(len(y), np.float32), np.empty(len(y), np.float32), np.empty(d, np.float32),
+        np.empty((k, k)), np.empty(k), np.empty((k, k)), np.empty(k), np.empty(k),
+    )  # fmt: skip
+    one = limits.copy()
+    start = np.empty(k)
+    for i in range(len(z)):
+        if not np.isfinite(f[i]):
+            one[3] = np.inf
+            f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, z[i], work)
+            steps[i] += count
+        for hop in range(moves.shape[1]):
+            if f[i] <= limits[2]:
+                break
+            for j in range(k):
+                start[j] = z[i, j] + moves[i, hop, j]
+            one[3] = f[i]
+            reached, count = _descend(numbers, layout, sizes, schedule[:0], y, prior, one, start, work)
+            steps[i] += count
+            if reached < f[i]:
+                f[i] = reached
+                for j in range(k):
+                    z[i, j] = start[j]
+
+
+def compile_descents() -> None:
+    """Compile the descents, or load them, before the first use, see :func:`~unrelu.lp.compilation.compile_by`."""
+    compile_by(_smallest_descent, descend_and_hop.stats.cache_path, "descents")
+
+
+def _smallest_descent() -> None:
+    """Of G(z) = relu(z)."""
+    one = np.ones((1, 1))
+    network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
+    limits = np.array([1.0, 1e-2, 0.0, np.inf])
+    steps = np.zeros(1, dtype=np.int64)
+    y = np.ones(1, dtype=np.float32)
+    descend_and_hop(*network, one[0], y, 0.0, limits, one.copy(), np.full(1, np.inf), np.ones((1, 1, 1)), steps)

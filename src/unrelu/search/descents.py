@@ -1,0 +1,186 @@
+"""Descents of many codes to local optima of the l2 objective: compiled for small dense networks, else in PyTorch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.measurements.observed_network import folded, observed_rows, written_out
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense, Scale
+from unrelu.models.network import Network
+from unrelu.problem import Problem
+from unrelu.search.descent_kernel import PackedLayer, PackedNetwork, compile_descents, descend_and_hop
+from unrelu.search.halting import Watch
+from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.search.sample_bank import Bank
+from unrelu.search.squared_error import SquaredError
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+# Smoothing schedule: widths of the rounded kinks, as fractions of what their layer puts out; one step with each. More
+# of them find the best optimum more often; where a step is expensive, more starts do so sooner.
+_FIRST_WIDTH, _LAST_WIDTH = 1.0, 0.02
+_COMPILED_WIDTHS, _BATCH_WIDTHS = 16, 8
+# Steps on the exact generator after those, and the decrease at which they end.
+_EXACT_STEPS = 16
+_ENOUGH_DECREASE = 1e-2
+# Numbers in the matrices of a network, and in an operator that is written out, up to which descents are compiled.
+_SMALL = 2**20
+
+
+class Start(NamedTuple):
+    """Codes of some observations, which descents improve in place.
+
+    Attributes:
+        rows: the observations, (b,).
+        z: codes, (b, c, k).
+        f: their objectives, (b, c); infinite where no descent has been made from the code.
+        moves: perturbations of the optimum that is reached, one after another, (b, c, h, k): after each, a further
+            descent, whose end is kept if it is lower.
+        smoothed: whether the first descent begins on the smoothed generators.
+    """
+
+    rows: Index
+    z: Array
+    f: Array
+    moves: Array
+    smoothed: bool = True
+
+
+class Descents(ABC):
+    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by hops to other optima.
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
+    Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
+    (basin hopping: a perturbation and a descent, kept if it is lower).
+    """
+
+    @abstractmethod
+    def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
+        """Descend and hop: write into ``start.z`` and ``start.f``; the steps spent on each observation, (b,).
+
+        Args:
+            enough: objectives at which a descent may end, (b,).
+            watch: asked now and then whether to stop; what was not reached by then keeps its f.
+        """
+
+    @staticmethod
+    def of(problem: Problem, bank: Bank, objective: SquaredError) -> Descents:
+        """The compiled ones, where the network is small and dense and the measurement can be written out."""
+        network = problem.network
+        small = (
+            isinstance(network, Network)
+            and network.device.type == "cpu"
+            and bank.fits
+            and objective.y.dtype == torch.float32
+            and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
+            and problem.operator.n * problem.operator.m <= _SMALL
+            and all(all(isinstance(step, Dense | Scale) for step in layer.affine.steps) for layer in network.layers)
+        )
+        return CompiledDescents(problem) if small else BatchDescents(bank, objective)
+
+
+class CompiledDescents(Descents):
+    """One code after another, in single precision, see :mod:`~unrelu.search.descent_kernel`."""
+
+    schedule = np.geomspace(_FIRST_WIDTH, _LAST_WIDTH, _COMPILED_WIDTHS)
+
+    def __init__(self, problem: Problem) -> None:
+        compile_descents()
+        self.problem = problem
+        network, operator = problem.network, problem.operator
+        assert isinstance(network, Network)
+        sizes = network.activation_sizes
+        layers = [PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)]
+        self._shown = observed_rows(operator, problem.y)
+        if self._shown is None:
+            last = layers[-1]
+            if last.activation.name == "identity":
+                matrix, bias = folded(operator, last.matrix, last.bias)
+                layers[-1] = PackedLayer(matrix, bias, last.activation, last.size)
+            else:
+                a = written_out(operator)
+                layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
+        self._layers = layers
+        self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
+
+    def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
+        """The network whose whole output is observation ``row``, and the observation."""
+        if self._shown is None:
+            return self._packed[1], self.problem.y[row]
+        seen, y = self._shown[row]
+        if self._packed[0] is not seen:
+            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], self._layers[-1].rows(seen)]))
+        return self._packed[1], y
+
+    def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
+        """See :meth:`Descents.improve`."""
+        steps = np.zeros(start.f.shape, dtype=np.int64)
+        schedule = self.schedule if start.smoothed else self.schedule[:0]
+        for i, row in enumerate(start.rows):
+            if watch():
+                break
+            network, y = self._observed(int(row))
+            limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
+            descend_and_hop(
+                *network, schedule, y.astype(np.float32), self.problem.prior, limits, start.z[i], start.f[i],
+                start.moves[i], steps[i],
+            )  # fmt: skip
+        return np.asarray(steps.sum(axis=1))
+
+
+class BatchDescents(Descents):
+    """All codes at once, for generators of any kind on any device."""
+
+    def __init__(self, bank: Bank, objective: SquaredError) -> None:
+        self.objective = objective
+        widths = np.geomspace(_FIRST_WIDTH, _LAST_WIDTH, _BATCH_WIDTHS)
+        self._smoothed = [objective.with_network(bank.rounded(width, objective.network)) for width in widths]
+
+    def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
+        """See :meth:`Descents.improve`."""
+        steps = np.zeros(start.f.shape, dtype=np.int64)
+        floor = np.broadcast_to(enough[:, None], start.f.shape)
+        rows = np.broadcast_to(start.rows[:, None], start.f.shape)
+        new = ~np.isfinite(start.f)
+        if new.any():
+            start.z[new], start.f[new], steps[new] = self._descend(
+                rows[new], start.z[new], floor[new], start.smoothed, watch
+            )
+        for hop in range(start.moves.shape[2]):
+            left = start.f > floor
+            if watch() or not left.any():
+                break
+            z, f, count = self._descend(rows[left], (start.z + start.moves[:, :, hop])[left], floor[left], False, watch)
+            steps[left] += count
+            lower = f < start.f[left]
+            start.z[left] = np.where(lower[:, None], z, start.z[left])
+            start.f[left] = np.where(lower, f, start.f[left])
+        return np.asarray(steps.sum(axis=1))
+
+    def _descend(
+        self, rows: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
+    ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+        """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
+        where = torch.from_numpy(rows.copy()).to(self.objective.y.device)
+        at, steps = self.objective.tensor(z), torch.zeros_like(where)
+        damping: Tensor | float = 1e-2
+        for objective in self._smoothed if smoothed else []:
+            if watch():
+                break
+            state = LevenbergMarquardtSteps(objective, at, where, damping=damping, tiny_decrease=1e-4).run(1)
+            at, damping, steps = state.z, state.damping, steps + state.steps
+        state = LevenbergMarquardtSteps(
+            self.objective, at, where, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
+            enough=self.objective.tensor(enough),
+        )  # fmt: skip
+        state.run(_EXACT_STEPS, watch)
+        f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
