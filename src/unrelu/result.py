@@ -35,11 +35,11 @@ class Status(enum.Enum):
     )
     NO_EXACT_FIT = (
         "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
-        "generator's range, or the search missed its code: raise consensus and rounds, or state noise= to judge the fit"
+        "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
     )
     REFOUND = (
-        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise consensus "
-        "and rounds for more confidence that no better code exists"
+        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds for "
+        "more confidence that no better code exists"
     )
     FOUND_ONCE = (
         "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"
@@ -99,10 +99,10 @@ class Inversion:
             z, see :meth:`~unrelu.measurements.noise.Noise.p_value`, with the degrees of freedom that the fit used up,
             rank A J; with a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. NaN where no
             noise is stated or there is no code; 1 for an exact fit where the noise is below the rounding of y.
-        confidence: an estimate of the probability that no code has an objective more than 1% lower, from the agreement
-            of independent starts (:func:`~unrelu.search.confidence.best_seen_probability`): 0 where none confirmed
-            the best, and in l1 and linf. 1 for an exact fit without a prior, NaN for methods that do not search and
-            where there is no code. It is not calibrated on the generator.
+        confidence: the probability that no code has an objective more than 1% lower, from where independent chains of
+            descents ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted was learned on
+            other generators, or by :func:`unrelu.calibrate` on this one. 0 in l1 and linf. 1 for an exact fit without a
+            prior, NaN for methods that do not search and where there is no code.
         status: one :class:`Status` an observation.
         message: what the status means, with the numbers that it rests on.
         nit: iterations (linear programs, Newton or gradient steps) spent.

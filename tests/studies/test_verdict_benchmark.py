@@ -82,7 +82,7 @@ def test_a_confidence_is_counted_in_its_bin():
     cells = [
         cell("default", (0.0, 0.49, 0.5, 1.0), (True, False, True, True)),
         cell("default", (0.99, 0.98, math.nan), (False, True, True)),
-        cell("consensus 10", (0.85,), (True,)),
+        cell("all rounds", (0.85,), (True,)),
     ]
     assert [(count, best) for _, _, count, best in reliability(cells, "default")] == [
         (2, 1),
@@ -91,7 +91,7 @@ def test_a_confidence_is_counted_in_its_bin():
         (1, 1),
         (2, 1),
     ]
-    assert [count for _, _, count, _ in reliability(cells, "consensus 10")] == [0, 0, 1, 0, 0]
+    assert [count for _, _, count, _ in reliability(cells, "all rounds")] == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["full", "half", "gaussian"])

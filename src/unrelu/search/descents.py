@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.measurements.observed_network import folded, observed_rows, written_out
+from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, written_out
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
@@ -24,15 +24,13 @@ from unrelu.search.squared_error import SquaredError
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# Smoothing schedule: widths of the rounded kinks, as fractions of what their layer puts out; one step with each. More
-# of them find the best optimum more often; where a step is expensive, more starts do so sooner.
-_FIRST_WIDTH, _LAST_WIDTH = 1.0, 0.02
-_COMPILED_WIDTHS, _BATCH_WIDTHS = 16, 8
+# Smoothing schedule: widths of the rounded kinks, as fractions of what their layer puts out; one step with each.
+_WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
 # Numbers in the matrices of a network, and in an operator that is written out, up to which descents are compiled.
-_SMALL = 2**20
+_SMALL = 2**18
 
 
 class Start(NamedTuple):
@@ -81,7 +79,7 @@ class Descents(ABC):
             and bank.fits
             and objective.y.dtype == torch.float32
             and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
-            and problem.operator.n * problem.operator.m <= _SMALL
+            and (selects_outputs(problem.operator) or problem.operator.n * problem.operator.m <= _SMALL)
             and all(all(isinstance(step, Dense | Scale) for step in layer.affine.steps) for layer in network.layers)
         )
         return CompiledDescents(problem) if small else BatchDescents(bank, objective)
@@ -89,8 +87,6 @@ class Descents(ABC):
 
 class CompiledDescents(Descents):
     """One code after another, in single precision, see :mod:`~unrelu.search.descent_kernel`."""
-
-    schedule = np.geomspace(_FIRST_WIDTH, _LAST_WIDTH, _COMPILED_WIDTHS)
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -123,7 +119,7 @@ class CompiledDescents(Descents):
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
-        schedule = self.schedule if start.smoothed else self.schedule[:0]
+        schedule = _WIDTHS if start.smoothed else _WIDTHS[:0]
         for i, row in enumerate(start.rows):
             if watch():
                 break
@@ -141,8 +137,7 @@ class BatchDescents(Descents):
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective
-        widths = np.geomspace(_FIRST_WIDTH, _LAST_WIDTH, _BATCH_WIDTHS)
-        self._smoothed = [objective.with_network(bank.rounded(width, objective.network)) for width in widths]
+        self._smoothed = [objective.with_network(bank.rounded(float(width), objective.network)) for width in _WIDTHS]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""

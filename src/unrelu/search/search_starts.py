@@ -24,8 +24,8 @@ _ESTIMATE_NOISE = 1e-2
 _VARIANCE_STEP = 4.0
 # One start of so many is random, in case that the Gaussian model misleads all others.
 _RANDOM = 8
-# The length of a hop, in standard deviations of the codes that the Gaussian model gives for the observation.
-_HOP = 0.6
+# The shortest and the longest hop, in standard deviations of the codes that the Gaussian model gives.
+_HOPS = (0.4, 1.2)
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
 _LAYER_WORK = 5e7
 
@@ -45,8 +45,9 @@ class SearchStarts:
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
     (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of eight is drawn from N(0, I), the others from that
-    posterior :math:`N(\hat z, \Sigma)`; a hop is :math:`0.6 \, \Sigma^{1/2} \xi, \xi \sim N(0, I)`. Each observation
-    has a random stream of its own, so what is tried on it does not depend on the others.
+    posterior :math:`N(\hat z, \Sigma)`; a hop is :math:`h \, \Sigma^{1/2} \xi`, with :math:`\xi \sim N(0, I)` and h
+    from 0.4 to 1.2, log-uniform. Each observation has a random stream of its own, so what is tried on it does not
+    depend on the others.
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
@@ -82,8 +83,12 @@ class SearchStarts:
         """Perturbations, (b, chains, hops, k)."""
         if hops:
             self._model(rows)
-        drawn = self._drawn(rows, chains * hops).reshape(len(rows), chains, hops, self.problem.network.latent_dim)
-        return np.asarray(_HOP * np.einsum("bij,bchj->bchi", self._factor[rows], drawn))
+        shape, k = (len(rows), chains, hops), self.problem.network.latent_dim
+        drawn = self._drawn(rows, chains * hops).reshape(*shape, k)
+        low, high = np.log(_HOPS)
+        uniform = np.array([self._streams[row].uniform(low, high, chains * hops) for row in rows.tolist()])
+        lengths = np.exp(uniform).reshape(*shape, 1)
+        return np.asarray(lengths * np.einsum("bij,bchj->bchi", self._factor[rows], drawn))
 
     def _drawn(self, rows: Index, count: int) -> Array:
         k, seed = self.problem.network.latent_dim, self.problem.seed

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "certify": "proofs.certify",
     "startup": "processes.startup",
     "verdict": "searches.verdict",
+    "hard": "searches.hard",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",
     "baselines": "searches.baselines",

@@ -1,0 +1,244 @@
+"""Generators on which descents get stuck: how often each search finds the best code, in what time, and how sure it is.
+
+The best known objective of an observation is the least of the truth's (after a descent from it), of a search of many
+more rounds with another seed, of 50 Levenberg-Marquardt descents from random starts, and of all that is compared here.
+The generators are those that nothing was tuned on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from unrelu import invert
+from unrelu.measurements import read_operator
+from unrelu.models.network import Network
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
+from unrelu.search.joint_search import Search
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, rows_of
+from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, HardBatch, draw
+from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
+from unrelu_studies.kit.unit_runner import Unit
+
+Array = npt.NDArray[np.float64]
+
+COUNT, QUICK_COUNT = 200, 10
+# Observations that are inverted together, and those that the slowest peers are given.
+BATCH, FEW = 50, 20
+# A code is the best if its objective is within this share of the best known; below this share of |y|^2 it is an exact
+# fit.
+WITHIN, ZERO = 1e-2, 1e-9
+STARTS, DESCENTS = 10, 50
+SURE = 0.99
+HEAVY = Search(confidence=1.0, rounds=7)
+BINS = np.linspace(0.0, 1.0, 11)
+
+
+def _units(command: Command) -> list[Unit]:
+    """A generator, a measurement and a noise each."""
+    names = command.generators or (("10-30-60 relu 6", "6-10-12-16-40 relu 7") if command.quick else REPORT)
+    return [(name, *cell) for name in names for cell in (*DETERMINED, *AMBIGUOUS)]
+
+
+def _measure(command: Command, unit: Unit) -> dict[str, Any]:
+    name, measurement, noise = str(unit[0]), str(unit[1]), float(unit[2])
+    count = command.count(COUNT, QUICK_COUNT)
+    batch = draw(name, measurement, noise, count, command.seed)
+    with computing(one_thread=True):
+        found, milliseconds = _timed(batch, lambda part, y: invert(batch.network, y, operator=batch.operator))
+        peers = {"lm x10": (_descents(STARTS), count), "adam x10": (_adam, min(FEW, count)), "scipy x10": (_scipy, min(FEW, count))}
+        objectives, times = {"auto": _objective(batch, found["z"])}, {"auto": milliseconds}
+        for peer, (method, size) in peers.items():
+            codes, times[peer] = _timed(batch, method, size)
+            objectives[peer] = _objective(batch, codes["z"], size)
+        heavy = invert(batch.network, batch.y, HEAVY, operator=batch.operator, seed=1 + command.seed).z
+        rivals = [_from_truth(batch), heavy, _descents(DESCENTS - STARTS, STARTS)(batch, batch.y).z]
+    best = np.min([_objective(batch, z) for z in rivals], axis=0)
+    for f in objectives.values():
+        best[: len(f)] = np.minimum(best[: len(f)], f)
+    most = np.maximum((1 + WITHIN) * best, ZERO * np.square(batch.y.reshape(count, -1)).sum(axis=1))
+    return {
+        "generator": name, "measured": measurement, "noise": noise, "ambiguous": (measurement, noise) in AMBIGUOUS,
+        "best": (objectives["auto"] <= most).tolist(), "confidence": found["confidence"].tolist(),
+        "shares": {peer: float((f <= most[: len(f)]).mean()) for peer, f in objectives.items()},
+        "milliseconds": times,
+    }  # fmt: skip
+
+
+def _timed(
+    batch: HardBatch, method: Callable[[HardBatch, Array], Any], size: int | None = None
+) -> tuple[dict[str, Array], float]:
+    """Codes and confidences of the first observations, :data:`BATCH` at a time, and milliseconds for each of them."""
+    y = batch.y[:size]
+    method(batch, y[:2])
+    codes, sure, begin = [], [], time.perf_counter()
+    for start in range(0, len(y), BATCH):
+        result = method(batch, y[start : start + BATCH])
+        codes.append(result.z)
+        sure.append(result.confidence)
+    seconds = time.perf_counter() - begin
+    return {"z": np.concatenate(codes), "confidence": np.concatenate(sure)}, 1e3 * seconds / len(y)
+
+
+def _objective(batch: HardBatch, z: Array, size: int | None = None) -> Array:
+    """|y - A G(z)|^2, (B,)."""
+    operator = read_operator(batch.operator, batch.network.output_shape, batch.y.shape)
+    x = batch.network(z).reshape(len(z), -1)
+    r = batch.y[:size].reshape(len(z), -1) - operator.values(x)
+    return np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf)
+
+
+def _from_truth(batch: HardBatch) -> Array:
+    result = invert(batch.network, batch.y, "lm", operator=batch.operator, z0=batch.truth)
+    return np.where(np.isfinite(result.z), result.z, batch.truth)
+
+
+def _descents(count: int, first: int = 0) -> Callable[[HardBatch, Array], Any]:
+    """The best of so many Levenberg-Marquardt descents from N(0, I)."""
+
+    def run(batch: HardBatch, y: Array) -> Any:
+        seeds = range(first, first + count)
+        return _best([invert(batch.network, y, "lm", operator=batch.operator, seed=seed) for seed in seeds])
+
+    return run
+
+
+def _adam(batch: HardBatch, y: Array) -> Any:
+    return _best([invert(batch.network, y, "adam", operator=batch.operator, seed=seed) for seed in range(STARTS)])
+
+
+class _Codes:
+    """Codes of a method without a confidence."""
+
+    def __init__(self, z: Array) -> None:
+        self.z, self.confidence = z, np.full(len(z), np.nan)
+
+
+def _best(results: list[Any]) -> _Codes:
+    values = np.nan_to_num(np.array([result.residual("l2") for result in results]), nan=np.inf)
+    z = np.array([result.z for result in results])
+    return _Codes(z[values.argmin(axis=0), np.arange(z.shape[1])])
+
+
+def _scipy(batch: HardBatch, y: Array) -> _Codes:
+    """scipy.optimize.least_squares (MINPACK's Levenberg-Marquardt, or trf where there are fewer entries than unknowns)."""
+    network = batch.network
+    assert isinstance(network, Network)
+    operator = read_operator(batch.operator, network.output_shape, y.shape)
+    rng, k, codes = stream("hard, scipy's starts"), network.latent_dim, []
+    jacobian = _jacobian_of(network)
+    for row in y.reshape(len(y), -1):
+        runs = [
+            least_squares(
+                lambda z, row=row: operator.values(network(z[None]).reshape(1, -1))[0] - row,
+                rng.standard_normal(k),
+                lambda z: operator.values(jacobian(z)).T,
+                method="lm" if operator.m >= k else "trf",
+            )
+            for _ in range(STARTS)
+        ]
+        codes.append(min(runs, key=lambda run: run.cost).x)
+    return _Codes(np.array(codes))
+
+
+def _jacobian_of(network: Network) -> Callable[[Array], Array]:
+    """The Jacobian's transpose at a code, (k, n), layer by layer in NumPy."""
+    import torch
+
+    def jacobian(z: Array) -> Array:
+        _, tangents = network.linearize(torch.tensor(z[None]))
+        return tangents[0].numpy()
+
+    return jacobian
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _sizes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return [r for r in rows if not r["ambiguous"]], [r for r in rows if r["ambiguous"]]
+
+
+def _cells(results: Results) -> str:
+    text = (
+        "Share of codes within 1% of the best known, and milliseconds for one observation (batches of "
+        f"{BATCH}, one thread; Adam and SciPy on {FEW} observations):\n\n"
+    )
+    peers = list(results["rows"][0]["shares"])
+    rows = (
+        (r["generator"], r["measured"], f"{r['noise']:g}", *(f"{per_cent(r['shares'][p])}, {short(r['milliseconds'][p])}" for p in peers))
+        for r in results["rows"]
+    )
+    return text + table(("generator", "measured", "noise", *peers), rows)
+
+
+def calibration_error(confidence: Array, best: npt.NDArray[np.bool_]) -> float:
+    """The mean distance of confidence and share of best codes over ten bins, weighted by how many are in each."""
+    bins = np.minimum(np.digitize(confidence, BINS) - 1, len(BINS) - 2)
+    return float(sum(abs(best[bins == b].sum() - confidence[bins == b].sum()) for b in np.unique(bins)) / len(best))
+
+
+def _gathered(rows: list[dict[str, Any]]) -> tuple[Array, npt.NDArray[np.bool_]]:
+    return np.concatenate([r["confidence"] for r in rows]), np.concatenate([r["best"] for r in rows])
+
+
+def _reliability(results: Results) -> str:
+    noisy = [r for r in results["rows"] if r["noise"]]
+    confidence, best = _gathered(noisy)
+    edges = (*BINS[:-1], 0.95, SURE, 1.0 + 1e-9)
+    rows = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        inside = (confidence >= low) & (confidence < high)
+        if high > low and inside.any():
+            rows.append((f"{low:.2f} to {min(high, 1):.2f}", int(inside.sum()), f"{confidence[inside].mean():.3f}", f"{best[inside].mean():.3f}"))
+    return "Of observations with noise, by their confidence: how many, its mean, and how many codes were the best known:\n\n" + table(
+        ("confidence", "observations", "mean", "best"), rows
+    )
+
+
+def _aims(results: Results) -> str:
+    rows = results["rows"]
+    determined, ambiguous = _sizes(rows)
+    lowest = min(r["shares"]["auto"] for r in determined)
+    mean = float(np.mean([r["shares"]["auto"] for r in determined]))
+    unsure = float(np.mean([r["shares"]["auto"] for r in ambiguous]))
+    slow = {
+        "noiseless": max(r["milliseconds"]["auto"] for r in determined if not r["noise"]),
+        "noisy": max(r["milliseconds"]["auto"] for r in determined if r["noise"]),
+        "ambiguous": max(r["milliseconds"]["auto"] for r in ambiguous),
+    }
+    confidence, best = _gathered([r for r in rows if r["noise"]])
+    sure = confidence >= SURE
+    of_determined, _ = _gathered([r for r in determined if r["noise"]])
+    of_ambiguous, _ = _gathered(ambiguous)
+    wrong = 1 - float(best[sure].mean())
+    error = calibration_error(confidence, best)
+    reached = float((of_determined >= SURE).mean())
+    return aims(
+        [
+            ("determined cells: 99% within 1% of the best known", per_cent(mean), mean >= 0.99),
+            ("97% in each of them", per_cent(lowest), lowest >= 0.97),
+            ("at most 25 ms without noise", short(slow["noiseless"]), slow["noiseless"] <= 25),
+            ("at most 30 ms with noise", short(slow["noisy"]), slow["noisy"] <= 30),
+            ("ambiguous cells: 95%", per_cent(unsure), unsure >= 0.95),
+            ("at most 100 ms", short(slow["ambiguous"]), slow["ambiguous"] <= 100),
+            ("of answers with confidence 0.99 at most 1% wrong", per_cent(wrong), wrong <= 0.01),
+            ("confidence 0.99 is reached by 90% in determined cells with noise", per_cent(reached), reached >= 0.9),
+            ("in ambiguous cells (no aim)", per_cent(float((of_ambiguous >= SURE).mean())), True),
+            ("calibration error at most 0.02", f"{error:.3f}", error <= 0.02),
+        ]
+    )  # fmt: skip
+
+
+BENCHMARK = Benchmark(
+    units=_units,
+    measure=_measure,
+    blocks={"hard aims": _aims, "hard cells": _cells, "hard reliability": _reliability},
+    collect=rows_of,
+)
