@@ -13,13 +13,13 @@ import numpy.typing as npt
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.confidence import MEANS, STRENGTHS, Hits, confidence, learned
+from unrelu.search.confidence import Hits, confidence, learned
 
 Array = npt.NDArray[np.float64]
 
-# A prior is learned for chains of so many hops each; chains of fewer, or none, are judged by the first.
-LEVELS = (8, 24)
-# From a level on, only observations are seen that this confidence was not reached for before.
+# A prior is learned for chains of so many hops each.
+LEVELS = (0, 8, 24)
+# The last hops are made for observations only for which this confidence was not reached before.
 SURE = 0.99
 # A default mixture counts as much as so many observations.
 _PSEUDO = 5.0
@@ -27,7 +27,7 @@ _PSEUDO = 5.0
 
 @dataclass(frozen=True, eq=False)
 class BasinPrior:
-    """Weights of the grid of :mod:`~unrelu.search.confidence` at each of the :data:`LEVELS`, (2, T)."""
+    """Weights of the grid of :mod:`~unrelu.search.confidence` at each of the :data:`LEVELS`, (3, T)."""
 
     weights: Array
 
@@ -36,20 +36,34 @@ class BasinPrior:
         return confidence(self.weights[sum(hops >= level for level in LEVELS[1:])], hits)
 
 
-# Pairs of (mean of q, weight) for each strength of its distribution, at each level.
-_DEFAULT: tuple[tuple[tuple[float, ...], ...], ...] = ()
+# Weights of the grid at each level.
+_DEFAULT = (
+    (
+        0.00016, 0.00081, 0.01909, 0.00017, 0.00101, 0.01603, 0.00021, 0.00217, 0.01503, 0.00044, 0.01195, 0.03051,
+        0.01122, 0.1058, 0.00915, 0.1298, 0.07993, 9e-05, 0.00046, 0.03377, 9e-05, 0.0001, 0.00023, 0.0525,
+        9e-05, 9e-05, 0.0002, 0.00015, 0.00013, 0.01281, 0.00091, 0.00075, 0.3375, 0.01318, 0.01265, 0.1008,
+    ),
+    (
+        6e-05, 8e-05, 0.00012, 6e-05, 9e-05, 0.00014, 6e-05, 0.00012, 0.00033, 8e-05, 0.00022, 0.0506,
+        0.00015, 0.00952, 0.0042, 0.01403, 0.108, 7e-05, 0.05009, 0.1133, 5e-05, 0.00034, 0.00992, 0.01203,
+        0.00019, 0.0002, 0.03096, 0.00048, 0.00023, 0.02265, 0.01145, 0.00457, 0.2099, 0.07749, 0.05981, 0.2084,
+    ),
+    (
+        3e-05, 4e-05, 9e-05, 3e-05, 5e-05, 0.00011, 3e-05, 6e-05, 0.00019, 4e-05, 8e-05, 0.00135,
+        6e-05, 0.00019, 0.086, 0.00015, 0.08768, 0.00022, 0.07368, 0.3186, 9e-05, 0.06027, 0.02501, 0.00021,
+        0.00034, 0.0006, 0.09179, 0.00018, 0.00023, 0.2515, 0.00015, 0.00016, 0.00029, 0.00014, 0.00014, 0.00016,
+    ),
+)  # fmt: skip
 
 
 @cache
 def default_prior() -> BasinPrior:
     """The prior for generators of which nothing is known.
 
-    It is learned on the ten generators to tune on of ``unrelu benchmark hard``, 32 observations of each of eight
+    It is learned on the generators to tune on of ``unrelu benchmark hard``, 120 observations of each of eight
     measurements with noise, by ``python -m unrelu_studies.benchmarks.searches.default_prior``.
     """
-    if not _DEFAULT:
-        return BasinPrior(np.full((len(LEVELS), len(MEANS) * len(STRENGTHS)), 1 / (len(MEANS) * len(STRENGTHS))))
-    weights = np.array([np.ravel(level) for level in _DEFAULT])
+    weights = np.array(_DEFAULT)
     return BasinPrior(weights / weights.sum(axis=1, keepdims=True))
 
 
@@ -61,10 +75,11 @@ def learned_prior(hits: list[Hits], base: BasinPrior, pseudo: float = _PSEUDO) -
         base: the prior that few observations leave as it is.
         pseudo: as how many observations it counts.
     """
-    first = learned(hits[0], base.weights[0], pseudo)
-    unsure = confidence(first, hits[0]) < SURE
-    rest = Hits(*(count[unsure] for count in hits[1]))
-    return BasinPrior(np.array([first, learned(rest, base.weights[1], pseudo)]))
+    *early, last = hits
+    weights = [learned(each, row, pseudo) for each, row in zip(early, base.weights, strict=False)]
+    unsure = confidence(weights[-1], early[-1]) < SURE
+    rest = Hits(*(count[unsure] for count in last))
+    return BasinPrior(np.array([*weights, learned(rest, base.weights[-1], pseudo)]))
 
 
 _known: weakref.WeakKeyDictionary[Generator, dict[bytes, BasinPrior]] = weakref.WeakKeyDictionary()

@@ -24,7 +24,7 @@ Single = npt.NDArray[np.float32]
 _PIECEWISE_LINEAR, _SIGMOID, _TANH = 0, 1, 2
 _KINDS = {"sigmoid": _SIGMOID, "tanh": _TANH}
 # Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind.
-_MATRIX, _BIAS, _SLOPE, _INPUTS, _OUTPUTS, _KIND = range(6)
+_MATRIX, _BIAS, _SLOPE, INPUTS, OUTPUTS, _KIND = range(6)
 _COLUMNS = 6
 
 # First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.
@@ -87,7 +87,7 @@ def _forward(numbers, layout, widths, z, ends, u, x, slopes):
     for j in range(len(z)):
         x[j] = z[j]
     for layer in range(len(layout)):
-        inputs, outputs = layout[layer, _INPUTS], layout[layer, _OUTPUTS]
+        inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         below, here = ends[layer], ends[layer + 1]
         begin = layout[layer, _BIAS]
         for i in range(outputs):
@@ -137,13 +137,13 @@ def _residual(x, end, y, r, z, prior):
 @jit
 def _jacobian(numbers, layout, ends, slopes, moved, scratch):
     """The rows of J that are not zero, (c, k), and which they are, in ``moved``."""
-    k = layout[0, _INPUTS]
+    k = layout[0, INPUTS]
     count = k
     for j in range(k):
         moved[j] = j
     rows = np.empty((0, 0), np.float32)
     for layer in range(len(layout)):
-        outputs, here, begin = layout[layer, _OUTPUTS], ends[layer + 1], layout[layer, _MATRIX]
+        outputs, here, begin = layout[layer, OUTPUTS], ends[layer + 1], layout[layer, _MATRIX]
         on = np.empty(outputs, np.int64)
         c = 0
         for i in range(outputs):
@@ -279,12 +279,12 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, mo
 
     Where f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
     """
-    d, k = len(layout), layout[0, _INPUTS]
+    d, k = len(layout), layout[0, INPUTS]
     ends = np.zeros(d + 2, np.int64)
     largest, widest = 1, k
     ends[1] = k
     for layer in range(d):
-        inputs, outputs = layout[layer, _INPUTS], layout[layer, _OUTPUTS]
+        inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         ends[layer + 2] = ends[layer + 1] + outputs
         largest, widest = max(largest, inputs * outputs), max(widest, outputs)
     u, x, slopes = np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32)

@@ -28,14 +28,14 @@ from unrelu.search.starts import starting_codes
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# What the rounds bring every observation to that is not finished: so many chains, of so many hops each.
-_ROUNDS = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (24, 24))
 # Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
 # precision sees no difference.
 _EXACT = 1e-8
 _ZERO = 1e-12
 # Objectives of outputs that are off by at most so many units of the precision are those of exact fits.
 _UNITS = 20
+# Numbers in the perturbations that are drawn at once.
+_NUMBERS = 2**22
 # In l1 and linf the l2 code is but a start: a search is finished that has found it so often.
 _AGREE = 2
 # Steps in double precision that an exact fit may take.
@@ -70,8 +70,10 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most; they bring an observation to 1, 3, 6 and 12 chains, to 12 chains of 8 hops each, 16 of
-            8, 16 of 24, 24 of 24, and after that to twice as many chains in each round.
+        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 and 24
+            of 24 hops, and then to twice as many in each; None: as many as cost about a tenth of a second. Of
+            generators that are not compiled, as they are large, to 1, 2 and 3 chains without hops, and then to twice
+            as many; None: three.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
 
@@ -80,7 +82,7 @@ class Search:
     """
 
     confidence: float = 0.99
-    rounds: int = len(_ROUNDS)
+    rounds: int | None = None
     max_iterations: int = 50
     max_programs: int = 100
 
@@ -88,8 +90,9 @@ class Search:
         if not 0 < self.confidence <= 1:
             raise OptionError(f"confidence={self.confidence} is a probability, above 0 and at most 1")
         for name in ("rounds", "max_iterations", "max_programs"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name}={value} must be at least 1")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
@@ -104,7 +107,7 @@ class JointSearch:
 
     Attributes:
         ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
-        hops: of every chain.
+        made, hops: how many chains each observation has, and the hops of each of them, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: spent on each observation, (B,).
     """
@@ -119,7 +122,7 @@ class JointSearch:
         self.starts = SearchStarts(problem, self.bank, self.objective)
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
-        self.hops = np.zeros(problem.size, dtype=np.int64)
+        self.hops, self.made = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size, dtype=np.int64)
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = np.square(problem.y).sum(axis=1)
@@ -148,8 +151,8 @@ class JointSearch:
         """Round after round, until every observation is finished or the watch says stop."""
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
-        for turn in range(self.options.rounds):
-            chains, hops = _ROUNDS[turn] if turn < len(_ROUNDS) else (24 << (turn - len(_ROUNDS) + 1), 24)
+        for turn in range(self.options.rounds or self.descents.affordable()):
+            chains, hops = self.descents.effort(turn)
             rows = np.flatnonzero(~self._finished)
             if not len(rows) or self.watch():
                 return
@@ -162,21 +165,21 @@ class JointSearch:
             self._judge()
 
     def advance(self, rows: Index, chains: int, hops: int) -> None:
-        """Bring some observations to so many chains of so many hops."""
+        """Bring some observations, all of which have the same numbers of them, to so many chains of so many hops."""
         have = self.ends.shape[1]
         if chains > have:
             more = ((0, 0), (0, chains - have))
             self.ends = np.pad(self.ends, more, constant_values=np.inf)
             self.chains = np.pad(self.chains, (*more, (0, 0)), constant_values=np.nan)
-        # The observations may come from different numbers of chains and hops, if they come from a search that was cut
-        # off; all that are still at work have the same.
-        done, old = int(self.hops[rows].min()), int(np.isfinite(self.chains[rows, :, 0]).all(axis=0).sum())
-        if hops > done and old:
-            self._improve(rows, slice(0, old), self.starts.moves(rows, old, hops - done))
-        if chains > old:
-            self.chains[rows, old:chains] = self.starts.codes(rows, old, chains - old)
-            self._improve(rows, slice(old, chains), self.starts.moves(rows, chains - old, hops))
-        self.hops[rows] = hops
+        done, old = int(self.hops[rows[0]]), int(self.made[rows[0]])
+        size = max(1, _NUMBERS // (chains * max(hops, 1) * self.chains.shape[2]))
+        for part in np.split(rows, range(size, len(rows), size)):
+            if hops > done and old:
+                self._improve(part, slice(0, old), self.starts.moves(part, old, hops - done))
+            if chains > old:
+                self.chains[part, old:chains] = self.starts.codes(part, old, chains - old)
+                self._improve(part, slice(old, chains), self.starts.moves(part, chains - old, hops))
+        self.hops[rows], self.made[rows] = hops, chains
 
     def _improve(self, rows: Index, some: slice, moves: Array) -> None:
         z, f = self.chains[rows, some], self.ends[rows, some]
@@ -217,7 +220,7 @@ class JointSearch:
     def hits(self) -> Hits:
         """Where the chains ended, of every observation."""
         zero = (_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size
-        return Hits.of(self.ends, self.f, zero)
+        return Hits.of(self.ends, self.f, zero)._replace(chains=self.made)
 
     def _judge(self) -> None:
         """Compute the confidence of every observation."""
