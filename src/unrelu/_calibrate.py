@@ -43,7 +43,12 @@ class Calibration:
 
 
 def calibrate(
-    network: Generator, operator: Any = None, noise: Noise | str | None = None, *, observations: int = 200, seed: int = 0
+    network: Generator,
+    operator: Any = None,
+    noise: Noise | str | None = None,
+    *,
+    observations: int = 200,
+    seed: int = 0,
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
@@ -120,9 +125,7 @@ def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[H
     return [Hits.of(end[rows], best[rows], np.zeros(int(rows.sum()))) for end in ends]
 
 
-def _judged(
-    prior: BasinPrior, ends: list[Array], best: Array
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _judged(prior: BasinPrior, ends: list[Array], best: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
     sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
     for hops, end in zip(LEVELS[1:], ends[1:], strict=True):  # without hops, no search of small networks ends

@@ -287,7 +287,11 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, mo
         inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         ends[layer + 2] = ends[layer + 1] + outputs
         largest, widest = max(largest, inputs * outputs), max(widest, outputs)
-    u, x, slopes = np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32)
+    u, x, slopes = (
+        np.empty(ends[d + 1], np.float32),
+        np.empty(ends[d + 1], np.float32),
+        np.empty(ends[d + 1], np.float32),
+    )
     work = (
         ends, u, x, slopes, np.empty(largest, np.float32), np.empty(widest, np.int64),
         np.empty(len(y), np.float32), np.empty(len(y), np.float32), np.empty(d, np.float32),

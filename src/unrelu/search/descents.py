@@ -116,7 +116,9 @@ class CompiledDescents(Descents):
         network, operator = problem.network, problem.operator
         assert isinstance(network, Network)
         sizes = network.activation_sizes
-        layers = [PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)]
+        layers = [
+            PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)
+        ]
         self._shown = observed_rows(operator, problem.y)
         if self._shown is None:
             last = layers[-1]

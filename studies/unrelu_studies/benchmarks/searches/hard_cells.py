@@ -17,7 +17,7 @@ from unrelu_studies.kit.trained_generators import PIXELS, plain_vae
 
 Array = npt.NDArray[np.float64]
 
-# Names are those of trained decoders, or "sizes activations seed" of random ones: weights N(0, 2 / n_{i-1}), which keeps
+# Names are those of trained decoders, or "sizes activations seed" of random ones: weights N(0, 2 / n_{i-1}), which keep
 # the size of what a ReLU layer puts out; biases of half that size where the seed is odd.
 TUNE = (
     "plain-vae-0", "plain-vae-0-variance-0.2", "10-30-60 relu 2", "20-60-200 relu 2", "12-40-80 relu 3",
