@@ -38,8 +38,8 @@ class Status(enum.Enum):
         "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
     )
     REFOUND = (
-        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds for "
-        "more confidence that no better code exists"
+        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds "
+        "for more confidence that no better code exists"
     )
     FOUND_ONCE = (
         "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"

@@ -82,6 +82,30 @@ class PackedNetwork(NamedTuple):
 
 
 @jit
+def _activate(numbers, layer, width, here, u, x, slopes):
+    """Outputs and derivatives of one layer, whose first neuron has the number ``here``."""
+    kind, begin = layer[_KIND], layer[_SLOPE]
+    for i in range(layer[OUTPUTS]):
+        v = u[here + i]
+        if kind == _PIECEWISE_LINEAR:
+            c = numbers[begin + i]
+            if v >= width:
+                x[here + i], slopes[here + i] = v, 1
+            elif v <= -width:
+                x[here + i], slopes[here + i] = c * v, c
+            else:
+                over = (v + width) / (2 * width)
+                x[here + i] = c * v + (1 - c) * over * over * width
+                slopes[here + i] = c + (1 - c) * over
+        elif kind == _SIGMOID:
+            s = np.float32(1) / (np.float32(1) + np.exp(-v))
+            x[here + i], slopes[here + i] = s, s * (1 - s)
+        else:
+            t = np.tanh(v)
+            x[here + i], slopes[here + i] = t, 1 - t * t
+
+
+@jit
 def _forward(numbers, layout, widths, z, ends, u, x, slopes):
     """Pre-activations u, outputs x and derivatives phi'(u) of all layers, one after another."""
     for j in range(len(z)):
@@ -99,26 +123,7 @@ def _forward(numbers, layout, widths, z, ends, u, x, slopes):
                 row = begin + j * outputs
                 for i in range(outputs):
                     u[here + i] += value * numbers[row + i]
-        kind, width = layout[layer, _KIND], widths[layer]
-        begin = layout[layer, _SLOPE]
-        for i in range(outputs):
-            v = u[here + i]
-            if kind == _PIECEWISE_LINEAR:
-                c = numbers[begin + i]
-                if v >= width:
-                    x[here + i], slopes[here + i] = v, 1
-                elif v <= -width:
-                    x[here + i], slopes[here + i] = c * v, c
-                else:
-                    over = (v + width) / (2 * width)
-                    x[here + i] = c * v + (1 - c) * over * over * width
-                    slopes[here + i] = c + (1 - c) * over
-            elif kind == _SIGMOID:
-                s = np.float32(1) / (np.float32(1) + np.exp(-v))
-                x[here + i], slopes[here + i] = s, s * (1 - s)
-            else:
-                t = np.tanh(v)
-                x[here + i], slopes[here + i] = t, 1 - t * t
+        _activate(numbers, layout[layer], widths[layer], here, u, x, slopes)
 
 
 @jit
@@ -208,6 +213,54 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @jit
+def _steps(numbers, layout, widths, y, prior, limits, most, exact, z, damping, work):
+    """At most so many damped Gauss-Newton steps from z, in place, on the network with these widths.
+
+    Returns f, the damping, from a negative one on that of a first step, and the number of steps.
+    """
+    ends, u, x, slopes, scratch, moved, r, other, gram, gradient, factor, step, trial = work
+    k, last = len(z), ends[len(layout)]
+    tiny_decrease, enough, ceiling = limits[1], limits[2], limits[3]
+    _forward(numbers, layout, widths, z, ends, u, x, slopes)
+    f = _residual(x, last, y, r, z, prior)
+    growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
+    while steps < most and small < 2 and f > enough:
+        if stale:
+            count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
+            _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
+            stale, mean = False, np.trace(gram) / k
+            if damping < 0:
+                damping = max(_DAMPING * mean, _TINY)
+        steps += 1
+        if not _damped_step(gram, gradient, damping, factor, step):
+            damping, growth = damping * growth, growth * 2
+            continue
+        promised, length, size = 0.0, 0.0, 0.0
+        for j in range(k):
+            promised += step[j] * (damping * step[j] - gradient[j])
+            length += step[j] * step[j]
+            size += z[j] * z[j]
+            trial[j] = z[j] + step[j]
+        arrived = damping <= 0.1 * mean and promised <= tiny_decrease * f
+        if exact and (arrived or (steps > _PATIENCE and f - _TRUST * promised > ceiling)):
+            break
+        _forward(numbers, layout, widths, trial, ends, u, x, slopes)
+        reached = _residual(x, last, y, other, trial, prior)
+        tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
+        if reached < f:
+            gain = 2 * (f - reached) / max(promised, _TINY) - 1
+            damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
+            tiny |= f - reached < tiny_decrease * f
+            f, stale = reached, True
+            z[:] = trial
+            r[:] = other
+        else:
+            damping, growth = damping * growth, growth * 2
+        small = small + 1 if tiny else 0
+    return f, damping, steps
+
+
+@jit
 def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
     """One descent from z, in place: a step at each width of the schedule, then steps on the exact network.
 
@@ -216,61 +269,16 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
 
     Returns f and the number of steps.
     """
-    ends, u, x, slopes, scratch, moved, r, other, widths, gram, gradient, factor, step, trial = work
-    k, last = len(z), ends[len(layout)]
-    most, tiny_decrease, enough, ceiling = int(limits[0]), limits[1], limits[2], limits[3]
-    damping, growth, f, steps = -1.0, 2.0, 0.0, 0
-    for phase in range(len(schedule) + 1):
-        exact = phase == len(schedule)
+    widths = np.zeros(len(layout), np.float32)
+    damping, total = -1.0, 0
+    for width in schedule:
         for layer in range(len(layout)):
-            widths[layer] = 0.0 if exact else schedule[phase] * sizes[layer]
-        _forward(numbers, layout, widths, z, ends, u, x, slopes)
-        f = _residual(x, last, y, r, z, prior)
-        growth, small, stale = 2.0, 0, True
-        for turn in range(most if exact else 1):
-            if f <= enough:
-                break
-            if stale:
-                count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
-                _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
-                stale = False
-            mean = 0.0
-            for j in range(k):
-                mean += gram[j, j] / k
-            if damping < 0:
-                damping = max(_DAMPING * mean, _TINY)
-            steps += 1
-            if not _damped_step(gram, gradient, damping, factor, step):
-                damping, growth = damping * growth, growth * 2
-                continue
-            promised, length, size = 0.0, 0.0, 0.0
-            for j in range(k):
-                promised += step[j] * (damping * step[j] - gradient[j])
-                length += step[j] * step[j]
-                size += z[j] * z[j]
-                trial[j] = z[j] + step[j]
-            if exact and damping <= 0.1 * mean and promised <= tiny_decrease * f:
-                break
-            if exact and turn >= _PATIENCE and f - _TRUST * promised > ceiling:
-                break
-            _forward(numbers, layout, widths, trial, ends, u, x, slopes)
-            reached = _residual(x, last, y, other, trial, prior)
-            tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
-            if reached < f:
-                gain = 2 * (f - reached) / max(promised, _TINY) - 1
-                damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
-                tiny |= f - reached < tiny_decrease * f
-                f, stale = reached, True
-                for j in range(k):
-                    z[j] = trial[j]
-                for i in range(len(r)):
-                    r[i] = other[i]
-            else:
-                damping, growth = damping * growth, growth * 2
-            small = small + 1 if tiny else 0
-            if small >= 2:
-                break
-    return f, steps
+            widths[layer] = width * sizes[layer]
+        _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, 1, False, z, damping, work)
+        total += steps
+    widths[:] = 0.0
+    f, _, steps = _steps(numbers, layout, widths, y, prior, limits, int(limits[0]), True, z, damping, work)
+    return f, total + steps
 
 
 @jit
@@ -294,7 +302,7 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, mo
     )
     work = (
         ends, u, x, slopes, np.empty(largest, np.float32), np.empty(widest, np.int64),
-        np.empty(len(y), np.float32), np.empty(len(y), np.float32), np.empty(d, np.float32),
+        np.empty(len(y), np.float32), np.empty(len(y), np.float32),
         np.empty((k, k)), np.empty(k), np.empty((k, k)), np.empty(k), np.empty(k),
     )  # fmt: skip
     one = limits.copy()

@@ -29,8 +29,8 @@ _WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
-# Multiplications that a search may spend on an observation if its rounds are not stated: about a tenth of a second. Those
-# that one step takes beside its matrices, and the steps of a hop.
+# Multiplications that a search may spend on an observation if its rounds are not stated, about a tenth of a second;
+# those that one step takes beside its matrices; the steps of a hop.
 _WORK = 1.2e9
 _STEP_WORK, _HOP_STEPS = 2e4, 5
 # Numbers in the matrices of a network, and in an operator that is written out, up to which descents are compiled.

@@ -235,7 +235,7 @@ class JointSearch:
 
     @property
     def _finished(self) -> npt.NDArray[np.bool_]:
-        """Observations with an exact fit, or whose confidence is reached; in another norm, whose best was found twice."""
+        """Observations with an exact fit, or with enough confidence; in another norm, whose best was found twice."""
         enough = self._confidence >= self.options.confidence
         return self.exact | (enough if self.problem.norm == "l2" else self.hits().best >= _AGREE)
 

@@ -60,7 +60,7 @@ class SearchStarts:
         self._streams: dict[int, np.random.Generator] = {}
 
     def learn(self, objectives: Array) -> None:
-        """Take the variance of the noise to be at least that of the residuals that the best codes so far leave, (B,)."""
+        """Take the noise to be as large as the residuals that the best codes so far leave: their |r|^2, (B,)."""
         if not self.problem.noise.stated:
             found = self._rounded(objectives / self.problem.observed + _ESTIMATE_NOISE * self.bank.spread)
             self._variance = np.where(np.isfinite(found), found, self._variance)

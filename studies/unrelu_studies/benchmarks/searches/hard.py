@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
 
 
 def _timed(batch: HardBatch, method: Callable[[HardBatch, Array], Any], size: int) -> tuple[dict[str, Array], float]:
-    """Codes and confidences of the first observations, :data:`BATCH` at a time, and milliseconds of CPU time for each of them."""
+    """Codes and confidences of the first observations, :data:`BATCH` at a time, and CPU milliseconds for each."""
     y = batch.y[:size]
     method(batch, y[:2])
     codes, sure, begin = [], [], time.process_time()
@@ -91,7 +92,7 @@ def _objective(batch: HardBatch, z: Array) -> Array:
     operator = read_operator(batch.operator, batch.network.output_shape, batch.y.shape)
     x = batch.network(z).reshape(len(z), -1)
     r = batch.y[: len(z)].reshape(len(z), -1) - operator.values(x)
-    return np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf)
+    return np.asarray(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf))
 
 
 def _from_truth(batch: HardBatch) -> Array:
@@ -127,7 +128,7 @@ def _best(results: list[Any]) -> _Codes:
 
 
 def _scipy(batch: HardBatch, y: Array) -> _Codes:
-    """scipy.optimize.least_squares (MINPACK's Levenberg-Marquardt, or trf where there are fewer entries than unknowns)."""
+    """scipy.optimize.least_squares: MINPACK's Levenberg-Marquardt, or trf where entries are fewer than unknowns."""
     network = batch.network
     assert isinstance(network, Network)
     operator = read_operator(batch.operator, network.output_shape, y.shape)
@@ -200,7 +201,7 @@ def _reliability(results: Results) -> str:
     confidence, best = _gathered(noisy)
     edges = (*BINS[:-1], 0.95, SURE, 1.0 + 1e-9)
     rows = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (confidence >= low) & (confidence < high)
         if high > low and inside.any():
             rows.append(
@@ -212,7 +213,7 @@ def _reliability(results: Results) -> str:
                 )
             )
     return (
-        "Of observations with noise, by their confidence: how many, its mean, and how many codes were the best known:\n\n"
+        "Of observations with noise, by their confidence: how many, its mean, and how many codes were the best:\n\n"
         + table(("confidence", "observations", "mean", "best"), rows)
     )
 
