@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import random_network
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import Candidates, best_seen_probability
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
-from unrelu.search.squared_error import SquaredError
 
 K, B = 2, 3
 SIZE = 100.0  # |y|^2

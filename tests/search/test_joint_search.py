@@ -13,11 +13,11 @@ from tests.support import EPS, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_by_layer import layerwise_reason
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.search import confidence, joint_search
 from unrelu.search.joint_search import Search
-from unrelu.search.squared_error import SquaredError
 
 
 def noisy(sizes, seed, noise, count=6, activation="relu"):

@@ -10,16 +10,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.local_search.descent_kernel import (
+    INPUTS,
+    OUTPUTS,
+    PackedLayer,
+    PackedNetwork,
+    compile_descents,
+    descend_and_hop,
+)
+from unrelu.local_search.halting import Watch
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, written_out
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.descent_kernel import INPUTS, OUTPUTS, PackedLayer, PackedNetwork, compile_descents, descend_and_hop
-from unrelu.search.halting import Watch
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.search.sample_bank import Bank
-from unrelu.search.squared_error import SquaredError
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -106,7 +113,7 @@ class Descents(ABC):
 
 
 class CompiledDescents(Descents):
-    """One code after another, in single precision, see :mod:`~unrelu.search.descent_kernel`."""
+    """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
 
     rounds = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (24, 24))
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.local_search.halting import Watch
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
+from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
+from unrelu.local_search.starts import starting_codes
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
 from unrelu.search.confidence import Hits
 from unrelu.search.descents import Descents, Start
-from unrelu.search.halting import Watch
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
-from unrelu.search.squared_error import MixedSquaredError, SquaredError
-from unrelu.search.starts import starting_codes
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -65,8 +65,8 @@ class Search:
     :func:`unrelu.calibrate` on this one.
 
     The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
-    where :class:`~unrelu.search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
-    generator without known layers the l2 code is returned.
+    where :class:`~unrelu.local_search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one;
+    of a generator without known layers the l2 code is returned.
 
     Args:
         confidence: the search of an observation stops when it has this confidence.

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import torch
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_bank import Bank
-from unrelu.search.squared_error import SquaredError
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
