@@ -79,7 +79,7 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 METHODS: dict[str, Entry] = {
     "auto": Entry(
-        "joint search: linear and layer-wise starts, smoothed homotopy, Levenberg-Marquardt, basin hopping",
+        "joint search: independent chains of smoothed descents and hops, until one is sure of the best code",
         "noise",
         Search,
     ),
