@@ -81,28 +81,30 @@ class PackedNetwork(NamedTuple):
         return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
 
 
+# Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions.
+
+
 @jit
-def _activate(numbers, layer, width, here, u, x, slopes):
-    """Outputs and derivatives of one layer, whose first neuron has the number ``here``."""
-    kind, begin = layer[_KIND], layer[_SLOPE]
-    for i in range(layer[OUTPUTS]):
-        v = u[here + i]
+def _activate(kind, below, width, u, x, slopes):
+    """Outputs and derivatives of one layer; ``below`` are the slopes below zero."""
+    for i in range(len(u)):
+        v = u[i]
         if kind == _PIECEWISE_LINEAR:
-            c = numbers[begin + i]
+            c = below[i]
             if v >= width:
-                x[here + i], slopes[here + i] = v, 1
+                x[i], slopes[i] = v, 1
             elif v <= -width:
-                x[here + i], slopes[here + i] = c * v, c
+                x[i], slopes[i] = c * v, c
             else:
                 over = (v + width) / (2 * width)
-                x[here + i] = c * v + (1 - c) * over * over * width
-                slopes[here + i] = c + (1 - c) * over
+                x[i] = c * v + (1 - c) * over * over * width
+                slopes[i] = c + (1 - c) * over
         elif kind == _SIGMOID:
             s = np.float32(1) / (np.float32(1) + np.exp(-v))
-            x[here + i], slopes[here + i] = s, s * (1 - s)
+            x[i], slopes[i] = s, s * (1 - s)
         else:
             t = np.tanh(v)
-            x[here + i], slopes[here + i] = t, 1 - t * t
+            x[i], slopes[i] = t, 1 - t * t
 
 
 @jit
@@ -112,26 +114,29 @@ def _forward(numbers, layout, widths, z, ends, u, x, slopes):
         x[j] = z[j]
     for layer in range(len(layout)):
         inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
-        below, here = ends[layer], ends[layer + 1]
+        below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
         begin = layout[layer, _BIAS]
-        for i in range(outputs):
-            u[here + i] = numbers[begin + i]
+        sums = u[here:end]
+        sums[:] = numbers[begin : begin + outputs]
         begin = layout[layer, _MATRIX]
         for j in range(inputs):
             value = x[below + j]
             if value != 0:
-                row = begin + j * outputs
+                row = numbers[begin + j * outputs : begin + (j + 1) * outputs]
                 for i in range(outputs):
-                    u[here + i] += value * numbers[row + i]
-        _activate(numbers, layout[layer], widths[layer], here, u, x, slopes)
+                    sums[i] += value * row[i]
+        begin = layout[layer, _SLOPE]
+        slopes_below = numbers[begin : begin + outputs]
+        _activate(layout[layer, _KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
 
 
 @jit
 def _residual(x, end, y, r, z, prior):
     """Write r = A G(z) - y and return f = |r|^2 + prior |z|^2."""
     f = 0.0
+    outputs = x[end : end + len(y)]
     for i in range(len(y)):
-        r[i] = x[end + i] - y[i]
+        r[i] = outputs[i] - y[i]
         f += np.float64(r[i]) * np.float64(r[i])
     if prior > 0:
         for j in range(len(z)):
@@ -148,18 +153,19 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
         moved[j] = j
     rows = np.empty((0, 0), np.float32)
     for layer in range(len(layout)):
-        outputs, here, begin = layout[layer, OUTPUTS], ends[layer + 1], layout[layer, _MATRIX]
+        outputs, begin = layout[layer, OUTPUTS], layout[layer, _MATRIX]
+        derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         on = np.empty(outputs, np.int64)
         c = 0
         for i in range(outputs):
-            if slopes[here + i] != 0:
+            if derivatives[i] != 0:
                 on[c] = i
                 c += 1
         part = scratch[: count * c].reshape(count, c)
         for b in range(count):
-            row = begin + moved[b] * outputs
+            row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
             for a in range(c):
-                part[b, a] = numbers[row + on[a]] * slopes[here + on[a]]
+                part[b, a] = row[on[a]] * derivatives[on[a]]
         rows = part.T.copy() if layer == 0 else np.dot(part.T, rows)
         count = c
         for a in range(c):

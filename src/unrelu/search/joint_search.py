@@ -229,7 +229,7 @@ class JointSearch:
         for hops in np.unique(self.hops):
             at = self.hops == hops
             self._confidence[at] = prior.confidence(int(hops), Hits(*(count[at] for count in hits)))
-        sure = np.flatnonzero(self._confidence > 0)
+        sure = np.flatnonzero(self._confidence >= self.options.confidence)
         self._confidence[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
 
@@ -300,7 +300,8 @@ class JointSearch:
             if len(some) and not self.watch.reason:
                 self.z[some], converged = self._in_double(some, steps)
                 status[some[~converged]] = Status.ITERATION_LIMIT
-        status[rows[self._flat(rows)]] = Status.FLAT
+        flat = rows[self._flat(rows)]
+        status[flat], self._confidence[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
             status[~self._finished | (self.problem.norm != "l2")] = self.watch.reason
