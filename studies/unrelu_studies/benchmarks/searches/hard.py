@@ -1,7 +1,7 @@
 """Generators on which descents get stuck: how often each search finds the best code, in what time, and how sure it is.
 
 The best known objective of an observation is the least of the truth's (after a descent from it), of a search with
-another seed that makes all its rounds, of 50 Levenberg-Marquardt descents from random starts for the first twenty, and
+another seed that makes all its rounds, of 50 Levenberg-Marquardt descents from random starts for the first ten, and
 of all that is compared here. The generators are those that nothing was tuned on. Times are CPU times of one thread.
 """
 
@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 
 COUNT, QUICK_COUNT = 200, 10
 # Observations that are inverted together, and those that the slowest peers are given.
-BATCH, FEW = 50, 20
+BATCH, FEW = 50, 10
 # A code is the best if its objective is within this share of the best known; below this share of |y|^2 it is an exact
 # fit.
 WITHIN, ZERO = 1e-2, 1e-9
