@@ -45,10 +45,10 @@ class SearchStarts:
     r"""The starts of one search, and the perturbations of what they reach.
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
-    (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from 1 to 3,
-    log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A hop is :math:`h \, \Sigma^{1/2} \xi`,
-    with :math:`\xi \sim N(0, I)` and h from 0.4 to 1.2, log-uniform. Each observation has a random stream of its own, so what
-    is tried on it does not depend on the others.
+    (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from 1 to
+    3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A hop is :math:`h \, \Sigma^{1/2}
+    \xi`, with :math:`\xi \sim N(0, I)` and h from 0.4 to 1.2, log-uniform. Each observation has a random stream of
+    its own, so what is tried on it does not depend on the others.
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
