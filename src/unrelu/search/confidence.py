@@ -58,34 +58,40 @@ class Hits(NamedTuple):
 
 
 def _likelihood(hits: Hits) -> Array:
-    """The logarithm of the probability of the counts under each point of the grid, (B, T)."""
+    r"""The logarithm of the probability of the counts of the best optimum and the second seen, on the grid, (B, T).
+
+    Between those two there may be optima that all the m chains left over missed, any number of them. Each has the
+    probability :math:`v = E (1 - q)^m`, so all numbers together bring the factor :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
+    """
     n, first, second = (count[:, None].astype(np.float64) for count in (hits.chains, hits.best, hits.second))
     left, total = n - first, betaln(ALPHA, BETA)
-    of_second = np.where(left > 0, betaln(ALPHA + second, BETA + left - second) - total, 0.0)
-    return np.asarray(betaln(ALPHA + first, BETA + left) - total + of_second)
+    of_second = betaln(ALPHA + second, BETA + left - second) - total - np.log1p(-_missed(np.maximum(left, 1)))
+    return np.asarray(betaln(ALPHA + first, BETA + left) - total + np.where(left > 0, of_second, 0.0))
 
 
-def _posterior(prior: Array, hits: Hits) -> Array:
-    """The weights of the grid's points when the counts are known, (B, T)."""
-    with np.errstate(divide="ignore"):
-        logarithms = _likelihood(hits) + np.log(prior)
-    weights = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+def _missed(chains: Array | Counts) -> Array:
+    """E (1 - q)^n, the probability that n chains all miss an optimum, on the grid: (B, T) for n of shape (B, 1)."""
+    return np.exp(betaln(ALPHA, BETA + chains) - betaln(ALPHA, BETA))
 
 
 def confidence(prior: Array, hits: Hits) -> Array:
     r"""The probability that no optimum is better than the best that was seen, (B,).
 
-    A better one was missed by all n chains. With :math:`u = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)`,
-    there are j such with a probability proportional to :math:`u^j`, whatever was seen of the others. So there is none
-    with probability 1 - u, of which the mean over the posterior of (alpha, beta) is returned.
+    A better one was missed by all n chains, with the probability :math:`u = E (1 - q)^n = B(\alpha, \beta + n) /
+    B(\alpha, \beta)`. If L is the probability of the counts when there is none better, it is :math:`u^j L` when there
+    are j. So with weights w of the grid's points the probability of none is
+
+    .. math:: \sum w L \Big/ \sum w L (1 + u + u^2 + \ldots) = \sum w L \Big/ \sum w L / (1 - u)
 
     Args:
         prior: the weights of the grid's points, (T,).
         hits: counts of B observations.
     """
-    missed = np.exp(betaln(ALPHA, BETA + hits.chains[:, None]) - betaln(ALPHA, BETA))
-    return np.asarray((_posterior(prior, hits) * (1 - missed)).sum(axis=1))
+    with np.errstate(divide="ignore"):
+        logarithms = _likelihood(hits) + np.log(prior)
+    none_better = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+    any_number = none_better / (1 - _missed(hits.chains[:, None]))
+    return np.asarray(none_better.sum(axis=1) / any_number.sum(axis=1))
 
 
 def learned(hits: Hits, base: Array, pseudo: float) -> Array:
