@@ -15,7 +15,7 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
-from unrelu.search.confidence import Hits
+from unrelu.search.confidence import SAME, Hits
 from unrelu.search.descents import Descents, Start
 from unrelu.search.halting import Watch
 from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
@@ -187,6 +187,8 @@ class JointSearch:
 
     def _keep(self, rows: Index, z: Array, f: Array) -> None:
         lower = f < self.f[rows]
+        # What was said of a worse code does not hold of this one, should the search be cut off before the next round.
+        self._confidence[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
         self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
 
     def _descend_from_codes(self, rows: Index) -> None:
