@@ -1,4 +1,4 @@
-"""The confidence of a search: what counts as the same optimum, and the probabilities of the model, by simulation too."""
+"""The confidence of a search: what counts as the same optimum, and what the model says of it, by simulation too."""
 
 from __future__ import annotations
 
