@@ -50,7 +50,7 @@ class Hits(NamedTuple):
 
         Objectives up to ``zero`` (B,), which are rounding, are the same.
         """
-        at_best = ends <= np.maximum((1 + SAME) * best, zero)[:, None]
+        at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
         lowest = others.min(axis=1, initial=np.inf)
         second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])

@@ -19,7 +19,7 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
-from unrelu.search.confidence import Hits
+from unrelu.search.confidence import SAME, Hits
 from unrelu.search.descents import Descents, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
@@ -190,6 +190,8 @@ class JointSearch:
 
     def _keep(self, rows: Index, z: Array, f: Array) -> None:
         lower = f < self.f[rows]
+        # What was said of a worse code does not hold of this one, should the search be cut off before the next round.
+        self._confidence[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
         self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
 
     def _descend_from_codes(self, rows: Index) -> None:
