@@ -91,7 +91,7 @@ def _activate(kind, below, width, u, x, slopes):
         v = u[i]
         if kind == _PIECEWISE_LINEAR:
             c = below[i]
-            if v >= width:
+            if v > width:
                 x[i], slopes[i] = v, 1
             elif v <= -width:
                 x[i], slopes[i] = c * v, c
