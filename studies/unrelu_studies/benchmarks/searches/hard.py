@@ -31,8 +31,8 @@ from unrelu_studies.kit.unit_runner import Unit
 Array = npt.NDArray[np.float64]
 
 COUNT, QUICK_COUNT = 200, 10
-# Observations that are inverted together, and those that the slowest peers are given.
-BATCH, FEW = 50, 10
+# Observations that are inverted together.
+BATCH = 50
 # A code is the best if its objective is within this share of the best known; below this share of |y|^2 it is an exact
 # fit.
 WITHIN, ZERO = 1e-2, 1e-9
@@ -54,12 +54,11 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     batch = draw(name, measurement, noise, count, command.seed)
     with computing(one_thread=True):
         found, milliseconds = _timed(batch, lambda part, y: invert(batch.network, y, operator=batch.operator), count)
-        few = min(FEW, count)
         objectives, times = {"auto": _objective(batch, found["z"])}, {"auto": milliseconds}
-        for peer, method in PEERS.items():
-            codes, times[peer] = _timed(batch, method, few)
+        for peer, (method, few) in PEERS.items():
+            codes, times[peer] = _timed(batch, method, min(few, count))
             objectives[peer] = _objective(batch, codes["z"])
-        rivals = [_from_truth(batch), _descents(DESCENTS - STARTS, STARTS)(batch, batch.y[:few]).z]
+        rivals = [_from_truth(batch), _descents(DESCENTS - STARTS, STARTS)(batch, batch.y[:FEW]).z]
         if noise:
             rivals.append(invert(batch.network, batch.y, HEAVY, operator=batch.operator, seed=1 + command.seed).z)
     best = np.full(count, np.inf)
@@ -77,7 +76,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
 def _timed(batch: HardBatch, method: Callable[[HardBatch, Array], Any], size: int) -> tuple[dict[str, Array], float]:
     """Codes and confidences of the first observations, :data:`BATCH` at a time, and CPU milliseconds for each."""
     y = batch.y[:size]
-    method(batch, y[:2])
+    invert(batch.network, y[:2], operator=batch.operator)  # compiles, and draws the samples of the generator
     codes, sure, begin = [], [], time.process_time()
     for start in range(0, len(y), BATCH):
         result = method(batch, y[start : start + BATCH])
@@ -158,7 +157,9 @@ def _jacobian_of(network: Network) -> Callable[[Array], Array]:
     return jacobian
 
 
-PEERS = {"lm x10": _descents(STARTS), "adam x10": _adam, "scipy x10": _scipy}
+# And of how many observations each is given; Adam takes a second for one.
+FEW = 10
+PEERS = {"lm x10": (_descents(STARTS), FEW), "adam x10": (_adam, FEW // 2), "scipy x10": (_scipy, FEW)}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def _sizes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
 def _cells(results: Results) -> str:
     text = (
         "Share of codes within 1% of the best known, and milliseconds of CPU time for one observation (batches "
-        f"of {BATCH}, one thread; the peers on {FEW} observations):\n\n"
+        f"of {BATCH}, one thread; LM and SciPy on {FEW} of them, Adam on {FEW // 2}):\n\n"
     )
     peers = list(results["rows"][0]["shares"])
     rows = (
