@@ -85,7 +85,7 @@ def test_status_of_a_finished_run(unrelu_command):
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     assert "out: net.npz on" in text
-    assert "method auto rounds=" in text
+    assert "method auto confidence=" in text
     assert "finished: 12 of 12 observations, 3 of 3 chunks" in text
     assert "EXACT_FIT 12 fits the observation exactly" in text
     code, out, _ = unrelu_command("status", "out", "--json")
