@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.measurements.pooled_noise import too_large
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -74,6 +75,10 @@ class Search:
             8, 16 of 24, 24 of 24, and after that to twice as many chains in each round.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
+        pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
+            (l2, no prior). An observation whose residual stands out from it
+            (:func:`~unrelu.measurements.pooled_noise.too_large`) is searched again until it does not, or through all
+            rounds, and is an ``OUTLIER`` if it still does. False for observations that do not belong together.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -83,6 +88,7 @@ class Search:
     rounds: int = len(_ROUNDS)
     max_iterations: int = 50
     max_programs: int = 100
+    pool: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
@@ -96,7 +102,9 @@ class Search:
         run = JointSearch(problem, self)
         run.search()
         z, status = run.refined()
-        return Inversion.of(problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence())
+        return Inversion.of(
+            problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence(), pool=self.pool
+        )
 
 
 class JointSearch:
@@ -105,6 +113,7 @@ class JointSearch:
     Attributes:
         ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
         hops: of every chain.
+        rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: spent on each observation, (B,).
     """
@@ -120,6 +129,7 @@ class JointSearch:
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
         self.hops = np.zeros(problem.size, dtype=np.int64)
+        self.rounds = np.zeros(problem.size, dtype=np.int64)
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = np.square(problem.y).sum(axis=1)
@@ -145,21 +155,39 @@ class JointSearch:
     # --- rounds -------------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Round after round, until every observation is finished or the watch says stop."""
+        """Round after round, until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
-        for turn in range(self.options.rounds):
+        while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
+            turn = int(self.rounds[rows[0]])
             chains, hops = _ROUNDS[turn] if turn < len(_ROUNDS) else (24 << (turn - len(_ROUNDS) + 1), 24)
-            rows = np.flatnonzero(~self._finished)
-            if not len(rows) or self.watch():
-                return
             if turn == 0:
                 self._descend_from_codes(rows)
             self.advance(rows, chains, hops)
-            if self.watch.reason:
-                return
-            self._confirm_exact()
-            self._judge()
+            if not self.watch.reason:
+                self.rounds[rows] += 1
+                self._confirm_exact()
+                self._judge()
+
+    def _next_rows(self) -> Index:
+        """The observations of the next round, which all have been through equally many.
+
+        They are those that are not finished; when all are, those whose residual is too large for the noise level that
+        the batch tells.
+        """
+        more = self.rounds < self.options.rounds
+        wanted = more & ~self._finished
+        if not wanted.any():
+            wanted = more & self._outlying()
+        fewest = self.rounds[wanted].min(initial=self.options.rounds)
+        return np.flatnonzero(wanted & (self.rounds == fewest))
+
+    def _outlying(self) -> npt.NDArray[np.bool_]:
+        """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""
+        if not (self.options.pool and self.problem.tells_level):
+            return np.zeros(self.problem.size, dtype=bool)
+        told = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
+        return too_large(told, self.problem.observed - float(self.problem.network.latent_dim)) > 0
 
     def advance(self, rows: Index, chains: int, hops: int) -> None:
         """Bring some observations to so many chains of so many hops."""
@@ -217,7 +245,8 @@ class JointSearch:
     def hits(self) -> Hits:
         """Where the chains ended, of every observation."""
         zero = (_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size
-        return Hits.of(self.ends, self.f, zero)
+        made = np.isfinite(self.chains[:, :, 0]).sum(axis=1)  # fewer than others' where an observation was finished
+        return Hits.of(self.ends, self.f, zero)._replace(chains=made)
 
     def _judge(self) -> None:
         """Compute the confidence of every observation."""
