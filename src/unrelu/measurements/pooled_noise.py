@@ -25,8 +25,10 @@ FEWEST = 20
 _FREEDOM = 5
 # The probability that a batch of one noise level has any residual above the limit.
 _FALSE_ALARM = 1e-3
-# The quartiles of N(0, 1) are this far apart, and its median over n draws has this variance, times n.
+# The quartiles of N(0, 1) are this far apart. Over n draws their distance has this relative standard deviation, times
+# the square root of n, and the median this variance, times n.
 _QUARTILES = 2 * ndtri(0.75)
+_QUARTILES_ERROR = 1.17
 _MEDIAN_VARIANCE = np.pi / 2
 # There is one level if the residuals spread by no more than this multiple of what chi-square says.
 _WIDEST = 1.5
@@ -53,9 +55,11 @@ def too_large(energy: Array, freedom: Array) -> Array:
     root = np.cbrt(energy[rows] / freedom[rows])
     level = np.median(root / (1 - variance))
     z = (root / level - (1 - variance)) / np.sqrt(variance)
-    spread = max(1.0, float(np.subtract(*np.quantile(z, [0.75, 0.25]))) / _QUARTILES)
+    spread = float(np.subtract(*np.quantile(z, [0.75, 0.25]))) / _QUARTILES
     if spread > _WIDEST:
         return factor
+    # A residual stands out from the spread that there may be.
+    spread = max(1.0, spread * (1 + _QUARTILES_ERROR / np.sqrt(len(rows))))
     # The level itself is off by its share of an observation's variance, the more the fewer there are.
     of_level = _MEDIAN_VARIANCE * variance.mean() / len(rows)
     limit = -ndtri(_FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
