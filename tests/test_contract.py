@@ -16,9 +16,9 @@ import unrelu
 from tests.support import random_network
 from unrelu import Inversion, Status
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.methods import METHODS, make
 from unrelu.models.network import Network
-from unrelu.search.levenberg_marquardt import LevenbergMarquardt
 
 NETWORKS = {kind: random_network((3, 8, 20), kind, bias=True) for kind in ("relu", "leaky_relu:0.1")}
 # Keeps the baselines, whose defaults are up to 10,000 steps, short; and lets "auto" refine its codes to the last digit.

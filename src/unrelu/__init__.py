@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from unrelu.result import Inversion, Status
     from unrelu.runs import Run, open_run, run
 
-# Importable, but not in __all__: ``hardness`` and ``theory``, and what needs an optional package, which ``import *`` does without.
+# Importable, but not in __all__: ``hardness``, ``theory``, and what needs an optional package, which ``import *`` does
+# without.
 __all__ = [
     "Certificate",
     "Certificates",

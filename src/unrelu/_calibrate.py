@@ -43,7 +43,12 @@ class Calibration:
 
 
 def calibrate(
-    network: Generator, operator: Any = None, noise: Noise | str | None = None, *, observations: int = 200, seed: int = 0
+    network: Generator,
+    operator: Any = None,
+    noise: Noise | str | None = None,
+    *,
+    observations: int = 200,
+    seed: int = 0,
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
@@ -83,7 +88,7 @@ def calibrate(
     with computing(one_thread=small(network)):
         z = stream("calibration codes", seed).standard_normal((observations, network.latent_dim))
         problem = _observed(network, measurement, stated, z, seed)
-        ends, best = _searched(problem, z)
+        ends, best = chain_ends(problem, z)
         checked = np.arange(observations) % 2 == 1
         base = default_prior()
         prior = learned_prior(_hits(ends, best, ~checked), base)
@@ -101,7 +106,7 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
     return Problem.build(network, y, operator=operator, scale="none", seed=seed).equilibrated()
 
 
-def _searched(problem: Problem, truth: Array) -> tuple[list[Array], Array]:
+def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:
     """Where the chains ended after each level of hops, (B, chains) each, and the best known objectives, (B,).
 
     The best known are those of the chains after further hops, or of a descent from the truth.
@@ -120,12 +125,10 @@ def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[H
     return [Hits.of(end[rows], best[rows], np.zeros(int(rows.sum()))) for end in ends]
 
 
-def _judged(
-    prior: BasinPrior, ends: list[Array], best: Array
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _judged(prior: BasinPrior, ends: list[Array], best: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
     sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
-    for hops, end in zip(LEVELS, ends, strict=True):
+    for hops, end in zip(LEVELS[1:], ends[1:], strict=True):  # without hops, no search of small networks ends
         lowest = end.min(axis=1)
         enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
         wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]

@@ -27,11 +27,11 @@ from unrelu.baselines.projected_gradient import Projected
 from unrelu.errors import OptionError
 from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
+from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.search.joint_search import Search
-from unrelu.search.levenberg_marquardt import LevenbergMarquardt
-from unrelu.search.starts import LAYER_METHODS
 
 __all__ = [
     "L1",
@@ -79,7 +79,7 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 METHODS: dict[str, Entry] = {
     "auto": Entry(
-        "joint search: linear and layer-wise starts, smoothed homotopy, Levenberg-Marquardt, basin hopping",
+        "joint search: independent chains of smoothed descents and hops, until one is sure of the best code",
         "noise",
         Search,
     ),

@@ -249,7 +249,7 @@ def test_a_method_that_finds_no_code_leaves_nan():
         ({"network": "decoder.onnx"}, OptionError, "network is a str; make one with unrelu.load, from_torch"),
         ({"network": lambda table: table.shape}, OptionError, "network made a tuple of X; return a generator"),
         ({"method": "best"}, OptionError, "method 'best' is unknown; use one of auto"),
-        ({"options": {"speed": 1}}, OptionError, "method 'auto' has no option 'speed'; it takes rounds"),
+        ({"options": {"speed": 1}}, OptionError, "method 'auto' has no option 'speed'; it takes confidence"),
         ({"options": 3}, OptionError, "options=3 must be a dictionary"),
         ({"noise": "poisson:1"}, InputError, "noise='poisson:1': use 'uniform:A'"),
         ({"norm": "l3"}, InputError, "norm='l3' is unknown"),

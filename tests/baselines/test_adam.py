@@ -9,9 +9,9 @@ import torch
 import unrelu
 from tests.support import random_network
 from unrelu.errors import OptionError
+from unrelu.local_search import squared_error
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
-from unrelu.search import squared_error
 
 NETWORK = random_network((4, 12, 30), activation="tanh", seed=1)
 RNG = np.random.default_rng(1)

@@ -9,8 +9,8 @@ import unrelu
 from tests.support import EPS, lm_reach, paper_network, random_network
 from unrelu.errors import InputError, OptionError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LInf
+from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.result import Status
-from unrelu.search.starts import LAYER_METHODS
 
 K, N = 4, 120
 NETWORK = random_network((K, 30, N), seed=1)

@@ -229,7 +229,7 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("net.npz", "y.npy", "--method", "best"), "method 'best' is unknown; use one of auto, exact, linf"),
         (("net.npz", "y.npy", "-O", "starts"), "--option 'starts': write name=value"),
         (("net.npz", "y.npy", "-O", "=3"), "--option '=3': write name=value"),
-        (("net.npz", "y.npy", "-O", "speed=3"), "method 'auto' has no option 'speed'; it takes rounds"),
+        (("net.npz", "y.npy", "-O", "speed=3"), "method 'auto' has no option 'speed'; it takes confidence"),
         (("net.npz", "y.npy", "-O", "rounds=many"), "option rounds='many' of method 'auto' must be a whole number"),
         (("net.npz", "y.npy", "-O", "rounds=0"), "rounds=0 must be at least 1"),
         (

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from unrelu.lp import compilation
-from unrelu.lp.compilation import compile_kernels
+from unrelu.lp.compilation import compile_by, compile_kernels
 from unrelu.lp.dense_linear_algebra import jit
 
 SCRIPT = """
@@ -44,31 +43,42 @@ def test_a_function_without_a_folder_for_its_cache_compiles_all_the_same():
     assert double.stats.cache_path is None
 
 
-def test_without_a_cache_the_message_says_so(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("folder", "message"), [(None, "NUMBA_CACHE_DIR"), ("somewhere", "once for each installation")]
+)
+def test_the_message_says_whether_there_is_a_cache(folder, message, monkeypatch):
     logged = threading.Event()
-    monkeypatch.setattr(compilation, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=None)))
+    monkeypatch.setattr(compilation, "_compiled", set())
     monkeypatch.setattr(compilation, "_PATIENCE", 0.0)
-    monkeypatch.setattr(compilation, "_run", lambda norm: logged.wait(30))
-    monkeypatch.setattr(compilation._LOG, "warning", lambda text: logged.set() if "NUMBA_CACHE_DIR" in text else None)
-    compilation._once.__wrapped__("l1")
+    monkeypatch.setattr(compilation._LOG, "warning", lambda text: logged.set() if message in text else None)
+    compile_by(lambda: logged.wait(30), folder, "kernels")
     assert logged.is_set()
 
 
 def test_damaged_files_of_the_cache_are_thrown_away(monkeypatch, tmp_path):
     runs = []
+    monkeypatch.setattr(compilation, "_compiled", set())
     for name in ("exchange.nbi", "exchange.1.nbc", "exchange.py"):
         (tmp_path / name).touch()
 
-    def run(norm):
-        runs.append(norm)
+    def run():
+        runs.append(sorted(path.name for path in tmp_path.iterdir()))
         if len(runs) == 1:
             raise EOFError("Ran out of input")
 
-    monkeypatch.setattr(compilation, "exchange", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
-    monkeypatch.setattr(compilation, "_run", run)
-    compilation._once.__wrapped__("l1")
-    assert runs == ["l1", "l1"]
+    compile_by(run, str(tmp_path), "kernels")
+    assert [len(files) for files in runs] == [3, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["exchange.py"]
+
+
+def test_kernels_of_one_name_are_compiled_once_and_again_after_an_error(monkeypatch):
+    runs = []
+    monkeypatch.setattr(compilation, "_compiled", set())
+    with pytest.raises(ZeroDivisionError):
+        compile_by(lambda: 1 / 0, None, "kernels")
+    for name in ("kernels", "kernels", "others"):
+        compile_by(lambda name=name: runs.append(name), None, name)
+    assert runs == ["kernels", "others"]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -45,6 +45,72 @@ def test_derivative_at_the_kink_is_the_lower_slope(kind, slope):
     assert ACTIVATIONS[kind].derivative(zero, zero).item() == slope
 
 
+# --- kinks that are rounded off ---------------------------------------------------------------------------------------
+
+kinked = pytest.mark.parametrize("kind", ["relu", "leaky_relu", "prelu", "prelu_negative"])
+widths = st.floats(0.01, 5)
+
+
+def values_of(activation, u):
+    """phi and phi' of pre-activations (4,), by PyTorch."""
+    u = torch.from_numpy(np.asarray(u, dtype=np.float64)[None])
+    x = activation.forward(u)
+    return x[0].numpy(), activation.derivative(u, x)[0].numpy()
+
+
+@kinked
+@given(u=vectors, width=widths)
+def test_beyond_its_width_a_smoothed_kink_is_the_kink(kind, u, width):
+    activation = ACTIVATIONS[kind]
+    outside = np.abs(u) >= width
+    (x, slope), (sharp, sharp_slope) = values_of(activation.smoothed(width), u), values_of(activation, u)
+    np.testing.assert_allclose(x[outside], sharp[outside], rtol=1e-12)
+    np.testing.assert_allclose(slope[outside], sharp_slope[outside], rtol=1e-12)
+    if kind == "relu":
+        assert (x[u <= -width] == 0).all()
+        assert (slope[u <= -width] == 0).all()
+
+
+@kinked
+@given(u=vectors, width=widths)
+def test_within_it_is_the_parabola_that_joins_both_slopes(kind, u, width):
+    activation, u = ACTIVATIONS[kind], u * width / 8
+    x, slope = values_of(activation.smoothed(width), u)
+    c = activation.slope
+    np.testing.assert_allclose(x, c * u + (1 - c) * (u + width) ** 2 / (4 * width), atol=1e-12)
+    np.testing.assert_allclose(slope, c + (1 - c) * (u + width) / (2 * width), atol=1e-12)
+    # The largest distance from the kink, at 0, is |1 - c| w / 4.
+    assert (np.abs(x - activation.value(u)) <= np.abs(1 - c) * width / 4 + 1e-12).all()
+    assert ((x >= activation.value(u) - 1e-12) | (c > 1)).all()
+
+
+@kinked
+@given(u=vectors, width=widths)
+def test_the_derivative_of_a_smoothed_kink_is_the_limit_of_differences(kind, u, width):
+    smoothed, step = ACTIVATIONS[kind].smoothed(width), 1e-6
+    difference = (values_of(smoothed, u + step)[0] - values_of(smoothed, u - step)[0]) / (2 * step)
+    # The second derivative jumps at the width's ends, from (1 - c) / (2 w) to 0.
+    np.testing.assert_allclose(values_of(smoothed, u)[1], difference, atol=2 * step / width + 1e-8)
+
+
+@kinked
+def test_smoothed_kinks_survive_pickling(kind):
+    smoothed = ACTIVATIONS[kind].smoothed(0.7)
+    copy = pickle.loads(pickle.dumps(smoothed))
+    assert copy.width == smoothed.width == 0.7
+    u = np.array([-2.0, -0.3, 0.1, 3.0])
+    for one, other in zip(values_of(copy, u), values_of(smoothed, u), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["identity", "sigmoid", "tanh"])
+def test_where_there_is_no_kink_nothing_is_rounded(kind):
+    assert ACTIVATIONS[kind].smoothed(0.5) is ACTIVATIONS[kind]
+
+
+# --- inverses and preimages -------------------------------------------------------------------------------------------
+
+
 @monotone
 @given(u=vectors)
 def test_inverse_gives_a_preactivation_of_the_output(kind, u):

@@ -1,249 +1,223 @@
-"""The best codes of a search: which end of a descent is kept, and what counts as the same optimum, found again."""
+"""The confidence of a search: what counts as the same optimum, and what the model says of it, by simulation too."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.special import beta as beta_function
 
-from tests.support import random_network
-from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.confidence import Candidates, best_seen_probability
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
-from unrelu.search.squared_error import SquaredError
+from unrelu.search.confidence import ALPHA, BETA, MEANS, STRENGTHS, Hits, confidence, learned
 
-K, B = 2, 3
-SIZE = 100.0  # |y|^2
+POINTS = len(ALPHA)
+UNIFORM = np.full(POINTS, 1 / POINTS)
 
 
-class Ends:
-    """What the candidates see of some descents: where each ended, and whether that is on a plateau."""
-
-    def __init__(self, rows, f, z=None, flat=False, dtype=torch.float32):
-        self.rows, self.f = torch.tensor(rows), torch.tensor(f, dtype=dtype)
-        numbered = torch.arange(1.0, len(rows) + 1)[:, None].expand(-1, K)
-        self.z = numbered.to(dtype) if z is None else torch.tensor(z, dtype=dtype)
-        self.gram = self.f.nan_to_num()[:, None, None] * torch.eye(K, dtype=dtype)
-        self._flat = torch.tensor(np.broadcast_to(flat, len(rows)))
-
-    def flat(self):
-        return self._flat
-
-    def refresh(self, at):
-        """Its matrices are fresh."""
+def counted(best, second, chains):
+    return Hits(*(np.atleast_1d(np.asarray(count, dtype=np.int64)) for count in (best, second, chains)))
 
 
-def empty():
-    return Candidates(torch.full((B, 4), (SIZE / 4) ** 0.5), K)
+def sure(best, second, chains, prior=UNIFORM):
+    return confidence(prior, counted(best, second, chains))
 
 
-def after(*adds, steps=1):
-    """The candidates after some rounds of ends."""
-    best = empty()
-    for ends in adds:
-        best.add(ends, torch.full_like(ends.rows, steps))
-    return best
+def prior_of(*points):
+    """The mixture of some points of the grid, equally often."""
+    weights = np.zeros(POINTS)
+    weights[list(points)] = 1 / len(points)
+    return weights
 
 
-# --- which code is kept -----------------------------------------------------------------------------------------------
+EASY, HARD = prior_of(*range(POINTS // 2, POINTS)), prior_of(*range(POINTS // 2))
 
 
-def test_before_the_first_descent_nothing_is_known():
-    best = empty()
-    assert best.times_found.tolist() == best.steps.tolist() == [0] * B
-    assert torch.isinf(best.f).all()
-    assert np.isnan(best.codes()).all()
-    np.testing.assert_allclose(best.size, SIZE, rtol=1e-6)
-    assert not best.flat().any()
-
-
-def test_the_best_end_is_kept_with_its_code_and_matrix():
-    best = after(Ends([0, 2], [5.0, 7.0], [[1, 2], [3, 4]]), Ends([2, 0], [6.0, 6.0], [[5, 6], [7, 8]]))
-    assert best.f.tolist() == [5.0, np.inf, 6.0]
-    assert best.z.tolist() == [[1, 2], [0, 0], [5, 6]]
-    assert best.gram[:, 0, 0].tolist() == [5.0, 0.0, 6.0]
-    np.testing.assert_array_equal(best.double, [[1, 2], [np.nan, np.nan], [5, 6]])
-    assert best.steps.tolist() == [2, 0, 2]
-
-
-@pytest.mark.parametrize("f", [np.nan, np.inf])
-def test_descents_that_left_the_range_of_numbers_are_ignored(f):
-    best = after(Ends([0, 1], [4.0, f]), Ends([0], [f]))
-    assert best.f.tolist() == [4.0, np.inf, np.inf]
-    assert best.z.tolist() == [[1, 1], [0, 0], [0, 0]]
-    assert best.times_found.tolist() == [1, 0, 0]
-    assert np.isnan(best.double[1:]).all()
-    assert best.steps.tolist() == [2, 1, 0]  # they took steps all the same
-
-
-# --- what is found again ----------------------------------------------------------------------------------------------
+# --- what is counted --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("values", "found"),
+    ("ends", "best", "first", "second"),
     [
-        ([5.0], 1),
-        ([5.0, 5.0, 5.0], 3),
-        ([5.0, 5.04], 2),
-        ([5.0, 5.06], 1),  # another optimum
-        ([5.0, 4.98, 5.02], 3),  # the same one, better
-        ([5.0, 5.0, 4.9], 1),  # a better one: what was found before no longer counts
-        ([5.0, 4.96, 4.92, 5.0], 2),  # whatever the order
-        ([5.0, 4.9, 5.0], 1),
-        ([5.0, 4.9, 4.9], 2),
-        ([np.nan, 5.0, np.inf, 5.0], 2),
-        ([0.0, 0.0], 2),
-        ([1e-12, 0.0], 2),  # both are rounding
-        ([1e-8, 0.0], 1),
+        ([5.0], 5.0, 1, 0),
+        ([5.0, 5.0, 5.0], 5.0, 3, 0),
+        ([5.0, 5.04, 5.06], 5.0, 2, 1),
+        ([7.0, 5.0, 7.06, 7.08, 5.0], 5.0, 2, 2),
+        ([7.0, 7.0, 7.5], 5.0, 0, 2),  # the best code is one that no chain came to
+        ([7.0, 7.0, 5.0], 4.0, 0, 1),
+        ([5.0, np.inf, np.inf], 5.0, 1, 0),  # what ended nowhere is no optimum
+        ([np.inf, np.inf], 5.0, 0, 0),
+        ([np.inf, np.inf], np.inf, 0, 0),
+        ([0.0, 1e-12, 1e-9], 0.0, 2, 1),  # below what is rounding all objectives are the same
     ],
 )
-def test_found_counts_the_descents_to_the_best_objective(values, found):
-    assert after(*(Ends([1], [f]) for f in values)).times_found.tolist() == [0, found, 0]
+def test_ends_are_counted_that_are_the_best_and_the_second_best_to_one_percent(ends, best, first, second):
+    hits = Hits.of(np.array([ends]), np.array([best]), np.array([1e-11]))
+    assert [count.tolist() for count in hits] == [[first], [second], [len(ends)]]
 
 
-def test_plateaus_are_kept_but_do_not_count():
-    best = after(Ends([0, 1], [5.0, 5.0], flat=[True, True]), Ends([0], [5.0]))
-    assert best.f.tolist() == [5.0, 5.0, np.inf]
-    assert best.times_found.tolist() == [1, 0, 0]
+def test_each_observation_is_counted_on_its_own():
+    ends = np.array([[5.0, 5.0, 6.0], [5.0, 6.0, 6.0], [1.0, 2.0, 3.0]])
+    hits = Hits.of(ends, np.array([5.0, 5.0, 1.0]), np.zeros(3))
+    assert [count.tolist() for count in hits] == [[2, 1, 1], [1, 2, 1], [3, 3, 3]]
 
 
-def test_descents_from_the_best_code_improve_it_but_are_no_evidence():
-    best = after(Ends([0, 1], [5.0, 5.0]), Ends([0, 1], [5.0, 5.0]))
-    best.add(Ends([0, 1], [5.0, 4.0]), torch.tensor([1, 1]), independent=False)
-    assert best.f.tolist() == [5.0, 4.0, np.inf]
-    assert best.times_found.tolist() == [2, 0, 0]  # nobody else came to the better code
-    np.testing.assert_allclose(best.confidence(), [best_seen_probability(2, 1), 0, 0])
+@given(st.lists(st.sampled_from([np.inf, 0.0, 1.0, 1.004, 1.008, 1.02, 2.0, 2.01, 99.0]), min_size=1, max_size=9))
+def test_counts_are_those_of_a_plain_loop(ends):
+    best = min(ends)
+    hits = Hits.of(np.array([ends]), np.array([best]), np.zeros(1))
+    others = [end for end in ends if end > 1.01 * best]
+    assert hits.best[0] == sum(end <= 1.01 * best for end in ends if end < np.inf)
+    assert hits.second[0] == sum(end <= 1.01 * min(others) for end in others if end < np.inf)
 
 
-@pytest.mark.parametrize(
-    ("values", "optima"),
-    [
-        ([5.0, 5.0, 5.0], 1),
-        ([5.0, 7.0, 5.0, 7.03], 2),
-        ([5.0, 7.0, 5.0, 7.1], 3),
-        ([5.0, 5.0, np.inf, np.nan], 2),  # all that ended nowhere are one
-        ([0.0, 1e-13, 0.0], 1),  # rounding
-        ([5.0, 5.0, *(5 * 1.009**i for i in range(1, 8))], 4),  # a ladder of ends is not one optimum
-    ],
-)
-def test_the_confidence_is_of_the_number_of_optima_that_were_seen(values, optima):
-    best = after(Ends([0], [1.0]), *(Ends([1], [f]) for f in values), Ends([2], [3.0]))
-    assert best.confidence()[1] == best_seen_probability(len(values), optima) > 0
-    assert best.confidence()[[0, 2]].tolist() == [0, 0]  # they took part in one descent only
+# --- the model's probabilities ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optima", [1, 2, 5])
-def test_the_best_is_among_those_seen_as_often_as_the_probability_says(optima):
-    """Against a simulation of its model: a number of optima by the prior, shares of starts uniform on the simplex."""
-    rng = stream("test of the posterior")
-    n, most = 7, 400
-    prior = 1 / np.arange(1, most + 1)
-    seen = hits = 0
-    for kappa in rng.choice(np.arange(1, most + 1), size=60_000, p=prior / prior.sum()):
-        found = set(rng.choice(kappa, size=n, p=rng.dirichlet(np.ones(kappa))).tolist())
-        if len(found) == optima:
-            seen += 1
-            hits += 0 in found  # which optimum is the lowest has nothing to do with its share
-    expected = best_seen_probability(n, optima)
-    assert abs(hits / seen - expected) < 4 * (expected * (1 - expected) / seen) ** 0.5
+def expected(power, other_power, alpha, beta):
+    """E q^power (1 - q)^other_power for q ~ Beta(alpha, beta), whose density may have singularities at both ends."""
+    ends = (alpha - 1, beta - 1)
+    integral, _ = quad(lambda q: q**power * (1 - q) ** other_power, 0, 1, weight="alg", wvar=ends)
+    return integral / beta_function(alpha, beta)
 
 
-def test_more_agreement_is_more_confidence_and_more_optima_are_less():
-    table = np.array([[best_seen_probability(n, w) for w in (1, 2, 3, 6)] for n in (6, 7, 12, 40, 100)])
-    assert (np.diff(table, axis=0) > 0).all()
-    assert (np.diff(table, axis=1) < 0).all()
-    assert table[0, -1] == 0  # no two descents agreed
-    assert best_seen_probability(51, 1) >= 0.99 > best_seen_probability(50, 1)
-    assert best_seen_probability(2, 1) == pytest.approx(np.pi**2 / 6 - 1, abs=1e-4)  # the sum of 1 / (k^2 (k + 1))
+def by_quadrature(prior, first, second, chains):
+    """Sums over the numbers of optima that all chains missed, before the best that was seen and after it."""
+    none, any_number = 0.0, 0.0
+    for weight, alpha, beta in zip(prior, ALPHA, BETA, strict=True):
+        left = chains - first
+        likelihood = expected(first, left, alpha, beta)
+        if left:
+            passed = expected(0, left, alpha, beta)
+            likelihood *= expected(second, left - second, alpha, beta) / (1 - passed)
+        none += weight * likelihood
+        any_number += weight * likelihood / (1 - expected(0, chains, alpha, beta))
+    return none / any_number
 
 
-@pytest.mark.parametrize("f", [SIZE, 1.5 * SIZE])
-def test_optima_that_explain_nothing_are_optima(f):
-    """A blank image, or a heavy prior, may have no better code."""
-    assert after(Ends([0], [f]), Ends([0], [f])).times_found[0] == 2
+@pytest.mark.parametrize("counts", [(1, 0, 1), (3, 0, 3), (2, 1, 4), (0, 2, 4), (9, 2, 12), (1, 1, 12), (12, 0, 12)])
+@pytest.mark.parametrize("prior", [prior_of(19, 22, 35), prior_of(7, 11, 16), UNIFORM], ids=["easy", "hard", "all"])
+def test_the_confidence_is_the_models_probability(counts, prior):
+    assert sure(*counts, prior=prior)[0] == pytest.approx(by_quadrature(prior, *counts), rel=1e-6)
 
 
-def test_small_improvements_add_up_to_another_optimum():
-    assert (
-        after(*(Ends([0], [5 * 0.993**i]) for i in range(4))).times_found[0] == 2
-    )  # the third is 1.4% below the first
+@pytest.mark.parametrize("point", [4, 16, 28])
+def test_for_one_point_of_the_grid_it_is_the_probability_that_none_is_missed(point):
+    """Whatever was seen: the optima's probabilities are independent."""
+    for n in (1, 6, 20):
+        missed = expected(0, n, ALPHA[point], BETA[point])
+        for best, second in ((n, 0), (1, 0), (0, 1), (n // 2, n - n // 2)):
+            np.testing.assert_allclose(sure(best, second, n, prior_of(point)), 1 - missed, rtol=1e-6)
 
 
-class Record:
-    """The same in plain Python, for one observation."""
-
-    def __init__(self):
-        self.ends, self.f, self.steps = [], np.inf, 0
-
-    def add(self, f, flat, independent):
-        self.steps += 1
-        self.f = min(self.f, f) if np.isfinite(f) else self.f
-        if independent:
-            self.ends.append(np.inf if flat else f)
-
-    @property
-    def found(self):
-        return sum(end <= 1.01 * self.f for end in self.ends if np.isfinite(end))
+def sticks(prior, chains, size, rng):
+    """Searches that the model draws: how many chains ended in each optimum, best first, (size, optima)."""
+    points = rng.choice(POINTS, size=size, p=prior)
+    left, counts = np.full(size, chains), []
+    while left.any():
+        at = np.flatnonzero(left)
+        here = np.zeros(size, dtype=np.int64)
+        here[at] = rng.binomial(left[at], rng.beta(ALPHA[points[at]], BETA[points[at]]))
+        counts.append(here)
+        left = left - here
+    return np.array(counts).T
 
 
-values = st.sampled_from([np.nan, np.inf, 0.0, 1.0, 1.004, 1.008, 1.02, 2.0, 99.0, 100.0, 101.0])
-ends_of_a_round = st.dictionaries(st.integers(0, B - 1), st.tuples(values, st.booleans()))
-rounds = st.lists(st.tuples(ends_of_a_round, st.booleans()), max_size=8)
+def first_seen(counts):
+    """Chains in the first optimum that any ended in, and the counts of the others."""
+    rows, first = np.arange(len(counts)), (counts > 0).argmax(axis=1)
+    others = counts.copy()
+    others[rows, first] = 0
+    return counts[rows, first], others
 
 
-@given(rounds)
-def test_the_counts_are_those_of_a_plain_record(adds):
-    best, records = empty(), [Record() for _ in range(B)]
-    for ends, independent in adds:
-        rows = np.array(list(ends), dtype=np.int64)
-        f, flat = [end[0] for end in ends.values()], np.array([end[1] for end in ends.values()], dtype=bool)
-        best.add(Ends(rows, f, flat=flat), torch.ones(len(rows)).long(), independent)
-        for row, (value, plateau) in ends.items():
-            records[row].add(value, plateau, independent)
-    np.testing.assert_allclose(best.f, [r.f for r in records], rtol=1e-6)
-    assert best.times_found.tolist() == [r.found for r in records]
-    assert best.steps.tolist() == [r.steps for r in records]
-    assert ((best.confidence() > 0) <= (best.times_found.numpy() >= 2)).all()
+def simulated(prior, chains, size, rng):
+    """What a search sees of them, and whether it saw the best of all."""
+    counts = sticks(prior, chains, size, rng)
+    best, others = first_seen(counts)
+    return Hits(best, first_seen(others)[0], np.full(size, chains)), counts[:, 0] > 0
 
 
-# --- codes in double precision ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("chains", [4, 12])
+@pytest.mark.parametrize("prior", [EASY, UNIFORM, prior_of(9, 12, 30, 34)], ids=["easy", "all", "some"])
+def test_the_best_was_seen_as_often_as_the_confidence_says(prior, chains):
+    hits, seen = simulated(prior, chains, 6000, stream("test of the confidence", chains))
+    said = confidence(prior, hits)
+    edges = np.quantile(said, [0, 0.25, 0.5, 0.75, 1])
+    for low, high in [(0, 1), *pairwise(edges)]:
+        some = (said >= low) & (said <= high)
+        deviation = np.sqrt((said[some] * (1 - said[some])).sum()) / some.sum()
+        assert abs(seen[some].mean() - said[some].mean()) < 4 * deviation + 0.01
 
 
-def test_refined_codes_are_kept_in_double_precision_until_a_better_one_comes():
-    best = after(Ends([0, 1], [5.0, 6.0]))
-    refined = np.array([[1 / 3, np.pi]])
-    best.replace(torch.tensor([1]), refined)
-    np.testing.assert_array_equal(best.double[1], refined[0])
-    torch.testing.assert_close(best.z[1], torch.tensor(refined[0], dtype=torch.float32))
-    best.add(Ends([0, 1], [4.0, 6.5]), torch.tensor([1, 1]))  # better for the first only
-    np.testing.assert_array_equal(best.double[:2], [[1, 1], refined[0]])
-    best.add(Ends([1], [3.0], [[9, 9]]), torch.tensor([1]))
-    np.testing.assert_array_equal(best.double[1], [9, 9])
+def test_more_agreement_is_more_confidence():
+    n = 12
+    agreed = sure(np.arange(1, n + 1), np.minimum(1, n - np.arange(1, n + 1)), np.full(n, n))
+    assert (np.diff(agreed) > 0).all()
+    unanimous = sure(np.arange(1, 60), np.zeros(59), np.arange(1, 60))
+    assert (np.diff(unanimous) > 0).all()
+    assert unanimous[-1] > 0.99
+    assert ((agreed > 0) & (agreed < 1)).all()
 
 
-def test_codes_are_a_copy():
-    best = after(Ends([0], [5.0]))
-    best.codes()[:] = 7
-    np.testing.assert_array_equal(best.double[0], [1, 1])
+def test_chains_that_agree_say_more_than_a_multitude_that_does_not():
+    assert sure(6, 0, 6) > sure(2, 2, 6) > sure(1, 1, 6)
+    assert sure(6, 6, 12) > sure(2, 1, 12)
+    assert sure(0, 1, 12) < sure(1, 1, 12)  # what no chain came to might have company
 
 
-# --- with true descents -----------------------------------------------------------------------------------------------
+def test_easy_generators_need_fewer_chains():
+    assert sure(3, 0, 3, EASY) > sure(3, 0, 3) > sure(3, 0, 3, HARD)
 
 
-def test_dead_codes_are_flat_and_descents_to_the_same_code_are_counted():
-    network = random_network((K, 12, 40), seed=1)
-    y = network(np.array([[1.0, -0.5], [0.3, 2.0]])) + 0.1
-    problem = Problem.build(network, y)
-    objective = SquaredError.of(problem)
-    best = Candidates(objective.y, K)
-    for start in ([1.1, -0.5], [0.9, -0.4]):
-        starts = torch.tensor([start, [0.0, 0.0]], dtype=torch.float64)  # every neuron is off at 0
-        state = LevenbergMarquardtSteps(objective, starts, torch.tensor([0, 1])).run(50)
-        best.add(state, state.steps)
-    assert best.flat().tolist() == [False, True]
-    assert best.times_found.tolist() == [2, 0]
-    np.testing.assert_allclose(best.f, problem.objective(best.double), rtol=1e-12)
-    np.testing.assert_allclose(best.gram[0], network.jacobian(best.double[0]).T @ network.jacobian(best.double[0]))
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300))
+def test_it_is_a_probability_for_all_counts(chains, first, second):
+    first = min(first, chains)
+    found = sure(first, min(second, chains - first), chains)
+    assert 0 <= found[0] <= 1
+
+
+# --- learning the mixture ---------------------------------------------------------------------------------------------
+
+
+def known_best(prior, chains, size, rng):
+    """Counts of the optimum that is known to be the best, also where no chain saw it."""
+    counts = sticks(prior, chains, size, rng)
+    return Hits(counts[:, 0], first_seen(counts[:, 1:])[0], np.full(size, chains))
+
+
+def test_a_mixture_is_recovered_from_simulated_observations():
+    """Neighbours on the grid can hardly be told apart; the mean of q and the share of easy observations can."""
+    hard, easy = MEANS.index(0.07) * len(STRENGTHS) + 1, MEANS.index(0.85) * len(STRENGTHS) + 1
+    true = np.zeros(POINTS)
+    true[[hard, easy]] = 0.3, 0.7
+    found = learned(known_best(true, 30, 1500, stream("test of a mixture")), UNIFORM, 1.0)
+    assert found.sum() == pytest.approx(1)
+    means = ALPHA / (ALPHA + BETA)
+    assert found[means < 0.25].sum() == pytest.approx(0.3, abs=0.06)
+    assert found[means > 0.6].sum() == pytest.approx(0.7, abs=0.08)
+    assert found @ means == pytest.approx(true @ means, abs=0.04)
+
+
+def test_what_is_learned_is_calibrated():
+    true, rng = prior_of(7, 22, 31), stream("test of what is learned")
+    found = learned(known_best(true, 12, 1500, rng), UNIFORM, 5.0)
+    hits, seen = simulated(true, 12, 4000, rng)
+    said = confidence(found, hits)
+    assert said.mean() == pytest.approx(seen.mean(), abs=0.04)
+    high = said > 0.9
+    assert high.any()
+    assert seen[high].mean() > said[high].mean() - 0.03
+
+
+def test_few_observations_leave_the_base_nearly_as_it_was():
+    hits = counted([12], [0], [12])
+    np.testing.assert_allclose(learned(hits, HARD, 1e9), HARD, atol=1e-8)
+    none = counted(np.zeros(0), np.zeros(0), np.zeros(0))
+    np.testing.assert_allclose(learned(none, HARD, 5.0), HARD)
+    moved = learned(hits, UNIFORM, 5.0)
+    means = ALPHA / (ALPHA + BETA)
+    assert UNIFORM @ means < moved @ means < UNIFORM @ means + 0.2

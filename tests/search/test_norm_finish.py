@@ -11,10 +11,10 @@ import unrelu
 from tests.support import random_network
 from unrelu.layerwise import L1, LInf
 from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.local_search.norm_descent import NormDescent
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.search import norm_finish as finish_module
-from unrelu.search.norm_descent import NormDescent
 from unrelu.search.norm_finish import Reweighted, finish
 
 K, N, B = 4, 60, 5

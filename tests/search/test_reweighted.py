@@ -8,8 +8,8 @@ import pytest
 import unrelu
 from tests.support import random_network
 from unrelu.errors import OptionError
+from unrelu.local_search.norm_descent import NormDescent
 from unrelu.problem import Problem
-from unrelu.search.norm_descent import NormDescent
 from unrelu.search.norm_finish import Reweighted
 
 NETWORK = random_network((6, 40, 120), seed=1)

@@ -1,4 +1,4 @@
-"""The bank: its linear estimate against the textbook's formula, its nearest samples against a look at all of them."""
+"""The bank: its samples, and the posterior of its Gaussian model against the textbook's formula."""
 
 from __future__ import annotations
 
@@ -55,26 +55,60 @@ def measured(kind, network=NETWORK, seed=2):
 
 
 def textbook(bank, matrix, seen, noise):
-    """The linear minimum mean square error estimate: mean z + C_zx A^T (A C_xx A^T + noise I)^-1 (y - A mean x)."""
+    """The conditional distribution of z given y = A x + e, if (z, x) are Gaussian with the moments of the samples.
+
+    Its mean is mean z + C_zx A^T (A C_xx A^T + noise I)^-1 (y - A mean x), the covariance I less that gain of A C_xz.
+    """
     x, z = bank.x.double().numpy(), bank.z.double().numpy()
-    deviations = x - x.mean(axis=0)
-    c_xx, c_zx = deviations.T @ deviations / len(x), z.T @ deviations / len(x)
+    deviations, codes = x - x.mean(axis=0), z - z.mean(axis=0)
+    c_xx, c_zx = deviations.T @ deviations / len(x), codes.T @ deviations / len(x)
     gain = np.linalg.solve(matrix @ c_xx @ matrix.T + noise * np.eye(len(matrix)), matrix @ c_zx.T).T
-    return z.mean(axis=0) + gain @ (seen - matrix @ x.mean(axis=0))
+    mean = z.mean(axis=0) + gain @ (seen - matrix @ x.mean(axis=0))
+    return mean, np.eye(len(c_zx)) - gain @ matrix @ c_zx.T
 
 
-# --- the linear estimate ----------------------------------------------------------------------------------------------
+# --- the posterior of the Gaussian model ------------------------------------------------------------------------------
 
 
 @every_measurement
 @pytest.mark.parametrize("noise", [0.01, 1.0])
-def test_the_estimate_is_the_textbooks(kind, noise):
+def test_the_posterior_is_the_textbooks(kind, noise):
+    """But that codes are N(0, I), whose covariance the samples have up to sampling error."""
     operator, matrices, y, x = measured(kind)
     bank = Bank.of(NETWORK)
-    found = bank.estimate(operator, y, noise).numpy()
+    mean, covariance = (part.numpy() for part in bank.posterior(operator, y, noise))
+    assert covariance.shape == (B if kind == "masks" else 1, K, K)
     expected = [textbook(bank, a, a @ row, noise) for a, row in zip(matrices, x, strict=True)]
-    np.testing.assert_allclose(found, expected, atol=2e-4)
-    assert np.abs(expected).max() > 0.3
+    np.testing.assert_allclose(mean, [each[0] for each in expected], atol=2e-4)
+    np.testing.assert_allclose(np.broadcast_to(covariance, (B, K, K)), [each[1] for each in expected], atol=2e-4)
+    assert np.abs(mean).max() > 0.3
+
+
+@every_measurement
+def test_covariances_are_between_zero_and_that_of_codes(kind):
+    operator, _, y, _ = measured(kind)
+    bank = Bank.of(NETWORK)
+    for noise in (1e-4, 0.1, 10.0):
+        values = np.linalg.eigvalsh(bank.posterior(operator, y, noise)[1].double().numpy())
+        assert (values >= -1e-4).all()
+        assert (values <= 1 + 1e-4).all()
+
+
+def test_masks_that_are_all_the_same_give_the_posterior_of_one():
+    bank, (operator, _, y, _) = Bank.of(NETWORK), measured("mask")
+    shared = MEASUREMENTS["mask"]
+    copies = read_operator(np.tile(shared, (B, 1)), (N,), (B, N)).to(torch.float32, CPU)
+    for one, other in zip(bank.posterior(operator, y, 0.1), bank.posterior(copies, y, 0.1), strict=True):
+        torch.testing.assert_close(other, one.expand(other.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_a_posterior_is_computed_in_parts_where_each_observation_has_a_mask(monkeypatch):
+    operator, _, y, _ = measured("masks")
+    bank = Bank.of(NETWORK)
+    whole = bank.posterior(operator, y, 0.1)
+    monkeypatch.setattr(bank_module, "_NUMBERS", 1)  # one at a time
+    for one, other in zip(whole, bank.posterior(operator, y, 0.1), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
 
 
 def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
@@ -87,7 +121,7 @@ def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
     operator, _, y, x = measured("whole")
     covariance = directions.T @ directions + (left + 0.1) * np.eye(N)
     expected = mean_z + (x - mean_x) @ np.linalg.solve(covariance, directions.T @ codes)
-    np.testing.assert_allclose(bank.estimate(operator, y, 0.1), expected, atol=2e-4)
+    np.testing.assert_allclose(bank.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
 
 
 def test_directions_are_the_principal_ones(monkeypatch):
@@ -105,43 +139,33 @@ def test_codes_of_an_affine_generator_are_found(kind):
     z = np.random.default_rng(4).standard_normal((B, K))
     operator, _, _, _ = measured(kind)
     y = operator.forward(torch.tensor(network(z), dtype=torch.float32))
-    np.testing.assert_allclose(bank.estimate(operator, y, 1e-6), z, atol=2e-3)
+    mean, covariance = bank.posterior(operator, y, 1e-6)
+    np.testing.assert_allclose(mean, z, atol=2e-3)
+    # Of 4,096 samples, the covariance of codes is I up to a few hundredths.
+    np.testing.assert_allclose(covariance, np.zeros_like(covariance), atol=0.05)
 
 
-def test_noise_without_bound_leaves_the_mean_code():
+def test_noise_without_bound_leaves_what_is_known_of_all_codes():
     operator, _, y, _ = measured("whole")
     bank = Bank.of(NETWORK)
-    np.testing.assert_allclose(bank.estimate(operator, y, 1e12), bank.z.mean(dim=0).expand(B, -1), atol=1e-6)
+    mean, covariance = bank.posterior(operator, y, 1e12)
+    np.testing.assert_allclose(mean, bank.z.mean(dim=0).expand(B, -1), atol=1e-6)
+    np.testing.assert_allclose(covariance[0], np.eye(K), atol=1e-6)
 
 
-def test_digits_are_explained_better_than_by_the_nearest_sample():
+def test_the_posterior_tells_much_of_the_codes_of_digits():
     network, rng = zoo.load("mnist-relu"), np.random.default_rng(5)
     k, n = network.latent_dim, network.output_dim
     z = rng.standard_normal((20, k))
-    x = network(z).reshape(20, n)
-    bank, operator = Bank(network), read_operator(None, (n,), (20, n))
-    y = torch.tensor(x, dtype=torch.float32)
-
-    def objective(codes):
-        return ((network(codes.numpy()).reshape(20, n) - x) ** 2).sum(axis=1)
-
-    estimate = bank.estimate(operator, y, 1e-2 * bank.spread)
-    assert np.mean((estimate.numpy() - z) ** 2) < 0.35  # 1 without any knowledge
-    assert (objective(estimate) < objective(bank.nearest(operator, y, 1)[:, 0])).mean() >= 0.9
+    bank, operator = Bank.of(network), read_operator(None, (n,), (20, n))
+    y = torch.tensor(network(z).reshape(20, n), dtype=torch.float32)
+    mean, covariance = bank.posterior(operator, y, 1e-2 * bank.spread)
+    error = np.mean((mean.numpy() - z) ** 2)
+    assert error < 0.35  # 1 without any knowledge
+    assert float(covariance[0].trace()) / k == pytest.approx(error, rel=0.5)  # which it knows
 
 
 # --- the samples ------------------------------------------------------------------------------------------------------
-
-
-@every_measurement
-def test_the_nearest_samples_are_the_nearest(kind):
-    operator, matrices, y, x = measured(kind)
-    bank = Bank.of(NETWORK)
-    found = bank.nearest(operator, y, 3)
-    assert found.shape == (B, 3, K)
-    for i, (a, row) in enumerate(zip(matrices, x, strict=True)):
-        distances = np.linalg.norm((bank.x.double().numpy() - row) @ a.T, axis=1)
-        np.testing.assert_array_equal(found[i], bank.z[np.argsort(distances)[:3]])
 
 
 def test_samples_are_outputs_of_normal_codes():

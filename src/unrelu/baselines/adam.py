@@ -13,10 +13,10 @@ from torch import Tensor
 
 from unrelu.baselines.first_order import descend
 from unrelu.errors import OptionError
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.streams import stream
-from unrelu.search.squared_error import SquaredError
 
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from unrelu.baselines.first_order import descend, progress_of
 from unrelu.errors import OptionError
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Inversion
-from unrelu.search.squared_error import SquaredError
 
 # Step length and iterations of the paper's section 5.1 and 5.2.
 _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}

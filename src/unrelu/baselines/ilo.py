@@ -14,13 +14,13 @@ from torch import Tensor
 from unrelu.baselines.adam import AdamSteps
 from unrelu.baselines.first_order import Descent, Report, descend
 from unrelu.errors import OptionError
+from unrelu.local_search.halting import HALTS
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import Identity
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
-from unrelu.search.halting import HALTS
-from unrelu.search.squared_error import SquaredError
 
 
 @dataclass(frozen=True)

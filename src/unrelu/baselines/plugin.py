@@ -12,13 +12,13 @@ from torch import Tensor
 
 from unrelu.baselines.first_order import descend, progress_of
 from unrelu.errors import OptionError
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
-from unrelu.search.squared_error import SquaredError
 
 # theta of the step theta / (lambda_1 ... lambda_d): the experiments' fixed step 3 for three ReLU layers, Corollary 1's.
 _THETA = {"synthetic": 3 / 8, "theory": 1.0}

@@ -15,13 +15,13 @@ from unrelu.baselines.adam import Adam
 from unrelu.baselines.first_order import ASTRONOMICAL
 from unrelu.errors import InputError, OptionError
 from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.local_search.halting import HALTS
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
+from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.measurements import Identity
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.search.halting import HALTS
-from unrelu.search.levenberg_marquardt import LevenbergMarquardt
-from unrelu.search.starts import LAYER_METHODS
 
 Array = npt.NDArray[np.float64]
 

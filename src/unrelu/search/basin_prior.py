@@ -13,13 +13,13 @@ import numpy.typing as npt
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.confidence import MEANS, STRENGTHS, Hits, confidence, learned
+from unrelu.search.confidence import Hits, confidence, learned
 
 Array = npt.NDArray[np.float64]
 
-# A prior is learned for chains of so many hops each; chains of fewer, or none, are judged by the first.
-LEVELS = (8, 24)
-# From a level on, only observations are seen that this confidence was not reached for before.
+# A prior is learned for chains of so many hops each.
+LEVELS = (0, 8, 24)
+# The last hops are made for observations only for which this confidence was not reached before.
 SURE = 0.99
 # A default mixture counts as much as so many observations.
 _PSEUDO = 5.0
@@ -27,7 +27,7 @@ _PSEUDO = 5.0
 
 @dataclass(frozen=True, eq=False)
 class BasinPrior:
-    """Weights of the grid of :mod:`~unrelu.search.confidence` at each of the :data:`LEVELS`, (2, T)."""
+    """Weights of the grid of :mod:`~unrelu.search.confidence` at each of the :data:`LEVELS`, (3, T)."""
 
     weights: Array
 
@@ -36,20 +36,34 @@ class BasinPrior:
         return confidence(self.weights[sum(hops >= level for level in LEVELS[1:])], hits)
 
 
-# Pairs of (mean of q, weight) for each strength of its distribution, at each level.
-_DEFAULT: tuple[tuple[tuple[float, ...], ...], ...] = ()
+# Weights of the grid at each level.
+_DEFAULT = (
+    (
+        0.00011, 0.00018, 0.00526, 0.00012, 0.0002, 0.00882, 0.00014, 0.00026, 0.03087, 0.00027, 0.00085, 0.07481,
+        0.01735, 0.02579, 0.00063, 0.1492, 0.1117, 4e-05, 0.00011, 0.09535, 4e-05, 4e-05, 0.00012, 0.07699,
+        4e-05, 6e-05, 0.00916, 7e-05, 8e-05, 0.1172, 0.00015, 0.00018, 0.2455, 0.00145, 0.00172, 0.02509,
+    ),
+    (
+        3e-05, 5e-05, 7e-05, 4e-05, 5e-05, 8e-05, 4e-05, 7e-05, 0.00015, 5e-05, 0.00014, 0.03911,
+        0.0001, 0.00905, 0.02181, 0.00553, 0.07785, 4e-05, 0.05136, 0.1647, 3e-05, 0.00019, 0.00497, 0.03224,
+        0.00012, 0.0001, 0.05291, 0.0002, 0.00012, 0.05868, 0.00285, 0.00091, 0.3128, 0.02511, 0.01783, 0.1206,
+    ),
+    (
+        2e-05, 2e-05, 3e-05, 2e-05, 2e-05, 3e-05, 2e-05, 2e-05, 4e-05, 2e-05, 4e-05, 9e-05,
+        3e-05, 8e-05, 0.0782, 8e-05, 0.04234, 0.00015, 0.06161, 0.3306, 5e-05, 0.01739, 0.00957, 0.00011,
+        0.00014, 0.00023, 0.2867, 7e-05, 0.0001, 0.1717, 6e-05, 6e-05, 0.00011, 5e-05, 6e-05, 6e-05,
+    ),
+)  # fmt: skip
 
 
 @cache
 def default_prior() -> BasinPrior:
     """The prior for generators of which nothing is known.
 
-    It is learned on the ten generators to tune on of ``unrelu benchmark hard``, 32 observations of each of eight
+    It is learned on the generators to tune on of ``unrelu benchmark hard``, 120 observations of each of eight
     measurements with noise, by ``python -m unrelu_studies.benchmarks.searches.default_prior``.
     """
-    if not _DEFAULT:
-        return BasinPrior(np.full((len(LEVELS), len(MEANS) * len(STRENGTHS)), 1 / (len(MEANS) * len(STRENGTHS))))
-    weights = np.array([np.ravel(level) for level in _DEFAULT])
+    weights = np.array(_DEFAULT)
     return BasinPrior(weights / weights.sum(axis=1, keepdims=True))
 
 
@@ -61,10 +75,11 @@ def learned_prior(hits: list[Hits], base: BasinPrior, pseudo: float = _PSEUDO) -
         base: the prior that few observations leave as it is.
         pseudo: as how many observations it counts.
     """
-    first = learned(hits[0], base.weights[0], pseudo)
-    unsure = confidence(first, hits[0]) < SURE
-    rest = Hits(*(count[unsure] for count in hits[1]))
-    return BasinPrior(np.array([first, learned(rest, base.weights[1], pseudo)]))
+    *early, last = hits
+    weights = [learned(each, row, pseudo) for each, row in zip(early, base.weights, strict=False)]
+    unsure = confidence(weights[-1], early[-1]) < SURE
+    rest = Hits(*(count[unsure] for count in last))
+    return BasinPrior(np.array([*weights, learned(rest, base.weights[-1], pseudo)]))
 
 
 _known: weakref.WeakKeyDictionary[Generator, dict[bytes, BasinPrior]] = weakref.WeakKeyDictionary()

@@ -50,7 +50,7 @@ class Hits(NamedTuple):
 
         Objectives up to ``zero`` (B,), which are rounding, are the same.
         """
-        at_best = ends <= np.maximum((1 + SAME) * best, zero)[:, None]
+        at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
         lowest = others.min(axis=1, initial=np.inf)
         second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])
@@ -61,7 +61,8 @@ def _likelihood(hits: Hits) -> Array:
     r"""The logarithm of the probability of the counts of the best optimum and the second seen, on the grid, (B, T).
 
     Between those two there may be optima that all the m chains left over missed, any number of them. Each has the
-    probability :math:`v = E (1 - q)^m`, so all numbers together bring the factor :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
+    probability :math:`v = E (1 - q)^m`, so all numbers together bring the factor
+    :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
     """
     n, first, second = (count[:, None].astype(np.float64) for count in (hits.chains, hits.best, hits.second))
     left, total = n - first, betaln(ALPHA, BETA)
@@ -71,7 +72,7 @@ def _likelihood(hits: Hits) -> Array:
 
 def _missed(chains: Array | Counts) -> Array:
     """E (1 - q)^n, the probability that n chains all miss an optimum, on the grid: (B, T) for n of shape (B, 1)."""
-    return np.exp(betaln(ALPHA, BETA + chains) - betaln(ALPHA, BETA))
+    return np.asarray(np.exp(betaln(ALPHA, BETA + chains) - betaln(ALPHA, BETA)))
 
 
 def confidence(prior: Array, hits: Hits) -> Array:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.local_search.descent_kernel import (
+    INPUTS,
+    OUTPUTS,
+    PackedLayer,
+    PackedNetwork,
+    compile_descents,
+    descend_and_hop,
+)
+from unrelu.local_search.halting import Watch
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, written_out
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.descent_kernel import PackedLayer, PackedNetwork, compile_descents, descend_and_hop
-from unrelu.search.halting import Watch
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.search.sample_bank import Bank
-from unrelu.search.squared_error import SquaredError
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -29,6 +36,10 @@ _WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
+# Multiplications that a search may spend on an observation if its rounds are not stated, about a tenth of a second;
+# those that one step takes beside its matrices; the steps of a hop.
+_WORK = 1.2e9
+_STEP_WORK, _HOP_STEPS = 2e4, 5
 # Numbers in the matrices of a network, and in an operator that is written out, up to which descents are compiled.
 _SMALL = 2**18
 
@@ -58,7 +69,23 @@ class Descents(ABC):
     Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
     Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
     (basin hopping: a perturbation and a descent, kept if it is lower).
+
+    Attributes:
+        rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
+            hops each.
     """
+
+    rounds: ClassVar[tuple[tuple[int, int], ...]]
+
+    def effort(self, turn: int) -> tuple[int, int]:
+        """Chains and hops after a round; after the last of :attr:`rounds`, each doubles the chains."""
+        last = len(self.rounds) - 1
+        chains, hops = self.rounds[min(turn, last)]
+        return chains << max(0, turn - last), hops
+
+    def affordable(self) -> int:
+        """How many rounds a search makes if it is not told."""
+        return len(self.rounds)
 
     @abstractmethod
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
@@ -86,7 +113,9 @@ class Descents(ABC):
 
 
 class CompiledDescents(Descents):
-    """One code after another, in single precision, see :mod:`~unrelu.search.descent_kernel`."""
+    """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
+
+    rounds = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (24, 24))
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -94,7 +123,9 @@ class CompiledDescents(Descents):
         network, operator = problem.network, problem.operator
         assert isinstance(network, Network)
         sizes = network.activation_sizes
-        layers = [PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)]
+        layers = [
+            PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)
+        ]
         self._shown = observed_rows(operator, problem.y)
         if self._shown is None:
             last = layers[-1]
@@ -106,6 +137,17 @@ class CompiledDescents(Descents):
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
+
+    def affordable(self) -> int:
+        """As many rounds as cost at most a tenth of a second by the number of multiplications, but at least two."""
+        layout, k = self._packed[1].layout, self.problem.network.latent_dim
+        weights = int((layout[:, INPUTS] * layout[:, OUTPUTS]).sum())
+        # A forward pass, a Jacobian of which a quarter is not zero, its normal equations, and what every step costs.
+        step = weights * (1 + k / 4) + layout[-1, OUTPUTS] * k * k / 3 + _STEP_WORK
+        turns = 2
+        while (work := self.effort(turns))[0] * (1 + work[1]) * _HOP_STEPS * step <= _WORK:
+            turns += 1
+        return turns
 
     def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
         """The network whose whole output is observation ``row``, and the observation."""
@@ -134,6 +176,9 @@ class CompiledDescents(Descents):
 
 class BatchDescents(Descents):
     """All codes at once, for generators of any kind on any device."""
+
+    # One descent costs as much as all chains of a small network. Few agree on little: their confidence stays low.
+    rounds = ((1, 0), (2, 0), (3, 0))
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective

@@ -11,32 +11,32 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.local_search.halting import Watch
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
+from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
+from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
-from unrelu.search.confidence import Hits
+from unrelu.search.confidence import SAME, Hits
 from unrelu.search.descents import Descents, Start
-from unrelu.search.halting import Watch
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
-from unrelu.search.squared_error import MixedSquaredError, SquaredError
-from unrelu.search.starts import starting_codes
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# What the rounds bring every observation to that is not finished: so many chains, of so many hops each.
-_ROUNDS = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (24, 24))
 # Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
 # precision sees no difference.
 _EXACT = 1e-8
 _ZERO = 1e-12
 # Objectives of outputs that are off by at most so many units of the precision are those of exact fits.
 _UNITS = 20
+# Numbers in the perturbations that are drawn at once.
+_NUMBERS = 2**22
 # In l1 and linf the l2 code is but a start: a search is finished that has found it so often.
 _AGREE = 2
 # Steps in double precision that an exact fit may take.
@@ -66,13 +66,15 @@ class Search:
     :func:`unrelu.calibrate` on this one.
 
     The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
-    where :class:`~unrelu.search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one; of a
-    generator without known layers the l2 code is returned.
+    where :class:`~unrelu.local_search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one;
+    of a generator without known layers the l2 code is returned.
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most; they bring an observation to 1, 3, 6 and 12 chains, to 12 chains of 8 hops each, 16 of
-            8, 16 of 24, 24 of 24, and after that to twice as many chains in each round.
+        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 and 24
+            of 24 hops, and then to twice as many in each; None: as many as cost about a tenth of a second. Of
+            generators that are not compiled, as they are large, to 1, 2 and 3 chains without hops, and then to twice
+            as many; None: three.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
@@ -85,7 +87,7 @@ class Search:
     """
 
     confidence: float = 0.99
-    rounds: int = len(_ROUNDS)
+    rounds: int | None = None
     max_iterations: int = 50
     max_programs: int = 100
     pool: bool = True
@@ -94,8 +96,9 @@ class Search:
         if not 0 < self.confidence <= 1:
             raise OptionError(f"confidence={self.confidence} is a probability, above 0 and at most 1")
         for name in ("rounds", "max_iterations", "max_programs"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name}={value} must be at least 1")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
@@ -112,7 +115,7 @@ class JointSearch:
 
     Attributes:
         ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
-        hops: of every chain.
+        made, hops: how many chains each observation has, and the hops of each of them, (B,).
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: spent on each observation, (B,).
@@ -128,8 +131,7 @@ class JointSearch:
         self.starts = SearchStarts(problem, self.bank, self.objective)
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
-        self.hops = np.zeros(problem.size, dtype=np.int64)
-        self.rounds = np.zeros(problem.size, dtype=np.int64)
+        self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = np.square(problem.y).sum(axis=1)
@@ -158,28 +160,28 @@ class JointSearch:
         """Round after round, until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
-        while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
+        most = self.options.rounds or self.descents.affordable()
+        while not self.watch.reason and len(rows := self._next_rows(most)) and not self.watch():
             turn = int(self.rounds[rows[0]])
-            chains, hops = _ROUNDS[turn] if turn < len(_ROUNDS) else (24 << (turn - len(_ROUNDS) + 1), 24)
             if turn == 0:
                 self._descend_from_codes(rows)
-            self.advance(rows, chains, hops)
+            self.advance(rows, *self.descents.effort(turn))
             if not self.watch.reason:
                 self.rounds[rows] += 1
                 self._confirm_exact()
                 self._judge()
 
-    def _next_rows(self) -> Index:
-        """The observations of the next round, which all have been through equally many.
+    def _next_rows(self, most: int) -> Index:
+        """The observations of the next round, which all have been through equally many, below ``most``.
 
         They are those that are not finished; when all are, those whose residual is too large for the noise level that
         the batch tells.
         """
-        more = self.rounds < self.options.rounds
+        more = self.rounds < most
         wanted = more & ~self._finished
         if not wanted.any():
             wanted = more & self._outlying()
-        fewest = self.rounds[wanted].min(initial=self.options.rounds)
+        fewest = self.rounds[wanted].min(initial=most)
         return np.flatnonzero(wanted & (self.rounds == fewest))
 
     def _outlying(self) -> npt.NDArray[np.bool_]:
@@ -190,21 +192,21 @@ class JointSearch:
         return too_large(told, self.problem.observed - float(self.problem.network.latent_dim)) > 0
 
     def advance(self, rows: Index, chains: int, hops: int) -> None:
-        """Bring some observations to so many chains of so many hops."""
+        """Bring some observations, all of which have the same numbers of them, to so many chains of so many hops."""
         have = self.ends.shape[1]
         if chains > have:
             more = ((0, 0), (0, chains - have))
             self.ends = np.pad(self.ends, more, constant_values=np.inf)
             self.chains = np.pad(self.chains, (*more, (0, 0)), constant_values=np.nan)
-        # The observations may come from different numbers of chains and hops, if they come from a search that was cut
-        # off; all that are still at work have the same.
-        done, old = int(self.hops[rows].min()), int(np.isfinite(self.chains[rows, :, 0]).all(axis=0).sum())
-        if hops > done and old:
-            self._improve(rows, slice(0, old), self.starts.moves(rows, old, hops - done))
-        if chains > old:
-            self.chains[rows, old:chains] = self.starts.codes(rows, old, chains - old)
-            self._improve(rows, slice(old, chains), self.starts.moves(rows, chains - old, hops))
-        self.hops[rows] = hops
+        done, old = int(self.hops[rows[0]]), int(self.made[rows[0]])
+        size = max(1, _NUMBERS // (chains * max(hops, 1) * self.chains.shape[2]))
+        for part in np.split(rows, range(size, len(rows), size)):
+            if hops > done and old:
+                self._improve(part, slice(0, old), self.starts.moves(part, old, hops - done))
+            if chains > old:
+                self.chains[part, old:chains] = self.starts.codes(part, old, chains - old)
+                self._improve(part, slice(old, chains), self.starts.moves(part, chains - old, hops))
+        self.hops[rows], self.made[rows] = hops, chains
 
     def _improve(self, rows: Index, some: slice, moves: Array) -> None:
         z, f = self.chains[rows, some], self.ends[rows, some]
@@ -215,6 +217,8 @@ class JointSearch:
 
     def _keep(self, rows: Index, z: Array, f: Array) -> None:
         lower = f < self.f[rows]
+        # What was said of a worse code does not hold of this one, should the search be cut off before the next round.
+        self._confidence[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
         self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
 
     def _descend_from_codes(self, rows: Index) -> None:
@@ -245,8 +249,7 @@ class JointSearch:
     def hits(self) -> Hits:
         """Where the chains ended, of every observation."""
         zero = (_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size
-        made = np.isfinite(self.chains[:, :, 0]).sum(axis=1)  # fewer than others' where an observation was finished
-        return Hits.of(self.ends, self.f, zero)._replace(chains=made)
+        return Hits.of(self.ends, self.f, zero)._replace(chains=self.made)
 
     def _judge(self) -> None:
         """Compute the confidence of every observation."""
@@ -255,13 +258,13 @@ class JointSearch:
         for hops in np.unique(self.hops):
             at = self.hops == hops
             self._confidence[at] = prior.confidence(int(hops), Hits(*(count[at] for count in hits)))
-        sure = np.flatnonzero(self._confidence > 0)
+        sure = np.flatnonzero(self._confidence >= self.options.confidence)
         self._confidence[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
 
     @property
     def _finished(self) -> npt.NDArray[np.bool_]:
-        """Observations with an exact fit, or whose confidence is reached; in another norm, whose best was found twice."""
+        """Observations with an exact fit, or with enough confidence; in another norm, whose best was found twice."""
         enough = self._confidence >= self.options.confidence
         return self.exact | (enough if self.problem.norm == "l2" else self.hits().best >= _AGREE)
 
@@ -326,7 +329,8 @@ class JointSearch:
             if len(some) and not self.watch.reason:
                 self.z[some], converged = self._in_double(some, steps)
                 status[some[~converged]] = Status.ITERATION_LIMIT
-        status[rows[self._flat(rows)]] = Status.FLAT
+        flat = rows[self._flat(rows)]
+        status[flat], self._confidence[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
             status[~self._finished | (self.problem.norm != "l2")] = self.watch.reason

@@ -13,11 +13,11 @@ from torch import Tensor
 from unrelu.errors import OptionError
 from unrelu.layerwise import L1, LInf
 from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
+from unrelu.local_search.norm_descent import NormDescent
 from unrelu.measurements import Operator
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
-from unrelu.search.levenberg_marquardt import LevenbergMarquardt
-from unrelu.search.norm_descent import NormDescent
 
 Array = npt.NDArray[np.float64]
 
@@ -32,7 +32,8 @@ class Reweighted:
     .. math:: z \leftarrow \text{LM steps on } \sum_j w_j (y - A G(z))_j^2, \qquad w_j = 1 / \max(|r_j|, \kappa)
 
     with a floor kappa that falls from the largest residual to 1e-3 of it: from l2, which gross errors pull away, to
-    l1. The best code of each observation in l1 is kept; :class:`~unrelu.search.norm_descent.NormDescent` finishes it.
+    l1. The best code of each observation in l1 is kept, where :class:`~unrelu.local_search.norm_descent.NormDescent`
+    goes on.
 
     Args:
         rounds: how often the weights are set.

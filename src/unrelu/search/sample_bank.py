@@ -121,8 +121,8 @@ class Bank:
 
         .. math:: \hat z = \bar z + P S C^T (y - A \bar x) / \sigma^2, \qquad S = (I + C^T C / \sigma^2)^{-1}, C = A F,
 
-        and the covariance is :math:`P S P^T + \operatorname{Cov} z - P P^T`: what y leaves open of s, and what s does not
-        tell of z.
+        and the covariance is :math:`P S P^T + I - P P^T`: what y leaves open of s, and what s
+        does not tell of z.
 
         Args:
             operator: A.

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import torch
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_bank import Bank
-from unrelu.search.squared_error import SquaredError
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -22,8 +22,9 @@ Index = npt.NDArray[np.intp]
 _ESTIMATE_NOISE = 1e-2
 # Variances are rounded to powers of this, so that observations share the model's factorisations.
 _VARIANCE_STEP = 4.0
-# One start of so many is random, in case that the Gaussian model misleads all others.
-_RANDOM = 8
+# One start of so many is random and up to so much further out, in case that the Gaussian model misleads all others: the
+# best code of few noisy outputs may be far from all that the generator was trained for.
+_RANDOM, _FURTHEST = 4, 3.0
 # The shortest and the longest hop, in standard deviations of the codes that the Gaussian model gives.
 _HOPS = (0.4, 1.2)
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
@@ -44,10 +45,10 @@ class SearchStarts:
     r"""The starts of one search, and the perturbations of what they reach.
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
-    (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of eight is drawn from N(0, I), the others from that
-    posterior :math:`N(\hat z, \Sigma)`; a hop is :math:`h \, \Sigma^{1/2} \xi`, with :math:`\xi \sim N(0, I)` and h
-    from 0.4 to 1.2, log-uniform. Each observation has a random stream of its own, so what is tried on it does not
-    depend on the others.
+    (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from 1 to
+    3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A hop is :math:`h \, \Sigma^{1/2}
+    \xi`, with :math:`\xi \sim N(0, I)` and h from 0.4 to 1.2, log-uniform. Each observation has a random stream of
+    its own, so what is tried on it does not depend on the others.
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
@@ -60,7 +61,7 @@ class SearchStarts:
         self._streams: dict[int, np.random.Generator] = {}
 
     def learn(self, objectives: Array) -> None:
-        """Take the variance of the noise to be at least that of the residuals that the best codes so far leave, (B,)."""
+        """Take the noise to be as large as the residuals that the best codes so far leave: their |r|^2, (B,)."""
         if not self.problem.noise.stated:
             found = self._rounded(objectives / self.problem.observed + _ESTIMATE_NOISE * self.bank.spread)
             self._variance = np.where(np.isfinite(found), found, self._variance)
@@ -77,7 +78,8 @@ class SearchStarts:
         inside = self._mean[rows][:, None] + np.einsum("bij,bcj->bci", self._factor[rows], drawn)
         number = np.arange(first, first + count)[None, :, None]
         inside = np.where(number == 0, self._mean[rows][:, None], inside)
-        return np.where(number % _RANDOM == _RANDOM - 1, drawn, inside)
+        spread = np.exp(self._uniform(rows, count, 0.0, np.log(_FURTHEST)))[:, :, None]
+        return np.where(number % _RANDOM == _RANDOM - 1, spread * drawn, inside)
 
     def moves(self, rows: Index, chains: int, hops: int) -> Array:
         """Perturbations, (b, chains, hops, k)."""
@@ -86,8 +88,7 @@ class SearchStarts:
         shape, k = (len(rows), chains, hops), self.problem.network.latent_dim
         drawn = self._drawn(rows, chains * hops).reshape(*shape, k)
         low, high = np.log(_HOPS)
-        uniform = np.array([self._streams[row].uniform(low, high, chains * hops) for row in rows.tolist()])
-        lengths = np.exp(uniform).reshape(*shape, 1)
+        lengths = np.exp(self._uniform(rows, chains * hops, low, high)).reshape(*shape, 1)
         return np.asarray(lengths * np.einsum("bij,bchj->bchi", self._factor[rows], drawn))
 
     def _drawn(self, rows: Index, count: int) -> Array:
@@ -96,6 +97,9 @@ class SearchStarts:
             if row not in self._streams:
                 self._streams[row] = stream("search", seed, row)
         return np.array([self._streams[row].standard_normal((count, k)) for row in rows.tolist()])
+
+    def _uniform(self, rows: Index, count: int, low: float, high: float) -> Array:
+        return np.array([self._streams[row].uniform(low, high, count) for row in rows.tolist()])
 
     def _model(self, rows: Index) -> None:
         """Bring mean and factor of some observations up to their variances."""

@@ -17,17 +17,17 @@ from unrelu_studies.kit.trained_generators import PIXELS, plain_vae
 
 Array = npt.NDArray[np.float64]
 
-# Names are those of trained decoders, or "sizes activations seed" of random ones: weights N(0, 2 / n_{i-1}), which keeps
+# Names are those of trained decoders, or "sizes activations seed" of random ones: weights N(0, 2 / n_{i-1}), which keep
 # the size of what a ReLU layer puts out; biases of half that size where the seed is odd.
 TUNE = (
-    "plain-vae-0", "plain-vae-0-variance-0.2", "mnist-leaky", "10-30-60 relu 2", "20-60-200 relu 2", "12-40-80 relu 3",
+    "plain-vae-0", "plain-vae-0-variance-0.2", "10-30-60 relu 2", "20-60-200 relu 2", "12-40-80 relu 3",
     "16-60-60-60-100 relu,identity 2", "6-10-12-16-40 relu 3", "20-60-200 leaky_relu:0.2 2", "12-50-150 relu,sigmoid 2",
-    "8-12-14-18-50 relu 4", "4-10-16 relu 3",
+    "8-12-14-18-50 relu 4", "4-10-16 relu 3", "3-8-12 relu 4", "2-6-9 relu 3",
 )  # fmt: skip
 REPORT = (
-    "plain-vae-1", "plain-vae-2", "mnist-sigmoid", "10-30-60 relu 6", "20-60-200 relu 6", "12-40-80 relu 7",
+    "plain-vae-1", "plain-vae-2", "mnist-relu", "10-30-60 relu 6", "20-60-200 relu 6", "12-40-80 relu 7",
     "16-60-60-60-100 relu,identity 6", "6-10-12-16-40 relu 7", "20-60-200 leaky_relu:0.2 6", "12-50-150 relu,tanh 6",
-    "8-12-14-18-50 relu 8", "4-10-16 relu 7",
+    "8-12-14-18-50 relu 8", "4-10-16 relu 7", "3-8-10 relu 8",
 )  # fmt: skip
 # What is measured and the deviation of Gaussian noise, as a fraction of the root mean square of what is measured.
 DETERMINED = (

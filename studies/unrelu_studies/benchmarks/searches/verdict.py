@@ -278,7 +278,8 @@ def noiseless(name: str, operator: str, count: int, seed: int = 0) -> dict[str, 
     """Outputs of a generator without noise, of which nothing is said; the best objective is 0, that of the truth.
 
     Returns:
-        ``exact``: how many were fitted exactly; ``exact_by_heavy``: the same, by a search of more rounds; ``successes``: how many were called a success; ``false``: how many successes are more
+        ``exact``: how many were fitted exactly; ``exact_by_heavy``: the same, by a search of more
+        rounds; ``successes``: how many were called a success; ``false``: how many successes are more
         than 1% above the best known; ``confidences``: of those that were not fitted exactly.
     """
     observed = OwnObservations.draw(_hard_network(name, seed), operator, count, 0.0, name, "noiseless", seed)

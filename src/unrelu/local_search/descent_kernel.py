@@ -24,7 +24,7 @@ Single = npt.NDArray[np.float32]
 _PIECEWISE_LINEAR, _SIGMOID, _TANH = 0, 1, 2
 _KINDS = {"sigmoid": _SIGMOID, "tanh": _TANH}
 # Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind.
-_MATRIX, _BIAS, _SLOPE, _INPUTS, _OUTPUTS, _KIND = range(6)
+_MATRIX, _BIAS, _SLOPE, INPUTS, OUTPUTS, _KIND = range(6)
 _COLUMNS = 6
 
 # First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.
@@ -81,52 +81,62 @@ class PackedNetwork(NamedTuple):
         return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
 
 
+# Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions.
+
+
+@jit
+def _activate(kind, below, width, u, x, slopes):
+    """Outputs and derivatives of one layer; ``below`` are the slopes below zero."""
+    for i in range(len(u)):
+        v = u[i]
+        if kind == _PIECEWISE_LINEAR:
+            c = below[i]
+            if v > width:
+                x[i], slopes[i] = v, 1
+            elif v <= -width:
+                x[i], slopes[i] = c * v, c
+            else:
+                over = (v + width) / (2 * width)
+                x[i] = c * v + (1 - c) * over * over * width
+                slopes[i] = c + (1 - c) * over
+        elif kind == _SIGMOID:
+            s = np.float32(1) / (np.float32(1) + np.exp(-v))
+            x[i], slopes[i] = s, s * (1 - s)
+        else:
+            t = np.tanh(v)
+            x[i], slopes[i] = t, 1 - t * t
+
+
 @jit
 def _forward(numbers, layout, widths, z, ends, u, x, slopes):
     """Pre-activations u, outputs x and derivatives phi'(u) of all layers, one after another."""
     for j in range(len(z)):
         x[j] = z[j]
     for layer in range(len(layout)):
-        inputs, outputs = layout[layer, _INPUTS], layout[layer, _OUTPUTS]
-        below, here = ends[layer], ends[layer + 1]
+        inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
+        below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
         begin = layout[layer, _BIAS]
-        for i in range(outputs):
-            u[here + i] = numbers[begin + i]
+        sums = u[here:end]
+        sums[:] = numbers[begin : begin + outputs]
         begin = layout[layer, _MATRIX]
         for j in range(inputs):
             value = x[below + j]
             if value != 0:
-                row = begin + j * outputs
+                row = numbers[begin + j * outputs : begin + (j + 1) * outputs]
                 for i in range(outputs):
-                    u[here + i] += value * numbers[row + i]
-        kind, width = layout[layer, _KIND], widths[layer]
+                    sums[i] += value * row[i]
         begin = layout[layer, _SLOPE]
-        for i in range(outputs):
-            v = u[here + i]
-            if kind == _PIECEWISE_LINEAR:
-                c = numbers[begin + i]
-                if v >= width:
-                    x[here + i], slopes[here + i] = v, 1
-                elif v <= -width:
-                    x[here + i], slopes[here + i] = c * v, c
-                else:
-                    over = (v + width) / (2 * width)
-                    x[here + i] = c * v + (1 - c) * over * over * width
-                    slopes[here + i] = c + (1 - c) * over
-            elif kind == _SIGMOID:
-                s = np.float32(1) / (np.float32(1) + np.exp(-v))
-                x[here + i], slopes[here + i] = s, s * (1 - s)
-            else:
-                t = np.tanh(v)
-                x[here + i], slopes[here + i] = t, 1 - t * t
+        slopes_below = numbers[begin : begin + outputs]
+        _activate(layout[layer, _KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
 
 
 @jit
 def _residual(x, end, y, r, z, prior):
     """Write r = A G(z) - y and return f = |r|^2 + prior |z|^2."""
     f = 0.0
+    outputs = x[end : end + len(y)]
     for i in range(len(y)):
-        r[i] = x[end + i] - y[i]
+        r[i] = outputs[i] - y[i]
         f += np.float64(r[i]) * np.float64(r[i])
     if prior > 0:
         for j in range(len(z)):
@@ -137,24 +147,25 @@ def _residual(x, end, y, r, z, prior):
 @jit
 def _jacobian(numbers, layout, ends, slopes, moved, scratch):
     """The rows of J that are not zero, (c, k), and which they are, in ``moved``."""
-    k = layout[0, _INPUTS]
+    k = layout[0, INPUTS]
     count = k
     for j in range(k):
         moved[j] = j
     rows = np.empty((0, 0), np.float32)
     for layer in range(len(layout)):
-        outputs, here, begin = layout[layer, _OUTPUTS], ends[layer + 1], layout[layer, _MATRIX]
+        outputs, begin = layout[layer, OUTPUTS], layout[layer, _MATRIX]
+        derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         on = np.empty(outputs, np.int64)
         c = 0
         for i in range(outputs):
-            if slopes[here + i] != 0:
+            if derivatives[i] != 0:
                 on[c] = i
                 c += 1
         part = scratch[: count * c].reshape(count, c)
         for b in range(count):
-            row = begin + moved[b] * outputs
+            row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
             for a in range(c):
-                part[b, a] = numbers[row + on[a]] * slopes[here + on[a]]
+                part[b, a] = row[on[a]] * derivatives[on[a]]
         rows = part.T.copy() if layer == 0 else np.dot(part.T, rows)
         count = c
         for a in range(c):
@@ -208,6 +219,54 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @jit
+def _steps(numbers, layout, widths, y, prior, limits, most, exact, z, damping, work):
+    """At most so many damped Gauss-Newton steps from z, in place, on the network with these widths.
+
+    Returns f, the damping, from a negative one on that of a first step, and the number of steps.
+    """
+    ends, u, x, slopes, scratch, moved, r, other, gram, gradient, factor, step, trial = work
+    k, last = len(z), ends[len(layout)]
+    tiny_decrease, enough, ceiling = limits[1], limits[2], limits[3]
+    _forward(numbers, layout, widths, z, ends, u, x, slopes)
+    f = _residual(x, last, y, r, z, prior)
+    growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
+    while steps < most and small < 2 and f > enough:
+        if stale:
+            count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
+            _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
+            stale, mean = False, np.trace(gram) / k
+            if damping < 0:
+                damping = max(_DAMPING * mean, _TINY)
+        steps += 1
+        if not _damped_step(gram, gradient, damping, factor, step):
+            damping, growth = damping * growth, growth * 2
+            continue
+        promised, length, size = 0.0, 0.0, 0.0
+        for j in range(k):
+            promised += step[j] * (damping * step[j] - gradient[j])
+            length += step[j] * step[j]
+            size += z[j] * z[j]
+            trial[j] = z[j] + step[j]
+        arrived = damping <= 0.1 * mean and promised <= tiny_decrease * f
+        if exact and (arrived or (steps > _PATIENCE and f - _TRUST * promised > ceiling)):
+            break
+        _forward(numbers, layout, widths, trial, ends, u, x, slopes)
+        reached = _residual(x, last, y, other, trial, prior)
+        tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
+        if reached < f:
+            gain = 2 * (f - reached) / max(promised, _TINY) - 1
+            damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
+            tiny |= f - reached < tiny_decrease * f
+            f, stale = reached, True
+            z[:] = trial
+            r[:] = other
+        else:
+            damping, growth = damping * growth, growth * 2
+        small = small + 1 if tiny else 0
+    return f, damping, steps
+
+
+@jit
 def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
     """One descent from z, in place: a step at each width of the schedule, then steps on the exact network.
 
@@ -216,61 +275,16 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
 
     Returns f and the number of steps.
     """
-    ends, u, x, slopes, scratch, moved, r, other, widths, gram, gradient, factor, step, trial = work
-    k, last = len(z), ends[len(layout)]
-    most, tiny_decrease, enough, ceiling = int(limits[0]), limits[1], limits[2], limits[3]
-    damping, growth, f, steps = -1.0, 2.0, 0.0, 0
-    for phase in range(len(schedule) + 1):
-        exact = phase == len(schedule)
+    widths = np.zeros(len(layout), np.float32)
+    damping, total = -1.0, 0
+    for width in schedule:
         for layer in range(len(layout)):
-            widths[layer] = 0.0 if exact else schedule[phase] * sizes[layer]
-        _forward(numbers, layout, widths, z, ends, u, x, slopes)
-        f = _residual(x, last, y, r, z, prior)
-        growth, small, stale = 2.0, 0, True
-        for turn in range(most if exact else 1):
-            if f <= enough:
-                break
-            if stale:
-                count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
-                _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
-                stale = False
-            mean = 0.0
-            for j in range(k):
-                mean += gram[j, j] / k
-            if damping < 0:
-                damping = max(_DAMPING * mean, _TINY)
-            steps += 1
-            if not _damped_step(gram, gradient, damping, factor, step):
-                damping, growth = damping * growth, growth * 2
-                continue
-            promised, length, size = 0.0, 0.0, 0.0
-            for j in range(k):
-                promised += step[j] * (damping * step[j] - gradient[j])
-                length += step[j] * step[j]
-                size += z[j] * z[j]
-                trial[j] = z[j] + step[j]
-            if exact and damping <= 0.1 * mean and promised <= tiny_decrease * f:
-                break
-            if exact and turn >= _PATIENCE and f - _TRUST * promised > ceiling:
-                break
-            _forward(numbers, layout, widths, trial, ends, u, x, slopes)
-            reached = _residual(x, last, y, other, trial, prior)
-            tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
-            if reached < f:
-                gain = 2 * (f - reached) / max(promised, _TINY) - 1
-                damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
-                tiny |= f - reached < tiny_decrease * f
-                f, stale = reached, True
-                for j in range(k):
-                    z[j] = trial[j]
-                for i in range(len(r)):
-                    r[i] = other[i]
-            else:
-                damping, growth = damping * growth, growth * 2
-            small = small + 1 if tiny else 0
-            if small >= 2:
-                break
-    return f, steps
+            widths[layer] = width * sizes[layer]
+        _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, 1, False, z, damping, work)
+        total += steps
+    widths[:] = 0.0
+    f, _, steps = _steps(numbers, layout, widths, y, prior, limits, int(limits[0]), True, z, damping, work)
+    return f, total + steps
 
 
 @jit
@@ -279,18 +293,22 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, mo
 
     Where f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
     """
-    d, k = len(layout), layout[0, _INPUTS]
+    d, k = len(layout), layout[0, INPUTS]
     ends = np.zeros(d + 2, np.int64)
     largest, widest = 1, k
     ends[1] = k
     for layer in range(d):
-        inputs, outputs = layout[layer, _INPUTS], layout[layer, _OUTPUTS]
+        inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         ends[layer + 2] = ends[layer + 1] + outputs
         largest, widest = max(largest, inputs * outputs), max(widest, outputs)
-    u, x, slopes = np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32), np.empty(ends[d + 1], np.float32)
+    u, x, slopes = (
+        np.empty(ends[d + 1], np.float32),
+        np.empty(ends[d + 1], np.float32),
+        np.empty(ends[d + 1], np.float32),
+    )
     work = (
         ends, u, x, slopes, np.empty(largest, np.float32), np.empty(widest, np.int64),
-        np.empty(len(y), np.float32), np.empty(len(y), np.float32), np.empty(d, np.float32),
+        np.empty(len(y), np.float32), np.empty(len(y), np.float32),
         np.empty((k, k)), np.empty(k), np.empty((k, k)), np.empty(k), np.empty(k),
     )  # fmt: skip
     one = limits.copy()

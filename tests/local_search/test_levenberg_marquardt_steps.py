@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import EPS, lm_reach, random_network
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps
-from unrelu.search.squared_error import SquaredError
 
 K, N, B = 3, 25, 4
 

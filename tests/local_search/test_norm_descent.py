@@ -15,14 +15,14 @@ from scipy.optimize import linprog
 from tests.support import image_network, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
+from unrelu.local_search.adjacent_regions import observations
+from unrelu.local_search.norm_descent import NormDescent
 from unrelu.measurements import MaskOperator
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.search.adjacent_regions import observations
-from unrelu.search.norm_descent import NormDescent
 
 NORMS = ("l1", "linf")
 both_norms = pytest.mark.parametrize("norm", NORMS)

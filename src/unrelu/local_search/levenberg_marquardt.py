@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import OptionError
+from unrelu.local_search.halting import Watch
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.local_search.starts import START_NAMES, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.search.halting import Watch
-from unrelu.search.squared_error import SquaredError
-from unrelu.search.starts import START_NAMES, starting_codes
 
 Array = npt.NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from scipy import linalg
 
 from unrelu.layerwise import LayerSystem, Rows
 from unrelu.layerwise.layer_program import Answer, least_violation
+from unrelu.local_search.adjacent_regions import AdjacentRegions, Observation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
-from unrelu.search.adjacent_regions import AdjacentRegions, Observation
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

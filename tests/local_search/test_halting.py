@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from unrelu.local_search.halting import Watch
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
-from unrelu.search.halting import Watch
 
 
 class Clock:

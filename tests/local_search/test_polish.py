@@ -11,9 +11,9 @@ from scipy.optimize import least_squares
 
 from tests.support import random_network
 from unrelu import zoo
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, polish
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search.levenberg_marquardt import LevenbergMarquardtSteps, polish
-from unrelu.search.squared_error import SquaredError
 
 K, N, B = 4, 40, 3
 MASKS = np.random.default_rng(0).random((B, N)) < 0.8

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise.layer_program import check_norm
 from unrelu.layerwise.optimality import ZERO
+from unrelu.local_search.adjacent_regions import AdjacentRegions, Observation, observations
+from unrelu.local_search.local_program import LocalProgram, Proposal, independent
 from unrelu.models.network import small
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
 from unrelu.runtime.host import abandoned, cores, in_threads
 from unrelu.runtime.streams import stream
-from unrelu.search.adjacent_regions import AdjacentRegions, Observation, observations
-from unrelu.search.local_program import LocalProgram, Proposal, independent
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -51,11 +51,11 @@ class NormDescent:
     r"""Minimise ``|y - A G(z)|_1`` or ``|y - A G(z)|_inf`` from a code to a local optimum, and prove that it is one.
 
     G is affine on each of its linear regions. Around the code, the last pre-activation (or A G(z), where A mixes
-    outputs or the last activation is not convex) is replaced by its linearisation, and the errors by convex functions
-    above them, exact where they can be (:mod:`~unrelu.search.local_program`); a linear program in a box around the code
-    gives a step. It is shortened until the true objective falls; where it does not, the neurons that switched on the
-    way are kept on their side in the next program. At a kink the program covers the regions on all sides at once, as a
-    relaxation:
+    outputs or the last activation is not convex) is replaced by its linearisation, and the errors by convex
+    functions above them, exact where they can be (:mod:`~unrelu.local_search.local_program`); a linear program in a
+    box around the code gives a step. It is shortened until the true objective falls; where it does not, the neurons
+    that switched on the way are kept on their side in the next program. At a kink the program covers the regions on
+    all sides at once, as a relaxation:
 
     .. math:: u_j = e_j - f_j, \quad e_j, f_j \ge 0 \qquad (e_j f_j = 0 \text{ is branched on where it fails})
 

@@ -1,0 +1,53 @@
+"""Learn the default prior of the confidence: ``python -m unrelu_studies.benchmarks.searches.default_prior``.
+
+Observations of the hard generators to tune on are searched with all that the search has and more, and the prior is the
+mixture that makes the counts of their chains most probable. Prints the rows of ``_DEFAULT`` in
+:mod:`unrelu.search.basin_prior` (ten minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from unrelu._calibrate import chain_ends
+from unrelu.problem import Problem
+from unrelu.runtime.host import computing
+from unrelu.search.basin_prior import BasinPrior, learned_prior
+from unrelu.search.confidence import ALPHA, Hits
+from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
+
+# Of a uniform mixture, as so many observations: no point of the grid is left out for good.
+_PSEUDO = 1.0
+
+
+def counted(name: str, measurement: str, noise: float, size: int, seed: int) -> list[Hits]:
+    """The chains of some observations in the best optimum that is known, after each level of hops."""
+    batch = draw(name, measurement, noise, size, seed)
+    with computing(one_thread=True):
+        problem = Problem.build(batch.network, batch.y, operator=batch.operator, seed=seed).equilibrated()
+        ends, best = chain_ends(problem, batch.truth)
+    return [Hits.of(end, best, np.zeros(size)) for end in ends]
+
+
+def main() -> None:
+    """Learn and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=120, help="observations of each generator and measurement")
+    parser.add_argument("--seed", type=int, default=2)
+    options = parser.parse_args()
+    counts = []
+    for name in TUNE:
+        for measurement, noise in (*DETERMINED, *AMBIGUOUS):
+            if noise:
+                counts.append(counted(name, measurement, noise, options.instances, options.seed))
+                print(name, measurement, noise, flush=True)
+    hits = [Hits(*map(np.concatenate, zip(*level, strict=True))) for level in zip(*counts, strict=True)]
+    uniform = BasinPrior(np.full((len(hits), len(ALPHA)), 1 / len(ALPHA)))
+    for row in learned_prior(hits, uniform, _PSEUDO).weights:
+        print("    (", ", ".join(f"{weight:.4g}" for weight in row.round(5)), "),", sep="")
+
+
+if __name__ == "__main__":
+    main()

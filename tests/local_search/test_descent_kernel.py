@@ -1,0 +1,314 @@
+"""The compiled descents: their sums against PyTorch in double precision, and what a descent and its hops promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support import random_network
+from unrelu.local_search import descent_kernel as kernel
+from unrelu.local_search.descent_kernel import PackedLayer, PackedNetwork, descend_and_hop
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense
+from unrelu.models.network import Network
+from unrelu.problem import Problem
+from unrelu.search.descents import CompiledDescents
+
+K, N, B = 4, 30, 5
+SINGLE = 2.0**-24
+# Sums of at most 30 products in each of at most four layers and in J^T J, each off by as many roundings of its terms.
+ROUNDING = 5 * 30 * SINGLE
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def prelu_network():
+    """Slopes of every kind, one for each neuron of both layers, the output's too."""
+    first, last = random_network((K, 12, N), seed=3, bias=True).layers
+    slopes = [np.linspace(-0.5, 1.5, n) for n in (12, N)]
+    return Network.chain(
+        [*first.affine.steps, Activation("prelu", slopes[0]), *last.affine.steps, Activation("prelu", slopes[1])], (K,)
+    )
+
+
+NETWORKS = {
+    "relu": random_network((K, 12, N), seed=1, bias=True),
+    "relu, no bias": random_network((K, 12, N), seed=1),
+    "one layer": random_network((K, N), seed=2, bias=True),
+    "four layers": random_network((K, 10, 20, 12, N), "leaky_relu:0.2", seed=4, bias=True),
+    "prelu": prelu_network(),
+    "sigmoid": random_network((K, 12, N), "sigmoid", seed=5, bias=True),
+    "tanh": random_network((K, 12, N), "tanh", seed=6, bias=True),
+    "identity": random_network((K, 12, 20, N), seed=7, bias=True, last="identity"),
+}
+MEASUREMENTS = {
+    "whole": None,
+    "mask": drawn(N) < 0.3,
+    "masks": drawn(B, N) < 0.3,
+    "entries": np.eye(N)[[3, 1, 4, 15, 9]],
+    "matrix": drawn(12, N),
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def noisy(network, kind="whole", noise=0.1, count=B, seed=1, **options):
+    """A problem of noisy observations, and the codes that they are of."""
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((count, network.latent_dim))
+    x = network(truth) + noise * rng.standard_normal((count, network.output_dim))
+    operator = MEASUREMENTS[kind]
+    y = x @ operator.T if kind in ("entries", "matrix") else x
+    return Problem.build(network, y, operator=operator, **options), truth
+
+
+class Evaluation:
+    """What the kernel computes at the code of one observation, on generators smoothed by ``width``."""
+
+    def __init__(self, problem, row, z, width=0.0):
+        packed, y = CompiledDescents(problem)._observed(row)
+        numbers, layout, sizes = packed
+        self.ends = np.concatenate([[0, layout[0, kernel.INPUTS]], layout[:, kernel.OUTPUTS]]).cumsum()
+        self.u, self.x, self.slopes = np.zeros((3, self.ends[-1]), dtype=np.float32)
+        kernel._forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
+        r = np.zeros(len(y), dtype=np.float32)
+        self.f = kernel._residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
+        moved = np.zeros(max(self.ends), dtype=np.int64)
+        scratch = np.zeros(max(layout[:, kernel.INPUTS] * layout[:, kernel.OUTPUTS]), dtype=np.float32)
+        count, rows = kernel._jacobian(numbers, layout, self.ends, self.slopes, moved, scratch)
+        self.jacobian = np.zeros((len(y), len(z)))
+        self.jacobian[moved[:count]] = rows
+        self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))
+        kernel._normal_equations(count, rows, moved, r, z, problem.prior, self.gram, self.gradient)
+
+
+def system(problem, row, z, width=0.0):
+    """The same by PyTorch in double precision: J^T J, half the gradient and f."""
+    objective = SquaredError.of(problem)
+    if width:
+        objective = objective.with_network(problem.network.smoothed(width))
+    return [part[0].numpy() for part in objective.system(objective.tensor(z[None]), torch.tensor([row]))]
+
+
+def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
+    """Codes (c, k) after descents and hops, their f and the steps of each."""
+    network, y = CompiledDescents(problem)._observed(row)
+    z = np.array(z)
+    f = np.full(len(z), np.inf) if f is None else np.array(f)
+    moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
+    steps = np.zeros(len(z), dtype=np.int64)
+    descend_and_hop(
+        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), z, f,
+        moves, steps,
+    )  # fmt: skip
+    return z, f, steps
+
+
+def objectives(problem, z, row=0):
+    return problem.part(np.full(len(z), row)).objective(z)
+
+
+def slope(problem, z, row=0):
+    """|J^T r| / (|J| |r|) in double precision, of codes (c, k): 0 at a stationary point, at most 1."""
+    parts = [system(problem, row, code) for code in z]
+    return np.array([np.linalg.norm(g) / np.sqrt(np.linalg.norm(h, 2) * f) for h, g, f in parts])
+
+
+# --- against PyTorch --------------------------------------------------------------------------------------------------
+
+
+@every_network
+@pytest.mark.parametrize("width", [0.0, 0.05, 1.0])
+def test_outputs_and_jacobians_are_those_of_pytorch(name, width):
+    network = NETWORKS[name]
+    problem, truth = noisy(network)
+    smoothed = network.smoothed(width) if width else network
+    x, tangents = (part.numpy() for part in smoothed.linearize(torch.from_numpy(truth)))
+    for row, z in enumerate(truth):
+        found = Evaluation(problem, row, z, width)
+        np.testing.assert_allclose(found.x[found.ends[-2] :], x[row], atol=ROUNDING * np.abs(x).max())
+        np.testing.assert_allclose(found.jacobian, tangents[row].T, atol=ROUNDING * np.abs(tangents).max())
+
+
+@every_network
+@pytest.mark.parametrize("kind", MEASUREMENTS)
+@pytest.mark.parametrize(("width", "prior"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5)])
+def test_normal_equations_are_those_of_pytorch_under_every_measurement(name, kind, width, prior):
+    problem, truth = noisy(NETWORKS[name], kind, prior=prior)
+    z = truth + 0.1
+    for row in (0, B - 1):
+        found = Evaluation(problem, row, z[row], width)
+        gram, gradient, f = system(problem, row, z[row], width)
+        size = np.linalg.norm(gram)
+        np.testing.assert_allclose(found.gram, gram, atol=ROUNDING * size)
+        np.testing.assert_allclose(found.gradient, gradient, atol=ROUNDING * (np.sqrt(size * f) + size))
+        assert found.f == pytest.approx(f, abs=ROUNDING * (np.square(problem.y[row]).sum() + f))
+
+
+def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
+    network = Network.chain(
+        [Dense(torch.eye(3).double(), torch.tensor([5.0, 5.0, -50.0]).double()), Activation("relu")], (3,)
+    )
+    assert network.activation_sizes[0] > 1
+    problem = Problem.build(network, np.ones((1, 3)))
+    found = Evaluation(problem, 0, np.zeros(3), width=1.0)
+    np.testing.assert_array_equal(found.jacobian[2], np.zeros(3))
+    assert (np.diag(found.jacobian)[:2] > 0.5).all()
+
+
+# --- packing ----------------------------------------------------------------------------------------------------------
+
+
+def test_some_rows_of_a_layer_keep_their_own_slopes():
+    slopes = np.linspace(-1, 1, 6)
+    layer = PackedLayer(drawn(6, 3), np.arange(6.0), Activation("prelu", slopes), 2.0)
+    part = layer.rows(np.array([4, 1]))
+    np.testing.assert_array_equal(part.activation.slope, slopes[[4, 1]])
+    np.testing.assert_array_equal(part.matrix, layer.matrix[[4, 1]])
+    assert part.bias.tolist() == [4, 1]
+    assert (part.activation.name, part.size) == ("prelu", 2.0)
+    one = layer._replace(activation=Activation("leaky_relu", 0.1)).rows(slice(2))
+    assert one.activation.slope == 0.1
+    assert len(one.matrix) == 2
+
+
+def test_layers_lie_one_after_another():
+    layers = [
+        PackedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25), 1.0),
+        PackedLayer(drawn(2, 5), drawn(2), Activation("tanh"), 3.0),
+    ]
+    numbers, layout, sizes = PackedNetwork.of(layers)
+    assert sizes.tolist() == [1.0, 3.0]
+    assert numbers.dtype == np.float32
+    assert len(numbers) == sum(layer.matrix.size + 2 * len(layer.bias) for layer in layers)
+    for row, (matrix, bias, activation, _) in zip(layout, layers, strict=True):
+        n, m = matrix.shape
+        begin, at, kink, inputs, outputs, kind = row
+        assert (inputs, outputs) == (m, n)
+        assert kind == (kernel._TANH if activation.smooth else kernel._PIECEWISE_LINEAR)
+        np.testing.assert_array_equal(numbers[begin : begin + n * m].reshape(m, n), matrix.T.astype(np.float32))
+        np.testing.assert_array_equal(numbers[at : at + n], bias.astype(np.float32))
+        np.testing.assert_array_equal(numbers[kink : kink + n], np.full(n, 0.0 if activation.smooth else 0.25))
+
+
+# --- a descent --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("kind", ["whole", "matrix"])
+@pytest.mark.parametrize("prior", [0.0, 0.1])
+def test_descents_on_smooth_networks_end_at_stationary_points(name, kind, prior):
+    problem, truth = noisy(NETWORKS[name], kind, prior=prior)
+    z, f, steps = run(problem, truth[0] + 0.3 * drawn(20, K), limits=(200, 1e-7, 0.0, np.inf))
+    assert np.quantile(slope(problem, z), 0.9) < 2e-3  # the square root of the decrease that is still promised is 3e-4
+    assert (steps > 0).all()
+    np.testing.assert_allclose(f, objectives(problem, z), rtol=1e-4)
+
+
+@every_network
+def test_most_descents_end_where_no_code_nearby_is_better(name):
+    problem, truth = noisy(NETWORKS[name])
+    z, f, _ = run(problem, truth[0] + 0.5 * drawn(30, K), schedule=np.geomspace(1, 0.02, 10))
+    around = z[:, None] + 0.01 * drawn(30, 100, K)
+    lowest = objectives(problem, around.reshape(-1, K)).reshape(30, 100).min(axis=1)
+    assert (lowest >= 0.99 * f).mean() >= 0.8
+
+
+@every_network
+def test_a_descent_ends_lower_than_it_began(name):
+    problem, truth = noisy(NETWORKS[name])
+    start = truth[0] + drawn(20, K)
+    z, f, _ = run(problem, start)
+    assert (f < objectives(problem, start)).all()
+    np.testing.assert_allclose(f, objectives(problem, z), rtol=1e-4)
+
+
+def test_a_descent_ends_when_its_objective_is_small_enough():
+    problem, truth = noisy(NETWORKS["relu"], noise=0.0)
+    start = truth[0] + 0.1 * drawn(20, K)
+    enough = float(np.median(objectives(problem, start)))
+    _, f, steps = run(problem, start, limits=(100, 1e-6, enough, np.inf))
+    assert (f <= enough).all()
+    assert (steps == 0).sum() == 10  # half of them began there
+    _, exact, _ = run(problem, start)
+    assert (exact < 1e-10 * np.square(problem.y[0]).sum()).mean() > 0.5
+
+
+def test_dead_neurons_end_a_descent_where_it_began():
+    network = random_network((K, 12, N), seed=1)
+    first, last = network.layers
+    dead = Network.chain(
+        [Dense(first.affine.steps[0].weight, torch.full((12,), -1e3).double()), Activation("relu"),
+         *last.affine.steps, Activation("relu")], (K,),
+    )  # fmt: skip
+    problem = Problem.build(dead, np.ones((1, N)))
+    start = drawn(3, K)
+    z, f, _ = run(problem, start, moves=drawn(3, 2, K), schedule=[0.5, 0.1])
+    np.testing.assert_array_equal(z, start)
+    np.testing.assert_allclose(f, N)
+
+
+def test_a_descent_does_not_depend_on_those_before_it():
+    problem, truth = noisy(NETWORKS["four layers"])
+    start, moves = truth + 0.5, drawn(B, 3, K)
+    options = {"schedule": np.geomspace(1, 0.02, 5), "limits": (16, 1e-2, 0.0, np.inf)}
+    together = run(problem, start, moves=moves, **options)
+    for i in range(B):
+        alone = run(problem, start[i : i + 1], moves=moves[i : i + 1], **options)
+        for one, all_of_them in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one[0], all_of_them[i])
+
+
+# --- hops -------------------------------------------------------------------------------------------------------------
+
+
+@every_network
+def test_hops_never_raise_the_objective(name):
+    problem, truth = noisy(NETWORKS[name], noise=0.3)
+    start = truth[0] + drawn(20, K)
+    z, f, steps = run(problem, start, limits=(16, 1e-2, 0.0, np.inf))
+    moves = 0.5 * drawn(20, 6, K)
+    for hop in range(6):
+        lower_z, lower, more = run(problem, z, f, moves[:, hop : hop + 1], limits=(16, 1e-2, 0.0, np.inf))
+        kept = lower == f
+        np.testing.assert_array_equal(lower_z[kept], z[kept])
+        assert (lower <= f).all()
+        assert (more > 0).all()
+        np.testing.assert_allclose(lower, objectives(problem, lower_z), rtol=1e-4)
+        z, f, steps = lower_z, lower, steps + more
+    at_once = run(problem, start, moves=moves, limits=(16, 1e-2, 0.0, np.inf))
+    for one, other in zip(at_once[:2], (z, f), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_codes_that_were_descended_from_before_are_not_again():
+    problem, truth = noisy(NETWORKS["relu"])
+    z, f, steps = run(problem, truth, f=np.full(B, 3.0))
+    np.testing.assert_array_equal(z, truth)
+    assert f.tolist() == [3.0] * B
+    assert steps.tolist() == [0] * B
+
+
+def test_no_hop_is_made_from_a_code_that_is_good_enough():
+    problem, truth = noisy(NETWORKS["relu"], noise=0.0)
+    _, _, steps = run(problem, truth[:1], moves=np.ones((1, 50, K)), limits=(16, 1e-2, 1e-6, np.inf))
+    assert steps.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["relu", "four layers", "identity"])
+def test_a_hop_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(name):
+    """From the same code, a hop of length zero, which has to come below f, and a descent that need not."""
+    problem, truth = noisy(NETWORKS[name], noise=0.3)
+    start = truth[0] + drawn(60, K)
+    free_z, free, free_steps = run(problem, start)
+    ceiling = np.full(60, 1.001 * np.quantile(free, 0.75))
+    z, f, steps = run(problem, start, f=ceiling, moves=np.zeros((60, 1, K)))
+    kept = f < ceiling
+    np.testing.assert_allclose(f[kept], free[kept], rtol=1e-6)
+    np.testing.assert_allclose(z[kept], free_z[kept], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(z[~kept], start[~kept])
+    assert kept[free < 0.9 * ceiling].mean() >= 0.7  # it is a bet on what the next steps bring
+    assert steps[~kept].sum() < 0.8 * free_steps[~kept].sum()

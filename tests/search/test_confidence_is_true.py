@@ -1,0 +1,44 @@
+"""Confidences against the lowest objective there is, found on a grid so fine that no optimum of a tiny net hides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.support import random_network
+from unrelu.problem import Problem
+
+# Codes of two coordinates between -5 and 5; the best of the grid start descents.
+_SIDE, _DESCENTS = 161, 12
+
+
+def lowest(problem: Problem) -> np.ndarray:
+    """The objective of the best code, (B,)."""
+    axis = np.linspace(-5, 5, _SIDE)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    x = problem.operator.values(problem.network(grid))
+    found = []
+    for y in problem.y:
+        f = np.square(x - y).sum(axis=1).reshape(_SIDE, _SIDE)
+        padded = np.pad(f, 1, constant_values=np.inf)
+        around = [padded[1 + i : 1 + i + _SIDE, 1 + j : 1 + j + _SIDE] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        minima = np.flatnonzero((f <= np.min(around, axis=0)).ravel())
+        starts = grid[minima[np.argsort(f.ravel()[minima])][:_DESCENTS]]
+        ends = unrelu.invert(problem.network, np.tile(y, (len(starts), 1)), "lm", z0=starts)
+        found.append(ends.fun.min())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("sizes", [(2, 6, 9), (2, 4, 5, 8)])
+def test_sure_answers_are_the_best_there_is(sizes):
+    network = random_network(sizes, seed=3)
+    rng = np.random.default_rng(4)
+    y = network(rng.standard_normal((60, 2)))
+    y = y + 0.3 * np.sqrt(np.square(y).mean()) * rng.standard_normal(y.shape)
+    result = unrelu.invert(network, y)
+    best = result.fun <= 1.01 * lowest(Problem.build(network, y)) + 1e-12
+    sure = result.confidence >= 0.99
+    assert sure.sum() >= 20
+    assert best[sure].mean() >= 0.95
+    assert best.mean() >= result.confidence.mean() - 0.1

@@ -1,0 +1,110 @@
+"""Calibration: what it refuses, what it finds, and that searches use it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from tests.support import random_network
+from unrelu import _calibrate
+from unrelu.errors import InputError, OptionError, UnreluError
+from unrelu.problem import Problem
+from unrelu.search.basin_prior import LEVELS, default_prior, prior_for
+from unrelu.search.joint_search import Search
+
+N, NOISE = 12, "gaussian:0.3"
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """Fewer hops after those of the levels."""
+    monkeypatch.setattr(_calibrate, "_FINAL_HOPS", LEVELS[-1] + 1)
+
+
+def rough():
+    """A tiny generator, whose landscape is rough."""
+    return random_network((3, 6, N), seed=0, bias=True)
+
+
+def problem_of(network, operator=None):
+    return Problem.build(network, np.ones((2, N)), operator=operator)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, InputError, "noise=None cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0"),
+        ({"noise": "gaussian:0"}, InputError, "noise='gaussian:0' cannot be drawn"),
+        ({"noise": "outliers:0.1"}, InputError, "noise='outliers:0.1' cannot be drawn"),
+        ({"noise": "loud"}, InputError, "loud"),
+        ({"noise": NOISE, "observations": 19}, OptionError, "observations=19 must be an integer of at least 20"),
+        ({"noise": NOISE, "observations": 20.0}, OptionError, "observations=20.0 must be an integer"),
+        ({"noise": NOISE, "observations": True}, OptionError, "observations=True must be an integer"),
+        ({"noise": NOISE, "operator": np.ones((3, 7))}, InputError, "operator"),
+        ({"noise": NOISE, "seed": "one"}, OptionError, "seed='one'"),
+        ({"noise": NOISE, "seed": -1}, OptionError, "seed=-1"),
+    ],
+)
+def test_what_it_refuses(options, error, message):
+    with pytest.raises(error, match=message):
+        unrelu.calibrate(rough(), **{"observations": 20} | options)
+
+
+def test_a_network_has_to_be_one():
+    with pytest.raises(UnreluError):
+        unrelu.calibrate(torch.nn.Linear(2, 3), noise=NOISE)
+
+
+def test_the_prior_is_used_afterwards():
+    network = rough()
+    y = network(np.random.default_rng(1).standard_normal((30, 3)))
+    y += 0.3 * np.random.default_rng(2).standard_normal(y.shape)
+    options = Search(rounds=3, confidence=1.0)
+    before = unrelu.invert(network, y, options)
+    assert prior_for(problem_of(network)) is default_prior()
+    unrelu.calibrate(network, noise=NOISE, observations=60)
+    assert prior_for(problem_of(network)) is not default_prior()
+    after = unrelu.invert(network, y, options)
+    np.testing.assert_array_equal(after.z, before.z)
+    assert (after.confidence != before.confidence).mean() > 0.9
+    assert prior_for(problem_of(network, np.arange(N) > 3)) is default_prior()
+
+
+def test_it_is_reproducible():
+    found = []
+    for seed in (0, 0, 1):
+        network = rough()
+        calibration = unrelu.calibrate(network, noise=NOISE, observations=30, seed=seed)
+        found.append((calibration, prior_for(problem_of(network)).weights))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert not np.array_equal(found[0][1], found[2][1])
+
+
+@pytest.mark.parametrize("noise", [NOISE, "uniform:0.3"])
+@pytest.mark.parametrize("kind", ["whole", "mask", "masks", "matrix"])
+def test_every_measurement_can_be_learned(noise, kind):
+    network, rng = rough(), np.random.default_rng(0)
+    operator = {
+        "whole": None, "mask": np.arange(N) % 3 > 0, "masks": rng.random((2, N)) < 0.7,
+        "matrix": rng.standard_normal((6, N)),
+    }[kind]  # fmt: skip
+    found = unrelu.calibrate(network, operator, noise, observations=20)
+    assert found.observations == 20
+    assert 0 <= found.wrong <= 1
+    assert 0 <= found.reached <= 1
+    y = np.ones((2, 6 if kind == "matrix" else N))
+    assert prior_for(Problem.build(network, y, operator=operator)) is not default_prior()
+
+
+def test_an_easy_generator_is_found_to_be_easy():
+    """Of one linear layer there is one optimum, and all chains end there."""
+    network = random_network((3, N), activation="identity", seed=1)
+    found = unrelu.calibrate(network, noise=NOISE, observations=100)
+    assert found.wrong == 0
+    y = network(np.ones((20, 3))) + 0.3 * np.random.default_rng(3).standard_normal((20, N))
+    sure = unrelu.invert(network, y, Search(rounds=4, confidence=1.0)).confidence
+    fresh = random_network((3, N), activation="identity", seed=1)
+    assert (sure > unrelu.invert(fresh, y, Search(rounds=4, confidence=1.0)).confidence).all()
