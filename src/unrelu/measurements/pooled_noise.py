@@ -1,8 +1,8 @@
 r"""The noise level that a batch shares, from its residuals, and which of them are too large for it.
 
 A code that explains an observation with Gaussian noise of standard deviation s leaves a residual with
-:math:`|r|_2^2 / s^2 \sim \chi^2_\nu`, where nu = m - rank, as the fit has taken its rank from the m observed entries. By
-Wilson and Hilferty, the cube root of a chi-square variable is almost normal,
+:math:`|r|_2^2 / s^2 \sim \chi^2_\nu`, where nu = m - rank, as the fit has taken its rank from the m entries. By Wilson
+and Hilferty, the cube root of a chi-square variable is almost normal,
 
 .. math:: \Big(\frac{|r|_2^2}{\nu}\Big)^{1/3} \approx s^{2/3} \, N\Big(1 - \frac{2}{9 \nu}, \frac{2}{9 \nu}\Big),
 
