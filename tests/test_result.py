@@ -11,9 +11,11 @@ from scipy import stats
 
 import unrelu
 from tests.support import image_network, random_network
+from unrelu import zoo
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
+from unrelu.runtime.streams import stream
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()
@@ -107,7 +109,50 @@ def test_a_misfit_is_no_success_however_often_it_was_found(passed):
     assert (result.confidence == 1).all()  # which is another question
 
 
-@pytest.mark.parametrize("claimed", [Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.NO_EXACT_FIT])
+def batch_with_wrong_codes(**options):
+    """Of 300 noisy outputs, the codes of each 20th are those of its neighbours."""
+    network = zoo.load("mnist-relu")
+    rng = stream("batch with wrong codes")
+    z = rng.standard_normal((300, network.latent_dim))
+    y = network(z) + rng.normal(0, 0.05, (300, network.output_dim)).reshape(300, *network.output_shape)
+    wrong = np.arange(300) % 20 == 7
+    z[wrong] = z[np.flatnonzero(wrong) + 1]
+    return Problem.build(network, y, **options), z, wrong
+
+
+def test_a_residual_far_above_the_batch_is_no_success_however_sure_the_search_is():
+    problem, z, wrong = batch_with_wrong_codes()
+    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=1.0, pool=True)
+    np.testing.assert_array_equal(result.status == Status.OUTLIER, wrong)
+    np.testing.assert_array_equal(result.success, ~wrong)
+    assert set(result.status[~wrong]) == {Status.REFOUND}
+    for i in np.flatnonzero(wrong):
+        factor = float(result.message[i].removeprefix(Status.OUTLIER.value).split()[0].strip("("))
+        assert factor == pytest.approx(result.residual()[i] / (0.05 * np.sqrt(784)), rel=0.03)
+        assert factor > 1.5
+    late = Inversion.of(problem, z, method="mine", status=Status.TIME_LIMIT, confidence=1.0, pool=True)
+    assert set(late.status) == {Status.TIME_LIMIT}
+    np.testing.assert_array_equal(late.success, ~wrong)
+
+
+@pytest.mark.parametrize("options", [{"prior": 0.01}, {"norm": "l1"}, {"noise": "gaussian:10"}])
+def test_a_batch_tells_no_level_where_another_is_stated_or_residuals_are_no_sum_of_squares(options):
+    problem, z, _ = batch_with_wrong_codes(**options)
+    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=1.0, pool=True)
+    assert result.success.all()
+    assert Status.OUTLIER not in result.status
+
+
+def test_observations_that_do_not_belong_together_are_judged_alone():
+    problem, z, _ = batch_with_wrong_codes()
+    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=1.0)
+    assert set(result.status) == {Status.REFOUND}
+    assert result.success.all()
+
+
+@pytest.mark.parametrize(
+    "claimed", [Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.NO_EXACT_FIT, Status.OUTLIER]
+)
 def test_a_method_cannot_claim_a_fit(claimed):
     z, result = judged()
     claim = Inversion.of(result.problem, z + 0.5, method="mine", status=claimed)

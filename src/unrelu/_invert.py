@@ -83,6 +83,10 @@ def invert(
         verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another could fit better
         (``confidence``), and whether another near it fits as well (``identifiable``, ``freedom``).
 
+        Of "auto" without stated noise it depends on the batch: 20 observations or more tell their noise level together,
+        and those whose residual is far above it are searched again, and are OUTLIER and no success if it stays so.
+        ``pool=False`` judges each alone.
+
     Raises:
         InputError: y, operator, z0, noise, norm, prior or scale cannot be used, or y is on another scale than the
             generator.

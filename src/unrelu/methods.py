@@ -135,6 +135,7 @@ _KINDS: dict[type, tuple[str, type]] = {
     str: ("a string", str),
     int: ("a whole number", Integral),
     float: ("a number", Real),
+    bool: ("True or False", bool),
 }
 
 
@@ -144,7 +145,7 @@ def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
     if value is None and type(None) in kinds:
         return
     wanted, accepted = zip(*(_KINDS[kind] for kind in kinds if kind is not type(None)), strict=True)
-    if not isinstance(value, accepted) or isinstance(value, bool):
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         raise OptionError(f"option {name}={value!r} of method {method!r} must be {' or '.join(wanted)}")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise OptionError(f"option {name} of method {method!r} has {len(str(abs(value)))} digits; pass less than 2^63")

@@ -365,6 +365,11 @@ class Problem:
         inside = self.y.min(axis=1) >= low.min() - room
         return np.asarray(inside & (self.y.max(axis=1) <= high.max() + room))
 
+    @property
+    def tells_level(self) -> bool:
+        """Whether least-squares residuals tell the level of the noise: none is stated, and no prior adds to them."""
+        return not self.noise.stated and self.norm == "l2" and not self.prior
+
     @cached_property
     def observed(self) -> npt.NDArray[np.int64]:
         """How many entries of every observation were observed, (B,)."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
 
 Array = npt.NDArray[np.float64]
@@ -36,6 +37,10 @@ class Status(enum.Enum):
     NO_EXACT_FIT = (
         "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
         "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
+    )
+    OUTLIER = (
+        "its residual is far above that of the rest of the batch: a better code was missed, or the observation is "
+        "unlike the others; look at it, or pass pool=False where the observations do not belong together"
     )
     REFOUND = (
         "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds "
@@ -70,15 +75,17 @@ _CONFIDENT = 0.99
 
 # These speak of a code.
 _HAS_CODE = frozenset(
-    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.REFOUND}
-    | {Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
+    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
+    | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
 )
 # These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
 _CUT_OFF = frozenset(
     {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
 )
 # These are earned by the residual, not claimed by a method.
-_JUDGED = frozenset({Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT})
+_JUDGED = frozenset(
+    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
+)
 # The search's own endings, which claim nothing about the size of the misfit.
 _SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
 
@@ -94,7 +101,8 @@ class Inversion:
         reconstruction: G(z), in the network's output shape.
         fun: the objective at z: that of the method, or of ``norm`` if one was asked for.
         success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
-            Without, that it fits exactly, or that confidence >= 0.99 and y shows noise.
+            Without, that it fits exactly, or that confidence >= 0.99, y shows noise, and the residual does not stand
+            out from those of the batch.
         p_value: goodness of fit: the probability that the stated noise leaves a residual at least as large as that of
             z, see :meth:`~unrelu.measurements.noise.Noise.p_value`, with the degrees of freedom that the fit used up,
             rank A J; with a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. NaN where no
@@ -139,6 +147,7 @@ class Inversion:
     problem: Problem = field(repr=False)
     _ended: npt.NDArray[np.object_] = field(repr=False)
     _norm: str = field(repr=False)
+    _pool: bool = field(repr=False)
 
     @classmethod
     def of(
@@ -152,6 +161,7 @@ class Inversion:
         norm: str | None = None,
         seconds: npt.ArrayLike | None = None,
         confidence: npt.ArrayLike = math.nan,
+        pool: bool = False,
     ) -> Inversion:
         """Judge codes: compute outputs, objectives and the verdict. This is how a method of your own ends.
 
@@ -169,6 +179,8 @@ class Inversion:
             confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
                 method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
+            pool: whether residuals of the batch tell its noise level where none is stated, so that those that are too
+                large for it are outliers (:func:`~unrelu.measurements.pooled_noise.too_large`).
 
         Raises:
             InputError: z has another shape.
@@ -214,6 +226,7 @@ class Inversion:
             problem=problem,
             _ended=states,
             _norm=norm or problem.norm,
+            _pool=pool,
         )
         return unjudged._judged(np.zeros(problem.size))
 
@@ -242,26 +255,41 @@ class Inversion:
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
+        factor = self._outlying(residual, used, exact | unseen)
         states = self._ended.copy()
         states[unseen & _among(states, _SEARCHED)] = Status.NO_EXACT_FIT
+        states[(factor > 0) & ~_among(states, _CUT_OFF)] = Status.OUTLIER
         states[(p_value < SIGNIFICANCE) & ~_among(states, _CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
         stated = problem.noise.stated
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
-        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen)
+        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen & (factor == 0))
         success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
-        messages = [judged._message(i) for i in range(problem.size)]
+        messages = [judged._message(i, factor[i]) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
 
-    def _message(self, i: int) -> str:
+    def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
+        """How many times the batch's noise level the residuals that stand out are, (B,), 0 for all others.
+
+        Codes that are ``fitting`` exactly, or should be, tell no level.
+        """
+        problem = self.problem
+        if not (self._pool and problem.tells_level):
+            return np.zeros(problem.size)
+        energy = problem.objective_of(residual, self.z, "l2")
+        return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
+
+    def _message(self, i: int, factor: float) -> str:
         """What the status of an observation means, with the number that decided it."""
         status, ended = self.status[i], self._ended[i]
         text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
+        if status is Status.OUTLIER:
+            text = f"{text} ({factor:.1f} times the batch's noise level)"
         hint = ended not in _HAS_CODE or ended is Status.FLAT
-        return f"{text}; {ended.value}" if status is Status.MISFIT and hint else text
+        return f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
@@ -281,7 +309,7 @@ class Inversion:
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
-        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm")]
+        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm", "_pool")]
         columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], problem=problem, **columns)
 

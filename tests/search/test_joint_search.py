@@ -16,6 +16,7 @@ from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Status
+from unrelu.runtime.streams import stream
 from unrelu.search import descents, joint_search
 from unrelu.search.basin_prior import LEVELS, BasinPrior
 from unrelu.search.confidence import ALPHA
@@ -255,6 +256,88 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     search = JointSearch(Problem.build(network, np.round(network(truth), 7)), Search())
     search.advance(np.arange(6), 6, 0)
     assert (search.hits().best >= 3).all()
+
+
+# --- a batch knows its noise ------------------------------------------------------------------------------------------
+
+
+def misled(monkeypatch, wrong, rounds):
+    """Have all chains of the ``wrong`` observations (B,) end at the code 0 in the first ``rounds`` rounds.
+
+    Refinement leads from there to a better one, but the search does not know.
+    """
+    advance = JointSearch.advance
+
+    def to_zero(self, rows, chains, hops):
+        advance(self, rows, chains, hops)
+        lost = rows[wrong[rows] & (self.rounds[rows] < rounds)]
+        self.chains[lost] = self.z[lost] = 0.0
+        self.f[lost] = self.size[lost]
+        self.ends[lost] = self.f[lost, None]
+
+    monkeypatch.setattr(JointSearch, "advance", to_zero)
+
+
+@pytest.fixture
+def four_agree(monkeypatch):
+    """A prior on which a search ends after four chains that agree, where the confidence asked for is 0.6."""
+    monkeypatch.setattr(joint_search, "prior_for", lambda problem: UNIFORM)
+    monkeypatch.setattr("unrelu.result._CONFIDENT", 0.6)
+
+
+def blurred(count=60):
+    """Observations of which the search finds the codes, and every tenth of them."""
+    network, _, y = noisy((5, 30, 120), 4, 0.05, count=count)
+    return network, y, np.arange(count) % 10 == 3
+
+
+def test_what_stands_out_from_the_batch_is_searched_again(monkeypatch, four_agree):
+    network, y, wrong = blurred()
+    right = unrelu.invert(network, y, confidence=0.6)
+    misled(monkeypatch, wrong, 2)
+    alone = unrelu.invert(network, y, confidence=0.6, pool=False)
+    found = unrelu.invert(network, y, confidence=0.6)
+    np.testing.assert_allclose(found.fun, right.fun, rtol=1e-3)
+    assert set(found.status) == {Status.REFOUND}
+    np.testing.assert_array_equal(found.nit > alone.nit, wrong)
+    np.testing.assert_array_equal(found.nit[~wrong], right.nit[~wrong])
+
+
+def test_what_stands_out_after_all_rounds_is_an_outlier_and_no_success(four_agree):
+    network, y, wrong = blurred()
+    y[wrong] += 0.2 * stream("no output").standard_normal((int(wrong.sum()), 120))
+    found = unrelu.invert(network, y, confidence=0.6)
+    np.testing.assert_array_equal(found.status == Status.OUTLIER, wrong)
+    np.testing.assert_array_equal(found.success, ~wrong)
+    assert found.nit[wrong].min() > 5 * found.nit[~wrong].max()
+    alone = unrelu.invert(network, y, confidence=0.6, pool=False)
+    assert Status.OUTLIER not in alone.status
+    assert alone.success.mean() >= 0.9
+    few = unrelu.invert(network, y[:19], confidence=0.6)
+    assert Status.OUTLIER not in few.status
+
+
+def test_a_batch_of_two_noise_levels_has_no_outliers():
+    network, y, _ = blurred()
+    y[::2] += 0.3 * stream("second level").standard_normal(y[::2].shape)
+    assert Status.OUTLIER not in unrelu.invert(network, y, rounds=2).status
+
+
+def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_for_them(monkeypatch, four_agree):
+    network, y, _ = blurred(20)
+    y[3] = 5 * stream("no output").standard_normal(120)
+    searched = []
+    advance = JointSearch.advance
+
+    def noted(self, rows, chains, hops):
+        searched.append(rows)
+        advance(self, rows, chains, hops)
+
+    monkeypatch.setattr(JointSearch, "advance", noted)
+    found = unrelu.invert(network, y, confidence=0.6)
+    assert len(searched) > 4  # because of one of them
+    assert all(set(later) <= set(earlier) for earlier, later in itertools.pairwise(searched))
+    np.testing.assert_array_equal(found.confidence[:3], unrelu.invert(network, y[:3], confidence=0.6).confidence)
 
 
 # --- honest about how it ended ----------------------------------------------------------------------------------------

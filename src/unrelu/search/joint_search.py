@@ -15,6 +15,7 @@ from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import starting_codes
+from unrelu.measurements.pooled_noise import too_large
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -76,6 +77,10 @@ class Search:
             as many; None: three.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
+        pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
+            (l2, no prior). An observation whose residual stands out from it
+            (:func:`~unrelu.measurements.pooled_noise.too_large`) is searched again until it does not, or through all
+            rounds, and is an ``OUTLIER`` if it still does. False for observations that do not belong together.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -85,6 +90,7 @@ class Search:
     rounds: int | None = None
     max_iterations: int = 50
     max_programs: int = 100
+    pool: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
@@ -99,7 +105,9 @@ class Search:
         run = JointSearch(problem, self)
         run.search()
         z, status = run.refined()
-        return Inversion.of(problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence())
+        return Inversion.of(
+            problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence(), pool=self.pool
+        )
 
 
 class JointSearch:
@@ -108,6 +116,7 @@ class JointSearch:
     Attributes:
         ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
         made, hops: how many chains each observation has, and the hops of each of them, (B,).
+        rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: spent on each observation, (B,).
     """
@@ -122,7 +131,7 @@ class JointSearch:
         self.starts = SearchStarts(problem, self.bank, self.objective)
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
-        self.hops, self.made = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size, dtype=np.int64)
+        self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = np.square(problem.y).sum(axis=1)
@@ -148,21 +157,39 @@ class JointSearch:
     # --- rounds -------------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Round after round, until every observation is finished or the watch says stop."""
+        """Round after round, until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
-        for turn in range(self.options.rounds or self.descents.affordable()):
-            chains, hops = self.descents.effort(turn)
-            rows = np.flatnonzero(~self._finished)
-            if not len(rows) or self.watch():
-                return
+        most = self.options.rounds or self.descents.affordable()
+        while not self.watch.reason and len(rows := self._next_rows(most)) and not self.watch():
+            turn = int(self.rounds[rows[0]])
             if turn == 0:
                 self._descend_from_codes(rows)
-            self.advance(rows, chains, hops)
-            if self.watch.reason:
-                return
-            self._confirm_exact()
-            self._judge()
+            self.advance(rows, *self.descents.effort(turn))
+            if not self.watch.reason:
+                self.rounds[rows] += 1
+                self._confirm_exact()
+                self._judge()
+
+    def _next_rows(self, most: int) -> Index:
+        """The observations of the next round, which all have been through equally many, below ``most``.
+
+        They are those that are not finished; when all are, those whose residual is too large for the noise level that
+        the batch tells.
+        """
+        more = self.rounds < most
+        wanted = more & ~self._finished
+        if not wanted.any():
+            wanted = more & self._outlying()
+        fewest = self.rounds[wanted].min(initial=most)
+        return np.flatnonzero(wanted & (self.rounds == fewest))
+
+    def _outlying(self) -> npt.NDArray[np.bool_]:
+        """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""
+        if not (self.options.pool and self.problem.tells_level):
+            return np.zeros(self.problem.size, dtype=bool)
+        told = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
+        return too_large(told, self.problem.observed - float(self.problem.network.latent_dim)) > 0
 
     def advance(self, rows: Index, chains: int, hops: int) -> None:
         """Bring some observations, all of which have the same numbers of them, to so many chains of so many hops."""
