@@ -189,7 +189,7 @@ class JointSearch:
         if not (self.options.pool and self.problem.tells_level):
             return np.zeros(self.problem.size, dtype=bool)
         told = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
-        return too_large(told, self.problem.observed - float(self.problem.network.latent_dim)) > 0
+        return too_large(told, np.asarray(self.problem.observed - float(self.problem.network.latent_dim))) > 0
 
     def advance(self, rows: Index, chains: int, hops: int) -> None:
         """Bring some observations, all of which have the same numbers of them, to so many chains of so many hops."""
