@@ -262,20 +262,20 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
 
 
 def misled(monkeypatch, wrong, rounds):
-    """Have all chains of the ``wrong`` observations (B,) end at the code 0 in the first ``rounds`` rounds.
+    """Have all chains of the ``wrong`` observations (B,) end at a code near 0 in the first ``rounds`` rounds.
 
     Refinement leads from there to a better one, but the search does not know.
     """
     advance = JointSearch.advance
 
-    def to_zero(self, rows, chains, hops):
+    def near_zero(self, rows, chains, hops):
         advance(self, rows, chains, hops)
         lost = rows[wrong[rows] & (self.rounds[rows] < rounds)]
-        self.chains[lost] = self.z[lost] = 0.0
+        self.chains[lost] = self.z[lost] = 0.01  # at 0 itself, a generator without biases is on a plateau
         self.f[lost] = self.size[lost]
         self.ends[lost] = self.f[lost, None]
 
-    monkeypatch.setattr(JointSearch, "advance", to_zero)
+    monkeypatch.setattr(JointSearch, "advance", near_zero)
 
 
 @pytest.fixture
@@ -308,11 +308,12 @@ def test_what_stands_out_after_all_rounds_is_an_outlier_and_no_success(four_agre
     y[wrong] += 0.2 * stream("no output").standard_normal((int(wrong.sum()), 120))
     found = unrelu.invert(network, y, confidence=0.6)
     np.testing.assert_array_equal(found.status == Status.OUTLIER, wrong)
-    np.testing.assert_array_equal(found.success, ~wrong)
-    assert found.nit[wrong].min() > 5 * found.nit[~wrong].max()
+    assert not found.success[wrong].any()
+    assert found.success[~wrong].mean() >= 0.8
     alone = unrelu.invert(network, y, confidence=0.6, pool=False)
     assert Status.OUTLIER not in alone.status
-    assert alone.success.mean() >= 0.9
+    assert alone.success[wrong].any()
+    assert found.nit[wrong].sum() > 2 * alone.nit[wrong].sum()
     few = unrelu.invert(network, y[:19], confidence=0.6)
     assert Status.OUTLIER not in few.status
 
