@@ -135,12 +135,12 @@ _KINDS: dict[type, tuple[str, type]] = {
     str: ("a string", str),
     int: ("a whole number", Integral),
     float: ("a number", Real),
-    bool: ("True or False", bool),
+    bool: ("a truth value, True or False", bool),
 }
 
 
 def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
-    """Values are what the field's annotation says; NumPy's numbers are numbers, True and False are not."""
+    """Values are what the field's annotation says; NumPy's numbers are numbers, True and False are none."""
     kinds = get_args(hint) or (hint,)
     if value is None and type(None) in kinds:
         return

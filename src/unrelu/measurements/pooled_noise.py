@@ -59,7 +59,7 @@ def too_large(energy: Array, freedom: Array) -> Array:
     if spread > _WIDEST:
         return factor
     # A residual stands out from the spread that there may be.
-    spread = max(1.0, spread * (1 + _QUARTILES_ERROR / np.sqrt(len(rows))))
+    spread = max(1.0, spread * (1 + _QUARTILES_ERROR / len(rows) ** 0.5))
     # The level itself is off by its share of an observation's variance, the more the fewer there are.
     of_level = _MEDIAN_VARIANCE * variance.mean() / len(rows)
     limit = -ndtri(_FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
