@@ -119,16 +119,18 @@ class Layerwise:
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
         target, threshold = y, problem.noise.threshold
+        noise = problem.noise if problem.noise.stated else None
         solutions: list[LayerSolution] = []
         for system in reversed(systems):
             try:
-                solution = self.layer_method(system, target, threshold, problem.control.remaining())
+                solution = self.layer_method(system, target, threshold, problem.control.remaining(), noise)
             except SolverError:
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             solutions.append(solution)
             if not np.isfinite(solution.h).all():
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             target, threshold = solution.h, system.input_threshold(solution.h, solution.threshold)
+            noise = None
             if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
                 return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
         return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)

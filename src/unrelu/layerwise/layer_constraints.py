@@ -217,6 +217,11 @@ class Rows:
         up, down = np.isfinite(self.high), np.isfinite(self.low)
         return np.where(down, -1 / self.low_slope, 0.0), np.where(up, 1 / self.high_slope, 0.0)
 
+    def same_sides(self, other: Rows) -> bool:
+        """Whether both say the same of h: their thresholds may still differ."""
+        names = ("low", "high", "low_slope", "high_slope")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
     def violation(self, wh: Array) -> Array:
         """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""
         return np.maximum(0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope))
