@@ -123,13 +123,15 @@ def certain(
         at_kink = kinks.any(dim=1)
         side = torch.where(kinks, -1.0, u)
         tangents = slopes * layer.activation.derivative(side, x).to(single.dtype)[:, None, :]
-    if not selects_outputs(operator):
+    if selects_outputs(operator):
+        measured = operator.to(single.dtype, z.device).tangents(tangents)
+    else:
         kinked |= at_kink
-    measured = operator.tangents(tangents.to(z.dtype))
+        measured = operator.tangents(tangents.to(z.dtype))
     smallest, sure = np.full(batch, np.nan), _well_conditioned(measured.to(single.dtype))
     rest = np.flatnonzero(wanted | ~sure)
     if len(rest):
-        smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)])
+        smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)].to(z.dtype))
     return smallest, sure & ~kinked.numpy() & _finite(x)
 
 

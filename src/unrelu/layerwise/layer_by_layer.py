@@ -129,11 +129,12 @@ class Layerwise:
             solutions.append(solution)
             if not np.isfinite(solution.h).all():
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            target, threshold = solution.h, system.input_threshold(solution.h, solution.threshold)
-            noise = None
-            if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
+            if len(solutions) == len(systems):
+                break
+            if solution.status is Status.TIME_LIMIT:
                 return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
-        return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
+            target, threshold, noise = solution.h, system.input_threshold(solution.h, solution.threshold), None
+        return solutions[-1].h, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
 
 
 def layer_systems(network: Generator, method: str, largest: float = math.inf) -> list[LayerSystem]:

@@ -84,6 +84,11 @@ class LayerSystem:
         return cls(matrix, layer.bias(), layer.activation, lower, upper, precision)
 
     @cached_property
+    def largest(self) -> float:
+        """max|W_ji|, 0 without rows."""
+        return float(abs(self.matrix).max()) if self.n_out else 0.0
+
+    @cached_property
     def gain(self) -> float:
         """The median norm of the non-zero rows of W: how much a change of h moves a pre-activation."""
         norms = _norms(self.matrix, axis=1)

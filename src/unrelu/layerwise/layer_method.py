@@ -133,8 +133,7 @@ def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
         # The biases as :func:`first_threshold` looks at them: beside larger ones x has fewer digits.
         largest = max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0)))
         out = -_extreme(math.frexp(largest)[1])
-    largest = float(abs(system.matrix).max()) if system.n_out else 0.0
-    return out, _extreme(math.frexp(largest)[1] + out) if largest > 0 else 0
+    return out, _extreme(math.frexp(system.largest)[1] + out) if system.largest > 0 else 0
 
 
 def _extreme(exponent: int) -> int:
