@@ -29,7 +29,7 @@ from unrelu.models.activations import Activation
 from unrelu_studies.benchmarks import REPORT_SEED
 from unrelu_studies.benchmarks import benchmark as running
 from unrelu_studies.benchmarks.benchmark import Command, execute, load
-from unrelu_studies.benchmarks.layer_programs import layers, peers, two_threads, whole_network
+from unrelu_studies.benchmarks.layer_programs import layer_methods, layers, peers, two_threads, whole_network
 from unrelu_studies.benchmarks.layer_programs.layer_instances import (
     CASES,
     COMBINATIONS,

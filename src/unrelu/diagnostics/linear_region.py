@@ -98,9 +98,7 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
     return LinearRegions(operator.tangents(tangents), margin.numpy(), kinks, hidden, _finite(x))
 
 
-def certain(
-    network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags
-) -> tuple[Array, Flags]:
+def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
     """The smallest singular value of A J to 1e-3, (B,), and where no other code nearby surely has the same A G.
 
     There A J has rank k, and so it stays whichever side neurons at their kink take. These are of the last layer, and

@@ -42,7 +42,9 @@ class LInf:
 
     and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps`` has
     a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0 alpha^t is
-    found by bracketing, with a handful of linear programs in place of one for every t.
+    found by bracketing, with a few linear programs in place of one for every t. Where the bracket begins does not
+    change what is found. With |e_j| <= A stated, eps_0 = A is feasible and its program the only one; where the noise is
+    not known, it begins at what the least-squares point of a :mod:`~unrelu.layerwise.threshold_scan` suggests.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -69,7 +71,7 @@ class LInf:
         first = first_threshold(system, target, threshold)
         search = _Search(system, target, first, self.alpha, end)
         point = None
-        # A bound that is stated is feasible, and a threshold that was handed down is where the layer above ended.
+        # A bound that is stated is feasible at once, and one that was handed down is near.
         if threshold is None or (noise is not None and not noise.bound <= first):
             _, point = scanned(system, target, first, self.norm, end)
         answer, step = search.first_feasible(point)

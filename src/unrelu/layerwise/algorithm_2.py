@@ -131,6 +131,11 @@ class L1(_GrowingThreshold):
     .. math:: \min_{h, e \ge 0} \sum_j e_j \quad x_j - e_j \le w_j h \le x_j + e_j \;(x_j > \varepsilon), \quad
         w_j h \le x_j + e_j \;(x_j \le \varepsilon)
 
+    The first eps is A for stated noise |e_j| <= A, with one program; two standard deviations of Gaussian noise, as of
+    the neurons that are off 2% then seem on; rounding for outliers, beside which entries are exact. Of a hidden layer,
+    whose errors are known only roughly, and where no noise is stated, it is what a
+    :mod:`~unrelu.layerwise.threshold_scan` finds.
+
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
 
@@ -162,8 +167,9 @@ class Relaxed(_GrowingThreshold):
 
     .. math:: \max_h \sum_j \max(0, x_j) w_j h \quad w_j h \le x_j + \varepsilon \;\text{for all } j
 
-    With eps = 0 and a realizable x its solutions are the preimage. The threshold grows as in Algorithm 2, judged by the
-    residual of the layer's own target. (The released code of the paper stops on errors of the true hidden layers, which
+    With eps = 0 and a realizable x its solutions are the preimage. No sign is decided, so a threshold has only to be
+    feasible, and what is above that is lost: the first is the stated noise level, or the one that the layer above hands
+    down as it is. It grows as in Algorithm 2, judged by the residual of the layer's own target. (The released code of the paper stops on errors of the true hidden layers, which
     a user does not have.)
 
     Args:

@@ -65,7 +65,7 @@ class Layerwise:
     """Apply a layer method to the last layer, then to the one before with what it found, down to the latent code.
 
     The threshold that one layer settles on is where the next layer starts, as in the released code of the paper. The
-    first starts at the stated noise level, or near zero if none is stated; no step looks at a true hidden layer. An
+    first is told what noise is stated, and starts near zero if none is; no step looks at a true hidden layer. An
     observation on which the LP solver breaks down has NaN for its code and does not stop the others.
 
     Args:

@@ -77,9 +77,7 @@ def one_sided_least_squares(
     return h, f, step
 
 
-def _directions(
-    matrices: NewtonMatrices, direction: Array, gradient: Array, curvature: Array
-) -> Iterator[Array]:
+def _directions(matrices: NewtonMatrices, direction: Array, gradient: Array, curvature: Array) -> Iterator[Array]:
     """The Newton direction, then -g_i / H_ii: along it the projection on the bounds descends wherever anything does."""
     yield direction
     yield -gradient / matrices.diagonal(curvature)
@@ -100,9 +98,7 @@ def is_minimum(system: LayerSystem, rows: Rows, h: Array) -> bool:
     return -float(gradient @ NewtonMatrices(system).direction(curvature, signed, gradient, free)) <= _SAME * f
 
 
-def _feasible_direction(
-    matrices: NewtonMatrices, curvature: Array, signed: Array, gradient: Array, h: Array
-) -> Array:
+def _feasible_direction(matrices: NewtonMatrices, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:
     """The Newton direction on the face of the box that h may move on.
 
     A coordinate at a bound is held if its gradient pushes outwards, or if the Newton step of the others would push it

@@ -26,9 +26,7 @@ _WORSE = 1.5
 _FEWEST, _RIDGE = 0.25, 1e-8
 
 
-def scanned(
-    system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf
-) -> tuple[float, Array]:
+def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:
     """The threshold first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x| whose least-squares point h explains x best.
 
     Looked at is |phi(W h + b) - x|; a larger threshold has to be better by 2%. Too small a threshold calls neurons on
