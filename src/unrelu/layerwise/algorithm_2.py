@@ -44,7 +44,7 @@ class _GrowingThreshold(ABC):
 
     The residual in the stop test is that of the layer's own target, which is what a user has. A program without a
     feasible point moves on to the next threshold. Each program starts from the basis of the one before, and one with
-    the same rows is not solved again: its residual is the same, so that it is no fall.
+    the same rows is the same and not solved again: its residual is no fall.
 
     Where |e_j| <= A is stated and eps = A, nothing is left to be found out by growing: the first program is the only
     one. The true input has residuals of at most A, so a residual above that of A in every entry refutes the statement;
@@ -58,6 +58,8 @@ class _GrowingThreshold(ABC):
     norm: ClassVar[str]
     power: ClassVar[int]
     largest: ClassVar[float] = math.inf
+    # Whether the problem depends on where the sides of the rows begin, and not on eps itself.
+    sides_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
@@ -94,7 +96,7 @@ class _GrowingThreshold(ABC):
         before, warm_start = None, None
         for _ in range(_GROWTHS):
             constraints = rows(system, target, eps)
-            if best is not None and before is not None and constraints.same_sides(before):
+            if best is not None and before is not None and self.sides_alone and constraints.same_sides(before):
                 break
             answer = self.solve(system, constraints, end - time.perf_counter(), warm_start)
             before, warm_start = constraints, answer
@@ -183,6 +185,7 @@ class Relaxed(_GrowingThreshold):
 
     norm = "l1"
     power = 2
+    sides_alone = False
 
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
