@@ -171,8 +171,8 @@ class Relaxed(_GrowingThreshold):
 
     With eps = 0 and a realizable x its solutions are the preimage. No sign is decided, so a threshold has only to be
     feasible, and what is above that is lost: the first is the stated noise level, or the one that the layer above hands
-    down as it is. It grows as in Algorithm 2, judged by the residual of the layer's own target. (The released code of the paper stops on errors of the true hidden layers, which
-    a user does not have.)
+    down as it is. It grows as in Algorithm 2, judged by the residual of the layer's own target. (The released code of
+    the paper stops on errors of the true hidden layers, which a user does not have.)
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
