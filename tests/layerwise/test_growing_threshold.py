@@ -12,7 +12,7 @@ from unrelu.layerwise.layer_method import output_error
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
 from unrelu.layerwise.threshold_scan import scanned
-from unrelu.measurements.noise import Outliers, Uniform
+from unrelu.measurements.noise import Gaussian, Outliers, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 
@@ -90,11 +90,12 @@ def test_a_stated_bound_takes_one_program(method):
         assert np.linalg.norm(solution.h - h) <= 0.02 * np.linalg.norm(h)
 
 
+@pytest.mark.parametrize("noise", [Uniform(1e-4), Gaussian(1e-4)])
 @pytest.mark.parametrize("method", [L1(), LeastSquares()])
-def test_a_bound_that_the_data_refute_is_not_believed(method):
+def test_a_noise_level_that_the_data_refute_is_not_believed(method, noise):
     for seed in range(4):
         system, h, target = noisy_layer(seed, noise=1e-2)
-        told, unknown = method(system, target, 1e-4, noise=Uniform(1e-4)), method(system, target)
+        told, unknown = method(system, target, 1e-4, noise=noise), method(system, target)
         assert told.threshold > 1e-3
         assert np.linalg.norm(told.h - h) <= 1.5 * np.linalg.norm(unknown.h - h)
 

@@ -47,8 +47,8 @@ class _GrowingThreshold(ABC):
     the same rows is the same and not solved again: its residual is no fall.
 
     Where |e_j| <= A is stated and eps = A, nothing is left to be found out by growing: the first program is the only
-    one. The true input has residuals of at most A, so a residual above that of A in every entry refutes the statement;
-    then the threshold is searched for from A upwards.
+    one. The true input has residuals of at most A, so a residual above that of A in every entry refutes what is stated,
+    as it does, nearly, for what most errors are below; then the threshold is searched for from there upwards.
 
     Source: Algorithm 2 of the paper.
     """
@@ -88,6 +88,7 @@ class _GrowingThreshold(ABC):
         """What :meth:`__call__` returns, in ordinary units."""
         end = time.perf_counter() + time_limit
         eps = self.start(system, target, threshold, noise, end)
+        stated = noise is not None and noise.ceiling > 0
         bounded = noise is not None and noise.bound <= eps
         # Of programs with the same rows the residuals differ by rounding: that is no fall.
         scale = float(np.abs(target).max())
@@ -115,10 +116,12 @@ class _GrowingThreshold(ABC):
             limited = time.perf_counter() >= end
             if limited:
                 break
-            if bounded and best is not None:
-                if best[0] <= float(norms(np.full((1, system.n_out), eps), self.norm)[0]):
+            if stated and best is not None:
+                if best[0] > float(norms(np.full((1, system.n_out), eps), self.norm)[0]):
+                    eps = self.start(system, target, eps, None, end)
+                elif bounded:
                     break
-                eps, bounded = self.start(system, target, eps, None, end), False
+                stated = False
             if best is None or eps <= best[2]:
                 eps *= self.alpha
         _, answer, eps = best or (math.inf, answer, eps)
@@ -134,9 +137,8 @@ class L1(_GrowingThreshold):
         w_j h \le x_j + e_j \;(x_j \le \varepsilon)
 
     The first eps is A for stated noise |e_j| <= A, with one program; two standard deviations of Gaussian noise, as of
-    the neurons that are off 2% then seem on; rounding for outliers, beside which entries are exact. Of a hidden layer,
-    whose errors are known only roughly, and where no noise is stated, it is what a
-    :mod:`~unrelu.layerwise.threshold_scan` finds.
+    the neurons that are off 2% then seem on. Of a hidden layer, whose errors are known only roughly, and where no size
+    of errors is stated, it is what a :mod:`~unrelu.layerwise.threshold_scan` finds.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -154,7 +156,7 @@ class L1(_GrowingThreshold):
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
         """Where nearly all stated errors are below; elsewhere what a scan from the threshold on finds."""
-        if noise is not None:
+        if noise is not None and noise.ceiling > 0:
             return first_threshold(system, target, noise.ceiling)
         return scanned(system, target, first_threshold(system, target, threshold), self.norm, end)[0]
 

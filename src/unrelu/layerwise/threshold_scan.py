@@ -22,7 +22,7 @@ _END = 0.5
 _BETTER = 0.02
 # The scan ends below a threshold whose point is so many times worse than the best one.
 _WORSE = 1.5
-# Fewer rows with two sides than this, for each unknown, do not tell a noise level; Newton steps at most.
+# Fewer rows with two sides than this, for each unknown, do not tell a noise level. The ridge of rough Newton steps.
 _FEWEST, _RIDGE = 0.25, 1e-8
 
 

@@ -105,7 +105,7 @@ class Noise(ABC):
 
     @property
     def ceiling(self) -> float:
-        """What all errors, or nearly all, are below, outliers apart; 0 where that is their rounding."""
+        """What all errors, or nearly all, are below; 0 where that is not known."""
         return 0.0
 
     def energy(self, observed: Counts) -> Array:

@@ -9,6 +9,7 @@ that other work on the machine counts for little.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,7 @@ def measure(case: Case, method: str, level: float, count: int, seed: int, repeti
     x = np.asarray(network(z), dtype=np.float64)
     size = level * float(np.abs(x).max())
     y = x + size * stream("layer methods, noise", seed, case.name).uniform(-1, 1, x.shape)
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "program": partial(_programs, system, y, size, method),
         "stated": partial(invert, network, y, method, noise=Uniform(size)),
         "unknown": partial(invert, network, y, method),
