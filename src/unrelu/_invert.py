@@ -148,9 +148,9 @@ def _diagnosed(result: Inversion) -> Inversion:
     """Say of each code whether others near it have the same output, of each exact fit how free it is, and judge it."""
     problem = result.problem
     k = problem.network.latent_dim
-    rank, free, sigma = local_rank(problem.network, result.z, problem.operator)
-    identifiable = identifiable_from(rank, free, k)
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, wanted=fits)
+    identifiable = identifiable_from(rank, free, k)
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)

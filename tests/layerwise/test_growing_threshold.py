@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, rows
 from unrelu.layerwise.layer_method import output_error
 from unrelu.layerwise.layer_program import least_violation
+from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
+from unrelu.layerwise.threshold_scan import scanned
+from unrelu.measurements.noise import Gaussian, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 
@@ -76,6 +79,67 @@ def test_l1_stops_at_a_threshold_that_the_next_one_does_not_improve(seed):
     here = output_error(system, target, solution.h, "l1")
     grown = least_violation(system, rows(system, target, solution.threshold * 1.2), "l1")
     assert output_error(system, target, grown.h, "l1") >= here * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("method", [L1(), Relaxed(), LInf(), LeastSquares()])
+def test_a_stated_bound_takes_one_program(method):
+    for seed in range(4):
+        system, h, target = noisy_layer(seed, noise=1e-2)
+        solution = method(system, target, 1e-2, noise=Uniform(1e-2))
+        assert (solution.status, solution.solves, solution.threshold) == (Status.CONVERGED, 1, 1e-2)
+        assert np.linalg.norm(solution.h - h) <= 0.02 * np.linalg.norm(h)
+
+
+@pytest.mark.parametrize("noise", [Uniform(1e-4), Gaussian(1e-4)])
+@pytest.mark.parametrize("method", [L1(), LeastSquares()])
+def test_a_noise_level_that_the_data_refute_is_not_believed(method, noise):
+    for seed in range(4):
+        system, h, target = noisy_layer(seed, noise=1e-2)
+        told, unknown = method(system, target, 1e-4, noise=noise), method(system, target)
+        assert told.threshold > 1e-3
+        assert np.linalg.norm(told.h - h) <= 3 * np.linalg.norm(unknown.h - h)
+
+
+def whole_scan(system, target, first, norm):
+    """Every threshold from below, each problem solved exactly and from scratch."""
+    scale, eps, best = np.abs(target).max(), first, (first, np.inf)
+    while eps <= 0.5 * scale:
+        h, _, _ = one_sided_least_squares(system, rows(system, target, eps))
+        error = output_error(system, target, h, norm)
+        if error < 0.98 * best[1] - 1e-10 * scale:
+            best = (eps, error)
+        eps *= 10**0.5
+    return best[0]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1"])
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-2])
+def test_the_scan_chooses_the_threshold_of_all_problems_solved_one_by_one(kind, noise, norm):
+    chosen = []
+    for seed in range(10):
+        system, _, target = noisy_layer(seed, kind, noise, n=90)
+        first = 1e-9 * float(np.abs(target).max())
+        found, whole = scanned(system, target, first, norm)[0], whole_scan(system, target, first, norm)
+        chosen.append(found == pytest.approx(whole))
+    assert sum(chosen) >= 9
+
+
+def test_newton_matrices_that_follow_the_rows_are_those_of_scratch():
+    rng = np.random.default_rng(3)
+    system = LayerSystem(
+        rng.normal(size=(60, 8)), np.zeros(60), Activation("relu"), np.full(8, -np.inf), np.full(8, np.inf)
+    )
+    matrices, curvature = NewtonMatrices(system), np.ones(60)
+    for turn in range(6):
+        free, gradient = rng.random(8) < 0.8, rng.normal(size=8)
+        found = matrices.direction(curvature, np.zeros(60), gradient, free)
+        hessian = (system.matrix.T * curvature) @ system.matrix
+        np.testing.assert_allclose(found[free], np.linalg.solve(hessian[np.ix_(free, free)], -gradient[free]))
+        assert not found[~free].any()
+        # Few rows, then all but ten of them at once.
+        curvature = curvature.copy()
+        curvature[rng.choice(60, 50 if turn == 3 else 5, replace=False)] = turn % 2
 
 
 def test_l1_ignores_gross_outliers():

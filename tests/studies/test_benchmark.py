@@ -29,7 +29,7 @@ from unrelu.models.activations import Activation
 from unrelu_studies.benchmarks import REPORT_SEED
 from unrelu_studies.benchmarks import benchmark as running
 from unrelu_studies.benchmarks.benchmark import Command, execute, load
-from unrelu_studies.benchmarks.layer_programs import layers, peers, two_threads, whole_network
+from unrelu_studies.benchmarks.layer_programs import layer_methods, layers, peers, two_threads, whole_network
 from unrelu_studies.benchmarks.layer_programs.layer_instances import (
     CASES,
     COMBINATIONS,
@@ -143,7 +143,7 @@ def test_an_unknown_measurement_names_the_known_ones(monkeypatch, capsys, tmp_pa
     monkeypatch.setattr(sys, "argv", ["unrelu", "benchmark", "speed"])
     with pytest.raises(SystemExit):
         process.main()
-    assert "use one of layers, throughput, network, cold-start" in capsys.readouterr().err
+    assert "use one of layers, layer_methods, throughput, network" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -330,6 +330,14 @@ def test_quartiles():
 
 
 # --- the other measurements -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["l1", "linf"])
+def test_layer_methods_solve_one_program_where_the_noise_is_stated(method):
+    m = layer_methods.measure(QUICK_CASES[0], method, 1e-2, 3, 0, 1)
+    assert {name: len(seconds) for name, seconds in m["seconds"].items()} == {"program": 1, "stated": 1, "unknown": 1}
+    assert m["programs"]["stated"] == 1 < m["programs"]["unknown"] <= 4
+    assert m["ratios"]["unknown"] == m["seconds"]["unknown"][0] / m["seconds"]["program"][0]
 
 
 @pytest.mark.parametrize("norm", ["l1", "linf"])

@@ -178,8 +178,12 @@ def identifiable_from(rank: Counts, dimension: Counts, k: int) -> Flags:
     return np.asarray((dimension == 0) | ((dimension < 0) & (rank == k)))
 
 
-def local_rank(network: Generator, z: Array, operator: Operator | None = None) -> tuple[Counts, Counts, Array]:
+def local_rank(
+    network: Generator, z: Array, operator: Operator | None = None, wanted: Flags | None = None
+) -> tuple[Counts, Counts, Array]:
     r"""Rank of A J, freedom and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
+
+    The singular value is for the codes where it is ``wanted``, (B,), all of them by default; elsewhere it may be NaN.
 
     The freedom is the dimension of a set of codes around z with the same observation A G(z). With J the Jacobian of the
     linear region of G at z, it is k - rank A J. Where ReLU neurons are at their kink, several regions meet in z; the
@@ -202,7 +206,8 @@ def local_rank(network: Generator, z: Array, operator: Operator | None = None) -
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
     for part, codes in _chunks(exact, z):
-        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part))
+        asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
+        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
     rest = np.flatnonzero(~sure)
     if len(rest):
         rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from unrelu.lp.polytopes import always_tight, constraints_on, null_space
 from unrelu.measurements import Operator
+from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
@@ -30,6 +32,9 @@ _KINK_TOLERANCE = 1e-7
 # values to 1e-10; below, J itself is factored. A J of single precision is off by 1e-6 of its size, a thousandth of the
 # root of this share.
 _GRAM_SHARE = 1e-6
+# A reciprocal condition number of J J^T, as LAPACK estimates it, above which the rank is k: single precision leaves an
+# error of about 1e-7, and estimates are rarely off by more than ten times.
+_CONDITION = 1e-5
 # Beyond, the squares in J J^T leave the range of numbers.
 _GRAM_RANGE = (1e-200, 1e200)
 
@@ -93,22 +98,38 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
     return LinearRegions(operator.tangents(tangents), margin.numpy(), kinks, hidden, _finite(x))
 
 
-def certain(network: Network, single: Network, z: Tensor, operator: Operator) -> tuple[Array, Flags]:
-    """The smallest singular value of A J to 1e-3, (B,), and where it surely says rank k and no neuron is at its kink.
+def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
+    """The smallest singular value of A J to 1e-3, (B,), and where no other code nearby surely has the same A G.
+
+    There A J has rank k, and so it stays whichever side neurons at their kink take. These are of the last layer, and
+    taken as off: any that comes on adds a row to the Jacobian, where A picks outputs.
 
     The pattern is found in double precision and the directions are pushed through ``single``, the network in single
-    precision, which takes a convolutional one a third of the time.
+    precision, which takes a convolutional one a third of the time. Singular values are for where they are ``wanted``,
+    (B,), or the rank is not obvious; a condition number, which takes far less, is enough for the rank. They are NaN
+    elsewhere.
     """
     batch, k = z.shape
-    x, kinked = z, torch.zeros(batch, dtype=torch.bool)
+    x, kinked, at_kink = z, torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.bool)
     tangents = torch.eye(k, dtype=single.dtype)[None]
     for layer, fast in zip(network.layers, single.layers, strict=True):
+        kinked |= at_kink
         slopes = _pushed(fast, tangents, batch)
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
-        kinked |= _at_kink(layer, u).any(dim=1)
-        tangents = slopes * layer.activation.derivative(u, x).to(single.dtype)[:, None, :]
-    smallest, sure = _by_gram(operator.tangents(tangents.to(z.dtype)))
+        kinks = _at_kink(layer, u)
+        at_kink = kinks.any(dim=1)
+        side = torch.where(kinks, -1.0, u)
+        tangents = slopes * layer.activation.derivative(side, x).to(single.dtype)[:, None, :]
+    if selects_outputs(operator):
+        measured = operator.to(single.dtype, z.device).tangents(tangents)
+    else:
+        kinked |= at_kink
+        measured = operator.tangents(tangents.to(z.dtype))
+    smallest, sure = np.full(batch, np.nan), _well_conditioned(measured.to(single.dtype))
+    rest = np.flatnonzero(wanted | ~sure)
+    if len(rest):
+        smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)].to(z.dtype))
     return smallest, sure & ~kinked.numpy() & _finite(x)
 
 
@@ -154,6 +175,19 @@ def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:
     least, most = values[:, 0], values[:, -1]
     sure = usable & (least > _GRAM_SHARE * most) & (most > _GRAM_RANGE[0]) & (most < _GRAM_RANGE[1])
     return least.clamp_min(0).sqrt().numpy(), sure.numpy()
+
+
+def _well_conditioned(tangents: Tensor) -> Flags:
+    """Where J J^T, computed as J is, has a condition number that proves rank k, (B,)."""
+    gram = tangents @ tangents.transpose(1, 2)
+    sizes = gram.abs().sum(dim=2).amax(dim=1).numpy()
+    factors, failed = torch.linalg.cholesky_ex(gram)
+    sure = (failed == 0).numpy() & np.isfinite(sizes) & (sizes > 0)
+    for i in np.flatnonzero(sure):
+        factor = factors[i].numpy()
+        estimate, _ = get_lapack_funcs("pocon", (factor,))(factor, sizes[i], uplo="L")
+        sure[i] = estimate > _CONDITION
+    return sure
 
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ from unrelu.layerwise.layer_method import (
     status_of,
 )
 from unrelu.layerwise.layer_program import Answer, least_violation
+from unrelu.layerwise.threshold_scan import scanned
 from unrelu.lp.lp_status import LpStatus
+from unrelu.measurements.noise import Noise
 
 Array = npt.NDArray[np.float64]
 
@@ -40,7 +42,9 @@ class LInf:
 
     and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps`` has
     a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0 alpha^t is
-    found by bracketing, with a handful of linear programs in place of one for every t.
+    found by bracketing, with a few linear programs in place of one for every t. Where the bracket begins does not
+    change what is found. With |e_j| <= A stated, eps_0 = A is feasible and its program the only one; where the noise is
+    not known, it begins at what the least-squares point of a :mod:`~unrelu.layerwise.threshold_scan` suggests.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -59,11 +63,18 @@ class LInf:
 
     @at_any_scale
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        search = _Search(system, target, first_threshold(system, target, threshold), self.alpha, time_limit)
-        answer, step = search.first_feasible()
+        end = time.perf_counter() + time_limit
+        first = first_threshold(system, target, threshold)
+        search = _Search(system, target, first, self.alpha, end)
+        point = None
+        # A bound that is stated is feasible at once, and one that was handed down is near.
+        if threshold is None or (noise is not None and not noise.bound <= first):
+            _, point = scanned(system, target, first, self.norm, end)
+        answer, step = search.first_feasible(point)
         status, pivots = status_of(answer.status, search.limited), sum(a.pivots for a in search.answers.values())
         return LayerSolution(answer.h, answer.objective, status, pivots, search.epsilon(step), len(search.answers))
 
@@ -71,9 +82,8 @@ class LInf:
 class _Search:
     """The first t with a feasible program at eps_0 alpha^t."""
 
-    def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, time_limit: float) -> None:
-        self.system, self.target, self.start, self.alpha = system, target, start, alpha
-        self.end = time.perf_counter() + time_limit
+    def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, end: float) -> None:
+        self.system, self.target, self.start, self.alpha, self.end = system, target, start, alpha, end
         self.answers: dict[int, Answer] = {}
         self.limited = False
         slope = system.activation.slope
@@ -109,18 +119,25 @@ class _Search:
     def feasible(self, step: int) -> bool:
         return self.delta(step) <= self.epsilon(step) * _SLACK
 
-    def first_feasible(self) -> tuple[Answer, int]:
+    def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
         """Bracket the first feasible step between ``low`` (infeasible) and ``high`` (feasible), and narrow down.
 
         Any point h shows that the eps |phi(W h + b) - x|_inf is feasible, and the smallest delta d of a feasible eps
         says where to look next: at d, and in growing strides above it. For ReLU this is a proof too: there d does not
         grow with eps, as rows only loosen, so every eps < d is infeasible.
+
+        Args:
+            point: h of a least-squares problem near the answer, to begin between what it shows and
+                :meth:`suspected`; None to begin at step 0.
         """
         low, high = -1, 0
-        if not self.feasible(0):
-            low, high = 0, max(1, self.shown(0))
+        if point is not None:
+            high = self.shown(point)
+            low, high = self._around(min(self.suspected(point), high), high)
+        elif not self.feasible(0):
+            low, high = 0, max(1, self.shown(self.answers[0].h))
         while not self.feasible(high) and not self._over():
-            low, high = high, max(high + 1, self.step_at_least(self.delta(high)), self.shown(high))
+            low, high = high, max(high + 1, self.step_at_least(self.delta(high)), self.shown(self.answers[high].h))
         stride = 0
         for turn in itertools.count(1):
             hint = self.step_at_least(self.delta(high))
@@ -137,9 +154,22 @@ class _Search:
         last = high if high in self.answers else max(self.answers)
         return self.answers[last], last
 
-    def shown(self, step: int) -> int:
-        """The first step that this step's point shows to be feasible."""
-        return self.step_at_least(output_error(self.system, self.target, self.answers[step].h, "linf"))
+    def _around(self, guess: int, shown: int) -> tuple[int, int]:
+        """The bracket that a guess leaves of what is shown to be feasible: a right one is proved by the step below."""
+        if not self.feasible(guess):
+            return guess, max(shown, guess + 1)
+        if guess and self.delta(guess) <= self.epsilon(guess - 1) and not self._over() and not self.feasible(guess - 1):
+            return guess - 1, guess
+        return -1, guess if guess - 1 not in self.answers else guess - 1
+
+    def shown(self, h: Array) -> int:
+        """The first step that a point shows to be feasible."""
+        return self.step_at_least(output_error(self.system, self.target, h, "linf"))
+
+    def suspected(self, h: Array) -> int:
+        """The first step at which no output is called on that is off at h: one that is called on has a lower side."""
+        off = (self.system.activation.slope == 0) & (np.asarray(self.system.matrix @ h) + self.system.bias <= 0)
+        return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
     def _over(self) -> bool:
         statuses = {a.status for a in self.answers.values()}

@@ -26,16 +26,16 @@ from unrelu.layerwise.layer_method import (
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
 from unrelu.layerwise.one_sided_least_squares import is_minimum, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
+from unrelu.layerwise.threshold_scan import scanned
 from unrelu.lp.lp_status import LpStatus
+from unrelu.measurements.noise import Noise
+from unrelu.problem import norms
 from unrelu.result import Status
 
 Array = npt.NDArray[np.float64]
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400
-# Ratio of neighbouring thresholds in the scan for an unknown noise level, and its upper end relative to max|x|.
-_SCAN_RATIO = 10**0.5
-_SCAN_END = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,12 @@ class _GrowingThreshold(ABC):
     """Solve at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling; return the best.
 
     The residual in the stop test is that of the layer's own target, which is what a user has. A program without a
-    feasible point moves on to the next threshold.
+    feasible point moves on to the next threshold. Each program starts from the basis of the one before, and one with
+    the same rows is the same and not solved again: its residual is no fall.
+
+    Where |e_j| <= A is stated and eps = A, nothing is left to be found out by growing: the first program is the only
+    one. The true input has residuals of at most A, so a residual above that of A in every entry refutes what is stated,
+    as it does, nearly, for what most errors are below; then the threshold is searched for from there upwards.
 
     Source: Algorithm 2 of the paper.
     """
@@ -53,33 +58,49 @@ class _GrowingThreshold(ABC):
     norm: ClassVar[str]
     power: ClassVar[int]
     largest: ClassVar[float] = math.inf
+    # Whether the problem depends on where the sides of the rows begin, and not on eps itself.
+    sides_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
     @at_any_scale
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        return self.grow(system, target, threshold, time_limit)
+        return self.grow(system, target, threshold, time_limit, noise)
+
+    @abstractmethod
+    def start(
+        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
+    ) -> float:
+        """The first eps; the arguments are those of :meth:`__call__`, ``end`` is that of the time allowed."""
 
     @abstractmethod
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """Solve the problem at the threshold of the constraints; ``warm_start`` is the answer at the one before."""
 
-    def grow(self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float) -> LayerSolution:
+    def grow(
+        self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
+    ) -> LayerSolution:
         """What :meth:`__call__` returns, in ordinary units."""
         end = time.perf_counter() + time_limit
-        eps = self.scan(system, target, threshold, end)[0]
+        eps = self.start(system, target, threshold, noise, end)
+        stated = noise is not None and noise.ceiling > 0
+        bounded = noise is not None and noise.bound <= eps
         # Of programs with the same rows the residuals differ by rounding: that is no fall.
         scale = float(np.abs(target).max())
         best: tuple[float, Answer, float] | None = None
         pivots, solves, limited = 0, 0, False
-        warm_start: Answer | None = None
+        before, warm_start = None, None
         for _ in range(_GROWTHS):
-            answer = self.solve(system, rows(system, target, eps), end - time.perf_counter(), warm_start)
-            warm_start = answer
+            constraints = rows(system, target, eps)
+            if best is not None and before is not None and self.sides_alone and constraints.same_sides(before):
+                break
+            answer = self.solve(system, constraints, end - time.perf_counter(), warm_start)
+            before, warm_start = constraints, answer
             pivots, solves = pivots + answer.pivots, solves + 1
             if answer.status is LpStatus.INFEASIBLE:
                 # The answer's objective is then the smallest threshold with a feasible point, if it is known.
@@ -95,32 +116,16 @@ class _GrowingThreshold(ABC):
             limited = time.perf_counter() >= end
             if limited:
                 break
-            eps *= self.alpha
+            if stated and best is not None:
+                if best[0] > float(norms(np.full((1, system.n_out), eps), self.norm)[0]):
+                    eps = self.start(system, target, eps, None, end)
+                elif bounded:
+                    break
+                stated = False
+            if best is None or eps <= best[2]:
+                eps *= self.alpha
         _, answer, eps = best or (math.inf, answer, eps)
         return LayerSolution(answer.h, answer.objective, status_of(answer.status, limited), pivots, eps, solves)
-
-    def scan(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, end: float = math.inf
-    ) -> tuple[float, float]:
-        """A threshold from a given or unknown noise level upwards: the one whose least-squares point explains x best.
-
-        Least squares costs a small part of a linear program, so the whole range up to 0.5 max|x| is tried. A larger
-        threshold has to be better by 2%: it drops information. The scan stops where ``time.perf_counter()`` passes
-        ``end``.
-
-        Returns:
-            The threshold, and the output_error |phi(W h + b) - x| there.
-        """
-        eps = first_threshold(system, target, threshold)
-        scale = float(np.abs(target).max())
-        best, h = (eps, math.inf), None
-        while h is None or (eps <= _SCAN_END * scale and time.perf_counter() < end):
-            h, _, _ = one_sided_least_squares(system, rows(system, target, eps), end, h)
-            error = output_error(system, target, h, self.norm)
-            if error < 0.98 * best[1] - ZERO * scale:
-                best = (eps, error)
-            eps *= _SCAN_RATIO
-        return best
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,10 @@ class L1(_GrowingThreshold):
 
     .. math:: \min_{h, e \ge 0} \sum_j e_j \quad x_j - e_j \le w_j h \le x_j + e_j \;(x_j > \varepsilon), \quad
         w_j h \le x_j + e_j \;(x_j \le \varepsilon)
+
+    The first eps is A for stated noise |e_j| <= A, with one program; two standard deviations of Gaussian noise, as of
+    the neurons that are off 2% then seem on. Of a hidden layer, whose errors are known only roughly, and where no size
+    of errors is stated, it is what a :mod:`~unrelu.layerwise.threshold_scan` finds.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -143,6 +152,14 @@ class L1(_GrowingThreshold):
     norm = "l1"
     power = 1
 
+    def start(
+        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
+    ) -> float:
+        """Where nearly all stated errors are below; elsewhere what a scan from the threshold on finds."""
+        if noise is not None and noise.ceiling > 0:
+            return first_threshold(system, target, noise.ceiling)
+        return scanned(system, target, first_threshold(system, target, threshold), self.norm, end)[0]
+
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of errors."""
         return least_violation(system, constraints, "l1", time_limit, warm_start)
@@ -154,9 +171,10 @@ class Relaxed(_GrowingThreshold):
 
     .. math:: \max_h \sum_j \max(0, x_j) w_j h \quad w_j h \le x_j + \varepsilon \;\text{for all } j
 
-    With eps = 0 and a realizable x its solutions are the preimage. The threshold grows as in Algorithm 2, judged by the
-    residual of the layer's own target. (The released code of the paper stops on errors of the true hidden layers, which
-    a user does not have.)
+    With eps = 0 and a realizable x its solutions are the preimage. No sign is decided, so a threshold has only to be
+    feasible, and what is above that is lost: the first is the stated noise level, or the one that the layer above hands
+    down as it is. It grows as in Algorithm 2, judged by the residual of the layer's own target. (The released code of
+    the paper stops on errors of the true hidden layers, which a user does not have.)
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -169,6 +187,14 @@ class Relaxed(_GrowingThreshold):
 
     norm = "l1"
     power = 2
+    sides_alone = False
+
+    def start(
+        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
+    ) -> float:
+        """The threshold, whether it is stated or handed down; where there is none, what a scan finds."""
+        first = first_threshold(system, target, threshold)
+        return first if threshold else scanned(system, target, first, self.norm, end)[0]
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The largest response within the sides."""
@@ -196,9 +222,19 @@ class LeastSquares(_GrowingThreshold):
     norm = "l2"
     power = 2
 
-    def grow(self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float) -> LayerSolution:
+    def start(
+        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
+    ) -> float:
+        """The bound of stated errors; elsewhere what a scan from the threshold on finds."""
+        first = first_threshold(system, target, threshold)
+        bounded = noise is not None and noise.bound <= first
+        return first if bounded else scanned(system, target, first, self.norm, end)[0]
+
+    def grow(
+        self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
+    ) -> LayerSolution:
         """As the others, with the gradient looked at where it ended."""
-        found = super().grow(system, target, threshold, time_limit)
+        found = super().grow(system, target, threshold, time_limit, noise)
         if found.status is Status.CONVERGED and not is_minimum(system, rows(system, target, found.threshold), found.h):
             return replace(found, status=Status.SOLVER_FAILED)
         return found

@@ -13,6 +13,7 @@ from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
 from unrelu.layerwise.layer_method import LayerSolution, at_any_scale
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
+from unrelu.measurements.noise import Noise
 from unrelu.result import Status
 
 Array = npt.NDArray[np.float64]
@@ -56,8 +57,9 @@ class Exact:
 
     @at_any_scale
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`; ``threshold`` is not used."""
         target = checked_target(system, target)
         tolerance = self.tolerance or max(1e-9, 50 * system.precision)

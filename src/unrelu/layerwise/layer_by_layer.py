@@ -65,7 +65,7 @@ class Layerwise:
     """Apply a layer method to the last layer, then to the one before with what it found, down to the latent code.
 
     The threshold that one layer settles on is where the next layer starts, as in the released code of the paper. The
-    first starts at the stated noise level, or near zero if none is stated; no step looks at a true hidden layer. An
+    first is told what noise is stated, and starts near zero if none is; no step looks at a true hidden layer. An
     observation on which the LP solver breaks down has NaN for its code and does not stop the others.
 
     Args:
@@ -119,19 +119,22 @@ class Layerwise:
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
         target, threshold = y, problem.noise.threshold
+        noise = problem.noise if problem.noise.stated else None
         solutions: list[LayerSolution] = []
         for system in reversed(systems):
             try:
-                solution = self.layer_method(system, target, threshold, problem.control.remaining())
+                solution = self.layer_method(system, target, threshold, problem.control.remaining(), noise)
             except SolverError:
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
             solutions.append(solution)
             if not np.isfinite(solution.h).all():
                 return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            target, threshold = solution.h, system.input_threshold(solution.h, solution.threshold)
-            if solution.status is Status.TIME_LIMIT and len(solutions) < len(systems):
+            if len(solutions) == len(systems):
+                break
+            if solution.status is Status.TIME_LIMIT:
                 return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
-        return target, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
+            target, threshold, noise = solution.h, system.input_threshold(solution.h, solution.threshold), None
+        return solutions[-1].h, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
 
 
 def layer_systems(network: Generator, method: str, largest: float = math.inf) -> list[LayerSystem]:

@@ -84,6 +84,11 @@ class LayerSystem:
         return cls(matrix, layer.bias(), layer.activation, lower, upper, precision)
 
     @cached_property
+    def largest(self) -> float:
+        """max|W_ji|, 0 without rows."""
+        return float(abs(self.matrix).max()) if self.n_out else 0.0
+
+    @cached_property
     def gain(self) -> float:
         """The median norm of the non-zero rows of W: how much a change of h moves a pre-activation."""
         norms = _norms(self.matrix, axis=1)
@@ -216,6 +221,11 @@ class Rows:
         """The least and the largest multiplier of a row, -1/q and 1/p, (n,), 0 where the side is missing."""
         up, down = np.isfinite(self.high), np.isfinite(self.low)
         return np.where(down, -1 / self.low_slope, 0.0), np.where(up, 1 / self.high_slope, 0.0)
+
+    def same_sides(self, other: Rows) -> bool:
+        """Whether both say the same of h: their thresholds may still differ."""
+        names = ("low", "high", "low_slope", "high_slope")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def violation(self, wh: Array) -> Array:
         """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""

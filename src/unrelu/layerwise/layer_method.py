@@ -22,6 +22,7 @@ import numpy.typing as npt
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
 from unrelu.lp.lp_status import LpStatus
+from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
 from unrelu.result import Status
 
@@ -68,14 +69,16 @@ class LayerMethod(Protocol):
         """The most entries that a layer's matrix may have."""
 
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         """Invert one layer.
 
         Args:
             system: the layer, x = phi(W h + b).
             target: x, (n,).
             threshold: eps to start from: the noise level, or where the layer above ended. None: unknown.
+            noise: what is stated of the errors of x; None where nothing is, or where x was computed.
             time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
 
         The activation must be monotone; ``layer_systems`` checks it.
@@ -103,15 +106,17 @@ def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSol
 
     @wraps(method)
     def call(
-        self: Any, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
+        self: Any, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         target = checked_target(system, target)
         out, into = _exponents(system, target)
         if not (out or into):
-            return method(self, system, target, threshold, time_limit)
+            return method(self, system, target, threshold, time_limit, noise)
         with np.errstate(over="ignore", under="ignore"):
             given = None if threshold is None else float(np.ldexp(threshold, out))
-            found = method(self, _in_units(system, out, into), np.ldexp(target, out), given, time_limit)
+            stated = None if noise is None else noise.times_power_of_two(out)
+            found = method(self, _in_units(system, out, into), np.ldexp(target, out), given, time_limit, stated)
             return replace(
                 found, h=system.inside(np.ldexp(found.h, -into)),
                 objective=float(np.ldexp(found.objective, -self.power * out)),
@@ -128,8 +133,7 @@ def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
         # The biases as :func:`first_threshold` looks at them: beside larger ones x has fewer digits.
         largest = max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0)))
         out = -_extreme(math.frexp(largest)[1])
-    largest = float(abs(system.matrix).max()) if system.n_out else 0.0
-    return out, _extreme(math.frexp(largest)[1] + out) if largest > 0 else 0
+    return out, _extreme(math.frexp(system.largest)[1] + out) if system.largest > 0 else 0
 
 
 def _extreme(exponent: int) -> int:

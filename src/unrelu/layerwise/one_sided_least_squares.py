@@ -16,8 +16,12 @@ from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 Array = npt.NDArray[np.float64]
 
 _NEWTON_STEPS = 200
+# A rough point: so many steps, or until one promises no more than this of the sum.
+_ROUGH_STEPS, _ROUGH = 6, 1e-4
 # Columns are scaled to norm 1: a pivot of their Cholesky factor below this one says that products lose half the digits.
 _WELL_CONDITIONED = 1e-3
+# A matrix that changes kept at least this share of the largest trace that it had: rounding is relative to that.
+_LEFT = 1e-3
 # Singular values below this, relative to the largest, count as zero.
 _RANK = 1e-14
 # A sum is called the minimum up to this, relative to it, or where its errors are no more than this, relative to x.
@@ -25,7 +29,11 @@ _SAME, _FLOOR = 1e-6, 1e-8
 
 
 def one_sided_least_squares(
-    system: LayerSystem, rows: Rows, end: float = math.inf, start: Array | None = None
+    system: LayerSystem,
+    rows: Rows,
+    end: float = math.inf,
+    start: Array | None = None,
+    shared: NewtonMatrices | None = None,
 ) -> tuple[Array, float, int]:
     """min over lower <= h <= upper of sum_j e_j(h)^2, by a projected semismooth Newton method with an active set.
 
@@ -34,6 +42,8 @@ def one_sided_least_squares(
     decreases the objective enough.
 
     Begins at ``start``, or 0. Where ``time.perf_counter()`` passes ``end``, the point reached so far is returned.
+    ``shared`` are matrices of the same system that problems of similar rows share; where they have a ridge, the point
+    need only be a rough one.
 
     Returns:
         h, the minimum, and the number of Newton steps.
@@ -42,16 +52,17 @@ def one_sided_least_squares(
     Optim. 20 (1982).
     """
     scale = float(np.abs(rows.target).max())
+    matrices = shared or NewtonMatrices(system)
+    steps, promised = (_ROUGH_STEPS, _ROUGH) if matrices.ridge else (_NEWTON_STEPS, 1e-24)
     h = system.inside(np.zeros(system.n_in) if start is None else start)
     signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
     step = 0
-    while step < _NEWTON_STEPS and time.perf_counter() < end:
+    while step < steps and time.perf_counter() < end:
         gradient = np.asarray(system.matrix.T @ signed)
-        direction = _feasible_direction(system, curvature, signed, gradient, h)
-        if -float(gradient @ direction) <= 1e-24 * f + 1e-30 * scale**2:
+        direction = _feasible_direction(matrices, curvature, signed, gradient, h)
+        if -float(gradient @ direction) <= promised * f + 1e-30 * scale**2:
             break
-        # Along -g_i / H_ii the projection on the bounds descends wherever anything does.
-        for towards in (direction, -gradient / _diagonal(system, curvature)):
+        for towards in _directions(matrices, direction, gradient, curvature):
             for length in _lengths(system, h, towards):
                 trial = system.inside(h + length * towards)
                 signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
@@ -66,6 +77,12 @@ def one_sided_least_squares(
     return h, f, step
 
 
+def _directions(matrices: NewtonMatrices, direction: Array, gradient: Array, curvature: Array) -> Iterator[Array]:
+    """The Newton direction, then -g_i / H_ii: along it the projection on the bounds descends wherever anything does."""
+    yield direction
+    yield -gradient / matrices.diagonal(curvature)
+
+
 def is_minimum(system: LayerSystem, rows: Rows, h: Array) -> bool:
     r"""Whether a Newton step d from h promises no more than 1e-6 of the sum, or the sum is rounding.
 
@@ -78,37 +95,32 @@ def is_minimum(system: LayerSystem, rows: Rows, h: Array) -> bool:
         return True
     gradient = np.asarray(system.matrix.T @ signed)
     free = ~(((h <= system.lower) & (gradient >= 0)) | ((h >= system.upper) & (gradient <= 0)))
-    return -float(gradient @ _newton_direction(system.matrix, curvature, signed, gradient, free)) <= _SAME * f
+    return -float(gradient @ NewtonMatrices(system).direction(curvature, signed, gradient, free)) <= _SAME * f
 
 
-def _feasible_direction(system: LayerSystem, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:
+def _feasible_direction(matrices: NewtonMatrices, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:
     """The Newton direction on the face of the box that h may move on.
 
     A coordinate at a bound is held if its gradient pushes outwards, or if the Newton step of the others would push it
     outwards. Where nothing moves on that face, one held coordinate whose gradient points inwards is let go.
     """
-    at_lower, at_upper = h <= system.lower, h >= system.upper
+    at_lower, at_upper = h <= matrices.system.lower, h >= matrices.system.upper
     held = (at_lower & (gradient > 0)) | (at_upper & (gradient < 0))
     inwards = (at_lower & (gradient < 0)) | (at_upper & (gradient > 0))
     while True:
-        direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
+        direction = matrices.direction(curvature, signed, gradient, ~held)
         outwards = ~held & ((at_lower & (direction < 0)) | (at_upper & (direction > 0)))
         if not outwards.any():
             break
         held |= outwards
     if (held & inwards).any():
         # What letting coordinate i alone go would gain, g_i^2 / H_ii, against the gain on the face.
-        diagonal = _diagonal(system, curvature)
+        diagonal = matrices.diagonal(curvature)
         gain = np.where(held & inwards, gradient * gradient / diagonal, 0.0)
         if -float(gradient @ direction) <= 0.1 * gain.max():
             held[np.argmax(gain)] = False
-            direction = _newton_direction(system.matrix, curvature, signed, gradient, ~held)
+            direction = matrices.direction(curvature, signed, gradient, ~held)
     return direction
-
-
-def _diagonal(system: LayerSystem, curvature: Array) -> Array:
-    """H_ii, half the second derivatives, (k,), above 0."""
-    return np.asarray((system.matrix * system.matrix).T @ curvature) + np.finfo(float).tiny
 
 
 def _lengths(system: LayerSystem, h: Array, direction: Array) -> Iterator[float]:
@@ -131,36 +143,91 @@ def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
     return signed, curvature, float(over @ over + under @ under)
 
 
-def _newton_direction(
-    matrix: Array | sparse.csr_array, curvature: Array, signed: Array, gradient: Array, free: npt.NDArray[np.bool_]
-) -> Array:
-    """Solve W_A^T D W_A d = -gradient on the free coordinates, zero on the others; the shortest d where it is singular.
+class NewtonMatrices:
+    """The matrices H = W^T D W of Newton steps on one layer, D diagonal: each is made of the last one.
 
-    Its square root says the same, min_d |D^(1/2) W_A d + D^(-1/2) s|_2 with gradient = W_A^T s, and keeps the digits
-    that products of badly conditioned columns lose.
+    From one step to the next, and from one threshold to the next, few rows change their curvature, so that H changes by
+    a matrix of small rank; where D and the free coordinates are the last ones, so is the Cholesky factor.
     """
-    direction = np.zeros_like(gradient)
-    if not free.any():
-        return direction
-    active = curvature > 0
-    weight = curvature[active]
-    part = matrix[active][:, free]
-    if sparse.issparse(part):
-        direction[free] = _conjugate_gradients(part, weight, -gradient[free])
-        return direction
-    sizes = np.sqrt(weight @ (part * part))
-    sizes[sizes == 0] = 1.0
-    unit = part / sizes
-    factor, info = linalg.lapack.dpotrf(unit.T @ (unit * weight[:, None]))
-    if info == 0 and factor.diagonal().min() > _WELL_CONDITIONED:
-        direction[free] = linalg.cho_solve((factor, False), -gradient[free] / sizes, check_finite=False) / sizes
-    else:
-        root = np.sqrt(weight)
+
+    def __init__(self, system: LayerSystem, ridge: float = 0.0) -> None:
+        self.system, self.ridge = system, ridge
+        size = 0 if sparse.issparse(system.matrix) else system.n_in
+        self._curvature, self._matrix, self._largest = np.zeros(system.n_out), np.zeros((size, size)), 0.0
+        self._factor: tuple[Array, Array, Array] | None = None
+
+    def diagonal(self, curvature: Array) -> Array:
+        """H_ii, half the second derivatives, (k,), above 0."""
+        matrix = self.system.matrix
+        return np.asarray((matrix * matrix).T @ curvature) + np.finfo(float).tiny
+
+    def direction(self, curvature: Array, signed: Array, gradient: Array, free: npt.NDArray[np.bool_]) -> Array:
+        """Solve H d = -gradient on the free coordinates, zero on the others; the shortest d where H is singular.
+
+        Its square root says the same, min_d |D^(1/2) W d + D^(-1/2) s|_2 with gradient = W^T s, and keeps the digits
+        that products of badly conditioned columns lose.
+        """
+        direction = np.zeros_like(gradient)
+        if not free.any():
+            return direction
+        matrix, active = self.system.matrix, curvature > 0
+        if sparse.issparse(matrix):
+            direction[free] = _conjugate_gradients(matrix[active][:, free], curvature[active], -gradient[free])
+            return direction
+        found = self._factorised(curvature, free)
+        if found is not None:
+            factor, sizes = found
+            direction[free] = linalg.lapack.dpotrs(factor, -gradient[free] / sizes)[0] / sizes
+            return direction
+        part = matrix[np.ix_(active, free)]
+        root = np.sqrt(curvature[active])
+        sizes = np.sqrt(curvature[active] @ (part * part))
+        sizes[sizes == 0] = 1.0
         best, *_ = linalg.lstsq(
-            unit * root[:, None], -signed[active] / root, cond=_RANK, lapack_driver="gelsy", check_finite=False
+            part / sizes * root[:, None], -signed[active] / root, cond=_RANK, lapack_driver="gelsy", check_finite=False
         )
         direction[free] = best / sizes
-    return direction
+        return direction
+
+    def _factorised(self, curvature: Array, free: npt.NDArray[np.bool_]) -> tuple[Array, Array] | None:
+        """The Cholesky factor of H on the free coordinates, scaled to a diagonal of 1, and the square root of that.
+
+        None where it is too badly conditioned.
+        """
+        same = np.array_equal(curvature, self._curvature)
+        if same and self._factor is not None and np.array_equal(free, self._factor[0]):
+            return self._factor[1:]
+        if not same:
+            self._change(curvature)
+        matrix = self._matrix if free.all() else self._matrix[np.ix_(free, free)]
+        sizes = np.sqrt(matrix.diagonal())
+        sizes[~(sizes > 0)] = 1.0
+        unit = matrix / sizes
+        unit /= sizes[:, None]
+        unit.flat[:: len(unit) + 1] += self.ridge
+        # Its transpose, the same matrix, is laid out as LAPACK has it.
+        factor, info = linalg.lapack.dpotrf(unit.T, clean=False, overwrite_a=True)
+        self._factor = None
+        if info == 0 and (self.ridge or factor.diagonal().min() > _WELL_CONDITIONED):
+            self._factor = free.copy(), factor, sizes
+            return factor, sizes
+        return None
+
+    def _change(self, curvature: Array) -> None:
+        """Make H that of another curvature, from scratch where most rows changed or too much was subtracted."""
+        matrix, change = self.system.matrix, curvature - self._curvature
+        rows = np.flatnonzero(change)
+        self._curvature = curvature.copy()
+        if 2 * len(rows) < int((curvature > 0).sum()):
+            self._matrix = self._matrix + matrix[rows].T @ (matrix[rows] * change[rows, None])
+            trace = float(self._matrix.trace())
+            self._largest = max(trace, self._largest)
+            if trace > _LEFT * self._largest:
+                return
+        rows = np.flatnonzero(curvature)
+        root = matrix[rows] * np.sqrt(curvature[rows])[:, None]
+        self._matrix = root.T @ root
+        self._largest = float(self._matrix.trace())
 
 
 def _conjugate_gradients(part: sparse.csr_array, weight: Array, rhs: Array) -> Array:

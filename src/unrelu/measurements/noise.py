@@ -107,6 +107,11 @@ class Noise(ABC):
         """The threshold eps of the observed layer's constraints, for the layer methods; None where none is known."""
         return None
 
+    @property
+    def ceiling(self) -> float:
+        """What all errors, or nearly all, are below; 0 where that is not known."""
+        return 0.0
+
     def energy(self, observed: Counts) -> Array:
         """The mean of ``|e|_2^2`` over ``observed`` entries, (B,); -1 where it is not known."""
         return np.asarray(np.nan_to_num(self.mean_square * observed, nan=-1.0))
@@ -196,6 +201,11 @@ class Uniform(Noise):
         """A."""
         return self.level or None
 
+    @property
+    def ceiling(self) -> float:
+        """A."""
+        return self.level
+
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
         return np.where(r.max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
 
@@ -234,6 +244,11 @@ class Gaussian(Noise):
     def threshold(self) -> float | None:
         """One standard deviation."""
         return self.level or None
+
+    @property
+    def ceiling(self) -> float:
+        """Two standard deviations."""
+        return 2 * self.level
 
     def accepted_energy(self, observed: Counts, used: Array) -> Array:
         """The largest ``|r|_2^2`` with a p-value of 1%, (B,): S^2 times a quantile of chi-square."""

@@ -180,11 +180,15 @@ def check_scale(
     if not scaling.checked or not len(rows):
         return
     stored, outputs = np.dtype(dtype), network.typical_outputs
+    bottom, top = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
+    own = _scale(bottom, top, _OUTPUTS)
+    typed = stored.kind in "iu" and stored.itemsize <= 2 and scaling.ends is None
+    if own is None and not typed:
+        return
     y = [values[i, shown[i]] for i in rows]
     share = min(max(_TRIM, 2 * trim), 0.49)
-    low, high = (float(np.median([np.quantile(v, q) for v in y])) for q in (share, 1 - share))
-    bottom, top = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
-    own, theirs = _scale(bottom, top, _OUTPUTS), _scale(low, high, _OBSERVED)
+    low, high = map(float, np.median([np.quantile(v, (share, 1 - share)) for v in y], axis=0))
+    theirs = _scale(low, high, _OBSERVED)
 
     def refusal(theirs: _Ends | None) -> InputError:
         target = Scaling(own or (float(f"{bottom:.3g}"), float(f"{top:.3g}")))
@@ -195,7 +199,6 @@ def check_scale(
         )
 
     largest = float(np.abs(outputs).max())
-    typed = stored.kind in "iu" and stored.itemsize <= 2 and scaling.ends is None
     if typed and largest > 0 and max(-low, high) > _LARGER * largest:
         raise refusal(own_range(stored))
     if own is None or theirs is None or own == theirs or min(map(len, y)) < _ENTRIES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 # Names on the command line with their modules. Importing this table loads no heavy library.
 BENCHMARKS = {
     "layers": "layer_programs.layers",
+    "layer_methods": "layer_programs.layer_methods",
     "throughput": "layer_programs.two_threads",
     "network": "layer_programs.whole_network",
     "cold-start": "processes.cold_start",

@@ -29,6 +29,7 @@ from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.layerwise.layer_method import first_threshold
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.lp.lp_status import LpStatus
+from unrelu.measurements.noise import Noise
 from unrelu.models.network import Network
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
@@ -70,8 +71,9 @@ class PublishedLoop:
     largest = math.inf
 
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         """See :class:`~unrelu.layerwise.LayerMethod`."""
         end = time.perf_counter() + time_limit
         start, pivots = first_threshold(system, target, threshold), 0
@@ -137,9 +139,10 @@ class _Kept:
         return self.method.largest
 
     def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf
-    ) -> LayerSolution:
-        self.solutions.append(self.method(system, target, threshold, time_limit))
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
+        self.solutions.append(self.method(system, target, threshold, time_limit, noise))
         return self.solutions[-1]
 
 
