@@ -127,10 +127,10 @@ def test_the_same_seed_gives_the_same_bits():
 
 def test_a_failed_projection_ends_its_observation_only(monkeypatch):
     class Fragile(LInf):
-        def __call__(self, system, target, threshold=None, time_limit=np.inf):
+        def __call__(self, system, target, threshold=None, time_limit=np.inf, noise=None):
             if target[0] == 7:
                 raise SolverError("no")
-            return super().__call__(system, target, threshold, time_limit)
+            return super().__call__(system, target, threshold, time_limit, noise)
 
     monkeypatch.setitem(LAYER_METHODS, "linf", Fragile)
     y = NETWORK(TRUTH)
@@ -143,7 +143,7 @@ def test_a_failed_projection_ends_its_observation_only(monkeypatch):
 
 def test_projections_that_all_fail_end_every_observation(monkeypatch):
     class Failing(LInf):
-        def __call__(self, system, target, threshold=None, time_limit=np.inf):
+        def __call__(self, system, target, threshold=None, time_limit=np.inf, noise=None):
             raise SolverError("no")
 
     monkeypatch.setitem(LAYER_METHODS, "linf", Failing)

@@ -182,7 +182,7 @@ def _well_conditioned(tangents: Tensor) -> Flags:
     gram = tangents @ tangents.transpose(1, 2)
     sizes = gram.abs().sum(dim=2).amax(dim=1).numpy()
     factors, failed = torch.linalg.cholesky_ex(gram)
-    sure = (failed == 0).numpy() & np.isfinite(sizes) & (sizes > 0)
+    sure: Flags = (failed == 0).numpy() & np.isfinite(sizes) & (sizes > 0)
     for i in np.flatnonzero(sure):
         factor = factors[i].numpy()
         estimate, _ = get_lapack_funcs("pocon", (factor,))(factor, sizes[i], uplo="L")

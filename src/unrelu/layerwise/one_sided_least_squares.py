@@ -154,7 +154,7 @@ class NewtonMatrices:
         self.system, self.ridge = system, ridge
         size = 0 if sparse.issparse(system.matrix) else system.n_in
         self._curvature, self._matrix, self._largest = np.zeros(system.n_out), np.zeros((size, size)), 0.0
-        self._factor: tuple[Array, Array, Array] | None = None
+        self._factor: tuple[npt.NDArray[np.bool_], Array, Array] | None = None
 
     def diagonal(self, curvature: Array) -> Array:
         """H_ii, half the second derivatives, (k,), above 0."""
