@@ -110,6 +110,15 @@ class Generator(ABC):
             )
         return torch.tensor(codes, dtype=self.dtype, device=self.device)
 
+    @cached_property
+    def work(self) -> int:
+        """Multiplications and additions of one forward pass, half of each: counted, so that they never differ."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
+        return int(counter.get_total_flops()) // 2
+
     @property
     def typical_codes(self) -> Array:
         """16 fixed draws of z ~ N(0, I), (16, k)."""
