@@ -12,7 +12,7 @@ from unrelu.local_search.squared_error import SquaredError
 # Pairs of steps and changes of the gradient that the inverse Hessian is updated by.
 _MEMORY = 10
 # A step that does not lower f is tried again at this fraction of its length, so often.
-_SHORTER, _TRIALS = 0.25, 6
+_SHORTER, _TRIALS = 0.25, 8
 
 
 class LimitedMemorySteps:
@@ -74,7 +74,7 @@ class LimitedMemorySteps:
             s = -self._length[at, None] * direction
             f, gradient = self.objective.gradient(self.z[at] + s, self.rows[at])
             better = f < self.f[at]
-            self._learn(at, better, s, gradient - self.gradient[at])
+            self._learn(at, s, gradient - self.gradient[at])
             self.z[at] = torch.where(better[:, None], self.z[at] + s, self.z[at])
             self.gradient[at] = torch.where(better[:, None], gradient, self.gradient[at])
             self.f[at] = torch.where(better, f, self.f[at])
@@ -99,10 +99,10 @@ class LimitedMemorySteps:
     def _along(self, at: Tensor, vectors: Tensor) -> Tensor:
         return (self.inverse[at] @ vectors[:, :, None])[:, :, 0]
 
-    def _learn(self, at: Tensor, better: Tensor, s: Tensor, y: Tensor) -> None:
-        """Keep the pairs of steps that lowered f along a positive curvature; only those leave H positive definite."""
+    def _learn(self, at: Tensor, s: Tensor, y: Tensor) -> None:
+        """Keep the pairs of positive curvature, which leave H positive definite, also of steps that were too long."""
         product = (s * y).sum(dim=1)
-        usable = better & (product > torch.finfo(s.dtype).eps * s.norm(dim=1) * y.norm(dim=1))
+        usable = torch.isfinite(product) & (product > torch.finfo(s.dtype).eps * s.norm(dim=1) * y.norm(dim=1))
         pair = (torch.zeros_like(self.z), torch.zeros_like(self.z), torch.zeros_like(self.f))
         for kept, new in zip(pair, (s, y, 1 / product), strict=True):
             kept[at[usable]] = new[usable]
