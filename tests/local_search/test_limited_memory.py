@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_no_step_raises_the_objective_and_each_code_stops_on_its_own():
     while len(state.active):
         state.step()
         values.append(state.f.clone())
-    assert all((b <= a).all() for a, b in zip(values, values[1:], strict=False))
+    assert all((b <= a).all() for a, b in pairwise(values))
     assert len(set(state.steps.tolist())) > 1
 
 

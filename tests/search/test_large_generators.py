@@ -8,13 +8,13 @@ import torch
 
 import unrelu
 from tests.support import image_network, random_network
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
+from unrelu.problem import Problem
+from unrelu.result import Status
 from unrelu.search import sample_bank
 from unrelu.search.descents import BatchDescents, Descents, GradientDescents
 from unrelu.search.sample_bank import Bank
-from unrelu.local_search.squared_error import SquaredError
-from unrelu.problem import Problem
-from unrelu.result import Status
 
 
 @pytest.fixture

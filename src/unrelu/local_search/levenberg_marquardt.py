@@ -170,7 +170,7 @@ class LevenbergMarquardtSteps:
 
 
 def damped(gram: Tensor) -> Tensor:
-    """J^T J with 1e-7 of its mean diagonal added, (b, k, k): positive definite, also if it comes from single precision."""
+    """J^T J of single precision, (b, k, k), made positive definite: 1e-7 of its mean diagonal is added."""
     floor = 1e-7 * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
     return gram + floor[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 

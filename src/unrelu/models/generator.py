@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
@@ -113,8 +114,6 @@ class Generator(ABC):
     @cached_property
     def work(self) -> int:
         """Multiplications and additions of one forward pass, half of each: counted, so that they never differ."""
-        from torch.utils.flop_counter import FlopCounterMode
-
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
         return int(counter.get_total_flops()) // 2

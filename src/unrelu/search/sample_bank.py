@@ -43,7 +43,7 @@ def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
 class Bank:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
 
-    Of a large generator, samples and Jacobians cost more than descents: few are drawn, and the model is a linearisation.
+    Of a large generator few are drawn, as they cost more than the descents, and the model is a linearisation.
 
     With F the principal directions of the outputs, scaled to their deviations,
 
