@@ -43,6 +43,9 @@ _WORK = 1.2e9
 _STEP_WORK, _HOP_STEPS = 2e4, 5
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE = (1.0, 0.3, 0.1), 4, 60
+# What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
+# is computed in single precision.
+_LEAST_VARIANCE = 1e-3
 # Numbers in the matrices of a network, and in an operator that is written out, up to which descents are compiled.
 _SMALL = 2**18
 
@@ -244,8 +247,9 @@ class GradientDescents(BatchDescents):
         self.objective = objective
         smoothed = (bank.rounded(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
-        inverse = bank.posterior(objective.operator, objective.y, objective.prior)[1]
-        variance = max(objective.prior + bank.model[-1], torch.finfo(inverse.dtype).tiny)
+        variance = objective.prior + _LEAST_VARIANCE * bank.spread
+        inverse = bank.posterior(objective.operator, objective.y, variance)[1]
+        variance = max(variance + bank.model[-1], torch.finfo(inverse.dtype).tiny)
         self._inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(

@@ -47,8 +47,8 @@ _LARGEST_PRIOR = 1e12
 # the last ten together gained less than that one.
 _REFINED_DECREASE = 3e-4
 _LAST_STEPS, _CONVERGED = 10, 1e-3
-# That of an exact fit to rounding, and that of a large generator, whose steps are cheap, further.
-_EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-10
+# Predicted decreases: exact fits are then as good as their rounding; codes of large generators have converged.
+_EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-6
 
 
 @dataclass(frozen=True)
@@ -281,18 +281,19 @@ class JointSearch:
         gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
         exact = 1e-30 * objective.y[where].square().sum(dim=1)
         if self.bank.large:
-            inverse = 0.5 * torch.linalg.inv(damped(gram.to(z.dtype)))
+            inverse, _ = torch.linalg.inv_ex(2 * damped(gram.to(z.dtype)))
             decrease = _EXACT_DECREASE if steps else _REFINED_DECREASE_LARGE
             descent = LimitedMemorySteps(objective.double, z, where, inverse, decrease, exact)
             descent.run(self.options.max_iterations, self.watch)
-            return descent.z.cpu().double().numpy(), descent.done.cpu().numpy()
-        z, f, arrived = polish(objective, z, where, gram, exact)
+            z, f, arrived = descent.z, descent.f, descent.done
+        else:
+            z, f, arrived = polish(objective, z, where, gram, exact)
         for precise, most, decrease in (
             (objective, self.options.max_iterations, _REFINED_DECREASE),
             (objective.double, steps, _EXACT_DECREASE),
         ):
             # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
-            left = torch.nonzero(~arrived if precise is objective else f > exact)[:, 0]
+            left = torch.nonzero(~arrived if precise is objective or self.bank.large else f > exact)[:, 0]
             if len(left) and most:
                 state = LevenbergMarquardtSteps(
                     precise, z[left], where[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
