@@ -25,7 +25,7 @@ WEIGHTS = ("tutorial", "normalised", "He")
 NOISES = (0.0, 0.1)
 STEPS, RATE = 200, 0.1
 # Channels of the first layer, in the tutorial and for a quick look.
-_CHANNELS, _QUICK_CHANNELS = 512, 32
+_CHANNELS, _QUICK_CHANNELS = 512, 256
 _LATENT, _BATCH, _BATCHES = 100, 64, 4
 
 
