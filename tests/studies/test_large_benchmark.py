@@ -34,6 +34,7 @@ def test_the_table_states_ratios_and_the_worse_residual():
         "weights": "He", "noise": 0.1, "adam": 4.0, "first": 2.0, "second": 1.0, "residual_adam": 0.5,
         "residual": [0.25, 0.3], "confidence": [0.9, 0.8],
     }  # fmt: skip
-    assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | 0.80 |" in load("large").blocks["large"](
+    table = load("large").blocks["large"]({"rows": [row]})
+    assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | 0.80 |" in table
         {"rows": [row]}
     )
