@@ -63,10 +63,10 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     operator = rng.random((5, 150)) < 0.7 if measurement == "mask" else rng.standard_normal((60, 150)) / 12
     x = network(rng.standard_normal((5, 6))) + 0.05 * rng.standard_normal((5, 150))
     y = x if measurement == "mask" else x @ operator.T
+    monkeypatch.setattr("unrelu.search.descents._SMALL", 0)
     expected = unrelu.invert(network, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     again = NETWORKS["dense"]()
     monkeypatch.setattr(sample_bank, "_LARGE", 0)
-    monkeypatch.setattr("unrelu.search.descents._SMALL", 0)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     assert isinstance(Descents.of(found.problem, Bank.of(again), SquaredError.of(found.problem)), GradientDescents)
     assert (found.fun <= expected.fun * (1 + 1e-6)).mean() >= 0.8

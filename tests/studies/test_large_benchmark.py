@@ -36,5 +36,3 @@ def test_the_table_states_ratios_and_the_worse_residual():
     }  # fmt: skip
     table = load("large").blocks["large"]({"rows": [row]})
     assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | 0.80 |" in table
-        {"rows": [row]}
-    )
