@@ -169,6 +169,12 @@ class LevenbergMarquardtSteps:
         self.active = torch.nonzero(~self.done)[:, 0]
 
 
+def damped(gram: Tensor) -> Tensor:
+    """J^T J of single precision, (b, k, k), made positive definite: 1e-7 of its mean diagonal is added."""
+    floor = 1e-7 * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
+    return gram + floor[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+
+
 def polish(
     objective: SquaredError, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,10 +195,7 @@ def polish(
     Returns:
         Codes, their f, and whether each arrived: no further step is predicted to gain anything.
     """
-    system = gram.to(z.dtype)
-    floor = 1e-7 * system.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(z.dtype).tiny)
-    system = system + floor[:, None, None] * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    factor, info = torch.linalg.cholesky_ex(system)
+    factor, info = torch.linalg.cholesky_ex(damped(gram.to(z.dtype)))
     z, (f, slope) = z.clone(), objective.gradient(z, rows)
     gradient = 0.5 * slope
     arrived = f <= exact

@@ -12,6 +12,7 @@ from torch import Tensor
 from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
+from unrelu.runtime.streams import torch_stream
 
 Array = npt.NDArray[np.float64]
 
@@ -69,6 +70,17 @@ class SquaredError:
             gradients += torch.autograd.grad(f.sum(), leaf)
             values.append(f.detach())
         return torch.cat(values), torch.cat(gradients)
+
+    @torch.enable_grad()
+    def sketch(self, z: Tensor, rows: Tensor) -> Tensor:
+        """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero where the Jacobian of A G is."""
+        u = torch.randn(self.operator.m, generator=torch_stream("sketch"), dtype=torch.float32).to(z)
+        parts: list[Tensor] = []
+        for part, where in self._chunks(z, rows):
+            leaf = part.detach().requires_grad_(True)
+            seen = self.operator.take(where).forward(self.network.forward(leaf))
+            parts += torch.autograd.grad((seen @ u).sum(), leaf)
+        return torch.cat(parts)
 
     @torch.no_grad()
     def measure(self, z: Tensor, rows: Tensor) -> Tensor:

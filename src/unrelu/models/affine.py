@@ -36,6 +36,10 @@ class Step:
         """The operation on x, (B, *shape), without its constant term if ``constant`` is False."""
         raise TypeError(f"{type(self).__name__} does not say how it is applied")
 
+    def work(self, n_in: int, n_out: int) -> int:
+        """Multiplications of one application, in a map of n_in inputs and n_out outputs."""
+        return 0
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Step:
         """A copy with its tensors converted."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -53,6 +57,9 @@ class Dense(Step):
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         return F.linear(x, self.weight, self.bias if constant else None)
 
+    def work(self, n_in: int, n_out: int) -> int:
+        return self.weight.numel() * max(1, n_in // self.weight.shape[1])
+
 
 @dataclass(frozen=True, eq=False)
 class Conv(Step):
@@ -69,6 +76,9 @@ class Conv(Step):
         function = F.conv1d if self.weight.dim() == 3 else F.conv2d
         bias = self.bias if constant else None
         return function(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def work(self, n_in: int, n_out: int) -> int:
+        return self.weight.numel() * max(1, n_out // self.weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +99,9 @@ class ConvTranspose(Step):
         return function(
             x, self.weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
+
+    def work(self, n_in: int, n_out: int) -> int:
+        return self.weight.numel() * max(1, n_in // self.weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)

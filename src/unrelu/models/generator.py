@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
@@ -110,6 +112,13 @@ class Generator(ABC):
             )
         return torch.tensor(codes, dtype=self.dtype, device=self.device)
 
+    @cached_property
+    def work(self) -> int:
+        """Multiplications of one forward pass, in matrix products and convolutions: counted, not timed."""
+        with torch.no_grad(), _Multiplications() as counted:
+            self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
+        return counted.total
+
     @property
     def typical_codes(self) -> Array:
         """16 fixed draws of z ~ N(0, I), (16, k)."""
@@ -140,6 +149,21 @@ class Generator(ABC):
     @abstractmethod
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+
+
+class _Multiplications(TorchDispatchMode):
+    """Counts those of what PyTorch computes in this thread; its own counter hooks all modules of the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += int(formula(*args, **(kwargs or {}), out_val=result)) // 2
+        return result
 
 
 def as_generator(network: object) -> Generator:

@@ -25,6 +25,8 @@ Array = npt.NDArray[np.float64]
 # Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.
 _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
+# Multiplications that the draws for the sizes of activations may cost.
+_DRAWING = 2**32
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,11 @@ class Network(Generator):
         """The outputs of the widest layer."""
         return max(layer.n_out for layer in self.layers)
 
+    @cached_property
+    def work(self) -> int:
+        """Multiplications of one forward pass, by the sizes of its layers."""
+        return sum(step.work(layer.n_in, layer.n_out) for layer in self.layers for step in layer.affine.steps)
+
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
@@ -176,8 +183,9 @@ class Network(Generator):
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0), u the pre-activation of each layer, over 256 fixed draws of z ~ N(0, I)."""
-        z = stream("activation sizes").standard_normal((256, self.latent_dim))
+        """Root mean square of max(u, 0), u the pre-activation of each layer, over up to 256 fixed draws of N(0, I)."""
+        draws = max(16, min(256, _DRAWING // max(1, self.work)))
+        z = stream("activation sizes").standard_normal((draws, self.latent_dim))
         layers = self._layers(torch.tensor(z, dtype=self.dtype, device=self.device))
         return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in layers)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, polish
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, damped, on_plateau, polish
+from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.pooled_noise import too_large
@@ -47,6 +48,8 @@ _LARGEST_PRIOR = 1e12
 # the last ten together gained less than that one.
 _REFINED_DECREASE = 3e-4
 _LAST_STEPS, _CONVERGED = 10, 1e-3
+# Predicted decreases: exact fits are then as good as their rounding; codes of large generators have converged.
+_EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-6
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,11 @@ class JointSearch:
             return np.zeros(0, dtype=bool)
         at = self._rows(rows)
         z = self.objective.tensor(self.z[rows])
-        gram, _, f = self.objective.system(z, at)
+        if self.bank.large:  # a reverse pass tells as well whether the Jacobian is zero
+            t, f = self.objective.sketch(z, at), self.objective.values(z, at)
+            gram = t[:, :, None] * t[:, None, :]
+        else:
+            gram, _, f = self.objective.system(z, at)
         return on_plateau(z, f, gram).cpu().numpy()
 
     def _rows(self, rows: Index) -> Tensor:
@@ -302,13 +309,20 @@ class JointSearch:
         z = objective.tensor(self.z[rows])
         gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
         exact = 1e-30 * objective.y[where].square().sum(dim=1)
-        z, f, arrived = polish(objective, z, where, gram, exact)
+        if self.bank.large:
+            inverse, _ = torch.linalg.inv_ex(2 * damped(gram.to(z.dtype)))
+            decrease = _EXACT_DECREASE if steps else _REFINED_DECREASE_LARGE
+            descent = LimitedMemorySteps(objective.double, z, where, inverse, decrease, exact)
+            descent.run(self.options.max_iterations, self.watch)
+            z, f, arrived = descent.z, descent.f, descent.done
+        else:
+            z, f, arrived = polish(objective, z, where, gram, exact)
         for precise, most, decrease in (
             (objective, self.options.max_iterations, _REFINED_DECREASE),
-            (objective.double, steps, 1e-13),
+            (objective.double, steps, _EXACT_DECREASE),
         ):
             # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
-            left = torch.nonzero(~arrived if precise is objective else f > exact)[:, 0]
+            left = torch.nonzero(~arrived if precise is objective or self.bank.large else f > exact)[:, 0]
             if len(left) and most:
                 state = LevenbergMarquardtSteps(
                     precise, z[left], where[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease

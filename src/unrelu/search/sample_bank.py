@@ -12,6 +12,8 @@ from unrelu.measurements import Operator
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import torch_stream
 
+# Multiplications of a Jacobian, k forward passes, from which the generator is large.
+_LARGE = 10**9
 # Samples drawn; fewer where their outputs would be more than so many numbers (256 MiB), but never fewer than these.
 _SAMPLES = 4096
 _FEWEST = 64
@@ -41,6 +43,8 @@ def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
 class Bank:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
 
+    Of a large generator few are drawn, as they cost more than the descents, and the model is a linearisation.
+
     With F the principal directions of the outputs, scaled to their deviations,
 
     .. math:: x \approx \bar x + F s + \epsilon, \quad z \approx \bar z + P s, \quad s \sim N(0, I)
@@ -49,6 +53,7 @@ class Bank:
     chunk of a data set would cost as much as inverting it.
 
     Attributes:
+        large: whether a Jacobian is much work; it is counted, not timed, so that a search does not depend on the clock.
         single: the generator in float32.
         fits: whether it works there: its layers and outputs stay in the range of single precision.
         z: (N, k), float32, or in the generator's precision if that does not fit.
@@ -56,8 +61,10 @@ class Bank:
     """
 
     def __init__(self, network: Generator) -> None:
-        count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
+        self.large = network.latent_dim * network.work >= _LARGE
+        count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
         codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
+        self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
         self.single = network.to(torch.float32)
         try:
             self.z, x = _outputs(self.single, codes)
@@ -66,9 +73,9 @@ class Bank:
             self.fits = False
         if not self.fits:
             self.z, x = _outputs(network, codes)
+        self.linear = self._linearised(self.single if self.fits else network) if self.large else None
         largest = torch.finfo(x.dtype).max ** 0.25  # a number whose square can still be squared
         self.x = x.nan_to_num(0.0).clamp(-largest, largest)
-        self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
 
     @classmethod
     def of(cls, network: Generator) -> Bank:
@@ -93,9 +100,17 @@ class Bank:
             self._rounded[key] = rounded
         return self._rounded[key]
 
+    def _linearised(self, network: Generator) -> Tensor:
+        """The transposed Jacobian, (k, n), of the smoothed generator at z = 0; of one without layers, at a sample."""
+        smoothed = self.rounded(1.0, network)
+        at = self.z[:1] if smoothed is network else torch.zeros_like(self.z[:1])
+        return smoothed.linearize(at)[1][0].detach()
+
     @cached_property
     def model(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F leaves over."""
+        if self.linear is not None:
+            return self._linear_model(self.linear)
         count, n = self.x.shape
         mean_x, mean_z = self.x.mean(dim=0), self.z.mean(dim=0)
         x, z = self.x - mean_x, self.z - mean_z
@@ -109,6 +124,15 @@ class Bank:
         scores = scores @ (rotation / deviations)
         left = float((x.square().sum() / count - variances.sum()).clamp_min(0) / n)
         return mean_x, mean_z, (rotation * deviations).T @ basis.T, scores.T @ z / count, left
+
+    def _linear_model(self, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        """x ~ mean + c J z: s is z itself, and the samples say how long J should be."""
+        mean, unit = self.x.mean(dim=0), torch.eye(len(tangents)).to(tangents)
+        x, linear = self.x - mean, (self.z @ tangents).nan_to_num(0.0, 0.0, 0.0)
+        tiny = torch.finfo(x.dtype).tiny
+        length = ((x * linear).sum() / linear.square().sum().clamp_min(tiny)).clamp_min(0.0)
+        left = float((x - length * linear).square().mean())
+        return mean, torch.zeros_like(unit[0]), length * tangents, unit, left
 
     def _in_precision(self, operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
         largest = torch.finfo(self.x.dtype).max ** 0.25

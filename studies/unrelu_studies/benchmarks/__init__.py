@@ -19,6 +19,7 @@ BENCHMARKS = {
     "startup": "processes.startup",
     "verdict": "searches.verdict",
     "hard": "searches.hard",
+    "large": "searches.large",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",
     "baselines": "searches.baselines",

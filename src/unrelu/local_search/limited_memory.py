@@ -1,0 +1,111 @@
+"""Limited-memory quasi-Newton descents (L-BFGS) of a batch of codes: one reverse pass a step, no Jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from unrelu.local_search.squared_error import SquaredError
+
+# Pairs of steps and changes of the gradient that the inverse Hessian is updated by.
+_MEMORY = 10
+# A step that does not lower f is tried again at this fraction of its length, so often.
+_SHORTER, _TRIALS = 0.25, 8
+
+
+class LimitedMemorySteps:
+    r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2 by steps along -H grad f.
+
+    H is an approximate inverse Hessian: a given matrix M, scaled by s'y / y'My, and updated by the last steps s and
+    the changes y of the gradient that they brought. Where G is expensive and k large, a Jacobian costs as much as
+    dozens of such steps. A code is finished when f is small, when its next step is predicted to gain little, or when
+    no fraction of it gains anything.
+
+    Attributes:
+        z: codes, (b, k).
+        rows: the observation that each code is for, (b,).
+        f, gradient: values, (b,), and gradients, (b, k).
+        active: the codes still at work.
+        done: those that are not, (b,).
+        steps: steps tried for each, (b,).
+
+    Args:
+        objective: f.
+        z: codes to start from, (b, k).
+        rows: (b,).
+        inverse: M, (b, k, k).
+        tiny_decrease: a step is tiny that is predicted to lower f by less than this fraction.
+        enough: values of f below which a code is finished, (b,).
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 7.4 (the two-loop recursion).
+    """
+
+    def __init__(
+        self, objective: SquaredError, z: Tensor, rows: Tensor, inverse: Tensor, tiny_decrease: float, enough: Tensor
+    ) -> None:
+        self.objective, self.z, self.rows, self.inverse = objective, z.clone(), rows, inverse
+        self.tiny_decrease, self.enough = tiny_decrease, enough
+        self.f, self.gradient = objective.gradient(self.z, rows)
+        self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        self._scale, self._length = torch.ones_like(self.f), torch.ones_like(self.f)
+        self._failed = torch.zeros_like(self.steps)
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s and y, (b, k), and 1 / s'y, or 0 where it is no pair
+        self.done = ~torch.isfinite(self.f) | (self.f <= enough)
+        self.active = torch.nonzero(~self.done)[:, 0]
+
+    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> LimitedMemorySteps:
+        """Up to so many steps of every code; ``stop`` is asked before each."""
+        for _ in range(steps):
+            if not len(self.active) or (stop is not None and stop()):
+                break
+            self.step()
+        return self
+
+    def step(self) -> None:
+        """One trial step for every active code."""
+        direction = self._newton(self.active)
+        promised = 0.5 * (direction * self.gradient[self.active]).sum(dim=1)
+        ahead = promised > self.tiny_decrease * self.f[self.active]
+        self.done[self.active[~ahead]] = True
+        at, direction = self.active[ahead], direction[ahead]
+        if len(at):
+            s = -self._length[at, None] * direction
+            f, gradient = self.objective.gradient(self.z[at] + s, self.rows[at])
+            better = f < self.f[at]
+            self._learn(at, s, gradient - self.gradient[at])
+            self.z[at] = torch.where(better[:, None], self.z[at] + s, self.z[at])
+            self.gradient[at] = torch.where(better[:, None], gradient, self.gradient[at])
+            self.f[at] = torch.where(better, f, self.f[at])
+            self.steps[at] += 1
+            self._length[at] = torch.where(better, torch.ones_like(f), _SHORTER * self._length[at])
+            self._failed[at] = torch.where(better, 0, self._failed[at] + 1)
+            self.done[at] |= (self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)
+        self.active = torch.nonzero(~self.done)[:, 0]
+
+    def _newton(self, at: Tensor) -> Tensor:
+        """H grad f, (a, k), by the two-loop recursion."""
+        q = self.gradient[at].clone()
+        weights = []
+        for s, y, curvature in reversed(self._pairs):
+            weights.append(curvature[at] * (s[at] * q).sum(dim=1))
+            q -= weights[-1][:, None] * y[at]
+        q = self._scale[at, None] * self._along(at, q)
+        for (s, y, curvature), weight in zip(self._pairs, reversed(weights), strict=True):
+            q += (weight - curvature[at] * (y[at] * q).sum(dim=1))[:, None] * s[at]
+        return q
+
+    def _along(self, at: Tensor, vectors: Tensor) -> Tensor:
+        return (self.inverse[at] @ vectors[:, :, None])[:, :, 0]
+
+    def _learn(self, at: Tensor, s: Tensor, y: Tensor) -> None:
+        """Keep the pairs of positive curvature, which leave H positive definite, also of steps that were too long."""
+        product = (s * y).sum(dim=1)
+        usable = torch.isfinite(product) & (product > torch.finfo(s.dtype).eps * s.norm(dim=1) * y.norm(dim=1))
+        pair = (torch.zeros_like(self.z), torch.zeros_like(self.z), torch.zeros_like(self.f))
+        for kept, new in zip(pair, (s, y, 1 / product), strict=True):
+            kept[at[usable]] = new[usable]
+        self._pairs = [*self._pairs[1 - _MEMORY :], pair]
+        scale = product / (y * self._along(at, y)).sum(dim=1)
+        self._scale[at] = torch.where(usable & torch.isfinite(scale), scale, self._scale[at])

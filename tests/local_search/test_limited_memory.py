@@ -1,0 +1,85 @@
+"""L-BFGS steps on the joint network: where they end is an optimum, whatever inverse Hessian they begin with."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support import image_network, random_network
+from unrelu.local_search.limited_memory import LimitedMemorySteps
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.problem import Problem
+
+K, N, B = 5, 40, 4
+
+
+def objective(noise=0.1, prior=0.0, activation="tanh"):
+    network = random_network((K, 20, N), activation=activation, seed=3, bias=True)
+    rng = np.random.default_rng(4)
+    truth = rng.standard_normal((B, K))
+    y = network(truth) + noise * rng.standard_normal((B, N))
+    return SquaredError.of(Problem.build(network, y, prior=prior)), truth
+
+
+def descend(f, z, inverse, decrease=1e-12, enough=-1.0):
+    rows = torch.arange(B)
+    return LimitedMemorySteps(f, f.tensor(z), rows, inverse, decrease, torch.full((B,), enough, dtype=f.y.dtype))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-1, 1e3])
+@pytest.mark.parametrize("prior", [0.0, 0.3])
+def test_they_end_where_the_gradient_is_zero(scale, prior):
+    f, truth = objective(prior=prior)
+    state = descend(f, truth, scale * torch.eye(K, dtype=f.y.dtype).expand(B, -1, -1)).run(300)
+    assert state.done.all()
+    value, gradient = f.gradient(state.z, state.rows)
+    begin = f.gradient(f.tensor(truth), state.rows)[1]
+    assert (gradient.norm(dim=1) <= 1e-4 * begin.norm(dim=1)).all()
+    torch.testing.assert_close(value, state.f)
+
+
+def test_a_linear_problem_takes_one_step_with_the_inverse_hessian():
+    network = random_network((K, N), activation="identity", seed=5)
+    y = np.random.default_rng(6).standard_normal((B, N))
+    f = SquaredError.of(Problem.build(network, y))
+    gram, _, _ = f.system(f.tensor(np.zeros((B, K))), torch.arange(B))
+    state = descend(f, np.zeros((B, K)), 0.5 * torch.linalg.inv(gram)).run(10)
+    expected = np.linalg.lstsq(network.layers[0].matrix(), y.T, rcond=None)[0].T
+    np.testing.assert_allclose(state.z.numpy(), expected, atol=1e-12)
+    assert (state.steps == 1).all()
+
+
+def test_no_step_raises_the_objective_and_each_code_stops_on_its_own():
+    f, truth = objective(activation="relu")
+    begin = truth + 0.5
+    begin[0] = truth[0]
+    state = descend(f, begin, 1e3 * torch.eye(K, dtype=f.y.dtype).expand(B, -1, -1), enough=0.05 * N)
+    values = [state.f.clone()]
+    while len(state.active):
+        state.step()
+        values.append(state.f.clone())
+    assert all((b <= a).all() for a, b in pairwise(values))
+    assert len(set(state.steps.tolist())) > 1
+
+
+def test_a_code_without_an_output_is_left_alone():
+    f, truth = objective()
+    truth[1] = np.nan
+    state = descend(f, truth, torch.eye(K, dtype=f.y.dtype).expand(B, -1, -1)).run(5)
+    assert state.steps[1] == 0
+    assert (state.steps[[0, 2, 3]] > 0).all()
+
+
+def test_the_sketch_is_zero_where_the_jacobian_is():
+    network = image_network()
+    z = np.stack([np.full(network.latent_dim, 0.3), np.full(network.latent_dim, -0.7)])
+    f = SquaredError.of(Problem.build(network, np.asarray(network(z))))
+    rows = torch.arange(2)
+    t = f.sketch(f.tensor(z), rows)
+    tangents = network.linearize(f.tensor(z))[1]
+    ranges = tangents.abs().sum(dim=2)
+    assert ((t.abs() > 0) == (ranges > 0)).all()
+    assert (t.abs() <= 6 * tangents.norm(dim=2)).all()  # a normal number is not as large as six deviations

@@ -1,0 +1,115 @@
+"""``auto`` on generators whose Jacobians are much work: descents by gradients, a linear model in place of samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from tests.support import image_network, random_network
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.models.generator import Generator
+from unrelu.problem import Problem
+from unrelu.result import Status
+from unrelu.search import sample_bank
+from unrelu.search.descents import BatchDescents, Descents, GradientDescents
+from unrelu.search.sample_bank import Bank
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Every generator is a large one."""
+    monkeypatch.setattr(sample_bank, "_LARGE", 0)
+    monkeypatch.setattr("unrelu.search.descents._SMALL", 0)
+
+
+def residual_network(seed=0):
+    """Layers that no chain has: z -> W relu(z + V relu(z))."""
+
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(seed)
+            self.inner = torch.nn.Parameter(torch.randn(6, 6, generator=generator) / 3)
+            self.outer = torch.nn.Parameter(torch.randn(60, 6, generator=generator))
+
+        def forward(self, z):
+            return torch.tanh(z + torch.relu(z @ self.inner.T)) @ self.outer.T
+
+    return unrelu.from_torch(Residual(), latent_shape=(6,))
+
+
+NETWORKS = {
+    "dense": lambda: random_network((6, 40, 150), seed=1, bias=True),
+    "sigmoid": lambda: random_network((6, 40, 150), activation="sigmoid", seed=1, bias=True),
+    "opaque": residual_network,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_noiseless_outputs_are_fitted_exactly(large, name):
+    network = NETWORKS[name]()
+    truth = np.random.default_rng(2).standard_normal((5, network.latent_dim))
+    result = unrelu.invert(network, network(truth))
+    assert all(status is Status.EXACT_FIT for status in result.status)
+    np.testing.assert_allclose(result.z, truth, atol=1e-6)
+
+
+@pytest.mark.parametrize("measurement", ["mask", "matrix"])
+def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch):
+    network = NETWORKS["dense"]()
+    rng = np.random.default_rng(3)
+    operator = rng.random((5, 150)) < 0.7 if measurement == "mask" else rng.standard_normal((60, 150)) / 12
+    x = network(rng.standard_normal((5, 6))) + 0.05 * rng.standard_normal((5, 150))
+    y = x if measurement == "mask" else x @ operator.T
+    monkeypatch.setattr("unrelu.search.descents._SMALL", 0)
+    expected = unrelu.invert(network, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
+    again = NETWORKS["dense"]()
+    monkeypatch.setattr(sample_bank, "_LARGE", 0)
+    found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
+    assert isinstance(Descents.of(found.problem, Bank.of(again), SquaredError.of(found.problem)), GradientDescents)
+    assert (found.fun <= expected.fun * (1 + 1e-6)).mean() >= 0.8
+    assert (found.confidence < 0.99).all()  # four chains are not enough
+
+
+def test_the_same_call_gives_the_same_bits(large):
+    network = NETWORKS["dense"]()
+    y = network(np.random.default_rng(4).standard_normal(6)) + 0.1
+    first, second = unrelu.invert(network, y), unrelu.invert(NETWORKS["dense"](), y)
+    assert first.z.tobytes() == second.z.tobytes()
+
+
+def test_a_plateau_is_told(large):
+    network = unrelu.from_arrays([-np.ones((30, 2)), np.ones((40, 30))], [np.full(30, -50.0), np.ones(40)])
+    result = unrelu.invert(network, np.full(40, 2.0))
+    assert result.status is Status.FLAT
+    assert result.confidence == 0
+
+
+def test_the_linear_model_is_that_of_a_linear_generator():
+    """Then nothing is left over, and the mean of the posterior is the truth."""
+    network = random_network((4, 30), activation="identity", seed=2)
+    bank = Bank(network)
+    bank.linear = bank._linearised(bank.single)
+    z = np.random.default_rng(5).standard_normal((3, 4))
+    problem = Problem.build(network, network(z))
+    objective = SquaredError.of(problem, bank.single)
+    mean, covariance = bank.posterior(objective.operator, objective.y, 1e-6)
+    np.testing.assert_allclose(mean, z, atol=1e-3)
+    assert float(torch.linalg.eigvalsh(covariance[0]).max()) < 1e-3
+    assert bank.model[-1] < 1e-9
+
+
+def test_work_is_counted_by_layers_as_by_operations():
+    for network in (image_network(), random_network((4, 20, 50))):
+        assert network.work == Generator.work.func(network)
+
+
+def test_the_zoo_has_no_large_generator():
+    for name in unrelu.zoo.names():
+        network = unrelu.zoo.load(name)
+        assert not Bank.of(network).large
+        problem = Problem.build(network, np.zeros(network.output_shape))
+        if name == "mnist-dcgan":
+            assert type(Descents.of(problem, Bank.of(network), SquaredError.of(problem))) is BatchDescents
