@@ -117,7 +117,7 @@ class Generator(ABC):
         """Multiplications of one forward pass, in matrix products and convolutions: counted, not timed."""
         with torch.no_grad(), _Multiplications() as counted:
             self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
-        return counted.total
+        return int(counted.total)
 
     @property
     def typical_codes(self) -> Array:
@@ -151,11 +151,11 @@ class Generator(ABC):
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
 
 
-class _Multiplications(TorchDispatchMode):
+class _Multiplications(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts those of what PyTorch computes in this thread; its own counter hooks all modules of the process."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -186,7 +186,7 @@ class BatchDescents(Descents):
     """All codes at once, for generators of any kind on any device."""
 
     # One descent costs as much as all chains of a small network. Few agree on little: their confidence stays low.
-    rounds = ((1, 0), (2, 0), (3, 0))
+    rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0), (3, 0))
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective

@@ -24,7 +24,7 @@ BENCHMARKS = {
     "identifiability": "searches.told_identifiable",
     "baselines": "searches.baselines",
     "prior": "searches.prior",
-    "time_limit": "searches.time_limit",
+    "time_limit": "processes.time_limit",
     "datasets": "processes.datasets",
     "lp_forms": "layer_programs.lp_forms",
     "degenerate": "layer_programs.degenerate",

@@ -30,7 +30,7 @@ _LATENT, _BATCH, _BATCHES = 100, 64, 4
 
 
 @dataclass(frozen=True)
-class Instance:
+class LargeInstance:
     """A picture, and how to make its generator anew.
 
     Attributes:
@@ -79,13 +79,13 @@ def generator(weights: str, channels: int, seed: int) -> nn.Module:
     return module.eval()
 
 
-def _drawn(command: Command, weights: str, noise: float, index: int) -> Instance:
+def _drawn(command: Command, weights: str, noise: float, index: int) -> LargeInstance:
     channels = _QUICK_CHANNELS if command.quick else _CHANNELS
     module = generator(weights, channels, command.seed + index)
     key = (command.seed, index, weights)
     z = torch.tensor(stream("large, truth", *key).standard_normal((1, _LATENT, 1, 1)))
     x = module.double()(z)[0].numpy()
-    return Instance(module.float(), x + noise * stream("large, noise", *key).standard_normal(x.shape))
+    return LargeInstance(module.float(), x + noise * stream("large, noise", *key).standard_normal(x.shape))
 
 
 def adam(module: nn.Module, y: Array) -> Array:
@@ -96,12 +96,12 @@ def adam(module: nn.Module, y: Array) -> Array:
 
     def misfit() -> Tensor:
         steps.zero_grad()
-        f = (module(z)[0] - target).square().sum()
-        f.backward()
+        f: Tensor = (module(z)[0] - target).square().sum()
+        f.backward()  # type: ignore[no-untyped-call]
         return f
 
     for _ in range(STEPS):
-        steps.step(misfit)  # type: ignore[arg-type] # a closure that returns a tensor is what its documentation shows
+        steps.step(misfit)  # a closure that returns a tensor is what its documentation shows
     with torch.no_grad():
         return np.asarray(module(z)[0].double().numpy())
 
