@@ -88,7 +88,7 @@ def test_a_plateau_is_told(large):
 
 
 def test_the_linear_model_is_that_of_a_linear_generator():
-    """Then nothing is left over, and the mean of the posterior is the truth, as far as 64 samples tell the mean of x."""
+    """Nothing is left over, and the mean of the posterior is the truth, as far as 64 samples tell that of x."""
     network = random_network((4, 30), activation="identity", seed=2)
     bank = Bank(network)
     bank.linear = bank._linearised(bank.single)

@@ -40,11 +40,12 @@ class LInf:
     .. math:: \min_{h, \delta} \delta \quad x_j - \delta \le w_j h \le x_j + \delta \;(x_j > \varepsilon), \quad
         w_j h \le x_j + \delta \;(x_j \le \varepsilon), \quad \delta \le \varepsilon
 
-    and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps`` has
-    a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0 alpha^t is
-    found by bracketing, with a few linear programs in place of one for every t. Where the bracket begins does not
-    change what is found. With |e_j| <= A stated, eps_0 = A is feasible and its program the only one; where the noise is
-    not known, it begins at what the least-squares point of a :mod:`~unrelu.layerwise.threshold_scan` suggests.
+    and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps``
+    has a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0
+    alpha^t is found by bracketing, with a few linear programs in place of one for every t. Where the bracket begins
+    does not change what is found. With ``|e_j| <= A`` stated, eps_0 = A is feasible and its program the only one;
+    where the noise is not known, it begins at what the least-squares point of a
+    :mod:`~unrelu.layerwise.threshold_scan` suggests.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.

@@ -46,9 +46,9 @@ class _GrowingThreshold(ABC):
     feasible point moves on to the next threshold. Each program starts from the basis of the one before, and one with
     the same rows is the same and not solved again: its residual is no fall.
 
-    Where |e_j| <= A is stated and eps = A, nothing is left to be found out by growing: the first program is the only
-    one. The true input has residuals of at most A, so a residual above that of A in every entry refutes what is stated,
-    as it does, nearly, for what most errors are below; then the threshold is searched for from there upwards.
+    Where ``|e_j| <= A`` is stated and eps = A, nothing is left to be found out by growing: the first program is the
+    only one. The true input has residuals of at most A, so a residual above that of A in every entry refutes what is
+    stated, as it does, nearly, for what most errors are below; then the threshold is searched for from there upwards.
 
     Source: Algorithm 2 of the paper.
     """
@@ -136,9 +136,9 @@ class L1(_GrowingThreshold):
     .. math:: \min_{h, e \ge 0} \sum_j e_j \quad x_j - e_j \le w_j h \le x_j + e_j \;(x_j > \varepsilon), \quad
         w_j h \le x_j + e_j \;(x_j \le \varepsilon)
 
-    The first eps is A for stated noise |e_j| <= A, with one program; two standard deviations of Gaussian noise, as of
-    the neurons that are off 2% then seem on. Of a hidden layer, whose errors are known only roughly, and where no size
-    of errors is stated, it is what a :mod:`~unrelu.layerwise.threshold_scan` finds.
+    The first eps is A for stated noise ``|e_j| <= A``, with one program; two standard deviations of Gaussian noise,
+    as of the neurons that are off 2% then seem on. Of a hidden layer, whose errors are known only roughly, and where
+    no size of errors is stated, it is what a :mod:`~unrelu.layerwise.threshold_scan` finds.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.

@@ -79,9 +79,11 @@ class Descents(ABC):
     Attributes:
         rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
             hops each.
+        doubtful: a confidence below which an observation is given more rounds than are affordable.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
+    doubtful: ClassVar[float] = 0.0
 
     def effort(self, turn: int) -> tuple[int, int]:
         """Chains and hops after a round; after the last of :attr:`rounds`, each doubles the chains."""
@@ -187,6 +189,7 @@ class BatchDescents(Descents):
 
     # One descent costs as much as all chains of a small network. Few agree on little: their confidence stays low.
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0), (3, 0))
+    doubtful = 0.85
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective

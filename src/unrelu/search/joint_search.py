@@ -163,8 +163,7 @@ class JointSearch:
         """Round after round, until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
-        most = self.options.rounds or self.descents.affordable()
-        while not self.watch.reason and len(rows := self._next_rows(most)) and not self.watch():
+        while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
             turn = int(self.rounds[rows[0]])
             if turn == 0:
                 self._descend_from_codes(rows)
@@ -174,17 +173,23 @@ class JointSearch:
                 self._confirm_exact()
                 self._judge()
 
-    def _next_rows(self, most: int) -> Index:
-        """The observations of the next round, which all have been through equally many, below ``most``.
+    def _next_rows(self) -> Index:
+        """The observations of the next round, which all have been through equally many.
 
         They are those that are not finished; when all are, those whose residual is too large for the noise level that
         the batch tells.
         """
+        most = np.full(self.problem.size, self.options.rounds or self.descents.affordable())
+        if self.options.rounds is None:
+            # Without noise there is an exact fit, and most have found it by then; where the few chains of a large
+            # generator disagree, a few more tell which of them is right.
+            most[self.problem.looks_noiseless] += 2
+            most[self._confidence < self.descents.doubtful] += 1
         more = self.rounds < most
         wanted = more & ~self._finished
         if not wanted.any():
             wanted = more & self._outlying()
-        fewest = self.rounds[wanted].min(initial=most)
+        fewest = self.rounds[wanted].min(initial=most.max())
         return np.flatnonzero(wanted & (self.rounds == fewest))
 
     def _outlying(self) -> npt.NDArray[np.bool_]:
