@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.figure import Figure
 from scipy.optimize import least_squares
 
 from unrelu import invert
@@ -26,6 +27,7 @@ from unrelu.search.joint_search import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, rows_of
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, HardBatch, draw
 from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
+from unrelu_studies.kit.picture_style import PAGE, footer, panels, tidy
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -219,6 +221,27 @@ def _reliability(results: Results) -> str:
     )
 
 
+def draw_reliability(results: Results) -> Figure:
+    """The share of best codes against the confidence, with intervals of two standard errors; how many have each."""
+    confidence, best = _gathered([r for r in results["rows"] if r["noise"]])
+    figure, axes = panels(1, 2, width=PAGE, height=2.7)
+    edges = np.array((*BINS[:-1], 0.95, 0.98, SURE, 1.0 + 1e-9))
+    bins = np.digitize(confidence, edges) - 1
+    filled = [b for b in range(len(edges) - 1) if (bins == b).sum() >= FEW]
+    mean = np.array([confidence[bins == b].mean() for b in filled])
+    share = np.array([best[bins == b].mean() for b in filled])
+    error = 2 * np.sqrt(share * (1 - share) / [(bins == b).sum() for b in filled])
+    axes[0].plot([0, 1], [0, 1], "--", color="#7f7f7f", linewidth=1)
+    axes[0].errorbar(mean, share, yerr=error, fmt="o", color="#009e73", markersize=4, linewidth=1)
+    tidy(axes[0], "confidence", "share of best codes", "reliability")
+    axes[0].set_xlim(max(0.0, mean.min() - 0.05), 1.02)
+    axes[0].set_ylim(max(0.0, mean.min() - 0.05), 1.02)
+    axes[1].hist(confidence, bins=50, range=(0.0, 1.0), color="#009e73")
+    tidy(axes[1], "confidence", "observations", "how many")
+    footer(figure, f"{len(best)} observations with noise; bins of fewer than {FEW} are left out")
+    return figure
+
+
 def _aims(results: Results) -> str:
     rows = results["rows"]
     determined, ambiguous = _sizes(rows)
@@ -258,4 +281,5 @@ BENCHMARK = Benchmark(
     measure=_measure,
     blocks={"hard aims": _aims, "hard cells": _cells, "hard reliability": _reliability},
     collect=rows_of,
+    draw=draw_reliability,
 )
