@@ -78,7 +78,7 @@ def check_uniqueness(output):
     assert guessed > 0.1
     ((observed, others),) = numbers(r"changes the observed pixels by (\S+), the others by up to (\S+)", output)
     assert observed < 1e-12
-    assert others > 1e-6
+    assert others > 1e3 * observed
 
 
 def prove(output):

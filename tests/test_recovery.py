@@ -131,12 +131,12 @@ def test_exact_refuses_layers_too_large_for_it():
 
 
 def test_auto_does_not_call_a_dead_plateau_refound():
-    """All outputs are off around z0 = 0: every start there stays where it is, and agrees with itself."""
+    """All outputs are off around z0 = 0: what starts there stays where it is, and is no evidence of anything."""
     rng = np.random.default_rng(0)
     network = unrelu.from_arrays([rng.choice((-1.0, 1.0), size=(30, 3))], [-12 * np.ones(30)])
     y = network(9 * np.ones(3)) + 0.01
     result = unrelu.invert(network, y, z0=np.zeros(3))
-    assert result.status in (Status.FLAT, Status.CONVERGED)
+    assert result.status in (Status.FLAT, Status.CONVERGED, Status.NO_EXACT_FIT)
     assert not result.success
 
 

@@ -216,7 +216,7 @@ def test_inversions_draw_nothing_of_a_users(drawn):
     unrelu.invert(network, y, "auto", norm="l1", seed=1)
     unrelu.invert(network, y, "auto", norm="linf", seed=1)
     unrelu.invert(network, y, "adam", restarts=3, max_iterations=2)
-    assert {"starts", "search starts", "samples", "principal directions", "power iteration"} <= purposes(drawn)
+    assert {"starts", "search", "samples", "principal directions", "power iteration"} <= purposes(drawn)
     assert_no_users_draws(drawn)
 
 
@@ -326,7 +326,7 @@ TRUTHS = {
 def starts(monkeypatch):
     """The codes that methods start from, as they are asked for."""
     found: list[np.ndarray] = []
-    start, more, of_round = unrelu.Problem.start, adam._starts, SearchStarts.of_round
+    start, more, codes = unrelu.Problem.start, adam._starts, SearchStarts.codes
 
     def recorded(self):
         found.append(start(self))
@@ -337,19 +337,16 @@ def starts(monkeypatch):
         found.extend(codes.reshape(restarts, problem.size, -1))
         return codes
 
-    def round_recorded(self, turn):
-        def codes(rows, codes):
-            rows, z = codes(rows)
-            found.append(np.full((self.problem.size, z.shape[1]), np.inf))
-            found[-1][rows.numpy()] = z.double().numpy()  # of those at work
-            return rows, z
-
-        for item in of_round(self, turn):
-            yield item._replace(codes=lambda rows, item=item: codes(rows, item.codes))
+    def chains_recorded(self, rows, first, count):
+        z = codes(self, rows, first, count)
+        for chain in z.swapaxes(0, 1):
+            found.append(np.full((self.problem.size, z.shape[2]), np.inf))
+            found[-1][rows] = chain  # of those at work
+        return z
 
     monkeypatch.setattr(unrelu.Problem, "start", recorded)
     monkeypatch.setattr(adam, "_starts", more_recorded)
-    monkeypatch.setattr(SearchStarts, "of_round", round_recorded)
+    monkeypatch.setattr(SearchStarts, "codes", chains_recorded)
     return found
 
 
@@ -359,7 +356,7 @@ def test_no_search_starts_at_the_truth(method, kind, starts):
     """Every method but those layer by layer, which have no start."""
     # The last layer contracts, so that `auto` has no layer-wise start, which may well be the truth.
     network = random_network((K, 24, 12) if method == "auto" else (K, 24, 48))
-    wanted = 2 if method == "auto" else 1  # the linear estimate and the nearest sample
+    wanted = 2 if method == "auto" else 1  # the mean of the posterior and a draw
     for seed in range(51):
         truth = TRUTHS[kind](seed)
         starts.clear()
