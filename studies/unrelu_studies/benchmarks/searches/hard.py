@@ -38,6 +38,8 @@ BATCH = 50
 # A code is the best if its objective is within this share of the best known; below this share of |y|^2 it is an exact
 # fit.
 WITHIN, ZERO = 1e-2, 1e-9
+# Those of 20-60-784.
+DECODERS = ("plain-vae-1", "plain-vae-2", "mnist-relu")
 STARTS, DESCENTS = 10, 50
 SURE = 0.99
 HEAVY = Search(confidence=1.0)
@@ -251,6 +253,9 @@ def _aims(results: Results) -> str:
     slow = {
         "noiseless": max(r["milliseconds"]["auto"] for r in determined if not r["noise"]),
         "noisy": max(r["milliseconds"]["auto"] for r in determined if r["noise"]),
+        "decoders": max(
+            (r["milliseconds"]["auto"] for r in determined if r["noise"] and r["generator"] in DECODERS), default=0.0
+        ),
         "ambiguous": max(r["milliseconds"]["auto"] for r in ambiguous),
     }
     confidence, best = _gathered([r for r in rows if r["noise"]])
@@ -265,7 +270,8 @@ def _aims(results: Results) -> str:
             ("determined cells: 99% within 1% of the best known", per_cent(mean), mean >= 0.99),
             ("97% in each of them", per_cent(lowest), lowest >= 0.97),
             ("at most 25 ms without noise", short(slow["noiseless"]), slow["noiseless"] <= 25),
-            ("at most 30 ms with noise", short(slow["noisy"]), slow["noisy"] <= 30),
+            ("at most 30 ms with noise, decoders 20-60-784", short(slow["decoders"]), slow["decoders"] <= 30),
+            ("the same, all generators", short(slow["noisy"]), slow["noisy"] <= 30),
             ("ambiguous cells: 95%", per_cent(unsure), unsure >= 0.95),
             ("at most 100 ms", short(slow["ambiguous"]), slow["ambiguous"] <= 100),
             ("of answers with confidence 0.99 at most 1% wrong", per_cent(wrong), wrong <= 0.01),
