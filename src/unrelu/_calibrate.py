@@ -33,7 +33,7 @@ class Calibration:
 
     Attributes:
         observations: that were simulated.
-        reached: the share of them whose confidence reached 0.99 after the chains of the first, and of all levels.
+        reached: the share of them whose confidence reached 0.99.
         wrong: the share of those whose best code was not the best known, to 1%.
     """
 

@@ -203,18 +203,18 @@ def test_a_bank_is_built_once_for_a_network():
 def test_a_bank_goes_with_its_network():
     network = random_network((3, 8, 12), seed=6)
     bank = Bank.of(network)
-    bank.rounded(0.1, network)
+    bank.smoothed(0.1, network)
     gone = weakref.ref(bank)
     del network, bank
     gc.collect()
     assert gone() is None
 
 
-def test_generators_with_rounded_kinks_are_kept_by_width_and_precision():
+def test_smoothed_generators_are_kept_by_width_and_precision():
     bank = Bank.of(NETWORK)
-    rounded = bank.rounded(0.1, bank.single)
-    assert bank.rounded(0.1, bank.single) is rounded
-    wide, double = bank.rounded(0.5, bank.single), bank.rounded(0.1, NETWORK)
+    rounded = bank.smoothed(0.1, bank.single)
+    assert bank.smoothed(0.1, bank.single) is rounded
+    wide, double = bank.smoothed(0.5, bank.single), bank.smoothed(0.1, NETWORK)
     assert (wide.dtype, double.dtype) == (torch.float32, torch.float64)
     z = bank.z[:50]
     x = bank.single.forward(z)

@@ -32,7 +32,7 @@ from unrelu.search.sample_bank import Bank
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# Smoothing schedule: widths of the rounded kinks, as fractions of what their layer puts out; one step with each.
+# Smoothing schedule: widths, as fractions of what a layer puts out; one step with each.
 _WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
@@ -193,7 +193,7 @@ class BatchDescents(Descents):
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective
-        self._smoothed = [objective.with_network(bank.rounded(float(width), objective.network)) for width in _WIDTHS]
+        self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in _WIDTHS]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
@@ -248,7 +248,7 @@ class GradientDescents(BatchDescents):
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective
-        smoothed = (bank.rounded(width, objective.network) for width in _WIDTHS_LARGE)
+        smoothed = (bank.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
         variance = objective.prior + _LEAST_VARIANCE * bank.spread
         inverse = bank.posterior(objective.operator, objective.y, variance)[1]

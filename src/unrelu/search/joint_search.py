@@ -57,7 +57,7 @@ class Search:
     r"""Independent chains of descents and hops, until it is sure enough that the best of them is the best of all.
 
     One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
-    one step each on generators whose kinks are rounded off, less and less, then steps on the exact one. Chains start
+    one step each on smoothed generators, less and less smooth, then steps on the exact one. Chains start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
     (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
     perturbs its code, descends again, and keeps what is lower. The codes ``z0`` of the user and, for observations

@@ -64,7 +64,7 @@ class Bank:
         self.large = network.latent_dim * network.work >= _LARGE
         count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
         codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
-        self._rounded: dict[tuple[float, torch.dtype], Generator] = {}
+        self._smoothed: dict[tuple[float, torch.dtype], Generator] = {}
         self.single = network.to(torch.float32)
         try:
             self.z, x = _outputs(self.single, codes)
@@ -90,19 +90,19 @@ class Bank:
         """The mean variance of an entry of the output."""
         return float(self.x.var(dim=0).mean())
 
-    def rounded(self, width: float, network: Generator) -> Generator:
-        """``network``, the generator in some precision, with its kinks rounded off; kept for the next call."""
+    def smoothed(self, width: float, network: Generator) -> Generator:
+        """``network``, the generator in some precision, smoothed with this width; kept for the next call."""
         key = (width, network.dtype)
-        if key not in self._rounded:
-            rounded = network.smoothed(width)
-            if rounded is network:  # not kept: the bank would keep its generator alive, and the generator the bank
-                return rounded
-            self._rounded[key] = rounded
-        return self._rounded[key]
+        if key not in self._smoothed:
+            smoothed = network.smoothed(width)
+            if smoothed is network:  # not kept: the bank would keep its generator alive, and the generator the bank
+                return smoothed
+            self._smoothed[key] = smoothed
+        return self._smoothed[key]
 
     def _linearised(self, network: Generator) -> Tensor:
         """The transposed Jacobian, (k, n), of the smoothed generator at z = 0; of one without layers, at a sample."""
-        smoothed = self.rounded(1.0, network)
+        smoothed = self.smoothed(1.0, network)
         at = self.z[:1] if smoothed is network else torch.zeros_like(self.z[:1])
         return smoothed.linearize(at)[1][0].detach()
 
