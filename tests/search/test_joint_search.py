@@ -20,7 +20,7 @@ from unrelu.runtime.streams import stream
 from unrelu.search import descents, joint_search
 from unrelu.search.basin_prior import LEVELS, BasinPrior
 from unrelu.search.confidence import ALPHA
-from unrelu.search.descents import BatchDescents, CompiledDescents
+from unrelu.search.descents import BatchDescents, CompiledDescents, Spent
 from unrelu.search.joint_search import JointSearch, Search
 
 SIZES = (5, 30, 120)
@@ -43,7 +43,8 @@ def rounds_of(monkeypatch):
     def set_rounds(*rounds):
         for kind in (CompiledDescents, BatchDescents):
             monkeypatch.setattr(kind, "rounds", rounds)
-            monkeypatch.setattr(kind, "affordable", lambda self: len(rounds))
+            monkeypatch.setattr(kind, "affordable", lambda self, spent: spent.rounds < len(rounds))
+            monkeypatch.setattr(kind, "thorough", descents.Descents.thorough)
         monkeypatch.setattr(joint_search, "prior_for", lambda problem: UNIFORM)
         return len(rounds)
 
@@ -258,6 +259,39 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     assert (search.hits().best >= 3).all()
 
 
+def spent(chains, hops, missed, steps, rounds=4):
+    counts = (np.array([n]) for n in (rounds, chains, hops, missed, steps))
+    return Spent(*counts, confidence=np.array([0.9]), noiseless=np.array([False]))
+
+
+def test_where_all_chains_but_one_agree_more_chains_come_before_further_hops():
+    network, _, y = noisy(SIZES, 4, 0.05)
+    search = JointSearch(Problem.build(network, y), Search()).descents
+    assert np.ravel(search.effort(spent(12, 8, 1, 100))).tolist() == [18, 8]
+    assert np.ravel(search.effort(spent(12, 8, 2, 100))).tolist() == [12, 24]
+    assert np.ravel(search.effort(spent(12, 24, 2, 100, rounds=5))).tolist() == [18, 24]
+    assert np.ravel(search.effort(spent(18, 24, 2, 100, rounds=6))).tolist() == [27, 24]
+
+
+def test_a_search_ends_after_a_tenth_of_a_second_and_not_before_some_milliseconds():
+    network, _, y = noisy(SIZES, 4, 0.05)
+    search = JointSearch(Problem.build(network, y), Search()).descents
+    assert not search.thorough(spent(4, 8, 0, 100))
+    assert search.thorough(spent(12, 24, 0, 10_000))
+    assert search.affordable(spent(12, 24, 4, 2_000))
+    assert not search.affordable(spent(91, 24, 40, 60_000, rounds=10))
+
+
+def test_a_tiny_generator_is_searched_by_more_chains_than_one_whose_chains_cost_more():
+    chains = []
+    for sizes in ((3, 8, 10), (20, 60, 784)):
+        network, _, y = noisy(sizes, 4, 0.05)
+        search = JointSearch(Problem.build(network, y), Search())
+        search.search()
+        chains.append(np.median(search.made))
+    assert chains[0] > 12 > chains[1]
+
+
 # --- a batch knows its noise ------------------------------------------------------------------------------------------
 
 
@@ -283,6 +317,7 @@ def four_agree(monkeypatch):
     """A prior on which a search ends after four chains that agree, where the confidence asked for is 0.6."""
     monkeypatch.setattr(joint_search, "prior_for", lambda problem: UNIFORM)
     monkeypatch.setattr("unrelu.result._CONFIDENT", 0.6)
+    monkeypatch.setattr(CompiledDescents, "thorough", descents.Descents.thorough)
 
 
 def blurred(count=60):

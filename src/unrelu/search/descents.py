@@ -37,10 +37,18 @@ _WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
-# Multiplications that a search may spend on an observation if its rounds are not stated, about a tenth of a second;
-# those that one step takes beside its matrices; the steps of a hop.
-_WORK = 1.2e9
-_STEP_WORK, _HOP_STEPS = 2e4, 5
+# Microseconds that a compiled search may spend on an observation if its rounds are not stated, and how many times as
+# much where there is an exact fit to be found.
+_MICROSECONDS, _NOISELESS = 1.4e5, 3
+# Those that it spends at least where there is noise: on a tiny generator, so many chains that few optima are missed cost
+# hardly more than the call.
+_LEAST_MICROSECONDS = 4e3
+# Those that a step takes, that each layer adds to it, each weight, each number of outputs times latent coordinates
+# squared (normal equations), and each of latent coordinates cubed (their solution): a least-squares fit to the times of
+# `unrelu benchmark hard`'s generators to tune on.
+_STEP, _LAYER, _WEIGHT, _PRODUCT, _SOLUTION = 0.5, 0.9, 1.3e-4, 1e-5, 1e-3
+# The rounds that each observation is given.
+_LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE = (1.0, 0.3, 0.1), 4, 60
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
@@ -69,6 +77,27 @@ class Start(NamedTuple):
     smoothed: bool = True
 
 
+class Spent(NamedTuple):
+    """What a search has spent on observations.
+
+    Attributes:
+        rounds: that they have been through, (b,).
+        chains, hops: how many chains they have, and hops of each, (b,).
+        missed: how many of the chains did not end at the best objective, (b,).
+        steps: of all descents, (b,).
+        confidence: (b,).
+        noiseless: whether there is an exact fit to be found, (b,).
+    """
+
+    rounds: npt.NDArray[np.int64]
+    chains: npt.NDArray[np.int64]
+    hops: npt.NDArray[np.int64]
+    missed: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    confidence: Array
+    noiseless: npt.NDArray[np.bool_]
+
+
 class Descents(ABC):
     """Levenberg-Marquardt descents with a smoothing homotopy, each followed by hops to other optima.
 
@@ -78,22 +107,32 @@ class Descents(ABC):
 
     Attributes:
         rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
-            hops each.
-        doubtful: a confidence below which an observation is given more rounds than are affordable.
+            hops each. After the last, each brings half as many chains more.
+        doubtful: a confidence below which an observation is given one more round than :attr:`rounds` has.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
     doubtful: ClassVar[float] = 0.0
 
-    def effort(self, turn: int) -> tuple[int, int]:
-        """Chains and hops after a round; after the last of :attr:`rounds`, each doubles the chains."""
+    def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """To how many chains, of how many hops, the next round brings observations, (b,) each."""
         last = len(self.rounds) - 1
-        chains, hops = self.rounds[min(turn, last)]
-        return chains << max(0, turn - last), hops
+        chains, hops = np.array(self.rounds)[np.minimum(spent.rounds, last)].T
+        more = np.maximum(0, spent.rounds - last)
+        return (chains * 1.5**more).astype(np.int64), hops
 
-    def affordable(self) -> int:
-        """How many rounds a search makes if it is not told."""
-        return len(self.rounds)
+    def affordable(self, spent: Spent) -> npt.NDArray[np.bool_]:
+        """Whether the next round is made if the number of rounds is not stated, (b,).
+
+        Without noise there is an exact fit, and most have found it by then; where few chains disagree, a few more tell
+        which of them is right.
+        """
+        most = len(self.rounds) + 2 * spent.noiseless + (spent.confidence < self.doubtful)
+        return np.asarray(spent.rounds < most)
+
+    def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
+        """Whether enough was spent for a search to end if the number of rounds is not stated, (b,)."""
+        return np.ones(len(spent.rounds), dtype=bool)
 
     @abstractmethod
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
@@ -125,7 +164,7 @@ class Descents(ABC):
 class CompiledDescents(Descents):
     """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
 
-    rounds = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (24, 24))
+    rounds = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (18, 24))
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -148,16 +187,29 @@ class CompiledDescents(Descents):
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
 
-    def affordable(self) -> int:
-        """As many rounds as cost at most a tenth of a second by the number of multiplications, but at least two."""
+    def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """See :meth:`Descents.effort`; where all chains but one agree, more chains say more than further hops."""
+        chains, hops = super().effort(spent)
+        agree = (hops > spent.hops) & (chains == spent.chains) & (spent.missed <= 1)
+        return np.where(agree, chains * 3 // 2, chains), np.where(agree, spent.hops, hops)
+
+    def affordable(self, spent: Spent) -> npt.NDArray[np.bool_]:
+        """Whether it costs at most a tenth of a second, with the descents before it, if descents stay as long."""
+        chains, hops = self.effort(spent)
+        longer = chains * (1 + hops) / np.maximum(1, spent.chains * (1 + spent.hops))
+        budget = _MICROSECONDS * np.where(spent.noiseless, _NOISELESS, 1)
+        return np.asarray((spent.rounds < _LEAST_ROUNDS) | (self._microseconds(spent) * longer <= budget))
+
+    def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
+        """See :meth:`Descents.thorough`."""
+        return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS)
+
+    def _microseconds(self, spent: Spent) -> Array:
+        """What the steps so far have taken, (b,)."""
         layout, k = self._packed[1].layout, self.problem.network.latent_dim
-        weights = int((layout[:, INPUTS] * layout[:, OUTPUTS]).sum())
-        # A forward pass, a Jacobian of which a quarter is not zero, its normal equations, and what every step costs.
-        step = weights * (1 + k / 4) + layout[-1, OUTPUTS] * k * k / 3 + _STEP_WORK
-        turns = 2
-        while (work := self.effort(turns))[0] * (1 + work[1]) * _HOP_STEPS * step <= _WORK:
-            turns += 1
-        return turns
+        weights, outputs = int((layout[:, INPUTS] * layout[:, OUTPUTS]).sum()), int(layout[-1, OUTPUTS])
+        step = _STEP + _LAYER * len(layout) + _WEIGHT * weights + _PRODUCT * outputs * k**2 + _SOLUTION * k**3
+        return np.asarray(step * spent.steps)
 
     def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
         """The network whose whole output is observation ``row``, and the observation."""

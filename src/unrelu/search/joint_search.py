@@ -22,7 +22,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
 from unrelu.search.confidence import SAME, Hits
-from unrelu.search.descents import Descents, Start
+from unrelu.search.descents import Descents, Spent, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
@@ -74,10 +74,10 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 and 24
-            of 24 hops, and then to twice as many in each; None: as many as cost about a tenth of a second. Of
-            generators that are not compiled, as they are large, to 1, 2 and 3 chains without hops, and then to twice
-            as many; None: three.
+        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 of
+            24 hops (18 of 8 hops where all chains but one agree), to 18 of 24 hops, and then to half as many more in
+            each; None: as many as cost about a tenth of a second. Of generators that are not compiled, as they are
+            large, to 1, 2 and 3 chains without hops, and then to half as many more; None: three.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
@@ -167,7 +167,7 @@ class JointSearch:
             turn = int(self.rounds[rows[0]])
             if turn == 0:
                 self._descend_from_codes(rows)
-            self.advance(rows, *self.descents.effort(turn))
+            self._make_round(rows)
             if not self.watch.reason:
                 self.rounds[rows] += 1
                 self._confirm_exact()
@@ -179,18 +179,26 @@ class JointSearch:
         They are those that are not finished; when all are, those whose residual is too large for the noise level that
         the batch tells.
         """
-        most = np.full(self.problem.size, self.options.rounds or self.descents.affordable())
-        if self.options.rounds is None:
-            # Without noise there is an exact fit, and most have found it by then; where the few chains of a large
-            # generator disagree, a few more tell which of them is right.
-            most[self.problem.looks_noiseless] += 2
-            most[self._confidence < self.descents.doubtful] += 1
-        more = self.rounds < most
+        stated = self.options.rounds
+        more = self.descents.affordable(self._spent()) if stated is None else self.rounds < stated
         wanted = more & ~self._finished
         if not wanted.any():
             wanted = more & self._outlying()
-        fewest = self.rounds[wanted].min(initial=most.max())
+        fewest = self.rounds[wanted].min(initial=self.rounds.max())
         return np.flatnonzero(wanted & (self.rounds == fewest))
+
+    def _spent(self) -> Spent:
+        missed = self.made - self.hits().best
+        return Spent(
+            self.rounds, self.made, self.hops, missed, self.steps, self._confidence, self.problem.looks_noiseless
+        )
+
+    def _make_round(self, rows: Index) -> None:
+        """The next round of some observations; those that have and need equally many chains and hops go together."""
+        chains, hops = (effort[rows] for effort in self.descents.effort(self._spent()))
+        groups, of = np.unique(np.stack([self.made[rows], self.hops[rows], chains, hops]), axis=1, return_inverse=True)
+        for g, (*_, to_chains, to_hops) in enumerate(groups.T):
+            self.advance(rows[of.ravel() == g], int(to_chains), int(to_hops))
 
     def _outlying(self) -> npt.NDArray[np.bool_]:
         """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""
@@ -271,10 +279,17 @@ class JointSearch:
         self.starts.learn(self.f)
 
     @property
-    def _finished(self) -> npt.NDArray[np.bool_]:
+    def _sure(self) -> npt.NDArray[np.bool_]:
         """Observations with an exact fit, or with enough confidence; in another norm, whose best was found twice."""
         enough = self._confidence >= self.options.confidence
         return self.exact | (enough if self.problem.norm == "l2" else self.hits().best >= _AGREE)
+
+    @property
+    def _finished(self) -> npt.NDArray[np.bool_]:
+        """Observations that no further round is made for."""
+        if self.options.rounds is not None or self.problem.norm != "l2":
+            return self._sure
+        return self._sure & (self.exact | self.descents.thorough(self._spent()))
 
     def confidence(self) -> Array:
         """The probability that no objective is more than 1% lower, (B,); 0 in l1 and linf, as the chains are of l2."""
@@ -352,7 +367,7 @@ class JointSearch:
         status[flat], self._confidence[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
-            status[~self._finished | (self.problem.norm != "l2")] = self.watch.reason
+            status[~self._sure | (self.problem.norm != "l2")] = self.watch.reason
         elif self.problem.norm != "l2":
             return self._in_norm(status)
         return self.z, status

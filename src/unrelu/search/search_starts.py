@@ -26,7 +26,7 @@ _VARIANCE_STEP = 4.0
 # best code of few noisy outputs may be far from all that the generator was trained for.
 _RANDOM, _FURTHEST = 4, 3.0
 # The shortest and the longest hop, in standard deviations of the codes that the Gaussian model gives.
-_HOPS = (0.4, 1.2)
+_HOPS = (0.5, 4.0)
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
 _LAYER_WORK = 5e7
 
@@ -47,7 +47,7 @@ class SearchStarts:
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
     (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from 1 to
     3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A hop is :math:`h \, \Sigma^{1/2}
-    \xi`, with :math:`\xi \sim N(0, I)` and h from 0.4 to 1.2, log-uniform. Each observation has a random stream of
+    \xi`, with :math:`\xi \sim N(0, I)` and h from 0.5 to 4, log-uniform. Each observation has a random stream of
     its own, so what is tried on it does not depend on the others.
     """
 
