@@ -40,8 +40,8 @@ _ENOUGH_DECREASE = 1e-2
 # Microseconds that a compiled search may spend on an observation if its rounds are not stated, and how many times as
 # much where there is an exact fit to be found.
 _MICROSECONDS, _NOISELESS = 1.4e5, 3
-# Those that it spends at least where there is noise: on a tiny generator, so many chains that few optima are missed cost
-# hardly more than the call.
+# Those that it spends at least where there is noise: on a tiny generator, chains enough to miss few optima cost hardly
+# more than the call.
 _LEAST_MICROSECONDS = 4e3
 # Those that a step takes, that each layer adds to it, each weight, each number of outputs times latent coordinates
 # squared (normal equations), and each of latent coordinates cubed (their solution): a least-squares fit to the times of
