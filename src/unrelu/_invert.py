@@ -33,6 +33,7 @@ def invert(
     *,
     operator: Any = None,
     noise: Noise | str | None = None,
+    bounds: Any = None,
     norm: str | None = None,
     prior: float = 0.0,
     z0: npt.ArrayLike | None = None,
@@ -61,6 +62,9 @@ def invert(
             "outliers:P" (a share P of arbitrary errors), or an :class:`unrelu.Uniform`, :class:`unrelu.Gaussian` or
             :class:`unrelu.Outliers`; in units of y, after ``scale``. It decides what a success is: with it, a p-value
             of at least 0.01; without, an exact fit or a confidence of at least 0.99.
+        bounds: (lower, upper), numbers or arrays of a code's shape, as in scipy.optimize; infinite where there is none.
+            Codes never leave them, and random starts are uniform between two that are finite. Those that a code is at
+            are in ``active_bounds``.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
             (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
             outliers, l2 otherwise), the others report what they minimise.
@@ -88,8 +92,8 @@ def invert(
         ``pool=False`` judges each alone.
 
     Raises:
-        InputError: y, operator, z0, noise, norm, prior or scale cannot be used, or y is on another scale than the
-            generator.
+        InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale than
+            the generator.
         OptionError: an unknown method or option, or one of the wrong type.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
         HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there.
@@ -106,8 +110,8 @@ def invert(
     run = make(method, options)
     with computing(one_thread=small(network)):
         problem = Problem.build(
-            network, y, operator=operator, noise=noise, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit,
-            callback=callback, scale=scale,
+            network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
+            time_limit=time_limit, callback=callback, scale=scale,
         )  # fmt: skip
         result = _solved(run, problem.equilibrated(), norm, registered_name(method))
         return result.in_units_of(problem).shaped()
@@ -149,12 +153,13 @@ def _diagnosed(result: Inversion) -> Inversion:
     problem = result.problem
     k = problem.network.latent_dim
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
-    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, wanted=fits)
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, fits, problem.bounds)
     identifiable = identifiable_from(rank, free, k)
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
-    used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank)
+    active = np.abs(problem.bounds.active(result.z)).sum(axis=1)
+    used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank, active)
     return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used)
 
 

@@ -16,6 +16,7 @@ import torch
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
+from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
@@ -132,8 +133,9 @@ class Problem:
         single: whether one observation was given without a batch axis.
         z0: starting codes (B, k), or None.
         seed: seed of every random choice.
+        bounds: of the codes.
         control: time limit and callback.
-        units: in which y, the outputs and the noise are given, where they are not those of the user.
+        units: in which y, the outputs, the noise and the codes are given, where they are not those of the user.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -151,6 +153,7 @@ class Problem:
     single: bool = False
     z0: Array | None = None
     seed: int = 0
+    bounds: Bounds = field(kw_only=True)
     control: Control = field(default_factory=Control)
     units: Units = field(default_factory=Units)
 
@@ -164,6 +167,7 @@ class Problem:
         noise: Noise | str | None = None,
         norm: str | None = None,
         operator: Any = None,
+        bounds: Any = None,
         prior: float = 0.0,
         z0: npt.ArrayLike | None = None,
         seed: int = 0,
@@ -174,7 +178,7 @@ class Problem:
         """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
 
         Raises:
-            InputError: a shape, value, operator, noise level, norm or prior that cannot be used.
+            InputError: a shape, value, operator, noise level, norm, prior or bound that cannot be used.
             OptionError: a seed, prior, time limit or callback of the wrong type.
         """
         as_generator(network)
@@ -199,6 +203,10 @@ class Problem:
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         if callback is not None and not callable(callback):
             raise OptionError(f"callback={callback!r} is not callable")
+        box = Bounds.parse(bounds, network.latent_shape)
+        starts = _starts(network, z0, len(values))
+        if starts is not None:
+            box.check(starts)
         return cls(
             network,
             values,
@@ -207,9 +215,10 @@ class Problem:
             measurement,
             weight,
             single,
-            _starts(network, z0, len(values)),
+            starts,
             int(seed),
             Control(_seconds(time_limit), callback),
+            bounds=box,
         )
 
     @property
@@ -222,11 +231,16 @@ class Problem:
         with np.errstate(over="ignore", under="ignore"):
             return float(np.ldexp(value, power * self.units.data))
 
-    def start(self) -> Array:
-        """The starting codes: z0, or one draw from N(0, I) an observation from the seed. (B, k), a fresh copy."""
-        if self.z0 is not None:
+    def start(self, number: int = 0) -> Array:
+        """The starting codes (B, k), a fresh copy: z0, or a draw for each observation from the seed.
+
+        Coordinates with two finite bounds are uniform between them, the others from N(0, 1). Of further starts, with
+        another ``number``, none is z0.
+        """
+        if self.z0 is not None and not number:
             return self.z0.copy()
-        return stream("starts", self.seed).standard_normal((self.size, self.network.latent_dim))
+        key = ("starts", self.seed, number) if number else ("starts", self.seed)
+        return self.bounds.draw(stream(*key), (self.size,))
 
     def equilibrated(self) -> Problem:
         """The same problem in ordinary units, see :mod:`unrelu.measurements.equilibration`; itself where its units are.
@@ -237,6 +251,8 @@ class Problem:
             InputError: y or the noise is 1e100 times larger than what the generator puts out, or this is so small that
                 numbers of the user's units have fewer digits there, or too large for them.
         """
+        if not self.bounds.none:
+            return self._on_coordinates()
         found = equilibrate(self.network, self.operator)
         data = found.units.data
         if abs(data) > _REPRESENTED:
@@ -268,6 +284,21 @@ class Problem:
         return replace(
             self, network=found.network, operator=found.operator, y=y, noise=noise,
             prior=prior, units=found.units,
+        )  # fmt: skip
+
+    def _on_coordinates(self) -> Problem:
+        """The equilibrated problem on the standard coordinates of bounded codes, see :class:`Coordinates`.
+
+        With a prior they are the codes themselves, as |z|^2 has a meaning there only.
+        """
+        latent = Coordinates.of(self.bounds, scaled=not self.prior)
+        unbounded = replace(
+            self, network=on_coordinates(self.network, latent), bounds=Bounds.parse(None, self.network.latent_shape)
+        ).equilibrated()
+        control = self.control.part(lambda progress: replace(progress, z=latent.codes(progress.z)))
+        return replace(
+            unbounded, bounds=latent.standard, control=control, units=replace(unbounded.units, latent=latent),
+            z0=None if self.z0 is None else latent.coordinates(self.z0),
         )  # fmt: skip
 
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:

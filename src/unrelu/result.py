@@ -301,10 +301,11 @@ class Inversion:
         units = self.problem.units
         if self.problem is problem:
             return self
+        z = units.codes(self.z)
         with np.errstate(over="ignore", under="ignore"):
             reconstruction = np.ldexp(self.reconstruction, -units.output)
             fun = np.ldexp(self.fun, -units.data * (2 if self._norm == "l2" else 1))
-        return replace(self, reconstruction=reconstruction, fun=fun, problem=problem)
+        return replace(self, z=z, reconstruction=reconstruction, fun=fun, problem=problem)
 
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
@@ -333,6 +334,11 @@ class Inversion:
             "freedom": int(self.freedom[0]), "rank": int(self.rank[0]), "identifiable": bool(self.identifiable[0]),
         }  # fmt: skip
         return replace(self, **first)
+
+    @property
+    def active_bounds(self) -> npt.NDArray[np.int8]:
+        """Which bounds z is at, shaped like it: -1 the lower, 1 the upper, 0 neither, as in scipy.optimize."""
+        return self.problem.bounds.active(self.z)
 
     def residual(self, norm: str = "l2") -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", recomputed from z: a float, or (B,).

@@ -39,7 +39,7 @@ def noisy(activation="relu", kind="whole", noise=0.1, sizes=(K, 20, N), **option
 def made(way, problem):
     bank = Bank.of(problem.network)
     objective = SquaredError.of(problem, bank.single)
-    return way(problem) if way is CompiledDescents else way(bank, objective)
+    return way(problem) if way is CompiledDescents else way(problem, bank, objective)
 
 
 def start_from(problem, hops=0, seed=2, rows=None, **options):

@@ -16,7 +16,6 @@ from unrelu.errors import OptionError
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.runtime.streams import stream
 
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}
@@ -100,7 +99,7 @@ class Adam:
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
         epsilon = _EPSILON if self.epsilon is None else problem.ordinary(self.epsilon, 2)
         steps = AdamSteps(gradient, starts.shape, lambda t: rate, tolerance, epsilon)
-        run = descend(objective.tensor(starts), steps, iterations, problem.control, report)
+        run = descend(objective.tensor(starts), steps, iterations, problem.control, report, objective.clip)
         best = _best(objective.measure(run.z, owner), batch).cpu().numpy()
         status = run.status[best]
         for halt in (Status.TIME_LIMIT, Status.STOPPED):
@@ -150,11 +149,7 @@ class AdamSteps:
 
 def _starts(problem: Problem, restarts: int) -> npt.NDArray[np.float64]:
     """Start r of observation i in row r B + i; the first starts are those of every method that has one."""
-    more = [
-        stream("starts", problem.seed, r).standard_normal((problem.size, problem.network.latent_dim))
-        for r in range(1, restarts)
-    ]
-    return np.concatenate([problem.start(), *more])
+    return np.concatenate([problem.start(r) for r in range(restarts)])
 
 
 def _best(errors: Tensor, batch: int) -> Tensor:

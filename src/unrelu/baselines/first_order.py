@@ -42,8 +42,13 @@ class Descent(NamedTuple):
         return Status.TIME_LIMIT in self.status or Status.STOPPED in self.status
 
 
-def descend(z: Tensor, move: Move, iterations: int, control: Control, report: Report) -> Descent:
-    """Move codes z (b, k), which are changed in place, until each has arrived or a limit is met."""
+def descend(
+    z: Tensor, move: Move, iterations: int, control: Control, report: Report, inside: Callable[[Tensor], Tensor]
+) -> Descent:
+    """Move codes z (b, k), which are changed in place, until each has arrived or a limit is met.
+
+    ``inside`` projects codes onto their bounds, after every step.
+    """
     active = torch.arange(len(z), device=z.device)
     status = np.full(len(z), Status.ITERATION_LIMIT, dtype=object)
     nit = np.full(len(z), iterations)
@@ -56,6 +61,7 @@ def descend(z: Tensor, move: Move, iterations: int, control: Control, report: Re
             nit[rows] = t
             break
         moved, arrived = move(z[active], active)
+        moved = inside(moved)
         lost = ~arrived & ~(moved.norm(dim=1) < ASTRONOMICAL)
         going = ~arrived & ~lost
         z[active[going]] = moved[going]

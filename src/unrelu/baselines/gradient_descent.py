@@ -29,7 +29,7 @@ class GradientDescent:
         learning_rate: the step, if not the setting's; in units of 1/y^2.
         max_iterations: iterations at most, if not the setting's.
         gradient_tolerance: an observation stops when its gradient norm is no more than this, in units of y^2; by
-            default the paper's 1e-9 for outputs of an ordinary size.
+            default the paper's 1e-9 for outputs of an ordinary size. Of a coordinate held at a bound it is 0.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -63,6 +63,7 @@ class GradientDescent:
 
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             gradient = 0.5 * objective.gradient(z, rows)[1]
+            gradient = gradient * ~objective.held(z, gradient)
             return z - rate * gradient, gradient.norm(dim=1) <= tolerance
 
         run = descend(
@@ -71,6 +72,7 @@ class GradientDescent:
             iterations,
             problem.control,
             partial(progress_of, "gradient_descent"),
+            objective.clip,
         )
         codes = run.z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="gradient_descent", status=run.status, nit=run.nit, norm="l2")

@@ -124,7 +124,7 @@ class Ilo:
                 return z, run, nit
         lower = _part(network, layers[:depth])
         code = z.clone()
-        target = SquaredError(lower, Identity(lower.output_shape, lower.output_dim), h)
+        target = SquaredError(lower, Identity(lower.output_shape, lower.output_dim), h, box=objective.box)
         run = self._descend(problem, target, code, self.back_steps, _reporter(z, before, done=True))
         return code, run, nit + run.nit
 
@@ -135,14 +135,14 @@ class Ilo:
         """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
         move = AdamSteps(lambda at, rows: objective.gradient(at, rows)[1], h.shape, self._rate(steps))
         if radius is None:
-            return descend(h, move, steps, problem.control, report)
+            return descend(h, move, steps, problem.control, report, objective.clip)
         centre = h.clone()
 
         def within(at: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             moved, arrived = move(at, rows)
             return centre[rows] + onto_l1_ball(moved - centre[rows], radius), arrived
 
-        return descend(h, within, steps, problem.control, report)
+        return descend(h, within, steps, problem.control, report, objective.clip)
 
     def _rate(self, steps: int) -> Callable[[int], float]:
         """The learning rate of step t of a round."""

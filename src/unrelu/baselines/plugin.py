@@ -87,7 +87,7 @@ class Plugin:
         @torch.no_grad()
         def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             back = objective.backprojection(z, rows) @ forth.T
-            moved = z + eta * (back - objective.prior * z)
+            moved = objective.clip(z + eta * (back - objective.prior * z))
             return moved, (moved - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
 
         run = descend(
@@ -96,6 +96,7 @@ class Plugin:
             self.max_iterations,
             problem.control,
             partial(progress_of, "plugin"),
+            objective.clip,
         )
         codes = run.z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="plugin", status=run.status, nit=run.nit, norm="l2")

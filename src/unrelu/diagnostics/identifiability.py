@@ -15,6 +15,7 @@ from unrelu.diagnostics.linear_region import LinearRegions, affine, certain, fre
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import equilibrate
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
@@ -179,7 +180,11 @@ def identifiable_from(rank: Counts, dimension: Counts, k: int) -> Flags:
 
 
 def local_rank(
-    network: Generator, z: Array, operator: Operator | None = None, wanted: Flags | None = None
+    network: Generator,
+    z: Array,
+    operator: Operator | None = None,
+    wanted: Flags | None = None,
+    bounds: Bounds | None = None,
 ) -> tuple[Counts, Counts, Array]:
     r"""Rank of A J, freedom and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
 
@@ -194,13 +199,15 @@ def local_rank(
 
     and the freedom is the larger dimension of these cones. There it is a lower bound, as a mixed region may leave more;
     where it is 0 because of neurons with layers behind them, it is -1 (unknown). Of a generator without known layers
-    the kinks are not known either, and it is k - rank A J.
+    the kinks are not known either, and it is k - rank A J. A bound that a code is at lets it move to one side only, as
+    a kink does.
 
     What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
     """
     exact, measured, unit = _equilibrated(network, operator)
+    walls = None if bounds is None or bounds.none else np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
     if not isinstance(exact, Network):
-        rank, free, sigma, _ = _examined(exact, z, measured)
+        rank, free, sigma, _ = _examined(exact, z, measured, walls)
         return rank, free, np.ldexp(sigma, -unit)
     single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
@@ -210,11 +217,14 @@ def local_rank(
         sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
     rest = np.flatnonzero(~sure)
     if len(rest):
-        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest))
+        walls = None if walls is None else walls[rest]
+        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), walls)
     return rank, free, np.ldexp(sigma, -unit)
 
 
-def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: float, rank: Counts) -> Array:
+def degrees_of_freedom(
+    network: Generator, z: Array, operator: Operator, prior: float, rank: Counts, active: Counts
+) -> Array:
     r"""The degrees of freedom that a least-squares fit with the prior :math:`\lambda |z|^2` took from the data, (B,).
 
     Its outputs depend on the data by the hat matrix H, whose trace is their number (Hastie and Tibshirani 1990):
@@ -222,15 +232,16 @@ def degrees_of_freedom(network: Generator, z: Array, operator: Operator, prior: 
     .. math:: H = J_A (J_A^T J_A + \lambda I)^{-1} J_A^T, \qquad
               \operatorname{tr} H = \sum_i \frac{\sigma_i^2}{\sigma_i^2 + \lambda},
 
-    the rank of A J without a prior, as :func:`local_rank` says. 0 where there is no code.
+    the rank of A J without a prior, as :func:`local_rank` says. 0 where there is no code. Coordinates that are
+    ``active`` at a bound, so many of each code, (B,), take none.
     """
-    used = np.maximum(rank, 0).astype(np.float64)
+    used = np.clip(rank, 0, z.shape[1] - active).astype(np.float64)
     if prior:
         exact = network.to(torch.float64, "cpu")
         for part, codes in _chunks(exact, z):
             tangents = operator.take(part).tangents(exact.linearize(codes)[1])
             squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
-            used[part] = (squares / (squares + prior)).sum(dim=1).numpy()
+            used[part] = np.minimum((squares / (squares + prior)).sum(dim=1).numpy(), used[part])
     return used
 
 
@@ -249,8 +260,10 @@ def _chunks(network: Generator, z: Array) -> Iterator[tuple[npt.NDArray[np.intp]
         yield part, torch.from_numpy(z[part])
 
 
-def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts, Counts, Array, Array]:
-    """Rank, dimension, smallest singular value and margin of all codes."""
+def _examined(
+    network: Generator, z: Array, operator: Operator, walls: Array | None = None
+) -> tuple[Counts, Counts, Array, Array]:
+    """Rank, dimension, smallest singular value and margin of all codes; they move along d with ``walls`` d <= 0."""
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
     for part, codes in _chunks(network, z):
@@ -260,27 +273,31 @@ def _examined(network: Generator, z: Array, operator: Operator) -> tuple[Counts,
         known = off.finite & (ranks >= 0)
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
-        dimension[kept] = _dimensions(network, codes, measured, off, ranks)[known]
+        beside = [np.zeros((0, z.shape[1]))] * len(part) if walls is None else list(walls[part])
+        dimension[kept] = _dimensions(network, codes, measured, off, ranks, beside)[known]
     return rank, dimension, sigma, margin
 
 
-def _dimensions(network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts) -> Counts:
+def _dimensions(
+    network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts, walls: list[Array]
+) -> Counts:
     """The larger dimension of the sets on which neurons at their kink stay off, and on which they come on."""
-    free = _of_cones(off, z.shape[1] - rank, on=False)
+    free = _of_cones(off, z.shape[1] - rank, walls, on=False)
     kinked = np.flatnonzero([len(normals) > 0 for normals in off.kinks])
     if len(kinked):
         region = linear_regions(network, z[torch.from_numpy(kinked)], operator.take(kinked), on=True)
-        there = _of_cones(region, z.shape[1] - spectrum(region.tangents)[1], on=True)
+        there = _of_cones(region, z.shape[1] - spectrum(region.tangents)[1], [walls[i] for i in kinked], on=True)
         free[kinked] = np.maximum(free[kinked], there)
     free[off.hidden & (free == 0)] = -1
     return free
 
 
-def _of_cones(region: LinearRegions, unspanned: Counts, on: bool) -> Counts:
-    """The dimension of {d : J d = 0, the neurons at their kink stay on this side}; -1 if it could not be computed."""
+def _of_cones(region: LinearRegions, unspanned: Counts, walls: list[Array], on: bool) -> Counts:
+    """The dimension of {d : J d = 0, walls d <= 0, the neurons at their kink stay on this side}; -1 if not found."""
     free = unspanned.copy()
-    for i, normals in enumerate(region.kinks):
-        if len(normals) and free[i] > 0:
+    for i, kinks in enumerate(region.kinks):
+        normals = np.concatenate([kinks, -walls[i] if on else walls[i]])
+        if normals.any() and free[i] > 0:
             basis = free_basis(region.tangents[i], normals, on)
             free[i] = -1 if basis is None else basis.shape[1]
     return free

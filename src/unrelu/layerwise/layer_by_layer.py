@@ -17,6 +17,7 @@ import torch
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.observed_network import OutputRows, folded, is_layer, observed_rows
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
@@ -89,7 +90,7 @@ class Layerwise:
             raise InputError(
                 f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
-        *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest)
+        *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest, problem.bounds)
         observed = observed_systems(problem, last, self.name)
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
@@ -137,12 +138,20 @@ class Layerwise:
         return solutions[-1].h, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
 
 
-def layer_systems(network: Generator, method: str, largest: float = math.inf) -> list[LayerSystem]:
-    """The layers as systems for the layer methods, first to last; see :func:`check_invertible`."""
+def layer_systems(
+    network: Generator, method: str, largest: float = math.inf, bounds: Bounds | None = None
+) -> list[LayerSystem]:
+    """The layers as systems for the layer methods, first to last, see :func:`check_invertible`.
+
+    Bounds of the latent code are those of the first layer's input.
+    """
     chain = check_invertible(network, method, largest)
     before = [None, *(layer.activation for layer in chain.layers[:-1])]
     precision = torch.finfo(network.dtype).eps
-    return [LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)]
+    systems = [LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)]
+    if bounds is not None:
+        systems[0] = replace(systems[0], lower=bounds.lower, upper=bounds.upper)
+    return systems
 
 
 def check_invertible(generator: Generator, method: str, largest: float = math.inf) -> Network:

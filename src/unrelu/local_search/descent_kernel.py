@@ -190,6 +190,27 @@ def _normal_equations(count, rows, moved, r, z, prior, gram, gradient):
 
 
 @jit
+def _hold(gram, gradient, z, box):
+    """Take coordinates at a bound that a step would leave out of the normal equations."""
+    k = len(z)
+    for j in range(k):
+        if (z[j] <= box[0, j] and gradient[j] > 0) or (z[j] >= box[1, j] and gradient[j] < 0):
+            for i in range(k):
+                gram[i, j] = gram[j, i] = 0.0
+            gradient[j] = 0.0
+
+
+@jit
+def _reflected(value, low, high):
+    """A coordinate, mirrored at the bound that it is beyond, and inside both."""
+    if value < low:
+        value = 2 * low - value
+    if value > high:
+        value = 2 * high - value
+    return min(max(value, low), high)
+
+
+@jit
 def _damped_step(gram, gradient, damping, factor, step):
     """Solve (H + damping I) s = -g by Cholesky; whether that was possible."""
     k = len(gradient)
@@ -219,8 +240,10 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @jit
-def _steps(numbers, layout, widths, y, prior, limits, most, exact, z, damping, work):
+def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, damping, work):
     """At most so many damped Gauss-Newton steps from z, in place, on the network with these widths.
+
+    Coordinates held at a bound have no part in a step, and a step ends at the nearest code inside the box (2, k).
 
     Returns f, the damping, from a negative one on that of a first step, and the number of steps.
     """
@@ -235,6 +258,7 @@ def _steps(numbers, layout, widths, y, prior, limits, most, exact, z, damping, w
             count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
             _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
             stale, mean = False, np.trace(gram) / k
+            _hold(gram, gradient, z, box)
             if damping < 0:
                 damping = max(_DAMPING * mean, _TINY)
         steps += 1
@@ -246,7 +270,7 @@ def _steps(numbers, layout, widths, y, prior, limits, most, exact, z, damping, w
             promised += step[j] * (damping * step[j] - gradient[j])
             length += step[j] * step[j]
             size += z[j] * z[j]
-            trial[j] = z[j] + step[j]
+            trial[j] = min(max(z[j] + step[j], box[0, j]), box[1, j])
         arrived = damping <= 0.1 * mean and promised <= tiny_decrease * f
         if exact and (arrived or (steps > _PATIENCE and f - _TRUST * promised > ceiling)):
             break
@@ -267,7 +291,7 @@ def _steps(numbers, layout, widths, y, prior, limits, most, exact, z, damping, w
 
 
 @jit
-def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
+def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
     """One descent from z, in place: a step at each width of the schedule, then steps on the exact network.
 
     ``limits``: steps on the exact network at most, the fraction of f that is a tiny decrease, an f that is small
@@ -280,18 +304,19 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, z, work):
     for width in schedule:
         for layer in range(len(layout)):
             widths[layer] = width * sizes[layer]
-        _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, 1, False, z, damping, work)
+        _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, box, 1, False, z, damping, work)
         total += steps
     widths[:] = 0.0
-    f, _, steps = _steps(numbers, layout, widths, y, prior, limits, int(limits[0]), True, z, damping, work)
+    f, _, steps = _steps(numbers, layout, widths, y, prior, limits, box, int(limits[0]), True, z, damping, work)
     return f, total + steps
 
 
 @jit
-def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, moves, steps):
+def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, steps):
     """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
 
-    Where f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
+    All codes are inside a box (2, k). Where f (c,) is finite, z has been descended from before. Written in place: z, f,
+    and the steps taken, (c,).
     """
     d, k = len(layout), layout[0, INPUTS]
     ends = np.zeros(d + 2, np.int64)
@@ -316,15 +341,15 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, z, f, mo
     for i in range(len(z)):
         if not np.isfinite(f[i]):
             one[3] = np.inf
-            f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, z[i], work)
+            f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, box, z[i], work)
             steps[i] += count
         for hop in range(moves.shape[1]):
             if f[i] <= limits[2]:
                 break
             for j in range(k):
-                start[j] = z[i, j] + moves[i, hop, j]
+                start[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
             one[3] = f[i]
-            reached, count = _descend(numbers, layout, sizes, schedule[:0], y, prior, one, start, work)
+            reached, count = _descend(numbers, layout, sizes, schedule[:0], y, prior, one, box, start, work)
             steps[i] += count
             if reached < f[i]:
                 f[i] = reached
@@ -344,4 +369,5 @@ def _smallest_descent() -> None:
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
     steps = np.zeros(1, dtype=np.int64)
     y = np.ones(1, dtype=np.float32)
-    descend_and_hop(*network, one[0], y, 0.0, limits, one.copy(), np.full(1, np.inf), np.ones((1, 1, 1)), steps)
+    box = np.array([[-np.inf], [np.inf]])
+    descend_and_hop(*network, one[0], y, 0.0, limits, box, one.copy(), np.full(1, np.inf), np.ones((1, 1, 1)), steps)

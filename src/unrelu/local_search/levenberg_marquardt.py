@@ -39,6 +39,8 @@ class LevenbergMarquardtSteps:
     .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
 
     with Nielsen's update of the damping mu. A code is finished after two tiny steps in a row, or when f is small.
+    Coordinates that are held at a bound (:meth:`~unrelu.local_search.squared_error.SquaredError.held`) have no part in
+    the step, and where it ends outside, the nearest code inside is tried.
 
     Attributes:
         objective: f.
@@ -58,7 +60,9 @@ class LevenbergMarquardtSteps:
         foresee: whether a code is also finished when its next step is predicted to be tiny; saves the last steps of a
             search that needs no more than single precision.
 
-    Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2.
+    Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2; with
+    bounds Kanzow, Yamashita and Fukushima, "Levenberg-Marquardt methods with strong local convergence properties for
+    solving nonlinear equations with convex constraints", J. Computational and Applied Mathematics 172 (2004).
     """
 
     def __init__(
@@ -103,19 +107,24 @@ class LevenbergMarquardtSteps:
         """One trial step for every active code, with a new Jacobian where the last one was accepted."""
         at = self.active
         self.refresh(at)
-        z, f, mu, gradient = self.z[at], self.f[at], self.damping[at], self.gradient[at]
-        system = self.gram[at]
+        z, f, mu = self.z[at], self.f[at], self.damping[at]
+        gram, gradient = self._free(at)
+        system = gram.clone()
         system.diagonal(dim1=1, dim2=2).add_(mu[:, None])
         factor, info = torch.linalg.cholesky_ex(system)
         s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
         s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
-        predicted = (s * (mu[:, None] * s - gradient)).sum(dim=1)
+        if self.objective.box is None:
+            predicted = (s * (mu[:, None] * s - gradient)).sum(dim=1)
+        else:
+            s = self.objective.clip(z + s) - z
+            predicted = -(s * (2 * gradient + (gram @ s[:, :, None])[:, :, 0])).sum(dim=1)
         if self.foresee:
             ahead = ~self._arrived(at, predicted)
             at, z, f, s, predicted = at[ahead], z[ahead], f[ahead], s[ahead], predicted[ahead]
             if not len(at):
                 return
-        trial = z + s
+        trial = self.objective.clip(z + s)
         f_trial = self.objective.values(trial, self.rows[at])
         better = f_trial < f
         self.z[at] = torch.where(better[:, None], trial, z)
@@ -124,6 +133,14 @@ class LevenbergMarquardtSteps:
         self._update_damping(at, better, f - f_trial, predicted)
         self._retire_converged(at, better, f, f_trial, s)
         self.stale[at] |= better
+
+    def _free(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """J^T J and the gradient of some codes, zero in the coordinates that are held."""
+        gram, gradient = self.gram[at], self.gradient[at]
+        if self.objective.box is None:
+            return gram, gradient
+        free = ~self.objective.held(self.z[at], gradient)
+        return gram * (free[:, :, None] & free[:, None, :]), gradient * free
 
     def refresh(self, at: Tensor) -> None:
         """J^T J and the gradient of some codes where they are still those of the code before."""
@@ -195,17 +212,21 @@ def polish(
     Returns:
         Codes, their f, and whether each arrived: no further step is predicted to gain anything.
     """
-    factor, info = torch.linalg.cholesky_ex(damped(gram.to(z.dtype)))
     z, (f, slope) = z.clone(), objective.gradient(z, rows)
-    gradient = 0.5 * slope
+    gradient, gram = 0.5 * slope, gram.to(z.dtype)
+    if objective.box is not None:
+        free = ~objective.held(z, gradient)
+        gram = gram * (free[:, :, None] & free[:, None, :])
+    factor, info = torch.linalg.cholesky_ex(damped(gram))
     arrived = f <= exact
     at = torch.nonzero(~arrived & (info == 0))[:, 0]
     for _ in range(_STEPS):
         if not len(at):
             break
-        step = -torch.cholesky_solve(gradient[at][:, :, None], factor[at])[:, :, 0]
-        predicted = -(step * gradient[at]).sum(dim=1)
-        trial = z[at] + step
+        slope = gradient[at] * ~objective.held(z[at], gradient[at])
+        step = -torch.cholesky_solve(slope[:, :, None], factor[at])[:, :, 0]
+        predicted = -(step * slope).sum(dim=1)
+        trial = objective.clip(z[at] + step)
         f_trial, slope = objective.gradient(trial, rows[at])
         better = f_trial < f[at]
         tiny = (predicted <= _TINY * f[at]) | (f_trial <= exact[at])

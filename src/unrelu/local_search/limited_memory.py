@@ -21,7 +21,7 @@ class LimitedMemorySteps:
     H is an approximate inverse Hessian: a given matrix M, scaled by s'y / y'My, and updated by the last steps s and
     the changes y of the gradient that they brought. Where G is expensive and k large, a Jacobian costs as much as
     dozens of such steps. A code is finished when f is small, when its next step is predicted to gain little, or when
-    no fraction of it gains anything.
+    no fraction of it gains anything. Coordinates that are held at a bound have no part in a step, and steps end inside.
 
     Attributes:
         z: codes, (b, k).
@@ -65,17 +65,18 @@ class LimitedMemorySteps:
 
     def step(self) -> None:
         """One trial step for every active code."""
-        direction = self._newton(self.active)
+        free = ~self.objective.held(self.z[self.active], self.gradient[self.active])
+        direction = free * self._newton(self.active, free * self.gradient[self.active])
         promised = 0.5 * (direction * self.gradient[self.active]).sum(dim=1)
         ahead = promised > self.tiny_decrease * self.f[self.active]
         self.done[self.active[~ahead]] = True
         at, direction = self.active[ahead], direction[ahead]
         if len(at):
-            s = -self._length[at, None] * direction
+            s = self.objective.clip(self.z[at] - self._length[at, None] * direction) - self.z[at]
             f, gradient = self.objective.gradient(self.z[at] + s, self.rows[at])
             better = f < self.f[at]
             self._learn(at, s, gradient - self.gradient[at])
-            self.z[at] = torch.where(better[:, None], self.z[at] + s, self.z[at])
+            self.z[at] = torch.where(better[:, None], self.objective.clip(self.z[at] + s), self.z[at])
             self.gradient[at] = torch.where(better[:, None], gradient, self.gradient[at])
             self.f[at] = torch.where(better, f, self.f[at])
             self.steps[at] += 1
@@ -84,9 +85,9 @@ class LimitedMemorySteps:
             self.done[at] |= (self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)
         self.active = torch.nonzero(~self.done)[:, 0]
 
-    def _newton(self, at: Tensor) -> Tensor:
+    def _newton(self, at: Tensor, gradient: Tensor) -> Tensor:
         """H grad f, (a, k), by the two-loop recursion."""
-        q = self.gradient[at].clone()
+        q = gradient.clone()
         weights = []
         for s, y, curvature in reversed(self._pairs):
             weights.append(curvature[at] * (s[at] * q).sum(dim=1))

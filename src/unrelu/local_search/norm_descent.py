@@ -17,6 +17,7 @@ from unrelu.layerwise.layer_program import check_norm
 from unrelu.layerwise.optimality import ZERO
 from unrelu.local_search.adjacent_regions import AdjacentRegions, Observation, observations
 from unrelu.local_search.local_program import LocalProgram, Proposal, independent
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import small
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
@@ -61,7 +62,8 @@ class NormDescent:
 
     The code is a local optimum, CONVERGED, when no such program lowers the objective by more than ``tolerance`` of
     itself within a distance of 1 (of the radius r, by r ``tolerance``). For smooth activations that is a
-    stationary point; where it is no vertex of the linearised errors, the last digits take many steps.
+    stationary point; where it is no vertex of the linearised errors, the last digits take many steps. Steps end inside
+    the bounds of codes; the programs do not know them, so that nothing is proved of a code at one: FOUND_ONCE.
 
     Args:
         max_programs: linear programs an observation.
@@ -102,7 +104,7 @@ class NormDescent:
         z = z0.copy()
         status = np.full(problem.size, Status.STOPPED, dtype=object)
         programs = np.zeros(problem.size, dtype=np.int64)
-        work = partial(self._one, norm, problem.control)
+        work = partial(self._one, norm, problem.control, problem.bounds)
         starts = list(zip(observations(problem), z0, strict=True))
         large = problem.operator.m * problem.network.latent_dim >= _WORTH_A_THREAD
         with closing(in_threads(work, starts, cores() if large and small(problem.network) else 1)) as results:
@@ -116,15 +118,19 @@ class NormDescent:
         z[worse] = z0[worse]
         return z, status, programs
 
-    def _one(self, norm: str, control: Control, start: tuple[Observation, Array]) -> tuple[Array, Status, int]:
+    def _one(
+        self, norm: str, control: Control, bounds: Bounds, start: tuple[Observation, Array]
+    ) -> tuple[Array, Status, int]:
         observation, z = start
         if control.expired():
             return z, Status.TIME_LIMIT, 0
         if not np.isfinite(z).all():
             return z, Status.NO_CODE, 0
         end = time.perf_counter() + control.remaining()
-        run = _Descent(observation, z, norm, self, end)
+        run = _Descent(observation, bounds.clip(z), norm, self, end, bounds)
         status = run.status()
+        if status is Status.CONVERGED and run.value > run.nothing and bounds.active(run.z).any():
+            status = Status.FOUND_ONCE
         return run.z, status, run.programs
 
 
@@ -142,8 +148,11 @@ class _Trial(NamedTuple):
 class _Descent:
     """The run from one start."""
 
-    def __init__(self, observation: Observation, z: Array, norm: str, options: NormDescent, end: float) -> None:
+    def __init__(
+        self, observation: Observation, z: Array, norm: str, options: NormDescent, end: float, bounds: Bounds
+    ) -> None:
         self.observation, self.z, self.norm, self.options, self.end = observation, z.copy(), norm, options, end
+        self.bounds = bounds
         trace = observation.trace(z[None, :])
         self.u, self.value = trace.u[0], float(self.values(trace.v)[0])
         self.nothing = ZERO * float(np.abs(observation.y).max(initial=0.0))
@@ -259,7 +268,7 @@ class _Descent:
     def along(self, proposal: Proposal) -> _Trial:
         """The best of some points along a step, and what switches behind it, or before the first where none is good."""
         step = proposal.step
-        trace = self.observation.trace(self.z + _LENGTHS[:, None] * step)
+        trace = self.observation.trace(self.bounds.clip(self.z + _LENGTHS[:, None] * step))
         values = self.values(trace.v)
         i = int(np.argmin(values))
         better = bool(values[i] < self.value)
@@ -277,7 +286,7 @@ class _Descent:
         elif self.value - trial.value > _VERY_GOOD * trial.gain:
             self.radius = max(self.radius, _GROW * size)
         self.held = self.held[:0] if whole else trial.blocking
-        self.z, self.u, self.value = self.z + trial.length * trial.step, trial.u, trial.value
+        self.z, self.u, self.value = self.bounds.clip(self.z + trial.length * trial.step), trial.u, trial.value
         return self.too_near()
 
     def retreat(self, kinks: Index, trial: _Trial) -> Status | None:
@@ -290,7 +299,7 @@ class _Descent:
         """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
         steps = stream("escape directions").standard_normal((_DIRECTIONS, len(self.z)))
         steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
-        trace = self.observation.trace(self.z + steps)
+        trace = self.observation.trace(self.bounds.clip(self.z + steps))
         values = self.values(trace.v)
         i = int(np.argmin(values))
         if not self.worth(self.value - values[i]):

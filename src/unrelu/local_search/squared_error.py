@@ -28,21 +28,46 @@ class SquaredError:
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
         prior: the weight of ``|z|^2``.
+        box: lower and upper bounds of codes, (k,) each; None where there are none.
     """
 
-    def __init__(self, network: Generator, operator: Operator, y: Tensor, prior: float = 0.0) -> None:
-        self.network, self.operator, self.y, self.prior = network, operator, y, prior
+    def __init__(
+        self,
+        network: Generator,
+        operator: Operator,
+        y: Tensor,
+        prior: float = 0.0,
+        box: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.network, self.operator, self.y, self.prior, self.box = network, operator, y, prior, box
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
         """The objective of a problem, with its network or a copy of it in another precision."""
         network = network or problem.network
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
-        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
+        bounds = problem.bounds
+        box = None if bounds.none else (torch.tensor(bounds.lower).to(y), torch.tensor(bounds.upper).to(y))
+        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, box)
 
     def with_network(self, network: Generator) -> SquaredError:
         """The objective of another generator of the same outputs."""
-        return SquaredError(network, self.operator, self.y, self.prior)
+        return SquaredError(network, self.operator, self.y, self.prior, self.box)
+
+    def clip(self, z: Tensor) -> Tensor:
+        """The nearest codes inside the bounds, (b, k)."""
+        return z if self.box is None else z.clamp(*self.box)
+
+    def held(self, z: Tensor, gradient: Tensor) -> Tensor:
+        """Coordinates at a bound that a step against the gradient would leave, (b, k): they stay as they are.
+
+        Source: the active set of Bertsekas, "Projected Newton methods for optimization problems with simple
+        constraints", SIAM J. Control and Optimization 20 (1982).
+        """
+        if self.box is None:
+            return torch.zeros_like(z, dtype=torch.bool)
+        lower, upper = self.box
+        return ((z <= lower) & (gradient > 0)) | ((z >= upper) & (gradient < 0))
 
     def tensor(self, z: Array) -> Tensor:
         """Codes as a tensor of the right type."""
@@ -131,7 +156,7 @@ class MixedSquaredError(SquaredError):
     """
 
     def __init__(self, double: SquaredError, single: SquaredError) -> None:
-        super().__init__(double.network, double.operator, double.y, double.prior)
+        super().__init__(double.network, double.operator, double.y, double.prior, double.box)
         self.double, self.single = double, single
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from unrelu.errors import ModelError
 from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse
+from unrelu.measurements.latent_bounds import Coordinates
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
@@ -49,11 +50,17 @@ class Units:
         layers: exponents e of the factors s_i = 2^e of the layers, (d,); none where the layers are not known.
         output: of outputs x, s_d.
         data: of observations y, s_y.
+        latent: the coordinates that stand for codes, where codes have bounds; else None.
     """
 
     layers: tuple[int, ...] = ()
     output: int = 0
     data: int = 0
+    latent: Coordinates | None = None
+
+    def codes(self, z: np.ndarray) -> np.ndarray:
+        """The user's codes of those of a problem in these units, (..., k)."""
+        return z if self.latent is None else self.latent.codes(z)
 
     def layer(self, depth: int) -> int:
         """The exponent of the output of a layer, counted from 1."""

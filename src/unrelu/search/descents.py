@@ -158,7 +158,7 @@ class Descents(ABC):
         )
         if small:
             return CompiledDescents(problem)
-        return GradientDescents(bank, objective) if bank.large else BatchDescents(bank, objective)
+        return (GradientDescents if bank.large else BatchDescents)(problem, bank, objective)
 
 
 class CompiledDescents(Descents):
@@ -169,6 +169,7 @@ class CompiledDescents(Descents):
     def __init__(self, problem: Problem) -> None:
         compile_descents()
         self.problem = problem
+        self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
         network, operator = problem.network, problem.operator
         assert isinstance(network, Network)
         sizes = network.activation_sizes
@@ -230,8 +231,8 @@ class CompiledDescents(Descents):
             network, y = self._observed(int(row))
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_hop(
-                *network, schedule, y.astype(np.float32), self.problem.prior, limits, start.z[i], start.f[i],
-                start.moves[i], steps[i],
+                *network, schedule, y.astype(np.float32), self.problem.prior, limits, self._box, start.z[i],
+                start.f[i], start.moves[i], steps[i],
             )  # fmt: skip
         return np.asarray(steps.sum(axis=1))
 
@@ -243,8 +244,8 @@ class BatchDescents(Descents):
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0), (3, 0))
     doubtful = 0.85
 
-    def __init__(self, bank: Bank, objective: SquaredError) -> None:
-        self.objective = objective
+    def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
+        self.bounds, self.objective = problem.bounds, objective
         self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in _WIDTHS]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
@@ -261,7 +262,8 @@ class BatchDescents(Descents):
             left = start.f > floor
             if watch() or not left.any():
                 break
-            z, f, count = self._descend(rows[left], (start.z + start.moves[:, :, hop])[left], floor[left], False, watch)
+            hopped = self.bounds.reflect((start.z + start.moves[:, :, hop])[left])
+            z, f, count = self._descend(rows[left], hopped, floor[left], False, watch)
             steps[left] += count
             lower = f < start.f[left]
             start.z[left] = np.where(lower[:, None], z, start.z[left])
@@ -298,8 +300,8 @@ class GradientDescents(BatchDescents):
     # Six agreeing chains are worth 0.97, twelve 0.99, at half a second a chain: the first few say the most.
     rounds = ((1, 0), (4, 0))
 
-    def __init__(self, bank: Bank, objective: SquaredError) -> None:
-        self.objective = objective
+    def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
+        self.bounds, self.objective = problem.bounds, objective
         smoothed = (bank.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
         variance = objective.prior + _LEAST_VARIANCE * bank.spread

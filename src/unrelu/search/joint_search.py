@@ -32,7 +32,7 @@ Index = npt.NDArray[np.intp]
 
 # Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
 # precision sees no difference.
-_EXACT = 1e-8
+_EXACT = 1e-6
 _ZERO = 1e-12
 # Objectives of outputs that are off by at most so many units of the precision are those of exact fits.
 _UNITS = 20
@@ -126,7 +126,7 @@ class JointSearch:
 
     def __init__(self, problem: Problem, options: Search) -> None:
         self.problem, self.options = problem, options
-        self.bank = Bank.of(problem.network)
+        self.bank = Bank.of(problem.network, problem.bounds)
         single = self.bank.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
         network = self.bank.single if single else problem.network
         self.objective = SquaredError.of(problem, network)
@@ -189,9 +189,8 @@ class JointSearch:
 
     def _spent(self) -> Spent:
         missed = self.made - self.hits().best
-        return Spent(
-            self.rounds, self.made, self.hops, missed, self.steps, self._confidence, self.problem.looks_noiseless
-        )
+        noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
+        return Spent(self.rounds, self.made, self.hops, missed, self.steps, self._confidence, noiseless)
 
     def _make_round(self, rows: Index) -> None:
         """The next round of some observations; those that have and need equally many chains and hops go together."""
@@ -253,6 +252,7 @@ class JointSearch:
 
         Smoothed generators would lead away from it.
         """
+        z = self.problem.bounds.clip(z)
         start = Start(rows, z[:, None].copy(), np.full((len(rows), 1), np.inf), np.empty((len(rows), 1, 0, 1)), False)
         self.steps[rows] += self.descents.improve(start, _ZERO * self.size[rows], self.watch)
         self._keep(rows, start.z[:, 0], start.f[:, 0])

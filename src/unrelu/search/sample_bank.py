@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
-from unrelu.runtime.streams import torch_stream
+from unrelu.runtime.streams import stream, torch_stream
 
 # Multiplications of a Jacobian, k forward passes, from which the generator is large.
 _LARGE = 10**9
@@ -43,7 +44,8 @@ def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
 class Bank:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
 
-    Of a large generator few are drawn, as they cost more than the descents, and the model is a linearisation.
+    Coordinates with two finite bounds are uniform between them. Of a large generator few are drawn, as they cost more
+    than the descents, and the model is a linearisation.
 
     With F the principal directions of the outputs, scaled to their deviations,
 
@@ -60,10 +62,13 @@ class Bank:
         x: (N, n), likewise.
     """
 
-    def __init__(self, network: Generator) -> None:
+    def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
         self.large = network.latent_dim * network.work >= _LARGE
         count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
-        codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
+        if bounds is None or bounds.none:
+            codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
+        else:
+            codes = torch.tensor(bounds.draw(stream("samples in bounds"), (count,)), dtype=torch.float32)
         self._smoothed: dict[tuple[float, torch.dtype], Generator] = {}
         self.single = network.to(torch.float32)
         try:
@@ -78,11 +83,15 @@ class Bank:
         self.x = x.nan_to_num(0.0).clamp(-largest, largest)
 
     @classmethod
-    def of(cls, network: Generator) -> Bank:
-        """The bank of a network, built at the first call and kept as long as the network lives."""
+    def of(cls, network: Generator, bounds: Bounds | None = None) -> Bank:
+        """The bank of a network, built at the first call and kept as long as the network lives.
+
+        A network on the coordinates of bounded codes is one of its own
+        (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
+        """
         bank = _banks.get(network)
         if bank is None:
-            bank = _banks[network] = cls(network)
+            bank = _banks[network] = cls(network, bounds)
         return bank
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import ndtr
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.squared_error import SquaredError
@@ -46,7 +47,8 @@ class SearchStarts:
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
     (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from 1 to
-    3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A hop is :math:`h \, \Sigma^{1/2}
+    3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. Draws beyond a bound are mirrored there,
+    and random ones are uniform between two bounds. A hop is :math:`h \, \Sigma^{1/2}
     \xi`, with :math:`\xi \sim N(0, I)` and h from 0.5 to 4, log-uniform. Each observation has a random stream of
     its own, so what is tried on it does not depend on the others.
     """
@@ -79,7 +81,10 @@ class SearchStarts:
         number = np.arange(first, first + count)[None, :, None]
         inside = np.where(number == 0, self._mean[rows][:, None], inside)
         spread = np.exp(self._uniform(rows, count, 0.0, np.log(_FURTHEST)))[:, :, None]
-        return np.where(number % _RANDOM == _RANDOM - 1, spread * drawn, inside)
+        random, bounds = spread * drawn, self.problem.bounds
+        if bounds.boxed.any():
+            random = np.where(bounds.boxed, bounds.uniform(ndtr(drawn)), random)
+        return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
     def moves(self, rows: Index, chains: int, hops: int) -> Array:
         """Perturbations, (b, chains, hops, k)."""

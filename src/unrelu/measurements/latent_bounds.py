@@ -1,0 +1,215 @@
+r"""Bounds of latent codes, lower <= z <= upper, and the same generator on coordinates in which they are standard.
+
+Searches work with codes that are about N(0, I), and the parameters of an emulator have units of their own: a
+temperature of 4,000 to 8,000 beside an abundance of -2.5 to 0.5. Where both ends of a coordinate are finite,
+
+.. math:: z_j = \frac{l_j + u_j}{2} + \frac{u_j - l_j}{\sqrt{12}} \, t_j, \qquad |t_j| \le \sqrt 3,
+
+has mean 0 and variance 1 if z is uniform between them. A step of the same length then means as much in each coordinate.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from unrelu.errors import InputError
+from unrelu.models.affine import Dense, Scale, Shape
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork
+
+Array = npt.NDArray[np.float64]
+
+# Half the length of an interval on which a uniform variable has variance 1.
+_HALF = math.sqrt(3.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """lower <= z <= upper.
+
+    Attributes:
+        lower, upper: (k,), infinite where there is no bound.
+    """
+
+    lower: Array
+    upper: Array
+
+    @classmethod
+    def parse(cls, bounds: Any, shape: Shape) -> Bounds:
+        """The bounds of codes of this shape from None or (lower, upper), numbers or arrays, as SciPy takes them.
+
+        Raises:
+            InputError: no pair, entries that are no numbers or NaN, a shape that does not fit, or a lower bound that is
+                not below the upper one.
+        """
+        k = math.prod(shape)
+        if bounds is None:
+            return cls(np.full(k, -np.inf), np.full(k, np.inf))
+        try:
+            lower, upper = bounds
+        except (TypeError, ValueError):
+            raise InputError(f"bounds={bounds!r} is no pair; pass (lower, upper), numbers or arrays of {k}") from None
+        ends = []
+        for name, values in (("lower", lower), ("upper", upper)):
+            try:
+                array = np.asarray(values, dtype=np.float64)
+            except (TypeError, ValueError):
+                raise InputError(f"bounds: the {name} one, {values!r}, is no array of numbers") from None
+            if array.shape not in ((), (k,), shape):
+                raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
+            if np.isnan(array).any():
+                raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
+            ends.append(np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy())
+        below, above = ends
+        if not (below < above).all():
+            j = int(np.flatnonzero(~(below < above))[0])
+            raise InputError(
+                f"bounds: coordinate {j} has the lower bound {below[j]:g}, which is not below the upper one, "
+                f"{above[j]:g}"
+            )
+        return cls(below, above)
+
+    @property
+    def none(self) -> bool:
+        """Whether no coordinate has a bound."""
+        return not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
+
+    @property
+    def boxed(self) -> npt.NDArray[np.bool_]:
+        """The coordinates with two finite ends, (k,)."""
+        return np.isfinite(self.lower) & np.isfinite(self.upper)
+
+    def clip(self, z: Array) -> Array:
+        """The nearest codes inside, (..., k)."""
+        return z if self.none else np.clip(z, self.lower, self.upper)
+
+    def reflect(self, z: Array) -> Array:
+        """Codes (..., k), mirrored at the bounds that they are beyond: clipped draws would heap up there."""
+        if self.none:
+            return z
+        with np.errstate(invalid="ignore"):
+            z = np.where(z < self.lower, 2 * self.lower - z, z)
+            z = np.where(z > self.upper, 2 * self.upper - z, z)
+        return self.clip(z)
+
+    def uniform(self, share: Array) -> Array:
+        """Codes (..., k) that are this share of the way from the lower to the upper bound; 0 where one is infinite."""
+        low, high = (np.where(self.boxed, end, 0.0) for end in (self.lower, self.upper))
+        return low + (high - low) * share
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Codes (*shape, k): uniform where both ends are finite, else N(0, 1), mirrored at the one that is."""
+        z = rng.standard_normal((*shape, len(self.lower)))
+        if self.boxed.any():
+            z = np.where(self.boxed, self.uniform(rng.random(z.shape)), z)
+        return self.reflect(z)
+
+    def active(self, z: Array) -> npt.NDArray[np.int8]:
+        """-1 where a code (..., k) is at its lower bound, 1 at its upper one, else 0, as in scipy.optimize."""
+        return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
+
+    def check(self, z0: Array) -> None:
+        """Refuse starting codes (B, k) that are outside.
+
+        Raises:
+            InputError: one is.
+        """
+        outside = np.argwhere((z0 < self.lower) | (z0 > self.upper))
+        if len(outside):
+            i, j = outside[0]
+            raise InputError(
+                f"z0 of observation {i} has {z0[i, j]:g} at coordinate {j}, outside of bounds "
+                f"[{self.lower[j]:g}, {self.upper[j]:g}]; start inside, or widen them"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """z = shift + factor t, and the bounds of both.
+
+    Attributes:
+        shift, factor: (k,).
+        of_codes, standard: the bounds of z and of t.
+    """
+
+    shift: Array
+    factor: Array
+    of_codes: Bounds
+    standard: Bounds
+
+    @classmethod
+    def of(cls, bounds: Bounds, scaled: bool = True) -> Coordinates:
+        """Standard coordinates; those of the codes themselves if not ``scaled``."""
+        boxed = bounds.boxed & scaled
+        with np.errstate(invalid="ignore"):
+            shift = np.where(boxed, bounds.lower + 0.5 * (bounds.upper - bounds.lower), 0.0)
+            factor = np.where(boxed, (bounds.upper - bounds.lower) / (2 * _HALF), 1.0)
+        lower, upper = np.where(boxed, -_HALF, bounds.lower), np.where(boxed, _HALF, bounds.upper)
+        return cls(shift, factor, bounds, Bounds(lower, upper))
+
+    def codes(self, t: Array) -> Array:
+        """z of t (..., k): inside the bounds to the bit, and at one where t is."""
+        z = self.of_codes.clip(self.shift + self.factor * t)
+        z = np.where(t == self.standard.lower, self.of_codes.lower, z)
+        return np.where(t == self.standard.upper, self.of_codes.upper, z)
+
+    def coordinates(self, z: Array) -> Array:
+        """t of codes z (..., k)."""
+        t = self.standard.clip((z - self.shift) / self.factor)
+        t = np.where(z == self.of_codes.lower, self.standard.lower, t)
+        return np.where(z == self.of_codes.upper, self.standard.upper, t)
+
+
+# Of each generator, that on the coordinates it was last searched in: what is learned of it there is kept with it.
+_standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakref.WeakKeyDictionary()
+
+
+def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
+    """G(shift + factor t) as a generator of t, the same object for the same coordinates."""
+    bounds = coordinates.of_codes
+    key = b"".join(a.tobytes() for a in (coordinates.shift, coordinates.factor, bounds.lower, bounds.upper))
+    known = _standard.get(network)
+    if known is None or known[0] != key:
+        known = _standard[network] = key, _composed(network, coordinates.shift, coordinates.factor)
+    return known[1]
+
+
+def _composed(network: Generator, shift: Array, factor: Array) -> Generator:
+    scale, offset = (torch.tensor(a, dtype=network.dtype, device=network.device) for a in (factor, shift))
+    if isinstance(network, OpaqueNetwork):
+        inner = _Standard(scale.reshape(network.latent_shape), offset.reshape(network.latent_shape))
+        return replace(network, module=nn.Sequential(inner, network.module).eval())
+    assert isinstance(network, Network)
+    first, *others = network.layers
+    head, *tail = first.affine.steps or (None,)
+    if isinstance(head, Dense) and len(first.affine.in_shape) == 1:
+        constant = head.weight @ offset
+        steps = [Dense(head.weight * scale, constant if head.bias is None else head.bias + constant), *tail]
+    else:
+        shape = first.affine.in_shape
+        steps = [Scale(scale.reshape(shape), offset.reshape(shape)), *first.affine.steps]
+    return replace(network, layers=(replace(first, affine=replace(first.affine, steps=tuple(steps))), *others))
+
+
+class _Standard(nn.Module):
+    """shift + factor t."""
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, factor: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+        self.register_buffer("shift", shift)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.shift + self.factor * t

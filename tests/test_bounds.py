@@ -1,0 +1,238 @@
+"""Bounds of latent codes: no method leaves them, a code at one is found to the bit, and what that leaves open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import least_squares
+from torch import nn
+
+import unrelu
+from tests.support import random_network
+from unrelu.errors import InputError
+from unrelu.measurements.latent_bounds import Bounds, Coordinates
+from unrelu.runtime.streams import stream
+from unrelu.search import descents
+from unrelu.search.joint_search import JointSearch, Search
+
+# Units as far apart as those of an emulator's parameters.
+LOWER, UPPER = np.array([-1.0, -2.0, 0.0, 10.0, -50.0]), np.array([1.0, 2.0, 1e-3, 20.0, 50.0])
+# Coordinates that some true codes have at a bound.
+METHODS = ("auto", "lm", "adam", "gradient_descent", "ilo", "plugin", "projected", "exact", "linf", "l1", "relaxed",
+           "least_squares")  # fmt: skip
+
+
+def emulator(activation="relu,identity"):
+    """A generator of parameters in [LOWER, UPPER], (5,) -> (120,)."""
+    inner = random_network((5, 40, 120), seed=1)
+    first, last = (np.asarray(layer.matrix()) for layer in inner.layers)
+    weight = first * np.sqrt(12) / (UPPER - LOWER)
+    bias = inner.layers[0].bias() - weight @ (LOWER + UPPER) / 2
+    return unrelu.from_arrays([weight, last], [bias, inner.layers[1].bias()], activation=activation.split(","))
+
+
+def observed(network, noise, count=12):
+    truth = LOWER + (UPPER - LOWER) * stream("bounded truth").random((count, 5))
+    truth[:4, 0], truth[2:6, 3] = UPPER[0], LOWER[3]
+    clean = network(truth)
+    return truth, clean + noise * clean.std() * stream("bounded noise").standard_normal(clean.shape)
+
+
+def opaque(network):
+    weights = [torch.tensor(np.asarray(layer.matrix())) for layer in network.layers]
+    biases = [torch.tensor(layer.bias()) for layer in network.layers]
+
+    class Module(nn.Module):
+        def forward(self, z):
+            h = torch.relu(z @ weights[0].T.to(z) + biases[0].to(z))
+            return h @ weights[1].T.to(z) + biases[1].to(z) * torch.ones_like(h[:, :1])
+
+    return unrelu.from_torch(Module(), latent_shape=(5,))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_leaves_the_bounds(method, noise):
+    network = emulator()
+    _, y = observed(network, noise, 4)
+    result = unrelu.invert(network, y, method, bounds=(LOWER, UPPER))
+    found = result.z[np.isfinite(result.z).all(axis=1)]
+    assert len(found)
+    assert ((found >= LOWER) & (found <= UPPER)).all()
+    np.testing.assert_allclose(result.reconstruction, network(result.z), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["l1", "linf"])
+def test_other_norms_stay_inside(norm):
+    network = emulator()
+    _, y = observed(network, 0.2, 6)
+    result = unrelu.invert(network, y, norm=norm, bounds=(LOWER, UPPER))
+    assert ((result.z >= LOWER) & (result.z <= UPPER)).all()
+    assert (result.fun <= unrelu.invert(network, y, norm=norm).residual(norm) * 1.5).all()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "batch", "large", "opaque"])
+def test_codes_at_a_bound_are_found_to_the_bit(kind, monkeypatch):
+    network = emulator()
+    truth, y = observed(network, 0.0)
+    if kind == "opaque":
+        network = opaque(network)
+    elif kind != "compiled":
+        monkeypatch.setattr(descents, "_SMALL", 0)
+    if kind == "large":
+        monkeypatch.setattr("unrelu.search.sample_bank._LARGE", 0)
+    result = unrelu.invert(network, y, bounds=(LOWER, UPPER))
+    assert result.success.all()
+    np.testing.assert_allclose((result.z - truth) / (UPPER - LOWER), 0, atol=1e-7)
+    at = result.active_bounds
+    assert at.shape == truth.shape
+    assert ((at == 1) <= (truth == UPPER)).all()
+    assert ((at == -1) <= (truth == LOWER)).all()
+
+
+def test_an_optimum_outside_is_projected_as_scipy_does():
+    """With noise, unbounded optima are outside in some coordinates: those of trf are the same, from the same basin."""
+    network = emulator()
+    _, y = observed(network, 0.5)
+    result = unrelu.invert(network, y, bounds=(LOWER, UPPER))
+    free = unrelu.invert(network, y)
+    outside = ((free.z < LOWER) | (free.z > UPPER)).any(axis=1)
+    assert outside.sum() >= 3
+    assert np.abs(result.active_bounds[outside]).any(axis=1).all()
+    middle, half = (LOWER + UPPER) / 2, (UPPER - LOWER) / 2
+    for i in range(len(y)):
+        start = np.clip((result.z[i] - middle) / half, -0.999, 0.999)
+        peer = least_squares(
+            lambda t, i=i: network(middle + half * t) - y[i], start, bounds=(-1, 1), xtol=1e-14, ftol=1e-14, gtol=1e-14
+        )
+        assert result.fun[i] <= 2 * peer.cost * (1 + 1e-6)
+
+
+def test_without_the_optimum_outside_bounds_change_nothing():
+    network = random_network((5, 40, 120), seed=1)
+    truth, far = stream("inner truth").standard_normal((6, 5)), np.full(5, 100.0)
+    y = network(truth)
+    np.testing.assert_allclose(unrelu.invert(network, y, bounds=(-far, far)).z, truth, atol=1e-7)
+    np.testing.assert_allclose(unrelu.invert(network, y, bounds=(-np.inf, np.inf)).z, unrelu.invert(network, y).z)
+
+
+def test_one_sided_bounds():
+    network = random_network((5, 40, 120), seed=1)
+    truth = np.abs(stream("positive truth").standard_normal((8, 5)))
+    truth[:3, 1] = 0.0
+    result = unrelu.invert(network, network(truth), bounds=(0.0, np.inf))
+    assert (result.z >= 0).all()
+    np.testing.assert_allclose(result.z, truth, atol=1e-7)
+
+
+def test_the_prior_is_about_the_codes_themselves():
+    network = emulator()
+    _, y = observed(network, 0.3, 4)
+    lower, upper = np.full(5, -2.0), np.full(5, 2.0)
+    result = unrelu.invert(network, y, bounds=(lower, upper), prior=5.0)
+    peer = unrelu.invert(network, y, "lm", bounds=(lower, upper), prior=5.0, z0=result.z)
+    assert ((result.z >= lower) & (result.z <= upper)).all()
+    np.testing.assert_allclose(result.fun, np.square(result.residual()) + 5 * np.square(result.z).sum(axis=1))
+    np.testing.assert_allclose(result.fun, peer.fun, rtol=1e-6)
+
+
+def test_a_code_at_a_bound_is_determined_by_it():
+    """G depends on z1 + z2 alone: of codes in [0, 1]^2 only the corners are determined, and a bound uses no freedom."""
+    network = unrelu.from_arrays([np.array([[1.0, 1.0], [2.0, 2.0], [-1.0, -1.0]])], activation="identity")
+    corner = unrelu.invert(network, network(np.array([1.0, 1.0])), bounds=(0, 1))
+    np.testing.assert_allclose(corner.z, 1.0, atol=1e-9)
+    inside = unrelu.invert(network, network(np.array([0.5, 0.25])), bounds=(0, 1))
+    assert corner.active_bounds.tolist() == [1, 1]
+    assert corner.identifiable
+    assert inside.status is unrelu.Status.NOT_UNIQUE
+    assert inside.freedom == 1
+
+
+def test_the_p_value_counts_no_freedom_for_held_coordinates():
+    network = emulator("identity,identity")
+    truth, y = observed(network, 0.0, 300)
+    sigma = 0.3
+    y = network(truth) + sigma * stream("noise of the p-value").standard_normal(y.shape)
+    result = unrelu.invert(network, y, bounds=(LOWER, UPPER), noise=unrelu.Gaussian(sigma))
+    p = np.sort(result.p_value)
+    assert np.abs(p - (np.arange(300) + 0.5) / 300).max() < 0.09
+
+
+def test_random_starts_are_uniform_in_the_box():
+    box = Bounds.parse((LOWER, UPPER), (5,))
+    share = (box.draw(stream("draws"), (4000,)) - LOWER) / (UPPER - LOWER)
+    for column in share.T:
+        assert np.abs(np.sort(column) - (np.arange(4000) + 0.5) / 4000).max() < 0.035
+    network = emulator()
+    _, y = observed(network, 0.1, 3)
+    search = JointSearch(unrelu.Problem.build(network, y, bounds=(LOWER, UPPER)).equilibrated(), Search())
+    starts = search.starts.codes(np.arange(3), 0, 400)
+    assert (np.abs(starts) <= np.sqrt(3)).all()
+    random = starts[:, 3::4]
+    assert np.abs(random.mean(axis=(0, 1))).max() < 0.25
+    assert np.abs(random.std(axis=(0, 1)) - 1).max() < 0.15
+
+
+def test_what_is_found_depends_on_no_unit():
+    """In units of the parameters that are far apart, and in those of the unit cube."""
+    network, (_, y) = emulator(), observed(emulator(), 0.1, 6)
+    first, last = (np.asarray(layer.matrix()) for layer in network.layers)
+    unit = unrelu.from_arrays(
+        [first * (UPPER - LOWER), last], [network.layers[0].bias() + first @ LOWER, network.layers[1].bias()],
+        activation=["relu", "identity"],
+    )  # fmt: skip
+    far, near = unrelu.invert(network, y, bounds=(LOWER, UPPER)), unrelu.invert(unit, y, bounds=(0, 1))
+    np.testing.assert_allclose(far.fun, near.fun, rtol=1e-6)
+    np.testing.assert_allclose((far.z - LOWER) / (UPPER - LOWER), near.z, atol=1e-4)
+
+
+def test_the_callback_hears_codes_of_the_user():
+    heard = []
+    network = emulator()
+    _, y = observed(network, 0.1, 3)
+    unrelu.invert(network, y, "lm", bounds=(LOWER, UPPER), callback=lambda progress: heard.append(progress.z))
+    assert len(heard) > 2
+    assert all(((z >= LOWER) & (z <= UPPER)).all() for z in heard)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2), st.floats(0, 1), st.booleans())
+def test_coordinates_lead_back(ends, share, scaled):
+    low, high = min(ends), max(ends)
+    if high - low < 1e-6 * max(1.0, abs(low), abs(high)):
+        high = low + 1.0
+    latent = Coordinates.of(Bounds(np.array([low]), np.array([high])), scaled)
+    z = np.clip(np.array([low + share * (high - low)]), low, high)
+    back = latent.codes(latent.coordinates(z))
+    np.testing.assert_allclose(back, z, rtol=1e-9, atol=1e-9 * (high - low))
+    assert latent.codes(latent.standard.lower) == low
+    assert latent.codes(latent.standard.upper) == high
+    assert low <= back <= high
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ((1.0, 0.0), "coordinate 0 has the lower bound 1, which is not below the upper one, 0"),
+        ((np.array([0, 0, 0, 0, 3.0]), 3.0), "coordinate 4 has the lower bound 3"),
+        ((np.zeros(4), 1.0), r"the lower one has shape \(4,\), a code has 5 numbers"),
+        ((0.0, np.nan), "the upper one has NaN; use -inf or inf where there is no bound"),
+        ((0.0, "high"), "the upper one, 'high', is no array of numbers"),
+        (3.0, r"bounds=3.0 is no pair; pass \(lower, upper\)"),
+        ([(0, 1), (0, 1), (0, 1)], "is no pair"),
+    ],
+)
+def test_bounds_that_cannot_be_used(bounds, message):
+    network = emulator()
+    with pytest.raises(InputError, match=message):
+        unrelu.invert(network, np.zeros(120), bounds=bounds)
+
+
+def test_a_start_outside_is_refused():
+    network = emulator()
+    z0 = (LOWER + UPPER) / 2
+    z0[3] = 25.0
+    with pytest.raises(InputError, match=r"z0 of observation 0 has 25 at coordinate 3, outside of bounds \[10, 20\]"):
+        unrelu.invert(network, np.zeros(120), bounds=(LOWER, UPPER), z0=z0)
