@@ -80,10 +80,12 @@ class Descents(ABC):
         rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
             hops each.
         doubtful: a confidence below which an observation is given more rounds than are affordable.
+        settled: a confidence from which one without visible noise is given none: its chains agree that it does not fit.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
     doubtful: ClassVar[float] = 0.0
+    settled: ClassVar[float] = 1.0
 
     def effort(self, turn: int) -> tuple[int, int]:
         """Chains and hops after a round; after the last of :attr:`rounds`, each doubles the chains."""
@@ -240,11 +242,14 @@ class BatchDescents(Descents):
 class GradientDescents(BatchDescents):
     """The same for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
 
-    The inverse Hessian that it starts from is the covariance of the codes under the linear model of the generator.
+    Attributes:
+        inverse: the inverse Hessians that it starts from, (B, k, k): the covariance of the codes under the linear model
+            of the generator.
     """
 
     # Six agreeing chains are worth 0.97, twelve 0.99, at half a second a chain: the first few say the most.
     rounds = ((1, 0), (4, 0))
+    settled = BatchDescents.doubtful
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective
@@ -253,14 +258,14 @@ class GradientDescents(BatchDescents):
         variance = objective.prior + _LEAST_VARIANCE * bank.spread
         inverse = bank.posterior(objective.operator, objective.y, variance)[1]
         variance = max(variance + bank.model[-1], torch.finfo(inverse.dtype).tiny)
-        self._inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
+        self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(
         self, rows: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         where = torch.from_numpy(rows.copy()).to(self.objective.y.device)
         at, steps, floor = self.objective.tensor(z), torch.zeros_like(where), self.objective.tensor(enough)
-        inverse = self._inverse[where]
+        inverse = self.inverse[where]
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
