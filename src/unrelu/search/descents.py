@@ -42,7 +42,7 @@ _ENOUGH_DECREASE = 1e-2
 _WORK = 1.2e9
 _STEP_WORK, _HOP_STEPS = 2e4, 5
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
-_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE = (1.0, 0.3, 0.1), 4, 60
+_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
 # is computed in single precision.
 _LEAST_VARIANCE = 1e-3
@@ -271,7 +271,7 @@ class GradientDescents(BatchDescents):
                 break
             state = LimitedMemorySteps(objective, at, where, inverse, _ENOUGH_DECREASE, floor).run(_STEPS_EACH)
             at, steps = state.z, steps + state.steps
-        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE, floor)
+        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE_LARGE, floor)
         state.run(_EXACT_STEPS_LARGE, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()

@@ -51,7 +51,7 @@ _LAST_STEPS, _CONVERGED = 10, 1e-3
 # Predicted decreases: exact fits are then as good as their rounding; codes of large generators have converged.
 _EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-7
 # Codes of a large generator that are refined side by side, steps after which half of them are given up, and in all.
-_REFINED, _HALVED_AFTER, _REFINED_STEPS = 4, 8, 36
+_REFINED, _HALVED_AFTER, _REFINED_STEPS = 4, 5, 30
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,9 @@ class JointSearch:
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
         self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
+        if isinstance(self.descents, GradientDescents) and options.rounds is None:
+            # The first round is one chain, which may fit exactly; four at once cost but half as much again.
+            self.rounds[~problem.looks_noiseless] = 1
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = np.square(problem.y).sum(axis=1)
@@ -167,7 +170,7 @@ class JointSearch:
             self._accept_exact_starts(self.problem.z0)
         while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
             turn = int(self.rounds[rows[0]])
-            if turn == 0:
+            if not self.made[rows].any():
                 self._descend_from_codes(rows)
             self.advance(rows, *self.descents.effort(turn))
             if not self.watch.reason:
