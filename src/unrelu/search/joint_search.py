@@ -138,7 +138,7 @@ class JointSearch:
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
         self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
         if isinstance(self.descents, GradientDescents) and options.rounds is None:
-            # The first round is one chain, which may fit exactly; four at once cost but half as much again.
+            # The first round is one chain, which may fit exactly; four at once cost twice as much.
             self.rounds[~problem.looks_noiseless] = 1
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
