@@ -214,7 +214,14 @@ def local_rank(
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
     for part, codes in _chunks(exact, z):
         asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
-        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
+        none = np.zeros(len(part), dtype=bool)
+        off = certain(exact, single, codes, measured.take(part), asked)
+        sigma[part], sure[part] = off.sigma, off.full_rank
+        both = np.flatnonzero(off.full_rank & off.kinked)
+        if len(both):
+            on = certain(exact, single, codes[torch.from_numpy(both)], measured.take(part[both]), none[both], on=True)
+            sure[part[both]] = on.full_rank
+        free[part[off.hidden]] = -1
     rest = np.flatnonzero(~sure)
     if len(rest):
         walls = None if walls is None else walls[rest]

@@ -73,9 +73,13 @@ class SquaredError:
         """Codes as a tensor of the right type."""
         return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
 
+    def residual(self, z: Tensor, rows: Tensor) -> Tensor:
+        """A G(z) - y, (b, m), differentiable."""
+        return self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
+
     def value(self, z: Tensor, rows: Tensor) -> Tensor:
         """f, (b,), differentiable."""
-        r = self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
+        r = self.residual(z, rows)
         f = (r * r).sum(dim=1)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
 
@@ -127,10 +131,18 @@ class SquaredError:
         size = max(1, _CHUNK // (8 * self.network.width))
         return zip(torch.split(z, size), torch.split(rows, size), strict=True)
 
+    @property
+    def jacobians(self) -> int:
+        """How many Jacobians are held at once."""
+        return max(1, _CHUNK // (self.network.width * self.network.latent_dim))
+
+    def jacobian(self, z: Tensor, rows: Tensor) -> Tensor:
+        """The transposed Jacobian of A G, (b, k, m)."""
+        return self.operator.take(rows).tangents(self.network.linearize(z)[1])
+
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
-        width = self.network.width * self.network.latent_dim
-        size = max(1, _CHUNK // width)
+        size = self.jacobians
         parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
         gram, gradient, f = zip(*parts, strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)

@@ -41,6 +41,9 @@ _ORDINARY = 10
 # Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
 _LARGEST = 1000
 
+# Multiplications that the sizes of layers may cost, and codes that tell them at least.
+_MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
+
 
 @dataclass(frozen=True)
 class Units:
@@ -122,7 +125,7 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
         known = isinstance(network, OpaqueNetwork)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
-    x = torch.from_numpy(network.typical_codes)
+    x = torch.from_numpy(network.typical_codes[: max(_FEWEST_CODES, _MULTIPLICATIONS // max(1, network.work))])
     exponents: list[int] = []
     for layer in exact.layers:
         before = exponents[-1] if exponents else 0

@@ -50,7 +50,7 @@ _STEP, _LAYER, _WEIGHT, _PRODUCT, _SOLUTION = 0.5, 0.9, 1.3e-4, 1e-5, 1e-3
 # The rounds that each observation is given.
 _LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
-_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE = (1.0, 0.3, 0.1), 4, 60
+_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
 # is computed in single precision.
 _LEAST_VARIANCE = 1e-3
@@ -109,10 +109,12 @@ class Descents(ABC):
         rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
             hops each. After the last, each brings half as many chains more.
         doubtful: a confidence below which an observation is given one more round than :attr:`rounds` has.
+        settled: a confidence from which one without visible noise is given none: its chains agree that it does not fit.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
     doubtful: ClassVar[float] = 0.0
+    settled: ClassVar[float] = 1.0
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To how many chains, of how many hops, the next round brings observations, (b,) each."""
@@ -127,7 +129,8 @@ class Descents(ABC):
         Without noise there is an exact fit, and most have found it by then; where few chains disagree, a few more tell
         which of them is right.
         """
-        most = len(self.rounds) + 2 * spent.noiseless + (spent.confidence < self.doubtful)
+        unsettled = spent.noiseless & (spent.confidence < self.settled)
+        most = len(self.rounds) + 2 * unsettled + (spent.confidence < self.doubtful)
         return np.asarray(spent.rounds < most)
 
     def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
@@ -294,11 +297,14 @@ class BatchDescents(Descents):
 class GradientDescents(BatchDescents):
     """The same for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
 
-    The inverse Hessian that it starts from is the covariance of the codes under the linear model of the generator.
+    Attributes:
+        inverse: the inverse Hessians that it starts from, (B, k, k): the covariance of the codes under the linear model
+            of the generator.
     """
 
     # Six agreeing chains are worth 0.97, twelve 0.99, at half a second a chain: the first few say the most.
     rounds = ((1, 0), (4, 0))
+    settled = BatchDescents.doubtful
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
@@ -307,20 +313,20 @@ class GradientDescents(BatchDescents):
         variance = objective.prior + _LEAST_VARIANCE * bank.spread
         inverse = bank.posterior(objective.operator, objective.y, variance)[1]
         variance = max(variance + bank.model[-1], torch.finfo(inverse.dtype).tiny)
-        self._inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
+        self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(
         self, rows: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         where = torch.from_numpy(rows.copy()).to(self.objective.y.device)
         at, steps, floor = self.objective.tensor(z), torch.zeros_like(where), self.objective.tensor(enough)
-        inverse = self._inverse[where]
+        inverse = self.inverse[where]
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
             state = LimitedMemorySteps(objective, at, where, inverse, _ENOUGH_DECREASE, floor).run(_STEPS_EACH)
             at, steps = state.z, steps + state.steps
-        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE, floor)
+        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE_LARGE, floor)
         state.run(_EXACT_STEPS_LARGE, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
