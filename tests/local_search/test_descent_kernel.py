@@ -100,9 +100,10 @@ def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedul
     f = np.full(len(z), np.inf) if f is None else np.array(f)
     moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
     steps = np.zeros(len(z), dtype=np.int64)
+    box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_hop(
-        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), z, f,
-        moves, steps,
+        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
+        f, moves, steps,
     )  # fmt: skip
     return z, f, steps
 
