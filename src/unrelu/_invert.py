@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, local_rank
+from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.measurements.noise import Noise
@@ -155,7 +155,18 @@ def _diagnosed(result: Inversion) -> Inversion:
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
     used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank)
-    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used)
+    null = _null(result) if problem.noise.counts else None
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null)
+
+
+def _null(result: Inversion) -> Array:
+    """What the deviance of counts would be, were the codes the true ones and fitted, (B, 3); NaN without a code."""
+    problem = result.problem
+    null = np.full((problem.size, 3), np.nan)
+    for rows, tangents in jacobians(problem.network, result.z, problem.operator):
+        part = problem.part(rows)
+        null[rows] = part.null(result.reconstruction[rows], tangents.numpy())
+    return null
 
 
 def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
+from unrelu.measurements.count_noise import CountNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import torch_stream
@@ -23,26 +24,34 @@ _CHUNK = 2**24
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
+    Of counts the square of an entry is its deviance, and J^T J is weighted, see
+    :mod:`unrelu.measurements.count_noise`.
+
     Codes (b, k) come with ``rows`` (b,), the observation that each is for; an observation may have several.
 
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
         prior: the weight of ``|z|^2``.
+        counts: the noise of counts; None for squares.
     """
 
-    def __init__(self, network: Generator, operator: Operator, y: Tensor, prior: float = 0.0) -> None:
-        self.network, self.operator, self.y, self.prior = network, operator, y, prior
+    def __init__(
+        self, network: Generator, operator: Operator, y: Tensor, prior: float = 0.0, counts: CountNoise | None = None
+    ) -> None:
+        self.network, self.operator, self.y, self.prior, self.counts = network, operator, y, prior, counts
+        self._seen = None if counts is None else torch.from_numpy(operator.seen(len(y))).to(y)
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
         """The objective of a problem, with its network or a copy of it in another precision."""
         network = network or problem.network
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
-        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior)
+        counts = problem.noise if isinstance(problem.noise, CountNoise) else None
+        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, counts)
 
     def with_network(self, network: Generator) -> SquaredError:
         """The objective of another generator of the same outputs."""
-        return SquaredError(network, self.operator, self.y, self.prior)
+        return SquaredError(network, self.operator, self.y, self.prior, self.counts)
 
     def tensor(self, z: Array) -> Tensor:
         """Codes as a tensor of the right type."""
@@ -50,9 +59,15 @@ class SquaredError:
 
     def value(self, z: Tensor, rows: Tensor) -> Tensor:
         """f, (b,), differentiable."""
-        r = self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
-        f = (r * r).sum(dim=1)
+        f = self._misfit(self.operator.take(rows).forward(self.network.forward(z)), rows)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+
+    def _misfit(self, mean: Tensor, rows: Tensor) -> Tensor:
+        """|A x - y|_2^2 or the deviance, (b,), of what is measured of outputs, (b, m)."""
+        if self.counts is None or self._seen is None:
+            r = mean - self.y[rows]
+            return (r * r).sum(dim=1)
+        return (self._seen[rows] * self.counts.deviance(self.y[rows], mean)).sum(dim=1)
 
     @torch.no_grad()
     def values(self, z: Tensor, rows: Tensor) -> Tensor:
@@ -85,7 +100,7 @@ class SquaredError:
     @torch.no_grad()
     def measure(self, z: Tensor, rows: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
-        values = SquaredError(self.network, self.operator, self.y).values(z, rows)
+        values = SquaredError(self.network, self.operator, self.y, counts=self.counts).values(z, rows)
         return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
 
     @torch.no_grad()
@@ -113,9 +128,14 @@ class SquaredError:
     def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         operator = self.operator.take(rows)
         x, tangents = self.network.linearize(z)
-        r, tangents = operator.forward(x) - self.y[rows], operator.tangents(tangents)
-        gram, gradient = tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
-        f = (r * r).sum(dim=1)
+        mean, tangents = operator.forward(x), operator.tangents(tangents)
+        if self.counts is None:
+            r, weighted = mean - self.y[rows], tangents
+        else:
+            r, weight = self.counts.scoring(self.y[rows], mean)
+            weighted = tangents * weight[:, None, :]
+        gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
+        f = self._misfit(mean, rows)
         if self.prior:
             gram.diagonal(dim1=1, dim2=2).add_(self.prior)
             gradient = gradient + self.prior * z
@@ -131,7 +151,7 @@ class MixedSquaredError(SquaredError):
     """
 
     def __init__(self, double: SquaredError, single: SquaredError) -> None:
-        super().__init__(double.network, double.operator, double.y, double.prior)
+        super().__init__(double.network, double.operator, double.y, double.prior, double.counts)
         self.double, self.single = double, single
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -137,7 +137,7 @@ class JointSearch:
         self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
-        self.size = np.square(problem.y).sum(axis=1)
+        self.size = problem.energy
         self.exact, self._confidence = np.zeros(problem.size, dtype=bool), np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
