@@ -196,10 +196,11 @@ class BatchDescents(Descents):
     # One descent costs as much as all chains of a small network. Few agree on little: their confidence stays low.
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0), (3, 0))
     doubtful = 0.85
+    widths: ClassVar[Array] = _WIDTHS
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective
-        self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in _WIDTHS]
+        self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
@@ -244,10 +245,15 @@ class BatchDescents(Descents):
 
 
 class CountDescents(BatchDescents):
-    """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops."""
+    """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops.
+
+    A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
+    schedule begins where smoothing adds little.
+    """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (4, 4), (8, 4))
     doubtful = 0.0
+    widths: ClassVar[Array] = _WIDTHS[4:]
 
 
 class GradientDescents(BatchDescents):
