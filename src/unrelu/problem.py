@@ -316,10 +316,11 @@ class Problem:
         """A x, (B, m), for outputs x (B, ...)."""
         return self.operator.values(x.reshape(len(x), -1))
 
-    def differences(self, z: Array) -> Array:
-        """y - A G(z), (B, m), in the units of y, for codes (B, k)."""
+    def differences_of(self, x: Array) -> Array:
+        """y - A x, (B, m), as y was stated, neither whitened nor by deviances, for outputs x (B, ...); 0 where unknown."""
         stated = self.given or self
-        return stated.y - stated.mean_of(stated.network(z))
+        r = stated.y - stated.mean_of(x)
+        return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
         """The objective at codes (B, k), (B,): ``|r|_2^2 + prior |z|^2``, ``|r|_1`` or ``|r|_inf``."""

@@ -348,7 +348,7 @@ class Inversion:
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
-        values = norms(self.problem.differences(np.atleast_2d(self.z)), norm)
+        values = norms(self.problem.differences_of(self.problem.network(np.atleast_2d(self.z))), norm)
         return float(values[0]) if self.problem.single else values
 
 

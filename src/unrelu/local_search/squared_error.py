@@ -39,7 +39,7 @@ class SquaredError:
         self, network: Generator, operator: Operator, y: Tensor, prior: float = 0.0, counts: CountNoise | None = None
     ) -> None:
         self.network, self.operator, self.y, self.prior, self.counts = network, operator, y, prior, counts
-        self._seen = None if counts is None else torch.from_numpy(operator.seen(len(y))).to(y)
+        self._seen = None if counts is None else torch.from_numpy(operator.seen(len(y)).copy()).to(y)
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:

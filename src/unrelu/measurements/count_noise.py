@@ -65,22 +65,32 @@ class CountNoise(Noise):
     counts: ClassVar[bool] = True
 
     @abstractmethod
-    def _variance(self, mean: Any) -> Any:
-        """V(mu), of an array or a tensor."""
+    def _dispersion(self, mean: Any) -> Any:
+        """V(mu) / mu, of an array or a tensor."""
 
     @abstractmethod
     def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """d / 2 at positive means; computed from mu - y, so that nothing cancels where both are large."""
+        """d / 2, computed from mu - y, so that nothing cancels where both are large."""
+
+    @abstractmethod
+    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+        """d / 2 where mu is so small that it may be 0, and only its logarithm is known."""
 
     @abstractmethod
     def _distribution(self, mean: float) -> Any:
         """The distribution of a count, of SciPy's."""
 
+    def _variance(self, mean: Any) -> Any:
+        """V(mu)."""
+        return mean * self._dispersion(mean)
+
     # --- the objective ------------------------------------------------------------------------------------------------
 
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         """D's terms d, of the shape of y; differentiable."""
-        return 2 * self._half_deviance(y, _positive(mean)).clamp_min(0)
+        within, log_mean = mean >= _FLOOR, math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
+        usual = self._half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
+        return 2 * torch.where(within, usual, self._half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
 
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
@@ -88,10 +98,10 @@ class CountNoise(Noise):
         Where nothing was counted and less than one expected the weight is 1: that of 1 / mu would hold a step back which
         costs 2 an expected count, however far it goes.
         """
-        positive = _positive(mean)
-        within = mean >= _FLOOR
-        slope = (positive - y) / self._variance(positive) * torch.where(within, 1.0, positive / _FLOOR)
-        weight = torch.where(within, 1 / self._variance(positive), slope / (mean - y))
+        positive, within = _positive(mean), mean >= _FLOOR
+        curvature = 1 / (self._dispersion(positive) * positive.clamp_min(_FLOOR))
+        slope = (positive - y) * curvature
+        weight = torch.where(within, curvature, slope / (mean - y))
         return slope, torch.where((y == 0) & (mean < 1), torch.ones_like(y), weight)
 
     def residuals(self, y: Array, mean: Array) -> Array:
@@ -212,11 +222,15 @@ class Poisson(CountNoise):
     def __post_init__(self) -> None:
         pass
 
-    def _variance(self, mean: Any) -> Any:
-        return mean
+    def _dispersion(self, mean: Any) -> Any:
+        return 0 * mean + 1
 
     def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        return mean - y - _times_log(y, mean - y, y)
+        known = torch.where(y > 0, y, torch.ones_like(y))
+        return mean - y - y * torch.log1p((mean - y) / known)
+
+    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+        return mean - y + torch.xlogy(y, y) - y * log_mean
 
     def _distribution(self, mean: float) -> Any:
         return stats.poisson(mean)
@@ -252,11 +266,16 @@ class NegativeBinomial(CountNoise):
         if not self.level > 0:
             raise InputError(f"noise={self}: the shape r must be above 0, got {self.level:g}")
 
-    def _variance(self, mean: Any) -> Any:
-        return mean + mean * mean / self.level
+    def _dispersion(self, mean: Any) -> Any:
+        return 1 + mean / self.level
 
     def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        return _times_log(y + self.level, mean - y, y + self.level) - _times_log(y, mean - y, y)
+        r, step = self.level, (mean - y) / (y + self.level)
+        ratio = torch.where(y > 0, -r * step / mean, torch.zeros_like(y))
+        return y * torch.log1p(ratio) + r * torch.log1p(step)
+
+    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+        return torch.xlogy(y, y) - y * log_mean - (y + self.level) * torch.log((y + self.level) / (mean + self.level))
 
     def _distribution(self, mean: float) -> Any:
         return stats.nbinom(self.level, self.level / (self.level + mean))
@@ -268,13 +287,7 @@ class NegativeBinomial(CountNoise):
 
 def _positive(mean: Tensor) -> Tensor:
     """The means, those below f replaced by f exp(mu / f - 1)."""
-    return torch.where(mean >= _FLOOR, mean, _FLOOR * torch.exp((mean / _FLOOR - 1).clamp(-80.0, 0.0)))
-
-
-def _times_log(factor: Tensor, step: Tensor, start: Tensor) -> Tensor:
-    """factor log(1 + step / start); 0 where the factor is 0."""
-    some = factor > 0
-    return torch.where(some, factor * torch.log1p(step / torch.where(some, start, torch.ones_like(start))), 0.0)
+    return torch.where(mean >= _FLOOR, mean, _FLOOR * torch.exp((mean / _FLOOR - 1).clamp_max(0.0)))
 
 
 # --- moments of a single entry ----------------------------------------------------------------------------------------
