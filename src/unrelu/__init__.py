@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
     from unrelu.loaders import from_arrays, from_torch, load
     from unrelu.measurements import Mask, Matrix
+    from unrelu.measurements.count_noise import NegativeBinomial, Poisson
     from unrelu.measurements.noise import Gaussian, Outliers, Uniform
     from unrelu.models.generator import Generator
     from unrelu.models.network import Network
@@ -42,8 +43,10 @@ __all__ = [
     "Inversion",
     "Mask",
     "Matrix",
+    "NegativeBinomial",
     "Network",
     "Outliers",
+    "Poisson",
     "Problem",
     "Progress",
     "ProofStatus",
@@ -76,8 +79,10 @@ _HOME = {
     "LatentInverter": "unrelu.adapters",
     "Mask": "unrelu.measurements",
     "Matrix": "unrelu.measurements",
+    "NegativeBinomial": "unrelu.measurements.count_noise",
     "Network": "unrelu.models.network",
     "Outliers": "unrelu.measurements.noise",
+    "Poisson": "unrelu.measurements.count_noise",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
     "ProofStatus": "unrelu.certification.certificate",

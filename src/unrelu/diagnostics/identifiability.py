@@ -244,12 +244,17 @@ def degrees_of_freedom(
     """
     used = np.clip(rank, 0, z.shape[1] - active).astype(np.float64)
     if prior:
-        exact = network.to(torch.float64, "cpu")
-        for part, codes in _chunks(exact, z):
-            tangents = operator.take(part).tangents(exact.linearize(codes)[1])
-            squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
+        for part, tangents in jacobians(network, z, operator):
+            squares = torch.linalg.svdvals(tangents).square()
             used[part] = np.minimum((squares / (squares + prior)).sum(dim=1).numpy(), used[part])
     return used
+
+
+def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+    """The transposed Jacobians of A G at the finite codes, (b, k, m) in double precision, some at a time, with their places."""
+    exact = network.to(torch.float64, "cpu")
+    for part, codes in _chunks(exact, z):
+        yield part, operator.take(part).tangents(exact.linearize(codes)[1]).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:

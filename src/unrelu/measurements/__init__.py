@@ -7,8 +7,17 @@
 
 from __future__ import annotations
 
+from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.measurements.image_operators import blur, downsample, partial_fourier
-from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements.linear_operators import (
+    Identity,
+    Mapped,
+    MaskOperator,
+    MatrixOperator,
+    Operator,
+    Sparse,
+    Weighted,
+)
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
@@ -18,8 +27,11 @@ __all__ = [
     "MaskOperator",
     "Matrix",
     "MatrixOperator",
+    "NegativeBinomial",
     "Operator",
+    "Poisson",
     "Sparse",
+    "Weighted",
     "blur",
     "downsample",
     "partial_fourier",

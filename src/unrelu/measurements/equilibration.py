@@ -22,12 +22,13 @@ import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse
+from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse, Weighted
 from unrelu.measurements.latent_bounds import Coordinates
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
@@ -35,6 +36,8 @@ from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import OpaqueNetwork
+
+Array = npt.NDArray[np.float64]
 
 # Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
 _ORDINARY = 10
@@ -98,9 +101,21 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     data = output
     if not selects_outputs(operator):
         x = np.ldexp(network.typical_outputs[:2], -output)
-        data = _exponent(_log_size(operator.values(x)), output)
+        data = _measured_exponent(operator, x, output)
         operator = _measured(operator, -output, data)
     return Equilibrated(network, operator, Units(layers, output, data))
+
+
+def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
+    """The exponent of what is measured of typical outputs x; of weights also what makes them about 1.
+
+    Step lengths and the Gaussian model of the samples are for measurements of the size of outputs.
+    """
+    if isinstance(operator, Weighted):
+        size = _log_size(operator.weight.double().cpu().numpy())
+        inner = output if selects_outputs(operator.inner) else _measured_exponent(operator.inner, x, output)
+        return inner if size is None else max(-_LARGEST, min(_LARGEST, inner - round(size)))
+    return _exponent(_log_size(operator.values(x)), output)
 
 
 # The exponents of layers and output by network, and the network in ordinary units where it is not in them already.
@@ -226,6 +241,8 @@ def _measured(operator: Operator, before: int, after: int) -> Operator:
     total = before + after
     if not (before or after):
         return operator
+    if isinstance(operator, Weighted):
+        return replace(operator, weight=times_power(operator.weight, total))
     if isinstance(operator, MatrixOperator):
         return MatrixOperator(times_power(operator.weight, total), operator.shape)
     if isinstance(operator, Sparse):

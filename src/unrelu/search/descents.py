@@ -22,7 +22,7 @@ from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, written_out
+from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, unweighted, written_out
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
@@ -149,18 +149,18 @@ class Descents(ABC):
     @staticmethod
     def of(problem: Problem, bank: Bank, objective: SquaredError) -> Descents:
         """The compiled ones, where the network is small and dense and the measurement can be written out."""
-        network = problem.network
+        network, (operator, _) = problem.network, unweighted(problem.operator, problem.size)
         small = (
             isinstance(network, Network)
             and network.device.type == "cpu"
             and bank.fits
             and objective.y.dtype == torch.float32
             and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
-            and (selects_outputs(problem.operator) or problem.operator.n * problem.operator.m <= _SMALL)
+            and (selects_outputs(operator) or (not operator.count and operator.n * operator.m <= _SMALL))
             and all(all(isinstance(step, Dense | Scale) for step in layer.affine.steps) for layer in network.layers)
         )
         if small:
-            return CompiledDescents(problem)
+            return CountDescents(problem, bank, objective) if problem.noise.counts else CompiledDescents(problem)
         return (GradientDescents if bank.large else BatchDescents)(problem, bank, objective)
 
 
@@ -173,7 +173,7 @@ class CompiledDescents(Descents):
         compile_descents()
         self.problem = problem
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
-        network, operator = problem.network, problem.operator
+        network, (operator, weights) = problem.network, unweighted(problem.operator, problem.size)
         assert isinstance(network, Network)
         sizes = network.activation_sizes
         layers = [
@@ -188,6 +188,10 @@ class CompiledDescents(Descents):
             else:
                 a = written_out(operator)
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
+        if weights is not None and not problem.operator.count:
+            layers[-1] = layers[-1]._replace(weight=weights[0])
+        # Of every observation, where they differ.
+        self._weights = weights if problem.operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
 
@@ -217,11 +221,13 @@ class CompiledDescents(Descents):
 
     def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
         """The network whose whole output is observation ``row``, and the observation."""
-        if self._shown is None:
-            return self._packed[1], self.problem.y[row]
-        seen, y = self._shown[row]
-        if self._packed[0] is not seen:
-            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], self._layers[-1].rows(seen)]))
+        seen, y = (None, self.problem.y[row]) if self._shown is None else self._shown[row]
+        if self._weights is not None or self._packed[0] is not seen:
+            last = self._layers[-1]
+            if self._weights is not None:
+                last = last._replace(weight=self._weights[row])
+            last = last if seen is None else last.rows(seen)
+            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], last]))
         return self._packed[1], y
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
@@ -246,10 +252,13 @@ class BatchDescents(Descents):
     # One descent costs as much as all chains of a small network. Few agree on little: their confidence stays low.
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0), (3, 0))
     doubtful = 0.85
+    widths: ClassVar[Array] = _WIDTHS
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
-        self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in _WIDTHS]
+        self._smoothed = [
+            objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths
+        ]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
@@ -292,6 +301,18 @@ class BatchDescents(Descents):
         state.run(_EXACT_STEPS, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
+
+
+class CountDescents(BatchDescents):
+    """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops.
+
+    A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
+    schedule begins where smoothing adds little.
+    """
+
+    rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (4, 4), (8, 4))
+    doubtful = 0.0
+    widths: ClassVar[Array] = _WIDTHS[4:]
 
 
 class GradientDescents(BatchDescents):

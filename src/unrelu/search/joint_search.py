@@ -142,7 +142,7 @@ class JointSearch:
             self.rounds[~problem.looks_noiseless] = 1
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
-        self.size = np.square(problem.y).sum(axis=1)
+        self.size = problem.energy
         self.exact, self._confidence = np.zeros(problem.size, dtype=bool), np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
@@ -334,7 +334,7 @@ class JointSearch:
         objective, where = MixedSquaredError(SquaredError.of(self.problem), self.objective), self._rows(rows)
         z = objective.tensor(self.z[rows])
         exact = 1e-30 * objective.y[where].square().sum(dim=1)
-        if isinstance(self.descents, GradientDescents):
+        if isinstance(self.descents, GradientDescents) and objective.counts is None:
             z, f, arrived = chord_steps(objective, z, where, exact)
         else:
             gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
