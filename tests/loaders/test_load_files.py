@@ -498,7 +498,7 @@ def test_unreadable(tmp_path, monkeypatch):
             r"layers=\['fc1'\] does not go with a \.onnx file: the graph says it; leave it out",
         ),
         ("a.onnx", {"activation": "relu"}, r"activation='relu' does not go with a \.onnx file"),
-        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the first weight says it"),
+        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the file says it"),
         ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a \.npz file"),
         ("a.pt", {"layers": "fc1"}, r"layers must be a list of layer names, got 'fc1'"),
         ("a.pt", {"layers": 5}, r"layers must be a list of layer names, got 5"),
