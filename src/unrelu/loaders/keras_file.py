@@ -72,7 +72,9 @@ def _unzipped(file: Path, max_bytes: int) -> tuple[Any, bytes]:
             members = zip_members(archive, file)
             if missing := [name for name in (_CONFIG, _WEIGHTS) if name not in members]:
                 held = ", ".join(members) or "nothing"
-                raise ModelFileError(f"holds no {missing[0]!r}, but {held}; save it anew with model.save({file.name!r})")
+                raise ModelFileError(
+                    f"holds no {missing[0]!r}, but {held}; save it anew with model.save({file.name!r})"
+                )
             check_members([members[name] for name in (_CONFIG, _WEIGHTS)], file, max_bytes)
             return _parsed(archive.read(_CONFIG), max_bytes), archive.read(_WEIGHTS)
     except (InputError, ModelFileError, MemoryError):
@@ -94,7 +96,9 @@ def _stored_config(stored: Any, max_bytes: int) -> Any | None:
 
 def _parsed(text: bytes, max_bytes: int) -> Any:
     if len(text) > json_limit(max_bytes):
-        raise InputError(f"its configuration has {shown_size(len(text))}; pass a larger max_bytes= if you trust the file")
+        raise InputError(
+            f"its configuration has {shown_size(len(text))}; pass a larger max_bytes= if you trust the file"
+        )
     try:
         return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -130,7 +134,9 @@ def _arrays(root: Any, file_size: int, max_bytes: int) -> Arrays:
         names = _children(group)
         nodes += len(names)
         if nodes > _NODES or len(place) > _DEPTH:
-            raise InputError(f"holds more than {_NODES:,} names, or {_DEPTH} groups in one another; save the model anew")
+            raise InputError(
+                f"holds more than {_NODES:,} names, or {_DEPTH} groups in one another; save the model anew"
+            )
         for name in names:
             if not place and name in _TRAINING:
                 continue

@@ -104,7 +104,9 @@ class _Layer:
     def inbound(self) -> list[str]:
         """The layers whose outputs it takes."""
         if len(self.nodes) != 1:
-            raise UnsupportedModelError(f"{self} is applied {len(self.nodes)} times; only chains of layers can be inverted")
+            raise UnsupportedModelError(
+                f"{self} is applied {len(self.nodes)} times; only chains of layers can be inverted"
+            )
         node = self.nodes[0]
         if isinstance(node, Mapping):  # Keras 3
             return list(_histories(node))
@@ -173,7 +175,9 @@ def _apply(layer: _Layer, flows: list[Flow], weights: _Weights, chain: ChainBuil
         chain.advance(flows[0], [], str(layer))  # says where the model branches
     with chain.at_node(str(layer), flows):
         if layer.kind == "Lambda":
-            raise UnsupportedModelError("holds Python code, which is not run; replace it by layers of Keras, or use ONNX")
+            raise UnsupportedModelError(
+                "holds Python code, which is not run; replace it by layers of Keras, or use ONNX"
+            )
         if layer.kind not in _READERS:
             raise UnsupportedModelError(
                 f"is not supported; supported are {', '.join(_READERS)}. Convolutions are read from ONNX: "
@@ -211,7 +215,9 @@ class _Weights:
             found = {names[i]: below[f"vars/{i}"] for i in range(len(names)) if f"vars/{i}" in below}
         else:
             inside = self._below(layer.name)
-            paths = inside or {path: array for path, array in self._arrays.items() if layer.name in path.split("/")[:-1]}
+            paths = inside or {
+                path: array for path, array in self._arrays.items() if layer.name in path.split("/")[:-1]
+            }
             found = {}
             for path, array in paths.items():
                 name = path.split("/")[-1].partition(":")[0]
@@ -276,7 +282,11 @@ def by_layer(arrays: Arrays) -> Named:
 
 def _by_shapes(held: dict[str, Entry]) -> dict[str, Entry]:
     axes = [array.ndim for array in held.values()]
-    names = {(2,): ["kernel"], (2, 1): ["kernel", "bias"], (1,) * 4: ["gamma", "beta", "moving_mean", "moving_variance"]}
+    names = {
+        (2,): ["kernel"],
+        (2, 1): ["kernel", "bias"],
+        (1,) * 4: ["gamma", "beta", "moving_mean", "moving_variance"],
+    }
     counted = list(held) == [str(i) for i in range(len(held))] and tuple(axes) in names
     return dict(zip(names[tuple(axes)], held.values(), strict=True)) if counted else held
 

@@ -51,8 +51,9 @@ def from_arrays(
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. Codes z and outputs are then in physical units, so ``invert`` should be told
-    their range with ``bounds=``. All of this becomes part of the first and the last layer.
+    where N is the network as it was trained. Codes z and outputs are then in physical units. All of this becomes part of
+    the first and the last layer. Searches take steps in the units of z: a parameter of 1e-9 beside others of 1 is better
+    given in units of 1e-9.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
@@ -124,7 +125,9 @@ def _is_tree(weights: Any) -> bool:
 
 def _of_tree(weights: Any, activation: Activations | None) -> Network:
     """Nested dictionaries; those of a list are applied in its order."""
-    way_out = "pass a list of the layers' dictionaries in that order, from_arrays([params['hidden'], params['out']], ...)"
+    way_out = (
+        "pass a list of the layers' dictionaries in that order, from_arrays([params['hidden'], params['out']], ...)"
+    )
     named: dict[str, Mapping[str, Entry]] = {}
     for i, tree in enumerate([weights] if isinstance(weights, Mapping) else weights):
         found = of_kernels(grouped(dict(_leaves(tree, ""))), False, way_out)
