@@ -174,7 +174,7 @@ def test_branches_are_refused(tmp_path):
         load(written(tmp_path / "a.h5", layers[:2], "Keras 2, functional", config=model))
     model = config(layers[:2], "Keras 2, functional")["config"]
     model["layers"][-1]["inbound_nodes"] *= 2
-    with pytest.raises(UnsupportedModelError, match="'b' .*is applied 2 times"):
+    with pytest.raises(UnsupportedModelError, match=r"'b' .*is applied 2 times"):
         load(written(tmp_path / "a.h5", layers[:2], "Keras 2, functional", config=model))
     model["input_layers"] *= 2
     with pytest.raises(UnsupportedModelError, match="the model has 2 inputs"):
@@ -302,11 +302,11 @@ def test_circles_and_sizes_are_bounded(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["dense/dense"] = file.create_group("dense")
-    with pytest.raises(ModelFileError, match="holds more than .* names, or 32 groups in one another"):
+    with pytest.raises(ModelFileError, match=r"holds more than .* names, or 32 groups in one another"):
         load(path, activation="relu")
     with h5py.File(path, "w") as file:
         file.create_dataset("dense/kernel:0", (2**30, 2**20), "f4", chunks=(1, 2**10))  # nothing is stored
-    with pytest.raises(ModelFileError, match="states the shape .* more than is stored"):
+    with pytest.raises(ModelFileError, match=r"states the shape .* more than is stored"):
         load(path, activation="relu")
     with h5py.File(path, "w") as file:
         file.create_dataset("dense/kernel:0", data=np.zeros((2**10, 2**10)), compression="gzip")

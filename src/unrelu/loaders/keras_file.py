@@ -1,4 +1,4 @@
-"""Keras' ``.keras`` and ``.h5`` files: the arrays in them and the configuration of the model, and nothing that could run.
+"""Keras' ``.keras`` and ``.h5`` files: their arrays and the configuration of the model, and nothing that could run.
 
 Neither is trusted: an HDF5 file may name other files to be read, hold links in circles, or state sizes that no memory
 has. Keras itself writes plain groups of plain arrays, so anything else is refused.
@@ -128,7 +128,8 @@ def _arrays(root: Any, file_size: int, max_bytes: int) -> Arrays:
     import h5py  # noqa: PLC0415
 
     found: Arrays = {}
-    pending, nodes, size = [((), root)], 0, 0
+    pending: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    nodes = size = 0
     while pending:
         place, group = pending.pop()
         names = _children(group)
@@ -164,7 +165,7 @@ def _stated_size(node: Any, file_size: int) -> int:
         raise InputError(f"{where} is compressed, which Keras does not do; h5repack -f NONE decompresses it")
     if node.shape is None or node.dtype.kind not in "biuf":
         raise InputError(f"{where} has entries of type {str(node.dtype)[:80]}; weights are real numbers")
-    entries = math.prod(node.shape)
+    entries: int = math.prod(node.shape)
     if entries * node.dtype.itemsize > min(file_size, node.id.get_storage_size()):
         raise InputError(f"{where} states the shape {node.shape}, more than is stored: it is cut short or damaged")
     return 8 * entries

@@ -12,9 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-import torch
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, float64, normalisation, reshaped
@@ -46,7 +44,7 @@ def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
         model = _Layer.read(config)
         if model.kind not in _MODELS:
             raise UnsupportedModelError(
-                f"is a {model.kind}, a class of its own, whose code no file holds. Save the decoder inside it by itself, "
+                f"is a {model.kind}, a class of its own, whose code no file holds. Save the decoder in it by itself, "
                 "vae.decoder.save('decoder.keras'), or pick its weights with layers=[...] and activation="
             )
         shape = _input_shape(model)
@@ -89,7 +87,7 @@ class _Layer:
         if not re.match(r"(tf_|tensorflow\.)?(keras|python\.keras)\b", module) or ">" in registered:
             kind = registered.rpartition(">")[2] or kind
             raise UnsupportedModelError(
-                f"layer {name!r} ({kind}) is a class of its own, whose code no file holds; only Keras' own layers are read"
+                f"layer {name!r} ({kind}) is a class of its own, whose code no file holds; Keras' own layers are read"
             )
         return cls(kind, name, settings, config.get("inbound_nodes") or [])
 
@@ -359,7 +357,8 @@ def _activation(given: Any) -> list[Part]:
     if not isinstance(given, str) or given not in known:
         name = given.get("config", given.get("class_name")) if isinstance(given, Mapping) else given
         raise UnsupportedModelError(
-            f"has the activation {str(name)[:80]!r}; known are linear, {', '.join(known)}, and the layers ReLU, LeakyReLU and PReLU"
+            f"has the activation {str(name)[:80]!r}; known are linear, {', '.join(known)}, and the layers ReLU, "
+            "LeakyReLU and PReLU"
         )
     return [Activation.parse(known[given])]
 
@@ -368,8 +367,8 @@ def _slope(kind: str, settings: Config) -> list[Part]:
     """ReLU and LeakyReLU, max(u, 0) + c min(u, 0)."""
     if settings.get("max_value") is not None or settings.get("threshold"):
         raise UnsupportedModelError(
-            f"has max_value={settings.get('max_value')!r} and threshold={settings.get('threshold')!r}; only a ReLU that "
-            "bends at 0 alone is supported"
+            f"has max_value={settings.get('max_value')!r} and threshold={settings.get('threshold')!r}; only a ReLU "
+            "that bends at 0 alone is supported"
         )
     default = 0.3 if kind == "LeakyReLU" else 0.0
     slope = _number(settings, "negative_slope" if "negative_slope" in settings else "alpha", default)

@@ -63,17 +63,17 @@ def load(
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
       hold the activation's name, or one for each layer.
-    - ``.keras``, and ``.h5`` of a whole model (need ``unrelu[hdf5]``): Sequential and Functional models of Keras 2 and 3
-      whose layers are Dense, activations, normalisations and reshapes, with the activations that the file states.
+    - ``.keras``, and ``.h5`` of a whole model (need ``unrelu[hdf5]``): Sequential and Functional models of Keras 2 and
+      3 whose layers are Dense, activations, normalisations and reshapes, with the activations that the file states.
       Lambda layers are refused.
     - ``.weights.h5``, and ``.h5`` of weights alone: Dense layers.
 
-    Files of weights store neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5 is
-    used), nor the geometry of convolutions, which are refused. Batch normalisations act before the
-    activation of the matrix they follow; those of Keras and Flax may act after it, and are read from whole models alone.
-    A ``weight`` is (outputs, inputs). A ``kernel``, as Keras and Flax call it, is (inputs, outputs), and such layers are
-    sorted by their numbers, ``dense``, ``dense_1``, ..., ``dense_10``; where their names differ in more, ``layers`` has to
-    say the order.
+    Files of weights store neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5
+    is used), nor the geometry of convolutions, which are refused. Batch normalisations act before the activation of the
+    matrix they follow; those of Keras and Flax may act after it, and are read from whole models alone. A ``weight`` is
+    (outputs, inputs). A ``kernel``, as Keras and Flax call it, is (inputs, outputs), and such layers are sorted by
+    their numbers, ``dense``, ``dense_1``, ..., ``dense_10``; where their names differ in more, ``layers`` has to say
+    the order.
 
     Args:
         path: the file.
@@ -144,8 +144,8 @@ def _read(
         if config is not None and layers is None:
             if activation is not None:
                 raise OptionError(
-                    f"{file}: activation={activation!r} does not go with the file of a whole model, which says it; leave "
-                    "it out, or pick from its weights with layers=[...]"
+                    f"{file}: activation={activation!r} does not go with the file of a whole model, which says it; "
+                    "leave it out, or pick from its weights with layers=[...] (--layers)"
                 )
             return from_keras(config, arrays, max_bytes)
         named, stored = by_layer(arrays), None

@@ -51,16 +51,16 @@ def from_arrays(
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. Codes z and outputs are then in physical units. All of this becomes part of
-    the first and the last layer. Searches take steps in the units of z: a parameter of 1e-9 beside others of 1 is better
-    given in units of 1e-9.
+    where N is the network as it was trained. Codes z and outputs are then in physical units. All of this becomes part
+    of the first and the last layer. Searches take steps in the units of z: a parameter of 1e-9 beside others of 1 is
+    better given in units of 1e-9.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
 
             - a dictionary as Flax, Keras or PyTorch name them, nested or flat: ``{"params": {"Dense_0": {"kernel": ...,
-              "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}). A list of dictionaries
-              says the order of layers whose names differ in more than their numbers.
+              "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}). A list of
+              dictionaries says the order of layers whose names differ in more than their numbers.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It says its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
@@ -302,8 +302,8 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     label = f"layer {name!r}"
     if "moving_mean" in tensors or {"mean", "var"} <= tensors.keys():
         raise UnsupportedModelError(
-            f"{label} is a batch normalisation, which acts before the activation in some models of Keras and Flax, after "
-            "it in others; load the file of the whole model (.keras), or fold it into a kernel"
+            f"{label} is a batch normalisation, which acts before the activation in some models of Keras and Flax, "
+            "after it in others; load the file of the whole model (.keras), or fold it into a kernel"
         )
     if unknown:
         raise UnsupportedModelError(
@@ -372,8 +372,8 @@ def of_kernels(named: Named, picked: bool, way_out: str) -> Named:
     """Layers as Keras and Flax name their arrays, under PyTorch's names; others as they are.
 
     A kernel is (inputs, outputs), the transpose of a weight. Neither Keras nor Flax stores the order of layers, and
-    dictionaries of JAX are sorted by name, ``Dense_10`` before ``Dense_2``. So layers whose names differ in their numbers alone
-    are put in the order of these, ``dense``, ``dense_1``, ..., and others have to be ``picked``.
+    dictionaries of JAX are sorted by name, ``Dense_10`` before ``Dense_2``. So layers whose names differ in their
+    numbers alone are put in the order of these, ``dense``, ``dense_1``, ..., and others have to be ``picked``.
 
     Raises:
         ModelError: nothing says the order; the message ends in ``way_out``.

@@ -1,4 +1,4 @@
-"""Standardised inputs and outputs of a network, and outputs in a basis: affine maps before its first layer and after its last.
+"""Standardised inputs and outputs of a network, and outputs in a basis: affine maps before and after its layers.
 
 Emulators are trained on standardised parameters and on standardised spectra, or on coefficients of their principal
 components. What the training did to a vector x is undone here exactly, so that codes and outputs are in physical units.
@@ -46,8 +46,8 @@ class Standardised:
         for what, values in (("mean", self.mean), ("std", self.std)):
             if values.size not in (1, width):
                 raise ModelError(
-                    f"{self.name}: {what} has {values.size} entries, the network has {width} there; pass as many, or one "
-                    "number for all"
+                    f"{self.name}: {what} has {values.size} entries, the network has {width} there; pass as many, or "
+                    "one number for all"
                 )
         mean, std = (torch.from_numpy(np.broadcast_to(v, (width,)).copy()) for v in (self.mean, self.std))
         return mean, std
@@ -75,12 +75,13 @@ class Projected:
         shape = self.components.shape
         if len(shape) != 2 or shape[0] != width or not shape[1]:
             raise ModelError(
-                f"{self.name}: components have shape {shape}, the network has {width} entries there; pass ({width}, n), a "
-                "row for each"
+                f"{self.name}: components have shape {shape}, the network has {width} entries there; pass "
+                f"({width}, n), a row for each"
             )
         if self.mean.size not in (1, shape[1]):
             raise ModelError(
-                f"{self.name}: the mean has {self.mean.size} entries, but components have shape {shape}; pass {shape[1]}"
+                f"{self.name}: the mean has {self.mean.size} entries, but components have shape {shape}; pass as many "
+                "as these have columns"
             )
         return torch.from_numpy(self.components), torch.from_numpy(np.broadcast_to(self.mean, shape[1:]).copy())
 
@@ -137,7 +138,7 @@ def transforms(given: object, name: str) -> list[Transform]:
 
     They are known by the attributes that fitting gives them. Nothing of the object is called.
     """
-    if given is None or isinstance(given, str) and given == "passthrough":
+    if given is None or (isinstance(given, str) and given == "passthrough"):
         return []
     if isinstance(given, tuple | list):
         if len(given) != 2:
@@ -196,8 +197,8 @@ def _standardised(mean: object, std: object, name: str) -> Standardised:
     shift, scale = _vector(mean, f"{name}: mean"), _vector(std, f"{name}: std")
     if (bad := np.flatnonzero(~(scale > 0))).size:
         raise ModelError(
-            f"{name}: std has {bad.size} entries that are not positive, the first is std[{bad[0]}] = {scale[bad[0]]:g}; "
-            "use 1 for what does not vary"
+            f"{name}: std has {bad.size} entries that are not positive, the first is std[{bad[0]}] = "
+            f"{scale[bad[0]]:g}; use 1 for what does not vary"
         )
     return Standardised(name, shift, scale)
 
