@@ -210,6 +210,12 @@ def test_configurations_that_are_refused(tmp_path, changed, message):
             load(written(tmp_path / name, [dense("a", 3, 4)], "Keras 3", **changed))
 
 
+def test_endless_models_are_refused(tmp_path):
+    layers = [Layer("Dropout", {"name": "a"}, {})] * 2001
+    with pytest.raises(ModelFileError, match="its configuration has 2,002 layers; at most 2,000 are read"):
+        load(written(tmp_path / "a.keras", layers, "Keras 3"))
+
+
 def test_more_layers_in_the_file_than_in_the_configuration(tmp_path):
     path = written(tmp_path / "a.keras", [dense("a", 3, 3), dense("b", 3, 3)], "Keras 3")
     with zipfile.ZipFile(path) as archive:

@@ -30,7 +30,7 @@ from unrelu.runtime.file_reading import (
 Arrays = dict[str, npt.NDArray[Any]]
 
 # Names in a file, and groups within one another.
-_NODES, _DEPTH = 100_000, 32
+_NODES, _DEPTH = 20_000, 32
 # What training leaves in a file beside the model.
 _TRAINING = ("optimizer", "optimizer_weights")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"

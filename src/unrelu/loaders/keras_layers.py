@@ -26,6 +26,8 @@ from unrelu.runtime.file_reading import shown_size
 Config = Mapping[str, Any]
 
 _MODELS = ("Sequential", "Functional", "Model")
+# Each is looked for among the arrays of the file.
+_LAYERS = 2000
 # What Keras 3 and Keras 2 call the list of a model's layers in a file of weights.
 CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
 
@@ -47,6 +49,8 @@ def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
                 f"is a {model.kind}, a class of its own, whose code no file holds. Save the decoder in it by itself, "
                 "vae.decoder.save('decoder.keras'), or pick its weights with layers=[...] and activation="
             )
+        if (count := model.count()) > _LAYERS:
+            raise ModelFileError(f"its configuration has {count:,} layers; at most {_LAYERS:,} are read")
         shape = _input_shape(model)
         if 8 * math.prod(shape) > max_bytes:
             raise ModelFileError(f"states codes of shape {shape}, {shown_size(8 * math.prod(shape))}")
@@ -95,6 +99,10 @@ class _Layer:
     def layers(self) -> list[_Layer]:
         """Of a model."""
         return [_Layer.read(config) for config in self.settings["layers"]]
+
+    def count(self) -> int:
+        """Layers in it, with those of models in their places."""
+        return sum(1 + (layer.count() if layer.kind in _MODELS else 0) for layer in self.layers)
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({self.kind})"
@@ -331,7 +339,7 @@ def _normalisation(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
 
 
 def _rescaling(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
-    scale, offset = (float64(_values(layer.settings.get(key, 0.0)), key) for key in ("scale", "offset"))
+    scale, offset = (float64(_values(layer.settings[key]), key) for key in ("scale", "offset"))
     return [Scale(scale, offset)]
 
 

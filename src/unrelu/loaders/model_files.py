@@ -166,7 +166,10 @@ def _shortened(error: Exception) -> str:
 
 def _path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
-        raise ModelFileError(f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch")
+        raise ModelFileError(
+            f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch, for "
+            "arrays and fitted models unrelu.from_arrays"
+        )
     file = Path(path)
     if os.path.isdir(file):  # False where there can be no such file
         raise ModelFileError(f"{file} is a folder; pass the model file itself")
