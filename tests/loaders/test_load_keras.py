@@ -350,7 +350,7 @@ def test_damaged_members(tmp_path, members, message):
 
 def test_other_hdf5_files(tmp_path):
     path = stored(tmp_path / "a.h5", words=np.array([b"abc"]))
-    with pytest.raises(ModelFileError, match=r"the array /words has entries of type \|S3; weights are real numbers"):
+    with pytest.raises(ModelFileError, match=r"the array /words has entries of type \|S3; save the model in float32"):
         load(path, activation="relu")
     with pytest.raises(ModelFileError, match="holds no weights"):
         load(stored(path), activation="relu")

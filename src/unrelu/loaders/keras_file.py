@@ -164,7 +164,7 @@ def _stated_size(node: Any, file_size: int) -> int:
     if node.id.get_create_plist().get_nfilters():
         raise InputError(f"{where} is compressed, which Keras does not do; h5repack -f NONE decompresses it")
     if node.shape is None or node.dtype.kind not in "biuf":
-        raise InputError(f"{where} has entries of type {str(node.dtype)[:80]}; weights are real numbers")
+        raise InputError(f"{where} has entries of type {str(node.dtype)[:80]}; save the model in float32")
     entries: int = math.prod(node.shape)
     if entries * node.dtype.itemsize > min(file_size, node.id.get_storage_size()):
         raise InputError(f"{where} states the shape {node.shape}, more than is stored: it is cut short or damaged")
