@@ -9,7 +9,9 @@ import typer
 
 Model = Annotated[
     str,
-    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
+    typer.Argument(
+        help="A model file (.onnx .keras .h5 .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."
+    ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
 ActivationName = Annotated[

@@ -176,8 +176,11 @@ class CompiledDescents(Descents):
         network, (operator, weights) = problem.network, unweighted(problem.operator, problem.size)
         assert isinstance(network, Network)
         sizes = network.activation_sizes
+        matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
+        dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
         layers = [
-            PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)
+            PackedLayer(m, layer.bias(), layer.activation, size)
+            for m, layer, size in zip(dense, network.layers, sizes, strict=True)
         ]
         self._shown = observed_rows(operator, problem.y)
         if self._shown is None:
