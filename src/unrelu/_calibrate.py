@@ -107,9 +107,7 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(len(z), *operator.shape)
     # What the noise says of the objective counts; its level is left to the search to find out.
     weighs = noise if noise.counts or noise.entrywise else None
-    return Problem.build(
-        network, y, operator=operator, noise=weighs, norm="l2", scale="none", seed=seed
-    ).equilibrated()
+    return Problem.build(network, y, operator=operator, noise=weighs, norm="l2", scale="none", seed=seed).equilibrated()
 
 
 def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:

@@ -200,7 +200,9 @@ class BatchDescents(Descents):
 
     def __init__(self, bank: Bank, objective: SquaredError) -> None:
         self.objective = objective
-        self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths]
+        self._smoothed = [
+            objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths
+        ]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
