@@ -63,7 +63,9 @@ def main(count: int) -> None:
             missed = (found.fun > 1.01 * near.fun).mean()
             distances = [stats.kstest(p, "uniform").statistic for p in (found.p_value, near.p_value, chi_square)]
             print(
-                f"| {name} | {text} | {x.mean():.2g} | {missed:.1%} | " + " | ".join(f"{d:.3f}" for d in distances) + " |",
+                f"| {name} | {text} | {x.mean():.2g} | {missed:.1%} | "
+                + " | ".join(f"{d:.3f}" for d in distances)
+                + " |",
                 flush=True,
             )
 
