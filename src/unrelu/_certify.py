@@ -96,8 +96,8 @@ def certify(
         certifiable(network)
         if problem.noise.counts or isinstance(problem.operator, Weighted):
             raise InputError(
-                f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, or "
-                "none, and hide entries that say nothing by operator="
+                f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "
+                "or none, and hide entries that say nothing by operator="
             )
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")

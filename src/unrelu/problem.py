@@ -325,8 +325,8 @@ class Problem:
         """
         if self.noise.counts:
             raise UnsupportedModelError(
-                f"method={method!r} is for errors that are added to the output, not for counts (noise={self.noise}); use "
-                "'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
+                f"method={method!r} is for errors that are added to the output, not for counts (noise={self.noise}); "
+                "use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
             )
 
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
@@ -350,7 +350,7 @@ class Problem:
         return self.operator.values(x.reshape(len(x), -1))
 
     def differences_of(self, x: Array) -> Array:
-        """y - A x, (B, m), as y was stated, neither whitened nor by deviances, for outputs x (B, ...); 0 where unknown."""
+        """y - A x, (B, m), as y was stated, for outputs x (B, ...); 0 where nothing is known."""
         stated = self.given or self
         r = stated.y - stated.mean_of(x)
         return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
@@ -398,14 +398,12 @@ class Problem:
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
     def null(self, x: Array, tangents: Array | None = None) -> Array | None:
-        """The cumulants of the deviance of counts at outputs x (B, ...), (B, 3); None where noise is not of counts.
+        """The cumulants of the deviance of counts at outputs x (B, ...), (B, 3); None where noise is of no counts.
 
         Args:
             x: G(z).
             tangents: the Jacobian of A G, (B, k, m), to take off what the fit took; None takes off nothing.
         """
-        if not self.noise.counts:
-            return None
         return self.noise.null(self.mean_of(x), self.operator.seen(len(x)), tangents, self.prior)
 
     def p_value(self, residual: Array, used: Array, null: Array | None = None) -> Array:

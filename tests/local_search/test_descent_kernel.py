@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import unrelu
 from tests.support import random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search.descent_kernel import PackedLayer, PackedNetwork, descend_and_hop
@@ -55,11 +56,11 @@ MEASUREMENTS = {
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def noisy(network, kind="whole", noise=0.1, count=B, seed=1, **options):
+def noisy(network, kind="whole", level=0.1, count=B, seed=1, **options):
     """A problem of noisy observations, and the codes that they are of."""
     rng = np.random.default_rng(seed)
     truth = rng.standard_normal((count, network.latent_dim))
-    x = network(truth) + noise * rng.standard_normal((count, network.output_dim))
+    x = network(truth) + level * rng.standard_normal((count, network.output_dim))
     operator = MEASUREMENTS[kind]
     y = x @ operator.T if kind in ("entries", "matrix") else x
     return Problem.build(network, y, operator=operator, **options), truth
@@ -149,6 +150,23 @@ def test_normal_equations_are_those_of_pytorch_under_every_measurement(name, kin
         assert found.f == pytest.approx(f, abs=ROUNDING * (np.square(problem.y[row]).sum() + f))
 
 
+@every_network
+@pytest.mark.parametrize("kind", ["whole", "masks", "matrix"])
+@pytest.mark.parametrize("each", [False, True])
+def test_weights_of_entries_leave_the_smoothing_alone(name, kind, each):
+    """Sizes of errors over two decades: outputs and derivatives are multiplied, kinks are as wide as they were."""
+    size = 12 if kind == "matrix" else N
+    sizes = 10.0 ** np.random.default_rng(3).uniform(-2, 0, (B, size) if each else size)
+    problem, truth = noisy(NETWORKS[name], kind, noise=unrelu.Gaussian(sizes))
+    for row in (0, B - 1):
+        found = Evaluation(problem, row, truth[row] + 0.1, width=0.3)
+        gram, gradient, f = system(problem, row, truth[row] + 0.1, width=0.3)
+        size = np.linalg.norm(gram)
+        np.testing.assert_allclose(found.gram, gram, atol=ROUNDING * size)
+        np.testing.assert_allclose(found.gradient, gradient, atol=ROUNDING * (np.sqrt(size * f) + size))
+        assert found.f == pytest.approx(f, abs=ROUNDING * (np.square(problem.y[row]).sum() + f))
+
+
 def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
     network = Network.chain(
         [Dense(torch.eye(3).double(), torch.tensor([5.0, 5.0, -50.0]).double()), Activation("relu")], (3,)
@@ -232,7 +250,7 @@ def test_a_descent_ends_lower_than_it_began(name):
 
 
 def test_a_descent_ends_when_its_objective_is_small_enough():
-    problem, truth = noisy(NETWORKS["relu"], noise=0.0)
+    problem, truth = noisy(NETWORKS["relu"], level=0.0)
     start = truth[0] + 0.1 * drawn(20, K)
     enough = float(np.median(objectives(problem, start)))
     _, f, steps = run(problem, start, limits=(100, 1e-6, enough, np.inf))
@@ -272,7 +290,7 @@ def test_a_descent_does_not_depend_on_those_before_it():
 
 @every_network
 def test_hops_never_raise_the_objective(name):
-    problem, truth = noisy(NETWORKS[name], noise=0.3)
+    problem, truth = noisy(NETWORKS[name], level=0.3)
     start = truth[0] + drawn(20, K)
     z, f, steps = run(problem, start, limits=(16, 1e-2, 0.0, np.inf))
     moves = 0.5 * drawn(20, 6, K)
@@ -298,7 +316,7 @@ def test_codes_that_were_descended_from_before_are_not_again():
 
 
 def test_no_hop_is_made_from_a_code_that_is_good_enough():
-    problem, truth = noisy(NETWORKS["relu"], noise=0.0)
+    problem, truth = noisy(NETWORKS["relu"], level=0.0)
     _, _, steps = run(problem, truth[:1], moves=np.ones((1, 50, K)), limits=(16, 1e-2, 1e-6, np.inf))
     assert steps.tolist() == [0]
 
@@ -306,7 +324,7 @@ def test_no_hop_is_made_from_a_code_that_is_good_enough():
 @pytest.mark.parametrize("name", ["relu", "four layers", "identity"])
 def test_a_hop_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(name):
     """From the same code, a hop of length zero, which has to come below f, and a descent that need not."""
-    problem, truth = noisy(NETWORKS[name], noise=0.3)
+    problem, truth = noisy(NETWORKS[name], level=0.3)
     start = truth[0] + drawn(60, K)
     free_z, free, free_steps = run(problem, start)
     ceiling = np.full(60, 1.001 * np.quantile(free, 0.75))

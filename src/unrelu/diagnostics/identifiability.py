@@ -251,7 +251,7 @@ def degrees_of_freedom(
 
 
 def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
-    """The transposed Jacobians of A G at the finite codes, (b, k, m) in double precision, some at a time, with their places."""
+    """The transposed Jacobians of A G at the finite codes, (b, k, m), float64, some at a time with their places."""
     exact = network.to(torch.float64, "cpu")
     for part, codes in _chunks(exact, z):
         yield part, operator.take(part).tangents(exact.linearize(codes)[1]).nan_to_num(0.0, 0.0, 0.0)

@@ -40,9 +40,10 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
     if not is_layer(problem.network, problem.operator):
-        what = "noise= of entries that differ or depend on each other" if problem.given else "operator="
+        whitened = "noise= of entries that differ or depend on each other weighs or"
+        what = whitened if problem.given else "operator="
         raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but {what} mixes or weighs the outputs of the last activation "
+            f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "
             f"({last.activation}): use method='auto', 'lm' or 'projected'"
         )
     operator, weights = unweighted(problem.operator, problem.size)
@@ -50,8 +51,8 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     if shown is None:
         matrix, bias = folded(operator, last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
-        whole = slice(None)
-        found = [(shared, row, whole) for row in problem.y]
+        whole: OutputRows = slice(None)
+        found: list[tuple[LayerSystem, Array, OutputRows]] = [(shared, row, whole) for row in problem.y]
     else:
         different = {id(rows): rows for rows, _ in shown}
         systems = {key: restricted(last, rows) for key, rows in different.items()}

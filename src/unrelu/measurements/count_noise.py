@@ -95,8 +95,8 @@ class CountNoise(Noise):
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
 
-        Where nothing was counted and less than one expected the weight is 1: that of 1 / mu would hold a step back which
-        costs 2 an expected count, however far it goes.
+        Where nothing was counted and less than one expected the weight is 1: that of 1 / mu would hold a step back
+        which costs 2 an expected count, however far it goes.
         """
         positive, within = _positive(mean), mean >= _FLOOR
         curvature = 1 / (self._dispersion(positive) * positive.clamp_min(_FLOOR))
@@ -146,14 +146,7 @@ class CountNoise(Noise):
     # --- goodness of fit ----------------------------------------------------------------------------------------------
 
     def null(self, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array | None, prior: float) -> Array:
-        """Mean, variance and third cumulant of the deviance that is left by counts of these means, (B, 3).
-
-        Args:
-            mean: A G(z), (B, m).
-            seen: which entries were observed, (B, m).
-            tangents: the Jacobian of A G, (B, k, m), whose directions the fit used; None takes off nothing.
-            prior: the weight of ``|z|^2`` in the fit.
-        """
+        """See :meth:`Noise.null`."""
         positive = _positive(torch.from_numpy(mean)).numpy()
         entries = _table(self).at(np.where(np.isfinite(positive), positive, 1.0))
         # Nothing can be counted where nothing is expected; a deviance of 2 mu is left.
@@ -191,6 +184,8 @@ class CountNoise(Noise):
         return np.array([mean_left, variance, whole[2] * variance / whole[1]])
 
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+        if scale.ndim != 2:
+            raise InputError(f"noise={self}: the p-value depends on the means; pass null=problem.null(outputs)")
         mean, variance, third = scale.T  # the null cumulants
         # Gamma of shape 4 / skewness^2, moved to the mean.
         shape = 4 * variance**3 / third**2
@@ -227,17 +222,19 @@ class Poisson(CountNoise):
 
     def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         known = torch.where(y > 0, y, torch.ones_like(y))
-        return mean - y - y * torch.log1p((mean - y) / known)
+        half: Tensor = mean - y - y * torch.log1p((mean - y) / known)
+        return half
 
     def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        return mean - y + torch.xlogy(y, y) - y * log_mean
+        half: Tensor = mean - y + torch.xlogy(y, y) - y * log_mean
+        return half
 
     def _distribution(self, mean: float) -> Any:
         return stats.poisson(mean)
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Counts of these means; none where a mean is below 0."""
-        return rng.poisson(np.maximum(clean, 0.0)).astype(np.float64)
+        return np.asarray(rng.poisson(np.maximum(clean, 0.0)), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,17 +269,21 @@ class NegativeBinomial(CountNoise):
     def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         r, step = self.level, (mean - y) / (y + self.level)
         ratio = torch.where(y > 0, -r * step / mean, torch.zeros_like(y))
-        return y * torch.log1p(ratio) + r * torch.log1p(step)
+        half: Tensor = y * torch.log1p(ratio) + r * torch.log1p(step)
+        return half
 
     def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        return torch.xlogy(y, y) - y * log_mean - (y + self.level) * torch.log((y + self.level) / (mean + self.level))
+        more = y + self.level
+        half: Tensor = torch.xlogy(y, y) - y * log_mean - more * torch.log(more / (mean + self.level))
+        return half
 
     def _distribution(self, mean: float) -> Any:
         return stats.nbinom(self.level, self.level / (self.level + mean))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Counts of these means; none where a mean is below 0."""
-        return rng.poisson(rng.gamma(self.level, np.maximum(clean, 0.0) / self.level)).astype(np.float64)
+        means = rng.gamma(self.level, np.maximum(clean, 0.0) / self.level)
+        return np.asarray(rng.poisson(means), dtype=np.float64)
 
 
 def _positive(mean: Tensor) -> Tensor:
@@ -323,11 +324,12 @@ class _Table:
     def at(self, mean: Array) -> Entries:
         """The moments of entries of these means."""
         log = np.log(np.clip(mean, _GRID[0], _GRID[-1]))
-        moments = np.moveaxis(self._spline(log), -1, 0)
+        moments: list[Array] = list(np.moveaxis(self._spline(log), -1, 0))
         first, second = (self._spline(log, order)[..., 0] for order in (1, 2))
         # By the chain rule: of f(log mu), the second derivative by mu is (f'' - f') / mu^2.
         clipped = np.exp(log)
-        return Entries(*moments, (second - first) / clipped**2 * self._variance(clipped))
+        bend = (second - first) / clipped**2 * self._variance(clipped)
+        return Entries._make([*moments, bend])
 
 
 @lru_cache(maxsize=16)

@@ -38,7 +38,7 @@ class Noise(ABC):
         counts: whether observations are counts, whose objective is their deviance.
     """
 
-    level: Any
+    level: Any = None
     name: ClassVar[str]
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
@@ -145,7 +145,7 @@ class Noise(ABC):
         """What is squared, (B, m), of observations whose outputs without noise would be ``mean``: y - mean."""
         return y - mean
 
-    def check(self, y: Array) -> None:
+    def check(self, y: Array) -> None:  # noqa: B027 -- most noise may leave any number
         """Refuse observations (B, m) that cannot have such noise.
 
         Raises:
@@ -203,6 +203,17 @@ class Noise(ABC):
         return 0.0
 
     # --- goodness of fit ----------------------------------------------------------------------------------------------
+
+    def null(self, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array | None, prior: float) -> Array | None:
+        """Of counts, mean, variance and third cumulant of the deviance that counts of these means leave, (B, 3).
+
+        Args:
+            mean: A G(z), (B, m).
+            seen: which entries were observed, (B, m).
+            tangents: the Jacobian of A G, (B, k, m), whose directions the fit used; None takes off nothing.
+            prior: the weight of ``|z|^2`` in the fit.
+        """
+        return None
 
     def p_value(self, residual: Array, observed: Counts, used: Array, scale: Array, null: Array | None = None) -> Array:
         """The probability that such noise leaves a residual at least as large as this one, (B,).
@@ -366,7 +377,8 @@ class Gaussian(Noise):
 
     def cholesky(self) -> Array | None:
         """See :meth:`Noise.cholesky`."""
-        return self.factor
+        factor: Array | None = self.factor
+        return factor
 
     @property
     def mean_square(self) -> float:
@@ -431,7 +443,7 @@ class Outliers(Noise):
     @property
     def outliers(self) -> float:
         """P."""
-        return self.level
+        return float(self.level)
 
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
         outliers = (r > _OUTLIER * scale[:, None]).sum(axis=1)
@@ -487,8 +499,8 @@ def _covariance(given: Any) -> Array:
         )
     if shape[0] > _CORRELATED:
         raise InputError(
-            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y and "
-            "operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
+            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y "
+            "and operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
         )
     if sparse.issparse(given):
         given = given.toarray()
@@ -506,7 +518,7 @@ def _covariance(given: Any) -> Array:
 
 def _factored(covariance: Array) -> Array:
     try:
-        factor = np.linalg.cholesky(covariance)
+        factor: Array = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
     except np.linalg.LinAlgError:
         least = float(np.linalg.eigvalsh(covariance)[0])
         raise InputError(

@@ -86,7 +86,7 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     shown = np.flatnonzero(seen[0])
     scale = float(np.sqrt((factor[shown] ** 2).sum(axis=1).mean()))
     if len(shown) < operator.m:
-        factor = np.linalg.cholesky((factor @ factor.T)[np.ix_(shown, shown)])
+        factor = np.asarray(np.linalg.cholesky((factor @ factor.T)[np.ix_(shown, shown)]), dtype=np.float64)
     rows = solve_triangular(factor / scale, written_out(operator.take(np.array([0])))[shown], lower=True)
     values = solve_triangular(factor, y[:, shown].T, lower=True).T
     matrix = MatrixOperator(torch.from_numpy(rows), (len(shown),))
