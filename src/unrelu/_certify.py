@@ -91,7 +91,7 @@ def certify(
         problem = Problem.build(
             network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
         )
-        certifiable(network)
+        certifiable(network, problem.operator)
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
         compile_simplex()

@@ -183,7 +183,7 @@ class Problem:
         """
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        measurement = read_operator(operator, network.output_shape, array.shape)
+        measurement = read_operator(operator, network.output_shape, array.shape, network)
         values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
         if scaling.ends is not None and not selects_outputs(measurement):
@@ -409,6 +409,8 @@ class Problem:
     @cached_property
     def _typical(self) -> float:
         """The size of A x for outputs x of the usual size, which rounding errors are relative to."""
+        if not self.operator.linear:
+            return float(np.abs(self.operator.values(self.network.typical_outputs)).max())
         x = np.full((self.size, self.network.output_dim), self.network.typical_output)
         return float(np.abs(self.operator.values(x)).max())
 

@@ -152,7 +152,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     k = as_generator(network).latent_dim
     if codes.ndim not in (1, 2) or codes.shape[-1] != k:
         raise InputError(f"z has shape {codes.shape}; this network takes codes of shape ({k},) or (B, {k})")
-    measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape))
+    measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape), network)
     batch = codes.reshape(-1, k)
     if measured.count not in (0, len(batch)):
         raise InputError(
@@ -212,7 +212,7 @@ def local_rank(
     single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
-    for part, codes in _chunks(exact, z):
+    for part, codes in _chunks(exact, z, measured):
         asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
         sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
     rest = np.flatnonzero(~sure)
@@ -238,8 +238,8 @@ def degrees_of_freedom(
     used = np.clip(rank, 0, z.shape[1] - active).astype(np.float64)
     if prior:
         exact = network.to(torch.float64, "cpu")
-        for part, codes in _chunks(exact, z):
-            tangents = operator.take(part).tangents(exact.linearize(codes)[1])
+        for part, codes in _chunks(exact, z, operator):
+            tangents = operator.take(part).linearize(*exact.linearize(codes))[1]
             squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
             used[part] = np.minimum((squares / (squares + prior)).sum(dim=1).numpy(), used[part])
     return used
@@ -251,9 +251,9 @@ def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Genera
     return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
-def _chunks(network: Generator, z: Array) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
     """The finite codes, as many at a time as their Jacobians have room for, with their places."""
-    rows = max(1, _CHUNK // (network.latent_dim * network.width))
+    rows = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
     for begin in range(0, len(finite), rows):
         part = finite[begin : begin + rows]
@@ -266,7 +266,7 @@ def _examined(
     """Rank, dimension, smallest singular value and margin of all codes; they move along d with ``walls`` d <= 0."""
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
-    for part, codes in _chunks(network, z):
+    for part, codes in _chunks(network, z, operator):
         measured = operator.take(part)
         off = linear_regions(network, codes, measured)
         least, ranks = spectrum(off.tangents)

@@ -39,9 +39,12 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
     if not is_layer(problem.network, problem.operator):
+        mixed = f"operator= mixes the outputs of the last activation ({last.activation}): use method='auto', 'lm' or"
         raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but operator= mixes the outputs of the last activation "
-            f"({last.activation}): use method='auto', 'lm' or 'projected'"
+            f"method={method!r} inverts layer by layer, but {mixed} 'projected'"
+            if problem.operator.linear
+            else f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
+            "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
         )
     shown = observed_rows(problem.operator, problem.y)
     if shown is None:

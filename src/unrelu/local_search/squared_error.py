@@ -124,12 +124,16 @@ class SquaredError:
 
     def _chunks(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
-        size = max(1, _CHUNK // (8 * self.network.width))
+        size = max(1, _CHUNK // (8 * self._width))
         return zip(torch.split(z, size), torch.split(rows, size), strict=True)
+
+    @property
+    def _width(self) -> int:
+        return max(self.network.width, self.operator.width)
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
-        width = self.network.width * self.network.latent_dim
+        width = self._width * self.network.latent_dim
         size = max(1, _CHUNK // width)
         parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
         gram, gradient, f = zip(*parts, strict=True)
@@ -138,7 +142,8 @@ class SquaredError:
     def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         operator = self.operator.take(rows)
         x, tangents = self.network.linearize(z)
-        r, tangents = operator.forward(x) - self.y[rows], operator.tangents(tangents)
+        seen, tangents = operator.linearize(x, tangents)
+        r = seen - self.y[rows]
         gram, gradient = tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
         f = (r * r).sum(dim=1)
         if self.prior:

@@ -1,4 +1,4 @@
-"""Linear measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, pairs of functions.
+"""Measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, functions.
 
 >>> from unrelu import measurements
 >>> measurements.downsample((4, 4), 2).shape
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from unrelu.measurements.image_operators import blur, downsample, partial_fourier
 from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements.nonlinear_operator import NonlinearOperator
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MaskOperator",
     "Matrix",
     "MatrixOperator",
+    "NonlinearOperator",
     "Operator",
     "Sparse",
     "blur",

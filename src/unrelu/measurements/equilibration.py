@@ -27,7 +27,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse
+from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse
 from unrelu.measurements.latent_bounds import Coordinates
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
@@ -225,6 +225,8 @@ def _measured(operator: Operator, before: int, after: int) -> Operator:
         return operator
     if isinstance(operator, MatrixOperator):
         return MatrixOperator(times_power(operator.weight, total), operator.shape)
+    if isinstance(operator, NonlinearOperator):
+        return operator.in_units(before, after)
     if isinstance(operator, Sparse):
         csr = operator.csr
         scaled = sparse.csr_array((np.ldexp(csr.data, total), csr.indices, csr.indptr), csr.shape)

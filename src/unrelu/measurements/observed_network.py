@@ -28,6 +28,8 @@ def selects_outputs(operator: Operator) -> bool:
 
 def is_layer(network: Generator, operator: Operator) -> bool:
     """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it."""
+    if not operator.linear:
+        return False
     linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
     return linear or selects_outputs(operator)
 

@@ -92,7 +92,11 @@ class OpaqueNetwork(Generator):
             return self.push(z, unit) if self.forward_mode else self._by_rows(z)
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and J d for m directions d, given as (m, k), as (B, m, n): forward-mode differentiation.
+        """G(z) as (B, n) and J d for m directions d, as (B, m, n): forward-mode differentiation.
+
+        Args:
+            z: codes, (B, k).
+            directions: (m, k), the same for all codes, or (m, B, k).
 
         Raises:
             NotImplementedError, RuntimeError: PyTorch has no forward-mode formula for something in the module.

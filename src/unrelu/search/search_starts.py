@@ -54,9 +54,10 @@ class SearchStarts:
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
-        self.problem, self.bank, self.objective = problem, bank, objective
+        self.problem, self.objective = problem, objective
+        self.bank, self._operator = bank.seen_by(objective.operator)
         known = float(np.nan_to_num(problem.noise.mean_square))
-        self._variance = np.full(problem.size, self._rounded(known + _ESTIMATE_NOISE * bank.spread))
+        self._variance = np.full(problem.size, self._rounded(known + _ESTIMATE_NOISE * self.bank.spread))
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for
@@ -112,7 +113,7 @@ class SearchStarts:
         for variance in np.unique(self._variance[stale]):
             some = stale[self._variance[stale] == variance]
             at = torch.from_numpy(some).to(self.objective.y.device)
-            operator, y = self.objective.operator.take(at), self.objective.y[at]
+            operator, y = self._operator.take(at), self.objective.y[at]
             mean, covariance = (t.cpu().double().numpy() for t in self.bank.posterior(operator, y, float(variance)))
             values, vectors = np.linalg.eigh(covariance)
             self._mean[some] = mean
