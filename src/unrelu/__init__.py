@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unrelu.adapters import LatentInverter as LatentInverter
     from unrelu.certification.certificate import Certificate, Certificates, ProofStatus
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
-    from unrelu.loaders import from_arrays, from_torch, load
+    from unrelu.loaders import extend, from_arrays, from_torch, load
     from unrelu.measurements import Mask, Matrix
     from unrelu.measurements.noise import Gaussian, Outliers, Uniform
     from unrelu.models.generator import Generator
@@ -53,6 +53,7 @@ __all__ = [
     "calibrate",
     "certify",
     "errors",
+    "extend",
     "from_arrays",
     "from_torch",
     "identifiability",
@@ -86,6 +87,7 @@ _HOME = {
     "Uniform": "unrelu.measurements.noise",
     "calibrate": "unrelu._calibrate",
     "certify": "unrelu._certify",
+    "extend": "unrelu.loaders",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
     "identifiability": "unrelu.diagnostics.identifiability",

@@ -120,6 +120,14 @@ class Trial:
             )
         return x
 
+    def sizes(self, module: nn.Module, z: Tensor) -> tuple[int, Shape]:
+        """The most numbers that a module holds for a row, and the shape of its result, if it passes; see :meth:`rows`.
+
+        It is run in copies: modules may keep what they computed.
+        """
+        x = self.rows(replica(module), z)
+        return max(width_of(replica(module), z), z[0].numel(), x[0].numel()), tuple(x.shape[1:]) or (1,)
+
     def evaluate(self, module: nn.Module, z: Tensor) -> Tensor:
         """The module's result, if it is one for each row.
 
@@ -154,6 +162,34 @@ def _a(noun: str) -> str:
 
 
 _CODES = Trial()
+
+
+def as_module(function: Callable[..., Any], x: Tensor) -> nn.Module:
+    """A function as a module, itself if it is one: computed in the precision of its own constants if it has any.
+
+    Args:
+        x: an input that it is tried on.
+    """
+    if isinstance(function, nn.Module):
+        return function
+    works = []
+    for dtype in (torch.float64, torch.float32):
+        with suppress(Exception), torch.no_grad():
+            y = function(x.to(dtype))
+            works += [dtype] if isinstance(y, Tensor) and y.dtype == dtype else []
+    return _Function(function, works[0] if len(works) == 1 else None)
+
+
+class _Function(nn.Module):
+    """A function computed in ``dtype``, or in that of its input."""
+
+    def __init__(self, function: Callable[..., Any], dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.function, self.own = function, dtype
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.function(x if self.own is None else x.to(self.own))
+        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

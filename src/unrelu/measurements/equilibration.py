@@ -27,6 +27,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
+from unrelu.loaders.nuisance_parameters import ExtendedGenerator
 from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse
 from unrelu.measurements.latent_bounds import Coordinates
 from unrelu.measurements.observed_network import selects_outputs
@@ -119,7 +120,7 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
 def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     """Exponents of the layers' factors, and of that of the output."""
     if not isinstance(network, Network):
-        known = isinstance(network, OpaqueNetwork)
+        known = isinstance(network, OpaqueNetwork | ExtendedGenerator)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
     x = torch.from_numpy(network.typical_codes)
@@ -177,8 +178,10 @@ def _log_weights(affine: Affine, before: int) -> float | None:
 
 
 def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Generator:
+    if isinstance(network, ExtendedGenerator):
+        return replace(network, function=_times(network.function, output))
     if isinstance(network, OpaqueNetwork):
-        return replace(network, module=nn.Sequential(network.module, _Times(output)).eval())
+        return _times(network, output)
     assert isinstance(network, Network)
     pairs = zip(network.layers, (0, *layers), layers, strict=False)
     return replace(network, layers=tuple(_layer_in_units(*pair) for pair in pairs))
@@ -205,6 +208,11 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
     if activation.width:
         activation = Activation(activation.name, activation.slope, math.ldexp(activation.width, after))
     return Layer(replace(layer.affine, steps=tuple(steps)), activation)
+
+
+def _times(network: OpaqueNetwork, exponent: int) -> OpaqueNetwork:
+    """2^exponent G."""
+    return replace(network, module=nn.Sequential(network.module, _Times(exponent)).eval())
 
 
 class _Times(nn.Module):

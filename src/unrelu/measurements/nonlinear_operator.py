@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.loaders.torch_opaque import Trial, differentiated, width_of
+from unrelu.loaders.torch_opaque import Trial, as_module, differentiated
 from unrelu.measurements.linear_operators import Operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
-from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
+from unrelu.models.opaque_network import OpaqueNetwork, frozen
 from unrelu.runtime.streams import stream
 
 _TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
@@ -61,12 +59,7 @@ class NonlinearOperator(Operator):
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """h(x), (B, m), and H(x) t for directions t of each output, (B, k, n) -> (B, k, m)."""
-        own, directions = self._before(x), self._before(t)
-        if self.function.forward_mode:
-            values, pushed = self.function.push(own, directions.transpose(0, 1))
-        else:
-            values, jacobian = self.function.linearize(own)
-            pushed = directions @ jacobian
+        values, pushed = self.function.along(self._before(x), self._before(t))
         return self._after(values, x), self._after(pushed, x)
 
     def _before(self, x: Tensor) -> Tensor:
@@ -108,9 +101,9 @@ def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Gen
     """
     x = _outputs(output, network)
     try:
-        module = given if isinstance(given, nn.Module) else _Function(given, _precision(given, x.reshape(2, *output)))
+        module = as_module(given, x.reshape(2, *output))
         copy = frozen(module, torch.float64, torch.device("cpu")).eval()
-        width, m = _tried(copy, x.reshape(2, *output))
+        width, m = _TRIAL.sizes(copy, x.reshape(2, *output))
         function = OpaqueNetwork(copy, output, _REASON, m, width)
         # Entries that are exactly zero, as ReLUs put out, stay so along the directions of the trial: functions may have
         # a kink there.
@@ -123,38 +116,9 @@ def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Gen
         ) from error
 
 
-def _tried(module: nn.Module, x: Tensor) -> tuple[int, Shape]:
-    """The most numbers that it holds for an output, and the shape of what it gives."""
-    seen = _TRIAL.rows(replica(module), x)
-    width = max(width_of(replica(module), x), x[0].numel(), seen[0].numel())
-    return width, tuple(seen.shape[1:]) or (1,)
-
-
 def _outputs(output: Shape, network: Generator | None) -> Tensor:
     """Two outputs, flat, (2, n): the longest of the typical ones; where no generator is known, numbers from 0 to 1."""
     if network is None:
         return torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
     x = torch.tensor(network.typical_outputs)
     return x[x.norm(dim=1).argsort(descending=True)[:2]]
-
-
-class _Function(nn.Module):
-    """A function as a module; computed in ``dtype`` where it has constants of that type, else in that of its input."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.function, self.own = function, dtype
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.function(x if self.own is None else x.to(self.own))
-        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
-
-
-def _precision(function: Callable[[Tensor], Any], x: Tensor) -> torch.dtype | None:
-    """The precision in which a function computes; None for one that takes that of its input, or that fails in both."""
-    works = []
-    for dtype in (torch.float64, torch.float32):
-        with suppress(Exception), torch.no_grad():
-            y = function(x.to(dtype))
-            works += [dtype] if isinstance(y, Tensor) and y.dtype == dtype else []
-    return works[0] if len(works) == 1 else None

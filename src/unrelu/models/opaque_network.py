@@ -112,6 +112,14 @@ class OpaqueNetwork(Generator):
         # Only tangents differ between directions, so x is one tensor seen many times.
         return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
 
+    def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the mode there is."""
+        with _written_out():
+            if self.forward_mode:
+                return self.push(z, directions.transpose(0, 1))
+            x, tangents = self._by_rows(z)
+        return x, directions @ tangents
+
     def _by_rows(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same as :meth:`linearize` by reverse-mode differentiation; no row of z affects another's output."""
         with torch.enable_grad():
@@ -156,7 +164,7 @@ def unchained(network: Generator) -> str | None:
     """Why the network is no chain of layers; None if it is one."""
     if isinstance(network, Network):
         return None
-    return network.reason if isinstance(network, OpaqueNetwork) else f"a {type(network).__name__} has no layers"
+    return str(getattr(network, "reason", f"a {type(network).__name__} has no layers"))
 
 
 # --- copies of modules ------------------------------------------------------------------------------------------------
