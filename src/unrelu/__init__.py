@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from unrelu.adapters import LatentInverter as LatentInverter
     from unrelu.certification.certificate import Certificate, Certificates, ProofStatus
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
-    from unrelu.loaders import extend, from_arrays, from_torch, load
-    from unrelu.measurements import Mask, Matrix
+    from unrelu.loaders import from_arrays, from_torch, load
+    from unrelu.measurements import Mask, Matrix, extend
     from unrelu.measurements.noise import Gaussian, Outliers, Uniform
     from unrelu.models.generator import Generator
     from unrelu.models.network import Network
@@ -87,7 +87,7 @@ _HOME = {
     "Uniform": "unrelu.measurements.noise",
     "calibrate": "unrelu._calibrate",
     "certify": "unrelu._certify",
-    "extend": "unrelu.loaders",
+    "extend": "unrelu.measurements",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
     "identifiability": "unrelu.diagnostics.identifiability",

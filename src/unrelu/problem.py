@@ -183,7 +183,9 @@ class Problem:
         """
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        measurement = read_operator(operator, network.output_shape, array.shape, network)
+        box = Bounds.parse(bounds, network.latent_shape)
+        tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not prior))
+        measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
         if scaling.ends is not None and not selects_outputs(measurement):
@@ -203,7 +205,6 @@ class Problem:
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         if callback is not None and not callable(callback):
             raise OptionError(f"callback={callback!r} is not callable")
-        box = Bounds.parse(bounds, network.latent_shape)
         starts = _starts(network, z0, len(values))
         if starts is not None:
             box.check(starts)

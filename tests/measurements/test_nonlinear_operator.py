@@ -180,6 +180,17 @@ def test_units_do_not_matter(exponent):
     np.testing.assert_allclose(scaled.z, codes(), atol=1e-6)
 
 
+def test_codes_may_have_bounds_and_the_function_is_tried_within_them():
+    """Outputs of codes in the box are positive, those of N(0, 1) are not."""
+    net = unrelu.from_arrays([RNG.uniform(0.1, 1, (20, 3))], activation="identity")
+    z = RNG.uniform(5, 9, (4, 3))
+    r = unrelu.invert(net, np.log(net(z)), operator=torch.log, bounds=(5, 9))
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    with pytest.raises(InputError, match="NaN or infinite measurements"):
+        unrelu.invert(net, np.log(net(z)), operator=torch.log)
+
+
 def test_calibration_and_identifiability_take_it():
     found = unrelu.calibrate(NETWORK, saturated, "gaussian:0.05", observations=20)
     assert 0 <= found.reached <= 1

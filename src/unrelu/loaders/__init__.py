@@ -1,8 +1,7 @@
 """Trained models as networks: PyTorch modules, state_dicts, ONNX files and plain matrices."""
 
 from unrelu.loaders.model_files import load
-from unrelu.loaders.nuisance_parameters import extend
 from unrelu.loaders.torch_graph import from_torch
 from unrelu.loaders.weight_arrays import from_arrays
 
-__all__ = ["extend", "from_arrays", "from_torch", "load"]
+__all__ = ["from_arrays", "from_torch", "load"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from unrelu.measurements.image_operators import blur, downsample, partial_fourier
 from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
 from unrelu.measurements.nonlinear_operator import NonlinearOperator
+from unrelu.measurements.nuisance_parameters import extend
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Sparse",
     "blur",
     "downsample",
+    "extend",
     "partial_fourier",
     "read_operator",
 ]

@@ -27,9 +27,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.loaders.nuisance_parameters import ExtendedGenerator
 from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse
-from unrelu.measurements.latent_bounds import Coordinates
+from unrelu.measurements.latent_bounds import Coordinates, GeneratorOnCoordinates
+from unrelu.measurements.nuisance_parameters import ExtendedGenerator
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
@@ -120,7 +120,8 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
 def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     """Exponents of the layers' factors, and of that of the output."""
     if not isinstance(network, Network):
-        known = isinstance(network, OpaqueNetwork | ExtendedGenerator)
+        inner = network.base if isinstance(network, GeneratorOnCoordinates) else network
+        known = isinstance(inner, OpaqueNetwork | ExtendedGenerator)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
     x = torch.from_numpy(network.typical_codes)
@@ -178,6 +179,8 @@ def _log_weights(affine: Affine, before: int) -> float | None:
 
 
 def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Generator:
+    if isinstance(network, GeneratorOnCoordinates):
+        return replace(network, base=_in_units(network.base, layers, output))
     if isinstance(network, ExtendedGenerator):
         return replace(network, function=_times(network.function, output))
     if isinstance(network, OpaqueNetwork):

@@ -13,7 +13,7 @@ import unrelu
 from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.loaders.nuisance_parameters import ExtendedGenerator
+from unrelu.measurements.nuisance_parameters import ExtendedGenerator
 from unrelu.methods import METHODS
 from unrelu.result import Status
 from unrelu.runs.manifest import fingerprint
@@ -149,6 +149,23 @@ def test_units_do_not_matter():
     r = unrelu.invert(net, net(z))
     assert set(r.status) == {Status.EXACT_FIT}
     np.testing.assert_allclose(r.z, z, atol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0, -57])
+def test_codes_may_have_bounds(exponent):
+    """Of the generator's own coordinates, in any units; those of the parameters stay as they are."""
+    tiny = unrelu.from_arrays(
+        [NETWORK.layers[0].matrix(), np.ldexp(NETWORK.layers[1].matrix(), exponent)],
+        [NETWORK.layers[0].bias(), np.ldexp(NETWORK.layers[1].bias(), exponent)],
+    )
+    net = unrelu.extend(tiny, scale=(0.5, 2))
+    lower, upper = np.array([0.0, -1, -2, -np.inf, -np.inf]), np.array([0.2, 1, 2, np.inf, np.inf])
+    z = np.random.default_rng(4).uniform(np.maximum(lower, -1.5), np.minimum(upper, 1.5), (5, K + 1))
+    r = unrelu.invert(net, net(z), bounds=(lower, upper))
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    with pytest.raises(UnsupportedModelError, match="extended by nuisance parameters is no chain of layers"):
+        unrelu.invert(net, net(z), "linf", bounds=(lower, upper))
 
 
 def test_it_can_be_measured_by_a_function():

@@ -164,7 +164,7 @@ def extend(
 
     with scale s, shift d and offset o, each if it is asked for, and a function f of your own. A parameter is uniform
     within its bounds if its latent coordinate u is N(0, 1), as the others are. ``split(r.z)`` of the
-    :class:`~unrelu.loaders.nuisance_parameters.ExtendedGenerator` gives the parameters of a result. An extended
+    :class:`~unrelu.measurements.nuisance_parameters.ExtendedGenerator` gives the parameters of a result. An extended
     generator has no known layers: methods that search the latent space take it.
 
     Args:
