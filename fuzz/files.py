@@ -211,6 +211,9 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
     torch.save(state, add("pt", "model", "a.pt"))
     torch.save(state, add("pt before 1.6", "model", "a.pt"), _use_new_zipfile_serialization=False)
     safetensors.torch.save_file(state, add("safetensors", "model", "a.safetensors"))
+    for suffix in ("keras", "h5"):
+        data = Path(__file__).parents[1] / "tests" / "loaders" / "data"
+        shutil.copy(data / f"decoder.{suffix}", add(f"{suffix} of Keras", "model", f"a.{suffix}"))
     weights = {"w": np.ones((4, 6), np.float32), "b": np.ones(6, np.float32)}
     nodes = [crafted.helper.make_node("Gemm", ["x", "w", "b"], ["h"]), crafted.helper.make_node("Relu", ["h"], ["y"])]
     shutil.copy(crafted.graph(folder, nodes, weights), add("onnx", "model", "a.onnx"))
@@ -304,9 +307,10 @@ def mutated_archive(draw: random.Random, content: bytes) -> bytes:
     # Of a checkpoint, the pickle says everything.
     names = [name for name in members if name.endswith("data.pkl")] * 5 + list(members)
     chosen = draw.choice(names)
+    change = mutated_json if chosen.endswith(".json") else mutated_bytes
     with zipfile.ZipFile(target, "w") as archive:
         for name, (member, how) in members.items():
-            archive.writestr(name, mutated_bytes(draw, member) if name == chosen else member, how)
+            archive.writestr(name, change(draw, member) if name == chosen else member, how)
     changed = target.read_bytes()
     target.unlink()
     return changed

@@ -36,7 +36,7 @@ def problem_of(network, operator=None):
     ("options", "error", "message"),
     [
         ({}, InputError, "noise=None cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0"),
-        ({"noise": "gaussian:0"}, InputError, "noise='gaussian:0' cannot be drawn"),
+        ({"noise": "uniform:0"}, InputError, "noise='uniform:0' cannot be drawn"),
         ({"noise": "outliers:0.1"}, InputError, "noise='outliers:0.1' cannot be drawn"),
         ({"noise": "loud"}, InputError, "loud"),
         ({"noise": NOISE, "observations": 19}, OptionError, "observations=19 must be an integer of at least 20"),

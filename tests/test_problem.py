@@ -131,12 +131,20 @@ def test_unstated_noise_is_unknown_and_measured_in_l2():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("poisson:1", "noise='poisson:1': use 'uniform:A', 'gaussian:S' or 'outliers:P'"),
+        (
+            "cauchy:1",
+            "noise='cauchy:1': use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or 'negative-binomial:R'",
+        ),
+        ("poisson:1", "poisson has no level; write 'poisson'"),
+        ("negative-binomial", "the level '' is not a number; write e.g. 'negative-binomial:0.1'"),
+        ("negative-binomial:0", "the shape r must be above 0, got 0"),
         (0.1, "noise=0.1: use 'uniform:A'"),
         ("", "noise='': use"),
         ("uniform", "the level '' is not a number; write e.g. 'uniform:0.1'"),
         ("gaussian:x", "the level 'x' is not a number; write e.g. 'gaussian:0.1'"),
-        ("gaussian:nan", "must be finite and at least 0, got nan"),
+        ("gaussian:nan", "must be finite and above 0, got nan"),
+        ("gaussian:0", "must be finite and above 0, got 0; state none where y has no errors"),
+        ("gaussian:-1", "must be finite and above 0, got -1"),
         ("uniform:inf", "must be finite and at least 0, got inf"),
         ("uniform:-0.1", "must be finite and at least 0, got -0.1"),
         ("outliers:1", "share of outliers must be below 1, got 1"),

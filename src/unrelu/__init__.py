@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from unrelu.certification.certificate import Certificate, Certificates, ProofStatus
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
     from unrelu.loaders import from_arrays, from_torch, load
-    from unrelu.measurements import Mask, Matrix, extend
+    from unrelu.measurements import Mask, Matrix
+    from unrelu.measurements.count_noise import NegativeBinomial, Poisson
     from unrelu.measurements.noise import Gaussian, Outliers, Uniform
     from unrelu.models.generator import Generator
     from unrelu.models.network import Network
+    from unrelu.models.nuisance_parameters import extend
     from unrelu.problem import Problem, Progress
     from unrelu.result import Inversion, Status
     from unrelu.runs import Run, open_run, run
@@ -42,8 +44,10 @@ __all__ = [
     "Inversion",
     "Mask",
     "Matrix",
+    "NegativeBinomial",
     "Network",
     "Outliers",
+    "Poisson",
     "Problem",
     "Progress",
     "ProofStatus",
@@ -77,8 +81,10 @@ _HOME = {
     "LatentInverter": "unrelu.adapters",
     "Mask": "unrelu.measurements",
     "Matrix": "unrelu.measurements",
+    "NegativeBinomial": "unrelu.measurements.count_noise",
     "Network": "unrelu.models.network",
     "Outliers": "unrelu.measurements.noise",
+    "Poisson": "unrelu.measurements.count_noise",
     "Problem": "unrelu.problem",
     "Progress": "unrelu.problem",
     "ProofStatus": "unrelu.certification.certificate",
@@ -87,7 +93,7 @@ _HOME = {
     "Uniform": "unrelu.measurements.noise",
     "calibrate": "unrelu._calibrate",
     "certify": "unrelu._certify",
-    "extend": "unrelu.measurements",
+    "extend": "unrelu.models.nuisance_parameters",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
     "identifiability": "unrelu.diagnostics.identifiability",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import Problem
@@ -61,8 +62,8 @@ def calibrate(
     Args:
         network: G.
         operator: A, as in :func:`unrelu.invert`; of masks, one for all or a batch of them (:class:`unrelu.Mask`).
-        noise: of a size that is usual for the observations: "gaussian:S" or "uniform:A". Without noise exact fits tell
-            all there is to know.
+        noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise exact
+            fits tell all there is to know.
         observations: how many to simulate, at least 20.
         seed: of codes and noise.
 
@@ -82,7 +83,7 @@ def calibrate(
     if isinstance(observations, bool) or not isinstance(observations, int) or observations < _FEWEST:
         raise OptionError(f"observations={observations!r} must be an integer of at least {_FEWEST}")
     stated = Noise.parse(noise)
-    if not stated.mean_square > 0:
+    if not stated.drawable:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     measurement = read_operator(operator, network.output_shape, (), network)
     with computing(one_thread=small(network)):
@@ -102,8 +103,11 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
     if operator.count:
         operator = operator.take(np.arange(len(z)) % operator.count)
     clean = operator.values(network(z).reshape(len(z), -1))
-    y = (clean + noise.draw(clean.shape, stream("calibration noise", seed))).reshape(len(z), *operator.shape)
-    return Problem.build(network, y, operator=operator, scale="none", seed=seed).equilibrated()
+    known_entries(noise, operator, len(z))  # refuses sizes of another shape
+    y = noise.draw(clean, stream("calibration noise", seed)).reshape(len(z), *operator.shape)
+    # What the noise says of the objective counts; its level is left to the search to find out.
+    weighs = noise if noise.counts or noise.entrywise else None
+    return Problem.build(network, y, operator=operator, noise=weighs, norm="l2", scale="none", seed=seed).equilibrated()
 
 
 def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:

@@ -16,6 +16,7 @@ from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
 from unrelu.lp.compilation import compile_simplex
+from unrelu.measurements import Weighted
 from unrelu.measurements.noise import Noise
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import small
@@ -81,8 +82,9 @@ def certify(
     """
     given = result if isinstance(result, Inversion) else None
     if given is not None:
-        operator = given.problem.operator if operator is None else operator
-        noise = given.problem.noise if noise is None else noise
+        stated = given.problem.given or given.problem
+        operator = stated.operator if operator is None else operator
+        noise = stated.noise if noise is None else noise
     if norm is not None and norm not in ("linf", "l1"):
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
@@ -92,6 +94,11 @@ def certify(
             network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
         )
         certifiable(network, problem.operator)
+        if problem.noise.counts or isinstance(problem.operator, Weighted):
+            raise InputError(
+                f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, or "
+                "none, and hide entries that say nothing by operator="
+            )
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
         compile_simplex()

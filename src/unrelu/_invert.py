@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, local_rank
+from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.measurements.noise import Noise
@@ -58,18 +58,22 @@ def invert(
             a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
             pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``. An array that may
             be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it.
-        noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S) or
-            "outliers:P" (a share P of arbitrary errors), or an :class:`unrelu.Uniform`, :class:`unrelu.Gaussian` or
-            :class:`unrelu.Outliers`; in units of y, after ``scale``. It decides what a success is: with it, a p-value
-            of at least 0.01; without, an exact fit or a confidence of at least 0.99.
+        noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S),
+            "outliers:P" (a share P of arbitrary errors), of counts "poisson" or "negative-binomial:R"; or an object,
+            :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
+            :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`; in units of y, after
+            ``scale``. It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a
+            confidence of at least 0.99.
         bounds: (lower, upper), numbers or arrays of a code's shape, as in scipy.optimize; infinite where there is none.
             Codes never leave them, and random starts are uniform between two that are finite. Those that a code is at
             are in ``active_bounds``.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
-            (:math:`|r|_\infty`), r = y - A G(z). By default "auto" takes that of the noise (linf for uniform, l1 for
-            outliers, l2 otherwise), the others report what they minimise.
+            (:math:`|r|_\infty`), r = y - A G(z), whitened where the noise is an array or has a covariance. By default
+            "auto" takes that of the noise (linf for uniform, l1 for outliers, l2 otherwise), the others report what
+            they minimise. Of counts it is their deviance, and there is no other.
         prior: weight of :math:`|z|_2^2` in the l2 objective; S^2 for Gaussian noise S makes z the most probable code
-            under z ~ N(0, I). For the methods that minimise l2 from a start.
+            under z ~ N(0, I), and 1 where S is an array, where a covariance is given, and of counts, whose objectives
+            are chi-square and deviance. For the methods that minimise l2 from a start.
         z0: codes to start from, (k,) or (B, k), for the methods that start somewhere.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             batch as a whole, so an observation alone may get other ones than within a batch.
@@ -160,7 +164,18 @@ def _diagnosed(result: Inversion) -> Inversion:
     identifiable[doubtful] = _determined(result, sigma, doubtful)
     active = np.abs(problem.bounds.active(result.z)).sum(axis=1)
     used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank, active)
-    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used)
+    null = _null(result) if problem.noise.counts else None
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null)
+
+
+def _null(result: Inversion) -> Array:
+    """What the deviance of counts would be, were the codes the true ones and fitted, (B, 3); NaN without a code."""
+    problem = result.problem
+    null = np.full((problem.size, 3), np.nan)
+    for rows, tangents in jacobians(problem.network, result.z, problem.operator):
+        part = problem.part(rows)
+        null[rows] = part.null(result.reconstruction[rows], tangents.numpy())
+    return null
 
 
 def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

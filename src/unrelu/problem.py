@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
+from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
@@ -136,6 +137,10 @@ class Problem:
         bounds: of the codes.
         control: time limit and callback.
         units: in which y, the outputs, the noise and the codes are given, where they are not those of the user.
+        given: where entries differed in what is known of them, the problem as it was stated; this one is whitened
+            (:mod:`unrelu.measurements.whitening`).
+
+    Of count noise, residuals are signed square roots of deviances, and the objective in l2 is the deviance.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -156,6 +161,7 @@ class Problem:
     bounds: Bounds = field(kw_only=True)
     control: Control = field(default_factory=Control)
     units: Units = field(default_factory=Units)
+    given: Problem | None = None
 
     @classmethod
     @computing()
@@ -186,18 +192,21 @@ class Problem:
         box = Bounds.parse(bounds, network.latent_shape)
         tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not prior))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
-        values, single = _observations(measurement, scaling.apply(array, dtype))
         stated = Noise.parse(noise)
+        values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not selects_outputs(measurement):
             raise InputError(
                 f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
                 "generator's own scale, or scale y and the operator together"
             )
         if isinstance(measurement, Identity | MaskOperator):
-            seen = measurement.seen(len(values))
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
+        if stated.counts and norm not in (None, "l2"):
+            raise InputError(
+                f"norm={norm!r}: counts are compared by their deviance; leave norm= out with noise={stated}"
+            )
         weight = _weight(prior, norm or stated.norm)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63")
@@ -208,7 +217,7 @@ class Problem:
         starts = _starts(network, z0, len(values))
         if starts is not None:
             box.check(starts)
-        return cls(
+        problem = cls(
             network,
             values,
             stated,
@@ -221,6 +230,11 @@ class Problem:
             Control(_seconds(time_limit), callback),
             bounds=box,
         )
+        if not stated.entrywise:
+            return problem
+        alike, measured, y = whitened(stated, measurement, values)
+        y.setflags(write=False)
+        return replace(problem, noise=alike, operator=measured, y=y, given=problem)
 
     @property
     def size(self) -> int:
@@ -254,6 +268,8 @@ class Problem:
         """
         if not self.bounds.none:
             return self._on_coordinates()
+        if self.noise.counts:
+            return self  # counts have a unit of their own
         found = equilibrate(self.network, self.operator)
         data = found.units.data
         if abs(data) > _REPRESENTED:
@@ -302,20 +318,43 @@ class Problem:
             z0=None if self.z0 is None else latent.coordinates(self.z0),
         )  # fmt: skip
 
+    def refuse_counts(self, method: str) -> None:
+        """For methods that are made for errors that are added.
+
+        Raises:
+            UnsupportedModelError: y is of counts.
+        """
+        if self.noise.counts:
+            raise UnsupportedModelError(
+                f"method={method!r} is for errors that are added to the output, not for counts (noise={self.noise}); use "
+                "'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
+            )
+
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
         """The problem of some observations, under a control of its own; starts are not carried over."""
         return replace(
             self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
-            control=control or self.control,
+            control=control or self.control, given=self.given and self.given.part(rows),
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:
-        """y - A G(z), (B, m), for codes (B, k); 0 where a mask hides the entry."""
+        """What is squared at codes (B, k), (B, m), see :meth:`residual_of`."""
         return self.residual_of(self.network(z))
 
     def residual_of(self, x: Array) -> Array:
-        """y - A x, (B, m), for outputs x (B, ...); 0 where a mask hides the entry."""
-        return self.y - self.operator.values(x.reshape(len(x), -1))
+        """y - A x, (B, m), for outputs x (B, ...); 0 where a mask hides the entry. Of counts, what their noise says."""
+        r = self.noise.residuals(self.y, self.mean_of(x))
+        return np.where(self.operator.seen(len(r)), r, 0.0) if self.noise.counts else r
+
+    def mean_of(self, x: Array) -> Array:
+        """A x, (B, m), for outputs x (B, ...)."""
+        return self.operator.values(x.reshape(len(x), -1))
+
+    def differences_of(self, x: Array) -> Array:
+        """y - A x, (B, m), as y was stated, neither whitened nor by deviances, for outputs x (B, ...); 0 where unknown."""
+        stated = self.given or self
+        r = stated.y - stated.mean_of(x)
+        return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
         """The objective at codes (B, k), (B,): ``|r|_2^2 + prior |z|^2``, ``|r|_1`` or ``|r|_inf``."""
@@ -359,7 +398,18 @@ class Problem:
             allowed[allowed == 0] = 10 * torch.finfo(self.network.dtype).eps * self._typical
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
-    def p_value(self, residual: Array, used: Array) -> Array:
+    def null(self, x: Array, tangents: Array | None = None) -> Array | None:
+        """The cumulants of the deviance of counts at outputs x (B, ...), (B, 3); None where noise is not of counts.
+
+        Args:
+            x: G(z).
+            tangents: the Jacobian of A G, (B, k, m), to take off what the fit took; None takes off nothing.
+        """
+        if not self.noise.counts:
+            return None
+        return self.noise.null(self.mean_of(x), self.operator.seen(len(x)), tangents, self.prior)
+
+    def p_value(self, residual: Array, used: Array, null: Array | None = None) -> Array:
         """Goodness of fit of residuals (B, m) under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
 
         An exact fit has 1 where the noise is below the rounding of the data. NaN where no noise was stated.
@@ -367,13 +417,19 @@ class Problem:
         Args:
             residual: y - A G(z), (B, m).
             used: the degrees of freedom that the fit used up, (B,).
+            null: of count noise, what :meth:`null` gives.
         """
         # The largest |y| may be an outlier, the size of outputs is none.
         size = np.minimum(self.scale, self._typical)
-        p = self.noise.p_value(residual, self.observed, used, size)
+        p = self.noise.p_value(residual, self.observed, used, size, null)
         rounding = np.where(self.tolerance > EXACT, self.tolerance, 100 * np.finfo(np.float64).eps)
         below = self.noise.size <= rounding * self.scale
         return np.where(self.is_exact(residual) & below & ~np.isnan(p), 1.0, p)
+
+    @cached_property
+    def energy(self) -> Array:
+        """The size of the objective of codes that explain nothing, (B,): ``|y|_2^2``, the sum of counts."""
+        return np.asarray(self.y.sum(axis=1) if self.noise.counts else np.square(self.y).sum(axis=1))
 
     @cached_property
     def scale(self) -> Array:
@@ -388,7 +444,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        if not isinstance(self.network, Network) or not selects_outputs(self.operator) or self.noise.level > 0:
+        if not isinstance(self.network, Network) or not selects_outputs(self.operator) or self.noise.noisy:
             return nothing
         low, high = self.network.layers[-1].activation.range
         if not np.isfinite(low).all():
@@ -429,8 +485,8 @@ def norms(r: Array, norm: str) -> Array:
         return np.asarray(scale * np.linalg.norm(r / scale[:, None], axis=1))
 
 
-def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
-    """Observations as (B, m), and whether there was one without a batch axis."""
+def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, npt.NDArray[np.bool_]]:
+    """Observations as (B, m), whether there was one without a batch axis, and which entries say anything, (B, m)."""
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
@@ -447,7 +503,8 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
         raise InputError(
             f"operator= has {operator.count} masks for {len(values)} observations; pass one for all, or one for each"
         )
-    values = np.where(operator.seen(len(values)), values, 0.0)
+    seen = known_entries(noise, operator, len(values))
+    values = np.where(seen, values, 0.0)
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
@@ -457,8 +514,9 @@ def _observations(operator: Operator, array: Array) -> tuple[Array, bool]:
             f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them with a mask as "
             "operator="
         )
+    noise.check(values)
     values.setflags(write=False)
-    return values, single
+    return values, single, seen
 
 
 def _weight(prior: float, norm: str) -> float:

@@ -99,7 +99,9 @@ class Inversion:
     Attributes:
         z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
         reconstruction: G(z), in the network's output shape.
-        fun: the objective at z: that of the method, or of ``norm`` if one was asked for.
+        fun: the objective at z: that of the method, or of ``norm`` if one was asked for. Where the noise was stated for
+            single entries or with a covariance it is that of whitened residuals, chi-square in l2; of counts their
+            deviance. A prior is added to it.
         success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
             Without, that it fits exactly, or that confidence >= 0.99, y shows noise, and the residual does not stand
             out from those of the batch.
@@ -145,6 +147,7 @@ class Inversion:
     rank: Any
     identifiable: Any
     problem: Problem = field(repr=False)
+    _null: Array | None = field(repr=False)
     _ended: npt.NDArray[np.object_] = field(repr=False)
     _norm: str = field(repr=False)
     _pool: bool = field(repr=False)
@@ -224,6 +227,7 @@ class Inversion:
             rank=np.full(problem.size, -1),
             identifiable=np.zeros(problem.size, dtype=bool),
             problem=problem,
+            _null=problem.null(x),
             _ended=states,
             _norm=norm or problem.norm,
             _pool=pool,
@@ -236,6 +240,7 @@ class Inversion:
         freedom: npt.NDArray[np.int64],
         identifiable: npt.NDArray[np.bool_],
         used: Array,
+        null: Array | None = None,
     ) -> Inversion:
         """The same codes, judged with what is known of their neighbourhood.
 
@@ -244,14 +249,15 @@ class Inversion:
             freedom: the dimension of the solution set of each exact fit, (B,); -1 where unknown.
             identifiable: whether the code is, (B,).
             used: the degrees of freedom that the fit used up, (B,).
+            null: of count noise, what :meth:`~unrelu.problem.Problem.null` says of the fit.
         """
-        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable)._judged(used)
+        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable, _null=null)._judged(used)
 
     def _judged(self, used: Array) -> Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
         exact = problem.is_exact(residual)
-        p_value = problem.p_value(residual, used)
+        p_value = problem.p_value(residual, used, self._null)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
@@ -310,7 +316,7 @@ class Inversion:
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
-        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm", "_pool")]
+        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_null", "_norm", "_pool")]
         columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], problem=problem, **columns)
 
@@ -341,14 +347,14 @@ class Inversion:
         return self.problem.bounds.active(self.z)
 
     def residual(self, norm: str = "l2") -> Any:
-        """``|y - A G(z)|`` in "l2", "l1" or "linf", recomputed from z: a float, or (B,).
+        """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
         Raises:
             InputError: the norm is none of these.
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
-        values = norms(self.problem.residual(np.atleast_2d(self.z)), norm)
+        values = norms(self.problem.differences_of(self.problem.network(np.atleast_2d(self.z))), norm)
         return float(values[0]) if self.problem.single else values
 
 

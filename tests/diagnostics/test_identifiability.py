@@ -248,6 +248,19 @@ def test_where_hidden_neurons_are_at_their_kink_full_rank_still_tells():
     assert (dead.rank, dead.identifiable) == (1, False)
 
 
+def test_hidden_kinks_of_full_rank_on_both_sides_are_told_without_the_regions(monkeypatch):
+    """The difference of two equal inputs is the kink."""
+    second = np.random.default_rng(0).standard_normal((8, 5))
+    first = unrelu.from_arrays([np.vstack([np.eye(2), [[1.0, -1.0]], -np.eye(2)])])
+    last = unrelu.from_arrays([second], activation="leaky_relu:0.5")
+    kinked = Network((*first.layers, *last.layers), (2,))
+    expected = unrelu.identifiability(kinked, [1.0, 1.0])
+    monkeypatch.setattr("unrelu.diagnostics.identifiability.linear_regions", None)
+    rank, free, sigma = local_rank(kinked, np.array([[1.0, 1.0]]))
+    assert (rank[0], free[0]) == (expected.rank, expected.dimension) == (2, -1)
+    assert sigma[0] == pytest.approx(expected.sigma_min, rel=1e-3)
+
+
 def test_the_other_side_of_the_kinks_has_directions_too():
     network = unrelu.from_arrays(
         [np.array([[1.0], [1.0]]), np.array([[-1.0, 1.0]])], [np.array([0.0, 1.0]), np.zeros(1)]

@@ -9,6 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.decomposition import PCA
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from tests.loaders.loader_checks import codes, layers_reproduce
 from unrelu import loaders
@@ -117,3 +122,131 @@ W, B = np.ones((4, 3)), np.ones(4)
 def test_refusals_name_the_entry(arguments, message):
     with pytest.raises(ModelError, match=message):
         from_arrays(*arguments)
+
+
+# --- dictionaries -----------------------------------------------------------------------------------------------------
+
+
+def _dense(k, n, seed):
+    random = np.random.default_rng(seed)
+    return {"kernel": random.standard_normal((k, n)), "bias": random.standard_normal(n)}
+
+
+def _relu_chain(layers, x):
+    for layer in layers:
+        x = np.maximum(x @ layer["kernel"] + layer.get("bias", 0.0), 0)
+    return x
+
+
+LAYERS = [_dense(3, 3, seed) for seed in range(12)]
+SORTED_AS_TEXT = {f"Dense_{i}": LAYERS[i] for i in sorted(range(12), key=str)}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        SORTED_AS_TEXT,
+        {"params": SORTED_AS_TEXT},
+        {"params": {"decoder": SORTED_AS_TEXT}},
+        {f"layers.{i}.{key}": value for i, layer in enumerate(LAYERS) for key, value in layer.items()},
+        {f"dense{'_' * (i > 0)}{i or ''}/{key}:0": v for i, layer in enumerate(LAYERS) for key, v in layer.items()},
+        {
+            f"layers_{i}": {"weight": layer["kernel"].T.tolist(), "bias": layer["bias"]}
+            for i, layer in enumerate(LAYERS)
+        },
+        LAYERS,
+        [{"params": {"any": layer}} for layer in LAYERS],
+        {"layers": LAYERS},
+    ],
+    ids=["Flax", "params", "module", "dots", "Keras", "weights", "list", "list of modules", "list within"],
+)
+def test_dictionaries_of_layers(tree):
+    net = from_arrays(tree, activation="relu")
+    z = codes(net)
+    np.testing.assert_allclose(net(z), _relu_chain(LAYERS, z), rtol=1e-10)
+
+
+def test_dictionaries_of_layers_with_scales():
+    net = from_arrays({"a": _dense(3, 5, 0)}, activation="relu", input_scale=(1.0, 2.0), output_scale=(3.0, 4.0))
+    z = codes(net)
+    np.testing.assert_allclose(net(z), 3 + 4 * _relu_chain([_dense(3, 5, 0)], (z - 1) / 2), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"a": LAYERS[0], "b": LAYERS[1]},
+            r"nothing says in which order its layers, a \(3, 3\), b .*from_arrays\(\[params",
+        ),
+        ({"a": LAYERS[0] | {"kernel": np.ones((3, 3, 1))}}, "layer 'a' is a convolution.* neither stride"),
+        ({"Dense_0": _dense(3, 4, 0), "Dense_1": _dense(3, 4, 0)}, "layer 'Dense_1' has shape .* takes 3 inputs"),
+        (
+            [LAYERS[0], {"scale": np.ones(3), "bias": np.ones(3), "mean": np.ones(3), "var": np.ones(3)}],
+            "acts before the",
+        ),
+        ({"a": {"kernel": [["x"]]}}, "a/kernel has text entries"),
+        ({"a": {"w": np.ones((3, 3))}}, "layer 'a' holds w, not a plain weight"),
+        ({}, "no weight matrix"),
+    ],
+)
+def test_refusals_of_dictionaries(tree, message):
+    with pytest.raises(ModelError, match=message):
+        from_arrays(tree, activation="relu")
+
+
+def test_a_dictionary_needs_its_activations():
+    with pytest.raises(ModelError, match=r"its layers are Dense_0 \(3, 3\), Dense_1 .*Pass activation="):
+        from_arrays(SORTED_AS_TEXT)
+    with pytest.raises(ModelError, match="biases do not go with a dict"):
+        from_arrays(SORTED_AS_TEXT, [None], "relu")
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+X = np.random.default_rng(0).standard_normal((60, 3)) * [0.1, 1.0, 10.0] + 5
+Y = np.tanh(X @ np.random.default_rng(1).standard_normal((3, 9)) / 5) * 100
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            MLPRegressor(hidden_layer_sizes=(8, 7), activation=name, max_iter=20)
+            for name in ("relu", "logistic", "tanh", "identity")
+        ),
+        make_pipeline(StandardScaler(), PCA(2), MLPRegressor(max_iter=20)),
+        TransformedTargetRegressor(MLPRegressor(max_iter=20), transformer=MinMaxScaler()),
+        TransformedTargetRegressor(MLPRegressor(max_iter=20)),
+        make_pipeline(
+            StandardScaler(),
+            TransformedTargetRegressor(
+                make_pipeline(MinMaxScaler(), MLPRegressor(max_iter=20)),
+                transformer=make_pipeline(StandardScaler(), PCA(4, whiten=True)),
+                check_inverse=False,
+            ),
+        ),
+    ],
+    ids=["relu", "logistic", "tanh", "identity", "pipeline", "target", "plain target", "all"],
+)
+def test_multilayer_perceptrons_of_scikit_learn(model):
+    net = from_arrays(model.fit(X, Y))
+    np.testing.assert_allclose(net(X), model.predict(X), rtol=1e-9, atol=1e-9)
+    assert len(net.layers) in (2, 3)
+    with pytest.raises(ModelError, match=r"does not go with MLPRegressor.*, which says its own"):
+        from_arrays(model, activation="relu")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_refusals_of_scikit_learn():
+    with pytest.raises(ModelError, match="MLPRegressor is not fitted, or no MLPRegressor, alone or in a Pipeline"):
+        from_arrays(MLPRegressor())
+    with pytest.raises(ModelError, match="MLPClassifier is not fitted, or no MLPRegressor"):
+        from_arrays(MLPClassifier(max_iter=20).fit(X, Y[:, 0] > 0))
+    with pytest.raises(ModelError, match="transformer_: FunctionTransformer is not fitted, or no"):
+        from_arrays(
+            TransformedTargetRegressor(
+                MLPRegressor(max_iter=20), func=np.exp, inverse_func=np.log, check_inverse=False
+            ).fit(X, Y / 100)
+        )

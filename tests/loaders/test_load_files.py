@@ -50,6 +50,7 @@ def saved(path, value):
     return path
 
 
+KINDS = ["a.npz", "a.pt", "a.pth", "a.safetensors", "a.onnx", "a.keras", "a.h5"]
 STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.safetensors"]
 
 
@@ -250,6 +251,29 @@ def test_layers_of_numbered_and_unnamed_arrays(tmp_path):
     assert load(tmp_path / "b.npz", layers=["arr_0"], activation="relu").output_dim == 5
 
 
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_kernels_are_transposed_and_sorted_by_their_numbers(tmp_path, separator):
+    names = [f"decoder{separator}dense", *(f"decoder{separator}dense_{i}" for i in (2, 10))]
+    pairs = list(zip(names, WEIGHTS, BIASES, strict=True))
+    arrays = {f"{name}{separator}{key}": a for name, w, b in pairs[::-1] for key, a in (("bias", b), ("kernel", w.T))}
+    np.savez(tmp_path / "a.npz", **arrays)
+    same(load(tmp_path / "a.npz", activation="relu"))
+    np.savez(tmp_path / "a.npz", **{name.replace("_2", "_x"): a for name, a in arrays.items()})
+    with pytest.raises(ModelError, match=r"nothing says in which order its layers, .*dense_x \(5, 7\).*; pass layers="):
+        load(tmp_path / "a.npz", activation="relu")
+    same(load(tmp_path / "a.npz", layers=[name.replace("_2", "_x") for name in names], activation="relu"))
+
+
+def test_scales_go_with_a_file(tmp_path):
+    np.savez(tmp_path / "a.npz", W0=WEIGHTS[0])
+    net = load(
+        tmp_path / "a.npz", activation="identity", input_scale=(1.0, 2.0), output_scale=(3.0, np.arange(1.0, 6.0))
+    )
+    np.testing.assert_allclose(net(CODE), 3 + np.arange(1.0, 6.0) * ((CODE - 1) / 2 @ WEIGHTS[0].T), rtol=1e-12)
+    with pytest.raises(ModelError, match=r"a\.npz: input_scale: std has 1 entries that are not positive"):
+        load(tmp_path / "a.npz", activation="identity", input_scale=(1.0, 0.0))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -339,7 +363,7 @@ class Payload:
         return (os.mkdir, (self.target,))
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.npz", "a.safetensors", "a.onnx"])
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "protocol 0", "object array"])
 def test_nothing_in_a_file_is_run(tmp_path, name, how):
     victim, path = tmp_path / "pwned", tmp_path / name
@@ -378,9 +402,6 @@ def test_torchscript_is_refused(tmp_path):
 
 
 # --- files that are not what they should be ---------------------------------------------------------------------------
-
-
-KINDS = ["a.npz", "a.pt", "a.pth", "a.safetensors", "a.onnx"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -462,10 +483,11 @@ def test_empty_missing_and_folders(tmp_path, name):
 
 
 def test_unknown_suffix(tmp_path):
-    for name in ("a.h5", "a.pkl", "model"):
+    for name in ("a.joblib", "a.pkl", "model"):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(
-            ModelFileError, match=r"unknown suffix '.*'; model files end in \.onnx, \.npz, \.pt, \.pth, \.safe"
+            ModelFileError,
+            match=r"unknown suffix '.*'; model files end in \.onnx, \.keras, \.h5, \.hdf5, \.npz, \.pt, \.pth, \.safe",
         ):
             load(tmp_path / name)
 
@@ -498,7 +520,7 @@ def test_unreadable(tmp_path, monkeypatch):
             r"layers=\['fc1'\] does not go with a \.onnx file: the graph says it; leave it out",
         ),
         ("a.onnx", {"activation": "relu"}, r"activation='relu' does not go with a \.onnx file"),
-        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the first weight says it"),
+        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the file says it"),
         ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a \.npz file"),
         ("a.pt", {"layers": "fc1"}, r"layers must be a list of layer names, got 'fc1'"),
         ("a.pt", {"layers": 5}, r"layers must be a list of layer names, got 5"),
@@ -512,20 +534,23 @@ def test_options(tmp_path, name, options, message):
         load(tmp_path / name, **options)
 
 
-@pytest.mark.parametrize("name", ["onnx", "safetensors"])
-def test_missing_packages(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("package", "name", "suffix"),
+    [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors"), ("h5py", "hdf5", "h5")],
+)
+def test_missing_packages(tmp_path, monkeypatch, package, name, suffix):
     genuine = builtins.__import__
 
     def without(module, *arguments):
-        if module.partition(".")[0] == name:
+        if module.partition(".")[0] == package:
             raise ImportError(module)
         return genuine(module, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(__import__("sys").modules, "unrelu.loaders.onnx_graph", raising=False)
-    (tmp_path / f"a.{name}").write_bytes(b"x")
+    (tmp_path / f"a.{suffix}").write_bytes(b"x")
     with pytest.raises(ModelFileError, match=rf'pip install "unrelu\[{name}\]"'):
-        load(tmp_path / f"a.{name}")
+        load(tmp_path / f"a.{suffix}")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["fc", "block.", ""]), st.integers(0, 300))))

@@ -100,9 +100,10 @@ def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedul
     f = np.full(len(z), np.inf) if f is None else np.array(f)
     moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
     steps = np.zeros(len(z), dtype=np.int64)
+    box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_hop(
-        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), z, f,
-        moves, steps,
+        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
+        f, moves, steps,
     )  # fmt: skip
     return z, f, steps
 
@@ -178,20 +179,24 @@ def test_some_rows_of_a_layer_keep_their_own_slopes():
 def test_layers_lie_one_after_another():
     layers = [
         PackedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25), 1.0),
-        PackedLayer(drawn(2, 5), drawn(2), Activation("tanh"), 3.0),
+        PackedLayer(drawn(2, 5), drawn(2), Activation("tanh"), 3.0, drawn(2)),
     ]
     numbers, layout, sizes = PackedNetwork.of(layers)
     assert sizes.tolist() == [1.0, 3.0]
     assert numbers.dtype == np.float32
-    assert len(numbers) == sum(layer.matrix.size + 2 * len(layer.bias) for layer in layers)
-    for row, (matrix, bias, activation, _) in zip(layout, layers, strict=True):
+    assert len(numbers) == sum(layer.matrix.size + 2 * len(layer.bias) for layer in layers) + 2
+    for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
         n, m = matrix.shape
-        begin, at, kink, inputs, outputs, kind = row
+        begin, at, kink, inputs, outputs, kind, weights = row
         assert (inputs, outputs) == (m, n)
         assert kind == (kernel._TANH if activation.smooth else kernel._PIECEWISE_LINEAR)
         np.testing.assert_array_equal(numbers[begin : begin + n * m].reshape(m, n), matrix.T.astype(np.float32))
         np.testing.assert_array_equal(numbers[at : at + n], bias.astype(np.float32))
         np.testing.assert_array_equal(numbers[kink : kink + n], np.full(n, 0.0 if activation.smooth else 0.25))
+        if weight is not None:
+            np.testing.assert_array_equal(numbers[weights : weights + n], weight.astype(np.float32))
+        else:
+            assert weights == -1
 
 
 # --- a descent --------------------------------------------------------------------------------------------------------

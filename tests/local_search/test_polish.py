@@ -11,8 +11,8 @@ from scipy.optimize import least_squares
 
 from tests.support import random_network
 from unrelu import zoo
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, polish
-from unrelu.local_search.squared_error import SquaredError
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, polish
+from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.problem import Problem
 
 K, N, B = 4, 40, 3
@@ -202,3 +202,26 @@ def test_several_codes_for_an_observation_are_polished_on_their_own():
     whole = polished(problem, start, gram)
     np.testing.assert_allclose(z, whole[0][rows], atol=1e-7)
     np.testing.assert_allclose(f, whole[1][rows], rtol=1e-12)
+
+
+def test_chord_steps_reach_an_exact_fit_from_single_precision():
+    network = random_network((K, 15, N), "tanh", 3, bias=True)
+    truth = np.random.default_rng(3).standard_normal((B, K))
+    problem = Problem.build(network, network(truth))
+    single = SquaredError.of(problem, network.to(torch.float32))
+    start, rows = torch.from_numpy(truth) + 1e-4, torch.arange(B)
+    objective = MixedSquaredError(SquaredError.of(problem), single)
+    z, f, arrived = chord_steps(objective, start, rows, torch.zeros(B, dtype=torch.float64))
+    assert arrived.all()
+    np.testing.assert_allclose(z, truth, atol=1e-12)
+    assert (f <= 1e-26 * objective.y.square().sum(dim=1)).all()
+
+
+def test_chord_steps_do_not_claim_a_fit_of_noise():
+    problem, truth = noisy()
+    single = SquaredError.of(problem, problem.network.to(torch.float32))
+    objective = MixedSquaredError(SquaredError.of(problem), single)
+    start, rows = torch.from_numpy(truth), torch.arange(B)
+    _, f, arrived = chord_steps(objective, start, rows, torch.zeros(B, dtype=torch.float64))
+    assert not arrived.any()
+    assert (f <= objective.double.values(start, rows)).all()

@@ -143,6 +143,27 @@ def test_noise_is_judged_and_its_residual_is_that_of_the_measurement():
     assert not unrelu.invert(NETWORK, y, operator=saturated, noise="gaussian:0.01").success.any()
 
 
+def test_entries_may_differ_in_their_errors_or_depend_on_each_other():
+    sizes = RNG.uniform(0.01, 0.1, N)
+    y = saturated(torch.from_numpy(NETWORK(codes(10)))).numpy() + sizes * RNG.standard_normal((10, N))
+    by_size = unrelu.invert(NETWORK, y, operator=saturated, noise=unrelu.Gaussian(sizes))
+    by_covariance = unrelu.invert(NETWORK, y, operator=saturated, noise=unrelu.Gaussian(covariance=np.diag(sizes**2)))
+    assert by_size.success.mean() >= 0.8
+    np.testing.assert_allclose(by_size.p_value, by_covariance.p_value, atol=1e-6)
+    np.testing.assert_allclose(by_size.z, by_covariance.z, atol=1e-4)
+    weighted = lambda z: np.square((y - np.tanh(NETWORK(z) / 2)) / sizes).sum(axis=1)  # noqa: E731
+    assert (weighted(by_size.z) <= weighted(codes(10))).all()
+
+
+def test_counts_may_be_of_a_function():
+    """A detector that saturates: its counts are Poisson about 200 tanh(x / 2)."""
+    rate = 200 * np.tanh(NETWORK(codes(10)) / 2)
+    y = np.random.default_rng(6).poisson(rate)
+    r = unrelu.invert(NETWORK, y, operator=lambda x: 200 * saturated(x), noise="poisson")
+    assert r.success.mean() >= 0.8
+    assert (np.linalg.norm(r.z - codes(10), axis=1) < 0.3 * np.linalg.norm(codes(10), axis=1)).mean() >= 0.8
+
+
 @pytest.mark.parametrize("method", ["lm", "adam", "gradient_descent", "ilo"])
 def test_methods_that_need_no_adjoint_go_down_the_composition(method):
     z = codes()

@@ -113,3 +113,13 @@ def test_float32_is_composed_and_written_out_in_float64():
 def test_steps_that_cannot_be_used_are_refused(steps, shape, message):
     with pytest.raises(ModelError, match=message):
         Affine.compose(steps, shape)
+
+
+def test_a_transposed_convolution_of_one_position_is_pytorchs():
+    random = torch.Generator().manual_seed(5)
+    weight = torch.randn(4, 3, 2, 5, generator=random, dtype=torch.float64)
+    bias = torch.randn(3, generator=random, dtype=torch.float64)
+    x = torch.randn(6, 4, 1, 1, generator=random, dtype=torch.float64)
+    for options in ({}, {"stride": (2, 3)}, {"padding": (0, 1)}, {"dilation": (2, 2)}):
+        expected = torch.nn.functional.conv_transpose2d(x, weight, bias, **options)
+        torch.testing.assert_close(ConvTranspose(weight, bias, **options).apply(x), expected)

@@ -64,6 +64,23 @@ def objectives(problem, start):
 # --- what they reach --------------------------------------------------------------------------------------------------
 
 
+def test_a_layer_that_only_scales():
+    """Batch normalisation after the last ReLU, and an activation after an identity."""
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Linear(3, 20),
+        torch.nn.ReLU(),
+        torch.nn.Linear(20, 60),
+        torch.nn.ReLU(),
+        torch.nn.BatchNorm1d(60),
+    ]
+    net = unrelu.from_torch(torch.nn.Sequential(*layers).double().eval())
+    z = np.random.default_rng(0).standard_normal((4, 3))
+    found = unrelu.invert(net, net(z))
+    assert found.success.all()
+    np.testing.assert_allclose(found.z, z, atol=1e-8)
+
+
 @both
 @every_measurement
 @pytest.mark.parametrize("prior", [0.0, 0.2])

@@ -69,7 +69,7 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     monkeypatch.setattr(sample_bank, "_LARGE", 0)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     assert isinstance(Descents.of(found.problem, Bank.of(again), SquaredError.of(found.problem)), GradientDescents)
-    assert (found.fun <= expected.fun * (1 + 1e-6)).mean() >= 0.8
+    assert (found.fun <= expected.fun * 1.01).all()  # codes at different kinks of one optimum
     assert (found.confidence < 0.99).all()  # four chains are not enough
 
 

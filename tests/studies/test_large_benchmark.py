@@ -35,4 +35,4 @@ def test_the_table_states_ratios_and_the_worse_residual():
         "residual": [0.25, 0.3], "confidence": [0.9, 0.8],
     }  # fmt: skip
     table = load("large").blocks["large"]({"rows": [row]})
-    assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | 0.80 |" in table
+    assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | -4e-01 | 0.80 |" in table

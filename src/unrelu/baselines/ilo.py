@@ -116,7 +116,9 @@ class Ilo:
         nit = np.zeros(len(z), dtype=np.int64)
         for depth, steps in enumerate(rounds[1:], 1):
             h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
-            upper = SquaredError(_part(network, layers[depth:]), objective.operator, objective.y)
+            upper = SquaredError(
+                _part(network, layers[depth:]), objective.operator, objective.y, counts=objective.counts
+            )
             radius = None if self.radius is None else float(np.ldexp(self.radius, problem.units.layer(depth)))
             run = self._descend(problem, upper, h, steps, _reporter(z, before), radius)
             before, nit = before + steps, nit + run.nit

@@ -80,6 +80,7 @@ class Plugin:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Step from the start of every observation, all at once."""
+        problem.refuse_counts("plugin")
         network = as_chain(problem.network, "plugin")
         objective, forth = SquaredError.of(problem), linearised(network)
         eta = problem.ordinary(self.learning_rate, -2) if self.learning_rate else self._step(network)

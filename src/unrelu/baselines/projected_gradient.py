@@ -81,6 +81,7 @@ class Projected:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Step and project the observations, all that have not converged at a time."""
+        problem.refuse_counts("projected")
         if problem.prior and self.projection in LAYER_METHODS:
             raise InputError(
                 f"prior={problem.prior:g}: projection={self.projection!r} inverts layers, which have no |z|^2; "

@@ -9,7 +9,9 @@ import typer
 
 Model = Annotated[
     str,
-    typer.Argument(help="A model file (.onnx .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."),
+    typer.Argument(
+        help="A model file (.onnx .keras .h5 .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."
+    ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
 ActivationName = Annotated[
@@ -41,7 +43,10 @@ Method = Annotated[
     ),
 ]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")]
-Noise = Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")]
+Noise = Annotated[
+    str | None,
+    typer.Option(help="uniform:A, gaussian:S, outliers:P, poisson or negative-binomial:R, in units of the data"),
+]
 Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
 Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]

@@ -74,7 +74,7 @@ def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
 def records(result: Inversion) -> Iterator[dict[str, Any]]:
     """One dictionary an observation: what happened to it, and its residuals, recomputed from z."""
     problem = result.problem
-    numbers = numbers_of(result, problem.residual(np.atleast_2d(result.z)))
+    numbers = numbers_of(result, problem.differences_of(problem.network(np.atleast_2d(result.z))))
     verdict = {name: numbers.pop(name) for name in ("success", "p_value", "confidence")}
     states = [str(status) for status in np.atleast_1d(result.status)]
     columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}

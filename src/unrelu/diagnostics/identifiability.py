@@ -214,7 +214,14 @@ def local_rank(
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
     for part, codes in _chunks(exact, z, measured):
         asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
-        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
+        none = np.zeros(len(part), dtype=bool)
+        off = certain(exact, single, codes, measured.take(part), asked)
+        sigma[part], sure[part] = off.sigma, off.full_rank
+        both = np.flatnonzero(off.full_rank & off.kinked)
+        if len(both):
+            on = certain(exact, single, codes[torch.from_numpy(both)], measured.take(part[both]), none[both], on=True)
+            sure[part[both]] = on.full_rank
+        free[part[off.hidden]] = -1
     rest = np.flatnonzero(~sure)
     if len(rest):
         walls = None if walls is None else walls[rest]
@@ -237,12 +244,17 @@ def degrees_of_freedom(
     """
     used = np.clip(rank, 0, z.shape[1] - active).astype(np.float64)
     if prior:
-        exact = network.to(torch.float64, "cpu")
-        for part, codes in _chunks(exact, z, operator):
-            tangents = operator.take(part).linearize(*exact.linearize(codes))[1]
-            squares = torch.linalg.svdvals(tangents.nan_to_num(0.0, 0.0, 0.0)).square()
+        for part, tangents in jacobians(network, z, operator):
+            squares = torch.linalg.svdvals(tangents).square()
             used[part] = np.minimum((squares / (squares + prior)).sum(dim=1).numpy(), used[part])
     return used
+
+
+def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+    """The transposed Jacobians of A G at the finite codes, (b, k, m) in double precision, some at a time, with their places."""
+    exact = network.to(torch.float64, "cpu")
+    for part, codes in _chunks(exact, z, operator):
+        yield part, operator.take(part).linearize(*exact.linearize(codes))[1].nan_to_num(0.0, 0.0, 0.0)
 
 
 def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,11 +99,23 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
     return LinearRegions(operator.linearize(x, tangents)[1], margin.numpy(), kinks, hidden, _finite(x))
 
 
-def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
-    """The smallest singular value of A J to 1e-3, (B,), and where no other code nearby surely has the same A G.
+class Certain(NamedTuple):
+    """What is sure of some codes, (B,) each: the rank k, kinks or none, and the smallest singular value to 1e-3."""
 
-    There A J has rank k, and so it stays whichever side neurons at their kink take. These are of the last layer, and
-    taken as off: any that comes on adds a row to the Jacobian, where A picks outputs.
+    sigma: Array
+    full_rank: Flags
+    kinked: Flags
+    hidden: Flags
+
+
+def certain(
+    network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags, on: bool = False
+) -> Certain:
+    """Where A J surely has rank k, with every neuron at its kink on, or every one off.
+
+    ``kinked`` is where the rank on the other side may be another: not where such neurons are of the last layer and
+    taken as off, as any that comes on adds a row to the Jacobian, where A picks outputs. ``hidden`` is where some are
+    before the last layer.
 
     The pattern is found in double precision and the directions are pushed through ``single``, the network in single
     precision, which takes a convolutional one a third of the time. Singular values are for where they are ``wanted``,
@@ -110,27 +123,28 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator, wa
     elsewhere.
     """
     batch, k = z.shape
-    x, kinked, at_kink = z, torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.bool)
+    x, hidden, at_kink = z, torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.bool)
     tangents = torch.eye(k, dtype=single.dtype)[None]
     for layer, fast in zip(network.layers, single.layers, strict=True):
-        kinked |= at_kink
+        hidden |= at_kink
         slopes = _pushed(fast, tangents, batch)
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
         kinks = _at_kink(layer, u)
         at_kink = kinks.any(dim=1)
-        side = torch.where(kinks, -1.0, u)
+        side = torch.where(kinks, 1.0 if on else -1.0, u)
         tangents = slopes * layer.activation.derivative(side, x).to(single.dtype)[:, None, :]
+    kinked = hidden
     if selects_outputs(operator):
         measured = operator.to(single.dtype, z.device).tangents(tangents)
     else:
-        kinked |= at_kink
+        kinked = hidden | at_kink
         measured = operator.linearize(x, tangents.to(z.dtype))[1]
     smallest, sure = np.full(batch, np.nan), _well_conditioned(measured.to(single.dtype))
     rest = np.flatnonzero(wanted | ~sure)
     if len(rest):
         smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)].to(z.dtype))
-    return smallest, sure & ~kinked.numpy() & _finite(x)
+    return Certain(smallest, sure & _finite(x), kinked.numpy(), hidden.numpy())
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Counts]:

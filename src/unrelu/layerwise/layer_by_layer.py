@@ -14,11 +14,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.observed_network import OutputRows, folded, is_layer, observed_rows
+from unrelu.measurements.observed_network import OutputRows, folded, is_layer, observed_rows, unweighted
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -39,21 +40,38 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
     if not is_layer(problem.network, problem.operator):
-        mixed = f"operator= mixes the outputs of the last activation ({last.activation}): use method='auto', 'lm' or"
+        if not problem.operator.linear:
+            raise UnsupportedModelError(
+                f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
+                "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
+            )
+        what = "noise= of entries that differ or depend on each other" if problem.given else "operator="
         raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but {mixed} 'projected'"
-            if problem.operator.linear
-            else f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
-            "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
+            f"method={method!r} inverts layer by layer, but {what} mixes or weighs the outputs of the last activation "
+            f"({last.activation}): use method='auto', 'lm' or 'projected'"
         )
-    shown = observed_rows(problem.operator, problem.y)
+    operator, weights = unweighted(problem.operator, problem.size)
+    shown = observed_rows(operator, problem.y)
     if shown is None:
-        matrix, bias = folded(problem.operator, last.matrix, last.bias)
+        matrix, bias = folded(operator, last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
-        return [(shared, row) for row in problem.y]
-    different = {id(rows): rows for rows, _ in shown}
-    systems = {key: restricted(last, rows) for key, rows in different.items()}
-    return [(systems[id(rows)], values) for rows, values in shown]
+        whole = slice(None)
+        found = [(shared, row, whole) for row in problem.y]
+    else:
+        different = {id(rows): rows for rows, _ in shown}
+        systems = {key: restricted(last, rows) for key, rows in different.items()}
+        found = [(systems[id(rows)], values, rows) for rows, values in shown]
+    if weights is None:
+        return [(system, values) for system, values, _ in found]
+    return [(scaled(system, w[rows]), values) for (system, values, rows), w in zip(found, weights, strict=True)]
+
+
+def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
+    """The layer with its outputs times weights above 0, (n_out,); its activation is positively homogeneous."""
+    matrix = system.matrix
+    if isinstance(matrix, np.ndarray):
+        return replace(system, matrix=matrix * weights[:, None], bias=system.bias * weights)
+    return replace(system, matrix=sparse.csr_array(sparse.diags_array(weights) @ matrix), bias=system.bias * weights)
 
 
 def restricted(system: LayerSystem, rows: OutputRows) -> LayerSystem:
@@ -78,7 +96,7 @@ class Layerwise:
 
     Raises:
         UnsupportedModelError: the network is no chain of layers, a layer's activation is not monotone (a PReLU with a
-            negative slope), or the measurement mixes outputs of an activation.
+            negative slope), the measurement mixes outputs of an activation, or y is of counts.
         InputError: the problem has a prior.
 
     Source: section 4 of the paper, "recursively applying Algorithm 1 backwards".
@@ -93,6 +111,7 @@ class Layerwise:
             raise InputError(
                 f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
+        problem.refuse_counts(self.name)
         *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest, problem.bounds)
         observed = observed_systems(problem, last, self.name)
         z = np.full((problem.size, problem.network.latent_dim), np.nan)

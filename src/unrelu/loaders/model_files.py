@@ -11,6 +11,8 @@ import numpy as np
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders.checkpoint import check_tensors, read_checkpoint
+from unrelu.loaders.keras_file import read_keras
+from unrelu.loaders.keras_layers import by_layer, from_keras
 from unrelu.loaders.weight_arrays import (
     Activations,
     Entry,
@@ -20,16 +22,19 @@ from unrelu.loaders.weight_arrays import (
     matrices,
     natural,
     numbered,
+    of_kernels,
     tensors,
     unnamed,
 )
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
+from unrelu.models.standardisation import standardised
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
 # Characters of a message.
 _LONGEST = 4000
+_KERAS = (".keras", ".h5", ".hdf5")
 
 Layers = Sequence[str] | None
 # The tensors of a file by layer, and the activations that it stores.
@@ -43,6 +48,9 @@ def load(
     activation: Activations | None = None,
     latent_shape: int | tuple[int, ...] | None = None,
     max_bytes: int = MAX_BYTES,
+    input_scale: object = None,
+    output_scale: object = None,
+    output_basis: object = None,
 ) -> Network:
     """A network from a file, read by its suffix. No file can run code, have other files read, or fill the memory.
 
@@ -55,28 +63,38 @@ def load(
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
       hold the activation's name, or one for each layer.
+    - ``.keras``, and ``.h5`` of a whole model (need ``unrelu[hdf5]``): Sequential and Functional models of Keras 2 and
+      3 whose layers are Dense, activations, normalisations and reshapes, with the activations that the file states.
+      Lambda layers are refused.
+    - ``.weights.h5``, and ``.h5`` of weights alone: Dense layers.
 
-    A state_dict stores neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5 is
-    used), nor the geometry of convolutions, which are refused. Batch normalisations act before the activation of the
-    matrix they follow.
+    Files of weights store neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5
+    is used), nor the geometry of convolutions, which are refused. Batch normalisations act before the activation of the
+    matrix they follow; those of Keras and Flax may act after it, and are read from whole models alone. A ``weight`` is
+    (outputs, inputs). A ``kernel``, as Keras and Flax call it, is (inputs, outputs), and such layers are sorted by
+    their numbers, ``dense``, ``dense_1``, ..., ``dense_10``; where their names differ in more, ``layers`` has to say
+    the order.
 
     Args:
         path: the file.
-        layers: names of layers to pick out of a larger state_dict, in the order in which they are applied, e.g.
-            ``["fc3", "fc4"]``; None takes all of them in the order of the file.
+        layers: names of layers to pick out of a larger file of weights, in the order in which they are applied, e.g.
+            ``["fc3", "fc4"]``; None takes all of them in the order of the file. Of a whole Keras model, it picks from
+            the weights, ``["decoder/dense", "decoder/dense_1"]``, and ``activation`` has to be passed.
         activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
         max_bytes: the most that the tensors may take, as they are stored and as float64; 4 GiB by default.
+        input_scale, output_scale, output_basis: how inputs and outputs were standardised or projected for training; see
+            :func:`unrelu.from_arrays`.
 
     Raises:
         ModelFileError: the file is missing, truncated, not what its suffix says, too large, no regular file, or holds
-            pickled objects, or tensors that are quantized, sparse or without numbers.
+            pickled objects, or tensors that are quantized, sparse or without numbers, or links to other files.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
         OptionError: an option that does not go with this kind of file, or ``max_bytes`` is no number of bytes.
 
-    Source: none; file formats are those of ONNX, PyTorch, safetensors and NumPy.
+    Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and Keras.
 
     >>> import os, tempfile
     >>> import numpy as np
@@ -90,21 +108,16 @@ def load(
     """
     file = _path(path)
     suffix = file.suffix.lower()
-    if suffix != ".onnx" and suffix not in _READERS:
-        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in .onnx, {', '.join(_READERS)}")
+    if suffix not in (known := (".onnx", *_KERAS, *_READERS)):
+        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}")
     _check_options(file, suffix, layers, activation, latent_shape)
     max_bytes = check_limit(max_bytes)
     try:
         with opened(file) as (_, size):
             if size == 0:
                 raise InputError(f"{file} is empty")
-        if suffix == ".onnx":
-            from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
-
-            return from_onnx(file, latent_shape, max_bytes)
-        named, stored = _READERS[suffix](file, layers is not None, max_bytes)
-        _check_size(named, layers, max_bytes)
-        return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
+        network = _read(file, suffix, layers, activation, latent_shape, max_bytes)
+        return standardised(network, input_scale, output_scale, output_basis)
     except ModelError as error:
         raise type(error)(f"{file}: {_shortened(error)}") from error
     except InputError as error:  # of the layer that reads
@@ -112,6 +125,37 @@ def load(
         raise ModelFileError(told if told.startswith(str(file)) else f"{file}: {told}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
+
+
+def _read(
+    file: Path,
+    suffix: str,
+    layers: Layers,
+    activation: Activations | None,
+    latent_shape: int | tuple[int, ...] | None,
+    max_bytes: int,
+) -> Network:
+    if suffix == ".onnx":
+        from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
+
+        return from_onnx(file, latent_shape, max_bytes)
+    if suffix in _KERAS:
+        arrays, config = read_keras(file, max_bytes)
+        if config is not None and layers is None:
+            if activation is not None:
+                raise OptionError(
+                    f"{file}: activation={activation!r} does not go with the file of a whole model, which says it; "
+                    "leave it out, or pick from its weights with layers=[...] (--layers)"
+                )
+            return from_keras(config, arrays, max_bytes)
+        named, stored = by_layer(arrays), None
+    else:
+        named, stored = _READERS[suffix](file, layers is not None, max_bytes)
+    if not named:
+        raise ModelFileError("the file holds no weights")
+    named = of_kernels(named, layers is not None, "pass layers=[...] in that order")
+    _check_size(named, layers, max_bytes)
+    return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
 
 
 def _shortened(error: Exception) -> str:
@@ -122,7 +166,10 @@ def _shortened(error: Exception) -> str:
 
 def _path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
-        raise ModelFileError(f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch")
+        raise ModelFileError(
+            f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch, for "
+            "arrays and fitted models unrelu.from_arrays"
+        )
     file = Path(path)
     if os.path.isdir(file):  # False where there can be no such file
         raise ModelFileError(f"{file} is a folder; pass the model file itself")
@@ -152,7 +199,7 @@ def _check_options(
         ("latent_shape", latent_shape, suffix == ".onnx"),
     ):
         if value is not None and not fits:
-            why = "the graph says it" if suffix == ".onnx" else "the first weight says it"
+            why = "the graph says it" if suffix == ".onnx" else "the file says it"
             raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
     if layers is not None and (
         isinstance(layers, str)

@@ -18,6 +18,7 @@ from unrelu.loaders.chain_builder import Part, float64, normalisation
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
+from unrelu.models.standardisation import Transform, standardised, surrounded, transforms
 from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
@@ -29,31 +30,80 @@ Named = Mapping[str, Mapping[str, Entry]]
 _EPS = 1e-5
 
 _PARAMETERS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+# The collections that Flax keeps its variables in.
+_COLLECTION = re.compile(r"(?:params|batch_stats)[./]")
 _WEIGHT = re.compile(r"(?:W|w|weight|weights)_?(\d+)")
 _BIAS = re.compile(r"(?:b|bias|biases)_?(\d+)")
 
 
 @computing()
 def from_arrays(
-    weights: Sequence[object], biases: Sequence[object | None] | None = None, activation: Activations = "relu"
+    weights: Any,
+    biases: Sequence[object | None] | None = None,
+    activation: Activations | None = None,
+    input_scale: object = None,
+    output_scale: object = None,
+    output_basis: object = None,
 ) -> Network:
     r"""A multilayer perceptron, :math:`x_i = \phi_i(W_i x_{i-1} + b_i)`, from its matrices.
 
+    With standardised inputs and outputs, and outputs in a basis of m components, the generator is
+
+    .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
+
+    where N is the network as it was trained. Codes z and outputs are then in physical units. All of this becomes part
+    of the first and the last layer. Searches take steps in the units of z: a parameter of 1e-9 beside others of 1 is
+    better given in units of 1e-9.
+
     Args:
-        weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}); arrays, tensors or nested lists. Copied.
+        weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
+
+            - a dictionary as Flax, Keras or PyTorch name them, nested or flat: ``{"params": {"Dense_0": {"kernel": ...,
+              "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}). A list of
+              dictionaries says the order of layers whose names differ in more than their numbers.
+            - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
+              ``TransformedTargetRegressor``. It says its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
         activation: ``"relu"``, ``"leaky_relu:0.1"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"`` for every layer, or a
-            list of these, one for each layer.
+            list of these, one for each layer. None is ``"relu"`` for a list of matrices; a dictionary needs it.
+        input_scale: :math:`(\mu_z, \sigma_z)`, each a number or of shape (k,), or a fitted ``StandardScaler``,
+            ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA`` or ``Pipeline`` of these.
+        output_scale: :math:`(\mu_x, \sigma_x)` of what the network puts out, in the same ways; the transforms of a
+            ``Pipeline``, PCA included, are undone from the last to the first.
+        output_basis: :math:`(C, \bar x)`, of shapes (m, n) and (n,), where the network puts out m coefficients, or a
+            fitted ``PCA``.
 
     Raises:
-        ModelError: shapes do not chain, an entry is not a finite real number, or an activation is unknown.
+        ModelError: shapes do not chain, an entry is not a finite real number, an activation is unknown or needed, a
+            standard deviation is not positive, or an object is not fitted or is no affine map.
 
     Source: equation (3) of the paper.
 
     >>> import unrelu
     >>> unrelu.from_arrays([[[2.0], [-1.0], [1.0]]], activation="relu")([0.5])
     array([1. , 0. , 0.5])
+
+    The same for an input between 100 and 300, and outputs in units of 1000:
+
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]], input_scale=(200.0, 100.0), output_scale=(0.0, 1000.0))
+    >>> net([250.0])
+    array([1000.,    0.,  500.])
+
+    >>> params = {"params": {"Dense_0": {"kernel": [[2.0, -1.0, 1.0]], "bias": [0.0, 0.0, 1.0]}}}
+    >>> print(unrelu.from_arrays(params, activation="relu"))
+    Network 1 -> 3
+      1. Dense 1 -> 3, relu
     """
+    if _is_tree(weights) or hasattr(weights, "predict"):
+        if biases is not None:
+            raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
+        network = (_of_tree if _is_tree(weights) else _of_estimator)(weights, activation)
+    else:
+        network = _of_matrices(weights, biases, "relu" if activation is None else activation)
+    return standardised(network, input_scale, output_scale, output_basis)
+
+
+def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activation: Activations) -> Network:
     matrices = _listed(weights, "weights")
     vectors = [None] * len(matrices) if biases is None else _listed(biases, "biases")
     if not matrices:
@@ -65,6 +115,77 @@ def from_arrays(
         for i, (w, b) in enumerate(zip(matrices, vectors, strict=True))
     ]
     return multilayer(steps, activation)
+
+
+def _is_tree(weights: Any) -> bool:
+    """Whether these are dictionaries of arrays, or a list of them."""
+    listed = isinstance(weights, list | tuple) and len(weights) > 0
+    return isinstance(weights[0] if listed else weights, Mapping)
+
+
+def _of_tree(weights: Any, activation: Activations | None) -> Network:
+    """Nested dictionaries; those of a list are applied in its order."""
+    way_out = (
+        "pass a list of the layers' dictionaries in that order, from_arrays([params['hidden'], params['out']], ...)"
+    )
+    named: dict[str, Mapping[str, Entry]] = {}
+    for i, tree in enumerate([weights] if isinstance(weights, Mapping) else weights):
+        found = of_kernels(grouped(dict(_leaves(tree, ""))), False, way_out)
+        named |= found if isinstance(weights, Mapping) else {f"{i}/{name}": held for name, held in found.items()}
+    network = multilayer([(f"layer {n!r}", _step(n, held)) for n, held in named.items()], activation or "relu")
+    if activation is None:
+        layers = ", ".join(f"{name} {shape}" for name, shape in matrices(named, None))
+        raise ModelError(
+            f"a dictionary of weights does not say what its activations are; its layers are {layers}. Pass "
+            'activation="relu" if they are all ReLU, or one for each layer, ["relu", ..., "identity"]'
+        )
+    return network
+
+
+def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    """Arrays by their path, ``params/Dense_0/kernel``."""
+    if _is_tree(tree):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _leaves(value, f"{path}/{key}" if path else str(key))
+    elif tree is not None:
+        yield path, float64(tree, path)
+
+
+def _of_estimator(model: Any, activation: Activations | None) -> Network:
+    """A fitted MLPRegressor with the scalers and projections around it."""
+    inputs, perceptron, outputs = _unwrapped(model)
+    names = {"identity": "identity", "relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
+    count = len(perceptron.coefs_)
+    stored = [perceptron.activation] * (count - 1) + [perceptron.out_activation_]
+    if unknown := [name for name in stored if name not in names]:
+        raise UnsupportedModelError(f"{perceptron} has the activation {unknown[0]!r}; supported are {', '.join(names)}")
+    if activation is not None:
+        raise ModelError(f"activation={activation!r} does not go with {perceptron}, which says its own; leave it out")
+    pairs = zip(perceptron.coefs_, perceptron.intercepts_, strict=True)
+    steps = [
+        (f"coefs_[{i}]", dense(f"coefs_[{i}]", coefs.T, f"intercepts_[{i}]", intercepts))
+        for i, (coefs, intercepts) in enumerate(pairs)
+    ]
+    return surrounded(multilayer(steps, [names[name] for name in stored]), inputs, outputs)
+
+
+def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
+    """What is done to inputs, the multilayer perceptron, and what was done to its outputs in training."""
+    held = getattr(model, "__dict__", {})
+    if "regressor_" in held:  # TransformedTargetRegressor
+        inputs, perceptron, outputs = _unwrapped(held["regressor_"])
+        return inputs, perceptron, [*transforms(held["transformer_"], "transformer_"), *outputs]
+    if "steps" in held:  # Pipeline
+        *before, (_, last) = held["steps"]
+        inputs, perceptron, outputs = _unwrapped(last)
+        own = [transform for name, part in before for transform in transforms(part, f"step {name!r}")]
+        return [*own, *inputs], perceptron, outputs
+    if not {"coefs_", "intercepts_", "out_activation_"} <= held.keys() or "classes_" in held:
+        raise ModelError(
+            f"{type(model).__name__} is not fitted, or no MLPRegressor, alone or in a Pipeline or "
+            "TransformedTargetRegressor; for PyTorch use unrelu.from_torch, for files unrelu.load"
+        )
+    return [], model, []
 
 
 def dense(weight_name: str, weight: object, bias_name: str, bias: object | None) -> Dense:
@@ -171,13 +292,19 @@ def matrices(named: Named, layers: Sequence[str] | None) -> list[tuple[str, tupl
 
 
 def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
-    return tuple(tensors.get("weight", next(iter(tensors.values()))).shape)
+    first = next(iter(tensors.values()))
+    return tuple(tensors.get("weight", tensors.get("kernel", first)).shape)
 
 
 def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     """One layer from its tensors."""
     unknown = [key for key in tensors if key not in _PARAMETERS]
     label = f"layer {name!r}"
+    if "moving_mean" in tensors or {"mean", "var"} <= tensors.keys():
+        raise UnsupportedModelError(
+            f"{label} is a batch normalisation, which acts before the activation in some models of Keras and Flax, "
+            "after it in others; load the file of the whole model (.keras), or fold it into a kernel"
+        )
     if unknown:
         raise UnsupportedModelError(
             f"{label} holds {', '.join(unknown)}, not a plain weight and bias; build the module "
@@ -190,7 +317,7 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     axes = tensors["weight"].ndim
     if axes >= 3:
         raise UnsupportedModelError(
-            f"{label} is a convolution, its weight has shape {_shape(tensors)}. A state_dict says neither stride nor "
+            f"{label} is a convolution, its weight has shape {_shape(tensors)}. Its weights say neither stride nor "
             "padding: build the module, load the state_dict into it and use unrelu.from_torch, or export it to ONNX"
         )
     if axes < 2:
@@ -225,14 +352,48 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def grouped(flat: Mapping[str, Entry]) -> Named:
-    """``fc1.weight``, ``fc1.bias``, ... by layer, in order of first appearance."""
+    """``fc1.weight``, ``fc1.bias``, ... by layer, in order of first appearance.
+
+    A slash divides as a dot does, Keras' ``dense/kernel:0`` and Flax's ``params/Dense_0/kernel`` included.
+    """
+    kernels = any(re.search(r"(?:^|[./])kernel(?::0)?$", name) for name in flat)
     layers: dict[str, dict[str, Entry]] = {}
     for name, value in flat.items():
         layer, mark, parameter = name.partition(".parametrizations.")
         if not mark:
-            layer, _, parameter = name.rpartition(".")
+            path = _COLLECTION.sub("", name.removesuffix(":0"), count=1) if kernels else name
+            at = max(path.rfind("."), path.rfind("/"))
+            layer, parameter = path[: max(at, 0)], path[at + 1 :]
         layers.setdefault(layer, {})[parameter] = value
     return layers
+
+
+def of_kernels(named: Named, picked: bool, way_out: str) -> Named:
+    """Layers as Keras and Flax name their arrays, under PyTorch's names; others as they are.
+
+    A kernel is (inputs, outputs), the transpose of a weight. Neither Keras nor Flax stores the order of layers, and
+    dictionaries of JAX are sorted by name, ``Dense_10`` before ``Dense_2``. So layers whose names differ in their
+    numbers alone are put in the order of these, ``dense``, ``dense_1``, ..., and others have to be ``picked``.
+
+    Raises:
+        ModelError: nothing says the order; the message ends in ``way_out``.
+    """
+    if not any("kernel" in held for held in named.values()):
+        return named
+    if not picked:
+        kinds = {re.sub(r"_?\d+", "", name) for name in named}
+        if len(kinds) > 1:
+            contents = ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in named.items())
+            raise ModelError(f"nothing says in which order its layers, {contents}, are applied; {way_out}")
+        named = {name: named[name] for name in sorted(named, key=natural)}
+    return {name: _of_kernel(held) for name, held in named.items()}
+
+
+def _of_kernel(held: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    if "kernel" not in held:
+        return held
+    kernel = held["kernel"]
+    return {"weight": kernel.T if kernel.ndim == 2 else kernel} | {k: v for k, v in held.items() if k != "kernel"}
 
 
 def numbered(flat: Mapping[str, Entry]) -> Named | None:

@@ -169,8 +169,9 @@ def observations(problem: Problem) -> list[Observation]:
     shown = observed_rows(operator, y)
     if shown is None:
         through = operator.to(torch.float64, network.device)
-        sizes = _sizes(Observation(network, through, slice(None), y[0], False, np.zeros(0)))
-        return [Observation(network, through, slice(None), row, False, sizes) for row in y]
+        each = [through.take(np.array([i])) if through.count else through for i in range(len(y))]
+        sizes = _sizes(Observation(network, each[0], slice(None), y[0], False, np.zeros(0)))
+        return [Observation(network, own, slice(None), row, False, sizes) for own, row in zip(each, y, strict=True)]
     sizes = _sizes(Observation(network, None, slice(None), np.zeros(network.output_dim), keeps, np.zeros(0)))
     return [Observation(network, None, seen, row, keeps, sizes) for seen, row in shown]
 

@@ -23,9 +23,10 @@ Single = npt.NDArray[np.float32]
 
 _PIECEWISE_LINEAR, _SIGMOID, _TANH = 0, 1, 2
 _KINDS = {"sigmoid": _SIGMOID, "tanh": _TANH}
-# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind.
-_MATRIX, _BIAS, _SLOPE, INPUTS, OUTPUTS, _KIND = range(6)
-_COLUMNS = 6
+# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind,
+# and where weights of its outputs begin; -1 for a layer without.
+_MATRIX, _BIAS, _SLOPE, INPUTS, OUTPUTS, _KIND, _WEIGHT = range(7)
+_COLUMNS = 7
 
 # First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.
 _DAMPING, _TINY = 1e-2, 1e-300
@@ -37,27 +38,32 @@ _TINY_STEP = 1e-9
 
 
 class PackedLayer(NamedTuple):
-    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and what a width of 1 of smoothed kinks is in it."""
+    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and what a width of 1 of smoothed kinks is in it.
+
+    Outputs may have weights, (n_out,), as observed ones have; the smoothing is that of phi without them.
+    """
 
     matrix: Array
     bias: Array
     activation: Activation
     size: float
+    weight: Array | None = None
 
     def rows(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
         """The layer of some of its outputs."""
         activation = self.activation
         if activation.slope.ndim:
             activation = Activation(activation.name, activation.slope[index])
-        return PackedLayer(self.matrix[index], self.bias[index], activation, self.size)
+        weight = None if self.weight is None else self.weight[index]
+        return PackedLayer(self.matrix[index], self.bias[index], activation, self.size, weight)
 
 
 class PackedNetwork(NamedTuple):
     """Layers x = phi(W h + b) in one vector.
 
     Attributes:
-        numbers: of each layer W^T, (inputs, outputs), then b and the slopes below zero, (outputs,).
-        layout: (d, 6), see the names of its columns.
+        numbers: of each layer W^T, (inputs, outputs), then b, the slopes below zero and the weights, (outputs,).
+        layout: (d, 7), see the names of its columns.
         sizes: (d,), what a width of 1 of the smoothed kinks is in each layer.
     """
 
@@ -71,13 +77,16 @@ class PackedNetwork(NamedTuple):
         numbers: list[Single] = []
         layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
         begin = 0
-        for row, (matrix, bias, activation, _) in zip(layout, layers, strict=True):
+        for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
             outputs, inputs = matrix.shape
             kind = _KINDS.get(activation.name, _PIECEWISE_LINEAR)
             slopes = np.broadcast_to(0.0 if activation.smooth else activation.slope, (outputs,))
-            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind
+            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind, -1
             numbers += [part.astype(np.float32).ravel() for part in (matrix.T, bias, slopes)]
             begin = row[_SLOPE] + outputs
+            if weight is not None:
+                numbers.append(weight.astype(np.float32))
+                row[_WEIGHT], begin = begin, begin + outputs
         return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
 
 
@@ -128,6 +137,12 @@ def _forward(numbers, layout, widths, z, ends, u, x, slopes):
         begin = layout[layer, _SLOPE]
         slopes_below = numbers[begin : begin + outputs]
         _activate(layout[layer, _KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
+        begin = layout[layer, _WEIGHT]
+        if begin >= 0:
+            weights = numbers[begin : begin + outputs]
+            for i in range(outputs):
+                x[here + i] *= weights[i]
+                slopes[here + i] *= weights[i]
 
 
 @jit

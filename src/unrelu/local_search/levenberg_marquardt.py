@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.squared_error import SquaredError
+from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import START_NAMES, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -24,6 +24,8 @@ Array = npt.NDArray[np.float64]
 _STEPS = 8
 # A decrease by less than this fraction of f is the last.
 _TINY = 1e-13
+# Chord steps end that do not bring f below this fraction; f is rounding where outputs are off by so many units.
+_SLOW, _ROUNDING = 0.25, 100
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
@@ -236,6 +238,47 @@ def polish(
         arrived[at] = tiny
         at = at[better & ~tiny]
     return z, f, arrived
+
+
+def chord_steps(objective: MixedSquaredError, z: Tensor, rows: Tensor, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Gauss-Newton steps to an exact fit with one Jacobian, in single precision, for all of them (the chord method).
+
+    .. math:: z \leftarrow z - (J^T J)^{-1} J^T (A G(z) - y)
+
+    The residual vanishes, so the error of J only slows the steps down: each multiplies the residual by about the
+    relative change of J, 1e-6 from a code that is right to single precision. A step costs one forward pass in double
+    precision.
+
+    Args:
+        objective: f, without a prior.
+        z: codes, (b, k), double precision, near an exact fit.
+        rows: (b,), the observation of each.
+        exact: values of f that are as good as 0, (b,).
+
+    Returns:
+        Codes, their f, and whether each arrived: f is rounding.
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), section 11.1 (Newton's method with an inexact Jacobian).
+    """
+    z, f = z.clone(), torch.full_like(z[:, 0], torch.inf)
+    rounding = (_ROUNDING * torch.finfo(z.dtype).eps) ** 2 * objective.y[rows].square().sum(dim=1)
+    for part in torch.split(torch.arange(len(z), device=z.device), objective.single.jacobians):
+        where = rows[part]
+        tangents = objective.single.jacobian(z[part].to(objective.single.y.dtype), where).to(z.dtype)
+        factor, info = torch.linalg.cholesky_ex(damped(tangents @ tangents.transpose(1, 2)))
+        trial = z[part]
+        going = info == 0
+        for _ in range(_STEPS):
+            r = objective.double.residual(trial, where)
+            f_trial = (r * r).sum(dim=1)
+            lower, going = f_trial < f[part], going & (f_trial < _SLOW * f[part]) & (f_trial > exact[part])
+            z[part] = torch.where(lower[:, None], trial, z[part])
+            f[part] = torch.where(lower, f_trial, f[part])
+            if not going.any():
+                break
+            step = torch.cholesky_solve(tangents @ r[:, :, None], factor)[:, :, 0]
+            trial = torch.where(going[:, None], objective.clip(trial - step), trial)
+    return z, f, f <= torch.maximum(exact, rounding)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,11 @@ class LimitedMemorySteps:
             self.step()
         return self
 
+    def give_up(self, codes: Tensor) -> None:
+        """Take no further step of some codes, (b,)."""
+        self.done |= codes
+        self.active = torch.nonzero(~self.done)[:, 0]
+
     def step(self) -> None:
         """One trial step for every active code."""
         free = ~self.objective.held(self.z[self.active], self.gradient[self.active])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
+from unrelu.measurements.count_noise import CountNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import torch_stream
@@ -23,12 +24,16 @@ _CHUNK = 2**24
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
+    Of counts the square of an entry is its deviance, and J^T J is weighted, see
+    :mod:`unrelu.measurements.count_noise`.
+
     Codes (b, k) come with ``rows`` (b,), the observation that each is for; an observation may have several.
 
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
         prior: the weight of ``|z|^2``.
         box: lower and upper bounds of codes, (k,) each; None where there are none.
+        counts: the noise of counts; None for squares.
     """
 
     def __init__(
@@ -38,8 +43,11 @@ class SquaredError:
         y: Tensor,
         prior: float = 0.0,
         box: tuple[Tensor, Tensor] | None = None,
+        counts: CountNoise | None = None,
     ) -> None:
-        self.network, self.operator, self.y, self.prior, self.box = network, operator, y, prior, box
+        self.network, self.operator, self.y, self.prior = network, operator, y, prior
+        self.box, self.counts = box, counts
+        self._seen = None if counts is None else torch.from_numpy(operator.seen(len(y)).copy()).to(y)
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
@@ -48,11 +56,12 @@ class SquaredError:
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
         bounds = problem.bounds
         box = None if bounds.none else (torch.tensor(bounds.lower).to(y), torch.tensor(bounds.upper).to(y))
-        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, box)
+        counts = problem.noise if isinstance(problem.noise, CountNoise) else None
+        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, counts)
 
     def with_network(self, network: Generator) -> SquaredError:
         """The objective of another generator of the same outputs."""
-        return SquaredError(network, self.operator, self.y, self.prior, self.box)
+        return SquaredError(network, self.operator, self.y, self.prior, self.box, self.counts)
 
     def clip(self, z: Tensor) -> Tensor:
         """The nearest codes inside the bounds, (b, k)."""
@@ -73,11 +82,21 @@ class SquaredError:
         """Codes as a tensor of the right type."""
         return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
 
+    def residual(self, z: Tensor, rows: Tensor) -> Tensor:
+        """A G(z) - y, (b, m), differentiable."""
+        return self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
+
     def value(self, z: Tensor, rows: Tensor) -> Tensor:
         """f, (b,), differentiable."""
-        r = self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
-        f = (r * r).sum(dim=1)
+        f = self._misfit(self.operator.take(rows).forward(self.network.forward(z)), rows)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+
+    def _misfit(self, mean: Tensor, rows: Tensor) -> Tensor:
+        """|A x - y|_2^2 or the deviance, (b,), of what is measured of outputs, (b, m)."""
+        if self.counts is None or self._seen is None:
+            r = mean - self.y[rows]
+            return (r * r).sum(dim=1)
+        return (self._seen[rows] * self.counts.deviance(self.y[rows], mean)).sum(dim=1)
 
     @torch.no_grad()
     def values(self, z: Tensor, rows: Tensor) -> Tensor:
@@ -110,7 +129,7 @@ class SquaredError:
     @torch.no_grad()
     def measure(self, z: Tensor, rows: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
-        values = SquaredError(self.network, self.operator, self.y).values(z, rows)
+        values = SquaredError(self.network, self.operator, self.y, counts=self.counts).values(z, rows)
         return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
 
     @torch.no_grad()
@@ -131,10 +150,18 @@ class SquaredError:
     def _width(self) -> int:
         return max(self.network.width, self.operator.width)
 
+    @property
+    def jacobians(self) -> int:
+        """How many Jacobians are held at once."""
+        return max(1, _CHUNK // (self._width * self.network.latent_dim))
+
+    def jacobian(self, z: Tensor, rows: Tensor) -> Tensor:
+        """The transposed Jacobian of A G, (b, k, m)."""
+        return self.operator.take(rows).linearize(*self.network.linearize(z))[1]
+
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
-        width = self._width * self.network.latent_dim
-        size = max(1, _CHUNK // width)
+        size = self.jacobians
         parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
         gram, gradient, f = zip(*parts, strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)
@@ -142,10 +169,14 @@ class SquaredError:
     def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         operator = self.operator.take(rows)
         x, tangents = self.network.linearize(z)
-        seen, tangents = operator.linearize(x, tangents)
-        r = seen - self.y[rows]
-        gram, gradient = tangents @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
-        f = (r * r).sum(dim=1)
+        mean, tangents = operator.linearize(x, tangents)
+        if self.counts is None:
+            r, weighted = mean - self.y[rows], tangents
+        else:
+            r, weight = self.counts.scoring(self.y[rows], mean)
+            weighted = tangents * weight[:, None, :]
+        gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
+        f = self._misfit(mean, rows)
         if self.prior:
             gram.diagonal(dim1=1, dim2=2).add_(self.prior)
             gradient = gradient + self.prior * z
@@ -161,7 +192,7 @@ class MixedSquaredError(SquaredError):
     """
 
     def __init__(self, double: SquaredError, single: SquaredError) -> None:
-        super().__init__(double.network, double.operator, double.y, double.prior, double.box)
+        super().__init__(double.network, double.operator, double.y, double.prior, double.box, double.counts)
         self.double, self.single = double, single
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,10 +7,18 @@
 
 from __future__ import annotations
 
+from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.measurements.image_operators import blur, downsample, partial_fourier
-from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements.linear_operators import (
+    Identity,
+    Mapped,
+    MaskOperator,
+    MatrixOperator,
+    Operator,
+    Sparse,
+    Weighted,
+)
 from unrelu.measurements.nonlinear_operator import NonlinearOperator
-from unrelu.measurements.nuisance_parameters import extend
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
@@ -20,12 +28,14 @@ __all__ = [
     "MaskOperator",
     "Matrix",
     "MatrixOperator",
+    "NegativeBinomial",
     "NonlinearOperator",
     "Operator",
+    "Poisson",
     "Sparse",
+    "Weighted",
     "blur",
     "downsample",
-    "extend",
     "partial_fourier",
     "read_operator",
 ]

@@ -22,25 +22,31 @@ import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse
+from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse, Weighted
 from unrelu.measurements.latent_bounds import Coordinates, GeneratorOnCoordinates
-from unrelu.measurements.nuisance_parameters import ExtendedGenerator
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
+from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.models.opaque_network import OpaqueNetwork
+
+Array = npt.NDArray[np.float64]
 
 # Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
 _ORDINARY = 10
 # Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
 _LARGEST = 1000
+
+# Multiplications that the sizes of layers may cost, and codes that tell them at least.
+_MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,21 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     data = output
     if not selects_outputs(operator):
         x = np.ldexp(network.typical_outputs[:2], -output)
-        data = _exponent(_log_size(operator.values(x)), output)
+        data = _measured_exponent(operator, x, output)
         operator = _measured(operator, -output, data)
     return Equilibrated(network, operator, Units(layers, output, data))
+
+
+def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
+    """The exponent of what is measured of typical outputs x; of weights also what makes them about 1.
+
+    Step lengths and the Gaussian model of the samples are for measurements of the size of outputs.
+    """
+    if isinstance(operator, Weighted):
+        size = _log_size(operator.weight.double().cpu().numpy())
+        inner = output if selects_outputs(operator.inner) else _measured_exponent(operator.inner, x, output)
+        return inner if size is None else max(-_LARGEST, min(_LARGEST, inner - round(size)))
+    return _exponent(_log_size(operator.values(x)), output)
 
 
 # The exponents of layers and output by network, and the network in ordinary units where it is not in them already.
@@ -124,7 +142,7 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
         known = isinstance(inner, OpaqueNetwork | ExtendedGenerator)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
-    x = torch.from_numpy(network.typical_codes)
+    x = torch.from_numpy(network.typical_codes[: max(_FEWEST_CODES, _MULTIPLICATIONS // max(1, network.work))])
     exponents: list[int] = []
     for layer in exact.layers:
         before = exponents[-1] if exponents else 0
@@ -234,6 +252,10 @@ def _measured(operator: Operator, before: int, after: int) -> Operator:
     total = before + after
     if not (before or after):
         return operator
+    if isinstance(operator, Weighted) and isinstance(operator.inner, NonlinearOperator):
+        return Weighted(operator.inner.in_units(before, 0), times_power(operator.weight, after))
+    if isinstance(operator, Weighted):
+        return replace(operator, weight=times_power(operator.weight, total))
     if isinstance(operator, MatrixOperator):
         return MatrixOperator(times_power(operator.weight, total), operator.shape)
     if isinstance(operator, NonlinearOperator):

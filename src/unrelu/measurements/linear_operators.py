@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class Operator(ABC):
         shape: shape of one observation as the user passes it.
     """
 
-    linear: ClassVar[bool] = True
+    linear: bool = True
     n: int
     m: int
     shape: Shape
@@ -232,6 +232,71 @@ class Sparse(Operator):
         values = torch.from_numpy(np.asarray(coo.data, dtype=np.float64))
         tensor = torch.sparse_coo_tensor(places, values, self.csr.shape, check_invariants=False).coalesce()
         return tensor.to(dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted(Operator):
+    """W A, W diagonal: another operator with a weight for each entry.
+
+    Attributes:
+        inner: A.
+        weight: (m,), or (B, m), one for each observation; not below 0.
+    """
+
+    inner: Operator
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("n", "m", "shape", "linear"):
+            object.__setattr__(self, name, getattr(self.inner, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.forward(x) * self.weight
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        return self.inner.adjoint(r * self.weight)
+
+    def tangents(self, t: Tensor) -> Tensor:
+        return self.inner.tangents(t) * self._beside_directions
+
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        values, tangents = self.inner.linearize(x, t)
+        return values * self.weight, tangents * self._beside_directions
+
+    @property
+    def _beside_directions(self) -> Tensor:
+        return self.weight[:, None, :] if self.weight.dim() == 2 else self.weight
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
+
+    @property
+    def count(self) -> int:
+        return len(self.weight) if self.weight.dim() == 2 else self.inner.count
+
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Weighted:
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.weight.device)
+        return Weighted(self.inner.take(rows), self.weight[index] if self.weight.dim() == 2 else self.weight)
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Weighted:
+        return Weighted(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
+
+    def matrix(self) -> Array | None:
+        inner = self.inner.matrix()
+        return None if inner is None or self.weight.dim() == 2 else inner * self.weight.cpu().double().numpy()[:, None]
+
+    def seen(self, size: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.inner.seen(size) & (self.weight.cpu().numpy() > 0))
+
+    def normalised(self) -> tuple[Weighted, Tensor]:
+        """The operator with weights of mean square 1, and what they were divided by, (1,) or (B, 1)."""
+        gain = self.weight.square().mean(dim=-1, keepdim=True).sqrt()
+        return Weighted(self.inner, self.weight / gain), gain
+
+    def weights(self, size: int) -> Array:
+        """W of ``size`` observations, (size, m)."""
+        return np.broadcast_to(self.weight.cpu().double().numpy(), (size, self.m))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrc, chdtrc, chdtri
+from scipy import sparse
+from scipy.special import bdtrc, chdtrc
 
 from unrelu.errors import InputError
+from unrelu.models.generator import numbers
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -20,68 +22,147 @@ Counts = npt.NDArray[np.int64]
 SIGNIFICANCE = 0.01
 # An entry is an outlier if it is off by more than this fraction of the size of outputs.
 _OUTLIER = 1e-6
+# Entries of an observation up to which a covariance is written out: 128 MiB.
+_CORRELATED = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noise(ABC):
     """A noise model; everything that depends on which one it is, is a member of its class.
 
     Attributes:
-        level: its parameter, finite and at least 0.
+        level: its parameter: a number, or an array of y's shape, one entry's own, for the models that take one.
         name: how its text begins: ``str(Gaussian(0.1))`` is "gaussian:0.1", which :meth:`parse` reads.
         norm: the norm that suits it.
         stated: whether anything is known of e.
+        counts: whether observations are counts, whose objective is their deviance.
     """
 
-    level: float
+    level: Any
     name: ClassVar[str]
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
+    counts: ClassVar[bool] = False
+    _models: ClassVar[dict[str, type[Noise]]] = {}
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "name" in cls.__dict__ and cls.stated:
+            Noise._models[cls.name] = cls
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "level", float(self.level))
-        except (TypeError, ValueError):
-            raise InputError(
-                f"noise={self.name}: the level {self.level!r} is not a number; write e.g. '{self.name}:0.1'"
-            ) from None
+        object.__setattr__(self, "level", _number(self.level, self.name))
         if not math.isfinite(self.level) or self.level < 0:
             raise InputError(f"noise={self}: the level must be finite and at least 0, got {self.level:g}")
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.level!r}"
+        return self.name if self.level is None else f"{self.name}:{self.level!r}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(
+            a is b or np.array_equal(a, b)
+            for a, b in ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(np.asarray(getattr(self, f.name)).tobytes() for f in fields(self))))
 
     @staticmethod
     def parse(noise: Noise | str | None) -> Noise:
-        """The model of None, "uniform:0.1", "gaussian:0.1", "outliers:0.05" or an object, which is returned as it is.
+        """The model of None, "uniform:0.1", "poisson", ... or an object, which is returned as it is.
 
         Raises:
-            InputError: another kind, or a level that is not a non-negative number (below 1 for outliers).
+            InputError: another kind, or a level that it cannot have.
         """
         if isinstance(noise, Noise):
             return noise
         if noise is None:
             return UnknownNoise()
-        kind, _, level = str(noise).partition(":")
-        if kind not in _MODELS:
+        kind, colon, level = str(noise).partition(":")
+        model = Noise._models.get(kind)
+        if model is None:
             raise InputError(
-                f"noise={noise!r}: use 'uniform:A', 'gaussian:S' or 'outliers:P', e.g. 'uniform:0.1', or unrelu.Uniform"
+                f"noise={noise!r}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or 'negative-binomial:R', "
+                "e.g. 'uniform:0.1', or an object such as unrelu.Uniform(0.1)"
             )
+        levelled = any(f.name == "level" and f.init for f in fields(model))
+        if not levelled:
+            if colon:
+                raise InputError(f"noise={noise!r}: {kind} has no level; write {kind!r}")
+            return model()
         try:
             number = float(level)
         except ValueError:
             raise InputError(f"noise={noise!r}: the level {level!r} is not a number; write e.g. '{kind}:0.1'") from None
-        return _MODELS[kind](number)
+        return model(number)
 
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e."""
         with np.errstate(over="ignore"):
             return replace(self, level=float(np.ldexp(self.level, exponent)))
 
+    # --- what is known of single entries, see measurements.whitening --------------------------------------------------
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether entries differ in what is known of them, or depend on each other: whitening makes them alike."""
+        return isinstance(self.level, np.ndarray)
+
+    def cholesky(self) -> Array | None:
+        """L, lower triangular, of the covariance L L^T of all entries where they depend on each other, else None."""
+        return None
+
+    def of_one_size(self, level: float) -> Noise:
+        """The model of independent errors of one size."""
+        return type(self)(level)
+
+    def spread(self, observation: tuple[int, ...], size: int) -> Array:
+        """The level of every entry, flat, (m,), or (B, m) where observations have levels of their own.
+
+        Raises:
+            InputError: it is an array neither of an observation's shape, nor of that of all of them.
+        """
+        m = math.prod(observation)
+        given = np.asarray(self.level).shape
+        if given in (observation, (m,)):
+            return np.reshape(self.level, m)
+        if given in ((size, *observation), (size, m)):
+            return np.reshape(self.level, (size, m))
+        raise InputError(
+            f"noise={self}: the level has shape {given}, an observation has shape {observation}; pass an array of "
+            f"that shape, or {(size, *observation)}, one for each of the {size} observations"
+        )
+
+    def _finite(self, clean: Array) -> Array:
+        """The levels of entries, 0 where they are infinite, for observations (B, m)."""
+        level = np.asarray(self.level, dtype=np.float64)
+        level = level.reshape(clean.shape if level.size == clean.size else -1) if level.ndim else level
+        return np.where(np.isfinite(level), level, 0.0)
+
+    # --- the objective ------------------------------------------------------------------------------------------------
+
+    def residuals(self, y: Array, mean: Array) -> Array:
+        """What is squared, (B, m), of observations whose outputs without noise would be ``mean``: y - mean."""
+        return y - mean
+
+    def check(self, y: Array) -> None:
+        """Refuse observations (B, m) that cannot have such noise.
+
+        Raises:
+            InputError: they are no counts, of count noise.
+        """
+
+    # --- what methods ask of it ---------------------------------------------------------------------------------------
+
     @property
     def size(self) -> float:
         """The level as a size of errors, in units of y; 0 where it is none."""
-        return self.level
+        return float(np.max(self.level, where=np.isfinite(self.level), initial=0.0))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it is known that y has errors."""
+        return bool(self.level > 0)
 
     @property
     def bound(self) -> float:
@@ -98,8 +179,17 @@ class Noise(ABC):
         """The mean of e_j^2; NaN where it is not known."""
         return math.nan
 
-    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-        """Errors of this shape, where :attr:`mean_square` is known."""
+    def variance(self, y: Array) -> Array:
+        """About the mean of e_j^2 in each of the observations (B, m), (B,); 0 where nothing is known."""
+        return np.full(len(y), float(np.nan_to_num(self.mean_square)))
+
+    @property
+    def drawable(self) -> bool:
+        """Whether :meth:`draw` can."""
+        return self.mean_square > 0
+
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
+        """Observations, with noise, of A G(z) = ``clean``, (B, m)."""
         raise InputError(f"noise={self} does not say how errors are distributed")
 
     @property
@@ -112,33 +202,24 @@ class Noise(ABC):
         """What all errors, or nearly all, are below; 0 where that is not known."""
         return 0.0
 
-    def energy(self, observed: Counts) -> Array:
-        """The mean of ``|e|_2^2`` over ``observed`` entries, (B,); -1 where it is not known."""
-        return np.asarray(np.nan_to_num(self.mean_square * observed, nan=-1.0))
+    # --- goodness of fit ----------------------------------------------------------------------------------------------
 
-    def accepted_energy(self, observed: Counts, used: Array) -> Array:
-        """The largest ``|r|_2^2`` with a p-value of 1%, (B,); infinite where the p-value is one of another norm.
-
-        Args:
-            observed: m, (B,).
-            used: the degrees of freedom of the fit, (B,).
-        """
-        return np.full(len(observed), np.inf)
-
-    def p_value(self, residual: Array, observed: Counts, used: Array, scale: Array) -> Array:
+    def p_value(self, residual: Array, observed: Counts, used: Array, scale: Array, null: Array | None = None) -> Array:
         """The probability that such noise leaves a residual at least as large as this one, (B,).
 
         NaN where no noise is stated, and without a code. A code whose output is not finite explains nothing: 0.
 
         Args:
-            residual: r = y - A G(z), (B, m), 0 where nothing was observed; NaN without a code.
+            residual: r = y - A G(z), or what :meth:`residuals` gives, (B, m), 0 where nothing was observed; NaN
+                without a code.
             observed: the number of observed entries m, (B,).
             used: u, the degrees of freedom that the fit used up, (B,).
             scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
+            null: of count noise, the cumulants of the deviance that it leaves, (B, 3).
         """
         r = np.abs(residual)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            p = self._p_value(r, observed, used, scale)
+            p = self._p_value(r, observed, used, scale if null is None else null)
         without_code = np.isnan(r).all(axis=1) | (not self.stated)
         return np.asarray(np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0)))
 
@@ -147,7 +228,7 @@ class Noise(ABC):
         """The p-value of finite absolute residuals."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnknownNoise(Noise):
     """Nothing is known of e: what ``noise=None`` stands for."""
 
@@ -162,17 +243,19 @@ class UnknownNoise(Noise):
         return np.full(len(r), np.nan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Uniform(Noise):
-    r"""Errors of at most A: :math:`|e_j| \le A`.
+    r"""Errors of at most A: :math:`|e_j| \le A_j`.
 
-    The p-value is 1 if :math:`|r|_\infty \le A`, else 0.
+    The objective is :math:`\max_j |r_j| / A_j` where entries have limits of their own, and :math:`|r|_\infty` where
+    they share one. The p-value is 1 if :math:`|r_j| \le A_j` for all j, else 0.
 
     Args:
-        level: A, in units of y.
+        level: A, in units of y: a number, or an array of an observation's shape or that of all of them, infinite where
+            an entry says nothing.
 
     Raises:
-        InputError: A is no finite number of at least 0.
+        InputError: A is no finite number of at least 0, or has entries that are not above 0.
 
     >>> import unrelu
     >>> unrelu.Uniform(0.1)
@@ -182,84 +265,135 @@ class Uniform(Noise):
     name: ClassVar[str] = "uniform"
     norm: ClassVar[str] = "linf"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", _sizes(self.level, self.name))
+        if not isinstance(self.level, np.ndarray):
+            super().__post_init__()
+
+    def __str__(self) -> str:
+        return _text(self.name, self.level)
+
     @property
     def bound(self) -> float:
         """A."""
-        return self.level
+        return self.size
 
     @property
     def mean_square(self) -> float:
         """A^2 / 3."""
-        return 1 / 3 * self.level**2
+        return 1 / 3 * self.size**2
 
-    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Errors U(-A, A)."""
-        return rng.uniform(-self.level, self.level, shape)
+        return clean + self._finite(clean) * rng.uniform(-1.0, 1.0, clean.shape)
 
     @property
     def threshold(self) -> float | None:
         """A."""
-        return self.level or None
+        return self.size or None
 
     @property
     def ceiling(self) -> float:
         """A."""
-        return self.level
+        return self.size
 
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
         return np.where(r.max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussian(Noise):
-    r"""Independent errors with the distribution N(0, S^2).
+    r"""Errors with the distribution N(0, S^2), independent, or N(0, C) with a covariance C.
+
+    Entries with standard deviations of their own are divided by them, :math:`y_j / S_j` and the rows of A alike, and
+    correlated ones are multiplied by :math:`L^{-1}`, :math:`C = L L^T` (generalised least squares). The objective is
+    then :math:`\chi^2 = \sum_j r_j^2 / S_j^2` or :math:`r^T C^{-1} r`, and the noise has unit variance.
 
     The p-value is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit of u free parameters to m entries
     takes u degrees of freedom from the noise. Where it takes all of them the fit can be tested no more, and what is
     asked is whether noise of the true code could be as large: u = 0.
 
     Args:
-        level: S, the standard deviation, in units of y.
+        level: S, the standard deviation, in units of y: a number, or an array of an observation's shape or that of all
+            of them, infinite where an entry says nothing.
+        covariance: C in place of S, (m, m), the same for all observations: an array, a sparse matrix or a SciPy or
+            PyLops ``LinearOperator``, which is written out; symmetric and positive definite, at most 4096 x 4096.
 
     Raises:
-        InputError: S is no finite number of at least 0.
+        InputError: S is not above 0 or is no number, C is no covariance, or none or both were given.
 
+    Source: Aitken, "On least squares and linear combinations of observations", Proc. Royal Society of Edinburgh 55
+    (1935).
+
+    >>> import numpy as np
     >>> import unrelu
-    >>> print(unrelu.Gaussian(0.1))
-    gaussian:0.1
+    >>> print(unrelu.Gaussian(0.1), unrelu.Gaussian(np.full((28, 28), 0.1)))
+    gaussian:0.1 gaussian:array(28, 28)
     """
 
+    level: Any = None
+    covariance: Any = field(default=None, repr=False)
+    factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
+
+    def __post_init__(self) -> None:
+        if (self.level is None) == (self.covariance is None):
+            raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
+        if self.covariance is not None:
+            object.__setattr__(self, "covariance", _covariance(self.covariance))
+            object.__setattr__(self, "factor", _factored(self.covariance))
+            return
+        object.__setattr__(self, "level", _sizes(self.level, self.name))
+        if not isinstance(self.level, np.ndarray) and not 0 < self.level < math.inf:
+            raise InputError(
+                f"noise={self}: the standard deviation must be finite and above 0, got {self.level:g}; "
+                "state none where y has no errors, or 'uniform:0'"
+            )
+
+    def __str__(self) -> str:
+        return _text(self.name, self.level) if self.covariance is None else f"gaussian:covariance{self.factor.shape}"
+
+    def times_power_of_two(self, exponent: int) -> Self:
+        """The model of 2^exponent e; a standard deviation that vanishes is the smallest number there is."""
+        with np.errstate(over="ignore", under="ignore"):
+            level = float(np.ldexp(self.level, exponent))
+        return replace(self, level=level or math.ulp(0.0))
+
+    @property
+    def entrywise(self) -> bool:
+        """See :attr:`Noise.entrywise`."""
+        return self.covariance is not None or super().entrywise
+
+    def cholesky(self) -> Array | None:
+        """See :meth:`Noise.cholesky`."""
+        return self.factor
 
     @property
     def mean_square(self) -> float:
         """S^2."""
-        return self.level**2
+        return self.size**2 if self.covariance is None else float(np.diag(self.covariance).mean())
 
-    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-        """Errors N(0, S^2)."""
-        return self.level * rng.standard_normal(shape)
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
+        """Errors N(0, S^2) or N(0, C)."""
+        drawn = rng.standard_normal(clean.shape)
+        return clean + (self._finite(clean) * drawn if self.factor is None else drawn @ self.factor.T)
 
     @property
     def threshold(self) -> float | None:
         """One standard deviation."""
-        return self.level or None
+        return self.size
 
     @property
     def ceiling(self) -> float:
         """Two standard deviations."""
-        return 2 * self.level
-
-    def accepted_energy(self, observed: Counts, used: Array) -> Array:
-        """The largest ``|r|_2^2`` with a p-value of 1%, (B,): S^2 times a quantile of chi-square."""
-        return np.asarray(self.level**2 * chdtri(_degrees_left(observed, used), SIGNIFICANCE))
+        return 2 * self.size
 
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
         squares = np.where(r > 0, r / self.level, 0.0) ** 2
         return np.asarray(chdtrc(_degrees_left(observed, used), squares.sum(axis=1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outliers(Noise):
     r"""A fraction P of the entries is arbitrarily wrong, the others are exact.
 
@@ -304,9 +438,80 @@ class Outliers(Noise):
         return np.asarray(bdtrc(outliers - 1.0, observed, self.level))
 
 
-_MODELS: dict[str, type[Noise]] = {model.name: model for model in (Uniform, Gaussian, Outliers)}
-
-
 def _degrees_left(observed: Counts, used: Array) -> Array:
     """m - u, or m where the fit takes them all."""
     return np.where(observed > used, observed - used, observed)
+
+
+def _number(level: Any, name: str) -> float:
+    try:
+        return float(level)
+    except (TypeError, ValueError):
+        raise InputError(f"noise={name}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
+
+
+def _sizes(level: Any, name: str) -> float | Array:
+    """A number, or an array of numbers above 0, infinite ones among them; the array is a copy that cannot change.
+
+    Raises:
+        InputError: it is none of these; a single number is not looked at.
+    """
+    if np.ndim(level) == 0:
+        return _number(level, name)
+    array = np.array(numbers(level, f"noise={name}"))
+    bad = np.argwhere(~(array > 0))
+    if len(bad):
+        first = tuple(map(int, bad[0]))
+        raise InputError(
+            f"noise={_text(name, array)}: every entry must be above 0, infinite where nothing is known; {len(bad)} are "
+            f"not, the first at {first}: {array[first]:g}"
+        )
+    array.setflags(write=False)
+    return array
+
+
+def _text(name: str, level: Any) -> str:
+    return f"{name}:array{level.shape}" if isinstance(level, np.ndarray) else f"{name}:{level!r}"
+
+
+def _covariance(given: Any) -> Array:
+    """A covariance, written out.
+
+    Raises:
+        InputError: it is not square, too large, not finite or not symmetric.
+    """
+    shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise InputError(
+            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation"
+        )
+    if shape[0] > _CORRELATED:
+        raise InputError(
+            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y and "
+            "operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
+        )
+    if sparse.issparse(given):
+        given = given.toarray()
+    elif callable(getattr(given, "matvec", None)):
+        given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
+    array = np.array(numbers(given, "covariance"))
+    if not np.isfinite(array).all():
+        raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
+    off = np.abs(array - array.T).max()
+    if off > 1e-10 * np.abs(array).max():
+        raise InputError(f"covariance= is not symmetric: C and C^T differ by {off:.1e}")
+    array.setflags(write=False)
+    return array
+
+
+def _factored(covariance: Array) -> Array:
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        least = float(np.linalg.eigvalsh(covariance)[0])
+        raise InputError(
+            f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; add the variance of the "
+            "independent errors that every measurement has to its diagonal"
+        ) from None
+    factor.setflags(write=False)
+    return factor

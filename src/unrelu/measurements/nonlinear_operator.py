@@ -6,16 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.loaders.torch_opaque import Trial, as_module, differentiated
 from unrelu.measurements.linear_operators import Operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork, frozen
+from unrelu.models.torch_opaque import Trial, as_module, differentiated
 from unrelu.runtime.streams import stream
+
+Array = npt.NDArray[np.float64]
 
 _TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
 _REASON = "the measurement is a function, which is not taken to be linear"
@@ -84,6 +88,14 @@ class NonlinearOperator(Operator):
         # In the user's units numbers may be out of the range of single precision.
         own = torch.float64 if self.before or self.after else dtype
         return replace(self, function=self.function.to(own, device))
+
+    def followed_by(self, matrix: Array) -> NonlinearOperator:
+        """W h(x) for a matrix W, (m', m)."""
+        rows = nn.Linear(self.m, len(matrix), bias=False, dtype=torch.float64).requires_grad_(False)
+        rows.weight.copy_(torch.from_numpy(matrix))
+        module = nn.Sequential(self.function.module, nn.Flatten(), rows).eval()
+        shape = (len(matrix),)
+        return replace(self, function=replace(self.function, module=module, output_shape=shape), shape=shape)
 
     def in_units(self, before: int, after: int) -> NonlinearOperator:
         """2^after h(2^before x)."""

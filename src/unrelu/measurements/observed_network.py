@@ -4,6 +4,8 @@ r"""What the last layer phi(W h + b) of a network becomes under a measurement A:
   S phi(W h + b) = phi(S W h + S b).
 - phi is the identity: A (W h + b) = (A W) h + A b for any A.
 - A mixes outputs of another phi: one more linear layer, of matrix A. Layer methods cannot invert it; proofs can use it.
+- A weighs what is picked, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (no sigmoid or tanh): the
+  layer of rows S W and biases S b, scaled alike.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.measurements.linear_operators import Identity, MaskOperator, Operator
+from unrelu.measurements.linear_operators import Identity, MaskOperator, Operator, Weighted
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 
@@ -27,11 +29,23 @@ def selects_outputs(operator: Operator) -> bool:
 
 
 def is_layer(network: Generator, operator: Operator) -> bool:
-    """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it."""
+    """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it.
+
+    It may weigh what it picks, where the activation is none with a unit of its own.
+    """
     if not operator.linear:
         return False
-    linear = isinstance(network, Network) and network.layers[-1].activation.name == "identity"
-    return linear or selects_outputs(operator)
+    last = network.layers[-1].activation if isinstance(network, Network) else None
+    if last is not None and last.name == "identity":
+        return True
+    if isinstance(operator, Weighted):
+        return last is not None and not last.smooth and selects_outputs(operator.inner)
+    return selects_outputs(operator)
+
+
+def unweighted(operator: Operator, size: int) -> tuple[Operator, Array | None]:
+    """The operator without its weights, and these for ``size`` observations, (size, m); None where it has none."""
+    return (operator.inner, operator.weights(size)) if isinstance(operator, Weighted) else (operator, None)
 
 
 def observed_rows(operator: Operator, y: Array) -> list[tuple[OutputRows, Array]] | None:

@@ -140,10 +140,13 @@ class Activation:
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """phi(u) for pre-activations of shape (B, n)."""
         if self.width:
-            c = self._slope_like(u)
             # The integral of a ramp from 0 at -w to 1 at w; beyond w, u itself.
-            ramp = (u + self.width).clamp(0.0, 2 * self.width)
-            return c * u + (1 - c) * (ramp.square() / (4 * self.width) + (u - self.width).clamp_min(0.0))
+            ramp = torch.nn.functional.hardtanh(u, -self.width, self.width) + self.width
+            smooth = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
+            if self.name == "relu":
+                return smooth
+            c = self._slope_like(u)
+            return c * u + (1 - c) * smooth
         if self.name == "relu":
             return torch.relu(u)
         if self.name == "sigmoid":

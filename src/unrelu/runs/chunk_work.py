@@ -268,7 +268,7 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def _columns(result: Inversion) -> dict[str, Any]:
-    residual = result.problem.residual_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
+    residual = result.problem.differences_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
     status = np.array([STATUSES.index(status.name) + 1 for status in result.status])
     numbers = numbers_of(result, residual)
     return {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}

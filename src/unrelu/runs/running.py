@@ -109,7 +109,7 @@ def run(
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``: from what ``data`` can be.
-        noise, norm, prior: as for :func:`unrelu.invert`.
+        noise, norm, prior: as for :func:`unrelu.invert`; of noise no arrays.
         seed: of every random choice.
         time_limit: seconds for each chunk; what is reached then depends on the machine.
         chunk: observations that are inverted together. Results depend on it.
@@ -160,6 +160,11 @@ def run(
     _check_options(method, options, chunk, workers, scheduler, results)
     source = _source_of(data, array, size, max_bytes)
     masked = None if masks is None else masks_of(masks, size, max_bytes)
+    if isinstance(noise, Noise) and noise.entrywise:
+        raise InputError(
+            f"noise={noise}: a run keeps its noise as text, so it is one number for all entries; hide entries that say "
+            "nothing by operator= or masks=, or call unrelu.invert with arrays"
+        )
     stated = {"noise": None if noise is None else str(noise), "norm": norm, "prior": prior, "time_limit": time_limit}
     measured = _check_data(network, source, masked, operator, {**stated, "seed": seed})
     folder = Path(output)

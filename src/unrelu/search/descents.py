@@ -22,7 +22,7 @@ from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, written_out
+from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, unweighted, written_out
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale
 from unrelu.models.network import Network
@@ -50,7 +50,7 @@ _STEP, _LAYER, _WEIGHT, _PRODUCT, _SOLUTION = 0.5, 0.9, 1.3e-4, 1e-5, 1e-3
 # The rounds that each observation is given.
 _LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
-_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE = (1.0, 0.3, 0.1), 4, 60
+_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
 # is computed in single precision.
 _LEAST_VARIANCE = 1e-3
@@ -109,10 +109,12 @@ class Descents(ABC):
         rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
             hops each. After the last, each brings half as many chains more.
         doubtful: a confidence below which an observation is given one more round than :attr:`rounds` has.
+        settled: a confidence from which one without visible noise is given none: its chains agree that it does not fit.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
     doubtful: ClassVar[float] = 0.0
+    settled: ClassVar[float] = 1.0
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To how many chains, of how many hops, the next round brings observations, (b,) each."""
@@ -127,7 +129,8 @@ class Descents(ABC):
         Without noise there is an exact fit, and most have found it by then; where few chains disagree, a few more tell
         which of them is right.
         """
-        most = len(self.rounds) + 2 * spent.noiseless + (spent.confidence < self.doubtful)
+        unsettled = spent.noiseless & (spent.confidence < self.settled)
+        most = len(self.rounds) + 2 * unsettled + (spent.confidence < self.doubtful)
         return np.asarray(spent.rounds < most)
 
     def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
@@ -146,7 +149,7 @@ class Descents(ABC):
     @staticmethod
     def of(problem: Problem, bank: Bank, objective: SquaredError) -> Descents:
         """The compiled ones, where the network is small and dense and the measurement can be written out."""
-        network = problem.network
+        network, (operator, _) = problem.network, unweighted(problem.operator, problem.size)
         small = (
             isinstance(network, Network)
             and network.device.type == "cpu"
@@ -154,11 +157,11 @@ class Descents(ABC):
             and objective.y.dtype == torch.float32
             and problem.operator.linear
             and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
-            and (selects_outputs(problem.operator) or problem.operator.n * problem.operator.m <= _SMALL)
+            and (selects_outputs(operator) or (not operator.count and operator.n * operator.m <= _SMALL))
             and all(all(isinstance(step, Dense | Scale) for step in layer.affine.steps) for layer in network.layers)
         )
         if small:
-            return CompiledDescents(problem)
+            return CountDescents(problem, bank, objective) if problem.noise.counts else CompiledDescents(problem)
         if bank.large:
             return GradientDescents(problem, bank, objective)
         return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, bank, objective)
@@ -173,11 +176,14 @@ class CompiledDescents(Descents):
         compile_descents()
         self.problem = problem
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
-        network, operator = problem.network, problem.operator
+        network, (operator, weights) = problem.network, unweighted(problem.operator, problem.size)
         assert isinstance(network, Network)
         sizes = network.activation_sizes
+        matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
+        dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
         layers = [
-            PackedLayer(x.matrix(), x.bias(), x.activation, s) for x, s in zip(network.layers, sizes, strict=True)
+            PackedLayer(m, layer.bias(), layer.activation, size)
+            for m, layer, size in zip(dense, network.layers, sizes, strict=True)
         ]
         self._shown = observed_rows(operator, problem.y)
         if self._shown is None:
@@ -188,6 +194,10 @@ class CompiledDescents(Descents):
             else:
                 a = written_out(operator)
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
+        if weights is not None and not problem.operator.count:
+            layers[-1] = layers[-1]._replace(weight=weights[0])
+        # Of every observation, where they differ.
+        self._weights = weights if problem.operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
 
@@ -217,11 +227,13 @@ class CompiledDescents(Descents):
 
     def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
         """The network whose whole output is observation ``row``, and the observation."""
-        if self._shown is None:
-            return self._packed[1], self.problem.y[row]
-        seen, y = self._shown[row]
-        if self._packed[0] is not seen:
-            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], self._layers[-1].rows(seen)]))
+        seen, y = (None, self.problem.y[row]) if self._shown is None else self._shown[row]
+        if self._weights is not None or self._packed[0] is not seen:
+            last = self._layers[-1]
+            if self._weights is not None:
+                last = last._replace(weight=self._weights[row])
+            last = last if seen is None else last.rows(seen)
+            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], last]))
         return self._packed[1], y
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
@@ -246,10 +258,13 @@ class BatchDescents(Descents):
     # One descent costs as much as all chains of a small network. Few agree on little: their confidence stays low.
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0), (3, 0))
     doubtful = 0.85
+    widths: ClassVar[Array] = _WIDTHS
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
-        self._smoothed = [objective.with_network(bank.smoothed(float(width), objective.network)) for width in _WIDTHS]
+        self._smoothed = [
+            objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths
+        ]
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
@@ -300,14 +315,29 @@ class NonlinearDescents(BatchDescents):
     rounds = ((1, 0), (4, 0), (8, 0), (12, 0))
 
 
+class CountDescents(BatchDescents):
+    """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops.
+
+    A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
+    schedule begins where smoothing adds little.
+    """
+
+    rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (4, 4), (8, 4))
+    doubtful = 0.0
+    widths: ClassVar[Array] = _WIDTHS[4:]
+
+
 class GradientDescents(BatchDescents):
     """The same for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
 
-    The inverse Hessian that it starts from is the covariance of the codes under the linear model of the generator.
+    Attributes:
+        inverse: the inverse Hessians that it starts from, (B, k, k): the covariance of the codes under the linear model
+            of the generator.
     """
 
     # Six agreeing chains are worth 0.97, twelve 0.99, at half a second a chain: the first few say the most.
     rounds = ((1, 0), (4, 0))
+    settled = BatchDescents.doubtful
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
@@ -317,20 +347,20 @@ class GradientDescents(BatchDescents):
         variance = objective.prior + _LEAST_VARIANCE * seen.spread
         inverse = seen.posterior(operator, objective.y, variance)[1]
         variance = max(variance + seen.model[-1], torch.finfo(inverse.dtype).tiny)
-        self._inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
+        self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(
         self, rows: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         where = torch.from_numpy(rows.copy()).to(self.objective.y.device)
         at, steps, floor = self.objective.tensor(z), torch.zeros_like(where), self.objective.tensor(enough)
-        inverse = self._inverse[where]
+        inverse = self.inverse[where]
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
             state = LimitedMemorySteps(objective, at, where, inverse, _ENOUGH_DECREASE, floor).run(_STEPS_EACH)
             at, steps = state.z, steps + state.steps
-        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE, floor)
+        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE_LARGE, floor)
         state.run(_EXACT_STEPS_LARGE, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, damped, on_plateau, polish
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau, polish
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import starting_codes
@@ -22,7 +22,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
 from unrelu.search.confidence import SAME, Hits
-from unrelu.search.descents import Descents, Spent, Start
+from unrelu.search.descents import Descents, GradientDescents, Spent, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
@@ -49,7 +49,9 @@ _LARGEST_PRIOR = 1e12
 _REFINED_DECREASE = 3e-4
 _LAST_STEPS, _CONVERGED = 10, 1e-3
 # Predicted decreases: exact fits are then as good as their rounding; codes of large generators have converged.
-_EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-6
+_EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-7
+# Codes of a large generator that are refined side by side, steps after which half of them are given up, and in all.
+_REFINED, _HALVED_AFTER, _REFINED_STEPS = 4, 5, 30
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,12 @@ class JointSearch:
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
         self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
+        if isinstance(self.descents, GradientDescents) and options.rounds is None:
+            # The first round is one chain, which may fit exactly; four at once cost twice as much.
+            self.rounds[~problem.looks_noiseless] = 1
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
-        self.size = np.square(problem.y).sum(axis=1)
+        self.size = problem.energy
         self.exact, self._confidence = np.zeros(problem.size, dtype=bool), np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
@@ -164,8 +169,7 @@ class JointSearch:
         if self.problem.z0 is not None:
             self._accept_exact_starts(self.problem.z0)
         while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
-            turn = int(self.rounds[rows[0]])
-            if turn == 0:
+            if not self.made[rows].any():
                 self._descend_from_codes(rows)
             self._make_round(rows)
             if not self.watch.reason:
@@ -325,17 +329,15 @@ class JointSearch:
 
     def _in_double(self, rows: Index, steps: int) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Codes of some observations in the network's own precision, (b, k), and whether they converged, (b,)."""
+        if isinstance(self.descents, GradientDescents) and not steps:
+            return self._by_gradients(rows, self.descents.inverse)
         objective, where = MixedSquaredError(SquaredError.of(self.problem), self.objective), self._rows(rows)
         z = objective.tensor(self.z[rows])
-        gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
         exact = 1e-30 * objective.y[where].square().sum(dim=1)
-        if self.bank.large:
-            inverse, _ = torch.linalg.inv_ex(2 * damped(gram.to(z.dtype)))
-            decrease = _EXACT_DECREASE if steps else _REFINED_DECREASE_LARGE
-            descent = LimitedMemorySteps(objective.double, z, where, inverse, decrease, exact)
-            descent.run(self.options.max_iterations, self.watch)
-            z, f, arrived = descent.z, descent.f, descent.done
+        if isinstance(self.descents, GradientDescents) and objective.counts is None:
+            z, f, arrived = chord_steps(objective, z, where, exact)
         else:
+            gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
             z, f, arrived = polish(objective, z, where, gram, exact)
         for precise, most, decrease in (
             (objective, self.options.max_iterations, _REFINED_DECREASE),
@@ -352,6 +354,31 @@ class JointSearch:
                 f[left] = state.f
                 arrived[left] = state.done | (state.f >= (1 - _CONVERGED) * before)
         return z.cpu().double().numpy(), arrived.cpu().numpy()
+
+    def _by_gradients(self, rows: Index, inverse: Tensor) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """The same for codes of large generators that leave a residual: single precision sees all that is to gain.
+
+        A few chains go on side by side, which costs little more than one, and the worse half of them is given up
+        again and again: at kinks, chains of nearly the same objective come to rest at different ones.
+        """
+        z = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)[:, :_REFINED]]
+        z[:, 0] = self.z[rows]
+        left, where = z.shape[1], self._rows(np.repeat(rows, z.shape[1]))
+        codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
+        floor = torch.zeros_like(codes[:, 0])
+        state = LimitedMemorySteps(self.objective, codes, where, inverse[where], _REFINED_DECREASE_LARGE, floor)
+        most = min(self.options.max_iterations, _REFINED_STEPS)
+        while left > 1 and most > _HALVED_AFTER:
+            f = state.run(_HALVED_AFTER, self.watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
+            left, most = left // 2, most - _HALVED_AFTER
+            state.give_up((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
+        before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
+        f = state.run(min(most, _LAST_STEPS), self.watch).f
+        arrived = state.done | (f >= (1 - _CONVERGED) * before)
+        each = np.arange(len(rows))
+        best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
+        z = state.z.cpu().double().numpy().reshape(z.shape)
+        return z[each, best], arrived.cpu().numpy().reshape(z.shape[:2])[each, best]
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""

@@ -8,14 +8,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.layerwise import L1, LInf
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.norm_descent import NormDescent
-from unrelu.measurements import Operator
+from unrelu.measurements import Weighted
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
 
@@ -90,46 +89,8 @@ def _weighted(problem: Problem, weight: Array) -> Problem:
     tensor = torch.tensor(weight, dtype=network.dtype, device=network.device)
     control = Control(problem.control.remaining())
     return replace(
-        problem, y=problem.y * weight, operator=_Weighted(problem.operator, tensor), norm="l2", control=control
+        problem, y=problem.y * weight, operator=Weighted(problem.operator, tensor), norm="l2", control=control
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Weighted(Operator):
-    """A with a weight for each entry of each observation, (B, m)."""
-
-    inner: Operator
-    weight: Tensor
-
-    def __post_init__(self) -> None:
-        for name in ("n", "m", "shape"):
-            object.__setattr__(self, name, getattr(self.inner, name))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """W A x."""
-        return self.inner.forward(x) * self.weight
-
-    def adjoint(self, r: Tensor) -> Tensor:
-        """A^T W r."""
-        return self.inner.adjoint(r * self.weight)
-
-    def tangents(self, t: Tensor) -> Tensor:
-        """W A on every direction."""
-        return self.inner.tangents(t) * self.weight[:, None, :]
-
-    @property
-    def count(self) -> int:
-        """One for each observation."""
-        return len(self.weight)
-
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> _Weighted:
-        """The weighted operators of some observations."""
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.weight.device)
-        return _Weighted(self.inner.take(rows), self.weight[index])
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> _Weighted:
-        """The same as another type."""
-        return _Weighted(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
 
 
 def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tuple[Array, npt.NDArray[np.object_]]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unrelu.measurements import Identity, Operator
+from unrelu.measurements import Identity, Operator, Weighted
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import stream, torch_stream
@@ -108,6 +108,9 @@ class Bank:
         """
         if operator.linear:
             return self, operator
+        if isinstance(operator, Weighted):
+            bank, inner = self.seen_by(operator.inner)
+            return bank, Weighted(inner, operator.weight)
         if operator not in self._measured:
             own = operator.to(self.x.dtype, self.x.device)
             bank = copy(self)

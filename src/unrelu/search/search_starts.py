@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements import Weighted
 from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
@@ -56,8 +57,11 @@ class SearchStarts:
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.problem, self.objective = problem, objective
         self.bank, self._operator = bank.seen_by(objective.operator)
-        known = float(np.nan_to_num(problem.noise.mean_square))
-        self._variance = np.full(problem.size, self._rounded(known + _ESTIMATE_NOISE * self.bank.spread))
+        self._y, known = objective.y, problem.noise.variance(problem.y)
+        if isinstance(self._operator, Weighted):  # the Gaussian model is one in the units of outputs
+            self._operator, gain = self._operator.normalised()
+            self._y, known = self._y / gain, known / gain.square().cpu().double().numpy()[..., 0]
+        self._variance = self._rounded(known + _ESTIMATE_NOISE * self.bank.spread)
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for
@@ -113,7 +117,7 @@ class SearchStarts:
         for variance in np.unique(self._variance[stale]):
             some = stale[self._variance[stale] == variance]
             at = torch.from_numpy(some).to(self.objective.y.device)
-            operator, y = self._operator.take(at), self.objective.y[at]
+            operator, y = self._operator.take(at), self._y[at]
             mean, covariance = (t.cpu().double().numpy() for t in self.bank.posterior(operator, y, float(variance)))
             values, vectors = np.linalg.eigh(covariance)
             self._mean[some] = mean

@@ -38,7 +38,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 _FOUND, _LOWEST = 1e-3, 0.01
 
 
-class Instance(NamedTuple):
+class PhaseInstance(NamedTuple):
     """Observations of one kind.
 
     Attributes:
@@ -53,7 +53,7 @@ class Instance(NamedTuple):
     y: Array
     sigma: float
 
-    def first(self, count: int) -> Instance:
+    def first(self, count: int) -> PhaseInstance:
         """The first observations alone."""
         return self._replace(z=self.z[:count], y=self.y[:count])
 
@@ -79,7 +79,7 @@ def rows(kind: str, m: int, side: int, rng: np.random.Generator) -> npt.NDArray[
     return np.asarray(np.kron(one, one)[chosen] / side)
 
 
-def draw(network: Generator, kind: str, noise: float, count: int, seed: int) -> Instance:
+def draw(network: Generator, kind: str, noise: float, count: int, seed: int) -> PhaseInstance:
     """Observations |F x| + e of generated pictures, e of ``noise`` times their root mean square."""
     side = round(network.output_dim**0.5)
     f = rows(kind, MEASUREMENTS, side, stream("phase retrieval, measurements", seed, kind))
@@ -93,7 +93,7 @@ def draw(network: Generator, kind: str, noise: float, count: int, seed: int) -> 
     clean = np.abs(network(z).reshape(count, -1) @ f.T)
     sigma = noise * float(np.sqrt(np.square(clean).mean()))
     e = stream("phase retrieval, noise", seed, kind).standard_normal(clean.shape)
-    return Instance(magnitudes, z, clean + sigma * e, sigma)
+    return PhaseInstance(magnitudes, z, clean + sigma * e, sigma)
 
 
 def _units(command: Command) -> list[Unit]:

@@ -142,12 +142,12 @@ def _table(results: Results) -> str:
             (
                 r["weights"], f"{r['noise']:g}", f"{r['adam']:.1f}", f"{r['first'] / r['adam']:.2f}",
                 f"{r['second'] / r['adam']:.2f}", f"{r['residual_adam']:.1e}", f"{max(r['residual']):.1e}",
-                f"{min(r['confidence']):.2f}",
+                f"{max(r['residual']) / r['residual_adam'] - 1:+.0e}", f"{min(r['confidence']):.2f}",
             )
         )  # fmt: skip
     head = (
         "weights", "noise", "Adam, seconds", "first call / Adam", "second call / Adam", "residual of Adam",
-        "residual of `auto`", "confidence",
+        "residual of `auto`", "beside Adam's", "confidence",
     )  # fmt: skip
     return table(head, rows)
 

@@ -14,10 +14,10 @@ from scipy import special
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.loaders.torch_opaque import Trial, as_module, differentiated
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, as_generator, by, numbers
 from unrelu.models.opaque_network import OpaqueNetwork, frozen
+from unrelu.models.torch_opaque import Trial, as_module, differentiated
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -164,7 +164,7 @@ def extend(
 
     with scale s, shift d and offset o, each if it is asked for, and a function f of your own. A parameter is uniform
     within its bounds if its latent coordinate u is N(0, 1), as the others are. ``split(r.z)`` of the
-    :class:`~unrelu.measurements.nuisance_parameters.ExtendedGenerator` gives the parameters of a result. An extended
+    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` gives the parameters of a result. An extended
     generator has no known layers: methods that search the latent space take it.
 
     Args:

@@ -13,8 +13,8 @@ import unrelu
 from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements.nuisance_parameters import ExtendedGenerator
 from unrelu.methods import METHODS
+from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.result import Status
 from unrelu.runs.manifest import fingerprint
 

@@ -1,0 +1,428 @@
+"""The configuration of a Keras model as a chain of layers, with the arrays that belong to each.
+
+The configuration is JSON that names Keras' own classes. It is read, never run: a Lambda layer, which holds Python
+bytecode, is refused like every class that is not in the table below.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
+from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, float64, normalisation, reshaped
+from unrelu.loaders.keras_file import Arrays
+from unrelu.loaders.weight_arrays import Entry, Named, dense, natural
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Scale, Shape, check_finite
+from unrelu.models.network import Network
+from unrelu.runtime.file_reading import shown_size
+
+Config = Mapping[str, Any]
+
+_MODELS = ("Sequential", "Functional", "Model")
+# Each is looked for among the arrays of the file.
+_LAYERS = 2000
+# What Keras 3 and Keras 2 call the list of a model's layers in a file of weights.
+CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
+
+
+def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
+    """The network that a configuration describes.
+
+    Raises:
+        ModelFileError: the configuration is not what Keras writes, or arrays are missing.
+        UnsupportedModelError: a layer is not an affine map or a known activation, or the model branches.
+        ModelError: shapes do not fit, or weights are not finite.
+
+    Source: https://keras.io/guides/serialization_and_saving/ and the files of Keras 2 and 3.
+    """
+    try:
+        model = _Layer.read(config)
+        if model.kind not in _MODELS:
+            raise UnsupportedModelError(
+                f"is a {model.kind}, a class of its own, whose code no file holds. Save the decoder in it by itself, "
+                "vae.decoder.save('decoder.keras'), or pick its weights with layers=[...] and activation="
+            )
+        if (count := model.count()) > _LAYERS:
+            raise ModelFileError(f"its configuration has {count:,} layers; at most {_LAYERS:,} are read")
+        shape = _input_shape(model)
+        if 8 * math.prod(shape) > max_bytes:
+            raise ModelFileError(f"states codes of shape {shape}, {shown_size(8 * math.prod(shape))}")
+        chain = ChainBuilder(shape, BATCHES[0], "the input")
+        chain.finish(_follow(model, _Weights.of_file(arrays), chain))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelFileError(
+            f"its configuration is not what Keras writes ({type(error).__name__}: {str(error)[:200]}); save it anew"
+        ) from error
+    return Network.chain(chain.parts, shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One layer of a configuration, or a model in the place of one.
+
+    Attributes:
+        kind: its class.
+        name: its own.
+        settings: what it was made with.
+        nodes: the calls of it, in a Functional model.
+    """
+
+    kind: str
+    name: str
+    settings: Config
+    nodes: Sequence[Any]
+
+    @classmethod
+    def read(cls, config: Config) -> _Layer:
+        kind, settings = str(config["class_name"]), config["config"]
+        if isinstance(settings, list):  # Sequential of Keras before 2.2.3
+            settings = {"name": kind, "layers": settings}
+        name = str(settings.get("name", config.get("name", kind)))
+        module, registered = str(config.get("module") or "keras"), str(config.get("registered_name") or "")
+        if not re.match(r"(tf_|tensorflow\.)?(keras|python\.keras)\b", module) or ">" in registered:
+            kind = registered.rpartition(">")[2] or kind
+            raise UnsupportedModelError(
+                f"layer {name!r} ({kind}) is a class of its own, whose code no file holds; Keras' own layers are read"
+            )
+        return cls(kind, name, settings, config.get("inbound_nodes") or [])
+
+    @property
+    def layers(self) -> list[_Layer]:
+        """Of a model."""
+        return [_Layer.read(config) for config in self.settings["layers"]]
+
+    def count(self) -> int:
+        """Layers in it, with those of models in their places."""
+        return sum(1 + (layer.count() if layer.kind in _MODELS else 0) for layer in self.layers)
+
+    def __str__(self) -> str:
+        return f"layer {self.name!r} ({self.kind})"
+
+    def inbound(self) -> list[str]:
+        """The layers whose outputs it takes."""
+        if len(self.nodes) != 1:
+            raise UnsupportedModelError(
+                f"{self} is applied {len(self.nodes)} times; only chains of layers can be inverted"
+            )
+        node = self.nodes[0]
+        if isinstance(node, Mapping):  # Keras 3
+            return list(_histories(node))
+        return [str(call[0]) for call in node]
+
+
+def _histories(node: Any) -> list[str]:
+    """The layers that the tensors in the arguments of a call come from, in a configuration of Keras 3."""
+    if isinstance(node, Mapping):
+        if node.get("class_name") == "__keras_tensor__":
+            return [str(node["config"]["keras_history"][0])]
+        return [name for value in node.values() for name in _histories(value)]
+    return [name for value in node for name in _histories(value)] if isinstance(node, list) else []
+
+
+def _input_shape(model: _Layer) -> Shape:
+    """The shape of one code."""
+    layers = model.layers
+    first = next((layer for layer in layers if layer.kind == "InputLayer"), layers[0])
+    stated = [first.settings.get(key) for key in ("batch_shape", "batch_input_shape")]
+    full = next((shape for shape in [*stated, model.settings.get("build_input_shape")] if shape), None)
+    if full is None and first.kind in _MODELS:
+        return _input_shape(first)
+    if full is None or None in full[1:] or len(full) < 2:
+        said = "does not say the shape of a code" if full is None else f"takes codes of shape {tuple(full[1:])}"
+        raise ModelError(f"the model {said}; build it with keras.Input(shape=(k,)) and save it anew")
+    shape = tuple(full[1:])
+    if any(type(n) is not int or n < 1 for n in shape):
+        raise ModelFileError(f"its configuration states codes of shape {shape}; these are positive numbers")
+    return shape
+
+
+def _follow(model: _Layer, weights: _Weights, chain: ChainBuilder) -> Flow:
+    """Append the layers of a model to the chain; returns what leaves the last."""
+    layers, flow = model.layers, chain.head
+    if model.kind == "Sequential":
+        for layer in layers:
+            flow = _apply(layer, [flow], weights, chain)
+    else:
+        flows: dict[str, Flow] = {}
+        for key in ("input_layers", "output_layers"):
+            if len(ends := _ends(model.settings[key])) != 1:
+                raise UnsupportedModelError(f"the model has {len(ends)} {key[:-7]}s, {ends}; a generator has one")
+        for layer in layers:
+            if layer.kind == "InputLayer":
+                flows[layer.name] = flow
+                continue
+            if missing := [name for name in layer.inbound() if name not in flows]:
+                raise ModelFileError(f"{layer} takes the output of {missing[0]!r}, which is not before it")
+            flows[layer.name] = _apply(layer, [flows[name] for name in layer.inbound()], weights, chain)
+        flow = flows[_ends(model.settings["output_layers"])[0]]
+    weights.check_all_used()
+    return flow
+
+
+def _ends(given: Any) -> list[str]:
+    """Names of the input or output layers: [[name, 0, 0], ...], or of a single one [name, 0, 0]."""
+    return [str(given[0])] if given and isinstance(given[0], str) else [str(end[0]) for end in given]
+
+
+def _apply(layer: _Layer, flows: list[Flow], weights: _Weights, chain: ChainBuilder) -> Flow:
+    """Append one layer to the chain; returns what leaves it."""
+    if layer.kind in _MODELS and len(flows) == 1:
+        if flows[0] is chain.head:
+            return _follow(layer, weights.inside(layer), chain)
+        chain.advance(flows[0], [], str(layer))  # says where the model branches
+    with chain.at_node(str(layer), flows):
+        if layer.kind == "Lambda":
+            raise UnsupportedModelError(
+                "holds Python code, which is not run; replace it by layers of Keras, or use ONNX"
+            )
+        if layer.kind not in _READERS:
+            raise UnsupportedModelError(
+                f"is not supported; supported are {', '.join(_READERS)}. Convolutions are read from ONNX: "
+                "model.export('decoder.onnx', format='onnx')"
+            )
+        parts = _READERS[layer.kind](layer, flows[0], weights)
+    return chain.advance(flows[0], parts, str(layer))
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+class _Weights:
+    """The arrays of a model, handed out layer by layer.
+
+    ``model.save("model.h5")`` stores them by the names of layers and arrays: ``dense_1/dense_1/kernel:0``. A ``.keras``
+    file of Keras 3 and of the last of Keras 2 stores them by the class of the layer, counted, and the number of the
+    array: ``layers/dense_1/vars/0`` is the kernel of the second Dense layer, whatever its name is.
+    """
+
+    def __init__(self, arrays: Arrays, counted: bool) -> None:
+        self._arrays, self._counted = arrays, counted
+        self._used: dict[str, int] = {}
+
+    @classmethod
+    def of_file(cls, arrays: Arrays) -> _Weights:
+        counted = {path: array for path, array in arrays.items() if path.split("/")[0] in CONTAINERS}
+        below = {path.partition("/")[2]: array for path, array in counted.items()}
+        return cls(below, True) if counted else cls(arrays, False)
+
+    def of(self, layer: _Layer, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a layer, by these names, in the order in which Keras numbers them; some may be missing."""
+        if self._counted:
+            below = self._below(self._group(layer))
+            found = {names[i]: below[f"vars/{i}"] for i in range(len(names)) if f"vars/{i}" in below}
+        else:
+            inside = self._below(layer.name)
+            paths = inside or {
+                path: array for path, array in self._arrays.items() if layer.name in path.split("/")[:-1]
+            }
+            found = {}
+            for path, array in paths.items():
+                name = path.split("/")[-1].partition(":")[0]
+                if name in found:
+                    raise ModelFileError(f"{layer} has several arrays called {name!r}")
+                found[name] = array
+        for name, array in found.items():
+            if array.dtype.kind != "f" and name != "count":
+                raise UnsupportedModelError(
+                    f"has a {name} of type {array.dtype}, as quantized and bfloat16 layers have; save it as float32"
+                )
+        return found
+
+    def inside(self, layer: _Layer) -> _Weights:
+        """The arrays of a model in the place of a layer."""
+        below = self._below(self._group(layer) if self._counted else layer.name)
+        return _Weights.of_file(below) if self._counted else _Weights(below, False)
+
+    def check_all_used(self) -> None:
+        """Refuse a file that has more layers of a class than the configuration."""
+        for kind, used in self._used.items():
+            if len(groups := self._groups(kind)) != used:
+                raise ModelFileError(f"the configuration has {used} layers {kind!r}, the file {len(groups)}: {groups}")
+
+    def _below(self, group: str) -> Arrays:
+        return {path[len(group) + 1 :]: array for path, array in self._arrays.items() if path.startswith(f"{group}/")}
+
+    def _group(self, layer: _Layer) -> str:
+        """The next group of the layer's class, in the order of their numbers, which may have gaps."""
+        kind = _snake_case(layer.kind)
+        self._used[kind] = self._used.get(kind, 0) + 1
+        groups = self._groups(kind)
+        if self._used[kind] > len(groups):
+            raise ModelFileError(f"{layer} has no weights in the file, which has {len(groups)} of {kind!r}")
+        return groups[self._used[kind] - 1]
+
+    def _groups(self, kind: str) -> list[str]:
+        numbered = {
+            int(m[1] or 0): name
+            for name in {path.split("/")[0] for path in self._arrays}
+            if (m := re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}}))?", name))
+        }
+        return [numbered[i] for i in sorted(numbered)]
+
+
+def by_layer(arrays: Arrays) -> Named:
+    """The arrays of a file without a configuration, by layer: ``dense_1``, or ``decoder/dense_1`` within a model.
+
+    Layers of which the numbers alone are stored (``layers/dense_1/vars/0``) are known by the shapes of their arrays.
+    """
+    layers: dict[str, dict[str, Entry]] = {}
+    for path in sorted(arrays, key=natural):
+        *folders, name = path.split("/")
+        if "vars" in folders:
+            folders = [folder for folder in folders[: folders.index("vars")] if folder not in CONTAINERS]
+        else:
+            folders, name = folders[1:] or folders, name.partition(":")[0]
+        if "seed_generator" not in folders:
+            layers.setdefault("/".join(folders), {})[name] = arrays[path]
+    return {layer: _by_shapes(held) for layer, held in layers.items()}
+
+
+def _by_shapes(held: dict[str, Entry]) -> dict[str, Entry]:
+    axes = [array.ndim for array in held.values()]
+    names = {
+        (2,): ["kernel"],
+        (2, 1): ["kernel", "bias"],
+        (1,) * 4: ["gamma", "beta", "moving_mean", "moving_variance"],
+    }
+    counted = list(held) == [str(i) for i in range(len(held))] and tuple(axes) in names
+    return dict(zip(names[tuple(axes)], held.values(), strict=True)) if counted else held
+
+
+def _snake_case(kind: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", kind).lower()
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def _dense(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    """kernel^T x + bias; Keras' kernels are (inputs, outputs)."""
+    found = weights.of(layer, ("kernel", "bias"))
+    kernel = found["kernel"]
+    if kernel.ndim != 2 or kernel.shape[1] != layer.settings.get("units", kernel.shape[1]):
+        raise ModelError(f"has {layer.settings['units']} units but a kernel of shape {kernel.shape}")
+    bias = found["bias"] if layer.settings.get("use_bias", True) else None
+    return [dense("its transposed kernel", kernel.T, "its bias", bias), *_activation(layer.settings.get("activation"))]
+
+
+def _batch_normalisation(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    settings = layer.settings
+    _check_axis(settings.get("axis", -1), flow)
+    used = [name for name, flag in (("gamma", "scale"), ("beta", "center")) if settings.get(flag, True)]
+    found = weights.of(layer, [*used, "moving_mean", "moving_variance"])
+    gamma, beta = (None if name not in used else float64(found[name], name) for name in ("gamma", "beta"))
+    mean, variance = (float64(found[name], name) for name in ("moving_mean", "moving_variance"))
+    return [normalisation(mean, variance, gamma, beta, eps=_number(settings, "epsilon", 1e-3), shape=flow.shape[-1:])]
+
+
+def _normalisation(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    """(x - mean) / max(std, 1e-7), or with ``invert`` mean + x max(std, 1e-7)."""
+    settings = layer.settings
+    _check_axis(settings.get("axis", -1), flow)
+    if settings.get("mean") is not None:
+        found = {name: _values(settings[name]) for name in ("mean", "variance")}
+    else:
+        found = weights.of(layer, ("mean", "variance", "count"))
+    mean, variance = (float64(found[name], name).squeeze() for name in ("mean", "variance"))
+    check_finite(variance, "its variance")
+    std = variance.sqrt().clamp_min(1e-7)
+    return [Scale(std, mean) if settings.get("invert") else Scale(1 / std, -mean / std)]
+
+
+def _rescaling(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    scale, offset = (float64(_values(layer.settings[key]), key) for key in ("scale", "offset"))
+    return [Scale(scale, offset)]
+
+
+def _prelu(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    return [Activation.of_slope(weights.of(layer, ("alpha",))["alpha"])]
+
+
+def _leaky_relu(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    return _slope(layer.kind, layer.settings)
+
+
+def _reshape(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    return [reshaped(flow, flow.meta().reshape(flow.batch, *layer.settings["target_shape"]).shape)]
+
+
+def _activation(given: Any) -> list[Part]:
+    """An activation by its name, or by the layer that is given in place of one; the identity is none."""
+    if isinstance(given, Mapping) and given.get("class_name") in ("ReLU", "LeakyReLU"):
+        return _slope(given["class_name"], given["config"])
+    known = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "leaky_relu": "leaky_relu:0.2"}
+    if given is None or given == "linear":
+        return []
+    if not isinstance(given, str) or given not in known:
+        name = given.get("config", given.get("class_name")) if isinstance(given, Mapping) else given
+        raise UnsupportedModelError(
+            f"has the activation {str(name)[:80]!r}; known are linear, {', '.join(known)}, and the layers ReLU, "
+            "LeakyReLU and PReLU"
+        )
+    return [Activation.parse(known[given])]
+
+
+def _slope(kind: str, settings: Config) -> list[Part]:
+    """ReLU and LeakyReLU, max(u, 0) + c min(u, 0)."""
+    if settings.get("max_value") is not None or settings.get("threshold"):
+        raise UnsupportedModelError(
+            f"has max_value={settings.get('max_value')!r} and threshold={settings.get('threshold')!r}; only a ReLU "
+            "that bends at 0 alone is supported"
+        )
+    default = 0.3 if kind == "LeakyReLU" else 0.0
+    slope = _number(settings, "negative_slope" if "negative_slope" in settings else "alpha", default)
+    return [Activation.of_slope(slope)]
+
+
+def _number(settings: Config, key: str, default: float) -> float:
+    value = _values(settings.get(key, default))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ModelFileError(f"has {key}={str(value)[:80]!r}, which is no number")
+    return float(value)
+
+
+def _values(given: Any) -> Any:
+    """A number or a list, also where Keras stores that it was an array."""
+    if isinstance(given, Mapping):
+        return given["config"]["value"] if "config" in given else given["value"]
+    return given
+
+
+def _check_axis(axis: Any, flow: Flow) -> None:
+    axes = axis if isinstance(axis, list) else [] if axis is None else [axis]
+    if any(a not in (-1, len(flow.shape)) for a in axes):
+        raise UnsupportedModelError(f"normalises along axis={axis}; only the last one is supported")
+
+
+def _nothing(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+    """What training alone does."""
+    return []
+
+
+_READERS: dict[str, Callable[[_Layer, Flow, _Weights], list[Part]]] = {
+    "Dense": _dense,
+    "Activation": lambda layer, flow, weights: _activation(layer.settings["activation"]),
+    "ReLU": _leaky_relu,
+    "LeakyReLU": _leaky_relu,
+    "PReLU": _prelu,
+    "BatchNormalization": _batch_normalisation,
+    "Normalization": _normalisation,
+    "Rescaling": _rescaling,
+    "Flatten": lambda layer, flow, weights: [reshaped(flow, (flow.batch, math.prod(flow.shape)))],
+    "Reshape": _reshape,
+    "InputLayer": _nothing,
+    "Dropout": _nothing,
+    "AlphaDropout": _nothing,
+    "GaussianDropout": _nothing,
+    "GaussianNoise": _nothing,
+    "ActivityRegularization": _nothing,
+}

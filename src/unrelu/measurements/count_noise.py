@@ -1,0 +1,359 @@
+r"""Counts: y_j is drawn with the mean :math:`\mu_j = (A \, G(z))_j`, and compared with it by its deviance.
+
+The deviance is twice the log-likelihood that the fit loses against means equal to the data,
+
+.. math:: D(y, \mu) = \sum_j d(y_j, \mu_j) = 2 \sum_j \log p(y_j | y_j) - \log p(y_j | \mu_j), \qquad
+          \frac{\partial d}{\partial \mu} = \frac{2 (\mu - y)}{V(\mu)},
+
+with V the variance of a count of mean mu. Steps towards less of it are those of Fisher scoring: each entry has the
+weight 1 / V(mu), with which its own step would end where mu = y.
+
+**Means that are not positive.** No count has one, but a generator may put it out. A mean below f = 1e-3 stands for
+:math:`f \exp(\mu / f - 1)`, which joins smoothly and stays positive: what is counted where nothing was expected costs
+:math:`2 y |\mu| / f` more and more, and a finite amount at mu = 0 (about 14 for a single count).
+
+**Goodness of fit.** Where few are counted a deviance is not chi-square: an entry of mean 0.1 has 0.5 on average, one of
+mean 1 has 1.15. So its mean, variance and third cumulant are summed over the entries at the fitted means, from the
+probabilities of all counts, and what the fit takes of them is taken off. With :math:`x_j = (y_j - \mu_j) / \sqrt{V_j}`
+and H the hat matrix of the weighted fit, the fit at means mu-hat leaves, to second order,
+
+.. math:: D(y, \hat\mu) - \kappa(\hat\mu) \approx \sum_j (d_j - \kappa_j) - c^T H x - x^T H x, \qquad
+          \kappa_j = E d_j, \quad c_j = \operatorname{cov}(d_j, x_j) = \sqrt{V_j} \, \kappa_j'(\mu_j),
+
+whose moments follow from those of single entries. The p-value is that of a gamma distribution with these three
+cumulants, which is chi-square with m - u degrees of freedom where all means are large.
+
+Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance), 2.5 (Fisher scoring) and 15.2
+(bias); McCullagh, "The conditional distribution of goodness-of-fit statistics for discrete data", J. American
+Statistical Association 81 (1986).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import special, stats
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from unrelu.errors import InputError
+from unrelu.measurements.noise import Counts, Noise
+
+Array = npt.NDArray[np.float64]
+
+# f: means below are mapped to smaller positive ones.
+_FLOOR = 1e-3
+# Means at which moments are tabulated; beyond the largest, they are those of the largest.
+_GRID = np.geomspace(1e-4, 1e4, 241)
+# Counts that are summed over, one by one where they spread less than that; else nodes of an integral.
+_SUMMED, _NODES = 100.0, 801
+# Standard normal deviations that the integral goes to.
+_DEVIATIONS = 9.0
+
+
+@dataclass(frozen=True, eq=False)
+class CountNoise(Noise):
+    """Counts with a mean A G(z) and a variance that is a function of it."""
+
+    counts: ClassVar[bool] = True
+
+    @abstractmethod
+    def _dispersion(self, mean: Any) -> Any:
+        """V(mu) / mu, of an array or a tensor."""
+
+    @abstractmethod
+    def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+        """d / 2, computed from mu - y, so that nothing cancels where both are large."""
+
+    @abstractmethod
+    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+        """d / 2 where mu is so small that it may be 0, and only its logarithm is known."""
+
+    @abstractmethod
+    def _distribution(self, mean: float) -> Any:
+        """The distribution of a count, of SciPy's."""
+
+    def _variance(self, mean: Any) -> Any:
+        """V(mu)."""
+        return mean * self._dispersion(mean)
+
+    # --- the objective ------------------------------------------------------------------------------------------------
+
+    def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+        """D's terms d, of the shape of y; differentiable."""
+        within, log_mean = mean >= _FLOOR, math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
+        usual = self._half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
+        return 2 * torch.where(within, usual, self._half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
+
+    def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
+
+        Where nothing was counted and less than one expected the weight is 1: that of 1 / mu would hold a step back which
+        costs 2 an expected count, however far it goes.
+        """
+        positive, within = _positive(mean), mean >= _FLOOR
+        curvature = 1 / (self._dispersion(positive) * positive.clamp_min(_FLOOR))
+        slope = (positive - y) * curvature
+        weight = torch.where(within, curvature, slope / (mean - y))
+        return slope, torch.where((y == 0) & (mean < 1), torch.ones_like(y), weight)
+
+    def residuals(self, y: Array, mean: Array) -> Array:
+        """Signed square roots of the deviance, (B, m)."""
+        d = self.deviance(torch.from_numpy(np.array(y)), torch.from_numpy(np.array(mean))).numpy()
+        return np.asarray(np.sign(y - mean) * np.sqrt(d))
+
+    def check(self, y: Array) -> None:
+        """Counts are whole numbers of at least 0."""
+        for bad, what, advice in (
+            (y < 0, "below 0", "counts are not: state 'gaussian:S' for data with a background taken off"),
+            (y != np.rint(y), "that are no whole numbers", "pass the counts themselves, before any scaling"),
+        ):
+            if bad.any():
+                row, entry = (int(i) for i in np.argwhere(bad)[0])
+                raise InputError(
+                    f"noise={self}: y has {int(bad.sum())} entries {what}, first in observation {row}, entry {entry} "
+                    f"({y[row, entry]:g}); {advice}"
+                )
+
+    # --- what methods ask of it ---------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> float:
+        """0: the errors depend on the mean."""
+        return 0.0
+
+    @property
+    def noisy(self) -> bool:
+        """Counts are."""
+        return True
+
+    def variance(self, y: Array) -> Array:
+        """The mean variance of the counts, were their means the data."""
+        return np.asarray(self._variance(np.maximum(y, 1.0)).mean(axis=1))
+
+    @property
+    def drawable(self) -> bool:
+        """Of any means."""
+        return True
+
+    # --- goodness of fit ----------------------------------------------------------------------------------------------
+
+    def null(self, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array | None, prior: float) -> Array:
+        """Mean, variance and third cumulant of the deviance that is left by counts of these means, (B, 3).
+
+        Args:
+            mean: A G(z), (B, m).
+            seen: which entries were observed, (B, m).
+            tangents: the Jacobian of A G, (B, k, m), whose directions the fit used; None takes off nothing.
+            prior: the weight of ``|z|^2`` in the fit.
+        """
+        positive = _positive(torch.from_numpy(mean)).numpy()
+        entries = _table(self).at(np.where(np.isfinite(positive), positive, 1.0))
+        # Nothing can be counted where nothing is expected; a deviance of 2 mu is left.
+        seen = seen & ~(mean <= 0)
+        whole = np.stack([np.where(seen, e, 0.0).sum(axis=1) for e in entries[:3]], axis=1)
+        whole[:, 0] += 2 * np.where(mean <= 0, positive, 0.0).sum(axis=1)
+        if tangents is None:
+            return whole
+        left = np.array([
+            self._left(cumulants, positive[i], seen[i], tangents[i], prior, Entries(*(e[i] for e in entries)))
+            for i, cumulants in enumerate(whole)
+        ])  # fmt: skip
+        # A fit that takes all cannot be tested; what is left is whether the true code could leave as much.
+        testable = (left[:, :2] > 1e-3 * whole[:, :2]).all(axis=1, keepdims=True)
+        return np.where(testable, left, whole)
+
+    def _left(
+        self, whole: Array, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array, prior: float, entries: Entries
+    ) -> Array:
+        """The cumulants of one observation after its fit, (3,)."""
+        slope = np.where(mean < _FLOOR, mean / _FLOOR, 1.0) * seen
+        directions = (tangents * (slope / np.sqrt(self._variance(mean)))).T
+        values, vectors = np.linalg.eigh(directions.T @ directions)
+        kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
+        half = directions @ (vectors[:, kept] / np.sqrt(values[kept] + prior))
+        leverage = (half * half).sum(axis=1)
+        fitted = half @ (half.T @ entries.with_score)
+        used = float(leverage.sum())
+        # E (x'Hx) = u, and kappa at the fitted means is off by half its curvature times their variance.
+        mean_left = whole[0] - used - 0.5 * float(entries.bend @ leverage)
+        # var(sum d - c'Hx) + var(x'Hx) - 2 cov(sum d - c'Hx, x'Hx); var(x'Hx) = 2 u for scores that are near normal.
+        explained = float(entries.with_score @ fitted)
+        shared = float(entries.with_square @ leverage) - float((fitted * entries.skew) @ leverage)
+        variance = whole[1] - explained + 2 * used - 2 * shared
+        return np.array([mean_left, variance, whole[2] * variance / whole[1]])
+
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+        mean, variance, third = scale.T  # the null cumulants
+        # Gamma of shape 4 / skewness^2, moved to the mean.
+        shape = 4 * variance**3 / third**2
+        unit = np.sqrt(variance / shape)
+        above = (np.square(r).sum(axis=1) - mean) / unit + shape
+        return np.asarray(np.where(above > 0, special.gammaincc(shape, np.maximum(above, 0.0)), 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Poisson(CountNoise):
+    r"""Counts of independent events, of mean and variance :math:`\mu = A \, G(z)`.
+
+    The objective is the deviance :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j - \mu_j)`, see
+    :mod:`unrelu.measurements.count_noise`, also for means that are not positive and for the p-value.
+
+    Raises:
+        InputError: where it is used, y has entries that are no counts.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # means (2 z, 0, z)
+    >>> r = unrelu.invert(net, [13, 0, 5], "lm", noise=unrelu.Poisson(), z0=[1.0])
+    >>> r.z.round(4), round(r.p_value, 2)
+    (array([6.]), 0.61)
+    """
+
+    level: None = field(default=None, init=False, repr=False)
+    name: ClassVar[str] = "poisson"
+
+    def __post_init__(self) -> None:
+        pass
+
+    def _dispersion(self, mean: Any) -> Any:
+        return 0 * mean + 1
+
+    def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+        known = torch.where(y > 0, y, torch.ones_like(y))
+        return mean - y - y * torch.log1p((mean - y) / known)
+
+    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+        return mean - y + torch.xlogy(y, y) - y * log_mean
+
+    def _distribution(self, mean: float) -> Any:
+        return stats.poisson(mean)
+
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
+        """Counts of these means; none where a mean is below 0."""
+        return rng.poisson(np.maximum(clean, 0.0)).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeBinomial(CountNoise):
+    r"""Counts with more variance than Poisson's: :math:`V = \mu + \mu^2 / r`, :math:`\mu = A \, G(z)`.
+
+    A Poisson count whose mean itself is drawn from a gamma distribution of shape r. The objective is the deviance
+    :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j + r) \log((y_j + r) / (\mu_j + r))`, see
+    :mod:`unrelu.measurements.count_noise`, also for means that are not positive and for the p-value.
+
+    Args:
+        level: r, above 0: for large ones the noise is Poisson's.
+
+    Raises:
+        InputError: r is no finite number above 0; where it is used, y has entries that are no counts.
+
+    >>> import unrelu
+    >>> print(unrelu.NegativeBinomial(5))
+    negative-binomial:5.0
+    """
+
+    name: ClassVar[str] = "negative-binomial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.level > 0:
+            raise InputError(f"noise={self}: the shape r must be above 0, got {self.level:g}")
+
+    def _dispersion(self, mean: Any) -> Any:
+        return 1 + mean / self.level
+
+    def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+        r, step = self.level, (mean - y) / (y + self.level)
+        ratio = torch.where(y > 0, -r * step / mean, torch.zeros_like(y))
+        return y * torch.log1p(ratio) + r * torch.log1p(step)
+
+    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+        return torch.xlogy(y, y) - y * log_mean - (y + self.level) * torch.log((y + self.level) / (mean + self.level))
+
+    def _distribution(self, mean: float) -> Any:
+        return stats.nbinom(self.level, self.level / (self.level + mean))
+
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
+        """Counts of these means; none where a mean is below 0."""
+        return rng.poisson(rng.gamma(self.level, np.maximum(clean, 0.0) / self.level)).astype(np.float64)
+
+
+def _positive(mean: Tensor) -> Tensor:
+    """The means, those below f replaced by f exp(mu / f - 1)."""
+    return torch.where(mean >= _FLOOR, mean, _FLOOR * torch.exp((mean / _FLOOR - 1).clamp_max(0.0)))
+
+
+# --- moments of a single entry ----------------------------------------------------------------------------------------
+
+
+class Entries(NamedTuple):
+    """Moments of entries of given means, arrays of their shape; d is a deviance, x = (y - mu) / sqrt V.
+
+    Attributes:
+        mean, variance, third: cumulants of d.
+        with_score, with_square: its covariances with x and with x^2.
+        skew: E x^3.
+        bend: V times the second derivative of the mean of d by mu.
+    """
+
+    mean: Array
+    variance: Array
+    third: Array
+    with_score: Array
+    with_square: Array
+    skew: Array
+    bend: Array
+
+
+class _Table:
+    """Moments as functions of the mean, interpolated."""
+
+    def __init__(self, noise: CountNoise) -> None:
+        rows = np.array([_moments(noise, float(mean)) for mean in _GRID])
+        self._spline = CubicSpline(np.log(_GRID), rows)
+        self._variance = noise._variance
+
+    def at(self, mean: Array) -> Entries:
+        """The moments of entries of these means."""
+        log = np.log(np.clip(mean, _GRID[0], _GRID[-1]))
+        moments = np.moveaxis(self._spline(log), -1, 0)
+        first, second = (self._spline(log, order)[..., 0] for order in (1, 2))
+        # By the chain rule: of f(log mu), the second derivative by mu is (f'' - f') / mu^2.
+        clipped = np.exp(log)
+        return Entries(*moments, (second - first) / clipped**2 * self._variance(clipped))
+
+
+@lru_cache(maxsize=16)
+def _table(noise: CountNoise) -> _Table:
+    return _Table(noise)
+
+
+def _moments(noise: CountNoise, mean: float) -> tuple[float, ...]:
+    """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, by sums over all counts that are not too rare.
+
+    Where the counts spread far, by the trapezoidal rule over normal deviations t, y = Q(Phi(t)).
+    """
+    counts, spread = noise._distribution(mean), math.sqrt(noise._variance(mean))
+    if spread <= _SUMMED:
+        y = np.arange(0.0, float(counts.isf(1e-15)) + 2)
+        weight = counts.pmf(y)
+    else:
+        t = np.linspace(-_DEVIATIONS, _DEVIATIONS, _NODES)
+        y = np.where(t < 0, counts.ppf(special.ndtr(t)), counts.isf(special.ndtr(-t)))
+        weight = np.exp(-0.5 * t * t)
+    weight = weight / weight.sum()
+    d = noise.deviance(torch.from_numpy(y), torch.full((len(y),), mean, dtype=torch.float64)).numpy()
+    x = (y - mean) / spread
+    first = float(weight @ d)
+    e = d - first
+    return (
+        first, float(weight @ e**2), float(weight @ e**3), float(weight @ (e * x)), float(weight @ (e * x**2)),
+        float(weight @ x**3),
+    )  # fmt: skip

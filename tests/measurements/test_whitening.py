@@ -1,0 +1,413 @@
+"""Noise of single entries and with a covariance: against whitening by hand, masks, SciPy and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, sparse, stats
+from scipy.sparse.linalg import aslinearoperator
+
+import unrelu
+from tests.support import random_network
+from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements import Identity, MaskOperator, Weighted
+from unrelu.models.network import Network
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
+from unrelu.search.descents import CompiledDescents, Descents
+from unrelu.search.sample_bank import Bank
+
+K, N, B = 3, 40, 4
+NETS = {
+    "relu": random_network((K, 20, N), bias=True),
+    "leaky": random_network((K, 20, N), "leaky_relu:0.2", bias=True),
+    "sigmoid": random_network((K, 20, N), bias=True, last="sigmoid"),
+    "identity": random_network((K, 20, N), bias=True, last="identity"),
+}
+NET = NETS["relu"]
+TRUTH = stream("test truth").standard_normal((B, K))
+# Two decades, as a detector with good and bad pixels has them.
+SIZES = 10.0 ** stream("test sizes").uniform(-2, 0, (B, N))
+ONE = SIZES[0]
+
+
+def noisy(network=NET, sizes=ONE, seed=0, truth=TRUTH):
+    return network(truth) + sizes * stream("test noise", seed).standard_normal((len(truth), N))
+
+
+def by_hand(network, sizes):
+    """The network with outputs divided by sizes (N,), as a layer of its own."""
+    *layers, last = network.layers
+    shrunk = last.activation.name != "sigmoid"
+    w, b = last.matrix(), last.bias()
+    scaled = (w / sizes[:, None], b / sizes) if shrunk else (w, b)
+    before = [(layer.matrix(), layer.bias(), layer.activation) for layer in layers]
+    after = [] if shrunk else [(np.diag(1 / sizes), np.zeros(N), "identity")]
+    weights, biases, activations = zip(*before, (*scaled, last.activation), *after, strict=True)
+    return unrelu.from_arrays(weights, biases, activation=[str(a) for a in activations])
+
+
+def chi_square(network, y, z, sizes):
+    return (((y - network(z)) / sizes) ** 2).sum(axis=1)
+
+
+# --- sizes of entries -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("method", ["auto", "lm", "adam"])
+def test_sizes_of_entries_are_rows_divided_by_hand(name, method):
+    network, options = NETS[name], {"auto": {}, "lm": {"z0": TRUTH}, "adam": {"z0": TRUTH, "restarts": 1}}[method]
+    y = noisy(network)
+    found = unrelu.invert(network, y, method, noise=unrelu.Gaussian(ONE), **options)
+    expected = unrelu.invert(by_hand(network, ONE), y / ONE, method, noise="gaussian:1", **options)
+    np.testing.assert_allclose(found.fun, expected.fun, rtol=1e-3)
+    np.testing.assert_allclose(found.p_value, expected.p_value, atol=5e-3)
+    np.testing.assert_allclose(found.fun, chi_square(network, y, found.z, ONE), rtol=1e-9)
+    assert found.success.all()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_observation_may_have_sizes_of_its_own(name):
+    network = NETS[name]
+    y = noisy(network, SIZES)
+    found = unrelu.invert(network, y, noise=unrelu.Gaussian(SIZES))
+    np.testing.assert_allclose(found.fun, chi_square(network, y, found.z, SIZES), rtol=1e-9)
+    for i in range(B):
+        alone = unrelu.invert(network, y[i], noise=unrelu.Gaussian(SIZES[i]))
+        assert found.fun[i] == pytest.approx(alone.fun, rel=1e-3)
+        assert found.p_value[i] == pytest.approx(alone.p_value, abs=5e-3)
+
+
+def test_the_optimum_is_that_of_scipy():
+    y = noisy()
+    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
+    for i in range(B):
+        expected = optimize.least_squares(
+            lambda z, i=i: (y[i] - NET(z)) / ONE, TRUTH[i], xtol=1e-12, ftol=1e-12, gtol=1e-12
+        )
+        assert found.fun[i] == pytest.approx(2 * expected.cost, rel=1e-6)
+        np.testing.assert_allclose(found.z[i], expected.x, atol=1e-4)
+
+
+def test_the_shape_may_be_that_of_images_or_flat():
+    chain = Network.chain([*(part for layer in NET.layers for part in (*layer.affine.steps, layer.activation))], (K,))
+    y = noisy().reshape(B, N)
+    fun = [
+        unrelu.invert(chain, y, "lm", noise=unrelu.Gaussian(sizes), z0=TRUTH).fun
+        for sizes in (ONE, np.tile(ONE, (B, 1)), torch.from_numpy(ONE), ONE.tolist())
+    ]
+    for other in fun[1:]:
+        np.testing.assert_allclose(other, fun[0], rtol=1e-9)
+
+
+def test_residuals_and_reconstructions_are_in_the_units_of_y():
+    y = noisy()
+    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
+    np.testing.assert_allclose(found.reconstruction, NET(found.z))
+    np.testing.assert_allclose(found.residual(), np.linalg.norm(y - NET(found.z), axis=1))
+    np.testing.assert_allclose(found.residual("linf"), np.abs(y - NET(found.z)).max(axis=1))
+    np.testing.assert_array_equal(found.problem.given.y, y)
+
+
+def test_the_prior_is_one_of_chi_square():
+    y = noisy()
+    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH, prior=1.0)
+    np.testing.assert_allclose(found.fun, chi_square(NET, y, found.z, ONE) + (found.z**2).sum(axis=1), rtol=1e-9)
+    most_probable = optimize.minimize(
+        lambda z: chi_square(NET, y[:1], z[None], ONE)[0] + z @ z, found.z[0], method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-12},
+    )  # fmt: skip
+    assert found.fun[0] <= most_probable.fun * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("sizes", [ONE, SIZES])
+@pytest.mark.parametrize("name", NETS)
+def test_such_noise_stays_in_compiled_descents(name, sizes):
+    problem = Problem.build(NETS[name], noisy(), noise=unrelu.Gaussian(sizes)).equilibrated()
+    bank = Bank.of(problem.network)
+    assert type(Descents.of(problem, bank, SquaredError.of(problem, bank.single))) is CompiledDescents
+
+
+@given(exponent=st.integers(-12, 12))
+def test_the_unit_of_the_sizes_changes_nothing_but_chi_square(exponent):
+    y, factor = noisy(), 10.0**exponent
+    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE * factor), z0=TRUTH)
+    expected = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
+    np.testing.assert_allclose(found.fun * factor**2, expected.fun, rtol=1e-6)
+
+
+# --- what says nothing, and what is alike -----------------------------------------------------------------------------
+
+
+def test_equal_sizes_are_one_number():
+    problem = Problem.build(NET, noisy(), noise=unrelu.Gaussian(np.full(N, 0.25)))
+    assert problem.noise == unrelu.Gaussian(0.25)
+    assert isinstance(problem.operator, Identity)
+
+
+@pytest.mark.parametrize("method", ["auto", "lm", "l1", "exact"])
+@pytest.mark.parametrize("each", [False, True])
+def test_infinite_sizes_are_a_mask(method, each):
+    seen = stream("test masks").random((B, N) if each else N) < 0.7
+    y, hidden = noisy(sizes=0.1), np.where(seen, 0.1, np.inf)
+    y = np.where(seen, y, np.nan)
+    found = unrelu.invert(NET, y, method, noise=unrelu.Gaussian(hidden))
+    masked = unrelu.invert(NET, y, method, noise="gaussian:0.1", operator=unrelu.Mask(seen))
+    np.testing.assert_array_equal(found.z, masked.z)
+    np.testing.assert_array_equal(found.p_value, masked.p_value)
+    np.testing.assert_allclose(found.residual(), masked.residual())
+
+
+@pytest.mark.parametrize("operator", [None, "mask", "matrix"])
+def test_infinite_sizes_among_others_take_no_part(operator):
+    seen = stream("test masks").random(N) < 0.7
+    matrix = stream("test matrix").standard_normal((N, N)) / N**0.5
+    forth = (lambda x: x @ matrix.T) if operator == "matrix" else (lambda x: x)
+    given_operator = {None: None, "mask": unrelu.Mask(np.arange(N) != 3), "matrix": unrelu.Matrix(matrix)}[operator]
+    if operator == "mask":
+        seen = seen & (np.arange(N) != 3)
+    y = forth(NET(TRUTH)) + ONE * stream("test noise").standard_normal((B, N))
+    wild = np.where(seen, y, 1e6)
+    found = unrelu.invert(NET, wild, noise=unrelu.Gaussian(np.where(seen, ONE, np.inf)), operator=given_operator)
+    r = ((y - forth(NET(found.z))) / ONE)[:, seen]
+    np.testing.assert_allclose(found.fun, (r**2).sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(found.p_value, stats.chi2.sf(found.fun, seen.sum() - K), rtol=1e-6)
+
+
+# --- other norms ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["relu", "identity"])
+@pytest.mark.parametrize(("norm", "noise"), [("linf", unrelu.Uniform), ("l1", unrelu.Gaussian)])
+def test_other_norms_are_weighted_too(name, norm, noise):
+    network = NETS[name]
+    y = network(TRUTH) + ONE * stream("test noise").uniform(-1, 1, (B, N))
+    found = unrelu.invert(network, y, noise=noise(ONE), norm=norm)
+    r = np.abs(y - network(found.z)) / ONE
+    np.testing.assert_allclose(found.fun, r.max(axis=1) if norm == "linf" else r.sum(axis=1), rtol=1e-9)
+    expected = unrelu.invert(by_hand(network, ONE), y / ONE, norm=norm)
+    assert (found.fun <= 1.01 * expected.fun).all()
+    if norm == "linf":
+        assert (found.p_value == 1).all()
+        assert (unrelu.invert(network, y, noise=unrelu.Uniform(ONE / 4)).p_value == 0).all()
+
+
+def test_on_an_affine_map_the_weighted_linf_is_a_linear_program():
+    network = random_network((K, N), bias=True, last="identity")
+    w, b = network.layers[0].matrix(), network.layers[0].bias()
+    y = network(TRUTH) + SIZES * stream("test noise").uniform(-1, 1, (B, N))
+    found = unrelu.invert(network, y, noise=unrelu.Uniform(SIZES))
+    for i in range(B):
+        rows = np.vstack([w, -w]) / np.tile(SIZES[i], 2)[:, None]
+        right = np.concatenate([y[i] - b, b - y[i]]) / np.tile(SIZES[i], 2)
+        program = optimize.linprog(
+            [0] * K + [1], np.hstack([rows, -np.ones((2 * N, 1))]), right, bounds=[(None, None)] * K + [(0, None)]
+        )
+        assert found.fun[i] == pytest.approx(program.fun, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
+@pytest.mark.parametrize("sizes", [ONE, SIZES])
+def test_layer_methods_scale_the_rows_of_a_homogeneous_layer(method, sizes):
+    network = NETS["leaky"]
+    y = noisy(network, 1e-3 * sizes)
+    found = unrelu.invert(network, y, method, noise=unrelu.Gaussian(1e-3 * sizes))
+    for i in range(B):
+        own = 1e-3 * np.broadcast_to(sizes, (B, N))[i]
+        expected = unrelu.invert(by_hand(network, own), y[i] / own, method, noise="gaussian:1")
+        np.testing.assert_allclose(found.z[i], expected.z, rtol=1e-4, atol=1e-6)
+
+
+# --- covariances ------------------------------------------------------------------------------------------------------
+
+
+COVARIANCE = 0.01 * (np.eye(N) + 3 * np.exp(-np.abs(np.subtract.outer(np.arange(N), np.arange(N))) / 5))
+
+
+def correlated(network=NET, truth=TRUTH, covariance=COVARIANCE):
+    return network(truth) + stream("test noise").standard_normal((len(truth), N)) @ np.linalg.cholesky(covariance).T
+
+
+@pytest.mark.parametrize("method", ["auto", "lm"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_covariance_is_whitening_by_hand(name, method):
+    network, options = NETS[name], {"z0": TRUTH} if method == "lm" else {}
+    y, factor = correlated(network), np.linalg.cholesky(COVARIANCE)
+    found = unrelu.invert(network, y, method, noise=unrelu.Gaussian(covariance=COVARIANCE), **options)
+    expected = unrelu.invert(
+        network, np.linalg.solve(factor, y.T).T, method, noise="gaussian:1",
+        operator=unrelu.Matrix(np.linalg.inv(factor)), **options,
+    )  # fmt: skip
+    r = y - network(found.z)
+    np.testing.assert_allclose(found.fun, (r * np.linalg.solve(COVARIANCE, r.T).T).sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(found.fun, expected.fun, rtol=1e-3)
+    np.testing.assert_allclose(found.p_value, expected.p_value, atol=5e-3)
+    np.testing.assert_allclose(found.residual(), np.linalg.norm(r, axis=1))
+
+
+@pytest.mark.parametrize("form", [sparse.csr_array, aslinearoperator, torch.from_numpy, np.ndarray.tolist])
+def test_a_covariance_comes_in_every_form(form):
+    y = correlated()
+    expected = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(covariance=COVARIANCE), z0=TRUTH)
+    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(covariance=form(COVARIANCE)), z0=TRUTH)
+    np.testing.assert_allclose(found.z, expected.z)
+
+
+def test_a_diagonal_covariance_is_sizes():
+    y = noisy()
+    one = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(covariance=np.diag(ONE**2)), z0=TRUTH)
+    other = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
+    np.testing.assert_allclose(one.fun, other.fun, rtol=1e-6)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_mask_takes_its_rows_and_columns_of_a_covariance(each):
+    seen = stream("test masks").random(N) < 0.7
+    y = correlated()
+    found = unrelu.invert(
+        NET, y, "lm", noise=unrelu.Gaussian(covariance=COVARIANCE), z0=TRUTH,
+        operator=unrelu.Mask(np.tile(seen, (B, 1)) if each else seen),
+    )  # fmt: skip
+    r = (y - NET(found.z))[:, seen]
+    part = COVARIANCE[np.ix_(seen, seen)]
+    np.testing.assert_allclose(found.fun, (r * np.linalg.solve(part, r.T).T).sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(found.p_value, stats.chi2.sf(found.fun, seen.sum() - K), rtol=1e-6)
+
+
+def test_layer_methods_take_a_covariance_behind_no_activation():
+    network = random_network((K, N), last="identity")
+    y = correlated(network, covariance=1e-4 * COVARIANCE)
+    found = unrelu.invert(network, y, "least_squares", noise=unrelu.Gaussian(covariance=1e-4 * COVARIANCE))
+    w, inverse = network.layers[0].matrix(), np.linalg.inv(COVARIANCE)
+    expected = np.linalg.solve(w.T @ inverse @ w, w.T @ inverse @ y.T).T
+    np.testing.assert_allclose(found.z, expected, rtol=1e-6, atol=1e-8)
+
+
+# --- goodness of fit --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid"])
+@pytest.mark.parametrize("kind", ["shared", "each", "covariance"])
+def test_p_values_are_uniform(name, kind):
+    network, count = NETS[name], 1000
+    truth = 0.5 * stream("test truth of p").standard_normal((count, K))
+    small = 0.1 * ONE if kind == "shared" else 0.1 * 10.0 ** stream("test sizes").uniform(-2, 0, (count, N))
+    if kind == "covariance":
+        y, noise = correlated(network, truth, 0.01 * COVARIANCE), unrelu.Gaussian(covariance=0.01 * COVARIANCE)
+    else:
+        y = network(truth) + small * stream("test noise of p").standard_normal((count, N))
+        noise = unrelu.Gaussian(small)
+    found = unrelu.invert(network, y, "lm", noise=noise, z0=truth)
+    assert stats.kstest(found.p_value, "uniform").statistic < 0.06  # 1.9 / sqrt(1000): exceeded once in a thousand
+
+
+# --- draws ------------------------------------------------------------------------------------------------------------
+
+
+def test_draws_have_the_variances_that_are_stated():
+    rng, clean = stream("test draws"), np.zeros((20_000, N))
+    np.testing.assert_allclose(unrelu.Gaussian(ONE).draw(clean, rng).std(axis=0), ONE, rtol=0.03)
+    drawn = unrelu.Gaussian(covariance=COVARIANCE).draw(clean, rng)
+    np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.05 * COVARIANCE.max())
+    drawn = unrelu.Uniform(np.where(np.arange(N) == 0, np.inf, ONE)).draw(clean, rng)
+    assert (drawn[:, 0] == 0).all()
+    np.testing.assert_allclose(np.abs(drawn[:, 1:]).max(axis=0), ONE[1:], rtol=0.01)
+
+
+def test_calibration_knows_such_noise():
+    network = random_network((2, 6, 12), seed=5, bias=True)
+    sizes = np.linspace(0.01, 0.3, 12)
+    assert unrelu.calibrate(network, noise=unrelu.Gaussian(sizes), observations=20).observations == 20
+    with pytest.raises(InputError, match=r"the level has shape \(11,\), an observation has shape \(12,\)"):
+        unrelu.calibrate(network, noise=unrelu.Gaussian(sizes[1:]), observations=20)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (lambda: unrelu.Gaussian(np.where(np.arange(N) == 3, 0.0, ONE)), r"above 0.*1 are not, the first at \(3,\): 0"),
+        (lambda: unrelu.Gaussian(np.where(np.arange(N) == 3, -1.0, ONE)), r"the first at \(3,\): -1"),
+        (lambda: unrelu.Gaussian(np.where(np.arange(N) == 3, np.nan, ONE)), r"the first at \(3,\): nan"),
+        (lambda: unrelu.Uniform(np.zeros(N)), "40 are not"),
+        (lambda: unrelu.Gaussian(0.0), "above 0, got 0"),
+        (lambda: unrelu.Gaussian(np.inf), "finite and above 0, got inf"),
+        (lambda: unrelu.Gaussian(ONE[1:]), r"the level has shape \(39,\), an observation has shape \(40,\)"),
+        (lambda: unrelu.Gaussian(SIZES[1:]), r"shape \(3, 40\), .*or \(4, 40\), one for each of the 4"),
+        (lambda: unrelu.Gaussian(np.full(N, np.inf)), "infinite in every observed entry of observation 0"),
+        (lambda: unrelu.Gaussian("loud"), "'loud' is not a number"),
+        (lambda: unrelu.Gaussian(ONE, covariance=COVARIANCE), "one of them"),
+        (lambda: unrelu.Gaussian(covariance=COVARIANCE[1:]), r"shape \(39, 40\); pass a square one"),
+        (lambda: unrelu.Gaussian(covariance=COVARIANCE[1:, 1:]), "is of 39 entries, an observation has 40"),
+        (lambda: unrelu.Gaussian(covariance=COVARIANCE + np.tri(N)), "not symmetric"),
+        (lambda: unrelu.Gaussian(covariance=COVARIANCE - 0.02 * np.eye(N)), "not positive definite: .*eigenvalue is -"),
+        (lambda: unrelu.Gaussian(covariance=np.nan * COVARIANCE), "NaN or infinite"),
+        (lambda: unrelu.Gaussian(covariance=sparse.eye_array(5000)), "5000 x 5000, and is factored up to 4096"),
+    ],
+)
+def test_sizes_and_covariances_that_make_no_sense(noise, message):
+    with pytest.raises(InputError, match=message):
+        unrelu.invert(NET, noisy(), noise=noise())
+
+
+def test_a_covariance_wants_one_mask():
+    masks = stream("test masks").random((B, N)) < 0.7
+    with pytest.raises(InputError, match="that show the same entries; pass one mask for all"):
+        unrelu.invert(NET, noisy(), noise=unrelu.Gaussian(covariance=COVARIANCE), operator=unrelu.Mask(masks))
+
+
+def test_what_cannot_use_such_noise_says_so(tmp_path):
+    for noise in (unrelu.Gaussian(ONE), unrelu.Gaussian(covariance=COVARIANCE)):
+        with pytest.raises(UnsupportedModelError, match="noise= of entries that differ or depend on each other"):
+            unrelu.invert(NETS["sigmoid"], noisy(), "l1", noise=noise)
+        with pytest.raises(InputError, match="certificates are of errors of one size; state 'uniform:A'"):
+            unrelu.certify(NET, noisy()[0], TRUTH[0], noise=noise)
+        with pytest.raises(InputError, match="a run keeps its noise as text"):
+            unrelu.run(NET, noisy(), tmp_path / "run", noise=noise)
+
+
+def test_certificates_take_entries_of_which_nothing_is_known():
+    network = random_network((2, 4, 12))
+    y = network(np.ones(2)) + 0.01
+    seen = np.arange(12) < 9
+    noise = unrelu.Uniform(np.where(seen, 0.1, np.inf))
+    found = unrelu.certify(network, y, noise=noise, box=False, time_limit=20)
+    masked = unrelu.certify(network, y, noise="uniform:0.1", operator=unrelu.Mask(seen), box=False, time_limit=20)
+    assert found.upper == pytest.approx(masked.upper)
+    assert found.verify(network, y, operator=unrelu.Mask(seen))
+
+
+def test_arrays_are_copied_and_frozen():
+    sizes, covariance = ONE.copy(), COVARIANCE.copy()
+    noise, other = unrelu.Gaussian(sizes), unrelu.Gaussian(covariance=covariance)
+    sizes[0] = covariance[0, 0] = 99
+    assert noise == unrelu.Gaussian(ONE)
+    assert hash(noise) == hash(unrelu.Gaussian(ONE))
+    assert noise != unrelu.Gaussian(SIZES[1])
+    assert other == unrelu.Gaussian(covariance=COVARIANCE)
+    with pytest.raises(ValueError, match="read-only"):
+        noise.level[0] = 1
+
+
+# --- the operator -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_weights_of_an_operator_pass_the_dot_test(each):
+    rng = stream("test weights")
+    weight = torch.from_numpy(rng.random((B, N) if each else N))
+    operator = Weighted(MaskOperator(torch.from_numpy((rng.random(N) < 0.5).astype(float)), (N,)), weight)
+    x, r = torch.from_numpy(rng.standard_normal((2, B, N)))
+    torch.testing.assert_close((operator.forward(x) * r).sum(), (x * operator.adjoint(r)).sum())
+    t = torch.from_numpy(rng.standard_normal((B, 3, N)))
+    torch.testing.assert_close(operator.tangents(t)[2, 1], operator.take(np.array([2])).forward(t[2, 1][None])[0])
+    normal, gain = operator.normalised()
+    torch.testing.assert_close(normal.forward(x) * gain, operator.forward(x))
+    assert operator.count == (B if each else 0)

@@ -1,0 +1,149 @@
+"""Standardised inputs and outputs against scikit-learn's own transforms, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from torch import nn
+
+import unrelu
+from tests.loaders.loader_checks import layers_reproduce
+from tests.support import random_network
+from unrelu.errors import ModelError
+from unrelu.models.standardisation import standardised
+
+RANDOM = np.random.default_rng(0)
+CODES = RANDOM.standard_normal((40, 3)) * [1e-9, 1.0, 70.0] + [2e-9, 0.3, 70.0]
+OUTPUTS = RANDOM.standard_normal((40, 9)) @ RANDOM.standard_normal((9, 9)) + 5
+NETWORKS = {
+    activation: unrelu.from_arrays(
+        [RANDOM.standard_normal((6, 3)), RANDOM.standard_normal((9, 6))], activation=["relu", activation]
+    )
+    for activation in ("identity", "sigmoid")
+}
+SCALERS = {
+    "standard": StandardScaler(),
+    "no mean": StandardScaler(with_mean=False),
+    "no std": StandardScaler(with_std=False),
+    "neither": StandardScaler(with_mean=False, with_std=False),
+    "minmax": MinMaxScaler((-1, 1)),
+    "maxabs": MaxAbsScaler(),
+    "robust": RobustScaler(),
+    "pca": PCA(),
+    "whitened": PCA(whiten=True),
+    "nothing": FunctionTransformer(),
+    "pipeline": make_pipeline(StandardScaler(), "passthrough", PCA(whiten=True), MinMaxScaler()),
+}
+
+
+@pytest.mark.parametrize("activation", NETWORKS)
+@pytest.mark.parametrize("scaler", SCALERS)
+def test_inputs_and_outputs_of_scikit_learn(activation, scaler):
+    network, ours = NETWORKS[activation], SCALERS[scaler]
+    # One after the other: fitting to the outputs forgets the inputs.
+    net = standardised(network, ours.fit(CODES), None, None)
+    np.testing.assert_allclose(net(CODES), network(ours.transform(CODES)), rtol=1e-9, atol=1e-9)
+    assert len(net.layers) == 2
+    both = standardised(net, None, ours.fit(OUTPUTS), None)
+    np.testing.assert_allclose(both(CODES), ours.inverse_transform(net(CODES)), rtol=1e-9, atol=1e-9)
+    assert len(both.layers) == (2 if activation == "identity" or scaler == "nothing" else 3)
+    layers_reproduce(both)
+
+
+def test_pairs_are_the_formula():
+    network = NETWORKS["identity"]
+    mean, std = CODES.mean(axis=0), CODES.std(axis=0)
+    basis, offset = RANDOM.standard_normal((9, 20)), RANDOM.standard_normal(20)
+    net = standardised(network, (mean, torch.from_numpy(std)), (2.0, np.arange(1.0, 10.0)), (basis, offset))
+    wanted = offset + (2.0 + np.arange(1.0, 10.0) * network((CODES - mean) / std)) @ basis
+    np.testing.assert_allclose(net(CODES), wanted, rtol=1e-10)
+    assert [str(layer) for layer in net.layers] == ["Dense 3 -> 6, relu", "Dense 6 -> 20, identity"]
+
+
+def test_a_basis_is_a_pca_or_its_parts():
+    pca = PCA(9).fit(RANDOM.standard_normal((50, 20)))
+    network = NETWORKS["sigmoid"]
+    for basis in (pca, (pca.components_, pca.mean_)):
+        net = standardised(network, None, None, basis)
+        np.testing.assert_allclose(net(CODES), pca.inverse_transform(network(CODES)), rtol=1e-10)
+        assert [layer.n_out for layer in net.layers] == [6, 9, 20]
+
+
+def test_a_pipeline_with_a_pca_before_the_basis():
+    """Coefficients of coefficients: each transform takes what the one before it puts out."""
+    inner = make_pipeline(PCA(9), StandardScaler()).fit(RANDOM.standard_normal((50, 12)))
+    outer = PCA(12).fit(RANDOM.standard_normal((50, 20)))
+    net = standardised(NETWORKS["identity"], None, inner, outer)
+    wanted = outer.inverse_transform(inner.inverse_transform(NETWORKS["identity"](CODES)))
+    np.testing.assert_allclose(net(CODES), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_shapes_of_pictures_are_kept():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.ReLU()).double().eval()
+    plain = unrelu.from_torch(module, latent_shape=(2, 2, 1))
+    mean, std = RANDOM.standard_normal((3, 3, 2)), RANDOM.uniform(1, 2, (3, 3, 2))
+    net = standardised(plain, (1.0, 2.0), (mean, std), None)
+    z = RANDOM.standard_normal((2, 4))
+    np.testing.assert_allclose(net(z), mean + std * plain((z - 1) / 2), rtol=1e-10)
+    assert net.output_shape == (3, 3, 2)
+
+
+def test_nothing_is_nothing():
+    assert standardised(NETWORKS["identity"], None, None, None) is NETWORKS["identity"]
+    scaler = FunctionTransformer().fit(CODES)
+    assert standardised(NETWORKS["identity"], scaler, None, None) is NETWORKS["identity"]
+
+
+def test_codes_in_physical_units_are_found_again():
+    network = random_network((3, 20, 60), bias=True)
+    mean, std = np.array([0.1, 0.3, 70.0]), np.array([0.05, 0.1, 5.0])
+    net = standardised(network, (mean, std), (1e4, 1e3), None)
+    z = mean + std * RANDOM.uniform(-1, 1, (4, 3))
+    found = unrelu.invert(net, net(z))
+    assert found.success.all()
+    np.testing.assert_allclose((found.z - z) / std, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"input_scale": (0.0, 0.0)},
+            r"input_scale: std has 1 entries that are not positive, the first is std\[0\] = 0; use 1",
+        ),
+        ({"input_scale": (0.0, [1.0, 2.0, -3.0])}, r"the first is std\[2\] = -3"),
+        ({"output_scale": (0.0, [1.0, np.nan])}, "output_scale: std has 1 entries that are NaN or infinite"),
+        ({"input_scale": ([1.0, 2.0], 1.0)}, "input_scale: mean has 2 entries, the network has 3 there"),
+        ({"output_scale": (0.0, np.ones(3))}, "output_scale: std has 3 entries, the network has 9 there"),
+        ({"input_scale": (1.0, "x")}, "input_scale: std has text entries"),
+        ({"input_scale": (1.0,)}, r"input_scale has 1 entries; pass a pair \(mean, std\)"),
+        ({"input_scale": 3.0}, r"input_scale is a float; pass a pair \(mean, std\), or a fitted scaler"),
+        ({"input_scale": StandardScaler()}, "input_scale: StandardScaler is not fitted, or no StandardScaler"),
+        ({"input_scale": MinMaxScaler(clip=True).fit(CODES)}, r"MinMaxScaler\(clip=True\) is no affine map"),
+        ({"output_scale": FunctionTransformer(np.log)}, "output_scale: FunctionTransformer is not fitted, or no"),
+        ({"output_scale": TruncatedSVD().fit(OUTPUTS)}, "output_scale: TruncatedSVD is not fitted, or no"),
+        (
+            {"output_scale": make_pipeline(StandardScaler(), FunctionTransformer(np.log))},
+            "output_scale, step 'standardscaler': StandardScaler is not fitted",
+        ),
+        (
+            {"output_basis": (np.ones((4, 20)), 0.0)},
+            r"output_basis: components have shape \(4, 20\), the network has 9",
+        ),
+        (
+            {"output_basis": (np.ones((9, 20)), np.ones(9))},
+            r"the mean has 9 entries, but components have shape \(9, 20\)",
+        ),
+        ({"output_basis": (np.ones((9, 20)),)}, r"output_basis has 1 entries; pass a pair \(components, mean\)"),
+        ({"output_basis": StandardScaler().fit(OUTPUTS)}, "output_basis is a StandardScaler; pass a pair"),
+    ],
+)
+def test_refusals(options, message):
+    given = {"input_scale": None, "output_scale": None, "output_basis": None} | options
+    with pytest.raises(ModelError, match=message):
+        standardised(NETWORKS["identity"], **given)
