@@ -54,7 +54,7 @@ class Standardised:
 
 
 @dataclass(frozen=True, eq=False)
-class Projected:
+class PrincipalComponents:
     """u = C (x - mean), undone by x = mean + C^T u; C is (m, n) with orthonormal rows, mean is (n,) or (1,)."""
 
     name: str
@@ -86,7 +86,7 @@ class Projected:
         return torch.from_numpy(self.components), torch.from_numpy(np.broadcast_to(self.mean, shape[1:]).copy())
 
 
-Transform = Standardised | Projected
+Transform = Standardised | PrincipalComponents
 
 
 def standardised(network: Network, input_scale: object, output_scale: object, output_basis: object) -> Network:
@@ -185,7 +185,7 @@ def _basis(given: object) -> list[Transform]:
             raise ModelError(f"output_basis has {len(given)} entries; pass a pair (components, mean)")
         return [_projected(given[0], given[1], "output_basis")]
     found = transforms(given, "output_basis")
-    if not any(isinstance(transform, Projected) for transform in found):
+    if not any(isinstance(transform, PrincipalComponents) for transform in found):
         raise ModelError(
             f"output_basis is a {type(given).__name__}; pass a pair (components, mean) or a fitted PCA, and scalers as "
             "output_scale"
@@ -203,9 +203,9 @@ def _standardised(mean: object, std: object, name: str) -> Standardised:
     return Standardised(name, shift, scale)
 
 
-def _projected(components: object, mean: object, name: str) -> Projected:
+def _projected(components: object, mean: object, name: str) -> PrincipalComponents:
     matrix = _finite(components, f"{name}: components")
-    return Projected(name, matrix, _vector(0.0 if mean is None else mean, f"{name}: mean"))
+    return PrincipalComponents(name, matrix, _vector(0.0 if mean is None else mean, f"{name}: mean"))
 
 
 def _vector(value: object, name: str) -> Array:
