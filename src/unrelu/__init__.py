@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unrelu.measurements.noise import Gaussian, Outliers, Uniform
     from unrelu.models.generator import Generator
     from unrelu.models.network import Network
+    from unrelu.models.nuisance_parameters import extend
     from unrelu.problem import Problem, Progress
     from unrelu.result import Inversion, Status
     from unrelu.runs import Run, open_run, run
@@ -56,6 +57,7 @@ __all__ = [
     "calibrate",
     "certify",
     "errors",
+    "extend",
     "from_arrays",
     "from_torch",
     "identifiability",
@@ -91,6 +93,7 @@ _HOME = {
     "Uniform": "unrelu.measurements.noise",
     "calibrate": "unrelu._calibrate",
     "certify": "unrelu._certify",
+    "extend": "unrelu.models.nuisance_parameters",
     "from_arrays": "unrelu.loaders",
     "from_torch": "unrelu.loaders",
     "identifiability": "unrelu.diagnostics.identifiability",

@@ -85,7 +85,7 @@ def calibrate(
     stated = Noise.parse(noise)
     if not stated.drawable:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
-    measurement = read_operator(operator, network.output_shape, ())
+    measurement = read_operator(operator, network.output_shape, (), network)
     with computing(one_thread=small(network)):
         z = stream("calibration codes", seed).standard_normal((observations, network.latent_dim))
         problem = _observed(network, measurement, stated, z, seed)

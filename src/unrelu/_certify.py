@@ -93,7 +93,7 @@ def certify(
         problem = Problem.build(
             network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
         )
-        certifiable(network)
+        certifiable(network, problem.operator)
         if problem.noise.counts or isinstance(problem.operator, Weighted):
             raise InputError(
                 f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "

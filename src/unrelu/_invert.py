@@ -57,7 +57,9 @@ def invert(
             observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
             a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
             pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``. An array that may
-            be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it.
+            be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it. For a
+            measurement that is not linear, a differentiable function of PyTorch or a module, from outputs
+            (B, \*output_shape) to (B, \*m), each row on its own.
         noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S),
             "outliers:P" (a share P of arbitrary errors), of counts "poisson" or "negative-binomial:R"; or an object,
             :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,

@@ -189,7 +189,9 @@ class Problem:
         """
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        measurement = read_operator(operator, network.output_shape, array.shape)
+        box = Bounds.parse(bounds, network.latent_shape)
+        tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not prior))
+        measurement = read_operator(operator, network.output_shape, array.shape, tried)
         stated = Noise.parse(noise)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not selects_outputs(measurement):
@@ -212,7 +214,6 @@ class Problem:
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         if callback is not None and not callable(callback):
             raise OptionError(f"callback={callback!r} is not callable")
-        box = Bounds.parse(bounds, network.latent_shape)
         starts = _starts(network, z0, len(values))
         if starts is not None:
             box.check(starts)
@@ -463,6 +464,8 @@ class Problem:
     @cached_property
     def _typical(self) -> float:
         """The size of A x for outputs x of the usual size, which rounding errors are relative to."""
+        if not self.operator.linear:
+            return float(np.abs(self.operator.values(self.network.typical_outputs)).max())
         x = np.full((self.size, self.network.output_dim), self.network.typical_output)
         return float(np.abs(self.operator.values(x)).max())
 

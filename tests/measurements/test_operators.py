@@ -178,7 +178,7 @@ def test_masks_say_what_was_seen():
         (sparse.csr_array(np.full((3, N), np.nan)), (3,), "operator= has 72 entries that are not finite"),
         (sparse.csr_array(np.ones((3, 5))), (3,), r"is a matrix of shape \(3, 5\); the network's output has 24"),
         (scipy.sparse.linalg.aslinearoperator(np.ones((3, 5))), (3,), r"has shape \(3, 5\); the network's output"),
-        (lambda x: x, IMAGE, "operator= is one function; pass a pair"),
+        (lambda x: x @ np.ones((3, 2)), IMAGE, r"operator= is a function that cannot .* pair of functions"),
         ((lambda x: A @ x, lambda r: A[::-1].T @ r), (7,), "fails the dot test: <A x, r> = .* the adjoint of the"),
         ((np.abs, np.abs), (N,), "operator= is not linear"),
         ((lambda x: x + 1, lambda r: r), (N,), "operator= is not linear"),

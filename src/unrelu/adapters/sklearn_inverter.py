@@ -236,7 +236,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _read_operator(self, network: Generator, table: npt.NDArray[Any]) -> Operator:
         """A, read once: code is tested and written out as a matrix where it is small."""
-        operator = read_operator(self.operator, network.output_shape, table.shape)
+        operator = read_operator(self.operator, network.output_shape, table.shape, network)
         if operator.count:
             raise InputError(
                 f"operator= has a mask for each of {operator.count} rows, but other rows will come; pass one for all, "

@@ -330,7 +330,7 @@ class Certificates(Sequence[Certificate]):
             UnsupportedModelError: nothing can be certified of this network.
         """
         values = numbers(y, "y")
-        measured = read_operator(operator, network.output_shape, values.shape)
+        measured = read_operator(operator, network.output_shape, values.shape, network)
         if values.ndim == 0 or len(values) != len(self) or measured.count not in (0, len(self)):
             raise InputError(f"y has shape {values.shape}; pass the {len(self)} observations that were certified")
         one_by_one = (measured.take(np.array([i])) for i in range(len(self)))
@@ -344,7 +344,7 @@ def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array
         InputError: y or operator do not fit.
     """
     values = numbers(y, "y")
-    measured = read_operator(operator, network.output_shape, values.shape)
+    measured = read_operator(operator, network.output_shape, values.shape, network)
     if values.shape not in (measured.shape, (measured.m,)):
         raise InputError(f"y has shape {values.shape}; a certificate is about one observation, {measured.shape}")
     if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():

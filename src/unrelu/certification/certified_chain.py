@@ -148,13 +148,19 @@ def obstacle(network: Generator) -> str | None:
     return None
 
 
-def certifiable(network: Generator) -> Network:
+def certifiable(network: Generator, operator: Operator) -> Network:
     """The network itself, of which something can be certified.
 
     Raises:
-        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+        UnsupportedModelError: an activation is not piecewise linear and convex, a layer is too large, or the
+            measurement is not linear.
     """
     reason = obstacle(network)
+    if not operator.linear:
+        raise UnsupportedModelError(
+            "operator= is a function, which is not taken to be linear: what is certified is a minimum over "
+            "piecewise linear layers, so pass a linear measurement as a matrix, a mask or a pair of functions"
+        )
     if reason or not isinstance(network, Network):
         raise UnsupportedModelError(f"this network cannot be certified: {reason}")
     return network
@@ -164,9 +170,9 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
     """The chain of one observation (m,); entries hidden by a mask are left out.
 
     Raises:
-        UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
+        UnsupportedModelError: see :func:`certifiable`.
     """
-    network = certifiable(network)
+    network = certifiable(network, operator)
     matrices = [layer.matrix() for layer in network.layers]
     weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]

@@ -152,7 +152,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     k = as_generator(network).latent_dim
     if codes.ndim not in (1, 2) or codes.shape[-1] != k:
         raise InputError(f"z has shape {codes.shape}; this network takes codes of shape ({k},) or (B, {k})")
-    measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape))
+    measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape), network)
     batch = codes.reshape(-1, k)
     if measured.count not in (0, len(batch)):
         raise InputError(
@@ -212,7 +212,7 @@ def local_rank(
     single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
-    for part, codes in _chunks(exact, z):
+    for part, codes in _chunks(exact, z, measured):
         asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
         none = np.zeros(len(part), dtype=bool)
         off = certain(exact, single, codes, measured.take(part), asked)
@@ -253,8 +253,8 @@ def degrees_of_freedom(
 def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
     """The transposed Jacobians of A G at the finite codes, (b, k, m), float64, some at a time with their places."""
     exact = network.to(torch.float64, "cpu")
-    for part, codes in _chunks(exact, z):
-        yield part, operator.take(part).tangents(exact.linearize(codes)[1]).nan_to_num(0.0, 0.0, 0.0)
+    for part, codes in _chunks(exact, z, operator):
+        yield part, operator.take(part).linearize(*exact.linearize(codes))[1].nan_to_num(0.0, 0.0, 0.0)
 
 
 def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:
@@ -263,9 +263,9 @@ def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Genera
     return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
-def _chunks(network: Generator, z: Array) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
     """The finite codes, as many at a time as their Jacobians have room for, with their places."""
-    rows = max(1, _CHUNK // (network.latent_dim * network.width))
+    rows = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
     for begin in range(0, len(finite), rows):
         part = finite[begin : begin + rows]
@@ -278,7 +278,7 @@ def _examined(
     """Rank, dimension, smallest singular value and margin of all codes; they move along d with ``walls`` d <= 0."""
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
-    for part, codes in _chunks(network, z):
+    for part, codes in _chunks(network, z, operator):
         measured = operator.take(part)
         off = linear_regions(network, codes, measured)
         least, ranks = spectrum(off.tangents)

@@ -78,7 +78,7 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
         x, tangents = network.linearize(z)
         none = np.zeros(batch, dtype=bool)
         kinks = [np.zeros((0, k))] * batch
-        return LinearRegions(operator.tangents(tangents), np.full(batch, np.nan), kinks, none, _finite(x))
+        return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), kinks, none, _finite(x))
     x, straight = z, True
     margin = torch.full((batch,), torch.inf, dtype=z.dtype)
     found: list[list[Tensor]] = [[] for _ in range(batch)]
@@ -96,7 +96,7 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
             found[i].append(slopes[i][:, at_kink[i]].T)
             hidden[i] |= depth < len(network.layers)
     kinks = [torch.cat(rows).numpy() if rows else np.zeros((0, k)) for rows in found]
-    return LinearRegions(operator.tangents(tangents), margin.numpy(), kinks, hidden, _finite(x))
+    return LinearRegions(operator.linearize(x, tangents)[1], margin.numpy(), kinks, hidden, _finite(x))
 
 
 class Certain(NamedTuple):
@@ -139,7 +139,7 @@ def certain(
         measured = operator.to(single.dtype, z.device).tangents(tangents)
     else:
         kinked = hidden | at_kink
-        measured = operator.tangents(tangents.to(z.dtype))
+        measured = operator.linearize(x, tangents.to(z.dtype))[1]
     smallest, sure = np.full(batch, np.nan), _well_conditioned(measured.to(single.dtype))
     rest = np.flatnonzero(wanted | ~sure)
     if len(rest):

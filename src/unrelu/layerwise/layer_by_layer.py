@@ -40,6 +40,11 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
     if not is_layer(problem.network, problem.operator):
+        if not problem.operator.linear:
+            raise UnsupportedModelError(
+                f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
+                "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
+            )
         whitened = "noise= of entries that differ or depend on each other weighs or"
         what = whitened if problem.given else "operator="
         raise UnsupportedModelError(

@@ -26,10 +26,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_operations
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, code_shape
-from unrelu.loaders.torch_opaque import opaque
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
+from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.host import computing, forkable_lock
 
 _ELEMENTWISE_MODULES = (

@@ -143,17 +143,21 @@ class SquaredError:
 
     def _chunks(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
-        size = max(1, _CHUNK // (8 * self.network.width))
+        size = max(1, _CHUNK // (8 * self._width))
         return zip(torch.split(z, size), torch.split(rows, size), strict=True)
+
+    @property
+    def _width(self) -> int:
+        return max(self.network.width, self.operator.width)
 
     @property
     def jacobians(self) -> int:
         """How many Jacobians are held at once."""
-        return max(1, _CHUNK // (self.network.width * self.network.latent_dim))
+        return max(1, _CHUNK // (self._width * self.network.latent_dim))
 
     def jacobian(self, z: Tensor, rows: Tensor) -> Tensor:
         """The transposed Jacobian of A G, (b, k, m)."""
-        return self.operator.take(rows).tangents(self.network.linearize(z)[1])
+        return self.operator.take(rows).linearize(*self.network.linearize(z))[1]
 
     def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
@@ -165,7 +169,7 @@ class SquaredError:
     def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         operator = self.operator.take(rows)
         x, tangents = self.network.linearize(z)
-        mean, tangents = operator.forward(x), operator.tangents(tangents)
+        mean, tangents = operator.linearize(x, tangents)
         if self.counts is None:
             r, weighted = mean - self.y[rows], tangents
         else:

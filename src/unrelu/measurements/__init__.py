@@ -1,4 +1,4 @@
-"""Linear measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, pairs of functions.
+"""Measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, functions.
 
 >>> from unrelu import measurements
 >>> measurements.downsample((4, 4), 2).shape
@@ -18,6 +18,7 @@ from unrelu.measurements.linear_operators import (
     Sparse,
     Weighted,
 )
+from unrelu.measurements.nonlinear_operator import NonlinearOperator
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Matrix",
     "MatrixOperator",
     "NegativeBinomial",
+    "NonlinearOperator",
     "Operator",
     "Poisson",
     "Sparse",

@@ -28,13 +28,14 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.measurements import Identity, Mapped, MatrixOperator, Operator, Sparse, Weighted
-from unrelu.measurements.latent_bounds import Coordinates
+from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse, Weighted
+from unrelu.measurements.latent_bounds import Coordinates, GeneratorOnCoordinates
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
+from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.models.opaque_network import OpaqueNetwork
 
 Array = npt.NDArray[np.float64]
@@ -137,7 +138,8 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
 def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     """Exponents of the layers' factors, and of that of the output."""
     if not isinstance(network, Network):
-        known = isinstance(network, OpaqueNetwork)
+        inner = network.base if isinstance(network, GeneratorOnCoordinates) else network
+        known = isinstance(inner, OpaqueNetwork | ExtendedGenerator)
         return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
     exact = network.to(torch.float64, "cpu")
     x = torch.from_numpy(network.typical_codes[: max(_FEWEST_CODES, _MULTIPLICATIONS // max(1, network.work))])
@@ -195,8 +197,12 @@ def _log_weights(affine: Affine, before: int) -> float | None:
 
 
 def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Generator:
+    if isinstance(network, GeneratorOnCoordinates):
+        return replace(network, base=_in_units(network.base, layers, output))
+    if isinstance(network, ExtendedGenerator):
+        return replace(network, function=_times(network.function, output))
     if isinstance(network, OpaqueNetwork):
-        return replace(network, module=nn.Sequential(network.module, _Times(output)).eval())
+        return _times(network, output)
     assert isinstance(network, Network)
     pairs = zip(network.layers, (0, *layers), layers, strict=False)
     return replace(network, layers=tuple(_layer_in_units(*pair) for pair in pairs))
@@ -225,6 +231,11 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
     return Layer(replace(layer.affine, steps=tuple(steps)), activation)
 
 
+def _times(network: OpaqueNetwork, exponent: int) -> OpaqueNetwork:
+    """2^exponent G."""
+    return replace(network, module=nn.Sequential(network.module, _Times(exponent)).eval())
+
+
 class _Times(nn.Module):
     """2^exponent x."""
 
@@ -241,10 +252,14 @@ def _measured(operator: Operator, before: int, after: int) -> Operator:
     total = before + after
     if not (before or after):
         return operator
+    if isinstance(operator, Weighted) and isinstance(operator.inner, NonlinearOperator):
+        return Weighted(operator.inner.in_units(before, 0), times_power(operator.weight, after))
     if isinstance(operator, Weighted):
         return replace(operator, weight=times_power(operator.weight, total))
     if isinstance(operator, MatrixOperator):
         return MatrixOperator(times_power(operator.weight, total), operator.shape)
+    if isinstance(operator, NonlinearOperator):
+        return operator.in_units(before, after)
     if isinstance(operator, Sparse):
         csr = operator.csr
         scaled = sparse.csr_array((np.ldexp(csr.data, total), csr.indices, csr.indptr), csr.shape)

@@ -24,7 +24,7 @@ from unrelu.errors import InputError
 from unrelu.models.affine import Dense, Scale, Shape
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.opaque_network import OpaqueNetwork, unchained
 
 Array = npt.NDArray[np.float64]
 
@@ -188,7 +188,8 @@ def _composed(network: Generator, shift: Array, factor: Array) -> Generator:
     if isinstance(network, OpaqueNetwork):
         inner = _Standard(scale.reshape(network.latent_shape), offset.reshape(network.latent_shape))
         return replace(network, module=nn.Sequential(inner, network.module).eval())
-    assert isinstance(network, Network)
+    if not isinstance(network, Network):
+        return GeneratorOnCoordinates(network, scale, offset)
     first, *others = network.layers
     head, *tail = first.affine.steps or (None,)
     if isinstance(head, Dense) and len(first.affine.in_shape) == 1:
@@ -198,6 +199,70 @@ def _composed(network: Generator, shift: Array, factor: Array) -> Generator:
         shape = first.affine.in_shape
         steps = [Scale(scale.reshape(shape), offset.reshape(shape)), *first.affine.steps]
     return replace(network, layers=(replace(first, affine=replace(first.affine, steps=tuple(steps))), *others))
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorOnCoordinates(Generator):
+    """G(shift + factor t) of a generator of any other kind.
+
+    Attributes:
+        base: G.
+        factor, shift: (k,).
+    """
+
+    base: Generator
+    factor: Tensor
+    shift: Tensor
+
+    @property
+    def latent_shape(self) -> Shape:  # type: ignore[override] # read-only, as are the others
+        """Shape of one code."""
+        return self.base.latent_shape
+
+    @property
+    def output_shape(self) -> Shape:  # type: ignore[override]
+        """Shape of one output."""
+        return self.base.output_shape
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """Of G."""
+        return self.base.width
+
+    @property
+    def reason(self) -> str | None:
+        """Why G is no chain of layers."""
+        return unchained(self.base)
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """Of G."""
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Of G."""
+        return self.base.device
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorOnCoordinates:
+        """The same on another dtype or device."""
+        base = self.base.to(dtype, device)
+        factor, shift = (t.to(base.device, base.dtype) for t in (self.factor, self.shift))
+        return GeneratorOnCoordinates(base, factor, shift)
+
+    def smoothed(self, share: float) -> Generator:
+        """The same of the smoothed generator; itself if its layers are not known."""
+        base = self.base.smoothed(share)
+        return self if base is self.base else replace(self, base=base)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(shift + factor t), (B, k) -> (B, n)."""
+        return self.base.forward(self.shift + self.factor * z)
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The same and its transposed Jacobian, (B, k, n)."""
+        x, tangents = self.base.linearize(self.shift + self.factor * z)
+        return x, tangents * self.factor[:, None]
 
 
 class _Standard(nn.Module):

@@ -23,14 +23,17 @@ _Code = Callable[[Array], Array]
 
 
 class Operator(ABC):
-    """A linear map of flat outputs, (B, n) -> (B, m), the same for every observation or one for each (masks).
+    """A map of flat outputs, (B, n) -> (B, m), the same for every observation or one for each (masks).
 
     Attributes:
+        linear: whether it is a linear map; of those here all are, of
+            :mod:`~unrelu.measurements.nonlinear_operator` none.
         n: entries of an output.
         m: entries of an observation. A mask keeps m = n; entries that it hides are 0.
         shape: shape of one observation as the user passes it.
     """
 
+    linear: bool = True
     n: int
     m: int
     shape: Shape
@@ -46,6 +49,15 @@ class Operator(ABC):
     def tangents(self, t: Tensor) -> Tensor:
         """A on every direction of every observation, (B, k, n) -> (B, k, m)."""
         return torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
+
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """A x, (B, m), and its derivative along every direction, (B, k, n) -> (B, k, m)."""
+        return self.forward(x), self.tangents(t)
+
+    @property
+    def width(self) -> int:
+        """The most numbers that it holds for an output, beside what it takes and gives."""
+        return 0
 
     @property
     def count(self) -> int:
@@ -235,7 +247,7 @@ class Weighted(Operator):
     weight: Tensor
 
     def __post_init__(self) -> None:
-        for name in ("n", "m", "shape"):
+        for name in ("n", "m", "shape", "linear"):
             object.__setattr__(self, name, getattr(self.inner, name))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -245,7 +257,19 @@ class Weighted(Operator):
         return self.inner.adjoint(r * self.weight)
 
     def tangents(self, t: Tensor) -> Tensor:
-        return self.inner.tangents(t) * (self.weight[:, None, :] if self.weight.dim() == 2 else self.weight)
+        return self.inner.tangents(t) * self._beside_directions
+
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        values, tangents = self.inner.linearize(x, t)
+        return values * self.weight, tangents * self._beside_directions
+
+    @property
+    def _beside_directions(self) -> Tensor:
+        return self.weight[:, None, :] if self.weight.dim() == 2 else self.weight
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
 
     @property
     def count(self) -> int:

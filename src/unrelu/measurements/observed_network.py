@@ -33,6 +33,8 @@ def is_layer(network: Generator, operator: Operator) -> bool:
 
     It may weigh what it picks, where the activation is none with a unit of its own.
     """
+    if not operator.linear:
+        return False
     last = network.layers[-1].activation if isinstance(network, Network) else None
     if last is not None and last.name == "identity":
         return True

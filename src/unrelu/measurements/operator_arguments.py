@@ -15,8 +15,9 @@ from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements.nonlinear_operator import read_function
 from unrelu.models.affine import Shape
-from unrelu.models.generator import numbers
+from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
@@ -60,20 +61,23 @@ class Matrix:
     array: Any
 
 
-def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
+def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator | None = None) -> Operator:
     """The measurement A that y = A G(z) + e was made with.
 
     Args:
         given: None (the whole output), a 0/1 mask of the output's shape or a batch of masks, a matrix (m, n) (dense or
             SciPy sparse), either in a :class:`Mask` or :class:`Matrix` where its shape fits both, a SciPy or PyLops
             ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat NumPy vectors, a deepinv
-            ``LinearPhysics``, or an :class:`Operator`.
+            ``LinearPhysics``, an :class:`Operator`; or, for a measurement that is not linear, a differentiable function
+            of PyTorch or a module, (B, *output) -> (B, *m).
         output: shape of the network's output.
         y_shape: shape of the observations; tells a batch of masks from a matrix.
+        network: on outputs of which a function is tried.
 
     Raises:
         InputError: shapes that do not fit, entries that are not finite, a mask that is not 0/1 or hides everything, a
-            map that is not linear or whose adjoint is not one (dot test), an array that may be masks or a matrix.
+            map that is not linear or whose adjoint is not one (dot test), an array that may be masks or a matrix, a
+            function that is not differentiable or does not keep the batch.
     """
     n = math.prod(output)
     if given is None:
@@ -96,7 +100,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape) -> Operator:
             raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
         return _mapped(given.matvec, given.rmatvec, n, shape[0])
     if callable(given):
-        raise InputError("operator= is one function; pass a pair (x -> A x, r -> A^T r) on flat vectors, or a matrix")
+        return read_function(given, output, network)
     return _array(given, output, y_shape)
 
 

@@ -20,6 +20,7 @@ from scipy.linalg import solve_triangular
 from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import Identity, MaskOperator, MatrixOperator, Operator, Weighted
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.nonlinear_operator import NonlinearOperator
 from unrelu.measurements.observed_network import written_out
 
 Array = npt.NDArray[np.float64]
@@ -87,7 +88,11 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     scale = float(np.sqrt((factor[shown] ** 2).sum(axis=1).mean()))
     if len(shown) < operator.m:
         factor = np.asarray(np.linalg.cholesky((factor @ factor.T)[np.ix_(shown, shown)]), dtype=np.float64)
-    rows = solve_triangular(factor / scale, written_out(operator.take(np.array([0])))[shown], lower=True)
     values = solve_triangular(factor, y[:, shown].T, lower=True).T
-    matrix = MatrixOperator(torch.from_numpy(rows), (len(shown),))
+    matrix: Operator
+    if isinstance(operator, NonlinearOperator):
+        matrix = operator.followed_by(solve_triangular(factor / scale, np.eye(len(shown)), lower=True))
+    else:
+        rows = solve_triangular(factor / scale, written_out(operator.take(np.array([0])))[shown], lower=True)
+        matrix = MatrixOperator(torch.from_numpy(rows), (len(shown),))
     return Weighted(matrix, torch.full((len(shown),), 1 / scale, dtype=torch.float64)), np.ascontiguousarray(values)

@@ -92,7 +92,11 @@ class OpaqueNetwork(Generator):
             return self.push(z, unit) if self.forward_mode else self._by_rows(z)
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and J d for m directions d, given as (m, k), as (B, m, n): forward-mode differentiation.
+        """G(z) as (B, n) and J d for m directions d, as (B, m, n): forward-mode differentiation.
+
+        Args:
+            z: codes, (B, k).
+            directions: (m, k), the same for all codes, or (m, B, k).
 
         Raises:
             NotImplementedError, RuntimeError: PyTorch has no forward-mode formula for something in the module.
@@ -107,6 +111,14 @@ class OpaqueNetwork(Generator):
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
         # Only tangents differ between directions, so x is one tensor seen many times.
         return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
+
+    def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the mode there is."""
+        with _written_out():
+            if self.forward_mode:
+                return self.push(z, directions.transpose(0, 1))
+            x, tangents = self._by_rows(z)
+        return x, directions @ tangents
 
     def _by_rows(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same as :meth:`linearize` by reverse-mode differentiation; no row of z affects another's output."""
@@ -152,7 +164,7 @@ def unchained(network: Generator) -> str | None:
     """Why the network is no chain of layers; None if it is one."""
     if isinstance(network, Network):
         return None
-    return network.reason if isinstance(network, OpaqueNetwork) else f"a {type(network).__name__} has no layers"
+    return str(getattr(network, "reason", f"a {type(network).__name__} has no layers"))
 
 
 # --- copies of modules ------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ class Work:
     @cached_property
     def measured(self) -> Operator:
         """The operator, checked; kept for the next chunk, as checking code and writing it out takes a while."""
-        return read_operator(self.operator, self.network.output_shape, (1, *self.source.shape))
+        return read_operator(self.operator, self.network.output_shape, (1, *self.source.shape), self.network)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "measured"}

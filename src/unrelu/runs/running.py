@@ -268,7 +268,7 @@ def _check_data(network: Generator, source: Source, masks: Source | None, operat
             f"{masks.location} holds {masks.size} masks for the {source.size} observations of {source.location}; pass "
             "one for each, or a single one as operator= (--mask with an array of one mask)"
         )
-    measured = read_operator(operator, network.output_shape, (1, *source.shape))
+    measured = read_operator(operator, network.output_shape, (1, *source.shape), network)
     if isinstance(measured, MaskOperator) and measured.count:
         raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
     _check_shape(

@@ -155,13 +155,16 @@ class Descents(ABC):
             and network.device.type == "cpu"
             and bank.fits
             and objective.y.dtype == torch.float32
+            and problem.operator.linear
             and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
             and (selects_outputs(operator) or (not operator.count and operator.n * operator.m <= _SMALL))
             and all(all(isinstance(step, Dense | Scale) for step in layer.affine.steps) for layer in network.layers)
         )
         if small:
             return CountDescents(problem, bank, objective) if problem.noise.counts else CompiledDescents(problem)
-        return (GradientDescents if bank.large else BatchDescents)(problem, bank, objective)
+        if bank.large:
+            return GradientDescents(problem, bank, objective)
+        return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, bank, objective)
 
 
 class CompiledDescents(Descents):
@@ -306,6 +309,12 @@ class BatchDescents(Descents):
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
 
+class NonlinearDescents(BatchDescents):
+    """The same for measurements that are not linear, which have optima of their own: more chains."""
+
+    rounds = ((1, 0), (4, 0), (8, 0), (12, 0))
+
+
 class CountDescents(BatchDescents):
     """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops.
 
@@ -334,9 +343,10 @@ class GradientDescents(BatchDescents):
         self.bounds, self.objective = problem.bounds, objective
         smoothed = (bank.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
-        variance = objective.prior + _LEAST_VARIANCE * bank.spread
-        inverse = bank.posterior(objective.operator, objective.y, variance)[1]
-        variance = max(variance + bank.model[-1], torch.finfo(inverse.dtype).tiny)
+        seen, operator = bank.seen_by(objective.operator)
+        variance = objective.prior + _LEAST_VARIANCE * seen.spread
+        inverse = seen.posterior(operator, objective.y, variance)[1]
+        variance = max(variance + seen.model[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(

@@ -403,7 +403,7 @@ class JointSearch:
         """The codes after the descent in l1 or linf, and how that ended."""
         z = self.z
         known = np.flatnonzero(np.isfinite(z).all(axis=1))
-        if not isinstance(self.problem.network, Network):
+        if not (isinstance(self.problem.network, Network) and self.problem.operator.linear):
             status[known] = Status.LEAST_SQUARES
         elif len(known):
             control = self.problem.control.part(lambda progress: replace(self._progress(), done=progress.done))

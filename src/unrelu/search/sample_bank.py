@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from copy import copy
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from unrelu.measurements import Operator
+from unrelu.measurements import Identity, Operator, Weighted
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import stream, torch_stream
@@ -39,6 +40,12 @@ def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
     codes = codes.to(network.device, network.dtype)
     parts = torch.split(codes, max(1, _NUMBERS // (4 * network.width)))
     return codes, torch.cat([network.forward(part) for part in parts])
+
+
+def _bounded(x: Tensor) -> Tensor:
+    """Numbers whose squares can still be squared."""
+    largest = torch.finfo(x.dtype).max ** 0.25
+    return x.nan_to_num(0.0).clamp(-largest, largest)
 
 
 class Bank:
@@ -79,8 +86,8 @@ class Bank:
         if not self.fits:
             self.z, x = _outputs(network, codes)
         self.linear = self._linearised(self.single if self.fits else network) if self.large else None
-        largest = torch.finfo(x.dtype).max ** 0.25  # a number whose square can still be squared
-        self.x = x.nan_to_num(0.0).clamp(-largest, largest)
+        self.x = _bounded(x)
+        self._measured: weakref.WeakKeyDictionary[Operator, Bank] = weakref.WeakKeyDictionary()
 
     @classmethod
     def of(cls, network: Generator, bounds: Bounds | None = None) -> Bank:
@@ -93,6 +100,29 @@ class Bank:
         if bank is None:
             bank = _banks[network] = cls(network, bounds)
         return bank
+
+    def seen_by(self, operator: Operator) -> tuple[Bank, Operator]:
+        """Samples and a linear measurement of them that are what ``operator`` makes of the outputs.
+
+        Of a measurement that is not linear the samples are measured, and the model is one of what was measured.
+        """
+        if operator.linear:
+            return self, operator
+        if isinstance(operator, Weighted):
+            bank, inner = self.seen_by(operator.inner)
+            return bank, Weighted(inner, operator.weight)
+        if operator not in self._measured:
+            own = operator.to(self.x.dtype, self.x.device)
+            bank = copy(self)
+            bank._measured = weakref.WeakKeyDictionary()
+            for name in ("spread", "model"):
+                bank.__dict__.pop(name, None)
+            size = max(1, _NUMBERS // (4 * max(own.width, 1)))
+            bank.x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
+            if self.linear is not None:
+                bank.linear = own.linearize(self.x.mean(dim=0)[None], self.linear[None])[1][0]
+            self._measured[operator] = bank
+        return self._measured[operator], Identity(operator.shape, operator.m)
 
     @cached_property
     def spread(self) -> float:

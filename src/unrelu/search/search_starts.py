@@ -55,12 +55,13 @@ class SearchStarts:
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
-        self.problem, self.bank, self.objective = problem, bank, objective
-        self._operator, self._y, known = objective.operator, objective.y, problem.noise.variance(problem.y)
+        self.problem, self.objective = problem, objective
+        self.bank, self._operator = bank.seen_by(objective.operator)
+        self._y, known = objective.y, problem.noise.variance(problem.y)
         if isinstance(self._operator, Weighted):  # the Gaussian model is one in the units of outputs
             self._operator, gain = self._operator.normalised()
             self._y, known = self._y / gain, known / gain.square().cpu().double().numpy()[..., 0]
-        self._variance = self._rounded(known + _ESTIMATE_NOISE * bank.spread)
+        self._variance = self._rounded(known + _ESTIMATE_NOISE * self.bank.spread)
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "identifiability": "searches.told_identifiable",
     "baselines": "searches.baselines",
     "prior": "searches.prior",
+    "phase_retrieval": "measurements.phase_retrieval",
     "time_limit": "processes.time_limit",
     "datasets": "processes.datasets",
     "lp_forms": "layer_programs.lp_forms",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,13 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     codes = z.reshape(2, *latent_shape)
     try:
         given, trial = replica(copy), replica(copy.eval())
-        x = _check_rows(trial, codes)
+        x = _CODES.rows(trial, codes)
         _check_mode(given, codes, x)
-        width = max(_width(trial, codes), z.shape[1], x[0].numel())
+        width = max(width_of(trial, codes), z.shape[1], x[0].numel())
         # What a chain could be made of instead is no part of the reason.
         short = reason.partition("; supported")[0]
         network = OpaqueNetwork(copy, latent_shape, short, tuple(x.shape[1:]), width)
-        return _check_derivatives(network, z)
+        return differentiated(network, z)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
@@ -69,7 +69,7 @@ def _check_mode(module: nn.Module, z: Tensor, x: Tensor) -> None:
     if not any(m.training for m in module.modules()):
         return
     try:
-        same = _equal(x, _evaluate(module, z))
+        same = _equal(x, _CODES.evaluate(module, z))
     except UnsupportedModelError:
         same = False
     if not same:
@@ -79,46 +79,117 @@ def _check_mode(module: nn.Module, z: Tensor, x: Tensor) -> None:
         )
 
 
-def _check_rows(module: nn.Module, z: Tensor) -> Tensor:
-    """The outputs, if they are the same ones each time and each depends on its own code."""
-    generator = torch.random.get_rng_state()
-    x = _evaluate(module, z)
-    if not torch.equal(generator, torch.random.get_rng_state()):
-        raise UnsupportedModelError("it draws random numbers; a generator must be deterministic")
-    if not _equal(x, _evaluate(module, z)):
-        raise UnsupportedModelError("a second evaluation gives another output; a generator must be deterministic")
-    alone = [_evaluate(module, row) for row in torch.split(z, 1)]
-    if not all(_equal(a, b) for a, b in zip(torch.split(x, 1), alone, strict=True)):
-        raise UnsupportedModelError(
-            "a code has another output alone than in a batch; each output must depend on its own code only"
-        )
-    if torch.equal(x[0], x[1]):
-        raise UnsupportedModelError("two random codes have the same output; it does not depend on the code")
-    return x
+@dataclass(frozen=True)
+class Trial:
+    """What a module is tried as, in the words of its messages.
+
+    Attributes:
+        whole: what it is.
+        given, result: what it takes and gives, a row each.
+        drawn: where the inputs come from.
+    """
+
+    whole: str = "generator"
+    given: str = "code"
+    result: str = "output"
+    drawn: str = "codes drawn from N(0, I)"
+
+    def rows(self, module: nn.Module, z: Tensor) -> Tensor:
+        """The results, if they are the same ones each time and each depends on its own row of z.
+
+        Raises:
+            UnsupportedModelError: they are not, or they are no finite real numbers, one row each.
+        """
+        generator = torch.random.get_rng_state()
+        x = self.evaluate(module, z)
+        if not torch.equal(generator, torch.random.get_rng_state()):
+            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic")
+        if not _equal(x, self.evaluate(module, z)):
+            raise UnsupportedModelError(
+                f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
+            )
+        alone = [self.evaluate(module, row) for row in torch.split(z, 1)]
+        if not all(_equal(a, b) for a, b in zip(torch.split(x, 1), alone, strict=True)):
+            raise UnsupportedModelError(
+                f"{_a(self.given)} has another {self.result} alone than in a batch; each {self.result} must depend on "
+                f"its own {self.given} only"
+            )
+        if torch.equal(x[0], x[1]):
+            raise UnsupportedModelError(
+                f"two random {self.given}s have the same {self.result}; it does not depend on the {self.given}"
+            )
+        return x
+
+    def sizes(self, module: nn.Module, z: Tensor) -> tuple[int, Shape]:
+        """The most numbers that a module holds for a row, and the shape of its result, if it passes; see :meth:`rows`.
+
+        It is run in copies: modules may keep what they computed.
+        """
+        x = self.rows(replica(module), z)
+        return max(width_of(replica(module), z), z[0].numel(), x[0].numel()), tuple(x.shape[1:]) or (1,)
+
+    def evaluate(self, module: nn.Module, z: Tensor) -> Tensor:
+        """The module's result, if it is one for each row.
+
+        Raises:
+            UnsupportedModelError: it is not.
+        """
+        shape = tuple(z.shape)
+        try:
+            with torch.no_grad():
+                x = module(z.clone())
+        # The module's own forward runs here; whatever it raises is the reason.
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"for float64 {self.given}s of shape {shape} it raises {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(x, Tensor):
+            raise UnsupportedModelError(f"it returns a {type(x).__name__}; a {self.whole} returns one tensor")
+        if not x.is_floating_point():
+            raise UnsupportedModelError(f"it returns {x.dtype} numbers; a {self.whole} returns real ones")
+        if x.dim() == 0 or len(x) != len(z) or not x.numel():
+            raise UnsupportedModelError(
+                f"it maps {self.given}s of shape {shape} to {_a(self.result)} of shape {tuple(x.shape)}; the batch "
+                "axis must stay the first"
+            )
+        if not x.isfinite().all():
+            raise UnsupportedModelError(f"it maps {self.drawn} to NaN or infinite {self.result}s")
+        return x
 
 
-def _evaluate(module: nn.Module, z: Tensor) -> Tensor:
-    """The module's output, if it is one for each code."""
-    shape = tuple(z.shape)
-    try:
-        with torch.no_grad():
-            x = module(z.clone())
-    # The module's own forward runs here; whatever it raises is the reason.
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"for float64 codes of shape {shape} it raises {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(x, Tensor):
-        raise UnsupportedModelError(f"it returns a {type(x).__name__}; a generator returns one tensor")
-    if not x.is_floating_point():
-        raise UnsupportedModelError(f"it returns {x.dtype} numbers; a generator returns real ones")
-    if x.dim() == 0 or len(x) != len(z) or not x.numel():
-        raise UnsupportedModelError(
-            f"it maps codes of shape {shape} to an output of shape {tuple(x.shape)}; the batch axis must stay the first"
-        )
-    if not x.isfinite().all():
-        raise UnsupportedModelError("it maps codes drawn from N(0, I) to NaN or infinite outputs")
-    return x
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+_CODES = Trial()
+
+
+def as_module(function: Callable[..., Any], x: Tensor) -> nn.Module:
+    """A function as a module, itself if it is one: computed in the precision of its own constants if it has any.
+
+    Args:
+        x: an input that it is tried on.
+    """
+    if isinstance(function, nn.Module):
+        return function
+    works = []
+    for dtype in (torch.float64, torch.float32):
+        with suppress(Exception), torch.no_grad():
+            y = function(x.to(dtype))
+            works += [dtype] if isinstance(y, Tensor) and y.dtype == dtype else []
+    return _Function(function, works[0] if len(works) == 1 else None)
+
+
+class _Function(nn.Module):
+    """A function computed in ``dtype``, or in that of its input."""
+
+    def __init__(self, function: Callable[..., Any], dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.function, self.own = function, dtype
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.function(x if self.own is None else x.to(self.own))
+        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -128,24 +199,32 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-def _check_derivatives(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
-    """The network, differentiated in the mode that works: what the first of these codes show that have no kink near."""
+def differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float = 1.0) -> OpaqueNetwork:
+    """The network, differentiated in the mode that works: what the first of these codes show that have no kink near.
+
+    Args:
+        z: codes, (B, k).
+        lengths: of the entries of the directions along which it is tried, (B, k) or one for all.
+
+    Raises:
+        UnsupportedModelError: PyTorch's derivatives at z are not those of finite differences.
+    """
     for scale in _SCALES[:-1]:
         with suppress(UnsupportedModelError):
-            return _differentiated(network, scale * z)
-    return _differentiated(network, _SCALES[-1] * z)
+            return _differentiated(network, scale * z, lengths)
+    return _differentiated(network, _SCALES[-1] * z, lengths)
 
 
-def _differentiated(network: OpaqueNetwork, z: Tensor) -> OpaqueNetwork:
+def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
     """The same at codes z, by comparing with finite differences.
 
     For directions d and weights v, forward mode gives J d, reverse mode J^T v, and v . J d = J^T v . d.
     """
     rng = stream("trial directions")
-    d = torch.from_numpy(rng.standard_normal((2, z.shape[1])))
+    d = torch.from_numpy(rng.standard_normal((2, 1, z.shape[1]))) * lengths
     v = torch.from_numpy(rng.standard_normal((len(z), network.output_dim)))
     gradient = _gradient(network, z, v)
-    pulled = gradient @ d[0]
+    pulled = (gradient * d[0]).sum(dim=1)
     try:
         along = network.push(z, d)[1][:, 0]
     # What PyTorch raises where it has no forward-mode formula is not documented.
@@ -172,7 +251,7 @@ def _compare(network: OpaqueNetwork, z: Tensor, d: Tensor, off: Callable[[Tensor
 
 def _agree(error: Tensor, size: Tensor) -> None:
     if not size:
-        raise UnsupportedModelError("its derivative is zero at random codes, though its output changes with the code")
+        raise UnsupportedModelError("its derivative is zero at random inputs, though its output changes with them")
     share = float(error.abs().max() / size)
     if not share <= _CLOSE:
         raise UnsupportedModelError(
@@ -195,7 +274,7 @@ def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
 # --- size -------------------------------------------------------------------------------------------------------------
 
 
-def _width(module: nn.Module, z: Tensor) -> int:
+def width_of(module: nn.Module, z: Tensor) -> int:
     """The most numbers in any tensor that the module computes, for each code.
 
     Tensors that do not depend on the code, such as weights, drop out of the difference between two batch sizes.

@@ -26,7 +26,7 @@ from unrelu.loaders import from_torch
         (lambda z, w: z.exp().detach(), "its derivative is off by 1 of that of finite|cannot be differentiated"),
         (lambda z, w: z.exp().detach() + z, "its derivative is off by"),
         (lambda z, w: z.exp() + (z.round() - z).detach(), "its derivative is off by"),
-        (lambda z, w: z.exp().sign() * (z > 0) + z.round(), "its derivative is zero at random codes, though"),
+        (lambda z, w: z.exp().sign() * (z > 0) + z.round(), "its derivative is zero at random inputs, though"),
         (lambda z, w: Rounded.apply(5 * z).exp(), "its derivative is off by"),
         (lambda z, w: torch.log(z), "it maps codes drawn from N.0, I. to NaN or infinite outputs"),
         (lambda z, w: torch.fft.fft(z), "it returns torch.complex128 numbers; a generator returns real ones"),

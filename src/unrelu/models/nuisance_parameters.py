@@ -1,0 +1,273 @@
+"""Nuisance parameters: a generator with further latent coordinates that change its output, such as scale and offset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import special
+from torch import Tensor, nn
+
+from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator, as_generator, by, numbers
+from unrelu.models.opaque_network import OpaqueNetwork, frozen
+from unrelu.models.torch_opaque import Trial, as_module, differentiated
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
+
+Array = npt.NDArray[np.float64]
+
+_SCALE = (0.5, 2.0)
+_TRIAL = Trial("function of outputs", "output", "output", "outputs of the generator")
+_SHARPEST = math.sqrt(2 * math.pi)
+
+
+@dataclass(frozen=True, eq=False)
+class ExtendedGenerator(Generator):
+    r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u stand for nuisance parameters t.
+
+    .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i)
+
+    with the bounds :math:`a_i, b_i` of each parameter and the distribution function :math:`\Phi` of N(0, 1): for
+    :math:`u_i \sim N(0, 1)`, as all latent coordinates are taken to be, a parameter is uniform within its bounds, and
+    no code leaves them. :func:`extend` makes it; :meth:`split` and :meth:`join` go from codes to parameters and back.
+
+    The Jacobian is that of G, pushed through f by forward-mode differentiation, beside the derivatives by t.
+
+    Args:
+        base: G.
+        function: f, from G(z) and t in one vector.
+        names: of the parameters.
+        bounds: (p, 2).
+        latent_shape: (k + p,).
+        dtype, device: where and how it is evaluated.
+    """
+
+    base: Generator
+    function: OpaqueNetwork = field(repr=False)
+    names: tuple[str, ...]
+    bounds: Array
+    latent_shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+
+    reason = "a generator extended by nuisance parameters is no chain of layers"
+
+    @property
+    def output_shape(self) -> Shape:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
+        """Shape of one output."""
+        return self.function.output_shape
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """The most numbers that evaluating one code holds in one tensor."""
+        return max(self.base.width, self.function.width)
+
+    @computing()
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ExtendedGenerator:
+        """The same generator evaluated in another dtype or on another device."""
+        dtype, device = self._place(dtype, device)
+        base, function = self.base.to(dtype, device), self.function.to(dtype, device)
+        return replace(self, base=base, function=function, dtype=dtype, device=device)
+
+    def smoothed(self, share: float) -> Generator:
+        """The extension of the smoothed generator; itself if its layers are not known."""
+        base = self.base.smoothed(share)
+        return self if base is self.base else replace(self, base=base)
+
+    # --- codes and parameters --------------------------------------------------------------------------------------
+
+    def split(self, z: npt.ArrayLike) -> tuple[Array, dict[str, Any]]:
+        """The codes of the generator that was extended, (k,) or (B, k), and the parameters by name: numbers, or (B,).
+
+        Raises:
+            InputError: z is no code of this generator.
+        """
+        codes = self._codes(z).cpu().double().numpy()
+        k = self.base.latent_dim
+        low, high = self.bounds.T
+        values = low + (high - low) * special.ndtr(codes[..., k:])
+        return codes[..., :k], {name: values[..., i][()] for i, name in enumerate(self.names)}
+
+    def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
+        """The codes (k + p,) or (B, k + p) of codes (k,) or (B, k) and parameters, a number or (B,) each.
+
+        Raises:
+            InputError: z is no code of the generator that was extended, or a parameter is not within its bounds.
+            OptionError: a parameter is missing or unknown.
+        """
+        codes = self.base._codes(z).cpu().double().numpy()
+        if set(parameters) != set(self.names):
+            raise OptionError(f"join takes {', '.join(self.names)}; it was given {', '.join(parameters) or 'none'}")
+        columns = [codes]
+        for name, (low, high) in zip(self.names, self.bounds, strict=True):
+            value = numbers(parameters[name], name)
+            if not ((value > low) & (value < high)).all():
+                raise InputError(f"{name} must be within its bounds, above {low:g} and below {high:g}")
+            u = special.ndtri((value - low) / (high - low))
+            columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
+        return np.concatenate(columns, axis=-1)
+
+    # --- PyTorch, flat, batched ------------------------------------------------------------------------------------
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G'(z) as (B, n) for z of shape (B, k + p), differentiable by PyTorch."""
+        k = self.base.latent_dim
+        return self.function.forward(torch.cat([self.base.forward(z[:, :k]), self._parameters(z[:, k:])], dim=1))
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G'(z) as (B, n) and its transposed Jacobian as (B, k + p, n)."""
+        k = self.base.latent_dim
+        x, tangents = self.base.linearize(z[:, :k])
+        u = z[:, k:]
+        slopes = torch.exp(-0.5 * u * u) / _SHARPEST * self._ends(z)[1]
+        at = torch.cat([x, self._parameters(u)], dim=1)
+        directions = at.new_zeros(len(z), z.shape[1], at.shape[1])
+        directions[:, :k, : x.shape[1]] = tangents
+        directions[:, k:, x.shape[1] :] = torch.diag_embed(slopes)
+        return self.function.along(at, directions)
+
+    def _parameters(self, u: Tensor) -> Tensor:
+        low, extent = self._ends(u)
+        parameters: Tensor = low + extent * torch.special.ndtr(u)
+        return parameters
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = torch.from_numpy(self.bounds.T.copy()).to(like)
+        return low, high - low
+
+    def __str__(self) -> str:
+        named = zip(self.names, self.bounds, strict=True)
+        ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in named)
+        return f"ExtendedGenerator {self.latent_dim} -> {by(self.output_shape)}: {ranges}\n{self.base}"
+
+
+@computing()
+def extend(
+    network: Generator,
+    function: Callable[..., Tensor] | None = None,
+    *,
+    scale: tuple[float, float] | bool = False,
+    offset: tuple[float, float] | bool = False,
+    shift: tuple[float, float] | bool = False,
+    **bounds: tuple[float, float],
+) -> ExtendedGenerator:
+    r"""A generator with further latent coordinates: nuisance parameters of the measurement, within bounds.
+
+    .. math:: G'(z, u) = s \cdot S_d \, f(G(z), t) + o
+
+    with scale s, shift d and offset o, each if it is asked for, and a function f of your own. A parameter is uniform
+    within its bounds if its latent coordinate u is N(0, 1), as the others are. ``split(r.z)`` of the
+    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` gives the parameters of a result. An extended
+    generator has no known layers: methods that search the latent space take it.
+
+    Args:
+        network: G.
+        function: f(x, name=t, ...), with outputs x of G as (B, \*output_shape) and each parameter of ``bounds`` by its
+            name, shaped to multiply them; differentiable PyTorch, each row on its own. It may return another shape.
+        scale: the bounds (low, high) of s; True for (0.5, 2).
+        offset: those of o; True for minus and plus half the largest output of a few draws.
+        shift: those of d, by which outputs move along their last axis, in samples and fractions of them: linear
+            interpolation, and beyond the ends the end values. True for (-1, 1).
+        **bounds: those of the parameters of f, by name.
+
+    Raises:
+        InputError: bounds that are none, or f cannot be used.
+        OptionError: there is no parameter, or parameters without f.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> lifted = unrelu.extend(net, offset=(-1, 1))
+    >>> r = unrelu.invert(lifted, net([0.5]) + 0.3)
+    >>> z, found = lifted.split(r.z)
+    >>> z.round(6), round(float(found["offset"]), 6)
+    (array([0.5]), 0.3)
+    """
+    as_generator(network)
+    named = {"shift": shift, "scale": scale, "offset": offset}
+    usual = {"shift": (-1.0, 1.0), "scale": _SCALE, "offset": (-0.5, 0.5)}
+    if offset is True:
+        usual["offset"] = (-0.5 * network.typical_output, 0.5 * network.typical_output)
+    if bounds and function is None:
+        raise OptionError(
+            f"{', '.join(bounds)}: bounds of parameters that no function takes; pass f(x, {', '.join(bounds)}) as well"
+        )
+    own = {name: usual[name] if given is True else given for name, given in named.items() if given is not False}
+    ends = {name: _ends(name, given) for name, given in {**bounds, **own}.items()}
+    if not ends:
+        raise OptionError("there is nothing to extend by: pass scale=, offset=, shift=, or a function with its bounds")
+    module = _Change(network.output_shape, function, tuple(bounds), tuple(own))
+    table = np.array(list(ends.values()))
+    table.setflags(write=False)
+    k = network.latent_dim
+    return ExtendedGenerator(
+        network, _checked(module, network, table), tuple(ends), table, (k + len(ends),), network.dtype, network.device
+    )
+
+
+def _ends(name: str, given: Any) -> tuple[float, float]:
+    ends = numbers(given, name)
+    if ends.shape != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
+        raise InputError(f"{name}={given!r} must be two numbers, a lower and a higher bound")
+    return float(ends[0]), float(ends[1])
+
+
+def _checked(module: _Change, network: Generator, bounds: Array) -> OpaqueNetwork:
+    """The change of outputs as a function of one vector, if a trial shows that it is one."""
+    outputs = torch.tensor(network.typical_outputs)
+    x = outputs[outputs.norm(dim=1).argsort(descending=True)[:2]]
+    low, high = bounds.T
+    drawn = low + (high - low) * stream("trial parameters").uniform(0.2, 0.8, (2, len(bounds)))
+    at = torch.cat([x, torch.from_numpy(drawn)], dim=1)
+    lengths = torch.cat([x.abs(), torch.from_numpy(0.1 * (high - low)).expand(2, -1)], dim=1)
+    given = module if isinstance(module.function, nn.Module) else as_module(module.forward, at)
+    try:
+        copy = frozen(given, torch.float64, torch.device("cpu")).eval()
+        width, shape = _TRIAL.sizes(copy, at)
+        function = OpaqueNetwork(copy, (at.shape[1],), ExtendedGenerator.reason, shape, width)
+        return differentiated(function, at, lengths).to(network.dtype, network.device)
+    except UnsupportedModelError as error:
+        raise InputError(f"the function of outputs and parameters cannot be used: {error}") from error
+
+
+class _Change(nn.Module):
+    """f, then shift, scale and offset, of outputs and parameters in one vector."""
+
+    def __init__(
+        self, shape: Shape, function: Callable[..., Tensor] | None, names: tuple[str, ...], own: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.shape, self.function, self.names, self.own = shape, function, names, own
+
+    def forward(self, joint: Tensor) -> Any:
+        n = math.prod(self.shape)
+        x: Any = joint[:, :n].reshape(-1, *self.shape)
+        values = dict(zip((*self.names, *self.own), joint[:, n:].T, strict=True))
+        if self.function is not None:
+            x = self.function(x, **{name: _beside(values[name], x) for name in self.names})
+        if "shift" in values:
+            x = _shifted(x, _beside(values["shift"], x))
+        if "scale" in values:
+            x = x * _beside(values["scale"], x)
+        return x + _beside(values["offset"], x) if "offset" in values else x
+
+
+def _beside(value: Tensor, x: Tensor) -> Tensor:
+    """A parameter of each output, (B,), shaped to multiply outputs (B, ...)."""
+    return value.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _shifted(x: Tensor, d: Tensor) -> Tensor:
+    """x(i - d) along the last axis, by linear interpolation; beyond the ends the end values."""
+    n = x.shape[-1]
+    at = (torch.arange(n, dtype=x.dtype, device=x.device) - d).clamp(0, n - 1)
+    left = at.detach().floor().clamp(max=max(n - 2, 0))
+    index = left.long().expand(x.shape)
+    share = at - left
+    return (1 - share) * x.gather(-1, index) + share * x.gather(-1, (index + 1).clamp(max=n - 1))

@@ -1,0 +1,1 @@
+"""Measurements of other kinds than linear ones with Gaussian noise."""

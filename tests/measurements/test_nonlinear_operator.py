@@ -1,0 +1,300 @@
+"""Measurements that are differentiable functions of the output: what they compute, invert and refuse."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import unrelu
+from tests.opaque_modules import OPAQUE
+from tests.support import random_network
+from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.measurements import Identity, NonlinearOperator, read_operator
+from unrelu.methods import METHODS
+from unrelu.result import Status
+from unrelu.runs.manifest import fingerprint
+
+K, N, M = 4, 60, 50
+NETWORK = random_network((K, 30, N), seed=1)
+RNG = np.random.default_rng(8)
+F = torch.from_numpy(RNG.standard_normal((M, N)) + 1j * RNG.standard_normal((M, N)))
+
+
+def magnitudes(x):
+    """|F x|, F complex: phase retrieval."""
+    return (x.to(F.dtype) @ F.T).abs()
+
+
+def saturated(x):
+    return torch.tanh(x / 2)
+
+
+class Exposure(nn.Module):
+    """Pictures of (3, 4, 5), averaged over their channels and saturated: a module with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((3, 1, 1), 0.5))
+
+    def forward(self, x):
+        return 1 - torch.exp(-(self.gain * x).sum(1))
+
+
+class NoForwardMode(torch.autograd.Function):
+    """tanh, of which PyTorch is told the backward pass only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return g * (1 - y * y)
+
+
+def codes(batch=3):
+    return np.random.default_rng(3).standard_normal((batch, K))
+
+
+def read(function, network=NETWORK):
+    operator = read_operator(function, network.output_shape, (), network)
+    assert isinstance(operator, NonlinearOperator)
+    return operator
+
+
+# --- what it computes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [magnitudes, saturated, NoForwardMode.apply])
+def test_the_derivative_is_that_of_autograd(function):
+    operator = read(function)
+    x = torch.from_numpy(RNG.standard_normal((3, N)))
+    t = torch.from_numpy(RNG.standard_normal((3, K, N)))
+    values, pushed = operator.linearize(x, t)
+    torch.testing.assert_close(values, function(x))
+    for row in range(3):
+        jacobian = torch.autograd.functional.jacobian(lambda v: function(v[None])[0], x[row])
+        torch.testing.assert_close(pushed[row], t[row] @ jacobian.T)
+    assert operator.function.forward_mode == (function in (magnitudes, saturated))
+
+
+def test_a_module_sees_the_outputs_in_their_shape_and_is_not_changed():
+    module = Exposure()
+    operator = read_operator(module, (3, 4, 5), ())
+    x = RNG.random((2, 3, 4, 5))
+    expected = 1 - np.exp(-0.5 * x.sum(axis=1))
+    np.testing.assert_allclose(operator.values(x.reshape(2, -1)), expected.reshape(2, -1))
+    assert (operator.shape, operator.n, operator.m) == ((4, 5), 60, 20)
+    assert module.gain.dtype == torch.float32
+    assert module.gain.requires_grad
+    assert module.training
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_constants_may_be_of_either_precision(dtype, digits):
+    a = F.real.to(dtype)
+    operator = read(lambda x: torch.tanh(x @ a.T))
+    x = torch.from_numpy(RNG.standard_normal((2, N)))
+    expected = torch.tanh(x @ a.double().T)
+    torch.testing.assert_close(operator.forward(x), expected, rtol=digits, atol=digits)
+    single = operator.to(torch.float32, torch.device("cpu")).forward(x.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_number_for_each_output_is_a_measurement():
+    operator = read(lambda x: x.square().sum(1))
+    assert (operator.shape, operator.m) == ((1,), 1)
+
+
+# --- what it inverts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [NETWORK, OPAQUE["residual"]], ids=["chain", "opaque"])
+@pytest.mark.parametrize("function", [magnitudes, saturated])
+def test_auto_finds_the_codes(network, function):
+    function = function if network.output_dim == N else saturated
+    z = np.random.default_rng(3).standard_normal((5, network.latent_dim))
+    x = network(z)
+    y = function(torch.from_numpy(x)).numpy()
+    r = unrelu.invert(network, y, operator=function)
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    np.testing.assert_allclose(r.reconstruction, x, atol=1e-6)  # the output itself, not what was measured of it
+    assert (r.residual("linf") <= 1e-8 * np.abs(y).max(axis=1)).all()
+    assert r.identifiable.all()
+    assert (r.rank == network.latent_dim).all()
+
+
+def test_noise_is_judged_and_its_residual_is_that_of_the_measurement():
+    y = saturated(torch.from_numpy(NETWORK(codes(40)))).numpy()
+    y += 0.02 * RNG.standard_normal(y.shape)
+    r = unrelu.invert(NETWORK, y, operator=saturated, noise="gaussian:0.02")
+    assert r.success.mean() >= 0.9
+    by_hand = np.linalg.norm(y - np.tanh(r.reconstruction / 2), axis=1)
+    np.testing.assert_allclose(r.residual(), by_hand)
+    assert not unrelu.invert(NETWORK, y, operator=saturated, noise="gaussian:0.01").success.any()
+
+
+def test_entries_may_differ_in_their_errors_or_depend_on_each_other():
+    sizes = RNG.uniform(0.01, 0.1, N)
+    y = saturated(torch.from_numpy(NETWORK(codes(10)))).numpy() + sizes * RNG.standard_normal((10, N))
+    by_size = unrelu.invert(NETWORK, y, operator=saturated, noise=unrelu.Gaussian(sizes))
+    by_covariance = unrelu.invert(NETWORK, y, operator=saturated, noise=unrelu.Gaussian(covariance=np.diag(sizes**2)))
+    assert by_size.success.mean() >= 0.8
+    np.testing.assert_allclose(by_size.p_value, by_covariance.p_value, atol=1e-6)
+    np.testing.assert_allclose(by_size.z, by_covariance.z, atol=1e-4)
+    weighted = lambda z: np.square((y - np.tanh(NETWORK(z) / 2)) / sizes).sum(axis=1)  # noqa: E731
+    assert (weighted(by_size.z) <= weighted(codes(10))).all()
+
+
+def test_counts_may_be_of_a_function():
+    """A detector that saturates: its counts are Poisson about 200 tanh(x / 2)."""
+    rate = 200 * np.tanh(NETWORK(codes(10)) / 2)
+    y = np.random.default_rng(6).poisson(rate)
+    r = unrelu.invert(NETWORK, y, operator=lambda x: 200 * saturated(x), noise="poisson")
+    assert r.success.mean() >= 0.8
+    assert (np.linalg.norm(r.z - codes(10), axis=1) < 0.3 * np.linalg.norm(codes(10), axis=1)).mean() >= 0.8
+
+
+@pytest.mark.parametrize("method", ["lm", "adam", "gradient_descent", "ilo"])
+def test_methods_that_need_no_adjoint_go_down_the_composition(method):
+    z = codes()
+    y = saturated(torch.from_numpy(NETWORK(z))).numpy()
+    start = z + 0.01
+    options = {"restarts": 1} if method == "adam" else {}
+    r = unrelu.invert(NETWORK, y, method, operator=saturated, z0=start, **options)
+    before = np.square(y - np.tanh(NETWORK(start) / 2)).sum(axis=1)
+    assert (r.fun <= 0.1 * before).all()
+    np.testing.assert_allclose(r.fun, np.square(y - np.tanh(NETWORK(r.z) / 2)).sum(axis=1), rtol=1e-6, atol=1e-20)
+
+
+def test_a_linear_function_gives_what_its_matrix_gives():
+    a = F.real
+    y = NETWORK(codes()) @ a.numpy().T
+    by_function = unrelu.invert(NETWORK, y, operator=lambda x: x @ a.T)
+    by_matrix = unrelu.invert(NETWORK, y, operator=a.numpy())
+    np.testing.assert_allclose(by_function.z, by_matrix.z, atol=1e-7)
+
+
+@pytest.mark.parametrize("exponent", [-200, -60, 60, 200])
+def test_units_do_not_matter(exponent):
+    """Outputs in units 2^exponent times smaller, of which the function knows: the same codes."""
+    layers = NETWORK.layers
+    large = unrelu.from_arrays(
+        [layers[0].matrix(), np.ldexp(layers[1].matrix(), exponent)], [layers[0].bias(), layers[1].bias()]
+    )
+    y = saturated(torch.from_numpy(NETWORK(codes()))).numpy()
+    given = {"operator": lambda x: saturated(2.0**-exponent * x)}
+    r = unrelu.invert(large, y, **given)
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, codes(), atol=1e-6)
+    scaled = unrelu.invert(large, np.ldexp(y, exponent), operator=lambda x: 2.0**exponent * given["operator"](x))
+    assert set(scaled.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(scaled.z, codes(), atol=1e-6)
+
+
+def test_codes_may_have_bounds_and_the_function_is_tried_within_them():
+    """Outputs of codes in the box are positive, those of N(0, 1) are not."""
+    net = unrelu.from_arrays([RNG.uniform(0.1, 1, (20, 3))], activation="identity")
+    z = RNG.uniform(5, 9, (4, 3))
+    r = unrelu.invert(net, np.log(net(z)), operator=torch.log, bounds=(5, 9))
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    with pytest.raises(InputError, match="NaN or infinite measurements"):
+        unrelu.invert(net, np.log(net(z)), operator=torch.log)
+
+
+def test_calibration_and_identifiability_take_it():
+    found = unrelu.calibrate(NETWORK, saturated, "gaussian:0.05", observations=20)
+    assert 0 <= found.reached <= 1
+    told = unrelu.identifiability(NETWORK, codes(), saturated)
+    jacobian = (1 - np.tanh(NETWORK(codes()) / 2) ** 2)[:, :, None] / 2 * NETWORK.jacobian(codes())
+    np.testing.assert_allclose(told.sigma_min, np.linalg.svd(jacobian, compute_uv=False)[:, -1])
+
+
+def test_a_run_takes_it(tmp_path):
+    y = saturated(torch.from_numpy(NETWORK(codes(6)))).numpy()
+    run = unrelu.run(NETWORK, y, tmp_path / "run", operator=saturated, chunk=3, workers=1)
+    np.testing.assert_allclose(run.read("codes"), codes(6), atol=1e-6)
+    elsewhere = pickle.loads(pickle.dumps(read(saturated)))  # what workers are sent
+    np.testing.assert_array_equal(elsewhere.values(NETWORK(codes())), read(saturated).values(NETWORK(codes())))
+
+
+def test_its_fingerprint_is_what_it_does():
+    same, other = read(lambda x: torch.tanh(x / 2)), read(lambda x: torch.tanh(x / 3))
+    assert fingerprint(read(saturated)) == fingerprint(same)
+    assert fingerprint(same) != fingerprint(other)
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.detach().exp(), "it cannot be differentiated: RuntimeError: element 0 of tensors"),
+        (lambda x: x + x.detach().exp(), "its derivative is off by .* rounding, detach"),
+        (lambda x: torch.round(10 * x), "its derivative is zero at random inputs, though its output changes"),
+        (lambda x: np.tanh(x.numpy()), "it returns a ndarray; a measurement returns one tensor"),
+        (lambda x: x.sum(), r"it maps outputs of shape \(2, 60\) to a measurement of shape \(\); the batch axis"),
+        (lambda x: x[:1], r".*to a measurement of shape \(1, 60\); the batch axis must stay the first"),
+        (lambda x: x.T, r".*to a measurement of shape \(60, 2\); the batch axis must"),
+        (lambda x: x - x.mean(0), "an output has another measurement alone than in a batch; each measurement"),
+        (lambda x: x + torch.randn_like(x), "it draws random numbers; a measurement must be deterministic"),
+        (torch.fft.fft, "it returns torch.complex128 numbers; a measurement returns real ones"),
+        (lambda x: torch.log(x - 1e9), "it maps outputs of the generator to NaN or infinite measurements"),
+        (lambda x: 0 * x, "two random outputs have the same measurement; it does not depend on the output"),
+        (lambda x: x @ torch.ones(3, 2), r"for float64 outputs of shape \(2, 60\) it raises RuntimeError: .*"),
+    ],
+)  # fmt: skip
+def test_functions_that_are_no_measurements_are_refused(function, message):
+    with pytest.raises(
+        InputError, match=f"(?s)operator= is a function that cannot be used as a measurement: {message}"
+    ):
+        unrelu.invert(NETWORK, np.ones(N), operator=function)
+
+
+def test_observations_have_the_shape_of_what_it_gives():
+    with pytest.raises(InputError, match=r"y has shape \(60,\), operator= gives \(50,\); pass that shape or a batch"):
+        unrelu.invert(NETWORK, np.ones(N), operator=magnitudes)
+
+
+LAYERWISE = [name for name, entry in METHODS.items() if entry.layerwise]
+
+
+@pytest.mark.parametrize("method", [*LAYERWISE, "plugin", "projected"])
+@pytest.mark.parametrize("last", ["relu", "identity"])
+def test_methods_that_need_a_linear_measurement_say_so(method, last):
+    network = random_network((K, 30, N), seed=1, last=last)
+    with pytest.raises(UnsupportedModelError, match=r"a function, which is not taken to be linear.*use method='auto'"):
+        unrelu.invert(network, np.full(N, 0.5), method, operator=saturated)
+    if method in LAYERWISE:
+        with pytest.raises(UnsupportedModelError, match="a function, which is not taken to be linear"):
+            unrelu.invert(network, np.full(N, 0.5), "lm", start=method, operator=saturated)
+
+
+def test_nothing_is_certified_of_it():
+    with pytest.raises(UnsupportedModelError, match="is not taken to be linear: what is certified is a minimum over"):
+        unrelu.certify(NETWORK, np.full(N, 0.5), operator=saturated)
+
+
+@pytest.mark.parametrize("norm", ["l1", "linf"])
+def test_other_norms_have_the_least_squares_code(norm):
+    y = saturated(torch.from_numpy(NETWORK(codes()))).numpy() + 0.01 * RNG.standard_normal((3, N))
+    r = unrelu.invert(NETWORK, y, operator=saturated, norm=norm)
+    assert set(r.status) == {Status.LEAST_SQUARES}
+
+
+def test_a_linear_operator_has_its_directions_whatever_the_output():
+    t = torch.from_numpy(RNG.standard_normal((2, K, N)))
+    values, pushed = Identity((N,), N).linearize(t[:, 0], t)
+    assert torch.equal(values, t[:, 0])
+    assert torch.equal(pushed, t)

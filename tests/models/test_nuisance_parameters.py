@@ -1,0 +1,232 @@
+"""Generators with nuisance parameters: what they put out, their Jacobian, what is found, what is refused."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import unrelu
+from tests.opaque_modules import OPAQUE
+from tests.support import random_network
+from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.methods import METHODS
+from unrelu.models.nuisance_parameters import ExtendedGenerator
+from unrelu.result import Status
+from unrelu.runs.manifest import fingerprint
+
+K, N = 4, 60
+# Biases: a ReLU network without them is homogeneous, so that the length of its code is its scale.
+NETWORK = random_network((K, 30, N), seed=2, bias=True)
+GRID = torch.linspace(-1, 1, N, dtype=torch.float64)
+
+
+def continuum(x, slope, curve):
+    return x * (1 + slope * GRID.to(x.dtype) + curve * GRID.to(x.dtype) ** 2)
+
+
+EVERY = {
+    "scale": {"scale": (0.5, 2)},
+    "offset": {"offset": (-1, 1)},
+    "shift": {"shift": (-2, 2)},
+    "all": {"scale": (0.2, 5), "offset": True, "shift": True},
+    "function": {"function": continuum, "slope": (-0.3, 0.3), "curve": (-0.3, 0.3)},
+    "function and scale": {"function": continuum, "slope": (-0.3, 0.3), "curve": (-0.3, 0.3), "scale": True},
+}
+every_extension = pytest.mark.parametrize("name", EVERY)
+
+
+def extended(name, network=NETWORK):
+    options = dict(EVERY[name])
+    return unrelu.extend(network, options.pop("function", None), **options)
+
+
+def codes(network, batch=4):
+    return np.random.default_rng(3).standard_normal((batch, network.latent_dim))
+
+
+# --- what it computes -------------------------------------------------------------------------------------------------
+
+
+def test_it_is_the_generator_shifted_scaled_and_offset():
+    net = unrelu.extend(NETWORK, scale=(0.5, 2), offset=(-1, 1), shift=(-3, 3))
+    z = codes(NETWORK)
+    scale, offset, shift = np.array([0.6, 1.0, 1.5, 1.9]), np.array([-0.9, 0.0, 0.3, 0.9]), np.array([-2.5, 0, 1, 2.25])
+    moved = [np.interp(np.arange(N) - d, np.arange(N), x) for d, x in zip(shift, NETWORK(z), strict=True)]
+    expected = scale[:, None] * np.array(moved) + offset[:, None]
+    np.testing.assert_allclose(net(net.join(z, scale=scale, offset=offset, shift=shift)), expected, atol=1e-12)
+
+
+def test_a_function_comes_first_and_takes_parameters_by_name():
+    net = extended("function and scale")
+    z = codes(NETWORK)
+    x = NETWORK(z) * (1 + 0.1 * GRID.numpy() - 0.2 * GRID.numpy() ** 2)
+    np.testing.assert_allclose(net(net.join(z, scale=1.5, slope=0.1, curve=-0.2)), 1.5 * x, atol=1e-12)
+
+
+def test_parameters_are_uniform_within_their_bounds():
+    net = unrelu.extend(NETWORK, scale=(0.5, 2))
+    _, found = net.split(np.random.default_rng(1).standard_normal((4000, K + 1)))
+    assert stats.kstest(found["scale"], stats.uniform(0.5, 1.5).cdf).pvalue > 0.01
+    assert net.split(np.full(K + 1, 40.0))[1]["scale"] == 2
+
+
+@every_extension
+def test_split_undoes_join(name):
+    net = extended(name)
+    z = codes(net)
+    own, found = net.split(z)
+    np.testing.assert_allclose(net.join(own, **found), z, atol=1e-12)
+    one, alone = net.split(z[0])
+    assert one.shape == (K,)
+    assert {key: float(value) for key, value in alone.items()} == {key: value[0] for key, value in found.items()}
+
+
+@every_extension
+@pytest.mark.parametrize("base", [NETWORK, OPAQUE["residual"]], ids=["chain", "opaque"])
+def test_the_jacobian_is_that_of_finite_differences(name, base):
+    if "function" in name and base.output_dim != N:
+        base = random_network((K, 30, N), "sigmoid", seed=2)
+    net = extended(name, base)
+    z = codes(net)
+    steps = 1e-6 * np.eye(net.latent_dim)
+    slopes = np.stack([(net(z + step) - net(z - step)) / 2e-6 for step in steps], axis=2)
+    np.testing.assert_allclose(net.jacobian(z), slopes, atol=1e-6 * np.abs(slopes).max())
+    _, gradient = torch.autograd.functional.vjp(net.forward, torch.from_numpy(z), torch.ones(slopes.shape[:2]).double())
+    np.testing.assert_allclose(gradient, net.jacobian(z).sum(axis=1), atol=1e-9)
+
+
+@every_extension
+def test_single_precision_agrees(name):
+    net = extended(name)
+    single = net.to(torch.float32)
+    z = codes(net)
+    np.testing.assert_allclose(single(z), net(z), atol=1e-4)
+    np.testing.assert_allclose(single.jacobian(z), net.jacobian(z), atol=1e-4)
+    assert single.to(torch.float64).dtype == torch.float64
+
+
+def test_the_kinks_that_are_rounded_off_are_those_of_the_generator():
+    net = extended("scale")
+    z = net.join(codes(NETWORK), scale=1.5)
+    np.testing.assert_allclose(net.smoothed(0.3)(z), 1.5 * NETWORK.smoothed(0.3)(codes(NETWORK)), atol=1e-12)
+    opaque = unrelu.extend(OPAQUE["residual"], scale=True)
+    assert opaque.smoothed(0.3) is opaque
+
+
+# --- what is found ----------------------------------------------------------------------------------------------------
+
+
+@every_extension
+def test_codes_and_parameters_are_found(name):
+    net = extended(name)
+    z = codes(net, 6)
+    y = net(z)
+    r = unrelu.invert(net, y)
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    np.testing.assert_allclose(r.reconstruction, y, atol=1e-8)
+
+
+def test_a_scale_that_the_code_has_already_is_told():
+    homogeneous = random_network((K, 30, N), seed=2)
+    net = unrelu.extend(homogeneous, scale=(0.5, 2))
+    r = unrelu.invert(net, net(codes(net)[0]))
+    assert (r.status, r.freedom) == (Status.NOT_UNIQUE, 1)
+
+
+def test_units_do_not_matter():
+    """Fluxes of 1e-17: the same codes and parameters."""
+    tiny = unrelu.from_arrays(
+        [NETWORK.layers[0].matrix(), np.ldexp(NETWORK.layers[1].matrix(), -57)],
+        [NETWORK.layers[0].bias(), np.ldexp(NETWORK.layers[1].bias(), -57)],
+    )
+    net = unrelu.extend(tiny, scale=(0.5, 2), offset=(-(2.0**-57), 2.0**-57))
+    z = codes(net)
+    r = unrelu.invert(net, net(z))
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0, -57])
+def test_codes_may_have_bounds(exponent):
+    """Of the generator's own coordinates, in any units; those of the parameters stay as they are."""
+    tiny = unrelu.from_arrays(
+        [NETWORK.layers[0].matrix(), np.ldexp(NETWORK.layers[1].matrix(), exponent)],
+        [NETWORK.layers[0].bias(), np.ldexp(NETWORK.layers[1].bias(), exponent)],
+    )
+    net = unrelu.extend(tiny, scale=(0.5, 2))
+    lower, upper = np.array([0.0, -1, -2, -np.inf, -np.inf]), np.array([0.2, 1, 2, np.inf, np.inf])
+    z = np.random.default_rng(4).uniform(np.maximum(lower, -1.5), np.minimum(upper, 1.5), (5, K + 1))
+    r = unrelu.invert(net, net(z), bounds=(lower, upper))
+    assert set(r.status) == {Status.EXACT_FIT}
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    with pytest.raises(UnsupportedModelError, match="extended by nuisance parameters is no chain of layers"):
+        unrelu.invert(net, net(z), "linf", bounds=(lower, upper))
+
+
+def test_it_can_be_measured_by_a_function():
+    net = unrelu.extend(NETWORK, offset=(-1, 1))
+    z = codes(net)
+    y = np.tanh(net(z) / 2)
+    r = unrelu.invert(net, y, operator=lambda x: torch.tanh(x / 2))
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+
+
+def test_it_is_a_generator_for_everything_else():
+    net = extended("function and scale")
+    assert unrelu.inspect(net).identifiable > 0.9
+    assert unrelu.identifiability(net, codes(net)).identifiable.all()
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again(codes(net)), net(codes(net)))
+    assert fingerprint(again) == fingerprint(net)
+    assert fingerprint(net) != fingerprint(extended("function"))
+    assert str(net).startswith(f"ExtendedGenerator 7 -> {N}: slope -0.3 to 0.3, curve -0.3 to 0.3, scale 0.5 to 2\n")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (OptionError, {}, "there is nothing to extend by: pass scale=, offset=, shift=, or a function"),
+        (OptionError, {"tilt": (0, 1)}, "tilt: bounds of parameters that no function takes; pass f"),
+        (InputError, {"scale": (2, 0.5)}, r"scale=\(2, 0.5\) must be two numbers, a lower and a higher bound"),
+        (InputError, {"scale": 2}, "scale=2 must be two numbers"),
+        (InputError, {"offset": (0, np.inf)}, "must be two numbers, a lower and a higher bound"),
+        (InputError, {"function": lambda x: x.exp(), "tilt": (0, 1)}, "cannot be used: .* unexpected keyword.*'tilt'"),
+        (InputError, {"function": lambda x, t: t * x.detach(), "t": (1, 2)}, "its derivative is off by"),
+        (InputError, {"function": lambda x, t: t * x.mean(0), "t": (1, 2)}, "alone than in a batch; each output must"),
+        (InputError, {"function": lambda x, t: (t * x).sum(), "t": (1, 2)}, "the batch axis must stay the first"),
+    ],
+)
+def test_extensions_that_are_none_are_refused(error, options, message):
+    with pytest.raises(error, match=message):
+        unrelu.extend(NETWORK, **options)
+
+
+def test_parameters_out_of_their_bounds_are_refused():
+    net = extended("scale")
+    with pytest.raises(InputError, match=r"scale must be within its bounds, above 0.5 and below 2"):
+        net.join(codes(NETWORK), scale=2.5)
+    with pytest.raises(OptionError, match="join takes scale; it was given offset"):
+        net.join(codes(NETWORK), offset=0.0)
+    with pytest.raises(InputError, match=r"this network takes codes of shape \(5,\)"):
+        net.split(codes(NETWORK))
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.layerwise])
+def test_methods_that_need_layers_say_so(method):
+    message = f"extended by nuisance parameters is no chain of layers; method='{method}' needs a chain of layers"
+    with pytest.raises(UnsupportedModelError, match=message):
+        unrelu.invert(extended("scale"), np.ones(N), method)
+
+
+def test_it_is_made_by_extend_alone():
+    assert isinstance(extended("scale"), ExtendedGenerator)
+    with pytest.raises(OptionError, match="network is a Linear; make one with"):
+        unrelu.extend(torch.nn.Linear(2, 3), scale=True)
