@@ -36,11 +36,13 @@ def error_at(layers, y, z, norm):
 
 
 def optimum(layers, y, norm, start=np.inf, radius=np.inf, bounds=None):
-    """(lower, upper) of min F over |z_i| <= radius, or within bounds (lower, upper) of z, (k,) each: what the programs say, and the best F of a code; equal but for
-    tolerances.
+    """(lower, upper) of min F over |z_i| <= radius, or within ``bounds``: by the programs, and of the best code.
+
+    They are equal but for tolerances.
 
     Args:
         start: F of some code, if one is known.
+        bounds: (lower, upper) of z, (k,) each.
     """
     search = Brute(layers, y, norm, (-radius, radius) if bounds is None else bounds)
     search.best = start

@@ -63,8 +63,8 @@ def decided(chain: CertifiedChain, region: Region) -> Signs:
 def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
 
-    None begins after ``end``, by ``time.perf_counter()``. The code needs none where it has bounds. Layer l is bounded by max sum h_l subject to h_l >= 0, low
-    <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
+    None begins after ``end``, by ``time.perf_counter()``. The code needs none where it has bounds. Layer l is bounded
+    by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
     """
     compile_simplex()
     lemmas: list[Lemma] = []

@@ -60,7 +60,9 @@ class ProofStatus(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    r"""Bounds on min F over all codes z, or those within ``bounds``, F(z) = \|y - A G(z)\| in the largest error ("linf") or their sum ("l1").
+    r"""Bounds on min F over all codes z, or all within ``bounds``.
+
+    F(z) = \|y - A G(z)\| is the largest error ("linf") or the sum of errors ("l1").
 
     Attributes:
         lower: no code has a smaller F. It follows from multipliers with outward rounding, not from a solver's word.

@@ -1,9 +1,9 @@
 r"""The linear relaxation of a chain at a level, and the multipliers of its solution.
 
 Every neuron is on (h = u), off (h = c u) or undecided; what is decided is substituted, so that the unknowns are the
-code, in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided neuron has h >= c u and h >= u, and, where its u
-is known to lie in [L, U], h below the chord between the ends. Deciding it later makes one of the first two rows an
-equation.
+code, in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided neuron has
+h >= c u and h >= u, and, where its u is known to lie in [L, U], h below the chord between the ends. Deciding it later
+makes one of the first two rows an equation.
 
 An output error err(v) enters by its convex envelope on the interval in which err <= level. No constant of our choice
 takes part.

@@ -42,6 +42,13 @@ Method = Annotated[
 ]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")]
 Noise = Annotated[str | None, typer.Option(help="uniform:A, gaussian:S or outliers:P, in units of the data")]
+Bounds = Annotated[
+    str | None,
+    typer.Option(
+        help="Bounds of the codes: LOW,HIGH of every coordinate (inf where there is none), or a .npz with arrays lower "
+        "and upper."
+    ),
+]
 Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
 Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]

@@ -122,6 +122,15 @@ class Bounds:
         """(lower, upper), as a user passes them; None where there are none."""
         return None if self.none else (self.lower, self.upper)
 
+    def plain(self) -> list[Any] | None:
+        """The same as JSON has it: for each end a number where all coordinates share it, else a list; "inf" as text."""
+
+        def written(end: Array) -> Any:
+            values = [x if math.isfinite(x) else str(x) for x in end.tolist()]
+            return values[0] if len(set(values)) == 1 else values
+
+        return None if self.none else [written(self.lower), written(self.upper)]
+
     def check_finite(self) -> None:
         """Refuse bounds that leave a coordinate without one of its ends, where others have one.
 
@@ -131,8 +140,8 @@ class Bounds:
         if not (self.none or self.boxed.all()):
             j = int(np.argmin(self.boxed))
             raise InputError(
-                f"bounds: coordinate {j} is between {self.lower[j]:g} and {self.upper[j]:g}; proofs need two finite ends "
-                "of every coordinate: state them all, or pass bounds=(-inf, inf) for a proof about all codes"
+                f"bounds: coordinate {j} is between {self.lower[j]:g} and {self.upper[j]:g}; proofs need two finite "
+                "ends of every coordinate: state them all, or pass bounds=(-inf, inf) for a proof about all codes"
             )
 
     def check(self, z0: Array, name: str = "z0") -> None:
