@@ -18,7 +18,7 @@ WAVELENGTHS = torch.linspace(500.0, 530.0, 150)
 LINES = torch.tensor([501.8, 504.2, 507.1, 511.4, 516.7, 517.3, 518.4, 523.3, 526.9])
 DEPTHS = torch.tensor([0.3, 0.2, 0.25, 0.15, 0.4, 0.45, 0.5, 0.2, 0.3])
 NAMES = ("temperature (K)", "velocity (km/s)", "width (km/s)", "line strength")
-LOWER, UPPER = torch.tensor([4000.0, -1000.0, 80.0, 0.2]), torch.tensor([8000.0, 1000.0, 300.0, 1.5])
+LOWER, UPPER = torch.tensor([4000.0, -400.0, 80.0, 0.2]), torch.tensor([8000.0, 400.0, 250.0, 1.5])
 
 
 def spectrum(parameters):
@@ -35,7 +35,7 @@ def spectrum(parameters):
 torch.manual_seed(1)
 torch.set_num_threads(1)
 module = nn.Sequential(
-    nn.Linear(4, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, len(WAVELENGTHS))
+    nn.Linear(4, 100), nn.LeakyReLU(), nn.Linear(100, 100), nn.LeakyReLU(), nn.Linear(100, len(WAVELENGTHS))
 )
 optimizer = torch.optim.Adam(module.parameters())
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=2000)
@@ -59,7 +59,7 @@ net = unrelu.from_arrays(
 )
 
 # --- a spectrum whose error bars grow twentyfold to the red, with a gap where the detector saw nothing ----------------
-truth = np.array([5800.0, 310.0, 120.0, 0.9])
+truth = np.array([5800.0, 310.0, 140.0, 0.9])
 sigma = np.geomspace(0.005, 0.1, 150)
 y = net(truth) + sigma * np.random.default_rng([9, 5]).normal(size=150)
 sigma[60:70] = np.inf  # nothing is known of these

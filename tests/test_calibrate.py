@@ -43,6 +43,7 @@ def problem_of(network, operator=None):
         ({"noise": NOISE, "observations": 20.0}, OptionError, "observations=20.0 must be an integer"),
         ({"noise": NOISE, "observations": True}, OptionError, "observations=True must be an integer"),
         ({"noise": NOISE, "operator": np.ones((3, 7))}, InputError, "operator"),
+        ({"noise": NOISE, "bounds": (1, 0)}, InputError, "lower bound 1"),
         ({"noise": NOISE, "seed": "one"}, OptionError, "seed='one'"),
         ({"noise": NOISE, "seed": -1}, OptionError, "seed=-1"),
     ],
@@ -70,6 +71,29 @@ def test_the_prior_is_used_afterwards():
     np.testing.assert_array_equal(after.z, before.z)
     assert (after.confidence != before.confidence).mean() > 0.9
     assert prior_for(problem_of(network, np.arange(N) > 3)) is default_prior()
+
+
+def test_it_is_about_codes_within_the_bounds(monkeypatch):
+    network, seen = rough(), []
+    real = _calibrate.chain_ends
+    monkeypatch.setattr(
+        _calibrate, "chain_ends", lambda problem, truth: seen.append((problem, truth)) or real(problem, truth)
+    )
+    lower, upper = np.array([10.0, -1.0, 0.0]), np.array([12.0, 1.0, 1e-3])
+    unrelu.calibrate(network, noise=NOISE, bounds=(lower, upper), observations=60)
+    [(problem, truth)] = seen
+    codes = problem.units.codes(truth)
+    assert ((codes >= lower) & (codes <= upper)).all()
+    assert np.abs((codes - lower).mean(axis=0) / (upper - lower) - 0.5).max() < 0.15
+    noise = problem.y - network(codes).reshape(60, N) * np.ldexp(1.0, problem.units.data)
+    assert 0.2 < noise.std() * np.ldexp(1.0, -problem.units.data) < 0.4
+
+    def prior(bounds):
+        return prior_for(Problem.build(network, np.ones((2, N)), bounds=bounds).equilibrated())
+
+    assert prior((lower, upper)) is not default_prior()
+    assert prior(None) is default_prior()
+    assert prior((lower, upper + 1)) is default_prior()
 
 
 def test_it_is_reproducible():

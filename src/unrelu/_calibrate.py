@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator, as_generator
@@ -48,14 +49,15 @@ def calibrate(
     operator: Any = None,
     noise: Noise | str | None = None,
     *,
+    bounds: Any = None,
     observations: int = 200,
     seed: int = 0,
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    Codes z ~ N(0, I) are drawn, observed as y = A G(z) + e, and searched with all that "auto" has and more. How many of
-    12 independent chains ended in the best optimum that is known is the data from which the prior of
-    :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used by each later
+    Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched with all that
+    "auto" has and more. How many of 12 independent chains ended in the best optimum that is known is the data from
+    which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used by each later
     ``invert(network, ..., operator=operator)`` in this process instead of the default. Without it, the default was
     learned on other generators.
 
@@ -64,6 +66,8 @@ def calibrate(
         operator: A, as in :func:`unrelu.invert`; of masks, one for all or a batch of them (:class:`unrelu.Mask`).
         noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise exact
             fits tell all there is to know.
+        bounds: of the codes, as in :func:`unrelu.invert`. What is learned is used within the same bounds only, and lost
+            when the network is searched within others.
         observations: how many to simulate, at least 20.
         seed: of codes and noise.
 
@@ -71,7 +75,7 @@ def calibrate(
         A :class:`Calibration`.
 
     Raises:
-        InputError: no noise is stated, or none that can be drawn; an operator that cannot be used.
+        InputError: no noise is stated, or none that can be drawn; an operator or bounds that cannot be used.
         OptionError: too few observations, or a seed that is no seed.
 
     >>> import unrelu
@@ -87,9 +91,11 @@ def calibrate(
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     measurement = read_operator(operator, network.output_shape, (), network)
     with computing(one_thread=small(network)):
-        z = stream("calibration codes", seed).standard_normal((observations, network.latent_dim))
-        problem = _observed(network, measurement, stated, z, seed)
-        ends, best = chain_ends(problem, z)
+        box = Bounds.parse(bounds, network.latent_shape)
+        z = box.draw(stream("calibration codes", seed), (observations,))
+        problem = _observed(network, measurement, stated, z, seed, box)
+        latent = problem.units.latent
+        ends, best = chain_ends(problem, z if latent is None else latent.coordinates(z))
         checked = np.arange(observations) % 2 == 1
         base = default_prior()
         prior = learned_prior(_hits(ends, best, ~checked), base)
@@ -98,7 +104,7 @@ def calibrate(
     return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else 0.0)
 
 
-def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, seed: int) -> Problem:
+def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, seed: int, bounds: Bounds) -> Problem:
     """The problem of observations of codes z (B, k), with noise."""
     if operator.count:
         operator = operator.take(np.arange(len(z)) % operator.count)
@@ -107,7 +113,9 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(len(z), *operator.shape)
     # What the noise says of the objective counts; its level is left to the search to find out.
     weighs = noise if noise.counts or noise.entrywise else None
-    return Problem.build(network, y, operator=operator, noise=weighs, norm="l2", scale="none", seed=seed).equilibrated()
+    return Problem.build(
+        network, y, operator=operator, bounds=bounds.ends, noise=weighs, norm="l2", scale="none", seed=seed
+    ).equilibrated()
 
 
 def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:

@@ -34,6 +34,7 @@ def certify(
     *,
     operator: Any = None,
     noise: Noise | str | None = None,
+    bounds: Any = None,
     norm: str | None = None,
     box: bool = True,
     time_limit: float | None = None,
@@ -54,6 +55,8 @@ def certify(
         y: one observation, or a batch (B, ...), as for :func:`unrelu.invert`.
         result: what ``invert`` returned for y, or codes (k,) or (B, k); None inverts y first, by "auto".
         operator: A; None takes that of ``result`` if it has one.
+        bounds: of the codes that are compared, (lower, upper) as for :func:`unrelu.invert`, two finite ends for every
+            coordinate; None takes those of ``result`` if it has some, and (-inf, inf) takes none.
         noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
         box: whether to compute the box, which comes first and may take 30% of the time; there is none if that is short.
@@ -69,7 +72,7 @@ def certify(
         A :class:`~unrelu.Certificate`, or :class:`~unrelu.Certificates` for a batch.
 
     Raises:
-        InputError: y, result, operator, noise or norm cannot be used.
+        InputError: y, result, operator, noise, bounds or norm cannot be used, or ``result`` is outside of the bounds.
         OptionError: a limit is no number.
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
         HostError: as for :func:`unrelu.invert`.
@@ -85,14 +88,17 @@ def certify(
         stated = given.problem.given or given.problem
         operator = stated.operator if operator is None else operator
         noise = stated.noise if noise is None else noise
+        bounds = given.problem.bounds.ends if bounds is None else bounds
     if norm is not None and norm not in ("linf", "l1"):
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
         raise OptionError(f"max_nodes={max_nodes!r} must be a whole number of at least 1")
     with computing(one_thread=small(network)):
         problem = Problem.build(
-            network, y, operator=operator, noise=noise, seed=seed, time_limit=time_limit, callback=callback, scale=scale
-        )
+            network, y, operator=operator, noise=noise, bounds=bounds, seed=seed, time_limit=time_limit,
+            callback=callback, scale=scale,
+        )  # fmt: skip
+        problem.bounds.check_finite()
         certifiable(network, problem.operator)
         if problem.noise.counts or isinstance(problem.operator, Weighted):
             raise InputError(
@@ -108,20 +114,23 @@ def certify(
 
 
 def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str) -> Array:
-    """The codes to begin with, (B, k); zeros where there is none."""
+    """The codes to begin with, (B, k); zeros, or the middle of the bounds, where there is none."""
     shape = (problem.size, problem.network.latent_dim)
     if result is None:
         given = problem.y.reshape(problem.size, *problem.operator.shape)
         reporting = problem.control.part(lambda progress: progress).callback
         result = invert(
             problem.network, given, operator=problem.operator, noise=problem.noise, norm=norm, seed=problem.seed,
-            callback=reporting, scale="none",
+            callback=reporting, scale="none", bounds=problem.bounds.ends,
         )  # fmt: skip
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
     if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
         raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")
     codes = codes.reshape(shape)
-    return np.where(np.isfinite(codes).all(axis=1, keepdims=True), codes, 0.0)
+    known = np.isfinite(codes).all(axis=1, keepdims=True)
+    codes = np.where(known, codes, problem.bounds.uniform(np.full(shape, 0.5)))
+    problem.bounds.check(codes, "result")
+    return codes
 
 
 def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes: int) -> Certificate:
@@ -136,5 +145,6 @@ def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes
     limits = Limits(end, max_nodes, stop)
     operator = problem.operator.take(np.array([index]))
     return prove(
-        problem.network, operator, problem.y[index], z, norm=norm, eps=problem.noise.bound, box=box, limits=limits
-    )
+        problem.network, operator, problem.y[index], z, norm=norm, eps=problem.noise.bound, box=box, limits=limits,
+        bounds=None if problem.bounds.none else problem.bounds,
+    )  # fmt: skip

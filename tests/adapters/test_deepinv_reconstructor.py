@@ -172,6 +172,16 @@ def test_it_is_a_module_without_weights():
     assert "20 -> 784" in repr(model)
 
 
+def test_codes_stay_within_the_bounds():
+    physics = PHYSICS["inpainting"]()
+    model = GeneratorReconstructor(DIGITS, bounds=(-0.5, 0.5))
+    model(physics(IMAGES), physics)
+    assert (np.abs(model.inversion.z) <= 0.5).all()
+    assert np.abs(model.inversion.active_bounds).any()
+    found = model(physics(IMAGES), physics, bounds=None)
+    torch.testing.assert_close(found, IMAGES)
+
+
 def test_arguments_of_a_call_come_before_those_of_the_reconstructor():
     physics = PHYSICS["inpainting"]()
     model = GeneratorReconstructor(DIGITS, "lm", max_iterations=1)

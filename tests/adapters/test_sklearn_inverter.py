@@ -207,6 +207,17 @@ def test_the_whole_result_is_at_hand():
     np.testing.assert_allclose(result.fun, result.residual("l1"))
 
 
+def test_codes_stay_within_the_bounds():
+    model = LatentInverter(NETWORK, bounds=(-0.5, np.array([0.5, np.inf, 0.5]))).fit(X)
+    result = model.invert(X)
+    assert (result.z >= -0.5).all()
+    assert (result.z[:, [0, 2]] <= 0.5).all()
+    assert np.abs(result.active_bounds).any()
+    np.testing.assert_array_equal(model.transform(X), result.z)
+    with pytest.raises(InputError, match="lower bound 1"):
+        LatentInverter(NETWORK, bounds=(1, 0)).fit(X)
+
+
 def test_random_states_are_those_of_scikit_learn():
     first = LatentInverter(NETWORK, random_state=7).fit(X)
     assert first.seed_ == 7

@@ -35,14 +35,16 @@ def error_at(layers, y, z, norm):
     return float(errors.max() if norm == "linf" else errors.sum())
 
 
-def optimum(layers, y, norm, start=np.inf, radius=np.inf):
-    """(lower, upper) of min F over |z_i| <= radius: what the programs say, and the best F of a code; equal but for
-    tolerances.
+def optimum(layers, y, norm, start=np.inf, radius=np.inf, bounds=None):
+    """(lower, upper) of min F over |z_i| <= radius, or within ``bounds``: by the programs, and of the best code.
+
+    They are equal but for tolerances.
 
     Args:
         start: F of some code, if one is known.
+        bounds: (lower, upper) of z, (k,) each.
     """
-    search = Brute(layers, y, norm, radius)
+    search = Brute(layers, y, norm, (-radius, radius) if bounds is None else bounds)
     search.best = start
     search.explore({})
     return min(search.lowest, search.best), search.best
@@ -60,7 +62,7 @@ class Point:
 class Brute:
     """One model; decisions are changes of its rows' upper sides."""
 
-    def __init__(self, layers, y, norm, radius=np.inf):
+    def __init__(self, layers, y, norm, bounds=(-np.inf, np.inf)):
         self.layers, self.y, self.norm, self.k = layers, y, norm, layers[0][0].shape[1]
         self.best, self.lowest, self.solved = np.inf, np.inf, 0
         self.slopes = np.concatenate([slope for _, _, slope in layers])
@@ -72,7 +74,8 @@ class Brute:
             np.vstack([self.above, self.below, errors]),
             np.concatenate([self.sides, self.under, levels]),
             np.concatenate([np.zeros(self.n - sums), np.ones(sums)]),
-            np.concatenate([np.full(self.k, radius), np.full(self.n - self.k, np.inf)]),
+            np.concatenate([np.broadcast_to(bounds[0], self.k), np.full(self.n - self.k, -np.inf)]),
+            np.concatenate([np.broadcast_to(bounds[1], self.k), np.full(self.n - self.k, np.inf)]),
         )
 
     def _neurons(self):
@@ -146,7 +149,7 @@ class Brute:
             self.explore({**signs, neuron: sign})
 
 
-def _model(matrix, low, cost, radius):
+def _model(matrix, low, cost, lower, upper):
     model = highspy.Highs()
     for option, value in (
         ("output_flag", False), ("presolve", "off"), ("threads", 1),
@@ -155,7 +158,7 @@ def _model(matrix, low, cost, radius):
         assert model.setOptionValue(option, value) == highspy.HighsStatus.kOk
     program = highspy.HighsLp()
     program.num_row_, program.num_col_ = matrix.shape
-    program.col_cost_, program.col_lower_, program.col_upper_ = cost, -radius, radius
+    program.col_cost_, program.col_lower_, program.col_upper_ = cost, lower, upper
     program.row_lower_, program.row_upper_ = low, np.full(len(low), np.inf)
     row, column = np.nonzero(matrix)
     program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise

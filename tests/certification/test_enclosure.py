@@ -127,7 +127,7 @@ def test_out_of_range_is_said_only_where_no_code_explains_the_observation(norm):
 def extremes(net, y, eps, radius):
     """The smallest and largest z_i with F(z) <= eps, (k, 2), by a program for each pattern; (inf, -inf) if none."""
     layers = layers_of(net)
-    search = Brute(layers, y, "linf", radius)
+    search = Brute(layers, y, "linf", (-radius, radius))
     search.model.changeColBounds(search.n - 1, 0.0, eps)
     search.model.changeColCost(search.n - 1, 0.0)
     ends = np.tile([math.inf, -math.inf], (search.k, 1))

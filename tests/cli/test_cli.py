@@ -238,6 +238,14 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         ),
         (("net.npz", "y.npy", "--noise", "gaussian"), "noise='gaussian': the level '' is not a number"),
         (("net.npz", "y.npy", "--norm", "l0"), "norm='l0' is unknown"),
+        (
+            ("net.npz", "y.npy", "--bounds", "1"),
+            "--bounds '1': write LOW,HIGH, numbers for all coordinates such as -1,1",
+        ),
+        (("net.npz", "y.npy", "--bounds", "0,high"), "--bounds '0,high': write LOW,HIGH"),
+        (("net.npz", "y.npy", "--bounds", "1,-1"), "lower bound 1, which is not below the upper one, -1"),
+        (("net.npz", "y.npy", "--bounds", "gone.npz"), "gone.npz"),
+        (("net.npz", "y.npy", "--bounds", "net.npz"), "net.npz holds W0, W1, activation; name the bounds 'lower'"),
         (("net.npz", "y.npy", "--seed", "-1"), "seed=-1 must be an integer of at least 0"),
         (("net.npz", "y.npy", "--time-limit", "0"), "time_limit=0 must be above 0"),
         (("net.npz", "y.npy", "--activation", "gelu"), "unknown activation 'gelu'"),
@@ -446,6 +454,37 @@ def test_a_prior_shortens_codes(run):
     assert run("invert", "net.npz", "noisy.npy", "-o", "out", "--prior", "5", "--quiet")[0] == 0
     shorter = np.linalg.norm(np.load("out/codes.npy"), axis=1) < np.linalg.norm(np.load("free/codes.npy"), axis=1)
     assert shorter.all()
+
+
+def test_bounds_of_all_coordinates_or_from_a_file(run):
+    assert run("invert", "net.npz", "y.npy", "-o", "out", "--bounds", "-0.5,0.5", "--quiet")[0] == 0
+    codes = np.load("out/codes.npy")
+    assert (np.abs(codes) <= 0.5).all()
+    assert (np.abs(codes) == 0.5).any()
+    lower, upper = np.array([-0.5, 0.0, -np.inf]), np.array([0.25, np.inf, 0.5])
+    np.savez("box.npz", lower=lower, upper=upper)
+    assert run("invert", "net.npz", "y.npy", "-o", "each", "--bounds", "box.npz", "--quiet")[0] == 0
+    codes = np.load("each/codes.npy")
+    assert ((codes >= lower) & (codes <= upper)).all()
+    assert run("run", "net.npz", "y.npy", "-o", "run", "--bounds", "box.npz", "--workers", "1", "--quiet")[0] == 0
+    assert unrelu.open_run("run").manifest["bounds"] == [[-0.5, 0.0, "-inf"], [0.25, "inf", 0.5]]
+    status, _, err = run("certify", "net.npz", "y.npy", "-o", "none", "--bounds", "box.npz")
+    assert status == 2
+    assert "proofs need two finite ends of every coordinate" in err
+
+
+def test_certificates_within_bounds(run):
+    arguments = ("certify", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.1", "--bounds", "-0.5,0.5")
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "error over codes within the bounds" in out
+    y = np.load("noisy.npy")
+    first = unrelu.Certificate.load("out/certificate-0.json")
+    assert (first.bounds == [-0.5, 0.5]).all()
+    assert first.verify(unrelu.load("net.npz"), y[0])
+    line = json.loads(Path("out/certificates.jsonl").read_text().splitlines()[0])
+    assert line["bounds"] == [[-0.5, 0.5]] * 3
+    assert "within the bounds" in line["message"]
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,43 @@ def test_a_damaged_journal_costs_its_chunks_only(finished, tmp_path, damage):
     assert results(again) == results(finished)
 
 
+def test_bounds_hold_in_every_chunk_and_are_those_of_invert(tmp_path):
+    bounds = (np.array([-0.5, -np.inf, 0.0]), 0.5)
+    done = small_run(tmp_path / "out", bounds=bounds)
+    codes = done.read("codes")
+    alone = unrelu.invert(NETWORK, Y[:CHUNK], "lm", bounds=bounds, seed=chunk_seed(7, 0))
+    np.testing.assert_array_equal(codes[:CHUNK], alone.z)
+    assert ((codes >= bounds[0]) & (codes <= 0.5)).all()
+    assert (codes[:, 2] == 0).any()
+    json.dumps(done.manifest, allow_nan=False)
+    again = small_run(tmp_path / "out", bounds=([-0.5, -np.inf, 0], [0.5, 0.5, 0.5]))
+    assert results(again) == results(done)
+    with pytest.raises(InputError, match="asked for is null"):
+        small_run(tmp_path / "out")
+    with pytest.raises(InputError, match="bounds: coordinate 0 has the lower bound 1"):
+        small_run(tmp_path / "other", bounds=(1, 0))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_of_a_version_without_bounds_goes_on(finished, tmp_path):
+    out = copy(finished, tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["bounds"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert results(small_run(out)) == results(finished)
+
+
+@pytest.mark.parametrize(
+    "bounds", [3, [1], [0, [1, 2]], [0, "high"], [0, float("nan")], [0, {}], [0, None], [0, [[1]]]]
+)
+def test_a_manifest_with_bounds_that_are_none_is_damaged(finished, tmp_path, bounds):
+    out = copy(finished, tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"bounds": bounds}))
+    with pytest.raises(InputError, match="is damaged"):
+        unrelu.open_run(out)
+
+
 def test_another_run_is_refused_with_the_differences(finished, tmp_path):
     out = copy(finished, tmp_path / "out")
     other = unrelu.from_arrays([w * 2 for w in (np.eye(8, 3), np.ones((20, 8)))])
@@ -327,6 +364,7 @@ def test_another_run_is_refused_with_the_differences(finished, tmp_path):
         ({"data": Y.astype(np.float32)}, 'data.dtype is "float64", asked for is "float32"'),
         ({"operator": np.ones(20, bool)}, "operator is null, asked for is "),
         ({"method": "adam"}, 'method is "lm", asked for is "adam"'),
+        ({"bounds": (-1, [1, 2, np.inf])}, 'bounds is null, asked for is [-1.0, [1.0, 2.0, "inf"]]'),
         ({"noise": "gaussian:0.1"}, 'noise is null, asked for is "gaussian:0.1"'),
         ({"scale": "0,1"}, 'data.scale is "none", asked for is "0,1"'),
         ({"results": "zarr"}, 'results is "npy", asked for is "zarr"'),

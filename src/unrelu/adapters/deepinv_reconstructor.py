@@ -52,8 +52,8 @@ class GeneratorReconstructor(Reconstructor):
             ``noise_model``: S of a ``GaussianNoise``, A of a ``UniformNoise``, salt and pepper together as the share P
             of a ``SaltPepperNoise``. Unknown is what has another model, no noise (a level of 0), or levels that differ
             within the batch.
-        norm, prior, seed, time_limit, scale: as of :func:`unrelu.invert`. Measurements of images on another scale than
-            the generator's are an error.
+        bounds, norm, prior, seed, time_limit, scale: as of :func:`unrelu.invert`. Measurements of images on another
+            scale than the generator's are an error.
         **options: options of the method.
 
     Attributes:
@@ -73,6 +73,7 @@ class GeneratorReconstructor(Reconstructor):
         *,
         image_shape: Shape | None = None,
         noise: Noise | str | None = "physics",
+        bounds: Any = None,
         norm: str | None = None,
         prior: float = 0.0,
         seed: int = 0,
@@ -92,7 +93,8 @@ class GeneratorReconstructor(Reconstructor):
         self.method = method
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.arguments = {
-            "noise": noise, "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
+            "noise": noise, "bounds": bounds, "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit,
+            "scale": scale,
         }  # fmt: skip
         self.options = options
         self.inversion: Inversion | None = None

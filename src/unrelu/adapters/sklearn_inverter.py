@@ -60,6 +60,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         method: a name of the registry or a callable, as of :func:`unrelu.invert`.
         operator: A, for all rows: a mask, a matrix, ..., as of :func:`unrelu.invert`.
         noise: what is known about the noise of X: None, "uniform:A", "gaussian:S" or "outliers:P".
+        bounds: of codes, as of :func:`unrelu.invert`.
         norm: "l2", "l1" or "linf"; by default that of the noise.
         prior: weight of :math:`|z|_2^2` in the l2 objective.
         hide_nan: NaN entries of X are not observed: codes are of the other entries, and
@@ -90,6 +91,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         *,
         operator: Any = None,
         noise: Noise | str | None = None,
+        bounds: Any = None,
         norm: str | None = None,
         prior: float = 0.0,
         hide_nan: bool = False,
@@ -102,6 +104,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.method = method
         self.operator = operator
         self.noise = noise
+        self.bounds = bounds
         self.norm = norm
         self.prior = prior
         self.hide_nan = hide_nan
@@ -119,8 +122,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
         Raises:
             InputError: X does not have as many columns as the generator has outputs or ``operator`` rows, is on another
-                scale than its outputs, or ``operator``, ``noise``, ``norm``, ``prior``, ``time_limit`` or ``scale``
-                cannot be used.
+                scale than its outputs, or ``operator``, ``noise``, ``bounds``, ``norm``, ``prior``, ``time_limit`` or
+                ``scale`` cannot be used.
             OptionError: ``network`` is no generator, or ``method`` or ``options`` are none.
         """
         table = self._table(X, reset=True)
@@ -219,7 +222,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Rows as observations, and what is known of them: a mask for each row where entries are missing."""
         rows = table.reshape(len(table), *operator.shape)  # (1, n) of the output's own shape would be one observation
         seen = ~np.isnan(table)
-        stated = {name: getattr(self, name) for name in ("noise", "norm", "prior", "time_limit", "scale")}
+        stated = {name: getattr(self, name) for name in ("noise", "bounds", "norm", "prior", "time_limit", "scale")}
         return rows, {"operator": operator if seen.all() else Mask(seen), **stated}
 
     def _generator(self, table: npt.NDArray[Any]) -> Generator:

@@ -44,7 +44,7 @@ from unrelu.lp.row_simplex import OPTIMAL, dual_simplex
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
-# Coefficients of all pre-activations, (N,), and of the code, (k,).
+# Coefficients of all pre-activations, (N,), and of the code in its frame, (k,).
 Target = tuple[Array, Array]
 # Passes over the undecided neurons.
 _PASSES = 4
@@ -63,12 +63,12 @@ def decided(chain: CertifiedChain, region: Region) -> Signs:
 def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
 
-    None begins after ``end``, by ``time.perf_counter()``. Layer l is bounded by max sum h_l subject to h_l >= 0, low
-    <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
+    None begins after ``end``, by ``time.perf_counter()``. The code needs none where it has bounds. Layer l is bounded
+    by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
     """
     compile_simplex()
     lemmas: list[Lemma] = []
-    if math.isfinite(everywhere(chain, level, lemmas).radius):
+    if chain.bounds is None and math.isfinite(everywhere(chain, level, lemmas).radius):
         return lemmas
     for layer in range(chain.depth - 2, -1, -1):
         if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
@@ -77,6 +77,8 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
         if found is None:
             return lemmas
         lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
+    if chain.bounds is not None:
+        return lemmas
     balance = _balance(chain)
     if balance is not None:
         return [*lemmas, balance]
@@ -166,7 +168,7 @@ def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, pos
 def extremes(
     program: NodeProgram, signs: Signs, start: NodeBasis, level: float, region: Region, targets: Iterable[Target]
 ) -> Iterator[tuple[int, Multipliers]]:
-    """Minimise ``extra . u + towards . z`` over a relaxation for one target after another, until the time is up.
+    """Minimise ``extra . u + towards . t`` over a relaxation for one target after another, until the time is up.
 
     Yields the number of each target that was solved, and the multipliers of its bound, fit for the region.
     """
@@ -271,6 +273,7 @@ class Probing:
         order = [row for i in range(k) for row in (i, k + i)]
         targets = ((nothing, np.concatenate([np.eye(k), -np.eye(k)])[row]) for row in order)
         sharp = self.regions.sharp.signed(self.signs)
+        _, unit = self.chain.frame
         for number, multipliers in extremes(self.program, self.signs, self.now.basis, self.level, sharp, targets):
-            found[order[number]] = multipliers
+            found[order[number]] = multipliers.times(float(unit[order[number] % k]))
         return found

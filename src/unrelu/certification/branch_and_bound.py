@@ -63,7 +63,7 @@ def best_in_region(chain: CertifiedChain, z: Array) -> Array:
         solved = NodeProgram(relaxation).solve(signs, cutoff=level)
         least = max(least, min(solved.value, level))
         if not solved.closed and solved.finished:
-            trial = solved.x[: chain.latent_dim]
+            trial = relaxation.code(solved.x)
             reached = chain.objective(trial)
             if reached < value:
                 best, value = trial.copy(), reached
@@ -201,7 +201,7 @@ class BranchAndBound:
     def _again(self, number: int, signs: Signs, point: Array) -> None:
         """A node in which no neuron is violated: its point is a code with F below the level, unless by rounding."""
         node = self.tree.nodes[number]
-        self._try(point[: self.chain.latent_dim], inside=True)
+        self._try(self._program.relaxation.code(point), inside=True)
         if self._level != self.level:
             self._build()
         solved = self._program.solve(signs, None, self.level)
@@ -235,7 +235,7 @@ class BranchAndBound:
                 return
         else:
             node.basis, node.point = solved.basis, solved.x
-            self._try(solved.x[: self.chain.latent_dim], inside=number % _HEURISTIC_EVERY == 0)
+            self._try(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
         heapq.heappush(self._heap, (node.bound, number))
 
     def _settle(self, number: int) -> float:

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, MultiplierRows, Proof
-from unrelu.diagnostics.identifiability import identifiability
+from unrelu.diagnostics.identifiability import identifiable_from, local_rank
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_json, read_npz
 
@@ -59,7 +60,9 @@ class ProofStatus(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    r"""Bounds on min F over all codes z, F(z) = \|y - A G(z)\| in the largest error ("linf") or their sum ("l1").
+    r"""Bounds on min F over all codes z, or all within ``bounds``.
+
+    F(z) = \|y - A G(z)\| is the largest error ("linf") or the sum of errors ("l1").
 
     Attributes:
         lower: no code has a smaller F. It follows from multipliers with outward rounding, not from a solver's word.
@@ -69,7 +72,7 @@ class Certificate:
         status, message: how the proof ended.
         norm: of F.
         identifiable, rank: whether no other code near z has the same A G(z), and the rank of A J at z; of the piece
-            around z only, see :class:`~unrelu.Identifiability`.
+            around z only, see :class:`~unrelu.Identifiability`. Codes beyond ``bounds`` are no other codes.
         eps: the stated bound of \|e_j\|, NaN if none was stated.
         box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
             (inf, -inf) where there is no such z; None if no eps was stated, no box was asked for, or the
@@ -82,6 +85,7 @@ class Certificate:
         exponents: of the units of the proofs, see :mod:`unrelu.measurements.equilibration`: what layer l puts out is
             taken times 2^exponents[l]; none where the proofs are in the units of the network.
         proof, box_proof: what :meth:`verify` reads.
+        bounds: lower and upper ones of the codes that all this is about, (k, 2); None for all codes.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -107,10 +111,11 @@ class Certificate:
     box_proof: Proof | None = field(repr=False)
     history: tuple[BoundsAt, ...] = field(repr=False, default=())
     exponents: tuple[int, ...] = field(repr=False, default=())
+    bounds: Array | None = field(repr=False, default=None)
     _digest: str = field(repr=False, default="")
 
     def __post_init__(self) -> None:
-        for array in (self.z, self.box):
+        for array in (self.z, self.box, self.bounds):
             if array is not None:
                 array.setflags(write=False)
 
@@ -122,9 +127,10 @@ class Certificate:
     @property
     def message(self) -> str:
         """The status in a sentence, and for which codes it holds."""
-        if math.isinf(self.radius):
-            return self.status.value
-        return f"{self.status.value} (among codes with |z_i| <= {self.radius:g})"
+        among = [] if self.bounds is None else ["within the bounds"]
+        if not math.isinf(self.radius):
+            among.append(f"with |z_i| <= {self.radius:g}")
+        return f"{self.status.value} (among codes {' and '.join(among)})" if among else self.status.value
 
     @property
     def out_of_range(self) -> bool:
@@ -162,9 +168,14 @@ class Certificate:
         if self.norm not in ("linf", "l1"):
             return f"norm {self.norm!r} is neither 'linf' nor 'l1'"
         values, measured = observed(network, y, operator)
-        chain = chain_of(network, measured, values, self.norm)
-        if self.z.shape != (chain.latent_dim,) or not np.isfinite(self.z).all():
-            return f"z has shape {self.z.shape}, the network takes ({chain.latent_dim},)"
+        k = network.latent_dim
+        if self.z.shape != (k,) or not np.isfinite(self.z).all():
+            return f"z has shape {self.z.shape}, the network takes ({k},)"
+        flaw = self._flaw_of_code_bounds(k)
+        if flaw:
+            return flaw
+        bounds = None if self.bounds is None else Bounds(*self.bounds.T)
+        chain = chain_of(network, measured, values, self.norm, bounds)
         if not math.isfinite(self.upper):
             return f"upper is {self.upper}"
         if not self.exponents:
@@ -173,6 +184,16 @@ class Certificate:
         if scaled is None:
             return f"its units, {self.exponents}, are none of this network"
         return self.times_power(self.exponents[-1])._flaw(scaled, network, measured)
+
+    def _flaw_of_code_bounds(self, k: int) -> str | None:
+        if self.bounds is None:
+            return None
+        if self.bounds.shape != (k, 2) or not np.isfinite(self.bounds).all():
+            return f"bounds have shape {self.bounds.shape}; finite ones of shape ({k}, 2) are needed"
+        lower, upper = self.bounds.T
+        if not (lower < upper).all():
+            return "a lower bound is not below the upper one"
+        return None if ((self.z >= lower) & (self.z <= upper)).all() else "z is outside of the bounds"
 
     def times_power(self, exponent: int) -> Certificate:
         """The same with all that is in units of y times 2^exponent."""
@@ -193,9 +214,11 @@ class Certificate:
         off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
         if not abs(value - self.upper) <= off or not abs(self.scale - scale) <= off:
             return f"F(z) is {value:.17g}, not {self.upper:.17g}; {what}"
-        told = identifiability(network, self.z, measured)
-        if (int(told.rank), bool(told.identifiable)) != (self.rank, self.identifiable):
-            return f"the rank at z is {int(told.rank)}, not {self.rank}"
+        rank, determined = determination(network, self.z, measured, chain.bounds)
+        if rank != self.rank:
+            return f"the rank at z is {rank}, not {self.rank}"
+        if determined != self.identifiable:
+            return f"identifiable is {determined} at z of rank {rank}, not {self.identifiable}"
         return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status(chain)
 
     def _flaw_of_bounds(self, chain: CertifiedChain) -> str | None:
@@ -352,6 +375,12 @@ def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array
     return values.reshape(-1), measured
 
 
+def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:
+    """The rank of A J at a code (k,), and whether no other code near it within the bounds has the same A G(z)."""
+    rank, dimension, _ = local_rank(network, z[None], operator, bounds=bounds)
+    return int(rank[0]), bool(identifiable_from(rank, dimension, len(z))[0])
+
+
 def digest(certificate: Certificate) -> str:
     """SHA-256 of all that a certificate says, as hexadecimal digits."""
     found = hashlib.sha256()
@@ -377,6 +406,8 @@ def _table(certificate: Certificate) -> Iterator[tuple[str, Any]]:
     yield "z", certificate.z
     if certificate.box is not None:
         yield "box", certificate.box
+    if certificate.bounds is not None:
+        yield "bounds", certificate.bounds
     if certificate.exponents:
         yield "exponents", np.array(certificate.exponents, dtype=np.int64)
     history = [[moment.seconds, moment.nodes, moment.lower, moment.upper] for moment in certificate.history]
@@ -410,6 +441,7 @@ def _fields(table: dict[str, Any]) -> dict[str, Any]:
     return values | {
         "z": _array(table["z"], np.float64), "status": ProofStatus[str(table["status"])], "norm": str(table["norm"]),
         "box": _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None,
+        "bounds": _array(table["bounds"], np.float64).reshape(-1, 2) if "bounds" in table else None,
         "rank": _whole(table["rank"]), "identifiable": _flag(table["identifiable"]), "nodes": _whole(table["nodes"]),
         "exponents": tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
         "history": tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows),

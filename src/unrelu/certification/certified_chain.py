@@ -8,6 +8,7 @@ outputs is one more layer, with c = 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.observed_network import observed_rows, written_out
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
@@ -38,6 +40,7 @@ class CertifiedChain:
         slopes: c of every neuron, (n_l,) for each layer.
         y: what was observed, (n_d,).
         norm: "linf" (the largest error) or "l1" (their sum).
+        bounds: the codes that this is about, two finite ends for every coordinate; None for all codes.
     """
 
     weights: tuple[Array, ...]
@@ -45,6 +48,7 @@ class CertifiedChain:
     slopes: tuple[Array, ...]
     y: Array = field(repr=False)
     norm: str
+    bounds: Bounds | None = None
 
     @property
     def depth(self) -> int:
@@ -55,6 +59,25 @@ class CertifiedChain:
     def latent_dim(self) -> int:
         """K, the number of latent coordinates."""
         return int(self.weights[0].shape[1])
+
+    @cached_property
+    def radius(self) -> float:
+        """The largest |z_i| within the bounds; infinite without."""
+        if self.bounds is None:
+            return math.inf
+        return float(np.maximum(np.abs(self.bounds.lower), np.abs(self.bounds.upper)).max())
+
+    @cached_property
+    def frame(self) -> tuple[Array, Array]:
+        """The center of the bounds and, as powers of two, about half their lengths, (k,) each; 0 and 1 without.
+
+        Linear programs have the unknowns t with z = center + unit t, so that their tolerances mean as much in every
+        coordinate. Multiplying by a unit rounds nothing.
+        """
+        if self.bounds is None:
+            return np.zeros(self.latent_dim), np.ones(self.latent_dim)
+        half = 0.5 * self.bounds.upper - 0.5 * self.bounds.lower
+        return self.bounds.lower + half, np.ldexp(1.0, np.frexp(half)[1])
 
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:
@@ -166,7 +189,9 @@ def certifiable(network: Generator, operator: Operator) -> Network:
     return network
 
 
-def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> CertifiedChain:
+def chain_of(
+    network: Generator, operator: Operator, y: Array, norm: str, bounds: Bounds | None = None
+) -> CertifiedChain:
     """The chain of one observation (m,); entries hidden by a mask are left out.
 
     Raises:
@@ -184,4 +209,4 @@ def chain_of(network: Generator, operator: Operator, y: Array, norm: str) -> Cer
     else:
         [(rows, y)] = shown
         weights[-1], biases[-1], slopes[-1] = weights[-1][rows], biases[-1][rows], slopes[-1][rows]
-    return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm)
+    return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm, bounds)

@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from unrelu.certification.bound_tightening import Probing, backward_bounds
 from unrelu.certification.branch_and_bound import BranchAndBound
-from unrelu.certification.certificate import Certificate, ProofStatus, digest
+from unrelu.certification.certificate import Certificate, ProofStatus, determination, digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
 from unrelu.certification.layer_bounds import region_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import GAP, BoundsAt, Proof
-from unrelu.diagnostics.identifiability import identifiability
 from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
+from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.models.generator import Generator
 
 Array = npt.NDArray[np.float64]
@@ -51,15 +51,28 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
 
 
 def prove(
-    network: Generator, operator: Operator, y: Array, z: Array, *, norm: str, eps: float, box: bool, limits: Limits
+    network: Generator,
+    operator: Operator,
+    y: Array,
+    z: Array,
+    *,
+    norm: str,
+    eps: float,
+    box: bool,
+    limits: Limits,
+    bounds: Bounds | None = None,
 ) -> Certificate:
     """A certificate of one observation (m,), from a code (k,) on; with an eps and ``box``, first an enclosure.
+
+    ``bounds`` have two finite ends for every coordinate, and the code is inside.
 
     Raises:
         UnsupportedModelError: nothing can be certified of this network.
     """
     compile_simplex()
-    chain, exponents = _in_ordinary_units(chain_of(network, operator, y, norm), equilibrate(network, operator).units)
+    usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
+    chain = chain_of(network, operator, y, norm, bounds)
+    chain, exponents = _in_ordinary_units(chain, equilibrate(usual, operator).units)
     unit = exponents[-1] if exponents else 0
     with np.errstate(over="ignore", under="ignore"):
         eps = float(np.ldexp(eps, unit))
@@ -73,10 +86,11 @@ def prove(
     seconds = time.perf_counter() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     status = _status(search, lower, scale)
-    told = identifiability(network, search.z, operator)
+    rank, determined = determination(network, search.z, operator, bounds)
     certificate = Certificate(
-        lower, search.upper, search.z, status, norm, bool(told.identifiable), int(told.rank), eps, None, radius,
+        lower, search.upper, search.z, status, norm, determined, rank, eps, None, radius,
         search.visited, seconds, scale, proof, None, _history(search, lower),
+        bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
     if enclosed is not None:
         interval, box_proof, box_radius = enclosed
@@ -119,4 +133,7 @@ def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array,
     if math.isfinite(radius) and some.over():
         return None
     room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)
-    return np.stack([box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]], axis=1), proof, radius
+    low, high = box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]
+    if chain.bounds is not None:
+        low, high = np.maximum(low, chain.bounds.lower), np.minimum(high, chain.bounds.upper)
+    return np.stack([low, high], axis=1), proof, radius

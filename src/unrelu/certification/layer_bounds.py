@@ -49,8 +49,10 @@ class Regions:
 
     Attributes:
         sharp: by level sets and lemmas, infinite where they say nothing; relaxations are built of it.
-        full: met with interval arithmetic from the radius, so that all is finite; rounding errors are measured by it.
-        proven: whether the radius is proved, so that this holds for all z; otherwise it is about codes up to RADIUS.
+        full: met with interval arithmetic from the radius or the bounds of the codes, so that all is finite; rounding
+            errors are measured by it. With bounds it is ``sharp`` too, as these are those that matter to the user.
+        proven: whether the radius is proved, so that this holds for all z (within the bounds); otherwise it is about
+            codes up to RADIUS.
     """
 
     sharp: Region
@@ -107,7 +109,8 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> R
         if lemma.kind == BALANCE:
             radius = min(radius, _balanced(chain, sharp, lemma.multipliers.slopes[: len(chain.biases[0])]))
     sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
-    regions = Regions(sharp, propagated(chain, sharp), math.isfinite(radius))
+    full = propagated(chain, sharp)
+    regions = Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
     for lemma in lemmas:
         if lemma.kind in (LOW, HIGH):
             regions = _tightened(chain, regions, lemma, level)
@@ -121,12 +124,12 @@ def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> 
     its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
     """
     region = level_region(chain, level)
-    low, high, radius = region.low, region.high, math.inf
+    low, high, radius = region.low, region.high, chain.radius
     for layer in range(chain.depth - 1, -1, -1):
         here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
         h_low, h_high = inverted(chain, layer, low[here], high[here])
         if not layer:
-            radius = float(np.maximum(np.abs(h_low), np.abs(h_high)).max())
+            radius = min(radius, float(np.maximum(np.abs(h_low), np.abs(h_high)).max()))
             break
         before = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))
         low[before], high[before] = _before(chain.slopes[layer - 1], h_low, h_high)
@@ -249,12 +252,19 @@ def _balanced(chain: CertifiedChain, region: Region, mu: Array) -> float:
 
 
 def propagated(chain: CertifiedChain, region: Region) -> Region:
-    """The region met with the intervals that follow from its radius, rounded outwards; an empty one as it is."""
+    """The region met with the intervals that follow from its radius and the bounds of the codes, rounded outwards.
+
+    An empty one as it is.
+    """
     if (region.low > region.high).any():
         return region
     radius = region.radius
     low, high = region.low.copy(), region.high.copy()
     h_low, h_high = np.full(chain.latent_dim, -radius), np.full(chain.latent_dim, radius)
+    if chain.bounds is not None:
+        h_low, h_high = np.maximum(h_low, chain.bounds.lower), np.minimum(h_high, chain.bounds.upper)
+        if (h_low > h_high).any():
+            return replace(region, low=np.ones_like(low), high=np.zeros_like(high))
     for layer, (weight, bias, slope) in enumerate(zip(chain.weights, chain.biases, chain.slopes, strict=True)):
         here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
         middle, half = (h_low + h_high) / 2, (h_high - h_low) / 2

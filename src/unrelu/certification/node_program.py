@@ -290,9 +290,9 @@ class NodeProgram:
         return matrix
 
     def extreme(self, signs: Signs, start: NodeBasis, level: float, extra: Array, towards: Array) -> Solved | None:
-        """Minimise ``extra . u + towards . z`` over the points with delta <= level; None if that failed.
+        """Minimise ``extra . u + towards . t`` over the points with delta <= level; None if that failed.
 
-        For the largest error only. ``start`` is a vertex that satisfies everything.
+        t is the code in its frame. For the largest error only. ``start`` is a vertex that satisfies everything.
         """
         relaxation, rows = self.relaxation, self.relaxation.rows
         cost = np.zeros(relaxation.size)

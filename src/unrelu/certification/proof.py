@@ -98,7 +98,10 @@ class Proof:
     open_rows: MultiplierRows
 
     def lower(self, chain: CertifiedChain) -> float:
-        """What the proof shows to be at most F(z) for every z with |z_i| <= radius; recomputed from the multipliers."""
+        """What the proof shows to be at most F(z) for every z within the bounds and with |z_i| <= radius.
+
+        It is recomputed from the multipliers.
+        """
         return 0.0 if len(self.open_leaf) else max(0.0, min([self.level, *self._leaf_bounds(chain)]))
 
     def _leaf_bounds(self, chain: CertifiedChain) -> Iterator[float]:
@@ -122,9 +125,12 @@ class Proof:
         if not all(bound >= self.level for bound in self._leaf_bounds(chain)):
             return -box
         rows, towards = iter(self.open_rows), np.concatenate([np.eye(k), -np.eye(k)])
+        least = np.full(2 * k, -math.inf)
+        if chain.bounds is not None:
+            least = np.concatenate([chain.bounds.lower, -chain.bounds.upper])
         for region in self._parts(chain, self.open_leaf):
             bounds = (lower_bound(chain, region, next(rows), self.level, towards=side) for side in towards)
-            ends = np.maximum([bound.within(region.radius) for bound in bounds], -region.radius)
+            ends = np.maximum([bound.within(region.radius) for bound in bounds], np.maximum(least, -region.radius))
             box[:, 0] = np.minimum(box[:, 0], ends[:k])
             box[:, 1] = np.maximum(box[:, 1], -ends[k:])
         return box

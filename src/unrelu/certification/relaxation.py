@@ -1,9 +1,9 @@
 r"""The linear relaxation of a chain at a level, and the multipliers of its solution.
 
-Every neuron is on (h = u), off (h = c u) or undecided; what is decided is substituted, so that the unknowns are z, the
-h of undecided neurons and, for the largest error, delta. An undecided neuron has h >= c u and h >= u, and, where its u
-is known to lie in [L, U], h below the chord between the ends. Deciding it later makes one of the first two rows an
-equation.
+Every neuron is on (h = u), off (h = c u) or undecided; what is decided is substituted, so that the unknowns are the
+code, in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided neuron has
+h >= c u and h >= u, and, where its u is known to lie in [L, U], h below the chord between the ends. Deciding it later
+makes one of the first two rows an equation.
 
 An output error err(v) enters by its convex envelope on the interval in which err <= level. No constant of our choice
 takes part.
@@ -29,8 +29,11 @@ Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
 
 # What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
-# F.
-OFF_SIDE, ON_SIDE, CHORD, SIGN, ERROR, FLOOR = range(6)
+# F; or of no neuron, that a latent coordinate is within its bounds.
+OFF_SIDE, ON_SIDE, CHORD, SIGN, ERROR, FLOOR, LATENT_BOUND = range(7)
+
+# A coordinate this near to a bound, relative to the distance between them, is at it.
+_AT = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,12 @@ class Relaxation:
 
     def _build(self) -> None:
         chain, parts = self.chain, _Parts(self.size)
-        affine, constant = np.eye(chain.latent_dim, self.size), np.zeros(chain.latent_dim)
+        constant, unit = chain.frame
+        affine = np.eye(chain.latent_dim, self.size) * unit[:, None]
+        if chain.bounds is not None:
+            low, high = (chain.bounds.lower - constant) / unit, (chain.bounds.upper - constant) / unit
+            coordinates = np.eye(chain.latent_dim, self.size)
+            parts.add(LATENT_BOUND, np.zeros(chain.latent_dim, dtype=np.int64), coordinates, low, high)
         self.pre: list[tuple[Array, Array]] = []
         for layer, (weight, bias) in enumerate(zip(chain.weights, chain.biases, strict=True)):
             u, shift = weight @ affine, weight @ constant + bias
@@ -154,6 +162,16 @@ class Relaxation:
         parts.add(ERROR, number[open_], u[open_], -np.inf, np.inf, p=0.0, scale=1.0)
         parts.add(SIGN, number[open_], u[open_], -np.inf, np.inf)
 
+    def code(self, x: Array) -> Array:
+        """The code z of a point, inside the bounds, and at one to the bit where it is there to rounding."""
+        t = x[: self.chain.latent_dim]
+        if self.chain.bounds is None:
+            return t
+        center, unit = self.chain.frame
+        lower, upper = self.chain.bounds.lower, self.chain.bounds.upper
+        z = np.where(unit * t <= lower - center + _AT * unit, lower, center + unit * t)
+        return self.chain.bounds.clip(np.where(unit * t >= upper - center - _AT * unit, upper, z))
+
     @cached_property
     def constant(self) -> float:
         """What F has beside the costs of the rows, with no output decided to be off."""
@@ -179,7 +197,8 @@ class Relaxation:
         """The multipliers of a bound from those of some rows.
 
         Args:
-            index: numbers of rows, those that are not listed have multiplier 0.
+            index: numbers of rows, those that are not listed have multiplier 0. Those of bounds of the code need not be
+            kept: the minimum over the bounds in :mod:`~unrelu.certification.safe_bounds` finds the best ones.
             y: their multipliers.
             extra: what was minimised if not F, as coefficients of all pre-activations.
         """

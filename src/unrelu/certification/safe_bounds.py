@@ -8,7 +8,8 @@ neuron, weak duality over the graphs of all activations gives, with c_l = W_{l+1
     + \sum_{l < d} \sum_i \min_{u \in I_{li}} \left( c_{li}\, \phi(u) - s_{li} u \right)
     + \sum_l s_l^T b_l + \min_{z \in Z} \left( W_1^T s_1 \right)^T z
 
-for every z in Z whose pre-activations lie in the intervals I. Each minimum is one of a piecewise linear function of one
+for every z in Z whose pre-activations lie in the intervals I. Z are the codes within the bounds, or where there are
+none, those with :math:`|z_i|` up to a radius. Each minimum is one of a piecewise linear function of one
 variable. Nothing here depends on a solver. Products of n terms are off by at most n u / (1 - n u) times the sum of the
 absolute values, u = 2^-53; all such errors are added up and subtracted.
 
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.measurements.latent_bounds import Bounds
 
 Array = npt.NDArray[np.float64]
 
@@ -75,6 +77,10 @@ class Multipliers:
     def none(cls, chain: CertifiedChain) -> Multipliers:
         """All zero."""
         return cls(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
+
+    def times(self, factor: float) -> Multipliers:
+        """Those of so many times the bound; of powers of two exact."""
+        return Multipliers(factor * self.kappa, factor * self.slopes)
 
     def packed(self) -> Packed:
         """Without the zeros."""
@@ -182,7 +188,11 @@ def _bound(
     if towards is not None:
         c = c + towards
         radius = radius + _FEW * np.abs(c)
-    tilt = float((np.abs(c) + radius).sum() * (1 + len(radius) * 4 * _UNIT))
+    tilt = 0.0
+    if chain.bounds is not None:
+        sums.append(_code_terms(c, radius, chain.bounds))
+    else:
+        tilt = float((np.abs(c) + radius).sum() * (1 + len(radius) * 4 * _UNIT))
     terms, slack = (np.concatenate(arrays) for arrays in zip(*sums, strict=True))
     if linear and kappa.any():
         # F(z) <= level pays for the errors.
@@ -280,6 +290,13 @@ def _hidden_terms(
     upwards = s + off > c - radius - _FEW * np.abs(c)
     unbounded = np.stack([downwards, np.zeros_like(finite[0]), upwards])
     return _least(np.where(finite, values, np.where(unbounded, -np.inf, np.inf)), slack)
+
+
+def _code_terms(c: Array, radius: Array, bounds: Bounds) -> tuple[Array, Array]:
+    """min of c z over the bounds, and what it may be off by; c comes with its radius."""
+    values = c * np.where(c > 0, bounds.lower, bounds.upper)
+    size = np.maximum(np.abs(bounds.lower), np.abs(bounds.upper))
+    return values, radius * size + _FEW * np.abs(values)
 
 
 def _least(values: Array, slack: Array) -> tuple[Array, Array]:

@@ -68,6 +68,7 @@ def invert(
     method: opt.Method = "auto",
     option: opt.Options = None,
     noise: opt.Noise = None,
+    bounds: opt.Bounds = None,
     norm: opt.Norm = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
@@ -92,7 +93,7 @@ def invert(
 
     from unrelu._invert import invert as find
     from unrelu.datasets.result_folders import prepare_output, write_result
-    from unrelu.datasets.small_files import read_measurement, read_observations
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
     from unrelu.methods import make
     from unrelu.problem import Problem
 
@@ -101,8 +102,8 @@ def invert(
     y = read_observations(data, max_bytes=limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     stated: dict[str, Any] = {
-        "operator": read_measurement(mask, operator, limit), "noise": noise, "norm": norm, "prior": prior,
-        "seed": seed, "time_limit": time_limit, "scale": scale,
+        "operator": read_measurement(mask, operator, limit), "noise": noise, "bounds": read_bounds(bounds, limit),
+        "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
     }  # fmt: skip
     problem = Problem.build(network, y, **stated)
     prepare_output(output, overwrite)
@@ -128,6 +129,7 @@ def certify(
     noise: Annotated[
         str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
     ] = None,
+    bounds: opt.Bounds = None,
     norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
@@ -154,7 +156,7 @@ def certify(
     from unrelu._certify import certify as prove
     from unrelu.certification.certificate import Certificate, Certificates
     from unrelu.datasets.result_folders import prepare_output, write_certificates
-    from unrelu.datasets.small_files import read_measurement, read_observations
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
 
     limit = limit_of(max_bytes)
@@ -163,13 +165,13 @@ def certify(
     if codes:
         found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
-    measured = read_measurement(mask, operator, limit)
+    measured, within = read_measurement(mask, operator, limit), read_bounds(bounds, limit)
     prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
     with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as (callback, interrupted):
         result = prove(
-            network, y, found, operator=measured, noise=noise, norm=norm, box=box, seed=seed, time_limit=time_limit,
-            max_nodes=max_nodes, callback=callback, scale=scale,
+            network, y, found, operator=measured, noise=noise, bounds=within, norm=norm, box=box, seed=seed,
+            time_limit=time_limit, max_nodes=max_nodes, callback=callback, scale=scale,
         )  # fmt: skip
     single = isinstance(result, Certificate)
     certificates = Certificates([result]) if isinstance(result, Certificate) else result
@@ -232,6 +234,7 @@ def run(
     method: opt.Method = "auto",
     option: opt.Options = None,
     noise: opt.Noise = None,
+    bounds: opt.Bounds = None,
     norm: opt.Norm = None,
     mask: Annotated[
         str | None,
@@ -299,7 +302,7 @@ def run(
     gets the status ERROR and does not stop the others; the exit status is then 1.
     """
     from unrelu.cli.run_progress import watching
-    from unrelu.datasets.small_files import read_measurement
+    from unrelu.datasets.small_files import read_bounds, read_measurement
     from unrelu.runs import run as run_all
 
     options, limit = options_of(option or []), limit_of(max_bytes)
@@ -318,9 +321,10 @@ def run(
         found = run_all(
             network, data, output, method, max_bytes=limit,
             operator=one if one is not None else read_measurement(None, operator, limit),
-            masks=each, noise=noise, norm=norm, prior=prior, seed=seed, time_limit=time_limit, chunk=chunk,
-            workers=workers, scheduler=scheduler or dask, array=array, size=_size(size), scale=scale, results=results,
-            overwrite=overwrite, callback=watcher, names=names, **options,
+            masks=each, noise=noise, bounds=read_bounds(bounds, limit), norm=norm, prior=prior, seed=seed,
+            time_limit=time_limit, chunk=chunk, workers=workers, scheduler=scheduler or dask, array=array,
+            size=_size(size), scale=scale, results=results, overwrite=overwrite, callback=watcher, names=names,
+            **options,
         )  # fmt: skip
         watcher.end(found)
     messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"

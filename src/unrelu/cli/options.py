@@ -47,6 +47,13 @@ Noise = Annotated[
     str | None,
     typer.Option(help="uniform:A, gaussian:S, outliers:P, poisson or negative-binomial:R, in units of the data"),
 ]
+Bounds = Annotated[
+    str | None,
+    typer.Option(
+        help="Bounds of the codes: LOW,HIGH of every coordinate (inf where there is none), or a .npz with arrays lower "
+        "and upper."
+    ),
+]
 Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
 Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]

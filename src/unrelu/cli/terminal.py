@@ -243,7 +243,8 @@ def print_certificates(console: Console, certificates: Sequence[Certificate], ou
     """How the proofs ended."""
     import numpy as np
 
-    title = f"{count(len(certificates), 'observation')}, smallest {certificates[0].norm} error over all codes"
+    among = "all codes" if certificates[0].bounds is None else "codes within the bounds"
+    title = f"{count(len(certificates), 'observation')}, smallest {certificates[0].norm} error over {among}"
     summary = table(title, "status", "count", "lower", "upper", "gap", "nodes", "seconds", "meaning")
     formats = {"lower": ".3g", "upper": ".3g", "gap": ".3g", "nodes": ".0f", "seconds": ".2f"}
     for status in sorted({c.status for c in certificates}, key=lambda s: s.name):

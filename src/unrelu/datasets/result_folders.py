@@ -103,7 +103,9 @@ def _record_of(i: int, c: Certificate) -> dict[str, Any]:
     names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
     row = {name: getattr(c, name) for name in names}
     box = None if c.box is None else [[_number(float(end)) for end in ends] for ends in c.box]
-    return plain({"index": i, "status": c.status.name, **row, "box": box, "out_of_range": c.out_of_range})
+    bounds = None if c.bounds is None else c.bounds.tolist()
+    more = {"box": box, "bounds": bounds, "out_of_range": c.out_of_range}
+    return plain({"index": i, "status": c.status.name, **row, **more})
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

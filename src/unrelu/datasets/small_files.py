@@ -77,6 +77,33 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
     return Matrix(read_observations(operator, "operators", "operator", max_bytes))
 
 
+def read_bounds(text: str | None, max_bytes: int = MAX_BYTES) -> tuple[Any, Any] | None:
+    """What ``bounds=`` of :func:`unrelu.invert` takes, from LOW,HIGH or a ``.npz`` file with arrays lower and upper.
+
+    Raises:
+        InputError: it is neither, or the file cannot be read.
+    """
+    if text is None:
+        return None
+    if text.lower().endswith(".npz"):
+
+        def chosen(names: list[str]) -> list[str]:
+            if not {"lower", "upper"} <= set(names):
+                raise InputError(f"{text} holds {', '.join(names) or 'no arrays'}; name the bounds 'lower' and 'upper'")
+            return ["lower", "upper"]
+
+        ends = read_npz(text, check_limit(max_bytes), chosen)
+        return ends["lower"], ends["upper"]
+    try:
+        low, high = (float(end) for end in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--bounds {text!r}: write LOW,HIGH, numbers for all coordinates such as -1,1 or 0,inf, or name a .npz "
+            "file with arrays lower and upper"
+        ) from None
+    return low, high
+
+
 def _sparse(arrays: dict[str, npt.NDArray[Any]], path: Path, max_bytes: int) -> Any:
     """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again."""
     try:

@@ -117,8 +117,35 @@ class Bounds:
         """-1 where a code (..., k) is at its lower bound, 1 at its upper one, else 0, as in scipy.optimize."""
         return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
 
-    def check(self, z0: Array) -> None:
-        """Refuse starting codes (B, k) that are outside.
+    @property
+    def ends(self) -> tuple[Array, Array] | None:
+        """(lower, upper), as a user passes them; None where there are none."""
+        return None if self.none else (self.lower, self.upper)
+
+    def plain(self) -> list[Any] | None:
+        """The same as JSON has it: for each end a number where all coordinates share it, else a list; "inf" as text."""
+
+        def written(end: Array) -> Any:
+            values = [x if math.isfinite(x) else str(x) for x in end.tolist()]
+            return values[0] if len(set(values)) == 1 else values
+
+        return None if self.none else [written(self.lower), written(self.upper)]
+
+    def check_finite(self) -> None:
+        """Refuse bounds that leave a coordinate without one of its ends, where others have one.
+
+        Raises:
+            InputError: these do.
+        """
+        if not (self.none or self.boxed.all()):
+            j = int(np.argmin(self.boxed))
+            raise InputError(
+                f"bounds: coordinate {j} is between {self.lower[j]:g} and {self.upper[j]:g}; proofs need two finite "
+                "ends of every coordinate: state them all, or pass bounds=(-inf, inf) for a proof about all codes"
+            )
+
+    def check(self, z0: Array, name: str = "z0") -> None:
+        """Refuse codes (B, k) that are outside, by the name of the argument.
 
         Raises:
             InputError: one is.
@@ -127,7 +154,7 @@ class Bounds:
         if len(outside):
             i, j = outside[0]
             raise InputError(
-                f"z0 of observation {i} has {z0[i, j]:g} at coordinate {j}, outside of bounds "
+                f"{name} of observation {i} has {z0[i, j]:g} at coordinate {j}, outside of bounds "
                 f"[{self.lower[j]:g}, {self.upper[j]:g}]; start inside, or widen them"
             )
 

@@ -44,6 +44,7 @@ def certificates(folder: Path) -> dict[str, Any] | None:
         "gap": _median(rows, "gap"),
         "out_of_range": sum(bool(row["out_of_range"]) for row in rows),
         "confined": sum(row["radius"] is not None for row in rows),  # an infinite radius is null in JSON
+        "bounded": sum(row["bounds"] is not None for row in rows),
         "damaged": len(lines) - len(rows),
     }
 
@@ -52,7 +53,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     """What the page needs of a line; None if it is damaged."""
     try:
         entry = json.loads(line.decode("utf-8", errors="replace"))
-        return {name: entry[name] for name in _NAMES}
+        return {name: entry[name] for name in _NAMES} | {"bounds": entry.get("bounds")}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -85,7 +86,9 @@ def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set(xlabel="seconds", ylabel="bounds / smallest error found")
     axis.grid(color="0.92", zorder=0)
-    _finish(axis, "upper (thin) and lower (thick) bounds of the smallest error over all codes")
+    bounded = any(c.bounds is not None for c in certificates)
+    among = "codes within their bounds" if bounded else "all codes"
+    _finish(axis, f"upper (thin) and lower (thick) bounds of the smallest error over {among}")
     return figure
 
 
@@ -127,6 +130,8 @@ def draw_box(certificate: Certificate, name: str = "") -> Figure:
     else:
         axis.hlines(place, low, high, color=_COLORS[0], linewidth=5, alpha=0.5)
         title = f"every code with errors up to {certificate.eps:g} is inside"
+    if certificate.bounds is not None:
+        title += "\n(among codes within their bounds)"
     if np.isfinite(certificate.radius):
         title += f"\n(among codes with |z_i| <= {certificate.radius:g})"
     axis.plot(certificate.z, place, "o", color=_COLORS[1], markersize=4, label="best code")

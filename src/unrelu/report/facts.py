@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from unrelu import zoo
 from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
@@ -16,6 +18,8 @@ from unrelu.runs import Run
 from unrelu.runtime.words import count
 
 _INDENT = "    "
+# Coordinates whose bounds are shown.
+_SHOWN = 6
 _OPERATORS = {
     "mask": "one mask for all observations",
     "matrix": "a matrix",
@@ -67,6 +71,7 @@ def question(run: Run) -> list[Fact]:
         Fact("method", manifest["method"], code=True),
         Fact("options", given or "its defaults", code=bool(options)),
         Fact("noise", manifest["noise"] or "not stated", code=bool(manifest["noise"])),
+        Fact("bounds", _bounds(manifest.get("bounds"))),
         Fact("norm", ", ".join(_norm(run))),
         Fact("prior", f"{manifest['prior']:g} |z|²" if manifest["prior"] else "none"),
         Fact("seed", str(manifest["seed"]), code=True),
@@ -113,6 +118,17 @@ def _norm(run: Run) -> tuple[str, str]:
 
 def _shape(shape: list[int]) -> str:
     return " × ".join(map(str, shape))  # noqa: RUF001 -- the sign of a product
+
+
+def _bounds(bounds: list[Any] | None) -> str:
+    """The bounds of the codes, of a few coordinates one by one."""
+    if bounds is None:
+        return "none"
+    lower, upper = np.broadcast_arrays(*(np.atleast_1d(np.asarray(end, dtype=np.float64)) for end in bounds))
+    each = [f"[{low:g}, {high:g}]" for low, high in zip(lower[:_SHOWN], upper[:_SHOWN], strict=True)]
+    if len(lower) == 1:
+        return f"{each[0]} of every latent coordinate"
+    return ", ".join(each) + (", ..." if len(lower) > _SHOWN else "") + " of the latent coordinates"
 
 
 def _measured(run: Run) -> str:
@@ -188,7 +204,7 @@ def _operator(run: Run, imports: list[str]) -> str:
 def _given(run: Run) -> dict[str, Any]:
     """The arguments by name, those of the method among them."""
     manifest, how = run.manifest, opened(run)
-    stated = {name: manifest[name] for name in ("noise", "norm", "prior", "time_limit") if manifest[name]}
+    stated = {name: manifest[name] for name in ("noise", "bounds", "norm", "prior", "time_limit") if manifest.get(name)}
     always = {name: manifest[name] for name in ("seed", "chunk", "results")} | {"scale": manifest["data"]["scale"]}
     array = {"array": how["array"]} if how["array"] else {}
     size = {"size": how["size"]} if how["size"] else {}

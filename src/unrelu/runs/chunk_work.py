@@ -89,7 +89,8 @@ class Work:
         table: of the results.
         chunk: observations that are inverted together; with ``seed``, it settles every random choice.
         method, options: of :func:`unrelu.invert`.
-        stated: ``noise``, ``norm``, ``prior`` and ``time_limit`` of :func:`unrelu.invert`; the limit is for a chunk.
+        stated: ``noise``, ``bounds``, ``norm``, ``prior`` and ``time_limit`` of :func:`unrelu.invert`, as JSON has
+            them; the limit is for a chunk.
         seed: of the run.
         scaling: from stored values to those of the generator.
         operator: as :func:`unrelu.invert` takes it, for all observations alike.

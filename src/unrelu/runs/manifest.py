@@ -47,8 +47,9 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,), "statuses": (list,), "about": (dict,),
     "about.data": (str,),
 }  # fmt: skip
-# Of the rest of "about", what is there.
-_ABOUT: dict[str, tuple[type, ...]] = {
+# Of the bounds, which manifests of earlier versions do not have, and of the rest of "about", what is there.
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "bounds": (list, type(None)),
     "about.model": _TEXT, "about.masks": _TEXT, "about.mask": _TEXT, "about.operator": _TEXT, "about.command": _TEXT,
     "about.machine": (dict,), "about.opened": (dict,), "about.opened.data": _TEXT, "about.opened.masks": _TEXT,
     "about.opened.array": _TEXT, "about.opened.size": (list, type(None)), "about.opened.directory": (str,),
@@ -144,10 +145,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check(manifest: dict[str, Any]) -> None:
     """Refuse a manifest that says what no run writes, with a KeyError, TypeError or ValueError."""
-    for name, kinds in (_ENTRIES | _ABOUT).items():
+    for name, kinds in (_ENTRIES | _OPTIONAL).items():
         *outer, last = name.split(".")
         held: dict[str, Any] = reduce(lambda entry, part: entry.get(part, {}), outer, manifest)
-        if name in _ABOUT and last not in held:
+        if name in _OPTIONAL and last not in held:
             continue
         value = held[last]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -165,8 +166,16 @@ def _check(manifest: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {_short(manifest[name])}")
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
+    _check_bounds(manifest.get("bounds"), manifest["model"]["latent_dim"])
     Noise.parse(manifest["noise"])
     Scaling.parse(manifest["data"]["scale"])
+
+
+def _check_bounds(bounds: list[Any] | None, k: int) -> None:
+    """Refuse what are no two ends, each a number or one for every coordinate; nothing is made that is not there."""
+    ends = [np.asarray(end, dtype=np.float64) for end in bounds or ()]
+    if bounds is not None and (len(ends) != 2 or any(e.shape not in ((), (k,)) or np.isnan(e).any() for e in ends)):
+        raise ValueError(f"bounds are {_short(bounds)}")
 
 
 # --- hashes of networks and operators ---------------------------------------------------------------------------------

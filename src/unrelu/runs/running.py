@@ -24,6 +24,7 @@ from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
 from unrelu.measurements import Identity, Mapped, MaskOperator, read_operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling, check_scale
 from unrelu.methods import METHODS, make
@@ -74,6 +75,7 @@ def run(
     operator: Any = None,
     masks: str | Path | npt.NDArray[Any] | Source | None = None,
     noise: Noise | str | None = None,
+    bounds: Any = None,
     norm: str | None = None,
     prior: float = 0.0,
     seed: int = 0,
@@ -109,7 +111,7 @@ def run(
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``: from what ``data`` can be.
-        noise, norm, prior: as for :func:`unrelu.invert`; of noise no arrays.
+        noise, bounds, norm, prior: as for :func:`unrelu.invert`; of noise no arrays.
         seed: of every random choice.
         time_limit: seconds for each chunk; what is reached then depends on the machine.
         chunk: observations that are inverted together. Results depend on it.
@@ -165,7 +167,11 @@ def run(
             f"noise={noise}: a run keeps its noise as text, so it is one number for all entries; hide entries that say "
             "nothing by operator= or masks=, or call unrelu.invert with arrays"
         )
-    stated = {"noise": None if noise is None else str(noise), "norm": norm, "prior": prior, "time_limit": time_limit}
+    box = Bounds.parse(bounds, as_generator(network).latent_shape)
+    stated = {
+        "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm, "prior": prior,
+        "time_limit": time_limit,
+    }  # fmt: skip
     measured = _check_data(network, source, masked, operator, {**stated, "seed": seed})
     folder = Path(output)
     _check_outside(folder, source, masked)
@@ -258,7 +264,7 @@ def _check_data(network: Generator, source: Source, masks: Source | None, operat
         The operator as the workers get it: checked, and code written out as a matrix where that is small.
 
     Raises:
-        InputError: they do not, or noise, norm, prior, seed or time limit cannot be used.
+        InputError: they do not, or noise, bounds, norm, prior, seed or time limit cannot be used.
     """
     as_generator(network)
     if masks is not None and operator is not None:

@@ -1,7 +1,7 @@
 r"""Emulators: networks that stand for a simulation, x = G(theta), with parameters in a box; their formulas and weights.
 
-``spectrum`` is a star's light in a window of wavelengths, by a formula, as The Payne (Ting et al., ApJ 879, 2019) has it
-from models of atmospheres: Planck's law with lines that are shifted by a velocity and blurred by rotation, LeakyReLU.
+``spectrum`` is a star's light in a window of wavelengths, by a formula, as The Payne (Ting et al., ApJ 879, 2019) has
+it from models of atmospheres: Planck's law with lines shifted by a velocity and blurred by rotation, LeakyReLU.
 ``stiff-a`` and ``stiff-b`` are shaped like a published emulator of the reionisation of the universe: 16 parameters in
 [0, 1], six hidden ReLU layers of 90, 28 outputs, whose sensitivities to the parameters are up to four decades apart.
 
@@ -60,8 +60,8 @@ _LINES = (
 
 
 def spectrum(theta: Tensor) -> Tensor:
-    r"""The flux between 480 and 530 nm, 1 on average, of temperature (K), metallicity (dex), velocity (km/s), line width
-    (km/s) and reddening (mag): Planck's law
+    r"""The flux between 480 and 530 nm, of temperature (K), metallicity (dex), velocity (km/s), line width (km/s) and
+    reddening (mag), 1 on average without it: Planck's law
 
     .. math:: B(\lambda, T) \propto \lambda^{-5} (e^{h c / \lambda k T} - 1)^{-1},
 

@@ -44,7 +44,7 @@ def train(name: str, emulator: Emulator, steps: int = STEPS) -> tuple[nn.Sequent
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=start)
         network.extend([layer, nn.LeakyReLU(slope)])
-    network = network[:-1]
+    network = nn.Sequential(*list(network)[:-1])
 
     def sample(count: int) -> tuple[Tensor, Tensor]:
         t = 2 * torch.rand(count, sizes[0], generator=draws) - 1
@@ -67,7 +67,7 @@ def train(name: str, emulator: Emulator, steps: int = STEPS) -> tuple[nn.Sequent
 def save(name: str, network: nn.Sequential) -> None:
     """Write the layers as float32 arrays W1, b1, W2, ..., W of shape (outputs, inputs)."""
     layers = [part for part in network if isinstance(part, nn.Linear)]
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for i, layer in enumerate(layers, 1):
         arrays |= {f"W{i}": layer.weight.detach().numpy(), f"b{i}": layer.bias.detach().numpy()}
     np.savez_compressed(WEIGHTS / f"{name}.npz", **arrays)

@@ -82,7 +82,7 @@ def _observed(network: Network, truth: Array, noisy: bool, seed: int, name: str)
 
 
 class _Peer:
-    """SciPy's trust region reflective method on parameters that are scaled to the unit cube, with the exact Jacobian."""
+    """SciPy's trust region reflective method on parameters scaled to the unit cube, with the exact Jacobian."""
 
     def __init__(self, network: Network, lower: Array, upper: Array, sigma: Array) -> None:
         self.lower, self.width, self.sigma = lower, upper - lower, sigma
