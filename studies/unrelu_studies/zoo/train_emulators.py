@@ -14,6 +14,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def train(name: str, emulator: Emulator, steps: int = STEPS) -> tuple[nn.Sequent
 def save(name: str, network: nn.Sequential) -> None:
     """Write the layers as float32 arrays W1, b1, W2, ..., W of shape (outputs, inputs)."""
     layers = [part for part in network if isinstance(part, nn.Linear)]
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for i, layer in enumerate(layers, 1):
         arrays |= {f"W{i}": layer.weight.detach().numpy(), f"b{i}": layer.bias.detach().numpy()}
     np.savez_compressed(WEIGHTS / f"{name}.npz", **arrays)
