@@ -328,8 +328,8 @@ def starts(monkeypatch):
     found: list[np.ndarray] = []
     start, more, codes = unrelu.Problem.start, adam._starts, SearchStarts.codes
 
-    def recorded(self):
-        found.append(start(self))
+    def recorded(self, number=0):
+        found.append(start(self, number))
         return found[-1].copy()
 
     def more_recorded(problem, restarts):

@@ -179,6 +179,7 @@ def identifiable_from(rank: Counts, dimension: Counts, k: int) -> Flags:
     return np.asarray((dimension == 0) | ((dimension < 0) & (rank == k)))
 
 
+@computing()
 def local_rank(
     network: Generator,
     z: Array,

@@ -20,7 +20,7 @@ BENCHMARKS = {
     "verdict": "searches.verdict",
     "hard": "searches.hard",
     "large": "searches.large",
-    "emulators": "searches.emulators",
+    "emulators": "measurements.emulators",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",
     "baselines": "searches.baselines",

@@ -139,11 +139,11 @@ def _best(runs: Array, peer: _Peer, y: Array) -> Array:
 def _table(results: Results) -> str:
     rows = results["rows"]
     methods = list(rows[0]["milliseconds"])
-    columns = ("emulator", "noise", "of 100", *methods)
+    columns = ("emulator", "noise", "share of", *methods)
     return table(
         columns,
         (
-            (r["emulator"], "stated" if r["noisy"] else "none", "best" if r["noisy"] else "exact fits",
+            (r["emulator"], "stated" if r["noisy"] else "none", "best codes" if r["noisy"] else "exact fits",
              *(f"{per_cent((r['best'] if r['noisy'] else r['exact'])[m])}, {short(r['milliseconds'][m])} ms"
                for m in methods))
             for r in rows
@@ -158,7 +158,11 @@ def _aims(results: Results) -> str:
     fewer = [r["emulator"] for r in clean if r["exact"]["auto"] < r["exact"][sixty]]
     slower = max(r["milliseconds"]["auto"] / r["milliseconds"][ten] for r in rows)
     below = min(r["below truth"] for r in noisy)
-    wrong = [f"{r['emulator']} {per_cent(1 - (r['best'] if r['noisy'] else r['exact'])[one])}" for r in rows]
+    wrong = [
+        f"{r['emulator']} {per_cent(1 - (r['best'] if r['noisy'] else r['exact'])[one])}"
+        f"{' with noise' if r['noisy'] else ''}"
+        for r in rows
+    ]
     return aims(
         [
             (f"at least as many exact fits as {sixty}", ", ".join(fewer) or "all", not fewer),
