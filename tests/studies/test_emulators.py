@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unrelu_studies.benchmarks.benchmark import Command
-from unrelu_studies.benchmarks.measurements import emulators
+from unrelu_studies.benchmarks.measurements import emulator_fits
 from unrelu_studies.kit.emulators import EMULATORS, emulator
 from unrelu_studies.zoo.train_emulators import train
 
@@ -31,7 +31,7 @@ def test_the_network_is_close_to_its_formula(name):
 def test_the_peer_has_the_network_and_its_jacobian(name):
     lower, upper, theta = drawn(name, 3)
     sigma = np.linspace(0.5, 2.0, emulator(name).output_dim)
-    peer = emulators._Peer(emulator(name), lower, upper, sigma)
+    peer = emulator_fits._Peer(emulator(name), lower, upper, sigma)
     for row in theta:
         t = (row - lower) / (upper - lower)
         np.testing.assert_allclose(peer.forward(t), emulator(name)(row) / sigma, rtol=1e-9, atol=1e-9)
@@ -50,13 +50,13 @@ def test_training_lowers_the_error():
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_unit_compares_all_methods(noisy):
     command = Command("emulators", 2, True, 5)
-    row = emulators._measure(command, ("stiff-b", noisy))
+    row = emulator_fits._measure(command, ("stiff-b", noisy))
     assert list(row["milliseconds"]) == ["auto", "trf x1", "trf x2", "trf x4"]
     assert row["inside"]
     assert row["observations"] == 2
     assert all(0 <= share <= 1 for share in (*row["exact"].values(), *row["best"].values()))
     assert row["exact"]["trf x1"] <= row["exact"]["trf x2"] <= row["exact"]["trf x4"]
     assert row["below truth"] == 1 or not noisy
-    text = emulators._table({"rows": [row]})
+    text = emulator_fits._table({"rows": [row]})
     assert "stiff-b" in text
     assert ("best codes" if noisy else "exact fits") in text

@@ -20,7 +20,7 @@ BENCHMARKS = {
     "verdict": "searches.verdict",
     "hard": "searches.hard",
     "large": "searches.large",
-    "emulators": "measurements.emulators",
+    "emulators": "measurements.emulator_fits",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",
     "baselines": "searches.baselines",
