@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 from scipy.optimize import least_squares
 from torch import nn
 
 import unrelu
 from tests.support import random_network
-from unrelu.errors import InputError
+from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds, Coordinates
 from unrelu.runtime.streams import stream
 from unrelu.search import descents
@@ -228,6 +232,33 @@ def test_bounds_that_cannot_be_used(bounds, message):
     network = emulator()
     with pytest.raises(InputError, match=message):
         unrelu.invert(network, np.zeros(120), bounds=bounds)
+
+
+def test_bounds_of_scipy_are_taken():
+    network = emulator()
+    _, y = observed(network, 0.1, 2)
+    ours = unrelu.invert(network, y, "lm", bounds=(LOWER, UPPER))
+    theirs = unrelu.invert(network, y, "lm", bounds=optimize.Bounds(LOWER, UPPER))
+    assert ours.z.tobytes() == theirs.z.tobytes()
+
+
+def test_a_prior_that_is_no_number_is_refused_as_without_bounds():
+    network = emulator()
+    with pytest.raises(OptionError, match="must be a number"):
+        unrelu.invert(network, np.zeros(120), bounds=(LOWER, UPPER), prior=np.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["chain", "opaque", "extended"])
+def test_what_is_kept_with_a_generator_does_not_keep_it_alive(kind):
+    network = emulator()
+    if kind != "chain":
+        network = opaque(network) if kind == "opaque" else unrelu.extend(network, offset=(-1, 1))
+    k = network.latent_dim
+    unrelu.invert(network, np.zeros(120), "lm", bounds=(np.full(k, -1e3), np.full(k, 1e3)), max_iterations=2)
+    seen = weakref.ref(network)
+    del network
+    gc.collect()
+    assert seen() is None
 
 
 def test_a_start_outside_is_refused():

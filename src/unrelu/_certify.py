@@ -128,7 +128,7 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
         raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")
     codes = codes.reshape(shape)
     known = np.isfinite(codes).all(axis=1, keepdims=True)
-    codes = np.where(known, codes, problem.bounds.uniform(np.full(shape, 0.5)))
+    codes = np.where(known, codes, problem.bounds.quantile(np.full(shape, 0.5)))
     problem.bounds.check(codes, "result")
     return codes
 

@@ -66,9 +66,9 @@ def invert(
             :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`; in units of y, after
             ``scale``. It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a
             confidence of at least 0.99.
-        bounds: (lower, upper), numbers or arrays of a code's shape, as in scipy.optimize; infinite where there is none.
-            Codes never leave them, and random starts are uniform between two that are finite. Those that a code is at
-            are in ``active_bounds``.
+        bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite where there
+            is none. Codes never leave them, and random starts are uniform between two that are finite.
+            ``active_bounds`` says which of them a code is at.
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
             (:math:`|r|_\infty`), r = y - A G(z), whitened where the noise is an array or has a covariance. By default
             "auto" takes that of the noise (linf for uniform, l1 for outliers, l2 otherwise), the others report what
@@ -171,12 +171,16 @@ def _diagnosed(result: Inversion) -> Inversion:
 
 
 def _null(result: Inversion) -> Array:
-    """What the deviance of counts would be, were the codes the true ones and fitted, (B, 3); NaN without a code."""
+    """What the deviance of counts would be, were the codes the true ones and fitted, (B, 3); NaN without a code.
+
+    Coordinates at a bound are not fitted: they take no degree of freedom.
+    """
     problem = result.problem
+    free = problem.bounds.active(result.z) == 0
     null = np.full((problem.size, 3), np.nan)
     for rows, tangents in jacobians(problem.network, result.z, problem.operator):
         part = problem.part(rows)
-        null[rows] = part.null(result.reconstruction[rows], tangents.numpy())
+        null[rows] = part.null(result.reconstruction[rows], tangents.numpy() * free[rows, :, None])
     return null
 
 

@@ -189,10 +189,12 @@ class Problem:
         """
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        box = Bounds.parse(bounds, network.latent_shape)
-        tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not prior))
+        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape)
+        if norm is not None and norm not in _NORMS:
+            raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
+        weight = _weight(prior, norm or stated.norm)
+        tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
-        stated = Noise.parse(noise)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not selects_outputs(measurement):
             raise InputError(
@@ -201,13 +203,10 @@ class Problem:
             )
         if isinstance(measurement, Identity | MaskOperator):
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
-        if norm is not None and norm not in _NORMS:
-            raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         if stated.counts and norm not in (None, "l2"):
             raise InputError(
                 f"norm={norm!r}: counts are compared by their deviance; leave norm= out with noise={stated}"
             )
-        weight = _weight(prior, norm or stated.norm)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63")
         if network.dtype not in (torch.float32, torch.float64):
@@ -260,7 +259,9 @@ class Problem:
     def equilibrated(self) -> Problem:
         """The same problem in ordinary units, see :mod:`unrelu.measurements.equilibration`; itself where its units are.
 
-        Codes are the same in both. Methods are given this one, so their tolerances need not think of units.
+        Codes are the same in both, but for those with bounds, which are in coordinates of their own
+        (:mod:`unrelu.measurements.latent_bounds`). Methods are given this one, so their tolerances need not think of
+        units.
 
         Raises:
             InputError: y or the noise is 1e100 times larger than what the generator puts out, or this is so small that

@@ -147,7 +147,6 @@ class Inversion:
     rank: Any
     identifiable: Any
     problem: Problem = field(repr=False)
-    _null: Array | None = field(repr=False)
     _ended: npt.NDArray[np.object_] = field(repr=False)
     _norm: str = field(repr=False)
     _pool: bool = field(repr=False)
@@ -227,12 +226,11 @@ class Inversion:
             rank=np.full(problem.size, -1),
             identifiable=np.zeros(problem.size, dtype=bool),
             problem=problem,
-            _null=problem.null(x),
             _ended=states,
             _norm=norm or problem.norm,
             _pool=pool,
         )
-        return unjudged._judged(np.zeros(problem.size))
+        return unjudged._judged(np.zeros(problem.size), problem.null(x))
 
     def with_diagnostics(
         self,
@@ -251,13 +249,13 @@ class Inversion:
             used: the degrees of freedom that the fit used up, (B,).
             null: of count noise, what :meth:`~unrelu.problem.Problem.null` says of the fit.
         """
-        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable, _null=null)._judged(used)
+        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable)._judged(used, null)
 
-    def _judged(self, used: Array) -> Inversion:
+    def _judged(self, used: Array, null: Array | None) -> Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
         exact = problem.is_exact(residual)
-        p_value = problem.p_value(residual, used, self._null)
+        p_value = problem.p_value(residual, used, null)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
@@ -316,7 +314,7 @@ class Inversion:
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
-        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_null", "_norm", "_pool")]
+        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm", "_pool")]
         columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], problem=problem, **columns)
 

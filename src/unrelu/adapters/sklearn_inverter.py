@@ -59,7 +59,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             then see the training rows only).
         method: a name of the registry or a callable, as of :func:`unrelu.invert`.
         operator: A, for all rows: a mask, a matrix, ..., as of :func:`unrelu.invert`.
-        noise: what is known about the noise of X: None, "uniform:A", "gaussian:S" or "outliers:P".
+        noise: what is known about the noise of X, as of :func:`unrelu.invert`.
         bounds: of codes, as of :func:`unrelu.invert`.
         norm: "l2", "l1" or "linf"; by default that of the noise.
         prior: weight of :math:`|z|_2^2` in the l2 objective.

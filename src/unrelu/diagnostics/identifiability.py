@@ -206,9 +206,9 @@ def local_rank(
     What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
     """
     exact, measured, unit = _equilibrated(network, operator)
-    walls = None if bounds is None or bounds.none else np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
+    outward = None if bounds is None or bounds.none else np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
     if not isinstance(exact, Network):
-        rank, free, sigma, _ = _examined(exact, z, measured, walls)
+        rank, free, sigma, _ = _examined(exact, z, measured, outward)
         return rank, free, np.ldexp(sigma, -unit)
     single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
@@ -225,8 +225,8 @@ def local_rank(
         free[part[off.hidden]] = -1
     rest = np.flatnonzero(~sure)
     if len(rest):
-        walls = None if walls is None else walls[rest]
-        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), walls)
+        outward = None if outward is None else outward[rest]
+        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), outward)
     return rank, free, np.ldexp(sigma, -unit)
 
 
@@ -274,9 +274,12 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 
 def _examined(
-    network: Generator, z: Array, operator: Operator, walls: Array | None = None
+    network: Generator, z: Array, operator: Operator, outward: Array | None = None
 ) -> tuple[Counts, Counts, Array, Array]:
-    """Rank, dimension, smallest singular value and margin of all codes; they move along d with ``walls`` d <= 0."""
+    """Rank, dimension, smallest singular value and margin of all codes.
+
+    ``outward`` are the outward normals of the bounds that they are at, zero elsewhere, (B, k, k).
+    """
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
     for part, codes in _chunks(network, z, operator):
@@ -286,30 +289,30 @@ def _examined(
         known = off.finite & (ranks >= 0)
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
-        beside = [np.zeros((0, z.shape[1]))] * len(part) if walls is None else list(walls[part])
+        beside = [np.zeros((0, z.shape[1]))] * len(part) if outward is None else list(outward[part])
         dimension[kept] = _dimensions(network, codes, measured, off, ranks, beside)[known]
     return rank, dimension, sigma, margin
 
 
 def _dimensions(
-    network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts, walls: list[Array]
+    network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts, outward: list[Array]
 ) -> Counts:
     """The larger dimension of the sets on which neurons at their kink stay off, and on which they come on."""
-    free = _of_cones(off, z.shape[1] - rank, walls, on=False)
+    free = _of_cones(off, z.shape[1] - rank, outward, on=False)
     kinked = np.flatnonzero([len(normals) > 0 for normals in off.kinks])
     if len(kinked):
         region = linear_regions(network, z[torch.from_numpy(kinked)], operator.take(kinked), on=True)
-        there = _of_cones(region, z.shape[1] - spectrum(region.tangents)[1], [walls[i] for i in kinked], on=True)
+        there = _of_cones(region, z.shape[1] - spectrum(region.tangents)[1], [outward[i] for i in kinked], on=True)
         free[kinked] = np.maximum(free[kinked], there)
     free[off.hidden & (free == 0)] = -1
     return free
 
 
-def _of_cones(region: LinearRegions, unspanned: Counts, walls: list[Array], on: bool) -> Counts:
-    """The dimension of {d : J d = 0, walls d <= 0, the neurons at their kink stay on this side}; -1 if not found."""
+def _of_cones(region: LinearRegions, unspanned: Counts, outward: list[Array], on: bool) -> Counts:
+    """The dimension of {d : J d = 0, outward d <= 0, the neurons at their kink stay on this side}; -1 if not found."""
     free = unspanned.copy()
     for i, kinks in enumerate(region.kinks):
-        normals = np.concatenate([kinks, -walls[i] if on else walls[i]])
+        normals = np.concatenate([kinks, -outward[i] if on else outward[i]])
         if normals.any() and free[i] > 0:
             basis = free_basis(region.tangents[i], normals, on)
             free[i] = -1 if basis is None else basis.shape[1]

@@ -68,7 +68,7 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
 
 
 def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
-    """The layer with its outputs times weights above 0, (n_out,); its activation is positively homogeneous."""
+    """The layer with its outputs times weights of at least 0, (n_out,); its activation is positively homogeneous."""
     matrix = system.matrix
     if isinstance(matrix, np.ndarray):
         return replace(system, matrix=matrix * weights[:, None], bias=system.bias * weights)

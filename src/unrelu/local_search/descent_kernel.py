@@ -2,7 +2,7 @@ r"""Compiled Levenberg-Marquardt descents on small dense networks, code by code,
 
 A chain of dense layers, whose whole output is observed, is packed into one vector of numbers. For a code, most neurons
 of a ReLU network do not change with it: their rows of the Jacobian are zero, and the normal equations are those of the
-others, a small part of the work of a dense product. Kinks are rounded off by a parabola, so that this is also true of
+others, a small part of the work of a dense product. Kinks are smoothed by a parabola, so that this is also true of
 smoothed networks. A code's descent does not depend on the others of its batch, not even by rounding.
 """
 

@@ -183,15 +183,12 @@ class CountNoise(Noise):
         variance = whole[1] - explained + 2 * used - 2 * shared
         return np.array([mean_left, variance, whole[2] * variance / whole[1]])
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
-        if scale.ndim != 2:
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
+        if null is None:
             raise InputError(f"noise={self}: the p-value depends on the means; pass null=problem.null(outputs)")
-        mean, variance, third = scale.T  # the null cumulants
-        # Gamma of shape 4 / skewness^2, moved to the mean.
-        shape = 4 * variance**3 / third**2
-        unit = np.sqrt(variance / shape)
-        above = (np.square(r).sum(axis=1) - mean) / unit + shape
-        return np.asarray(np.where(above > 0, special.gammaincc(shape, np.maximum(above, 0.0)), 1.0))
+        mean, variance, third = null.T
+        deviation = np.sqrt(variance)
+        return np.asarray(stats.pearson3.sf(np.square(r).sum(axis=1), third / deviation**3, mean, deviation))
 
 
 @dataclass(frozen=True, eq=False)

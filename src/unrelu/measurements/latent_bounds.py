@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import math
 import weakref
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from scipy import optimize
+from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.models.affine import Dense, Scale, Shape
+from unrelu.models.affine import Affine, Scale, Shape
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork, unchained
+from unrelu.models.opaque_network import unchained
 
 Array = npt.NDArray[np.float64]
 
@@ -45,7 +47,7 @@ class Bounds:
 
     @classmethod
     def parse(cls, bounds: Any, shape: Shape) -> Bounds:
-        """The bounds of codes of this shape from None or (lower, upper), numbers or arrays, as SciPy takes them.
+        """The bounds of codes of this shape from None, (lower, upper), numbers or arrays, or ``scipy.optimize.Bounds``.
 
         Raises:
             InputError: no pair, entries that are no numbers or NaN, a shape that does not fit, or a lower bound that is
@@ -55,7 +57,7 @@ class Bounds:
         if bounds is None:
             return cls(np.full(k, -np.inf), np.full(k, np.inf))
         try:
-            lower, upper = bounds
+            lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, optimize.Bounds) else bounds
         except (TypeError, ValueError):
             raise InputError(f"bounds={bounds!r} is no pair; pass (lower, upper), numbers or arrays of {k}") from None
         ends = []
@@ -101,16 +103,16 @@ class Bounds:
             z = np.where(z > self.upper, 2 * self.upper - z, z)
         return self.clip(z)
 
-    def uniform(self, share: Array) -> Array:
-        """Codes (..., k) that are this share of the way from the lower to the upper bound; 0 where one is infinite."""
+    def quantile(self, p: Array) -> Array:
+        """Of probabilities p (..., k), the quantiles of uniform codes; 0 where a bound is infinite."""
         low, high = (np.where(self.boxed, end, 0.0) for end in (self.lower, self.upper))
-        return low + (high - low) * share
+        return low + (high - low) * p
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Codes (*shape, k): uniform where both ends are finite, else N(0, 1), mirrored at the one that is."""
         z = rng.standard_normal((*shape, len(self.lower)))
         if self.boxed.any():
-            z = np.where(self.boxed, self.uniform(rng.random(z.shape)), z)
+            z = np.where(self.boxed, self.quantile(rng.random(z.shape)), z)
         return self.reflect(z)
 
     def active(self, z: Array) -> npt.NDArray[np.int8]:
@@ -211,26 +213,19 @@ def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
 
 
 def _composed(network: Generator, shift: Array, factor: Array) -> Generator:
+    if isinstance(network, Network):
+        first, *others = network.layers
+        change = Scale(*(torch.tensor(a).reshape(first.in_shape) for a in (factor, shift)))
+        affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
+        return replace(network, layers=(replace(first, affine=affine), *others))
     scale, offset = (torch.tensor(a, dtype=network.dtype, device=network.device) for a in (factor, shift))
-    if isinstance(network, OpaqueNetwork):
-        inner = _Standard(scale.reshape(network.latent_shape), offset.reshape(network.latent_shape))
-        return replace(network, module=nn.Sequential(inner, network.module).eval())
-    if not isinstance(network, Network):
-        return GeneratorOnCoordinates(network, scale, offset)
-    first, *others = network.layers
-    head, *tail = first.affine.steps or (None,)
-    if isinstance(head, Dense) and len(first.affine.in_shape) == 1:
-        constant = head.weight @ offset
-        steps = [Dense(head.weight * scale, constant if head.bias is None else head.bias + constant), *tail]
-    else:
-        shape = first.affine.in_shape
-        steps = [Scale(scale.reshape(shape), offset.reshape(shape)), *first.affine.steps]
-    return replace(network, layers=(replace(first, affine=replace(first.affine, steps=tuple(steps))), *others))
+    # Of a copy: what is kept with a network must not keep it alive.
+    return GeneratorOnCoordinates(copy(network), scale, offset)
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratorOnCoordinates(Generator):
-    """G(shift + factor t) of a generator of any other kind.
+    """G(shift + factor t) of a generator without known layers.
 
     Attributes:
         base: G.
@@ -290,18 +285,3 @@ class GeneratorOnCoordinates(Generator):
         """The same and its transposed Jacobian, (B, k, n)."""
         x, tangents = self.base.linearize(self.shift + self.factor * z)
         return x, tangents * self.factor[:, None]
-
-
-class _Standard(nn.Module):
-    """shift + factor t."""
-
-    factor: Tensor
-    shift: Tensor
-
-    def __init__(self, factor: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factor", factor)
-        self.register_buffer("shift", shift)
-
-    def forward(self, t: Tensor) -> Tensor:
-        return self.shift + self.factor * t

@@ -26,8 +26,8 @@ class Operator(ABC):
     """A map of flat outputs, (B, n) -> (B, m), the same for every observation or one for each (masks).
 
     Attributes:
-        linear: whether it is a linear map; of those here all are, of
-            :mod:`~unrelu.measurements.nonlinear_operator` none.
+        linear: whether it is a linear map; of those here all are but a :class:`Weighted` of one that is not, see
+            :mod:`~unrelu.measurements.nonlinear_operator`.
         n: entries of an output.
         m: entries of an observation. A mask keeps m = n; entries that it hides are 0.
         shape: shape of one observation as the user passes it.

@@ -230,12 +230,12 @@ class Noise(ABC):
         """
         r = np.abs(residual)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            p = self._p_value(r, observed, used, scale if null is None else null)
+            p = self._p_value(r, observed, used, scale, null)
         without_code = np.isnan(r).all(axis=1) | (not self.stated)
         return np.asarray(np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0)))
 
     @abstractmethod
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
         """The p-value of finite absolute residuals."""
 
 
@@ -250,7 +250,7 @@ class UnknownNoise(Noise):
     def __post_init__(self) -> None:
         pass
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
         return np.full(len(r), np.nan)
 
 
@@ -308,7 +308,7 @@ class Uniform(Noise):
         """A."""
         return self.size
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
         return np.where(r.max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
 
 
@@ -400,7 +400,7 @@ class Gaussian(Noise):
         """Two standard deviations."""
         return 2 * self.size
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
         squares = np.where(r > 0, r / self.level, 0.0) ** 2
         return np.asarray(chdtrc(_degrees_left(observed, used), squares.sum(axis=1)))
 
@@ -445,7 +445,7 @@ class Outliers(Noise):
         """P."""
         return float(self.level)
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array) -> Array:
+    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
         outliers = (r > _OUTLIER * scale[:, None]).sum(axis=1)
         return np.asarray(bdtrc(outliers - 1.0, observed, self.level))
 

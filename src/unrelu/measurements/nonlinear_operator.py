@@ -15,8 +15,8 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements.linear_operators import Operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
-from unrelu.models.opaque_network import OpaqueNetwork, frozen
-from unrelu.models.torch_opaque import Trial, as_module, differentiated
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_opaque import Trial, longest
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
@@ -113,13 +113,10 @@ def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Gen
     """
     x = _outputs(output, network)
     try:
-        module = as_module(given, x.reshape(2, *output))
-        copy = frozen(module, torch.float64, torch.device("cpu")).eval()
-        width, m = _TRIAL.sizes(copy, x.reshape(2, *output))
-        function = OpaqueNetwork(copy, output, _REASON, m, width)
         # Entries that are exactly zero, as ReLUs put out, stay so along the directions of the trial: functions may have
         # a kink there.
-        return NonlinearOperator(differentiated(function, x, x.abs()), m)
+        function = _TRIAL.network(given, x.reshape(2, *output), _REASON, x.abs())
+        return NonlinearOperator(function, function.output_shape)
     except UnsupportedModelError as error:
         raise InputError(
             f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable function of "
@@ -132,5 +129,4 @@ def _outputs(output: Shape, network: Generator | None) -> Tensor:
     """Two outputs, flat, (2, n): the longest of the typical ones; where no generator is known, numbers from 0 to 1."""
     if network is None:
         return torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
-    x = torch.tensor(network.typical_outputs)
-    return x[x.norm(dim=1).argsort(descending=True)[:2]]
+    return longest(network.typical_outputs)

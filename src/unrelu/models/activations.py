@@ -35,7 +35,7 @@ class Activation:
     with ``c = 0`` (ReLU), a number in (0, 1) (LeakyReLU), one number per coordinate (PReLU) or 1 (identity); the smooth
     ones are ``sigmoid`` and ``tanh``.
 
-    With a ``width`` w > 0 the kink is rounded off by a parabola between -w and w, for searches that must not get caught
+    With a ``width`` w > 0 the kink is smoothed by a parabola between -w and w, for searches that must not get caught
     in it. Outside, nothing changes, so that a ReLU that is off stays off:
 
     .. math:: \phi_w(u) = c u + (1 - c) \frac{(u + w)^2}{4 w}, \qquad |u| \le w
@@ -132,7 +132,7 @@ class Activation:
     # --- PyTorch side: values and derivatives -------------------------------------------------------------------
 
     def smoothed(self, width: float) -> Activation:
-        """The same activation with its kink rounded off; itself where there is none."""
+        """The same activation with its kink smoothed; itself where there is none."""
         if self.smooth or self.name == "identity":
             return self
         return Activation(self.name, self.slope, width)

@@ -137,7 +137,7 @@ class Generator(ABC):
         return float(np.abs(self.typical_outputs).max())
 
     def smoothed(self, share: float) -> Generator:
-        """The generator with its kinks rounded off, by a share of what its layers put out; itself if none are known."""
+        """The generator with its kinks smoothed, by a share of what its layers put out; itself if none are known."""
         return self
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------

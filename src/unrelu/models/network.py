@@ -190,7 +190,7 @@ class Network(Generator):
         return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in layers)
 
     def smoothed(self, share: float) -> Network:
-        """The network with every kink rounded off, by ``share`` of :attr:`activation_sizes` of its layer."""
+        """The network with every kink smoothed, by ``share`` of :attr:`activation_sizes` of its layer."""
         sizes = zip(self.layers, self.activation_sizes, strict=True)
         layers = tuple(replace(layer, activation=layer.activation.smoothed(share * size)) for layer, size in sizes)
         return replace(self, layers=layers)

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, as_generator, by, numbers
-from unrelu.models.opaque_network import OpaqueNetwork, frozen
-from unrelu.models.torch_opaque import Trial, as_module, differentiated
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_opaque import Trial, longest
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
 
 _SCALE = (0.5, 2.0)
-_TRIAL = Trial("function of outputs", "output", "output", "outputs of the generator")
+_TRIAL = Trial("function of outputs", "input", "result", "outputs of the generator")
 _SHARPEST = math.sqrt(2 * math.pi)
 
 
@@ -220,18 +220,15 @@ def _ends(name: str, given: Any) -> tuple[float, float]:
 
 def _checked(module: _Change, network: Generator, bounds: Array) -> OpaqueNetwork:
     """The change of outputs as a function of one vector, if a trial shows that it is one."""
-    outputs = torch.tensor(network.typical_outputs)
-    x = outputs[outputs.norm(dim=1).argsort(descending=True)[:2]]
+    x = longest(network.typical_outputs)
     low, high = bounds.T
     drawn = low + (high - low) * stream("trial parameters").uniform(0.2, 0.8, (2, len(bounds)))
     at = torch.cat([x, torch.from_numpy(drawn)], dim=1)
     lengths = torch.cat([x.abs(), torch.from_numpy(0.1 * (high - low)).expand(2, -1)], dim=1)
-    given = module if isinstance(module.function, nn.Module) else as_module(module.forward, at)
+    given = module if isinstance(module.function, nn.Module) else module.forward
     try:
-        copy = frozen(given, torch.float64, torch.device("cpu")).eval()
-        width, shape = _TRIAL.sizes(copy, at)
-        function = OpaqueNetwork(copy, (at.shape[1],), ExtendedGenerator.reason, shape, width)
-        return differentiated(function, at, lengths).to(network.dtype, network.device)
+        function = _TRIAL.network(given, at, ExtendedGenerator.reason, lengths)
+        return function.to(network.dtype, network.device)
     except UnsupportedModelError as error:
         raise InputError(f"the function of outputs and parameters cannot be used: {error}") from error
 

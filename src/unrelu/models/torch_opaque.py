@@ -1,4 +1,4 @@
-"""A PyTorch module that is no chain of layers as an opaque generator, if a trial shows that it is a generator."""
+"""A PyTorch module or function as an opaque generator, or a part of one, if a trial shows that it is one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +17,8 @@ from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
 from unrelu.runtime.streams import stream
+
+Array = npt.NDArray[np.float64]
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
 _SAME = 1e-5
@@ -55,7 +58,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         given, trial = replica(copy), replica(copy.eval())
         x = _CODES.rows(trial, codes)
         _check_mode(given, codes, x)
-        width = max(width_of(trial, codes), z.shape[1], x[0].numel())
+        width = _held(trial, codes, x)
         # What a chain could be made of instead is no part of the reason.
         short = reason.partition("; supported")[0]
         network = OpaqueNetwork(copy, latent_shape, short, tuple(x.shape[1:]), width)
@@ -120,13 +123,27 @@ class Trial:
             )
         return x
 
-    def sizes(self, module: nn.Module, z: Tensor) -> tuple[int, Shape]:
-        """The most numbers that a module holds for a row, and the shape of its result, if it passes; see :meth:`rows`.
+    def network(
+        self, function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0
+    ) -> OpaqueNetwork:
+        """A module or function of rows z (2, ...) that can be evaluated and differentiated, if it passes.
 
-        It is run in copies: modules may keep what they computed.
+        It is run in copies, in float64: modules may keep what they computed.
+
+        Args:
+            function: it.
+            z: what it is tried on.
+            reason: why it is no chain of layers.
+            lengths: see :func:`differentiated`.
+
+        Raises:
+            UnsupportedModelError: see :meth:`rows` and :func:`differentiated`.
         """
+        module = frozen(as_module(function, z), torch.float64, torch.device("cpu")).eval()
         x = self.rows(replica(module), z)
-        return max(width_of(replica(module), z), z[0].numel(), x[0].numel()), tuple(x.shape[1:]) or (1,)
+        shape = tuple(x.shape[1:]) or (1,)
+        network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, shape, _held(replica(module), z, x))
+        return differentiated(network, z.flatten(1), lengths)
 
     def evaluate(self, module: nn.Module, z: Tensor) -> Tensor:
         """The module's result, if it is one for each row.
@@ -271,7 +288,18 @@ def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
     return gradient
 
 
+def longest(outputs: Array) -> Tensor:
+    """The two longest of some outputs (B, n), to try functions of outputs on."""
+    x = torch.tensor(outputs)
+    return x[x.norm(dim=1).argsort(descending=True)[:2]]
+
+
 # --- size -------------------------------------------------------------------------------------------------------------
+
+
+def _held(module: nn.Module, z: Tensor, x: Tensor) -> int:
+    """The most numbers that a module holds for a row, between z and its result x."""
+    return max(width_of(module, z), z[0].numel(), x[0].numel())
 
 
 def width_of(module: nn.Module, z: Tensor) -> int:

@@ -51,6 +51,11 @@ _STEP, _LAYER, _WEIGHT, _PRODUCT, _SOLUTION = 0.5, 0.9, 1.3e-4, 1e-5, 1e-3
 _LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
+# Of those that are refined: how many side by side, steps after which half of them are given up, and in all, and the
+# predicted decrease at which they end.
+_REFINED, _HALVED_AFTER, _REFINED_STEPS, _REFINED_DECREASE = 4, 5, 30, 1e-7
+# A code has converged if its last steps together gained less than this fraction of its objective.
+LAST_STEPS, CONVERGED = 10, 1e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
 # is computed in single precision.
 _LEAST_VARIANCE = 1e-3
@@ -110,11 +115,15 @@ class Descents(ABC):
             hops each. After the last, each brings half as many chains more.
         doubtful: a confidence below which an observation is given one more round than :attr:`rounds` has.
         settled: a confidence from which one without visible noise is given none: its chains agree that it does not fit.
+        first: the round that observations with visible noise begin with.
+        refines: whether codes that leave a residual are :meth:`refined` here, as a Jacobian costs too much.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
     doubtful: ClassVar[float] = 0.0
     settled: ClassVar[float] = 1.0
+    first: ClassVar[int] = 0
+    refines: ClassVar[bool] = False
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To how many chains, of how many hops, the next round brings observations, (b,) each."""
@@ -145,6 +154,16 @@ class Descents(ABC):
             enough: objectives at which a descent may end, (b,).
             watch: asked now and then whether to stop; what was not reached by then keeps its f.
         """
+
+    def refined(self, rows: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Codes of some observations refined from where their chains ended, (b, k), and whether they converged, (b,).
+
+        Args:
+            z: where the chains ended, the best first, (b, c, k).
+            most: steps at most.
+            watch: as for :meth:`improve`.
+        """
+        raise NotImplementedError
 
     @staticmethod
     def of(problem: Problem, bank: Bank, objective: SquaredError) -> Descents:
@@ -208,7 +227,7 @@ class CompiledDescents(Descents):
         return np.where(agree, chains * 3 // 2, chains), np.where(agree, spent.hops, hops)
 
     def affordable(self, spent: Spent) -> npt.NDArray[np.bool_]:
-        """Whether it costs at most a tenth of a second, with the descents before it, if descents stay as long."""
+        """Whether it ends within the time for an observation, if descents stay as long as those before it."""
         chains, hops = self.effort(spent)
         longer = chains * (1 + hops) / np.maximum(1, spent.chains * (1 + spent.hops))
         budget = _MICROSECONDS * np.where(spent.noiseless, _NOISELESS, 1)
@@ -335,9 +354,12 @@ class GradientDescents(BatchDescents):
             of the generator.
     """
 
-    # Six agreeing chains are worth 0.97, twelve 0.99, at half a second a chain: the first few say the most.
+    # Six agreeing chains are worth 0.96, twelve 0.98, at half a second a chain: the first few say the most. One chain
+    # may fit exactly; with noise, four at once cost twice as much as one.
     rounds = ((1, 0), (4, 0))
     settled = BatchDescents.doubtful
+    first = 1
+    refines = True
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
@@ -364,3 +386,26 @@ class GradientDescents(BatchDescents):
         state.run(_EXACT_STEPS_LARGE, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
+
+    def refined(self, rows: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """See :meth:`Descents.refined`: in single precision, which sees all that is to gain.
+
+        A few chains go on side by side, which costs little more than one, and the worse half of them is given up
+        again and again: at kinks, chains of nearly the same objective come to rest at different ones.
+        """
+        z = z[:, :_REFINED]
+        left, where = z.shape[1], torch.from_numpy(np.repeat(rows, z.shape[1])).to(self.objective.y.device)
+        codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
+        floor = torch.zeros_like(codes[:, 0])
+        state = LimitedMemorySteps(self.objective, codes, where, self.inverse[where], _REFINED_DECREASE, floor)
+        most = min(most, _REFINED_STEPS)
+        while left > 1 and most > _HALVED_AFTER:
+            f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
+            left, most = left // 2, most - _HALVED_AFTER
+            state.give_up((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
+        before = state.run(max(0, most - LAST_STEPS), watch).f.clone()
+        f = state.run(min(most, LAST_STEPS), watch).f
+        arrived = (state.done | (f >= (1 - CONVERGED) * before)).cpu().numpy().reshape(z.shape[:2])
+        each = np.arange(len(rows))
+        best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
+        return state.z.cpu().double().numpy().reshape(z.shape)[each, best], arrived[each, best]

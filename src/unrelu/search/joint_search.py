@@ -13,7 +13,6 @@ from torch import Tensor
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau, polish
-from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.pooled_noise import too_large
@@ -22,7 +21,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
 from unrelu.search.confidence import SAME, Hits
-from unrelu.search.descents import Descents, GradientDescents, Spent, Start
+from unrelu.search.descents import CONVERGED, LAST_STEPS, Descents, Spent, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
@@ -44,14 +43,10 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# A code is refined until two steps in a row each gain less than this fraction of its objective, and has converged if
-# the last ten together gained less than that one.
+# A code is refined until two steps in a row each gain less than this fraction of its objective.
 _REFINED_DECREASE = 3e-4
-_LAST_STEPS, _CONVERGED = 10, 1e-3
-# Predicted decreases: exact fits are then as good as their rounding; codes of large generators have converged.
-_EXACT_DECREASE, _REFINED_DECREASE_LARGE = 1e-13, 1e-7
-# Codes of a large generator that are refined side by side, steps after which half of them are given up, and in all.
-_REFINED, _HALVED_AFTER, _REFINED_STEPS = 4, 5, 30
+# Exact fits are as good as their rounding when a step is predicted to gain no more.
+_EXACT_DECREASE = 1e-13
 
 
 @dataclass(frozen=True)
@@ -76,10 +71,11 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 of
-            24 hops (18 of 8 hops where all chains but one agree), to 18 of 24 hops, and then to half as many more in
-            each; None: as many as cost about a tenth of a second. Of generators that are not compiled, as they are
-            large, to 1, 2 and 3 chains without hops, and then to half as many more; None: three.
+        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 of 24
+            hops, to 18, and then to half as many more in each; while all chains but one agree, chains of 8 hops are
+            added instead. None: as many as end within 0.14 seconds of the processor, three times as many where no noise
+            is visible. Where descents are not compiled they are fewer:
+            :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
         max_iterations: Levenberg-Marquardt steps of the refinement at most.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
@@ -137,9 +133,8 @@ class JointSearch:
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
         self.hops, self.made, self.rounds = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
-        if isinstance(self.descents, GradientDescents) and options.rounds is None:
-            # The first round is one chain, which may fit exactly; four at once cost twice as much.
-            self.rounds[~problem.looks_noiseless] = 1
+        if options.rounds is None:
+            self.rounds[~problem.looks_noiseless] = self.descents.first
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = problem.energy
@@ -329,12 +324,14 @@ class JointSearch:
 
     def _in_double(self, rows: Index, steps: int) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Codes of some observations in the network's own precision, (b, k), and whether they converged, (b,)."""
-        if isinstance(self.descents, GradientDescents) and not steps:
-            return self._by_gradients(rows, self.descents.inverse)
+        if not steps and self.descents.refines:
+            ends = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)]
+            ends[:, 0] = self.z[rows]
+            return self.descents.refined(rows, ends, self.options.max_iterations, self.watch)
         objective, where = MixedSquaredError(SquaredError.of(self.problem), self.objective), self._rows(rows)
         z = objective.tensor(self.z[rows])
         exact = 1e-30 * objective.y[where].square().sum(dim=1)
-        if isinstance(self.descents, GradientDescents) and objective.counts is None:
+        if self.descents.refines and objective.counts is None:
             z, f, arrived = chord_steps(objective, z, where, exact)
         else:
             gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
@@ -349,36 +346,11 @@ class JointSearch:
                 state = LevenbergMarquardtSteps(
                     precise, z[left], where[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
                 )
-                before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
-                z[left] = state.run(min(most, _LAST_STEPS), self.watch).z
+                before = state.run(max(0, most - LAST_STEPS), self.watch).f.clone()
+                z[left] = state.run(min(most, LAST_STEPS), self.watch).z
                 f[left] = state.f
-                arrived[left] = state.done | (state.f >= (1 - _CONVERGED) * before)
+                arrived[left] = state.done | (state.f >= (1 - CONVERGED) * before)
         return z.cpu().double().numpy(), arrived.cpu().numpy()
-
-    def _by_gradients(self, rows: Index, inverse: Tensor) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """The same for codes of large generators that leave a residual: single precision sees all that is to gain.
-
-        A few chains go on side by side, which costs little more than one, and the worse half of them is given up
-        again and again: at kinks, chains of nearly the same objective come to rest at different ones.
-        """
-        z = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)[:, :_REFINED]]
-        z[:, 0] = self.z[rows]
-        left, where = z.shape[1], self._rows(np.repeat(rows, z.shape[1]))
-        codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
-        floor = torch.zeros_like(codes[:, 0])
-        state = LimitedMemorySteps(self.objective, codes, where, inverse[where], _REFINED_DECREASE_LARGE, floor)
-        most = min(self.options.max_iterations, _REFINED_STEPS)
-        while left > 1 and most > _HALVED_AFTER:
-            f = state.run(_HALVED_AFTER, self.watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
-            left, most = left // 2, most - _HALVED_AFTER
-            state.give_up((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
-        before = state.run(max(0, most - _LAST_STEPS), self.watch).f.clone()
-        f = state.run(min(most, _LAST_STEPS), self.watch).f
-        arrived = state.done | (f >= (1 - _CONVERGED) * before)
-        each = np.arange(len(rows))
-        best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
-        z = state.z.cpu().double().numpy().reshape(z.shape)
-        return z[each, best], arrived.cpu().numpy().reshape(z.shape[:2])[each, best]
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""

@@ -88,7 +88,7 @@ class SearchStarts:
         spread = np.exp(self._uniform(rows, count, 0.0, np.log(_FURTHEST)))[:, :, None]
         random, bounds = spread * drawn, self.problem.bounds
         if bounds.boxed.any():
-            random = np.where(bounds.boxed, bounds.uniform(ndtr(drawn)), random)
+            random = np.where(bounds.boxed, bounds.quantile(ndtr(drawn)), random)
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
     def moves(self, rows: Index, chains: int, hops: int) -> Array:

@@ -1,1 +1,1 @@
-"""Measurements of other kinds than linear ones with Gaussian noise."""
+"""Measurements as scientists have them: emulators in a box with an error bar an output, and functions of the output."""
