@@ -465,9 +465,12 @@ class Problem:
     @cached_property
     def _typical(self) -> float:
         """The size of A x for outputs x of the usual size, which rounding errors are relative to."""
-        if not self.operator.linear:
-            return float(np.abs(self.operator.values(self.network.typical_outputs)).max())
-        x = np.full((self.size, self.network.output_dim), self.network.typical_output)
+        if self.operator.linear:
+            x = np.full((self.size, self.network.output_dim), self.network.typical_output)
+        else:
+            x = self.network.typical_outputs
+            if self.operator.count:  # as many outputs as there are observations with weights of their own
+                x = x[np.arange(self.size) % len(x)]
         return float(np.abs(self.operator.values(x)).max())
 
 

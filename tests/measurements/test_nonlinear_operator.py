@@ -298,3 +298,20 @@ def test_a_linear_operator_has_its_directions_whatever_the_output():
     values, pushed = Identity((N,), N).linearize(t[:, 0], t)
     assert torch.equal(values, t[:, 0])
     assert torch.equal(pushed, t)
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_each_observation_may_have_sizes_of_noise_of_its_own(count):
+    """Whose objective is chi-square, and a batch of equal sizes is that of one for all."""
+    network = random_network((3, 20, 40), seed=1, bias=True)
+    sigma = np.geomspace(0.01, 0.3, 40)
+    truth = np.random.default_rng([8, 1]).standard_normal((count, 3))
+    y = np.tanh(network(truth) / 2) + sigma * np.random.default_rng([8, 2]).standard_normal((count, 40))
+    each = unrelu.invert(
+        network, y, operator=lambda x: torch.tanh(x / 2), noise=unrelu.Gaussian(np.tile(sigma, (count, 1)))
+    )
+    residual = y - np.tanh(network(each.z) / 2)
+    np.testing.assert_allclose(each.fun, np.square(residual / sigma).sum(axis=1), rtol=1e-6)
+    shared = unrelu.invert(network, y, operator=lambda x: torch.tanh(x / 2), noise=unrelu.Gaussian(sigma))
+    np.testing.assert_allclose(each.fun, shared.fun, rtol=1e-3)
+    np.testing.assert_allclose(each.p_value, shared.p_value, atol=1e-2)
