@@ -279,7 +279,12 @@ def test_a_descent_does_not_depend_on_those_before_it():
     start, moves = truth + 0.5, drawn(B, 3, K)
     options = {"schedule": np.geomspace(1, 0.02, 5), "limits": (16, 1e-2, 0.0, np.inf)}
     together = run(problem, start, moves=moves, **options)
-    for i in range(B):
+    rng = np.random.default_rng(1)
+    small_arrays = []
+    for trial in range(3000):
+        # Memory of other places: loops in vectors may take another way where arrays lie side by side.
+        small_arrays = small_arrays[-300:] + [np.empty(size) for size in rng.integers(1, 60, size=rng.integers(8))]
+        i = trial % B
         alone = run(problem, start[i : i + 1], moves=moves[i : i + 1], **options)
         for one, all_of_them in zip(alone, together, strict=True):
             np.testing.assert_array_equal(one[0], all_of_them[i])

@@ -35,6 +35,8 @@ _DAMPING, _TINY = 1e-2, 1e-300
 _PATIENCE, _TRUST = 2, 2.0
 # A step is tiny that is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
+# Numbers left free on either side of an array that is written: more than one pass of a loop in vectors takes.
+_ROOM = 256
 
 
 class PackedLayer(NamedTuple):
@@ -90,7 +92,21 @@ class PackedNetwork(NamedTuple):
         return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
 
 
-# Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions.
+# Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions. A loop in
+# vectors first asks whether what it writes lies close to what it reads, else it goes number by number, and sums in
+# another order: with room around what is written, the answer, and so the rounding, does not depend on where memory is.
+
+
+@jit
+def _doubles(size):
+    """Room for so many numbers in double precision, far from other arrays."""
+    return np.empty(size + 2 * _ROOM)[_ROOM : _ROOM + size]
+
+
+@jit
+def _singles(size):
+    """The same in single precision."""
+    return np.empty(size + 2 * _ROOM, np.float32)[_ROOM : _ROOM + size]
 
 
 @jit
@@ -341,35 +357,34 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
         inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         ends[layer + 2] = ends[layer + 1] + outputs
         largest, widest = max(largest, inputs * outputs), max(widest, outputs)
-    u, x, slopes = (
-        np.empty(ends[d + 1], np.float32),
-        np.empty(ends[d + 1], np.float32),
-        np.empty(ends[d + 1], np.float32),
-    )
     work = (
-        ends, u, x, slopes, np.empty(largest, np.float32), np.empty(widest, np.int64),
-        np.empty(len(y), np.float32), np.empty(len(y), np.float32),
-        np.empty((k, k)), np.empty(k), np.empty((k, k)), np.empty(k), np.empty(k),
+        ends, _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(largest),
+        np.empty(widest, np.int64), _singles(len(y)), _singles(len(y)),
+        _doubles(k * k).reshape(k, k), _doubles(k), _doubles(k * k).reshape(k, k), _doubles(k), _doubles(k),
     )  # fmt: skip
     one = limits.copy()
-    start = np.empty(k)
+    code = _doubles(k)
     for i in range(len(z)):
         if not np.isfinite(f[i]):
             one[3] = np.inf
-            f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, box, z[i], work)
+            for j in range(k):
+                code[j] = z[i, j]
+            f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, box, code, work)
             steps[i] += count
+            for j in range(k):
+                z[i, j] = code[j]
         for hop in range(moves.shape[1]):
             if f[i] <= limits[2]:
                 break
             for j in range(k):
-                start[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
+                code[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
             one[3] = f[i]
-            reached, count = _descend(numbers, layout, sizes, schedule[:0], y, prior, one, box, start, work)
+            reached, count = _descend(numbers, layout, sizes, schedule[:0], y, prior, one, box, code, work)
             steps[i] += count
             if reached < f[i]:
                 f[i] = reached
                 for j in range(k):
-                    z[i, j] = start[j]
+                    z[i, j] = code[j]
 
 
 def compile_descents() -> None:
