@@ -335,7 +335,8 @@ class Problem:
         """The problem of some observations, under a control of its own; starts are not carried over."""
         return replace(
             self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
-            control=control or self.control, given=self.given and self.given.part(rows),
+            noise=self.noise.take(rows, self.operator.shape, self.size), control=control or self.control,
+            given=self.given and self.given.part(rows),
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:

@@ -133,6 +133,13 @@ class Noise(ABC):
             f"that shape, or {(size, *observation)}, one for each of the {size} observations"
         )
 
+    def take(self, rows: npt.NDArray[np.intp], observation: tuple[int, ...], size: int) -> Noise:
+        """The model of some of ``size`` observations; itself where all share one."""
+        shared = (observation, (math.prod(observation),))
+        if not isinstance(self.level, np.ndarray) or self.level.shape in shared:
+            return self
+        return replace(self, level=self.level[rows])
+
     def _finite(self, clean: Array) -> Array:
         """The levels of entries, 0 where they are infinite, for observations (B, m)."""
         level = np.asarray(self.level, dtype=np.float64)
