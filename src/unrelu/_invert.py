@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
+from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
 from unrelu.methods import Method, make, registered_name
 from unrelu.models.generator import Generator
@@ -120,7 +122,27 @@ def invert(
             time_limit=time_limit, callback=callback, scale=scale,
         )  # fmt: skip
         result = _solved(run, problem.equilibrated(), norm, registered_name(method))
-        return result.in_units_of(problem).shaped()
+        return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
+
+
+def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a method, with the defaults of those that were left out; a function has none that are known."""
+    own = run.layer_method if isinstance(run, Layerwise) else run
+    if not is_dataclass(own) or isinstance(own, type):
+        return options
+    return {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
+
+
+def judged_again(result: Inversion) -> Inversion:
+    """The verdict on the codes of a batch, computed from the codes, and from how the method said that it ended."""
+    stated, problem = result.problem, result.problem.equilibrated()
+    latent = problem.units.latent
+    z = result.z if latent is None else latent.coordinates(result.z)
+    again = Inversion.of(
+        problem, z, method=result.method, status=result._ended, nit=result.nit, norm=result._norm,
+        seconds=result.seconds, confidence=result.confidence, pool=result._pool,
+    )  # fmt: skip
+    return _diagnosed(again).in_units_of(stated)
 
 
 def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:

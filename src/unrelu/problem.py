@@ -229,11 +229,19 @@ class Problem:
             Control(_seconds(time_limit), callback),
             bounds=box,
         )
-        if not stated.entrywise:
-            return problem
-        alike, measured, y = whitened(stated, measurement, values)
+        return problem.whitened()
+
+    def whitened(self) -> Problem:
+        """The same problem with entries that are alike, see :mod:`unrelu.measurements.whitening`; itself if they are.
+
+        Raises:
+            InputError: the noise is of another shape than y, or correlated where each observation has its own mask.
+        """
+        if not self.noise.entrywise:
+            return self
+        alike, measured, y = whitened(self.noise, self.operator, self.y)
         y.setflags(write=False)
-        return replace(problem, noise=alike, operator=measured, y=y, given=problem)
+        return replace(self, noise=alike, operator=measured, y=y, given=self)
 
     @property
     def size(self) -> int:

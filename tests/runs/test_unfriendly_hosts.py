@@ -22,8 +22,8 @@ from tests.runs.small_runs import CHUNK, SIZE, WEIGHTS, Y, command, reference, r
 from unrelu.datasets.opening import in_memory
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
+from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import running
-from unrelu.runs.manifest import fingerprint
 
 
 @pytest.mark.parametrize("place", ["out/reconstructions.npy", "out/below/y.npy"])

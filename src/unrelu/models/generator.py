@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
+from html import escape
 from typing import Any, Self
 
 import numpy as np
@@ -139,6 +140,12 @@ class Generator(ABC):
     def smoothed(self, share: float) -> Generator:
         """The generator with its kinks smoothed, by a share of what its layers put out; itself if none are known."""
         return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {by(self.latent_shape)} -> {by(self.output_shape)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unrelu._version import __version__
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
+from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import Told, batch_html, batch_lines, observation_html, observation_lines, probability
 from unrelu.runtime.words import count
@@ -404,6 +407,22 @@ class Inversion:
         labels = [_label(batch, int(i), numbered=not single) for i in rows]
         title = f"method {self.method}" if single else f"{len(rows)} of {len(batch)} observations, method {self.method}"
         return panels(batch.problem, batch.reconstruction, rows, labels).figure(title)
+
+    def save(self, path: str | Path) -> None:
+        """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads: all that it takes to verify it.
+
+        That is codes, reconstructions, the verdict, y, noise, bounds, norm, prior, operator, options, the version and
+        fingerprints of the network and of the whole. Nothing is pickled, and the file appears as a whole or not at all.
+        Of a measurement given as code, A G(z) at the codes is written.
+
+        Raises:
+            InputError: another suffix, or no such folder; or the noise model is a class of your own.
+            StorageError: the disk is full, or not ours to write to.
+        """
+        batch = self._batched()
+        columns = {name: getattr(batch, name) for name in _per_observation()}
+        held = Held(columns, self.problem, self.method, self._norm, self._pool, dict(self.options), __version__)
+        write_result_file(Path(path), held)
 
     def to_frame(self, codes: bool = False) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation, a column for each number.
