@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
+from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
@@ -42,6 +43,7 @@ def invert(
     seed: int = 0,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
+    progress: bool | str = False,
     scale: str | tuple[float, float] | None = None,
     **options: Any,
 ) -> Inversion:
@@ -83,6 +85,8 @@ def invert(
             batch as a whole, so an observation alone may get other ones than within a batch.
         time_limit: in seconds; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
+        progress: whether a bar is drawn on standard error, in a terminal or a notebook; "always" also where that is
+            neither. It changes no result.
         scale: (low, high), or "LOW,HIGH": map y's own range to this one first, 0..255 of bytes, 0..1 of floats
             (:class:`~unrelu.measurements.picture_scale.Scaling`); residuals and ``noise`` are then in these units. None
             and "none" leave y as it is. Observations that are clearly on another scale of pictures than the generator,
@@ -116,12 +120,13 @@ def invert(
     (array([0.5]), 'EXACT_FIT', 'fits the observation exactly, to numerical precision')
     """
     run = make(method, options)
-    with computing(one_thread=small(network)):
+    name = registered_name(method)
+    with reporting(progress, name or "inversion", callback) as told, computing(one_thread=small(network)):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
-            time_limit=time_limit, callback=callback, scale=scale,
+            time_limit=time_limit, callback=told, scale=scale,
         )  # fmt: skip
-        result = _solved(run, problem.equilibrated(), norm, registered_name(method))
+        result = _solved(run, problem.equilibrated(), norm, name)
         return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
 
 

@@ -12,13 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._version import __version__
-from unrelu.errors import InputError, MissingPackageError, OptionError
+from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
 from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
-from unrelu.result.verdict_text import Told, batch_html, batch_lines, observation_html, observation_lines, probability
+from unrelu.result.verdict_text import (
+    Told,
+    batch_html,
+    batch_lines,
+    data_frame,
+    observation_html,
+    observation_lines,
+    probability,
+)
 from unrelu.runtime.words import count
 
 if TYPE_CHECKING:
@@ -439,15 +447,11 @@ class Inversion:
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        try:
-            import pandas  # noqa: PLC0415 -- an optional package
-        except ImportError as error:
-            raise MissingPackageError("to_frame() needs pandas: pip install pandas") from error
         batch = self._batched()
         columns: dict[str, Any] = {**batch._columns()}
         if codes:
             columns |= {f"z{j}": batch.z[:, j] for j in range(batch.z.shape[1])}
-        return pandas.DataFrame(columns, index=pandas.RangeIndex(self.problem.size, name="observation"))
+        return data_frame(columns, np.arange(self.problem.size))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         """The verdict, (B,) each, of a result with a batch axis."""

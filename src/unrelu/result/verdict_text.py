@@ -10,13 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
+from unrelu.errors import MissingPackageError
 from unrelu.runtime.words import count, duration, number, share
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Rows of the tables of a batch: a printed result has at most 15 lines.
 _STATUSES, _WORST = 4, 5
@@ -40,6 +44,7 @@ class Told:
         norm: of the residual.
         k: latent coordinates.
         active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
+        places: what observations are numbered by, (B,); by default 0, 1, ...
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -49,6 +54,7 @@ class Told:
     norm: str
     k: int
     active: npt.NDArray[np.int8] | None = None
+    places: npt.NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.columns["status"])
@@ -82,7 +88,8 @@ class Told:
         """Index, status, p-value where there are any, residual and confidence of an observation."""
         c = self.columns
         p = [probability(c["p_value"][i])] if self.judged else []
-        return [str(i), str(c["status"][i]), *p, number(float(c["residual"][i])), probability(c["confidence"][i])]
+        place = i if self.places is None else self.places[i]
+        return [str(place), str(c["status"][i]), *p, number(float(c["residual"][i])), probability(c["confidence"][i])]
 
     def headings(self) -> list[str]:
         """Of :meth:`row`."""
@@ -129,7 +136,8 @@ def batch_html(told: Told, shown: npt.NDArray[np.intp], images: Sequence[Sequenc
     statuses = html_table(["status", "count", "share", "meaning"], told.statuses(), _LEFT)
     which = "" if len(shown) == len(told) else f"<p>the worst {len(shown)}:</p>"
     rows = [told.row(i) + list(cells) for i, cells in zip(shown, images, strict=True)]
-    observations = html_table([*told.headings(), *_IMAGES], rows, _LEFT) if rows else ""
+    headings = [*told.headings(), *(_IMAGES if any(images) else ())]
+    observations = html_table(headings, rows, _LEFT) if rows else ""
     return f"<div><p>{escape(told.title())}</p>{statuses}{which}{observations}<p>{escape(told.ending())}</p></div>"
 
 
@@ -171,10 +179,23 @@ def observation_entries(
         ("code", shown if np.isfinite(code).all() else ""),
         ("fit", left if np.isfinite(code).all() else "no code, so no fit"),
         ("confidence", _confidence(float(c["confidence"]), told.method)),
-        ("uniqueness", _uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), told.k)),
+        ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), told.k)),
         ("active bounds", "" if told.active is None else _active(told.active[0])),
         ("effort", f"{count(int(c['nit']), 'iteration')}, {duration(float(c['seconds']))}"),
     ]
+
+
+def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataFrame:
+    """The columns as a pandas data frame whose rows are named by the observations' indices.
+
+    Raises:
+        MissingPackageError: pandas is not installed.
+    """
+    try:
+        import pandas  # noqa: PLC0415 -- an optional package
+    except ImportError as error:
+        raise MissingPackageError("to_frame() needs pandas: pip install pandas") from error
+    return pandas.DataFrame(dict(columns), index=pandas.Index(index, name="observation"))
 
 
 def probability(value: float) -> str:
@@ -190,7 +211,8 @@ def _confidence(value: float, method: str) -> str:
     return f"{probability(value)} that no code has an objective more than 1% lower"
 
 
-def _uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
+def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
+    """What is known of other codes near one with this rank of A J, (k latent coordinates), in words."""
     if rank < 0:
         return "unknown"
     of = f"(rank {rank} of {k})"
