@@ -132,8 +132,8 @@ def invert(
 
 def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a method, with the defaults of those that were left out; a function has none that are known."""
-    own = run.layer_method if isinstance(run, Layerwise) else run
-    if not is_dataclass(own) or isinstance(own, type):
+    own: Any = run.layer_method if isinstance(run, Layerwise) else run
+    if not is_dataclass(own):
         return options
     return {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
 

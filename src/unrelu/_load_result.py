@@ -107,4 +107,4 @@ def _flaw(result: Inversion) -> str | None:
 
 def _size(x: Array) -> Array:
     """The largest absolute entry of every row, 0 where a code is missing."""
-    return np.nan_to_num(np.abs(x.reshape(len(x), -1)).max(axis=1), nan=0.0)
+    return np.asarray(np.nan_to_num(np.abs(x.reshape(len(x), -1)).max(axis=1), nan=0.0))

@@ -169,7 +169,7 @@ def test_results_that_vanish_meanwhile_are_told(tmp_path):
 
 def test_a_run_prints_in_a_line(tmp_path):
     text = repr(small_run(tmp_path / "out"))
-    assert text.startswith(f"Run('{tmp_path}/out': 23 of 23 observations; ")
+    assert text.startswith(f"<Run '{tmp_path}/out': 23 of 23 observations; ")
     assert len(text) < len(str(tmp_path)) + 120
 
 

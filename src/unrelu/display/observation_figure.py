@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from unrelu.display.pixels import DIVERGING, HIDDEN, Shape, differences, value_range, values
 from unrelu.runtime.words import number
@@ -93,9 +94,10 @@ class ObservationPanels:
         height = _CURVE if any(curve for _, curve, _ in columns) else _PICTURE
         rows = len(self.labels)
         figure = ObservationFigure(
-            figsize=(sum(widths) + _MARGIN + 0.6, height * rows + 0.7), layout="constrained", dpi=100
+            figsize=(sum(widths) + _MARGIN + 0.6, height * rows + 0.7),
+            layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04),
+            dpi=100,
         )
-        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.04)  # type: ignore[union-attr] # "constrained" has one
         hidden = self.observation is not None and bool(np.isnan(self.observed).any())
         figure.suptitle(f"{title}; light blue was not observed" if hidden else title, fontsize=10)
         axes = figure.subplots(rows, len(columns), squeeze=False, width_ratios=widths)
@@ -126,6 +128,8 @@ class ObservationPanels:
         measured = "G(z)" if self.alike else "A G(z)"
         if name == "residual":
             extra = f"y \N{MINUS SIGN} {measured}"
+            if self.observation is not None and self.observation[0] > 1:
+                return f"residual {extra}\nof the channel that is off most"
             return f"residual {extra}" + (", band: stated noise" if curve and self.sizes is not None else "")
         if curve:
             return f"observed, and {measured}" if name == "observed" else "reconstruction"
@@ -172,7 +176,7 @@ def png_of(figure: Figure, dpi: float | None = None) -> bytes:
 
 def curve_thumbnail(curves: Sequence[tuple[Array, str]], ends: tuple[float, float]) -> bytes:
     """Curves (n,) in their colours, without axes, as a small PNG file."""
-    figure = Figure(figsize=(1.8, 0.84), dpi=100)
+    figure = Figure(figsize=(1.4, 0.84), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
     for y, colour in curves:

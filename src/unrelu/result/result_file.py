@@ -44,7 +44,7 @@ _KINDS = {
     "seconds": np.float64, "freedom": np.int64, "rank": np.int64, "identifiable": np.bool_,
 }  # fmt: skip
 _NORMS = ("l2", "l1", "linf")
-_LEVELLED = {"gaussian": Gaussian, "uniform": Uniform}
+_LEVELLED: dict[str, type[Noise]] = {"gaussian": Gaussian, "uniform": Uniform}
 
 
 class AbsentGenerator(Generator):
@@ -100,12 +100,12 @@ class AbsentOperator(Operator):
     @property
     def n(self) -> int:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
         """Entries of an output."""
-        return self.outputs.shape[1]
+        return int(self.outputs.shape[1])
 
     @property
     def m(self) -> int:  # type: ignore[override]
         """Entries of an observation."""
-        return self.measured.shape[1]
+        return int(self.measured.shape[1])
 
     @property
     def count(self) -> int:
