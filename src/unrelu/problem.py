@@ -358,7 +358,7 @@ class Problem:
 
     def mean_of(self, x: Array) -> Array:
         """A x, (B, m), for outputs x (B, ...)."""
-        return self.operator.values(x.reshape(len(x), -1))
+        return self.operator.values(x.reshape(len(x), self.network.output_dim))
 
     def differences_of(self, x: Array) -> Array:
         """y - A x, (B, m), as y was stated, for outputs x (B, ...); 0 where nothing is known."""

@@ -37,7 +37,7 @@ def panels(problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence
     stated = (problem.given or problem).part(rows)
     size, operator = len(rows), stated.operator
     shown = reconstruction[rows]
-    outputs = shown.reshape(size, -1)
+    outputs = shown.reshape(size, stated.network.output_dim)
     alike = isinstance(operator, Identity | MaskOperator)
     output = _picture(stated.network.output_shape, outputs)
     measured = picture_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None
