@@ -85,5 +85,5 @@ def test_an_interrupt_goes_through_and_the_terminal_is_restored(monkeypatch):
 
 @pytest.mark.parametrize("asked", ["yes", 1, None])
 def test_other_words_are_refused(asked):
-    with pytest.raises(OptionError, match="progress=.*: use True, False, or 'always'"):
+    with pytest.raises(OptionError, match=r"progress=.*: use True, False, or 'always'"):
         unrelu.invert(NET, Y, "lm", progress=asked)

@@ -117,8 +117,8 @@ def forged(path, digest=True, **changes):
 
     with np.load(path) as held:
         table = dict(held)
-    for name, change in changes.items():
-        name = name.replace("__", ".")
+    for argument, change in changes.items():
+        name = argument.replace("__", ".")
         table[name] = change(table[name].copy()) if callable(change) else np.asarray(change)
         if change is None:
             del table[name]
@@ -156,7 +156,7 @@ def test_numbers_that_do_not_follow_from_the_codes_are_told(tmp_path, name, chan
     with pytest.raises(InputError, match=r"of observation 0 is .*; load it without the network to look at it"):
         unrelu.load_result(path, NET)
     forged(path, digest=False, seconds=first(7.0))
-    with pytest.raises(InputError, match="damaged .its numbers are not those that it was written with"):
+    with pytest.raises(InputError, match=r"damaged .its numbers are not those that it was written with"):
         unrelu.load_result(path)
 
 
@@ -195,7 +195,7 @@ def test_files_that_are_no_results_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no result but arrays weights"):
         unrelu.load_result(path)
     path.write_text("text")
-    with pytest.raises(InputError, match="not a readable .npz"):
+    with pytest.raises(InputError, match=r"not a readable \.npz"):
         unrelu.load_result(path)
     np.savez(path, format=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="Python objects, which could run code"):
@@ -220,14 +220,15 @@ def test_every_cut_and_every_flipped_byte_is_an_error_of_ours_or_changes_nothing
             damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            assert str(unrelu.load_result(path)) == str(result)
-        except InputError as error:
-            assert str(path) in str(error)
+            again = unrelu.load_result(path)
+        except InputError:
+            continue
+        assert str(again) == str(result)
 
 
 def test_more_than_the_limit_is_refused(tmp_path):
     result_of().save(tmp_path / "result.npz")
-    with pytest.raises(InputError, match="at most 1,000 bytes|at most 1000 bytes"):
+    with pytest.raises(InputError, match="at most 1000 bytes"):
         unrelu.load_result(tmp_path / "result.npz", max_bytes=1000)
 
 

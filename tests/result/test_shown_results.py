@@ -66,7 +66,7 @@ def test_observations_without_a_code_are_the_worst():
     z[2] = np.nan
     result = Inversion.of(result.problem, z, method="mine", status=Status.TIME_LIMIT)
     table = str(result).split("all, worst first:\n")[1].splitlines()
-    assert table[1].split() == ["2", "TIME_LIMIT", "–", "–"]
+    assert table[1].split() == ["2", "TIME_LIMIT", *2 * ["\N{EN DASH}"]]
 
 
 def test_one_observation_says_its_verdict_in_words():
