@@ -376,10 +376,10 @@ class GradientDescents(BatchDescents):
         self.bounds, self.objective = problem.bounds, objective
         smoothed = (bank.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
-        seen, operator = bank.seen_by(objective.operator)
-        variance = objective.prior + _LEAST_VARIANCE * seen.spread
-        inverse = seen.posterior(operator, objective.y, variance)[1]
-        variance = max(variance + seen.model[-1], torch.finfo(inverse.dtype).tiny)
+        model, operator = bank.seen_by(objective.operator)
+        variance = objective.prior + _LEAST_VARIANCE * model.spread
+        inverse = model.posterior(operator, objective.y, variance)[1]
+        variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(
