@@ -13,7 +13,7 @@ from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.measurements.noise import Noise
-from unrelu.methods import Method, make, registered_name
+from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
@@ -119,7 +119,9 @@ def invert(
             network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
             time_limit=time_limit, callback=callback, scale=scale,
         )  # fmt: skip
-        result = _solved(run, problem.equilibrated(), norm, registered_name(method))
+        ready = problem.equilibrated()
+        refuse(run, ready)
+        result = _solved(run, ready, norm, registered_name(method))
         return result.in_units_of(problem).shaped()
 
 

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from unrelu.cli import completion
+
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model file (.onnx .keras .h5 .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."
+        help="A model file (.onnx .keras .h5 .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu.",
+        autocompletion=completion.models,
     ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
@@ -39,13 +42,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and 
 Method = Annotated[
     str,
     typer.Option(
-        help="auto, exact, linf, l1, relaxed, least_squares, lm, gradient_descent, adam, plugin, ilo, projected"
+        help=", ".join(completion.METHODS),
+        autocompletion=completion.methods,
     ),
 ]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Option of the method: name=value")]
 Noise = Annotated[
     str | None,
-    typer.Option(help="uniform:A, gaussian:S, outliers:P, poisson or negative-binomial:R, in units of the data"),
+    typer.Option(
+        help="uniform:A, gaussian:S, outliers:P, poisson or negative-binomial:R, in units of the data",
+        autocompletion=completion.noises,
+    ),
 ]
 Bounds = Annotated[
     str | None,
@@ -54,10 +61,25 @@ Bounds = Annotated[
         "and upper."
     ),
 ]
-Norm = Annotated[str | None, typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)")]
+Norm = Annotated[
+    str | None,
+    typer.Option(help="Objective: l2, l1 or linf (default: that of the noise)", autocompletion=completion.norms),
+]
 Prior = Annotated[float, typer.Option(help="Weight of |z|^2 in the l2 objective.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Observations = Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")]
+ObservationsOrPicture = Annotated[
+    Path, typer.Argument(help="Observations: a picture (.png, .jpg), or a .npy or .npz file, one or a batch (B, ...).")
+]
+OutputFolderOrPicture = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Folder for the results, or a picture (.png, .jpg) of one; must not exist."),
+]
+Size = Annotated[str | None, typer.Option(help="Resize pictures to HEIGHT,WIDTH.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on standard output, also of an error; everything else on stderr."),
+]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; must not exist.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the results in an existing folder.")]
 MaskFile = Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")]
