@@ -39,8 +39,7 @@ def holed():
     return y
 
 
-# Each line: the wrong call; what the message has to say, of which it shows the value and then the call; the call that it
-# names, made. A call that the message spells out in full is evaluated as it stands there, with the names of ``USED``.
+# The wrong call; what its message says, the value and then the call that works; that call, made as the message has it.
 MISTAKES = {
     "a picture for a flat generator": (
         lambda: unrelu.invert(DIGITS, BYTES.reshape(28, 28) / 255, "lm"),
@@ -186,7 +185,7 @@ MISTAKES = {
     "a name of the zoo misspelt": (
         lambda: unrelu.zoo.load("mnist_relu"),
         r"no generator 'mnist_relu'; .*; did you mean '(?P<call>mnist-relu)'\?",
-        lambda call: unrelu.zoo.load(call),
+        unrelu.zoo.load,
     ),
     "a module for the generator": (
         lambda: unrelu.invert(MODULE.eval(), ONE),
@@ -246,7 +245,7 @@ MISTAKES = {
     "a generator of random numbers for the seed": (
         lambda: invert(ONE, seed=np.random.default_rng(3)),
         r"seed=Generator\(PCG64\).* must be an integer of at least 0, below 2\*\*63; pass e\.g\. (?P<call>seed=0)",
-        lambda call: invert(ONE, **dict([(call[:4], int(call[5:]))])),
+        lambda call: invert(ONE, **{call[:4]: int(call[5:])}),
     ),
     "a scale as one number": (
         lambda: unrelu.invert(DIGITS, BYTES, "lm", scale=255),
@@ -268,11 +267,7 @@ MISTAKES = {
         r"norm='l2': certificates bound the largest error, '(?P<call>linf)'",
         lambda call: unrelu.certify(NET, ONE, Z[0], norm=call, time_limit=0.1, max_nodes=2),
     ),
-    "a certificate without noise": (
-        lambda: unrelu.certify(NET, ONE, Z[0], time_limit=0.1, max_nodes=2),
-        "",
-        None,
-    ),
+    "a certificate without noise": (lambda: unrelu.certify(NET, ONE, Z[0], time_limit=0.1, max_nodes=2), "", None),
     "a layer method where a layer does not expand": (
         lambda: unrelu.invert(NARROW, NARROW(Z), "linf"),
         r"layer 2 \(20 -> 10\) has fewer outputs than inputs, .*: use method='auto' or '(?P<call>lm)'",
@@ -280,7 +275,7 @@ MISTAKES = {
     ),
     "counts of a generator of [-1, 1]": (
         lambda: unrelu.invert(unrelu.zoo.load("mnist-dcgan"), np.zeros((1, 28, 28)), "lm", noise="poisson"),
-        r"counts have means of at least 0, and outputs of the generator go from -1 to 1; .* (?P<call>unrelu\.extend\(.*?\)\))",
+        r"counts have means of at least 0, and outputs .* go from -1 to 1; .* (?P<call>unrelu\.extend\(.*?\)\))",
         lambda call: evaluated(call, network=unrelu.zoo.load("mnist-dcgan"))(np.ones(22)),
     ),
 }

@@ -138,9 +138,7 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
     if entry is None:
         array = hasattr(method, "__array__")
         meant = "; pass a measurement by its name, operator=" if array else nearest(method, METHODS)
-        raise OptionError(
-            f"method {shown(method)} is unknown; use one of {', '.join(METHODS)}, or a callable{meant}"
-        )
+        raise OptionError(f"method {shown(method)} is unknown; use one of {', '.join(METHODS)}, or a callable{meant}")
     known, hints = entry.defaults(), get_type_hints(entry.options)
     for name, value in options.items():
         if name not in known:

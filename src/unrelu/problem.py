@@ -208,9 +208,9 @@ class Problem:
             low, high = network.layers[-1].activation.range
             if (low < 0).any() and np.isfinite(high).all():
                 raise InputError(
-                    f"noise={stated}: counts have means of at least 0, and outputs of the generator go from {low.min():g} "
-                    f"to {high.max():g}; give them a scale and an offset, unrelu.extend(network, scale=(0, 100), "
-                    "offset=(0, 100)), or state 'gaussian:S'"
+                    f"noise={stated}: counts have means of at least 0, and outputs of the generator go from "
+                    f"{low.min():g} to {high.max():g}; give them a scale and an offset, "
+                    "unrelu.extend(network, scale=(0, 100), offset=(0, 100)), or state 'gaussian:S'"
                 )
         if stated.counts and norm not in (None, "l2"):
             raise InputError(

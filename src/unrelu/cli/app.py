@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,6 @@ import typer
 
 from unrelu._version import __version__
 from unrelu.cli import options as opt
-from unrelu.cli.documents import certify_document, failures, inspect_document, invert_document
 from unrelu.cli.json_output import leave
 from unrelu.cli.terminal import (
     end,
@@ -62,7 +62,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["invert"])
 def invert(
     model: opt.Model,
     data: opt.ObservationsOrPicture,
@@ -96,6 +96,7 @@ def invert(
     from rich.console import Console
 
     from unrelu._invert import invert as find
+    from unrelu.cli.documents import failures, invert_document
     from unrelu.cli.picture_inversion import PictureFile, read_given
     from unrelu.datasets.result_folders import prepare_output, write_result
     from unrelu.datasets.single_picture import is_picture
@@ -129,7 +130,7 @@ def invert(
     end(failures(result), problem.size, interrupted.is_set(), output / "results.jsonl")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["certify"])
 def certify(
     model: opt.Model,
     data: opt.Observations,
@@ -168,6 +169,7 @@ def certify(
 
     from unrelu._certify import certify as prove
     from unrelu.certification.certificate import Certificate, Certificates
+    from unrelu.cli.documents import certify_document
     from unrelu.datasets.result_folders import prepare_output, write_certificates
     from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
@@ -200,7 +202,7 @@ def certify(
     end(0, len(certificates), interrupted.is_set(), output / "certificates.jsonl")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["inspect"])
 def inspect(
     model: opt.Model,
     layers: opt.Layers = None,
@@ -215,6 +217,7 @@ def inspect(
     from rich.markup import escape
 
     from unrelu._inspect import inspect as look
+    from unrelu.cli.documents import inspect_document
     from unrelu.theory import ASSUMED_EXPANSION
 
     network = network_of(model, layers, activation, latent_shape, max_bytes)
@@ -241,7 +244,7 @@ def inspect(
     console.print(f"[bold]certify[/bold]       {seen.provable}")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["run"])
 def run(
     model: opt.Model,
     data: Annotated[
@@ -349,11 +352,8 @@ def run(
     end(found.failed, found.done, not found.finished, output / messages)
 
 
-@app.command()
-def status(
-    output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")],
-    json: opt.Json = False,
-) -> None:
+@app.command(epilog=opt.EXAMPLES["status"])
+def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")], json: opt.Json = False) -> None:
     """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
     from unrelu.cli.run_progress import print_status, summary
     from unrelu.runs import open_run
@@ -364,7 +364,7 @@ def status(
         print_status(open_run(output))
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["report"])
 def report(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. [default: OUT/report.html]")] = None,
@@ -401,7 +401,7 @@ def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
     return read_observations(mask, "masks", "mask", max_bytes).shape
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["demo"])
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
         "demo"
@@ -431,10 +431,22 @@ def add_laboratory(app: typer.Typer) -> None:
     """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
     found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
     for name in ("reproduce", "benchmark"):
-        if name in found:
-            app.command()(found[name].load())
+        command = _loaded(found[name]) if name in found else None
+        if command is not None:
+            app.command()(command)
         else:
             app.command(name, hidden=True, context_settings={"ignore_unknown_options": True})(_absent)
+
+
+def _loaded(entry: EntryPoint) -> Callable[..., Any] | None:
+    """The command; None where the laboratory has left its entry point behind, or is not on the path."""
+    try:
+        command: Callable[..., Any] = entry.load()
+    except ModuleNotFoundError as error:
+        if error.name != entry.module.partition(".")[0]:
+            raise
+        return None
+    return command
 
 
 def _absent(context: typer.Context, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:

@@ -6,33 +6,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from unrelu._inspect import Inspection
-    from unrelu.certification.certificate import Certificate
-    from unrelu.models.generator import Generator
-    from unrelu.result import Inversion
+import numpy as np
+
+from unrelu._inspect import Inspection
+from unrelu.certification.certificate import Certificate
+from unrelu.datasets.result_folders import certificate_records, records
+from unrelu.models.generator import Generator
+from unrelu.result import Inversion
 
 
 def failures(result: Inversion) -> int:
     """How many observations have no code."""
-    import numpy as np
-
     return int(np.sum(~np.isfinite(np.atleast_2d(result.z)).all(axis=1)))
 
 
-def invert_document(
-    result: Inversion, output: Path, names: Sequence[str] | None, interrupted: bool
-) -> dict[str, Any]:
+def invert_document(result: Inversion, output: Path, names: Sequence[str] | None, interrupted: bool) -> dict[str, Any]:
     """Of ``unrelu invert``: counts, and a record an observation with its code."""
-    import numpy as np
-
-    from unrelu.datasets.result_folders import records
-
-    rows = [
-        {**row, "z": z} for row, z in zip(records(result, names), np.atleast_2d(result.z).tolist(), strict=True)
-    ]
+    rows = [{**row, "z": z} for row, z in zip(records(result, names), np.atleast_2d(result.z).tolist(), strict=True)]
     return {
         "output": str(output), "method": result.method, "size": len(rows),
         "success": sum(bool(row["success"]) for row in rows), "failed": failures(result),
@@ -43,12 +35,11 @@ def invert_document(
 
 def certify_document(certificates: Sequence[Certificate], output: Path, interrupted: bool) -> dict[str, Any]:
     """Of ``unrelu certify``: counts, and a record an observation with its best code."""
-    from unrelu.datasets.result_folders import certificate_records
-
     rows = [{**row, "z": c.z} for row, c in zip(certificate_records(certificates), certificates, strict=True)]
+    counts = Counter(row["status"] for row in rows)
     return {
-        "output": str(output), "size": len(rows), "counts": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "interrupted": interrupted, "observations": rows,
+        "output": str(output), "size": len(rows), "counts": dict(sorted(counts.items())), "interrupted": interrupted,
+        "observations": rows,
     }  # fmt: skip
 
 

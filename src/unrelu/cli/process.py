@@ -43,13 +43,13 @@ def main() -> None:
     with _nothing_ignored():
         try:
             status = _command(json)
-            _write(json)
+            _write(json, status)
             if interrupted.is_set():  # Typer makes an exit status of it
                 raise KeyboardInterrupt
         except BaseException as error:
             status = _failed(error, interrupted.is_set())
             with suppress(OSError, StorageError):  # said above
-                _write(json)
+                _write(json, status)
     if signal.getsignal(signal.SIGINT) is interrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done; while the interpreter ends, a Ctrl-C just ends it
     sys.exit(status)
@@ -83,10 +83,14 @@ def _command(json: bool) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _write(json: bool) -> None:
+def _write(json: bool, status: int) -> None:
     """Write the document, if one is asked for, and what is left in the buffer."""
     if json:
-        sys.stdout.write(taken())
+        document = taken()
+        if not document and status == 130:  # of a second Ctrl-C, of which Typer makes an exit status
+            leave_error("Interrupted", "interrupted", status)
+            document = taken()
+        sys.stdout.write(document)
     sys.stdout.flush()
 
 

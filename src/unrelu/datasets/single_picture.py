@@ -63,9 +63,10 @@ def read_picture(
         MissingPackageError: Pillow is not installed.
     """
     found = decoded(path, size, max_bytes=max_bytes)
-    if isinstance(found, str):
-        raise InputError(found if found.startswith(str(path)) else f"{path} {found}")
     made = picture_shape(output)
+    if isinstance(found, str):
+        said = found if found.startswith(str(path)) else f"{path} {found}"
+        raise InputError(f"{said}: {_conversion(path, made)}" if made and "Pillow's mode" in found else said)
     flat = len([n for n in output if n != 1]) <= 1
     if found.shape == made or (flat and found.size == math.prod(output)):
         return found.reshape(output), found.shape
@@ -76,8 +77,7 @@ def read_picture(
         )
     ways = []
     if found.ndim != len(made):
-        mode, name = ("RGB", "rgb.png") if len(made) == 3 else ("L", "grey.png")
-        ways.append(f"convert it: PIL.Image.open({str(path)!r}).convert({mode!r}).save({name!r})")
+        ways.append(f"convert it: {_conversion(path, made)}")
     if found.shape[-2:] != made[-2:]:
         ways.append(f"resize it by --size {made[-2]},{made[-1]}")
     numbers = f" ({made[-2] * made[-1] * (3 if len(made) == 3 else 1)} numbers)" if flat else ""
@@ -85,6 +85,12 @@ def read_picture(
         f"{path} is {kind_of(found.shape)}, and the generator makes {kind_of(made)} pictures{numbers}: "
         f"{' and '.join(ways)}"
     )
+
+
+def _conversion(path: Path, made: Shape) -> str:
+    """The call that makes a picture of the generator's colours."""
+    mode, name = ("RGB", "rgb.png") if len(made) == 3 else ("L", "grey.png")
+    return f"PIL.Image.open({str(path)!r}).convert({mode!r}).save({name!r})"
 
 
 def check_output(path: Path, overwrite: bool) -> None:

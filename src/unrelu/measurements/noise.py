@@ -33,7 +33,8 @@ def _meant(noise: object) -> str:
     if isinstance(noise, type) and issubclass(noise, Noise):
         return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
     if isinstance(noise, int | float | np.number) and not isinstance(noise, bool):
-        return f"; is it a standard deviation, 'gaussian:{float(noise):g}', or the largest error, 'uniform:{float(noise):g}'?"
+        level = f"{float(noise):g}"
+        return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
     if isinstance(noise, np.ndarray | list):
         return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
     words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))

@@ -184,7 +184,11 @@ def as_generator(network: object) -> Generator:
 def _made_of(network: object) -> str:
     """The call that makes a generator of something else, for the end of a message."""
     if isinstance(network, str | os.PathLike):
-        return f": unrelu.load({os.fspath(network)!r})" if os.path.splitext(network)[1] else f": unrelu.zoo.load({network!r})"
+        return (
+            f": unrelu.load({os.fspath(network)!r})"
+            if os.path.splitext(network)[1]
+            else f": unrelu.zoo.load({network!r})"
+        )
     if isinstance(network, torch.nn.Module):
         return ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates"
     if isinstance(network, list | tuple | dict):
@@ -211,7 +215,9 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as numbers: {error}") from None
     if isinstance(value, str | os.PathLike):
-        raise InputError(f"{name}={os.fspath(value)!r} is text; pass the numbers: {name}=numpy.load({os.fspath(value)!r})")
+        raise InputError(
+            f"{name}={os.fspath(value)!r} is text; pass the numbers: {name}=numpy.load({os.fspath(value)!r})"
+        )
     raise InputError(f"{name} has {kind} entries; pass real numbers")
 
 

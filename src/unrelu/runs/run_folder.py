@@ -129,8 +129,10 @@ class Run:
                 status, numbers = row.pop("status"), (row[name] for name in ("p_value", "confidence", "freedom"))
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
-                yield plain({"index": index, "name": name_of(index), "method": self.manifest["method"], "seed": self.manifest["seed"],
-                             "status": status, "message": message, **row})  # fmt: skip
+                yield plain({
+                    "index": index, "name": name_of(index), "method": self.manifest["method"],
+                    "seed": self.manifest["seed"], "status": status, "message": message, **row,
+                })  # fmt: skip
 
 
 def open_run(folder: str | Path) -> Run:
