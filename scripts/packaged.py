@@ -65,7 +65,7 @@ def checked_names(kind: str, path: Path, names: Sequence[str]) -> None:
 
 def environment(folder: Path, wheel: Path) -> Path:
     """A virtual environment with the wheel, and the dependencies of this one; its folder of programs."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
     subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
     site = Path(
@@ -84,7 +84,15 @@ def typed(programs: Path, folder: Path) -> None:
     for text, right in ((TYPED, True), (MISTYPED, False)):
         script = folder / "script.py"
         script.write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", programs / "python", script]
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--python-executable",
+            str(programs / "python"),
+            str(script),
+        ]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if (done.returncode == 0) != right:
             sys.exit(f"mypy on\n{text}\n{done.stdout}{done.stderr}")

@@ -87,7 +87,7 @@ EXAMPLES = {
     "invert": "Examples, with about how long they take on two cores:\n\n"
     "unrelu invert mnist-relu photo.png -o out.png -- a picture of 28 x 28 pixels, 6 s\n\n"
     "unrelu invert mnist-relu digits.npy -o out --noise gaussian:0.1 -- 100 digits (100, 784), 8 s\n\n"
-    "unrelu invert mnist-dcgan photo.png -o out.png --noise gaussian:0.1 --json -- for a script, DCGAN s",
+    "unrelu invert mnist-dcgan photo.png -o out.png --noise gaussian:0.1 --json -- for a script, 9 s",
     "certify": "Example, with about how long it takes on two cores:\n\n"
     "unrelu certify mnist-relu digit.npy -o proofs --noise uniform:0.1 -- a digit (784,), 8 s and at most 10 more",
     "inspect": "Example, with about how long it takes on two cores:\n\n"
@@ -100,5 +100,5 @@ EXAMPLES = {
     "report": "Example, with about how long it takes on two cores:\n\n"
     "unrelu report out -- a run of 1,000 observations, into out/report.html, 5 s",
     "demo": "Example, with about how long it takes on two cores:\n\n"
-    "unrelu demo -o demo -- 64 digits by up to eight methods, into demo/grid.png, DEMO s",
+    "unrelu demo -o demo -- 62 digits by up to eight methods, into demo/grid.png, DEMO s",
 }
