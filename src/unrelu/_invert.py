@@ -16,7 +16,7 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
-from unrelu.methods import Method, make, registered_name
+from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
@@ -126,7 +126,9 @@ def invert(
             network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
             time_limit=time_limit, callback=told, scale=scale,
         )  # fmt: skip
-        result = _solved(run, problem.equilibrated(), norm, name)
+        ready = problem.equilibrated()
+        refuse(run, ready)
+        result = _solved(run, ready, norm, name)
         return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
 
 

@@ -185,6 +185,27 @@ def _table(section: Section) -> Table:
     return made
 
 
+def demo_document(done: list[Section]) -> dict[str, Any]:
+    """What the tables say, for ``--json``."""
+    return {
+        "order_holds": all(section.in_order for section in done),
+        "sections": [
+            {
+                "model": section.model, "real": section.real, "size": section.count, "noise": f"gaussian:{_NOISE}",
+                "methods": {method: _numbers(section, method) for method in section.methods},
+            }
+            for section in done
+        ],
+    }  # fmt: skip
+
+
+def _numbers(section: Section, method: str) -> dict[str, Any]:
+    return {
+        "explained": int(section.results[method].success.sum()), "latent_error": section.latent_error(method),
+        "residual_over_noise": section.misfit(method), "seconds": float(np.median(section.seconds[method])),
+    }  # fmt: skip
+
+
 def _records(done: list[Section]) -> Iterator[dict[str, Any]]:
     for section in done:
         for method, result in section.results.items():

@@ -68,6 +68,19 @@ def network_of(
     )
 
 
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """What ``--size`` says."""
+    if text is None:
+        return None
+    try:
+        height, width = map(int, text.split(","))
+    except ValueError:
+        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28") from None
+    if min(height, width) < 1:
+        raise InputError(f"--size {text!r}: a picture has at least one pixel; pass two whole numbers such as 28,28")
+    return height, width
+
+
 def options_of(pairs: list[str]) -> dict[str, Any]:
     """``name=value`` pairs."""
     options: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -161,8 +161,11 @@ class Run:
             raise InputError(f"{self.folder}: a status is {values.max()}; the manifest names {len(names) - 1} of them")
         return np.asarray(names[values])
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``."""
+    def rows(self, name_of: Callable[[int], str | None] = lambda i: None) -> Iterator[dict[str, Any]]:
+        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``.
+
+        ``name_of`` tells the name of the file that an observation is, None where it has none.
+        """
         names = [column.name for column in self.table.columns if not column.shape]
         for record in (self.records[chunk] for chunk in sorted(self.records)):
             values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
@@ -172,8 +175,10 @@ class Run:
                 status, numbers = row.pop("status"), (row[name] for name in ("p_value", "confidence", "freedom"))
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
-                yield plain({"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
-                             "status": status, "message": message, **row})  # fmt: skip
+                yield plain({
+                    "index": index, "name": name_of(index), "method": self.manifest["method"],
+                    "seed": self.manifest["seed"], "status": status, "message": message, **row,
+                })  # fmt: skip
 
 
 def open_run(folder: str | Path) -> Run:
@@ -209,7 +214,7 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, manifest, records, table)
 
 
-def write_lines(run: Run) -> None:
+def write_lines(run: Run, name_of: Callable[[int], str | None]) -> None:
     """Write ``results.jsonl``, as a whole or not at all (see :func:`write_whole`)."""
     advice = "all chunks are kept: mend that, and run it again"
-    write_whole(run.folder / "results.jsonl", json_lines(run.rows()), advice)
+    write_whole(run.folder / "results.jsonl", json_lines(run.rows(name_of)), advice)
