@@ -36,7 +36,7 @@ function place(event) {
 }
 
 function stroke(from, to) {
-  const radius = (Number(by("brush").value) * generator.width) / 28 / 2;
+  const radius = Math.max(0.5, (Number(by("brush").value) * generator.width) / 28 / 2);
   const tool = checked("tool");
   if (tool === "hide" || tool === "reveal") picture.cover(from, to, Math.max(1, radius), tool === "reveal");
   else picture.draw(from, to, radius, tool === "draw" ? ink() : Array(generator.channels).fill(generator.low));
