@@ -23,6 +23,7 @@ from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.runtime.host import computing
+from unrelu.runtime.words import count
 
 Array = npt.NDArray[np.float64]
 
@@ -127,7 +128,11 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
         )  # fmt: skip
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
     if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
-        raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")
+        few = problem.size == 1 and codes.ndim == 2 and codes.shape[1] == shape[1]
+        pick = ": of a batch's result the code of this observation, result.z[i]" if few else ""
+        raise InputError(
+            f"result has codes of shape {codes.shape}; y has {count(problem.size, 'observation')}, pass {shape}{pick}"
+        )
     codes = codes.reshape(shape)
     known = np.isfinite(codes).all(axis=1, keepdims=True)
     codes = np.where(known, codes, problem.bounds.quantile(np.full(shape, 0.5)))

@@ -16,7 +16,7 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import Identity, NonlinearOperator, read_operator
 from unrelu.methods import METHODS
 from unrelu.result import Status
-from unrelu.runs.manifest import fingerprint
+from unrelu.result.fingerprint import fingerprint
 
 K, N, M = 4, 60, 50
 NETWORK = random_network((K, 30, N), seed=1)

@@ -16,7 +16,7 @@ from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.methods import METHODS
 from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.result import Status
-from unrelu.runs.manifest import fingerprint
+from unrelu.result.fingerprint import fingerprint
 
 K, N = 4, 60
 # Biases: a ReLU network without them is homogeneous, so that the length of its code is its scale.

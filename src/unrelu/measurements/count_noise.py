@@ -171,7 +171,7 @@ class CountNoise(Noise):
     ) -> Array:
         """The cumulants of one observation after its fit, (3,)."""
         slope = np.where(mean < _FLOOR, mean / _FLOOR, 1.0) * seen
-        directions = (tangents * (slope / np.sqrt(self._variance(mean)))).T
+        directions = (tangents * (slope / np.sqrt(self._variance(np.where(mean > 0, mean, 1.0))))).T
         values, vectors = np.linalg.eigh(directions.T @ directions)
         kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
         half = directions @ (vectors[:, kept] / np.sqrt(values[kept] + prior))

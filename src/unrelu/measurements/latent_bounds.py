@@ -27,6 +27,7 @@ from unrelu.models.affine import Affine, Scale, Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
+from unrelu.runtime.words import shown
 
 Array = npt.NDArray[np.float64]
 
@@ -61,7 +62,11 @@ class Bounds:
         try:
             lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, optimize.Bounds) else bounds
         except (TypeError, ValueError):
-            raise InputError(f"bounds={bounds!r} is no pair; pass (lower, upper), numbers or arrays of {k}") from None
+            pairs = isinstance(bounds, list | tuple) and len(bounds) == k
+            call = "tuple(zip(*bounds))" if pairs else "(lower, upper)"
+            if isinstance(bounds, int | float):
+                call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
+            raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
         found = cls(_end(lower, "lower", shape), _end(upper, "upper", shape))
         found._check_order()
         return found

@@ -28,7 +28,7 @@ _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generat
 _SHARPEST = math.sqrt(2 * math.pi)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExtendedGenerator(Generator):
     r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u stand for nuisance parameters t.
 
