@@ -22,7 +22,9 @@ BY_LAYERS = [*((name, {}) for name in LAYERWISE), ("lm", {"start": "linf"}), ("p
 RNG = np.random.default_rng(5)
 WIDE = random_network((3, 8, 40))
 NARROW = random_network((3, 12, 8, 40))
-SIGMOID = unrelu.from_arrays([RNG.standard_normal((8, 3)), RNG.standard_normal((40, 8))], activation=["relu", "sigmoid"])
+SIGMOID = unrelu.from_arrays(
+    [RNG.standard_normal((8, 3)), RNG.standard_normal((40, 8))], activation=["relu", "sigmoid"]
+)
 MATRIX = RNG.standard_normal((20, 40))
 QUICK = {"auto": {"rounds": 1}, "lm": {"max_iterations": 5}, "projected": {"max_iterations": 1}}
 
@@ -59,7 +61,11 @@ CASES = {
 }
 MEASURED = {
     "few observed": (WIDE, np.arange(40) < 6, r"layer 2 \(8 -> 40, of which 6 are observed\) has fewer outputs"),
-    "a matrix behind an activation": (SIGMOID, MATRIX, r"operator= mixes the outputs of the last activation \(sigmoid\)"),
+    "a matrix behind an activation": (
+        SIGMOID,
+        MATRIX,
+        r"operator= mixes the outputs of the last activation \(sigmoid\)",
+    ),
     "a function": (WIDE, saturated, "operator= is a function"),
 }
 
