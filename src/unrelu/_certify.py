@@ -58,7 +58,8 @@ def certify(
         operator: A; None takes that of ``result`` if it has one.
         bounds: of the codes that are compared, (lower, upper) as for :func:`unrelu.invert`, two finite ends for every
             coordinate; None takes those of ``result`` if it has some, and (-inf, inf) takes none.
-        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
+        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``. Infinite
+            entries of an array hide those of the output; :meth:`~unrelu.Certificate.verify` is told by a mask.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
         box: whether to compute the box, which comes first and may take 30% of the time; there is none if that is short.
         time_limit: in seconds, for each observation; the inversion, where there is no result, comes on top.
@@ -104,7 +105,8 @@ def certify(
         if problem.noise.counts or isinstance(problem.operator, Weighted):
             raise InputError(
                 f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "
-                "or none, and hide entries that say nothing by operator="
+                "or none, and leave entries that say nothing out of y and of the rows of operator=, or hide them by a "
+                "mask"
             )
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")

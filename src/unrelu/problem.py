@@ -238,11 +238,19 @@ class Problem:
             Control(_seconds(time_limit), callback),
             bounds=box,
         )
-        if not stated.entrywise:
-            return problem
-        alike, measured, y = whitened(stated, measurement, values)
+        return problem.whitened()
+
+    def whitened(self) -> Problem:
+        """The same problem with entries that are alike, see :mod:`unrelu.measurements.whitening`; itself if they are.
+
+        Raises:
+            InputError: the noise is of another shape than y, or correlated where each observation has its own mask.
+        """
+        if not self.noise.entrywise:
+            return self
+        alike, measured, y = whitened(self.noise, self.operator, self.y)
         y.setflags(write=False)
-        return replace(problem, noise=alike, operator=measured, y=y, given=problem)
+        return replace(self, noise=alike, operator=measured, y=y, given=self)
 
     @property
     def size(self) -> int:
@@ -344,7 +352,8 @@ class Problem:
         """The problem of some observations, under a control of its own; starts are not carried over."""
         return replace(
             self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
-            control=control or self.control, given=self.given and self.given.part(rows),
+            noise=self.noise.take(rows, self.operator.shape, self.size), control=control or self.control,
+            given=self.given and self.given.part(rows),
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:
@@ -358,7 +367,7 @@ class Problem:
 
     def mean_of(self, x: Array) -> Array:
         """A x, (B, m), for outputs x (B, ...)."""
-        return self.operator.values(x.reshape(len(x), -1))
+        return self.operator.values(x.reshape(len(x), self.network.output_dim))
 
     def differences_of(self, x: Array) -> Array:
         """y - A x, (B, m), as y was stated, for outputs x (B, ...); 0 where nothing is known."""

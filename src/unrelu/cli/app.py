@@ -427,6 +427,46 @@ def demo(
     end(failed, len(codes), False, output / "results.jsonl")
 
 
+@app.command()
+def play(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model file, or a name of the zoo. [default: all of the zoo, to choose from on the page]"
+        ),
+    ] = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    scale: Annotated[
+        str | None, typer.Option(help="LOW,HIGH: the values of black and white. [default: as outputs suggest]")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
+    max_bytes: opt.MaxBytes = None,
+) -> None:
+    """Draw a picture on a page of this machine, hide parts of it, and see what a generator makes of it.
+
+    The page is for this machine only: it is served on 127.0.0.1 and needs no network. Ctrl-C ends it.
+    """
+    import webbrowser
+
+    from unrelu.cli.terminal import interruptible
+    from unrelu.playground import PictureGenerator, bundled, serving
+
+    opened = []
+    if model is not None:
+        network = network_of(model, layers, activation, latent_shape, max_bytes)
+        opened = [PictureGenerator.of(Path(model).name, network, scale)]
+    generators = [*opened, *(known for known in bundled() if known.name != model)]
+    print("preparing the first generator", file=sys.stderr)
+    with serving(generators, port) as server, interruptible("stopping") as ended:
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", flush=True)
+        if browser:
+            webbrowser.open(server.url)
+        ended.wait()
+
+
 def add_laboratory(app: typer.Typer) -> None:
     """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
     found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}

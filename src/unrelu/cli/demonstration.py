@@ -19,8 +19,9 @@ from rich.table import Table
 
 from unrelu import zoo
 from unrelu._invert import invert
-from unrelu.cli.terminal import bar_of, table
+from unrelu.cli.terminal import table
 from unrelu.datasets.result_folders import records, write_records
+from unrelu.display.progress_bar import bar_of
 from unrelu.problem import Progress
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream

@@ -16,7 +16,7 @@ from unrelu.datasets.single_picture import check_output, is_picture, picture_sha
 from unrelu.datasets.small_files import read_observations
 from unrelu.datasets.sources import Shape
 from unrelu.errors import InputError
-from unrelu.measurements.picture_scale import Scaling, own_range, scale_of
+from unrelu.measurements.picture_scale import Scaling, own_range, scaling_to
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion
 
@@ -69,7 +69,7 @@ def read_given(
     if measured:
         raise InputError(f"--operator takes numbers that it gives, and {data} is a picture; pass them as a .npy file")
     y, shape = read_picture(data, network.output_shape, size, max_bytes)
-    return Given(y, (data.name,), shape, str(scale_of(network)) if scale is None else scale)
+    return Given(y, (data.name,), shape, str(scaling_to(network)) if scale is None else scale)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PictureFile:
         check_output(path, overwrite)
         ends = Scaling.parse(given.scale).ends
         stored = own_range(given.y.dtype) if given.shape else None
-        return cls(path, shape, ends or stored or scale_of(network).ends or (0.0, 1.0))
+        return cls(path, shape, ends or stored or scaling_to(network).ends or (0.0, 1.0))
 
     def finish(self, console: Console, given: Given, result: Inversion) -> bool:
         """Write the reconstruction, if there is a code, and say the verdict; whether there is one."""
@@ -114,25 +114,7 @@ class PictureFile:
             write_picture(self.path, result.reconstruction.reshape(self.shape), self.ends)
         if given.said:
             console.print(plain(given.said), soft_wrap=True)
-        for sentence in _verdict(result):
-            console.print(plain(sentence), highlight=False, soft_wrap=True)
+        console.print(plain(str(result if result.problem.single else result[0])), highlight=False, soft_wrap=True)
         written = f"written to {self.path}" if found else f"{self.path} is not written, as no code was found"
         console.print(plain(written), soft_wrap=True)
         return found
-
-
-def _verdict(result: Inversion) -> list[str]:
-    """The verdict on one observation, as sentences."""
-    status, message, confidence, near = (
-        np.atleast_1d(value)[0] for value in (result.status, result.message, result.confidence, result.identifiable)
-    )
-    said = [f"{status}: {message}."]
-    if not np.isfinite(result.z).all():
-        return said
-    l2, most = (float(np.atleast_1d(result.residual(norm))[0]) for norm in ("l2", "linf"))
-    rms = l2 / np.sqrt(float(result.problem.observed[0]))
-    said.append(f"A pixel is off by {rms:.2g} (root mean square) and by at most {most:.2g}, on the generator's scale.")
-    if np.isfinite(confidence):
-        said.append(f"With probability {confidence:.2f} no code fits more than 1% better.")
-    other = "No other code near this one gives" if near else "Other codes near this one may give"
-    return [*said, f"{other} the same picture."]

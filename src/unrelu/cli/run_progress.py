@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from unrelu.cli.terminal import bar_of, interruptible, plain, table
+from unrelu.cli.terminal import interruptible, plain, table
+from unrelu.display.progress_bar import bar_of
 from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
 

@@ -149,6 +149,13 @@ class Noise(ABC):
             f"that shape, or {(size, *observation)}, one for each of the {size} observations"
         )
 
+    def take(self, rows: npt.NDArray[np.intp], observation: tuple[int, ...], size: int) -> Noise:
+        """The model of some of ``size`` observations; itself where all share one."""
+        shared = (observation, (math.prod(observation),))
+        if not isinstance(self.level, np.ndarray) or self.level.shape in shared:
+            return self
+        return replace(self, level=self.level[rows])
+
     def _finite(self, clean: Array) -> Array:
         """The levels of entries, 0 where they are infinite, for observations (B, m)."""
         level = np.asarray(self.level, dtype=np.float64)
@@ -474,7 +481,7 @@ def _degrees_left(observed: Counts, used: Array) -> Array:
 def _number(level: Any, name: str) -> float:
     try:
         return float(level)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"noise={name}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
 
 
@@ -487,12 +494,12 @@ def _sizes(level: Any, name: str) -> float | Array:
     if np.ndim(level) == 0:
         return _number(level, name)
     array = np.array(numbers(level, f"noise={name}"))
-    bad = np.argwhere(~(array > 0))
+    bad = np.argwhere(~(array >= np.finfo(float).tiny))  # 1 / S of smaller ones overflows
     if len(bad):
         first = tuple(map(int, bad[0]))
         raise InputError(
-            f"noise={_text(name, array)}: every entry must be above 0, infinite where nothing is known; {len(bad)} are "
-            f"not, the first at {first}: {array[first]:g}"
+            f"noise={_text(name, array)}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
+            f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
         )
     array.setflags(write=False)
     return array
@@ -527,7 +534,9 @@ def _covariance(given: Any) -> Array:
         raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
     off = np.abs(array - array.T).max()
     if off > 1e-10 * np.abs(array).max():
-        raise InputError(f"covariance= is not symmetric: C and C^T differ by {off:.1e}")
+        raise InputError(
+            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
+        )
     array.setflags(write=False)
     return array
 

@@ -6,6 +6,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from functools import cached_property
+from html import escape
 from typing import Any, Self
 
 import numpy as np
@@ -140,6 +141,12 @@ class Generator(ABC):
     def smoothed(self, share: float) -> Generator:
         """The generator with its kinks smoothed, by a share of what its layers put out; itself if none are known."""
         return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {by(self.latent_shape)} -> {by(self.output_shape)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 
