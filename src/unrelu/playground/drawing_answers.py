@@ -16,6 +16,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.operator_arguments import Mask
 from unrelu.playground.picture_generators import PictureGenerator
 from unrelu.result import Inversion, Status
+from unrelu.result.verdict_text import probability, uniqueness
 from unrelu.runtime.words import count, number
 
 Array = npt.NDArray[np.float64]
@@ -200,29 +201,14 @@ def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str,
         return []
     left = result.residual("l2") / math.sqrt(visible)
     return [
-        ("Fit", f"p-value {_probability(result.p_value)}" if noise else "not judged: the noise is unknown"),
+        ("Fit", f"p-value {probability(result.p_value)}" if noise else "not judged: the noise is unknown"),
         ("Residual", f"{number(left)} a pixel (root mean square), largest {number(result.residual('linf'))}"),
         ("Confidence", _confidence(result.confidence)),
-        ("Uniqueness", _uniqueness(result)),
+        ("Uniqueness", uniqueness(result.identifiable, result.rank, result.freedom, result.problem.network.latent_dim)),
     ]
 
 
 def _confidence(value: float) -> str:
     if value == 0:
         return "not known: nothing says that no other code fits better"
-    return f"{_probability(value)} that no other code fits better by more than 1%"
-
-
-def _uniqueness(result: Inversion) -> str:
-    k, rank = result.problem.network.latent_dim, result.rank
-    if result.identifiable:
-        return "no other code near this one draws the same"
-    if result.freedom > 0:
-        return f"a set of codes of {count(result.freedom, 'dimension')} around this one draws the same"
-    return f"other codes near this one may draw the same: the visible pixels tell {rank} of {k} directions"
-
-
-def _probability(value: float) -> str:
-    if 0 <= value < 1e-3:
-        return "below 0.001"
-    return "above 0.999" if 0.999 < value < 1 else f"{value:.3g}"
+    return f"{probability(value)} that no other code fits better by more than 1%"

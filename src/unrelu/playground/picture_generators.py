@@ -15,7 +15,7 @@ from unrelu._invert import invert
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, scale_of
 from unrelu.models.generator import Generator
-from unrelu.report.gallery import Shape, picture_shape
+from unrelu.display.pixels import Shape, picture_shape
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
@@ -54,12 +54,11 @@ class PictureGenerator:
         Args:
             name: what to call it.
             network: G, of outputs (H, W), (1, H, W), (3, H, W), or flat and square.
-            scale: "LOW,HIGH", the values of black and white. None: the scale of pictures that outputs are on, else the
-                medians of their smallest and largest entries.
+            scale: "LOW,HIGH", the values of black and white. None: the scale of pictures that outputs are on.
             digits: real pictures, (B, ...).
 
         Raises:
-            InputError: the outputs are no pictures, or too large ones, or the scale is none.
+            InputError: the outputs are no pictures, too large ones, or on no scale of pictures, or the scale is none.
         """
         shape = picture_shape(network.output_shape)
         if shape is None:
