@@ -201,5 +201,5 @@ def test_generators_of_no_pictures(shape, scale, why):
 
 
 def test_black_and_white_have_to_be_known():
-    with pytest.raises(InputError, match="outputs of the generator go from 0 to 0, .* --scale 0,0"):
+    with pytest.raises(InputError, match=r"outputs of the generator go from 0 to 0, .* --scale 0,0"):
         PictureGenerator.of("net.npz", unrelu.from_arrays([np.zeros((64, 2))]))

@@ -444,6 +444,7 @@ def play(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
     max_bytes: opt.MaxBytes = None,
+    json: opt.Json = False,
 ) -> None:
     """Draw a picture on a page of this machine, hide parts of it, and see what a generator makes of it.
 
@@ -460,10 +461,13 @@ def play(
         generators.insert(0, PictureGenerator.of(Path(model).name, network, scale))
     print("preparing the first generator", file=sys.stderr)
     with serving(generators, port) as server, interruptible("stopping") as ended:
-        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", flush=True)
+        where = sys.stderr if json else sys.stdout
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", file=where, flush=True)
         if browser:
             webbrowser.open(server.url)
         ended.wait()
+    if json:
+        leave("play", {"url": server.url, "generators": [generator.name for generator in generators]})
 
 
 def add_laboratory(app: typer.Typer) -> None:
