@@ -39,9 +39,10 @@ def sockets(process):
 
 @pytest.fixture
 def model(tmp_path):
+    """Outputs of 8 x 8 pixels, in [0, 1]."""
     rng = np.random.default_rng(0)
     path = tmp_path / "decoder.npz"
-    np.savez(path, W0=rng.standard_normal((12, 4)), W1=rng.standard_normal((64, 12)), activation="relu")
+    np.savez(path, W0=rng.standard_normal((12, 4)), W1=rng.standard_normal((64, 12)), activation=["relu", "sigmoid"])
     return path
 
 

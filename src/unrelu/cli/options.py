@@ -101,4 +101,6 @@ EXAMPLES = {
     "unrelu report out -- a run of 1,000 observations, into out/report.html, 5 s",
     "demo": "Example, with about how long it takes on two cores:\n\n"
     "unrelu demo -o demo -- 62 digits by up to eight methods, into demo/grid.png, DEMO s",
+    "play": "Example, with about how long it takes on two cores until the page can be opened:\n\n"
+    "unrelu play decoder.onnx -- a decoder of pictures beside the bundled ones, 7 s",
 }

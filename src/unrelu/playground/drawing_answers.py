@@ -204,7 +204,7 @@ def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str,
         ("Fit", f"p-value {probability(result.p_value)}" if noise else "not judged: the noise is unknown"),
         ("Residual", f"{number(left)} a pixel (root mean square), largest {number(result.residual('linf'))}"),
         ("Confidence", _confidence(result.confidence)),
-        ("Uniqueness", uniqueness(result.identifiable, result.rank, result.freedom, result.z.size)),
+        ("Uniqueness", uniqueness(result.identifiable, result.rank, result.freedom, result.problem.network.latent_dim)),
     ]
 
 

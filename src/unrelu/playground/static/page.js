@@ -15,7 +15,7 @@ let index = 0; // of the next sample or digit
 let wanted = null; // seconds of the search that is to be asked for next
 let asking = false;
 let long = null; // ends a search that takes longer, when another is asked for
-let answers = 0;
+let loading = 0; // pictures that are on their way
 
 // --- the picture ---------------------------------------------------------------------------------------------------
 
@@ -123,14 +123,14 @@ function prepareUploads() {
   const place = by("observation").closest("section");
   by("upload").addEventListener("change", async event => {
     const [file] = event.target.files;
-    if (file) await upload(file);
+    if (file) await arriving(upload(file));
     event.target.value = ""; // so that the same file can be chosen again
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, event => {
       event.preventDefault(); // a browser would open the file in place of the page
       place.classList.toggle("dropping", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
+      if (kind === "drop" && event.dataTransfer.files.length) arriving(upload(event.dataTransfer.files[0]));
     });
   }
 }
@@ -173,7 +173,7 @@ async function ask(seconds = 0.8) {
   long?.abort();
   if (asking) return;
   asking = true;
-  document.body.dataset.state = "asking";
+  mark();
   while (wanted !== null) {
     const [asked, allowed] = [generator, wanted];
     wanted = null;
@@ -196,8 +196,23 @@ async function ask(seconds = 0.8) {
     }
   }
   asking = false;
-  answers += 1;
-  Object.assign(document.body.dataset, { state: "idle", answers });
+  mark();
+}
+
+// For whoever waits for the page to be at rest.
+function mark() {
+  document.body.dataset.state = asking || loading ? "asking" : "idle";
+}
+
+async function arriving(picture) {
+  loading += 1;
+  mark();
+  try {
+    return await picture;
+  } finally {
+    loading -= 1;
+    mark();
+  }
 }
 
 function show(answer, visible, seconds) {
@@ -260,9 +275,9 @@ function prepareControls() {
   press("clear", change(() => picture.clear()));
   press("reveal-all", change(() => picture.visible.fill(1)));
   press("centre", change(() => picture.centre()));
-  press("invert-brightness", change(() => picture.swap()));
-  press("sample", () => begin("sample"));
-  press("digit", () => begin("digit"));
+  press("negative", change(() => picture.swap()));
+  press("sample", () => arriving(begin("sample")));
+  press("digit", () => arriving(begin("digit")));
   press("longer", () => ask(LONGER));
   by("generator").addEventListener("change", event => choose(event.target.value));
   by("brush").addEventListener("input", showLevels);
