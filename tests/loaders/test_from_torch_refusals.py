@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
-from unrelu.models.opaque_network import OpaqueNetwork, frozen
+from unrelu.models.module_copies import frozen
+from unrelu.models.opaque_network import OpaqueNetwork
 
 
 class Model(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Shape, Step
-from unrelu.models.generator import Generator, by, to_numpy
+from unrelu.models.generator import Generator, by, rounding_line, to_numpy
+from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -114,6 +115,7 @@ class Network(Generator):
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        rounding: see :class:`~unrelu.Generator`.
 
     Raises:
         ModelError: there is no layer, or the layers do not chain.
@@ -130,6 +132,7 @@ class Network(Generator):
     latent_shape: Shape
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rounding: Rounding | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -158,7 +161,8 @@ class Network(Generator):
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
         dtype, device = self._place(dtype, device)
-        return Network(tuple(layer.to(dtype, device) for layer in self.layers), self.latent_shape, dtype, device)
+        layers = tuple(layer.to(dtype, device) for layer in self.layers)
+        return replace(self, layers=layers, dtype=dtype, device=device)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -233,7 +237,7 @@ class Network(Generator):
 
     def __str__(self) -> str:
         lines = [f"  {i}. {layer}" for i, layer in enumerate(self.layers, 1)]
-        return "\n".join([f"Network {by(self.latent_shape)} -> {by(self.output_shape)}", *lines])
+        return "\n".join([f"Network {by(self.latent_shape)} -> {by(self.output_shape)}", *lines]) + rounding_line(self)
 
     @classmethod
     @computing()
