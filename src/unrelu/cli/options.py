@@ -13,7 +13,7 @@ Model = Annotated[
         help="A model file (.onnx .keras .h5 .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu."
     ),
 ]
-Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
+Layers = Annotated[str | None, typer.Option(help="The decoder's layers in a larger checkpoint: fc3,fc4 or decoder.")]
 ActivationName = Annotated[
     str | None,
     typer.Option(

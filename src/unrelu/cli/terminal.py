@@ -60,9 +60,10 @@ def network_of(
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
+    prefix = layers is not None and layers.endswith(".")
     return load(
         model,
-        layers=[name.strip() for name in layers.split(",")] if layers else None,
+        layers=layers if prefix or not layers else [name.strip() for name in layers.split(",")],
         activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
         max_bytes=limit_of(max_bytes),
