@@ -13,7 +13,9 @@ import numpy as np
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
 from unrelu.loaders.file_checks.keras_file import read_keras
+from unrelu.loaders.file_checks.program_file import check_sizes, read_program_file
 from unrelu.loaders.keras_layers import by_layer, from_keras
+from unrelu.loaders.torch_graph import from_program
 from unrelu.loaders.weight_arrays import (
     Activations,
     Entry,
@@ -31,11 +33,13 @@ from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
+from unrelu.models.torch_callables import Call
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
 # Characters of a message.
 _LONGEST = 4000
+_GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
 
 Layers = str | Sequence[str] | None
@@ -62,6 +66,7 @@ def load(
     - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
       in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind. A graph that
       branches becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
+    - ``.pt2``: a program of ``torch.export.save``, of known operators; ``torch.export.load`` is not used, which unpickles.
     - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
@@ -111,7 +116,7 @@ def load(
     """
     file = _path(path)
     suffix = file.suffix.lower()
-    if suffix not in (known := (".onnx", *_KERAS, *_READERS)):
+    if suffix not in (known := (*_GRAPHS, *_KERAS, *_READERS)):
         raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}")
     _check_options(file, suffix, layers, activation, latent_shape)
     max_bytes = check_limit(max_bytes)
@@ -154,6 +159,10 @@ def _read(
         from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
         return from_onnx(file, latent_shape, max_bytes)
+    if suffix == ".pt2":
+        program = read_program_file(file, max_bytes)
+        check_sizes(program, program.module(), max_bytes)
+        return from_program(program, None, Call())
     if suffix in _KERAS:
         arrays, config = read_keras(file, max_bytes)
         if config is not None and layers is None:
@@ -231,12 +240,12 @@ def _check_options(
     file: Path, suffix: str, layers: Layers, activation: Activations | None, latent_shape: object
 ) -> None:
     for name, value, fits in (
-        ("layers", layers, suffix != ".onnx"),
-        ("activation", activation, suffix != ".onnx"),
+        ("layers", layers, suffix not in _GRAPHS),
+        ("activation", activation, suffix not in _GRAPHS),
         ("latent_shape", latent_shape, suffix == ".onnx"),
     ):
         if value is not None and not fits:
-            why = "the graph says it" if suffix == ".onnx" else "the file says it"
+            why = "the graph says it" if suffix in _GRAPHS else "the file says it"
             raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
     if layers is not None and (
         not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)

@@ -27,6 +27,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_operations
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, code_shape
+from unrelu.loaders.exported_program import AloneModule, Program, read_program
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
 from unrelu.models.module_copies import frozen, replica
@@ -108,9 +109,31 @@ def from_torch(
     """
     call = Call.parse(output, inputs, seed)
     given = None if latent_shape is None else code_shape(latent_shape)
+    if isinstance(module, torch.export.ExportedProgram):
+        return from_program(read_program(module), given, call)
     module = _called(module, call, given)
-    _check(module)
-    network = _network(module, call, given)
+    return _rounded(module, _network(module, call, given))
+
+
+def from_program(program: Program, given: Shape | None, call: Call) -> Network | OpaqueNetwork:
+    """The network of a program of ``torch.export``.
+
+    Args:
+        program: it.
+        given: the shape of a code, if the user passed it.
+        call: which output is meant.
+
+    Raises:
+        ModelError: the program takes codes of another shape; and as :func:`from_torch`.
+    """
+    if given not in (None, program.shape):
+        raise ModelError(f"latent_shape={given}, but the program takes codes of shape {program.shape}; leave it out")
+    module = _called(program.module(), call, program.shape)
+    return _rounded(module, _network(module, call, program.shape))
+
+
+def _rounded(module: nn.Module, network: Network | OpaqueNetwork) -> Network | OpaqueNetwork:
+    """The network, with the rounding of its module."""
     reduced = reduced_type(module)
     if reduced is None:
         return network
@@ -119,9 +142,12 @@ def from_torch(
 
 
 def _network(module: nn.Module, call: Call, given: Shape | None) -> Network | OpaqueNetwork:
+    _check(module)
+    alone = isinstance(module, AloneModule)
+    batches = (module.batch,) * 2 if alone else BATCHES
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
-        root = replica(module)
+        root = replica(module.body if alone else module)
         if torch_operations.known(root):
             root = nn.Sequential(root)
         try:
@@ -135,7 +161,7 @@ def _network(module: nn.Module, call: Call, given: Shape | None) -> Network | Op
             return opaque(module, given, str(error))
         shape = given or walks[0].latent_shape()
         try:
-            return _read(module, walks, shape)
+            return _read(module, walks, shape, batches)
         except ModelError as error:
             if given is not None:
                 raise
@@ -193,10 +219,10 @@ def _refuse_autoencoder(given: object) -> None:
         )
 
 
-def _read(module: nn.Module, walks: list[_Walk], shape: Shape) -> Network | OpaqueNetwork:
+def _read(module: nn.Module, walks: list[_Walk], shape: Shape, batches: tuple[int, int]) -> Network | OpaqueNetwork:
     """The chain along which the walks go, or the module as it is where there is none."""
     try:
-        one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, BATCHES, strict=True))
+        one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, batches, strict=True))
     except UnsupportedModelError as error:
         return opaque(module, shape, str(error))
     one.check_same(two)

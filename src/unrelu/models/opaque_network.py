@@ -82,14 +82,14 @@ class OpaqueNetwork(Generator):
         """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
         # A module may refuse such codes, for the whole batch: those of observations that were not reached are NaN.
         known = z.isfinite().all(dim=1, keepdim=True)
-        with _written_out():
+        with plain_attention():
             x = self._flat(torch.where(known, z, torch.zeros_like(z)))
         return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         unit = torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
-        with _written_out():
+        with plain_attention():
             return self.push(z, unit) if self.forward_mode else self._by_rows(z)
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class OpaqueNetwork(Generator):
             return torch.func.jvp(self._flat, (z,), (direction.expand_as(z),))
 
         together = max(1, _CHUNK // (self.width * max(1, len(z))))
-        with _written_out(), _forward_mode:
+        with plain_attention(), _forward_mode:
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
         # Only tangents differ between directions, so x is one tensor seen many times.
@@ -115,7 +115,7 @@ class OpaqueNetwork(Generator):
 
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the mode there is."""
-        with _written_out():
+        with plain_attention():
             if self.forward_mode:
                 return self.push(z, directions.transpose(0, 1))
             x, tangents = self._by_rows(z)
@@ -192,6 +192,6 @@ def _plain_attention() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-_written_out = Shared(_plain_attention)
+plain_attention = Shared(_plain_attention)
 # One thread at a time: the levels of forward mode are the process's.
 _forward_mode = forkable_lock()

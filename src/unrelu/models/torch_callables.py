@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
 from unrelu.models.module_copies import frozen, parts_of
+from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.streams import stream
 
 Output = str | int | Callable[[Any], Tensor] | None
@@ -191,7 +192,7 @@ class CalledModule(nn.Module):
             return self._once(z)
         # Each row alone, so that what is drawn is the same whatever the batch is.
         alone = torch.func.vmap(lambda row: self._once(row[None])[0], randomness="same")
-        with HeldDraws(self.seed):
+        with HeldDraws(self.seed), plain_attention():
             return alone(z)
 
     def _once(self, z: Tensor) -> Any:
