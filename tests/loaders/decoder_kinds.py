@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from tests.loaders.keras_layouts import dense, evaluated, written
-from tests.opaque_modules import Attention, Modulated, Residual, Skip
+from tests.opaque_modules import Attention, Residual, Skip
 from unrelu.models.module_copies import frozen
 
 Case = tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]
@@ -121,7 +121,10 @@ class Block(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        self.first, self.second = (
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +145,9 @@ class Gated(nn.Module):
 
 
 builder("residual multilayer perceptron")(lambda folder: of(Residual(4, 16, 40).eval()))
-builder("residual GAN")(lambda folder: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1))))
+builder("residual GAN")(
+    lambda folder: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
+)
 builder("image sums over resolutions")(lambda folder: of(Skip(6).eval(), (6, 1, 1)))
 builder("transformer with cross-attention")(lambda folder: of(Attention(4).eval()))
 builder("gated units and layer normalisation")(lambda folder: of(Gated().eval()))
@@ -156,7 +161,6 @@ def kl(folder: Path) -> Case:
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2, sample_size=4).eval()
-    names, outputs = of(model.decoder, (2, 2, 2))
     exact = frozen(model, torch.float64, torch.device("cpu"))
     return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 2, 2, 2)).sample.detach().numpy()
 
@@ -178,7 +182,7 @@ def pythae(folder: Path) -> Case:
     from pythae.models import VAE, VAEConfig
 
     model = VAE(VAEConfig(input_dim=(1, 6, 6), latent_dim=4)).eval()
-    names, outputs = of(model.decoder, pick=lambda x: x["reconstruction"])
+    _, outputs = of(model.decoder, pick=lambda x: x["reconstruction"])
     return {"model": model}, outputs
 
 
@@ -199,7 +203,9 @@ class Decoded:
     variance: Tensor
 
 
-builder("a tuple of mean and variance")(lambda folder: of(Pair(namedtuple("Moments", "mean variance")), pick=lambda x: x[0]))
+builder("a tuple of mean and variance")(
+    lambda folder: of(Pair(namedtuple("Moments", "mean variance")), pick=lambda x: x[0])
+)
 builder("a data class")(lambda folder: of(Pair(Decoded), pick=lambda x: x.mean))
 
 
@@ -299,13 +305,13 @@ def exported(module: nn.Module, shape: tuple[int, ...], **options: Any) -> torch
 
 @builder("a scripted module")
 def scripted(folder: Path) -> Case:
-    names, outputs = of(module := mlp())
+    _, outputs = of(module := mlp())
     return {"decoder": quiet(lambda: torch.jit.script(module))}, outputs
 
 
 @builder("a traced module, from its file")
 def traced(folder: Path) -> Case:
-    names, outputs = of(module := Residual(4, 16, 40).eval())
+    _, outputs = of(module := Residual(4, 16, 40).eval())
     path = folder / "decoder.pt"
     quiet(lambda: torch.jit.trace(module, torch.zeros(2, 4)).save(str(path)))
     return {"path": str(path)}, outputs
@@ -313,20 +319,20 @@ def traced(folder: Path) -> Case:
 
 @builder("an ExportedProgram")
 def program(folder: Path) -> Case:
-    names, outputs = of(module := mlp())
+    _, outputs = of(module := mlp())
     return {"program": exported(module, (4,))}, outputs
 
 
 @builder("a .pt2 file")
 def program_file(folder: Path) -> Case:
-    names, outputs = of(module := seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
+    _, outputs = of(module := seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
     quiet(lambda: torch.export.save(exported(module, (4,)), folder / "decoder.pt2"))
     return {"path": folder / "decoder.pt2"}, outputs
 
 
 @builder("ONNX with residual blocks")
 def onnx(folder: Path) -> Case:
-    names, outputs = of(module := Residual(4, 16, 40).eval())
+    _, outputs = of(module := Residual(4, 16, 40).eval())
     options = {"dynamo": False, "input_names": ["z"], "dynamic_axes": {"z": {0: "batch"}}}
     quiet(lambda: torch.onnx.export(module, (torch.zeros(1, 4),), folder / "decoder.onnx", **options))
     return {"path": folder / "decoder.onnx"}, outputs
@@ -359,7 +365,7 @@ def flax(folder: Path) -> Case:
 
 @builder("a whole VAE's .safetensors")
 def safetensors(folder: Path) -> Case:
-    names, outputs = of(module := mlp(3))
+    _, outputs = of(module := mlp(3))
     state = {f"decoder.{name}": value.numpy() for name, value in module.state_dict().items()}
     save_file({"encoder.weight": np.ones((3, 40), np.float32), **state}, folder / "vae.safetensors")
     return {"path": folder / "vae.safetensors"}, outputs

@@ -19,8 +19,8 @@ from tests.loaders.loader_checks import evaluation, layers_reproduce
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch, load
-from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.affine import Conv, ConvTranspose, Dense
+from unrelu.models.opaque_network import OpaqueNetwork
 
 
 def seq(*modules):

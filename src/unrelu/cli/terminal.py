@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unrelu.certification.certificate import Certificate
-    from unrelu.models.network import Network
+    from unrelu.models.generator import Generator
     from unrelu.problem import Progress
     from unrelu.result import Inversion
 
@@ -43,7 +43,7 @@ def limit_of(max_bytes: int | None) -> int:
 
 def network_of(
     model: str, layers: str | None, activation: str | None, latent_shape: str | None, max_bytes: int | None = None
-) -> Network:
+) -> Generator:
     """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load

@@ -30,7 +30,13 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid.default": torch.sigmoid, "sub.Tensor": torch.sub, "tanh.default": torch.tanh,
     "unsqueeze.default": torch.unsqueeze,
 }  # fmt: skip
-_METHODS = {"view.default": "view", "reshape.default": "reshape", "sym_size.int": "size", "clone.default": "clone", "unflatten.int": "unflatten"}
+_METHODS = {
+    "view.default": "view",
+    "reshape.default": "reshape",
+    "sym_size.int": "size",
+    "clone.default": "clone",
+    "unflatten.int": "unflatten",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,9 @@ class Program:
         for step in self.steps:
             if step.name in used:
                 if isinstance(step.target, str):
-                    raise UnsupportedModelError(f"node {step.name!r} calls {step.target}, which is not among known operators")
+                    raise UnsupportedModelError(
+                        f"node {step.name!r} calls {step.target}, which is not among known operators"
+                    )
                 args, kwargs = _filled(step.args, nodes), _filled(dict(step.kwargs), nodes)
                 nodes[step.name] = _node(graph, step.target, args, kwargs)
         found = tuple(nodes[name] for name in self.outputs)
@@ -116,6 +124,9 @@ class AloneModule(nn.Module):
         body: the module.
         batch: the size that it takes, of which the code fills all rows.
     """
+
+    body: nn.Module
+    batch: int
 
     def __init__(self, body: nn.Module, batch: int) -> None:
         super().__init__()
@@ -161,8 +172,8 @@ def one_input(names: Sequence[str]) -> str:
     """
     if len(names) != 1:
         raise UnsupportedModelError(
-            f"the program takes {len(names)} inputs ({', '.join(names)}); export one that takes the code alone, with the "
-            "others held fixed in its forward"
+            f"the program takes {len(names)} inputs ({', '.join(names)}); export one that takes the code alone, with "
+            "the others held fixed in its forward"
         )
     return names[0]
 
@@ -175,7 +186,9 @@ def code_of(full: Sequence[int | None]) -> Shape:
     """
     if len(full) < 2 or None in full[1:]:
         shown = ", ".join("?" if n is None else str(n) for n in full)
-        raise UnsupportedModelError(f"the program takes inputs of shape ({shown}); all but the first axis must be fixed")
+        raise UnsupportedModelError(
+            f"the program takes inputs of shape ({shown}); all but the first axis must be fixed"
+        )
     return tuple(n for n in full[1:] if n is not None)
 
 
@@ -214,7 +227,7 @@ def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str,
         return graph.call_function(F.interpolate, args[:3])
     if name in _METHODS:
         return graph.call_method(_METHODS[name], args, kwargs)
-    if name.startswith("_to_copy") or name.startswith("to."):
+    if name.startswith(("_to_copy.", "to.")):
         return _converted(graph, args, kwargs)
     return graph.call_function(_FUNCTIONS.get(name, target), args, kwargs)
 

@@ -66,7 +66,8 @@ def load(
     - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
       in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind. A graph that
       branches becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
-    - ``.pt2``: a program of ``torch.export.save``, of known operators; ``torch.export.load`` is not used, which unpickles.
+    - ``.pt2``: a program of ``torch.export.save``, of known operators, read without ``torch.export.load``, which
+      unpickles.
     - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
@@ -87,7 +88,8 @@ def load(
         path: the file.
         layers: names of layers to pick out of a larger file of weights, in the order in which they are applied, e.g.
             ``["fc3", "fc4"]``; or what all their names begin with, ``"decoder."``, in the order of the file; None takes
-            all of them. Of a whole Keras model, it picks from the weights, ``["decoder/dense", "decoder/dense_1"]``, and ``activation`` has to be passed.
+            all of them. Of a whole Keras model, it picks from the weights, ``["decoder/dense", "decoder/dense_1"]``,
+            and ``activation`` has to be passed.
         activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
@@ -198,8 +200,8 @@ def _under(named: Named, prefix: str) -> Named:
     if not found:
         begun = dict.fromkeys(re.split(r"[./]", name)[0] for name in named)
         raise ModelError(
-            f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one of "
-            f"these, e.g. layers={f'{list(begun)[-1]}.'!r}"
+            f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one "
+            f"of these, e.g. layers={f'{list(begun)[-1]}.'!r}"
         )
     return found
 

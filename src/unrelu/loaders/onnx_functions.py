@@ -1,7 +1,7 @@
 """ONNX operators as functions of tensors: what a graph that is no chain of layers is evaluated by.
 
-A graph is evaluated for one code at a time, side by side by ``torch.func.vmap``: all shapes in it are then known when it
-is read, and no code can affect the output of another.
+A graph is evaluated for one code at a time, side by side by ``torch.func.vmap``: all shapes in it are then known when
+it is read, and no code can affect the output of another.
 """
 
 from __future__ import annotations
@@ -169,7 +169,11 @@ def _conv_transpose(call: TensorCall) -> Tensor:
     begin, end = cut(call, full, tuple(s * n for n, s in zip(x.shape[2:], stride, strict=True)))
     whole = function(x, weight, call.optional(2), stride, 0, 0, call.get("group", 1), dilation)
     short = tuple(e - n for e, n in zip(extra, end, strict=True))
-    return _padded(whole, tuple(-n for n in begin), short) if call.optional(2) is None else _biased(call, whole, begin, short)
+    return (
+        _padded(whole, tuple(-n for n in begin), short)
+        if call.optional(2) is None
+        else _biased(call, whole, begin, short)
+    )
 
 
 def _biased(call: TensorCall, whole: Tensor, begin: Shape, short: Shape) -> Tensor:
@@ -183,8 +187,8 @@ def _gemm(call: TensorCall) -> Tensor:
     if a.dim() != 2:
         raise UnsupportedModelError(f"multiplies elements of shape {tuple(a.shape[1:])}; Gemm takes vectors")
     product = (a.mT if call.get("transA", 0) else a) @ (b.mT if call.get("transB", 0) else b)
-    bias, scaled = call.optional(2), call.get("alpha", 1.0) * product
-    return scaled if bias is None else scaled + call.get("beta", 1.0) * bias
+    bias, scaled = call.optional(2), torch.mul(product, call.get("alpha", 1.0))
+    return scaled if bias is None else scaled + torch.mul(bias, call.get("beta", 1.0))
 
 
 def _channels(x: Tensor, vector: Tensor) -> Tensor:
@@ -352,7 +356,8 @@ def _norm(p: int) -> Callable[..., Tensor]:
 
 def _lp_normalization(call: TensorCall) -> Tensor:
     x, axis = call.x, call.get("axis", -1)
-    return x / torch.linalg.vector_norm(x, call.get("p", 2), axis, keepdim=True)
+    size: Tensor = torch.linalg.vector_norm(x, call.get("p", 2), axis, keepdim=True)
+    return x / size
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
@@ -394,9 +399,9 @@ def _expand(call: TensorCall) -> Tensor:
 def _split(call: TensorCall) -> tuple[Tensor, ...]:
     axis, sizes = call.get("axis", 0), call.integers(1, "split")
     if sizes is None:
-        count = call.get("num_outputs", call.outputs)
-        return call.x.split(-(-call.x.shape[axis] // count), axis)
-    return call.x.split(sizes, axis)
+        sizes = -(-call.x.shape[axis] // call.get("num_outputs", call.outputs))
+    parts: tuple[Tensor, ...] = torch.split(call.x, sizes, axis)
+    return parts
 
 
 def _selected(x: Tensor, axis: int, index: npt.NDArray[Any]) -> Tensor:

@@ -57,11 +57,14 @@ _FOLDED = {
 }  # fmt: skip
 
 
-def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES) -> Network | OpaqueNetwork:
-    """The chain of layers that an ONNX graph computes, in float64; of a graph that branches, a generator without layers.
+def from_onnx(
+    file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES
+) -> Network | OpaqueNetwork:
+    """The chain of layers that an ONNX graph computes, in float64; if it branches, a generator without layers.
 
     Args:
-        file: the model; its tensors may be in NAME.data beside it (:func:`~unrelu.loaders.file_checks.onnx_file.read_model`).
+        file: the model; its tensors may be in NAME.data beside it, see
+            :func:`~unrelu.loaders.file_checks.onnx_file.read_model`.
         latent_shape: shape of one latent code, only if the graph leaves it open.
         max_bytes: the most that the tensors may take, as stored and as float64, and any tensor that is computed.
 

@@ -29,8 +29,8 @@ from unrelu.loaders import torch_operations
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, code_shape
 from unrelu.loaders.exported_program import AloneModule, Program, read_program
 from unrelu.models.affine import Shape
-from unrelu.models.network import Network
 from unrelu.models.module_copies import frozen, replica
+from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.reduced_precision import reduced_type, rounding_of
 from unrelu.models.torch_callables import Call, CalledModule, Output, as_module, code_name
@@ -143,11 +143,12 @@ def _rounded(module: nn.Module, network: Network | OpaqueNetwork) -> Network | O
 
 def _network(module: nn.Module, call: Call, given: Shape | None) -> Network | OpaqueNetwork:
     _check(module)
-    alone = isinstance(module, AloneModule)
-    batches = (module.batch,) * 2 if alone else BATCHES
+    body, batches = (
+        (module.body, (module.batch, module.batch)) if isinstance(module, AloneModule) else (module, BATCHES)
+    )
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
-        root = replica(module.body if alone else module)
+        root = replica(body)
         if torch_operations.known(root):
             root = nn.Sequential(root)
         try:

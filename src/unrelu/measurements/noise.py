@@ -429,8 +429,8 @@ class RoundingNoise(Gaussian):
     def note(self) -> str:
         """What a message says of it."""
         return (
-            f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: noise "
-            f"was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
+            f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: "
+            f"noise was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
         )
 
 

@@ -61,7 +61,7 @@ class Rebound:
         return {"function": self.function, "uses": self.uses}
 
 
-_Function = functools.partial | FunctionType | MethodType | Rebound
+_FUNCTIONS = (functools.partial, FunctionType, MethodType, Rebound)
 
 
 def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
@@ -74,7 +74,8 @@ def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None)
         tensor: makes the copy's tensors, called once for each tensor however often it is used; by default parameters
             are shared and all others cloned.
     """
-    return _Copies(module, tensor or _shared).of(module)
+    twin: nn.Module = _Copies(module, tensor or _shared).of(module)
+    return twin
 
 
 def frozen(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -110,7 +111,7 @@ class _Copies:
             return
         if isinstance(module, torch.jit.ScriptModule):
             twin = copy.deepcopy(module)
-            self._twins[module] = twin if self._tensor is _shared else twin._apply(self._tensor)
+            self._twins[module] = twin if self._tensor is _shared else _converted(twin, self._tensor)
             return
         self._twins[module] = object.__new__(type(module))
         for child in module.children():
@@ -120,7 +121,7 @@ class _Copies:
         """The copy of a value; itself where it is neither tensors nor what holds them."""
         if isinstance(value, nn.Module):
             return self._twins.get(value, value)
-        if isinstance(value, Tensor | _Function):
+        if isinstance(value, (Tensor, *_FUNCTIONS)):
             if id(value) not in self._made:
                 self._made[id(value)] = value  # of a function that calls itself
                 self._made[id(value)] = self._tensor(value) if isinstance(value, Tensor) else self._function(value)
@@ -133,7 +134,7 @@ class _Copies:
             return type(value)((key, self.of(held)) for key, held in value.items())
         return value
 
-    def _function(self, function: _Function) -> _Function:
+    def _function(self, function: Any) -> Any:
         """A function with copies of what it uses; itself where it uses nothing that is copied."""
         if isinstance(function, functools.partial):
             keywords = {name: self.of(value) for name, value in function.keywords.items()}
@@ -161,6 +162,11 @@ class _Copies:
         twin = copy.copy(owner)
         twin.__dict__.update(own)
         return twin
+
+
+def _converted(program: torch.jit.ScriptModule, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    converted: nn.Module = program._apply(tensor)  # type: ignore[no-untyped-call]
+    return converted
 
 
 # --- what functions use -----------------------------------------------------------------------------------------------

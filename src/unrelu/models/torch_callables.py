@@ -39,7 +39,7 @@ _LISTED = 12
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def as_module(function: Callable[..., Any], x: Tensor | None) -> nn.Module:
+def as_module(function: Any, x: Tensor | None) -> nn.Module:
     """A function as a module, itself if it is one.
 
     Modules and tensors that it uses (of a bound method, of a partial, in its closure, among the globals that it names)
@@ -79,6 +79,7 @@ class _AsItIs:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self.__name__ = f"{getattr(function, '__name__', type(function).__name__)}, in single precision"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -147,7 +148,7 @@ class Call:
             )
         if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(n, str) for n in inputs)):
             raise OptionError(
-                f"inputs must be a dictionary of further inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
+                f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
             )
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
             raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63, or None")
@@ -198,7 +199,7 @@ class CalledModule(nn.Module):
     def _once(self, z: Tensor) -> Any:
         held = {name: self._rows(value, z) for name, value in self.held.items()}
         args, named = ((z,), {}) if self.code is None else ((), {self.code: z})
-        run = self.body.run if isinstance(self.body, FunctionModule) else self.body
+        run: Any = self.body.run if isinstance(self.body, FunctionModule) else self.body
         return picked(run(*args, **named, **held), self.output)
 
     def _rows(self, value: Any, z: Tensor) -> Any:
@@ -225,9 +226,7 @@ def picked(result: Any, output: Output) -> Any:
     try:
         return result[output] if isinstance(output, int) or isinstance(result, Mapping) else getattr(result, output)
     except (AttributeError, LookupError, TypeError) as error:
-        raise UnsupportedModelError(
-            f"it returns {described(result)}, which has no output={output!r}"
-        ) from error
+        raise UnsupportedModelError(f"it returns {described(result)}, which has no output={output!r}") from error
 
 
 def described(result: Any) -> str:
@@ -264,7 +263,7 @@ class HeldDraws(TorchFunctionMode):
         """What PyTorch calls in place of each of its functions."""
         kwargs = dict(kwargs or {})
         if func in (Tensor.normal_, Tensor.uniform_):
-            low, high = (*args[1:3], *((0.0, 1.0)[len(args[1:3]) :]))
+            low, high = (*tuple(args[1:3]), 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
             low, high = kwargs.get("mean", kwargs.get("from", low)), kwargs.get("std", kwargs.get("to", high))
             drawn = self._drawn("standard_normal" if func is Tensor.normal_ else "random", args[0])
             return args[0].copy_(low + (high if func is Tensor.normal_ else high - low) * drawn)
@@ -300,12 +299,12 @@ def _parameters(given: Callable[..., Any]) -> list[inspect.Parameter] | None:
     """Those of a call, without a module's own object; None where they are not known, as of builtin functions."""
     if isinstance(given, torch.jit.ScriptModule):
         return None
-    own = isinstance(given, nn.Module)
     try:
-        parameters = list(inspect.signature(type(given).forward if own else given).parameters.values())
+        if isinstance(given, nn.Module):
+            return list(inspect.signature(type(given).forward).parameters.values())[1:]
+        return list(inspect.signature(given).parameters.values())
     except (TypeError, ValueError):
         return None
-    return parameters[1:] if own else parameters
 
 
 def _code_name(parameters: list[inspect.Parameter], call: Call) -> str | None:

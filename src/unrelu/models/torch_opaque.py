@@ -27,7 +27,7 @@ _SAME = 1e-5
 # Derivatives may differ from central differences by this share of the largest, for one of the steps: long ones are off
 # by curvature and kinks, short ones by rounding.
 _CLOSE = 1e-3
-_STEPS = (1e-6, 1e-8, 1e-4, 1e-3)
+_STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
 # Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
 _SCALES = (1.0, 0.9, 1.1)
 

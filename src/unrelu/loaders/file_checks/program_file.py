@@ -1,7 +1,7 @@
 """``.pt2`` files of ``torch.export.save``: read without ``torch.export.load``, which unpickles and evaluates text.
 
 PyTorch's reader unpickles weights, constants and example inputs that say so, evaluates the text of symbolic sizes by
-SymPy, looks operators up by any name, and loads compiled libraries. Here a file is a zip archive of JSON and of numbers:
+SymPy, looks operators up by any name, and loads compiled libraries. Here a file is a zip archive of JSON and numbers:
 operators are those of a list, none of which reads files, weights are numbers as they are stored, and nothing else is
 looked at.
 """
@@ -32,24 +32,22 @@ _TYPES = {
     8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
 # Operators that compute their outputs from their inputs, and nothing else.
-_ATEN = frozenset(
-    """
+_OPERATORS = """
     _softmax _log_softmax _to_copy _unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d add addmm alias amax amin
     arange avg_pool1d avg_pool2d batch_norm bmm cat celu chunk clamp clamp_max clamp_min clone constant_pad_nd
     contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d convolution cos cumsum detach div dropout einsum
-    elu eq erf exp expand expand_as eye flatten flip full full_like gather ge gelu group_norm gt hardsigmoid hardswish
-    hardtanh index index_select instance_norm layer_norm le leaky_relu lift_fresh_copy linalg_vector_norm linear log
-    log_softmax lt masked_fill matmul max_pool1d max_pool2d maximum mean meshgrid minimum mish mm movedim mul narrow
-    native_group_norm native_layer_norm ne neg norm ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu
-    reciprocal relu relu6 repeat repeat_interleave reshape rms_norm roll rsqrt rsub scalar_tensor
-    scaled_dot_product_attention select selu sigmoid silu sin slice softmax softplus split split_with_sizes sqrt square
-    squeeze stack std sub sum sym_size t tanh tile to transpose tril triu type_as unbind unflatten unsqueeze
-    upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var var_mean view where zeros
-    zeros_like
-    """.split()
-) | frozenset(
-    "add_ celu_ clamp_ div_ elu_ hardswish_ hardtanh_ leaky_relu_ mish_ mul_ relu_ selu_ sigmoid_ silu_ sub_ tanh_".split()
-)
+    elu embedding eq erf exp expand expand_as eye flatten flip full full_like gather ge gelu glu group_norm gt
+    hardsigmoid hardswish hardtanh index index_select instance_norm layer_norm le leaky_relu lift_fresh_copy
+    linalg_vector_norm linear log log_softmax lt masked_fill matmul max_pool1d max_pool2d maximum mean meshgrid minimum
+    mish mm movedim mul narrow native_group_norm native_layer_norm ne neg norm ones ones_like pad permute pixel_shuffle
+    pixel_unshuffle pow prelu reciprocal relu relu6 repeat repeat_interleave reshape rms_norm roll rsqrt rsub
+    scalar_tensor scaled_dot_product_attention select selu sigmoid silu sin slice softmax softplus split
+    split_with_sizes sqrt square squeeze stack std sub sum sym_size t tanh tile to transpose tril triu type_as unbind
+    unflatten unsqueeze upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var var_mean view
+    where zeros zeros_like
+    add_ celu_ clamp_ div_ elu_ hardswish_ hardtanh_ leaky_relu_ mish_ mul_ relu_ selu_ sigmoid_ silu_ sub_ tanh_
+"""
+_ATEN = frozenset(_OPERATORS.split())
 
 
 def read_program_file(file: Path, max_bytes: int) -> Program:
@@ -74,8 +72,8 @@ def read_program_file(file: Path, max_bytes: int) -> Program:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelFileError(
-            f"not a .pt2 file of torch.export.save of this version of PyTorch, or a truncated one ({reason}); export it "
-            "again, or build the module and use unrelu.from_torch"
+            f"not a .pt2 file of torch.export.save of this version of PyTorch, or a truncated one ({reason}); export "
+            "it again, or build the module and use unrelu.from_torch"
         ) from error
 
 
@@ -132,8 +130,8 @@ class _Reader:
         self.held += 8 * math.prod(shape)
         if size > len(content) or self.held > self.max_bytes:
             raise ModelFileError(
-                f"{name} {tuple(shape)} takes {shown_size(size)}, its record has {shown_size(len(content))}: the file is "
-                "damaged, or needs a larger max_bytes="
+                f"{name} {tuple(shape)} takes {shown_size(size)}, its record has {shown_size(len(content))}: the file "
+                "is damaged, or needs a larger max_bytes="
             )
         flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.zeros(0, dtype=dtype)
         return torch.as_strided(flat, shape, strides, int(meta["storage_offset"]["as_int"])).clone()
@@ -159,7 +157,7 @@ def _steps(node: Mapping[str, Any]) -> list[Step]:
 
 def _kind(part: Mapping[str, Any]) -> bool:
     """Whether an argument is positional."""
-    return part["kind"] == 1
+    return bool(part["kind"] == 1)
 
 
 def _result(part: Mapping[str, Any]) -> Any:
@@ -245,7 +243,7 @@ class _WithoutNumbers(TorchDispatchMode):
         for x in result if isinstance(result, tuple | list) else (result,):
             if isinstance(x, Tensor) and 8 * x.numel() > self.max_bytes:
                 raise UnsupportedModelError(
-                    f"the program makes a tensor {tuple(x.shape)} by {func}, more than {shown_size(self.max_bytes)}; pass "
-                    "a larger max_bytes= (--max-bytes) if you trust the file"
+                    f"the program makes a tensor {tuple(x.shape)} by {func}, more than {shown_size(self.max_bytes)}; "
+                    "pass a larger max_bytes= (--max-bytes) if you trust the file"
                 )
         return result
