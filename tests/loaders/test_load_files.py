@@ -505,7 +505,7 @@ def test_unknown_suffix(tmp_path):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(
             ModelFileError,
-            match=r"unknown suffix '.*'; model files end in \.onnx, \.pt2, \.keras, \.h5, \.hdf5, \.npz, \.pt, \.pth, \.safe",
+            match=r"unknown suffix '.*'; model files end in \.onnx, \.pt2, \.keras, \.h5, \.hdf5, \.npz, \.pt, ",
         ):
             load(tmp_path / name)
 
