@@ -64,7 +64,7 @@ def _fit(network: Generator, y: Array, start: Array, sigma: Array, most: int) ->
 
 def fits_of_gengli(results: Results) -> str:
     """Its table: what the fits leave, without noise of y, with noise of the chi-square of the truth."""
-    rows = results["gengli"]
+    rows = results.get(GENGLI)
     if not rows:
         return MISSING + "."
     methods = list(rows[0]["milliseconds"])
