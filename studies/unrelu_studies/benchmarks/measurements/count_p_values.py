@@ -105,7 +105,7 @@ def _aims(results: Results) -> str:
 
 
 def _groups(results: Results) -> str:
-    """Ranges of distances, and what a perfect p-value has: Kolmogorov's limit has a mean of 0.869, 5% are above 1.36."""
+    """Ranges of distances, and what perfect ones have: Kolmogorov's limit has mean 0.869, and 5% above 1.36."""
     rows = results["rows"]
     count, ways = rows[0]["observations"], list(rows[0]["distance"])
     perfect = (
