@@ -103,8 +103,9 @@ def load(
     ...     path = os.path.join(folder, "decoder.npz")
     ...     np.savez(path, W1=np.ones((3, 2)), b1=np.zeros(3))
     ...     print(unrelu.load(path, activation="relu"))
-    Network 2 -> 3
-      1. Dense 2 -> 3, relu
+    Network 2 -> 3, 9 parameters
+      layer  kind   shape   activation  parameters  expansion
+          1  Dense  2 -> 3  relu                 9        1.5
     """
     file = _path(path)
     suffix = file.suffix.lower()

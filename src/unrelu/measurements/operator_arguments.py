@@ -127,8 +127,19 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     if not matrix:
         raise InputError(
             f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
+            + _other_array(array, n)
         )
     return _matrix(array, n)
+
+
+def _other_array(array: Array, n: int) -> str:
+    """What an array that is neither masks nor a matrix may be, for the end of a message."""
+    if array.ndim == 2 and len(array) == n:
+        return "; it has the other orientation: pass operator=A.T"
+    whole = array.ndim == 1 and bool((array == np.rint(array)).all()) and bool(((array >= 0) & (array < n)).all())
+    if whole and len(np.unique(array)) == len(array):
+        return f"; of indices make a mask: mask = numpy.zeros({n}, bool); mask[indices] = True"
+    return ""
 
 
 def _matrix(given: Any, n: int) -> Operator:
@@ -168,7 +179,11 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
         )
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
-        raise InputError(f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1")
+        half = 0.5 * float(array.max())
+        raise InputError(
+            f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1: pass "
+            f"operator=mask > {half:g}"
+        )
     masks = array.reshape(-1, n)
     empty = np.flatnonzero(~masks.any(axis=1))
     if empty.size:

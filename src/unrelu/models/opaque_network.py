@@ -27,7 +27,7 @@ from unrelu.runtime.host import Shared, computing, forkable_lock
 _CHUNK = 2**24
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OpaqueNetwork(Generator):
     r"""A differentiable generator G: R^k -> R^n whose layers are not known; :func:`unrelu.from_torch` makes it.
 

@@ -28,6 +28,7 @@ _CLOSE = 1e-3
 _STEPS = (1e-6, 1e-8, 1e-4, 1e-3)
 # Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
 _SCALES = (1.0, 0.9, 1.1)
+_TRAINING = "in training mode, where it computes something else than in evaluation mode; call module.eval() first"
 
 
 def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork:
@@ -57,7 +58,8 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     try:
         given, trial = replica(copy), replica(copy.eval())
         x = _CODES.rows(trial, codes)
-        _check_mode(given, codes, x)
+        if _depends_on_mode(_CODES, given, codes, x):
+            raise ModelError(f"the module is {_TRAINING}")
         width = _held(trial, codes, x)
         # What a chain could be made of instead is no part of the reason.
         short = reason.partition("; supported")[0]
@@ -67,19 +69,14 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
-def _check_mode(module: nn.Module, z: Tensor, x: Tensor) -> None:
-    """Training mode is no matter where it gives x as well, what evaluation mode gives."""
+def _depends_on_mode(trial: Trial, module: nn.Module, z: Tensor, x: Tensor) -> bool:
+    """Whether a module is in training mode and does not give x there, what evaluation mode gives."""
     if not any(m.training for m in module.modules()):
-        return
+        return False
     try:
-        same = _equal(x, _CODES.evaluate(module, z))
+        return not _equal(x, trial.evaluate(module, z))
     except UnsupportedModelError:
-        same = False
-    if not same:
-        raise ModelError(
-            "the module is in training mode, where it computes something else than in evaluation mode; "
-            "call module.eval() first"
-        )
+        return True
 
 
 @dataclass(frozen=True)
@@ -137,10 +134,14 @@ class Trial:
             lengths: see :func:`differentiated`.
 
         Raises:
-            UnsupportedModelError: see :meth:`rows` and :func:`differentiated`.
+            UnsupportedModelError: see :meth:`rows` and :func:`differentiated`; a module in training mode that computes
+                something else there.
         """
-        module = frozen(as_module(function, z), torch.float64, torch.device("cpu")).eval()
+        module = frozen(as_module(function, z), torch.float64, torch.device("cpu"))
+        given, module = replica(module), module.eval()
         x = self.rows(replica(module), z)
+        if _depends_on_mode(self, given, z, x):
+            raise UnsupportedModelError(f"it is a module {_TRAINING}")
         shape = tuple(x.shape[1:]) or (1,)
         network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, shape, _held(replica(module), z, x))
         return differentiated(network, z.flatten(1), lengths)
@@ -162,6 +163,9 @@ class Trial:
             ) from error
         if not isinstance(x, Tensor):
             raise UnsupportedModelError(f"it returns a {type(x).__name__}; a {self.whole} returns one tensor")
+        if x.is_meta or x.layout is not torch.strided:
+            kind = "meta" if x.is_meta else str(x.layout).removeprefix("torch.")
+            raise UnsupportedModelError(f"it returns a {kind} tensor; a {self.whole} returns a dense one, with data")
         if not x.is_floating_point():
             raise UnsupportedModelError(f"it returns {x.dtype} numbers; a {self.whole} returns real ones")
         if x.dim() == 0 or len(x) != len(z) or not x.numel():
