@@ -127,7 +127,8 @@ def _distances(results: Results, group: str, way: str) -> list[float]:
 
 def _range(results: Results, group: str, way: str) -> str:
     values = _distances(results, group, way)
-    return f"{min(values):.3f} to {max(values):.3f}"
+    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 BENCHMARK = Benchmark(

@@ -135,11 +135,11 @@ def _best(runs: Array, peer: _Peer, y: Array) -> Array:
 def _table(results: Results) -> str:
     rows = results["rows"]
     methods = list(rows[0]["milliseconds"])
-    columns = ("emulator", "noise", "share of", *methods)
+    columns = ("emulator", "noise", "observations", "share of", *methods)
     return table(
         columns,
         (
-            (r["emulator"], "stated" if r["noisy"] else "none", "best codes" if r["noisy"] else "exact fits",
+            (r["emulator"], "stated" if r["noisy"] else "none", r["observations"], "best codes" if r["noisy"] else "exact fits",
              *(f"{per_cent((r['best'] if r['noisy'] else r['exact'])[m])}, {short(r['milliseconds'][m])} ms"
                for m in methods))
             for r in rows
