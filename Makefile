@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-seeds test test-all portable check format bench fuzz fuzz-quick reproduce reproduce-quick docs zoo clean clean-kernels
+.PHONY: demo demo-seeds test test-all portable package check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ portable: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py
 
+## the sdist and the wheel in dist/, checked, and tried in a fresh environment (minutes)
+package: $(VENV)/.check
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/package
+
 ## format, lint, types, docs, then every test: what CI runs
 check: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
@@ -69,6 +73,11 @@ reproduce: $(VENV)/.check
 	$(BIN)/unrelu reproduce all --output reproduction
 	cp reproduction/*.json reproduction/*.png reproduction/*.svg docs/reproduction/
 	$(MAKE) docs
+
+## the picture of the documentation's page on the playground
+playground-picture: $(VENV)/.check
+	scripts/browser
+	$(BIN)/python scripts/playground_picture.py
 
 ## the documentation as HTML in docs/_build
 docs: $(VENV)/.check

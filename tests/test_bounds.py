@@ -223,8 +223,14 @@ def test_coordinates_lead_back(ends, share, scaled):
         ((np.array([0, 0, 0, 0, 3.0]), 3.0), "coordinate 4 has the lower bound 3"),
         ((np.zeros(4), 1.0), r"the lower one has shape \(4,\), a code has 5 numbers"),
         ((0.0, np.nan), "the upper one has NaN; use -inf or inf where there is no bound"),
-        ((0.0, "high"), "the upper one, 'high', is no array of numbers"),
-        (3.0, r"bounds=3.0 is no pair; pass \(lower, upper\)"),
+        ((0.0, "high"), "bounds: upper=.high. is text; pass the numbers"),
+        ((np.full(5, -1j), 1.0), "bounds: lower has complex entries"),
+        ((np.ma.masked_array(np.zeros(5), [1, 0, 0, 0, 0]), 1.0), "bounds: lower has masked entries"),
+        ((0.0, 10**400), "bounds: upper cannot be read as numbers"),
+        ((-1e308, 1e308), "is between -1e.308 and 1e.308, whose distance, inf, is out of the range of numbers"),
+        ((0.0, 5e-324), "whose distance, 4.94066e-324, is out of the range"),
+        ((1.0, 1.0), "has the lower bound 1, which is not below the upper one, 1; pass .lower, upper. in this order"),
+        (3.0, r"bounds=3.0 is no pair; pass \(-3, 3\) or \(lower, upper\)"),
         ([(0, 1), (0, 1), (0, 1)], "is no pair"),
     ],
 )
@@ -240,6 +246,19 @@ def test_bounds_of_scipy_are_taken():
     ours = unrelu.invert(network, y, "lm", bounds=(LOWER, UPPER))
     theirs = unrelu.invert(network, y, "lm", bounds=optimize.Bounds(LOWER, UPPER))
     assert ours.z.tobytes() == theirs.z.tobytes()
+
+
+def test_bounds_are_taken_in_any_form_and_not_changed():
+    network = emulator()
+    _, y = observed(network, 0.1, 2)
+    ours = unrelu.invert(network, y, "lm", bounds=(LOWER, UPPER))
+    wide = np.repeat(np.stack([LOWER, UPPER]), 2, axis=1)
+    wide.setflags(write=False)
+    for bounds in (
+        (LOWER.tolist(), tuple(UPPER)), torch.tensor(np.stack([LOWER, UPPER]), requires_grad=True), wide[:, ::2],
+        (LOWER.astype(object), np.asfortranarray(UPPER)),
+    ):  # fmt: skip
+        assert unrelu.invert(network, y, "lm", bounds=bounds).z.tobytes() == ours.z.tobytes()
 
 
 def test_a_prior_that_is_no_number_is_refused_as_without_bounds():
@@ -259,6 +278,14 @@ def test_what_is_kept_with_a_generator_does_not_keep_it_alive(kind):
     del network
     gc.collect()
     assert seen() is None
+
+
+def test_a_start_that_is_outside_by_rounding_is_shown_with_all_digits():
+    network = emulator()
+    z0 = np.nextafter((LOWER + UPPER) / 2, np.inf)
+    z0[3] = np.nextafter(20.0, 21.0)
+    with pytest.raises(InputError, match=r"has 20\.000000000000004 at coordinate 3, outside of bounds \[10, 20\]"):
+        unrelu.invert(network, np.zeros(120), bounds=(LOWER, UPPER), z0=z0)
 
 
 def test_a_start_outside_is_refused():

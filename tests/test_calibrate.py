@@ -46,6 +46,7 @@ def problem_of(network, operator=None):
         ({"noise": NOISE, "bounds": (1, 0)}, InputError, "lower bound 1"),
         ({"noise": NOISE, "seed": "one"}, OptionError, "seed='one'"),
         ({"noise": NOISE, "seed": -1}, OptionError, "seed=-1"),
+        ({"noise": unrelu.Gaussian(covariance=np.eye(3))}, InputError, r"covariance.3, 3. is of 3 entries, an"),
     ],
 )
 def test_what_it_refuses(options, error, message):

@@ -101,7 +101,7 @@ def data_set(output):
 
 
 def your_own_decoder(output):
-    assert "2. Dense 40 -> 120, sigmoid" in output
+    assert "2  Dense  40 -> 120  sigmoid" in output
     assert "from_torch: EXACT_FIT, success True, identifiable True" in output
     assert "load: EXACT_FIT, success True, identifiable True" in output
     assert numbers(r"of the code (\S+)\n", output)[0][0] < 1e-3

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unrelu._certify import certify
     from unrelu._inspect import inspect
     from unrelu._invert import invert
+    from unrelu._load_result import load_result
     from unrelu.adapters import LatentInverter as LatentInverter
     from unrelu.certification.certificate import Certificate, Certificates, ProofStatus
     from unrelu.diagnostics.identifiability import Identifiability, identifiability
@@ -64,6 +65,7 @@ __all__ = [
     "inspect",
     "invert",
     "load",
+    "load_result",
     "measurements",
     "methods",
     "open_run",
@@ -100,6 +102,7 @@ _HOME = {
     "inspect": "unrelu._inspect",
     "invert": "unrelu._invert",
     "load": "unrelu.loaders",
+    "load_result": "unrelu._load_result",
     "open_run": "unrelu.runs",
     "run": "unrelu.runs",
 }

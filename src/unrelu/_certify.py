@@ -23,6 +23,7 @@ from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.runtime.host import computing
+from unrelu.runtime.words import count
 
 Array = npt.NDArray[np.float64]
 
@@ -57,7 +58,8 @@ def certify(
         operator: A; None takes that of ``result`` if it has one.
         bounds: of the codes that are compared, (lower, upper) as for :func:`unrelu.invert`, two finite ends for every
             coordinate; None takes those of ``result`` if it has some, and (-inf, inf) takes none.
-        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``.
+        noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``. Infinite
+            entries of an array hide those of the output; :meth:`~unrelu.Certificate.verify` is told by a mask.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
         box: whether to compute the box, which comes first and may take 30% of the time; there is none if that is short.
         time_limit: in seconds, for each observation; the inversion, where there is no result, comes on top.
@@ -103,7 +105,8 @@ def certify(
         if problem.noise.counts or isinstance(problem.operator, Weighted):
             raise InputError(
                 f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "
-                "or none, and hide entries that say nothing by operator="
+                "or none, and leave entries that say nothing out of y and of the rows of operator=, or hide them by a "
+                "mask"
             )
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
@@ -125,7 +128,11 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
         )  # fmt: skip
     codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
     if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
-        raise InputError(f"result has codes of shape {codes.shape}; y has {problem.size} observations, pass {shape}")
+        few = problem.size == 1 and codes.ndim == 2 and codes.shape[1] == shape[1]
+        pick = ": of a batch's result the code of this observation, result.z[i]" if few else ""
+        raise InputError(
+            f"result has codes of shape {codes.shape}; y has {count(problem.size, 'observation')}, pass {shape}{pick}"
+        )
     codes = codes.reshape(shape)
     known = np.isfinite(codes).all(axis=1, keepdims=True)
     codes = np.where(known, codes, problem.bounds.quantile(np.full(shape, 0.5)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import numpy.typing as npt
 import torch
 
 from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
+from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
+from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
-from unrelu.methods import Method, make, registered_name
+from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
@@ -40,6 +43,7 @@ def invert(
     seed: int = 0,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
+    progress: bool | str = False,
     scale: str | tuple[float, float] | None = None,
     **options: Any,
 ) -> Inversion:
@@ -81,6 +85,8 @@ def invert(
             batch as a whole, so an observation alone may get other ones than within a batch.
         time_limit: in seconds; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
+        progress: whether a bar is drawn on standard error, in a terminal or a notebook; "always" also where that is
+            neither. It changes no result.
         scale: (low, high), or "LOW,HIGH": map y's own range to this one first, 0..255 of bytes, 0..1 of floats
             (:class:`~unrelu.measurements.picture_scale.Scaling`); residuals and ``noise`` are then in these units. None
             and "none" leave y as it is. Observations that are clearly on another scale of pictures than the generator,
@@ -114,13 +120,36 @@ def invert(
     (array([0.5]), 'EXACT_FIT', 'fits the observation exactly, to numerical precision')
     """
     run = make(method, options)
-    with computing(one_thread=small(network)):
+    name = registered_name(method)
+    with reporting(progress, name or "inversion", callback) as told, computing(one_thread=small(network)):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
-            time_limit=time_limit, callback=callback, scale=scale,
+            time_limit=time_limit, callback=told, scale=scale,
         )  # fmt: skip
-        result = _solved(run, problem.equilibrated(), norm, registered_name(method))
-        return result.in_units_of(problem).shaped()
+        ready = problem.equilibrated()
+        refuse(run, ready)
+        result = _solved(run, ready, norm, name)
+        return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
+
+
+def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a method, with the defaults of those that were left out; a function has none that are known."""
+    own: Any = run.layer_method if isinstance(run, Layerwise) else run
+    if not is_dataclass(own):
+        return options
+    return {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
+
+
+def judged_again(result: Inversion) -> Inversion:
+    """The verdict on the codes of a batch, computed from the codes, and from how the method said that it ended."""
+    stated, problem = result.problem, result.problem.equilibrated()
+    latent = problem.units.latent
+    z = result.z if latent is None else latent.coordinates(result.z)
+    again = Inversion.of(
+        problem, z, method=result.method, status=result._ended, nit=result.nit, norm=result._norm,
+        seconds=result.seconds, confidence=result.confidence, pool=result._pool,
+    )  # fmt: skip
+    return _diagnosed(again).in_units_of(stated)
 
 
 def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:

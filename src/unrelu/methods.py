@@ -31,6 +31,7 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.runtime.words import nearest, shown
 from unrelu.search.joint_search import Search
 
 __all__ = [
@@ -50,6 +51,21 @@ __all__ = [
 ]
 
 Method = Callable[[Problem], Inversion]
+
+
+def refuse(method: Method, problem: Problem) -> None:
+    """Raise now what the method would raise of this generator and measurement, before any work is done for it.
+
+    Methods that not every generator suits have a ``check(problem)``, with which they begin as well.
+
+    Raises:
+        UnsupportedModelError: the method cannot invert this generator, or not under this measurement or noise; the
+            message says what can.
+        InputError: the method has no |z|^2, and the problem has a prior.
+    """
+    check = getattr(method, "check", None)
+    if check is not None:
+        check(problem)
 
 
 @dataclass(frozen=True)
@@ -120,15 +136,38 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
         return Layerwise(cast(LayerMethod, method), str(name)) if is_layer_method else cast(Method, method)
     entry = METHODS.get(method) if isinstance(method, str) else None
     if entry is None:
-        raise OptionError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}, or a callable")
+        array = hasattr(method, "__array__")
+        meant = "; pass a measurement by its name, operator=" if array else nearest(method, METHODS)
+        raise OptionError(f"method {shown(method)} is unknown; use one of {', '.join(METHODS)}, or a callable{meant}")
     known, hints = entry.defaults(), get_type_hints(entry.options)
     for name, value in options.items():
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise OptionError(f"method {method!r} has no option {name!r}; {takes}")
+            raise OptionError(f"method {method!r} has no option {name!r}; {takes}{_meant(name, known)}")
         _check_type(method, name, value, hints[name])
     built = entry.options(**options)
     return Layerwise(built, method) if entry.layerwise else cast(Method, built)
+
+
+# Words that other libraries, or other methods, have for what is asked for here.
+_ARGUMENTS = (
+    "operator", "noise", "bounds", "norm", "prior", "z0", "seed", "time_limit", "callback", "scale",
+)  # fmt: skip
+_ALIASES = {
+    "mask": "operator", "physics": "operator", "measurement": "operator", "sigma": "noise", "std": "noise",
+    "noise_level": "noise", "eps": "noise", "x0": "z0", "init": "z0", "timeout": "time_limit", "random_state": "seed",
+    "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations", "lr": "learning_rate",
+}  # fmt: skip
+
+
+def _meant(name: str, known: Mapping[str, Any]) -> str:
+    """What may have been meant by an option that a method does not have, for the end of a message."""
+    names = [*known, *_ARGUMENTS]
+    if _ALIASES.get(name) in names:
+        return f"; did you mean {_ALIASES[name]!r}?"
+    others = (other for other, entry in METHODS.items() if name in entry.defaults())
+    other = next(others, None)
+    return nearest(name, names) if other is None else f"; it is one of method={other!r}"
 
 
 _KINDS: dict[type, tuple[str, type]] = {

@@ -17,7 +17,7 @@ from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
-from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise import Noise, RoundingNoise
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
@@ -25,6 +25,7 @@ from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import nearest, reshaping, shown
 
 Array = npt.NDArray[np.float64]
 
@@ -191,7 +192,7 @@ class Problem:
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape)
         if norm is not None and norm not in _NORMS:
-            raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'")
+            raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'{nearest(norm, _NORMS)}")
         weight = _weight(prior, norm or stated.norm)
         tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
@@ -203,12 +204,21 @@ class Problem:
             )
         if isinstance(measurement, Identity | MaskOperator):
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
+        stated = _rounding(network, stated, values, measurement, scaling)
+        if stated.counts and isinstance(network, Network) and selects_outputs(measurement):
+            low, high = network.layers[-1].activation.range
+            if (low < 0).any() and np.isfinite(high).all():
+                raise InputError(
+                    f"noise={stated}: counts have means of at least 0, and outputs of the generator go from "
+                    f"{low.min():g} to {high.max():g}; give them a scale and an offset, "
+                    "unrelu.extend(network, scale=(0, 100), offset=(0, 100)), or state 'gaussian:S'"
+                )
         if stated.counts and norm not in (None, "l2"):
             raise InputError(
                 f"norm={norm!r}: counts are compared by their deviance; leave norm= out with noise={stated}"
             )
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-            raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63")
+            raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
         if network.dtype not in (torch.float32, torch.float64):
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         if callback is not None and not callable(callback):
@@ -229,11 +239,19 @@ class Problem:
             Control(_seconds(time_limit), callback),
             bounds=box,
         )
-        if not stated.entrywise:
-            return problem
-        alike, measured, y = whitened(stated, measurement, values)
+        return problem.whitened()
+
+    def whitened(self) -> Problem:
+        """The same problem with entries that are alike, see :mod:`unrelu.measurements.whitening`; itself if they are.
+
+        Raises:
+            InputError: the noise is of another shape than y, or correlated where each observation has its own mask.
+        """
+        if not self.noise.entrywise:
+            return self
+        alike, measured, y = whitened(self.noise, self.operator, self.y)
         y.setflags(write=False)
-        return replace(problem, noise=alike, operator=measured, y=y, given=problem)
+        return replace(self, noise=alike, operator=measured, y=y, given=self)
 
     @property
     def size(self) -> int:
@@ -335,7 +353,8 @@ class Problem:
         """The problem of some observations, under a control of its own; starts are not carried over."""
         return replace(
             self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
-            control=control or self.control, given=self.given and self.given.part(rows),
+            noise=self.noise.take(rows, self.operator.shape, self.size), control=control or self.control,
+            given=self.given and self.given.part(rows),
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:
@@ -349,7 +368,7 @@ class Problem:
 
     def mean_of(self, x: Array) -> Array:
         """A x, (B, m), for outputs x (B, ...)."""
-        return self.operator.values(x.reshape(len(x), -1))
+        return self.operator.values(x.reshape(len(x), self.network.output_dim))
 
     def differences_of(self, x: Array) -> Array:
         """y - A x, (B, m), as y was stated, for outputs x (B, ...); 0 where nothing is known."""
@@ -493,11 +512,18 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
         if isinstance(operator, Identity | MaskOperator):
+            call = reshaping("y", array.shape, shape)
+            if isinstance(operator, MaskOperator) and not operator.count and array.shape == (operator.seen(1).sum(),):
+                call = "y with all entries, x = numpy.zeros(mask.shape); x[mask] = y, as those under a 0 are ignored"
             raise InputError(
-                f"y has shape {array.shape}, the network ends in {shape}; pass one observation of that shape or a "
-                f"batch (B, {', '.join(map(str, shape))}); for other measurements of the output pass operator="
+                f"y has shape {array.shape}, the network ends in {shape}; "
+                + (f"pass {call}" if call else "pass one observation of that shape or a ")
+                + ("" if call else f"batch (B, {', '.join(map(str, shape))})")
+                + "; for other measurements of the output pass operator="
             )
-        raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass that shape or a batch of it")
+        whole = "what it measures, A @ y" if math.prod(array.shape) == operator.n else "that shape or a batch of it"
+        call = reshaping("y", array.shape, shape)
+        raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass {call or whole}")
     if array.size == 0:
         raise InputError(f"y has shape {array.shape}: there is no observation in it")
     values = array.reshape(-1, m)
@@ -513,12 +539,20 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
         first = int(np.flatnonzero(~np.isfinite(values[bad[0]]))[0])
         raise InputError(
             f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
-            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them with a mask as "
-            "operator="
+            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them by "
+            "operator=unrelu.Mask(numpy.isfinite(y))"
         )
     noise.check(values)
     values.setflags(write=False)
     return values, single, seen
+
+
+def _rounding(network: Generator, stated: Noise, y: Array, operator: Operator, scaling: Scaling) -> Noise:
+    """The noise that is known: where none is stated, the rounding of the module, if y (B, m) is made by it."""
+    found = network.rounding
+    if found is None or stated.stated or scaling.ends is not None or not selects_outputs(operator):
+        return stated
+    return RoundingNoise(found.level, precision=found.name, given=found.level) if found.stored(y) else stated
 
 
 def _weight(prior: float, norm: str) -> float:
@@ -537,7 +571,11 @@ def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | 
     k = network.latent_dim
     array = numbers(z0, "z0")
     if array.shape not in ((k,), (size, k)):
-        raise InputError(f"z0 has shape {array.shape}; pass ({k},) for all observations or ({size}, {k}) for each")
+        call = reshaping("z0", array.shape, (k,))
+        raise InputError(
+            f"z0 has shape {array.shape}; pass ({k},) for all observations or ({size}, {k}) for each"
+            + (f": {call}" if call else "")
+        )
     if not np.isfinite(array).all():
         raise InputError("z0 has NaN or infinite entries; start from finite codes")
     return np.array(np.broadcast_to(array, (size, k)))

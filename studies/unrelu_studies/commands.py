@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from unrelu.cli.options import ActivationName, Layers, Quiet
+from unrelu.cli.json_output import leave
+from unrelu.cli.options import ActivationName, Json, Layers, Quiet
 from unrelu.cli.terminal import removed_if_empty
 from unrelu.errors import OptionError
 from unrelu_studies.benchmarks import REPORT_SEED
@@ -48,6 +49,7 @@ def reproduce(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core]")] = None,
     overwrite: Annotated[bool, typer.Option(help="Forget what the folder holds of these figures.")] = False,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Run experiments of the paper again: their numbers, pictures and what they say to its claims.
 
@@ -69,7 +71,11 @@ def reproduce(
     for name in names:
         load_experiment(name, generator)
     folder = output or Path(f"reproduction-{Path(generator.name).stem}" if generator else "reproduction")
-    if not run_experiments(names, folder, quick, seed, workers, overwrite, Console(quiet=quiet), generator):
+    console = Console(quiet=quiet, stderr=json)
+    finished = run_experiments(names, folder, quick, seed, workers, overwrite, console, generator)
+    if json:
+        leave("reproduce", {"output": str(folder), "figures": names, "finished": finished})
+    if not finished:
         raise typer.Exit(130)
 
 
@@ -99,6 +105,7 @@ def benchmark(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Time the layer programs against other solvers, and the search against other methods, on one thread.
 
@@ -115,10 +122,13 @@ def benchmark(
     if unknown := set(generator or ()) - set(GENERATORS):
         raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join(GENERATORS)}")
     folder = output or Path(f"benchmark-{measurement}")
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, stderr=json)
     # The tables would lose digits where the output is a file or the terminal narrow.
     console.width = max(console.width, 120)
     command = Command(measurement, instances, quick, seed, tuple(generator or ()))
     with removed_if_empty(folder):
-        if not run(command, folder, overwrite, console):
-            raise typer.Exit(130)
+        finished = run(command, folder, overwrite, console)
+    if json:
+        leave("benchmark", {"output": str(folder), "measurement": measurement, "finished": finished})
+    if not finished:
+        raise typer.Exit(130)

@@ -70,7 +70,7 @@ def test_a_batch_is_one_object():
     assert best.lower.tolist() == [found.lower.max()]
     assert len(found[found.lower < 0]) == 0
     assert found[[2, 0]][1] is found[0]
-    assert repr(found) == f"Certificates(4: 4 {found[0].status})"
+    assert repr(found) == f"<Certificates: 4, 4 {found[0].status}>"
     assert found.verify(NET, Y, masks)
     assert found[:1].verify(NET, Y[:1], masks[0])
     assert not found.verify(NET, Y[::-1], masks)

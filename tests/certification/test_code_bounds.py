@@ -197,6 +197,22 @@ def test_bounds_with_one_end(bounds):
         unrelu.certify(net, y, unrelu.invert(net, y, bounds=bounds))
 
 
+def test_entries_of_infinite_size_are_hidden_by_a_mask_or_have_to_be_left_out():
+    net, level = random_network((2, 8, 10), seed=1, bias=True), np.full(10, 0.1)
+    y, level[0] = net(np.array([0.3, 0.4])).ravel(), np.inf
+    y[0] += 5.0
+    found = unrelu.certify(net, y, noise=unrelu.Uniform(level), bounds=(-1, 1))
+    assert found.upper <= 1e-7
+    assert found.verify(net, y, level < np.inf)
+    assert not found.verify(net, y)
+    matrix = np.eye(10)[::-1]
+    with pytest.raises(InputError, match=r"leave entries that say nothing out of y and of the rows of operator="):
+        unrelu.certify(net, matrix @ y, operator=matrix, noise=unrelu.Uniform(level[::-1]), bounds=(-1, 1))
+    rows = matrix[level[::-1] < np.inf]
+    found = unrelu.certify(net, rows @ y, operator=rows, noise="uniform:0.1", bounds=(-1, 1))
+    assert found.verify(net, rows @ y, rows)
+
+
 # --- forgers ----------------------------------------------------------------------------------------------------------
 
 

@@ -10,42 +10,13 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import unrelu
 from tests.runs.small_runs import command
-from unrelu.cli import app, process
+from unrelu.cli import app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX processes")
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """A folder with a 3-8-20 network and observations of it, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    first, second = rng.standard_normal((8, 3)), rng.standard_normal((20, 8))
-    np.savez("net.npz", W0=first, W1=second, activation="relu")
-    y = unrelu.from_arrays([first, second])(rng.standard_normal((4, 3)))
-    np.save("y.npy", y)
-    y[1, 2] = np.nan
-    np.save("hole.npy", y)
-    return tmp_path
-
-
-@pytest.fixture
-def run(files, monkeypatch, capsys):
-    """Run ``main`` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
-        with pytest.raises(SystemExit) as end:
-            process.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 # --- exit status ------------------------------------------------------------------------------------------------------
@@ -69,7 +40,7 @@ def test_a_page_does_not_replace_what_is_no_file(run):
 
 
 def test_what_is_no_error_of_ours_is_not_hidden(run, monkeypatch):
-    def broken():
+    def broken(**options):
         raise ZeroDivisionError
 
     monkeypatch.setattr(app, "app", broken)
@@ -79,7 +50,7 @@ def test_what_is_no_error_of_ours_is_not_hidden(run, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError("a lot"), OSError(28, "No space left on device", "there")])
 def test_the_machine_s_limits_are_a_line(run, monkeypatch, error):
-    def broken():
+    def broken(**options):
         raise error
 
     monkeypatch.setattr(app, "app", broken)

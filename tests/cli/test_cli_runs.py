@@ -67,16 +67,40 @@ def test_quiet_says_nothing_but_errors(unrelu_command):
     assert unrelu_command(*RUN, "-q", "--seed", "2", "--overwrite") == (0, "", "")
 
 
-def test_json_lines_are_for_scripts(unrelu_command):
-    code, out, err = unrelu_command(*RUN, "--json")
+def test_json_is_for_scripts(unrelu_command):
+    code, out, err = unrelu_command(*RUN, "--json", "-q")
     assert (code, err) == (0, "")
-    events = [json.loads(line) for line in out.splitlines()]
-    assert [event["event"] for event in events] == ["chunk", "chunk", "chunk", "end"]
-    assert [event["done"] for event in events[:3]] == [5, 10, 12]
-    assert events[0]["counts"] == {"EXACT_FIT": 5}
-    assert (events[3]["finished"], events[3]["success"], events[3]["errors"]) == (True, 12, 0)
+    told = json.loads(out)
+    assert [record["stop"] for record in told["records"]] == [5, 10, 12]
+    assert told["records"][0]["counts"] == {"EXACT_FIT": 5}
+    assert (told["finished"], told["success"], told["errors"]) == (True, 12, 0)
     _, again, _ = unrelu_command(*RUN, "--json")
-    assert [json.loads(line).get("how") for line in again.splitlines()] == ["kept"] * 3 + [None]
+    assert [record["how"] for record in json.loads(again)["records"]] == ["kept"] * 3
+
+
+def test_lines_of_results_name_the_files(unrelu_command):
+    Path("images").mkdir()
+    for name, digit in zip(("b.png", "a.png"), unrelu.zoo.digits()[0], strict=False):
+        Image.fromarray((255 * digit).round().astype(np.uint8)).save(Path("images", name))
+    limits = ("--scale", "0,1", "--method", "lm", "-O", "max_iterations=3", "--workers", "1", "-q")
+    assert unrelu_command("run", "mnist-relu", "images", "-o", "named", *limits)[0] == 0
+    assert unrelu_command(*RUN, "-q", "--method", "lm")[0] == 0
+    for folder, names in (("named", ["a.png", "b.png"]), ("out", [None] * SIZE)):
+        lines = [json.loads(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
+        assert [(line["index"], line["name"]) for line in lines] == list(enumerate(names))
+
+
+@pytest.mark.parametrize("command", ["run", "invert"])
+def test_a_method_that_does_not_suit_the_generator_is_refused_before_the_folder_is_made(unrelu_command, command):
+    digits = unrelu.zoo.observations("mnist-dcgan")[:2]
+    np.save("digits.npy", digits)
+    narrow, large = "layer 3 (6272 -> 784) has fewer outputs than inputs", "layer 2 (3136 -> 6272) is too large for"
+    for method in ("linf", "exact", "l1", "relaxed", "least_squares", "projected"):
+        code, out, err = unrelu_command(command, "mnist-dcgan", "digits.npy", "-o", "out", "--method", method)
+        assert (code, out) == (2, "")
+        assert (large if method == "exact" else narrow) in err
+        assert "'lm'" in err.partition("use method=")[2]
+        assert not Path("out").exists()
 
 
 def test_status_of_a_finished_run(unrelu_command):

@@ -259,6 +259,16 @@ def test_names_without_an_order_are_asked_for(tmp_path):
         load(path, layers=["hidden", "norm", "code"], activation="relu")
 
 
+@pytest.mark.parametrize("left_out", [(), ("gamma",), ("beta",), ("gamma", "beta")])
+def test_batch_normalisations_whose_arrays_are_only_counted_are_refused_by_name(tmp_path, left_out):
+    kind, settings, arrays = norm("norm", 4)
+    held = {name: array for name, array in arrays.items() if name not in left_out}
+    layers = [dense("hidden", 3, 4, "relu"), Layer(kind, settings, held), dense("code", 4, 3, "relu")]
+    path = written(tmp_path / "a.weights.h5", layers, "Keras 3")
+    with pytest.raises(UnsupportedModelError, match="layer 'batch_normalization' is a batch normalisation, which acts"):
+        load(path, layers=["dense", "batch_normalization", "dense_1"], activation="relu")
+
+
 def test_a_decoder_is_picked_out_of_a_model_with_code_of_its_own(tmp_path):
     path = written(tmp_path / "a.keras", CHAIN[:3], "Keras 3", class_name="VAE")
     net = load(path, layers=["dense_1", "dense_2"], activation="relu")

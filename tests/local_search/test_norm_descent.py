@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import linprog
 
+import unrelu
 from tests.support import image_network, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
 from unrelu.local_search.adjacent_regions import observations
 from unrelu.local_search.norm_descent import NormDescent
 from unrelu.measurements import MaskOperator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
@@ -28,8 +31,8 @@ NORMS = ("l1", "linf")
 both_norms = pytest.mark.parametrize("norm", NORMS)
 
 
-def norm_program(matrix, offset, target, norm, sides=None):
-    """The minimum of |target - matrix z - offset| with ``sides = (B, b)``: B z <= b, by linprog."""
+def norm_program(matrix, offset, target, norm, sides=None, ends=None):
+    """The minimum of |target - matrix z - offset| with ``sides = (B, b)``: B z <= b, ``ends`` of z, by linprog."""
     n, k = matrix.shape
     errors = np.eye(n) if norm == "l1" else np.ones((n, 1))
     r = target - offset
@@ -38,12 +41,12 @@ def norm_program(matrix, offset, target, norm, sides=None):
         a = np.vstack([a, np.hstack([sides[0], np.zeros((len(sides[0]), errors.shape[1]))])])
         b = np.concatenate([b, sides[1]])
     cost = np.concatenate([np.zeros(k), np.ones(errors.shape[1])])
-    bounds = [(None, None)] * k + [(0, None)] * errors.shape[1]
+    bounds = [*(zip(*ends, strict=True) if ends else [(None, None)] * k), *[(0, None)] * errors.shape[1]]
     found = linprog(cost, A_ub=a, b_ub=b, bounds=bounds, method="highs")
     return found.fun if found.status == 0 else math.inf
 
 
-def on_piece(network, pattern, y, norm):
+def on_piece(network, pattern, y, norm, ends=None):
     """The minimum over the codes with the given signs of all neurons, one array a layer."""
     matrix, offset = np.eye(network.latent_dim), np.zeros(network.latent_dim)
     rows, sides = [], []
@@ -54,7 +57,7 @@ def on_piece(network, pattern, y, norm):
         sides.append(-sign * offset)
         slope = np.where(on, 1.0, layer.activation.slope)
         matrix, offset = slope[:, None] * matrix, slope * offset
-    return norm_program(matrix, offset, y, norm, (np.vstack(rows), np.concatenate(sides)))
+    return norm_program(matrix, offset, y, norm, (np.vstack(rows), np.concatenate(sides)), ends)
 
 
 def touching_pieces(network, z, at_kink=1e-7):
@@ -75,7 +78,7 @@ def no_better_direction(problem, z, norm, rng, size=1e-5, share=1e-6, count=400)
     d = np.vstack([rng.standard_normal((count, k)), np.eye(k), -np.eye(k)])
     d *= size / np.linalg.norm(d, axis=1, keepdims=True)
     one = problem.part(np.zeros(len(d), dtype=np.intp))
-    values, here = one.objective(z + d, norm), problem.objective(z[None, :], norm)[0]
+    values, here = one.objective(problem.bounds.clip(z + d), norm), problem.objective(z[None, :], norm)[0]
     return bool((values >= here - share * size * max(here, 1.0)).all())
 
 
@@ -188,6 +191,67 @@ def test_the_objective_falls_with_every_program(norm):
     assert (values[-1] < values[0]).all()
 
 
+# --- within bounds ----------------------------------------------------------------------------------------------------
+
+
+def box_around(rng, truth, share=0.4):
+    """Bounds that hold some coordinates of a code and not others, as arrays, a few of them infinite."""
+    near = truth + rng.uniform(-0.5, 0.5, len(truth))
+    lower, upper = near - share, near + share
+    lower[rng.random(len(truth)) < 0.2] = -np.inf
+    upper[rng.random(len(truth)) < 0.2] = np.inf
+    return lower, upper
+
+
+@both_norms
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.2"])
+def test_no_piece_that_touches_the_code_has_a_better_one_within_bounds(norm, seed, activation):
+    network = random_network((2, 4, 3, 6), activation=activation, seed=seed, bias=True)
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal(2)
+    y = network(truth) + 0.3 * rng.standard_normal((4, 6))
+    ends = box_around(rng, truth)
+    problem = Problem.build(network, y, norm=norm, bounds=ends)
+    z, status, _ = NormDescent().minimise(problem, np.clip(rng.standard_normal((4, 2)), *ends))
+    assert set(status) <= {Status.CONVERGED, Status.FLAT}
+    assert ((z >= ends[0]) & (z <= ends[1])).all()
+    for code, observed, value in zip(z, y, problem.objective(z), strict=True):
+        best = min(on_piece(network, pattern, observed, norm, ends) for pattern in touching_pieces(network, code))
+        assert value <= best + 1e-6 * max(1.0, value)
+
+
+@both_norms
+@pytest.mark.parametrize("kind", ["whole", "mask", "matrix"])
+def test_affine_networks_are_solved_globally_within_bounds(norm, kind):
+    rng = np.random.default_rng(3)
+    problem, parts = affine_problem(norm, kind, rng, batch=8)
+    lower, upper = np.array([-0.3, 0.2, -np.inf]), np.array([0.5, np.inf, 0.1])
+    problem = replace(problem, bounds=Bounds(lower, upper))
+    z0 = np.clip(3 * rng.standard_normal((problem.size, 3)), lower, upper)
+    z, status, programs = NormDescent().minimise(problem, z0)
+    assert set(status) == {Status.CONVERGED}
+    assert programs.max() <= 12
+    assert np.abs(problem.bounds.active(z)).sum() >= 6
+    for value, (matrix, offset, y) in zip(problem.objective(z), parts, strict=True):
+        best = norm_program(matrix, offset, y, norm, ends=(lower, upper))
+        assert value == pytest.approx(best, rel=1e-7)
+
+
+@both_norms
+def test_an_optimum_at_a_bound_is_recognised_by_auto_and_lies_on_it_to_the_bit(norm):
+    network = random_network((4, 16, 40), seed=2, bias=True)
+    rng = np.random.default_rng(2)
+    truth = rng.uniform(-1, 1, (8, 4))
+    y = network(truth + 0.3 * (truth > 0.5)) + 0.05 * rng.standard_normal((8, 40))
+    result = unrelu.invert(network, y, norm=norm, bounds=(-1, [0.6, 1.0, 1.0, 1.0]))
+    assert np.abs(result.active_bounds).any(axis=1).sum() >= 3
+    assert (result.status == Status.CONVERGED).all()
+    one = Problem.build(network, y, norm=norm, bounds=(-1, [0.6, 1.0, 1.0, 1.0]))
+    for i, code in enumerate(result.z):
+        assert no_better_direction(one.part(np.array([i])), code, norm, rng)
+
+
 @st.composite
 def searches(draw):
     """A small network, a measurement, noisy observations and starts."""
@@ -205,8 +269,9 @@ def searches(draw):
     x = network(rng.standard_normal((2, k)))
     x = x @ operator.T if operator is not None and operator.ndim == 2 else x
     y = x + draw(st.sampled_from((0.0, 0.01, 0.5))) * rng.standard_normal(x.shape)
-    problem = Problem.build(network, y, norm=draw(st.sampled_from(NORMS)), operator=operator)
-    return problem, rng.standard_normal((2, k)), rng
+    ends = box_around(rng, rng.standard_normal(k)) if draw(st.booleans()) else None
+    problem = Problem.build(network, y, norm=draw(st.sampled_from(NORMS)), operator=operator, bounds=ends)
+    return problem, problem.bounds.clip(rng.standard_normal((2, k))), rng
 
 
 @given(searches())

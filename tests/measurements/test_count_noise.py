@@ -290,6 +290,7 @@ def test_an_object_is_its_text(noise):
             r"noise=poisson: y has 1 entries below 0, first in observation 0, entry 2 \(-1\); counts",
         ),
         (0.5, {}, InputError, r"no whole numbers, first in observation 0, entry 2 \(0.5\); pass the counts themselves"),
+        (2.0**54, {}, InputError, r"1 entries above 2\^53, first in observation 0, entry 2 .*: state 'gaussian:S'"),
         (np.nan, {}, InputError, "NaN or infinite"),
         (1.0, {"norm": "l1"}, InputError, "norm='l1': counts are compared by their deviance; leave norm= out"),
         (1.0, {"norm": "linf"}, InputError, "norm='linf': counts"),

@@ -143,6 +143,11 @@ def test_what_is_no_level_is_refused():
     for level, message in (("x", "'x' is not a number"), (-1, "above 0, got -1"), (math.inf, "must be finite")):
         with pytest.raises(InputError, match=message):
             Gaussian(level)
+    for model in (Gaussian, Uniform):
+        with pytest.raises(InputError, match="is not a number; write"):
+            model(10**400)
+        with pytest.raises(InputError, match=r"at least 2.2e-308, and infinite .* the first at \(1,\): 5e-309"):
+            model([1.0, 5e-309])
     with pytest.raises(InputError, match="pass the standard deviation or covariance=, one of them"):
         Gaussian()
 

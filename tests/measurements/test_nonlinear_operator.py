@@ -16,7 +16,7 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import Identity, NonlinearOperator, read_operator
 from unrelu.methods import METHODS
 from unrelu.result import Status
-from unrelu.runs.manifest import fingerprint
+from unrelu.result.fingerprint import fingerprint
 
 K, N, M = 4, 60, 50
 NETWORK = random_network((K, 30, N), seed=1)
@@ -251,6 +251,9 @@ def test_its_fingerprint_is_what_it_does():
         (lambda x: x + torch.randn_like(x), "it draws random numbers; a measurement must be deterministic"),
         (torch.fft.fft, "it returns torch.complex128 numbers; a measurement returns real ones"),
         (lambda x: torch.log(x - 1e9), "it maps outputs of the generator to NaN or infinite measurements"),
+        (lambda x: x.to_sparse(), "it returns a sparse_coo tensor; a measurement returns a dense one, with data"),
+        (lambda x: x.to("meta"), "it returns a meta tensor"),
+        (nn.Dropout(), "it is a module in training mode, where it computes .*; call module.eval.. first"),
         (lambda x: 0 * x, "two random outputs have the same measurement; it does not depend on the output"),
         (lambda x: x @ torch.ones(3, 2), r"for float64 outputs of shape \(2, 60\) it raises RuntimeError: .*"),
     ],

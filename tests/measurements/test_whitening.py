@@ -346,7 +346,10 @@ def test_calibration_knows_such_noise():
         (lambda: unrelu.Gaussian(ONE, covariance=COVARIANCE), "one of them"),
         (lambda: unrelu.Gaussian(covariance=COVARIANCE[1:]), r"shape \(39, 40\); pass a square one"),
         (lambda: unrelu.Gaussian(covariance=COVARIANCE[1:, 1:]), "is of 39 entries, an observation has 40"),
-        (lambda: unrelu.Gaussian(covariance=COVARIANCE + np.tri(N)), "not symmetric"),
+        (
+            lambda: unrelu.Gaussian(covariance=COVARIANCE + np.tri(N)),
+            r"not symmetric.*; if that is rounding, pass \(C \+ C\^T\) / 2",
+        ),
         (lambda: unrelu.Gaussian(covariance=COVARIANCE - 0.02 * np.eye(N)), "not positive definite: .*eigenvalue is -"),
         (lambda: unrelu.Gaussian(covariance=np.nan * COVARIANCE), "NaN or infinite"),
         (lambda: unrelu.Gaussian(covariance=sparse.eye_array(5000)), "5000 x 5000, and is factored up to 4096"),

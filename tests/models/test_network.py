@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unrelu
 from tests.support import image_network, random_network, rounding, tensor
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models import generator as generator_module
@@ -147,7 +148,29 @@ def test_latent_and_output_shapes():
     assert (network.output_shape, network.output_dim) == ((1, 6, 6), 36)
     assert network(np.zeros(3)).shape == (1, 6, 6)
     assert [layer.expansion for layer in network.layers] == [12, 1]
-    assert str(network).startswith("Network 3x1x1 -> 1x6x6\n  1. ConvTranspose 3x1x1 -> 4x3x3, relu")
+
+
+def test_a_network_prints_as_a_table_of_its_layers():
+    network = NETWORKS["image"]
+    title, headings, first, second = str(network).splitlines()
+    weights = sum(step.weight.numel() + step.bias.numel() for layer in network.layers for step in layer.affine.steps)
+    assert title == f"Network 3x1x1 -> 1x6x6, {weights} parameters"
+    assert headings.split() == ["layer", "kind", "shape", "activation", "parameters", "expansion"]
+    assert first.split() == ["1", "ConvTranspose", "3x1x1", "->", "4x3x3", "relu", "112", "12"]
+    assert second.split()[-1] == "1"
+    assert repr(network) == f"<Network 3x1x1 -> 1x6x6, {weights} parameters, 2 layers>"
+    assert repr(network.layers[0]) == "<Layer: ConvTranspose 3x1x1 -> 4x3x3, relu>"
+    page = network._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "3x1x1 -&gt; 4x3x3" in page
+
+
+def test_of_very_many_layers_the_first_and_last_are_printed():
+    lines = str(unrelu.from_arrays([np.eye(2)] * 100)).splitlines()
+    assert len(lines) == 2 + 41
+    assert lines[2].split()[0] == "1"
+    assert lines[-1].split()[0] == "100"
+    assert "..." in lines[22]
 
 
 @each

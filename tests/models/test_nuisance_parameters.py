@@ -16,7 +16,7 @@ from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.methods import METHODS
 from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.result import Status
-from unrelu.runs.manifest import fingerprint
+from unrelu.result.fingerprint import fingerprint
 
 K, N = 4, 60
 # Biases: a ReLU network without them is homogeneous, so that the length of its code is its scale.
@@ -197,6 +197,7 @@ def test_it_is_a_generator_for_everything_else():
         (OptionError, {"tilt": (0, 1)}, "tilt: bounds of parameters that no function takes; pass f"),
         (InputError, {"scale": (2, 0.5)}, r"scale=\(2, 0.5\) must be two numbers, a lower and a higher bound"),
         (InputError, {"scale": 2}, "scale=2 must be two numbers"),
+        (InputError, {"offset": (-1.7e308, 1.7e308)}, "must be two numbers, a lower and a higher bound, both finite"),
         (InputError, {"offset": (0, np.inf)}, "must be two numbers, a lower and a higher bound"),
         (InputError, {"function": lambda x: x.exp(), "tilt": (0, 1)}, "cannot be used: .* unexpected keyword.*'tilt'"),
         (InputError, {"function": lambda x, t: t * x.detach(), "t": (1, 2)}, "its derivative is off by"),
@@ -215,8 +216,12 @@ def test_extensions_that_are_none_are_refused(error, options, message):
 
 def test_parameters_out_of_their_bounds_are_refused():
     net = extended("scale")
-    with pytest.raises(InputError, match=r"scale must be within its bounds, above 0.5 and below 2"):
+    with pytest.raises(InputError, match=r"scale=2.5 must be within its bounds, above 0.5 and below 2"):
         net.join(codes(NETWORK), scale=2.5)
+    with pytest.raises(InputError, match=r"scale has shape \(3,\), the codes .*; pass a number, or one for each code"):
+        net.join(codes(NETWORK), scale=np.ones(3))
+    with pytest.raises(InputError, match=r"scale has shape \(3,\), the codes"):
+        net.join(codes(NETWORK)[0], scale=np.ones(3))
     with pytest.raises(OptionError, match="join takes scale; it was given offset"):
         net.join(codes(NETWORK), offset=0.0)
     with pytest.raises(InputError, match=r"this network takes codes of shape \(5,\)"):

@@ -12,7 +12,7 @@ from scipy import sparse
 
 import unrelu
 from unrelu.measurements import Mapped, read_operator
-from unrelu.runs.manifest import fingerprint
+from unrelu.result.fingerprint import fingerprint
 
 
 @pytest.mark.parametrize("name", unrelu.zoo.names())

@@ -22,8 +22,8 @@ from tests.runs.small_runs import CHUNK, SIZE, WEIGHTS, Y, command, reference, r
 from unrelu.datasets.opening import in_memory
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
+from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import running
-from unrelu.runs.manifest import fingerprint
 
 
 @pytest.mark.parametrize("place", ["out/reconstructions.npy", "out/below/y.npy"])
@@ -169,7 +169,7 @@ def test_results_that_vanish_meanwhile_are_told(tmp_path):
 
 def test_a_run_prints_in_a_line(tmp_path):
     text = repr(small_run(tmp_path / "out"))
-    assert text.startswith(f"Run('{tmp_path}/out': 23 of 23 observations; ")
+    assert text.startswith(f"<Run '{tmp_path}/out': 23 of 23 observations; ")
     assert len(text) < len(str(tmp_path)) + 120
 
 
@@ -326,4 +326,4 @@ def test_activations_one_a_layer_from_the_command_line(tmp_path):
     arguments = ("run", "net.npz", "y.npy", "-o", "out", "--activation", "relu,sigmoid", "--json", "--workers", "1")
     done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["success"] == 2
+    assert json.loads(done.stdout)["success"] == 2

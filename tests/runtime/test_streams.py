@@ -370,7 +370,7 @@ def test_no_search_starts_at_the_truth(method, kind, starts):
 def test_no_sample_of_a_search_is_a_users_truth():
     """`auto` starts from the nearest of its samples."""
     network = random_network((20, 30, 40))
-    samples = Bank(network).z.double().numpy()
+    samples = Bank(network).model.z.double().numpy()
     for seed in USER_SEEDS:
         for truth in (np.random.default_rng(seed).normal(size=(5, 20)), torch_normal(seed, 5, 20),
                       torch_normal(seed, 5, 20, dtype=torch.float32)):  # fmt: skip

@@ -316,7 +316,7 @@ def misled(monkeypatch, wrong, rounds):
 def four_agree(monkeypatch):
     """A prior on which a search ends after four chains that agree, where the confidence asked for is 0.6."""
     monkeypatch.setattr(joint_search, "prior_for", lambda problem: UNIFORM)
-    monkeypatch.setattr("unrelu.result._CONFIDENT", 0.6)
+    monkeypatch.setattr("unrelu.result.inversion._CONFIDENT", 0.6)
     monkeypatch.setattr(CompiledDescents, "thorough", descents.Descents.thorough)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,14 +93,14 @@ def test_the_linear_model_is_that_of_a_linear_generator():
     """Nothing is left over, and the mean of the posterior is the truth, as far as 64 samples tell that of x."""
     network = random_network((4, 30), activation="identity", seed=2)
     bank = Bank(network)
-    bank.linear = bank._linearised(bank.single)
+    bank.model = replace(bank.model, linear=bank._linearised(bank.single, bank.model.z))
     z = np.random.default_rng(5).standard_normal((3, 4))
     problem = Problem.build(network, network(z))
     objective = SquaredError.of(problem, bank.single)
-    mean, covariance = bank.posterior(objective.operator, objective.y, 1e-6)
+    mean, covariance = bank.model.posterior(objective.operator, objective.y, 1e-6)
     np.testing.assert_allclose(mean, z, atol=0.05)
     assert float(torch.linalg.eigvalsh(covariance[0]).max()) < 1e-3
-    assert bank.model[-1] < 1e-3
+    assert bank.model.parts[-1] < 1e-3
 
 
 def test_work_is_counted_by_layers_as_by_operations():

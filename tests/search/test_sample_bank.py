@@ -59,7 +59,7 @@ def textbook(bank, matrix, seen, noise):
 
     Its mean is mean z + C_zx A^T (A C_xx A^T + noise I)^-1 (y - A mean x), the covariance I less that gain of A C_xz.
     """
-    x, z = bank.x.double().numpy(), bank.z.double().numpy()
+    x, z = bank.model.x.double().numpy(), bank.model.z.double().numpy()
     deviations, codes = x - x.mean(axis=0), z - z.mean(axis=0)
     c_xx, c_zx = deviations.T @ deviations / len(x), codes.T @ deviations / len(x)
     gain = np.linalg.solve(matrix @ c_xx @ matrix.T + noise * np.eye(len(matrix)), matrix @ c_zx.T).T
@@ -76,7 +76,7 @@ def test_the_posterior_is_the_textbooks(kind, noise):
     """But that codes are N(0, I), whose covariance the samples have up to sampling error."""
     operator, matrices, y, x = measured(kind)
     bank = Bank.of(NETWORK)
-    mean, covariance = (part.numpy() for part in bank.posterior(operator, y, noise))
+    mean, covariance = (part.numpy() for part in bank.model.posterior(operator, y, noise))
     assert covariance.shape == (B if kind == "masks" else 1, K, K)
     expected = [textbook(bank, a, a @ row, noise) for a, row in zip(matrices, x, strict=True)]
     np.testing.assert_allclose(mean, [each[0] for each in expected], atol=2e-4)
@@ -89,7 +89,7 @@ def test_covariances_are_between_zero_and_that_of_codes(kind):
     operator, _, y, _ = measured(kind)
     bank = Bank.of(NETWORK)
     for noise in (1e-4, 0.1, 10.0):
-        values = np.linalg.eigvalsh(bank.posterior(operator, y, noise)[1].double().numpy())
+        values = np.linalg.eigvalsh(bank.model.posterior(operator, y, noise)[1].double().numpy())
         assert (values >= -1e-4).all()
         assert (values <= 1 + 1e-4).all()
 
@@ -98,37 +98,37 @@ def test_masks_that_are_all_the_same_give_the_posterior_of_one():
     bank, (operator, _, y, _) = Bank.of(NETWORK), measured("mask")
     shared = MEASUREMENTS["mask"]
     copies = read_operator(np.tile(shared, (B, 1)), (N,), (B, N)).to(torch.float32, CPU)
-    for one, other in zip(bank.posterior(operator, y, 0.1), bank.posterior(copies, y, 0.1), strict=True):
+    for one, other in zip(bank.model.posterior(operator, y, 0.1), bank.model.posterior(copies, y, 0.1), strict=True):
         torch.testing.assert_close(other, one.expand(other.shape), rtol=1e-4, atol=1e-4)
 
 
 def test_a_posterior_is_computed_in_parts_where_each_observation_has_a_mask(monkeypatch):
     operator, _, y, _ = measured("masks")
     bank = Bank.of(NETWORK)
-    whole = bank.posterior(operator, y, 0.1)
+    whole = bank.model.posterior(operator, y, 0.1)
     monkeypatch.setattr(bank_module, "_NUMBERS", 1)  # one at a time
-    for one, other in zip(whole, bank.posterior(operator, y, 0.1), strict=True):
+    for one, other in zip(whole, bank.model.posterior(operator, y, 0.1), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
 
 
 def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
     monkeypatch.setattr(bank_module, "_DIRECTIONS", 5)
     bank = Bank(NETWORK)
-    mean_x, mean_z, directions, codes, left = (np.asarray(part, dtype=np.float64) for part in bank.model)
+    mean_x, mean_z, directions, codes, left = (np.asarray(part, dtype=np.float64) for part in bank.model.parts)
     assert directions.shape == (5, N)
-    assert (directions**2).sum() + N * left == pytest.approx(N * bank.spread, rel=1e-3)
-    assert left > 0.05 * bank.spread
+    assert (directions**2).sum() + N * left == pytest.approx(N * bank.model.spread, rel=1e-3)
+    assert left > 0.05 * bank.model.spread
     operator, _, y, x = measured("whole")
     covariance = directions.T @ directions + (left + 0.1) * np.eye(N)
     expected = mean_z + (x - mean_x) @ np.linalg.solve(covariance, directions.T @ codes)
-    np.testing.assert_allclose(bank.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
+    np.testing.assert_allclose(bank.model.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
 
 
 def test_directions_are_the_principal_ones(monkeypatch):
     monkeypatch.setattr(bank_module, "_DIRECTIONS", 5)
     network = random_network((K, N), activation="identity", seed=3)  # outputs in four dimensions
     bank = Bank(network)
-    directions, x = bank.model[2].double().numpy(), bank.x.double().numpy()
+    directions, x = bank.model.parts[2].double().numpy(), bank.model.x.double().numpy()
     np.testing.assert_allclose(directions.T @ directions, np.cov(x.T, bias=True), atol=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_codes_of_an_affine_generator_are_found(kind):
     z = np.random.default_rng(4).standard_normal((B, K))
     operator, _, _, _ = measured(kind)
     y = operator.forward(torch.tensor(network(z), dtype=torch.float32))
-    mean, covariance = bank.posterior(operator, y, 1e-6)
+    mean, covariance = bank.model.posterior(operator, y, 1e-6)
     np.testing.assert_allclose(mean, z, atol=2e-3)
     # Of 4,096 samples, the covariance of codes is I up to a few hundredths.
     np.testing.assert_allclose(covariance, np.zeros_like(covariance), atol=0.05)
@@ -148,8 +148,8 @@ def test_codes_of_an_affine_generator_are_found(kind):
 def test_noise_without_bound_leaves_what_is_known_of_all_codes():
     operator, _, y, _ = measured("whole")
     bank = Bank.of(NETWORK)
-    mean, covariance = bank.posterior(operator, y, 1e12)
-    np.testing.assert_allclose(mean, bank.z.mean(dim=0).expand(B, -1), atol=1e-6)
+    mean, covariance = bank.model.posterior(operator, y, 1e12)
+    np.testing.assert_allclose(mean, bank.model.z.mean(dim=0).expand(B, -1), atol=1e-6)
     np.testing.assert_allclose(covariance[0], np.eye(K), atol=1e-6)
 
 
@@ -159,7 +159,7 @@ def test_the_posterior_tells_much_of_the_codes_of_digits():
     z = rng.standard_normal((20, k))
     bank, operator = Bank.of(network), read_operator(None, (n,), (20, n))
     y = torch.tensor(network(z).reshape(20, n), dtype=torch.float32)
-    mean, covariance = bank.posterior(operator, y, 1e-2 * bank.spread)
+    mean, covariance = bank.model.posterior(operator, y, 1e-2 * bank.model.spread)
     error = np.mean((mean.numpy() - z) ** 2)
     assert error < 0.35  # 1 without any knowledge
     assert float(covariance[0].trace()) / k == pytest.approx(error, rel=0.5)  # which it knows
@@ -170,19 +170,19 @@ def test_the_posterior_tells_much_of_the_codes_of_digits():
 
 def test_samples_are_outputs_of_normal_codes():
     bank = Bank.of(NETWORK)
-    assert bank.single.dtype == bank.z.dtype == bank.x.dtype == torch.float32
-    assert bank.z.shape == (4096, K)
-    assert (np.abs(bank.x.numpy() - NETWORK(bank.z.numpy())) <= SINGLE * sizes(bank.z)).all()
-    np.testing.assert_allclose(np.cov(bank.z.T), np.eye(K), atol=0.1)
-    assert bank.spread == pytest.approx(bank.x.double().numpy().var(axis=0).mean(), rel=1e-3)
+    assert bank.single.dtype == bank.model.z.dtype == bank.model.x.dtype == torch.float32
+    assert bank.model.z.shape == (4096, K)
+    assert (np.abs(bank.model.x.numpy() - NETWORK(bank.model.z.numpy())) <= SINGLE * sizes(bank.model.z)).all()
+    np.testing.assert_allclose(np.cov(bank.model.z.T), np.eye(K), atol=0.1)
+    assert bank.model.spread == pytest.approx(bank.model.x.double().numpy().var(axis=0).mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("numbers", "count"), [(2**26, 4096), (N * 1000, 1000), (N, 64)])
 def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
     monkeypatch.setattr(bank_module, "_NUMBERS", numbers)
     bank = Bank(NETWORK)
-    assert len(bank.z) == len(bank.x) == count
-    assert (np.abs(bank.x.numpy() - NETWORK(bank.z.numpy())) <= SINGLE * sizes(bank.z)).all()
+    assert len(bank.model.z) == len(bank.model.x) == count
+    assert (np.abs(bank.model.x.numpy() - NETWORK(bank.model.z.numpy())) <= SINGLE * sizes(bank.model.z)).all()
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -192,11 +192,15 @@ def test_a_bank_is_built_once_for_a_network():
     network = random_network((3, 8, 12), seed=5)
     first = Bank.of(network)
     assert Bank.of(network) is first
-    assert first.model is first.model
+    assert first.model.parts is first.model.parts
     assert Bank.of(random_network((3, 8, 12), seed=5)) is not first
     again = Bank(network)
     assert again is not first
-    for one, two in ((first.z, again.z), (first.x, again.x), *zip(first.model[:4], again.model[:4], strict=True)):
+    for one, two in (
+        (first.model.z, again.model.z),
+        (first.model.x, again.model.x),
+        *zip(first.model.parts[:4], again.model.parts[:4], strict=True),
+    ):
         torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
@@ -216,7 +220,7 @@ def test_smoothed_generators_are_kept_by_width_and_precision():
     assert bank.smoothed(0.1, bank.single) is rounded
     wide, double = bank.smoothed(0.5, bank.single), bank.smoothed(0.1, NETWORK)
     assert (wide.dtype, double.dtype) == (torch.float32, torch.float64)
-    z = bank.z[:50]
+    z = bank.model.z[:50]
     x = bank.single.forward(z)
     near, far = ((net.forward(z) - x).abs().max() for net in (rounded, wide))
     assert 0 < near < far

@@ -89,6 +89,10 @@ class Ilo:
         words = [word.strip() for word in str(self.steps).removesuffix(",").split(",")]
         return [int(word) for word in words] if all(word.isdecimal() for word in words) else []
 
+    def check(self, problem: Problem) -> None:
+        """Refuse generators that are no chain of layers."""
+        as_chain(problem.network, "ilo")
+
     def __call__(self, problem: Problem) -> Inversion:
         """Run the rounds for all observations at once."""
         network = as_chain(problem.network, "ilo")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unrelu.baselines.first_order import descend, progress_of
-from unrelu.errors import OptionError
+from unrelu.errors import OptionError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer, Network
@@ -77,6 +77,16 @@ class Plugin:
             raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
         if not self.step_tolerance >= 0:
             raise OptionError(f"step_tolerance={self.step_tolerance} must be at least 0")
+
+    def check(self, problem: Problem) -> None:
+        """Refuse generators that are no chain of layers, counts, and measurements without an adjoint."""
+        problem.refuse_counts("plugin")
+        as_chain(problem.network, "plugin")
+        if not problem.operator.linear:
+            raise UnsupportedModelError(
+                "method='plugin' steps by the adjoint of A, and operator= is a function, which has none: use "
+                "method='auto' or 'lm'"
+            )
 
     def __call__(self, problem: Problem) -> Inversion:
         """Step from the start of every observation, all at once."""

@@ -13,7 +13,7 @@ import torch
 
 from unrelu.baselines.adam import Adam
 from unrelu.baselines.first_order import ASTRONOMICAL
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
@@ -79,14 +79,24 @@ class Projected:
         if not self.tolerance >= 0:
             raise OptionError(f"tolerance={self.tolerance} must be at least 0")
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what cannot come to a code, see the class."""
+        self._check_objective(problem)
+        if not problem.operator.linear:
+            raise UnsupportedModelError(
+                "method='projected' steps by the adjoint of A, and operator= is a function, which has none: use "
+                "method='auto' or 'lm'"
+            )
+        if self.projection in LAYER_METHODS:
+            layers = Layerwise(LAYER_METHODS[self.projection](), "projected")
+            try:
+                layers.check(replace(problem, operator=self._whole(problem), prior=0.0, given=None))
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(f"{error}, or projection='lm' of 'projected'") from None
+
     def __call__(self, problem: Problem) -> Inversion:
         """Step and project the observations, all that have not converged at a time."""
-        problem.refuse_counts("projected")
-        if problem.prior and self.projection in LAYER_METHODS:
-            raise InputError(
-                f"prior={problem.prior:g}: projection={self.projection!r} inverts layers, which have no |z|^2; "
-                "use projection='lm'"
-            )
+        self._check_objective(problem)
         state = _State(problem)
         for t in range(self.max_iterations):
             if not state.active.any():
@@ -117,6 +127,18 @@ class Projected:
         for i in np.flatnonzero(~reached & state.active[rows]):
             state.retire(rows[[i]], found.status[i])
 
+    def _check_objective(self, problem: Problem) -> None:
+        problem.refuse_counts("projected")
+        if problem.prior and self.projection in LAYER_METHODS:
+            raise InputError(
+                f"prior={problem.prior:g}: projection={self.projection!r} inverts layers, which have no |z|^2; "
+                "use projection='lm'"
+            )
+
+    @staticmethod
+    def _whole(problem: Problem) -> Identity:
+        return Identity(problem.network.output_shape, problem.network.output_dim)
+
     def _step(self, problem: Problem) -> float:
         """The step in the units of the problem, where A is 2^(data - output) times that of the user."""
         with np.errstate(over="ignore", under="ignore"):
@@ -129,7 +151,7 @@ class Projected:
         target = replace(
             problem.part(rows, problem.control.part(lambda _: state.progress(t))),
             y=u,
-            operator=Identity(problem.network.output_shape, problem.network.output_dim),
+            operator=self._whole(problem),
             noise=UnknownNoise(),
             norm="l2",
             prior=self._step(problem) * problem.prior,

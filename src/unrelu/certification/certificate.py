@@ -21,21 +21,29 @@ import numpy.typing as npt
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, MultiplierRows, Proof
 from unrelu.diagnostics.identifiability import identifiable_from, local_rank
+from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, numbers
+from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_json, read_npz
+from unrelu.runtime.file_writing import write_npz, write_whole
+from unrelu.runtime.words import count, duration, share
 
 Array = npt.NDArray[np.float64]
 
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.
 _SAME = 1e-12
 _FORMAT = "unrelu certificate 1"
+_ADVICE = "free space, or name another file"
 # Moments at which a bound improved; a search of an hour has thousands.
 _LONGEST_HISTORY = 10**6
 _NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
 _PROOFS = ("proof", "box_proof")
+# What is printed of a batch: rows of the largest gaps, and characters of what a status means.
+_LARGEST_GAPS, _MEANING = 4, 60
+_PlainTable = tuple[list[str], list[list[str]], list[str]]
 
 
 class ProofStatus(enum.Enum):
@@ -58,7 +66,7 @@ class ProofStatus(enum.Enum):
         return self.name
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
     r"""Bounds on min F over all codes z, or all within ``bounds``.
 
@@ -118,6 +126,40 @@ class Certificate:
         for array in (self.z, self.box, self.bounds):
             if array is not None:
                 array.setflags(write=False)
+
+    def __repr__(self) -> str:
+        return f"<Certificate: {self.status.name}, {self.norm} error from {self.lower:.6g} to {self.upper:.6g}>"
+
+    def __str__(self) -> str:
+        """What is proved, in words, in at most 15 lines."""
+        return "\n".join(["Certificate", *named_lines(self._entries())])
+
+    def _repr_html_(self) -> str:
+        return html_table(["certificate", self.status.name], self._entries(), ["certificate", self.status.name])
+
+    def _entries(self) -> list[tuple[str, str]]:
+        """Names and texts of what is proved."""
+        bound = f"no code has one below {self.lower:.6g}" if self.lower > 0 else "nothing was proved of other codes"
+        relaxations = f"{count(self.nodes, 'relaxation')} in {duration(self.seconds)}"
+        return [
+            (self.status.name, self.message),
+            ("error", f"{self.upper:.6g} ({self.norm}) at the code z; {bound} (gap {self.gap:.2g})"),
+            ("box", self._box_in_words()),
+            ("uniqueness", uniqueness(self.identifiable, self.rank, -1, len(self.z))),
+            ("effort", relaxations),
+            ("check", "c.verify(network, y), from the multipliers that are stored" if self.proof else ""),
+        ]
+
+    def _box_in_words(self) -> str:
+        if self.box is None:
+            return ""
+        if (self.box[:, 0] > self.box[:, 1]).any():
+            return f"empty: no code has errors up to {self.eps:.6g}"
+        widths = self.box[:, 1] - self.box[:, 0]
+        return (
+            f"every code with errors up to {self.eps:.6g} is in c.box, intervals of width {widths.min():.3g} to "
+            f"{widths.max():.3g}"
+        )
 
     @property
     def gap(self) -> float:
@@ -264,7 +306,8 @@ class Certificate:
         """Write to a .json or .npz file; all numbers exactly.
 
         Raises:
-            InputError: another suffix.
+            InputError: another suffix, or no such folder.
+            StorageError: the disk is full, or not ours to write to.
         """
         path = Path(path)
         if not path.parent.is_dir():
@@ -272,9 +315,9 @@ class Certificate:
         table = {**dict(_table(self)), "format": _FORMAT, "digest": self._digest}
         if path.suffix == ".npz":
             arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
-            np.savez_compressed(path, **arrays)
+            write_npz(path, arrays, _ADVICE)
         elif path.suffix == ".json":
-            path.write_text(json.dumps({name: _plain(value) for name, value in table.items()}), encoding="utf-8")
+            write_whole(path, [json.dumps({name: _plain(value) for name, value in table.items()})], _ADVICE)
         else:
             raise InputError(f"{path}: save a certificate as .json or .npz")
 
@@ -338,7 +381,32 @@ class Certificates(Sequence[Certificate]):
 
     def __repr__(self) -> str:
         counts = Counter(status.name for status in self.status)
-        return f"Certificates({len(self)}: {', '.join(f'{count} {name}' for name, count in counts.most_common())})"
+        return f"<Certificates: {len(self)}, {', '.join(f'{n} {name}' for name, n in counts.most_common())}>"
+
+    def __str__(self) -> str:
+        """A table of the statuses, and the largest gaps, in at most 15 lines."""
+        statuses, gaps = self._tables()
+        return "\n".join([
+            count(len(self), "certificate"), *text_table(*statuses), "  the largest gaps:", *text_table(*gaps)
+        ])  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        statuses, gaps = self._tables()
+        return f"<div><p>{count(len(self), 'certificate')}</p>{html_table(*statuses)}{html_table(*gaps)}</div>"
+
+    def _tables(self) -> tuple[_PlainTable, _PlainTable]:
+        """Of the statuses, and of the certificates with the largest gaps: headings, rows, columns of text."""
+        counts = Counter(self.status.tolist()).most_common()
+        ends = [[s.name, count(n), share(n, len(self)), shortened(s.value, _MEANING)] for s, n in counts]
+        rows = [
+            [str(i), c.status.name, f"{c.lower:.6g}", f"{c.upper:.6g}", f"{c.gap:.2g}", str(c.rank)]
+            for i in np.argsort(-self.gap, kind="stable")[:_LARGEST_GAPS]
+            for c in [self._all[i]]
+        ]
+        return (
+            (["status", "count", "share", "meaning"], ends, ["status", "meaning"]),
+            (["index", "status", "lower", "upper", "gap", "rank"], rows, ["status"]),
+        )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
         """Whether every certificate verifies, see :meth:`Certificate.verify`.

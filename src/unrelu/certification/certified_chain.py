@@ -185,7 +185,9 @@ def certifiable(network: Generator, operator: Operator) -> Network:
             "piecewise linear layers, so pass a linear measurement as a matrix, a mask or a pair of functions"
         )
     if reason or not isinstance(network, Network):
-        raise UnsupportedModelError(f"this network cannot be certified: {reason}")
+        raise UnsupportedModelError(
+            f"this network cannot be certified: {reason}; unrelu.invert judges its codes by p-value and confidence"
+        )
     return network
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 
 from unrelu._version import __version__
 from unrelu.cli import options as opt
+from unrelu.cli.json_output import leave
 from unrelu.cli.terminal import (
     end,
     limit_of,
@@ -25,6 +27,7 @@ from unrelu.cli.terminal import (
     print_summary,
     progress_bar,
     removed_if_empty,
+    size_of,
     table,
 )
 from unrelu.errors import InputError, MissingPackageError
@@ -40,7 +43,6 @@ app = typer.Typer(
     name="unrelu",
     help="Invert deep ReLU generative models: find the latent code behind an observation, and say how good it is.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -60,11 +62,11 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["invert"])
 def invert(
     model: opt.Model,
-    data: opt.Observations,
-    output: opt.OutputFolder,
+    data: opt.ObservationsOrPicture,
+    output: opt.OutputFolderOrPicture,
     method: opt.Method = "auto",
     option: opt.Options = None,
     noise: opt.Noise = None,
@@ -75,6 +77,7 @@ def invert(
     prior: opt.Prior = 0.0,
     seed: opt.Seed = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    size: opt.Size = None,
     scale: opt.Scale = None,
     layers: opt.Layers = None,
     activation: opt.ActivationName = None,
@@ -82,42 +85,52 @@ def invert(
     max_bytes: opt.MaxBytes = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
-    """Find the latent codes of the observations in DATA and write them to a folder.
+    """Find the latent codes of the observations in DATA: a picture in and one out, or arrays in and a folder out.
 
-    The folder gets codes.npy, reconstructions.npy and results.jsonl (one line an observation). Ctrl-C stops the search
-    and writes what was found; a second Ctrl-C ends at once.
+    The folder gets codes.npy, reconstructions.npy and results.jsonl (one line an observation). With -o out.png one
+    observation's reconstruction is written as a picture. The values of a picture are mapped to the generator's scale.
+    Ctrl-C stops the search and writes what was found; a second Ctrl-C ends at once.
     """
-    import numpy as np
     from rich.console import Console
 
     from unrelu._invert import invert as find
+    from unrelu.cli.documents import failures, invert_document
+    from unrelu.cli.picture_inversion import PictureFile, read_given
     from unrelu.datasets.result_folders import prepare_output, write_result
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
-    from unrelu.methods import make
+    from unrelu.datasets.single_picture import is_picture
+    from unrelu.datasets.small_files import read_bounds, read_measurement
+    from unrelu.methods import make, refuse
     from unrelu.problem import Problem
 
     options, limit = options_of(option or []), limit_of(max_bytes)
-    make(method, options)
-    y = read_observations(data, max_bytes=limit)
+    chosen = make(method, options)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
+    given = read_given(data, network, size_of(size), scale, operator is not None, limit)
     stated: dict[str, Any] = {
         "operator": read_measurement(mask, operator, limit), "noise": noise, "bounds": read_bounds(bounds, limit),
-        "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit, "scale": scale,
+        "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit, "scale": given.scale,
     }  # fmt: skip
-    problem = Problem.build(network, y, **stated)
-    prepare_output(output, overwrite)
-    console = Console(stderr=True, quiet=quiet)
+    problem = Problem.build(network, given.y, **stated)
+    refuse(chosen, problem)
+    picture = PictureFile.of(output, given, problem.size, network, overwrite) if is_picture(output) else None
+    if picture is None:
+        prepare_output(output, overwrite)
+    console, shown = Console(stderr=True, quiet=quiet), Console(quiet=quiet or json)
     with removed_if_empty(output), progress_bar(console, method, problem.size) as (callback, interrupted):
-        result = find(network, y, method, callback=callback, **stated, **options)
-    write_result(output, result)
-    if not quiet:
-        print_summary(Console(), result, output)
-    failed = int(np.sum(~np.isfinite(np.atleast_2d(result.z)).all(axis=1)))
-    end(failed, problem.size, interrupted.is_set(), output / "results.jsonl")
+        result = find(network, given.y, method, callback=callback, **stated, **options)
+    if json:
+        leave("invert", invert_document(result, output, given.names, interrupted.is_set()))
+    if picture is not None:
+        found = picture.finish(shown, given, result)
+        raise typer.Exit(130 if interrupted.is_set() else 0 if found else 1)
+    write_result(output, result, given.names)
+    print_summary(shown, result, output)
+    end(failures(result), problem.size, interrupted.is_set(), output / "results.jsonl")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["certify"])
 def certify(
     model: opt.Model,
     data: opt.Observations,
@@ -144,6 +157,7 @@ def certify(
     max_bytes: opt.MaxBytes = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
@@ -155,6 +169,7 @@ def certify(
 
     from unrelu._certify import certify as prove
     from unrelu.certification.certificate import Certificate, Certificates
+    from unrelu.cli.documents import certify_document
     from unrelu.datasets.result_folders import prepare_output, write_certificates
     from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
@@ -181,12 +196,13 @@ def certify(
     if first is not None:
         name = f"observation {first}" if len(certificates) > 1 else ""
         draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
-    if not quiet:
-        print_certificates(Console(), certificates, output)
+    if json:
+        leave("certify", certify_document(certificates, output, interrupted.is_set()))
+    print_certificates(Console(quiet=quiet or json), certificates, output)
     end(0, len(certificates), interrupted.is_set(), output / "certificates.jsonl")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["inspect"])
 def inspect(
     model: opt.Model,
     layers: opt.Layers = None,
@@ -194,16 +210,21 @@ def inspect(
     latent_shape: opt.LatentShape = None,
     max_bytes: opt.MaxBytes = None,
     samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
+    json: opt.Json = False,
 ) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
     from rich.console import Console
     from rich.markup import escape
 
     from unrelu._inspect import inspect as look
+    from unrelu.cli.documents import inspect_document
     from unrelu.theory import ASSUMED_EXPANSION
 
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     seen = look(network, samples)
+    if json:
+        leave("inspect", inspect_document(model, network, seen))
+        return
     title = f"{escape(model)}: latent {network.latent_shape} to output {network.output_shape}"
     expansion = f">= {ASSUMED_EXPANSION}"
     shown = table(title, "layer", "map", "activation", "in", "out", "out/in", expansion, "exact")
@@ -223,7 +244,7 @@ def inspect(
     console.print(f"[bold]certify[/bold]       {seen.provable}")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["run"])
 def run(
     model: opt.Model,
     data: Annotated[
@@ -274,7 +295,7 @@ def run(
     array: Annotated[
         str | None, typer.Option(rich_help_panel=_READING, help="Name of the array in DATA, where there are several.")
     ] = None,
-    size: Annotated[str | None, typer.Option(rich_help_panel=_READING, help="Resize images to HEIGHT,WIDTH.")] = None,
+    size: opt.Size = None,
     scale: opt.Scale = None,
     results: Annotated[
         str | None,
@@ -288,9 +309,7 @@ def run(
         bool, typer.Option(help="Begin again: remove what the folder holds of an earlier run.")
     ] = False,
     quiet: opt.Quiet = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="A JSON line for each chunk on standard output, for scripts.")
-    ] = False,
+    json: opt.Json = False,
 ) -> None:
     """Invert all observations in DATA, so that it can be stopped, killed and started again.
 
@@ -301,7 +320,7 @@ def run(
     Ctrl-C finishes the chunks at work; a second Ctrl-C ends at once. An observation that cannot be read or inverted
     gets the status ERROR and does not stop the others; the exit status is then 1.
     """
-    from unrelu.cli.run_progress import watching
+    from unrelu.cli.run_progress import summary, watching
     from unrelu.datasets.small_files import read_bounds, read_measurement
     from unrelu.runs import run as run_all
 
@@ -317,41 +336,48 @@ def run(
     names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
     if one is not None or operator is not None:
         names |= {"mask": os.path.abspath(mask)} if mask else {"operator": os.path.abspath(str(operator))}
-    with watching(quiet, json, output) as watcher:
+    with watching(quiet, output) as watcher:
         found = run_all(
             network, data, output, method, max_bytes=limit,
             operator=one if one is not None else read_measurement(None, operator, limit),
             masks=each, noise=noise, bounds=read_bounds(bounds, limit), norm=norm, prior=prior, seed=seed,
             time_limit=time_limit, chunk=chunk, workers=workers, scheduler=scheduler or dask, array=array,
-            size=_size(size), scale=scale, results=results, overwrite=overwrite, callback=watcher, names=names,
+            size=size_of(size), scale=scale, results=results, overwrite=overwrite, callback=watcher, names=names,
             **options,
         )  # fmt: skip
         watcher.end(found)
+    if json:
+        leave("run", {**summary(found), "records": watcher.records, "warnings": watcher.warnings})
     messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"
     end(found.failed, found.done, not found.finished, output / messages)
 
 
-@app.command()
-def status(
-    output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")],
-    json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
-) -> None:
+@app.command(epilog=opt.EXAMPLES["status"])
+def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")], json: opt.Json = False) -> None:
     """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
-    from unrelu.cli.run_progress import print_status
+    from unrelu.cli.run_progress import print_status, summary
     from unrelu.runs import open_run
 
-    print_status(open_run(output), json)
+    if json:
+        leave("status", summary(open_run(output)))
+    else:
+        print_status(open_run(output))
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["report"])
 def report(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. [default: OUT/report.html]")] = None,
+    json: opt.Json = False,
 ) -> None:
     """Write what a run found as one HTML page that needs no network: counts, histograms, pictures, errors, speed."""
     from unrelu.report import write_report
 
-    print(write_report(folder, output))
+    page = write_report(folder, output)
+    if json:
+        leave("report", {"page": str(page)})
+    else:
+        print(page)
 
 
 def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, str | None]:
@@ -375,17 +401,7 @@ def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
     return read_observations(mask, "masks", "mask", max_bytes).shape
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        height, width = map(int, text.split(","))
-    except ValueError:
-        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28") from None
-    return height, width
-
-
-@app.command()
+@app.command(epilog=opt.EXAMPLES["demo"])
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
         "demo"
@@ -393,29 +409,87 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of codes, digits, noise and starts, each a stream.")] = 2026,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> None:
     """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
     import numpy as np
     from rich.console import Console
 
-    from unrelu.cli.demonstration import run_demo
+    from unrelu.cli.demonstration import demo_document, run_demo
     from unrelu.datasets.result_folders import prepare_output
 
     prepare_output(output, overwrite)
-    sections = run_demo(output, Console(quiet=quiet), seed)
+    sections = run_demo(output, Console(quiet=quiet, stderr=json), seed)
+    if json:
+        leave("demo", {"output": str(output), **demo_document(sections)})
     codes = [code for section in sections for result in section.results.values() for code in result.z]
     failed = sum(not np.isfinite(code).all() for code in codes)
     end(failed, len(codes), False, output / "results.jsonl")
+
+
+@app.command(epilog=opt.EXAMPLES["play"])
+def play(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model file, or a name of the zoo. [default: all of the zoo, to choose from on the page]"
+        ),
+    ] = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    latent_shape: opt.LatentShape = None,
+    scale: Annotated[
+        str | None, typer.Option(help="LOW,HIGH: the values of black and white. [default: the scale of outputs]")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
+    max_bytes: opt.MaxBytes = None,
+    json: opt.Json = False,
+) -> None:
+    """Draw a picture on a page of this machine, hide parts of it, and see what a generator makes of it.
+
+    The page is for this machine only: it is served on 127.0.0.1 and needs no network. Ctrl-C ends it.
+    """
+    import webbrowser
+
+    from unrelu.cli.terminal import interruptible
+    from unrelu.playground import PictureGenerator, bundled, serving
+
+    generators = sorted(bundled(), key=lambda known: known.name != model)
+    if model is not None and (generators[0].name != model or Path(model).exists()):
+        network = network_of(model, layers, activation, latent_shape, max_bytes)
+        generators.insert(0, PictureGenerator.of(Path(model).name, network, scale))
+    print("preparing the first generator", file=sys.stderr)
+    with serving(generators, port) as server, interruptible("stopping") as ended:
+        where = sys.stderr if json else sys.stdout
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", file=where, flush=True)
+        if browser:
+            webbrowser.open(server.url)
+        ended.wait()
+    if json:
+        leave("play", {"url": server.url, "generators": [generator.name for generator in generators]})
 
 
 def add_laboratory(app: typer.Typer) -> None:
     """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
     found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
     for name in ("reproduce", "benchmark"):
-        if name in found:
-            app.command()(found[name].load())
+        command = _loaded(found[name]) if name in found else None
+        if command is not None:
+            app.command()(command)
         else:
             app.command(name, hidden=True, context_settings={"ignore_unknown_options": True})(_absent)
+
+
+def _loaded(entry: EntryPoint) -> Callable[..., Any] | None:
+    """The command; None where the laboratory has left its entry point behind, or is not on the path."""
+    try:
+        command: Callable[..., Any] = entry.load()
+    except ModuleNotFoundError as error:
+        if error.name != entry.module.partition(".")[0]:
+            raise
+        return None
+    return command
 
 
 def _absent(context: typer.Context, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:

@@ -19,8 +19,9 @@ from rich.table import Table
 
 from unrelu import zoo
 from unrelu._invert import invert
-from unrelu.cli.terminal import bar_of, table
+from unrelu.cli.terminal import table
 from unrelu.datasets.result_folders import records, write_records
+from unrelu.display.progress_bar import bar_of
 from unrelu.problem import Progress
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
@@ -182,6 +183,27 @@ def _table(section: Section) -> Table:
             made.add_row(str(rank), method, explained, latent, f"{section.misfit(method):.2f}", milliseconds)
         rank += len(group)
     return made
+
+
+def demo_document(done: list[Section]) -> dict[str, Any]:
+    """What the tables say, for ``--json``."""
+    return {
+        "order_holds": all(section.in_order for section in done),
+        "sections": [
+            {
+                "model": section.model, "real": section.real, "size": section.count, "noise": f"gaussian:{_NOISE}",
+                "methods": {method: _numbers(section, method) for method in section.methods},
+            }
+            for section in done
+        ],
+    }  # fmt: skip
+
+
+def _numbers(section: Section, method: str) -> dict[str, Any]:
+    return {
+        "explained": int(section.results[method].success.sum()), "latent_error": section.latent_error(method),
+        "residual_over_noise": section.misfit(method), "seconds": float(np.median(section.seconds[method])),
+    }  # fmt: skip
 
 
 def _records(done: list[Section]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,8 @@
 130   interrupted; what was found until then is written
 ====  ==============================================================================================================
 
+With ``--json`` standard output is one JSON document, also of an error: ``{"error": {"type", "message", "status"}}``.
+
 Nothing heavy is imported before Ctrl-C is prepared for, and the commands only then.
 """
 
@@ -21,13 +23,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from unrelu.cli.json_output import asked_for, leave_error, taken
 from unrelu.errors import StorageError, UnreluError
 
 
 def main() -> None:
     """Run the command line, and end the process with its exit status. Errors are a line on standard error."""
     sys.stdout, sys.stderr = _safe(sys.stdout, 1), _safe(sys.stderr, 2)
-    interrupted = threading.Event()
+    interrupted, json = threading.Event(), asked_for(sys.argv[1:])
+    taken()
 
     def interrupt(number: int, frame: Any) -> None:
         interrupted.set()
@@ -38,14 +42,14 @@ def main() -> None:
         signal.signal(signal.SIGINT, interrupt)
     with _nothing_ignored():
         try:
-            status = _command()
-            sys.stdout.flush()
+            status = _command(json)
+            _write(json, status)
             if interrupted.is_set():  # Typer makes an exit status of it
                 raise KeyboardInterrupt
         except BaseException as error:
             status = _failed(error, interrupted.is_set())
-    with suppress(OSError):  # said above
-        sys.stdout.flush()
+            with suppress(OSError, StorageError):  # said above
+                _write(json, status)
     if signal.getsignal(signal.SIGINT) is interrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done; while the interpreter ends, a Ctrl-C just ends it
     sys.exit(status)
@@ -69,14 +73,25 @@ def _nothing_ignored() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _command() -> int:
+def _command(json: bool) -> int:
     from unrelu.cli.app import app  # noqa: PLC0415 -- takes a second, in which Ctrl-C may be pressed
 
     try:
-        app()
+        status = app(prog_name="unrelu", standalone_mode=not json)
     except SystemExit as end:  # of Typer, also where all went well
         return end.code if isinstance(end.code, int) else 0
-    return 0
+    return status if isinstance(status, int) else 0
+
+
+def _write(json: bool, status: int) -> None:
+    """Write the document, if one is asked for, and what is left in the buffer."""
+    if json:
+        document = taken()
+        if not document and status == 130:  # of a second Ctrl-C, of which Typer makes an exit status
+            leave_error("Interrupted", "interrupted", status)
+            document = taken()
+        sys.stdout.write(document)
+    sys.stdout.flush()
 
 
 def _failed(error: BaseException, interrupted: bool) -> int:
@@ -84,6 +99,7 @@ def _failed(error: BaseException, interrupted: bool) -> int:
     # An interrupt of an import or of compiled code comes out as an error of some other kind.
     if interrupted or isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
+        leave_error("Interrupted", "interrupted", 130)
         return 130
     if isinstance(error, UnreluError):
         said = str(error)
@@ -92,9 +108,12 @@ def _failed(error: BaseException, interrupted: bool) -> int:
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         said = f"{where}{error.strerror or error}"
+    elif hasattr(error, "exit_code") and hasattr(error, "format_message"):  # of Typer, which shows it itself otherwise
+        said = f"{error.format_message()} (see --help)"
     else:
         raise error
     print(f"error: {said}", file=sys.stderr)
+    leave_error(type(error).__name__, said, 2)
     return 2
 
 

@@ -1,10 +1,8 @@
-"""What a run shows in the terminal: a line a chunk, a bar with the rate and the remaining time, or JSON lines."""
+"""What a run shows in the terminal: a line a chunk, a bar with the rate and the remaining time."""
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from unrelu.cli.terminal import bar_of, interruptible, plain, table
+from unrelu.cli.terminal import interruptible, plain, table
+from unrelu.display.progress_bar import bar_of
 from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
 
@@ -26,10 +25,17 @@ _ERRORS, _ALL_ERRORS = 3, 10
 
 
 class Watcher:
-    """A callback of :func:`unrelu.runs.run` that tells what happens, and stops the run after an interrupt."""
+    """A callback of :func:`unrelu.runs.run` that tells what happens, and stops the run after an interrupt.
 
-    def __init__(self, console: Console, lines: bool, folder: Path, interrupted: threading.Event) -> None:
-        self._console, self._lines, self._folder, self._interrupted = console, lines, folder, interrupted
+    Attributes:
+        records: what was told of every chunk, as JSON has it: ``how`` it was settled, and its record.
+        warnings: that were told.
+    """
+
+    def __init__(self, console: Console, folder: Path, interrupted: threading.Event) -> None:
+        self._console, self._folder, self._interrupted = console, folder, interrupted
+        self.records: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
         self._bar = bar_of(console, "observations", None, clock=False)
         self._began = time.monotonic()
         self._computed = 0
@@ -37,17 +43,16 @@ class Watcher:
     def __call__(self, moment: Moment) -> bool:
         """Show a chunk or a warning; whether to stop."""
         if moment.text:
-            self._line({"event": "warning", "message": moment.text})
+            self.warnings.append(moment.text)
             self._print(f"[yellow]warning:[/yellow] {escape(moment.text)}")
         if moment.settled is not None:
-            self._chunk(moment.settled, moment)
+            self._chunk(moment.settled)
         self._bar.start()  # not before: now everything is known to fit
         self._bar.update(self._bar.task_ids[0], completed=moment.done, total=moment.size, note=self._pace(moment))
         return self._interrupted.is_set()
 
     def end(self, run: Run) -> None:
         """Tell how it ended."""
-        self._line({"event": "end", **summary(run)})
         self.stop()
         if not run.finished:
             self._print(
@@ -62,9 +67,9 @@ class Watcher:
         if self._bar.live.is_started:
             self._bar.stop()
 
-    def _chunk(self, settled: Settled, moment: Moment) -> None:
+    def _chunk(self, settled: Settled) -> None:
         record = settled.record
-        self._line({"event": "chunk", "how": settled.how, "done": moment.done, "size": moment.size, **asdict(record)})
+        self.records.append({"how": settled.how, **asdict(record)})
         if settled.how == "kept":
             self._began = time.monotonic()
             return
@@ -91,22 +96,18 @@ class Watcher:
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def _line(self, line: dict[str, Any]) -> None:
-        if self._lines:
-            _print_line(line)
-
 
 @contextmanager
-def watching(quiet: bool, lines: bool, folder: Path) -> Iterator[Watcher]:
-    """A watcher with its bar, or with JSON lines, to which Ctrl-C and a batch system's SIGTERM go meanwhile."""
-    console = Console(stderr=True, quiet=quiet or lines)
+def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
+    """A watcher with its bar, to which Ctrl-C and a batch system's SIGTERM go meanwhile."""
+    console = Console(stderr=True, quiet=quiet)
     said = (
         "stopping when the chunks at work are finished (Ctrl-C again to end at once)",
         "ended at once; run the same command again to go on from the last finished chunk",
     )
     told, at_once = ("", "") if console.quiet else said
     with interruptible(told, at_once, (signal.SIGINT, signal.SIGTERM)) as interrupted:
-        watcher = Watcher(console, lines, folder, interrupted)
+        watcher = Watcher(console, folder, interrupted)
         try:
             yield watcher
         finally:
@@ -122,11 +123,8 @@ def summary(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_status(run: Run, lines: bool) -> None:
-    """Print how far a run is, as text or as one JSON line."""
-    if lines:
-        _print_line(summary(run))
-        return
+def print_status(run: Run) -> None:
+    """Print how far a run is."""
     console = Console(highlight=False, soft_wrap=True)
     manifest, about = run.manifest, run.manifest["about"]
     options = "".join(f" {name}={value}" for name, value in manifest["options"].items() if value is not None)
@@ -158,8 +156,3 @@ def print_counts(console: Console, run: Run) -> None:
     console.print(f"{seconds:.1f} s of work; written to {folder}/: {', '.join(written)}", soft_wrap=True)
     if run.finished:
         console.print(f"`unrelu report {folder}` writes a page on them", soft_wrap=True)
-
-
-def _print_line(line: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()

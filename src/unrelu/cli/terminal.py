@@ -22,11 +22,10 @@ from unrelu.runtime.words import count
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bar
     from rich.table import Table
 
     from unrelu.certification.certificate import Certificate
-    from unrelu.models.network import Network
+    from unrelu.models.generator import Generator
     from unrelu.problem import Progress
     from unrelu.result import Inversion
 
@@ -43,7 +42,7 @@ def limit_of(max_bytes: int | None) -> int:
 
 def network_of(
     model: str, layers: str | None, activation: str | None, latent_shape: str | None, max_bytes: int | None = None
-) -> Network:
+) -> Generator:
     """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
@@ -60,13 +59,27 @@ def network_of(
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
+    prefix = layers is not None and layers.endswith(".")
     return load(
         model,
-        layers=[name.strip() for name in layers.split(",")] if layers else None,
+        layers=layers if prefix or not layers else [name.strip() for name in layers.split(",")],
         activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
         max_bytes=limit_of(max_bytes),
     )
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """What ``--size`` says."""
+    if text is None:
+        return None
+    try:
+        height, width = map(int, text.split(","))
+    except ValueError:
+        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28") from None
+    if min(height, width) < 1:
+        raise InputError(f"--size {text!r}: a picture has at least one pixel; pass two whole numbers such as 28,28")
+    return height, width
 
 
 def options_of(pairs: list[str]) -> dict[str, Any]:
@@ -156,22 +169,13 @@ def _say(text: str) -> None:
             os.write(2, f"{text}\n".encode())
 
 
-def bar_of(console: Console, description: str, total: int | None, clock: bool = True) -> Bar:
-    """A progress bar with one task: so many of all, a note, and the time that has passed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns.append(TextColumn("{task.fields[note]}"))
-    bar = Progress(*columns, *([TimeElapsedColumn()] if clock else []), console=console)
-    bar.add_task(description, total=total, note="")
-    return bar
-
-
 @contextmanager
 def progress_bar(
     console: Console, method: str, size: int, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
     """A progress bar as a callback, and whether Ctrl-C was pressed: the first one stops, and keeps what was found."""
+    from unrelu.display.progress_bar import bar_of
+
     told = "stopping; what was found so far will be written (Ctrl-C again to end at once)"
     with interruptible("" if console.quiet else told) as interrupted, bar_of(console, method, size) as bar:
         task = bar.task_ids[0]

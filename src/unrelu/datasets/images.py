@@ -112,42 +112,62 @@ class Folder(StoredSource):
             problem = problem or f"{name} {image}"
         raise InputError(f"{self.location} holds no image that can be read: {problem}")
 
-    def _pixels(self, image: Any) -> npt.NDArray[Any]:
-        if image.mode not in _MODES:
-            raise InputError(f"has Pillow's mode {image.mode}; save it as grey or RGB, without palette or transparency")
-        if self.resized is not None and (image.height, image.width) != self.resized:
-            resampling = optional("PIL.Image", "images", "images").Resampling
-            how = resampling.NEAREST if self._nearest else resampling.BILINEAR
-            image = image.resize(self.resized[::-1], how)
-        array = np.asarray(image).astype(_MODES[image.mode])
-        return array.transpose(2, 0, 1) if array.ndim == 3 else array
-
     def _decoded(self, name: str) -> npt.NDArray[Any] | str:
-        """The image, or what is wrong with it. Nothing but PNG and JPEG is decoded, whatever the file is called."""
-        image_module = optional("PIL.Image", "images", "images")
         folder = Path(self.location)
-        try:
-            # From memory, as a file's reader makes room for as many bytes as a chunk says that it has.
-            content = io.BytesIO(read_bytes(folder / name, self._max_bytes, folder))
-            with warnings.catch_warnings():
-                # What Pillow takes for a decompression bomb is one to us.
-                warnings.simplefilter("error", image_module.DecompressionBombWarning)
-                with image_module.open(content, formats=("PNG", "JPEG")) as image:
-                    size = 8 * image.width * image.height * len(image.getbands())
-                    if size > self._max_bytes:
-                        return f"takes {shown_size(size)}; at most {shown_size(self._max_bytes)} are read (--max-bytes)"
-                    return self._pixels(image)
-        except InputError as error:
-            return str(error)
-        except MemoryError:
-            raise
-        except Exception as error:  # of Pillow: OSError, SyntaxError, ValueError, struct.error, ...
-            return f"cannot be read: {error}"
+        return decoded(folder / name, self.resized, self._nearest, self._max_bytes, folder)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_names": None}
 
 
+def decoded(
+    path: Path,
+    size: tuple[int, int] | None = None,
+    nearest: bool = False,
+    max_bytes: int = MAX_BYTES,
+    folder: Path | None = None,
+) -> npt.NDArray[Any] | str:
+    """The image in a file, or what is wrong with it. Nothing but PNG and JPEG is decoded, whatever the file is called.
+
+    Args:
+        path: the file.
+        size, nearest, max_bytes: as of :class:`Folder`.
+        folder: that the file has to be in; None allows any place.
+    """
+    image_module = optional("PIL.Image", "images", "images")
+    try:
+        # From memory, as a file's reader makes room for as many bytes as a chunk says that it has.
+        content = io.BytesIO(read_bytes(path, max_bytes, folder))
+        with warnings.catch_warnings():
+            # What Pillow takes for a decompression bomb is one to us.
+            warnings.simplefilter("error", image_module.DecompressionBombWarning)
+            with image_module.open(content, formats=("PNG", "JPEG")) as image:
+                needed = 8 * image.width * image.height * len(image.getbands())
+                if needed > max_bytes:
+                    return f"takes {shown_size(needed)}; at most {shown_size(max_bytes)} are read (--max-bytes)"
+                return _pixels(image, size, nearest)
+    except InputError as error:
+        return str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # of Pillow: OSError, SyntaxError, ValueError, struct.error, ...
+        return f"cannot be read: {error}"
+
+
+def _pixels(image: Any, size: tuple[int, int] | None, nearest: bool) -> npt.NDArray[Any]:
+    if image.mode not in _MODES:
+        raise InputError(f"has Pillow's mode {image.mode}; save it as grey or RGB, without palette or transparency")
+    if size is not None and (image.height, image.width) != size:
+        resampling = optional("PIL.Image", "images", "images").Resampling
+        image = image.resize(size[::-1], resampling.NEAREST if nearest else resampling.BILINEAR)
+    array = np.asarray(image).astype(_MODES[image.mode])
+    return array.transpose(2, 0, 1) if array.ndim == 3 else array
+
+
+def kind_of(shape: tuple[int, ...]) -> str:
+    """What a picture of that shape is: "28x28 grey", "64x64 RGB"."""
+    return f"{shape[-2]}x{shape[-1]} {'RGB' if len(shape) == 3 else 'grey'}"
+
+
 def _kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
-    colour = "RGB" if len(shape) == 3 else "grey"
-    return f"{shape[-2]}x{shape[-1]} {colour} {dtype}"
+    return f"{kind_of(shape)} {dtype}"

@@ -46,12 +46,15 @@ def check_own_files(folder: Path) -> None:
             raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
 
 
-def write_result(folder: Path, result: Inversion) -> None:
-    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result."""
+def write_result(folder: Path, result: Inversion, names: Sequence[str] | None = None) -> None:
+    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result.
+
+    ``names`` are those of the files that the observations were read from, one each.
+    """
     with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", result.z)
         np.save(folder / "reconstructions.npy", result.reconstruction)
-        write_records(folder / "results.jsonl", records(result))
+        write_records(folder / "results.jsonl", records(result, names))
 
 
 def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
@@ -71,16 +74,20 @@ def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
     return {name: np.atleast_1d(values) for name, values in found.items()}
 
 
-def records(result: Inversion) -> Iterator[dict[str, Any]]:
-    """One dictionary an observation: what happened to it, and its residuals, recomputed from z."""
+def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """One dictionary an observation: what happened to it, and its residuals, recomputed from z.
+
+    ``name`` is that of its file, None where observations have none; ``index`` tells them apart.
+    """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network(np.atleast_2d(result.z))))
     verdict = {name: numbers.pop(name) for name in ("success", "p_value", "confidence")}
     states = [str(status) for status in np.atleast_1d(result.status)]
     columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
     for i in range(problem.size):
-        row = {name: values[i] for name, values in columns.items()}
-        yield plain({"index": i, "method": result.method, "seed": problem.seed, **row})
+        row = {column: values[i] for column, values in columns.items()}
+        name = None if names is None else names[i]
+        yield plain({"index": i, "name": name, "method": result.method, "seed": problem.seed, **row})
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
@@ -96,7 +103,7 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
             certificate.save(folder / f"certificate-{i:0{digits}}.json")
         codes = np.stack([certificate.z for certificate in certificates])
         np.save(folder / "codes.npy", codes[0] if single else codes)
-        write_records(folder / "certificates.jsonl", map(_record_of, range(len(certificates)), certificates))
+        write_records(folder / "certificates.jsonl", certificate_records(certificates))
 
 
 def _record_of(i: int, c: Certificate) -> dict[str, Any]:
@@ -106,6 +113,11 @@ def _record_of(i: int, c: Certificate) -> dict[str, Any]:
     bounds = None if c.bounds is None else c.bounds.tolist()
     more = {"box": box, "bounds": bounds, "out_of_range": c.out_of_range}
     return plain({"index": i, "status": c.status.name, **row, **more})
+
+
+def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, Any]]:
+    """One dictionary a certificate: the lines of ``certificates.jsonl``."""
+    return [_record_of(i, certificate) for i, certificate in enumerate(certificates)]
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

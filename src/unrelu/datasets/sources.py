@@ -71,6 +71,11 @@ class Source(ABC):
         """What to call observation i in messages: the name of its file, else its index."""
         return str(i)
 
+    def file_name(self, i: int) -> str | None:
+        """The name of the file that observation i is; None where there is only its index."""
+        name = self.name(i)
+        return None if name == str(i) else name
+
     @abstractmethod
     def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
         """Observations start to stop - 1. One that cannot be read, or has NaN or infinite values, is a problem.

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
+from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.observed_network import OutputRows, folded, is_layer, observed_rows, unweighted
 from unrelu.models.activations import Activation
@@ -39,18 +40,7 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     Raises:
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
-    if not is_layer(problem.network, problem.operator):
-        if not problem.operator.linear:
-            raise UnsupportedModelError(
-                f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
-                "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
-            )
-        whitened = "noise= of entries that differ or depend on each other weighs or"
-        what = whitened if problem.given else "operator="
-        raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "
-            f"({last.activation}): use method='auto', 'lm' or 'projected'"
-        )
+    check_observed(problem, method, last.activation)
     operator, weights = unweighted(problem.operator, problem.size)
     shown = observed_rows(operator, problem.y)
     if shown is None:
@@ -65,6 +55,27 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     if weights is None:
         return [(system, values) for system, values, _ in found]
     return [(scaled(system, w[rows]), values) for (system, values, rows), w in zip(found, weights, strict=True)]
+
+
+def check_observed(problem: Problem, method: str, activation: Activation) -> None:
+    """Whether the last layer is one as it was observed.
+
+    Raises:
+        UnsupportedModelError: A mixes entries behind its activation, or is not linear.
+    """
+    if is_layer(problem.network, problem.operator):
+        return
+    if not problem.operator.linear:
+        raise UnsupportedModelError(
+            f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
+            "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
+        )
+    whitened = "noise= of entries that differ or depend on each other weighs or"
+    what = whitened if problem.given else "operator="
+    raise UnsupportedModelError(
+        f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "
+        f"({activation}): use method='auto', 'lm' or 'projected'"
+    )
 
 
 def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
@@ -106,13 +117,26 @@ class Layerwise:
     layer_method: LayerMethod
     name: str
 
-    def __call__(self, problem: Problem) -> Inversion:
-        """Invert the observations of the problem, as many at a time as there are cores."""
+    def check(self, problem: Problem) -> None:
+        """Refuse what cannot come to a code, see the class; also where a layer must lose it (:func:`undetermined`)."""
+        self._check_objective(problem)
+        network = check_invertible(problem.network, self.name, self.layer_method.largest)
+        check_observed(problem, self.name, network.layers[-1].activation)
+        if reason := undetermined(network, problem.operator):
+            raise UnsupportedModelError(
+                f"method={self.name!r} inverts layer by layer, and {reason}: use method='auto' or 'lm'"
+            )
+
+    def _check_objective(self, problem: Problem) -> None:
         if problem.prior:
             raise InputError(
                 f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
         problem.refuse_counts(self.name)
+
+    def __call__(self, problem: Problem) -> Inversion:
+        """Invert the observations of the problem, as many at a time as there are cores."""
+        self._check_objective(problem)
         *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest, problem.bounds)
         observed = observed_systems(problem, last, self.name)
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
@@ -198,6 +222,29 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
                 "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
             )
     return network
+
+
+def undetermined(network: Network, operator: Operator | None = None) -> str | None:
+    """Which layer cannot tell what the layers before it put out, as it has fewer outputs than inputs; None if none.
+
+    Its input is then one of a set, whatever the method, and the one that is found is not in the range of the layers
+    before, so that the code is lost. The first layer may be such one: any code with its output fits.
+
+    Args:
+        network: G.
+        operator: A; of the last layer count the outputs that were observed, most of all observations.
+    """
+    for i, layer in enumerate(network.layers[1:], 2):
+        seen, what = layer.n_out, ""
+        if operator is not None and i == len(network.layers):
+            seen = min(seen, int(operator.seen(max(1, operator.count)).sum(axis=1).max()))
+            what = f", of which {seen} are observed" if seen < layer.n_out else ""
+        if seen < layer.n_in:
+            return (
+                f"layer {i} ({layer.n_in} -> {layer.n_out}{what}) has fewer outputs than inputs, so it does not tell "
+                "what the layers before it put out"
+            )
+    return None
 
 
 def _overall(statuses: list[Status]) -> Status:

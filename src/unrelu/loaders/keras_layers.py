@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, float64, normalisation, reshaped
-from unrelu.loaders.keras_file import Arrays
+from unrelu.loaders.file_checks.keras_file import Arrays
 from unrelu.loaders.weight_arrays import Entry, Named, dense, natural
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Scale, Shape, check_finite
@@ -283,18 +283,20 @@ def by_layer(arrays: Arrays) -> Named:
             folders, name = folders[1:] or folders, name.partition(":")[0]
         if "seed_generator" not in folders:
             layers.setdefault("/".join(folders), {})[name] = arrays[path]
-    return {layer: _by_shapes(held) for layer, held in layers.items()}
+    return {layer: _named(layer.rpartition("/")[2], held) for layer, held in layers.items()}
 
 
-def _by_shapes(held: dict[str, Entry]) -> dict[str, Entry]:
-    axes = [array.ndim for array in held.values()]
-    names = {
-        (2,): ["kernel"],
-        (2, 1): ["kernel", "bias"],
-        (1,) * 4: ["gamma", "beta", "moving_mean", "moving_variance"],
-    }
-    counted = list(held) == [str(i) for i in range(len(held))] and tuple(axes) in names
-    return dict(zip(names[tuple(axes)], held.values(), strict=True)) if counted else held
+def _named(layer: str, held: dict[str, Entry]) -> dict[str, Entry]:
+    """Counted arrays by their names: those of a batch normalisation, of which gamma and beta may be left out."""
+    if list(held) != [str(i) for i in range(len(held))]:
+        return held
+    axes = tuple(array.ndim for array in held.values())
+    moments = ["moving_mean", "moving_variance"]
+    if axes == (1,) * 4 or (layer.startswith("batch_normalization") and len(held) >= 2):
+        names = [*["gamma", "beta"][: len(held) - 2], *moments]
+    else:
+        names = {(2,): ["kernel"], (2, 1): ["kernel", "bias"]}.get(axes, list(held))
+    return dict(zip(names, held.values(), strict=True))
 
 
 def _snake_case(kind: str) -> str:

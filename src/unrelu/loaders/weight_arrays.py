@@ -91,8 +91,9 @@ def from_arrays(
 
     >>> params = {"params": {"Dense_0": {"kernel": [[2.0, -1.0, 1.0]], "bias": [0.0, 0.0, 1.0]}}}
     >>> print(unrelu.from_arrays(params, activation="relu"))
-    Network 1 -> 3
-      1. Dense 1 -> 3, relu
+    Network 1 -> 3, 6 parameters
+      layer  kind   shape   activation  parameters  expansion
+          1  Dense  1 -> 3  relu                 6          3
     """
     if _is_tree(weights) or hasattr(weights, "predict"):
         if biases is not None:

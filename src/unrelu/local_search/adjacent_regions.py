@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.observed_network import OutputRows, observed_rows
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
@@ -48,10 +49,14 @@ class AdjacentRegions:
 
     exactly, up to the curvature of smooth activations. H is strictly triangular: a kink moves the layers above it.
 
+    A bound of a coordinate is a kink of which there is one side: u_j >= 0 is the distance from it.
+
     Attributes:
         u, v: at the code, (m,) and (p,).
         u_code, v_code: U (m, k) and V (p, k).
         u_kink, v_kink: H (m, m) and Gamma (p, m).
+        largest: how large e_j may become, (m,): for a bound, the distance to the other one; infinite for kinks.
+        bound: which are bounds, (m,); they are the last ones.
     """
 
     u: Array
@@ -60,6 +65,24 @@ class AdjacentRegions:
     v_code: Array
     u_kink: Array
     v_kink: Array
+    largest: Array
+    bound: npt.NDArray[np.bool_]
+
+    def within(self, z: Array, bounds: Bounds, coordinates: Index) -> AdjacentRegions:
+        """The same, with the bounds of some coordinates of the code z: the lower one where it is finite."""
+        n, (m, k) = len(coordinates), self.u_code.shape
+        if not n:
+            return self
+        low, high = bounds.lower[coordinates], bounds.upper[coordinates]
+        from_low = np.isfinite(low)
+        rows = np.zeros((n, k))
+        rows[np.arange(n), coordinates] = np.where(from_low, 1.0, -1.0)
+        distance = np.where(from_low, z[coordinates] - low, high - z[coordinates])
+        return AdjacentRegions(
+            np.concatenate([self.u, distance]), self.v, np.vstack([self.u_code, rows]), self.v_code,
+            np.pad(self.u_kink, (0, n)), np.pad(self.v_kink, ((0, 0), (0, n))),
+            np.concatenate([self.largest, np.where(from_low, high - low, np.inf)]), np.arange(m + n) >= m,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +178,9 @@ class Observation:
                 tangents = tangents * slope
                 tangents[k + torch.from_numpy(here), neurons] += 1 - below
             v, moved = self._measured(x)[0], self._measured(tangents).T
-        return AdjacentRegions(values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:])
+        return AdjacentRegions(
+            values, v, rows[:, :k], moved[:, :k], rows[:, k:], moved[:, k:], np.full(m, np.inf), np.zeros(m, dtype=bool)
+        )
 
     def _measured(self, x: Tensor) -> Array:
         return _numpy(x)[:, self.seen] if self.operator is None else _numpy(self.operator.forward(x))

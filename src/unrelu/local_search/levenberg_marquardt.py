@@ -14,7 +14,7 @@ from torch import Tensor
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
-from unrelu.local_search.starts import START_NAMES, starting_codes
+from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
@@ -314,6 +314,10 @@ class LevenbergMarquardt:
             raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
         if not 0 < self.damping < math.inf:
             raise OptionError(f"damping={self.damping} must be above 0 and finite")
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a start that cannot come to a code."""
+        check_start(problem, self.start)
 
     def __call__(self, problem: Problem) -> Inversion:
         """Refine the starting codes of every observation."""

@@ -152,7 +152,7 @@ class LocalProgram:
         """The best step with each kink held on (1), held off (-1) or on both sides (0), (m,).
 
         Args:
-            sides: one a kink.
+            sides: one a kink; a bound is on.
             radius: the largest |n_i|, and change of u_j per length of its gradient.
             end: of the time allowed, by ``time.perf_counter()``.
 
@@ -163,7 +163,9 @@ class LocalProgram:
         used = np.concatenate([sides >= 0, sides <= 0, np.ones(free, dtype=bool)])
         far = np.concatenate([radius * self.lengths, radius * self.lengths, np.full(free, radius)])
         now = np.concatenate([np.maximum(self.regions.u, 0), np.maximum(-self.regions.u, 0), np.full(free, radius)])
-        solver = _Solver(self, np.ascontiguousarray(self.matrix[:, used]), -np.minimum(now, far)[used], far[used], end)
+        room = np.concatenate([self.regions.largest - self.regions.u, np.full(m + free, np.inf)])
+        lower, upper = -np.minimum(now, far), np.minimum(far, np.maximum(room, 0.0))
+        solver = _Solver(self, np.ascontiguousarray(self.matrix[:, used]), lower[used], upper[used], end)
         gain, most = solver.largest() if self.norm == "linf" else solver.sum()
         change = np.zeros(len(used))
         change[used] = solver.h
@@ -237,14 +239,14 @@ def _all_in_order(entry: Index) -> bool:
     return bool((entry == np.arange(len(entry))).all())
 
 
-def independent(regions: AdjacentRegions, first: npt.NDArray[np.bool_]) -> Index:
-    """Kinks whose rows of U are independent, ascending; those marked ``first`` (m,) are preferred."""
-    if not len(first):
+def independent(regions: AdjacentRegions, rank: npt.NDArray[np.int_]) -> Index:
+    """Kinks whose rows of U are independent, ascending; those of a higher ``rank`` (m,) are preferred."""
+    if not len(rank):
         return np.arange(0)
     lengths = np.linalg.norm(regions.u_code, axis=1)
     rows = np.divide(regions.u_code, lengths[:, None], out=np.zeros_like(regions.u_code), where=lengths[:, None] > 0)
-    weight = np.where(first, 1e3, 1.0)
+    weight = 1e3**rank
     r, order = linalg.qr(rows.T * weight, mode="r", pivoting=True)
     diagonal = np.abs(np.diag(r)) / weight[order[: min(r.shape)]]
-    rank = int(np.argmin(np.append(diagonal, 0.0) > _DEPENDENT))
-    return np.sort(order[:rank])
+    count = int(np.argmin(np.append(diagonal, 0.0) > _DEPENDENT))
+    return np.sort(order[:count])

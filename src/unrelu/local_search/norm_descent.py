@@ -39,6 +39,8 @@ _BOTH = 1e-9
 # A held kink within this fraction of the values of its layer is open on both sides: going up to it would bring too
 # little to be worth a step, going past it might not.
 _NEAR = 1e-5
+# A code this close to a bound, beside it or 1, is at it.
+_AT_BOUND = 1e-13
 # The search gives up at this radius.
 _SMALLEST_RADIUS = 1e-12
 # Directions tried where the search of all sides is not possible.
@@ -62,8 +64,8 @@ class NormDescent:
 
     The code is a local optimum, CONVERGED, when no such program lowers the objective by more than ``tolerance`` of
     itself within a distance of 1 (of the radius r, by r ``tolerance``). For smooth activations that is a
-    stationary point; where it is no vertex of the linearised errors, the last digits take many steps. Steps end inside
-    the bounds of codes; the programs do not know them, so that nothing is proved of a code at one: FOUND_ONCE.
+    stationary point; where it is no vertex of the linearised errors, the last digits take many steps. Of codes with
+    bounds it is the optimum within them: a bound in reach is a kink with one side.
 
     Args:
         max_programs: linear programs an observation.
@@ -129,8 +131,6 @@ class NormDescent:
         end = time.perf_counter() + control.remaining()
         run = _Descent(observation, bounds.clip(z), norm, self, end, bounds)
         status = run.status()
-        if status is Status.CONVERGED and run.value > run.nothing and bounds.active(run.z).any():
-            status = Status.FOUND_ONCE
         return run.z, status, run.programs
 
 
@@ -205,7 +205,7 @@ class _Descent:
         sides that it covers.
         """
         best: _Trial | None = None
-        waiting = [np.where(near, 0, np.where(local.regions.u > 0, 1, -1))]
+        waiting = [np.where(near, 0, np.where((local.regions.u > 0) | local.regions.bound, 1, -1))]
         while waiting:
             status = self.over()
             if status is not None:
@@ -241,19 +241,36 @@ class _Descent:
     def around(self) -> tuple[AdjacentRegions, Index, npt.NDArray[np.bool_], bool]:
         """The linear regions around the code, the kinks they meet at, which are near, and whether those at it are all.
 
-        Kinks whose directions depend on each other are not all taken, and one that no code moves is none.
+        Kinks whose directions depend on each other are not all taken, and one that no code moves is none. Of bounds,
+        those in reach are taken that are left: without one of them a program promises more than there is, never less.
         """
         at_kink = self.observation.at_kink(self.u)
-        kinks = np.union1d(np.flatnonzero(at_kink), self.held)
-        regions, complete = self.observation.regions(self.z, kinks), True
-        taken = independent(regions, at_kink[kinks])
-        if len(taken) < len(kinks):
+        kinks, bounded = np.union1d(np.flatnonzero(at_kink), self.held), self.bounds.within(self.z, self.radius)
+        regions, complete = self.regions(kinks, bounded), True
+        rank = np.concatenate([1 + at_kink[kinks], 2 * np.abs(self.bounds.active(self.z)[bounded])])
+        taken = independent(regions, rank)
+        if len(taken) < len(rank):
             left_out = np.setdiff1d(np.arange(len(kinks)), taken)
             moving = regions.u_code[left_out].any(axis=1) | regions.u_kink[left_out].any(axis=1)
             complete = not (moving & at_kink[kinks[left_out]]).any()
-            kinks = kinks[taken]
-            regions = self.observation.regions(self.z, kinks)
-        return regions, kinks, self.observation.at_kink(self.u, _NEAR)[kinks], complete
+            kinks, bounded = kinks[taken[taken < len(kinks)]], bounded[taken[taken >= len(kinks)] - len(kinks)]
+            regions = self.regions(kinks, bounded)
+        near = np.zeros(len(regions.u), dtype=bool)
+        near[: len(kinks)] = self.observation.at_kink(self.u, _NEAR)[kinks]
+        return regions, kinks, near, complete
+
+    def regions(self, kinks: Index, bounded: Index) -> AdjacentRegions:
+        """The linear regions that meet at these kinks, within the bounds of these coordinates."""
+        return self.observation.regions(self.z, kinks).within(self.z, self.bounds, bounded)
+
+    def inside(self, z: Array) -> Array:
+        """The nearest codes within the bounds, and at one where what is between is rounding."""
+        if self.bounds.none:
+            return z
+        for end in (self.bounds.lower, self.bounds.upper):
+            near = _AT_BOUND * np.where(np.isfinite(end), np.maximum(1.0, np.abs(end)), 0.0)
+            z = np.where(np.abs(z - end) <= near, end, z)
+        return self.bounds.clip(z)
 
     def sides_of_outputs(self, regions: AdjacentRegions) -> tuple[list[npt.NDArray[np.bool_]], int]:
         """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
@@ -268,7 +285,7 @@ class _Descent:
     def along(self, proposal: Proposal) -> _Trial:
         """The best of some points along a step, and what switches behind it, or before the first where none is good."""
         step = proposal.step
-        trace = self.observation.trace(self.bounds.clip(self.z + _LENGTHS[:, None] * step))
+        trace = self.observation.trace(self.inside(self.z + _LENGTHS[:, None] * step))
         values = self.values(trace.v)
         i = int(np.argmin(values))
         better = bool(values[i] < self.value)
@@ -286,7 +303,7 @@ class _Descent:
         elif self.value - trial.value > _VERY_GOOD * trial.gain:
             self.radius = max(self.radius, _GROW * size)
         self.held = self.held[:0] if whole else trial.blocking
-        self.z, self.u, self.value = self.bounds.clip(self.z + trial.length * trial.step), trial.u, trial.value
+        self.z, self.u, self.value = self.inside(self.z + trial.length * trial.step), trial.u, trial.value
         return self.too_near()
 
     def retreat(self, kinks: Index, trial: _Trial) -> Status | None:
@@ -299,7 +316,7 @@ class _Descent:
         """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
         steps = stream("escape directions").standard_normal((_DIRECTIONS, len(self.z)))
         steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
-        trace = self.observation.trace(self.bounds.clip(self.z + steps))
+        trace = self.observation.trace(self.inside(self.z + steps))
         values = self.values(trace.v)
         i = int(np.argmin(values))
         if not self.worth(self.value - values[i]):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.errors import UnsupportedModelError
 from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
@@ -40,6 +41,19 @@ class StartingCodes(NamedTuple):
     nit: npt.NDArray[np.int64]
     timed_out: npt.NDArray[np.bool_]
     stopped: bool = False
+
+
+def check_start(problem: Problem, start: str) -> None:
+    """Whether :func:`starting_codes` can come to codes.
+
+    Raises:
+        UnsupportedModelError: not layer by layer.
+    """
+    if problem.z0 is None and start in LAYER_METHODS:
+        try:
+            Layerwise(LAYER_METHODS[start](), start).check(replace(problem, prior=0.0))
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"start={start!r}: {error}, with start='random'") from None
 
 
 def starting_codes(problem: Problem, start: str) -> StartingCodes:

@@ -54,6 +54,8 @@ _FLOOR = 1e-3
 _GRID = np.geomspace(1e-4, 1e4, 241)
 # Counts that are summed over, one by one where they spread less than that; else nodes of an integral.
 _SUMMED, _NODES = 100.0, 801
+# The largest count: double precision has all whole numbers up to it.
+_LARGEST = 2.0**53
 # Standard normal deviations that the integral goes to.
 _DEVIATIONS = 9.0
 
@@ -110,10 +112,11 @@ class CountNoise(Noise):
         return np.asarray(np.sign(y - mean) * np.sqrt(d))
 
     def check(self, y: Array) -> None:
-        """Counts are whole numbers of at least 0."""
+        """Counts are whole numbers of at least 0, up to 2^53."""
         for bad, what, advice in (
             (y < 0, "below 0", "counts are not: state 'gaussian:S' for data with a background taken off"),
             (y != np.rint(y), "that are no whole numbers", "pass the counts themselves, before any scaling"),
+            (y > _LARGEST, "above 2^53", "double precision has not all whole numbers there: state 'gaussian:S'"),
         ):
             if bad.any():
                 row, entry = (int(i) for i in np.argwhere(bad)[0])
@@ -168,7 +171,7 @@ class CountNoise(Noise):
     ) -> Array:
         """The cumulants of one observation after its fit, (3,)."""
         slope = np.where(mean < _FLOOR, mean / _FLOOR, 1.0) * seen
-        directions = (tangents * (slope / np.sqrt(self._variance(mean)))).T
+        directions = (tangents * (slope / np.sqrt(self._variance(np.where(mean > 0, mean, 1.0))))).T
         values, vectors = np.linalg.eigh(directions.T @ directions)
         kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
         half = directions @ (vectors[:, kept] / np.sqrt(values[kept] + prior))

@@ -24,12 +24,15 @@ from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Affine, Scale, Shape
-from unrelu.models.generator import Generator
+from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
+from unrelu.runtime.words import shown
 
 Array = npt.NDArray[np.float64]
 
+# Bounds are not nearer to each other, so that a code's share of their distance is a number.
+_SHORTEST = 1e-290
 # Half the length of an interval on which a uniform variable has variance 1.
 _HALF = math.sqrt(3.0)
 
@@ -50,8 +53,8 @@ class Bounds:
         """The bounds of codes of this shape from None, (lower, upper), numbers or arrays, or ``scipy.optimize.Bounds``.
 
         Raises:
-            InputError: no pair, entries that are no numbers or NaN, a shape that does not fit, or a lower bound that is
-                not below the upper one.
+            InputError: no pair, entries that are no real numbers or NaN, a shape that does not fit, or a lower bound
+                that is not below the upper one, or whose distance from it is out of the range of numbers.
         """
         k = math.prod(shape)
         if bounds is None:
@@ -59,26 +62,33 @@ class Bounds:
         try:
             lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, optimize.Bounds) else bounds
         except (TypeError, ValueError):
-            raise InputError(f"bounds={bounds!r} is no pair; pass (lower, upper), numbers or arrays of {k}") from None
-        ends = []
-        for name, values in (("lower", lower), ("upper", upper)):
-            try:
-                array = np.asarray(values, dtype=np.float64)
-            except (TypeError, ValueError):
-                raise InputError(f"bounds: the {name} one, {values!r}, is no array of numbers") from None
-            if array.shape not in ((), (k,), shape):
-                raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
-            if np.isnan(array).any():
-                raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
-            ends.append(np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy())
-        below, above = ends
+            pairs = isinstance(bounds, list | tuple) and len(bounds) == k
+            call = "tuple(zip(*bounds))" if pairs else "(lower, upper)"
+            if isinstance(bounds, int | float):
+                call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
+            raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
+        found = cls(_end(lower, "lower", shape), _end(upper, "upper", shape))
+        found._check_order()
+        return found
+
+    def _check_order(self) -> None:
+        """Raise InputError if a lower bound is not below the upper one, or their distance is no number."""
+        below, above = self.lower, self.upper
         if not (below < above).all():
             j = int(np.flatnonzero(~(below < above))[0])
             raise InputError(
                 f"bounds: coordinate {j} has the lower bound {below[j]:g}, which is not below the upper one, "
-                f"{above[j]:g}"
+                f"{above[j]:g}; pass (lower, upper) in this order, with some room between them"
             )
-        return cls(below, above)
+        with np.errstate(over="ignore"):
+            distance = above - below
+        odd = self.boxed & ~((distance > _SHORTEST) & np.isfinite(distance))
+        if odd.any():
+            j = int(np.argmax(odd))
+            raise InputError(
+                f"bounds: coordinate {j} is between {below[j]:g} and {above[j]:g}, whose distance, {distance[j]:g}, is "
+                "out of the range of numbers; use -inf or inf where there is no bound"
+            )
 
     @property
     def none(self) -> bool:
@@ -119,6 +129,10 @@ class Bounds:
         """-1 where a code (..., k) is at its lower bound, 1 at its upper one, else 0, as in scipy.optimize."""
         return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
 
+    def within(self, z: Array, distance: float) -> npt.NDArray[np.intp]:
+        """The coordinates of a code (k,) that have a bound so near."""
+        return np.flatnonzero((z - self.lower <= distance) | (self.upper - z <= distance))
+
     @property
     def ends(self) -> tuple[Array, Array] | None:
         """(lower, upper), as a user passes them; None where there are none."""
@@ -155,10 +169,22 @@ class Bounds:
         outside = np.argwhere((z0 < self.lower) | (z0 > self.upper))
         if len(outside):
             i, j = outside[0]
+            code, low, high = (float(x) for x in (z0[i, j], self.lower[j], self.upper[j]))
+            digits = "g" if f"{code:g}" not in (f"{low:g}", f"{high:g}") else ".17g"
             raise InputError(
-                f"{name} of observation {i} has {z0[i, j]:g} at coordinate {j}, outside of bounds "
-                f"[{self.lower[j]:g}, {self.upper[j]:g}]; start inside, or widen them"
+                f"{name} of observation {i} has {code:{digits}} at coordinate {j}, outside of bounds "
+                f"[{low:g}, {high:g}]; start inside, or widen them"
             )
+
+
+def _end(values: Any, name: str, shape: Shape) -> Array:
+    """The lower or upper bounds of codes of a shape, (k,), from a number or an array."""
+    array, k = numbers(values, f"bounds: {name}"), math.prod(shape)
+    if array.shape not in ((), (k,), shape):
+        raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
+    if np.isnan(array).any():
+        raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
+    return np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
@@ -14,6 +15,7 @@ from scipy.special import bdtrc, chdtrc
 
 from unrelu.errors import InputError
 from unrelu.models.generator import numbers
+from unrelu.runtime.words import nearest, shown
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -24,6 +26,20 @@ SIGNIFICANCE = 0.01
 _OUTLIER = 1e-6
 # Entries of an observation up to which a covariance is written out: 128 MiB.
 _CORRELATED = 4096
+
+
+def _meant(noise: object) -> str:
+    """What may have been meant by noise that is none, for the end of a message."""
+    if isinstance(noise, type) and issubclass(noise, Noise):
+        return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
+    if isinstance(noise, int | float | np.number) and not isinstance(noise, bool):
+        level = f"{float(noise):g}"
+        return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
+    if isinstance(noise, np.ndarray | list):
+        return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
+    words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
+    found = nearest(words[0], Noise._models)
+    return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +98,8 @@ class Noise(ABC):
         model = Noise._models.get(kind)
         if model is None:
             raise InputError(
-                f"noise={noise!r}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or 'negative-binomial:R', "
-                "e.g. 'uniform:0.1', or an object such as unrelu.Uniform(0.1)"
+                f"noise={shown(noise)}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or "
+                f"'negative-binomial:R', e.g. 'uniform:0.1', or an object such as unrelu.Uniform(0.1){_meant(noise)}"
             )
         levelled = any(f.name == "level" and f.init for f in fields(model))
         if not levelled:
@@ -132,6 +148,13 @@ class Noise(ABC):
             f"noise={self}: the level has shape {given}, an observation has shape {observation}; pass an array of "
             f"that shape, or {(size, *observation)}, one for each of the {size} observations"
         )
+
+    def take(self, rows: npt.NDArray[np.intp], observation: tuple[int, ...], size: int) -> Noise:
+        """The model of some of ``size`` observations; itself where all share one."""
+        shared = (observation, (math.prod(observation),))
+        if not isinstance(self.level, np.ndarray) or self.level.shape in shared:
+            return self
+        return replace(self, level=self.level[rows])
 
     def _finite(self, clean: Array) -> Array:
         """The levels of entries, 0 where they are infinite, for observations (B, m)."""
@@ -182,6 +205,11 @@ class Noise(ABC):
     def variance(self, y: Array) -> Array:
         """About the mean of e_j^2 in each of the observations (B, m), (B,); 0 where nothing is known."""
         return np.full(len(y), float(np.nan_to_num(self.mean_square)))
+
+    @property
+    def note(self) -> str:
+        """What messages say of a model that the user did not state."""
+        return ""
 
     @property
     def drawable(self) -> bool:
@@ -406,6 +434,30 @@ class Gaussian(Noise):
 
 
 @dataclass(frozen=True, eq=False)
+class RoundingNoise(Gaussian):
+    """The rounding of a module that computes in half precision or bfloat16: what ``noise=None`` stands for there.
+
+    It holds where y was computed by the module: where all its entries are numbers of the module's type.
+
+    Args:
+        level: see :class:`~unrelu.models.reduced_precision.Rounding`.
+        precision: the type in words.
+        given: the level in the units of y.
+    """
+
+    precision: str = ""
+    given: float = math.nan
+
+    @property
+    def note(self) -> str:
+        """What a message says of it."""
+        return (
+            f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: "
+            f"noise was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Outliers(Noise):
     r"""A fraction P of the entries is arbitrarily wrong, the others are exact.
 
@@ -458,7 +510,7 @@ def _degrees_left(observed: Counts, used: Array) -> Array:
 def _number(level: Any, name: str) -> float:
     try:
         return float(level)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"noise={name}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
 
 
@@ -471,12 +523,12 @@ def _sizes(level: Any, name: str) -> float | Array:
     if np.ndim(level) == 0:
         return _number(level, name)
     array = np.array(numbers(level, f"noise={name}"))
-    bad = np.argwhere(~(array > 0))
+    bad = np.argwhere(~(array >= np.finfo(float).tiny))  # 1 / S of smaller ones overflows
     if len(bad):
         first = tuple(map(int, bad[0]))
         raise InputError(
-            f"noise={_text(name, array)}: every entry must be above 0, infinite where nothing is known; {len(bad)} are "
-            f"not, the first at {first}: {array[first]:g}"
+            f"noise={_text(name, array)}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
+            f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
         )
     array.setflags(write=False)
     return array
@@ -511,7 +563,9 @@ def _covariance(given: Any) -> Array:
         raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
     off = np.abs(array - array.T).max()
     if off > 1e-10 * np.abs(array).max():
-        raise InputError(f"covariance= is not symmetric: C and C^T differ by {off:.1e}")
+        raise InputError(
+            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
+        )
     array.setflags(write=False)
     return array
 

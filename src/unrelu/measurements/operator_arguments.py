@@ -23,8 +23,9 @@ from unrelu.runtime.streams import stream
 Array = npt.NDArray[np.float64]
 # Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
 _ENTRIES = 2**22
-# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|.
-_ADJOINT = 1e-6
+# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|: the larger of
+# this and of so many times the rounding of the operator's own precision, 1.2e-5 in single precision.
+_ADJOINT, _ROUNDINGS = 1e-6, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
         shape = tuple(int(size) for size in given.shape)
         if len(shape) != 2 or shape[1] != n:
             raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
-        return _mapped(given.matvec, given.rmatvec, n, shape[0])
+        return _mapped(given.matvec, given.rmatvec, n, shape[0], allowed=_allowed(getattr(given, "dtype", None)))
     if callable(given):
         return read_function(given, output, network)
     return _array(given, output, y_shape)
@@ -127,8 +128,19 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     if not matrix:
         raise InputError(
             f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
+            + _other_array(array, n)
         )
     return _matrix(array, n)
+
+
+def _other_array(array: Array, n: int) -> str:
+    """What an array that is neither masks nor a matrix may be, for the end of a message."""
+    if array.ndim == 2 and len(array) == n:
+        return "; it has the other orientation: pass operator=A.T"
+    whole = array.ndim == 1 and bool((array == np.rint(array)).all()) and bool(((array >= 0) & (array < n)).all())
+    if whole and len(np.unique(array)) == len(array):
+        return f"; of indices make a mask: mask = numpy.zeros({n}, bool); mask[indices] = True"
+    return ""
 
 
 def _matrix(given: Any, n: int) -> Operator:
@@ -168,7 +180,11 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
         )
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
-        raise InputError(f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1")
+        half = 0.5 * float(array.max())
+        raise InputError(
+            f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1: pass "
+            f"operator=mask > {half:g}"
+        )
     masks = array.reshape(-1, n)
     empty = np.flatnonzero(~masks.any(axis=1))
     if empty.size:
@@ -200,13 +216,32 @@ def _physics(physics: Any, output: Shape) -> Operator:
         with torch.no_grad():
             return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().numpy().ravel())
 
-    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape)
+    allowed = max(_ADJOINT, _ROUNDINGS * torch.finfo(like.dtype).eps)
+    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape, allowed)
+
+
+def _allowed(dtype: Any) -> float:
+    """What an operator of a NumPy type may be off by."""
+    kind = np.dtype(dtype)  # of None, double precision
+    return max(_ADJOINT, _ROUNDINGS * float(np.finfo(kind).eps)) if kind.kind in "fc" else _ADJOINT
 
 
 def _mapped(
-    apply: Callable[[Array], Array], transpose: Callable[[Array], Array], n: int, m: int | None, shape: Shape = ()
+    apply: Callable[[Array], Array],
+    transpose: Callable[[Array], Array],
+    n: int,
+    m: int | None,
+    shape: Shape = (),
+    allowed: float = _ADJOINT,
 ) -> Operator:
-    """A map given as code, written out where it is small; its linearity and its adjoint are tested first."""
+    """A map given as code, written out where it is small; its linearity and its adjoint are tested first.
+
+    Args:
+        apply, transpose: A and A^T on flat vectors.
+        n, m: their sizes; m is None where it is not known.
+        shape: of one observation.
+        allowed: how far they may be off, by the precision that they compute in.
+    """
     rng = stream("adjoint test")
     x, other = rng.standard_normal((2, n))
     ax, a_other = _run(apply, x, "A x", m), _run(apply, other, "A x", m)
@@ -214,11 +249,14 @@ def _mapped(
     mixed = _run(apply, 2 * x - 3 * other, "A x", m)
     scale = np.linalg.norm(ax) + np.linalg.norm(a_other) + np.finfo(float).tiny
     off = float(np.linalg.norm(mixed - 2 * ax + 3 * a_other) / scale)
-    if not off <= _ADJOINT:
-        raise InputError(f"operator= is not linear: A(2 x - 3 x') differs from 2 A x - 3 A x' by {off:.1e} of |A x|")
+    if not off <= allowed:
+        raise InputError(
+            f"operator= is not linear: A(2 x - 3 x') differs from 2 A x - 3 A x' by {off:.1e} of |A x|; "
+            "for a measurement that is not linear pass a differentiable function of PyTorch"
+        )
     r = rng.standard_normal(m)
     one, two = float(ax @ r), float(x @ _run(transpose, r, "A^T r", n))
-    if not abs(one - two) <= _ADJOINT * np.linalg.norm(ax) * np.linalg.norm(r):
+    if not abs(one - two) <= allowed * np.linalg.norm(ax) * np.linalg.norm(r):
         raise InputError(
             f"operator= fails the dot test: <A x, r> = {one:.6g} but <x, A^T r> = {two:.6g}; the second function must "
             "be the adjoint of the first"

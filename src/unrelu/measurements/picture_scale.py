@@ -180,7 +180,7 @@ def check_scale(
     if not scaling.checked or not len(rows):
         return
     stored, outputs = np.dtype(dtype), network.typical_outputs
-    bottom, top = float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
+    bottom, top = _ends_of(outputs)
     own = _scale(bottom, top, _OUTPUTS)
     typed = stored.kind in "iu" and stored.itemsize <= 2 and scaling.ends is None
     if own is None and not typed:
@@ -208,6 +208,26 @@ def check_scale(
     here = [outputs[:, shown[i]] for i in rows]
     if _distance(there, here) <= _distance(y, here) / _NEARER:
         raise refusal(theirs)
+
+
+def scale_of(network: Generator) -> Scaling:
+    """The map from the range of stored pictures to that of outputs of the generator.
+
+    Raises:
+        InputError: its outputs are on no scale of pictures.
+    """
+    bottom, top = _ends_of(network.typical_outputs)
+    own = _scale(bottom, top, _OUTPUTS)
+    if own is None:
+        raise InputError(
+            f"outputs of the generator go from {bottom:.3g} to {top:.3g}, which is none of [0, 1], [-1, 1] and "
+            f"[0, 255]: say what black and white are in them, as scale=(LOW, HIGH), e.g. --scale 0,{top:.3g}"
+        )
+    return Scaling(own)
+
+
+def _ends_of(outputs: Array) -> tuple[float, float]:
+    return float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
 
 
 def _scale(low: float, high: float, table: dict[_Ends, tuple[_Ends, _Ends]]) -> _Ends | None:

@@ -32,8 +32,12 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np
     Raises:
         InputError: the noise is of another shape, or leaves nothing of an observation.
     """
-    seen = operator.seen(size)
-    if not noise.entrywise or noise.cholesky() is not None:
+    seen, factor = operator.seen(size), noise.cholesky()
+    if factor is not None and len(factor) != operator.m:
+        raise InputError(
+            f"noise={noise} is of {len(factor)} entries, an observation has {operator.m} (shape {operator.shape})"
+        )
+    if not noise.entrywise or factor is not None:
         return seen
     seen = seen & np.isfinite(noise.spread(operator.shape, size))
     empty = np.flatnonzero(~seen.any(axis=1))
@@ -77,15 +81,12 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
 
     C = D R D, with D the root mean variance, so that the matrix is of about the size of A's, and 1 / D is a weight.
     """
-    if len(factor) != operator.m:
-        raise InputError(
-            f"noise={noise} is of {len(factor)} entries, an observation has {operator.m} (shape {operator.shape})"
-        )
     seen = operator.seen(len(y))
     if (seen != seen[0]).any():
         raise InputError(f"noise={noise} is for observations that show the same entries; pass one mask for all")
     shown = np.flatnonzero(seen[0])
-    scale = float(np.sqrt((factor[shown] ** 2).sum(axis=1).mean()))
+    largest = float(np.abs(factor[shown]).max())
+    scale = largest * float(np.sqrt(((factor[shown] / largest) ** 2).sum(axis=1).mean()))
     if len(shown) < operator.m:
         factor = np.asarray(np.linalg.cholesky((factor @ factor.T)[np.ix_(shown, shown)]), dtype=np.float64)
     values = solve_triangular(factor, y[:, shown].T, lower=True).T

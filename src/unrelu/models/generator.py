@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from functools import cached_property
+from html import escape
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -39,6 +42,8 @@ class Generator(ABC):
         output_shape: shape of one output.
         width: the most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        rounding: what outputs of the module that it was read from are off by, where that computes in half precision or
+            bfloat16; else None.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -51,6 +56,7 @@ class Generator(ABC):
     width: int
     dtype: torch.dtype
     device: torch.device
+    rounding: Rounding | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -140,6 +146,12 @@ class Generator(ABC):
         """The generator with its kinks smoothed, by a share of what its layers put out; itself if none are known."""
         return self
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {by(self.latent_shape)} -> {by(self.output_shape)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 
     @abstractmethod
@@ -175,8 +187,26 @@ def as_generator(network: object) -> Generator:
     if not isinstance(network, Generator):
         raise OptionError(
             f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load"
+            + _made_of(network)
         )
     return network
+
+
+def _made_of(network: object) -> str:
+    """The call that makes a generator of something else, for the end of a message."""
+    if isinstance(network, str | os.PathLike):
+        return (
+            f": unrelu.load({os.fspath(network)!r})"
+            if os.path.splitext(network)[1]
+            else f": unrelu.zoo.load({network!r})"
+        )
+    if isinstance(network, torch.nn.Module):
+        return ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates"
+    if isinstance(network, list | tuple | dict):
+        return ": unrelu.from_arrays(weights)"
+    if isinstance(network, np.ndarray | Tensor):
+        return "; it comes first, before the observations: unrelu.invert(network, y)"
+    return ""
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:
@@ -195,6 +225,10 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
             return np.array(array, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as numbers: {error}") from None
+    if isinstance(value, str | os.PathLike):
+        raise InputError(
+            f"{name}={os.fspath(value)!r} is text; pass the numbers: {name}=numpy.load({os.fspath(value)!r})"
+        )
     raise InputError(f"{name} has {kind} entries; pass real numbers")
 
 
@@ -206,3 +240,9 @@ def to_numpy(x: Tensor) -> Array:
 def by(shape: Shape) -> str:
     """The shape as people write it, 3x28x28."""
     return "x".join(map(str, shape))
+
+
+def rounding_line(network: Generator) -> str:
+    """What a generator's text says of its rounding, on a line of its own; nothing where it has none."""
+    found = network.rounding
+    return f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""

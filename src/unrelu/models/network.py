@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +14,22 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Shape, Step
-from unrelu.models.generator import Generator, by, to_numpy
+from unrelu.models.generator import Generator, by, rounding_line, to_numpy
+from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import count
 
 Array = npt.NDArray[np.float64]
+
+# A printed network: its columns, those of text, and the layers that are shown of more.
+_HEADINGS = ("layer", "kind", "shape", "activation", "parameters", "expansion")
+_TEXT = ("kind", "shape", "activation")
+_SHOWN = 40
 
 # Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.
 _LARGE_MATRIX = 4_000_000
@@ -29,7 +38,7 @@ _LARGE_OUTPUT = 2**16
 _DRAWING = 2**32
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Layer:
     """x = phi(A h + b): one affine map and one activation.
 
@@ -100,12 +109,25 @@ class Layer:
         """A copy with its tensors converted."""
         return replace(self, affine=self.affine.to(dtype, device))
 
+    @property
+    def kind(self) -> str:
+        """The names of the steps of its map."""
+        return " + ".join(type(step).__name__ for step in self.affine.steps) or "Identity"
+
+    @property
+    def parameters(self) -> int:
+        """The numbers in its weights and biases."""
+        held = (getattr(step, entry.name) for step in self.affine.steps for entry in fields(step))
+        return sum(value.numel() for value in held if isinstance(value, Tensor))
+
     def __str__(self) -> str:
-        steps = " + ".join(type(s).__name__ for s in self.affine.steps) or "Identity"
-        return f"{steps} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
+        return f"{self.kind} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
+
+    def __repr__(self) -> str:
+        return f"<Layer: {self}>"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Network(Generator):
     """A generator G: R^k -> R^n of d layers. Called with NumPy codes, it returns NumPy outputs.
 
@@ -114,6 +136,7 @@ class Network(Generator):
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        rounding: see :class:`~unrelu.Generator`.
 
     Raises:
         ModelError: there is no layer, or the layers do not chain.
@@ -122,14 +145,16 @@ class Network(Generator):
 
     >>> import unrelu
     >>> print(unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]))
-    Network 1 -> 3
-      1. Dense 1 -> 3, relu
+    Network 1 -> 3, 3 parameters
+      layer  kind   shape   activation  parameters  expansion
+          1  Dense  1 -> 3  relu                 3          3
     """
 
     layers: tuple[Layer, ...]
     latent_shape: Shape
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rounding: Rounding | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -158,7 +183,8 @@ class Network(Generator):
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
         dtype, device = self._place(dtype, device)
-        return Network(tuple(layer.to(dtype, device) for layer in self.layers), self.latent_shape, dtype, device)
+        layers = tuple(layer.to(dtype, device) for layer in self.layers)
+        return replace(self, layers=layers, dtype=dtype, device=device)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -231,9 +257,33 @@ class Network(Generator):
             x = layer.activation.forward(u)
             yield u, x
 
+    @property
+    def parameters(self) -> int:
+        """The numbers in all weights and biases."""
+        return sum(layer.parameters for layer in self.layers)
+
+    def __repr__(self) -> str:
+        return f"<{self._title()}, {count(len(self.layers), 'layer')}>"
+
     def __str__(self) -> str:
-        lines = [f"  {i}. {layer}" for i, layer in enumerate(self.layers, 1)]
-        return "\n".join([f"Network {by(self.latent_shape)} -> {by(self.output_shape)}", *lines])
+        """A table of the layers: kind, shape, activation, parameters, and expansion, outputs over inputs."""
+        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + rounding_line(self)
+
+    def _repr_html_(self) -> str:
+        return f"<div><p>{escape(self._title())}</p>{html_table(_HEADINGS, self._table(), _TEXT)}</div>"
+
+    def _title(self) -> str:
+        return f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
+
+    def _table(self) -> list[list[str]]:
+        """A row for each layer; of very many, the first and the last."""
+        rows = [
+            [str(i), layer.kind, f"{by(layer.in_shape)} -> {by(layer.out_shape)}", str(layer.activation),
+             count(layer.parameters), f"{layer.expansion:.3g}"]
+            for i, layer in enumerate(self.layers, 1)
+        ]  # fmt: skip
+        half = _SHOWN // 2
+        return rows if len(rows) <= _SHOWN else [*rows[:half], ["...", *[""] * 5], *rows[-half:]]
 
     @classmethod
     @computing()

@@ -28,7 +28,7 @@ _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generat
 _SHARPEST = math.sqrt(2 * math.pi)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExtendedGenerator(Generator):
     r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u stand for nuisance parameters t.
 
@@ -99,7 +99,8 @@ class ExtendedGenerator(Generator):
         """The codes (k + p,) or (B, k + p) of codes (k,) or (B, k) and parameters, a number or (B,) each.
 
         Raises:
-            InputError: z is no code of the generator that was extended, or a parameter is not within its bounds.
+            InputError: z is no code of the generator that was extended, or a parameter is not within its bounds, or is
+                one for each of another number of codes.
             OptionError: a parameter is missing or unknown.
         """
         codes = self.base._codes(z).cpu().double().numpy()
@@ -109,7 +110,13 @@ class ExtendedGenerator(Generator):
         for name, (low, high) in zip(self.names, self.bounds, strict=True):
             value = numbers(parameters[name], name)
             if not ((value > low) & (value < high)).all():
-                raise InputError(f"{name} must be within its bounds, above {low:g} and below {high:g}")
+                raise InputError(
+                    f"{name}={parameters[name]!r} must be within its bounds, above {low:g} and below {high:g}"
+                )
+            if value.shape not in ((), codes.shape[:-1]):
+                raise InputError(
+                    f"{name} has shape {value.shape}, the codes {codes.shape}; pass a number, or one for each code"
+                )
             u = special.ndtri((value - low) / (high - low))
             columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
         return np.concatenate(columns, axis=-1)
@@ -213,8 +220,10 @@ def extend(
 
 def _ends(name: str, given: Any) -> tuple[float, float]:
     ends = numbers(given, name)
-    if ends.shape != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
-        raise InputError(f"{name}={given!r} must be two numbers, a lower and a higher bound")
+    with np.errstate(over="ignore", invalid="ignore"):
+        usable = ends.shape == (2,) and ends[0] < ends[1] and math.isfinite(ends[1] - ends[0])
+    if not usable:
+        raise InputError(f"{name}={given!r} must be two numbers, a lower and a higher bound, both finite")
     return float(ends[0]), float(ends[1])
 
 

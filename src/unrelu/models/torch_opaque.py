@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
+from unrelu.models.module_copies import frozen, replica
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_callables import as_module, described, outputs
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
@@ -25,9 +27,10 @@ _SAME = 1e-5
 # Derivatives may differ from central differences by this share of the largest, for one of the steps: long ones are off
 # by curvature and kinks, short ones by rounding.
 _CLOSE = 1e-3
-_STEPS = (1e-6, 1e-8, 1e-4, 1e-3)
+_STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
 # Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
 _SCALES = (1.0, 0.9, 1.1)
+_TRAINING = "in training mode, where it computes something else than in evaluation mode; call module.eval() first"
 
 
 def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork:
@@ -54,10 +57,12 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
     z = torch.cat([z, -0.7 * z])
     codes = z.reshape(2, *latent_shape)
+    _check_result(replica(copy).eval(), codes)
     try:
         given, trial = replica(copy), replica(copy.eval())
         x = _CODES.rows(trial, codes)
-        _check_mode(given, codes, x)
+        if _depends_on_mode(_CODES, given, codes, x):
+            raise ModelError(f"the module is {_TRAINING}")
         width = _held(trial, codes, x)
         # What a chain could be made of instead is no part of the reason.
         short = reason.partition("; supported")[0]
@@ -67,19 +72,36 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
-def _check_mode(module: nn.Module, z: Tensor, x: Tensor) -> None:
-    """Training mode is no matter where it gives x as well, what evaluation mode gives."""
-    if not any(m.training for m in module.modules()):
-        return
+def _check_result(module: nn.Module, codes: Tensor) -> None:
+    """Refuse a module that returns several tensors, of which one has to be picked.
+
+    Raises:
+        UnsupportedModelError: it does; the message lists them.
+    """
     try:
-        same = _equal(x, _CODES.evaluate(module, z))
-    except UnsupportedModelError:
-        same = False
-    if not same:
-        raise ModelError(
-            "the module is in training mode, where it computes something else than in evaluation mode; "
-            "call module.eval() first"
+        with torch.no_grad():
+            result = module(codes.clone())
+    except UnsupportedModelError:  # of an output that it has not
+        raise
+    except Exception:  # the trial tells it
+        return
+    found = [] if isinstance(result, Tensor) else outputs(result)
+    if found:
+        key = next((key for key, value in found if value.dim() and len(value) == len(codes)), found[0][0])
+        raise UnsupportedModelError(
+            f"for {len(codes)} codes it returns {described(result)}; say which is the output: "
+            f"unrelu.from_torch(module, latent_shape={tuple(codes.shape[1:])}, output={key!r})"
         )
+
+
+def _depends_on_mode(trial: Trial, module: nn.Module, z: Tensor, x: Tensor) -> bool:
+    """Whether a module is in training mode and does not give x there, what evaluation mode gives."""
+    if not any(m.training for m in module.modules()):
+        return False
+    try:
+        return not _equal(x, trial.evaluate(module, z))
+    except UnsupportedModelError:
+        return True
 
 
 @dataclass(frozen=True)
@@ -90,12 +112,14 @@ class Trial:
         whole: what it is.
         given, result: what it takes and gives, a row each.
         drawn: where the inputs come from.
+        remedy: what can be done about random numbers.
     """
 
     whole: str = "generator"
     given: str = "code"
     result: str = "output"
     drawn: str = "codes drawn from N(0, I)"
+    remedy: str = ""
 
     def rows(self, module: nn.Module, z: Tensor) -> Tensor:
         """The results, if they are the same ones each time and each depends on its own row of z.
@@ -106,7 +130,7 @@ class Trial:
         generator = torch.random.get_rng_state()
         x = self.evaluate(module, z)
         if not torch.equal(generator, torch.random.get_rng_state()):
-            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic")
+            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic{self.remedy}")
         if not _equal(x, self.evaluate(module, z)):
             raise UnsupportedModelError(
                 f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
@@ -137,10 +161,14 @@ class Trial:
             lengths: see :func:`differentiated`.
 
         Raises:
-            UnsupportedModelError: see :meth:`rows` and :func:`differentiated`.
+            UnsupportedModelError: see :meth:`rows` and :func:`differentiated`; a module in training mode that computes
+                something else there.
         """
-        module = frozen(as_module(function, z), torch.float64, torch.device("cpu")).eval()
+        module = frozen(as_module(function, z), torch.float64, torch.device("cpu"))
+        given, module = replica(module), module.eval()
         x = self.rows(replica(module), z)
+        if _depends_on_mode(self, given, z, x):
+            raise UnsupportedModelError(f"it is a module {_TRAINING}")
         shape = tuple(x.shape[1:]) or (1,)
         network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, shape, _held(replica(module), z, x))
         return differentiated(network, z.flatten(1), lengths)
@@ -162,6 +190,9 @@ class Trial:
             ) from error
         if not isinstance(x, Tensor):
             raise UnsupportedModelError(f"it returns a {type(x).__name__}; a {self.whole} returns one tensor")
+        if x.is_meta or x.layout is not torch.strided:
+            kind = "meta" if x.is_meta else str(x.layout).removeprefix("torch.")
+            raise UnsupportedModelError(f"it returns a {kind} tensor; a {self.whole} returns a dense one, with data")
         if not x.is_floating_point():
             raise UnsupportedModelError(f"it returns {x.dtype} numbers; a {self.whole} returns real ones")
         if x.dim() == 0 or len(x) != len(z) or not x.numel():
@@ -178,35 +209,9 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-_CODES = Trial()
-
-
-def as_module(function: Callable[..., Any], x: Tensor) -> nn.Module:
-    """A function as a module, itself if it is one: computed in the precision of its own constants if it has any.
-
-    Args:
-        x: an input that it is tried on.
-    """
-    if isinstance(function, nn.Module):
-        return function
-    works = []
-    for dtype in (torch.float64, torch.float32):
-        with suppress(Exception), torch.no_grad():
-            y = function(x.to(dtype))
-            works += [dtype] if isinstance(y, Tensor) and y.dtype == dtype else []
-    return _Function(function, works[0] if len(works) == 1 else None)
-
-
-class _Function(nn.Module):
-    """A function computed in ``dtype``, or in that of its input."""
-
-    def __init__(self, function: Callable[..., Any], dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.function, self.own = function, dtype
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.function(x if self.own is None else x.to(self.own))
-        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
+_CODES = Trial(
+    remedy="; pass seed=0 to hold those of torch.randn, rand, normal_ and uniform_ fixed, the same for every code"
+)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import to_rgb
-from matplotlib.image import imsave
 
+from unrelu.display.pixels import Pixels, Shape, differences, picture_shape, png_uri, value_range, values
 from unrelu.report.charts import curve
 from unrelu.report.observed import Observations
 from unrelu.report.outcomes import Finished
@@ -22,19 +18,9 @@ from unrelu.runs import Run
 from unrelu.runtime.words import number
 
 Array = npt.NDArray[np.float64]
-Pixels = npt.NDArray[np.uint8]
-Shape = tuple[int, int, int]
 
 # Observations shown of each kind.
 _WORST, _MEDIAN, _BEST = 6, 3, 3
-# Entries that were not observed. The same light blue as in the project's other pictures: no grey, and not in the scale.
-HIDDEN = "#9ecae1"
-# Blue below zero, white at zero, red above.
-_DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad=HIDDEN)
-# Flat outputs are drawn as squares from this side on; shorter ones are signals.
-_LEAST_SIDE = 8
-# Pictures are thinned out to at most so many pixels a side.
-_LARGEST_SIDE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,19 +110,9 @@ def _look(run: Run, rows: Sequence[_Row]) -> _Look:
     output = picture_shape(output_shape) or (explicit if alike else None)
     observation = explicit or (output if alike else None)
     seen = [row.y for row in rows if row.y is not None]
-    observed = _range(seen, 0, 100)
-    outputs = observed if alike and seen else _range([row.x for row in rows], 1, 99)
+    observed = value_range(seen, 0, 100)
+    outputs = observed if alike and seen else value_range([row.x for row in rows], 1, 99)
     return _Look(output, observation, outputs, observed)
-
-
-def _range(arrays: Sequence[Array], least: float, most: float) -> tuple[float, float]:
-    """Two percentiles of all finite values, apart from each other."""
-    together = np.concatenate(arrays) if arrays else np.zeros(0)
-    together = together[np.isfinite(together)]
-    if not together.size:
-        return 0.0, 1.0
-    low, high = (float(end) for end in np.percentile(together, (least, most)))
-    return (low, high) if low < high else (low - 0.5, low + 0.5)
 
 
 def _group(title: str, rows: Sequence[_Row], look: _Look) -> dict[str, Any]:
@@ -173,10 +149,7 @@ def _panels(row: _Row, look: _Look, scale: float) -> list[dict[str, Any]]:
 def _picture(label: str, who: str, pixels: Pixels) -> dict[str, Any]:
     """A picture as a PNG file in a URI."""
     height, width = pixels.shape[:2]
-    stream = io.BytesIO()
-    imsave(stream, np.ascontiguousarray(pixels), format="png")
-    src = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return {"label": label, "alt": f"{who}, {label}", "src": src, "width": width, "height": height}
+    return {"label": label, "alt": f"{who}, {label}", "src": png_uri(pixels), "width": width, "height": height}
 
 
 def _plot(label: str, who: str, arrays: dict[str, Array], ends: tuple[float, float]) -> dict[str, Any]:
@@ -186,42 +159,3 @@ def _plot(label: str, who: str, arrays: dict[str, Array], ends: tuple[float, flo
     alt = f"{who}, {label}: a curve of {size} entries between {low} and {high}"
     curves = {name: curve(array, None, *ends) for name, array in arrays.items()}
     return {"label": label, "alt": alt, "curves": curves, "low": low, "high": high}
-
-
-def picture_shape(shape: Sequence[int]) -> Shape | None:
-    """(channels, height, width) to draw an array as, with 1 or 3 channels; None if it is no picture.
-
-    Pictures are (H, W), (1, H, W) and (3, H, W), and flat arrays of a square number of entries from 8 x 8 on.
-    """
-    dims = tuple(shape)
-    if len(dims) == 2:
-        dims = (1, *dims)
-    if len(dims) == 3 and dims[0] in (1, 3) and min(dims[1:]) > 1:
-        return dims[0], dims[1], dims[2]
-    n = math.prod(dims)
-    side = math.isqrt(n)
-    if max(dims) == n and side * side == n and side >= _LEAST_SIDE:
-        return 1, side, side
-    return None
-
-
-def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
-    """Grey or colour from ``low`` (black) to ``high`` (white), (H, W, 3); NaN is :data:`HIDDEN`, others are clipped."""
-    grey = 255 * np.clip((_thinned(array, shape) - low) / (high - low), 0.0, 1.0)
-    colour = np.moveaxis(np.broadcast_to(grey, (3, *grey.shape[1:])), 0, -1)
-    hidden = np.isnan(colour).all(axis=-1, keepdims=True)
-    return np.round(np.where(hidden, 255 * np.array(to_rgb(HIDDEN)), np.nan_to_num(colour))).astype(np.uint8)
-
-
-def differences(array: Array, shape: Shape, scale: float) -> Pixels:
-    """Blue (-scale) over white (0) to red (scale), (H, W, 3); of colours, the channel that differs most."""
-    image = _thinned(array, shape)
-    most = np.where(np.isnan(image), -1.0, np.abs(image)).argmax(axis=0)
-    unit = 0.5 + np.take_along_axis(image, most[None], axis=0)[0] / (2 * scale)
-    return np.asarray(_DIVERGING(np.clip(unit, 0.0, 1.0), bytes=True))[..., :3]
-
-
-def _thinned(array: Array, shape: Shape) -> Array:
-    """The array in its shape, with every second, third, ... pixel only if it is too large."""
-    step = math.ceil(max(shape[1:]) / _LARGEST_SIDE)
-    return array.reshape(shape)[:, ::step, ::step]

@@ -19,9 +19,9 @@ from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import MaskOperator, Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.report.facts import here, opened
+from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
 from unrelu.runs.chunk_work import data_digest
-from unrelu.runs.manifest import fingerprint
 from unrelu.runs.running import masks_of
 
 Array = npt.NDArray[np.float64]

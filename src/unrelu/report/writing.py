@@ -11,13 +11,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unrelu._version import __version__
+from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError, StorageError
 from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
 from unrelu.report.certificates import certificates
 from unrelu.report.charts import Histogram, histogram
 from unrelu.report.facts import machine, masked, objective, opened, question, script
-from unrelu.report.gallery import HIDDEN, criterion, gallery
+from unrelu.report.gallery import criterion, gallery
 from unrelu.report.observed import Observations, find_observations
 from unrelu.report.outcomes import Finished, above_noise, identifiability, messages, outcomes, spread_of, throughput
 from unrelu.runs import Run, open_run

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from functools import reduce
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy import sparse
-from torch import Tensor, nn
 
 from unrelu._version import __version__
 from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.linear_operators import Mapped
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.result.fingerprint import fingerprint
 from unrelu.runs.chunk_work import STATUSES, Work, data_digest
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
-from unrelu.runtime.streams import stream
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 1"
-
-# Codes that a generator without known layers is looked at for its hash, and about how many outputs of each.
-_CODES, _OUTPUTS = 2, 64
-_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 # What a manifest says, and of which types: a damaged or forged one is told at once, not by what it leads to.
@@ -176,56 +163,3 @@ def _check_bounds(bounds: list[Any] | None, k: int) -> None:
     ends = [np.asarray(end, dtype=np.float64) for end in bounds or ()]
     if bounds is not None and (len(ends) != 2 or any(e.shape not in ((), (k,)) or np.isnan(e).any() for e in ends)):
         raise ValueError(f"bounds are {_short(bounds)}")
-
-
-# --- hashes of networks and operators ---------------------------------------------------------------------------------
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256, in hexadecimal, of all values in it: of dataclasses the fields, of modules their structure and state."""
-    digest = hashlib.sha256()
-    for part in _parts(value):
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def _parts(value: Any) -> Iterator[bytes]:
-    yield type(value).__name__.encode()
-    if isinstance(value, Tensor):
-        yield from _parts(value.detach().cpu().numpy())
-    elif isinstance(value, np.ndarray | np.generic):
-        yield f"{value.dtype.str} {value.shape}".encode()
-        yield value.tobytes()
-    elif sparse.issparse(value):
-        csr = sparse.csr_array(value, copy=True)
-        csr.sum_duplicates()
-        yield from _parts((csr.shape, csr.data, csr.indices.astype(np.int64), csr.indptr.astype(np.int64)))
-    elif isinstance(value, Mapping):
-        yield from _parts([(key, value[key]) for key in sorted(value)])
-    elif isinstance(value, tuple | list):
-        yield str(len(value)).encode()
-        yield from chain.from_iterable(map(_parts, value))
-    elif isinstance(value, nn.Module):
-        yield repr(value).encode()
-        yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
-    elif isinstance(value, Mapped):
-        # Code has no content to hash; what it does to one vector stands for it, without the last, rounded digits.
-        image = value.apply(stream("fingerprint").standard_normal(value.n))
-        yield from _parts((value.shape, _rounded(image)))
-    elif isinstance(value, OpaqueNetwork):
-        # Its code, and what it keeps apart from parameters, show in what it puts out.
-        double = value.to(torch.float64, "cpu")
-        outputs = double(stream("fingerprint").standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
-        some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
-        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
-    elif is_dataclass(value):
-        yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
-    elif isinstance(value, _PLAIN):
-        yield repr(value).encode()
-    else:
-        raise TypeError(f"a {type(value).__name__} has no fingerprint")
-
-
-def _rounded(values: Any) -> list[str]:
-    """Numbers without the digits in which machines differ."""
-    return [f"{number:.6e}" for number in np.asarray(values).ravel()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,16 @@ from unrelu.datasets.result_folders import json_lines, plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.result import Status, message_of
+from unrelu.result.verdict_text import Told, batch_html, batch_lines, data_frame
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runs.manifest import read_manifest
 from unrelu.runtime.file_writing import locked, write_whole
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Observations that a notebook shows.
+_WORST = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,7 +57,45 @@ class Run:
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        return f"Run({str(self.folder)!r}: {self.done} of {self.size} observations; {ends or 'no chunk is finished'})"
+        return f"<Run {str(self.folder)!r}: {self.done} of {self.size} observations; {ends or 'no chunk is finished'}>"
+
+    def __str__(self) -> str:
+        """The statuses of the finished chunks, and their worst observations, in at most 15 lines."""
+        return "\n".join([f"Run in {self.folder}", *batch_lines(self._told())][:15])
+
+    def _repr_html_(self) -> str:
+        told = self._told()
+        worst = told.worst_first()[:_WORST]
+        return f"<div><p>Run in {escape(str(self.folder))}</p>{batch_html(told, worst, [[]] * len(worst))}</div>"
+
+    def to_frame(self) -> DataFrame:
+        """The verdict as a pandas data frame: a row for each observation of the finished chunks.
+
+        Raises:
+            InputError: a column cannot be read.
+            MissingPackageError: pandas is not installed.
+        """
+        names = [column.name for column in self.table.columns if not column.shape]
+        return data_frame({name: self._finished(name) for name in names}, self._places())
+
+    def _told(self) -> Told:
+        """What is said of it in words."""
+        norm = self.manifest["norm"] or "l2"
+        names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
+        columns = {name: self._finished(name) for name in names} | {"residual": self._finished(f"residual_{norm}")}
+        meanings = {status.name: status.value for status in Status}
+        noise, k = self.manifest["noise"] or "", int(self.manifest["model"]["latent_dim"])
+        return Told(columns, meanings, self.manifest["method"], noise, norm, k, places=self._places())
+
+    def _finished(self, name: str) -> npt.NDArray[Any]:
+        """A column of the finished chunks, in order."""
+        parts = [self.read(name, self.records[c].start, self.records[c].stop) for c in sorted(self.records)]
+        return np.concatenate(parts) if parts else self.read(name, 0, 0)
+
+    def _places(self) -> npt.NDArray[np.intp]:
+        """The indices of the observations of the finished chunks."""
+        parts = [np.arange(self.records[c].start, self.records[c].stop) for c in sorted(self.records)]
+        return np.concatenate(parts) if parts else np.arange(0)
 
     @property
     def size(self) -> int:
@@ -115,8 +161,11 @@ class Run:
             raise InputError(f"{self.folder}: a status is {values.max()}; the manifest names {len(names) - 1} of them")
         return np.asarray(names[values])
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``."""
+    def rows(self, name_of: Callable[[int], str | None] = lambda i: None) -> Iterator[dict[str, Any]]:
+        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``.
+
+        ``name_of`` tells the name of the file that an observation is, None where it has none.
+        """
         names = [column.name for column in self.table.columns if not column.shape]
         for record in (self.records[chunk] for chunk in sorted(self.records)):
             values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
@@ -126,8 +175,10 @@ class Run:
                 status, numbers = row.pop("status"), (row[name] for name in ("p_value", "confidence", "freedom"))
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
-                yield plain({"index": index, "method": self.manifest["method"], "seed": self.manifest["seed"],
-                             "status": status, "message": message, **row})  # fmt: skip
+                yield plain({
+                    "index": index, "name": name_of(index), "method": self.manifest["method"],
+                    "seed": self.manifest["seed"], "status": status, "message": message, **row,
+                })  # fmt: skip
 
 
 def open_run(folder: str | Path) -> Run:
@@ -163,7 +214,7 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, manifest, records, table)
 
 
-def write_lines(run: Run) -> None:
+def write_lines(run: Run, name_of: Callable[[int], str | None]) -> None:
     """Write ``results.jsonl``, as a whole or not at all (see :func:`write_whole`)."""
     advice = "all chunks are kept: mend that, and run it again"
-    write_whole(run.folder / "results.jsonl", json_lines(run.rows()), advice)
+    write_whole(run.folder / "results.jsonl", json_lines(run.rows(name_of)), advice)

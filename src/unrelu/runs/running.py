@@ -27,7 +27,7 @@ from unrelu.measurements import Identity, Mapped, MaskOperator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling, check_scale
-from unrelu.methods import METHODS, make
+from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
@@ -159,7 +159,7 @@ def run(
     """
     if not isinstance(output, str | os.PathLike):
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
-    _check_options(method, options, chunk, workers, scheduler, results)
+    chosen = _check_options(method, options, chunk, workers, scheduler, results)
     source = _source_of(data, array, size, max_bytes)
     masked = None if masks is None else masks_of(masks, size, max_bytes)
     if isinstance(noise, Noise) and noise.entrywise:
@@ -172,7 +172,7 @@ def run(
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm, "prior": prior,
         "time_limit": time_limit,
     }  # fmt: skip
-    measured = _check_data(network, source, masked, operator, {**stated, "seed": seed})
+    measured = _check_data(network, source, masked, operator, {**stated, "seed": seed}, chosen)
     folder = Path(output)
     _check_outside(folder, source, masked)
     kind = results or _format(folder, overwrite) or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
@@ -203,7 +203,7 @@ def run(
             _settle_all(work, engine, folder, journal, tell)
     ended = open_run(folder)
     if ended.finished and kind == "npy":
-        write_lines(ended)
+        write_lines(ended, source.file_name)
     return ended
 
 
@@ -212,8 +212,8 @@ def run(
 
 def _check_options(
     method: Any, options: dict[str, Any], chunk: Any, workers: Any, scheduler: Any, results: str | None
-) -> None:
-    """Refuse options that cannot be used."""
+) -> Method:
+    """The method; options that cannot be used are refused."""
     if not isinstance(method, str):
         raise OptionError(
             f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as "
@@ -224,7 +224,7 @@ def _check_options(
             "this script was started again by a worker process that it had started; put what it does under "
             "if __name__ == '__main__':, or pass workers=1"
         )
-    make(method, options)
+    made = make(method, options)
     for name, value in (("chunk", chunk), ("workers", workers)):
         if value is None and name == "workers":
             continue
@@ -234,6 +234,7 @@ def _check_options(
         raise OptionError(f"workers={workers} is for this machine; the cluster {scheduler!r} has workers of its own")
     if results is not None and results not in list(FORMATS):
         raise OptionError(f"results={results!r} is unknown; use {' or '.join(map(repr, FORMATS))}")
+    return made
 
 
 def _source_of(data: Any, array: str | None, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
@@ -257,14 +258,17 @@ def _anywhere(location: str | Path) -> str:
     return str(location) if "://" in str(location) else os.path.abspath(location)
 
 
-def _check_data(network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any]) -> Any:
-    """Whether observations, masks and operator belong to each other.
+def _check_data(
+    network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any], method: Method
+) -> Any:
+    """Whether observations, masks and operator belong to each other, and the method can invert the generator.
 
     Returns:
         The operator as the workers get it: checked, and code written out as a matrix where that is small.
 
     Raises:
         InputError: they do not, or noise, bounds, norm, prior, seed or time limit cannot be used.
+        UnsupportedModelError: the method cannot invert this generator, or not under this operator.
     """
     as_generator(network)
     if masks is not None and operator is not None:
@@ -282,7 +286,7 @@ def _check_data(network: Generator, source: Source, masks: Source | None, operat
     )
     if masks is not None:
         _check_shape("masks", masks, network.output_shape, "the generator puts out")
-    Problem.build(network, np.zeros((1, measured.m)), operator=measured, scale="none", **stated)
+    refuse(method, Problem.build(network, np.zeros((1, measured.m)), operator=measured, scale="none", **stated))
     if isinstance(measured, Identity):
         return None
     # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from unrelu.errors import InputError, StorageError
 
@@ -43,6 +47,21 @@ def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())  # a power cut would leave a name without content
         os.replace(draft, path)
+
+
+def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:
+    """Write a compressed ``.npz`` file of numbers and words, as a whole or not at all."""
+    draft = path.with_name(path.name + ".draft")
+    with storing(path, advice):
+        try:
+            with draft.open("wb") as stream:
+                np.savez_compressed(stream, **arrays, allow_pickle=False)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

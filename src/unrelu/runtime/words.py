@@ -1,8 +1,10 @@
-"""Numbers, shares and times as people read them."""
+"""Numbers, shares and times as people read them, and words as they misspell them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _NONE = "\u2013"  # a dash
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -43,6 +45,31 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value in a message: its text, cut off where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """The call that makes ``wanted``, or a batch of it, of an array of another shape; "" if none does."""
+    entries, axes = math.prod(wanted), ", ".join(map(str, wanted))
+    if math.prod(shape) == entries:
+        return f"{name}.reshape({axes})"
+    if len(shape) > 1 and math.prod(shape[1:]) == entries:
+        return f"{name}.reshape({shape[0]}, {axes})"
+    return f"{name}.T" if len(shape) == 2 and (shape[0],) == wanted else ""
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """What may have been meant, for the end of a message: "; did you mean 'linf'?", or nothing."""
+    by_small = {name.lower(): name for name in known}
+    written = str(word).lower()
+    within = [name for name in by_small if len(written) > 2 and (written.startswith(name) or name.startswith(written))]
+    found = get_close_matches(written, by_small, 1, 0.6) or within
+    return f"; did you mean {by_small[found[0]]!r}?" if found else ""
 
 
 def power(exponent: int) -> str:

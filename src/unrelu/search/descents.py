@@ -43,10 +43,8 @@ _MICROSECONDS, _NOISELESS = 1.4e5, 3
 # Those that it spends at least where there is noise: on a tiny generator, chains enough to miss few optima cost hardly
 # more than the call.
 _LEAST_MICROSECONDS = 4e3
-# Those that a step takes, that each layer adds to it, each weight, each number of outputs times latent coordinates
-# squared (normal equations), and each of latent coordinates cubed (their solution): a least-squares fit to the times of
-# `unrelu benchmark hard`'s generators to tune on.
-_STEP, _LAYER, _WEIGHT, _PRODUCT, _SOLUTION = 0.5, 0.9, 1.3e-4, 1e-5, 1e-3
+# Those that a step takes, by the terms of :func:`step_terms`.
+STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The rounds that each observation is given.
 _LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
@@ -186,6 +184,17 @@ class Descents(ABC):
         return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, bank, objective)
 
 
+def step_terms(layout: npt.NDArray[np.int64]) -> Array:
+    """What the time of a step on a packed network is made of, (5,).
+
+    1, the layers, the weights, outputs times latent coordinates squared (normal equations), and latent coordinates
+    cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` compares with measured times.
+    """
+    inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
+    k = inputs[0]
+    return np.array([1.0, len(layout), inputs @ outputs, outputs[-1] * k**2, k**3])
+
+
 class CompiledDescents(Descents):
     """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
 
@@ -237,12 +246,14 @@ class CompiledDescents(Descents):
         """See :meth:`Descents.thorough`."""
         return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS)
 
+    @property
+    def layout(self) -> npt.NDArray[np.int64]:
+        """The layers of the network, see :class:`~unrelu.local_search.descent_kernel.PackedNetwork`."""
+        return self._packed[1].layout
+
     def _microseconds(self, spent: Spent) -> Array:
         """What the steps so far have taken, (b,)."""
-        layout, k = self._packed[1].layout, self.problem.network.latent_dim
-        weights, outputs = int((layout[:, INPUTS] * layout[:, OUTPUTS]).sum()), int(layout[-1, OUTPUTS])
-        step = _STEP + _LAYER * len(layout) + _WEIGHT * weights + _PRODUCT * outputs * k**2 + _SOLUTION * k**3
-        return np.asarray(step * spent.steps)
+        return np.asarray(float(step_terms(self.layout) @ STEP_COST) * spent.steps)
 
     def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
         """The network whose whole output is observation ``row``, and the observation."""
@@ -365,10 +376,10 @@ class GradientDescents(BatchDescents):
         self.bounds, self.objective = problem.bounds, objective
         smoothed = (bank.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
-        seen, operator = bank.seen_by(objective.operator)
-        variance = objective.prior + _LEAST_VARIANCE * seen.spread
-        inverse = seen.posterior(operator, objective.y, variance)[1]
-        variance = max(variance + seen.model[-1], torch.finfo(inverse.dtype).tiny)
+        model, operator = bank.seen_by(objective.operator)
+        variance = objective.prior + _LEAST_VARIANCE * model.spread
+        inverse = model.posterior(operator, objective.y, variance)[1]
+        variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -48,105 +48,41 @@ def _bounded(x: Tensor) -> Tensor:
     return x.nan_to_num(0.0).clamp(-largest, largest)
 
 
-class Bank:
-    r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
+@dataclass(frozen=True, eq=False)
+class GaussianModel:
+    r"""The Gaussian linear model of samples: codes z_i, and x_i, their outputs or what was measured of them.
 
-    Coordinates with two finite bounds are uniform between them. Of a large generator few are drawn, as they cost more
-    than the descents, and the model is a linearisation.
-
-    With F the principal directions of the outputs, scaled to their deviations,
+    With F the principal directions of x, scaled to their deviations,
 
     .. math:: x \approx \bar x + F s + \epsilon, \quad z \approx \bar z + P s, \quad s \sim N(0, I)
 
-    The draws are the same for every seed of a search: they say what the generator is like, and drawing others for every
-    chunk of a data set would cost as much as inverting it.
-
     Attributes:
-        large: whether a Jacobian is much work; it is counted, not timed, so that a search does not depend on the clock.
-        single: the generator in float32.
-        fits: whether it works there: its layers and outputs stay in the range of single precision.
-        z: (N, k), float32, or in the generator's precision if that does not fit.
-        x: (N, n), likewise.
+        z, x: (N, k) and (N, n).
+        linear: of a large generator, of which few samples are drawn, the transposed Jacobian, (k, n), which stands for
+            F; else None.
     """
 
-    def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
-        self.large = network.latent_dim * network.work >= _LARGE
-        count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
-        if bounds is None or bounds.none:
-            codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
-        else:
-            codes = torch.tensor(bounds.draw(stream("samples in bounds"), (count,)), dtype=torch.float32)
-        self._smoothed: dict[tuple[float, torch.dtype], Generator] = {}
-        self.single = network.to(torch.float32)
-        try:
-            self.z, x = _outputs(self.single, codes)
-            self.fits = bool(x.isfinite().all()) and fits_single(float(x.abs().max()))
-        except RuntimeError:  # a module with constants of its own in double precision
-            self.fits = False
-        if not self.fits:
-            self.z, x = _outputs(network, codes)
-        self.linear = self._linearised(self.single if self.fits else network) if self.large else None
-        self.x = _bounded(x)
-        self._measured: weakref.WeakKeyDictionary[Operator, Bank] = weakref.WeakKeyDictionary()
+    z: Tensor
+    x: Tensor
+    linear: Tensor | None = None
 
-    @classmethod
-    def of(cls, network: Generator, bounds: Bounds | None = None) -> Bank:
-        """The bank of a network, built at the first call and kept as long as the network lives.
-
-        A network on the coordinates of bounded codes is one of its own
-        (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
-        """
-        bank = _banks.get(network)
-        if bank is None:
-            bank = _banks[network] = cls(network, bounds)
-        return bank
-
-    def seen_by(self, operator: Operator) -> tuple[Bank, Operator]:
-        """Samples and a linear measurement of them that are what ``operator`` makes of the outputs.
-
-        Of a measurement that is not linear the samples are measured, and the model is one of what was measured.
-        """
-        if operator.linear:
-            return self, operator
-        if isinstance(operator, Weighted):
-            bank, inner = self.seen_by(operator.inner)
-            return bank, Weighted(inner, operator.weight)
-        if operator not in self._measured:
-            own = operator.to(self.x.dtype, self.x.device)
-            bank = copy(self)
-            bank._measured = weakref.WeakKeyDictionary()
-            for name in ("spread", "model"):
-                bank.__dict__.pop(name, None)
-            size = max(1, _NUMBERS // (4 * max(own.width, 1)))
-            bank.x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
-            if self.linear is not None:
-                bank.linear = own.linearize(self.x.mean(dim=0)[None], self.linear[None])[1][0]
-            self._measured[operator] = bank
-        return self._measured[operator], Identity(operator.shape, operator.m)
+    def measured(self, operator: Operator) -> GaussianModel:
+        """The model of what an operator that is not linear makes of the outputs."""
+        own = operator.to(self.x.dtype, self.x.device)
+        size = max(1, _NUMBERS // (4 * max(own.width, 1)))
+        x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
+        linear = self.linear
+        if linear is not None:
+            linear = own.linearize(self.x.mean(dim=0)[None], linear[None])[1][0]
+        return GaussianModel(self.z, x, linear)
 
     @cached_property
     def spread(self) -> float:
-        """The mean variance of an entry of the output."""
+        """The mean variance of an entry of x."""
         return float(self.x.var(dim=0).mean())
 
-    def smoothed(self, width: float, network: Generator) -> Generator:
-        """``network``, the generator in some precision, smoothed with this width; kept for the next call."""
-        key = (width, network.dtype)
-        if key not in self._smoothed:
-            smoothed = network.smoothed(width)
-            if smoothed is network:  # not kept: the bank would keep its generator alive, and the generator the bank
-                return smoothed
-            self._smoothed[key] = smoothed
-        return self._smoothed[key]
-
-    def _linearised(self, network: Generator) -> Tensor:
-        """The transposed Jacobian, (k, n), of the smoothed generator at z = 0; of one without layers, at a sample."""
-        smoothed = self.smoothed(1.0, network)
-        at = self.z[:1] if smoothed is network else torch.zeros_like(self.z[:1])
-        return smoothed.linearize(at)[1][0].detach()
-
     @cached_property
-    def model(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F leaves over."""
         if self.linear is not None:
             return self._linear_model(self.linear)
@@ -203,7 +139,7 @@ class Bank:
 
     def _posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
         operator, y = self._in_precision(operator, y)
-        mean_x, mean_z, directions, codes, left = self.model
+        mean_x, mean_z, directions, codes, left = self.parts
         size, k = len(y), self.z.shape[1]
         seen = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
         r = y - operator.forward(mean_x.expand(size, -1))
@@ -216,3 +152,82 @@ class Bank:
         unit = torch.eye(k, dtype=y.dtype, device=y.device)
         covariance = unit - codes.T @ codes + codes.T @ solved
         return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)
+
+
+class Bank:
+    r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
+
+    Coordinates with two finite bounds are uniform between them. Of a large generator few are drawn, as they cost more
+    than the descents, and the model is a linearisation.
+
+    The draws are the same for every seed of a search: they say what the generator is like, and drawing others for every
+    chunk of a data set would cost as much as inverting it.
+
+    Attributes:
+        large: whether a Jacobian is much work; it is counted, not timed, so that a search does not depend on the clock.
+        single: the generator in float32.
+        fits: whether it works there: its layers and outputs stay in the range of single precision.
+        model: of the draws, in float32, or in the generator's precision if that does not fit.
+    """
+
+    def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
+        self.large = network.latent_dim * network.work >= _LARGE
+        count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
+        if bounds is None or bounds.none:
+            codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
+        else:
+            codes = torch.tensor(bounds.draw(stream("samples in bounds"), (count,)), dtype=torch.float32)
+        self._smoothed: dict[tuple[float, torch.dtype], Generator] = {}
+        self.single = network.to(torch.float32)
+        try:
+            z, x = _outputs(self.single, codes)
+            self.fits = bool(x.isfinite().all()) and fits_single(float(x.abs().max()))
+        except RuntimeError:  # a module with constants of its own in double precision
+            self.fits = False
+        if not self.fits:
+            z, x = _outputs(network, codes)
+        linear = self._linearised(self.single if self.fits else network, z) if self.large else None
+        self.model = GaussianModel(z, _bounded(x), linear)
+        self._measured: weakref.WeakKeyDictionary[Operator, GaussianModel] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, network: Generator, bounds: Bounds | None = None) -> Bank:
+        """The bank of a network, built at the first call and kept as long as the network lives.
+
+        A network on the coordinates of bounded codes is one of its own
+        (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
+        """
+        bank = _banks.get(network)
+        if bank is None:
+            bank = _banks[network] = cls(network, bounds)
+        return bank
+
+    def seen_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
+        """A model of samples, and a linear measurement of them, that are what ``operator`` makes of the outputs.
+
+        Of a measurement that is not linear the samples are measured, and the model is one of what was measured.
+        """
+        if operator.linear:
+            return self.model, operator
+        if isinstance(operator, Weighted):
+            model, inner = self.seen_by(operator.inner)
+            return model, Weighted(inner, operator.weight)
+        if operator not in self._measured:
+            self._measured[operator] = self.model.measured(operator)
+        return self._measured[operator], Identity(operator.shape, operator.m)
+
+    def smoothed(self, width: float, network: Generator) -> Generator:
+        """``network``, the generator in some precision, smoothed with this width; kept for the next call."""
+        key = (width, network.dtype)
+        if key not in self._smoothed:
+            smoothed = network.smoothed(width)
+            if smoothed is network:  # not kept: the bank would keep its generator alive, and the generator the bank
+                return smoothed
+            self._smoothed[key] = smoothed
+        return self._smoothed[key]
+
+    def _linearised(self, network: Generator, z: Tensor) -> Tensor:
+        """The transposed Jacobian, (k, n), of the smoothed generator at z = 0; of one without layers, at a sample."""
+        smoothed = self.smoothed(1.0, network)
+        at = z[:1] if smoothed is network else torch.zeros_like(z[:1])
+        return smoothed.linearize(at)[1][0].detach()

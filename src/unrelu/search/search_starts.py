@@ -47,21 +47,21 @@ class SearchStarts:
     r"""The starts of one search, and the perturbations of what they reach.
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
-    (:meth:`~unrelu.search.sample_bank.Bank.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from 1 to
-    3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. Draws beyond a bound are mirrored there,
-    and random ones are uniform between two bounds. A hop is :math:`h \, \Sigma^{1/2}
-    \xi`, with :math:`\xi \sim N(0, I)` and h from 0.5 to 4, log-uniform. Each observation has a random stream of
+    (:meth:`~unrelu.search.sample_bank.GaussianModel.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from
+    1 to 3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. Draws beyond a bound are mirrored
+    there, and random ones are uniform between two bounds. A hop is :math:`h \, \Sigma^{1/2} \xi`, with
+    :math:`\xi \sim N(0, I)` and h from 0.5 to 4, log-uniform. Each observation has a random stream of
     its own, so what is tried on it does not depend on the others.
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
         self.problem, self.objective = problem, objective
-        self.bank, self._operator = bank.seen_by(objective.operator)
+        self._samples, self._operator = bank.seen_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
         if isinstance(self._operator, Weighted):  # the Gaussian model is one in the units of outputs
             self._operator, gain = self._operator.normalised()
             self._y, known = self._y / gain, known / gain.square().cpu().double().numpy()[..., 0]
-        self._variance = self._rounded(known + _ESTIMATE_NOISE * self.bank.spread)
+        self._variance = self._rounded(known + _ESTIMATE_NOISE * self._samples.spread)
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for
@@ -70,7 +70,7 @@ class SearchStarts:
     def learn(self, objectives: Array) -> None:
         """Take the noise to be as large as the residuals that the best codes so far leave: their |r|^2, (B,)."""
         if not self.problem.noise.stated:
-            found = self._rounded(objectives / self.problem.observed + _ESTIMATE_NOISE * self.bank.spread)
+            found = self._rounded(objectives / self.problem.observed + _ESTIMATE_NOISE * self._samples.spread)
             self._variance = np.where(np.isfinite(found), found, self._variance)
 
     @staticmethod
@@ -118,7 +118,7 @@ class SearchStarts:
             some = stale[self._variance[stale] == variance]
             at = torch.from_numpy(some).to(self.objective.y.device)
             operator, y = self._operator.take(at), self._y[at]
-            mean, covariance = (t.cpu().double().numpy() for t in self.bank.posterior(operator, y, float(variance)))
+            mean, covariance = (t.cpu().double().numpy() for t in self._samples.posterior(operator, y, float(variance)))
             values, vectors = np.linalg.eigh(covariance)
             self._mean[some] = mean
             self._factor[some] = vectors * np.sqrt(np.clip(values, 0.0, None))[:, None, :]

@@ -21,6 +21,7 @@ from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
+from unrelu.runtime.words import nearest
 from unrelu.zoo.architectures import ARCHITECTURES, LATENT_DIM
 
 __all__ = ["card", "digits", "load", "names", "observations"]
@@ -85,4 +86,6 @@ def observations(name: str) -> npt.NDArray[np.float64]:
 
 def _check(name: str) -> None:
     if name not in ARCHITECTURES:
-        raise ModelError(f"the zoo has no generator {name!r}; it has {', '.join(ARCHITECTURES)}")
+        raise ModelError(
+            f"the zoo has no generator {name!r}; it has {', '.join(ARCHITECTURES)}{nearest(name, ARCHITECTURES)}"
+        )

@@ -90,7 +90,7 @@ def measure_cell(cell: SearchCell, instances: int, seed: int, methods: Sequence[
     sizes = [min(_BATCH, instances - done) for done in range(0, instances, _BATCH)]
     batches = [draw(cell, size, index, seed) for index, size in enumerate(sizes)]
     for batch in batches:
-        _ = Bank.of(batch.network).model  # built once for each generator; timed apart
+        _ = Bank.of(batch.network).model.parts  # built once for each generator; timed apart
     others = [batches[0].first(_OTHERS.get(cell.generator, _FEW))]
     for method in methods:
         if cell.noise or method != KNOWN:

@@ -130,7 +130,7 @@ def _bank_seconds(count: int, seed: int) -> list[float]:
 
 
 def _model(network: Network) -> object:
-    return Bank.of(network).model
+    return Bank.of(network).model.parts
 
 
 # By their names in the results.

@@ -2,99 +2,62 @@
 
 from __future__ import annotations
 
-import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
+from unrelu.result.result_file import Held, write_result_file
+from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
+from unrelu.result.verdict_text import (
+    Told,
+    batch_html,
+    batch_lines,
+    data_frame,
+    observation_html,
+    observation_lines,
+    probability,
+)
+from unrelu.runtime.words import count
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from unrelu.display.observation_figure import ObservationFigure
 
 Array = npt.NDArray[np.float64]
-
-
-class Status(enum.Enum):
-    """How an inversion ended; the value says what to do next.
-
-    >>> import unrelu
-    >>> print(unrelu.Status.TIME_LIMIT, "-", unrelu.Status.TIME_LIMIT.value)
-    TIME_LIMIT - stopped at the time limit: raise time_limit or use a faster method
-    """
-
-    EXACT_FIT = "fits the observation exactly, to numerical precision"
-    NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
-    NOISE_LEVEL = "fits the observation to the stated noise level"
-    MISFIT = (
-        "does not explain the observation under the stated noise: it is out of the generator's range, the noise is "
-        "larger than stated, or a better code was missed"
-    )
-    NO_EXACT_FIT = (
-        "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
-        "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
-    )
-    OUTLIER = (
-        "its residual is far above that of the rest of the batch: a better code was missed, or the observation is "
-        "unlike the others; look at it, or pass pool=False where the observations do not belong together"
-    )
-    REFOUND = (
-        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds "
-        "for more confidence that no better code exists"
-    )
-    FOUND_ONCE = (
-        "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"
-    )
-    LEAST_SQUARES = "the best code found by least squares: generators without known layers have no descent in this norm"
-    CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
-    NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
-    UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
-    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations"
-    TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
-    DIVERGED = (
-        "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps"
-    )
-    FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
-    NO_CODE = "no code was found for this observation"
-    STOPPED = "stopped by the callback; the codes are the best so far"
-    ERROR = "could not be inverted: its message says why"
-    SOLVER_FAILED = (
-        "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'"
-    )
-
-    def __str__(self) -> str:
-        return self.name
 
 
 # What the confidence has to be for a success where no noise is stated.
 _CONFIDENT = 0.99
 
-# These speak of a code.
-_HAS_CODE = frozenset(
-    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
-    | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
-)
-# These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
-_CUT_OFF = frozenset(
-    {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
-)
-# These are earned by the residual, not claimed by a method.
-_JUDGED = frozenset(
-    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
-)
-# The search's own endings, which claim nothing about the size of the misfit.
-_SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
+# What is the same for all observations of a batch.
+_SHARED = ("method", "problem", "options")
+# Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
+_COLUMNS = (
+    "status", "success", "p_value", "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
+    "seconds", "message",
+)  # fmt: skip
+# Observations that are drawn unless more are asked for.
+_DRAWN = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inversion:
     r"""Latent codes for one observation or a batch.
 
-    All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch.
+    All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch. ``print(r)`` says the
+    verdict in words; ``r[i]`` is the result of observation i, a slice, a boolean mask or an array of indices gives that
+    of several, and ``len(r)`` and iteration are those of a batch.
 
     Attributes:
         z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
@@ -124,12 +87,15 @@ class Inversion:
         identifiable: whether no other code near z has the same A G(z): mostly, that the rank is k. Of an exact fit also
             that it tells z to 1e-6 of its length (1e-3 in single precision): that is what the residual that is left can
             hide in the softest direction. A code elsewhere may still fit as well. See :func:`unrelu.identifiability`.
+        options: of the method, as they were passed to :func:`unrelu.invert`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
     >>> r = unrelu.invert(net, [[1.0, 0.0, 0.5], [1.0, 0.0, 0.7]], noise=unrelu.Uniform(0.01))
     >>> r.success, r.p_value, r.residual("linf").round(3)
     (array([ True, False]), array([1., 0.]), array([0.   , 0.133]))
+    >>> r[r.success]
+    <Inversion: 1 observation, 1 successful>
     """
 
     z: Array
@@ -146,10 +112,11 @@ class Inversion:
     freedom: Any
     rank: Any
     identifiable: Any
-    problem: Problem = field(repr=False)
-    _ended: npt.NDArray[np.object_] = field(repr=False)
-    _norm: str = field(repr=False)
-    _pool: bool = field(repr=False)
+    problem: Problem
+    _ended: npt.NDArray[np.object_]
+    _norm: str
+    _pool: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -199,8 +166,8 @@ class Inversion:
         states[:] = status
         if not all(isinstance(s, Status) for s in states):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
-        states[_among(states, _JUDGED)] = Status.CONVERGED
-        states[~reached & _among(states, _HAS_CODE)] = Status.NO_CODE
+        states[among(states, JUDGED)] = Status.CONVERGED
+        states[~reached & among(states, HAS_CODE)] = Status.NO_CODE
         sure = np.broadcast_to(np.asarray(confidence, dtype=np.float64), (problem.size,))
         if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
             raise OptionError(
@@ -261,9 +228,9 @@ class Inversion:
         explained = p_value >= SIGNIFICANCE
         factor = self._outlying(residual, used, exact | unseen)
         states = self._ended.copy()
-        states[unseen & _among(states, _SEARCHED)] = Status.NO_EXACT_FIT
-        states[(factor > 0) & ~_among(states, _CUT_OFF)] = Status.OUTLIER
-        states[(p_value < SIGNIFICANCE) & ~_among(states, _CUT_OFF)] = Status.MISFIT
+        states[unseen & among(states, SEARCHED)] = Status.NO_EXACT_FIT
+        states[(factor > 0) & ~among(states, CUT_OFF)] = Status.OUTLIER
+        states[(p_value < SIGNIFICANCE) & ~among(states, CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
         stated = problem.noise.stated
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
@@ -292,8 +259,9 @@ class Inversion:
         text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
         if status is Status.OUTLIER:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
-        hint = ended not in _HAS_CODE or ended is Status.FLAT
-        return f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
+        hint = ended not in HAS_CODE or ended is Status.FLAT
+        text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
+        return text + self.problem.noise.note
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
@@ -314,7 +282,7 @@ class Inversion:
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
-        names = [f.name for f in fields(cls) if f.name not in ("method", "problem", "_norm", "_pool")]
+        names = [f.name for f in fields(cls) if f.name not in (*_SHARED, "_norm", "_pool")]
         columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], problem=problem, **columns)
 
@@ -327,17 +295,193 @@ class Inversion:
 
     def shaped(self) -> Inversion:
         """The result as the caller sees it: without the batch axis if one observation was given without it."""
+        return self._scalar() if self.problem.single else self
+
+    def _scalar(self) -> Inversion:
+        """The result of the only observation of a batch, with scalars."""
+        arrays = ("z", "reconstruction", "status", "message")
+        first = {name: getattr(self, name)[0] for name in arrays}
+        numbers = ("fun", "success", "p_value", "confidence", "nit", "seconds", "freedom", "rank", "identifiable")
+        first |= {name: getattr(self, name)[0].item() for name in numbers}
+        return replace(self, **first)
+
+    def _batched(self) -> Inversion:
+        """The result with a batch axis, whatever was given."""
         if not self.problem.single:
             return self
-        first = {
-            "z": self.z[0], "reconstruction": self.reconstruction[0], "fun": float(self.fun[0]),
-            "success": bool(self.success[0]),
-            "p_value": float(self.p_value[0]), "confidence": float(self.confidence[0]),
-            "status": self.status[0], "message": self.message[0], "nit": int(self.nit[0]),
-            "seconds": float(self.seconds[0]),
-            "freedom": int(self.freedom[0]), "rank": int(self.rank[0]), "identifiable": bool(self.identifiable[0]),
-        }  # fmt: skip
-        return replace(self, **first)
+        texts = {"status": object, "message": object}
+        columns: dict[str, Any] = {
+            name: np.array([getattr(self, name)], dtype=texts.get(name))
+            for name in _per_observation()
+            if name != "_ended"
+        }
+        return replace(self, problem=replace(self.problem, single=False), **columns)
+
+    # --- a batch as a sequence ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if self.problem.single:
+            raise TypeError(
+                "a result of one observation has no len(); its attributes are that observation's. Pass a batch, "
+                "y[None], for a result with arrays"
+            )
+        return self.problem.size
+
+    def __bool__(self) -> bool:
+        """Whether there is any observation; ``success`` says whether it was found."""
+        return self.problem.size > 0
+
+    def __iter__(self) -> Iterator[Inversion]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Inversion:
+        """The result of observation ``index``, or of those of a slice, a boolean mask (B,) or an array of indices.
+
+        Raises:
+            TypeError: this is the result of one observation, without a batch axis.
+            IndexError: there is no such observation, or the index is no integer, slice, mask or array of integers.
+        """
+        if self.problem.single:
+            raise TypeError("a result of one observation cannot be indexed: r.z, r.status, ... are that observation's")
+        chosen = np.arange(len(self))[index]
+        if chosen.ndim > 1:
+            raise IndexError(f"a result is indexed by observations, r[3], r[r.success], r[[3, 7]]; got {index!r:.80}")
+        rows = np.atleast_1d(chosen)
+        columns = {name: getattr(self, name)[rows] for name in _per_observation()}
+        starts = None if self.problem.z0 is None else self.problem.z0[rows]
+        part = replace(self, problem=self.problem.part(rows, z0=starts), **columns)
+        if chosen.ndim:
+            return part
+        return replace(part, problem=replace(part.problem, single=True))._scalar()
+
+    # --- what people see ----------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        if self.problem.single:
+            return f"<Inversion: one observation, {self.status.name}, {'success' if self.success else 'no success'}>"
+        good = int(self.success.sum())
+        return f"<Inversion: {count(self.problem.size, 'observation')}, {good} successful>"
+
+    def __str__(self) -> str:
+        """The verdict in at most 15 lines: of one observation in words, of a batch the statuses and the worst."""
+        if not self.problem.single:
+            return "\n".join(batch_lines(self._told()))
+        return "\n".join(observation_lines(self._told(), self.message, self.z, self._largest()))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the verdict with thumbnails of at most 8 observations, the worst of a batch."""
+        from unrelu.result.result_pictures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
+
+        told, batch = self._told(), self._batched()
+        shown = told.worst_first()[:_DRAWN]
+        images = thumbnails(batch.problem, batch.reconstruction, shown)
+        if self.problem.single:
+            return observation_html(told, self.message, self.z, self._largest(), images[0])
+        return batch_html(told, shown, images)
+
+    def plot(self, observations: Any = None, max_observations: int = _DRAWN) -> ObservationFigure:
+        """Draw observations, reconstructions and residuals, a row each, on scales that all rows share.
+
+        Outputs (H, W), (1, H, W) and (3, H, W) are pictures, and flat ones of a square number of entries that vary as
+        pictures do; others are curves. What a mask hides is left open. The colours of residuals are symmetric about 0.
+
+        Args:
+            observations: which, an index or several; None for the first ones.
+            max_observations: the most rows; of more, the first are drawn.
+
+        Returns:
+            A Matplotlib figure, not shown and unknown to pyplot: a notebook shows it, ``savefig`` writes it.
+
+        Raises:
+            OptionError: ``max_observations`` is no number of at least 1.
+            IndexError: there is no such observation.
+
+        >>> import unrelu
+        >>> net = unrelu.zoo.load("mnist-relu")
+        >>> figure = unrelu.invert(net, unrelu.zoo.digits()[0][:3], "lm", noise="gaussian:0.2").plot([0, 2])
+        >>> len(figure.axes)  # two rows of three, and the colour bar
+        7
+        """
+        from unrelu.result.result_pictures import panels  # noqa: PLC0415 -- Matplotlib, where it is used
+
+        if isinstance(max_observations, bool) or not isinstance(max_observations, int) or max_observations < 1:
+            raise OptionError(f"max_observations={max_observations!r} must be a whole number of at least 1")
+        batch, single = self._batched(), self.problem.single
+        if single and observations is not None:
+            raise IndexError(f"observations={observations!r}: there is one observation; leave it out")
+        rows = np.atleast_1d(np.arange(len(batch))[slice(None) if observations is None else observations])
+        if not rows.size:
+            raise IndexError(f"observations={observations!r}: there is nothing to draw")
+        rows = rows.ravel()[:max_observations]
+        labels = [_label(batch, int(i), numbered=not single) for i in rows]
+        title = f"method {self.method}" if single else f"{len(rows)} of {len(batch)} observations, method {self.method}"
+        return panels(batch.problem, batch.reconstruction, rows, labels).figure(title)
+
+    def save(self, path: str | Path) -> None:
+        """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads: all that it takes to verify it.
+
+        That is codes, reconstructions, the verdict, y, noise, bounds, norm, prior, operator, options, the version and
+        fingerprints of the network and of the whole. Nothing is pickled, and the file appears as a whole or not at all.
+        Of a measurement given as code, A G(z) at the codes is written.
+
+        Raises:
+            InputError: another suffix, or no such folder; or the noise model is a class of your own.
+            StorageError: the disk is full, or not ours to write to.
+        """
+        batch = self._batched()
+        columns = {name: getattr(batch, name) for name in _per_observation()}
+        held = Held(columns, self.problem, self.method, self._norm, self._pool, dict(self.options), __version__)
+        write_result_file(Path(path), held)
+
+    def to_frame(self, codes: bool = False) -> DataFrame:
+        """The verdict as a pandas data frame: a row for each observation, a column for each number.
+
+        Args:
+            codes: whether the coordinates of z are columns too, z0, z1, ...
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+
+        >>> import unrelu
+        >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+        >>> frame = unrelu.invert(net, net([[0.5], [0.25]])).to_frame(codes=True)
+        >>> frame[["status", "success", "z0"]].values.tolist()
+        [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
+        """
+        batch = self._batched()
+        columns: dict[str, Any] = {**batch._columns()}
+        if codes:
+            columns |= {f"z{j}": batch.z[:, j] for j in range(batch.z.shape[1])}
+        return data_frame(columns, np.arange(self.problem.size))
+
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The verdict, (B,) each, of a result with a batch axis."""
+        special = {
+            "status": np.array([status.name for status in self.status], dtype=object),
+            "residual": norms(self._differences(), self._norm),
+        }
+        return {name: special[name] if name in special else getattr(self, name) for name in _COLUMNS}
+
+    def _told(self) -> Told:
+        """What is said of it in words."""
+        batch, problem = self._batched(), self._stated
+        active = None if problem.bounds.none else batch.active_bounds
+        noise = str(problem.noise) if problem.noise.stated else ""
+        meanings = {status.name: status.value for status in set(batch.status)}
+        return Told(batch._columns(), meanings, self.method, noise, self._norm, batch.z.shape[1], active)
+
+    @property
+    def _stated(self) -> Problem:
+        """The problem as the user stated it."""
+        return self.problem.given or self.problem
+
+    def _differences(self) -> Array:
+        """y - A G(z), (B, m), by the reconstructions."""
+        outputs = self.reconstruction[None] if self.problem.single else self.reconstruction
+        return self.problem.differences_of(outputs)
+
+    def _largest(self) -> float:
+        return float(norms(self._differences(), "linf")[0])
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
@@ -356,16 +500,17 @@ class Inversion:
         return float(values[0]) if self.problem.single else values
 
 
-def message_of(status: Status, p_value: float, confidence: float, freedom: int) -> str:
-    """What the status of an observation means, with the number that decided it."""
-    if status is Status.NOT_UNIQUE:
-        return f"{status.value} ({freedom} free dimensions)"
-    if status in (Status.NOISE_LEVEL, Status.MISFIT):
-        return f"{status.value} (p = {p_value:.2g})"
-    if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
-        return f"{status.value} (confidence {confidence:.2f})"
-    return str(status.value)
+def _per_observation() -> list[str]:
+    """Names of the fields that have an entry for each observation."""
+    return [f.name for f in fields(Inversion) if f.name not in (*_SHARED, "_norm", "_pool")]
 
 
-def _among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> npt.NDArray[np.bool_]:
-    return np.array([state in group for state in states])
+def _label(batch: Inversion, i: int, numbered: bool) -> str:
+    """What is said beside the pictures of an observation."""
+    lines = [str(i)] if numbered else []
+    lines.append(batch.status[i].name)
+    if math.isfinite(batch.p_value[i]):
+        lines.append(f"p = {probability(batch.p_value[i])}")
+    elif math.isfinite(batch.confidence[i]):
+        lines.append(f"confidence {probability(batch.confidence[i])}")
+    return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unrelu.report.gallery import differences, picture_shape, values
+from unrelu.display.pixels import differences, picture_shape, values
 
 
 @pytest.mark.parametrize(

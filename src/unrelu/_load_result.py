@@ -1,0 +1,110 @@
+"""Reading results that were saved, and computing their verdicts again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unrelu._invert import judged_again
+from unrelu.errors import InputError
+from unrelu.models.generator import Generator, as_generator
+from unrelu.models.network import small
+from unrelu.problem import norms
+from unrelu.result import Inversion, Status
+from unrelu.result.result_file import AbsentOperator, read_result_file
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit
+from unrelu.runtime.host import computing
+
+Array = npt.NDArray[np.float64]
+
+# What is computed on another machine may differ by this share of its size, in double and in single precision.
+_DOUBLE, _SINGLE = 1e-9, 1e-4
+# Probabilities may.
+_PROBABILITY = 1e-6
+
+
+def load_result(
+    path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
+) -> Inversion:
+    """Read a result that :meth:`Inversion.save` wrote; with its network, every number of the verdict is computed again.
+
+    Without the network the result can be printed, indexed, plotted and put into a data frame; what has to be computed
+    from the codes, ``r.residual()``, asks for it.
+
+    Args:
+        path: the ``.npz`` file.
+        network: G. It is compared with the fingerprint in the file, and G(z), objective, p-value, confidence, rank and
+            status are computed from the codes and compared with those in the file.
+        operator: A, where it is code (a function, a large linear operator), which no file holds.
+        max_bytes: the most that the file may take in memory, 4 GiB by default.
+
+    Raises:
+        InputError: there is no such file; it is damaged, cut short, of a later version or no result; it was found on
+            another network; or a number in it does not follow from its codes.
+        OptionError: ``network`` is no generator, or ``max_bytes`` no number of bytes.
+
+    >>> import os, tempfile
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "result.npz")
+    ...     unrelu.invert(net, [1.0, 0.0, 0.5]).save(path)
+    ...     unrelu.load_result(path, net)
+    <Inversion: one observation, EXACT_FIT, success>
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a result is loaded by the path of its file, got {type(path).__name__}")
+    path, limit = Path(path), check_limit(max_bytes)
+    if network is not None:
+        as_generator(network)
+    with computing(one_thread=network is None or small(network)):
+        held = read_result_file(path, limit, network, operator)
+        result = Inversion(
+            **held.columns, method=held.method, problem=held.problem, _norm=held.norm, _pool=held.pool,
+            options=held.options,
+        )  # fmt: skip
+        if network is not None:
+            flaw = _flaw(result)
+            if flaw:
+                raise InputError(f"{path}: {flaw}; load it without the network to look at it")
+        return result.shaped()
+
+
+def _flaw(result: Inversion) -> str | None:
+    """The first number that does not follow from the codes, in a sentence; None if all do."""
+    problem = result.problem
+    if isinstance(problem.operator, AbsentOperator):
+        return "the operator is code, which no file holds: pass operator= as well"
+    share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
+    outputs = problem.network(result.z)
+    off = _size(outputs - result.reconstruction) > share * np.maximum(_size(outputs), problem.scale)
+    if off.any():
+        return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
+    again = judged_again(result)
+    entry = share * problem.scale
+    room = norms(np.repeat(entry[:, None], problem.y.shape[1], axis=1), "l2" if result._norm == "l2" else result._norm)
+    near = {"fun": room ** (2 if result._norm == "l2" else 1), "p_value": _PROBABILITY, "confidence": _PROBABILITY}
+    # Whether a residual stands out is told by the whole batch, of which this may be a part.
+    outlying = np.array([Status.OUTLIER in pair for pair in zip(result.status, again.status, strict=True)], dtype=bool)
+    for name in ("fun", "p_value", "confidence", "rank", "freedom", "identifiable", "success", "status"):
+        told, found = getattr(result, name), getattr(again, name)
+        if name in near:
+            with np.errstate(invalid="ignore"):
+                differ = ~(np.abs(told - found) <= near[name] + 1e-6 * np.abs(found))
+            differ &= ~(np.isnan(told) & np.isnan(found)) & (told != found)
+        else:
+            differ = (told != found) & ~(outlying & (name in ("success", "status")))
+        if differ.any():
+            i = int(np.argmax(differ))
+            return f"{name} of observation {i} is {told[i]}, computed again from its code {found[i]}"
+    return None
+
+
+def _size(x: Array) -> Array:
+    """The largest absolute entry of every row, 0 where a code is missing."""
+    return np.asarray(np.nan_to_num(np.abs(x.reshape(len(x), -1)).max(axis=1), nan=0.0))

@@ -1,0 +1,51 @@
+"""One JSON document on standard output, where ``--json`` asks for it; an error is a document too.
+
+A command leaves its document here, and the process writes it when all is done, so that there is one however a command
+ends. Numbers that are not finite are null. docs/command_line.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unrelu._version import __version__
+
+_left: list[dict[str, Any]] = []
+
+
+def asked_for(arguments: Sequence[str]) -> bool:
+    """Whether the command line asks for JSON, also where it cannot be used otherwise."""
+    words = list(arguments)
+    return "--json" in words[: words.index("--") if "--" in words else len(words)]
+
+
+def leave(command: str, document: Mapping[str, Any]) -> None:
+    """Leave the document of a command, in place of an earlier one."""
+    _left[:] = [{"command": command, "version": __version__, **document}]
+
+
+def leave_error(kind: str, message: str, status: int) -> None:
+    """Leave the document of an error, in place of that of a command."""
+    _left[:] = [{"error": {"type": kind, "message": message, "status": status}}]
+
+
+def taken() -> str:
+    """The document as a line, and nothing if there is none; it is gone from here."""
+    text = "".join(json.dumps(_plain(document), allow_nan=False) + "\n" for document in _left)
+    _left.clear()
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: of NumPy's arrays and numbers Python's, of paths and others their text."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

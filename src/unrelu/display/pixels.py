@@ -1,0 +1,89 @@
+"""Arrays as pixels: which shape they are drawn in, and the colours of values and of differences."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import to_rgb
+from matplotlib.image import imsave
+
+Array = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+Shape = tuple[int, int, int]
+
+# Entries that were not observed. The same light blue as in the project's other pictures: no grey, and not in the scale.
+HIDDEN = "#9ecae1"
+# Blue below zero, white at zero, red above.
+DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad=HIDDEN)
+# Flat outputs are drawn as squares from this side on; shorter ones are signals.
+_LEAST_SIDE = 8
+# Pictures are thinned out to at most so many pixels a side.
+_LARGEST_SIDE = 256
+
+
+def picture_shape(shape: Sequence[int]) -> Shape | None:
+    """(channels, height, width) to draw an array as, with 1 or 3 channels; None if it is no picture.
+
+    Pictures are (H, W), (1, H, W) and (3, H, W), and flat arrays of a square number of entries from 8 x 8 on.
+    """
+    dims = tuple(shape)
+    if len(dims) == 2:
+        dims = (1, *dims)
+    if len(dims) == 3 and dims[0] in (1, 3) and min(dims[1:]) > 1:
+        return dims[0], dims[1], dims[2]
+    n = math.prod(dims)
+    side = math.isqrt(n)
+    if max(dims, default=1) == n and side * side == n and side >= _LEAST_SIDE:
+        return 1, side, side
+    return None
+
+
+def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
+    """Grey or colour from ``low`` (black) to ``high`` (white), (H, W, 3); NaN is :data:`HIDDEN`, others are clipped."""
+    grey = 255 * np.clip((_thinned(array, shape) - low) / (high - low), 0.0, 1.0)
+    colour = np.moveaxis(np.broadcast_to(grey, (3, *grey.shape[1:])), 0, -1)
+    hidden = np.isnan(colour).all(axis=-1, keepdims=True)
+    return np.round(np.where(hidden, 255 * np.array(to_rgb(HIDDEN)), np.nan_to_num(colour))).astype(np.uint8)
+
+
+def differences(array: Array, shape: Shape, scale: float) -> Pixels:
+    """Blue (-scale) over white (0) to red (scale), (H, W, 3); of colours, the channel that differs most."""
+    image = _thinned(array, shape)
+    most = np.where(np.isnan(image), -1.0, np.abs(image)).argmax(axis=0)
+    unit = 0.5 + np.take_along_axis(image, most[None], axis=0)[0] / (2 * scale)
+    return np.asarray(DIVERGING(np.clip(unit, 0.0, 1.0), bytes=True))[..., :3]
+
+
+def value_range(arrays: Sequence[Array], least: float = 0, most: float = 100) -> tuple[float, float]:
+    """Two percentiles of all finite values, apart from each other."""
+    together = np.concatenate([np.ravel(array) for array in arrays]) if arrays else np.zeros(0)
+    together = together[np.isfinite(together)]
+    if not together.size:
+        return 0.0, 1.0
+    low, high = (float(end) for end in np.percentile(together, (least, most)))
+    return (low, high) if low < high else (low - 0.5, low + 0.5)
+
+
+def png_uri(pixels: Pixels) -> str:
+    """A picture as a PNG file in a URI."""
+    stream = io.BytesIO()
+    imsave(stream, np.ascontiguousarray(pixels), format="png")
+    return uri_of(stream.getvalue())
+
+
+def uri_of(png: bytes) -> str:
+    """A PNG file as a URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _thinned(array: Any, shape: Shape) -> Array:
+    """The array in its shape, with every second, third, ... pixel only if it is too large."""
+    step = math.ceil(max(shape[1:]) / _LARGEST_SIDE)
+    return np.asarray(array).reshape(shape)[:, ::step, ::step]

@@ -1,0 +1,214 @@
+"""From what a visitor drew to what the page shows: a request in, an inversion, its verdict in words out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu._invert import invert
+from unrelu.errors import InputError
+from unrelu.measurements.operator_arguments import Mask
+from unrelu.playground.picture_generators import PictureGenerator
+from unrelu.result import Inversion, Status
+from unrelu.result.verdict_text import probability, uniqueness
+from unrelu.runtime.words import count, number
+
+Array = npt.NDArray[np.float64]
+
+# Seconds of a search: an answer is to come within one; more are given when a visitor asks for them.
+SECONDS, MOST_SECONDS = 0.8, 10.0
+# Bytes of a number as JSON, and of all else in a request.
+_NUMBER, _REST = 32, 4096
+_INDICES = 2**31
+
+
+def request_limit(generators: Mapping[str, PictureGenerator]) -> int:
+    """The most bytes that a request may have: two pictures of the largest generator, written as numbers."""
+    return 2 * _NUMBER * max(generator.size for generator in generators.values()) + _REST
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """A request.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict):
+        raise InputError(f"a request is a JSON object; this one has {count(len(body), 'byte')} that are none")
+    return request
+
+
+def chosen(generators: Mapping[str, PictureGenerator], request: dict[str, Any]) -> PictureGenerator:
+    """The generator that a request names, among those that were opened at the start; no name is ever a path.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    name = request.get("generator")
+    if not isinstance(name, str) or name not in generators:
+        raise InputError(f"generator {name!r:.60} is not open; there are {', '.join(generators)}")
+    return generators[name]
+
+
+def picture(generator: PictureGenerator, request: dict[str, Any]) -> dict[str, Any]:
+    """A sample of the generator or a real picture, by its index.
+
+    Raises:
+        InputError: no such kind, or an index that is none.
+    """
+    kind, index = request.get("kind"), request.get("index")
+    if type(index) is not int or not 0 <= index < _INDICES:
+        raise InputError(f"index {index!r:.40} is no whole number from 0 to {_INDICES - 1:,}")
+    return {"y": generator.picture(str(kind), index).tolist()}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What a visitor asks of a generator.
+
+    Attributes:
+        generator: the generator.
+        y: the picture, (n,), in the generator's values.
+        visible: its pixels that are not hidden, (H, W).
+        noise: "gaussian:S", "uniform:A" or None.
+        seconds: that the search may take.
+    """
+
+    generator: PictureGenerator
+    y: Array
+    visible: npt.NDArray[np.bool_]
+    noise: str | None
+    seconds: float
+
+    @classmethod
+    def of(cls, generator: PictureGenerator, request: dict[str, Any]) -> Drawing:
+        """Read a request.
+
+        Raises:
+            InputError: something in it is missing or makes no sense; the message says what.
+        """
+        y = _numbers(request, "y", generator.size)
+        visible = _numbers(request, "visible", math.prod(generator.shape[1:])) > 0
+        if not visible.any():
+            raise InputError("everything is hidden: reveal a part of the picture")
+        seconds = request.get("seconds", SECONDS)
+        if type(seconds) not in (int, float) or not 0 < seconds <= MOST_SECONDS:
+            raise InputError(f"seconds {seconds!r:.40} is no number above 0, up to {MOST_SECONDS:g}")
+        return cls(generator, y, visible.reshape(generator.shape[1:]), _noise(request.get("noise")), float(seconds))
+
+    def answer(self, stopped: Callable[[], bool]) -> dict[str, Any]:
+        """Invert it; the reconstruction, the residual and the verdict in words, as JSON has them.
+
+        Args:
+            stopped: whether the search is to end, as nobody waits for it any more.
+        """
+        network = self.generator.network
+        mask = np.broadcast_to(self.visible, self.generator.shape).reshape(network.output_shape)
+        result = invert(
+            network, self.y.reshape(mask.shape), operator=None if mask.all() else Mask(mask), noise=self.noise,
+            time_limit=self.seconds, scale="none", callback=lambda _: stopped(),
+        )  # fmt: skip
+        found = bool(np.isfinite(result.reconstruction).all())
+        residual = np.where(mask, self.y.reshape(mask.shape) - result.reconstruction, 0.0)
+        return {
+            "status": str(result.status),
+            "success": bool(result.success),
+            "verdict": verdict(result, self.noise),
+            "facts": facts(result, self.noise, int(mask.sum())),
+            "seconds": round(float(result.seconds), 4),
+            "cut_off": result.status is Status.TIME_LIMIT,
+            "reconstruction": result.reconstruction.reshape(-1).tolist() if found else None,
+            "residual": residual.reshape(-1).tolist() if found else None,
+        }
+
+
+def _numbers(request: dict[str, Any], name: str, size: int) -> Array:
+    """A flat list of finite numbers.
+
+    Raises:
+        InputError: it is something else.
+    """
+    value = request.get(name)
+    if not isinstance(value, list) or len(value) != size or not all(type(v) in (int, float, bool) for v in value):
+        raise InputError(f"{name} is to be a list of {size:,} numbers, the picture's rows one after another")
+    try:
+        array = np.array(value, dtype=np.float64)
+    except OverflowError:
+        array = np.full(size, np.nan)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} has entries that are no finite numbers")
+    return array
+
+
+def _noise(stated: object) -> str | None:
+    """The noise that is stated: {"kind": "gaussian" or "uniform", "level": its size}, or None for unknown."""
+    if stated is None:
+        return None
+    kind = stated.get("kind") if isinstance(stated, dict) else None
+    level = stated.get("level") if isinstance(stated, dict) else None
+    if kind not in ("gaussian", "uniform") or type(level) not in (int, float) or not 0 < level < math.inf:
+        raise InputError('noise is null for unknown, or {"kind": "gaussian" or "uniform", "level": a number above 0}')
+    return f"{kind}:{float(level)!r}"
+
+
+# What each ending of a search says of a picture. Others are told by their own message.
+_VERDICTS: dict[Status, str] = {
+    Status.EXACT_FIT: "The generator draws the visible picture exactly.",
+    Status.NOT_UNIQUE: "The generator draws the visible picture exactly, with many codes: too little is visible to "
+    "tell which.",
+    Status.NOISE_LEVEL: "The generator explains the picture: what is left over is no more than the stated noise.",
+    Status.MISFIT: "The generator does not explain the picture: what is left over is more than the stated noise.",
+    Status.NO_EXACT_FIT: "The generator does not draw this picture exactly; the nearest that was found is shown. State "
+    "the noise to judge it.",
+    Status.REFOUND: "The nearest picture of the generator, found by several independent searches. State the noise to "
+    "judge whether it explains yours.",
+    Status.FOUND_ONCE: "The nearest picture that was found, by one search only. State the noise to judge whether it "
+    "explains yours.",
+    Status.LEAST_SQUARES: "The nearest picture that was found, by least squares.",
+    Status.FLAT: "The generator's picture does not change with its code here: draw something it knows better.",
+}
+
+
+def verdict(result: Inversion, noise: str | None) -> str:
+    """The verdict on one picture in a sentence."""
+    if result.status is Status.TIME_LIMIT and not np.isfinite(result.z).all():
+        return "No picture was found before the time was over. Search longer."
+    if result.status is Status.TIME_LIMIT:
+        judged = " It does not explain yours yet." if noise and not result.success else ""
+        return f"The nearest picture that was found before the time was over.{judged} Search longer to be surer."
+    return _VERDICTS.get(result.status, f"{result.message[:1].upper()}{result.message[1:]}.")
+
+
+def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str, str]]:
+    """What the verdict rests on: names and texts.
+
+    Args:
+        result: of one picture.
+        noise: that was stated.
+        visible: entries that were observed.
+    """
+    if not np.isfinite(result.z).all():
+        return []
+    left = result.residual("l2") / math.sqrt(visible)
+    return [
+        ("Fit", f"p-value {probability(result.p_value)}" if noise else "not judged: the noise is unknown"),
+        ("Residual", f"{number(left)} a pixel (root mean square), largest {number(result.residual('linf'))}"),
+        ("Confidence", _confidence(result.confidence)),
+        ("Uniqueness", uniqueness(result.identifiable, result.rank, result.freedom, result.problem.network.latent_dim)),
+    ]
+
+
+def _confidence(value: float) -> str:
+    if value == 0:
+        return "not known: nothing says that no other code fits better"
+    return f"{probability(value)} that no other code fits better by more than 1%"

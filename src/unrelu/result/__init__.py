@@ -1,0 +1,8 @@
+"""What a method returns: codes with their verdict, how it is judged, shown and kept."""
+
+from __future__ import annotations
+
+from unrelu.result.inversion import Inversion
+from unrelu.result.status import Status, message_of
+
+__all__ = ["Inversion", "Status", "message_of"]

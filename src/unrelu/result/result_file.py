@@ -1,0 +1,386 @@
+"""A result as a ``.npz`` file: the codes, what was observed, the verdict, and a digest of it all. Nothing is pickled.
+
+The network is not part of it, only its fingerprint; nor is a measurement given as code, of which the values A G(z) at
+the codes are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from unrelu._version import __version__
+from unrelu.errors import InputError
+from unrelu.measurements import Identity, MaskOperator, MatrixOperator, Operator, Sparse, read_operator
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.noise import Gaussian, Noise, Uniform
+from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator
+from unrelu.problem import Control, Problem
+from unrelu.result.fingerprint import fingerprint
+from unrelu.result.status import Status
+from unrelu.runtime.file_reading import read_npz
+from unrelu.runtime.file_writing import write_npz
+
+Array = npt.NDArray[np.float64]
+Table = dict[str, npt.NDArray[Any]]
+
+_FORMAT = "unrelu result 1"
+_ADVICE = "free space, or name another file"
+# Columns of numbers, (B,), and their kinds; statuses and messages are text.
+_KINDS = {
+    "fun": np.float64, "success": np.bool_, "p_value": np.float64, "confidence": np.float64, "nit": np.int64,
+    "seconds": np.float64, "freedom": np.int64, "rank": np.int64, "identifiable": np.bool_,
+}  # fmt: skip
+_NORMS = ("l2", "l1", "linf")
+_LEVELLED: dict[str, type[Noise]] = {"gaussian": Gaussian, "uniform": Uniform}
+
+
+class AbsentGenerator(Generator):
+    """Stands for the network of a result that was loaded without it: it has shapes, and no values.
+
+    Attributes:
+        known_fingerprint: that of the network.
+    """
+
+    def __init__(self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str) -> None:
+        self.latent_shape, self.output_shape, self.dtype = latent_shape, output_shape, dtype
+        self.known_fingerprint = known_fingerprint
+        self.width, self.device = math.prod(output_shape), torch.device("cpu")
+
+    def _missing(self) -> NoReturn:
+        raise InputError(
+            "the result was loaded without its network, which this needs: unrelu.load_result(path, network)"
+        )
+
+    def __call__(self, z: npt.ArrayLike) -> Array:
+        """There are no values."""
+        self._missing()
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """Itself: nothing is evaluated."""
+        return self
+
+    def forward(self, z: Tensor) -> Tensor:
+        """There are no values."""
+        self._missing()
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """There are no values."""
+        self._missing()
+
+
+@dataclass(frozen=True, eq=False)
+class AbsentOperator(Operator):
+    """Stands for a measurement that no file can hold, since it is code: its values at the codes of a result.
+
+    Attributes:
+        outputs: G(z), (B, n).
+        measured: A G(z), (B, m).
+        shape: shape of one observation.
+    """
+
+    outputs: Array
+    measured: Array
+    shape: Shape
+
+    linear = False
+
+    @property
+    def n(self) -> int:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
+        """Entries of an output."""
+        return int(self.outputs.shape[1])
+
+    @property
+    def m(self) -> int:  # type: ignore[override]
+        """Entries of an observation."""
+        return int(self.measured.shape[1])
+
+    @property
+    def count(self) -> int:
+        """B."""
+        return len(self.outputs)
+
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> AbsentOperator:
+        """That of some of the observations."""
+        return replace(self, outputs=self.outputs[rows], measured=self.measured[rows])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x, of the outputs that the result has."""
+        if not np.array_equal(x.numpy(), self.outputs, equal_nan=True):
+            self._missing()
+        return torch.from_numpy(self.measured)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """There is none."""
+        self._missing()
+
+    def _missing(self) -> NoReturn:
+        raise InputError(
+            "the result was measured by an operator that is code, which no file holds: "
+            "unrelu.load_result(path, network, operator=...)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a file holds: the columns of the result, (B, ...) each, and its problem."""
+
+    columns: dict[str, Any]
+    problem: Problem
+    method: str
+    norm: str
+    pool: bool
+    options: dict[str, Any]
+    version: str
+
+
+def write_result_file(path: Path, held: Held) -> None:
+    """Write a result as a whole, or not at all.
+
+    Raises:
+        InputError: another suffix than .npz, no such folder, or a noise model of a class of your own.
+        StorageError: the disk is full, or not ours to write to.
+    """
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: save a result as .npz, e.g. {path.with_suffix('.npz')}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    table = {name: np.asarray(value) for name, value in _table(held).items()}
+    write_npz(path, {**table, "digest": np.array(_digest(table))}, _ADVICE)
+
+
+def _table(held: Held) -> dict[str, Any]:
+    """All that is written, under one name each."""
+    problem, columns = held.problem.given or held.problem, held.columns
+    network = problem.network
+    table: dict[str, Any] = {
+        "format": _FORMAT, "version": held.version, "method": held.method, "norm": held.norm, "pool": held.pool,
+        "options": json.dumps(dict(held.options), default=str), "problem.norm": problem.norm,
+        "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": held.problem.single,
+        "network": _fingerprint_of(network), "network.latent_shape": np.array(network.latent_shape, np.int64),
+        "network.output_shape": np.array(network.output_shape, np.int64),
+        "network.dtype": str(network.dtype).removeprefix("torch."),
+        "y": problem.y, "z": columns["z"], "reconstruction": columns["reconstruction"],
+        **{name: np.asarray(columns[name], kind) for name, kind in _KINDS.items()},
+        "status": np.array([status.name for status in columns["status"]], dtype=np.str_),
+        "ended": np.array([status.name for status in columns["_ended"]], dtype=np.str_),
+        "message": np.array([str(message) for message in columns["message"]], dtype=np.str_),
+        **_noise_table(problem.noise), **_operator_table(problem, columns["reconstruction"]),
+    }  # fmt: skip
+    if not problem.bounds.none:
+        table["bounds"] = np.stack([problem.bounds.lower, problem.bounds.upper])
+    return table
+
+
+def _fingerprint_of(network: Generator) -> str:
+    return network.known_fingerprint if isinstance(network, AbsentGenerator) else fingerprint(network)
+
+
+def _noise_table(noise: Noise) -> dict[str, Any]:
+    covariance = getattr(noise, "covariance", None)
+    if covariance is not None:
+        return {"noise": noise.name, "noise.covariance": covariance}
+    if isinstance(noise.level, np.ndarray):
+        return {"noise": noise.name, "noise.level": noise.level}
+    text = str(noise) if noise.stated else ""
+    if noise.stated and Noise.parse(text) != noise:
+        raise InputError(f"noise={noise} is of a class that cannot be saved; save r.z, and state the noise again")
+    return {"noise": text}
+
+
+def _operator_table(problem: Problem, reconstruction: Array) -> dict[str, Any]:
+    operator = problem.operator
+    shape = {"operator.shape": np.array(operator.shape, np.int64)}
+    if isinstance(operator, Identity):
+        return {"operator": "identity", **shape}
+    if isinstance(operator, MaskOperator):
+        return {"operator": "mask", "operator.kept": operator.kept.cpu().numpy() > 0, **shape}
+    if isinstance(operator, MatrixOperator):
+        return {"operator": "matrix", "operator.matrix": operator.matrix(), **shape}
+    if isinstance(operator, Sparse):
+        csr = operator.csr
+        return {
+            "operator": "sparse", "operator.data": csr.data, "operator.indices": csr.indices.astype(np.int64),
+            "operator.pointers": csr.indptr.astype(np.int64), "operator.columns": csr.shape[1], **shape,
+        }  # fmt: skip
+    return {"operator": "code", "operator.measured": problem.mean_of(reconstruction), **shape}
+
+
+def _digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of all arrays with their names, as hexadecimal digits."""
+    found = hashlib.sha256()
+    for name in sorted(table.keys() - {"digest"}):
+        array = table[name]
+        # Text is as long as its longest entry, which NumPy forgets of single ones.
+        content = "\0".join(array.ravel().tolist()).encode() if array.dtype.kind == "U" else array.tobytes()
+        kind = "text" if array.dtype.kind == "U" else array.dtype.str
+        found.update(f"{name} {kind} {array.shape} {len(content)} ".encode() + content)
+    return found.hexdigest()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> Held:
+    """What :func:`write_result_file` wrote, checked for damage and against the network.
+
+    Raises:
+        InputError: see :func:`unrelu.load_result`.
+    """
+    table = read_npz(path, max_bytes, choose=lambda names: _of_a_result(path, names))
+    _check_format(path, table)
+    try:
+        if str(table["digest"]) != _digest(table):
+            raise ValueError("its numbers are not those that it was written with")
+        held = _held(table, network, operator)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: the result is damaged ({error}); save it again") from None
+    return held
+
+
+def _of_a_result(path: Path, names: Sequence[str]) -> Sequence[str]:
+    if "format" not in names:
+        shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+        raise InputError(f"{path} holds no result but arrays {shown}; pass a file that r.save(path) wrote")
+    return names
+
+
+def _check_format(path: Path, table: Table) -> None:
+    found = str(table["format"])[:80]
+    if found == _FORMAT:
+        return
+    if found.startswith("unrelu certificate"):
+        raise InputError(f"{path} holds a certificate: unrelu.Certificate.load(path)")
+    if found.startswith("unrelu result "):
+        version = str(table.get("version", "a later version"))[:20]
+        raise InputError(
+            f"{path} is of format {found!r}, written by unrelu {version}; unrelu {__version__} reads {_FORMAT!r}: "
+            "install that version"
+        )
+    raise InputError(f"{path} holds no result; its format is {found!r}, not {_FORMAT!r}")
+
+
+def _held(table: Table, network: Generator | None, operator: Any) -> Held:
+    columns = _columns(table)
+    problem = _problem(table, columns["reconstruction"], network, operator)
+    size, k, shape = problem.size, problem.network.latent_dim, problem.network.output_shape
+    if columns["z"].shape != (size, k) or columns["reconstruction"].shape != (size, *shape):
+        raise ValueError(f"z has shape {columns['z'].shape}, y has {size} observations")
+    if odd := [name for name in (*_KINDS, "status", "message", "_ended") if columns[name].shape != (size,)]:
+        raise ValueError(f"{odd[0]} has shape {columns[odd[0]].shape}, y has {size} observations")
+    options = json.loads(str(table["options"]))
+    if not isinstance(options, dict):
+        raise TypeError("options are no dictionary")
+    norm = _one_of(_NORMS, table["norm"])
+    return Held(columns, problem, str(table["method"]), norm, bool(table["pool"]), options, str(table["version"]))
+
+
+def _columns(table: Table) -> dict[str, Any]:
+    columns: dict[str, Any] = {name: _array(table[name], kind) for name, kind in _KINDS.items()}
+    columns |= {name: _array(table[name], np.float64) for name in ("z", "reconstruction")}
+    for name, source in (("status", "status"), ("_ended", "ended")):
+        columns[name] = np.array([Status[text] for text in table[source].ravel().tolist()], dtype=object)
+    columns["message"] = np.array([str(text) for text in table["message"].ravel().tolist()], dtype=object)
+    return columns
+
+
+def _problem(table: Table, reconstruction: Array, network: Generator | None, operator: Any) -> Problem:
+    latent, output = (_shape(table[f"network.{name}_shape"]) for name in ("latent", "output"))
+    if network is None:
+        dtype = {"float64": torch.float64, "float32": torch.float32}[str(table["network.dtype"])]
+        network = AbsentGenerator(latent, output, dtype, str(table["network"]))
+    elif fingerprint(network) != str(table["network"]):
+        raise InputError(
+            f"the result was found on another network: the fingerprint of its network is {str(table['network'])[:12]}"
+            f"..., that of this one ({network.latent_dim} -> {network.output_dim}) {fingerprint(network)[:12]}..."
+        )
+    y = _array(table["y"], np.float64)
+    if y.ndim != 2:
+        raise ValueError(f"y has shape {y.shape}")
+    measured = _operator(table, y, reconstruction, output, network, operator)
+    if measured.n != math.prod(output) or measured.m != y.shape[1] or measured.count not in (0, len(y)):
+        raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
+    y.setflags(write=False)
+    k = math.prod(latent)
+    ends = _array(table["bounds"], np.float64) if "bounds" in table else None
+    problem = Problem(
+        network, y, _noise(table), _one_of(_NORMS, table["problem.norm"]), measured,
+        float(table["problem.prior"]), bool(table["problem.single"]), None, int(table["problem.seed"]), Control(),
+        bounds=Bounds.parse(None if ends is None else (ends[0], ends[1]), (k,)),
+    )  # fmt: skip
+    return problem if isinstance(measured, AbsentOperator) else problem.whitened()
+
+
+def _noise(table: Table) -> Noise:
+    text = str(table["noise"])
+    if "noise.covariance" in table:
+        return Gaussian(covariance=_array(table["noise.covariance"], np.float64))
+    if "noise.level" in table:
+        return _LEVELLED[text](_array(table["noise.level"], np.float64))
+    return Noise.parse(text or None)
+
+
+def _operator(
+    table: Table, y: Array, reconstruction: Array, output: Shape, network: Generator | None, given: Any
+) -> Operator:
+    shape, kind = _shape(table["operator.shape"]), str(table["operator"])
+    if given is not None and kind != "code":
+        raise InputError(f"operator= is in the file ({kind}); leave it out")
+    if kind == "identity":
+        return Identity(output, math.prod(output))
+    if kind == "mask":
+        return MaskOperator(torch.from_numpy(_array(table["operator.kept"], np.bool_).astype(np.float64)), shape)
+    if kind == "matrix":
+        return MatrixOperator(torch.from_numpy(_array(table["operator.matrix"], np.float64)), shape)
+    if kind == "sparse":
+        parts = [_array(table[f"operator.{name}"], np.int64) for name in ("indices", "pointers")]
+        size = (math.prod(shape), int(table["operator.columns"]))
+        csr = sparse.csr_array((_array(table["operator.data"], np.float64), *parts), shape=size)
+        csr.check_format(full_check=True)
+        return Sparse(csr, shape)
+    if kind != "code":
+        raise ValueError(f"the operator is {kind[:20]!r}")
+    outputs, measured = reconstruction.reshape(len(reconstruction), -1), _array(table["operator.measured"], np.float64)
+    if measured.shape != y.shape:
+        raise ValueError(f"y has shape {y.shape}, A G(z) {measured.shape}")
+    if given is None:
+        return AbsentOperator(outputs, measured, shape)
+    found = read_operator(given, output, (len(y), *shape), network)
+    off = np.abs(found.values(outputs) - measured)
+    if found.m != y.shape[1] or not (np.nan_to_num(off) <= 1e-9 * np.nanmax(np.abs(measured), initial=0.0)).all():
+        raise InputError("operator= is not the one that the result was measured with: its values at the codes differ")
+    return found
+
+
+def _shape(array: npt.NDArray[Any]) -> Shape:
+    shape = tuple(int(n) for n in _array(array, np.int64).ravel())
+    if any(n < 1 for n in shape) or math.prod(shape) >= 2**48:
+        raise ValueError(f"a shape is {shape!r:.60}")
+    return shape
+
+
+def _array(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
+    """An array of the kind that is written."""
+    if array.dtype != np.dtype(kind):
+        raise TypeError(f"entries are {array.dtype}, not {np.dtype(kind)}")
+    return np.ascontiguousarray(array)
+
+
+def _one_of(allowed: Sequence[str], value: npt.NDArray[Any]) -> str:
+    if str(value) not in allowed:
+        raise ValueError(f"a norm is {str(value)[:20]!r}")
+    return str(value)

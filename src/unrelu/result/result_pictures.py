@@ -1,0 +1,95 @@
+"""The pictures of a result: which arrays of its problem are drawn, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.display.observation_figure import ObservationPanels
+from unrelu.display.observation_figure import thumbnails as images
+from unrelu.display.pixels import Shape, picture_shape, png_uri, uri_of
+from unrelu.display.text_tables import Html
+from unrelu.measurements import Identity, MaskOperator, Operator
+from unrelu.measurements.noise import Noise
+from unrelu.measurements.whitening import known_entries
+from unrelu.problem import Problem
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+# Pixels, the height of a thumbnail.
+_THUMBNAIL = 84
+# Neighbours in neighbouring rows of a picture differ by no more than so many times what neighbours in a row do.
+_ROUGHER = 1.5
+
+
+def panels(problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence[str]) -> ObservationPanels:
+    """What is drawn of some observations of a batch, as they were stated.
+
+    Args:
+        problem: of the batch.
+        reconstruction: G(z), (B, *output_shape).
+        rows: the observations that are drawn.
+        labels: what is said of each.
+    """
+    stated = (problem.given or problem).part(rows)
+    size, operator = len(rows), stated.operator
+    shown = reconstruction[rows]
+    outputs = shown.reshape(size, stated.network.output_dim)
+    alike = isinstance(operator, Identity | MaskOperator)
+    output = _picture(stated.network.output_shape, outputs)
+    measured = picture_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None
+    return ObservationPanels(
+        labels,
+        np.where(known_entries(stated.noise, operator, size), stated.y, np.nan),
+        stated.mean_of(shown),
+        outputs,
+        output if alike else measured,
+        output,
+        alike,
+        _sizes(stated.noise, operator, size),
+    )
+
+
+def thumbnails(problem: Problem, reconstruction: Array, rows: Rows) -> list[list[Html]]:
+    """Images of observed, reconstruction and residual of some observations, as HTML."""
+    if not len(rows):
+        return []
+    drawn = panels(problem, reconstruction, rows, [""] * len(rows))
+    made = []
+    for i, place in enumerate(rows):
+        sources = [uri_of(image) if isinstance(image, bytes) else png_uri(image) for image in images(drawn, i)]
+        style = f"height:{_THUMBNAIL}px;image-rendering:pixelated"
+        names = ("observed", "reconstruction", "residual")
+        made.append([
+            Html(f'<img src="{source}" alt="{name} of observation {place}" style="{style}">')
+            for name, source in zip(names, sources, strict=True)
+        ])  # fmt: skip
+    return made
+
+
+def _picture(shape: Sequence[int], outputs: Array) -> Shape | None:
+    """The picture that outputs (B, n) are; of flat ones only where they vary along both axes as a picture does.
+
+    A spectrum of 400 entries is no picture of 20 x 20: its entries 20 apart differ far more than its neighbours.
+    """
+    found = picture_shape(shape)
+    if found is None or sum(n > 1 for n in shape) > 1:
+        return found
+    image = outputs.reshape(-1, *found[1:])
+    across, down = (float(np.nanmean(np.abs(np.diff(image, axis=axis)))) for axis in (2, 1))
+    return found if down <= _ROUGHER * across else None
+
+
+def _sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
+    """The size of the stated errors, (B, m): standard deviations or bounds; None where none is stated."""
+    factor, sizes = noise.cholesky(), np.zeros(())
+    if factor is not None:
+        sizes = np.sqrt((factor**2).sum(axis=1))
+    elif noise.entrywise:
+        sizes = noise.spread(operator.shape, size)
+    elif noise.stated and not noise.counts:
+        sizes = np.asarray(noise.size)
+    return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None

@@ -1,0 +1,92 @@
+"""How an inversion ended, what that means, and what to do next."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Status(enum.Enum):
+    """How an inversion ended; the value says what to do next.
+
+    >>> import unrelu
+    >>> print(unrelu.Status.TIME_LIMIT, "-", unrelu.Status.TIME_LIMIT.value)
+    TIME_LIMIT - stopped at the time limit: raise time_limit or use a faster method
+    """
+
+    EXACT_FIT = "fits the observation exactly, to numerical precision"
+    NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
+    NOISE_LEVEL = "fits the observation to the stated noise level"
+    MISFIT = (
+        "does not explain the observation under the stated noise: it is out of the generator's range, the noise is "
+        "larger than stated, or a better code was missed"
+    )
+    NO_EXACT_FIT = (
+        "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
+        "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
+    )
+    OUTLIER = (
+        "its residual is far above that of the rest of the batch: a better code was missed, or the observation is "
+        "unlike the others; look at it, or pass pool=False where the observations do not belong together"
+    )
+    REFOUND = (
+        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds "
+        "for more confidence that no better code exists"
+    )
+    FOUND_ONCE = (
+        "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"
+    )
+    LEAST_SQUARES = "the best code found by least squares: generators without known layers have no descent in this norm"
+    CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
+    NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
+    UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
+    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations"
+    TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
+    DIVERGED = (
+        "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps"
+    )
+    FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
+    NO_CODE = "no code was found for this observation"
+    STOPPED = "stopped by the callback; the codes are the best so far"
+    ERROR = "could not be inverted: its message says why"
+    SOLVER_FAILED = (
+        "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'"
+    )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# These speak of a code.
+HAS_CODE = frozenset(
+    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
+    | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
+)
+# These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
+CUT_OFF = frozenset(
+    {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
+)
+# These are earned by the residual, not claimed by a method.
+JUDGED = frozenset(
+    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
+)
+# The search's own endings, which claim nothing about the size of the misfit.
+SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
+
+
+def message_of(status: Status, p_value: float, confidence: float, freedom: int) -> str:
+    """What the status of an observation means, with the number that decided it."""
+    if status is Status.NOT_UNIQUE:
+        return f"{status.value} ({freedom} free dimensions)"
+    if status in (Status.NOISE_LEVEL, Status.MISFIT):
+        return f"{status.value} (p = {p_value:.2g})"
+    if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
+        return f"{status.value} (confidence {confidence:.2f})"
+    return str(status.value)
+
+
+def among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> npt.NDArray[np.bool_]:
+    """Which statuses are in the group, (B,)."""
+    return np.array([state in group for state in states])

@@ -1,0 +1,232 @@
+"""Verdicts in words: one observation in a few sentences, a batch as a table of statuses with its worst observations.
+
+What is printed of a result of :func:`unrelu.invert` and of a run comes from here, from the same columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
+from unrelu.errors import MissingPackageError
+from unrelu.runtime.words import count, duration, number, share
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Rows of the tables of a batch: a printed result has at most 15 lines.
+_STATUSES, _WORST = 4, 5
+_MEANING = 52
+# Bounds that are named.
+_NAMED = 5
+_LEFT = ("status", "meaning")
+_IMAGES = ("observed", "reconstruction", "residual")
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What is told of a batch.
+
+    Attributes:
+        columns: of the verdict, (B,) each, by the names of :class:`~unrelu.Inversion`'s attributes, ``status`` as
+            names, with ``residual``, the norm of y - A G(z).
+        meanings: what each status means.
+        method: that found the codes.
+        noise: what was stated, or "".
+        norm: of the residual.
+        k: latent coordinates.
+        active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
+        places: what observations are numbered by, (B,); by default 0, 1, ...
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    meanings: Mapping[str, str]
+    method: str
+    noise: str
+    norm: str
+    k: int
+    active: npt.NDArray[np.int8] | None = None
+    places: npt.NDArray[np.intp] | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["status"])
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are p-values, as noise was stated."""
+        return bool(np.isfinite(self.columns["p_value"]).any())
+
+    def worst_first(self) -> npt.NDArray[np.intp]:
+        """Observations from the worst on: no success first, without a code, small p-values, large residuals."""
+        c = self.columns
+        p = np.nan_to_num(c["p_value"], nan=2.0)
+        residual = np.where(np.isfinite(c["residual"]), c["residual"], np.inf)
+        return np.lexsort((-residual, p, np.isfinite(residual), c["success"].astype(bool)))
+
+    def statuses(self) -> list[list[str]]:
+        """Rows of status, count, share and meaning, the most frequent first."""
+        counts = Counter(self.columns["status"].tolist()).most_common()
+        shown = counts if len(counts) <= _STATUSES else counts[: _STATUSES - 1]
+        rows = [
+            [name, count(n), share(n, len(self)), shortened(self.meanings.get(name, ""), _MEANING)] for name, n in shown
+        ]
+        others = counts[len(shown) :]
+        if others:
+            n = sum(n for _, n in others)
+            rows.append([f"{len(others)} others", count(n), share(n, len(self)), ""])
+        return rows
+
+    def row(self, i: int) -> list[str]:
+        """Index, status, p-value where there are any, residual and confidence of an observation."""
+        c = self.columns
+        p = [probability(c["p_value"][i])] if self.judged else []
+        place = i if self.places is None else self.places[i]
+        return [str(place), str(c["status"][i]), *p, number(float(c["residual"][i])), probability(c["confidence"][i])]
+
+    def headings(self) -> list[str]:
+        """Of :meth:`row`."""
+        return ["index", "status", *(["p-value"] if self.judged else []), f"residual ({self.norm})", "confidence"]
+
+    def title(self) -> str:
+        """How many observations, by which method, and how many of them were successful."""
+        good = int(np.sum(self.columns["success"]))
+        noise = f", noise {self.noise}" if self.noise else ""
+        return f"{count(len(self), 'observation')}, method {self.method}{noise}: {good} successful" + (
+            f" ({share(good, len(self))})" if len(self) else ""
+        )
+
+    def ending(self) -> str:
+        """Identifiable codes, active bounds and time, in a line."""
+        c, parts = self.columns, []
+        known = int(np.sum(c["identifiable"]))
+        parts.append(f"identifiable near their codes: {known} of {len(self)}")
+        if self.active is not None and (at := int(np.any(self.active != 0, axis=1).sum())):
+            parts.append(f"at a bound: {at}")
+        seconds = float(np.nansum(c["seconds"]))
+        parts.append(f"time {duration(seconds)}, {duration(seconds / max(1, len(self)))} each")
+        return "; ".join(parts)
+
+
+def batch_lines(told: Told) -> list[str]:
+    """A batch in at most 15 lines."""
+    if not len(told):
+        return [f"no observation, method {told.method}"]
+    worst = [told.row(int(i)) for i in told.worst_first()[:_WORST]]
+    which = "all, worst first" if len(told) <= _WORST else f"the worst {_WORST}"
+    headings = told.headings()
+    return [
+        told.title(),
+        *text_table(["status", "count", "share", "meaning"], told.statuses(), _LEFT),
+        f"  {which}:",
+        *text_table(headings, worst, _LEFT),
+        f"  {told.ending()}",
+    ]
+
+
+def batch_html(told: Told, shown: npt.NDArray[np.intp], images: Sequence[Sequence[str]]) -> str:
+    """A batch as HTML: the table of statuses, and a table of those that are shown with their images."""
+    statuses = html_table(["status", "count", "share", "meaning"], told.statuses(), _LEFT)
+    which = "" if len(shown) == len(told) else f"<p>the worst {len(shown)}:</p>"
+    rows = [told.row(i) + list(cells) for i, cells in zip(shown, images, strict=True)]
+    headings = [*told.headings(), *(_IMAGES if any(images) else ())]
+    observations = html_table(headings, rows, _LEFT) if rows else ""
+    return f"<div><p>{escape(told.title())}</p>{statuses}{which}{observations}<p>{escape(told.ending())}</p></div>"
+
+
+def observation_html(
+    told: Told, message: str, code: npt.NDArray[np.float64], largest: float, images: Sequence[str]
+) -> str:
+    """One observation as HTML: what :func:`observation_lines` says, and its images."""
+    verdict = "successful" if told.columns["success"][0] else "no success"
+    entries = [[name, text] for name, text in observation_entries(told, message, code, largest) if text]
+    words = html_table(["verdict", verdict], entries, ("verdict", verdict))
+    return f"<div><p>{escape(told.title())}</p>{words}{html_table(_IMAGES, [images], _IMAGES)}</div>"
+
+
+def observation_lines(told: Told, message: str, code: npt.NDArray[np.float64], largest: float) -> list[str]:
+    """One observation in at most 15 lines.
+
+    Args:
+        told: of this observation.
+        message: what its status means.
+        code: z, (k,).
+        largest: the largest entry of the residual.
+    """
+    success = bool(told.columns["success"][0])
+    title = f"One observation, method {told.method}: {'successful' if success else 'no success'}"
+    return [title, *named_lines(observation_entries(told, message, code, largest))]
+
+
+def observation_entries(
+    told: Told, message: str, code: npt.NDArray[np.float64], largest: float
+) -> list[tuple[str, str]]:
+    """Names and texts of what is said of one observation, see :func:`observation_lines`."""
+    c = {name: values[0] for name, values in told.columns.items()}
+    shown = np.array2string(code, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
+    p = probability(c["p_value"])
+    fit = f"p = {p} under {told.noise}" if told.noise else "no noise was stated, so there is no p-value"
+    left = f"residual {number(float(c['residual']))} ({told.norm}), largest entry {number(largest)}; {fit}"
+    return [
+        (str(c["status"]), message),
+        ("code", shown if np.isfinite(code).all() else ""),
+        ("fit", left if np.isfinite(code).all() else "no code, so no fit"),
+        ("confidence", _confidence(float(c["confidence"]), told.method)),
+        ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), told.k)),
+        ("active bounds", "" if told.active is None else _active(told.active[0])),
+        ("effort", f"{count(int(c['nit']), 'iteration')}, {duration(float(c['seconds']))}"),
+    ]
+
+
+def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataFrame:
+    """The columns as a pandas data frame whose rows are named by the observations' indices.
+
+    Raises:
+        MissingPackageError: pandas is not installed.
+    """
+    try:
+        import pandas  # noqa: PLC0415 -- an optional package
+    except ImportError as error:
+        raise MissingPackageError("to_frame() needs pandas: pip install pandas") from error
+    return pandas.DataFrame(dict(columns), index=pandas.Index(index, name="observation"))
+
+
+def probability(value: float) -> str:
+    """A probability in a few digits; a dash where there is none. 1 is said of 1 only."""
+    if not math.isfinite(value):
+        return number(None)
+    return "<1e-99" if 0 < value < 1e-99 else ">0.999" if 0.9995 <= value < 1 else f"{value:.3g}"
+
+
+def _confidence(value: float, method: str) -> str:
+    if not math.isfinite(value):
+        return f"unknown: {method} does not look for a better code"
+    return f"{probability(value)} that no code has an objective more than 1% lower"
+
+
+def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
+    """What is known of other codes near one with this rank of A J, (k latent coordinates), in words."""
+    if rank < 0:
+        return "unknown"
+    of = f"(rank {rank} of {k})"
+    if identifiable:
+        return f"no other code near it gives the same output {of}"
+    if freedom > 0:
+        return f"a set of codes around it, of {count(freedom, 'dimension')}, gives the same output {of}"
+    if rank < k:
+        return f"other codes near it may give the same output {of}"
+    return f"the observation does not tell the code to a small part of its length {of}"
+
+
+def _active(active: npt.NDArray[np.int8]) -> str:
+    places = np.flatnonzero(active)
+    named = [f"z[{j}] at its {'lower' if active[j] < 0 else 'upper'} bound" for j in places[:_NAMED]]
+    more = len(places) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")

@@ -1,0 +1,59 @@
+"""What a step of the compiled descents costs: ``python -m unrelu_studies.benchmarks.tuning.step_costs``.
+
+Descents and hops are timed on the hard generators to tune on, and the costs of the model in
+:mod:`unrelu.search.descents` are fitted to the times, by least squares of their relative errors; none is below zero.
+Prints the costs that the model has and the fitted ones, in microseconds, and how far each is from the times (one
+minute). The model decides how much effort a search may spend, so that it does not depend on the load of the machine.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from scipy.optimize import nnls
+
+from unrelu.local_search.halting import Watch
+from unrelu.problem import Problem, Progress
+from unrelu.runtime.host import computing
+from unrelu.search.descents import STEP_COST, CompiledDescents, Start, step_terms
+from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
+from unrelu_studies.kit.random_instances import random
+
+# Observations of a cell, chains of each, and hops of each chain.
+_SIZE, _CHAINS, _HOPS = 20, 4, 8
+
+
+def timed(name: str, measurement: str, noise: float) -> tuple[np.ndarray, float]:
+    """The terms of the model, and the microseconds that a step took."""
+    batch = draw(name, measurement, noise, _SIZE, seed=3)
+    rng = random("starts and hops", 3, name, measurement, noise)
+    with computing(one_thread=True):
+        problem = Problem.build(batch.network, batch.y, operator=batch.operator).equilibrated()
+        descents = CompiledDescents(problem)
+        k = batch.network.latent_dim
+        start = Start(
+            np.arange(_SIZE), rng.standard_normal((_SIZE, _CHAINS, k)), np.full((_SIZE, _CHAINS), np.inf),
+            rng.standard_normal((_SIZE, _CHAINS, _HOPS, k)),
+        )  # fmt: skip
+        watch = Watch(problem.control, lambda: Progress("auto", 0, 0, _SIZE, start.z[:, 0]))
+        begin = time.thread_time()
+        steps = descents.improve(start, np.zeros(_SIZE), watch).sum()
+    return step_terms(descents.layout), 1e6 * (time.thread_time() - begin) / steps
+
+
+def main() -> None:
+    """Time, fit and print."""
+    cells = [(name, *cell) for name in TUNE for cell in (*DETERMINED, *AMBIGUOUS)]
+    timed(*cells[0])  # compiles
+    terms, took = map(np.array, zip(*(timed(*cell) for cell in cells), strict=True))
+    fitted, _ = nnls(terms / took[:, None], np.ones(len(took)))
+    for label, cost in (("model", np.array(STEP_COST)), ("fitted", fitted)):
+        ratio = terms @ cost / took
+        low, median, high = np.quantile(ratio, (0.1, 0.5, 0.9))
+        numbers = ", ".join(f"{value:.2g}" for value in cost)
+        print(f"{label}: {numbers}; model / time: median {median:.2f}, deciles {low:.2f} and {high:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Results that are saved: what comes back, what is refused, and which numbers are computed again."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+import unrelu
+from tests.support import image_network, random_network
+from unrelu.errors import InputError, OptionError, StorageError
+from unrelu.result import Status
+from unrelu.runtime import file_writing
+from unrelu.runtime.streams import stream
+
+NET = random_network((3, 8, 20), bias=True)
+IMAGE = image_network()
+Z = stream("saved results").standard_normal((4, 3))
+Y = NET(Z) + stream("saved results", 1).normal(0, 0.05, (4, 20))
+MATRIX = stream("saved results", 2).standard_normal((12, 20))
+SIZES = stream("saved results", 3).uniform(0.04, 0.1, (4, 20))
+COVARIANCE = 0.01 * np.exp(-np.abs(np.subtract.outer(np.arange(20), np.arange(20))))
+COLUMNS = ("z", "reconstruction", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds",
+           "freedom", "rank", "identifiable")  # fmt: skip
+CASES = {
+    "plain": {},
+    "gaussian": {"noise": "gaussian:0.05"},
+    "sizes": {"noise": unrelu.Gaussian(SIZES)},
+    "covariance": {"noise": unrelu.Gaussian(covariance=COVARIANCE)},
+    "uniform": {"noise": "uniform:0.2", "bounds": ([-1.0, -2.0, -3.0], 1.5), "norm": "linf"},
+    "masks": {"operator": unrelu.Mask(stream("saved results", 4).random((4, 20)) < 0.8), "noise": "gaussian:0.05"},
+    "prior": {"prior": 0.01, "seed": 5},
+    "matrix": {"operator": MATRIX},
+    "sparse": {"operator": sparse.csr_array(MATRIX * (MATRIX > 0))},
+}
+
+
+def result_of(case="gaussian"):
+    options = CASES[case]
+    given = options.get("operator")
+    matrix = given.toarray() if sparse.issparse(given) else given
+    y = Y if given is None or isinstance(given, unrelu.Mask) else Y @ matrix.T
+    return unrelu.invert(NET, y, "lm", z0=np.clip(Z, -0.9, 0.9), **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_saved_comes_back(tmp_path, case):
+    result = result_of(case)
+    for part in (result, result[1], result[[3, 0]]):
+        part.save(tmp_path / "result.npz")
+        for again in (unrelu.load_result(tmp_path / "result.npz"), unrelu.load_result(tmp_path / "result.npz", NET)):
+            for name in COLUMNS:
+                np.testing.assert_array_equal(getattr(again, name), getattr(part, name))
+            assert str(again) == str(part)
+            assert again.options == part.options
+            assert again.problem.seed == part.problem.seed
+            np.testing.assert_array_equal(again.active_bounds, part.active_bounds)
+    np.testing.assert_array_equal(again.residual("l1"), part.residual("l1"))
+
+
+def test_what_was_loaded_can_be_saved_again(tmp_path):
+    result = result_of()
+    result.save(tmp_path / "one.npz")
+    unrelu.load_result(tmp_path / "one.npz").save(tmp_path / "two.npz")
+    assert str(unrelu.load_result(tmp_path / "two.npz", NET)) == str(result)
+
+
+def test_without_the_network_a_result_can_be_looked_at_and_no_more(tmp_path):
+    z = stream("saved pictures").standard_normal((2, 3))
+    result = unrelu.invert(IMAGE, IMAGE(z), "lm", z0=z)
+    result.save(tmp_path / "result.npz")
+    loaded = unrelu.load_result(tmp_path / "result.npz")
+    assert loaded.plot()._repr_png_()
+    assert loaded._repr_html_() == result._repr_html_()
+    assert loaded.to_frame().equals(result.to_frame())
+    with pytest.raises(InputError, match=r"loaded without its network, .*: unrelu\.load_result\(path, network\)"):
+        loaded.residual()
+
+
+def test_a_measurement_that_is_code_is_kept_as_its_values(tmp_path):
+    path = tmp_path / "result.npz"
+
+    def saturated(x):
+        return torch.tanh(x / 2)
+
+    result = unrelu.invert(NET, np.tanh(Y / 2), "lm", z0=Z, operator=saturated)
+    result.save(path)
+    loaded = unrelu.load_result(path)
+    assert str(loaded) == str(result)
+    assert str(loaded[1:3]) == str(result[1:3])
+    np.testing.assert_array_equal(unrelu.load_result(path, NET, operator=saturated).residual(), result.residual())
+    with pytest.raises(InputError, match="pass operator= as well"):
+        unrelu.load_result(path, NET)
+    with pytest.raises(InputError, match="not the one that the result was measured with"):
+        unrelu.load_result(path, NET, operator=torch.tanh)
+    result_of().save(path)
+    with pytest.raises(InputError, match="operator= is in the file"):
+        unrelu.load_result(path, NET, operator=saturated)
+
+
+def test_another_network_is_told(tmp_path):
+    result_of().save(tmp_path / "result.npz")
+    other = random_network((3, 8, 20), "leaky_relu:0.1", bias=True)
+    with pytest.raises(InputError, match="was found on another network: the fingerprint of its network is"):
+        unrelu.load_result(tmp_path / "result.npz", other)
+    with pytest.raises(OptionError, match="network is a str"):
+        unrelu.load_result(tmp_path / "result.npz", "decoder.onnx")
+
+
+def forged(path, digest=True, **changes):
+    """The file with arrays changed, and a digest that fits them."""
+    from unrelu.result import result_file
+
+    with np.load(path) as held:
+        table = dict(held)
+    for argument, change in changes.items():
+        name = argument.replace("__", ".")
+        table[name] = change(table[name].copy()) if callable(change) else np.asarray(change)
+        if change is None:
+            del table[name]
+    if digest:
+        table["digest"] = np.array(result_file._digest(table))
+    np.savez(path, **table)
+
+
+def first(value):
+    def change(array):
+        array[0] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("p_value", first(0.7)),
+        ("fun", first(1e-9)),
+        ("rank", first(2)),
+        ("identifiable", lambda a: ~a),
+        ("success", lambda a: ~a),
+        ("status", lambda a: np.full_like(a, "MISFIT")),
+        ("reconstruction", lambda a: a + 1e-6),
+        ("z", lambda a: a + 1e-3),
+    ],
+)
+def test_numbers_that_do_not_follow_from_the_codes_are_told(tmp_path, name, change):
+    path = tmp_path / "result.npz"
+    result_of().save(path)
+    forged(path, **{name: change})
+    assert unrelu.load_result(path).z.shape == (4, 3)
+    with pytest.raises(InputError, match=r"of observation 0 is .*; load it without the network to look at it"):
+        unrelu.load_result(path, NET)
+    forged(path, digest=False, seconds=first(7.0))
+    with pytest.raises(InputError, match=r"damaged .its numbers are not those that it was written with"):
+        unrelu.load_result(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "unrelu result 9", "version": "9.9"}, "'unrelu result 9', written by unrelu 9.9; .* install that"),
+        ({"format": "something"}, "holds no result; its format is 'something'"),
+        ({"format": "unrelu certificate 1"}, r"holds a certificate: unrelu\.Certificate\.load"),
+        ({"z": np.zeros((3, 3))}, "damaged .z has shape"),
+        ({"z": np.zeros((4, 3), dtype=np.float32)}, "damaged .entries are float32"),
+        ({"y": np.zeros((4, 7))}, "damaged .y has shape"),
+        ({"y": np.zeros(4)}, "damaged .y has shape"),
+        ({"status": np.array(["FINE"] * 4)}, "damaged .'FINE'"),
+        ({"message": np.array(["one"])}, "damaged .message has shape"),
+        ({"operator": "magic"}, "damaged .the operator is 'magic'"),
+        ({"network__output_shape": np.array([2**40, 2**40])}, "damaged .a shape is"),
+        ({"options": "[1]"}, "damaged .options are no dictionary"),
+        ({"options": "{"}, "damaged"),
+        ({"norm": "l7"}, "damaged .a norm is 'l7'"),
+        ({"noise": "gaussian:-1"}, "noise=gaussian"),
+        ({"fun": None}, "damaged .'fun'"),
+    ],
+)  # fmt: skip
+def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
+    path = tmp_path / "result.npz"
+    result_of().save(path)
+    forged(path, **changes)
+    with pytest.raises(InputError, match=message):
+        unrelu.load_result(path)
+
+
+def test_files_that_are_no_results_are_refused(tmp_path):
+    path = tmp_path / "result.npz"
+    np.savez(path, weights=np.zeros(3))
+    with pytest.raises(InputError, match="holds no result but arrays weights"):
+        unrelu.load_result(path)
+    path.write_text("text")
+    with pytest.raises(InputError, match=r"not a readable \.npz"):
+        unrelu.load_result(path)
+    np.savez(path, format=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match="Python objects, which could run code"):
+        unrelu.load_result(path)
+    with pytest.raises(InputError, match="does not exist"):
+        unrelu.load_result(tmp_path / "none.npz")
+    with pytest.raises(InputError, match="by the path of its file, got int"):
+        unrelu.load_result(7)
+
+
+def test_every_cut_and_every_flipped_byte_is_an_error_of_ours_or_changes_nothing(tmp_path):
+    path = tmp_path / "result.npz"
+    result = result_of()
+    result.save(path)
+    content = path.read_bytes()
+    rng = stream("damage")
+    for i in range(60):
+        damaged = bytearray(content)
+        if i % 2:
+            damaged = damaged[: int(rng.integers(len(content)))]
+        else:
+            damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            again = unrelu.load_result(path)
+        except InputError:
+            continue
+        assert str(again) == str(result)
+
+
+def test_more_than_the_limit_is_refused(tmp_path):
+    result_of().save(tmp_path / "result.npz")
+    with pytest.raises(InputError, match="at most 1000 bytes"):
+        unrelu.load_result(tmp_path / "result.npz", max_bytes=1000)
+
+
+@pytest.mark.parametrize("name", ["result.pkl", "result", "none/result.npz"])
+def test_results_are_saved_as_npz_in_a_folder_that_is_there(tmp_path, name):
+    with pytest.raises(InputError, match=r"save a result as \.npz|there is no folder"):
+        result_of().save(tmp_path / name)
+
+
+def test_a_result_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "result.npz"
+    result_of().save(path)
+    before = path.read_bytes()
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file_writing.os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device; free space"):
+        result_of("plain").save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["result.npz"]
+
+
+def test_observations_that_failed_are_kept_with_their_messages(tmp_path):
+    result = result_of()
+    failed = unrelu.Inversion.failed(result.problem, "lm", "the solver refused it")
+    failed.save(tmp_path / "result.npz")
+    again = unrelu.load_result(tmp_path / "result.npz", NET)
+    assert set(again.status) == {Status.ERROR}
+    assert set(again.message) == {"could not be inverted: the solver refused it"}
+    assert np.isnan(again.z).all()
+
+
+def test_options_are_kept_as_json(tmp_path):
+    result = unrelu.invert(NET, Y, "lm", max_iterations=7)
+    result.save(tmp_path / "result.npz")
+    assert unrelu.load_result(tmp_path / "result.npz").options["max_iterations"] == 7
+    with np.load(tmp_path / "result.npz") as held:
+        assert json.loads(held["options"].item())["max_iterations"] == 7
+        assert held["version"] == unrelu.__version__

@@ -1,0 +1,357 @@
+"""What people see of a result: text, one line, HTML, pictures, data frames; and a batch as a sequence."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.support import image_network, random_network
+from unrelu.errors import MissingPackageError, OptionError
+from unrelu.problem import Problem
+from unrelu.result import Inversion, Status
+from unrelu.runtime.streams import stream
+
+NET = random_network((3, 8, 20), bias=True)
+IMAGE = image_network()
+SCALARS = ("fun", "success", "p_value", "confidence", "nit", "seconds", "freedom", "rank", "identifiable")
+
+
+def found(network=NET, batch=6, error=0.05, single=False, **options):
+    """A result whose codes are off by ``error``; of ``single`` of one observation."""
+    z = stream("shown results").standard_normal((batch, network.latent_dim))
+    y = network(z)
+    problem = Problem.build(network, y[0] if single else y, **options)
+    codes = (z[:1] if single else z) + error
+    return Inversion.of(problem, codes, method="mine", nit=7, status=Status.CONVERGED, confidence=0.8).shaped()
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_prints_in_at_most_15_lines_with_its_worst_observations():
+    result = found(batch=50, noise="gaussian:0.02")
+    statuses = np.array(list(Status)[: len(result)], dtype=object)
+    many = replace(result, status=np.resize(statuses, 50))
+    for shown in (result, many):
+        lines = str(shown).splitlines()
+        assert len(lines) <= 15
+        assert max(map(len, lines)) <= 100
+    assert str(result).startswith("50 observations, method mine, noise gaussian:0.02: ")
+    worst = np.lexsort((-result.residual(), result.p_value, result.success))[:5]
+    table = str(result).split("the worst 5:\n")[1].splitlines()
+    assert [line.split()[0] for line in table[1:6]] == [str(i) for i in worst]
+    assert table[1].split()[3] == f"{result.residual()[worst[0]]:.3g}"
+
+
+def test_shares_of_statuses_add_up():
+    result = found(batch=8)
+    status = result.status.copy()
+    status[3] = Status.FLAT
+    lines = str(replace(result, status=status)).splitlines()
+    rows = [line.split() for line in lines[2:4]]
+    assert [row[:3] for row in rows] == [["CONVERGED", "7", "87.5%"], ["FLAT", "1", "12.5%"]]
+
+
+def test_observations_without_a_code_are_the_worst():
+    result = found(batch=4)
+    z = result.z.copy()
+    z[2] = np.nan
+    result = Inversion.of(result.problem, z, method="mine", status=Status.TIME_LIMIT)
+    table = str(result).split("all, worst first:\n")[1].splitlines()
+    assert table[1].split() == ["2", "TIME_LIMIT", *2 * ["\N{EN DASH}"]]
+
+
+def test_one_observation_says_its_verdict_in_words():
+    lines = str(found(single=True, noise="gaussian:1")).splitlines()
+    assert lines[0] == "One observation, method mine: successful"
+    names = [line[2:].split("  ")[0] for line in lines[1:]]
+    assert names == ["NOISE_LEVEL", "code", "fit", "confidence", "uniqueness", "effort"]
+    assert "p = 1 under gaussian:1" in lines[3]
+    assert "0.8 that no code has an objective more than 1% lower" in lines[4]
+    assert "7 iterations" in lines[-1]
+
+
+def test_uniqueness_is_said_of_every_rank():
+    y = NET(np.ones(3))
+    text = " ".join(str(unrelu.invert(NET, y, "exact")).split())
+    assert "no other code near it gives the same output (rank 3 of 3)" in text
+    assert "no noise was stated, so there is no p-value" in text
+    narrow = unrelu.from_arrays([np.ones((1, 2))])
+    assert "a set of codes around it, of 1 dimension, gives the same output (rank 1 of 2)" in str(
+        unrelu.invert(narrow, [1.0], "lm", z0=[1.0, 1.0])
+    )
+    assert "unknown: lm does not look for a better code" in str(unrelu.invert(NET, y + 1, "lm"))
+
+
+def test_active_bounds_are_named():
+    identity = unrelu.from_arrays([np.eye(3)], activation="identity")
+    one = unrelu.invert(identity, [5.0, 0.0, -5.0], "lm", bounds=(-1, 1))
+    assert "z[0] at its upper bound, z[2] at its lower bound" in str(one)
+    batch = unrelu.invert(identity, [[5.0, 0.0, 0.0], [0.0, 0.0, 0.5]], "lm", bounds=(-1, 1))
+    assert "at a bound: 1" in str(batch)
+    assert "bound" not in str(unrelu.invert(identity, [5.0, 0.0, -5.0], "lm"))
+
+
+def test_a_message_of_any_length_is_cut():
+    lost = replace(found(single=True), message="no " * 5000)
+    assert len(str(lost).splitlines()) <= 15
+
+
+def test_representations_are_one_line():
+    assert repr(found(batch=50, noise="gaussian:10")) == "<Inversion: 50 observations, 50 successful>"
+    assert repr(found(single=True)) == "<Inversion: one observation, CONVERGED, no success>"
+
+
+# --- a batch as a sequence --------------------------------------------------------------------------------------------
+
+
+def test_an_index_gives_one_observation_with_scalars():
+    result = found(noise="gaussian:0.1")
+    one = result[2]
+    np.testing.assert_array_equal(one.z, result.z[2])
+    np.testing.assert_array_equal(one.reconstruction, result.reconstruction[2])
+    assert {name: type(getattr(one, name)) for name in SCALARS} == {
+        "fun": float, "success": bool, "p_value": float, "confidence": float, "nit": int, "seconds": float,
+        "freedom": int, "rank": int, "identifiable": bool,
+    }  # fmt: skip
+    assert (one.status, one.message) == (result.status[2], result.message[2])
+    assert one.residual() == pytest.approx(result.residual()[2])
+    assert result[-1].fun == result.fun[-1]
+    assert result[np.int64(2)].fun == result.fun[2]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [slice(1, 4), slice(None, None, -2), [3, 0], np.array([5, 5]), np.arange(6) % 2 == 0, [], np.zeros(6, bool)],
+)
+def test_slices_masks_and_arrays_give_results(index):
+    result = found(noise="gaussian:0.1")
+    part = result[index]
+    expected = np.arange(6)[index]
+    assert len(part) == len(expected)
+    for name in ("z", "reconstruction", "status", "message", *SCALARS):
+        np.testing.assert_array_equal(getattr(part, name), getattr(result, name)[index])
+    np.testing.assert_array_equal(part.problem.y, result.problem.y[expected])
+    if len(expected):
+        np.testing.assert_allclose(part.residual("linf"), result.residual("linf")[index])
+        np.testing.assert_array_equal(part[0].z, result.z[expected[0]])
+    assert str(part)
+    assert repr(part)
+    assert bool(part) == bool(len(expected))
+
+
+def test_iteration_goes_through_the_observations():
+    result = found()
+    assert [one.fun for one in result] == result.fun.tolist()
+
+
+def test_one_observation_is_no_sequence():
+    one = found(single=True)
+    with pytest.raises(TypeError, match=r"one observation has no len\(\)"):
+        len(one)
+    with pytest.raises(TypeError, match=r"cannot be indexed: r\.z, r\.status"):
+        one[0]
+    with pytest.raises(TypeError, match="one observation"):
+        list(one)
+    assert bool(one)
+
+
+@pytest.mark.parametrize("index", [6, -7, "z", (1, 2), None, True, [[0, 1]], 1.5, np.ones(5, dtype=bool)])
+def test_what_is_no_index_is_an_index_error(index):
+    with pytest.raises(IndexError):
+        found()[index]
+
+
+def test_parts_keep_their_own_masks_noise_and_starts():
+    z = stream("shown results").standard_normal((4, 3))
+    masks = stream("masks").random((4, 20)) < 0.7
+    sizes = stream("sizes").uniform(0.1, 1.0, (4, 20))
+    problem = Problem.build(NET, NET(z) + 0.1, operator=masks, noise=unrelu.Gaussian(sizes), z0=z)
+    result = Inversion.of(problem, z, method="mine")
+    for index in ([2, 0], slice(2, None), np.array([True, False, True, True])):
+        np.testing.assert_allclose(result[index].residual(), result.residual()[index])
+    assert result[3].residual() == pytest.approx(result.residual()[3])
+    np.testing.assert_array_equal(result[[2, 0]].problem.z0, z[[2, 0]])
+
+
+def test_copies_and_pickles_are_the_same_result():
+    for result in (found(), found(single=True), found()[1:3], found()[2]):
+        for again in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+            assert str(again) == str(result)
+            np.testing.assert_array_equal(again.z, result.z)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def axes_of(figure):
+    return [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+
+
+def test_pictures_have_three_columns_and_a_symmetric_colour_bar():
+    figure = found(IMAGE, noise="gaussian:0.1").plot()
+    assert [ax.get_title().splitlines()[0] for ax in axes_of(figure)[:3]] == [
+        "observed", "reconstruction", "residual y \N{MINUS SIGN} G(z)",
+    ]  # fmt: skip
+    assert len(axes_of(figure)) == 6 * 3
+    (bar,) = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    low, high = bar.get_ylim()
+    assert low == -high
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_observed_and_reconstruction_share_their_colours():
+    result = found(IMAGE, batch=2)
+    seen, made, _ = axes_of(result.plot([1]))
+    low, high = result.problem.y[1].min(), result.problem.y[1].max()
+    for ax, x in ((seen, result.problem.y[1]), (made, result.reconstruction[1])):
+        expected = np.round(255 * np.clip((x.reshape(6, 6) - low) / (high - low), 0, 1))
+        np.testing.assert_array_equal(ax.images[0].get_array()[..., 0], expected)
+
+
+def test_colours_are_drawn_as_colours():
+    rgb = unrelu.from_arrays([stream("rgb").standard_normal((48, 3))], activation="identity")
+    rgb = replace(rgb, layers=(replace(rgb.layers[0], affine=reshaped(rgb.layers[0].affine, (3, 4, 4))),))
+    figure = found(rgb, batch=2).plot()
+    image = axes_of(figure)[0].images[0].get_array()
+    assert image.shape == (4, 4, 3)
+    assert np.ptp(np.asarray(image, dtype=float), axis=2).max() > 10
+    assert "channel" in axes_of(figure)[2].get_title()
+
+
+def reshaped(affine, shape):
+    from unrelu.models.affine import Affine, Reshape
+
+    return Affine.compose([*affine.steps, Reshape(shape)], affine.in_shape)
+
+
+def test_what_a_mask_hides_is_left_open():
+    mask = np.ones((1, 6, 6))
+    mask[0, 2:4, :3] = 0
+    figure = found(IMAGE, batch=2, operator=mask).plot()
+    hidden = np.array([0x9E, 0xCA, 0xE1])
+    for ax in axes_of(figure)[:3:2]:
+        image = np.asarray(ax.images[0].get_array())
+        assert (image[2:4, :3] == hidden).all()
+        assert not (image[:2] == hidden).all(axis=-1).any()
+    assert "light blue was not observed" in figure.get_suptitle()
+
+
+def test_curves_have_gaps_and_the_band_of_the_noise():
+    sizes = np.full(20, 0.1)
+    sizes[5:8] = np.inf
+    seen, left = axes_of(found(batch=2, noise=unrelu.Gaussian(sizes)).plot([0]))
+    observed, fitted = (line.get_ydata() for line in seen.lines[:2])
+    assert np.flatnonzero(np.isnan(observed)).tolist() == [5, 6, 7]
+    assert np.isfinite(fitted).all()
+    assert "band: stated noise" in left.get_title()
+    assert len(left.collections) == 1
+    assert left.get_ylim()[0] == -left.get_ylim()[1]
+
+
+def test_measurements_of_a_picture_are_curves_beside_it():
+    matrix = stream("matrix").standard_normal((9, 36))
+    z = stream("z").standard_normal((2, 3))
+    result = Inversion.of(Problem.build(IMAGE, IMAGE(z).reshape(2, -1) @ matrix.T, operator=matrix), z, method="mine")
+    seen, made, left = axes_of(result.plot([1]))
+    np.testing.assert_allclose(seen.lines[1].get_ydata(), matrix @ IMAGE(z[1]).ravel())
+    assert made.images[0].get_array().shape == (6, 6, 3)
+    assert "A G(z)" in left.get_title()
+
+
+def test_a_spectrum_of_a_square_number_of_entries_is_no_picture():
+    x = np.linspace(0, 1, 400)
+    bumps = np.exp(-((x[:, None] - np.linspace(0.1, 0.9, 3)) ** 2) / 0.01)
+    spectra = unrelu.from_arrays([bumps])
+    assert len(axes_of(found(spectra, batch=1).plot())) == 2
+    digits = unrelu.zoo.load("mnist-relu")
+    assert len(axes_of(found(digits, batch=1).plot())) == 3
+
+
+def test_at_most_eight_observations_are_drawn_unless_more_are_asked_for():
+    result = found(batch=12)
+    assert len(axes_of(result.plot())) == 8 * 2
+    assert len(axes_of(result.plot(max_observations=3))) == 3 * 2
+    figure = result.plot([7, 3])
+    assert [ax.get_ylabel().splitlines()[0] for ax in axes_of(figure)[::2]] == ["7", "3"]
+    assert "2 of 12 observations" in figure.get_suptitle()
+    assert len(axes_of(result.plot(4))) == 2
+    with pytest.raises(OptionError, match="max_observations=0 must be a whole number"):
+        result.plot(max_observations=0)
+    with pytest.raises(IndexError):
+        result.plot([12])
+    with pytest.raises(IndexError, match="nothing to draw"):
+        result.plot([])
+    with pytest.raises(IndexError, match="leave it out"):
+        found(single=True).plot(0)
+
+
+def test_plotting_leaves_pyplot_alone_and_works_in_threads():
+    before = "matplotlib.pyplot" in sys.modules
+    result, made = found(IMAGE), []
+    threads = [threading.Thread(target=lambda: made.append(result.plot()._repr_png_())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 3
+    assert before == ("matplotlib.pyplot" in sys.modules)
+
+
+def test_observations_without_a_code_and_constant_ones_are_drawn():
+    problem = Problem.build(IMAGE, np.zeros((2, 1, 6, 6)))
+    lost = Inversion.of(problem, np.full((2, 3), np.nan), method="mine")
+    for result in (lost, lost[0]):
+        assert result.plot()._repr_png_()
+        assert result._repr_html_()
+        assert str(result)
+
+
+# --- notebooks and data frames ----------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_thumbnails_of_at_most_eight():
+    page = found(IMAGE, batch=12)._repr_html_()
+    assert page.count('<img src="data:image/png;base64,') == 8 * 3
+    assert "the worst 8:" in page
+    assert found(single=True)._repr_html_().count("<img ") == 3
+
+
+def test_what_a_notebook_shows_is_escaped():
+    nasty = replace(found(single=True), message="<script>alert(1)</script>", method="<b>")
+    page = nasty._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>" not in page
+    assert not re.search(r"<(?!/?(div|p|table|thead|tbody|tr|th|td|img)\b)", page)
+
+
+def test_a_data_frame_has_a_row_for_each_observation():
+    result = found(noise="gaussian:0.1")
+    frame = result.to_frame(codes=True)
+    assert len(frame) == 6
+    assert frame.index.name == "observation"
+    assert frame["status"].tolist() == [status.name for status in result.status]
+    np.testing.assert_array_equal(frame[["z0", "z1", "z2"]].to_numpy(), result.z)
+    np.testing.assert_allclose(frame["residual"], result.residual())
+    assert "z0" not in result.to_frame()
+    assert found(single=True).to_frame().shape == (1, 12)
+
+
+def test_without_pandas_a_data_frame_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingPackageError, match="pip install pandas"):
+        found().to_frame()
+
+
+def test_results_know_the_options_they_were_asked_with():
+    assert unrelu.invert(NET, NET(np.ones(3)), "lm", max_iterations=5).options["max_iterations"] == 5
+    assert "alpha" in unrelu.invert(NET, NET(np.ones(3)), "linf").options
