@@ -14,7 +14,7 @@ from scipy import sparse
 from tests.support import EPS
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerSystem, exchange_kernel, layer_program, rows
-from unrelu.layerwise.layer_program import largest_response, least_violation
+from unrelu.layerwise.layer_program import largest_beside, largest_response, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
 from unrelu.lp.interior_point import decided, largest_violation_steps, least_squares_point, violation_sum_steps
@@ -186,7 +186,9 @@ def test_interior_point_steps_of_the_largest_stay_inside_and_end_at_the_optimum(
     up, down = one.slopes
     r0, lower, upper = r0 / 0.1, lower / 0.1, upper / 0.1
     for limit in (0, 1, 2, 5, 100):
-        w, d, scores, _ = largest_violation_steps(ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit)
+        w, d, scores, *_ = largest_violation_steps(
+            ROUTINES, matrix, r0, sizes, up, down, lower, upper, np.inf, limit, -1.0
+        )
         assert (w > lower).all()
         assert (w < upper).all()
         r = r0 + matrix @ w
@@ -634,8 +636,49 @@ def test_steps_from_a_point_without_violations_are_finite():
     """|S| = 0, and every row holds with room to spare."""
     free, one = np.full(2, np.inf), np.ones(5)
     matrix = np.random.default_rng(0).normal(size=(5, 2))
-    w, d, scores, _ = largest_violation_steps(ROUTINES, matrix, -one, one, one, 0 * one, -free, free, np.inf, 3)
+    w, d, scores, *_ = largest_violation_steps(ROUTINES, matrix, -one, one, one, 0 * one, -free, free, np.inf, 3, -1.0)
     assert np.isfinite(np.concatenate([w, [d], scores])).all()
+
+
+# --- a level instead of the minimum --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.7, 0.999, 1.001, 1.5, 10.0])
+@given(problem=problems())
+def test_a_level_is_shown_to_be_reached_or_not(problem, factor):
+    """The minimum by HiGHS says on which side of the level it is, and no bound is above it."""
+    system, one, *_ = problem
+    with engine("highs"):
+        best = least_violation(system, one, "linf")
+    assume(best.status is LpStatus.OPTIMAL and best.objective > 1e-8 * one.scale)
+    level = factor * best.objective
+    answer = largest_beside(system, one, level, system.inside(np.zeros(system.n_in)))
+    assert (answer.objective <= level) == (factor > 1)
+    assert (answer.bound > level) == (factor < 1)
+    assert answer.bound <= best.objective * (1 + 1e-6)
+    assert answer.objective == pytest.approx(one.violation(system.matrix @ answer.h).max(), rel=1e-9)
+
+
+def test_a_level_far_from_the_minimum_takes_no_vertex(monkeypatch):
+    """Neither a point far above the minimum nor multipliers far below it need an exchange."""
+    system, one, _ = layer()
+    best = least_violation(system, one, "linf").objective
+    monkeypatch.setattr(layer_program, "least_violation", None)
+    for level in (0.5 * best, 2.0 * best):
+        answer = largest_beside(system, one, level, np.zeros(system.n_in))
+        assert answer.pivots == 0
+
+
+def test_multipliers_that_prove_nothing_are_not_believed(monkeypatch):
+    system, one, _ = layer()
+    best = least_violation(system, one, "linf").objective
+    far = np.full(system.n_in, 1e3)
+    for y in (np.ones(system.n_out), np.full(system.n_out, np.nan)):
+        monkeypatch.setattr(exchange_kernel, "largest_beside", lambda *_, y=y: (far, y))
+        for level in (0.9 * best, 1.1 * best):
+            answer = largest_beside(system, one, level, far)
+            assert answer.objective == pytest.approx(best, rel=1e-8)
+            assert answer.bound == pytest.approx(best, rel=1e-7)
 
 
 # --- the relaxation -------------------------------------------------------------------------------------------------

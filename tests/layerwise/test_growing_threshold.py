@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
-from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, rows
-from unrelu.layerwise.layer_method import output_error
+from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, layer_program, rows
+from unrelu.layerwise.layer_method import first_threshold, output_error
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
-from unrelu.layerwise.threshold_scan import scanned
+from unrelu.layerwise.threshold_scan import least_squares_fit, scanned
 from unrelu.measurements.noise import Gaussian, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status
@@ -56,10 +59,43 @@ def test_linf_solution_explains_the_output_within_its_threshold(seed):
     assert (solution.h >= 0).all()
 
 
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1"])
+@pytest.mark.parametrize("shape", [(60, 8), (60, 25)])
+@given(seed=st.integers(0, 10**6), noise=st.sampled_from((1e-4, 5e-2)), lower=st.sampled_from((-np.inf, 0.0)))
+def test_highs_finds_the_threshold_feasible_and_the_one_below_not(kind, shape, seed, noise, lower):
+    system, _, target = noisy_layer(seed, kind, noise, *shape, lower)
+    solution = LInf()(system, target)
+    eps = solution.threshold
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_program, "WIDEST", 0)
+        here = least_violation(system, rows(system, target, eps), "linf").objective
+        below = least_violation(system, rows(system, target, eps / 1.2), "linf").objective
+    assert solution.objective == pytest.approx(here, rel=1e-6, abs=1e-10)
+    assert here <= eps * (1 + 1e-8)
+    assert below > eps / 1.2 * (1 - 1e-8) or eps == first_threshold(system, target, None)
+
+
 def test_linf_needs_few_programs():
     system, _, target = noisy_layer(3, noise=1e-3)
     solution = LInf()(system, target)
-    assert solution.solves <= 8  # the plain loop from 1e-9 max|x| needs about 80
+    assert solution.solves <= 4  # the plain loop from 1e-9 max|x| needs about 80
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1", "tanh"])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_a_fit_has_errors_of_about_the_noise(kind, form):
+    """Also of sparse layers, whose points are those of Newton's method."""
+    for seed in range(6):
+        system, _, target = noisy_layer(seed, kind, noise=1e-3)
+        system = replace(system, matrix=form(system.matrix))
+        h = least_squares_fit(system, target, 1e-9)
+        assert output_error(system, target, h, "linf") <= 5e-3
+
+
+def test_a_fit_of_an_output_that_is_mostly_noise_is_a_point():
+    system, _, target = noisy_layer(1, noise=10.0)
+    assert np.isfinite(least_squares_fit(system, np.zeros_like(target), 1e-9)).all()
+    assert np.isfinite(least_squares_fit(system, target, 1e-9)).all()
 
 
 @pytest.mark.parametrize("method", [L1(), Relaxed(), LeastSquares()])

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from unrelu_studies.benchmarks.benchmark import Command
+from unrelu.errors import MissingPackageError
+from unrelu_studies.benchmarks.benchmark import Command, load
 from unrelu_studies.benchmarks.measurements import emulator_fits
-from unrelu_studies.kit.emulators import EMULATORS, emulator
+from unrelu_studies.kit import gengli_decoder
+from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
 from unrelu_studies.zoo.train_emulators import train
 
 
@@ -60,3 +62,34 @@ def test_a_unit_compares_all_methods(noisy):
     text = emulator_fits._table({"rows": [row]})
     assert "stiff-b" in text
     assert ("best codes" if noisy else "exact fits") in text
+
+
+def test_noise_of_observations_is_two_decades_apart():
+    network = emulator("stiff-a")
+    _, _, theta = drawn("stiff-a", 4000)
+    y, sigma = observed(network, theta, True, 5, "stiff-a")
+    np.testing.assert_allclose((y - network(theta)).std(axis=0) / sigma, 1.0, atol=0.05)
+    share = sigma / np.sqrt(np.square(network(theta)).mean())
+    assert 1e-3 <= share.min() < 3e-3
+    assert 3e-2 < share.max() <= 1e-1
+
+
+def test_the_table_of_gengli_says_how_to_get_it_where_it_was_not_measured():
+    benchmark = load("emulators")
+    assert "pip install gengli --no-deps" in benchmark.blocks["emulators gengli"]({"gengli": []})
+    row = {
+        "emulator": "gengli", "noisy": True, "observations": 2, "evaluations": 30,
+        "residual": {"auto": [0.1, 0.2], "trf x1": [0.3, 0.3]}, "of truth": {"auto": [0.9, 0.95], "trf x1": [2.0, 3.5]},
+        "milliseconds": {"auto": 13000.0, "trf x1": 90000.0},
+    }  # fmt: skip
+    results = benchmark.collect(Command("emulators", 2, True, 5), [row, {"emulator": "stiff-a"}])
+    assert [r["emulator"] for r in results["rows"]] == ["stiff-a"]
+    text = benchmark.blocks["emulators gengli"](results)
+    assert "| stated | 2 | chi-square, of the truth's | 0.9 to 0.95, 13 s | 2 to 3.5, 90 s |" in text
+
+
+def test_a_missing_gengli_is_named(monkeypatch):
+    monkeypatch.setattr(gengli_decoder, "find_spec", lambda name: None)
+    assert not gengli_decoder.installed()
+    with pytest.raises(MissingPackageError, match="pip install gengli --no-deps"):
+        gengli_decoder.gengli_decoder.__wrapped__()

@@ -16,7 +16,7 @@ Model = Annotated[
         autocompletion=completion.models,
     ),
 ]
-Layers = Annotated[str | None, typer.Option(help="Names of the decoder's layers in a larger checkpoint: fc3,fc4")]
+Layers = Annotated[str | None, typer.Option(help="The decoder's layers in a larger checkpoint: fc3,fc4 or decoder.")]
 ActivationName = Annotated[
     str | None,
     typer.Option(

@@ -114,25 +114,7 @@ class PictureFile:
             write_picture(self.path, result.reconstruction.reshape(self.shape), self.ends)
         if given.said:
             console.print(plain(given.said), soft_wrap=True)
-        for sentence in _verdict(result):
-            console.print(plain(sentence), highlight=False, soft_wrap=True)
+        console.print(plain(str(result if result.problem.single else result[0])), highlight=False, soft_wrap=True)
         written = f"written to {self.path}" if found else f"{self.path} is not written, as no code was found"
         console.print(plain(written), soft_wrap=True)
         return found
-
-
-def _verdict(result: Inversion) -> list[str]:
-    """The verdict on one observation, as sentences."""
-    status, message, confidence, near = (
-        np.atleast_1d(value)[0] for value in (result.status, result.message, result.confidence, result.identifiable)
-    )
-    said = [f"{status}: {message}."]
-    if not np.isfinite(result.z).all():
-        return said
-    l2, most = (float(np.atleast_1d(result.residual(norm))[0]) for norm in ("l2", "linf"))
-    rms = l2 / np.sqrt(float(result.problem.observed[0]))
-    said.append(f"A pixel is off by {rms:.2g} (root mean square) and by at most {most:.2g}, on the generator's scale.")
-    if np.isfinite(confidence):
-        said.append(f"With probability {confidence:.2f} no code fits more than 1% better.")
-    other = "No other code near this one gives" if near else "Other codes near this one may give"
-    return [*said, f"{other} the same picture."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
+from unrelu.layerwise.layer_constraints import LayerSystem, rows
 from unrelu.layerwise.layer_method import (
     LayerSolution,
     at_any_scale,
@@ -19,8 +18,8 @@ from unrelu.layerwise.layer_method import (
     output_error,
     status_of,
 )
-from unrelu.layerwise.layer_program import Answer, least_violation
-from unrelu.layerwise.threshold_scan import scanned
+from unrelu.layerwise.layer_program import Answer, largest_beside, least_violation
+from unrelu.layerwise.threshold_scan import least_squares_fit
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 
@@ -74,21 +73,29 @@ class LInf:
         point = None
         # A bound that is stated is feasible at once, and one that was handed down is near.
         if threshold is None or (noise is not None and not noise.bound <= first):
-            _, point = scanned(system, target, first, self.norm, end)
+            point = least_squares_fit(system, target, first, end)
         answer, step = search.first_feasible(point)
-        status, pivots = status_of(answer.status, search.limited), sum(a.pivots for a in search.answers.values())
-        return LayerSolution(answer.h, answer.objective, status, pivots, search.epsilon(step), len(search.answers))
+        status = status_of(answer.status, search.limited)
+        return LayerSolution(answer.h, answer.objective, status, search.pivots, search.epsilon(step), search.solves)
 
 
 class _Search:
-    """The first t with a feasible program at eps_0 alpha^t."""
+    """The first t with a feasible program at eps_0 alpha^t.
+
+    Attributes:
+        low, high: steps that are shown to be infeasible and feasible.
+        point: h that shows ``high``.
+        answers: the minimum at each step where it was found.
+    """
 
     def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, end: float) -> None:
         self.system, self.target, self.start, self.alpha, self.end = system, target, start, alpha, end
+        self.low, self.high, self.point = -1, -1, system.inside(np.zeros(system.n_in))
         self.answers: dict[int, Answer] = {}
-        self.limited = False
+        self.solves, self.pivots, self.limited, self.failed = 0, 0, False, False
         slope = system.activation.slope
         self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
+        self.decides_signs = bool((slope == 0).any())
 
     def epsilon(self, step: int) -> float:
         return self.start * self.alpha**step
@@ -96,72 +103,6 @@ class _Search:
     def step_at_least(self, epsilon: float) -> int:
         """The first step whose eps is at least ``epsilon``."""
         return max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9)) if epsilon > 0 else 0
-
-    def delta(self, step: int) -> float:
-        """The smallest delta at this step's eps, without the cap delta <= eps."""
-        if step not in self.answers:
-            limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, self.epsilon(step))
-            warm_start = self.alike(step, layer_rows)
-            self.answers[step] = least_violation(self.system, layer_rows, "linf", limit, warm_start)
-        return self.answers[step].objective
-
-    def alike(self, step: int, layer_rows: Rows) -> Answer | None:
-        """The answer to a larger eps that is nearly one to these rows; its basis then needs few changes.
-
-        From a larger eps rows have only tightened, so the smallest delta is between that answer's and its error here.
-        """
-        best, smallest = None, _ALIKE
-        for other, answer in self.answers.items():
-            error = float(layer_rows.violation(self.system.matrix @ answer.h).max()) if other > step else math.inf
-            if error < smallest * answer.objective:
-                best, smallest = answer, error / answer.objective
-        return best
-
-    def feasible(self, step: int) -> bool:
-        return self.delta(step) <= self.epsilon(step) * _SLACK
-
-    def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
-        """Bracket the first feasible step between ``low`` (infeasible) and ``high`` (feasible), and narrow down.
-
-        Any point h shows that the eps |phi(W h + b) - x|_inf is feasible, and the smallest delta d of a feasible eps
-        says where to look next: at d, and in growing strides above it. For ReLU this is a proof too: there d does not
-        grow with eps, as rows only loosen, so every eps < d is infeasible.
-
-        Args:
-            point: h of a least-squares problem near the answer, to begin between what it shows and
-                :meth:`suspected`; None to begin at step 0.
-        """
-        low, high = -1, 0
-        if point is not None:
-            high = self.shown(point)
-            low, high = self._around(min(self.suspected(point), high), high)
-        elif not self.feasible(0):
-            low, high = 0, max(1, self.shown(self.answers[0].h))
-        while not self.feasible(high) and not self._over():
-            low, high = high, max(high + 1, self.step_at_least(self.delta(high)), self.shown(self.answers[high].h))
-        stride = 0
-        for turn in itertools.count(1):
-            hint = self.step_at_least(self.delta(high))
-            if self.rows_only_loosen:
-                low = max(low, min(high, hint) - 1)
-            if high - low <= 1 or self._over():
-                break
-            # Halving in every fourth turn bounds the number of programs where the hints mislead.
-            guess = (low + high) // 2 if turn % 4 == 0 else min(max(hint, low + 1 + stride), high - 1)
-            if self.feasible(guess):
-                high, stride = guess, 0
-            else:
-                low, stride = guess, 2 * stride + 1
-        last = high if high in self.answers else max(self.answers)
-        return self.answers[last], last
-
-    def _around(self, guess: int, shown: int) -> tuple[int, int]:
-        """The bracket that a guess leaves of what is shown to be feasible: a right one is proved by the step below."""
-        if not self.feasible(guess):
-            return guess, max(shown, guess + 1)
-        if guess and self.delta(guess) <= self.epsilon(guess - 1) and not self._over() and not self.feasible(guess - 1):
-            return guess - 1, guess
-        return -1, guess if guess - 1 not in self.answers else guess - 1
 
     def shown(self, h: Array) -> int:
         """The first step that a point shows to be feasible."""
@@ -172,7 +113,90 @@ class _Search:
         off = (self.system.activation.slope == 0) & (np.asarray(self.system.matrix @ h) + self.system.bias <= 0)
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
+    def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
+        """Bracket the first feasible step between ``low`` and ``high``, narrow down, and find the minimum at ``high``.
+
+        Any point h shows that the eps |phi(W h + b) - x|_inf is feasible. The bracket is narrowed by comparing the
+        smallest delta d of a step with its eps, which takes less than finding it. For ReLU d does not grow with eps, as
+        rows only loosen, so every eps below the d of a feasible one is infeasible.
+
+        Args:
+            point: h of a least-squares problem near the answer; None to begin at step 0.
+        """
+        if point is None:
+            if self._minimum(0) or self._over():
+                return self.answers[0], 0
+            point = self.answers[0].h
+        while True:
+            self.point, self.high = point, max(self.low + 1, self.shown(point))
+            self._narrow()
+            last = self.high
+            if self._minimum(last) or self._over():
+                return self.answers[last], last
+            point = self.answers[last].h
+
+    def _narrow(self) -> None:
+        """Narrow the bracket down to two steps, from what the point suspects.
+
+        First comes the step below that: where it is infeasible, the minimum at the suspected one is the last program.
+        Strides grow where guesses mislead.
+        """
+        suspected, stride = self._guess(), 0
+        guess = suspected
+        while self.high - self.low > 1 and not self._over():
+            guess = min(max(guess, self.low + 1), self.high)
+            below = guess - 1 > self.low
+            last = not below and guess == suspected
+            if self._minimum(guess) if last else self._compare(guess - 1 if below else guess):
+                suspected = self._guess()
+                guess, stride = min(suspected, self.high - stride), 2 * stride + 1
+            elif guess <= self.low:
+                guess, stride = self.low + 1 + stride, 2 * stride + 1
+
+    def _guess(self) -> int:
+        """What the point suspects; where no sign is decided, the smallest delta hardly depends on eps."""
+        if self.decides_signs:
+            return self.suspected(self.point)
+        shown = self.high
+        self._minimum(shown)
+        return self.step_at_least(self.answers[shown].objective)
+
+    def _compare(self, step: int) -> bool:
+        """Whether a step is feasible, by a point or multipliers that show it."""
+        eps = self.epsilon(step)
+        limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, eps)
+        return self._learn(step, largest_beside(self.system, layer_rows, eps * _SLACK, self.point, limit))
+
+    def _minimum(self, step: int) -> bool:
+        """Whether a step is feasible, by its smallest delta without the cap delta <= eps."""
+        if step in self.answers:
+            return self._feasible(step, self.answers[step])
+        limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, self.epsilon(step))
+        error = float(layer_rows.violation(self.system.matrix @ self.point).max(initial=0.0))
+        near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * self.epsilon(step) else None
+        answer = least_violation(self.system, layer_rows, "linf", limit, near)
+        self.answers[step] = answer
+        self.failed = self.failed or answer.status is LpStatus.FAILED
+        return self._learn(step, answer)
+
+    def _feasible(self, step: int, answer: Answer) -> bool:
+        return answer.objective <= self.epsilon(step) * _SLACK
+
+    def _learn(self, step: int, answer: Answer) -> bool:
+        """Narrow the bracket by an answer at a step; whether that is feasible."""
+        self.solves, self.pivots = self.solves + 1, self.pivots + answer.pivots
+        self.limited = self.limited or answer.status is LpStatus.LIMIT
+        feasible = self._feasible(step, answer)
+        if answer.status is LpStatus.OPTIMAL:
+            self.answers[step] = answer
+        if not feasible:
+            self.low = max(self.low, step)
+            return False
+        self.point, self.high = answer.h, min(step, max(self.low + 1, self.shown(answer.h)))
+        if self.rows_only_loosen:
+            self.low = max(self.low, min(self.high, self.step_at_least(answer.bound)) - 1)
+        return True
+
     def _over(self) -> bool:
-        statuses = {a.status for a in self.answers.values()}
-        self.limited = time.perf_counter() >= self.end or LpStatus.LIMIT in statuses
-        return self.limited or LpStatus.FAILED in statuses
+        self.limited = self.limited or time.perf_counter() >= self.end
+        return self.limited or self.failed

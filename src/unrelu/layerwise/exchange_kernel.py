@@ -41,6 +41,10 @@ _FILL_IN = 1e-7
 # Rounds of adding rows that were left out, before all take part; one is missing if its residual has the wrong sign by
 # more than this.
 _ROUNDS, _WRONG = 6, 1e-9
+# A start with errors so many times the level is left for the least-squares point of the rows.
+_DISTANT = 2.0
+# Interior-point steps that find the least violation instead of comparing it.
+_NO_LEVEL = -1.0
 # Pivots at most, for each unknown and besides; one look at the clock for every so many numbers touched.
 _PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
 # A multiplier may leave its interval by this, relative to its length, or to 1 if that is less.
@@ -128,6 +132,40 @@ def least_violation(
             break
     timed_out = not optimal and _over(end)
     return Found(system.inside(h / system.norms), multipliers, basis, pivots, optimal, timed_out)
+
+
+def largest_beside(
+    system: LayerSystem, rows: Rows, level: float, start: Array, end: float = math.inf
+) -> tuple[Array, Array]:
+    """Whether max_j e_j(h) can be at most ``level``: interior-point steps until one side is shown, and no vertex.
+
+    Args:
+        system, rows, start, end: as of :func:`least_violation`.
+        level: at least 0.
+
+    Returns:
+        h, with errors of at most the level where there is such a point, and one multiplier a row, which prove that
+        there is none; both as far as the steps came.
+    """
+    compile_kernels("linf")
+    matrix, sizes = system.balanced
+    lower, upper = system.lower * system.norms, system.upper * system.norms
+    (up, down), (lo, hi) = rows.slopes, rows.box
+    start, y = system.inside(start), np.zeros(len(lo))
+    if float(rows.violation(system.matrix @ start).max(initial=0.0)) > _DISTANT * level:
+        start = least_squares_start(system, rows)
+    h = system.norms * start
+    for _ in range(_SHIFTS):
+        r, _, objective = _errors(matrix @ h - rows.center, lo, hi, "linf")
+        if objective <= level or _over(end):
+            break
+        around = matrix, sizes, r / objective, (lower - h) / objective, (upper - h) / objective
+        program = Largest(*around, up, down)
+        w, y = program.beside(level / objective, _steps(program, end))
+        h = np.clip(h + objective * w, lower, upper)
+        if y.any() or not np.isfinite(h).all():
+            break
+    return system.inside(h / system.norms), y
 
 
 def _errors(r: Array, lo: Array, hi: Array, norm: str) -> tuple[Array, Array, float]:
@@ -414,12 +452,24 @@ class Largest(KernelProgram):
         penalty[-1] = 1.5
         self.units = bound_rows(np.append(lower, 0.0), np.append(upper, np.inf), penalty)
 
-    def approach(self, steps: int) -> tuple[Array, Array, Mask]:
+    def _near(self) -> tuple[Index, tuple[Array, Array, Array, Array, Array]]:
+        """The rows that take part in the interior-point steps: numbers, matrix, residuals, squared norms and slopes."""
         index = np.flatnonzero((self._down > 0) | ((self._r0 > -_FAR * self._up) & (self._up > 0)))
-        matrix, sizes = self._matrix[index], self._sizes[index]
-        up, down = self._up[index], self._down[index]
-        w, d, found, barrier = largest_violation_steps(
-            ROUTINES, matrix, self._r0[index], sizes, up, down, *self._bounds, self._decided, steps
+        return index, (self._matrix[index], self._r0[index], self._sizes[index], self._up[index], self._down[index])
+
+    def beside(self, level: float, steps: int) -> tuple[Array, Array]:
+        """A point w with violations of at most the level, or multipliers (n,) that prove that there is none."""
+        index, near = self._near()
+        w, _, _, _, found = largest_violation_steps(ROUTINES, *near, *self._bounds, self._decided, steps, level)
+        multipliers = np.zeros(len(self._r0))
+        multipliers[index] = found
+        return w, multipliers
+
+    def approach(self, steps: int) -> tuple[Array, Array, Mask]:
+        index, near = self._near()
+        matrix = near[0]
+        w, d, found, barrier, _ = largest_violation_steps(
+            ROUTINES, *near, *self._bounds, self._decided, steps, _NO_LEVEL
         )
         scores, n = np.zeros(self.shape[0]), len(self._r0)
         if not (np.isfinite(w).all() and 0 < d < np.inf):

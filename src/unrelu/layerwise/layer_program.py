@@ -183,7 +183,7 @@ def check_norm(norm: str) -> None:
         raise OptionError(f"norm {norm!r} is not one of {', '.join(_NORMS)}")
 
 
-def _takes_kernel(system: LayerSystem) -> bool:
+def takes_kernel(system: LayerSystem) -> bool:
     """Whether a layer's programs go to the exchange kernel."""
     return isinstance(system.matrix, np.ndarray) and system.n_in <= WIDEST
 
@@ -209,7 +209,7 @@ def least_violation(
     best, start, basis, pivots, attempts = None, None, None, 0, 0
     if warm_start is not None:
         start, basis = warm_start.h, warm_start.basis
-    while _takes_kernel(system) and attempts < 2:
+    while takes_kernel(system) and attempts < 2:
         found = exchange_kernel.least_violation(system, rows, norm, end, start, basis)
         pivots, attempts = pivots + found.pivots, attempts + 1
         proof = prove(system, rows, norm, found.h, found.multipliers)
@@ -232,6 +232,34 @@ def least_violation(
     if best is not None and best.objective < answer.objective:
         answer = replace(answer, h=best.h, objective=best.objective)
     return replace(answer, pivots=answer.pivots + pivots, fallback=attempts > 0)
+
+
+def largest_beside(system: LayerSystem, rows: Rows, level: float, start: Array, time_limit: float = math.inf) -> Answer:
+    """Whether the least max_j e_j(h) is at most ``level``: an answer with objective <= level or bound > level.
+
+    It takes a fraction of the time of the minimum, unless that is next to the level: then it is the minimum.
+
+    Args:
+        system, rows, time_limit: as of :func:`least_violation`.
+        level: at least 0, in units of the output.
+        start: h, near the minimum.
+    """
+    end = time.perf_counter() + time_limit
+    found = None
+    if takes_kernel(system):
+        h, y = exchange_kernel.largest_beside(system, rows, level, start, end)
+        proof = prove(system, rows, "linf", h, _of_sum_one(rows, y))
+        found = _answer(h, y, proof, "exchange", 0)
+        if found.objective <= level or found.bound > level:
+            return found
+    return least_violation(system, rows, "linf", end - time.perf_counter(), found)
+
+
+def _of_sum_one(rows: Rows, y: Array) -> Array:
+    """Multipliers times what makes sum p y+ + q y- one: the bound that they prove grows with them."""
+    up, down = rows.slopes
+    total = float(np.maximum(up * y, -down * y).sum())
+    return y / total if total > 0 else y
 
 
 def _answer(h: Array, y: Array, proof: OptimalityProof, engine: str, pivots: int, fallback: bool = False) -> Answer:
@@ -310,7 +338,7 @@ def largest_response(
     # Where x is far smaller than the biases, or 0, eps alone would lift the sides out of the solver's range.
     farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
     scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
-    if not _takes_kernel(system):
+    if not takes_kernel(system):
         return _response_by_highs(system, rows, weight, side, scale, None, end)
     warm = (warm_start.h, warm_start.basis) if warm_start and warm_start.status is LpStatus.OPTIMAL else (None, None)
     found = exchange_kernel.largest_response(system, rows, weight, side, scale, end, *warm)

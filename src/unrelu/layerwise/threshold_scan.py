@@ -8,8 +8,10 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.layerwise.exchange_kernel import least_squares_start
 from unrelu.layerwise.layer_constraints import LayerSystem, rows
 from unrelu.layerwise.layer_method import output_error
+from unrelu.layerwise.layer_program import takes_kernel
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
 
@@ -24,6 +26,8 @@ _BETTER = 0.02
 _WORSE = 1.5
 # Fewer rows with two sides than this, for each unknown, do not tell a noise level. The ridge of rough Newton steps.
 _FEWEST, _RIDGE = 0.25, 1e-8
+# Rows with two sides for each unknown where a fit begins, thresholds at most, and an error that hardly falls any more.
+_AMPLE, _FITS, _SETTLED = 1.15, 6, 0.15
 
 
 def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:
@@ -61,3 +65,36 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
         if lowest >= (1 - _BETTER) * error - ZERO * scale:
             chosen, best = constraints.threshold, h
     return chosen, best
+
+
+def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
+    """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that.
+
+    The threshold begins where the rows with two sides are some more than the unknowns (a sigmoid or tanh has them at
+    all), and is replaced by the error of its point as long as that falls. From above few neurons are wrongly called on, and an error that is too large only
+    makes them fewer.
+
+    Args:
+        system, target: the layer, and its output.
+        first: the smallest threshold, above 0.
+        end: of the time allowed, by ``time.perf_counter()``.
+    """
+    count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
+    threshold = first if system.activation.smooth else max(first, float(np.partition(target, -count - 1)[-count - 1]))
+    matrices, best, lowest = None, system.inside(np.zeros(system.n_in)), math.inf
+    for _ in range(_FITS):
+        constraints = rows(system, target, threshold)
+        if takes_kernel(system):
+            h = least_squares_start(system, constraints)
+        else:
+            matrices = matrices or NewtonMatrices(system, _RIDGE)
+            h, _, _ = one_sided_least_squares(system, constraints, end, best, matrices)
+        error = output_error(system, target, h, "linf")
+        if error < lowest:
+            best, settled, lowest = h, error > (1 - _SETTLED) * lowest, error
+        else:
+            settled = True
+        if settled or error <= first or time.perf_counter() >= end:
+            break
+        threshold = error
+    return best

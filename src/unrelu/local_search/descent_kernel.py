@@ -186,7 +186,7 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
     for layer in range(len(layout)):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, _MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
-        on = np.empty(outputs, np.int64)
+        on = np.empty(outputs, np.uint64)  # no index below zero: else no vector instructions gather
         c = 0
         for i in range(outputs):
             if derivatives[i] != 0:
@@ -195,8 +195,12 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
         part = scratch[: count * c].reshape(count, c)
         for b in range(count):
             row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
-            for a in range(c):
-                part[b, a] = row[on[a]] * derivatives[on[a]]
+            if c == outputs:
+                for a in range(outputs):
+                    part[b, a] = row[a] * derivatives[a]
+            else:
+                for a in range(c):
+                    part[b, a] = row[on[a]] * derivatives[on[a]]
         rows = part.T.copy() if layer == 0 else np.dot(part.T, rows)
         count = c
         for a in range(c):

@@ -86,7 +86,7 @@ def _run_exchange(norm: str) -> None:
     column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
     least_squares_point(ROUTINES, matrix, r, one, one, lower, upper)
     if norm == "linf":
-        largest_violation_steps(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2)
+        largest_violation_steps(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2, -1.0)
     else:
         violation_sum_steps(ROUTINES, matrix, r, one, -one, one, 1.0, lower, upper, 1.0, 2)
     invert_basis(ROUTINES, matrix, column, basis, edges)

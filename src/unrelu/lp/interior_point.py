@@ -34,6 +34,8 @@ _BINS = 256
 # Rows with less than this fraction of the largest weight are left out of the normal matrix, and after a short step.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
 _NORMAL_RIDGE = 1e-13
+# Corrections of multipliers that shall prove a bound, by how much one has to help, and the entries of W^T y that are rounding, relative to |y|_1 / n^(1/2).
+_CORRECTIONS, _HELPS, _VANISHED = 40, 0.9, 2e-14
 
 
 @jit
@@ -390,13 +392,88 @@ def largest_weights(sides, sizes, r, d, s, t, both, tilt, scores):
 
 
 @jit
-def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit):
+def largest_at(sides, r):
+    """The largest violation, 0 where there is none."""
+    row, sign, _, slope = sides
+    largest = 0.0
+    for i in range(len(row)):
+        largest = max(largest, sign[i] * r[row[i]] / slope[i])
+    return largest
+
+
+@jit
+def row_multipliers(sides, t, y):
+    """Sum the multipliers of the sides into signed ones of the rows; a row with one side has those of its sign."""
+    row, sign, _, slope = sides
+    clear(y)
+    for i in range(len(row)):
+        y[row[i]] += sign[i] * t[i]
+
+
+@jit
+def within_sides(up, down, y, weight):
+    """Drop multipliers of sides that there are not, for good: their weights too. Return sum p y+ + q y-."""
+    total = 0.0
+    for j in range(len(y)):
+        if (up[j] if y[j] > 0.0 else down[j]) <= 0.0:
+            y[j], weight[j] = 0.0, 0.0
+        total += up[j] * y[j] if y[j] > 0.0 else -down[j] * y[j]
+    return total
+
+
+@jit
+def bound_by_multipliers(matrix, factor, weight, barrier, up, down, bounds, r, w, t, y, level):
+    """Change the multipliers y of rows so that they prove a bound above ``level``; return whether they do.
+
+    With g = W^T y and bounds l <= w' <= u, d >= (y.r + min_w' g.(w' - w)) / sum (p y+ + q y-) at any w'. The parts of g
+    that no bound holds have to vanish: ``t`` are estimates of what the bounds take, and the rest is taken from y by
+    the last normal matrix, W^T diag(weight) W + diag(barrier). Its smallest rows were left out, and rows that lose
+    their multiplier are, so this is repeated while it helps.
+    """
+    n, k = matrix.shape
+    held, weight, small = np.zeros(k), weight.copy(), _VANISHED / np.sqrt(max(n, 1))
+    for i in range(len(t)):
+        held[bounds[0][i]] += bounds[1][i] * t[i]
+    total, left = within_sides(up, down, y, weight), np.inf
+    rest = np.dot(matrix.T, y)
+    for _ in range(_CORRECTIONS):
+        advance(rest, 1.0, held)
+        change = solve_factorised(factor, rest)
+        move = np.dot(matrix, change)
+        for j in range(n):
+            y[j] -= weight[j] * move[j]
+        for i in range(k):
+            held[i] -= barrier[i] * change[i]
+        total, before, left = within_sides(up, down, y, weight), left, 0.0
+        rest = np.dot(matrix.T, y)
+        for i in range(k):
+            left = max(left, abs(rest[i] + held[i]))
+        if left <= small * total or left > _HELPS * before or dot(y, r) <= level * total:
+            break
+    bound = dot(y, r)
+    free = np.ones(k, np.bool_)
+    for i in range(len(t)):
+        at, sign = bounds[0][i], bounds[1][i]
+        if sign * rest[at] < 0.0:
+            bound += rest[at] * (bounds[2][i] - w[at])
+            free[at] = False
+    for i in range(k):
+        if free[i] and abs(rest[i]) > small * total:
+            return False
+    return total > 0.0 and bound > level * total
+
+
+@jit
+def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit, level):
     """At most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
 
-    The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated.
+    The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated. With a
+    ``level`` of at least 0 the question is only whether the least violation is below it: the steps end at a point that
+    is, or at multipliers that prove that none is.
 
     Returns:
-        w (k,), d, the scores of both sides (2 n,) and t/s of the bounds (k,).
+        w (k,), d, the scores of both sides (2 n,), t/s of the bounds (k,) and those multipliers of the rows (n,), else
+        zeros.
     """
     n, k = matrix.shape
     bounds, sides = bound_pairs(lower, upper), side_pairs(up, down)
@@ -404,7 +481,7 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
     size = m + len(bounds[0])
     scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
     s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
-    pull, both, tilt, scores = np.zeros(n), np.empty(n), np.empty(n), np.zeros(2 * n)
+    pull, both, tilt, scores, y = np.zeros(n), np.empty(n), np.empty(n), np.zeros(2 * n), np.zeros(n)
     w, dw, dd = inner_point(lower, upper), np.zeros(k), 0.0
     r = residuals(matrix, w, r0)
     d = largest_start(sides, r, t, pull)
@@ -415,9 +492,9 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
         corner = largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
         bound_weights(bounds, w, s[m:], t[m:], barrier)
         total, target = dot(s, t), 0.0
-        if step == limit or not total > 1e-9 * d:
+        if step == limit or not total > 1e-9 * d or largest_at(sides, r) <= level:
             break
-        if step > 1 and decided(scores, barrier, k + 1) >= tolerance:
+        if step > 1 and level < 0.0 and decided(scores, barrier, k + 1) >= tolerance:
             break
         factor, ok = normal_factor(routines, matrix, both, barrier, min(primal, dual), scaled, normal)
         if not ok:
@@ -444,4 +521,9 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
         d += primal * dd
         advance(t, dual, dt)
         r = residuals(matrix, w, r0)
-    return w, d, scores, barrier
+        if level >= 0.0:
+            row_multipliers(sides, t, y)
+            if bound_by_multipliers(matrix, factor, both, barrier, up, down, bounds, r, w, t[m:], y, level):
+                break
+            clear(y)
+    return w, d, scores, barrier, y

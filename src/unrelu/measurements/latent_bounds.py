@@ -67,15 +67,13 @@ class Bounds:
             if isinstance(bounds, int | float):
                 call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
-        ends = []
-        for name, values in (("lower", lower), ("upper", upper)):
-            array = numbers(values, f"bounds: the {name} one")
-            if array.shape not in ((), (k,), shape):
-                raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
-            if np.isnan(array).any():
-                raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
-            ends.append(np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy())
-        below, above = ends
+        found = cls(_end(lower, "lower", shape), _end(upper, "upper", shape))
+        found._check_order()
+        return found
+
+    def _check_order(self) -> None:
+        """Raise InputError if a lower bound is not below the upper one, or their distance is no number."""
+        below, above = self.lower, self.upper
         if not (below < above).all():
             j = int(np.flatnonzero(~(below < above))[0])
             raise InputError(
@@ -84,14 +82,13 @@ class Bounds:
             )
         with np.errstate(over="ignore"):
             distance = above - below
-        odd = np.isfinite(below) & np.isfinite(above) & ~((distance > _SHORTEST) & np.isfinite(distance))
+        odd = self.boxed & ~((distance > _SHORTEST) & np.isfinite(distance))
         if odd.any():
             j = int(np.argmax(odd))
             raise InputError(
                 f"bounds: coordinate {j} is between {below[j]:g} and {above[j]:g}, whose distance, {distance[j]:g}, is "
                 "out of the range of numbers; use -inf or inf where there is no bound"
             )
-        return cls(below, above)
 
     @property
     def none(self) -> bool:
@@ -178,6 +175,16 @@ class Bounds:
                 f"{name} of observation {i} has {code:{digits}} at coordinate {j}, outside of bounds "
                 f"[{low:g}, {high:g}]; start inside, or widen them"
             )
+
+
+def _end(values: Any, name: str, shape: Shape) -> Array:
+    """The lower or upper bounds of codes of a shape, (k,), from a number or an array."""
+    array, k = numbers(values, f"bounds: {name}"), math.prod(shape)
+    if array.shape not in ((), (k,), shape):
+        raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
+    if np.isnan(array).any():
+        raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
+    return np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy()
 
 
 @dataclass(frozen=True, eq=False)

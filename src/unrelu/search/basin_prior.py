@@ -61,7 +61,7 @@ def default_prior() -> BasinPrior:
     """The prior for generators of which nothing is known.
 
     It is learned on the generators to tune on of ``unrelu benchmark hard``, 120 observations of each of seven
-    measurements with noise, by ``python -m unrelu_studies.benchmarks.searches.default_prior``.
+    measurements with noise, by ``python -m unrelu_studies.benchmarks.tuning.default_prior``.
     """
     weights = np.array(_DEFAULT)
     return BasinPrior(weights / weights.sum(axis=1, keepdims=True))

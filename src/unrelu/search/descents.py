@@ -188,7 +188,7 @@ def step_terms(layout: npt.NDArray[np.int64]) -> Array:
     """What the time of a step on a packed network is made of, (5,).
 
     1, the layers, the weights, outputs times latent coordinates squared (normal equations), and latent coordinates
-    cubed (their solution). ``python -m unrelu_studies.benchmarks.searches.step_costs`` compares with measured times.
+    cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` compares with measured times.
     """
     inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
     k = inputs[0]

@@ -26,6 +26,7 @@ BENCHMARKS = {
     "baselines": "searches.baselines",
     "prior": "searches.prior",
     "phase_retrieval": "measurements.phase_retrieval",
+    "count_p_values": "measurements.count_p_values",
     "time_limit": "processes.time_limit",
     "datasets": "processes.datasets",
     "lp_forms": "layer_programs.lp_forms",

@@ -2,8 +2,9 @@ r"""Emulators: networks that stand for a simulation, x = G(theta), with paramete
 
 ``spectrum`` is a star's light in a window of wavelengths, by a formula, as The Payne (Ting et al., ApJ 879, 2019) has
 it from models of atmospheres: Planck's law with lines shifted by a velocity and blurred by rotation, LeakyReLU.
-``stiff-a`` and ``stiff-b`` are shaped like a published emulator of the reionisation of the universe: 16 parameters in
-[0, 1], six hidden ReLU layers of 90, 28 outputs, whose sensitivities to the parameters are up to four decades apart.
+``stiff-a`` and ``stiff-b`` are shaped like NNERO's emulator of the reionisation of the universe (Facchinetti,
+arXiv:2503.11261, 2025): 16 parameters in [0, 1], six hidden ReLU layers of 90, 28 outputs, whose sensitivities to the
+parameters are up to four decades apart.
 
 Weights are made by ``python -m unrelu_studies.zoo.train_emulators`` and kept in ``kit/weights``.
 """
@@ -22,8 +23,10 @@ import torch
 from torch import Tensor
 
 from unrelu.loaders import from_arrays
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.streams import torch_stream
+from unrelu_studies.kit.random_instances import random
 
 Array = npt.NDArray[np.float64]
 
@@ -110,6 +113,9 @@ def _stiff(seed: int) -> Emulator:
     return Emulator(names, *ends, stiff(seed), (90,) * 6, "relu")
 
 
+# Deviations of the noise are log-uniform between these fractions of the outputs' root mean square.
+NOISE = (1e-3, 1e-1)
+
 EMULATORS = {
     "spectrum": Emulator(
         ("temperature", "metallicity", "velocity", "width", "reddening"),
@@ -133,3 +139,14 @@ def emulator(name: str) -> Network:
     scale = (lower + upper) / 2, (upper - lower) / 2
     activation = [about.activation] * len(about.hidden) + ["identity"]
     return from_arrays(weights, biases, activation=activation, input_scale=scale)
+
+
+def observed(network: Generator, truth: Array, noisy: bool, seed: int, name: str) -> tuple[Array, Array]:
+    """Observations (B, n), and the deviation of each output's noise, (n,): ones where there is none."""
+    y = network(truth)
+    if not noisy:
+        return y, np.ones(y.shape[1])
+    low, high = np.log(NOISE)
+    share = np.exp(low + (high - low) * random("emulator sigma", seed, name).random(y.shape[1]))
+    sigma = share * np.sqrt(np.square(y).mean())
+    return y + sigma * random("emulator noise", seed, name).standard_normal(y.shape), sigma

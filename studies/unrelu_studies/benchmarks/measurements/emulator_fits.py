@@ -18,7 +18,9 @@ from unrelu import Gaussian, invert
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
-from unrelu_studies.kit.emulators import EMULATORS, emulator
+from unrelu_studies.benchmarks.measurements import gengli_fits
+from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
+from unrelu_studies.kit.gengli_decoder import GENGLI, installed
 from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.unit_runner import Unit
@@ -27,8 +29,6 @@ Array = npt.NDArray[np.float64]
 
 COUNT, QUICK_COUNT = 100, 4
 STARTS, QUICK_STARTS = (1, 10, 60), (1, 2, 4)
-# Deviations of the noise are log-uniform between these fractions of the outputs' root mean square.
-NOISE = (1e-3, 1e-1)
 # A fit is exact whose largest residual is this fraction of the largest output; a code is the best if its objective is
 # within this share of the best known.
 EXACT, WITHIN = 1e-8, 1e-2
@@ -36,16 +36,23 @@ TIGHT = 1e-12  # tolerances of SciPy's, for exact fits; its default, 1e-8, ends 
 
 
 def _units(command: Command) -> list[Unit]:
-    return [(name, noisy) for name in command.generators or tuple(EMULATORS) for noisy in (False, True)]
+    names = [*EMULATORS, *([GENGLI] if installed() and not command.quick else [])]
+    return [(name, noisy) for name in names for noisy in (False, True)]
+
+
+def _collect(command: Command, parts: list[Any]) -> Results:
+    return {key: [row for row in parts if (row["emulator"] == GENGLI) == (key == GENGLI)] for key in ("rows", GENGLI)}
 
 
 def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     name, noisy = str(unit[0]), bool(unit[1])
+    if name == GENGLI:
+        return gengli_fits.measure(command, noisy)
     network, count = emulator(name), command.count(COUNT, QUICK_COUNT)
     starts = QUICK_STARTS if command.quick else STARTS
     lower, upper = np.array(EMULATORS[name].lower), np.array(EMULATORS[name].upper)
     truth = lower + (upper - lower) * random("emulator truth", command.seed, name).random((count, len(lower)))
-    y, sigma = _observed(network, truth, noisy, command.seed, name)
+    y, sigma = observed(network, truth, noisy, command.seed, name)
     peer = _Peer(network, lower, upper, sigma)
     with computing(one_thread=True):
         invert(network, y[:2], bounds=(lower, upper), noise=Gaussian(sigma) if noisy else None)  # compiles, and draws
@@ -68,17 +75,6 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
         "success": float(np.mean(found.success)), "sure": float((np.asarray(found.confidence) >= 0.99).mean()),
         "milliseconds": {m: 1e3 * s / count for m, s in seconds.items()},
     }  # fmt: skip
-
-
-def _observed(network: Network, truth: Array, noisy: bool, seed: int, name: str) -> tuple[Array, Array]:
-    """Observations (B, n), and the deviation of each output's noise, (n,): ones where there is none."""
-    y = network(truth)
-    if not noisy:
-        return y, np.ones(y.shape[1])
-    low, high = np.log(NOISE)
-    share = np.exp(low + (high - low) * random("emulator sigma", seed, name).random(y.shape[1]))
-    sigma = share * np.sqrt(np.square(y).mean())
-    return y + sigma * random("emulator noise", seed, name).standard_normal(y.shape), sigma
 
 
 class _Peer:
@@ -139,11 +135,11 @@ def _best(runs: Array, peer: _Peer, y: Array) -> Array:
 def _table(results: Results) -> str:
     rows = results["rows"]
     methods = list(rows[0]["milliseconds"])
-    columns = ("emulator", "noise", "share of", *methods)
+    columns = ("emulator", "noise", "observations", "share of", *methods)
     return table(
         columns,
         (
-            (r["emulator"], "stated" if r["noisy"] else "none", "best codes" if r["noisy"] else "exact fits",
+            (r["emulator"], "stated" if r["noisy"] else "none", r["observations"], "best codes" if r["noisy"] else "exact fits",
              *(f"{per_cent((r['best'] if r['noisy'] else r['exact'])[m])}, {short(r['milliseconds'][m])} ms"
                for m in methods))
             for r in rows
@@ -175,4 +171,9 @@ def _aims(results: Results) -> str:
     )  # fmt: skip
 
 
-BENCHMARK = Benchmark(units=_units, measure=_measure, blocks={"emulators aims": _aims, "emulators fits": _table})
+BENCHMARK = Benchmark(
+    units=_units,
+    measure=_measure,
+    blocks={"emulators aims": _aims, "emulators fits": _table, "emulators gengli": gengli_fits.fits_of_gengli},
+    collect=_collect,
+)

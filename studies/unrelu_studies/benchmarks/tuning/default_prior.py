@@ -1,4 +1,4 @@
-"""Learn the default prior of the confidence: ``python -m unrelu_studies.benchmarks.searches.default_prior``.
+"""Learn the default prior of the confidence: ``python -m unrelu_studies.benchmarks.tuning.default_prior``.
 
 Observations of the hard generators to tune on are searched with all that the search has and more, and the prior is the
 mixture that makes the counts of their chains most probable. Prints the rows of ``_DEFAULT`` in

@@ -1,4 +1,4 @@
-"""What a step of the compiled descents costs: ``python -m unrelu_studies.benchmarks.searches.step_costs``.
+"""What a step of the compiled descents costs: ``python -m unrelu_studies.benchmarks.tuning.step_costs``.
 
 Descents and hops are timed on the hard generators to tune on, and the costs of the model in
 :mod:`unrelu.search.descents` are fitted to the times, by least squares of their relative errors; none is below zero.

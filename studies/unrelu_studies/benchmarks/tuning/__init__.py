@@ -1,0 +1,1 @@
+"""What the library's constants are learned from, on the generators to tune on."""
