@@ -9,7 +9,7 @@ from torch import nn
 
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
-from unrelu.models.opaque_network import frozen
+from unrelu.models.module_copies import frozen
 
 
 class Residual(nn.Module):

@@ -93,7 +93,7 @@ def run_what_is_named(message, network, y, **stated):
         assert np.isfinite(unrelu.invert(network, y, name, **stated, **options).z).all()
 
 
-@pytest.mark.parametrize(("method", "options"), BY_LAYERS, ids=lambda of: str(of))
+@pytest.mark.parametrize(("method", "options"), BY_LAYERS, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_generators_that_cannot_be_inverted_layer_by_layer(case, method, options):
     network, stated, said = CASES[case]
@@ -103,7 +103,7 @@ def test_generators_that_cannot_be_inverted_layer_by_layer(case, method, options
     run_what_is_named(message, network, y)
 
 
-@pytest.mark.parametrize(("method", "options"), [*BY_LAYERS[:-1]], ids=lambda of: str(of))
+@pytest.mark.parametrize(("method", "options"), [*BY_LAYERS[:-1]], ids=str)
 @pytest.mark.parametrize("case", MEASURED)
 def test_measurements_that_make_no_layer_of_the_last_one(case, method, options):
     network, operator, said = MEASURED[case]

@@ -18,7 +18,7 @@ from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.observed_network import selects_outputs
+from unrelu.measurements.observed_network import rounding_noise, selects_outputs
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
@@ -204,6 +204,7 @@ class Problem:
             )
         if isinstance(measurement, Identity | MaskOperator):
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
+        stated = stated if scaling.ends else rounding_noise(network, stated, values, measurement)
         if stated.counts and isinstance(network, Network) and selects_outputs(measurement):
             low, high = network.layers[-1].activation.range
             if (low < 0).any() and np.isfinite(high).all():

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from deepinv import physics as ph
+from torch import nn
 from torch.utils.data import DataLoader
 
 import unrelu
 from tests.support import image_network, random_network
 from unrelu.adapters import GeneratorReconstructor
 from unrelu.errors import InputError, OptionError
+from unrelu.loaders import from_torch
 
 IMAGE = (1, 28, 28)
 DIGITS = unrelu.zoo.load("mnist-relu")
@@ -251,3 +253,16 @@ except ModuleNotFoundError as error:
     assert run(code).startswith(
         'MissingPackageError deepinv GeneratorReconstructor needs deepinv: pip install "unrelu['
     )
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_linearity_is_checked_in_the_precision_of_the_physics(factor):
+    """Super-resolution of deepinv computes in single precision, and its rounding is no nonlinearity."""
+    physics = ph.Downsampling((1, 32, 32), filter="gaussian", factor=factor, padding="circular")
+    net = from_torch(nn.Sequential(nn.Linear(5, 1024), nn.Unflatten(1, (1, 32, 32)), nn.Tanh()))
+    z = np.random.default_rng(7).standard_normal((2, 5))
+    y = physics(torch.from_numpy(net(z)).float())
+    assert unrelu.invert(net, y.numpy(), operator=physics, noise="gaussian:1e-5").success.all()
+    bent = ph.LinearPhysics(A=lambda x: x + 1e-3 * x.square(), A_adjoint=lambda r: r)
+    with pytest.raises(InputError, match=r"operator= is not linear: .* pass a differentiable function of PyTorch"):
+        unrelu.invert(net, net(z), operator=bent)

@@ -277,7 +277,7 @@ def test_options_of_files_do_not_go_with_networks_of_the_zoo(run):
 @pytest.mark.parametrize(
     ("arguments", "file"),
     [
-        (("invert", "net.npz", "y.npy", "-o", "out"), "y.npy"),
+        (("invert", "mnist-relu", "y.npy", "-o", "out"), "y.npy"),
         (("certify", "net.npz", "y.npy", "-o", "out"), "y.npy"),
         (("inspect", "net.npz"), "net.npz"),
         (("run", "mnist-relu", "net.npz", "--array", "W0", "-o", "out"), "net.npz"),

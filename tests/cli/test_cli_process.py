@@ -40,7 +40,7 @@ def test_a_page_does_not_replace_what_is_no_file(run):
 
 
 def test_what_is_no_error_of_ours_is_not_hidden(run, monkeypatch):
-    def broken():
+    def broken(**options):
         raise ZeroDivisionError
 
     monkeypatch.setattr(app, "app", broken)
@@ -50,7 +50,7 @@ def test_what_is_no_error_of_ours_is_not_hidden(run, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError("a lot"), OSError(28, "No space left on device", "there")])
 def test_the_machine_s_limits_are_a_line(run, monkeypatch, error):
-    def broken():
+    def broken(**options):
         raise error
 
     monkeypatch.setattr(app, "app", broken)

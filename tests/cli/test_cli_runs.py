@@ -94,11 +94,12 @@ def test_lines_of_results_name_the_files(unrelu_command):
 def test_a_method_that_does_not_suit_the_generator_is_refused_before_the_folder_is_made(unrelu_command, command):
     digits = unrelu.zoo.observations("mnist-dcgan")[:2]
     np.save("digits.npy", digits)
+    narrow, large = "layer 3 (6272 -> 784) has fewer outputs than inputs", "layer 2 (3136 -> 6272) is too large for"
     for method in ("linf", "exact", "l1", "relaxed", "least_squares", "projected"):
         code, out, err = unrelu_command(command, "mnist-dcgan", "digits.npy", "-o", "out", "--method", method)
         assert (code, out) == (2, "")
-        assert "layer 3 (6272 -> 784) has fewer outputs than inputs" in err
-        assert "use method='auto' or 'lm'" in err
+        assert (large if method == "exact" else narrow) in err
+        assert "'lm'" in err.partition("use method=")[2]
         assert not Path("out").exists()
 
 

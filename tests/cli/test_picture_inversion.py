@@ -14,7 +14,7 @@ from torch import nn
 import unrelu
 from unrelu.datasets.single_picture import picture_shape, read_picture, write_picture
 from unrelu.errors import InputError
-from unrelu.measurements.picture_scale import scaling_to
+from unrelu.measurements.picture_scale import scale_of
 
 LM = ("--method", "lm", "-O", "max_iterations=30")
 
@@ -166,4 +166,4 @@ def test_values_beyond_black_and_white_are_cut(tmp_path):
 
 def test_a_generator_of_no_scale_asks_for_it():
     with pytest.raises(InputError, match=r"which is none of \[0, 1\], \[-1, 1\] and \[0, 255\]: .* e\.g\. --scale 0,"):
-        scaling_to(unrelu.from_arrays([[[200.0], [-100.0], [30.0]]]))
+        scale_of(unrelu.from_arrays([[[200.0], [-100.0], [30.0]]]))

@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
-from unrelu.models.opaque_network import OpaqueNetwork, frozen
+from unrelu.models.module_copies import frozen
+from unrelu.models.opaque_network import OpaqueNetwork
 
 
 class Model(nn.Module):
@@ -142,8 +143,8 @@ def test_what_cannot_be_traced():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda m, z: (m.fc1(z), z), "the module returns several values"),
-        (lambda m, z: {"x": m.fc1(z)}, "the module returns several values"),
+        (lambda m, z: (m.fc1(z), z), r"it returns a tuple with 0 \(2, 4\), 1 \(2, 4\); say which is the output"),
+        (lambda m, z: {"x": m.fc1(z)}, r"it returns a dict with 'x' \(2, 4\); .*output='x'"),
         (lambda m, z: m.table * 2, "the output depends on 0 inputs"),
         (lambda m, z: z.shape[1], "the module returns a value that its input does not affect"),
     ],
@@ -157,16 +158,14 @@ def test_two_inputs():
         def forward(self, z, c):
             return z * c
 
-    with pytest.raises(UnsupportedModelError, match=r"depends on 2 inputs \['z', 'c'\]; a generator has one"):
+    with pytest.raises(UnsupportedModelError, match=r"the module takes z and c; .* as inputs=\{'c': tensor\}"):
         from_torch(Conditional(), 3)
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "module", [nn.RNN(4, 4), nn.Conv3d(4, 4, 1), nn.Bilinear(4, 4, 4), nn.Embedding(4, 4), nn.InstanceNorm1d(4)]
-)
+@pytest.mark.parametrize("module", [nn.Conv3d(4, 4, 1), nn.Bilinear(4, 4, 4), nn.Embedding(4, 4), nn.InstanceNorm1d(4)])
 def test_unsupported_modules(module):
     with pytest.raises(UnsupportedModelError, match=rf"module '1' \({type(module).__name__}\) is not an affine map"):
         from_torch(seq(nn.Linear(4, 4), module).eval(), 4)
@@ -174,12 +173,10 @@ def test_unsupported_modules(module):
 
 def test_a_refusal_says_what_is_supported():
     with pytest.raises(UnsupportedModelError) as caught:
-        from_torch(seq(nn.Linear(4, 4), nn.RNN(4, 4)).eval(), 4)
+        from_torch(seq(nn.Linear(4, 4), nn.Embedding(4, 4)).eval(), 4)
     message = str(caught.value)
     assert all(name in message for name in ("ConvTranspose2d", "LeakyReLU", "BatchNorm1d", "Unflatten"))
-    assert message.endswith(
-        "as a generator without known layers it fails too: it returns a tuple; a generator returns one tensor"
-    )
+    assert "as a generator without known layers it fails too: for float64 codes of shape (2, 4) it raises" in message
 
 
 @pytest.mark.parametrize(
@@ -302,19 +299,13 @@ def test_patched_forward():
         from_torch(module)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_torchscript():
-    with pytest.raises(UnsupportedModelError, match=r"compiled by TorchScript; pass the original nn\.Module"):
-        from_torch(torch.jit.script(nn.Linear(3, 3)))
-
-
 def test_lazy_module():
     with pytest.raises(ModelError, match=r"module '0' .LazyLinear. has no weights yet"):
         from_torch(seq(nn.LazyLinear(3)))
 
 
 def test_not_a_module():
-    with pytest.raises(ModelError, match=r"takes a torch\.nn\.Module, got dict; for files use unrelu\.load"):
+    with pytest.raises(ModelError, match=r"takes a torch\.nn\.Module or a function of a tensor, got dict; for files"):
         from_torch({})
 
 

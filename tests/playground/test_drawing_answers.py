@@ -51,7 +51,7 @@ def test_its_own_picture_is_drawn_exactly(digits):
     assert found["verdict"] == "The generator draws the visible picture exactly."
     np.testing.assert_allclose(found["reconstruction"], y, atol=1e-7)
     np.testing.assert_allclose(found["residual"], 0, atol=1e-7)
-    assert said(found["facts"])["Uniqueness"].startswith("no other code near it gives the same output")
+    assert said(found["facts"])["Uniqueness"] == "no other code near it gives the same output (rank 20 of 20)"
 
 
 def test_hidden_pixels_are_filled_in_and_have_no_residual(digits):
@@ -82,7 +82,7 @@ def test_stated_noise_judges(digits, kind):
     drawn = answer(digits, seven(), noise={**stated, "level": 0.03})
     assert (drawn["status"], drawn["success"]) == ("MISFIT", False)
     assert "does not explain" in drawn["verdict"]
-    assert said(drawn["facts"])["Fit"] == "p-value 0"
+    assert float(said(drawn["facts"])["Fit"].removeprefix("p-value ").lstrip("<")) < 0.01
 
 
 def test_a_search_that_is_cut_off_says_so(generators):
@@ -200,6 +200,6 @@ def test_generators_of_no_pictures(shape, scale, why):
         PictureGenerator.of("net.npz", network, scale)
 
 
-def test_a_generator_of_one_value_has_no_black_and_white():
-    with pytest.raises(InputError, match="puts out 0 everywhere; pass --scale LOW,HIGH"):
+def test_black_and_white_have_to_be_known():
+    with pytest.raises(InputError, match=r"outputs of the generator go from 0 to 0, .* --scale 0,0"):
         PictureGenerator.of("net.npz", unrelu.from_arrays([np.zeros((64, 2))]))

@@ -427,7 +427,7 @@ def demo(
     end(failed, len(codes), False, output / "results.jsonl")
 
 
-@app.command()
+@app.command(epilog=opt.EXAMPLES["play"])
 def play(
     model: Annotated[
         str | None,
@@ -439,11 +439,12 @@ def play(
     activation: opt.ActivationName = None,
     latent_shape: opt.LatentShape = None,
     scale: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: the values of black and white. [default: as outputs suggest]")
+        str | None, typer.Option(help="LOW,HIGH: the values of black and white. [default: the scale of outputs]")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
     max_bytes: opt.MaxBytes = None,
+    json: opt.Json = False,
 ) -> None:
     """Draw a picture on a page of this machine, hide parts of it, and see what a generator makes of it.
 
@@ -454,17 +455,19 @@ def play(
     from unrelu.cli.terminal import interruptible
     from unrelu.playground import PictureGenerator, bundled, serving
 
-    opened = []
-    if model is not None:
+    generators = sorted(bundled(), key=lambda known: known.name != model)
+    if model is not None and (generators[0].name != model or Path(model).exists()):
         network = network_of(model, layers, activation, latent_shape, max_bytes)
-        opened = [PictureGenerator.of(Path(model).name, network, scale)]
-    generators = [*opened, *(known for known in bundled() if known.name != model)]
+        generators.insert(0, PictureGenerator.of(Path(model).name, network, scale))
     print("preparing the first generator", file=sys.stderr)
     with serving(generators, port) as server, interruptible("stopping") as ended:
-        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", flush=True)
+        where = sys.stderr if json else sys.stdout
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", file=where, flush=True)
         if browser:
             webbrowser.open(server.url)
         ended.wait()
+    if json:
+        leave("play", {"url": server.url, "generators": [generator.name for generator in generators]})
 
 
 def add_laboratory(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from unrelu.datasets.single_picture import check_output, is_picture, picture_sha
 from unrelu.datasets.small_files import read_observations
 from unrelu.datasets.sources import Shape
 from unrelu.errors import InputError
-from unrelu.measurements.picture_scale import Scaling, own_range, scaling_to
+from unrelu.measurements.picture_scale import Scaling, own_range, scale_of
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion
 
@@ -69,7 +69,7 @@ def read_given(
     if measured:
         raise InputError(f"--operator takes numbers that it gives, and {data} is a picture; pass them as a .npy file")
     y, shape = read_picture(data, network.output_shape, size, max_bytes)
-    return Given(y, (data.name,), shape, str(scaling_to(network)) if scale is None else scale)
+    return Given(y, (data.name,), shape, str(scale_of(network)) if scale is None else scale)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PictureFile:
         check_output(path, overwrite)
         ends = Scaling.parse(given.scale).ends
         stored = own_range(given.y.dtype) if given.shape else None
-        return cls(path, shape, ends or stored or scaling_to(network).ends or (0.0, 1.0))
+        return cls(path, shape, ends or stored or scale_of(network).ends or (0.0, 1.0))
 
     def finish(self, console: Console, given: Given, result: Inversion) -> bool:
         """Write the reconstruction, if there is a code, and say the verdict; whether there is one."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unrelu.certification.certificate import Certificate
-    from unrelu.models.network import Network
+    from unrelu.models.generator import Generator
     from unrelu.problem import Progress
     from unrelu.result import Inversion
 
@@ -42,7 +42,7 @@ def limit_of(max_bytes: int | None) -> int:
 
 def network_of(
     model: str, layers: str | None, activation: str | None, latent_shape: str | None, max_bytes: int | None = None
-) -> Network:
+) -> Generator:
     """A network of the zoo by its name, or from a file."""
     from unrelu import zoo
     from unrelu.loaders import load
@@ -59,9 +59,10 @@ def network_of(
         shape = tuple(int(n) for n in latent_shape.split(",")) if latent_shape else None
     except ValueError:
         raise InputError(f"--latent-shape {latent_shape!r}: write whole numbers with commas, e.g. 64,1,1") from None
+    prefix = layers is not None and layers.endswith(".")
     return load(
         model,
-        layers=[name.strip() for name in layers.split(",")] if layers else None,
+        layers=layers if prefix or not layers else [name.strip() for name in layers.split(",")],
         activation=activation.split(",") if activation and "," in activation else activation,
         latent_shape=shape,
         max_bytes=limit_of(max_bytes),

@@ -234,9 +234,7 @@ def least_violation(
     return replace(answer, pivots=answer.pivots + pivots, fallback=attempts > 0)
 
 
-def largest_beside(
-    system: LayerSystem, rows: Rows, level: float, start: Array, time_limit: float = math.inf
-) -> Answer:
+def largest_beside(system: LayerSystem, rows: Rows, level: float, start: Array, time_limit: float = math.inf) -> Answer:
     """Whether the least max_j e_j(h) is at most ``level``: an answer with objective <= level or bound > level.
 
     It takes a fraction of the time of the minimum, unless that is next to the level: then it is the minimum.

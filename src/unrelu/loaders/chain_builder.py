@@ -61,17 +61,10 @@ class ChainBuilder:
         Raises:
             UnsupportedModelError, ModelError: raised within, or in place of the complaints of PyTorch and NumPy.
         """
-        try:
+        with told(place, [flow.shape for flow in flows]):
             if len(flows) > 1:
                 raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
             yield
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{place} {error}") from error
-        except ModelError as error:
-            raise ModelError(f"{place}: {error}") from error
-        except _COMPLAINTS as error:
-            what = f"does not fit an input of shape {flows[0].shape}" if flows else "cannot be computed"
-            raise ModelError(f"{place} {what}: {error}") from error
 
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
         """Append the parts that the node ``place`` makes of ``flow``; returns what leaves it.
@@ -113,6 +106,24 @@ class ChainBuilder:
             raise UnsupportedModelError(
                 f"{place or 'the model'} depends on the batch size or on random numbers; it must not"
             )
+
+
+@contextmanager
+def told(place: str, shapes: Sequence[Shape]) -> Iterator[None]:
+    """What goes wrong at the node ``place``, which takes data of these shapes, told with its name.
+
+    Raises:
+        UnsupportedModelError, ModelError: raised within, or in place of the complaints of PyTorch and NumPy.
+    """
+    try:
+        yield
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{place} {error}") from error
+    except ModelError as error:
+        raise ModelError(f"{place}: {error}") from error
+    except _COMPLAINTS as error:
+        what = f"does not fit an input of shape {shapes[0]}" if shapes else "cannot be computed"
+        raise ModelError(f"{place} {what}: {error}") from error
 
 
 def code_shape(latent_shape: object) -> Shape:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, float64, normalisation, reshaped
-from unrelu.loaders.keras_file import Arrays
+from unrelu.loaders.file_checks.keras_file import Arrays
 from unrelu.loaders.weight_arrays import Entry, Named, dense, natural
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Scale, Shape, check_finite

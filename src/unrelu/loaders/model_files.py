@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
-from unrelu.loaders.checkpoint import check_tensors, read_checkpoint
-from unrelu.loaders.keras_file import read_keras
+from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
+from unrelu.loaders.file_checks.keras_file import read_keras
+from unrelu.loaders.file_checks.program_file import check_sizes, read_program_file
 from unrelu.loaders.keras_layers import by_layer, from_keras
+from unrelu.loaders.torch_graph import from_program
 from unrelu.loaders.weight_arrays import (
     Activations,
     Entry,
@@ -28,15 +31,18 @@ from unrelu.loaders.weight_arrays import (
 )
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
+from unrelu.models.torch_callables import GeneratorCall
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
 # Characters of a message.
 _LONGEST = 4000
+_GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
 
-Layers = Sequence[str] | None
+Layers = str | Sequence[str] | None
 # The tensors of a file by layer, and the activations that it stores.
 Contents = tuple[Named, Activations | None]
 
@@ -44,21 +50,24 @@ Contents = tuple[Named, Activations | None]
 @computing()
 def load(
     path: str | os.PathLike[str],
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     activation: Activations | None = None,
     latent_shape: int | tuple[int, ...] | None = None,
     max_bytes: int = MAX_BYTES,
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
-) -> Network:
+) -> Network | OpaqueNetwork:
     """A network from a file, read by its suffix. No file can run code, have other files read, or fill the memory.
 
     Pickled objects are refused, and so is a file that states more than it holds, or would take more than ``max_bytes``
     once decompressed, before it is read.
 
     - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
-      in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind.
+      in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind. A graph that
+      branches becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
+    - ``.pt2``: a program of ``torch.export.save``, of known operators, read without ``torch.export.load``, which
+      unpickles.
     - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
@@ -78,8 +87,9 @@ def load(
     Args:
         path: the file.
         layers: names of layers to pick out of a larger file of weights, in the order in which they are applied, e.g.
-            ``["fc3", "fc4"]``; None takes all of them in the order of the file. Of a whole Keras model, it picks from
-            the weights, ``["decoder/dense", "decoder/dense_1"]``, and ``activation`` has to be passed.
+            ``["fc3", "fc4"]``; or what all their names begin with, ``"decoder."``, in the order of the file; None takes
+            all of them. Of a whole Keras model, it picks from the weights, ``["decoder/dense", "decoder/dense_1"]``,
+            and ``activation`` has to be passed.
         activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
@@ -109,7 +119,7 @@ def load(
     """
     file = _path(path)
     suffix = file.suffix.lower()
-    if suffix not in (known := (".onnx", *_KERAS, *_READERS)):
+    if suffix not in (known := (*_GRAPHS, *_KERAS, *_READERS)):
         raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}")
     _check_options(file, suffix, layers, activation, latent_shape)
     max_bytes = check_limit(max_bytes)
@@ -118,6 +128,8 @@ def load(
             if size == 0:
                 raise InputError(f"{file} is empty")
         network = _read(file, suffix, layers, activation, latent_shape, max_bytes)
+        if isinstance(network, OpaqueNetwork):
+            return _unscaled(network, input_scale, output_scale, output_basis)
         return standardised(network, input_scale, output_scale, output_basis)
     except ModelError as error:
         raise type(error)(f"{file}: {_shortened(error)}") from error
@@ -128,6 +140,16 @@ def load(
         raise ModelFileError(f"{file} cannot be read: {error}") from error
 
 
+def _unscaled(network: OpaqueNetwork, *scales: object) -> OpaqueNetwork:
+    """A network without known layers, if no affine maps are to be put around it."""
+    if any(scale is not None for scale in scales):
+        raise OptionError(
+            f"input_scale=, output_scale= and output_basis= become part of the first and last layer: {network.reason}; "
+            "scale codes and observations yourself, or have the exported graph do it"
+        )
+    return network
+
+
 def _read(
     file: Path,
     suffix: str,
@@ -135,11 +157,15 @@ def _read(
     activation: Activations | None,
     latent_shape: int | tuple[int, ...] | None,
     max_bytes: int,
-) -> Network:
+) -> Network | OpaqueNetwork:
     if suffix == ".onnx":
         from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
         return from_onnx(file, latent_shape, max_bytes)
+    if suffix == ".pt2":
+        program = read_program_file(file, max_bytes)
+        check_sizes(program, program.module(), max_bytes)
+        return from_program(program, None, GeneratorCall())
     if suffix in _KERAS:
         arrays, config = read_keras(file, max_bytes)
         if config is not None and layers is None:
@@ -154,9 +180,31 @@ def _read(
         named, stored = _READERS[suffix](file, layers is not None, max_bytes)
     if not named:
         raise ModelFileError("the file holds no weights")
-    named = of_kernels(named, layers is not None, "pass layers=[...] in that order")
-    _check_size(named, layers, max_bytes)
-    return _network(file, named, layers, _of_layers(stored, named, layers) if activation is None else activation)
+    way_out, picked = "pass layers=[...] in that order", None if layers is None else list(layers)
+    if isinstance(layers, str):
+        picked = list(of_kernels(_under(named, layers), False, way_out))
+    named = of_kernels(named, picked is not None, way_out)
+    _check_size(named, picked, max_bytes)
+    if activation is None:
+        activation = _of_layers(stored, named, picked)
+    return _network(file, named, picked, activation, "" if layers is None else f"layers={layers!r}, ")
+
+
+def _under(named: Named, prefix: str) -> Named:
+    """The layers whose names begin with ``prefix``, in the order of the file.
+
+    Raises:
+        ModelError: there is none.
+    """
+    start = prefix.rstrip("./")
+    found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
+    if not found:
+        begun = dict.fromkeys(re.split(r"[./]", name)[0] for name in named)
+        raise ModelError(
+            f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one "
+            f"of these, e.g. layers={f'{list(begun)[-1]}.'!r}"
+        )
+    return found
 
 
 def _shortened(error: Exception) -> str:
@@ -177,7 +225,7 @@ def _path(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _check_size(named: Named, layers: Layers, max_bytes: int) -> None:
+def _check_size(named: Named, layers: list[str] | None, max_bytes: int) -> None:
     """Refuse layers that would take more than ``max_bytes`` as float64, which a network has, or that are no numbers."""
     size = 0
     for layer in named:
@@ -195,24 +243,25 @@ def _check_options(
     file: Path, suffix: str, layers: Layers, activation: Activations | None, latent_shape: object
 ) -> None:
     for name, value, fits in (
-        ("layers", layers, suffix != ".onnx"),
-        ("activation", activation, suffix != ".onnx"),
+        ("layers", layers, suffix not in _GRAPHS),
+        ("activation", activation, suffix not in _GRAPHS),
         ("latent_shape", latent_shape, suffix == ".onnx"),
     ):
         if value is not None and not fits:
-            why = "the graph says it" if suffix == ".onnx" else "the file says it"
+            why = "the graph says it" if suffix in _GRAPHS else "the file says it"
             raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
     if layers is not None and (
-        isinstance(layers, str)
-        or not isinstance(layers, Sequence)
-        or not layers
-        or any(not isinstance(name, str) for name in layers)
+        not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
     ):
-        raise OptionError(f"layers must be a list of layer names, got {layers!r}")
+        raise OptionError(
+            f"layers must be a list of layer names, or what they begin with, such as 'decoder.', got {layers!r}"
+        )
 
 
-def _network(file: Path, named: Named, layers: Layers, activation: Activations | None) -> Network:
-    """The network of these tensors, if it is known what its activations are.
+def _network(
+    file: Path, named: Named, layers: list[str] | None, activation: Activations | None, picked: str
+) -> Network:
+    """The network of these tensors, if it is known what its activations are; ``picked`` says in a call which they are.
 
     What is wrong with the tensors is said first: then the call that the message asks for works.
     """
@@ -220,7 +269,6 @@ def _network(file: Path, named: Named, layers: Layers, activation: Activations |
     if activation is not None:
         return network
     read = matrices(named, layers)
-    picked = "" if layers is None else f"layers={list(layers)!r}, "
     last = '["relu", "sigmoid"]' if len(read) == 2 else f'["relu"] * {len(read) - 1} + ["sigmoid"]'
     each = f", or one for each layer, activation={last}" if len(read) > 1 else ""
     words = ",".join(["relu"] * (len(read) - 1) + ["sigmoid"])
@@ -231,7 +279,7 @@ def _network(file: Path, named: Named, layers: Layers, activation: Activations |
     )
 
 
-def _of_layers(stored: Activations | None, named: Named, layers: Layers) -> Activations | None:
+def _of_layers(stored: Activations | None, named: Named, layers: list[str] | None) -> Activations | None:
     """The stored activations of the layers that are picked."""
     own = [name for name, _ in matrices(named, None)]
     if stored is None or isinstance(stored, str | Activation) or layers is None or len(stored) != len(own):

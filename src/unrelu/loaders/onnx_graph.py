@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, code_shape
+from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, code_shape, told
+from unrelu.loaders.onnx_functions import FUNCTIONS, OnnxModule, OnnxNode, TensorCall
 from unrelu.loaders.onnx_operators import OPERATORS, Call
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.file_reading import MAX_BYTES
+from unrelu.runtime.streams import stream
 
 try:
     import onnx
@@ -22,13 +29,16 @@ try:
     import onnx.numpy_helper
     from onnx.reference import ReferenceEvaluator
 
-    from unrelu.loaders.onnx_file import Sizes, read_model
+    from unrelu.loaders.file_checks.onnx_file import Sizes, read_model
 except ImportError:
     raise ModelFileError('reading .onnx needs a package: pip install "unrelu[onnx]"') from None
 
 
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
 _OLDEST = 7
+
+# Entries of a floating constant that may be options of an operator.
+_OPTIONS = 16
 
 # Nodes whose value is not a constant of the model.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -47,17 +57,21 @@ _FOLDED = {
 }  # fmt: skip
 
 
-def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES) -> Network:
-    """The chain of layers that an ONNX graph computes, in float64.
+def from_onnx(
+    file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES
+) -> Network | OpaqueNetwork:
+    """The chain of layers that an ONNX graph computes, in float64; if it branches, a generator without layers.
 
     Args:
-        file: the model; its tensors may be in NAME.data beside it (:func:`~unrelu.loaders.onnx_file.read_model`).
+        file: the model; its tensors may be in NAME.data beside it, see
+            :func:`~unrelu.loaders.file_checks.onnx_file.read_model`.
         latent_shape: shape of one latent code, only if the graph leaves it open.
         max_bytes: the most that the tensors may take, as stored and as float64, and any tensor that is computed.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
-        UnsupportedModelError: a node is not an affine map or a known activation, or the graph branches.
+        UnsupportedModelError: the graph is no chain of layers, and has a node that is not known, or is no
+            differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
 
     Source: https://onnx.ai/onnx/operators/
@@ -65,9 +79,64 @@ def from_onnx(file: Path, latent_shape: int | tuple[int, ...] | None = None, max
     model = read_model(file, max_bytes)
     graph = _Graph(model, max_bytes)
     shape, batch = _input_shape(graph.input, latent_shape)
-    one, two = (graph.follow(shape, b) for b in (BATCHES if batch is None else (batch, batch)))
+    try:
+        one, two = (graph.follow(shape, b) for b in (BATCHES if batch is None else (batch, batch)))
+    except UnsupportedModelError as error:
+        return _opaque(graph, shape, batch, str(error))
+    except ModelError as error:
+        try:  # shapes that fit one code only, whatever its input says of the batch
+            return _opaque(graph, shape, batch, str(error))
+        except ModelError:
+            raise error from None
     one.check_same(two)
     return Network.chain(one.parts, shape)
+
+
+def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
+    """The graph as a generator without known layers.
+
+    Args:
+        graph: the graph.
+        shape: of one code.
+        batch: the size of the batch axis, if the graph fixes it.
+        reason: why it is no chain.
+
+    Raises:
+        UnsupportedModelError: a node is not known, or the graph is no differentiable generator; with the ``reason``.
+        ModelError: shapes do not fit.
+    """
+    try:
+        module = graph.module(shape, batch or 1)
+        _check_rows(module, module, shape)
+        together = module
+        if batch is None:
+            with suppress(ModelError):  # of a graph exported for one code, whatever its input says
+                together = graph.module(shape, 2)
+        _check_rows(module, together, shape)
+    except ModelError as error:
+        if str(error) == reason:
+            raise
+        short = reason.partition("; supported")[0]
+        raise UnsupportedModelError(f"{short}; as a generator without known layers it fails too: {error}") from error
+    return opaque(module, shape, reason)
+
+
+def _check_rows(module: OnnxModule, together: OnnxModule, shape: Shape) -> None:
+    """Refuse a graph that mixes codes: a batch must have the outputs that its codes have alone."""
+    count = together.batch
+    z = torch.from_numpy(stream("codes of a batch").standard_normal((count, *shape)))
+    with torch.no_grad():
+        found = together.run(z)
+        if not found.dim() or len(found) != count:
+            what = f"{count} codes" if count > 1 else "a code"
+            raise UnsupportedModelError(
+                f"it maps {what} to a tensor of shape {tuple(found.shape)}; the batch axis must stay the first"
+            )
+        alone = module(z)
+    if found.shape != alone.shape or not torch.allclose(found, alone, rtol=1e-5, atol=1e-8, equal_nan=True):
+        raise UnsupportedModelError(
+            f"{count} codes have another output in a batch than alone; each output must depend on its own code only"
+        )
 
 
 def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...] | None) -> tuple[Shape, int | None]:
@@ -151,7 +220,7 @@ class _Graph:
                 )
             if not flows:
                 return self._fold(node, inputs, sizes)
-            attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+            attributes = _attributes(node)
             if node.op_type in ("Shape", "Size"):
                 return [_query(node.op_type, flows[0], attributes)]
             if node.op_type not in OPERATORS:
@@ -159,8 +228,48 @@ class _Graph:
                 raise UnsupportedModelError(f"is not an affine map or a known activation; supported are {names}")
             shapes = [(x.batch, *x.shape) if isinstance(x, Flow) else x for x in inputs]
             sizes.check_flow(node, shapes, flows[0].batch)
-            parts = OPERATORS[node.op_type](Call(inputs, attributes, self.opset))
+            parts = OPERATORS[node.op_type](Call(attributes, self.opset, inputs))
         return [chain.advance(flows[0], parts, place)]
+
+    def module(self, shape: Shape, batch: int) -> OnnxModule:
+        """The graph for batches of this size as a module of single codes, with all else folded.
+
+        It is evaluated without numbers first, so that no tensor in it takes more than is allowed.
+        """
+        sizes = Sizes(self.opsets, self.opset, self._max_bytes)
+        sizes.add(list(self.constants.values()))
+        constants: dict[str, Any] = {"": None, **self.constants}
+        live: dict[str, Tensor] = {self.input.name: torch.empty(batch, *shape, dtype=torch.float64, device="meta")}
+        nodes: list[OnnxNode] = []
+        for node in self.nodes:
+            place = f"node {node.name or node.output[0]!r} ({node.op_type})"
+            with told(place, [tuple(live[name].shape) for name in node.input if name in live]):
+                if node.domain not in ("", "ai.onnx"):
+                    raise UnsupportedModelError(
+                        f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
+                    )
+                if not any(name in live for name in node.input):
+                    inputs = [constants[name] for name in node.input]
+                    constants |= zip(node.output, self._fold(node, inputs, sizes), strict=True)
+                    continue
+                if node.op_type in ("Shape", "Size"):
+                    full = tuple(live[node.input[0]].shape)
+                    constants[node.output[0]] = _query(node.op_type, Flow(full[1:], full[0], ""), _attributes(node))
+                    continue
+                if node.op_type not in FUNCTIONS:
+                    raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
+                step = OnnxNode(node.op_type, place, _attributes(node), tuple(node.input), tuple(node.output))
+                inputs = [live[name] if name in live else _without_numbers(constants[name]) for name in node.input]
+                result = FUNCTIONS[step.op](TensorCall(step.attributes, self.opset, inputs, len(step.outputs)))
+                parts = result if isinstance(result, tuple) else (result,)
+                for name, part in zip(node.output, parts, strict=False):
+                    sizes.check_tensor(part.numel() // batch)
+                    live[name] = part
+                nodes.append(step)
+        if self.output not in live:
+            raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
+        used = {name: constants[name] for node in nodes for name in node.inputs if name and name in constants}
+        return OnnxModule(nodes, used, (self.input.name, self.output), self.opset, batch)
 
     def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: Sizes) -> Sequence[Any]:
         """The outputs of a node whose inputs are all constant, by ONNX's own reference implementation."""
@@ -182,6 +291,17 @@ class _Graph:
         sizes.add([np.asarray(value) for value in found])
         values = iter(found)
         return [next(values) if name else None for name in node.output]
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+
+
+def _without_numbers(value: Any) -> Any:
+    """A floating constant by its shape; small ones, which may be options such as scales, and others as they are."""
+    if value is None or value.dtype.kind in "iub" or value.size <= _OPTIONS:
+        return value
+    return torch.empty(value.shape, dtype=torch.float64, device="meta")
 
 
 def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ Resize is read as PyTorch resampling, where the two read the same entries.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from unrelu.models.affine import ConvTranspose, Dense, Pool, Resample, Shape
 
 Array = npt.NDArray[np.float64]
 # TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
-_FLOATS = (1, 10, 11, 16)
+FLOATS = (1, 10, 11, 16)
 
 
 def resized(
@@ -106,12 +107,37 @@ def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | 
 
 
 @dataclass(frozen=True)
-class Call:
+class Attributes(ABC):
+    """A node by its attributes, whatever its inputs are."""
+
+    attributes: dict[str, Any]
+    opset: int
+
+    @property
+    @abstractmethod
+    def flow(self) -> Flow:
+        """The data, by its shape."""
+
+    @abstractmethod
+    def array(self, i: int) -> npt.NDArray[Any] | None:
+        """Input i, a constant, or None if it is left out."""
+
+    def integers(self, i: int, name: str) -> list[int] | None:
+        """Integers that newer opsets pass as input i and older ones as an attribute."""
+        value = self.array(i)
+        value = self.attributes.get(name) if value is None else value
+        return None if value is None else [int(n) for n in np.ravel(value)]
+
+    def get(self, name: str, default: Any) -> Any:
+        """An attribute."""
+        return self.attributes.get(name, default)
+
+
+@dataclass(frozen=True)
+class Call(Attributes):
     """A node whose inputs are known: one is the :class:`Flow`, the others are arrays, or None where left out."""
 
     inputs: Sequence[Flow | npt.NDArray[Any] | None]
-    attributes: dict[str, Any]
-    opset: int
 
     @property
     def flow(self) -> Flow:
@@ -134,16 +160,6 @@ class Call:
         """Input i as float64, or None if it is left out."""
         return None if self.array(i) is None else self.tensor(i)
 
-    def integers(self, i: int, name: str) -> list[int] | None:
-        """Integers that newer opsets pass as input i and older ones as an attribute."""
-        value = self.array(i)
-        value = self.attributes.get(name) if value is None else value
-        return None if value is None else [int(n) for n in np.ravel(value)]
-
-    def get(self, name: str, default: Any) -> Any:
-        """An attribute."""
-        return self.attributes.get(name, default)
-
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
@@ -163,17 +179,17 @@ def _gemm(call: Call) -> list[Part]:
     return [Dense(weight, bias.expand(len(weight)).clone())]
 
 
-def _geometry(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+def geometry(call: Attributes, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     """Strides and dilations."""
     ones = (1,) * len(kernel)
     return tuple(call.get("strides", ones)), tuple(call.get("dilations", ones))
 
 
-def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+def pads(call: Attributes, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
     n, how = len(kernel), call.get("auto_pad", "NOTSET")
     if how in ("SAME_UPPER", "SAME_LOWER"):
-        return ops.same_padding(call.flow.shape[1:], kernel, *_geometry(call, kernel), how == "SAME_UPPER")
+        return ops.same_padding(call.flow.shape[1:], kernel, *geometry(call, kernel), how == "SAME_UPPER")
     pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
     return pads[:n], pads[n:]
 
@@ -188,25 +204,25 @@ def _spatial(call: Call, weight: Tensor) -> Shape:
 def _conv(call: Call) -> list[Part]:
     weight = call.tensor(1)
     kernel = _spatial(call, weight)
-    stride, dilation = _geometry(call, kernel)
-    return ops.padded_conv(weight, call.optional(2), stride, _pads(call, kernel), dilation, call.get("group", 1))
+    stride, dilation = geometry(call, kernel)
+    return ops.padded_conv(weight, call.optional(2), stride, pads(call, kernel), dilation, call.get("group", 1))
 
 
 def _conv_transpose(call: Call) -> list[Part]:
     x, weight = call.flow, call.tensor(1)
     kernel = _spatial(call, weight)
     zeros = (0,) * len(kernel)
-    stride, dilation = _geometry(call, kernel)
+    stride, dilation = geometry(call, kernel)
     extra, groups = tuple(call.get("output_padding", zeros)), call.get("group", 1)
     axes = zip(x.shape[1:], kernel, stride, dilation, extra, strict=True)
     full = tuple(s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes)
-    begin, end = _cut(call, full, tuple(s * n for n, s in zip(x.shape[1:], stride, strict=True)))
+    begin, end = cut(call, full, tuple(s * n for n, s in zip(x.shape[1:], stride, strict=True)))
     inside = begin if begin == end else zeros
     step = ConvTranspose(weight, call.optional(2), stride, inside, extra, dilation, groups)
     return [step] if begin == end else [step, ops.zeros([-n for n in begin], [-n for n in end])]
 
 
-def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
+def cut(call: Attributes, full: Shape, same: Shape) -> tuple[Shape, Shape]:
     """Entries a transposed convolution drops at both ends, so that ``full`` becomes the wanted size."""
     how, n = call.get("auto_pad", "NOTSET"), len(full)
     wanted = call.get("output_shape", None) or (same if how.startswith("SAME") else None)
@@ -230,8 +246,8 @@ def _batch_norm(call: Call) -> list[Part]:
 
 def _average_pool(call: Call) -> list[Part]:
     x, kernel = call.flow, tuple(call.get("kernel_shape", ()))
-    stride, dilation = _geometry(call, kernel)
-    begin, end = _pads(call, kernel)
+    stride, dilation = geometry(call, kernel)
+    begin, end = pads(call, kernel)
     counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
     spans = [n + b + e - k for n, b, e, k in zip(x.shape[1:], begin, end, kernel, strict=True)]
     ceil = ceil and any(span % s for span, s in zip(spans, stride, strict=True))
@@ -303,7 +319,7 @@ def _dropout(call: Call) -> list[Part]:
 
 
 def _cast(call: Call) -> list[Part]:
-    if call.get("to", 1) not in _FLOATS:
+    if call.get("to", 1) not in FLOATS:
         raise UnsupportedModelError(
             f"converts the data to a type (number {call.get('to', 1)}) that is not a real number"
         )

@@ -10,7 +10,8 @@ import inspect
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -26,9 +27,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import torch_operations
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, code_shape
+from unrelu.loaders.exported_program import AloneModule, Program, read_program
 from unrelu.models.affine import Shape
+from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.reduced_precision import reduced_type, rounding_of
+from unrelu.models.torch_callables import CalledModule, GeneratorCall, Output, as_module, code_name
 from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.host import computing, forkable_lock
 
@@ -51,7 +56,14 @@ _alone = forkable_lock()
 
 
 @computing()
-def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = None) -> Network | OpaqueNetwork:
+def from_torch(
+    module: Callable[..., Any],
+    latent_shape: int | tuple[int, ...] | None = None,
+    *,
+    output: Output = None,
+    inputs: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Network | OpaqueNetwork:
     r"""The chain of layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` that a module computes.
 
     The module may be an ``nn.Sequential``, nested ones, or any module whose ``forward`` is a chain that ``torch.fx``
@@ -63,15 +75,26 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     derivatives that agree with finite differences.
 
     Args:
-        module: the generator. Modules read are those of :data:`unrelu.loaders.torch_operations.MODULES` and the
-            functions and tensor methods that do the same, reshaping, cutting and padding with zeros, and adding or
-            multiplying by constants.
+        module: the generator: a module, a function of a tensor (also a lambda, a partial, a bound method such as
+            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram``. Modules read as layers are those
+            of :data:`unrelu.loaders.torch_operations.MODULES` and the functions and tensor methods that do the same,
+            reshaping, cutting and padding with zeros, and adding or multiplying by constants. The modules and tensors
+            that a function uses are copied as the module's own are.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k is
             ``(k,)``. None takes (k,) where the module says k: by a ``Linear(in_features=k)`` that takes the code, or by
             sizes that the code is reshaped to. A convolution that takes the code fits any height and width, so
             ``(in_channels, 1, 1)``, as of a DCGAN, has to be passed.
+        output: which output is meant of a module that returns several: an attribute or key, ``"sample"``, an index, or
+            a function of all that it returns.
+        inputs: further inputs by name, ``{"c": one_hot}``, held fixed. A tensor whose first axis is 1 is a row of a
+            batch, any other is a row without that axis, and both are repeated for every code; where the module takes
+            neither, tensors are passed as they are.
+        seed: holds the random numbers fixed that the module draws by ``torch.randn``, ``rand``, their ``_like``,
+            ``normal_`` and ``uniform_`` (the noise inputs of a StyleGAN): the same for every code. None refuses to
+            draw any.
 
     Raises:
+        OptionError: ``output``, ``inputs`` or ``seed`` is of another kind.
         UnsupportedModelError: the module is no chain of layers, and no differentiable generator either; the message
             says what breaks the chain and what failed in the trial.
         ModelError: the module is in training mode, shapes do not fit, weights are not finite, or ``latent_shape`` is
@@ -84,18 +107,52 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
     >>> net.output_shape
     (5,)
     """
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"from_torch takes a torch.nn.Module, got {type(module).__name__}; for files use unrelu.load")
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    module = module.module if isinstance(module, nn.DataParallel) else module
-    _check(module)
+    call = GeneratorCall.parse(output, inputs, seed)
     given = None if latent_shape is None else code_shape(latent_shape)
+    if isinstance(module, torch.export.ExportedProgram):
+        return from_program(read_program(module), given, call)
+    module = _called(module, call, given)
+    return _rounded(module, _network(module, call, given))
+
+
+def from_program(program: Program, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
+    """The network of a program of ``torch.export``.
+
+    Args:
+        program: it.
+        given: the shape of a code, if the user passed it.
+        call: which output is meant.
+
+    Raises:
+        ModelError: the program takes codes of another shape; and as :func:`from_torch`.
+    """
+    if given not in (None, program.shape):
+        raise ModelError(f"latent_shape={given}, but the program takes codes of shape {program.shape}; leave it out")
+    module = _called(program.module(), call, program.shape)
+    return _rounded(module, _network(module, call, program.shape))
+
+
+def _rounded(module: nn.Module, network: Network | OpaqueNetwork) -> Network | OpaqueNetwork:
+    """The network, with the rounding of its module."""
+    reduced = reduced_type(module)
+    if reduced is None:
+        return network
+    codes = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape)
+    return replace(network, rounding=rounding_of(module, reduced, codes))
+
+
+def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Network | OpaqueNetwork:
+    _check(module)
+    body, batches = (
+        (module.body, (module.batch, module.batch)) if isinstance(module, AloneModule) else (module, BATCHES)
+    )
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
-        root = replica(module)
+        root = replica(body)
         if torch_operations.known(root):
             root = nn.Sequential(root)
         try:
+            _check_readable(module, call)
             walks = [_Walk(root) for _ in BATCHES]
         except UnsupportedModelError as error:
             if given is None:
@@ -105,7 +162,7 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
             return opaque(module, given, str(error))
         shape = given or walks[0].latent_shape()
         try:
-            return _read(module, walks, shape)
+            return _read(module, walks, shape, batches)
         except ModelError as error:
             if given is not None:
                 raise
@@ -114,10 +171,59 @@ def from_torch(module: nn.Module, latent_shape: int | tuple[int, ...] | None = N
             ) from error
 
 
-def _read(module: nn.Module, walks: list[_Walk], shape: Shape) -> Network | OpaqueNetwork:
+def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
+    """What was passed as a module of one input, the code, that returns one output.
+
+    Raises:
+        ModelError: it cannot be called, or is a whole autoencoder, or takes no inputs of these names.
+        UnsupportedModelError: it takes further inputs.
+    """
+    if not callable(given):
+        raise ModelError(
+            f"from_torch takes a torch.nn.Module or a function of a tensor, got {type(given).__name__}; for files use "
+            "unrelu.load"
+        )
+    given = getattr(given, "_orig_mod", given)  # what torch.compile wraps
+    given = given.module if isinstance(given, nn.DataParallel) else given
+    _refuse_autoencoder(given)
+    code = code_name(given, call)
+    codes = None if shape is None else torch.zeros(2, *shape, dtype=torch.float64)
+    body = as_module(given, codes if call.plain else None)
+    if call.plain:
+        return body
+    rows, shared = (CalledModule(body, call, shared, code) for shared in (False, True))
+    takes_rows = shape is None or not call.inputs or _accepts(rows, shape) or not _accepts(shared, shape)
+    return rows if takes_rows else shared
+
+
+def _check_readable(module: nn.Module, call: GeneratorCall) -> None:
+    """Refuse what is not traced.
+
+    Raises:
+        UnsupportedModelError: it cannot be a chain, or is no module of Python.
+    """
+    if call.unread:
+        raise UnsupportedModelError(call.unread)
+    if isinstance(module, torch.jit.ScriptModule) or isinstance(getattr(module, "body", None), torch.jit.ScriptModule):
+        raise UnsupportedModelError("it is a program of TorchScript, whose layers are not read")
+
+
+def _refuse_autoencoder(given: object) -> None:
+    parts = [getattr(given, name, None) for name in ("encoder", "decoder")]
+    if isinstance(given, nn.Module) and all(isinstance(part, nn.Module) for part in parts):
+        name = type(given).__name__
+        more = ", or model.decode where that does more," if callable(getattr(given, "decode", None)) else ""
+        raise ModelError(
+            f"the {name} has an encoder ({type(parts[0]).__name__}) and a decoder ({type(parts[1]).__name__}), and a "
+            f"generator maps codes to outputs: pass model.decoder{more} as unrelu.from_torch(model.decoder, "
+            "latent_shape=...)"
+        )
+
+
+def _read(module: nn.Module, walks: list[_Walk], shape: Shape, batches: tuple[int, int]) -> Network | OpaqueNetwork:
     """The chain along which the walks go, or the module as it is where there is none."""
     try:
-        one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, BATCHES, strict=True))
+        one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, batches, strict=True))
     except UnsupportedModelError as error:
         return opaque(module, shape, str(error))
     one.check_same(two)
@@ -421,7 +527,7 @@ def _check(module: nn.Module) -> None:
     for path, m in module.named_modules():
         place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
         if isinstance(m, torch.jit.ScriptModule):
-            raise UnsupportedModelError(f"{place} is compiled by TorchScript; pass the original nn.Module")
+            continue  # hooks and modes are compiled in
         if m.training and _random_in_training(m):
             raise ModelError(f"{place} is in training mode; call module.eval() first")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]

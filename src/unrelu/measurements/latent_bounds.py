@@ -179,7 +179,7 @@ class Bounds:
 
 def _end(values: Any, name: str, shape: Shape) -> Array:
     """The lower or upper bounds of codes of a shape, (k,), from a number or an array."""
-    array, k = numbers(values, f"bounds: the {name} one"), math.prod(shape)
+    array, k = numbers(values, f"bounds: {name}"), math.prod(shape)
     if array.shape not in ((), (k,), shape):
         raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
     if np.isnan(array).any():

@@ -207,6 +207,11 @@ class Noise(ABC):
         return np.full(len(y), float(np.nan_to_num(self.mean_square)))
 
     @property
+    def note(self) -> str:
+        """What messages say of a model that the user did not state."""
+        return ""
+
+    @property
     def drawable(self) -> bool:
         """Whether :meth:`draw` can."""
         return self.mean_square > 0
@@ -426,6 +431,30 @@ class Gaussian(Noise):
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
         squares = np.where(r > 0, r / self.level, 0.0) ** 2
         return np.asarray(chdtrc(_degrees_left(observed, used), squares.sum(axis=1)))
+
+
+@dataclass(frozen=True, eq=False)
+class RoundingNoise(Gaussian):
+    """The rounding of a module that computes in half precision or bfloat16: what ``noise=None`` stands for there.
+
+    It holds where y was computed by the module: where all its entries are numbers of the module's type.
+
+    Args:
+        level: see :class:`~unrelu.models.reduced_precision.Rounding`.
+        precision: the type in words.
+        given: the level in the units of y.
+    """
+
+    precision: str = ""
+    given: float = math.nan
+
+    @property
+    def note(self) -> str:
+        """What a message says of it."""
+        return (
+            f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: "
+            f"noise was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
+        )
 
 
 @dataclass(frozen=True, eq=False)

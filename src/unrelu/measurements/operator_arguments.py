@@ -23,8 +23,9 @@ from unrelu.runtime.streams import stream
 Array = npt.NDArray[np.float64]
 # Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
 _ENTRIES = 2**22
-# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|.
-_ADJOINT = 1e-6
+# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|: the larger of
+# this and of so many times the rounding of the operator's own precision, 1.2e-5 in single precision.
+_ADJOINT, _ROUNDINGS = 1e-6, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
         shape = tuple(int(size) for size in given.shape)
         if len(shape) != 2 or shape[1] != n:
             raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
-        return _mapped(given.matvec, given.rmatvec, n, shape[0])
+        return _mapped(given.matvec, given.rmatvec, n, shape[0], allowed=_allowed(getattr(given, "dtype", None)))
     if callable(given):
         return read_function(given, output, network)
     return _array(given, output, y_shape)
@@ -215,13 +216,32 @@ def _physics(physics: Any, output: Shape) -> Operator:
         with torch.no_grad():
             return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().numpy().ravel())
 
-    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape)
+    allowed = max(_ADJOINT, _ROUNDINGS * torch.finfo(like.dtype).eps)
+    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape, allowed)
+
+
+def _allowed(dtype: Any) -> float:
+    """What an operator of a NumPy type may be off by."""
+    kind = np.dtype(dtype)  # of None, double precision
+    return max(_ADJOINT, _ROUNDINGS * float(np.finfo(kind).eps)) if kind.kind in "fc" else _ADJOINT
 
 
 def _mapped(
-    apply: Callable[[Array], Array], transpose: Callable[[Array], Array], n: int, m: int | None, shape: Shape = ()
+    apply: Callable[[Array], Array],
+    transpose: Callable[[Array], Array],
+    n: int,
+    m: int | None,
+    shape: Shape = (),
+    allowed: float = _ADJOINT,
 ) -> Operator:
-    """A map given as code, written out where it is small; its linearity and its adjoint are tested first."""
+    """A map given as code, written out where it is small; its linearity and its adjoint are tested first.
+
+    Args:
+        apply, transpose: A and A^T on flat vectors.
+        n, m: their sizes; m is None where it is not known.
+        shape: of one observation.
+        allowed: how far they may be off, by the precision that they compute in.
+    """
     rng = stream("adjoint test")
     x, other = rng.standard_normal((2, n))
     ax, a_other = _run(apply, x, "A x", m), _run(apply, other, "A x", m)
@@ -229,11 +249,14 @@ def _mapped(
     mixed = _run(apply, 2 * x - 3 * other, "A x", m)
     scale = np.linalg.norm(ax) + np.linalg.norm(a_other) + np.finfo(float).tiny
     off = float(np.linalg.norm(mixed - 2 * ax + 3 * a_other) / scale)
-    if not off <= _ADJOINT:
-        raise InputError(f"operator= is not linear: A(2 x - 3 x') differs from 2 A x - 3 A x' by {off:.1e} of |A x|")
+    if not off <= allowed:
+        raise InputError(
+            f"operator= is not linear: A(2 x - 3 x') differs from 2 A x - 3 A x' by {off:.1e} of |A x|; "
+            "for a measurement that is not linear pass a differentiable function of PyTorch"
+        )
     r = rng.standard_normal(m)
     one, two = float(ax @ r), float(x @ _run(transpose, r, "A^T r", n))
-    if not abs(one - two) <= _ADJOINT * np.linalg.norm(ax) * np.linalg.norm(r):
+    if not abs(one - two) <= allowed * np.linalg.norm(ax) * np.linalg.norm(r):
         raise InputError(
             f"operator= fails the dot test: <A x, r> = {one:.6g} but <x, A^T r> = {two:.6g}; the second function must "
             "be the adjoint of the first"

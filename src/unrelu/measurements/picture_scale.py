@@ -136,14 +136,6 @@ def dtype_of(values: object) -> np.dtype[Any]:
     return np.asarray(values).dtype
 
 
-def scale_of(network: Generator) -> tuple[float, float] | None:
-    """The scale of pictures that outputs of a generator are on, by the medians of their smallest and largest entries.
-
-    [0, 1], [-1, 1] or [0, 255]; None where they are on none of these.
-    """
-    return _scale(*_medians(network), _OUTPUTS)
-
-
 def check_scale(
     network: Generator,
     values: Array,
@@ -188,7 +180,8 @@ def check_scale(
     if not scaling.checked or not len(rows):
         return
     stored, outputs = np.dtype(dtype), network.typical_outputs
-    (bottom, top), own = _medians(network), scale_of(network)
+    bottom, top = _ends_of(outputs)
+    own = _scale(bottom, top, _OUTPUTS)
     typed = stored.kind in "iu" and stored.itemsize <= 2 and scaling.ends is None
     if own is None and not typed:
         return
@@ -217,15 +210,15 @@ def check_scale(
         raise refusal(theirs)
 
 
-def scaling_to(network: Generator) -> Scaling:
-    """The map from the range of stored pictures to the scale that outputs of the generator are on.
+def scale_of(network: Generator) -> Scaling:
+    """The map from the range of stored pictures to that of outputs of the generator.
 
     Raises:
-        InputError: they are on none.
+        InputError: its outputs are on no scale of pictures.
     """
-    own = scale_of(network)
+    bottom, top = _ends_of(network.typical_outputs)
+    own = _scale(bottom, top, _OUTPUTS)
     if own is None:
-        bottom, top = _medians(network)
         raise InputError(
             f"outputs of the generator go from {bottom:.3g} to {top:.3g}, which is none of [0, 1], [-1, 1] and "
             f"[0, 255]: say what black and white are in them, as scale=(LOW, HIGH), e.g. --scale 0,{top:.3g}"
@@ -233,8 +226,7 @@ def scaling_to(network: Generator) -> Scaling:
     return Scaling(own)
 
 
-def _medians(network: Generator) -> _Ends:
-    outputs = network.typical_outputs
+def _ends_of(outputs: Array) -> tuple[float, float]:
     return float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
 
 

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -41,6 +42,8 @@ class Generator(ABC):
         output_shape: shape of one output.
         width: the most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        rounding: what outputs of the module that it was read from are off by, where that computes in half precision or
+            bfloat16; else None.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -53,6 +56,7 @@ class Generator(ABC):
     width: int
     dtype: torch.dtype
     device: torch.device
+    rounding: Rounding | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -236,3 +240,9 @@ def to_numpy(x: Tensor) -> Array:
 def by(shape: Shape) -> str:
     """The shape as people write it, 3x28x28."""
     return "x".join(map(str, shape))
+
+
+def rounding_line(network: Generator) -> str:
+    """What a generator's text says of its rounding, on a line of its own; nothing where it has none."""
+    found = network.rounding
+    return f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""

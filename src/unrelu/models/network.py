@@ -18,7 +18,8 @@ from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Shape, Step
-from unrelu.models.generator import Generator, by, to_numpy
+from unrelu.models.generator import Generator, by, rounding_line, to_numpy
+from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count
@@ -135,6 +136,7 @@ class Network(Generator):
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        rounding: see :class:`~unrelu.Generator`.
 
     Raises:
         ModelError: there is no layer, or the layers do not chain.
@@ -152,6 +154,7 @@ class Network(Generator):
     latent_shape: Shape
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rounding: Rounding | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -180,7 +183,8 @@ class Network(Generator):
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """The same network evaluated in another dtype or on another device."""
         dtype, device = self._place(dtype, device)
-        return Network(tuple(layer.to(dtype, device) for layer in self.layers), self.latent_shape, dtype, device)
+        layers = tuple(layer.to(dtype, device) for layer in self.layers)
+        return replace(self, layers=layers, dtype=dtype, device=device)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -263,7 +267,7 @@ class Network(Generator):
 
     def __str__(self) -> str:
         """A table of the layers: kind, shape, activation, parameters, and expansion, outputs over inputs."""
-        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)])
+        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + rounding_line(self)
 
     def _repr_html_(self) -> str:
         return f"<div><p>{escape(self._title())}</p>{html_table(_HEADINGS, self._table(), _TEXT)}</div>"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from types import MethodType
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.backends import mha
@@ -19,8 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, by
+from unrelu.models.generator import Generator, by, rounding_line
+from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
+from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import Shared, computing, forkable_lock
 
 # Numbers in the tangents of one tensor held at once, 128 MiB of float64.
@@ -50,6 +49,7 @@ class OpaqueNetwork(Generator):
         width: the most numbers in any tensor along the way, for each code.
         forward_mode: whether PyTorch has forward-mode derivatives of everything in it.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        rounding: see :class:`~unrelu.Generator`.
 
     Raises:
         AttributeError: its ``layers`` are asked for.
@@ -65,6 +65,7 @@ class OpaqueNetwork(Generator):
     forward_mode: bool = True
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rounding: Rounding | None = field(default=None, kw_only=True)
 
     @property
     def layers(self) -> NoReturn:
@@ -81,14 +82,14 @@ class OpaqueNetwork(Generator):
         """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
         # A module may refuse such codes, for the whole batch: those of observations that were not reached are NaN.
         known = z.isfinite().all(dim=1, keepdim=True)
-        with _written_out():
+        with plain_attention():
             x = self._flat(torch.where(known, z, torch.zeros_like(z)))
         return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         unit = torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
-        with _written_out():
+        with plain_attention():
             return self.push(z, unit) if self.forward_mode else self._by_rows(z)
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +107,7 @@ class OpaqueNetwork(Generator):
             return torch.func.jvp(self._flat, (z,), (direction.expand_as(z),))
 
         together = max(1, _CHUNK // (self.width * max(1, len(z))))
-        with _written_out(), _forward_mode:
+        with plain_attention(), _forward_mode:
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
         # Only tangents differ between directions, so x is one tensor seen many times.
@@ -114,7 +115,7 @@ class OpaqueNetwork(Generator):
 
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the mode there is."""
-        with _written_out():
+        with plain_attention():
             if self.forward_mode:
                 return self.push(z, directions.transpose(0, 1))
             x, tangents = self._by_rows(z)
@@ -140,10 +141,10 @@ class OpaqueNetwork(Generator):
 
     def __str__(self) -> str:
         mode = "forward-mode" if self.forward_mode else "reverse-mode"
-        name = type(self.module).__name__
+        name = getattr(self.module, "title", type(self.module).__name__)
         return (
             f"OpaqueNetwork {by(self.latent_shape)} -> {by(self.output_shape)}: {name}, {mode} Jacobian\n"
-            f"  no chain of layers: {self.reason}"
+            f"  no chain of layers: {self.reason}{rounding_line(self)}"
         )
 
 
@@ -165,57 +166,6 @@ def unchained(network: Generator) -> str | None:
     if isinstance(network, Network):
         return None
     return str(getattr(network, "reason", f"a {type(network).__name__} has no layers"))
-
-
-# --- copies of modules ------------------------------------------------------------------------------------------------
-
-
-def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
-    """A copy that leaves the original alone when it is run, traced or changed.
-
-    Args:
-        module: what to copy.
-        tensor: makes the copy's tensors, called once for each tensor however often it is used; by default parameters
-            are shared and all others cloned.
-    """
-    twins = {m: object.__new__(type(m)) for m in module.modules()}
-    made: dict[int, Tensor] = {}
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return twins.get(value, value)
-        if isinstance(value, Tensor):
-            if id(value) not in made:
-                made[id(value)] = (tensor or _shared)(value)
-            return made[id(value)]
-        if isinstance(value, np.ndarray):
-            return value.copy()
-        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-            return MethodType(value.__func__, copied(value.__self__))
-        if type(value) in (list, tuple, set):
-            return type(value)(map(copied, value))
-        if type(value) in (dict, OrderedDict):
-            return type(value)((key, copied(held)) for key, held in value.items())
-        return value
-
-    for m, twin in twins.items():
-        twin.__dict__.update({name: copied(value) for name, value in m.__dict__.items()})
-    return twins[module]
-
-
-def frozen(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A copy with tensors of its own, converted, none of which asks for a gradient."""
-
-    def convert(tensor: Tensor) -> Tensor:
-        kind = dtype if tensor.is_floating_point() else dtype.to_complex() if tensor.is_complex() else tensor.dtype
-        value = tensor.detach().to(dtype=kind, device=device, copy=True)
-        return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
-
-    return replica(module, convert)
-
-
-def _shared(tensor: Tensor) -> Tensor:
-    return tensor if isinstance(tensor, nn.Parameter) or tensor.requires_grad else tensor.clone()
 
 
 # --- PyTorch's derivatives -----------------------------------------------------------------------------------------
@@ -242,6 +192,6 @@ def _plain_attention() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-_written_out = Shared(_plain_attention)
+plain_attention = Shared(_plain_attention)
 # One thread at a time: the levels of forward mode are the process's.
 _forward_mode = forkable_lock()

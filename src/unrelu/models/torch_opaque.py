@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.opaque_network import OpaqueNetwork, frozen, replica
+from unrelu.models.module_copies import frozen, replica
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_callables import as_module, described, outputs
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
@@ -25,7 +27,7 @@ _SAME = 1e-5
 # Derivatives may differ from central differences by this share of the largest, for one of the steps: long ones are off
 # by curvature and kinks, short ones by rounding.
 _CLOSE = 1e-3
-_STEPS = (1e-6, 1e-8, 1e-4, 1e-3)
+_STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
 # Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
 _SCALES = (1.0, 0.9, 1.1)
 _TRAINING = "in training mode, where it computes something else than in evaluation mode; call module.eval() first"
@@ -55,6 +57,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
     z = torch.cat([z, -0.7 * z])
     codes = z.reshape(2, *latent_shape)
+    _check_result(replica(copy).eval(), codes)
     try:
         given, trial = replica(copy), replica(copy.eval())
         x = _CODES.rows(trial, codes)
@@ -67,6 +70,28 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         return differentiated(network, z)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
+
+
+def _check_result(module: nn.Module, codes: Tensor) -> None:
+    """Refuse a module that returns several tensors, of which one has to be picked.
+
+    Raises:
+        UnsupportedModelError: it does; the message lists them.
+    """
+    try:
+        with torch.no_grad():
+            result = module(codes.clone())
+    except UnsupportedModelError:  # of an output that it has not
+        raise
+    except Exception:  # the trial tells it
+        return
+    found = [] if isinstance(result, Tensor) else outputs(result)
+    if found:
+        key = next((key for key, value in found if value.dim() and len(value) == len(codes)), found[0][0])
+        raise UnsupportedModelError(
+            f"for {len(codes)} codes it returns {described(result)}; say which is the output: "
+            f"unrelu.from_torch(module, latent_shape={tuple(codes.shape[1:])}, output={key!r})"
+        )
 
 
 def _depends_on_mode(trial: Trial, module: nn.Module, z: Tensor, x: Tensor) -> bool:
@@ -87,12 +112,14 @@ class Trial:
         whole: what it is.
         given, result: what it takes and gives, a row each.
         drawn: where the inputs come from.
+        remedy: what can be done about random numbers.
     """
 
     whole: str = "generator"
     given: str = "code"
     result: str = "output"
     drawn: str = "codes drawn from N(0, I)"
+    remedy: str = ""
 
     def rows(self, module: nn.Module, z: Tensor) -> Tensor:
         """The results, if they are the same ones each time and each depends on its own row of z.
@@ -103,7 +130,7 @@ class Trial:
         generator = torch.random.get_rng_state()
         x = self.evaluate(module, z)
         if not torch.equal(generator, torch.random.get_rng_state()):
-            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic")
+            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic{self.remedy}")
         if not _equal(x, self.evaluate(module, z)):
             raise UnsupportedModelError(
                 f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
@@ -182,35 +209,9 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-_CODES = Trial()
-
-
-def as_module(function: Callable[..., Any], x: Tensor) -> nn.Module:
-    """A function as a module, itself if it is one: computed in the precision of its own constants if it has any.
-
-    Args:
-        x: an input that it is tried on.
-    """
-    if isinstance(function, nn.Module):
-        return function
-    works = []
-    for dtype in (torch.float64, torch.float32):
-        with suppress(Exception), torch.no_grad():
-            y = function(x.to(dtype))
-            works += [dtype] if isinstance(y, Tensor) and y.dtype == dtype else []
-    return _Function(function, works[0] if len(works) == 1 else None)
-
-
-class _Function(nn.Module):
-    """A function computed in ``dtype``, or in that of its input."""
-
-    def __init__(self, function: Callable[..., Any], dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.function, self.own = function, dtype
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.function(x if self.own is None else x.to(self.own))
-        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
+_CODES = Trial(
+    remedy="; pass seed=0 to hold those of torch.randn, rand, normal_ and uniform_ fixed, the same for every code"
+)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu._invert import invert
+from unrelu.display.pixels import Shape, picture_shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, scale_of
 from unrelu.models.generator import Generator
-from unrelu.report.gallery import Shape, picture_shape
 from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
@@ -54,12 +54,11 @@ class PictureGenerator:
         Args:
             name: what to call it.
             network: G, of outputs (H, W), (1, H, W), (3, H, W), or flat and square.
-            scale: "LOW,HIGH", the values of black and white. None: the scale of pictures that outputs are on, else the
-                medians of their smallest and largest entries.
+            scale: "LOW,HIGH", the values of black and white. None: the scale of pictures that outputs are on.
             digits: real pictures, (B, ...).
 
         Raises:
-            InputError: the outputs are no pictures, or too large ones, or the scale is none.
+            InputError: the outputs are no pictures, too large ones, or on no scale of pictures, or the scale is none.
         """
         shape = picture_shape(network.output_shape)
         if shape is None:
@@ -72,13 +71,7 @@ class PictureGenerator:
                 f"{name} draws {shape[1]} x {shape[2]} pixels; the playground takes up to {_LARGEST_SIDE} x "
                 f"{_LARGEST_SIDE}; use `unrelu invert` for larger pictures"
             )
-        outputs = network.typical_outputs
-        ends = Scaling.parse(scale).ends or scale_of(network)
-        low, high = ends or (float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1))))
-        if not high - low > 0:
-            raise InputError(
-                f"{name} puts out {low:g} everywhere; pass --scale LOW,HIGH, the values of black and white"
-            )
+        low, high = Scaling.parse(scale).ends or scale_of(network).ends or (0.0, 1.0)
         flat = None if digits is None else np.reshape(digits, (len(digits), -1))
         return cls(name, network, shape, low, high, flat)
 
@@ -106,7 +99,7 @@ class PictureGenerator:
             z = stream("playground, sample", self.name, index).standard_normal(self.network.latent_dim)
             return self.network(z).reshape(-1)
         if kind == "digit" and self.digits is not None:
-            return self.digits[int(stream("playground, digit", index).integers(len(self.digits)))]
+            return np.array(self.digits[stream("playground, digit", index).integers(len(self.digits))])
         raise InputError(
             f"{self.name} has no picture of the kind {kind!r:.40}; ask for 'sample' or, of digits, 'digit'"
         )

@@ -260,7 +260,8 @@ class Inversion:
         if status is Status.OUTLIER:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
         hint = ended not in HAS_CODE or ended is Status.FLAT
-        return f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
+        text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
+        return text + self.problem.noise.note
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""

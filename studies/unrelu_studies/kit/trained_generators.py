@@ -99,7 +99,10 @@ def _loaded(generator: TrainedGenerator) -> Network:
     layers, activation = ([name.strip() for name in text.split(",")] if text else None
                           for text in (generator.layers, generator.activation))  # fmt: skip
     # One name is that of every layer.
-    return load(generator.model, layers, activation[0] if activation and len(activation) == 1 else activation)
+    network = load(generator.model, layers, activation[0] if activation and len(activation) == 1 else activation)
+    if not isinstance(network, Network):
+        raise ModelError(f"{generator.model}: {network.reason}; studies take chains of layers")
+    return network
 
 
 ZOO = TrainedGenerator("mnist-relu", "the zoo's `mnist-relu`, 20-60-784, trained on MNIST digits", "zoo", "mnist-relu")

@@ -12,10 +12,10 @@ let generators = [];
 let generator;
 let picture;
 let index = 0; // of the next sample or digit
-let wanted = null; // seconds of the search that is to be asked for next
+let wanted = null; // whether the next search may take longer; null for none
 let asking = false;
 let long = null; // ends a search that takes longer, when another is asked for
-let answers = 0;
+let loading = 0; // pictures that are on their way
 
 // --- the picture ---------------------------------------------------------------------------------------------------
 
@@ -123,14 +123,14 @@ function prepareUploads() {
   const place = by("observation").closest("section");
   by("upload").addEventListener("change", async event => {
     const [file] = event.target.files;
-    if (file) await upload(file);
+    if (file) await arriving(upload(file));
     event.target.value = ""; // so that the same file can be chosen again
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, event => {
       event.preventDefault(); // a browser would open the file in place of the page
       place.classList.toggle("dropping", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
+      if (kind === "drop" && event.dataTransfer.files.length) arriving(upload(event.dataTransfer.files[0]));
     });
   }
 }
@@ -161,21 +161,21 @@ async function post(path, question, signal) {
   return answer;
 }
 
-function question(seconds) {
+function question(longer) {
   const kind = checked("noise");
   const noise = kind === "unknown" ? null : { kind, level: Number(by("level").value) * range() };
-  return { generator: generator.name, y: Array.from(observed()), visible: Array.from(picture.visible), noise, seconds };
+  return { generator: generator.name, y: Array.from(observed()), visible: Array.from(picture.visible), noise, ...(longer && { seconds: LONGER }) };
 }
 
 // One question at a time; while it is answered only the newest state is kept.
-async function ask(seconds = 0.8) {
-  wanted = seconds;
+async function ask(longer = false) {
+  wanted = longer;
   long?.abort();
   if (asking) return;
   asking = true;
-  document.body.dataset.state = "asking";
+  mark();
   while (wanted !== null) {
-    const [asked, allowed] = [generator, wanted];
+    const [asked, longer] = [generator, wanted];
     wanted = null;
     if (picture.blank && by("added").value === "0") {
       nothing();
@@ -185,9 +185,9 @@ async function ask(seconds = 0.8) {
       const begun = performance.now();
       const visible = picture.visible.slice();
       try {
-        long = allowed === LONGER ? new AbortController() : null;
+        long = longer ? new AbortController() : null;
         if (long) by("status").textContent = "searching";
-        const answer = await post("/invert", question(allowed), long?.signal);
+        const answer = await post("/invert", question(longer), long?.signal);
         long = null;
         if (answer && asked === generator) show(answer, visible, (performance.now() - begun) / 1000);
       } catch (error) {
@@ -196,8 +196,23 @@ async function ask(seconds = 0.8) {
     }
   }
   asking = false;
-  answers += 1;
-  Object.assign(document.body.dataset, { state: "idle", answers });
+  mark();
+}
+
+// For whoever waits for the page to be at rest.
+function mark() {
+  document.body.dataset.state = asking || loading ? "asking" : "idle";
+}
+
+async function arriving(picture) {
+  loading += 1;
+  mark();
+  try {
+    return await picture;
+  } finally {
+    loading -= 1;
+    mark();
+  }
 }
 
 function show(answer, visible, seconds) {
@@ -260,10 +275,10 @@ function prepareControls() {
   press("clear", change(() => picture.clear()));
   press("reveal-all", change(() => picture.visible.fill(1)));
   press("centre", change(() => picture.centre()));
-  press("invert-brightness", change(() => picture.swap()));
-  press("sample", () => begin("sample"));
-  press("digit", () => begin("digit"));
-  press("longer", () => ask(LONGER));
+  press("negative", change(() => picture.swap()));
+  press("sample", () => arriving(begin("sample")));
+  press("digit", () => arriving(begin("digit")));
+  press("longer", () => ask(true));
   by("generator").addEventListener("change", event => choose(event.target.value));
   by("brush").addEventListener("input", showLevels);
   for (const id of ["added", "level"]) by(id).addEventListener("input", change(showLevels));

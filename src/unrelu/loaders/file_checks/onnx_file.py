@@ -179,6 +179,10 @@ class Sizes:
         for count in shapes.values():
             self._check(8 * (count or 0) // batch, "makes of one code a tensor that would take")
 
+    def check_tensor(self, entries: int) -> None:
+        """Refuse so many entries of one code."""
+        self._check(8 * entries, "makes of one code a tensor that would take")
+
     def _check(self, size: int, what: str) -> None:
         if size > self._max_bytes:
             raise UnsupportedModelError(

@@ -85,7 +85,11 @@ def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None
         if not ends or min((info.header_offset for info in members.values()), default=0):
             raise ModelFileError(f"not a PyTorch file: it is a zip file with something before or behind it; {_WAY_OUT}")
         if any(name.endswith("/constants.pkl") for name in members):
-            raise ModelFileError(f"the file is a TorchScript program; {_WAY_OUT}")
+            raise ModelFileError(
+                "the file is a program of TorchScript, which can read and write files (torch.from_file). "
+                f"If you trust its author, unrelu.from_torch(torch.jit.load({str(file)!r}), latent_shape=...) runs it; "
+                f"else {_WAY_OUT}"
+            )
         check_members(members.values(), file, max_bytes)
         # PyTorch takes the first folder for the root, and does not mind the case of names: only one may be meant.
         if len({name.partition("/")[0] for name in members}) > 1 or len({n.lower() for n in members}) < len(members):

@@ -1,0 +1,249 @@
+"""``.pt2`` files of ``torch.export.save``: read without ``torch.export.load``, which unpickles and evaluates text.
+
+PyTorch's reader unpickles weights, constants and example inputs that say so, evaluates the text of symbolic sizes by
+SymPy, looks operators up by any name, and loads compiled libraries. Here a file is a zip archive of JSON and numbers:
+operators are those of a list, none of which reads files, weights are numbers as they are stored, and nothing else is
+looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
+from unrelu.loaders.exported_program import SIZES, AloneModule, Name, Program, ProgramStep, code_of, one_input
+from unrelu.models.module_copies import frozen
+from unrelu.runtime.file_reading import check_members, json_limit, read_bytes, shown_size, zip_members
+
+_WAY_OUT = 'if you trust its author, unrelu.from_torch(torch.export.load("FILE")) reads it'
+# torch._export.serde.schema.ScalarType, of numbers.
+_TYPES = {
+    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
+    8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
+}  # fmt: skip
+# Operators that compute their outputs from their inputs, and nothing else.
+_OPERATORS = """
+    _softmax _log_softmax _to_copy _unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d add addmm alias amax amin
+    arange avg_pool1d avg_pool2d batch_norm bmm cat celu chunk clamp clamp_max clamp_min clone constant_pad_nd
+    contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d convolution cos cumsum detach div dropout einsum
+    elu embedding eq erf exp expand expand_as eye flatten flip full full_like gather ge gelu glu group_norm gt
+    hardsigmoid hardswish hardtanh index index_select instance_norm layer_norm le leaky_relu lift_fresh_copy
+    linalg_vector_norm linear log log_softmax lt masked_fill matmul max_pool1d max_pool2d maximum mean meshgrid minimum
+    mish mm movedim mul narrow native_group_norm native_layer_norm ne neg norm ones ones_like pad permute pixel_shuffle
+    pixel_unshuffle pow prelu reciprocal relu relu6 repeat repeat_interleave reshape rms_norm roll rsqrt rsub
+    scalar_tensor scaled_dot_product_attention select selu sigmoid silu sin slice softmax softplus split
+    split_with_sizes sqrt square squeeze stack std sub sum sym_size t tanh tile to transpose tril triu type_as unbind
+    unflatten unsqueeze upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var var_mean view
+    where zeros zeros_like
+    add_ celu_ clamp_ div_ elu_ hardswish_ hardtanh_ leaky_relu_ mish_ mul_ relu_ selu_ sigmoid_ silu_ sub_ tanh_
+"""
+_ATEN = frozenset(_OPERATORS.split())
+
+
+def read_program_file(file: Path, max_bytes: int) -> Program:
+    """The program in a ``.pt2`` file.
+
+    Raises:
+        ModelFileError: it is no such file, damaged, holds pickled objects or compiled libraries, or states tensors that
+            are larger than their records.
+        UnsupportedModelError: an operator is not one of those that are known to be safe.
+        InputError: it, or what it holds, has more than ``max_bytes``.
+    """
+    content = read_bytes(file, max_bytes)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = zip_members(archive, file)
+            check_members(members.values(), file, max_bytes)
+            records = {name.partition("/")[2]: name for name in members}
+            return _Reader(archive, records, max_bytes).program()
+    except (InputError, ModelFileError, UnsupportedModelError, MemoryError):
+        raise
+    # Damaged archives and JSON of another form are met with whatever exception they lead to.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelFileError(
+            f"not a .pt2 file of torch.export.save of this version of PyTorch, or a truncated one ({reason}); export "
+            "it again, or build the module and use unrelu.from_torch"
+        ) from error
+
+
+class _Reader:
+    """The records of an archive, by their names without its folder."""
+
+    def __init__(self, archive: zipfile.ZipFile, records: Mapping[str, str], max_bytes: int) -> None:
+        self.archive, self.records, self.max_bytes, self.held = archive, records, max_bytes, 0
+
+    def program(self) -> Program:
+        """What the archive holds."""
+        if any(name.startswith("data/aotinductor/") for name in self.records):
+            raise ModelFileError(f"the file holds compiled libraries, which are code; {_WAY_OUT}")
+        if self._bytes("byteorder") not in (b"little", b""):
+            raise ModelFileError("its numbers are stored in big-endian order; export it again")
+        graph_module = self._json("models/model.json")["graph_module"]
+        graph, signature = graph_module["graph"], graph_module["signature"]
+        stored = self._tensors("weights") | self._tensors("constants")
+        tensors, codes = {}, []
+        for spec in signature["input_specs"]:
+            ((kind, held),) = spec.items()
+            name = held["arg"].get("as_tensor", held["arg"]).get("name")
+            if kind == "user_input":
+                codes += [] if name is None else [name]
+            elif kind in ("parameter", "buffer", "tensor_constant"):
+                tensors[name] = stored[held.get(f"{kind}_name")]
+        sizes = graph["tensor_values"][one_input(codes)]["sizes"]
+        full = [size.get("as_int") for size in sizes]
+        outputs = [spec["user_output"]["arg"]["as_tensor"]["name"] for spec in signature["output_specs"]]
+        steps = [step for node in graph["nodes"] for step in _steps(node)]
+        return Program(steps, tensors, codes[0], code_of(full), full[0], outputs)
+
+    def _bytes(self, name: str) -> bytes:
+        return self.archive.read(self.records[name]) if name in self.records else b""
+
+    def _json(self, name: str) -> Any:
+        content = self._bytes(name)
+        if len(content) > json_limit(self.max_bytes):
+            raise InputError(f"{name} has {shown_size(len(content))}; pass a larger max_bytes= if you trust the file")
+        return json.loads(content)
+
+    def _tensors(self, kind: str) -> dict[str, Tensor]:
+        """The weights or the constants, by name."""
+        config = self._json(f"data/{kind}/model_{kind}_config.json")["config"]
+        return {name: self._tensor(name, f"data/{kind}/{entry['path_name']}", entry) for name, entry in config.items()}
+
+    def _tensor(self, name: str, record: str, entry: Mapping[str, Any]) -> Tensor:
+        meta = entry["tensor_meta"]
+        if entry["use_pickle"] or meta is None:
+            raise ModelFileError(f"the file holds pickled objects ({name}), which could run code; {_WAY_OUT}")
+        shape, strides = ([int(n["as_int"]) for n in meta[key]] for key in ("sizes", "strides"))
+        dtype, content = _TYPES[meta["dtype"]], self._bytes(record)
+        size = math.prod(shape) * dtype.itemsize
+        self.held += 8 * math.prod(shape)
+        if size > len(content) or self.held > self.max_bytes:
+            raise ModelFileError(
+                f"{name} {tuple(shape)} takes {shown_size(size)}, its record has {shown_size(len(content))}: the file "
+                "is damaged, or needs a larger max_bytes="
+            )
+        flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.zeros(0, dtype=dtype)
+        return torch.as_strided(flat, shape, strides, int(meta["storage_offset"]["as_int"])).clone()
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def _steps(node: Mapping[str, Any]) -> list[ProgramStep]:
+    """A node, and the parts of what it gives, if these are several."""
+    arguments = [(_kind(part), part["name"], _value(part["arg"])) for part in node["inputs"]]
+    args = tuple(value for positional, _, value in arguments if positional)
+    kwargs = {name: value for positional, name, value in arguments if not positional}
+    outputs = [_result(part) for part in node["outputs"]]
+    target, name = _target(node["target"]), outputs[0] if len(outputs) == 1 else node["name"] or f"_{outputs[0]}"
+    if isinstance(name, list) or len(outputs) > 1:
+        parts = name if isinstance(name, list) else outputs
+        whole = f"all of {parts[0]}"
+        picks = [ProgramStep(part, SIZES["getitem"], (Name(whole), i), {}) for i, part in enumerate(parts)]
+        return [ProgramStep(whole, target, args, kwargs), *picks]
+    return [ProgramStep(str(name), target, args, kwargs)]
+
+
+def _kind(part: Mapping[str, Any]) -> bool:
+    """Whether an argument is positional."""
+    return bool(part["kind"] == 1)
+
+
+def _result(part: Mapping[str, Any]) -> Any:
+    ((kind, held),) = part.items()
+    if kind == "as_tensor":
+        return held["name"]
+    if kind == "as_tensors":
+        return [one["name"] for one in held]
+    return held.get("as_name") if isinstance(held, dict) else str(held)
+
+
+def _value(given: Mapping[str, Any]) -> Any:
+    """What an argument is.
+
+    Raises:
+        UnsupportedModelError: it is of a kind that operators of tensors do not take.
+    """
+    ((kind, held),) = given.items()
+    if kind == "as_tensor":
+        return Name(held["name"])
+    if kind in ("as_tensors", "as_optional_tensors"):
+        return [Name(one["name"]) if "name" in one else _value(one) for one in held]
+    if kind in ("as_sym_int", "as_sym_ints"):
+        found = [Name(one["as_name"]) if "as_name" in one else int(one["as_int"]) for one in _listed(held)]
+        return found if kind == "as_sym_ints" else found[0]
+    if kind in ("as_int", "as_float", "as_bool", "as_string", "as_ints", "as_floats", "as_bools"):
+        return held
+    if kind == "as_none":
+        return None
+    if kind == "as_scalar_type":
+        return _TYPES[held]
+    if kind in ("as_device", "as_layout", "as_memory_format"):
+        return {"as_device": torch.device("cpu"), "as_layout": torch.strided}.get(kind, torch.preserve_format)
+    raise UnsupportedModelError(f"the program has an argument {kind!r}, which no operator of tensors takes; {_WAY_OUT}")
+
+
+def _listed(held: Any) -> list[Any]:
+    return held if isinstance(held, list) else [held]
+
+
+def _target(name: str) -> Any:
+    """The operator of a name, if it is a known one."""
+    module, _, last = name.rpartition(".")
+    if module == "_operator" and last in SIZES:
+        return SIZES[last]
+    operator, dot, overload = name.removeprefix("torch.ops.aten.").partition(".")
+    if not name.startswith("torch.ops.aten.") or not dot or operator not in _ATEN:
+        return name
+    packet = getattr(torch.ops.aten, operator)
+    return getattr(packet, overload) if overload in packet.overloads() else name
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def check_sizes(program: Program, module: nn.Module, max_bytes: int) -> None:
+    """Refuse a program that would make a tensor of more than ``max_bytes``; it is run without numbers.
+
+    Raises:
+        UnsupportedModelError: it would, or cannot be run so.
+    """
+    body, count = (module.body, module.batch) if isinstance(module, AloneModule) else (module, 2)
+    empty = frozen(body, torch.float64, torch.device("meta"))
+    try:
+        with torch.no_grad(), _WithoutNumbers(max_bytes):
+            empty(torch.empty(count, *program.shape, dtype=torch.float64, device="meta"))
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # of the program's operators
+        raise UnsupportedModelError(f"the program cannot be run: {type(error).__name__}: {error}") from error
+
+
+class _WithoutNumbers(TorchDispatchMode):
+    """Makes tensors without numbers only, and none that is too large."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.max_bytes = max_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        own = {"device": torch.device("meta")} if any(a.name == "device" for a in func._schema.arguments) else {}
+        result = func(*args, **{**(kwargs or {}), **own})
+        for x in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(x, Tensor) and 8 * x.numel() > self.max_bytes:
+                raise UnsupportedModelError(
+                    f"the program makes a tensor {tuple(x.shape)} by {func}, more than {shown_size(self.max_bytes)}; "
+                    "pass a larger max_bytes= (--max-bytes) if you trust the file"
+                )
+        return result

@@ -1,0 +1,334 @@
+"""What a user passes as a generator, as one module from codes to a tensor.
+
+Functions, further inputs that are held fixed, one output of several, random numbers that are held fixed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from unrelu.errors import ModelError, OptionError, UnsupportedModelError
+from unrelu.models.module_copies import frozen, parts_of
+from unrelu.models.opaque_network import plain_attention
+from unrelu.runtime.streams import stream
+
+Output = str | int | Callable[[Any], Tensor] | None
+
+_CPU = torch.device("cpu")
+# Functions that draw, what gives a tensor of the same shape and type, and from which distribution they draw.
+_DRAWS: dict[Any, tuple[Callable[..., Tensor], str]] = {
+    torch.randn: (torch.empty, "standard_normal"),
+    torch.rand: (torch.empty, "random"),
+    torch.randn_like: (torch.empty_like, "standard_normal"),
+    torch.rand_like: (torch.empty_like, "random"),
+}
+# Entries of a structure that a message lists.
+_LISTED = 12
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+
+def as_module(function: Any, x: Tensor | None) -> nn.Module:
+    """A function as a module, itself if it is one.
+
+    Modules and tensors that it uses (of a bound method, of a partial, in its closure, among the globals that it names)
+    become the module's own, so that it can be copied and converted. Where it does not compute in double precision even
+    so, it is run as it is, in single precision.
+
+    Args:
+        function: of tensors.
+        x: an input that it is tried on; None takes it to compute in double precision.
+    """
+    if isinstance(function, nn.Module):
+        return function
+    function = getattr(function, "_torchdynamo_orig_callable", function)  # what torch.compile wraps
+    if not isinstance(function, functools.partial | FunctionType | MethodType) and _of_object(function):
+        function = function.__call__
+    module = FunctionModule(function)
+    if x is None or _computes(frozen(module, torch.float64, _CPU), x, torch.float64):
+        return module
+    single = _computes(function, x, torch.float32)
+    return FunctionModule(_AsItIs(function), torch.float32) if single else module
+
+
+def _of_object(function: object) -> bool:
+    """Whether it is an object of a class of Python that can be called."""
+    return isinstance(getattr(function, "__call__", None), MethodType)  # noqa: B004 -- which method it is matters
+
+
+def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bool:
+    with suppress(Exception), torch.no_grad():  # the user's code; whatever it raises means that it does not
+        y = function(x.to(dtype, copy=True))
+        return not isinstance(y, Tensor) or y.dtype == dtype
+    return False
+
+
+class _AsItIs:
+    """A function that is not taken apart by copies."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__name__ = f"{getattr(function, '__name__', type(function).__name__)}, in single precision"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class FunctionModule(nn.Module):
+    """A function with the modules that it uses, computed in ``own`` precision, or in that of its input."""
+
+    def __init__(self, function: Callable[..., Any], own: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.function, self.own = function, own
+        self.title = str(getattr(function, "__name__", type(function).__name__))
+        self.used = nn.ModuleList(dict.fromkeys(_modules(function, set())))
+        self.training = self.used.training = False  # which says nothing of the modules
+
+    def forward(self, x: Tensor) -> Any:
+        """What the function gives."""
+        return self.run(x)
+
+    def run(self, x: Tensor, **inputs: Any) -> Any:
+        """The same with further inputs; those of a ``forward`` could not be traced."""
+        y = self.function(x if self.own is None else x.to(self.own), **inputs)
+        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
+
+
+def _modules(value: Any, seen: set[int]) -> Iterator[nn.Module]:
+    """The modules that a function uses."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        yield value
+        return
+    for part in parts_of(value):
+        yield from _modules(part, seen)
+
+
+# --- one tensor from a code -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GeneratorCall:
+    """How a generator is called, and which of its outputs is meant.
+
+    Attributes:
+        output: the name (attribute or key) or the number of the output, or a function of all that is returned.
+        inputs: further inputs by name, held fixed.
+        seed: of the random numbers that it draws, held fixed; None refuses to draw any.
+    """
+
+    output: Output = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    @classmethod
+    def parse(cls, output: Output, inputs: Mapping[str, Any] | None, seed: int | None) -> GeneratorCall:
+        """The arguments of :func:`unrelu.from_torch`, checked.
+
+        Raises:
+            OptionError: one is of another kind.
+        """
+        if output is not None and (isinstance(output, bool) or not (isinstance(output, str | int) or callable(output))):
+            raise OptionError(
+                f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
+                "output='sample', output=0"
+            )
+        if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(n, str) for n in inputs)):
+            raise OptionError(
+                f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
+            )
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+            raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63, or None")
+        return cls(output, {} if inputs is None else dict(inputs), seed)
+
+    @property
+    def unread(self) -> str | None:
+        """Why a module that is called so is no chain of layers; None where that depends on the module."""
+        if self.seed is not None:
+            return f"its random numbers are held fixed, those of seed={self.seed}"
+        return f"it takes {', '.join(self.inputs)} beside the code, held fixed" if self.inputs else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a call of the code alone, of which all is taken."""
+        return self.output is None and not self.inputs and self.seed is None
+
+
+class CalledModule(nn.Module):
+    """A module called as a :class:`GeneratorCall` says: from codes (B, ...) to one tensor (B, ...).
+
+    Further inputs are broadcast over the batch: a tensor whose first axis is 1 is one row of a batch, any other tensor
+    is a row itself. What is no tensor is passed as it is.
+
+    Args:
+        body: the module.
+        call: how it is called.
+        shared: whether tensors are passed as they are, too.
+        code: the name under which the code is passed; None passes it first.
+    """
+
+    def __init__(self, body: nn.Module, call: GeneratorCall, shared: bool = False, code: str | None = None) -> None:
+        super().__init__()
+        self.body, self.output, self.shared, self.code, self.seed = body, call.output, shared, code, call.seed
+        self.title = getattr(body, "title", type(body).__name__)
+        self.held = {name: _detached(value) for name, value in call.inputs.items()}
+        self.training = False
+
+    def forward(self, z: Tensor) -> Any:
+        """The output that is meant."""
+        if self.seed is None:
+            return self._once(z)
+        # Each row alone, so that what is drawn is the same whatever the batch is.
+        alone = torch.func.vmap(lambda row: self._once(row[None])[0], randomness="same")
+        with HeldDraws(self.seed), plain_attention():
+            return alone(z)
+
+    def _once(self, z: Tensor) -> Any:
+        held = {name: self._rows(value, z) for name, value in self.held.items()}
+        args, named = ((z,), {}) if self.code is None else ((), {self.code: z})
+        run: Any = self.body.run if isinstance(self.body, FunctionModule) else self.body
+        return picked(run(*args, **named, **held), self.output)
+
+    def _rows(self, value: Any, z: Tensor) -> Any:
+        if not isinstance(value, Tensor) or self.shared:
+            return value
+        row = value if value.dim() and value.shape[0] == 1 else value[None]
+        return row.expand(z.shape[0], *row.shape[1:])
+
+
+def _detached(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def picked(result: Any, output: Output) -> Any:
+    """One output of what a module returned.
+
+    Raises:
+        UnsupportedModelError: there is none of that name or number.
+    """
+    if output is None:
+        return result
+    if not isinstance(output, str | int):
+        return output(result)
+    try:
+        return result[output] if isinstance(output, int) or isinstance(result, Mapping) else getattr(result, output)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UnsupportedModelError(f"it returns {described(result)}, which has no output={output!r}") from error
+
+
+def described(result: Any) -> str:
+    """A structure of tensors in words: ``a DecoderOutput with 'sample' (2, 3, 8, 8)``."""
+    name = type(result).__name__
+    found = [f"{key!r} {tuple(value.shape)}" for key, value in outputs(result)[:_LISTED]]
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}" + (f" with {', '.join(found)}" if found else "")
+
+
+def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
+    """The tensors of real numbers that a structure holds, by name or number."""
+    if isinstance(result, Mapping):
+        pairs: list[tuple[Any, Any]] = list(result.items())
+    elif isinstance(result, Sequence) and not hasattr(result, "_fields"):
+        pairs = list(enumerate(result))
+    else:  # named tuples, data classes, objects
+        names = getattr(result, "_fields", None) or list(getattr(result, "__dict__", {}))
+        pairs = [(name, getattr(result, name, None)) for name in names]
+    return [(key, value) for key, value in pairs if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+class HeldDraws(TorchFunctionMode):
+    """Random numbers that are the same in each forward pass: those of a stream for each call that draws.
+
+    Only ``torch.randn``, ``rand``, their ``_like`` and ``Tensor.normal_`` and ``uniform_``, as noise inputs of
+    generators are drawn; other functions draw as they do.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.calls = seed, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What PyTorch calls in place of each of its functions."""
+        kwargs = dict(kwargs or {})
+        if func in (Tensor.normal_, Tensor.uniform_):
+            low, high = (*tuple(args[1:3]), 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
+            low, high = kwargs.get("mean", kwargs.get("from", low)), kwargs.get("std", kwargs.get("to", high))
+            drawn = self._drawn("standard_normal" if func is Tensor.normal_ else "random", args[0])
+            return args[0].copy_(low + (high if func is Tensor.normal_ else high - low) * drawn)
+        if func not in _DRAWS:
+            return func(*args, **kwargs)
+        like, distribution = _DRAWS[func]
+        kwargs.pop("generator", None)
+        return self._drawn(distribution, like(*args, **kwargs))
+
+    def _drawn(self, distribution: str, like: Tensor) -> Tensor:
+        if not isinstance(like, Tensor):  # while it is traced
+            raise UnsupportedModelError("draws random numbers of a size that depends on the code")
+        values = getattr(stream("noise inputs", self.seed, self.calls), distribution)(tuple(like.shape))
+        self.calls += 1
+        return torch.as_tensor(values).to(like.dtype)
+
+
+# --- what is missing of a call ----------------------------------------------------------------------------------------
+
+
+def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
+    """The name under which a module or function takes the code; None where that is its first input.
+
+    Raises:
+        UnsupportedModelError: it takes inputs that were not given.
+        ModelError: it takes none of a name that was given.
+    """
+    parameters = _parameters(given)
+    return None if parameters is None else _code_name(parameters, call)
+
+
+def _parameters(given: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Those of a call, without a module's own object; None where they are not known, as of builtin functions."""
+    if isinstance(given, torch.jit.ScriptModule):
+        return None
+    try:
+        if isinstance(given, nn.Module):
+            return list(inspect.signature(type(given).forward).parameters.values())[1:]
+        return list(inspect.signature(given).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
+def _code_name(parameters: list[inspect.Parameter], call: GeneratorCall) -> str | None:
+    """The name under which the code has to be passed, None where it is the first input."""
+    kinds = inspect.Parameter
+    named = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    anything = any(p.kind in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL) for p in parameters)
+    names = [p.name for p in parameters]
+    for name in call.inputs:
+        if name not in names and not anything:
+            raise ModelError(f"inputs= has {name!r}, but the module takes {', '.join(names)}")
+    free = [p for p in named if p.name not in call.inputs]
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is kinds.empty and p.kind is not kinds.VAR_KEYWORD and p.kind is not kinds.VAR_POSITIONAL
+        and p.name not in call.inputs and p not in free[:1]
+    ]  # fmt: skip
+    if missing:
+        given = ", ".join(f"{name!r}: ..." for name in call.inputs)
+        wanted = ", ".join(f"{name!r}: tensor" for name in missing)
+        raise UnsupportedModelError(
+            f"the module takes {' and '.join([p.name for p in free[:1]] + missing)}; a generator takes the code alone: "
+            f"pass the others, held fixed, as inputs={{{', '.join(filter(None, (given, wanted)))}}}"
+        )
+    first = free[0] if free else None
+    return first.name if first is not None and named and first is not named[0] else None

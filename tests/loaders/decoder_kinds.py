@@ -1,0 +1,397 @@
+"""Small decoders of the kinds that people have, with random weights: what docs/decoders.md loads in a line each.
+
+A builder gives the names that its line uses, and the outputs of a batch of codes by the decoder itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from tests.loaders.keras_layouts import dense, evaluated, written
+from tests.opaque_modules import Attention, Residual, Skip
+from unrelu.models.module_copies import frozen
+
+Case = tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]
+BUILDERS: dict[str, Callable[[Path], Case]] = {}
+
+
+def builder(name: str) -> Callable[[Callable[[Path], Case]], Callable[[Path], Case]]:
+    def added(function: Callable[[Path], Case]) -> Callable[[Path], Case]:
+        def seeded(folder: Path) -> Case:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                return function(folder)
+
+        BUILDERS[name] = seeded
+        return seeded
+
+    return added
+
+
+def seq(*parts: nn.Module) -> nn.Sequential:
+    """In evaluation mode, with batch normalisations that do something."""
+    module = nn.Sequential(*parts).eval()
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+            nn.init.normal_(m.running_mean, std=0.1)
+    return module
+
+
+def of(module: nn.Module, shape: Any = None, pick: Callable[[Any], Tensor] = lambda x: x, **names: Any) -> Case:
+    """The module as ``decoder``, and its own outputs in double precision."""
+
+    def outputs(z: np.ndarray) -> np.ndarray:
+        codes = torch.from_numpy(z).reshape(len(z), *(shape or z.shape[1:]))
+        with torch.no_grad():
+            return pick(frozen(module, torch.float64, torch.device("cpu"))(codes)).numpy()
+
+    return {"decoder": module, **names}, outputs
+
+
+def mlp(k: int = 4, last: nn.Module | None = None) -> nn.Sequential:
+    return seq(nn.Linear(k, 24), nn.ReLU(), nn.Linear(24, 40), last or nn.Sigmoid())
+
+
+# --- sequential -------------------------------------------------------------------------------------------------------
+
+builder("VAE decoder, sigmoid output")(lambda folder: of(mlp()))
+builder("tanh output")(lambda folder: of(mlp(5, nn.Tanh())))
+builder("LeakyReLU and batch normalisation")(
+    lambda folder: of(seq(nn.Linear(4, 24), nn.BatchNorm1d(24), nn.LeakyReLU(0.2), nn.Linear(24, 40)))
+)
+builder("PReLU, weight normalisation, dropout")(
+    lambda folder: of(
+        seq(nn.utils.parametrizations.weight_norm(nn.Linear(4, 24)), nn.PReLU(), nn.Dropout(), nn.Linear(24, 40))
+    )
+)
+builder("a lambda over a decoder")(lambda folder: of(mlp()))
+
+
+# --- convolutional ----------------------------------------------------------------------------------------------------
+
+builder("DCGAN")(
+    lambda folder: of(
+        seq(nn.ConvTranspose2d(6, 8, 4, 1, 0, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.ConvTranspose2d(8, 1, 4, 2, 1, bias=False), nn.Tanh()), (6, 1, 1)
+    )
+)  # fmt: skip
+builder("convolutional VAE")(
+    lambda folder: of(
+        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 3, 2, 1, 1), nn.ReLU(),
+            nn.Conv2d(4, 1, 3, padding=1), nn.Sigmoid())
+    )
+)  # fmt: skip
+builder("upsampling and convolutions")(
+    lambda folder: of(
+        seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3, padding=1),
+            nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 3, padding=1))
+    )
+)  # fmt: skip
+builder("pixel shuffle")(
+    lambda folder: of(
+        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 8, 3, padding=1), nn.PixelShuffle(2))
+    )
+)
+builder("one-dimensional signals")(
+    lambda folder: of(
+        seq(nn.Linear(4, 24), nn.Unflatten(1, (3, 8)), nn.ReLU(), nn.ConvTranspose1d(3, 2, 4, 2, 1), nn.ReLU(),
+            nn.Conv1d(2, 1, 5, padding=2))
+    )
+)  # fmt: skip
+
+
+# --- residual ---------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A block of a residual GAN, with upsampling on both ways."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(F.interpolate(F.relu(self.norm(x)), scale_factor=2))
+        return F.interpolate(x, scale_factor=2) + self.second(F.relu(h))
+
+
+class Gated(nn.Module):
+    """A residual network of gated units, as emulators have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.gate, self.leave = nn.Linear(4, 16), nn.Linear(16, 32), nn.Linear(16, 40)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.enter(z)
+        return self.leave(F.layer_norm(h + F.glu(self.gate(h)), (16,)))
+
+
+builder("residual multilayer perceptron")(lambda folder: of(Residual(4, 16, 40).eval()))
+builder("residual GAN")(
+    lambda folder: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
+)
+builder("image sums over resolutions")(lambda folder: of(Skip(6).eval(), (6, 1, 1)))
+builder("transformer with cross-attention")(lambda folder: of(Attention(4).eval()))
+builder("gated units and layer normalisation")(lambda folder: of(Gated().eval()))
+
+
+# --- structured output ------------------------------------------------------------------------------------------------
+
+
+@builder("diffusers AutoencoderKL")
+def kl(folder: Path) -> Case:
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2, sample_size=4).eval()
+    exact = frozen(model, torch.float64, torch.device("cpu"))
+    return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 2, 2, 2)).sample.detach().numpy()
+
+
+@builder("diffusers AutoencoderTiny")
+def tiny(folder: Path) -> Case:
+    from diffusers import AutoencoderTiny
+
+    model = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=1,
+    ).eval()  # fmt: skip
+    exact = frozen(model, torch.float64, torch.device("cpu"))
+    return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 1, 3, 3)).sample.detach().numpy()
+
+
+@builder("pythae VAE")
+def pythae(folder: Path) -> Case:
+    from pythae.models import VAE, VAEConfig
+
+    model = VAE(VAEConfig(input_dim=(1, 6, 6), latent_dim=4)).eval()
+    _, outputs = of(model.decoder, pick=lambda x: x["reconstruction"])
+    return {"model": model}, outputs
+
+
+class Pair(nn.Module):
+    """Mean and variance of the pixels."""
+
+    def __init__(self, kind: Callable[..., Any]) -> None:
+        super().__init__()
+        self.mean, self.variance, self.kind = mlp(), mlp(4, nn.Softplus()), kind
+
+    def forward(self, z: Tensor) -> Any:
+        return self.kind(self.mean(z), self.variance(z))
+
+
+@dataclass
+class Decoded:
+    mean: Tensor
+    variance: Tensor
+
+
+builder("a tuple of mean and variance")(
+    lambda folder: of(Pair(namedtuple("Moments", "mean variance")), pick=lambda x: x[0])
+)
+builder("a data class")(lambda folder: of(Pair(Decoded), pick=lambda x: x.mean))
+
+
+# --- further inputs ---------------------------------------------------------------------------------------------------
+
+
+class Conditional(nn.Module):
+    """The decoder of a conditional VAE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = mlp(7)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        return self.main(torch.cat([z, c], 1))
+
+
+class Labelled(nn.Module):
+    """A class-conditional generator, which modulates by an embedding of the label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.last = nn.Embedding(10, 24), nn.Linear(4, 24), nn.Linear(24, 40)
+
+    def forward(self, label: Tensor, z: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(z)) * (1 + self.table(label)))
+
+
+class Timed(nn.Module):
+    """A network of the code at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.time, self.last = nn.Linear(4, 24), nn.Linear(1, 24), nn.Linear(24, 40)
+
+    def forward(self, z: Tensor, t: float, scale: Tensor) -> Tensor:
+        return self.last(F.softplus(self.first(z) + self.time(torch.full_like(z[:, :1], t)))) * scale
+
+
+class Coordinates(nn.Module):
+    """An implicit decoder, evaluated on a grid that is the same for all codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = mlp(6)
+
+    def forward(self, z: Tensor, grid: Tensor) -> Tensor:
+        pairs = torch.cat([z[:, None].expand(-1, grid.size(-2), -1), grid.expand(z.shape[0], -1, -1)], 2)
+        return self.main(pairs)
+
+
+class Noisy(nn.Module):
+    """A synthesis network with noise inputs, drawn anew in each forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.style, self.conv = nn.Linear(4, 48), nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.style(z).view(z.shape[0], 3, 4, 4)
+        x = x + 0.3 * torch.randn(x.shape[0], 1, 4, 4, device=x.device)
+        return F.leaky_relu(self.conv(x), 0.2)
+
+
+def given(module: nn.Module, **inputs: Any) -> Case:
+    """A module with inputs that are held fixed, and the same for all codes."""
+    exact = frozen(module.eval(), torch.float64, torch.device("cpu"))
+    held = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
+
+    def outputs(z: np.ndarray) -> np.ndarray:
+        rows = [exact(z=torch.from_numpy(row[None]), **held) for row in z]
+        return torch.cat(rows).detach().numpy()
+
+    return {"decoder": module, **inputs}, outputs
+
+
+builder("conditional VAE")(lambda folder: given(Conditional(), c=torch.eye(3)[[1]]))
+builder("a label, before the code")(lambda folder: given(Labelled(), label=torch.tensor([7])))
+builder("a time and a scale")(lambda folder: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]))
+builder("coordinates of an implicit decoder")(lambda folder: given(Coordinates(), grid=torch.rand(1, 5, 2)))
+builder("noise inputs of a StyleGAN")(lambda folder: ({"decoder": Noisy().eval()}, None))
+
+
+# --- torch.jit, torch.export, ONNX ------------------------------------------------------------------------------------
+
+
+def quiet(function: Callable[[], Any]) -> Any:
+    """Both are deprecated, and say so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function()
+
+
+def exported(module: nn.Module, shape: tuple[int, ...], **options: Any) -> torch.export.ExportedProgram:
+    return quiet(lambda: torch.export.export(module, (torch.zeros(1, *shape),), **options))
+
+
+@builder("a scripted module")
+def scripted(folder: Path) -> Case:
+    _, outputs = of(module := mlp())
+    return {"decoder": quiet(lambda: torch.jit.script(module))}, outputs
+
+
+@builder("a traced module, from its file")
+def traced(folder: Path) -> Case:
+    _, outputs = of(module := Residual(4, 16, 40).eval())
+    path = folder / "decoder.pt"
+    quiet(lambda: torch.jit.trace(module, torch.zeros(2, 4)).save(str(path)))
+    return {"path": str(path)}, outputs
+
+
+@builder("an ExportedProgram")
+def program(folder: Path) -> Case:
+    _, outputs = of(module := mlp())
+    return {"program": exported(module, (4,))}, outputs
+
+
+@builder("a .pt2 file")
+def program_file(folder: Path) -> Case:
+    _, outputs = of(module := seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
+    quiet(lambda: torch.export.save(exported(module, (4,)), folder / "decoder.pt2"))
+    return {"path": folder / "decoder.pt2"}, outputs
+
+
+@builder("ONNX with residual blocks")
+def onnx(folder: Path) -> Case:
+    _, outputs = of(module := Residual(4, 16, 40).eval())
+    options = {"dynamo": False, "input_names": ["z"], "dynamic_axes": {"z": {0: "batch"}}}
+    quiet(lambda: torch.onnx.export(module, (torch.zeros(1, 4),), folder / "decoder.onnx", **options))
+    return {"path": folder / "decoder.onnx"}, outputs
+
+
+# --- Keras' and other layouts -----------------------------------------------------------------------------------------
+
+KERAS = [dense("hidden", 3, 12, "relu"), dense("output", 12, 24, "sigmoid")]
+PLAIN = [dense("dense", 3, 12, "relu"), dense("dense_1", 12, 24, "sigmoid")]
+
+
+def keras(name: str, layout: str, layers: Any) -> Callable[[Path], Case]:
+    def build(folder: Path) -> Case:
+        path = written(folder / name, layers, layout)
+        return {"path": path}, functools.partial(evaluated, layers)
+
+    return build
+
+
+builder("Keras 3, .keras")(keras("decoder.keras", "Keras 3.keras", KERAS))
+builder("Keras 2, .h5")(keras("decoder.h5", "Keras 2", KERAS))
+builder("Keras 3, .weights.h5")(keras("decoder.weights.h5", "Keras 3", PLAIN))
+
+
+@builder("Flax parameters")
+def flax(folder: Path) -> Case:
+    params = {"params": {f"Dense_{i}": layer.arrays for i, layer in enumerate(PLAIN)}}
+    return {"params": params}, functools.partial(evaluated, PLAIN)
+
+
+@builder("a whole VAE's .safetensors")
+def safetensors(folder: Path) -> Case:
+    _, outputs = of(module := mlp(3))
+    state = {f"decoder.{name}": value.numpy() for name, value in module.state_dict().items()}
+    save_file({"encoder.weight": np.ones((3, 40), np.float32), **state}, folder / "vae.safetensors")
+    return {"path": folder / "vae.safetensors"}, outputs
+
+
+# --- half precision ---------------------------------------------------------------------------------------------------
+
+
+def half(module: nn.Module, dtype: torch.dtype, shape: Any = None) -> Case:
+    """The module, and its own outputs in its own precision."""
+    module = module.eval().to(dtype)
+
+    def outputs(z: np.ndarray) -> np.ndarray:
+        codes = torch.from_numpy(z).to(dtype).reshape(len(z), *(shape or z.shape[1:]))
+        with torch.no_grad():
+            return module(codes).double().numpy()
+
+    return {"decoder": module}, outputs
+
+
+builder("multilayer perceptron, half")(lambda folder: half(mlp(), torch.float16))
+builder("multilayer perceptron, bfloat16")(lambda folder: half(mlp(), torch.bfloat16))
+builder("convolutional, half")(
+    lambda folder: half(
+        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 4, 2, 1)), torch.float16
+    )
+)
+builder("residual, bfloat16")(lambda folder: half(Residual(4, 16, 40), torch.bfloat16))
+builder("a lambda over a half decoder")(lambda folder: half(mlp(4, nn.Tanh()), torch.float16))

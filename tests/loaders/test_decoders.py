@@ -1,0 +1,46 @@
+"""The table of docs/decoders.md: each line loads its decoder, which computes the same and is inverted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from tests.loaders.decoder_kinds import BUILDERS
+from unrelu.models.network import Network
+
+PAGE = Path(__file__).parents[2] / "docs" / "decoders.md"
+ROWS = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `([^`]+)` \| (yes|no) \|$", PAGE.read_text(encoding="utf-8"), re.M)
+
+
+def test_the_table_has_five_decoders_of_each_kind():
+    assert Counter(kind for kind, *_ in ROWS) == dict.fromkeys(
+        ["sequential", "convolutional", "residual", "structured output", "further inputs", "jit, export",
+         "Keras, other layouts", "half precision"], 5
+    )  # fmt: skip
+    assert sorted(name for _, name, *_ in ROWS) == sorted(BUILDERS)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("kind", "name", "line", "layers"), ROWS, ids=[row[1] for row in ROWS])
+def test_a_decoder_is_loaded_in_a_line_and_inverted(tmp_path, kind, name, line, layers):
+    names, outputs = BUILDERS[name](tmp_path)
+    net = eval(line, {"unrelu": unrelu, "torch": torch, **names})
+    assert isinstance(net, Network) == (layers == "yes")
+    half = kind == "half precision"
+    z = np.random.default_rng(21).standard_normal((2, net.latent_dim))
+    z = torch.from_numpy(z).to(torch.bfloat16).double().numpy() if half else z
+    y = net(z) if outputs is None else outputs(z).reshape(2, *net.output_shape)
+    if not half:
+        np.testing.assert_allclose(net(z), y, rtol=1e-6, atol=1e-7 * np.abs(y).max())
+    r = unrelu.invert(net, y)
+    size = np.linalg.norm(y.reshape(2, -1), axis=1)
+    allowed = net.rounding.level * np.sqrt(net.output_dim) if half else 1e-4 * size
+    assert (r.residual() <= allowed).all()
+    assert r.success.all()
+    assert not half or {str(status) for status in r.status} == {"NOISE_LEVEL"}

@@ -1,0 +1,146 @@
+"""ONNX operators of graphs that branch: each computes what ONNX Runtime does, and is differentiated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
+from tests.opaque_modules import GENERATORS, codes
+from unrelu._invert import invert
+from unrelu.errors import UnsupportedModelError
+from unrelu.loaders import load
+from unrelu.models.opaque_network import OpaqueNetwork
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+POSITIVE = np.abs(numbers(4)) + 1
+# nodes from x to y, shape of one code, constants; of opset 20.
+OPERATORS = {
+    "Abs": ([node("Abs", ["x"], ["y"])], [4], {}),
+    "AveragePool": ([node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[1, 0, 0, 1])], [2, 4, 4], {}),
+    "Celu": ([node("Celu", ["x"], ["y"], alpha=0.5)], [4], {}),
+    "Clip": ([node("Clip", ["x", "a", "b"], ["y"])], [9], {"a": np.float32(-0.6), "b": np.float32(0.7)}),
+    "Concat": ([node("Tanh", ["x"], ["h"]), node("Concat", ["x", "h"], ["y"], axis=-1)], [4], {}),
+    "Conv": (
+        [node("Tanh", ["x"], ["h"]), node("Conv", ["h", "w", "b"], ["c"], pads=[1, 1, 1, 1], group=2),
+         node("Add", ["x", "c"], ["y"])], [2, 4, 4], {"w": numbers(2, 1, 3, 3), "b": numbers(2)},
+    ),
+    "ConvTranspose": (
+        [node("Abs", ["x"], ["h"]), node("ConvTranspose", ["h", "w", "b"], ["y"], strides=[2, 2], pads=[1, 0, 1, 0],
+              output_padding=[1, 1])], [2, 3, 3], {"w": numbers(2, 3, 3, 3), "b": numbers(3)},
+    ),
+    "Cos": ([node("Cos", ["x"], ["y"])], [4], {}),
+    "DepthToSpace": ([node("DepthToSpace", ["x"], ["y"], blocksize=2)], [8, 2, 3], {}),
+    "Einsum": ([node("Einsum", ["x", "w"], ["y"], equation="bi,io->bo")], [4], {"w": numbers(4, 5)}),
+    "Elu": ([node("Elu", ["x"], ["y"], alpha=0.7)], [4], {}),
+    "Erf": ([node("Erf", ["x"], ["y"])], [4], {}),
+    "Exp": ([node("Exp", ["x"], ["y"])], [4], {}),
+    "Expand": ([node("Expand", ["x", "s"], ["h"]), node("Mul", ["h", "w"], ["y"])], [1, 4],
+               {"s": ints(1, 3, 4), "w": numbers(3, 4)}),
+    "Gather": ([node("Gather", ["x", "i"], ["y"], axis=1)], [5], {"i": ints(0, -1, 2, 2)}),
+    "Gelu": ([node("Gelu", ["x"], ["y"])], [4], {}),
+    "Gemm": ([node("Tanh", ["x"], ["h"]), node("Gemm", ["h", "w", "b"], ["g"], transB=1, alpha=0.5, beta=2.0),
+              node("Mul", ["g", "x"], ["y"])], [4], {"w": numbers(4, 4), "b": numbers(4)}),
+    "GlobalMaxPool": ([node("GlobalMaxPool", ["x"], ["y"])], [2, 3, 3], {}),
+    "HardSigmoid": ([node("HardSigmoid", ["x"], ["y"])], [9], {}),
+    "HardSwish": ([node("HardSwish", ["x"], ["y"])], [9], {}),
+    "InstanceNormalization": ([node("InstanceNormalization", ["x", "s", "b"], ["y"])], [2, 4, 3],
+                              {"s": numbers(2), "b": numbers(2)}),
+    "LayerNormalization": ([node("LayerNormalization", ["x", "s", "b"], ["y"])], [6],
+                           {"s": numbers(6), "b": numbers(6)}),
+    "Log": ([node("Exp", ["x"], ["h"]), node("Add", ["h", "c"], ["g"]), node("Log", ["g"], ["y"])], [4],
+            {"c": POSITIVE}),
+    "LogSoftmax": ([node("LogSoftmax", ["x"], ["y"])], [5], {}),
+    "LpNormalization": ([node("LpNormalization", ["x"], ["y"], axis=1)], [5], {}),
+    "MatMul": ([node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), node("MatMul", ["t", "x"], ["y"])], [3, 2], {}),
+    "Max": ([node("Max", ["x", "c"], ["y"])], [9], {"c": numbers(9)}),
+    "MaxPool": ([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], pads=[0, 1, 0, 1])], [2, 4, 4], {}),
+    "Mean": ([node("Tanh", ["x"], ["h"]), node("Mean", ["x", "h"], ["y"])], [4], {}),
+    "Min": ([node("Min", ["x", "c"], ["y"])], [9], {"c": numbers(9)}),
+    "Mish": ([node("Mish", ["x"], ["y"])], [4], {}),
+    "PRelu": ([node("Tanh", ["x"], ["h"]), node("PRelu", ["h", "s"], ["p"]), node("Add", ["p", "x"], ["y"])], [4],
+              {"s": numbers(4)}),
+    "Pad": ([node("Pad", ["x", "p"], ["y"], mode="reflect")], [2, 5], {"p": ints(0, 0, 2, 0, 0, 1)}),
+    "Pow": ([node("Pow", ["x", "p"], ["y"])], [4], {"p": np.float32(3)}),
+    "Reciprocal": ([node("Mul", ["x", "x"], ["h"]), node("Add", ["h", "c"], ["g"]), node("Reciprocal", ["g"], ["y"])],
+                   [4], {"c": POSITIVE}),
+    "ReduceL2": ([node("ReduceL2", ["x", "a"], ["n"]), node("Div", ["x", "n"], ["y"])], [5], {"a": ints(1)}),
+    "ReduceMax": ([node("ReduceMax", ["x", "a"], ["n"]), node("Sub", ["x", "n"], ["y"])], [5], {"a": ints(-1)}),
+    "ReduceSum": ([node("ReduceSum", ["x", "a"], ["y"], keepdims=0)], [3, 4], {"a": ints(1)}),
+    "Selu": ([node("Selu", ["x"], ["y"])], [4], {}),
+    "Sin": ([node("Sin", ["x"], ["y"])], [4], {}),
+    "Slice": ([node("Slice", ["x", "s", "e", "a", "t"], ["y"])], [6],
+              {"s": ints(5), "e": ints(-100), "a": ints(1), "t": ints(-2)}),
+    "Softmax": ([node("Softmax", ["x"], ["y"])], [5], {}),
+    "Softplus": ([node("Softplus", ["x"], ["y"])], [4], {}),
+    "Softsign": ([node("Softsign", ["x"], ["y"])], [4], {}),
+    "SpaceToDepth": ([node("SpaceToDepth", ["x"], ["y"], blocksize=2)], [2, 4, 6], {}),
+    "Split": ([node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), node("Mul", ["a", "b"], ["y"])], [6], {}),
+    "Sqrt": ([node("Mul", ["x", "x"], ["h"]), node("Add", ["h", "c"], ["g"]), node("Sqrt", ["g"], ["y"])], [4],
+             {"c": POSITIVE}),
+    "Sum": ([node("Tanh", ["x"], ["h"]), node("Sum", ["x", "h", "h"], ["y"])], [4], {}),
+    "ThresholdedRelu": ([node("ThresholdedRelu", ["x"], ["y"], alpha=0.1)], [9], {}),
+    "Tile": ([node("Tile", ["x", "r"], ["h"]), node("Mul", ["h", "w"], ["y"])], [3],
+             {"r": ints(1, 2), "w": numbers(6)}),
+    "Where": ([node("Greater", ["x", "c"], ["m"]), node("Tanh", ["x"], ["h"]), node("Where", ["m", "h", "x"], ["y"])],
+              [9], {"c": numbers(9)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(tmp_path, name):
+    nodes, shape, constants = OPERATORS[name]
+    path = write(tmp_path / "net.onnx", nodes, shape, constants, opset=20)
+    net = check_same_as_runtime(path, batch=3)
+    assert isinstance(net, OpaqueNetwork)
+    assert name in {step.op for step in net.module.nodes}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(("name", "dynamic"), [("residual", True), ("attention", True), ("skip", True),
+                                               ("modulated", False)])  # fmt: skip
+def test_exported_modules_that_branch(tmp_path, name, dynamic):
+    """Residual blocks, attention, skip connections, and convolutions whose weights depend on the code."""
+    module, shape, _ = GENERATORS[name]
+    axes = {"x": {0: "b"}} if dynamic else None
+    arguments = {"dynamo": False, "input_names": ["x"], "dynamic_axes": axes, "opset_version": 17}
+    torch.onnx.export(module, (torch.zeros(1, *shape),), tmp_path / "net.onnx", **arguments)
+    net = check_same_as_runtime(tmp_path / "net.onnx")
+    assert isinstance(net, OpaqueNetwork)
+    z = codes(net, 2, seed=3)
+    r = invert(net, net(z))
+    assert (r.residual() <= 1e-4 * np.linalg.norm(net(z).reshape(2, -1), axis=1)).all()
+
+
+def test_a_graph_of_one_code_is_evaluated_for_batches(tmp_path):
+    """Exported for a batch of one, with that number written into its reshapes."""
+    nodes = [node("Reshape", ["x", "s"], ["h"]), node("Tanh", ["h"], ["g"]), node("Add", ["h", "g"], ["y"])]
+    net = load(write(tmp_path / "net.onnx", nodes, [6], {"s": ints(1, 2, 3)}, rank=3))
+    z = codes(net, 4)
+    np.testing.assert_allclose(net(z), (z + np.tanh(z)).reshape(4, 2, 3), rtol=1e-12)
+
+
+def test_graphs_that_mix_codes(tmp_path):
+    nodes = [node("ReduceMean", ["x"], ["m"], axes=[0]), node("Sub", ["x", "m"], ["y"])]
+    with pytest.raises(UnsupportedModelError, match="2 codes have another output in a batch than alone"):
+        load(write(tmp_path / "net.onnx", nodes, [4], opset=17))
+
+
+def test_no_tensor_is_larger_than_allowed(tmp_path):
+    """It is known before any is made: this one would take 8 TB."""
+    nodes = [node("Tanh", ["x"], ["h"]), node("Tile", ["h", "r"], ["t"]), node("ReduceSum", ["t", "a"], ["y"])]
+    path = write(tmp_path / "net.onnx", nodes, [1], {"r": ints(1, 10**12), "a": ints(1)}, opset=17)
+    with pytest.raises(UnsupportedModelError, match=r"node 't' \(Tile\) makes of one code a tensor that would take"):
+        load(path)
+
+
+def test_unknown_operators_are_named(tmp_path):
+    nodes = [node("Tanh", ["x"], ["h"]), node("Add", ["x", "h"], ["s"]), node("Det", ["s"], ["y"], name="volume")]
+    message = r"as a generator without known layers it fails too: node 'volume' \(Det\) is not known; supported are Abs"
+    with pytest.raises(UnsupportedModelError, match=message):
+        load(write(tmp_path / "net.onnx", nodes, [3, 3], rank=1))

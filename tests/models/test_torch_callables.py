@@ -1,0 +1,281 @@
+"""Functions, outputs, further inputs and random numbers of what is passed as a generator."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+import re
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import unrelu
+from tests.opaque_modules import OPAQUE, Residual, made
+from unrelu.errors import ModelError, OptionError, UnsupportedModelError
+from unrelu.models.network import Network
+
+DECODER = made(lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 30), nn.Sigmoid()))
+WEIGHT = torch.linspace(-1, 2, 120).reshape(30, 4)
+Z = np.random.default_rng(5).standard_normal((3, 4))
+WANTED = copy.deepcopy(DECODER).double()(torch.from_numpy(Z)).detach().numpy()
+
+
+def decoded(z, gain=1.0):
+    return gain * DECODER(z)
+
+
+def through_another(z):
+    return decoded(z)
+
+
+class Trainer:
+    def __init__(self):
+        self.model = DECODER
+
+    def decode(self, z):
+        return self.model(z)
+
+    __call__ = decode
+
+
+def closed_over(module):
+    return lambda z: module(z) * 1.0
+
+
+LOCAL = DECODER
+FUNCTIONS = {
+    "function": decoded,
+    "function of a function": through_another,
+    "lambda": lambda z: LOCAL(z) * 1.0,
+    "partial": functools.partial(decoded, gain=1.0),
+    "bound method of a module": DECODER.forward,
+    "bound method of an object": Trainer().decode,
+    "object that is called": Trainer(),
+    "closure": closed_over(DECODER),
+    "default": lambda z, module=DECODER: module(z),
+}
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_read_with_their_modules_in_double_precision(name):
+    net = unrelu.from_torch(FUNCTIONS[name], latent_shape=4)
+    np.testing.assert_allclose(net(Z), WANTED, rtol=1e-12)
+    assert isinstance(net, Network)
+
+
+def test_functions_are_copied():
+    """What the modules become later is no part of the generator."""
+    module = copy.deepcopy(DECODER)
+    net = unrelu.from_torch(lambda z: module(z) + 0.1 * module(z).square(), 4)
+    before = net(Z)
+    with torch.no_grad():
+        module[0].weight.zero_()
+    np.testing.assert_array_equal(net(Z), before)
+    assert module[0].weight.dtype == torch.float32
+
+
+def product(z):
+    return torch.sin(z @ WEIGHT.T) * z.sum(1, keepdim=True)
+
+
+def test_tensors_that_a_function_names_are_its_own():
+    net = unrelu.from_torch(product, 4)
+    z = torch.from_numpy(Z)
+    np.testing.assert_allclose(net(Z), torch.sin(z @ WEIGHT.double().T) * z.sum(1, keepdim=True), rtol=1e-12)
+    assert net.to(torch.float32)(Z).dtype == np.float64
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again(Z), net(Z))
+
+
+def test_a_function_that_insists_on_single_precision_is_run_as_it_is():
+    net = unrelu.from_torch(lambda z: nn.functional.silu(z.float() @ WEIGHT.float().T.to(torch.float32)).float(), 4)
+    assert net(Z).shape == (3, 30)
+
+    def single(z):
+        if z.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return torch.exp(z @ WEIGHT.to(z).T / 9)
+
+    net = unrelu.from_torch(single, 4)
+    r = unrelu.invert(net, net(Z))
+    np.testing.assert_allclose(r.z, Z, atol=1e-4)
+
+
+def test_a_function_in_training_mode():
+    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout())
+    with pytest.raises(ModelError, match=r"training mode; call module\.eval\(\) first"):
+        unrelu.from_torch(module.forward, 4)
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 1, 1), [6, 1, 1], torch.Size([6, 1, 1]), np.array([6, 1, 1]), torch.zeros(2, 6, 1, 1).shape[1:]]
+)
+def test_latent_shapes_as_they_are_printed(shape):
+    module = nn.Sequential(nn.ConvTranspose2d(6, 2, 4), nn.ReLU())
+    assert unrelu.from_torch(module, latent_shape=shape).latent_shape == (6, 1, 1)
+    assert unrelu.from_torch(DECODER, latent_shape=np.int64(4)).latent_shape == (4,)
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def structure(kind):
+    return lambda z: kind(DECODER(z), z.sum(1))
+
+
+STRUCTURES = {
+    "tuple": (structure(lambda a, b: (b, a)), 1),
+    "list": (structure(lambda a, b: [a, b]), -2),
+    "dictionary": (structure(lambda a, b: {"b": b, "a": a}), "a"),
+    "object": (structure(lambda a, b: types.SimpleNamespace(b=b, a=a)), "a"),
+    "function": (structure(lambda a, b: (b, {"a": [a]})), lambda found: found[1]["a"][0]),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_one_output_of_several(name):
+    function, output = STRUCTURES[name]
+    np.testing.assert_allclose(unrelu.from_torch(function, 4, output=output)(Z), WANTED, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["tuple", "list", "dictionary", "object"])
+def test_without_output_the_message_has_the_call_that_works(name):
+    module = STRUCTURES[name][0]
+    with pytest.raises(UnsupportedModelError, match=r"it returns an? \w+ with .*\(2, 30\)") as caught:
+        unrelu.from_torch(module, 4)
+    call = re.search(r"unrelu\.from_torch\(.*\)", str(caught.value))[0]
+    assert eval(call, {"unrelu": unrelu, "module": module}).latent_shape == (4,)
+
+
+def test_outputs_that_are_not_there():
+    with pytest.raises(
+        UnsupportedModelError, match=r"returns a dict with 'b' \(2,\), 'a' \(2, 30\), which has no output='x'"
+    ):
+        unrelu.from_torch(STRUCTURES["dictionary"][0], 4, output="x")
+    with pytest.raises(OptionError, match=r"output=1\.5 must be a name, a number or a function"):
+        unrelu.from_torch(DECODER, 4, output=1.5)
+
+
+# --- further inputs ---------------------------------------------------------------------------------------------------
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.main = made(nn.Linear, 7, 20)
+
+    def forward(self, z, c, scale=1.0):
+        return scale * torch.tanh(self.main(torch.cat([z, c], 1)))
+
+
+@pytest.mark.parametrize("c", [torch.eye(3)[1], torch.eye(3)[[1]]], ids=["a row", "a batch of one"])
+def test_inputs_are_repeated_for_every_code(c):
+    net = unrelu.from_torch(Two(), 4, inputs={"c": c, "scale": 2.0})
+    codes = torch.cat([torch.from_numpy(Z), torch.eye(3).double()[[1] * 3]], 1)
+    np.testing.assert_allclose(net(Z), 2 * torch.tanh(copy.deepcopy(Two().main).double()(codes)).detach(), rtol=1e-12)
+    assert "it takes c, scale beside the code, held fixed" in str(net)
+    c.zero_()
+    np.testing.assert_allclose(net(Z), 2 * torch.tanh(copy.deepcopy(Two().main).double()(codes)).detach(), rtol=1e-12)
+
+
+def test_missing_and_unknown_inputs():
+    with pytest.raises(UnsupportedModelError, match=r"takes z and c; .* held fixed, as inputs=\{'c': tensor\}"):
+        unrelu.from_torch(Two(), 4)
+    with pytest.raises(ModelError, match="inputs= has 'k', but the module takes z, c, scale"):
+        unrelu.from_torch(Two(), 4, inputs={"k": torch.zeros(3)})
+    with pytest.raises(OptionError, match="inputs must be a dictionary"):
+        unrelu.from_torch(Two(), 4, inputs=torch.zeros(3))
+
+
+# --- random numbers ---------------------------------------------------------------------------------------------------
+
+
+class Drawing(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.first, self.last, self.draw = made(nn.Linear, 4, 12), made(nn.Linear, 12, 20), draw
+
+    def forward(self, z):
+        h = torch.relu(self.first(z))
+        return self.last(h + 0.3 * self.draw(h))
+
+
+DRAWS = {
+    "randn": lambda h: torch.randn(h.shape[0], 12),
+    "randn of one row": lambda h: torch.randn(1, 12, dtype=h.dtype),
+    "rand_like": torch.rand_like,
+    "normal_": lambda h: h.new_empty(h.shape[0], 12).normal_(1.0, std=0.5),
+    "uniform_": lambda h: torch.empty_like(h).uniform_(-1, 1),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_numbers_are_held_fixed_by_a_seed(name):
+    module = Drawing(DRAWS[name])
+    with pytest.raises(
+        UnsupportedModelError, match=r"it draws random numbers.*pass seed=0 to hold|depends on the batch size or on r"
+    ):
+        unrelu.from_torch(module, 4)
+    before = torch.get_rng_state()
+    net = unrelu.from_torch(module, 4, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+    x = net(Z)
+    np.testing.assert_allclose(net(Z[1]), x[1], rtol=1e-12)
+    np.testing.assert_array_equal(net(Z), x)
+    assert np.abs(unrelu.from_torch(module, 4, seed=1)(Z) - x).max() > 1e-3
+    r = unrelu.invert(net, x)
+    assert r.success.all()
+    assert "its random numbers are held fixed, those of seed=0" in str(net)
+    assert "seed=0" in unrelu.inspect(net, 8).obstacle
+
+
+def test_other_random_numbers_are_refused():
+    module = Drawing(lambda h: torch.bernoulli(torch.full((h.shape[0], 12), 0.5)))
+    with pytest.raises(UnsupportedModelError, match="it draws random numbers"):
+        unrelu.from_torch(module, 4, seed=0)
+    with pytest.raises(OptionError, match="seed=-1 must be an integer"):
+        unrelu.from_torch(module, 4, seed=-1)
+
+
+# --- whole autoencoders -----------------------------------------------------------------------------------------------
+
+
+def test_a_whole_autoencoder_is_refused_with_what_to_pass():
+    class Autoencoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(30, 4), DECODER
+
+        def forward(self, x):
+            return self.decoder(self.encoder(x))
+
+    model = Autoencoder()
+    with pytest.raises(
+        ModelError, match=r"the Autoencoder has an encoder \(Linear\) and a decoder .* pass model\.decoder"
+    ):
+        unrelu.from_torch(model)
+    np.testing.assert_allclose(unrelu.from_torch(model.decoder)(Z), WANTED, rtol=1e-12)
+
+
+# --- TorchScript ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+def test_programs_of_torchscript_are_generators():
+    module = made(Residual)
+    for program in (torch.jit.script(DECODER), torch.jit.trace(DECODER, torch.zeros(2, 4))):
+        net = unrelu.from_torch(program, 4)
+        np.testing.assert_allclose(net(Z), WANTED, rtol=1e-12)
+        assert "a program of TorchScript, whose layers are not read" in net.reason
+        assert {p.dtype for p in net.to(torch.float32).module.parameters()} == {torch.float32}
+    net = unrelu.from_torch(torch.jit.trace(module, torch.zeros(2, 5)), 5)
+    z = np.random.default_rng(2).standard_normal((3, 5))
+    np.testing.assert_allclose(net(z), OPAQUE["residual"](z), rtol=1e-12)
+    np.testing.assert_allclose(net.jacobian(z), OPAQUE["residual"].jacobian(z), rtol=1e-9, atol=1e-12)
