@@ -82,6 +82,7 @@ playground-picture: $(VENV)/.check
 ## the documentation as HTML in docs/_build
 docs: $(VENV)/.check
 	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build
+	$(BIN)/python scripts/check_links.py docs/_build
 
 ## train the generators of the zoo and the plain VAEs of the benchmarks again (minutes)
 zoo: $(VENV)/.check
@@ -94,4 +95,4 @@ clean-kernels:
 	rm -rf src/unrelu/lp/__pycache__
 
 clean:
-	rm -rf $(VENV) demo demo-seeds docs/_build
+	rm -rf $(VENV) demo demo-seeds docs/_build docs/gallery

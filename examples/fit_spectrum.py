@@ -1,13 +1,14 @@
-"""Fit a spectrum with an emulator: four parameters in a box, and an error bar that differs for every pixel.
+"""
+Fit a spectrum with an emulator
+===============================
 
-A small network learns the light of a star between 500 and 530 nm from a formula: Planck's law with lines that are
-shifted by a velocity and as broad as the star rotates fast. The network stands for the formula then, and a noisy
-spectrum is fitted inside the bounds of its parameters. Fits from a single start are often wrong: a line that is shifted
-further than it is broad does not pull.
-
-Run it with ``python examples/fit_spectrum.py``.
+Four parameters in a box, and an error bar that differs for every pixel. A small network learns the light of a star
+between 500 and 530 nm from a formula: Planck's law with lines that are shifted by a velocity and as broad as the star
+rotates fast. The network stands for the formula then, and a noisy spectrum is fitted inside the bounds of its
+parameters. Fits from a single start are often wrong: a line that is shifted further than it is broad does not pull.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import nn
@@ -31,15 +32,17 @@ def spectrum(parameters):
     return flux / flux.mean(dim=1, keepdim=True)
 
 
-# --- the emulator: two hidden layers of LeakyReLU, trained on draws of the formula ------------------------------------
+# %%
+# The emulator: two hidden layers of LeakyReLU, trained on draws of the formula.
+
 torch.manual_seed(1)
 torch.set_num_threads(1)
 module = nn.Sequential(
     nn.Linear(4, 100), nn.LeakyReLU(), nn.Linear(100, 100), nn.LeakyReLU(), nn.Linear(100, len(WAVELENGTHS))
 )
 optimizer = torch.optim.Adam(module.parameters())
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=2000)
-for _ in range(2000):
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=1500)
+for _ in range(1500):
     scaled = 2 * torch.rand(128, 4) - 1
     loss = (module(scaled) - spectrum((LOWER + UPPER) / 2 + (UPPER - LOWER) / 2 * scaled)).square().mean()
     optimizer.zero_grad()
@@ -48,7 +51,9 @@ for _ in range(2000):
     schedule.step()
 print(f"the emulator is off by {loss.sqrt():.4f} of the flux")
 
+# %%
 # The network takes scaled parameters. In physical units, and as matrices: what a colleague's file would hold.
+
 layers = [layer for layer in module if isinstance(layer, nn.Linear)]
 lower, upper = LOWER.double().numpy(), UPPER.double().numpy()
 net = unrelu.from_arrays(
@@ -58,7 +63,9 @@ net = unrelu.from_arrays(
     input_scale=((lower + upper) / 2, (upper - lower) / 2),
 )
 
-# --- a spectrum whose error bars grow twentyfold to the red, with a gap where the detector saw nothing ----------------
+# %%
+# A spectrum whose error bars grow twentyfold to the red, with a gap where the detector saw nothing.
+
 truth = np.array([5800.0, 310.0, 140.0, 0.9])
 sigma = np.geomspace(0.005, 0.1, 150)
 y = net(truth) + sigma * np.random.default_rng([9, 5]).normal(size=150)
@@ -69,17 +76,37 @@ r = unrelu.invert(net, y, bounds=(lower, upper), noise=unrelu.Gaussian(sigma))
 print(f"{r.status}, success {r.success}, p-value {r.p_value:.2f}, confidence {r.confidence:.3f}")
 print(f"chi-square {r.fun:.0f} of {np.isfinite(sigma).sum()} pixels, at a bound: {np.abs(r.active_bounds).sum()}")
 
+# %%
 # Error bars: the inverse of J^T diag(1 / sigma^2) J, with the Jacobian by central differences.
+
 step = 1e-4 * (upper - lower)
 jacobian = np.array([(net(r.z + h) - net(r.z - h)) / (2 * h.sum()) for h in np.diag(step)])
 deviation = np.sqrt(np.diag(np.linalg.inv((jacobian / sigma) @ (jacobian / sigma).T)))
 for name, value, error, true in zip(NAMES, r.z, deviation, truth, strict=True):
     print(f"  {name:16} {value:8.2f} +- {error:.2f}, true {true:g}")
 
+figure, axes = plt.subplots(2, 1, figsize=(8, 4), sharex=True, layout="constrained", height_ratios=[2, 1])
+axes[0].errorbar(WAVELENGTHS[:60], y[:60], sigma[:60], fmt=".", color="silver", label="observed")
+axes[0].errorbar(WAVELENGTHS[70:], y[70:], sigma[70:], fmt=".", color="silver")
+axes[0].plot(WAVELENGTHS, r.reconstruction, color="tab:blue", label="fit")
+axes[0].set_ylabel("flux")
+axes[0].legend()
+axes[1].plot(WAVELENGTHS, (y - r.reconstruction) / sigma, ".")
+axes[1].set(xlabel="wavelength (nm)", ylabel="residual / error bar")
+
+# %%
 # What a single fit is worth: Levenberg-Marquardt from one random start in the box, forty times.
+
 chi_square = [
     unrelu.invert(net, y, "lm", bounds=(lower, upper), noise=unrelu.Gaussian(sigma), seed=seed).fun
     for seed in range(40)
 ]
 wrong = np.mean(np.array(chi_square) > 1.01 * r.fun)
 print(f"of 40 fits from a single start {wrong:.0%} end at a worse optimum, the worst at {max(chi_square):.0f}")
+
+figure, axis = plt.subplots(figsize=(8, 2.5), layout="constrained")
+axis.semilogy(np.sort(chi_square), "o", label="fits from a single start, sorted")
+axis.axhline(r.fun, color="black", label="auto")
+axis.set(ylabel="chi-square")
+axis.legend()
+plt.show()

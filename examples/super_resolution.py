@@ -1,11 +1,12 @@
-"""Super-resolution: recover a digit of 28 x 28 pixels from the means of its blocks of 4 x 4 pixels.
+"""
+Super-resolution from block means
+=================================
 
-The 7 x 7 means are measured with a little noise. The reconstruction is compared with the means themselves, each painted
-over its block.
-
-Run it with ``python examples/super_resolution.py``.
+Recover a digit of 28 x 28 pixels from the means of its blocks of 4 x 4 pixels. The 7 x 7 means are measured with a
+little noise. The reconstruction is compared with the means themselves, each painted over its block.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 import unrelu
@@ -18,8 +19,10 @@ net = unrelu.zoo.load("mnist-relu")
 z = truth.normal(size=net.latent_dim)
 clean = net(z)
 
+# %%
 # The means along one axis are a matrix (7, 28), those of the flattened picture a matrix (49, 784). Where PyLops is
 # installed, ``unrelu.measurements.downsample((28, 28), 4)`` is the same map.
+
 means = np.kron(np.eye(7), np.full((1, 4), 1 / 4))
 operator = np.kron(means, means)
 y = operator @ clean + noise.normal(0, 0.01, 49)
@@ -27,11 +30,16 @@ y = operator @ clean + noise.normal(0, 0.01, 49)
 r = unrelu.invert(net, y, operator=operator, noise="gaussian:0.01")
 blocks = np.kron(y.reshape(7, 7), np.ones((4, 4))).ravel()
 
-# With stated noise the search may stop at the first code that fits, before another start confirms it. The confidence
-# is 0 then, and the success rests on the p-value.
 print(f"{r.status}, success {r.success}, p-value {r.p_value:.2f}, confidence {r.confidence:.2f}")
 print(f"  noise of 0.01 leaves a residual at least as large as this one in {r.p_value:.0%} of cases")
 print(f"identifiable {r.identifiable}: the means depend on {r.rank} of {net.latent_dim} latent directions at the code")
-for name, picture in {"the painted blocks": blocks, "the reconstruction": r.reconstruction}.items():
+pictures = {"the painted blocks": blocks, "the reconstruction": r.reconstruction, "the clean picture": clean}
+for name, picture in pictures.items():
     print(f"error of {name}: {np.sqrt(np.mean((picture - clean) ** 2)):.3f} a pixel")
 print(f"error of the code: {np.linalg.norm(r.z - z) / np.linalg.norm(z):.0%} of the length of the true code")
+
+figure, axes = plt.subplots(1, 3, figsize=(7, 2.8), layout="constrained")
+for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+    axis.imshow(picture.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
+    axis.set(title=title, xticks=[], yticks=[])
+plt.show()

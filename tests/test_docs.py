@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 import unrelu
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "reference").glob("*.md"))]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -52,5 +54,35 @@ def test_the_readme_is_among_them():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_to_files_of_the_repository_are_not_broken(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
+        if target.startswith("gallery/"):  # pages that the build makes from examples
+            source = target.removeprefix("gallery/").replace("index.rst", "GALLERY_HEADER.rst").replace(".rst", ".py")
+            assert (ROOT / "examples" / source.replace("HEADER.py", "HEADER.rst")).exists(), target
+        elif not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_links_of_built_pages_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"")
+    (tmp_path / "there.html").write_text('<h1 id="here">There</h1>', encoding="utf-8")
+    page = (
+        '<a href="there.html#here">1</a> <a href="https://example.org">2</a> <img src="picture.png"> <a href="#">3</a>'
+    )
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
+    command = [sys.executable, ROOT / "scripts" / "check_links.py", tmp_path]
+    assert subprocess.run(command, check=False).returncode == 0
+    for wrong in (
+        '<a href="nowhere.html">',
+        '<a href="there.html#elsewhere">',
+        '<img src="none.png">',
+        '<a href="#no">',
+    ):
+        (tmp_path / "index.html").write_text(page + wrong, encoding="utf-8")
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 1, wrong
+
+
+def test_the_gallery_orders_every_example():
+    order = re.search(
+        r"ORDER = \((.*?)\)", (ROOT / "docs" / "gallery_settings.py").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert order
+    assert sorted(re.findall(r'"(\w+)"', order[1])) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
