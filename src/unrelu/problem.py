@@ -17,8 +17,8 @@ from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
-from unrelu.measurements.noise import Noise, RoundingNoise
-from unrelu.measurements.observed_network import selects_outputs
+from unrelu.measurements.noise import Noise
+from unrelu.measurements.observed_network import rounding_noise, selects_outputs
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
@@ -204,7 +204,7 @@ class Problem:
             )
         if isinstance(measurement, Identity | MaskOperator):
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
-        stated = _rounding(network, stated, values, measurement, scaling)
+        stated = stated if scaling.ends else rounding_noise(network, stated, values, measurement)
         if stated.counts and isinstance(network, Network) and selects_outputs(measurement):
             low, high = network.layers[-1].activation.range
             if (low < 0).any() and np.isfinite(high).all():
@@ -545,14 +545,6 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
     noise.check(values)
     values.setflags(write=False)
     return values, single, seen
-
-
-def _rounding(network: Generator, stated: Noise, y: Array, operator: Operator, scaling: Scaling) -> Noise:
-    """The noise that is known: where none is stated, the rounding of the module, if y (B, m) is made by it."""
-    found = network.rounding
-    if found is None or stated.stated or scaling.ends is not None or not selects_outputs(operator):
-        return stated
-    return RoundingNoise(found.level, precision=found.name, given=found.level) if found.stored(y) else stated
 
 
 def _weight(prior: float, norm: str) -> float:

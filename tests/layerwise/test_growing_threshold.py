@@ -81,7 +81,7 @@ def test_linf_needs_few_programs():
     assert solution.solves <= 4  # the plain loop from 1e-9 max|x| needs about 80
 
 
-@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1", "tanh"])
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu:0.1"])
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
 def test_a_fit_has_errors_of_about_the_noise(kind, form):
     """Also of sparse layers, whose points are those of Newton's method."""

@@ -36,9 +36,14 @@ def question(generator: PictureGenerator, y: Any, **changes: Any) -> dict[str, A
 
 def colours() -> PictureGenerator:
     """A tiny generator of 8 x 8 pixels in three colours."""
+    import torch
     from torch import nn
 
-    module = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 192), nn.Sigmoid(), nn.Unflatten(1, (3, 8, 8)))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 192), nn.Sigmoid(), nn.Unflatten(1, (3, 8, 8))
+        )
     return PictureGenerator.of("colours", unrelu.from_torch(module, latent_shape=(3,)), scale="0,1")
 
 

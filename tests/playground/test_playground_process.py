@@ -53,12 +53,13 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(model):
         known = send(port, "GET", "/generators")[1]
         assert [generator["name"] for generator in known][:2] == ["decoder.npz", "mnist-relu"]
         asked = {"generator": "mnist-relu", "y": seven().ravel().tolist(), "visible": [1] * 784, "noise": None}
+        asked["seconds"] = 10
         status, answer = send(port, "POST", "/invert", asked)
         assert (status, len(answer["reconstruction"])) == (200, 784)
         assert {own for state, own, _ in sockets(process) if state == "LISTEN"} == {here}
         assert {other[0] for _, _, other in sockets(process) if other} <= {"127.0.0.1"}
         process.send_signal(signal.SIGINT)  # while the other generators are being prepared
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0
         assert err.splitlines()[-1] == "stopping"
         assert "Traceback" not in err
@@ -81,7 +82,7 @@ def test_what_cannot_be_played_with_is_a_line(model, arguments, why):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         named = {"model": model, "port": taken.getsockname()[1]}
         asked = command("play", *(argument.format(**named) for argument in arguments))
-        ended = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
+        ended = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=600)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("error: ")
     assert why in ended.stderr

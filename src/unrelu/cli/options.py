@@ -82,7 +82,7 @@ OperatorFile = Annotated[
 ]
 
 # What the help of a command ends with. The times are the processor time of a fresh process on two cores of a server,
-# with compiled kernels in the cache, most of it for importing libraries.
+# with compiled kernels in the cache, most of it for importing libraries; that of `run` is shared by two workers.
 EXAMPLES = {
     "invert": "Examples, with about how long they take on two cores:\n\n"
     "unrelu invert mnist-relu photo.png -o out.png -- a picture of 28 x 28 pixels, 6 s\n\n"
@@ -100,7 +100,7 @@ EXAMPLES = {
     "report": "Example, with about how long it takes on two cores:\n\n"
     "unrelu report out -- a run of 1,000 observations, into out/report.html, 5 s",
     "demo": "Example, with about how long it takes on two cores:\n\n"
-    "unrelu demo -o demo -- 62 digits by up to eight methods, into demo/grid.png, DEMO s",
+    "unrelu demo -o demo -- 62 digits by up to eight methods, into demo/grid.png, 90 s",
     "play": "Example, with about how long it takes on two cores until the page can be opened:\n\n"
     "unrelu play decoder.onnx -- a decoder of pictures beside the bundled ones, 7 s",
 }

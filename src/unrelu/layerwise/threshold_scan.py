@@ -1,4 +1,4 @@
-"""A first threshold where the noise is not known: the one whose least-squares point explains the output best."""
+"""A first threshold where the noise is not known, by a scan of least-squares points; or only a point to begin at."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
 def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
     """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that.
 
-    The threshold begins where the rows with two sides are some more than the unknowns (a sigmoid or tanh has them at
-    all), and is replaced by the error of its point as long as that falls. From above few neurons are wrongly called on, and an error that is too large only
+    The threshold begins where the rows with two sides are some more than the unknowns, and is replaced by the error of
+    its point as long as that falls. From above few neurons are wrongly called on, and an error that is too large only
     makes them fewer.
 
     Args:
@@ -80,7 +80,7 @@ def least_squares_fit(system: LayerSystem, target: Array, first: float, end: flo
         end: of the time allowed, by ``time.perf_counter()``.
     """
     count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
-    threshold = first if system.activation.smooth else max(first, float(np.partition(target, -count - 1)[-count - 1]))
+    threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))
     matrices, best, lowest = None, system.inside(np.zeros(system.n_in)), math.inf
     for _ in range(_FITS):
         constraints = rows(system, target, threshold)

@@ -40,7 +40,7 @@ _METHODS = {
 
 
 @dataclass(frozen=True)
-class Step:
+class ProgramStep:
     """A node of a program: ``name = target(*args, **kwargs)``, in which :class:`Name` stands for other nodes.
 
     A target that is text is an operator that must not be called.
@@ -72,7 +72,7 @@ class Program:
         outputs: the names of its outputs.
     """
 
-    steps: Sequence[Step]
+    steps: Sequence[ProgramStep]
     tensors: Mapping[str, Tensor]
     code: str
     shape: Shape
@@ -192,12 +192,12 @@ def code_of(full: Sequence[int | None]) -> Shape:
     return tuple(n for n in full[1:] if n is not None)
 
 
-def _step(node: fx.Node) -> Step:
+def _step(node: fx.Node) -> ProgramStep:
     def named(value: Any) -> Any:
         return Name(value.name)
 
     target: Any = node.target
-    return Step(node.name, target, fx.node.map_arg(node.args, named), fx.node.map_arg(dict(node.kwargs), named))
+    return ProgramStep(node.name, target, fx.node.map_arg(node.args, named), fx.node.map_arg(dict(node.kwargs), named))
 
 
 def _names(value: Any) -> set[str]:

@@ -33,7 +33,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
-from unrelu.models.torch_callables import Call
+from unrelu.models.torch_callables import GeneratorCall
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
@@ -165,7 +165,7 @@ def _read(
     if suffix == ".pt2":
         program = read_program_file(file, max_bytes)
         check_sizes(program, program.module(), max_bytes)
-        return from_program(program, None, Call())
+        return from_program(program, None, GeneratorCall())
     if suffix in _KERAS:
         arrays, config = read_keras(file, max_bytes)
         if config is not None and layers is None:

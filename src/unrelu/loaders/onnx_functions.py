@@ -26,7 +26,7 @@ Value = Tensor | npt.NDArray[Any] | None
 
 
 @dataclass(frozen=True)
-class Node:
+class OnnxNode:
     """A node of a graph: its operator, its attributes, and the names of its inputs and outputs."""
 
     op: str
@@ -98,7 +98,7 @@ class OnnxModule(nn.Module):
     """
 
     def __init__(
-        self, nodes: list[Node], constants: Mapping[str, Any], ends: tuple[str, str], opset: int, batch: int
+        self, nodes: list[OnnxNode], constants: Mapping[str, Any], ends: tuple[str, str], opset: int, batch: int
     ) -> None:
         super().__init__()
         self.nodes, self.ends, self.opset, self.batch = nodes, ends, opset, batch
@@ -114,7 +114,7 @@ class OnnxModule(nn.Module):
         result: Tensor = alone(z)
         return result.flatten(0, 1)
 
-    def run(self, x: Tensor, check: Callable[[Node, Tensor], None] | None = None) -> Tensor:
+    def run(self, x: Tensor, check: Callable[[OnnxNode, Tensor], None] | None = None) -> Tensor:
         """The output of a batch as the graph takes it; ``check`` sees everything that is computed."""
         values: dict[str, Any] = {"": None, **self.fixed, self.ends[0]: x}
         values |= {name: getattr(self, own) for name, own in self.names.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, code_shape, told
-from unrelu.loaders.onnx_functions import FUNCTIONS, Node, OnnxModule, TensorCall
+from unrelu.loaders.onnx_functions import FUNCTIONS, OnnxModule, OnnxNode, TensorCall
 from unrelu.loaders.onnx_operators import OPERATORS, Call
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
@@ -240,7 +240,7 @@ class _Graph:
         sizes.add(list(self.constants.values()))
         constants: dict[str, Any] = {"": None, **self.constants}
         live: dict[str, Tensor] = {self.input.name: torch.empty(batch, *shape, dtype=torch.float64, device="meta")}
-        nodes: list[Node] = []
+        nodes: list[OnnxNode] = []
         for node in self.nodes:
             place = f"node {node.name or node.output[0]!r} ({node.op_type})"
             with told(place, [tuple(live[name].shape) for name in node.input if name in live]):
@@ -258,7 +258,7 @@ class _Graph:
                     continue
                 if node.op_type not in FUNCTIONS:
                     raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
-                step = Node(node.op_type, place, _attributes(node), tuple(node.input), tuple(node.output))
+                step = OnnxNode(node.op_type, place, _attributes(node), tuple(node.input), tuple(node.output))
                 inputs = [live[name] if name in live else _without_numbers(constants[name]) for name in node.input]
                 result = FUNCTIONS[step.op](TensorCall(step.attributes, self.opset, inputs, len(step.outputs)))
                 parts = result if isinstance(result, tuple) else (result,)

@@ -33,7 +33,7 @@ from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.reduced_precision import reduced_type, rounding_of
-from unrelu.models.torch_callables import Call, CalledModule, Output, as_module, code_name
+from unrelu.models.torch_callables import CalledModule, GeneratorCall, Output, as_module, code_name
 from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.host import computing, forkable_lock
 
@@ -107,7 +107,7 @@ def from_torch(
     >>> net.output_shape
     (5,)
     """
-    call = Call.parse(output, inputs, seed)
+    call = GeneratorCall.parse(output, inputs, seed)
     given = None if latent_shape is None else code_shape(latent_shape)
     if isinstance(module, torch.export.ExportedProgram):
         return from_program(read_program(module), given, call)
@@ -115,7 +115,7 @@ def from_torch(
     return _rounded(module, _network(module, call, given))
 
 
-def from_program(program: Program, given: Shape | None, call: Call) -> Network | OpaqueNetwork:
+def from_program(program: Program, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
     """The network of a program of ``torch.export``.
 
     Args:
@@ -141,7 +141,7 @@ def _rounded(module: nn.Module, network: Network | OpaqueNetwork) -> Network | O
     return replace(network, rounding=rounding_of(module, reduced, codes))
 
 
-def _network(module: nn.Module, call: Call, given: Shape | None) -> Network | OpaqueNetwork:
+def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Network | OpaqueNetwork:
     _check(module)
     body, batches = (
         (module.body, (module.batch, module.batch)) if isinstance(module, AloneModule) else (module, BATCHES)
@@ -171,7 +171,7 @@ def _network(module: nn.Module, call: Call, given: Shape | None) -> Network | Op
             ) from error
 
 
-def _called(given: Any, call: Call, shape: Shape | None) -> nn.Module:
+def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
     """What was passed as a module of one input, the code, that returns one output.
 
     Raises:
@@ -196,7 +196,7 @@ def _called(given: Any, call: Call, shape: Shape | None) -> nn.Module:
     return rows if takes_rows else shared
 
 
-def _check_readable(module: nn.Module, call: Call) -> None:
+def _check_readable(module: nn.Module, call: GeneratorCall) -> None:
     """Refuse what is not traced.
 
     Raises:

@@ -34,7 +34,8 @@ _BINS = 256
 # Rows with less than this fraction of the largest weight are left out of the normal matrix, and after a short step.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
 _NORMAL_RIDGE = 1e-13
-# Corrections of multipliers that shall prove a bound, by how much one has to help, and the entries of W^T y that are rounding, relative to |y|_1 / n^(1/2).
+# Corrections of multipliers that shall prove a bound, and by how much one has to help. Entries of W^T y that are
+# rounding, relative to |y|_1 / n^(1/2).
 _CORRECTIONS, _HELPS, _VANISHED = 40, 0.9, 2e-14
 
 
@@ -404,7 +405,7 @@ def largest_at(sides, r):
 @jit
 def row_multipliers(sides, t, y):
     """Sum the multipliers of the sides into signed ones of the rows; a row with one side has those of its sign."""
-    row, sign, _, slope = sides
+    row, sign, _, _ = sides
     clear(y)
     for i in range(len(row)):
         y[row[i]] += sign[i] * t[i]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.measurements.linear_operators import Identity, MaskOperator, Operator, Weighted
+from unrelu.measurements.noise import Noise, RoundingNoise
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 
@@ -73,3 +74,11 @@ def written_out(operator: Operator) -> Array:
     """A as a matrix, (m, n)."""
     matrix = operator.matrix()
     return np.ascontiguousarray(operator.values(np.eye(operator.n)).T if matrix is None else matrix)
+
+
+def rounding_noise(network: Generator, stated: Noise, y: Array, operator: Operator) -> Noise:
+    """The noise that is known: where none is stated, the rounding of the module, if y (B, m) was computed by it."""
+    found = network.rounding
+    if found is None or stated.stated or not selects_outputs(operator) or not found.stored(y):
+        return stated
+    return RoundingNoise(found.level, precision=found.name, given=found.level)

@@ -121,7 +121,7 @@ def _modules(value: Any, seen: set[int]) -> Iterator[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Call:
+class GeneratorCall:
     """How a generator is called, and which of its outputs is meant.
 
     Attributes:
@@ -135,7 +135,7 @@ class Call:
     seed: int | None = None
 
     @classmethod
-    def parse(cls, output: Output, inputs: Mapping[str, Any] | None, seed: int | None) -> Call:
+    def parse(cls, output: Output, inputs: Mapping[str, Any] | None, seed: int | None) -> GeneratorCall:
         """The arguments of :func:`unrelu.from_torch`, checked.
 
         Raises:
@@ -168,7 +168,7 @@ class Call:
 
 
 class CalledModule(nn.Module):
-    """A module called as a :class:`Call` says: from codes (B, ...) to one tensor (B, ...).
+    """A module called as a :class:`GeneratorCall` says: from codes (B, ...) to one tensor (B, ...).
 
     Further inputs are broadcast over the batch: a tensor whose first axis is 1 is one row of a batch, any other tensor
     is a row itself. What is no tensor is passed as it is.
@@ -180,7 +180,7 @@ class CalledModule(nn.Module):
         code: the name under which the code is passed; None passes it first.
     """
 
-    def __init__(self, body: nn.Module, call: Call, shared: bool = False, code: str | None = None) -> None:
+    def __init__(self, body: nn.Module, call: GeneratorCall, shared: bool = False, code: str | None = None) -> None:
         super().__init__()
         self.body, self.output, self.shared, self.code, self.seed = body, call.output, shared, code, call.seed
         self.title = getattr(body, "title", type(body).__name__)
@@ -284,7 +284,7 @@ class HeldDraws(TorchFunctionMode):
 # --- what is missing of a call ----------------------------------------------------------------------------------------
 
 
-def code_name(given: Callable[..., Any], call: Call) -> str | None:
+def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
     """The name under which a module or function takes the code; None where that is its first input.
 
     Raises:
@@ -307,7 +307,7 @@ def _parameters(given: Callable[..., Any]) -> list[inspect.Parameter] | None:
         return None
 
 
-def _code_name(parameters: list[inspect.Parameter], call: Call) -> str | None:
+def _code_name(parameters: list[inspect.Parameter], call: GeneratorCall) -> str | None:
     """The name under which the code has to be passed, None where it is the first input."""
     kinds = inspect.Parameter
     named = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]

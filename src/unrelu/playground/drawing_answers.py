@@ -156,9 +156,10 @@ def _noise(stated: object) -> str | None:
         return None
     kind = stated.get("kind") if isinstance(stated, dict) else None
     level = stated.get("level") if isinstance(stated, dict) else None
-    if kind not in ("gaussian", "uniform") or type(level) not in (int, float) or not 0 < level < math.inf:
+    sized = isinstance(level, int | float) and not isinstance(level, bool) and 0 < level < math.inf
+    if kind not in ("gaussian", "uniform") or not sized:
         raise InputError('noise is null for unknown, or {"kind": "gaussian" or "uniform", "level": a number above 0}')
-    return f"{kind}:{float(level)!r}"
+    return f"{kind}:{level}"
 
 
 # What each ending of a search says of a picture. Others are told by their own message.

@@ -99,7 +99,7 @@ class PictureGenerator:
             z = stream("playground, sample", self.name, index).standard_normal(self.network.latent_dim)
             return self.network(z).reshape(-1)
         if kind == "digit" and self.digits is not None:
-            return self.digits[int(stream("playground, digit", index).integers(len(self.digits)))]
+            return np.array(self.digits[stream("playground, digit", index).integers(len(self.digits))])
         raise InputError(
             f"{self.name} has no picture of the kind {kind!r:.40}; ask for 'sample' or, of digits, 'digit'"
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.exported_program import SIZES, AloneModule, Name, Program, Step, code_of, one_input
+from unrelu.loaders.exported_program import SIZES, AloneModule, Name, Program, ProgramStep, code_of, one_input
 from unrelu.models.module_copies import frozen
 from unrelu.runtime.file_reading import check_members, json_limit, read_bytes, shown_size, zip_members
 
@@ -140,7 +140,7 @@ class _Reader:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _steps(node: Mapping[str, Any]) -> list[Step]:
+def _steps(node: Mapping[str, Any]) -> list[ProgramStep]:
     """A node, and the parts of what it gives, if these are several."""
     arguments = [(_kind(part), part["name"], _value(part["arg"])) for part in node["inputs"]]
     args = tuple(value for positional, _, value in arguments if positional)
@@ -150,9 +150,9 @@ def _steps(node: Mapping[str, Any]) -> list[Step]:
     if isinstance(name, list) or len(outputs) > 1:
         parts = name if isinstance(name, list) else outputs
         whole = f"all of {parts[0]}"
-        picks = [Step(part, SIZES["getitem"], (Name(whole), i), {}) for i, part in enumerate(parts)]
-        return [Step(whole, target, args, kwargs), *picks]
-    return [Step(str(name), target, args, kwargs)]
+        picks = [ProgramStep(part, SIZES["getitem"], (Name(whole), i), {}) for i, part in enumerate(parts)]
+        return [ProgramStep(whole, target, args, kwargs), *picks]
+    return [ProgramStep(str(name), target, args, kwargs)]
 
 
 def _kind(part: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ let generators = [];
 let generator;
 let picture;
 let index = 0; // of the next sample or digit
-let wanted = null; // seconds of the search that is to be asked for next
+let wanted = null; // whether the next search may take longer; null for none
 let asking = false;
 let long = null; // ends a search that takes longer, when another is asked for
 let loading = 0; // pictures that are on their way
@@ -161,21 +161,21 @@ async function post(path, question, signal) {
   return answer;
 }
 
-function question(seconds) {
+function question(longer) {
   const kind = checked("noise");
   const noise = kind === "unknown" ? null : { kind, level: Number(by("level").value) * range() };
-  return { generator: generator.name, y: Array.from(observed()), visible: Array.from(picture.visible), noise, seconds };
+  return { generator: generator.name, y: Array.from(observed()), visible: Array.from(picture.visible), noise, ...(longer && { seconds: LONGER }) };
 }
 
 // One question at a time; while it is answered only the newest state is kept.
-async function ask(seconds = 0.8) {
-  wanted = seconds;
+async function ask(longer = false) {
+  wanted = longer;
   long?.abort();
   if (asking) return;
   asking = true;
   mark();
   while (wanted !== null) {
-    const [asked, allowed] = [generator, wanted];
+    const [asked, longer] = [generator, wanted];
     wanted = null;
     if (picture.blank && by("added").value === "0") {
       nothing();
@@ -185,9 +185,9 @@ async function ask(seconds = 0.8) {
       const begun = performance.now();
       const visible = picture.visible.slice();
       try {
-        long = allowed === LONGER ? new AbortController() : null;
+        long = longer ? new AbortController() : null;
         if (long) by("status").textContent = "searching";
-        const answer = await post("/invert", question(allowed), long?.signal);
+        const answer = await post("/invert", question(longer), long?.signal);
         long = null;
         if (answer && asked === generator) show(answer, visible, (performance.now() - begun) / 1000);
       } catch (error) {
@@ -278,7 +278,7 @@ function prepareControls() {
   press("negative", change(() => picture.swap()));
   press("sample", () => arriving(begin("sample")));
   press("digit", () => arriving(begin("digit")));
-  press("longer", () => ask(LONGER));
+  press("longer", () => ask(true));
   by("generator").addEventListener("change", event => choose(event.target.value));
   by("brush").addEventListener("input", showLevels);
   for (const id of ["added", "level"]) by(id).addEventListener("input", change(showLevels));

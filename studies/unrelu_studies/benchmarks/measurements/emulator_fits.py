@@ -139,7 +139,8 @@ def _table(results: Results) -> str:
     return table(
         columns,
         (
-            (r["emulator"], "stated" if r["noisy"] else "none", r["observations"], "best codes" if r["noisy"] else "exact fits",
+            (r["emulator"], "stated" if r["noisy"] else "none", r["observations"],
+             "best codes" if r["noisy"] else "exact fits",
              *(f"{per_cent((r['best'] if r['noisy'] else r['exact'])[m])}, {short(r['milliseconds'][m])} ms"
                for m in methods))
             for r in rows
