@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import unrelu
+from unrelu.result.verdict_text import probability
 from unrelu_studies.kit.trained_generators import plain_vae
 
 TARGET = Path(__file__).parent.parent / "docs" / "verdicts.png"
@@ -46,12 +47,12 @@ def main() -> None:
     panels = [
         ("you observe", y, "noisy, and a part is hidden", "black"),
         (
-            "gradient descent finds",
+            "gradient descent may find",
             descent.reconstruction,
             f"{sentence(descent)}\n{failed} of {STARTS} starts end in a misfit",
             RED,
         ),
-        ("unrelu finds", found.reconstruction, f"{sentence(found)}\nconfidence {found.confidence:.2f}", GREEN),
+        ("unrelu finds", found.reconstruction, f"{sentence(found)}\nconfidence {probability(found.confidence)}", GREEN),
         ("the truth was", clean, "which neither was told", "black"),
     ]
     figure, axes = plt.subplots(1, 4, figsize=(10, 3.6), layout="constrained")
