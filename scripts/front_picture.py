@@ -13,6 +13,7 @@ import numpy as np
 
 import unrelu
 from unrelu.result.verdict_text import probability
+from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.trained_generators import plain_vae
 
 TARGET = Path(__file__).parent.parent / "docs" / "verdicts.png"
@@ -37,7 +38,7 @@ def main() -> None:
     clean = net(unrelu.invert(net, unrelu.zoo.digits()[0][91].ravel(), noise="gaussian:0.2").z)
     row = np.arange(784) // 28
     seen = (row < 11) | (row > 16)
-    y = np.where(seen, clean + np.random.default_rng([32, 3]).normal(0, 0.1, 784), np.nan)
+    y = np.where(seen, clean + 0.1 * random("noise", 32, "front picture").standard_normal(784), np.nan)
     told: dict[str, Any] = {"operator": seen, "noise": "gaussian:0.1"}
     found = unrelu.invert(net, y, **told)
     descents = unrelu.invert(net, np.tile(y, (STARTS, 1)), "gradient_descent", max_iterations=3000, **told)

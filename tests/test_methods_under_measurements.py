@@ -135,10 +135,14 @@ def test_images_are_blurred_and_found_again():
 @pytest.mark.parametrize(
     ("y", "operator", "message"),
     [
-        (np.zeros(N), MATRIX, r"y has shape \(120,\), operator= gives \(80,\); pass that shape or a batch of it"),
+        (np.zeros(N), MATRIX, r"y has shape \(120,\), operator= gives \(80,\); pass what it measures, A @ y"),
         (np.zeros(40), MASK, r"y has shape \(40,\), the network ends in \(120,\).* pass operator="),
         (np.zeros((2, N)), np.ones((3, N), dtype=bool), "operator= has 3 masks for 2 observations"),
-        (np.full(N, np.nan), MASK, "y has NaN or infinite entries in 1 of 1 observations.*hide them with a mask"),
+        (
+            np.full(N, np.nan),
+            MASK,
+            "y has NaN or infinite entries in 1 of 1 observations.*hide them by operator=unrelu\\.Mask",
+        ),
     ],
 )
 def test_observations_that_do_not_fit_the_operator_are_refused(y, operator, message):

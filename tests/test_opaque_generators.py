@@ -106,10 +106,13 @@ def test_layerwise_methods_refuse_with_the_name_of_the_node(method):
         "node 'add' joins two branches; only chains of layers can be inverted; "
         f"method={method!r} needs a chain of layers, use method='auto' or 'lm'"
     )
-    for options in ({"method": method}, {"method": "lm", "start": method}):
+    for options, said in (
+        ({"method": method}, message),
+        ({"method": "lm", "start": method}, f"start={method!r}: {message}, with start='random'"),
+    ):
         with pytest.raises(UnsupportedModelError) as caught:
             invert(net, y, **options)
-        assert str(caught.value) == message
+        assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("method", ["plugin", "ilo", "projected"])

@@ -167,7 +167,7 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
         ),
         ({"z0": np.zeros((3, 3))}, InputError, r"z0 has shape \(3, 3\)"),
         ({"z0": [np.nan, 0, 0]}, InputError, "z0 has NaN or infinite entries"),
-        ({"z0": "zero"}, InputError, "z0 has text entries"),
+        ({"z0": "zero"}, InputError, "z0='zero' is text; pass the numbers"),
         ({"z0": np.zeros(3) * 1j}, InputError, "z0 has complex entries"),
         ({"seed": -1}, OptionError, "seed=-1 must be an integer of at least 0"),
         ({"seed": 2**64}, OptionError, "seed=18446744073709551616 must be an integer of at least 0, below 2"),

@@ -98,7 +98,7 @@ def test_leaky_networks_have_full_rank():
     [
         (lambda: theory.theorem_3("a", 2, 1.0), InputError, "c_inf='a'"),
         (lambda: theory.theorem_3(0.5, 2, "a"), InputError, "eps='a'"),
-        (lambda: theory.corollary_1(1.0, 2, 0.1, "a"), InputError, "z "),
+        (lambda: theory.corollary_1(1.0, 2, 0.1, "a"), InputError, "z='a' is text"),
         (lambda: theory.c_inf_upper(np.eye(3), 2, seed=-1), InputError, "seed=-1"),
         (lambda: theory.layerwise_recovery_probability(5), InputError, "sizes=5"),
         (lambda: theory.active_rows_probability(-1, 2), InputError, "n=-1"),

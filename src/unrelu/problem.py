@@ -521,7 +521,8 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
                 + ("" if call else f"batch (B, {', '.join(map(str, shape))})")
                 + "; for other measurements of the output pass operator="
             )
-        whole = "what it measures, A @ y" if math.prod(array.shape) == operator.n else "that shape or a batch of it"
+        measured = f"what it measures, {'A @ y' if operator.linear else 'operator(y)'}"
+        whole = measured if math.prod(array.shape) == operator.n else "that shape or a batch of it"
         call = reshaping("y", array.shape, shape)
         raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass {call or whole}")
     if array.size == 0:

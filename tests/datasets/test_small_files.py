@@ -150,7 +150,17 @@ def test_the_verdict_is_beside_the_status():
     z = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
     result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=[0.5, 0.9])
     near, far = records(result)
-    assert list(near)[:8] == ["index", "method", "seed", "status", "success", "p_value", "confidence", "message"]
+    assert list(near)[:9] == [
+        "index",
+        "name",
+        "method",
+        "seed",
+        "status",
+        "success",
+        "p_value",
+        "confidence",
+        "message",
+    ]
     assert (near["status"], near["success"], near["confidence"]) == ("NOISE_LEVEL", True, 0.5)
     assert near["p_value"] == result.p_value[0] > 0.01
     assert (far["status"], far["success"], far["p_value"], far["confidence"]) == ("MISFIT", False, 0.0, 0.9)

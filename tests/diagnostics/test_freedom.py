@@ -99,4 +99,4 @@ def test_the_piece_on_which_kinks_come_on_is_looked_at():
         [np.array([[1.0], [1.0]]), np.array([[-1.0, 1.0]])], [np.array([0.0, 1.0]), np.zeros(1)]
     )
     assert freedom(network, np.zeros((1, 1)))[0] == 1
-    assert unrelu.invert(network, np.ones(1), "linf").status is unrelu.Status.NOT_UNIQUE
+    assert unrelu.invert(network, np.ones(1), "lm").status is unrelu.Status.NOT_UNIQUE

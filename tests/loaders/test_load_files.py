@@ -78,7 +78,7 @@ def test_layers_are_picked_by_what_their_names_begin_with(tmp_path, name):
     with pytest.raises(ModelError, match=r"Pass unrelu\.load\('.*', layers='decoder\.', activation=\"relu\"\)"):
         load(path, layers="decoder.")
     with pytest.raises(
-        ModelError, match=r"begins with layers='dec\.'; they begin with 'encoder', 'decoder', 'decoder2'"
+        ModelError, match=r"begins with layers='dec\.'; they begin with 'decoder', 'decoder2', 'encoder'"
     ):
         load(path, layers="dec.")
 

@@ -266,7 +266,9 @@ def test_functions_that_are_no_measurements_are_refused(function, message):
 
 
 def test_observations_have_the_shape_of_what_it_gives():
-    with pytest.raises(InputError, match=r"y has shape \(60,\), operator= gives \(50,\); pass that shape or a batch"):
+    with pytest.raises(
+        InputError, match=r"y has shape \(60,\), operator= gives \(50,\); pass what it measures, operator\(y\)"
+    ):
         unrelu.invert(NETWORK, np.ones(N), operator=magnitudes)
 
 
@@ -277,7 +279,7 @@ LAYERWISE = [name for name, entry in METHODS.items() if entry.layerwise]
 @pytest.mark.parametrize("last", ["relu", "identity"])
 def test_methods_that_need_a_linear_measurement_say_so(method, last):
     network = random_network((K, 30, N), seed=1, last=last)
-    with pytest.raises(UnsupportedModelError, match=r"a function, which is not taken to be linear.*use method='auto'"):
+    with pytest.raises(UnsupportedModelError, match=r"operator= is a function, which .*use method='auto'"):
         unrelu.invert(network, np.full(N, 0.5), method, operator=saturated)
     if method in LAYERWISE:
         with pytest.raises(UnsupportedModelError, match="a function, which is not taken to be linear"):

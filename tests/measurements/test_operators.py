@@ -186,7 +186,7 @@ def test_masks_say_what_was_seen():
         ((lambda x: x * 1j, lambda r: r), (N,), "gives complex numbers"),
         ((lambda x: x * np.nan, lambda r: r), (N,), "gives NaN or infinite numbers for A x"),
         ((lambda x: 1 / 0, lambda r: r), (N,), r"fails on a vector of 24 entries \(A x\): division by zero"),
-        ("blur", (N,), "operator has text entries"),
+        ("blur", (N,), "operator='blur' is text; pass the numbers"),
         (MaskOperator(torch.ones(3), (3,)), (3,), "operator= takes 3 entries; the network's output has 24"),
     ],
 )  # fmt: skip

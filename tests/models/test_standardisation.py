@@ -120,7 +120,7 @@ def test_codes_in_physical_units_are_found_again():
         ({"output_scale": (0.0, [1.0, np.nan])}, "output_scale: std has 1 entries that are NaN or infinite"),
         ({"input_scale": ([1.0, 2.0], 1.0)}, "input_scale: mean has 2 entries, the network has 3 there"),
         ({"output_scale": (0.0, np.ones(3))}, "output_scale: std has 3 entries, the network has 9 there"),
-        ({"input_scale": (1.0, "x")}, "input_scale: std has text entries"),
+        ({"input_scale": (1.0, "x")}, "input_scale: std='x' is text"),
         ({"input_scale": (1.0,)}, r"input_scale has 1 entries; pass a pair \(mean, std\)"),
         ({"input_scale": 3.0}, r"input_scale is a float; pass a pair \(mean, std\), or a fitted scaler"),
         ({"input_scale": StandardScaler()}, "input_scale: StandardScaler is not fitted, or no StandardScaler"),

@@ -64,8 +64,8 @@ def test_the_verdict_of_a_run_is_that_of_invert(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [row["p_value"] for row in rows] == run.read("p_value").tolist()
     assert [row["confidence"] for row in rows] == run.read("confidence").tolist()
-    assert list(rows[0])[:5] == ["index", "method", "seed", "status", "message"]
-    assert list(rows[0])[5:9] == ["success", "p_value", "confidence", "objective"]
+    assert list(rows[0])[:6] == ["index", "name", "method", "seed", "status", "message"]
+    assert list(rows[0])[6:10] == ["success", "p_value", "confidence", "objective"]
 
 
 def test_chunks_have_seeds_of_their_own():

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from unrelu.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+# Rich is imported where something is drawn: its import draws from Python's random numbers, which are the user's.
 
 # Seconds between two drawings.
 _EVERY = 0.1
@@ -31,6 +34,8 @@ def bar_of(
         threaded: whether a thread of its own draws it; otherwise :meth:`rich.progress.Progress.refresh` does, and
             standard output and error stay as they are.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     columns.append(TextColumn("{task.fields[note]}"))
     bar = Progress(
@@ -83,6 +88,8 @@ def _console(asked: bool | str) -> Console | None:
     """Where the bar is drawn, if anywhere."""
     if not asked:
         return None
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console(stderr=True)
     if console.is_jupyter:
         # Rich draws by widgets there; without them a line that is written over does.

@@ -199,10 +199,11 @@ def _under(named: Named, prefix: str) -> Named:
     start = prefix.rstrip("./")
     found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
     if not found:
-        begun = dict.fromkeys(re.split(r"[./]", name)[0] for name in named)
+        begun = sorted({re.split(r"[./]", name)[0] for name in named})
+        likely = next((name for name in begun if "dec" in name), begun[0])
         raise ModelError(
             f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one "
-            f"of these, e.g. layers={f'{list(begun)[-1]}.'!r}"
+            f"of these, e.g. layers='{likely}.'"
         )
     return found
 

@@ -147,6 +147,11 @@ class Bounds:
 
         return None if self.none else [written(self.lower), written(self.upper)]
 
+    @staticmethod
+    def of_plain(plain: list[Any] | None) -> tuple[Array, ...] | None:
+        """(lower, upper) of what :meth:`plain` wrote."""
+        return None if plain is None else tuple(np.asarray(end, dtype=np.float64) for end in plain)
+
     def check_finite(self) -> None:
         """Refuse bounds that leave a coordinate without one of its ends, where others have one.
 

@@ -226,9 +226,9 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as numbers: {error}") from None
     if isinstance(value, str | os.PathLike):
-        raise InputError(
-            f"{name}={os.fspath(value)!r} is text; pass the numbers: {name}=numpy.load({os.fspath(value)!r})"
-        )
+        text = os.fspath(value)
+        call = f": {name}=numpy.load({text!r})" if str(text).endswith((".npy", ".npz")) else ""
+        raise InputError(f"{name}={text!r} is text; pass the numbers{call}")
     raise InputError(f"{name} has {kind} entries; pass real numbers")
 
 

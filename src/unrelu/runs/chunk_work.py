@@ -22,6 +22,7 @@ from unrelu.datasets.sources import Array, Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import Identity, Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator
@@ -250,8 +251,9 @@ class Work:
         elif isinstance(operator, Identity):
             operator = None
         # The run was checked as a whole: a chunk of dark pictures is no reason to end it.
+        stated = self.stated | {"bounds": Bounds.of_plain(self.stated.get("bounds"))}
         return invert(
-            self.network, y, self.method, operator=operator, seed=seed, scale="none", **self.stated, **self.options
+            self.network, y, self.method, operator=operator, seed=seed, scale="none", **stated, **self.options
         )
 
 

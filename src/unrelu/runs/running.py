@@ -172,7 +172,7 @@ def run(
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm, "prior": prior,
         "time_limit": time_limit,
     }  # fmt: skip
-    measured = _check_data(network, source, masked, operator, {**stated, "seed": seed}, chosen)
+    measured = _check_data(network, source, masked, operator, stated | {"bounds": box.ends, "seed": seed}, chosen)
     folder = Path(output)
     _check_outside(folder, source, masked)
     kind = results or _format(folder, overwrite) or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
