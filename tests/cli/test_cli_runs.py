@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import zarr
 from PIL import Image
 
 import unrelu
-from unrelu.cli import process
 
 SIZE = 12
 
@@ -29,25 +27,11 @@ def files(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def unrelu_command(files, monkeypatch, capsys):
-    """Run ``main`` in this process: exit code, stdout, stderr with its lines joined."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unrelu", *arguments])
-        with pytest.raises(SystemExit) as end:
-            process.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
-
-
 RUN = ("run", "net.npz", "y.npy", "-o", "out", "--chunk", "5", "--workers", "1")
 
 
-def test_a_run_says_a_line_a_chunk_and_how_it_ended(unrelu_command):
-    code, out, err = unrelu_command(*RUN)
+def test_a_run_says_a_line_a_chunk_and_how_it_ended(run):
+    code, out, err = run(*RUN)
     assert (code, out) == (0, "")
     assert [line.split(" in ")[0] for line in err.splitlines() if line.startswith("chunk")] == [
         "chunk 0: observations 0 to 4", "chunk 1: observations 5 to 9", "chunk 2: observations 10 to 11",
@@ -58,95 +42,95 @@ def test_a_run_says_a_line_a_chunk_and_how_it_ended(unrelu_command):
     assert "written to out/: codes.npy, reconstructions.npy, results.jsonl" in err
 
 
-def test_quiet_says_nothing_but_errors(unrelu_command):
-    assert unrelu_command(*RUN, "-q") == (0, "", "")
-    code, out, err = unrelu_command(*RUN, "-q", "--seed", "2")
+def test_quiet_says_nothing_but_errors(run):
+    assert run(*RUN, "-q") == (0, "", "")
+    code, out, err = run(*RUN, "-q", "--seed", "2")
     assert (code, out) == (2, "")
     assert err.startswith("error: out holds another run: seed is 0, asked for is 2; ")
     assert "--overwrite" in err
-    assert unrelu_command(*RUN, "-q", "--seed", "2", "--overwrite") == (0, "", "")
+    assert run(*RUN, "-q", "--seed", "2", "--overwrite") == (0, "", "")
 
 
-def test_json_is_for_scripts(unrelu_command):
-    code, out, err = unrelu_command(*RUN, "--json", "-q")
+def test_json_is_for_scripts(run):
+    code, out, err = run(*RUN, "--json", "-q")
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert [record["stop"] for record in told["records"]] == [5, 10, 12]
     assert told["records"][0]["counts"] == {"EXACT_FIT": 5}
     assert (told["finished"], told["success"], told["errors"]) == (True, 12, 0)
-    _, again, _ = unrelu_command(*RUN, "--json")
+    _, again, _ = run(*RUN, "--json")
     assert [record["how"] for record in json.loads(again)["records"]] == ["kept"] * 3
 
 
-def test_lines_of_results_name_the_files(unrelu_command):
+def test_lines_of_results_name_the_files(run):
     Path("images").mkdir()
     for name, digit in zip(("b.png", "a.png"), unrelu.zoo.digits()[0], strict=False):
         Image.fromarray((255 * digit).round().astype(np.uint8)).save(Path("images", name))
     limits = ("--scale", "0,1", "--method", "lm", "-O", "max_iterations=3", "--workers", "1", "-q")
-    assert unrelu_command("run", "mnist-relu", "images", "-o", "named", *limits)[0] == 0
-    assert unrelu_command(*RUN, "-q", "--method", "lm")[0] == 0
+    assert run("run", "mnist-relu", "images", "-o", "named", *limits)[0] == 0
+    assert run(*RUN, "-q", "--method", "lm")[0] == 0
     for folder, names in (("named", ["a.png", "b.png"]), ("out", [None] * SIZE)):
         lines = [json.loads(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
         assert [(line["index"], line["name"]) for line in lines] == list(enumerate(names))
 
 
 @pytest.mark.parametrize("command", ["run", "invert"])
-def test_a_method_that_does_not_suit_the_generator_is_refused_before_the_folder_is_made(unrelu_command, command):
+def test_a_method_that_does_not_suit_the_generator_is_refused_before_the_folder_is_made(run, command):
     digits = unrelu.zoo.observations("mnist-dcgan")[:2]
     np.save("digits.npy", digits)
     narrow, large = "layer 3 (6272 -> 784) has fewer outputs than inputs", "layer 2 (3136 -> 6272) is too large for"
     for method in ("linf", "exact", "l1", "relaxed", "least_squares", "projected"):
-        code, out, err = unrelu_command(command, "mnist-dcgan", "digits.npy", "-o", "out", "--method", method)
+        code, out, err = run(command, "mnist-dcgan", "digits.npy", "-o", "out", "--method", method)
         assert (code, out) == (2, "")
         assert (large if method == "exact" else narrow) in err
         assert "'lm'" in err.partition("use method=")[2]
         assert not Path("out").exists()
 
 
-def test_status_of_a_finished_run(unrelu_command):
-    unrelu_command(*RUN, "-q", "-O", "max_iterations=150")
-    code, out, err = unrelu_command("status", "out")
+def test_status_of_a_finished_run(run):
+    run(*RUN, "-q", "-O", "max_iterations=150")
+    code, out, err = run("status", "out")
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     assert "out: net.npz on" in text
     assert "method auto confidence=" in text
     assert "finished: 12 of 12 observations, 3 of 3 chunks" in text
     assert "EXACT_FIT 12 fits the observation exactly" in text
-    code, out, _ = unrelu_command("status", "out", "--json")
+    code, out, _ = run("status", "out", "--json")
     told = json.loads(out)
     assert (told["finished"], told["running"], told["done"], told["counts"]) == (True, False, 12, {"EXACT_FIT": 12})
 
 
-def test_what_a_manifest_says_does_not_steer_the_terminal(unrelu_command):
-    unrelu_command(*RUN)
+def test_what_a_manifest_says_does_not_steer_the_terminal(run):
+    run(*RUN)
     path = Path("out/manifest.json")
     manifest = json.loads(path.read_text())
     manifest["version"] = "\x1b[2J\x9b1m[bold]"
     path.write_text(json.dumps(manifest))
-    _, out, _ = unrelu_command("status", "out")
+    _, out, _ = run("status", "out")
     assert "unrelu \\x1b[2J\\x9b1m[bold]" in out.replace("\n", " ")
 
 
-def test_status_of_what_is_no_run(unrelu_command):
-    code, _, err = unrelu_command("status", "nowhere")
+def test_status_of_what_is_no_run(run):
+    code, _, err = run("status", "nowhere")
     assert code == 2
     assert err == "error: nowhere holds no manifest.json, so it is no folder of `unrelu run`; check the path\n"
 
 
-def test_data_on_another_scale_are_refused_unless_they_are_said_to_be_right(unrelu_command):
+def test_data_on_another_scale_are_refused_unless_they_are_said_to_be_right(run):
     np.save("bytes.npy", np.full((3, 20), 200, dtype=np.uint8))
-    code, _, err = unrelu_command("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm")
+    code, _, err = run("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm")
     assert code == 2
     assert "the observations go from 200 to 200, outputs of the generator from" in err
     assert not Path("out").exists()
-    code, _, err = unrelu_command("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm", "--scale", "none")
+    code, _, err = run("run", "net.npz", "bytes.npy", "-o", "out", "--method", "lm", "--scale", "none")
     assert code == 0, err
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
-def test_masks_one_for_all_or_one_for_each(unrelu_command):
+def test_masks_one_for_all_or_one_for_each(run):
     y, rng = np.load("y.npy"), np.random.default_rng(1)
     each = rng.random((SIZE, 20)) < 0.8
     np.save("each.npy", each)
@@ -154,21 +138,21 @@ def test_masks_one_for_all_or_one_for_each(unrelu_command):
     np.save("holes.npy", np.where(each, y, np.nan))
     network = unrelu.load("net.npz")
     for mask, operator, data in (("each.npy", each, "holes.npy"), ("one.npy", each[0], "y.npy")):
-        code, _, err = unrelu_command("run", "net.npz", data, "-o", mask[:-4], "--mask", mask, "--method", "lm")
+        code, _, err = run("run", "net.npz", data, "-o", mask[:-4], "--mask", mask, "--method", "lm")
         assert code == 0, err
-        run = unrelu.open_run(mask[:-4])
-        assert not run.errors
-        assert run.manifest["masks"] == (mask == "each.npy")
-        x = network(run.read("codes"))
+        found = unrelu.open_run(mask[:-4])
+        assert not found.errors
+        assert found.manifest["masks"] == (mask == "each.npy")
+        x = network(found.read("codes"))
         seen = np.broadcast_to(operator, x.shape)
         assert np.abs(np.where(seen, x - y, 0)).max(axis=1).min() < 1e-8
 
 
-def test_a_matrix_from_a_file(unrelu_command):
+def test_a_matrix_from_a_file(run):
     matrix = np.random.default_rng(2).standard_normal((12, 20))
     np.save("matrix.npy", matrix)
     np.save("measured.npy", np.load("y.npy") @ matrix.T)
-    code, _, err = unrelu_command("run", "net.npz", "measured.npy", "-o", "out", "--operator", "matrix.npy", "-q")
+    code, _, err = run("run", "net.npz", "measured.npy", "-o", "out", "--operator", "matrix.npy", "-q")
     assert (code, err) == (0, "")
     assert unrelu.open_run("out").success == SIZE
 
@@ -189,7 +173,7 @@ def bad_images(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_bad_images_among_a_thousand_are_named_and_the_run_goes_on(unrelu_command):
+def test_bad_images_among_a_thousand_are_named_and_the_run_goes_on(run):
     bad_images(Path("images"))
     arguments = (
         "run",
@@ -204,21 +188,21 @@ def test_bad_images_among_a_thousand_are_named_and_the_run_goes_on(unrelu_comman
         "--scale",
         "0,1",
     )
-    code, _, err = unrelu_command(*arguments)
+    code, _, err = run(*arguments)
     assert code == 1
     assert err.endswith("3 of 1000 observations failed, their messages are in out/results.jsonl\n")
-    run = unrelu.open_run("out")
-    assert run.finished
-    assert sorted(run.errors) == [123, 500, 999]
-    assert run.counts["ERROR"] == 3
-    assert run.errors[123].startswith("0123.png: cannot be read: ")
-    assert run.errors[500].startswith("0500.png: is 27x28 grey uint8; the first is 28x28 grey uint8: make them equal")
-    assert run.errors[999].startswith("0999.png: cannot be read: cannot identify image file")
+    found = unrelu.open_run("out")
+    assert found.finished
+    assert sorted(found.errors) == [123, 500, 999]
+    assert found.counts["ERROR"] == 3
+    assert found.errors[123].startswith("0123.png: cannot be read: ")
+    assert found.errors[500].startswith("0500.png: is 27x28 grey uint8; the first is 28x28 grey uint8: make them equal")
+    assert found.errors[999].startswith("0999.png: cannot be read: cannot identify image file")
     assert "observation 500: 0500.png: is 27x28 grey uint8" in err
-    assert np.isfinite(run.read("codes")[[0, 124, 998]]).all()
-    _, out, _ = unrelu_command("status", "out")
+    assert np.isfinite(found.read("codes")[[0, 124, 998]]).all()
+    _, out, _ = run("status", "out")
     assert "observation 123: 0123.png: cannot be read" in out
-    code, _, _ = unrelu_command(*arguments, "--size", "28,28", "-o", "resized")
+    code, _, _ = run(*arguments, "--size", "28,28", "-o", "resized")
     assert sorted(unrelu.open_run("resized").errors) == [123, 999]
 
 
@@ -262,8 +246,8 @@ def stores(files) -> None:
         (("net.npz", "y.npy", "--dask", "local:2", "--workers", "2"), "workers=2 is for this machine"),
     ],
 )
-def test_bad_input_is_named(unrelu_command, arguments, said):
-    code, out, err = unrelu_command("run", *arguments, "-o", "out")
+def test_bad_input_is_named(run, arguments, said):
+    code, out, err = run("run", *arguments, "-o", "out")
     assert (code, out) == (2, "")
     assert said in err
     assert err.startswith("error: ")

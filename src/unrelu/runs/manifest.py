@@ -14,6 +14,7 @@ import numpy as np
 from unrelu._version import __version__
 from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result.fingerprint import fingerprint
@@ -160,6 +161,6 @@ def _check(manifest: dict[str, Any]) -> None:
 
 def _check_bounds(bounds: list[Any] | None, k: int) -> None:
     """Refuse what are no two ends, each a number or one for every coordinate; nothing is made that is not there."""
-    ends = [np.asarray(end, dtype=np.float64) for end in bounds or ()]
+    ends = Bounds.of_plain(bounds) or ()
     if bounds is not None and (len(ends) != 2 or any(e.shape not in ((), (k,)) or np.isnan(e).any() for e in ends)):
         raise ValueError(f"bounds are {_short(bounds)}")
