@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from torch import nn
 
 import unrelu
+from tests.opaque_modules import made
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError, StorageError
 from unrelu.result import Status
@@ -217,6 +219,17 @@ def test_an_outlier_cannot_be_declared_a_success(tmp_path):
         unrelu.load_result(path, NET)
 
 
+def test_the_rounding_of_half_precision_comes_back_as_the_noise(tmp_path):
+    net = unrelu.from_torch(made(lambda: nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 20))).half())
+    y = np.round(net(Z).astype(np.float16).astype(float), 12)
+    result = unrelu.invert(net, y, "lm", z0=Z)
+    for part in (result, result[1]):
+        part.save(tmp_path / "result.npz")
+        again = unrelu.load_result(tmp_path / "result.npz", net)
+        assert str(again) == str(part)
+        assert again.problem.noise.note == part.problem.noise.note != ""
+
+
 def test_texts_of_a_file_do_not_steer_the_terminal(tmp_path):
     path = tmp_path / "result.npz"
     result_of().save(path)
@@ -233,7 +246,9 @@ def test_texts_of_a_file_do_not_steer_the_terminal(tmp_path):
 def test_a_result_without_observations_comes_back(tmp_path):
     none = result_of("masks")[np.zeros(4, dtype=bool)]
     none.save(tmp_path / "result.npz")
-    assert len(unrelu.load_result(tmp_path / "result.npz", NET)) == len(unrelu.load_result(tmp_path / "result.npz")) == 0
+    assert (
+        len(unrelu.load_result(tmp_path / "result.npz", NET)) == len(unrelu.load_result(tmp_path / "result.npz")) == 0
+    )
 
 
 def test_files_that_are_no_results_are_refused(tmp_path):

@@ -24,7 +24,7 @@ from unrelu._version import __version__
 from unrelu.errors import InputError
 from unrelu.measurements import Identity, MaskOperator, MatrixOperator, Operator, Sparse, read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.noise import Gaussian, Noise, Uniform
+from unrelu.measurements.noise import Gaussian, Noise, RoundingNoise, Uniform
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
@@ -195,6 +195,8 @@ def _noise_table(noise: Noise) -> dict[str, Any]:
     if isinstance(noise.level, np.ndarray):
         return {"noise": noise.name, "noise.level": noise.level}
     text = str(noise) if noise.stated else ""
+    if isinstance(noise, RoundingNoise):
+        return {"noise": text, "noise.precision": noise.precision}
     if noise.stated and Noise.parse(text) != noise:
         raise InputError(f"noise={noise} is of a class that cannot be saved; save r.z, and state the noise again")
     return {"noise": text}
@@ -350,7 +352,10 @@ def _noise(table: Table) -> Noise:
         return Gaussian(covariance=_array(table["noise.covariance"], np.float64))
     if "noise.level" in table:
         return _LEVELLED[text](_array(table["noise.level"], np.float64))
-    return Noise.parse(text or None)
+    known = Noise.parse(text or None)
+    if "noise.precision" in table:
+        return RoundingNoise(known.level, precision=_text(table["noise.precision"]), given=float(known.size))
+    return known
 
 
 def _operator(
