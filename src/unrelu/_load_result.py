@@ -17,8 +17,8 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import norms
 from unrelu.result import Inversion, Status
-from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.result.result_file import AbsentOperator, read_result_file
+from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
 

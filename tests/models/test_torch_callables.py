@@ -47,7 +47,7 @@ def closed_over(module):
 
 
 def in_a_list(modules):
-    return lambda z: modules[0](z)
+    return modules[0]
 
 
 LOCAL = DECODER
@@ -64,7 +64,7 @@ FUNCTIONS = {
     "default": lambda z, module=DECODER: module(z),
     "default of a keyword": lambda z, *, module=DECODER: module(z),
     "list in a closure": in_a_list([DECODER]),
-    "dictionary of the file": lambda z: PARTS["decoder"](z),
+    "dictionary of the file": PARTS["decoder"],
     "object in an object": functools.partial(lambda f, z: f(z), Trainer()),
 }
 

@@ -211,7 +211,7 @@ def test_an_outlier_cannot_be_declared_a_success(tmp_path):
     for status in ("EXACT_FIT", "NOISE_LEVEL"):
         result.save(path)
         forged(path, status=np.array([status, *result.status.astype(str)[1:]]), success=first(True))
-        with pytest.raises(InputError, match="of observation 0 is .*, computed again from its code"):
+        with pytest.raises(InputError, match=r"of observation 0 is .*, computed again from its code"):
             unrelu.load_result(path, NET)
     result.save(path)
     forged(path, success=first(True))

@@ -319,7 +319,7 @@ def test_outputs_are_drawn_in_the_shape_that_is_asked_for():
     n = IMAGE.output_dim
     assert not flat.plot(shape=(n,)).axes[0].images
     for shape in ((4, 6), 20, "20", (2, 2, 5), (4, -5)):
-        with pytest.raises(OptionError, match="outputs have 20 entries; pass .height, width."):
+        with pytest.raises(OptionError, match=r"outputs have 20 entries; pass .height, width."):
             result.plot(shape=shape)
 
 
