@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import unrelu
-from unrelu.result.verdict_text import probability
+from unrelu.runtime.words import probability
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.trained_generators import plain_vae
 

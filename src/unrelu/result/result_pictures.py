@@ -99,7 +99,9 @@ def _asked(shape: Sequence[int], n: int) -> Shape | None:
     dims = tuple(shape) if isinstance(shape, tuple | list) else ()
     if dims == (n,):
         return None
-    found = drawn_shape(dims) if len(dims) in (2, 3) and all(isinstance(side, int) for side in dims) else None
+    found = (
+        drawn_shape(dims) if len(dims) in (2, 3) and all(isinstance(side, int) and side > 0 for side in dims) else None
+    )
     if found is None or math.prod(found) != n:
         raise OptionError(
             f"shape={shape!r}: outputs have {n:,} entries; pass (height, width) or (3, height, width) of as many, or "
