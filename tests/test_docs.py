@@ -54,9 +54,10 @@ def test_the_readme_is_among_them():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_to_files_of_the_repository_are_not_broken(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if target.startswith("gallery/"):  # pages that the build makes from examples
-            source = target.removeprefix("gallery/").replace("index.rst", "GALLERY_HEADER.rst").replace(".rst", ".py")
-            assert (ROOT / "examples" / source.replace("HEADER.py", "HEADER.rst")).exists(), target
+        if target.startswith("gallery/"):  # pages and pictures that the build makes from examples
+            example = re.sub(r"^gallery/(images/sphx_glr_)?|(_\d+\.png|\.rst)$", "", target)
+            source = "GALLERY_HEADER.rst" if example == "index" else f"{example}.py"
+            assert (ROOT / "examples" / source).exists(), target
         elif not target.startswith("http"):
             assert (page.parent / target).exists(), target
 

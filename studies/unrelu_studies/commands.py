@@ -14,7 +14,7 @@ from unrelu.cli.json_output import leave
 from unrelu.cli.options import ActivationName, Json, Layers, Quiet
 from unrelu.cli.terminal import removed_if_empty
 from unrelu.errors import OptionError
-from unrelu_studies.benchmarks import REPORT_SEED
+from unrelu_studies.benchmarks import BENCHMARKS, REPORT_SEED
 from unrelu_studies.paper import MODULES as EXPERIMENTS
 from unrelu_studies.paper import ON_A_NETWORK
 from unrelu_studies.paper import load as load_experiment
@@ -83,11 +83,7 @@ def benchmark(
     measurement: Annotated[
         str,
         typer.Argument(
-            help="layers: one layer program against scipy, HiGHS, cvxopt and least squares; throughput: one thread "
-            "against two; network: a whole inversion against HiGHS under our search and under the published loop; "
-            "cold-start: the first call of a process; search: auto against lm and adam from ten starts; "
-            "certify: proofs against HiGHS's mixed-integer solver; startup, verdict, recovery, identifiability, "
-            "baselines, prior, time_limit, datasets, lp_forms, degenerate: see docs/benchmarks.md."
+            help=f"One of: {', '.join(BENCHMARKS)}. What each measures, and what came out: docs/benchmarks.md."
         ),
     ] = "layers",
     output: Annotated[

@@ -75,6 +75,20 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     assert (found.confidence < 0.99).all()  # four chains are not enough
 
 
+def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch):
+    """What a limit's message advises, raise max_iterations, lowers the objective of a code that still falls."""
+    network = NETWORKS["dense"]()
+    rng = np.random.default_rng(6)
+    y = network(rng.standard_normal((6, 6))) + rng.standard_normal((6, 150))
+    monkeypatch.setattr("unrelu.search.descents._WIDTHS_LARGE", ())
+    monkeypatch.setattr("unrelu.search.descents._EXACT_STEPS_LARGE", 1)
+    cut, default, long = (unrelu.invert(network, y, max_iterations=most) for most in (2, None, 300))
+    assert (cut.status == Status.ITERATION_LIMIT).any()
+    assert (long.fun <= cut.fun).all()
+    assert long.fun.sum() < default.fun.sum() < cut.fun.sum()
+    assert (long.status != Status.ITERATION_LIMIT).all()
+
+
 def test_the_same_call_gives_the_same_bits(large):
     network = NETWORKS["dense"]()
     y = network(np.random.default_rng(4).standard_normal(6)) + 0.1

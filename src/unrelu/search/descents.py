@@ -49,9 +49,9 @@ STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 _LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
-# Of those that are refined: how many side by side, steps after which half of them are given up, and in all, and the
-# predicted decrease at which they end.
-_REFINED, _HALVED_AFTER, _REFINED_STEPS, _REFINED_DECREASE = 4, 5, 30, 1e-7
+# Of those that are refined: how many side by side, steps after which half of them are given up, and the predicted
+# decrease at which they end.
+_REFINED, _HALVED_AFTER, _REFINED_DECREASE = 4, 5, 1e-7
 # A code has converged if its last steps together gained less than this fraction of its objective.
 LAST_STEPS, CONVERGED = 10, 1e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
@@ -409,7 +409,6 @@ class GradientDescents(BatchDescents):
         codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
         floor = torch.zeros_like(codes[:, 0])
         state = LimitedMemorySteps(self.objective, codes, where, self.inverse[where], _REFINED_DECREASE, floor)
-        most = min(most, _REFINED_STEPS)
         while left > 1 and most > _HALVED_AFTER:
             f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
             left, most = left // 2, most - _HALVED_AFTER

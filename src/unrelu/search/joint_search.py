@@ -43,6 +43,8 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
+# Steps of a refinement, by Levenberg-Marquardt and by L-BFGS, if their number is not stated.
+_REFINED, _REFINED_BY_GRADIENTS = 50, 30
 # A code is refined until two steps in a row each gain less than this fraction of its objective.
 _REFINED_DECREASE = 3e-4
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
@@ -76,7 +78,8 @@ class Search:
             added instead. None: as many as end within 0.14 seconds of the processor, three times as many where no noise
             is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
-        max_iterations: Levenberg-Marquardt steps of the refinement at most.
+        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 30 of L-BFGS where a
+            Jacobian costs as much as dozens of them.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it
@@ -89,7 +92,7 @@ class Search:
 
     confidence: float = 0.99
     rounds: int | None = None
-    max_iterations: int = 50
+    max_iterations: int | None = None
     max_programs: int = 100
     pool: bool = True
 
@@ -327,7 +330,7 @@ class JointSearch:
         if not steps and self.descents.refines:
             ends = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)]
             ends[:, 0] = self.z[rows]
-            return self.descents.refined(rows, ends, self.options.max_iterations, self.watch)
+            return self.descents.refined(rows, ends, self.options.max_iterations or _REFINED_BY_GRADIENTS, self.watch)
         objective, where = MixedSquaredError(SquaredError.of(self.problem), self.objective), self._rows(rows)
         z = objective.tensor(self.z[rows])
         exact = 1e-30 * objective.y[where].square().sum(dim=1)
@@ -337,7 +340,7 @@ class JointSearch:
             gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
             z, f, arrived = polish(objective, z, where, gram, exact)
         for precise, most, decrease in (
-            (objective, self.options.max_iterations, _REFINED_DECREASE),
+            (objective, self.options.max_iterations or _REFINED, _REFINED_DECREASE),
             (objective.double, steps, _EXACT_DECREASE),
         ):
             # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
