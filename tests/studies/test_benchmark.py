@@ -175,7 +175,7 @@ def test_the_programs_of_a_layer_share_their_data_up_to_the_outliers():
 
 @pytest.mark.parametrize("index", range(12))
 def test_noise_and_bounds_are_those_that_are_stated(index):
-    instance = draw(QUICK_CASES[1], PROGRAMS[0], index, 0)
+    instance = draw(QUICK_CASES[0], PROGRAMS[0], index, 0)
     assert (instance.noise, instance.bounded) == COMBINATIONS[index % 6]
     assert instance.rows.threshold == instance.noise * instance.scale
     assert set(instance.system.lower) == {0.0 if instance.bounded else -np.inf}
@@ -343,7 +343,7 @@ def test_layer_methods_solve_one_program_where_the_noise_is_stated(method):
 
 @pytest.mark.parametrize("norm", ["l1", "linf"])
 def test_throughput_compares_the_same_batch(norm):
-    m = two_threads.measure(QUICK_CASES[0], norm, 2, 0)
+    m = two_threads.measure(QUICK_CASES[1], norm, 2, 0)
     assert (m["layer"], m["norm"], m["observations"]) == ("200x20", norm, 2)
     assert {threads: len(seconds) for threads, seconds in m["seconds"].items()} == {1: 3, 2: 3}
     assert m["gain"] > 0
