@@ -12,7 +12,7 @@ from unrelu.methods import METHODS
 from unrelu_studies.paper.reproduction_page import page
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # gallery_settings
+sys.path.insert(0, str(HERE))  # gallery_settings, mathml
 
 # Shown and linked by its name, not as the union of all that it stands for.
 numpy.typing.ArrayLike = TypeVar("ArrayLike")
@@ -23,10 +23,10 @@ author = "The unrelu developers"
 copyright = author
 release = version = unrelu.__version__
 extensions = [
+    "mathml",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
 ]

@@ -1,4 +1,4 @@
-"""Whether every internal link, anchor and picture of built HTML pages exists; nothing is asked of a network.
+"""Whether every internal link, anchor and picture of built HTML pages exists, and pages load nothing from elsewhere.
 
 python scripts/check_links.py docs/_build
 """
@@ -20,6 +20,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.targets: list[str] = []
+        self.loaded: list[str] = []
         self.anchors: set[str] = {"", "top"}
         self.feed(text)
 
@@ -28,6 +29,8 @@ class Page(HTMLParser):
         self.anchors.update(value for name in ("id", "name") if (value := values.get(name)))
         if target := values.get(_TARGETS.get(tag, "")):
             self.targets.append(target)
+            if tag != "a":
+                self.loaded.append(target)
 
 
 def broken(folder: Path) -> list[str]:
@@ -38,6 +41,8 @@ def broken(folder: Path) -> list[str]:
         for target in page.targets:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
+                if target in page.loaded and parts.scheme != "data":
+                    found.append(f"{path.relative_to(folder.resolve())}: {target} is loaded from elsewhere")
                 continue
             file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             anchors = pages[file].anchors if file in pages else None

@@ -62,7 +62,7 @@ def test_links_to_files_of_the_repository_are_not_broken(page):
             assert (page.parent / target).exists(), target
 
 
-def test_links_of_built_pages_that_lead_nowhere_are_found(tmp_path):
+def test_links_of_built_pages_that_lead_nowhere_and_scripts_from_elsewhere_are_found(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"")
     (tmp_path / "there.html").write_text('<h1 id="here">There</h1>', encoding="utf-8")
     page = (
@@ -76,6 +76,7 @@ def test_links_of_built_pages_that_lead_nowhere_are_found(tmp_path):
         '<a href="there.html#elsewhere">',
         '<img src="none.png">',
         '<a href="#no">',
+        '<script src="https://example.org/script.js"></script>',
     ):
         (tmp_path / "index.html").write_text(page + wrong, encoding="utf-8")
         assert subprocess.run(command, check=False, capture_output=True).returncode == 1, wrong

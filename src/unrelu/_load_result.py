@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from unrelu.models.network import small
 from unrelu.problem import norms
 from unrelu.result import Inversion, Status
 from unrelu.result.result_file import AbsentOperator, read_result_file
+from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
 
@@ -31,15 +33,17 @@ _PROBABILITY = 1e-6
 def load_result(
     path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
 ) -> Inversion:
-    """Read a result that :meth:`Inversion.save` wrote; with its network, every number of the verdict is computed again.
+    """Read a result that :meth:`Inversion.save` wrote; with its network, the verdict is computed again.
 
     Without the network the result can be printed, indexed, plotted and put into a data frame; what has to be computed
     from the codes, ``r.residual()``, asks for it.
 
     Args:
         path: the ``.npz`` file.
-        network: G. It is compared with the fingerprint in the file, and G(z), objective, p-value, confidence, rank and
-            status are computed from the codes and compared with those in the file.
+        network: G. It is compared with the fingerprint in the file, and G(z), objective, p-value, rank and status are
+            computed from the codes and compared with those in the file. What only the search knew is taken from it: how
+            it ended, the confidence of a fit that is not exact, which residuals stood out from those of the batch,
+            iterations and times.
         operator: A, where it is code (a function, a large linear operator), which no file holds.
         max_bytes: the most that the file may take in memory, 4 GiB by default.
 
@@ -80,17 +84,18 @@ def _flaw(result: Inversion) -> str | None:
     problem = result.problem
     if isinstance(problem.operator, AbsentOperator):
         return "the operator is code, which no file holds: pass operator= as well"
+    if not problem.size:
+        return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
-    outputs = problem.network(result.z)
-    off = _size(outputs - result.reconstruction) > share * np.maximum(_size(outputs), problem.scale)
+    outputs, told = (x.reshape(problem.size, -1) for x in (problem.network(result.z), result.reconstruction))
+    off = np.abs(np.nan_to_num(outputs - told)).max(axis=1) > share * np.maximum(_size(outputs), problem.scale)
+    off |= (np.isfinite(outputs) != np.isfinite(told)).any(axis=1)
     if off.any():
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
-    again = judged_again(result)
+    again = _expected(result)
     entry = share * problem.scale
     room = norms(np.repeat(entry[:, None], problem.y.shape[1], axis=1), "l2" if result._norm == "l2" else result._norm)
     near = {"fun": room ** (2 if result._norm == "l2" else 1), "p_value": _PROBABILITY, "confidence": _PROBABILITY}
-    # Whether a residual stands out is told by the whole batch, of which this may be a part.
-    outlying = np.array([Status.OUTLIER in pair for pair in zip(result.status, again.status, strict=True)], dtype=bool)
     for name in ("fun", "p_value", "confidence", "rank", "freedom", "identifiable", "success", "status"):
         told, found = getattr(result, name), getattr(again, name)
         if name in near:
@@ -98,13 +103,27 @@ def _flaw(result: Inversion) -> str | None:
                 differ = ~(np.abs(told - found) <= near[name] + 1e-6 * np.abs(found))
             differ &= ~(np.isnan(told) & np.isnan(found)) & (told != found)
         else:
-            differ = (told != found) & ~(outlying & (name in ("success", "status")))
+            differ = told != found
         if differ.any():
             i = int(np.argmax(differ))
             return f"{name} of observation {i} is {told[i]}, computed again from its code {found[i]}"
     return None
 
 
+def _expected(result: Inversion) -> Inversion:
+    """The verdict on each of the codes alone, with the outliers of the file, where there can be any.
+
+    Which residuals stand out is told by the whole batch, of which this may be a part.
+    """
+    again = judged_again(replace(result, _pool=False))
+    if not (result._pool and result.problem.tells_level):
+        return again
+    judged, cut = among(again.status, JUDGED), among(again.status, CUT_OFF)
+    outlying = among(result.status, frozenset({Status.OUTLIER})) & ~judged & ~cut
+    status = np.where(outlying, result.status, again.status)
+    return replace(again, status=status, success=again.success & ~outlying & ~(cut & ~result.success))
+
+
 def _size(x: Array) -> Array:
     """The largest absolute entry of every row, 0 where a code is missing."""
-    return np.asarray(np.nan_to_num(np.abs(x.reshape(len(x), -1)).max(axis=1), nan=0.0))
+    return np.asarray(np.nan_to_num(np.abs(x).max(axis=1), nan=0.0))

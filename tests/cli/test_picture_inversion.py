@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import unrelu
-from unrelu.datasets.single_picture import picture_shape, read_picture, write_picture
+from unrelu.datasets.single_picture import read_picture, stored_shape, write_picture
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import scale_of
 
@@ -151,7 +151,7 @@ def test_the_conversion_that_is_advised_works(run):
     ],
 )  # fmt: skip
 def test_outputs_that_are_pictures(output, shape):
-    assert picture_shape(output) == shape
+    assert stored_shape(output) == shape
 
 
 def test_values_beyond_black_and_white_are_cut(tmp_path):

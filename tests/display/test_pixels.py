@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unrelu.display.pixels import differences, picture_shape, values
+from unrelu.display.pixels import differences, drawn_shape, values
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from unrelu.display.pixels import differences, picture_shape, values
     ],
 )
 def test_which_outputs_are_pictures(shape, picture):
-    assert picture_shape(shape) == picture
+    assert drawn_shape(shape) == picture
 
 
 def test_colours_of_pictures():

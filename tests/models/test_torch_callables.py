@@ -46,7 +46,12 @@ def closed_over(module):
     return lambda z: module(z) * 1.0
 
 
+def in_a_list(modules):
+    return modules[0]
+
+
 LOCAL = DECODER
+PARTS = {"decoder": DECODER}
 FUNCTIONS = {
     "function": decoded,
     "function of a function": through_another,
@@ -57,6 +62,10 @@ FUNCTIONS = {
     "object that is called": Trainer(),
     "closure": closed_over(DECODER),
     "default": lambda z, module=DECODER: module(z),
+    "default of a keyword": lambda z, *, module=DECODER: module(z),
+    "list in a closure": in_a_list([DECODER]),
+    "dictionary of the file": PARTS["decoder"],
+    "object in an object": functools.partial(lambda f, z: f(z), Trainer()),
 }
 
 
@@ -83,6 +92,40 @@ def test_functions_are_copied():
 
 def product(z):
     return torch.sin(z @ WEIGHT.T) * z.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("held", [in_a_list, lambda parts: functools.partial(lambda z, m: m(z), m=parts[0])])
+def test_modules_are_copied_and_their_mode_is_seen_wherever_a_function_has_them(held):
+    module = DoubledInTraining().eval()
+    net = unrelu.from_torch(held([module]), latent_shape=4)
+    before = net(Z)
+    with torch.no_grad():
+        module.layer.bias.add_(1.0)
+    np.testing.assert_array_equal(net(Z), before)
+    with pytest.raises(ModelError, match="in training mode, where it computes something else"):
+        unrelu.from_torch(held([module.train()]), latent_shape=4)
+
+
+class DoubledInTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, z):
+        return self.layer(z) * (2 if self.training else 1)
+
+
+def test_a_chain_is_read_in_evaluation_mode_or_not_at_all():
+    with pytest.raises(ModelError, match="in training mode, where it computes something else"):
+        unrelu.from_torch(DoubledInTraining().train())
+    unrelu.from_torch(DECODER.train())
+    DECODER.eval()
+
+
+@pytest.mark.parametrize("function", [lambda z, x: DECODER(z) * x, lambda x, z: DECODER(z) * x])
+def test_an_input_of_any_name_and_place_is_held_fixed(function):
+    net = unrelu.from_torch(function, latent_shape=4, inputs={"x": torch.tensor(2.0)})
+    np.testing.assert_allclose(net(Z), 2 * WANTED, rtol=1e-12)
 
 
 def test_tensors_that_a_function_names_are_its_own():

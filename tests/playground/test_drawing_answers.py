@@ -51,7 +51,7 @@ def test_its_own_picture_is_drawn_exactly(digits):
     assert found["verdict"] == "The generator draws the visible picture exactly."
     np.testing.assert_allclose(found["reconstruction"], y, atol=1e-7)
     np.testing.assert_allclose(found["residual"], 0, atol=1e-7)
-    assert said(found["facts"])["Uniqueness"] == "no other code near it gives the same output (rank 20 of 20)"
+    assert said(found["facts"])["Uniqueness"] == "no other code near it gives the same observation (rank 20 of 20)"
 
 
 def test_hidden_pixels_are_filled_in_and_have_no_residual(digits):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from torch import nn
 
 import unrelu
+from tests.opaque_modules import made
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError, StorageError
 from unrelu.result import Status
@@ -145,6 +147,7 @@ def first(value):
         ("success", lambda a: ~a),
         ("status", lambda a: np.full_like(a, "MISFIT")),
         ("reconstruction", lambda a: a + 1e-6),
+        ("reconstruction", lambda a: np.where(np.arange(20) < 19, a + 1e-6, np.nan)),
         ("z", lambda a: a + 1e-3),
     ],
 )
@@ -179,6 +182,12 @@ def test_numbers_that_do_not_follow_from_the_codes_are_told(tmp_path, name, chan
         ({"norm": "l7"}, "damaged .a norm is 'l7'"),
         ({"noise": "gaussian:-1"}, "noise=gaussian"),
         ({"fun": None}, "damaged .'fun'"),
+        ({"confidence": np.full(4, 7.0)}, "damaged .confidence is 7.0, which is not from 0 to 1"),
+        ({"nit": np.full(4, -7)}, "damaged .nit is -7"),
+        ({"network__latent_shape": np.array([2**40])}, "damaged .z has shape"),
+        ({"operator": "mask", "operator__kept": np.ones((0, 20), bool)}, "damaged .masks have shape .0, 20."),
+        ({"problem__single": np.array(True)}, "damaged .y has shape"),
+        ({"pool": np.array("no")}, "damaged .entries are <U2"),
     ],
 )  # fmt: skip
 def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
@@ -187,6 +196,59 @@ def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
     forged(path, **changes)
     with pytest.raises(InputError, match=message):
         unrelu.load_result(path)
+
+
+def test_an_outlier_cannot_be_declared_a_success(tmp_path):
+    path = tmp_path / "result.npz"
+    z = stream("saved batch").standard_normal((30, 3))
+    y = NET(z) + stream("saved batch", 1).normal(0, 0.05, (30, 20))
+    y[0] -= 3.0
+    result = unrelu.invert(NET, y, rounds=2)
+    assert result.status[0] is Status.OUTLIER
+    for part in (result, result[:3], result[0]):
+        part.save(path)
+        assert str(unrelu.load_result(path, NET)) == str(part)
+    for status in ("EXACT_FIT", "NOISE_LEVEL"):
+        result.save(path)
+        forged(path, status=np.array([status, *result.status.astype(str)[1:]]), success=first(True))
+        with pytest.raises(InputError, match=r"of observation 0 is .*, computed again from its code"):
+            unrelu.load_result(path, NET)
+    result.save(path)
+    forged(path, success=first(True))
+    with pytest.raises(InputError, match="success of observation 0 is True"):
+        unrelu.load_result(path, NET)
+
+
+def test_the_rounding_of_half_precision_comes_back_as_the_noise(tmp_path):
+    net = unrelu.from_torch(made(lambda: nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 20))).half())
+    y = np.round(net(Z).astype(np.float16).astype(float), 12)
+    result = unrelu.invert(net, y, "lm", z0=Z)
+    for part in (result, result[1]):
+        part.save(tmp_path / "result.npz")
+        again = unrelu.load_result(tmp_path / "result.npz", net)
+        assert str(again) == str(part)
+        assert again.problem.noise.note == part.problem.noise.note != ""
+
+
+def test_texts_of_a_file_do_not_steer_the_terminal(tmp_path):
+    path = tmp_path / "result.npz"
+    result_of().save(path)
+    forged(path, method="lm\x1b]0;title\x07", message=np.full(4, "two\nlines\x1b[2J\r"), version="0\x1b[2J")
+    loaded = unrelu.load_result(path)
+    assert loaded.message[0] == "two\nlines?[2J?"
+    assert "\x1b" not in loaded.method + str(loaded) + str(loaded[0])
+    forged(path, format="unrelu result 9")
+    with pytest.raises(InputError, match="written by unrelu 0") as refused:
+        unrelu.load_result(path)
+    assert str(refused.value).isprintable()
+
+
+def test_a_result_without_observations_comes_back(tmp_path):
+    none = result_of("masks")[np.zeros(4, dtype=bool)]
+    none.save(tmp_path / "result.npz")
+    assert (
+        len(unrelu.load_result(tmp_path / "result.npz", NET)) == len(unrelu.load_result(tmp_path / "result.npz")) == 0
+    )
 
 
 def test_files_that_are_no_results_are_refused(tmp_path):

@@ -82,13 +82,24 @@ def test_one_observation_says_its_verdict_in_words():
 def test_uniqueness_is_said_of_every_rank():
     y = NET(np.ones(3))
     text = " ".join(str(unrelu.invert(NET, y, "exact")).split())
-    assert "no other code near it gives the same output (rank 3 of 3)" in text
+    assert "no other code near it gives the same observation (rank 3 of 3)" in text
     assert "no noise was stated, so there is no p-value" in text
     narrow = unrelu.from_arrays([np.ones((1, 2))])
-    assert "a set of codes around it, of 1 dimension, gives the same output (rank 1 of 2)" in str(
+    assert "a set of codes around it, of 1 dimension, gives the same observation (rank 1 of 2)" in str(
         unrelu.invert(narrow, [1.0], "lm", z0=[1.0, 1.0])
     )
     assert "unknown: lm does not look for a better code" in str(unrelu.invert(NET, y + 1, "lm"))
+
+
+def test_no_confidence_is_said_as_none():
+    text = str(unrelu.invert(NET, NET(np.ones(3)) + 0.1, noise="uniform:0.2", rounds=1))
+    assert "0: nothing says that no code has an objective more than 1% lower" in text
+
+
+def test_numbers_in_a_message_are_not_rounded_over_what_decides():
+    result = unrelu.Inversion.of(found().problem, found().z, method="mine", status=Status.REFOUND, confidence=0.98999)
+    assert "(confidence 0.98999)" in result.message[0]
+    assert not result.success.any()
 
 
 def test_active_bounds_are_named():
@@ -292,6 +303,31 @@ def test_at_most_eight_observations_are_drawn_unless_more_are_asked_for():
         result.plot([])
     with pytest.raises(IndexError, match="leave it out"):
         found(single=True).plot(0)
+
+
+def test_outputs_are_drawn_in_the_shape_that_is_asked_for():
+    result = unrelu.Inversion.of(problem := Problem.build(NET, NET(np.ones((2, 3)))), np.ones((2, 3)), method="mine")
+    assert problem.network.output_shape == (20,)
+    picture = result.plot(shape=(4, 5)).axes
+    assert [ax.get_title().split("\n")[0] for ax in picture[:3]] == [
+        "observed",
+        "reconstruction",
+        "residual y \u2212 G(z)",
+    ]
+    assert picture[0].images[0].get_array().shape[:2] == (4, 5)
+    flat = Inversion.of(Problem.build(IMAGE, IMAGE(np.ones((1, 3)))), np.ones((1, 3)), method="mine")
+    n = IMAGE.output_dim
+    assert not flat.plot(shape=(n,)).axes[0].images
+    for shape in ((4, 6), 20, "20", (2, 2, 5), (4, -5)):
+        with pytest.raises(OptionError, match=r"outputs have 20 entries; pass .height, width."):
+            result.plot(shape=shape)
+
+
+def test_a_batch_without_any_code_is_drawn():
+    network = unrelu.from_arrays([np.ones((64, 3))])
+    lost = Inversion.failed(Problem.build(network, network(np.ones((2, 3)))), "lm", "no")
+    assert lost.plot()._repr_png_()
+    assert "no" in lost[0]._repr_html_()
 
 
 def test_plotting_leaves_pyplot_alone_and_works_in_threads():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unrelu.runtime.words import count, duration, number, power, share
+from unrelu.runtime.words import count, duration, number, power, probability, share
 
 
 def test_numbers_in_words():
@@ -26,3 +26,9 @@ def test_numbers_in_words():
     ]  # fmt: skip
     assert [power(e) for e in (-9, -2, 0, 3, 12)] == ["10⁻⁹", "0.01", "1", "1,000", "10¹²"]
     assert [count(1, "chunk"), count(2000, "chunk"), count(2000)] == ["1 chunk", "2,000 chunks", "2,000"]
+
+
+def test_probabilities_are_not_rounded_over_what_decides_a_success():
+    assert [probability(p) for p in (0, 1e-120, 0.009999, 0.01, 0.25, 0.98999, 0.99, 0.9999, 1, math.nan)] == [
+        "0", "<1e-99", "0.009999", "0.01", "0.25", "0.98999", "0.99", ">0.999", "1", "\u2013",
+    ]  # fmt: skip

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from unrelu.cli.terminal import plain
 from unrelu.datasets.images import kind_of
-from unrelu.datasets.single_picture import check_output, is_picture, picture_shape, read_picture, write_picture
+from unrelu.datasets.single_picture import check_output, is_picture, read_picture, stored_shape, write_picture
 from unrelu.datasets.small_files import read_observations
 from unrelu.datasets.sources import Shape
 from unrelu.errors import InputError
@@ -96,7 +96,7 @@ class PictureFile:
         """
         if observations != 1:
             raise InputError(f"-o {path} is one picture, for {observations} observations; name a folder, e.g. -o out")
-        shape = given.shape or picture_shape(network.output_shape)
+        shape = given.shape or stored_shape(network.output_shape)
         if shape is None:
             raise InputError(
                 f"-o {path} is a picture, and the generator puts out {network.output_shape}, which is none (H, W), "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from unrelu.datasets.images import ENDINGS, decoded, kind_of
 from unrelu.datasets.sources import Shape, optional
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.runtime.file_reading import MAX_BYTES
-from unrelu.runtime.file_writing import storing
+from unrelu.runtime.file_writing import drafted
 
 _JPEG_QUALITY = 95
 
@@ -25,8 +23,8 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() in ENDINGS
 
 
-def picture_shape(output: Shape) -> Shape | None:
-    """(H, W) or (3, H, W) of the pictures that outputs of this shape are; None if they are none.
+def stored_shape(output: Shape) -> Shape | None:
+    """(H, W) or (3, H, W) of the picture files that outputs of this shape are; None if they are none.
 
     Flat outputs are square pictures, grey if n is a square number, RGB if n / 3 is one.
     """
@@ -63,7 +61,7 @@ def read_picture(
         MissingPackageError: Pillow is not installed.
     """
     found = decoded(path, size, max_bytes=max_bytes)
-    made = picture_shape(output)
+    made = stored_shape(output)
     if isinstance(found, str):
         said = found if found.startswith(str(path)) else f"{path} {found}"
         raise InputError(f"{said}: {_conversion(path, made)}" if made and "Pillow's mode" in found else said)
@@ -121,11 +119,7 @@ def write_picture(path: Path, values: npt.NDArray[Any], ends: tuple[float, float
         raise InputError(f"{path} is not written, as no code was found")
     low, high = ends
     pixels = np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
-    content = io.BytesIO()
     kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
     picture = image_module.fromarray(pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels)
-    picture.save(content, kind, **({} if kind == "PNG" else {"quality": _JPEG_QUALITY}))
-    draft = path.with_name(path.name + ".draft")
-    with storing(path, "free space, or name another file"):
-        draft.write_bytes(content.getvalue())
-        os.replace(draft, path)
+    with drafted(path, "free space, or name another file") as stream:
+        picture.save(stream, kind, **({} if kind == "PNG" else {"quality": _JPEG_QUALITY}))

@@ -28,7 +28,7 @@ _LEAST_SIDE = 8
 _LARGEST_SIDE = 256
 
 
-def picture_shape(shape: Sequence[int]) -> Shape | None:
+def drawn_shape(shape: Sequence[int]) -> Shape | None:
     """(channels, height, width) to draw an array as, with 1 or 3 channels; None if it is no picture.
 
     Pictures are (H, W), (1, H, W) and (3, H, W), and flat arrays of a square number of entries from 8 x 8 on.

@@ -39,6 +39,10 @@ _METHODS = {
 }
 
 
+# A number of the type that all is computed in, which copies of a module convert as they convert weights.
+REAL = "real"
+
+
 @dataclass(frozen=True)
 class ProgramStep:
     """A node of a program: ``name = target(*args, **kwargs)``, in which :class:`Name` stands for other nodes.
@@ -86,6 +90,7 @@ class Program:
             UnsupportedModelError: an operator must not be called.
         """
         graph, root = fx.Graph(), nn.Module()
+        root.register_buffer(REAL, torch.zeros((), dtype=torch.float64))
         nodes: dict[str, fx.Node] = {self.code: graph.placeholder("z")}
         used = self._used()
         for name in [name for name in self.tensors if name in used]:
@@ -233,11 +238,12 @@ def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _converted(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    """A conversion between floating types is none here, where all is computed in one."""
+    """A conversion to a floating type is one to the type of ``REAL``, in which all is computed here."""
     dtype = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, torch.dtype)), None)
     if dtype is not None and not dtype.is_floating_point:
         raise UnsupportedModelError(f"the program converts data to {dtype}, which is not a real number")
-    return graph.call_method("clone", args[:1])
+    real = graph.call_method("to", (args[0], graph.get_attr(REAL)))
+    return graph.call_method("clone", (real,))
 
 
 # Functions of Python that programs compute sizes with.

@@ -34,7 +34,7 @@ from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.reduced_precision import reduced_type, rounding_of
 from unrelu.models.torch_callables import CalledModule, GeneratorCall, Output, as_module, code_name
-from unrelu.models.torch_opaque import opaque
+from unrelu.models.torch_opaque import check_mode, opaque
 from unrelu.runtime.host import computing, forkable_lock
 
 _ELEMENTWISE_MODULES = (
@@ -148,7 +148,7 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
     )
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
-        root = replica(body)
+        root = replica(body).eval()
         if torch_operations.known(root):
             root = nn.Sequential(root)
         try:
@@ -227,6 +227,7 @@ def _read(module: nn.Module, walks: list[_Walk], shape: Shape, batches: tuple[in
     except UnsupportedModelError as error:
         return opaque(module, shape, str(error))
     one.check_same(two)
+    check_mode(module, shape)
     return Network.chain(one.parts, shape)
 
 

@@ -17,18 +17,20 @@ from torch import Tensor, nn
 
 
 class Uses(NamedTuple):
-    """What a function uses, by name: of enclosing functions, by position of its defaults, of its file."""
+    """What a function uses, by name: of enclosing functions, by position of its defaults, by keyword, of its file."""
 
     closure: dict[Any, Any]
     defaults: dict[Any, Any]
+    keywords: dict[Any, Any]
     scope: dict[Any, Any]
 
     @classmethod
     def of(cls, function: FunctionType) -> Uses:
-        """Variables without a value are left out, and of the file's all but modules, tensors and functions."""
+        """Variables without a value are left out, and of the file's all but modules, tensors, and what holds them."""
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         closure = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
-        return cls(closure, dict(enumerate(function.__defaults__ or ())), _named_globals(function))
+        defaults, keywords = dict(enumerate(function.__defaults__ or ())), dict(function.__kwdefaults__ or {})
+        return cls(closure, defaults, keywords, _named_globals(function))
 
 
 class Rebound:
@@ -54,7 +56,7 @@ class Rebound:
         bound = FunctionType(
             own.__code__, {**own.__globals__, **uses.scope}, own.__name__, tuple(uses.defaults.values()), closure
         )
-        bound.__kwdefaults__ = own.__kwdefaults__
+        bound.__kwdefaults__ = uses.keywords
         return bound
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Rebound:
 
 
 _FUNCTIONS = (functools.partial, FunctionType, MethodType, Rebound)
+_MAPPINGS, _COLLECTIONS = (dict, OrderedDict), (list, tuple, set)
 
 
 def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
@@ -121,16 +124,16 @@ class _Copies:
         """The copy of a value; itself where it is neither tensors nor what holds them."""
         if isinstance(value, nn.Module):
             return self._twins.get(value, value)
-        if isinstance(value, (Tensor, *_FUNCTIONS)):
+        if isinstance(value, (Tensor, *_FUNCTIONS)) or is_callable_object(value):
             if id(value) not in self._made:
                 self._made[id(value)] = value  # of a function that calls itself
                 self._made[id(value)] = self._tensor(value) if isinstance(value, Tensor) else self._function(value)
             return self._made[id(value)]
         if isinstance(value, np.ndarray):
             return value.copy()
-        if type(value) in (list, tuple, set):
+        if type(value) in _COLLECTIONS:
             return type(value)(map(self.of, value))
-        if type(value) in (dict, OrderedDict):
+        if type(value) in _MAPPINGS:
             return type(value)((key, self.of(held)) for key, held in value.items())
         return value
 
@@ -143,7 +146,9 @@ class _Copies:
             return MethodType(function.__func__, self._owner(function.__self__))
         if isinstance(function, Rebound):
             return self._rebound(function.function, function.uses)
-        return self._rebound(function, Uses.of(function))
+        if isinstance(function, FunctionType):
+            return self._rebound(function, Uses.of(function))
+        return self._owner(function)
 
     def _rebound(self, function: FunctionType, uses: Uses) -> Any:
         """A function with copies of what it uses; itself where nothing is copied."""
@@ -172,16 +177,29 @@ def _converted(program: torch.jit.ScriptModule, tensor: Callable[[Tensor], Tenso
 # --- what functions use -----------------------------------------------------------------------------------------------
 
 
-def parts_of(function: Any) -> list[Any]:
-    """What a function may use: the object of a method, what a partial was given, closures, defaults, named globals."""
-    if isinstance(function, functools.partial):
-        return [function.func, *function.args, *function.keywords.values()]
-    if isinstance(function, MethodType):
-        owner = function.__self__
+def is_callable_object(value: object) -> bool:
+    """Whether it is called by a method of its class, written in Python, and has attributes of its own."""
+    own = not isinstance(value, nn.Module | type) and isinstance(getattr(value, "__dict__", None), dict)
+    return own and isinstance(getattr(type(value), "__call__", None), FunctionType)  # noqa: B004 -- which method it is
+
+
+def parts_of(value: Any) -> list[Any]:
+    """What a function may use: the object of a method, what a partial was given, closures, defaults, named globals.
+
+    Of lists, dictionaries and objects that can be called: what they hold.
+    """
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        owner = value.__self__
         inside = [] if isinstance(owner, nn.Module | type) else list(getattr(owner, "__dict__", {}).values())
         return [owner, *inside]
-    if isinstance(function, FunctionType):
-        return [value for held in Uses.of(function) for value in held.values()]
+    if isinstance(value, FunctionType):
+        return [part for held in Uses.of(value) for part in held.values()]
+    if type(value) in _COLLECTIONS:
+        return list(value)
+    if type(value) in _MAPPINGS or is_callable_object(value):
+        return list((value if type(value) in _MAPPINGS else vars(value)).values())
     return []
 
 
@@ -193,15 +211,23 @@ def _filled(cell: CellType) -> bool:
 
 
 def _named_globals(function: FunctionType) -> dict[Any, Any]:
-    """The globals that a function's code names: modules, tensors, and functions of the same file."""
+    """The globals that a function's code names: modules, tensors, what holds them, and functions of the same file."""
     scope = function.__globals__
     found = {name: scope[name] for name in _names(function.__code__) if name in scope}
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, nn.Module | Tensor)
+        if _holds_tensors(value)
         or (isinstance(value, FunctionType) and value.__globals__ is scope and value is not function)
     }
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether it is a module or a tensor, or a list, a dictionary or an object that can be called with one in it."""
+    if isinstance(value, nn.Module | Tensor):
+        return True
+    inside = type(value) in (*_COLLECTIONS, *_MAPPINGS) or is_callable_object(value)
+    return inside and any(map(_holds_tensors, parts_of(value)))
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -14,7 +14,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
@@ -42,9 +42,10 @@ _LISTED = 12
 def as_module(function: Any, x: Tensor | None) -> nn.Module:
     """A function as a module, itself if it is one.
 
-    Modules and tensors that it uses (of a bound method, of a partial, in its closure, among the globals that it names)
-    become the module's own, so that it can be copied and converted. Where it does not compute in double precision even
-    so, it is run as it is, in single precision.
+    Modules and tensors that it uses (of a bound method, of a partial, in its closure, among its defaults and the
+    globals that it names, also in lists, dictionaries and objects that can be called) become the module's own, so that
+    it can be copied and converted. Where it does not compute in double precision even so, it is run as it is, in single
+    precision.
 
     Args:
         function: of tensors.
@@ -75,7 +76,9 @@ def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bo
 
 
 class _AsItIs:
-    """A function that is not taken apart by copies."""
+    """A function that is not taken apart by copies: without a ``__dict__``, it is no object that holds parts."""
+
+    __slots__ = ("__name__", "function")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -99,10 +102,17 @@ class FunctionModule(nn.Module):
         """What the function gives."""
         return self.run(x)
 
-    def run(self, x: Tensor, **inputs: Any) -> Any:
-        """The same with further inputs; those of a ``forward`` could not be traced."""
-        y = self.function(x if self.own is None else x.to(self.own), **inputs)
-        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == self.own else y
+    def run(self, *args: Any, **inputs: Any) -> Any:
+        """The same with further inputs, of any name; those of a ``forward`` could not be traced."""
+        if self.own is None:
+            return self.function(*args, **inputs)
+        given = [x.dtype for x in (*args, *inputs.values()) if isinstance(x, Tensor) and x.is_floating_point()]
+        y = self.function(*map(self._converted, args), **{name: self._converted(x) for name, x in inputs.items()})
+        return y.to(given[0]) if isinstance(y, Tensor) and y.dtype == self.own else y
+
+    def _converted(self, x: Any) -> Any:
+        real = isinstance(x, fx.Proxy) or (isinstance(x, Tensor) and x.is_floating_point())
+        return x.to(self.own) if real else x
 
 
 def _modules(value: Any, seen: set[int]) -> Iterator[nn.Module]:
@@ -278,7 +288,7 @@ class HeldDraws(TorchFunctionMode):
             raise UnsupportedModelError("draws random numbers of a size that depends on the code")
         values = getattr(stream("noise inputs", self.seed, self.calls), distribution)(tuple(like.shape))
         self.calls += 1
-        return torch.as_tensor(values).to(like.dtype)
+        return torch.as_tensor(values).to(like.device, like.dtype)
 
 
 # --- what is missing of a call ----------------------------------------------------------------------------------------

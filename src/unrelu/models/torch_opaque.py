@@ -53,10 +53,8 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     for name, buffer in module.named_buffers():  # which may be infinite on purpose, as masks of attention are
         check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
     copy = frozen(module, torch.float64, torch.device("cpu"))
-    z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
-    # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
-    z = torch.cat([z, -0.7 * z])
-    codes = z.reshape(2, *latent_shape)
+    codes = _trial_codes(latent_shape)
+    z = codes.flatten(1)
     _check_result(replica(copy).eval(), codes)
     try:
         given, trial = replica(copy), replica(copy.eval())
@@ -70,6 +68,29 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         return differentiated(network, z)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
+
+
+def _trial_codes(latent_shape: Shape) -> Tensor:
+    """Two codes, (2, *latent_shape)."""
+    z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
+    # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
+    return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
+
+
+def check_mode(module: nn.Module, latent_shape: Shape) -> None:
+    """Refuse a module in training mode that computes something else there than in evaluation mode.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if not any(m.training for m in module.modules()):
+        return
+    copy, codes = frozen(module, torch.float64, torch.device("cpu")), _trial_codes(latent_shape)
+    given, trial = replica(copy), copy.eval()
+    with suppress(UnsupportedModelError):  # where it cannot be evaluated, nothing was computed in training mode either
+        x = _CODES.evaluate(trial, codes)
+        if _depends_on_mode(_CODES, given, codes, x):
+            raise ModelError(f"the module is {_TRAINING}")
 
 
 def _check_result(module: nn.Module, codes: Tensor) -> None:

@@ -16,8 +16,8 @@ from unrelu.errors import InputError
 from unrelu.measurements.operator_arguments import Mask
 from unrelu.playground.picture_generators import PictureGenerator
 from unrelu.result import Inversion, Status
-from unrelu.result.verdict_text import probability, uniqueness
-from unrelu.runtime.words import count, number
+from unrelu.result.verdict_text import uniqueness
+from unrelu.runtime.words import count, number, probability
 
 Array = npt.NDArray[np.float64]
 
@@ -171,7 +171,7 @@ _VERDICTS: dict[Status, str] = {
     Status.MISFIT: "The generator does not explain the picture: what is left over is more than the stated noise.",
     Status.NO_EXACT_FIT: "The generator does not draw this picture exactly; the nearest that was found is shown. State "
     "the noise to judge it.",
-    Status.REFOUND: "The nearest picture of the generator, found by several independent searches. State the noise to "
+    Status.REFOUND: "The nearest picture that was found, by several independent searches. State the noise to "
     "judge whether it explains yours.",
     Status.FOUND_ONCE: "The nearest picture that was found, by one search only. State the noise to judge whether it "
     "explains yours.",
@@ -211,5 +211,5 @@ def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str,
 
 def _confidence(value: float) -> str:
     if value == 0:
-        return "not known: nothing says that no other code fits better"
+        return "0: nothing says that no other code fits better"
     return f"{probability(value)} that no other code fits better by more than 1%"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu._invert import invert
-from unrelu.display.pixels import Shape, picture_shape
+from unrelu.display.pixels import Shape, drawn_shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, scale_of
 from unrelu.models.generator import Generator
@@ -60,7 +60,7 @@ class PictureGenerator:
         Raises:
             InputError: the outputs are no pictures, too large ones, or on no scale of pictures, or the scale is none.
         """
-        shape = picture_shape(network.output_shape)
+        shape = drawn_shape(network.output_shape)
         if shape is None:
             raise InputError(
                 f"{name} puts out {network.output_shape}, which is no picture: the playground takes (H, W), (1, H, W), "

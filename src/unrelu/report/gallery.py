@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.display.pixels import Pixels, Shape, differences, picture_shape, png_uri, value_range, values
+from unrelu.display.pixels import Pixels, Shape, differences, drawn_shape, png_uri, value_range, values
 from unrelu.report.charts import curve
 from unrelu.report.observed import Observations
 from unrelu.report.outcomes import Finished
@@ -106,8 +106,8 @@ def _look(run: Run, rows: Sequence[_Row]) -> _Look:
     """Shapes from those of outputs and data; ranges from what was observed, which no diverged code stretches."""
     output_shape, data_shape = run.manifest["model"]["output_shape"], run.manifest["data"]["shape"]
     alike = np.prod(output_shape) == np.prod(data_shape)
-    explicit = picture_shape(data_shape) if sum(n > 1 for n in data_shape) > 1 else None
-    output = picture_shape(output_shape) or (explicit if alike else None)
+    explicit = drawn_shape(data_shape) if sum(n > 1 for n in data_shape) > 1 else None
+    output = drawn_shape(output_shape) or (explicit if alike else None)
     observation = explicit or (output if alike else None)
     seen = [row.y for row in rows if row.y is not None]
     observed = value_range(seen, 0, 100)

@@ -18,16 +18,8 @@ from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
 from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
-from unrelu.result.verdict_text import (
-    Told,
-    batch_html,
-    batch_lines,
-    data_frame,
-    observation_html,
-    observation_lines,
-    probability,
-)
-from unrelu.runtime.words import count
+from unrelu.result.verdict_text import Told, batch_html, batch_lines, data_frame, observation_html, observation_lines
+from unrelu.runtime.words import count, probability
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -379,7 +371,9 @@ class Inversion:
             return observation_html(told, self.message, self.z, self._largest(), images[0])
         return batch_html(told, shown, images)
 
-    def plot(self, observations: Any = None, max_observations: int = _DRAWN) -> ObservationFigure:
+    def plot(
+        self, observations: Any = None, max_observations: int = _DRAWN, shape: tuple[int, ...] | None = None
+    ) -> ObservationFigure:
         """Draw observations, reconstructions and residuals, a row each, on scales that all rows share.
 
         Outputs (H, W), (1, H, W) and (3, H, W) are pictures, and flat ones of a square number of entries that vary as
@@ -388,12 +382,13 @@ class Inversion:
         Args:
             observations: which, an index or several; None for the first ones.
             max_observations: the most rows; of more, the first are drawn.
+            shape: what outputs are drawn as, (H, W) or (3, H, W) for pictures, (n,) for curves.
 
         Returns:
             A Matplotlib figure, not shown and unknown to pyplot: a notebook shows it, ``savefig`` writes it.
 
         Raises:
-            OptionError: ``max_observations`` is no number of at least 1.
+            OptionError: ``max_observations`` is no number of at least 1, or outputs cannot have that ``shape``.
             IndexError: there is no such observation.
 
         >>> import unrelu
@@ -415,7 +410,7 @@ class Inversion:
         rows = rows.ravel()[:max_observations]
         labels = [_label(batch, int(i), numbered=not single) for i in rows]
         title = f"method {self.method}" if single else f"{len(rows)} of {len(batch)} observations, method {self.method}"
-        return panels(batch.problem, batch.reconstruction, rows, labels).figure(title)
+        return panels(batch.problem, batch.reconstruction, rows, labels, shape).figure(title)
 
     def save(self, path: str | Path) -> None:
         """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads: all that it takes to verify it.

@@ -24,7 +24,7 @@ from unrelu._version import __version__
 from unrelu.errors import InputError
 from unrelu.measurements import Identity, MaskOperator, MatrixOperator, Operator, Sparse, read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.noise import Gaussian, Noise, Uniform
+from unrelu.measurements.noise import Gaussian, Noise, RoundingNoise, Uniform
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
@@ -195,6 +195,8 @@ def _noise_table(noise: Noise) -> dict[str, Any]:
     if isinstance(noise.level, np.ndarray):
         return {"noise": noise.name, "noise.level": noise.level}
     text = str(noise) if noise.stated else ""
+    if isinstance(noise, RoundingNoise):
+        return {"noise": text, "noise.precision": noise.precision}
     if noise.stated and Noise.parse(text) != noise:
         raise InputError(f"noise={noise} is of a class that cannot be saved; save r.z, and state the noise again")
     return {"noise": text}
@@ -242,12 +244,13 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
     table = read_npz(path, max_bytes, choose=lambda names: _of_a_result(path, names))
     _check_format(path, table)
     try:
-        if str(table["digest"]) != _digest(table):
+        if _text(table["digest"]) != _digest(table):
             raise ValueError("its numbers are not those that it was written with")
         held = _held(table, network, operator)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError) as error:
+    # PyTorch's errors about shapes are RuntimeErrors, of which RecursionError is one.
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path}: the result is damaged ({error}); save it again") from None
     return held
 
@@ -266,7 +269,7 @@ def _check_format(path: Path, table: Table) -> None:
     if found.startswith("unrelu certificate"):
         raise InputError(f"{path} holds a certificate: unrelu.Certificate.load(path)")
     if found.startswith("unrelu result "):
-        version = str(table.get("version", "a later version"))[:20]
+        version = repr(str(table.get("version", "a later version"))[:20]).strip("'")
         raise InputError(
             f"{path} is of format {found!r}, written by unrelu {version}; unrelu {__version__} reads {_FORMAT!r}: "
             "install that version"
@@ -276,79 +279,103 @@ def _check_format(path: Path, table: Table) -> None:
 
 def _held(table: Table, network: Generator | None, operator: Any) -> Held:
     columns = _columns(table)
-    problem = _problem(table, columns["reconstruction"], network, operator)
-    size, k, shape = problem.size, problem.network.latent_dim, problem.network.output_shape
-    if columns["z"].shape != (size, k) or columns["reconstruction"].shape != (size, *shape):
-        raise ValueError(f"z has shape {columns['z'].shape}, y has {size} observations")
-    if odd := [name for name in (*_KINDS, "status", "message", "_ended") if columns[name].shape != (size,)]:
-        raise ValueError(f"{odd[0]} has shape {columns[odd[0]].shape}, y has {size} observations")
-    options = json.loads(str(table["options"]))
+    problem = _problem(table, columns, network, operator)
+    options = json.loads(_text(table["options"]))
     if not isinstance(options, dict):
         raise TypeError("options are no dictionary")
-    norm = _one_of(_NORMS, table["norm"])
-    return Held(columns, problem, str(table["method"]), norm, bool(table["pool"]), options, str(table["version"]))
+    norm, version = _one_of(_NORMS, table["norm"]), _text(table["version"])
+    return Held(columns, problem, _text(table["method"]), norm, bool(_one(table["pool"], np.bool_)), options, version)
 
 
 def _columns(table: Table) -> dict[str, Any]:
     columns: dict[str, Any] = {name: _array(table[name], kind) for name, kind in _KINDS.items()}
     columns |= {name: _array(table[name], np.float64) for name in ("z", "reconstruction")}
     for name, source in (("status", "status"), ("_ended", "ended")):
-        columns[name] = np.array([Status[text] for text in table[source].ravel().tolist()], dtype=object)
-    columns["message"] = np.array([str(text) for text in table["message"].ravel().tolist()], dtype=object)
+        columns[name] = np.array([Status[text] for text in _texts(table[source])], dtype=object)
+    columns["message"] = np.array(_texts(table["message"]), dtype=object)
     return columns
 
 
-def _problem(table: Table, reconstruction: Array, network: Generator | None, operator: Any) -> Problem:
+def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output: Shape) -> None:
+    """Refuse columns of other shapes, or with numbers that these can never be."""
+    z, k = columns["z"], math.prod(latent)
+    if z.shape != (size, k) or columns["reconstruction"].shape != (size, *output):
+        raise ValueError(f"z has shape {z.shape}, y has {size} observations of {k} latent coordinates")
+    if odd := [name for name in (*_KINDS, "status", "message", "_ended") if columns[name].shape != (size,)]:
+        raise ValueError(f"{odd[0]} has shape {columns[odd[0]].shape}, y has {size} observations")
+    ranges = {
+        "p_value": (0, 1), "confidence": (0, 1), "nit": (0, math.inf), "seconds": (0, math.inf), "rank": (-1, k),
+        "freedom": (-1, k),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        if (bad := (columns[name] < low) | (columns[name] > high)).any():
+            raise ValueError(f"{name} is {columns[name][bad][0]}, which is not from {low} to {high}")
+
+
+def _problem(table: Table, columns: Mapping[str, Any], network: Generator | None, operator: Any) -> Problem:
     latent, output = (_shape(table[f"network.{name}_shape"]) for name in ("latent", "output"))
+    y = _array(table["y"], np.float64)
+    single = bool(_one(table["problem.single"], np.bool_))
+    if y.ndim != 2 or not np.isfinite(y).all() or (single and len(y) != 1):
+        raise ValueError(f"y has shape {y.shape}, or entries that are not finite")
+    _check_columns(columns, len(y), latent, output)
+    known = _text(table["network"])
     if network is None:
-        dtype = {"float64": torch.float64, "float32": torch.float32}[str(table["network.dtype"])]
-        network = AbsentGenerator(latent, output, dtype, str(table["network"]))
-    elif fingerprint(network) != str(table["network"]):
+        dtype = {"float64": torch.float64, "float32": torch.float32}[_text(table["network.dtype"])]
+        network = AbsentGenerator(latent, output, dtype, known)
+    elif fingerprint(network) != known:
         raise InputError(
-            f"the result was found on another network: the fingerprint of its network is {str(table['network'])[:12]}"
+            f"the result was found on another network: the fingerprint of its network is {known[:12]}"
             f"..., that of this one ({network.latent_dim} -> {network.output_dim}) {fingerprint(network)[:12]}..."
         )
-    y = _array(table["y"], np.float64)
-    if y.ndim != 2:
-        raise ValueError(f"y has shape {y.shape}")
-    measured = _operator(table, y, reconstruction, output, network, operator)
-    if measured.n != math.prod(output) or measured.m != y.shape[1] or measured.count not in (0, len(y)):
+    elif (network.latent_shape, network.output_shape) != (latent, output):
+        raise ValueError(f"the network's shapes are {latent} and {output}")
+    measured = _operator(table, y, columns["reconstruction"], output, network, operator)
+    shape = (measured.n, measured.m, math.prod(measured.shape))
+    if shape != (math.prod(output), y.shape[1], y.shape[1]) or measured.count not in (0, len(y)):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
     y.setflags(write=False)
-    k = math.prod(latent)
+    prior, seed = float(_one(table["problem.prior"], np.float64)), int(_one(table["problem.seed"], np.int64))
+    if not 0 <= prior < math.inf or seed < 0:
+        raise ValueError(f"the prior is {prior}, the seed {seed}")
     ends = _array(table["bounds"], np.float64) if "bounds" in table else None
     problem = Problem(
-        network, y, _noise(table), _one_of(_NORMS, table["problem.norm"]), measured,
-        float(table["problem.prior"]), bool(table["problem.single"]), None, int(table["problem.seed"]), Control(),
-        bounds=Bounds.parse(None if ends is None else (ends[0], ends[1]), (k,)),
+        network, y, _noise(table), _one_of(_NORMS, table["problem.norm"]), measured, prior, single, None, seed,
+        Control(), bounds=Bounds.parse(None if ends is None else tuple(ends), (math.prod(latent),)),
     )  # fmt: skip
     return problem if isinstance(measured, AbsentOperator) else problem.whitened()
 
 
 def _noise(table: Table) -> Noise:
-    text = str(table["noise"])
+    text = _text(table["noise"])
     if "noise.covariance" in table:
         return Gaussian(covariance=_array(table["noise.covariance"], np.float64))
     if "noise.level" in table:
         return _LEVELLED[text](_array(table["noise.level"], np.float64))
-    return Noise.parse(text or None)
+    known = Noise.parse(text or None)
+    if "noise.precision" in table:
+        return RoundingNoise(known.level, precision=_text(table["noise.precision"]), given=float(known.size))
+    return known
 
 
 def _operator(
     table: Table, y: Array, reconstruction: Array, output: Shape, network: Generator | None, given: Any
 ) -> Operator:
-    shape, kind = _shape(table["operator.shape"]), str(table["operator"])
+    shape, kind = _shape(table["operator.shape"]), _text(table["operator"])
     if given is not None and kind != "code":
         raise InputError(f"operator= is in the file ({kind}); leave it out")
     if kind == "identity":
         return Identity(output, math.prod(output))
     if kind == "mask":
-        return MaskOperator(torch.from_numpy(_array(table["operator.kept"], np.bool_).astype(np.float64)), shape)
+        kept = _array(table["operator.kept"], np.bool_).astype(np.float64)
+        if kept.shape not in (y.shape[1:], y.shape):
+            raise ValueError(f"masks have shape {kept.shape}")
+        return MaskOperator(torch.from_numpy(kept), shape)
     if kind == "matrix":
         return MatrixOperator(torch.from_numpy(_array(table["operator.matrix"], np.float64)), shape)
     if kind == "sparse":
         parts = [_array(table[f"operator.{name}"], np.int64) for name in ("indices", "pointers")]
-        size = (math.prod(shape), int(table["operator.columns"]))
+        size = (math.prod(shape), int(_one(table["operator.columns"], np.int64)))
         csr = sparse.csr_array((_array(table["operator.data"], np.float64), *parts), shape=size)
         csr.check_format(full_check=True)
         return Sparse(csr, shape)
@@ -380,7 +407,25 @@ def _array(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
+def _one(array: npt.NDArray[Any], kind: Any) -> Any:
+    """A single number."""
+    return _array(array.reshape(()), kind).item()
+
+
+def _texts(array: npt.NDArray[Any]) -> list[str]:
+    """Texts, without what would steer a terminal."""
+    if array.dtype.kind != "U":
+        raise TypeError(f"entries are {array.dtype}, not text")
+    return ["".join(c if c.isprintable() or c == "\n" else "?" for c in text) for text in array.ravel().tolist()]
+
+
+def _text(array: npt.NDArray[Any]) -> str:
+    """A single text."""
+    (text,) = _texts(array)
+    return text.replace("\n", "?")
+
+
 def _one_of(allowed: Sequence[str], value: npt.NDArray[Any]) -> str:
-    if str(value) not in allowed:
-        raise ValueError(f"a norm is {str(value)[:20]!r}")
-    return str(value)
+    if (text := _text(value)) not in allowed:
+        raise ValueError(f"a norm is {text[:20]!r}")
+    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy.typing as npt
 
 from unrelu.display.observation_figure import ObservationPanels
 from unrelu.display.observation_figure import thumbnails as images
-from unrelu.display.pixels import Shape, picture_shape, png_uri, uri_of
+from unrelu.display.pixels import Shape, drawn_shape, png_uri, uri_of
 from unrelu.display.text_tables import Html
+from unrelu.errors import OptionError
 from unrelu.measurements import Identity, MaskOperator, Operator
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
@@ -25,7 +27,9 @@ _THUMBNAIL = 84
 _ROUGHER = 1.5
 
 
-def panels(problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence[str]) -> ObservationPanels:
+def panels(
+    problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence[str], shape: Sequence[int] | None = None
+) -> ObservationPanels:
     """What is drawn of some observations of a batch, as they were stated.
 
     Args:
@@ -33,14 +37,19 @@ def panels(problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence
         reconstruction: G(z), (B, *output_shape).
         rows: the observations that are drawn.
         labels: what is said of each.
+        shape: what outputs are drawn as, (n,) for curves; None goes by their own shape.
+
+    Raises:
+        OptionError: outputs cannot have that shape.
     """
     stated = (problem.given or problem).part(rows)
     size, operator = len(rows), stated.operator
     shown = reconstruction[rows]
     outputs = shown.reshape(size, stated.network.output_dim)
     alike = isinstance(operator, Identity | MaskOperator)
-    output = _picture(stated.network.output_shape, outputs)
-    measured = picture_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None
+    own = stated.network.output_shape
+    output = _picture(own, outputs) if shape is None else _asked(shape, outputs.shape[1])
+    measured = drawn_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None
     return ObservationPanels(
         labels,
         np.where(known_entries(stated.noise, operator, size), stated.y, np.nan),
@@ -75,12 +84,28 @@ def _picture(shape: Sequence[int], outputs: Array) -> Shape | None:
 
     A spectrum of 400 entries is no picture of 20 x 20: its entries 20 apart differ far more than its neighbours.
     """
-    found = picture_shape(shape)
+    found = drawn_shape(shape)
     if found is None or sum(n > 1 for n in shape) > 1:
         return found
-    image = outputs.reshape(-1, *found[1:])
-    across, down = (float(np.nanmean(np.abs(np.diff(image, axis=axis)))) for axis in (2, 1))
+    image = outputs[np.isfinite(outputs).all(axis=1)].reshape(-1, *found[1:])
+    if not len(image):
+        return None
+    across, down = (float(np.mean(np.abs(np.diff(image, axis=axis)))) for axis in (2, 1))
     return found if down <= _ROUGHER * across else None
+
+
+def _asked(shape: Sequence[int], n: int) -> Shape | None:
+    """The picture that a user asks for of outputs of n entries; None for curves."""
+    dims = tuple(shape) if isinstance(shape, tuple | list) else ()
+    if dims == (n,):
+        return None
+    found = drawn_shape(dims) if len(dims) in (2, 3) and all(isinstance(side, int) for side in dims) else None
+    if found is None or math.prod(found) != n:
+        raise OptionError(
+            f"shape={shape!r}: outputs have {n:,} entries; pass (height, width) or (3, height, width) of as many, or "
+            f"({n},) for curves"
+        )
+    return found
 
 
 def _sizes(noise: Noise, operator: Operator, size: int) -> Array | None:

@@ -7,6 +7,8 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.runtime.words import probability
+
 
 class Status(enum.Enum):
     """How an inversion ended; the value says what to do next.
@@ -81,9 +83,9 @@ def message_of(status: Status, p_value: float, confidence: float, freedom: int) 
     if status is Status.NOT_UNIQUE:
         return f"{status.value} ({freedom} free dimensions)"
     if status in (Status.NOISE_LEVEL, Status.MISFIT):
-        return f"{status.value} (p = {p_value:.2g})"
+        return f"{status.value} (p = {probability(p_value)})"
     if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
-        return f"{status.value} (confidence {confidence:.2f})"
+        return f"{status.value} (confidence {probability(confidence)})"
     return str(status.value)
 
 

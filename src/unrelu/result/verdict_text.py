@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import MissingPackageError
-from unrelu.runtime.words import count, duration, number, share
+from unrelu.runtime.words import count, duration, number, probability, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -198,16 +198,11 @@ def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataF
     return pandas.DataFrame(dict(columns), index=pandas.Index(index, name="observation"))
 
 
-def probability(value: float) -> str:
-    """A probability in a few digits; a dash where there is none. 1 is said of 1 only."""
-    if not math.isfinite(value):
-        return number(None)
-    return "<1e-99" if 0 < value < 1e-99 else ">0.999" if 0.9995 <= value < 1 else f"{value:.3g}"
-
-
 def _confidence(value: float, method: str) -> str:
     if not math.isfinite(value):
         return f"unknown: {method} does not look for a better code"
+    if value == 0:
+        return "0: nothing says that no code has an objective more than 1% lower"
     return f"{probability(value)} that no code has an objective more than 1% lower"
 
 
@@ -217,11 +212,11 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
         return "unknown"
     of = f"(rank {rank} of {k})"
     if identifiable:
-        return f"no other code near it gives the same output {of}"
+        return f"no other code near it gives the same observation {of}"
     if freedom > 0:
-        return f"a set of codes around it, of {count(freedom, 'dimension')}, gives the same output {of}"
+        return f"a set of codes around it, of {count(freedom, 'dimension')}, gives the same observation {of}"
     if rank < k:
-        return f"other codes near it may give the same output {of}"
+        return f"other codes near it may give the same observation {of}"
     return f"the observation does not tell the code to a small part of its length {of}"
 
 

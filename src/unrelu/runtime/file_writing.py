@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,30 +38,32 @@ def storing(where: str | Path, advice: str) -> Iterator[None]:
         raise StorageError(f"{place} cannot be written: {error.strerror or error}; {advice}") from error
 
 
-def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
-    """Write a file as a whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    with storing(path, advice):
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.writelines(text)
-            stream.flush()
-            os.fsync(stream.fileno())  # a power cut would leave a name without content
-        os.replace(draft, path)
-
-
-def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:
-    """Write a compressed ``.npz`` file of numbers and words, as a whole or not at all."""
+@contextmanager
+def drafted(path: Path, advice: str) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file as a whole, at the end, or not at all."""
     draft = path.with_name(path.name + ".draft")
     with storing(path, advice):
         try:
             with draft.open("wb") as stream:
-                np.savez_compressed(stream, **arrays, allow_pickle=False)
+                yield stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                os.fsync(stream.fileno())  # a power cut would leave a name without content
             os.replace(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
+
+
+def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
+    """Write a file of text as a whole or not at all."""
+    with drafted(path, advice) as stream:
+        stream.writelines(line.encode() for line in text)
+
+
+def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:
+    """Write a compressed ``.npz`` file of numbers and words, as a whole or not at all."""
+    with drafted(path, advice) as stream:
+        np.savez_compressed(stream, **arrays, allow_pickle=False)
 
 
 @contextmanager

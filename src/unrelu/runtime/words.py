@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _NONE = "\u2013"  # a dash
+# Probabilities from which on a fit explains y, and a search is sure.
+_LIMITS = (0.01, 0.99)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -75,3 +77,16 @@ def nearest(word: object, known: Iterable[str]) -> str:
 def power(exponent: int) -> str:
     """A power of ten: plain from 0.01 to 1,000."""
     return f"{10.0**exponent:,g}" if -2 <= exponent <= 3 else "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def probability(value: float) -> str:
+    """A probability in a few digits; a dash where there is none.
+
+    1 is said of 1 only, and what is below a limit that decides a success (0.01, 0.99) is not rounded to it.
+    """
+    if not math.isfinite(value):
+        return number(None)
+    if 0 < value < 1e-99 or 0.9995 <= value < 1:
+        return "<1e-99" if value < 0.5 else ">0.999"
+    texts = (f"{value:.{digits}g}" for digits in range(3, 18))
+    return next(text for text in texts if all((float(text) >= limit) == (value >= limit) for limit in _LIMITS))
