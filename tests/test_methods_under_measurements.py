@@ -23,7 +23,7 @@ QUICK = {
     "gradient_descent": {"learning_rate": 0.02},
     "adam": {"restarts": 1},
     "plugin": {"learning_rate": 0.03},
-    "ilo": {"steps": "3000"},
+    "ilo": {"steps": "800"},
     "projected": {"projection": "lm", "step": 1.0, "max_iterations": 300},
 }
 # The same where a matrix with singular values up to 2.2 mixes the outputs.

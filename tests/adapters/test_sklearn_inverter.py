@@ -45,7 +45,9 @@ def gaussian(table):
 
 @pytest.mark.parametrize("model", [gaussian, principal])
 def test_check_estimator_passes_without_exceptions(model):
-    results = estimator_checks.check_estimator(LatentInverter(model), on_fail="raise", on_skip=None)
+    # Of tables that a generator cannot give, a search would go through all of its rounds.
+    inverter = LatentInverter(model, options={"rounds": 1} if model is gaussian else None)
+    results = estimator_checks.check_estimator(inverter, on_fail="raise", on_skip=None)
     assert len(results) > 40
     # Skipped unless an environment variable was set before SciPy was imported.
     assert {r["check_name"] for r in results if r["status"] != "passed"} <= {"check_array_api_input"}

@@ -54,7 +54,7 @@ def check(number, norm, **options):
     return found
 
 
-@pytest.mark.parametrize("chunk", range(4))
+@pytest.mark.parametrize("chunk", [0, 1, *(pytest.param(i, marks=pytest.mark.long) for i in (2, 3))])
 def test_eighty_networks(chunk):
     """Of every kind, with both norms; all are closed, also those whose code nothing bounds without the box."""
     left, at_bounds = set(), 0

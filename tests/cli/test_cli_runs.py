@@ -111,6 +111,24 @@ def test_what_a_manifest_says_does_not_steer_the_terminal(run):
     assert "unrelu \\x1b[2J\\x9b1m[bold]" in out.replace("\n", " ")
 
 
+def test_names_are_not_read_as_markup(run):
+    name = "o [/x] [red] é"
+    code, _, err = run("run", "net.npz", "y.npy", "-o", name, "--workers", "1")
+    assert (code, name in err) == (0, True), err
+    code, out, _ = run("status", name)
+    assert (code, f"{name}: net.npz on " in out) == (0, True), out
+
+
+def test_activations_one_a_layer(run):
+    weights = [np.load("net.npz")[name] for name in ("W0", "W1")]
+    np.savez("bare.npz", W0=weights[0], W1=weights[1])
+    np.save("y.npy", unrelu.from_arrays(weights, activation=["relu", "sigmoid"])(np.ones((2, 3))))
+    asked = ("run", "bare.npz", "y.npy", "-o", "out", "--activation", "relu,sigmoid", "--json", "--workers", "1")
+    code, out, err = run(*asked)
+    assert code == 0, err
+    assert json.loads(out)["success"] == 2
+
+
 def test_status_of_what_is_no_run(run):
     code, _, err = run("status", "nowhere")
     assert code == 2

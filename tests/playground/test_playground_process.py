@@ -1,8 +1,9 @@
-"""``unrelu play`` as a process: it listens on 127.0.0.1 alone, asks nothing of anyone, and Ctrl-C ends it."""
+"""``unrelu play``: its process listens on 127.0.0.1 alone, asks nothing of anyone, and Ctrl-C ends it."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from tests.playground.asking import send, seven
 from tests.runs.small_runs import command
+from unrelu.cli.process import main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX processes")
 
@@ -76,13 +78,15 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(model):
         (("mnist-relu", "--port", "{port}"), "cannot be opened: Address already in use; pass --port 0"),
     ],
 )
-def test_what_cannot_be_played_with_is_a_line(model, arguments, why):
-    import socket
-
+def test_what_cannot_be_played_with_is_a_line(model, monkeypatch, capsys, arguments, why):
+    monkeypatch.setattr("unrelu.cli.terminal.interruptible", lambda said: pytest.fail("the page is served"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         named = {"model": model, "port": taken.getsockname()[1]}
-        asked = command("play", *(argument.format(**named) for argument in arguments))
-        ended = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=600)
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith("error: ")
-    assert why in ended.stderr
+        words = (argument.format(**named) for argument in arguments)
+        monkeypatch.setattr(sys, "argv", ["unrelu", "play", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    err = capsys.readouterr().err
+    assert end.value.code == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    assert why in err

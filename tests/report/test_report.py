@@ -21,16 +21,27 @@ from unrelu.result import Status
 from unrelu.runs.journal import Record, append
 
 
+def small(folder):
+    """A finished run of 20 pictures of 8 x 8 pixels, some of which fit within the noise."""
+    data = saved(folder, observations())
+    return run(folder / "out", data, noise="gaussian:0.05", seed=7, names={"model": "a-model.onnx"})
+
+
 @pytest.fixture
 def plain(tmp_path):
-    """A finished run of 20 pictures of 8 x 8 pixels, some of which fit within the noise."""
-    data = saved(tmp_path, observations())
-    return run(tmp_path / "out", data, noise="gaussian:0.05", seed=7, names={"model": "a-model.onnx"})
+    """A run that a test may change."""
+    return small(tmp_path)
 
 
-@pytest.fixture
-def page(plain):
-    return Page(write_report(plain.folder))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One that is looked at only."""
+    return small(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="module")
+def page(finished):
+    return Page(write_report(finished.folder))
 
 
 def test_it_is_written_into_the_folder_or_where_it_is_asked_for(plain, tmp_path):
@@ -50,7 +61,7 @@ def test_the_page_needs_no_network(page):
     assert "@import" not in page.source
 
 
-def test_it_says_what_was_run(page, plain):
+def test_it_says_what_was_run(page, finished):
     for said in (
         "a-model.onnx",
         "y.npy",
@@ -61,14 +72,14 @@ def test_it_says_what_was_run(page, plain):
         "6 observations",
     ):
         assert said in page.text
-    assert plain.manifest["model"]["sha256"] in page.text
+    assert finished.manifest["model"]["sha256"] in page.text
     assert f"unrelu {unrelu.__version__}" in page.text
 
 
-def test_counts_are_those_of_the_run(page, plain):
-    for name, count in plain.counts.items():
+def test_counts_are_those_of_the_run(page, finished):
+    for name, count in finished.counts.items():
         assert f"{name} {Status[name].value} {count} {100 * count / 20:.1f}%".replace("100.0%", "100%") in page.text
-    assert f"fits the noise {fitting(plain)} of 20" in page.text
+    assert f"fits the noise {fitting(finished)} of 20" in page.text
     assert page.charts() == [20]
 
 
@@ -77,9 +88,9 @@ def fitting(run):
     return int((run.read("p_value") >= 0.01).sum())
 
 
-def test_spreads_are_those_of_the_columns(page, plain):
+def test_spreads_are_those_of_the_columns(page, finished):
     for column in ("residual_l2", "residual_l1", "residual_linf", "objective", "nit", "p_value"):
-        values = plain.read(column)
+        values = finished.read(column)
         numbers = " ".join(
             f"{q:.3g}" for q in np.quantile(values, (0, 0.05, 0.5, 0.95, 1), method="closest_observation")
         )
@@ -90,16 +101,16 @@ def test_the_noise_that_was_stated_is_marked(page):
     assert f"stated noise: {0.05 * 8:.3g}" in page.text
 
 
-def test_the_gallery_has_the_worst_the_median_and_the_best(page, plain):
-    order = np.argsort(plain.read("residual_l2"))
+def test_the_gallery_has_the_worst_the_median_and_the_best(page, finished):
+    order = np.argsort(finished.read("residual_l2"))
     expected = [*order[:-7:-1], *order[9:12], *order[:3]]
     shown = [int(part.split()[0]) for part in page.text.split("Observation ")[1:]]
     assert shown == [int(i) for i in expected]
     assert len(page.all("img")) == 3 * 12
 
 
-def test_pictures_are_the_observation_the_reconstruction_and_their_difference(page, plain):
-    y, x = observations(), plain.read("reconstructions")
+def test_pictures_are_the_observation_the_reconstruction_and_their_difference(page, finished):
+    y, x = observations(), finished.read("reconstructions")
     shown = [int(part.split()[0]) for part in page.text.split("Observation ")[1:]]
     low, high = y[shown].min(), y[shown].max()
     worst = shown[0]
@@ -395,9 +406,9 @@ def test_certificates_of_the_folder(plain, tmp_path):
         assert f"{proof.status.name} {proof.status.value}" in page.text
 
 
-def test_identifiability_is_that_of_the_run(page, plain):
-    assert f"{plain.read('identifiable').sum()} of 20 codes" in page.text
-    ranks, counts = np.unique(plain.read("rank"), return_counts=True)
+def test_identifiability_is_that_of_the_run(page, finished):
+    assert f"{finished.read('identifiable').sum()} of 20 codes" in page.text
+    ranks, counts = np.unique(finished.read("rank"), return_counts=True)
     for rank, count in zip(ranks, counts, strict=True):
         assert f" {rank} " + ("full rank " if rank == 3 else "") + f"{count} " in page.text
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import unrelu
-from tests.runs.small_runs import CHUNK, SIZE, WEIGHTS, Y, command, reference, results, small_run, zoo_data
+from tests.runs.small_runs import CHUNK, SIZE, Y, command, reference, results, small_run, zoo_data
 from unrelu.datasets.opening import in_memory
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
@@ -136,18 +136,6 @@ def test_fingerprints_of_modules_see_what_they_put_out():
     assert fingerprint(again) in found
 
 
-def test_names_are_not_read_as_markup(tmp_path):
-    np.savez(tmp_path / "net.npz", W0=WEIGHTS[0], W1=WEIGHTS[1])
-    np.save(tmp_path / "y.npy", Y)
-    name = "o [/x] [red] é"
-    asked = command("run", "net.npz", "y.npy", "--activation", "relu", "-o", name, "--workers", "1")
-    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, name in done.stderr) == (0, True), done.stderr
-    status = subprocess.run(command("status", name), cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert status.returncode == 0
-    assert f"{name}: net.npz on " in status.stdout
-
-
 def test_long_names_and_wrong_types_are_told(tmp_path):
     with pytest.raises(InputError, match="is no folder for results: File name too long"):
         small_run(tmp_path / ("x" * 300))
@@ -220,7 +208,7 @@ def test_one_that_looks_does_not_keep_a_run_from_beginning(tmp_path):
 import time
 from pathlib import Path
 from unrelu.runtime.file_writing import locked
-end = time.monotonic() + 4
+end = time.monotonic() + 1
 while time.monotonic() < end:
     locked(Path({str(tmp_path / "out" / "chunks.jsonl")!r}))
 """])  # fmt: skip
@@ -318,12 +306,3 @@ def test_a_cluster_of_other_versions_only_is_told(tmp_path):
         pytest.raises(SolverError, match=r"no worker of the cluster can take part: it has unrelu 9\.9"),
     ):
         small_run(tmp_path / "out", workers=None, scheduler=client)
-
-
-def test_activations_one_a_layer_from_the_command_line(tmp_path):
-    np.savez(tmp_path / "net.npz", W0=WEIGHTS[0], W1=WEIGHTS[1])
-    np.save(tmp_path / "y.npy", unrelu.from_arrays(WEIGHTS, activation=["relu", "sigmoid"])(np.ones((2, 3))))
-    arguments = ("run", "net.npz", "y.npy", "-o", "out", "--activation", "relu,sigmoid", "--json", "--workers", "1")
-    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["success"] == 2

@@ -292,7 +292,8 @@ def test_the_experiments_draw_nothing_of_a_users(drawn, monkeypatch):
 
     for name in experiments.MODULES:
         experiment = experiments.load(name)
-        for module in [module for key, module in sys.modules.items() if key.startswith("unrelu_studies.paper.")]:
+        ours = ("unrelu_studies.paper.", "unrelu_studies.kit.")
+        for module in [module for key, module in sys.modules.items() if key.startswith(ours)]:
             if getattr(module, "invert", None) is real:
                 monkeypatch.setattr(module, "invert", short)
         unit = experiment.units(True)[0]

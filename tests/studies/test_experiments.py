@@ -95,7 +95,8 @@ def test_a_stopped_run_goes_on(tmp_path, stopped):
     assert not (tmp_path / "counted.partial.jsonl").exists()
 
 
-def test_a_line_that_was_being_written_is_run_again(tmp_path):
+def test_a_line_that_was_being_written_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Experiment, "plot", lambda *_: [])
     execute(counted([]), tmp_path, False, 7, 1, stop_after(2))
     journal = tmp_path / "counted.partial.jsonl"
     content = journal.read_bytes()
@@ -355,7 +356,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_numbers(tmp_path, fig2a):
         time.sleep(0.05)
     seen = []
     numbers = execute(load("fig2a"), tmp_path, True, 2026, 2, lambda done, total: seen.append(done))
-    assert seen == list(range(done, 13))
+    assert seen == list(range(done, 7))
     same_but_for_seconds(numbers, fig2a)
 
 
@@ -366,7 +367,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "run it again with the same command to go on" in " ".join(output.split())
-    assert 1 <= units_in(tmp_path / "fig2a.partial.jsonl") < 12
+    assert 1 <= units_in(tmp_path / "fig2a.partial.jsonl") < 6
     assert not (tmp_path / "fig2a.json").exists()
 
 
@@ -455,12 +456,13 @@ def test_the_committed_page_is_that_of_the_committed_numbers():
     assert (DOCS / "reproduction.md").read_text(encoding="utf-8") == page(DOCS / "reproduction", "reproduction/")
 
 
-def test_a_unit_of_the_committed_numbers_can_be_run_again():
+def test_a_unit_of_the_committed_numbers_can_be_run_again(monkeypatch):
     """The cheapest check that the numbers are what the code gives: one network of Figure 1(a).
 
     Its programs and least squares have one solution, far from kinks: only the fourth digit, which is rounded, may
-    differ on another processor. Descents that stop at a number of steps are left out.
+    differ on another processor. Descents that stop at a number of steps are left out, and so not run.
     """
+    monkeypatch.setattr(figure1, "_RANDOM", ("linf", "l1"))
     numbers, experiment = Numbers.load(DOCS / "reproduction" / "fig1a.json"), load("fig1a")
     again = experiment.numbers(experiment.measure((0,), numbers.seed, False), False, numbers.seed)
     for method in ("linf", "l1", "oracle"):

@@ -38,9 +38,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # its modules statistics and interpolation take half a second, and are imported where they are used
 import torch
-from scipy import special, stats
-from scipy.interpolate import CubicSpline
+from scipy import special
 from torch import Tensor
 
 from unrelu.errors import InputError
@@ -191,7 +191,7 @@ class CountNoise(Noise):
             raise InputError(f"noise={self}: the p-value depends on the means; pass null=problem.null(outputs)")
         mean, variance, third = null.T
         deviation = np.sqrt(variance)
-        return np.asarray(stats.pearson3.sf(np.square(r).sum(axis=1), third / deviation**3, mean, deviation))
+        return np.asarray(scipy.stats.pearson3.sf(np.square(r).sum(axis=1), third / deviation**3, mean, deviation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +230,7 @@ class Poisson(CountNoise):
         return half
 
     def _distribution(self, mean: float) -> Any:
-        return stats.poisson(mean)
+        return scipy.stats.poisson(mean)
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Counts of these means; none where a mean is below 0."""
@@ -278,7 +278,7 @@ class NegativeBinomial(CountNoise):
         return half
 
     def _distribution(self, mean: float) -> Any:
-        return stats.nbinom(self.level, self.level / (self.level + mean))
+        return scipy.stats.nbinom(self.level, self.level / (self.level + mean))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Counts of these means; none where a mean is below 0."""
@@ -318,7 +318,7 @@ class _Table:
 
     def __init__(self, noise: CountNoise) -> None:
         rows = np.array([_moments(noise, float(mean)) for mean in _GRID])
-        self._spline = CubicSpline(np.log(_GRID), rows)
+        self._spline = scipy.interpolate.CubicSpline(np.log(_GRID), rows)
         self._variance = noise._variance
 
     def at(self, mean: Array) -> Entries:

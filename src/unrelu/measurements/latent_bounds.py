@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from unrelu.errors import InputError
@@ -60,7 +60,7 @@ class Bounds:
         if bounds is None:
             return cls(np.full(k, -np.inf), np.full(k, np.inf))
         try:
-            lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, optimize.Bounds) else bounds
+            lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         except (TypeError, ValueError):
             pairs = isinstance(bounds, list | tuple) and len(bounds) == k
             call = "tuple(zip(*bounds))" if pairs else "(lower, upper)"

@@ -25,6 +25,7 @@ from unrelu.errors import SolverError
 from unrelu.layerwise.layer_program import least_violation
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.layer_programs.layer_instances import (
+    ALL_CASES,
     CASES,
     PROGRAMS,
     QUICK_CASES,
@@ -58,7 +59,7 @@ def _units(command: Command) -> list[Unit]:
 
 
 def _measure_unit(command: Command, unit: Unit) -> list[Record]:
-    case, program = next(case for case in CASES if case.name == unit[0]), PROGRAMS[int(unit[1])]
+    case, program = next(case for case in ALL_CASES if case.name == unit[0]), PROGRAMS[int(unit[1])]
     cvxopt_module()
     with one_thread():
         measure(draw(case, program, 0, command.seed))
@@ -154,7 +155,7 @@ def collect(command: Command, parts: list[Any]) -> Results:
 
 def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One summary for each program and layer that was measured, and for each source of x where there are several."""
-    groups = (_of(records, case.name, program) for program in PROGRAMS for case in CASES)
+    groups = (_of(records, case.name, program) for program in PROGRAMS for case in ALL_CASES)
     return [summary for group in groups if group for summary in _summaries(group)]
 
 
@@ -227,7 +228,7 @@ _STEP = 0.27
 def draw_times(results: Results) -> Figure:
     """Ours against linprog, HiGHS on the dual program, cvxopt if installed, and least squares: dots, medians, bars."""
     records, machine = results["instances"], results["machine"]
-    layers = [case.name for case in CASES if any(r["layer"] == case.name for r in records)]
+    layers = [case.name for case in ALL_CASES if any(r["layer"] == case.name for r in records)]
     shown = [panel for panel in _PANELS if any(ratio(r, panel[0]) is not None for r in records)]
     figure, axes = panels(1, len(shown), width=3 * len(shown), height=1.2 + 0.8 * len(layers))
     for axis, (solver, label) in zip(axes, shown, strict=True):

@@ -16,7 +16,7 @@ from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.host import computing, in_threads
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
-from unrelu_studies.benchmarks.layer_programs.layer_instances import CASES, QUICK_CASES, Case, draw_batch
+from unrelu_studies.benchmarks.layer_programs.layer_instances import ALL_CASES, CASES, QUICK_CASES, Case, draw_batch
 from unrelu_studies.benchmarks.layer_programs.layers import spaced
 from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.kit.timing import one_thread, timed
@@ -34,7 +34,7 @@ def _units(command: Command) -> list[Unit]:
 
 
 def _measure(command: Command, unit: Unit) -> dict[str, Any]:
-    case = next(case for case in CASES if case.name == unit[0])
+    case = next(case for case in ALL_CASES if case.name == unit[0])
     with one_thread():
         return measure(case, str(unit[1]), command.count(OBSERVATIONS, QUICK_OBSERVATIONS), command.seed)
 

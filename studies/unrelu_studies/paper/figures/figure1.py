@@ -42,7 +42,7 @@ def _levels(quick: bool) -> Sequence[float]:
 
 def _random_units(quick: bool) -> list[Unit]:
     """A network each; all noise levels share networks, codes and the noise but for its size."""
-    return [(network,) for network in range(4 if quick else _NETWORKS)]
+    return [(network,) for network in range(2 if quick else _NETWORKS)]
 
 
 def _measure_random(kind: str, unit: Unit, seed: int, quick: bool) -> list[Row]:

@@ -23,7 +23,7 @@ SUCCESS = 1e-3
 _CODES = 5  # of each network
 _NETWORKS = 20
 _LATENT = (10, 30, *range(50, 100, 10), 100, 105, 107, 109, *range(110, 155, 5), 160, 180, 200, 250)
-_QUICK = (20, 60, 100, 110, 125, 140)
+_QUICK = (20, 110, 125)  # before, at and behind the end of recovery
 _METHODS = ("linf", "exact", "auto", "GD")
 # Ten times the steps for as many networks, where they make a difference.
 _LONG, _LONG_NETWORKS, _LONG_LATENT = "GD, 10,000 steps", 5, range(60, 145, 20)

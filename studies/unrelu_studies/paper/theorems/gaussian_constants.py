@@ -38,7 +38,7 @@ _FLAT = 0.1
 
 def _units(quick: bool) -> list[Unit]:
     """A matrix each."""
-    return [(k, matrix) for k in (_LATENT_QUICK if quick else _LATENT) for matrix in range(2 if quick else _MATRICES)]
+    return [(k, matrix) for k in (_LATENT_QUICK if quick else _LATENT) for matrix in range(1 if quick else _MATRICES)]
 
 
 def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:

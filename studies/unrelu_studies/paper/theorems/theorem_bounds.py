@@ -58,7 +58,7 @@ def _units(quick: bool) -> list[Unit]:
         for norm, shapes in (("linf", _LINF), ("l1", _L1))
         for shape, count in shapes.items()
         if shape in _QUICK or not quick
-        for network in range(2 if quick else count)
+        for network in range(1 if quick else count)
     ]
 
 
