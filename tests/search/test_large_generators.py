@@ -82,11 +82,10 @@ def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch
     y = network(rng.standard_normal((6, 6))) + rng.standard_normal((6, 150))
     monkeypatch.setattr("unrelu.search.descents._WIDTHS_LARGE", ())
     monkeypatch.setattr("unrelu.search.descents._EXACT_STEPS_LARGE", 1)
-    cut, default, long = (unrelu.invert(network, y, max_iterations=most) for most in (2, None, 300))
+    cut, longer, default = (unrelu.invert(network, y, max_iterations=most) for most in (2, 6, None))
     assert (cut.status == Status.ITERATION_LIMIT).any()
-    assert (long.fun <= cut.fun).all()
-    assert long.fun.sum() < default.fun.sum() < cut.fun.sum()
-    assert (long.status != Status.ITERATION_LIMIT).all()
+    assert default.fun.sum() < longer.fun.sum() < cut.fun.sum()
+    assert (default.status != Status.ITERATION_LIMIT).all()
 
 
 def test_the_same_call_gives_the_same_bits(large):

@@ -49,9 +49,9 @@ STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 _LEAST_ROUNDS = 3
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
-# Of those that are refined: how many side by side, steps after which half of them are given up, and the predicted
-# decrease at which they end.
-_REFINED, _HALVED_AFTER, _REFINED_DECREASE = 4, 5, 1e-7
+# Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
+# asked whether they have converged, and the predicted decrease at which they end.
+_REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
 # A code has converged if its last steps together gained less than this fraction of its objective.
 LAST_STEPS, CONVERGED = 10, 1e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
@@ -409,13 +409,22 @@ class GradientDescents(BatchDescents):
         codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
         floor = torch.zeros_like(codes[:, 0])
         state = LimitedMemorySteps(self.objective, codes, where, self.inverse[where], _REFINED_DECREASE, floor)
+        halved = 0
         while left > 1 and most > _HALVED_AFTER:
             f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
-            left, most = left // 2, most - _HALVED_AFTER
+            left, most, halved = left // 2, most - _HALVED_AFTER, halved + _HALVED_AFTER
             state.give_up((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
-        before = state.run(max(0, most - LAST_STEPS), watch).f.clone()
-        f = state.run(min(most, LAST_STEPS), watch).f
-        arrived = (state.done | (f >= (1 - CONVERGED) * before)).cpu().numpy().reshape(z.shape[:2])
+        surely = max(0, min(most, _REFINED_SURELY - halved) - LAST_STEPS)
+        f, most = state.run(surely, watch).f, most - surely
+        arrived = torch.zeros_like(state.done)
+        while most > 0 and not arrived.all() and not watch():
+            before = f.clone()
+            f, most = state.run(min(most, LAST_STEPS), watch).f, most - LAST_STEPS
+            arrived = state.done | (f >= (1 - CONVERGED) * before)
+            state.give_up(arrived)
         each = np.arange(len(rows))
         best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
-        return state.z.cpu().double().numpy().reshape(z.shape)[each, best], arrived[each, best]
+        return (
+            state.z.cpu().double().numpy().reshape(z.shape)[each, best],
+            arrived.cpu().numpy().reshape(z.shape[:2])[each, best],
+        )

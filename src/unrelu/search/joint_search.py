@@ -44,7 +44,7 @@ _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
 # Steps of a refinement, by Levenberg-Marquardt and by L-BFGS, if their number is not stated.
-_REFINED, _REFINED_BY_GRADIENTS = 50, 30
+_REFINED, _REFINED_BY_GRADIENTS = 50, 400
 # A code is refined until two steps in a row each gain less than this fraction of its objective.
 _REFINED_DECREASE = 3e-4
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
@@ -78,7 +78,7 @@ class Search:
             added instead. None: as many as end within 0.14 seconds of the processor, three times as many where no noise
             is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
-        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 30 of L-BFGS where a
+        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 of L-BFGS where a
             Jacobian costs as much as dozens of them.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
