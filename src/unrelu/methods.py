@@ -95,7 +95,7 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 METHODS: dict[str, Entry] = {
     "auto": Entry(
-        "joint search: independent chains of smoothed descents and hops, until one is sure of the best code",
+        "joint search: independent chains of smoothed descents and hops, until they agree often enough, or time is up",
         "noise",
         Search,
     ),

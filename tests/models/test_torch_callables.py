@@ -322,3 +322,17 @@ def test_programs_of_torchscript_are_generators():
     z = np.random.default_rng(2).standard_normal((3, 5))
     np.testing.assert_allclose(net(z), OPAQUE["residual"](z), rtol=1e-12)
     np.testing.assert_allclose(net.jacobian(z), OPAQUE["residual"].jacobian(z), rtol=1e-9, atol=1e-12)
+
+
+def test_what_a_function_uses_may_hold_itself():
+    layer = nn.Linear(3, 5)
+    table = {"layer": layer}
+    table["table"] = table
+    box = [table]
+    box.append(box)
+    net = unrelu.from_torch(lambda z: torch.relu(box[0]["layer"](z)), latent_shape=(3,))
+    z = np.ones(3)
+    before = net(z)
+    with torch.no_grad():
+        layer.weight.zero_()
+    np.testing.assert_array_equal(net(z), before)

@@ -262,3 +262,34 @@ def test_so_are_large_ones_and_those_that_leave_single_precision(monkeypatch):
     assert choice(problem) is CompiledDescents
     monkeypatch.setattr(descents_module, "_SMALL", K * 20 + 20 * N - 1)
     assert choice(problem) is BatchDescents
+
+
+class Shaped(torch.nn.Sequential):
+    """The usual end of a decoder of pictures: its outputs get their shape by ``view``."""
+
+    def forward(self, z):
+        return super().forward(z).view(-1, 1, 4, 6)
+
+
+@pytest.mark.parametrize("end", ["view", "before the activation", "after it"])
+def test_a_shape_for_the_output_changes_nothing_of_a_search(end):
+    generator = torch.Generator().manual_seed(4)
+    inner, outer = torch.nn.Linear(3, 16), torch.nn.Linear(16, 24)
+    for parameter in (*inner.parameters(), *outer.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    layers = [inner, torch.nn.ReLU(), outer, torch.nn.Sigmoid()]
+    shape = torch.nn.Unflatten(1, (1, 4, 6))
+    shaped = {
+        "view": Shaped(*layers),
+        "before the activation": torch.nn.Sequential(*layers[:3], shape, layers[3]),
+        "after it": torch.nn.Sequential(*layers, shape),
+    }[end]
+    flat, picture = (unrelu.from_torch(module, latent_shape=(3,)) for module in (torch.nn.Sequential(*layers), shaped))
+    assert picture.output_shape == (1, 4, 6)
+    assert [layer.activation.name for layer in picture.layers] == ["relu", "sigmoid"]
+    rng = np.random.default_rng(8)
+    y = flat(rng.standard_normal((5, 3))) + 0.2 * rng.standard_normal((5, 24))
+    found, expected = unrelu.invert(picture, y.reshape(5, 1, 4, 6)), unrelu.invert(flat, y)
+    np.testing.assert_array_equal(found.z, expected.z)
+    np.testing.assert_array_equal(found.confidence, expected.confidence)
+    assert found.status.tolist() == expected.status.tolist()

@@ -113,8 +113,9 @@ class PictureFile:
         if found:
             write_picture(self.path, result.reconstruction.reshape(self.shape), self.ends)
         if given.said:
-            console.print(plain(given.said), soft_wrap=True)
-        console.print(plain(str(result if result.problem.single else result[0])), highlight=False, soft_wrap=True)
+            console.print(plain(given.said), highlight=False, soft_wrap=True)
+        for line in str(result if result.problem.single else result[0]).splitlines():
+            console.print(plain(line), highlight=False, soft_wrap=True)
         written = f"written to {self.path}" if found else f"{self.path} is not written, as no code was found"
-        console.print(plain(written), soft_wrap=True)
+        console.print(plain(written), highlight=False, soft_wrap=True)
         return found

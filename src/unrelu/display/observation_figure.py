@@ -134,7 +134,7 @@ class ObservationPanels:
         if curve:
             return f"observed, and {measured}" if name == "observed" else "reconstruction"
         low, high = self.observed_range if name == "observed" else self.output_range
-        return f"{name}\n{number(low)} to {number(high)}"
+        return f"{name}\nblack {number(low)}, white {number(high)}"
 
     def _draw_observed(self, ax: Axes, i: int) -> None:
         if self.observation is not None:

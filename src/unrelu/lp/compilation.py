@@ -21,7 +21,7 @@ from unrelu.runtime.host import forkable_lock
 _LOG = getLogger("unrelu")
 # Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
 _PATIENCE = 1.0
-_MESSAGE = "unrelu is compiling its kernels: up to 15 seconds, once for each installation"
+_MESSAGE = "unrelu is loading its kernels, or compiling them: up to 15 seconds, once for each installation"
 _EVERY_TIME = (
     "unrelu is compiling its kernels: up to 15 seconds in every process, as there is no folder to keep them in; "
     "set NUMBA_CACHE_DIR to one that can be written"

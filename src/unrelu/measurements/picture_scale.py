@@ -221,7 +221,8 @@ def scale_of(network: Generator) -> Scaling:
     if own is None:
         raise InputError(
             f"outputs of the generator go from {bottom:.3g} to {top:.3g}, which is none of [0, 1], [-1, 1] and "
-            f"[0, 255]: say what black and white are in them, as scale=(LOW, HIGH), e.g. --scale 0,{top:.3g}"
+            f"[0, 255]: see whether its last activation is the right one; if it is, say what black and white are in "
+            f"outputs, as scale=(LOW, HIGH), e.g. --scale 0,{top:.3g}"
         )
     return Scaling(own)
 

@@ -131,11 +131,21 @@ class _Copies:
             return self._made[id(value)]
         if isinstance(value, np.ndarray):
             return value.copy()
-        if type(value) in _COLLECTIONS:
+        if type(value) in (tuple, set):
             return type(value)(map(self.of, value))
-        if type(value) in _MAPPINGS:
-            return type(value)((key, self.of(held)) for key, held in value.items())
+        if type(value) in (list, *_MAPPINGS):
+            return self._container(value)
         return value
+
+    def _container(self, value: Any) -> Any:
+        """The copy of a list or a dictionary, which may hold itself."""
+        if id(value) not in self._made:
+            twin = self._made[id(value)] = type(value)()
+            if isinstance(twin, list):
+                twin.extend(map(self.of, value))
+            else:
+                twin.update((key, self.of(held)) for key, held in value.items())
+        return self._made[id(value)]
 
     def _function(self, function: Any) -> Any:
         """A function with copies of what it uses; itself where it uses nothing that is copied."""
@@ -222,12 +232,13 @@ def _named_globals(function: FunctionType) -> dict[Any, Any]:
     }
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: Any, seen: frozenset[int] = frozenset()) -> bool:
     """Whether it is a module or a tensor, or a list, a dictionary or an object that can be called with one in it."""
     if isinstance(value, nn.Module | Tensor):
         return True
-    inside = type(value) in (*_COLLECTIONS, *_MAPPINGS) or is_callable_object(value)
-    return inside and any(map(_holds_tensors, parts_of(value)))
+    holds = type(value) in (*_COLLECTIONS, *_MAPPINGS) or is_callable_object(value)
+    inside = seen | {id(value)}  # some hold themselves
+    return holds and any(_holds_tensors(part, inside) for part in parts_of(value) if id(part) not in inside)
 
 
 def _names(code: CodeType) -> Iterator[str]:

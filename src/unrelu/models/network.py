@@ -17,7 +17,7 @@ from torch import Tensor
 from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Dense, Shape, Step
+from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 from unrelu.models.generator import Generator, by, rounding_line, to_numpy
 from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
@@ -290,7 +290,8 @@ class Network(Generator):
     def chain(cls, parts: Sequence[Step | Activation], latent_shape: Shape) -> Network:
         """Build a network from affine steps and activations in order.
 
-        Affine steps up to an activation form one layer; steps after the last activation form a layer with the identity.
+        Affine steps up to an activation form one layer; steps after the last activation form a layer with the identity,
+        unless they only give the output its shape: activations work entry by entry, so the last layer does that too.
         A PReLU's slopes may be shaped like one output (broadcastable), e.g. (C, 1, 1).
 
         Raises:
@@ -304,6 +305,11 @@ class Network(Generator):
                 steps.append(part)
                 continue
             if part is None and not steps:
+                break
+            if part is None and layers and all(isinstance(step, Reshape) for step in steps):
+                last = layers.pop()
+                affine = Affine.compose([*last.affine.steps, *steps], last.in_shape)
+                layers.append(Layer(affine, last.activation))
                 break
             affine = Affine.compose(steps, shape)
             layers.append(Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape)))

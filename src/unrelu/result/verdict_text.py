@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Rows of the tables of a batch: a printed result has at most 15 lines.
 _STATUSES, _WORST = 4, 5
-_MEANING = 52
+_MEANING = 64
 # Bounds that are named.
 _NAMED = 5
 _LEFT = ("status", "meaning")

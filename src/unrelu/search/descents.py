@@ -24,7 +24,7 @@ from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, unweighted, written_out
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Dense, Scale
+from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.search.sample_bank import Bank
@@ -175,7 +175,10 @@ class Descents(ABC):
             and problem.operator.linear
             and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
             and (selects_outputs(operator) or (not operator.count and operator.n * operator.m <= _SMALL))
-            and all(all(isinstance(step, Dense | Scale) for step in layer.affine.steps) for layer in network.layers)
+            and all(
+                all(isinstance(step, Dense | Scale | Reshape) for step in layer.affine.steps)
+                for layer in network.layers
+            )
         )
         if small:
             return CountDescents(problem, bank, objective) if problem.noise.counts else CompiledDescents(problem)
