@@ -70,11 +70,11 @@ def test_observations_without_a_code_are_the_worst():
 
 
 def test_one_observation_says_its_verdict_in_words():
-    lines = str(found(single=True, noise="gaussian:1")).splitlines()
+    lines = str(found(single=True, noise="uniform:1")).splitlines()
     assert lines[0] == "One observation, method mine: successful"
     names = [line[2:].split("  ")[0] for line in lines[1:]]
     assert names == ["NOISE_LEVEL", "code", "fit", "confidence", "uniqueness", "effort"]
-    assert "p = 1 under gaussian:1" in lines[3]
+    assert "p = 1 under uniform:1" in lines[3]
     assert "0.8 that no code has an objective more than 1% lower" in lines[4]
     assert "7 iterations" in lines[-1]
 
@@ -391,3 +391,14 @@ def test_without_pandas_a_data_frame_says_what_is_missing(monkeypatch):
 def test_results_know_the_options_they_were_asked_with():
     assert unrelu.invert(NET, NET(np.ones(3)), "lm", max_iterations=5).options["max_iterations"] == 5
     assert "alpha" in unrelu.invert(NET, NET(np.ones(3)), "linf").options
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"), [("gaussian:0.1", False), ("gaussian:25", True), ("uniform:25", False)], ids=str
+)
+def test_noise_that_is_stated_in_another_unit_is_noticed(noise, said):
+    z = np.random.default_rng(3).standard_normal((2, 3))
+    y = NET(z) + 0.1 * np.random.default_rng(4).standard_normal((2, NET.output_dim))
+    result = Inversion.of(Problem.build(NET, y, noise=noise), z, method="mine")
+    assert result.success.all()
+    assert ["its unit another" in message for message in result.message] == [said, said]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.measurements.noise import SIGNIFICANCE, Gaussian
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
 from unrelu.result.result_file import Held, write_result_file
@@ -31,6 +31,8 @@ Array = npt.NDArray[np.float64]
 
 # What the confidence has to be for a success where no noise is stated.
 _CONFIDENT = 0.99
+# A p-value nearer to 1 than this says that the stated noise is too large.
+_ONE_OF_A_MILLION = 1e-6
 
 # What is the same for all observations of a batch.
 _SHARED = ("method", "problem", "options")
@@ -253,7 +255,14 @@ class Inversion:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
         hint = ended not in HAS_CODE or ended is Status.FLAT
         text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
+        if status is Status.NOISE_LEVEL and self._too_small(i):
+            text += "; such noise leaves so little in one of a million observations: it is smaller, or its unit another"
         return text + self.problem.noise.note
+
+    def _too_small(self, i: int) -> bool:
+        """Whether the residual is far smaller than stated Gaussian noise leaves, as where its unit is another one."""
+        enough = np.broadcast_to(self.problem.observed, self.problem.size)[i] > 2 * self.problem.network.latent_dim
+        return bool(type(self.problem.noise) is Gaussian and enough and self.p_value[i] > 1 - _ONE_OF_A_MILLION)
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
