@@ -85,7 +85,7 @@ def test_a_batch_has_arrays_and_one_observation_has_scalars():
     ("noise", "status", "success", "p_value"),
     [
         (None, Status.CONVERGED, False, np.nan),
-        ("gaussian:100", Status.NOISE_LEVEL, True, 1.0),
+        ("uniform:100", Status.NOISE_LEVEL, True, 1.0),
         ("uniform:0", Status.MISFIT, False, 0.0),
         ("gaussian:0.001", Status.MISFIT, False, 0.0),
     ],
@@ -204,7 +204,7 @@ def test_without_stated_noise_a_code_has_to_be_sure_and_the_observation_noisy(co
     result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=confidence)
     assert set(result.success) == {success}
     assert set(result.status) == {status}
-    assert result.message[0] == f"{status.value} (confidence {confidence:.2f})"
+    assert result.message[0] == f"{status.value} (confidence {confidence:g})"
 
 
 def test_a_prior_keeps_codes_from_fitting_exactly():

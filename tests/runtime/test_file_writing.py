@@ -34,7 +34,7 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path):
     with pytest.raises(InputError, match="a line cannot be made"):
         write_whole(path, breaking(), "free some")
     assert path.read_text() == "a\nb\n"
-    path.with_name("lines.draft").unlink()
+    assert [file.name for file in tmp_path.iterdir()] == ["lines"]
     with pytest.raises(StorageError, match="cannot be written: No such file or directory; free some"):
         write_whole(tmp_path / "missing" / "lines", ["a\n"], "free some")
 

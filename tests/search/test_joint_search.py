@@ -17,6 +17,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import probability
 from unrelu.search import descents, joint_search
 from unrelu.search.basin_prior import LEVELS, BasinPrior
 from unrelu.search.confidence import ALPHA
@@ -441,7 +442,7 @@ def test_the_message_tells_the_confidence():
     network, _, y = noisy(SIZES, 4, 0.01)
     found = unrelu.invert(network, y)
     for status, message, sure in zip(found.status, found.message, found.confidence, strict=True):
-        assert message == f"{status.value} (confidence {sure:.2f})"
+        assert message == f"{status.value} (confidence {probability(sure)})"
 
 
 def test_a_search_is_confident_where_sixty_independent_starts_agree(rounds_of):
