@@ -256,7 +256,8 @@ class Inversion:
         hint = ended not in HAS_CODE or ended is Status.FLAT
         text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
         if status is Status.NOISE_LEVEL and self._too_small(i):
-            text += "; such noise leaves so little in one of a million observations: it is smaller, or its unit another"
+            rare = "at most one of a million observations"
+            text = f"{text}; such noise leaves so little in {rare}: it is smaller, or in another unit"
         return text + self.problem.noise.note
 
     def _too_small(self, i: int) -> bool:
