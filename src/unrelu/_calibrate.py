@@ -97,7 +97,7 @@ def calibrate(
         latent = problem.units.latent
         ends, best = chain_ends(problem, z if latent is None else latent.coordinates(z))
         checked = np.arange(observations) % 2 == 1
-        base = default_prior()
+        base = default_prior(problem)
         prior = learned_prior(_hits(ends, best, ~checked), base)
         keep_prior(problem, learned_prior(_hits(ends, best, best > -1), base))
     sure, wrong = _judged(prior, [end[checked] for end in ends], best[checked])
@@ -140,7 +140,7 @@ def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[H
 def _judged(prior: BasinPrior, ends: list[Array], best: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
     sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
-    for hops, end in zip(LEVELS[1:], ends[1:], strict=True):  # without hops, no search of small networks ends
+    for hops, end in zip(LEVELS, ends, strict=True):
         lowest = end.min(axis=1)
         enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
         wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]

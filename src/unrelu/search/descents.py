@@ -42,11 +42,13 @@ _ENOUGH_DECREASE = 1e-2
 _MICROSECONDS, _NOISELESS = 1.4e5, 3
 # Those that it spends at least where there is noise: on a tiny generator, chains enough to miss few optima cost hardly
 # more than the call.
-_LEAST_MICROSECONDS = 4e3
+_LEAST_MICROSECONDS = 2e3
 # Those that a step takes, by the terms of :func:`step_terms`.
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The rounds that each observation is given.
 _LEAST_ROUNDS = 3
+# Nearly all chains agree where one of so many does not, if the confidence is as high as this.
+_CHAINS_A_MISS, _AGREEING = 12, 0.9
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
@@ -201,7 +203,7 @@ def step_terms(layout: npt.NDArray[np.int64]) -> Array:
 class CompiledDescents(Descents):
     """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
 
-    rounds = ((1, 0), (4, 8), (8, 8), (12, 8), (12, 24), (18, 24))
+    rounds = ((1, 0), (6, 0), (6, 8), (8, 8), (12, 8), (12, 24), (18, 24))
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -233,10 +235,17 @@ class CompiledDescents(Descents):
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """See :meth:`Descents.effort`; where all chains but one agree, more chains say more than further hops."""
-        chains, hops = super().effort(spent)
-        agree = (hops > spent.hops) & (chains == spent.chains) & (spent.missed <= 1)
-        return np.where(agree, chains * 3 // 2, chains), np.where(agree, spent.hops, hops)
+        """To the first of :attr:`rounds` with further hops or chains; where nearly all chains agree, to more chains.
+
+        More chains then say more than further hops. They are half as many more, as they are after the last round.
+        """
+        rounds, spent_hops = np.array(self.rounds).T[:, :, None], spent.hops
+        further = (rounds[1] > spent_hops) | ((rounds[1] == spent_hops) & (rounds[0] > spent.chains))
+        chains, hops = np.array(self.rounds)[further.argmax(axis=0)].T
+        agree = (spent.missed <= np.maximum(1, spent.chains // _CHAINS_A_MISS)) & (spent.confidence >= _AGREEING)
+        more = ~further.any(axis=0) | (agree & (hops > spent_hops))
+        chains = np.where(more, spent.chains * 3 // 2, np.maximum(chains, spent.chains))
+        return chains, np.where(more, spent_hops, hops)
 
     def affordable(self, spent: Spent) -> npt.NDArray[np.bool_]:
         """Whether it ends within the time for an observation, if descents stay as long as those before it."""
@@ -368,7 +377,7 @@ class GradientDescents(BatchDescents):
             of the generator.
     """
 
-    # Six agreeing chains are worth 0.96, twelve 0.98, at half a second a chain: the first few say the most. One chain
+    # Four agreeing chains are worth 0.98, eight 0.996, at half a second a chain: the first few say the most. One chain
     # may fit exactly; with noise, four at once cost twice as much as one.
     rounds = ((1, 0), (4, 0))
     settled = BatchDescents.doubtful

@@ -1,20 +1,21 @@
 """Learn the default prior of the confidence: ``python -m unrelu_studies.benchmarks.tuning.default_prior``.
 
-Observations of the hard generators to tune on are searched with all that the search has and more, and the prior is the
-mixture that makes the counts of their chains most probable. Prints the rows of ``_DEFAULT`` in
+Observations of the hard generators to tune on are searched with all that the search has and more, and the prior of each
+class is the mixture that makes the counts of its generators' chains most probable. Prints the rows of ``_DEFAULT`` in
 :mod:`unrelu.search.basin_prior` (ten minutes).
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 
 import numpy as np
 
 from unrelu._calibrate import chain_ends
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
-from unrelu.search.basin_prior import BasinPrior, learned_prior
+from unrelu.search.basin_prior import LEVELS, BasinPrior, class_of, learned_prior
 from unrelu.search.confidence import ALPHA, Hits
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
 
@@ -22,13 +23,13 @@ from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED,
 _PSEUDO = 1.0
 
 
-def counted(name: str, measurement: str, noise: float, size: int, seed: int) -> list[Hits]:
-    """The chains of some observations in the best optimum that is known, after each level of hops."""
+def counted(name: str, measurement: str, noise: float, size: int, seed: int) -> tuple[int, list[Hits]]:
+    """The class of a generator, and the chains in the best optimum that is known, after each level of hops."""
     batch = draw(name, measurement, noise, size, seed)
     with computing(one_thread=True):
         problem = Problem.build(batch.network, batch.y, operator=batch.operator, seed=seed).equilibrated()
         ends, best = chain_ends(problem, batch.truth)
-    return [Hits.of(end, best, np.zeros(size)) for end in ends]
+    return class_of(problem), [Hits.of(end, best, np.zeros(size)) for end in ends]
 
 
 def main() -> None:
@@ -37,16 +38,19 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=120, help="observations of each generator and measurement")
     parser.add_argument("--seed", type=int, default=2)
     options = parser.parse_args()
-    counts = []
+    counts: dict[int, list[list[Hits]]] = defaultdict(list)
     for name in TUNE:
         for measurement, noise in (*DETERMINED, *AMBIGUOUS):
             if noise:
-                counts.append(counted(name, measurement, noise, options.instances, options.seed))
+                kind, hits = counted(name, measurement, noise, options.instances, options.seed)
+                counts[kind].append(hits)
                 print(name, measurement, noise, flush=True)
-    hits = [Hits(*map(np.concatenate, zip(*level, strict=True))) for level in zip(*counts, strict=True)]
-    uniform = BasinPrior(np.full((len(hits), len(ALPHA)), 1 / len(ALPHA)))
-    for row in learned_prior(hits, uniform, _PSEUDO).weights:
-        print("    (", ", ".join(f"{weight:.4g}" for weight in row.round(5)), "),", sep="")
+    uniform = BasinPrior(np.full((len(LEVELS), len(ALPHA)), 1 / len(ALPHA)))
+    for kind in sorted(counts):
+        hits = [Hits(*map(np.concatenate, zip(*level, strict=True))) for level in zip(*counts[kind], strict=True)]
+        print(f"class {kind}")
+        for row in learned_prior(hits, uniform, _PSEUDO).weights:
+            print("    (", ", ".join(f"{weight:.4g}" for weight in row.round(5)), "),", sep="")
 
 
 if __name__ == "__main__":
