@@ -63,15 +63,17 @@ def test_the_prior_is_used_afterwards():
     network = rough()
     y = network(np.random.default_rng(1).standard_normal((30, 3)))
     y += 0.3 * np.random.default_rng(2).standard_normal(y.shape)
-    options = Search(rounds=3, confidence=1.0)
+    options = Search(rounds=2, confidence=1.0)  # both make the same: later rounds follow from the confidence
     before = unrelu.invert(network, y, options)
-    assert prior_for(problem_of(network)) is default_prior()
+    problem = problem_of(network)
+    assert prior_for(problem) is default_prior(problem)
     unrelu.calibrate(network, noise=NOISE, observations=60)
-    assert prior_for(problem_of(network)) is not default_prior()
+    assert prior_for(problem) is not default_prior(problem)
     after = unrelu.invert(network, y, options)
     np.testing.assert_array_equal(after.z, before.z)
     assert (after.confidence != before.confidence).mean() > 0.9
-    assert prior_for(problem_of(network, np.arange(N) > 3)) is default_prior()
+    other = problem_of(network, np.arange(N) > 3)
+    assert prior_for(other) is default_prior(other)
 
 
 def test_it_is_about_codes_within_the_bounds(monkeypatch):
@@ -89,12 +91,13 @@ def test_it_is_about_codes_within_the_bounds(monkeypatch):
     noise = problem.y - network(codes).reshape(60, N) * np.ldexp(1.0, problem.units.data)
     assert 0.2 < noise.std() * np.ldexp(1.0, -problem.units.data) < 0.4
 
-    def prior(bounds):
-        return prior_for(Problem.build(network, np.ones((2, N)), bounds=bounds).equilibrated())
+    def learned_within(bounds):
+        problem = Problem.build(network, np.ones((2, N)), bounds=bounds).equilibrated()
+        return prior_for(problem) is not default_prior(problem)
 
-    assert prior((lower, upper)) is not default_prior()
-    assert prior(None) is default_prior()
-    assert prior((lower, upper + 1)) is default_prior()
+    assert learned_within((lower, upper))
+    assert not learned_within(None)
+    assert not learned_within((lower, upper + 1))
 
 
 def test_it_is_reproducible():
@@ -121,7 +124,8 @@ def test_every_measurement_can_be_learned(noise, kind):
     assert 0 <= found.wrong <= 1
     assert 0 <= found.reached <= 1
     y = np.ones((2, 6 if kind == "matrix" else N))
-    assert prior_for(Problem.build(network, y, operator=operator)) is not default_prior()
+    problem = Problem.build(network, y, operator=operator)
+    assert prior_for(problem) is not default_prior(problem)
 
 
 def test_an_easy_generator_is_found_to_be_easy():

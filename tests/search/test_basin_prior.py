@@ -8,11 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
+import unrelu
 from tests.support import random_network
 from unrelu.problem import Problem
 from unrelu.search import basin_prior
-from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, default_prior, keep_prior, learned_prior, prior_for
+from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, class_of, default_prior, keep_prior, learned_prior, prior_for
 from unrelu.search.confidence import ALPHA, Hits, confidence, learned
 
 N, B = 20, 4
@@ -46,12 +48,44 @@ def hits_of(best, chains=12, second=0):
 # --- levels -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_default_is_a_mixture_for_each_level():
-    weights = default_prior().weights
-    assert weights.shape == (len(LEVELS), len(ALPHA))
-    assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    assert default_prior() is default_prior()
+def problem_with(sizes, activation="relu", **options):
+    network = random_network(sizes, activation=activation, seed=1)
+    return Problem.build(network, np.ones((2, sizes[-1])), **options)
+
+
+WIDE = problem_with((10, 30, 60))
+CLASSES = (WIDE, problem_with((4, 10, 16)), problem_with((6, 10, 12, 40)))
+
+
+def test_a_default_is_a_mixture_for_each_level():
+    for problem in CLASSES:
+        weights = default_prior(problem).weights
+        assert weights.shape == (len(LEVELS), len(ALPHA))
+        assert (weights >= 0).all()
+        np.testing.assert_allclose(weights.sum(axis=1), 1)
+        assert default_prior(problem) is default_prior(problem)
+
+
+def test_narrow_layers_take_more_chains_to_be_sure():
+    assert [class_of(problem) for problem in CLASSES] == [0, 1, 2]
+    all_agree = [default_prior(problem).confidence(0, hits_of([6], 6))[0] for problem in CLASSES]
+    assert all_agree[0] >= SURE > all_agree[1] > 0.8 > all_agree[2]
+    hopped = [default_prior(problem).confidence(8, hits_of([12], 12))[0] for problem in CLASSES]
+    assert hopped[0] > hopped[1] >= SURE > hopped[2]
+
+
+def test_only_neurons_that_can_be_off_make_a_layer_narrow():
+    assert class_of(problem_with((6, 10, 12, 40), "leaky_relu")) == 0
+    assert class_of(problem_with((6, 10, 12, 40), "tanh")) == 0
+    assert class_of(problem_with((6, 5, 40))) == 2
+
+
+def test_what_the_defaults_were_not_learned_on_has_the_middle_one():
+    module = torch.nn.Sequential(torch.nn.Linear(10, 60), torch.nn.SiLU(), torch.nn.Linear(60, 60))
+    opaque = unrelu.from_torch(module, (10,))
+    assert class_of(Problem.build(opaque, np.ones((2, 60)))) == 1
+    assert class_of(problem_with((10, 30, 60), noise="poisson")) == 1
+    assert class_of(problem_with((10, 30, 60), operator=lambda x: x**2)) == 1
 
 
 def test_chains_are_judged_by_the_level_of_their_hops():
@@ -65,16 +99,17 @@ def test_chains_are_judged_by_the_level_of_their_hops():
     np.testing.assert_array_equal(prior.confidence(9 * LEVELS[-1], hits), levels[-1])
 
 
-def test_the_last_level_is_learned_from_observations_that_were_unsure_before():
+def test_a_level_is_learned_from_observations_that_were_unsure_before():
     base = some_prior()
-    hits = [hits_of(counts) for counts in ([6] * 50, [12] * 40 + [1] * 10, [12] * 40 + [4] * 10)]
+    counts = ([12] * 40 + [1] * 20, [12] * 50 + [1] * 10, [12] * 40 + [4] * 20)
+    hits = [hits_of(each) for each in counts]
     found = learned_prior(hits, base, pseudo=1.0)
-    for i in (0, 1):
-        np.testing.assert_allclose(found.weights[i], learned(hits[i], base.weights[i], 1.0))
-    unsure = confidence(found.weights[1], hits[1]) < SURE
-    assert unsure.any()
-    rest = Hits(*(count[unsure] for count in hits[2]))
-    np.testing.assert_allclose(found.weights[2], learned(rest, base.weights[2], 1.0))
+    unsure = np.ones(60, dtype=bool)
+    for i, left in enumerate((60, 20, 10)):
+        assert unsure.sum() == left
+        rest = Hits(*(count[unsure] for count in hits[i]))
+        np.testing.assert_allclose(found.weights[i], learned(rest, base.weights[i], 1.0))
+        unsure &= confidence(found.weights[i], hits[i]) < SURE
     np.testing.assert_allclose(found.weights.sum(axis=1), 1)
 
 
@@ -84,12 +119,13 @@ def test_the_last_level_is_learned_from_observations_that_were_unsure_before():
 @pytest.mark.parametrize("kind", MEASUREMENTS)
 def test_a_prior_is_kept_for_its_network_and_measurement_only(kind):
     network, prior = random_network((3, 8, N), seed=1), some_prior()
-    assert prior_for(problem_of(network, kind)) is default_prior()
+    assert prior_for(problem_of(network, kind)) is default_prior(problem_of(network, kind))
     keep_prior(problem_of(network, kind), prior)
     for other in MEASUREMENTS:
-        expected = prior if other == kind else default_prior()
+        expected = prior if other == kind else default_prior(problem_of(network, other))
         assert prior_for(problem_of(network, other, seed=3)) is expected  # whatever was observed
-    assert prior_for(problem_of(random_network((3, 8, N), seed=1), kind)) is default_prior()
+    twin = problem_of(random_network((3, 8, N), seed=1), kind)
+    assert prior_for(twin) is default_prior(twin)
 
 
 def test_masks_of_their_own_share_a_prior_whatever_they_hide():

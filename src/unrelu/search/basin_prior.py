@@ -95,7 +95,7 @@ _DEFAULT = (
     ),
 )  # fmt: skip
 # The largest share of codes near which the narrowest layer has too few neurons on, of all classes but the last.
-_SHARES = (0.05, 0.5)
+_SHARES = (0.05, 0.4)
 
 
 def class_of(problem: Problem) -> int:

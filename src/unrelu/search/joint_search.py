@@ -64,8 +64,8 @@ class Search:
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds. The
     confidence follows from how many chains ended at the best objective, to 1%, and where the others did, see
-    :mod:`~unrelu.search.confidence`; how far agreement can be trusted was learned on other generators, or by
-    :func:`unrelu.calibrate` on this one.
+    :mod:`~unrelu.search.confidence`; how far agreement can be trusted was learned on other generators, whose layers are
+    as wide or as narrow (:func:`~unrelu.search.basin_prior.class_of`), or by :func:`unrelu.calibrate` on this one.
 
     The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
     where :class:`~unrelu.local_search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one;
@@ -73,9 +73,9 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most. They bring an observation to 1 chain, to 4, 8 and 12 chains of 8 hops each, to 12 of 24
-            hops, to 18, and then to half as many more in each; while all chains but one agree, chains of 8 hops are
-            added instead. None: as many as end within 0.14 seconds of the processor, three times as many where no noise
+        rounds: rounds at most. They bring an observation to 1 chain, to 6 without hops, to 6, 8 and 12 of 8 hops each,
+            to 12 of 24 hops, to 18, and then to half as many more in each; while nearly all chains agree, half as many
+            are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three times as many where no noise
             is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
         max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 of L-BFGS where a
