@@ -14,7 +14,16 @@ import unrelu
 from tests.support import random_network
 from unrelu.problem import Problem
 from unrelu.search import basin_prior
-from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, class_of, default_prior, keep_prior, learned_prior, prior_for
+from unrelu.search.basin_prior import (
+    LEVELS,
+    SURE,
+    BasinPrior,
+    class_of,
+    default_prior,
+    keep_prior,
+    learned_prior,
+    prior_for,
+)
 from unrelu.search.confidence import ALPHA, Hits, confidence, learned
 
 N, B = 20, 4

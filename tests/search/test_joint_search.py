@@ -260,9 +260,9 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     assert (search.hits().best >= 3).all()
 
 
-def spent(chains, hops, missed, steps, rounds=4, confidence=0.9):
+def spent(chains, hops, missed, steps, rounds=4, confidence=0.9, outlying=False):
     counts = (np.array([n]) for n in (rounds, chains, hops, missed, steps))
-    return Spent(*counts, confidence=np.array([confidence]), noiseless=np.array([False]))
+    return Spent(*counts, np.array([confidence]), noiseless=np.array([False]), outlying=np.array([outlying]))
 
 
 def test_where_nearly_all_chains_agree_more_chains_come_before_further_hops():
@@ -271,6 +271,7 @@ def test_where_nearly_all_chains_agree_more_chains_come_before_further_hops():
     assert np.ravel(search.effort(spent(0, 0, 0, 0, rounds=0))).tolist() == [1, 0]
     assert np.ravel(search.effort(spent(6, 0, 1, 80, rounds=2))).tolist() == [9, 0]
     assert np.ravel(search.effort(spent(6, 0, 1, 80, rounds=2, confidence=0.8))).tolist() == [6, 8]
+    assert np.ravel(search.effort(spent(6, 0, 0, 80, rounds=2, outlying=True))).tolist() == [6, 8]
     assert np.ravel(search.effort(spent(9, 0, 2, 80, rounds=3))).tolist() == [9, 8]
     assert np.ravel(search.effort(spent(27, 0, 2, 80, rounds=5))).tolist() == [40, 0]
     assert np.ravel(search.effort(spent(12, 8, 1, 100))).tolist() == [18, 8]

@@ -92,6 +92,7 @@ class Spent(NamedTuple):
         steps: of all descents, (b,).
         confidence: (b,).
         noiseless: whether there is an exact fit to be found, (b,).
+        outlying: whether the residual stands out from the batch, so that agreement is no reason to stop, (b,).
     """
 
     rounds: npt.NDArray[np.int64]
@@ -101,6 +102,7 @@ class Spent(NamedTuple):
     steps: npt.NDArray[np.int64]
     confidence: Array
     noiseless: npt.NDArray[np.bool_]
+    outlying: npt.NDArray[np.bool_]
 
 
 class Descents(ABC):
@@ -237,13 +239,14 @@ class CompiledDescents(Descents):
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To the first of :attr:`rounds` with further hops or chains; where nearly all chains agree, to more chains.
 
-        More chains then say more than further hops. They are half as many more, as they are after the last round.
+        More chains then say more than further hops, but of an outlier, whose chains may all have missed the same. They
+        are half as many more, as they are after the last round.
         """
         rounds, spent_hops = np.array(self.rounds).T[:, :, None], spent.hops
         further = (rounds[1] > spent_hops) | ((rounds[1] == spent_hops) & (rounds[0] > spent.chains))
         chains, hops = np.array(self.rounds)[further.argmax(axis=0)].T
         agree = (spent.missed <= np.maximum(1, spent.chains // _CHAINS_A_MISS)) & (spent.confidence >= _AGREEING)
-        more = ~further.any(axis=0) | (agree & (hops > spent_hops))
+        more = ~further.any(axis=0) | (agree & ~spent.outlying & (hops > spent_hops))
         chains = np.where(more, spent.chains * 3 // 2, np.maximum(chains, spent.chains))
         return chains, np.where(more, spent_hops, hops)
 

@@ -75,8 +75,8 @@ class Search:
         confidence: the search of an observation stops when it has this confidence.
         rounds: rounds at most. They bring an observation to 1 chain, to 6 without hops, to 6, 8 and 12 of 8 hops each,
             to 12 of 24 hops, to 18, and then to half as many more in each; while nearly all chains agree, half as many
-            are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three times as many where no noise
-            is visible. Where descents are not compiled they are fewer:
+            are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three
+            times as many where no noise is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
         max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 of L-BFGS where a
             Jacobian costs as much as dozens of them.
@@ -123,6 +123,8 @@ class JointSearch:
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: spent on each observation, (B,).
+        exact: whether the code is an exact fit, (B,).
+        outlying: whether the residual stood out from the batch when all others were finished, (B,).
     """
 
     def __init__(self, problem: Problem, options: Search) -> None:
@@ -141,7 +143,8 @@ class JointSearch:
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = problem.energy
-        self.exact, self._confidence = np.zeros(problem.size, dtype=bool), np.zeros(problem.size)
+        self.exact, self.outlying = (np.zeros(problem.size, dtype=bool) for _ in range(2))
+        self._confidence = np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
         # later in a long row of searches.
@@ -185,14 +188,15 @@ class JointSearch:
         more = self.descents.affordable(self._spent()) if stated is None else self.rounds < stated
         wanted = more & ~self._finished
         if not wanted.any():
-            wanted = more & self._outlying()
+            self.outlying = self._outlying()
+            wanted = more & self.outlying
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         return np.flatnonzero(wanted & (self.rounds == fewest))
 
     def _spent(self) -> Spent:
         missed = self.made - self.hits().best
         noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
-        return Spent(self.rounds, self.made, self.hops, missed, self.steps, self._confidence, noiseless)
+        return Spent(self.rounds, self.made, self.hops, missed, self.steps, self._confidence, noiseless, self.outlying)
 
     def _make_round(self, rows: Index) -> None:
         """The next round of some observations; those that have and need equally many chains and hops go together."""
