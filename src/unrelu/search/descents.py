@@ -27,6 +27,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
+from unrelu.search.basin_prior import class_of
 from unrelu.search.sample_bank import Bank
 
 Array = npt.NDArray[np.float64]
@@ -40,9 +41,9 @@ _ENOUGH_DECREASE = 1e-2
 # Microseconds that a compiled search may spend on an observation if its rounds are not stated, and how many times as
 # much where there is an exact fit to be found.
 _MICROSECONDS, _NOISELESS = 1.4e5, 3
-# Those that it spends at least where there is noise: on a tiny generator, chains enough to miss few optima cost hardly
-# more than the call.
-_LEAST_MICROSECONDS = 2e3
+# Those that it spends at least where there is noise, by the class of the problem: on a tiny generator, chains enough to
+# miss few optima cost hardly more than the call, and narrow ones have more to miss.
+_LEAST_MICROSECONDS = (1e3, 4e3, 4e3)
 # Those that a step takes, by the terms of :func:`step_terms`.
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The rounds that each observation is given.
@@ -259,7 +260,7 @@ class CompiledDescents(Descents):
 
     def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
         """See :meth:`Descents.thorough`."""
-        return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS)
+        return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS[class_of(self.problem)])
 
     @property
     def layout(self) -> npt.NDArray[np.int64]:

@@ -59,8 +59,9 @@ class Search:
     one step each on smoothed generators, less and less smooth, then steps on the exact one. Chains start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
     (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
-    perturbs its code, descends again, and keeps what is lower. The codes ``z0`` of the user and, for observations
-    without visible noise, that of ``exact`` layer by layer start further descents, which are no evidence of anything.
+    perturbs its code, descends again, and keeps what is lower. The codes ``z0`` of the user and, where there is no
+    visible noise and the first chain is no exact fit, that of ``exact`` layer by layer start further descents, which
+    are no evidence of anything.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds. The
     confidence follows from how many chains ended at the best objective, to 1%, and where the others did, see
@@ -125,6 +126,7 @@ class JointSearch:
         steps: spent on each observation, (B,).
         exact: whether the code is an exact fit, (B,).
         outlying: whether the residual stood out from the batch when all others were finished, (B,).
+        by_layer: whether a code of ``exact`` was tried, (B,).
     """
 
     def __init__(self, problem: Problem, options: Search) -> None:
@@ -143,7 +145,7 @@ class JointSearch:
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = problem.energy
-        self.exact, self.outlying = (np.zeros(problem.size, dtype=bool) for _ in range(2))
+        self.exact, self.outlying, self.by_layer = (np.zeros(problem.size, dtype=bool) for _ in range(3))
         self._confidence = np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
@@ -168,10 +170,10 @@ class JointSearch:
     def search(self) -> None:
         """Round after round, until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
-            self._accept_exact_starts(self.problem.z0)
+            self._begin_at(self.problem.z0)
         while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
-            if not self.made[rows].any():
-                self._descend_from_codes(rows)
+            if self._start_by_layer(rows):
+                continue
             self._make_round(rows)
             if not self.watch.reason:
                 self.rounds[rows] += 1
@@ -242,16 +244,21 @@ class JointSearch:
         self._confidence[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
         self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
 
-    def _descend_from_codes(self, rows: Index) -> None:
-        """Descend from the user's codes, or from those of ``exact`` layer by layer where y looks noiseless."""
-        clean = rows[self.problem.looks_noiseless[rows]]
-        if self.problem.z0 is not None:
-            self.descend_from(rows, self.problem.z0[rows])
-        elif len(clean) and cheap_by_layer(self.problem):
-            control = self.problem.control.part(lambda _: self.report())
-            z = starting_codes(self.problem.part(clean, control), "exact").z
-            self.watch.rest()
-            self.descend_from(clean, z)
+    def _start_by_layer(self, rows: Index) -> bool:
+        """Where y looks noiseless and the first chain is no exact fit, try ``exact`` layer by layer; whether any were.
+
+        It costs many times a chain, and finds exact fits that few chains reach.
+        """
+        clean = rows[self.problem.looks_noiseless[rows] & (self.made[rows] > 0) & ~self.by_layer[rows]]
+        if self.problem.z0 is not None or not len(clean) or not cheap_by_layer(self.problem):
+            return False
+        control = self.problem.control.part(lambda _: self.report())
+        z = starting_codes(self.problem.part(clean, control), "exact").z
+        self.watch.rest()
+        self.descend_from(clean, z)
+        self.by_layer[clean] = True
+        self._confirm_exact()
+        return True
 
     def descend_from(self, rows: Index, z: Array) -> None:
         """Descend from codes (b, k) that are believed to be near an optimum: what is found there is no evidence.
@@ -263,10 +270,14 @@ class JointSearch:
         self.steps[rows] += self.descents.improve(start, _ZERO * self.size[rows], self.watch)
         self._keep(rows, start.z[:, 0], start.f[:, 0])
 
-    def _accept_exact_starts(self, z0: Array) -> None:
+    def _begin_at(self, z0: Array) -> None:
+        """Accept the user's codes that fit exactly, and descend from the others."""
         if not self.problem.prior:
             self.exact = self.problem.fits_exactly(z0)
             self.z[self.exact], self.f[self.exact] = z0[self.exact], 0.0
+        others = np.flatnonzero(~self.exact)
+        if len(others) and not self.watch():
+            self.descend_from(others, z0[others])
 
     def hits(self) -> Hits:
         """Where the chains ended, of every observation."""
