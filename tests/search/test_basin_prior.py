@@ -25,6 +25,7 @@ from unrelu.search.basin_prior import (
     prior_for,
 )
 from unrelu.search.confidence import ALPHA, Hits, confidence, learned
+from unrelu.search.descents import BatchDescents
 
 N, B = 20, 4
 RNG = np.random.default_rng(0)
@@ -95,6 +96,12 @@ def test_what_the_defaults_were_not_learned_on_has_the_middle_one():
     assert class_of(Problem.build(opaque, np.ones((2, 60)))) == 1
     assert class_of(problem_with((10, 30, 60), noise="poisson")) == 1
     assert class_of(problem_with((10, 30, 60), operator=lambda x: x**2)) == 1
+
+
+def test_three_chains_that_agree_are_not_doubted_where_few_are_made():
+    for problem in (WIDE, problem_with((10, 30, 60), operator=lambda x: x**2)):
+        agree, differ = (default_prior(problem).confidence(0, hits_of([n], 3, 3 - n))[0] for n in (3, 2))
+        assert agree >= BatchDescents.doubtful > differ
 
 
 def test_chains_are_judged_by_the_level_of_their_hops():
