@@ -140,7 +140,8 @@ def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[H
 def _judged(prior: BasinPrior, ends: list[Array], best: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
     sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
-    for hops, end in zip(LEVELS, ends, strict=True):
+    first = ends[0][:, : _CHAINS // 2]  # as many as a search makes before it hops
+    for hops, end in zip(LEVELS, [first, *ends[1:]], strict=True):
         lowest = end.min(axis=1)
         enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
         wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]

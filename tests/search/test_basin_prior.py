@@ -90,6 +90,17 @@ def test_only_neurons_that_can_be_off_make_a_layer_narrow():
     assert class_of(problem_with((6, 5, 40))) == 2
 
 
+def test_dead_neurons_do_not_make_a_layer_wide():
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((60, 10)), rng.standard_normal((100, 60))]
+    biases = [np.where(np.arange(60) < 42, -100.0, 0.0), np.zeros(100)]
+    network = unrelu.from_arrays(weights, biases)
+    assert class_of(Problem.build(network, np.ones((2, 100)))) == 2
+    alive = unrelu.from_arrays(weights, [-biases[0], biases[1]])  # always on
+    assert alive.noninjective_share < 1e-3
+    assert unrelu.from_arrays([rng.standard_normal((5, 10))], activation="tanh").noninjective_share == 1
+
+
 def test_what_the_defaults_were_not_learned_on_has_the_middle_one():
     module = torch.nn.Sequential(torch.nn.Linear(10, 60), torch.nn.SiLU(), torch.nn.Linear(60, 60))
     opaque = unrelu.from_torch(module, (10,))

@@ -9,7 +9,6 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr
 
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
@@ -94,18 +93,16 @@ _DEFAULT = (
         ),
     ),
 )  # fmt: skip
-# The largest share of codes near which the narrowest layer has too few neurons on, of all classes but the last.
+# The largest share of codes at which a layer has too few neurons on, of all classes but the last.
 _SHARES = (0.05, 0.4)
 
 
 def class_of(problem: Problem) -> int:
-    r"""Which default prior judges: the first is of generators with wide layers, then narrow, then very narrow ones.
+    """Which default prior judges: the first is of generators with wide layers, then narrow, then very narrow ones.
 
-    Near a code a ReLU layer is a linear map of the neurons that are on, and it takes k of them to tell k coordinates
-    apart (Puthawala, Kothari, Lassas, Dokmanic and de Hoop, Globally injective ReLU networks, J. Machine Learning
-    Research 23 (2022), section 2). Where fewer are on, codes far apart look alike, and independent chains miss the best
-    of them together much oftener. If half of the w neurons of the narrowest layer are on, that is so at a share
-    :math:`P(\mathrm{Bin}(w, 1/2) < k)` of all codes; :data:`_SHARES` are the largest shares of the classes.
+    Where a layer has fewer neurons on than a code has coordinates, codes far apart look alike, and independent chains
+    miss the best of them together much oftener. :data:`_SHARES` are the largest shares of codes at which that is so
+    (:attr:`~unrelu.models.network.Network.noninjective_share`) of the classes.
 
     What the priors were not learned on (layers that are not known, measurements that are not linear, counts) has the
     middle one, with which no few chains are sure.
@@ -113,10 +110,7 @@ def class_of(problem: Problem) -> int:
     network = problem.network
     if not isinstance(network, Network) or not problem.operator.linear or problem.noise.counts:
         return 1
-    kinds = ((layer.n_out, layer.activation) for layer in network.layers)
-    widths = [outputs for outputs, kind in kinds if not kind.smooth and (kind.slope == 0).any()]
-    share = bdtr(network.latent_dim - 1, min(widths), 0.5) if widths else 0.0
-    return sum(bool(share > most) for most in _SHARES)
+    return sum(network.noninjective_share > most for most in _SHARES)
 
 
 def default_prior(problem: Problem) -> BasinPrior:

@@ -48,8 +48,9 @@ _LEAST_MICROSECONDS = (1e3, 4e3, 4e3)
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The rounds that each observation is given.
 _LEAST_ROUNDS = 3
-# Nearly all chains agree where one of so many does not, if the confidence is as high as this.
-_CHAINS_A_MISS, _AGREEING = 12, 0.9
+# Nearly all chains agree where one of so many does not. More chains are made before further hops while the confidence
+# is between these two: below, the prior believes no few of them, and above they would add nothing.
+_CHAINS_A_MISS, _AGREEING, _AGREED = 12, 0.93, 0.9995
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
@@ -246,8 +247,9 @@ class CompiledDescents(Descents):
         rounds, spent_hops = np.array(self.rounds).T[:, :, None], spent.hops
         further = (rounds[1] > spent_hops) | ((rounds[1] == spent_hops) & (rounds[0] > spent.chains))
         chains, hops = np.array(self.rounds)[further.argmax(axis=0)].T
-        agree = (spent.missed <= np.maximum(1, spent.chains // _CHAINS_A_MISS)) & (spent.confidence >= _AGREEING)
-        more = ~further.any(axis=0) | (agree & ~spent.outlying & (hops > spent_hops))
+        agree = spent.missed <= np.maximum(1, spent.chains // _CHAINS_A_MISS)
+        agree &= (spent.confidence >= _AGREEING) & (spent.confidence < _AGREED) & ~spent.outlying
+        more = ~further.any(axis=0) | (agree & (hops > spent_hops))
         chains = np.where(more, spent.chains * 3 // 2, np.maximum(chains, spent.chains))
         return chains, np.where(more, spent_hops, hops)
 
