@@ -303,8 +303,8 @@ class CompiledDescents(Descents):
 class BatchDescents(Descents):
     """All codes at once, for generators of any kind on any device."""
 
-    # One descent costs as much as all chains of a small network. Two that agree are worth 0.92; a third is made where they
-    # do not, or where layers are not known, and a confidence of 0.82 is what three of these that agree have.
+    # One descent costs as much as all chains of a small network. Two that agree are worth 0.92. A third is made where
+    # they do not, or where layers are not known; three of these that agree are worth 0.84.
     rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0))
     doubtful = 0.82
     widths: ClassVar[Array] = _WIDTHS
