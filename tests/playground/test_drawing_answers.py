@@ -21,7 +21,9 @@ def never():
 
 @pytest.fixture(scope="module")
 def digits():
-    return PictureGenerator.of("mnist-relu", zoo.load("mnist-relu"), digits=zoo.observations("mnist-relu"))
+    digits = PictureGenerator.of("mnist-relu", zoo.load("mnist-relu"), digits=zoo.observations("mnist-relu"))
+    digits.prepare(never)
+    return digits
 
 
 @pytest.fixture(scope="module")

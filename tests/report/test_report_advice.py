@@ -55,13 +55,13 @@ def test_misfits_need_attention_and_are_no_successes(tmp_path):
 
 
 def test_without_stated_noise_success_is_what_counts(tmp_path):
-    found = run(tmp_path / "out", saved(tmp_path, observations(5)), method="auto", rounds=2)
+    found = run(tmp_path / "out", saved(tmp_path, observations(5)), method="auto", rounds=1)
     page = Page(write_report(found.folder))
     assert "above the stated noise" not in page.text
     assert f"{found.success} of 5 observations" in page.text
     assert "A G(z)" not in page.text
     confidence = found.read("confidence")
-    assert (confidence < 0.99).all()  # four chains that agree are little evidence
+    assert (confidence < 0.99).all()  # one chain is little evidence
     assert found.success == 0
     numbers = page.text[page.text.index("Numbers of every") :]
     assert f"{np.median(confidence):.3g}" in numbers.split("that no code has an objective more than 1% lower", 1)[1]

@@ -105,10 +105,13 @@ class PictureGenerator:
         )
 
     def prepare(self, stopped: Callable[[], bool]) -> None:
-        """Invert something, so that kernels are compiled and samples drawn before a search is timed."""
-        first = self.network.typical_outputs[0].reshape(self.network.output_shape)
+        """Invert something, so that kernels are compiled and samples drawn before a search is timed.
+
+        Grey is in the range of the outputs, but not drawn exactly, so that all kinds of starts are tried.
+        """
+        grey = np.full(self.network.output_shape, (self.low + self.high) / 2)
         for noise in (None, f"uniform:{0.1 * (self.high - self.low)}"):
-            invert(self.network, first, noise=noise, scale="none", time_limit=_PREPARING, callback=lambda _: stopped())
+            invert(self.network, grey, noise=noise, scale="none", time_limit=_PREPARING, callback=lambda _: stopped())
 
 
 def bundled() -> list[PictureGenerator]:
