@@ -18,7 +18,7 @@ from unrelu.search.basin_prior import (
     LEVELS,
     SURE,
     BasinPrior,
-    class_of,
+    width_class,
     default_prior,
     keep_prior,
     learned_prior,
@@ -77,7 +77,7 @@ def test_a_default_is_a_mixture_for_each_level():
 
 
 def test_narrow_layers_take_more_chains_to_be_sure():
-    assert [class_of(problem) for problem in CLASSES] == [0, 1, 2]
+    assert [width_class(problem) for problem in CLASSES] == [0, 1, 2]
     all_agree = [default_prior(problem).confidence(0, hits_of([6], 6))[0] for problem in CLASSES]
     assert all_agree[0] >= SURE > all_agree[1] > 0.8 > all_agree[2]
     hopped = [default_prior(problem).confidence(8, hits_of([12], 12))[0] for problem in CLASSES]
@@ -85,9 +85,9 @@ def test_narrow_layers_take_more_chains_to_be_sure():
 
 
 def test_only_neurons_that_can_be_off_make_a_layer_narrow():
-    assert class_of(problem_with((6, 10, 12, 40), "leaky_relu")) == 0
-    assert class_of(problem_with((6, 10, 12, 40), "tanh")) == 0
-    assert class_of(problem_with((6, 5, 40))) == 2
+    assert width_class(problem_with((6, 10, 12, 40), "leaky_relu")) == 0
+    assert width_class(problem_with((6, 10, 12, 40), "tanh")) == 0
+    assert width_class(problem_with((6, 5, 40))) == 2
 
 
 def test_dead_neurons_do_not_make_a_layer_wide():
@@ -95,7 +95,7 @@ def test_dead_neurons_do_not_make_a_layer_wide():
     weights = [rng.standard_normal((60, 10)), rng.standard_normal((100, 60))]
     biases = [np.where(np.arange(60) < 42, -100.0, 0.0), np.zeros(100)]
     network = unrelu.from_arrays(weights, biases)
-    assert class_of(Problem.build(network, np.ones((2, 100)))) == 2
+    assert width_class(Problem.build(network, np.ones((2, 100)))) == 2
     alive = unrelu.from_arrays(weights, [-biases[0], biases[1]])  # always on
     assert alive.noninjective_share < 1e-3
     assert unrelu.from_arrays([rng.standard_normal((5, 10))], activation="tanh").noninjective_share == 1
@@ -104,9 +104,9 @@ def test_dead_neurons_do_not_make_a_layer_wide():
 def test_what_the_defaults_were_not_learned_on_has_the_middle_one():
     module = torch.nn.Sequential(torch.nn.Linear(10, 60), torch.nn.SiLU(), torch.nn.Linear(60, 60))
     opaque = unrelu.from_torch(module, (10,))
-    assert class_of(Problem.build(opaque, np.ones((2, 60)))) == 1
-    assert class_of(problem_with((10, 30, 60), noise="poisson")) == 1
-    assert class_of(problem_with((10, 30, 60), operator=lambda x: x**2)) == 1
+    assert width_class(Problem.build(opaque, np.ones((2, 60)))) == 1
+    assert width_class(problem_with((10, 30, 60), noise="poisson")) == 1
+    assert width_class(problem_with((10, 30, 60), operator=lambda x: x**2)) == 1
 
 
 def test_three_chains_that_agree_are_not_doubted_where_few_are_made():

@@ -97,7 +97,7 @@ _DEFAULT = (
 _SHARES = (0.05, 0.4)
 
 
-def class_of(problem: Problem) -> int:
+def width_class(problem: Problem) -> int:
     """Which default prior judges: the first is of generators with wide layers, then narrow, then very narrow ones.
 
     Where a layer has fewer neurons on than a code has coordinates, codes far apart look alike, and independent chains
@@ -114,12 +114,12 @@ def class_of(problem: Problem) -> int:
 
 
 def default_prior(problem: Problem) -> BasinPrior:
-    """The prior where nothing was learned on the network itself, by its :func:`class_of`.
+    """The prior where nothing was learned on the network itself, by its :func:`width_class`.
 
     It is learned on the generators to tune on of ``unrelu benchmark hard``, 120 observations of each of seven
     measurements with noise, by ``python -m unrelu_studies.benchmarks.tuning.default_prior``.
     """
-    return _defaults()[class_of(problem)]
+    return _defaults()[width_class(problem)]
 
 
 @cache

@@ -27,7 +27,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.basin_prior import class_of
+from unrelu.search.basin_prior import width_class
 from unrelu.search.sample_bank import Bank
 
 Array = npt.NDArray[np.float64]
@@ -262,7 +262,7 @@ class CompiledDescents(Descents):
 
     def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
         """See :meth:`Descents.thorough`."""
-        return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS[class_of(self.problem)])
+        return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS[width_class(self.problem)])
 
     @property
     def layout(self) -> npt.NDArray[np.int64]:

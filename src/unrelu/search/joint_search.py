@@ -66,7 +66,7 @@ class Search:
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds. The
     confidence follows from how many chains ended at the best objective, to 1%, and where the others did, see
     :mod:`~unrelu.search.confidence`; how far agreement can be trusted was learned on other generators, whose layers are
-    as wide or as narrow (:func:`~unrelu.search.basin_prior.class_of`), or by :func:`unrelu.calibrate` on this one.
+    as wide or as narrow (:func:`~unrelu.search.basin_prior.width_class`), or by :func:`unrelu.calibrate` on this one.
 
     The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
     where :class:`~unrelu.local_search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one;
@@ -245,7 +245,7 @@ class JointSearch:
         self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
 
     def _start_by_layer(self, rows: Index) -> bool:
-        """Where y looks noiseless and the first chain is no exact fit, try ``exact`` layer by layer; whether any were.
+        """Try ``exact`` layer by layer where y looks noiseless and the first chain is no exact fit; whether any were.
 
         It costs many times a chain, and finds exact fits that few chains reach.
         """

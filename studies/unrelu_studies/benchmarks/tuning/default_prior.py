@@ -15,7 +15,7 @@ import numpy as np
 from unrelu._calibrate import chain_ends
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
-from unrelu.search.basin_prior import LEVELS, BasinPrior, class_of, learned_prior
+from unrelu.search.basin_prior import LEVELS, BasinPrior, width_class, learned_prior
 from unrelu.search.confidence import ALPHA, Hits
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
 
@@ -29,7 +29,7 @@ def counted(name: str, measurement: str, noise: float, size: int, seed: int) -> 
     with computing(one_thread=True):
         problem = Problem.build(batch.network, batch.y, operator=batch.operator, seed=seed).equilibrated()
         ends, best = chain_ends(problem, batch.truth)
-    return class_of(problem), [Hits.of(end, best, np.zeros(size)) for end in ends]
+    return width_class(problem), [Hits.of(end, best, np.zeros(size)) for end in ends]
 
 
 def main() -> None:
