@@ -18,11 +18,11 @@ from unrelu.search.basin_prior import (
     LEVELS,
     SURE,
     BasinPrior,
-    width_class,
     default_prior,
     keep_prior,
     learned_prior,
     prior_for,
+    width_class,
 )
 from unrelu.search.confidence import ALPHA, Hits, confidence, learned
 from unrelu.search.descents import BatchDescents

@@ -15,7 +15,7 @@ import numpy as np
 from unrelu._calibrate import chain_ends
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
-from unrelu.search.basin_prior import LEVELS, BasinPrior, width_class, learned_prior
+from unrelu.search.basin_prior import LEVELS, BasinPrior, learned_prior, width_class
 from unrelu.search.confidence import ALPHA, Hits
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
 
