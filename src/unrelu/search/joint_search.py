@@ -16,6 +16,7 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, cho
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.pooled_noise import too_large
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -47,6 +48,10 @@ _LARGEST_PRIOR = 1e12
 _REFINED, _REFINED_BY_GRADIENTS = 50, 400
 # A code is refined until two steps in a row each gain less than this fraction of its objective.
 _REFINED_DECREASE = 3e-4
+# In valleys: steps of a refinement, which ends when so many in a row together gain less than this fraction.
+_REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 400, 20, 1e-4
+# Layers of fewer neurons than so many times the coordinates of a code may leave valleys. So many chains are followed.
+_NARROW, _FOLLOWED = 3, 8
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
 _EXACT_DECREASE = 1e-13
 
@@ -79,8 +84,8 @@ class Search:
             are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three
             times as many where no noise is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
-        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 of L-BFGS where a
-            Jacobian costs as much as dozens of them.
+        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt (400 where layers are narrow or
+            saturate), or 400 of L-BFGS where a Jacobian costs as much as dozens of them.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it
@@ -127,6 +132,7 @@ class JointSearch:
         exact: whether the code is an exact fit, (B,).
         outlying: whether the residual stood out from the batch when all others were finished, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
+        followed: whether the chains that agree were followed along their valleys since the last round, (B,).
     """
 
     def __init__(self, problem: Problem, options: Search) -> None:
@@ -145,7 +151,7 @@ class JointSearch:
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.steps = np.zeros(problem.size, dtype=np.int64)
         self.size = problem.energy
-        self.exact, self.outlying, self.by_layer = (np.zeros(problem.size, dtype=bool) for _ in range(3))
+        self.exact, self.outlying, self.by_layer, self.followed = (np.zeros(problem.size, dtype=bool) for _ in range(4))
         self._confidence = np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
@@ -179,6 +185,7 @@ class JointSearch:
                 self.rounds[rows] += 1
                 self._confirm_exact()
                 self._judge()
+                self._follow_valleys()
 
     def _next_rows(self) -> Index:
         """The observations of the next round, which all have been through equally many.
@@ -202,6 +209,7 @@ class JointSearch:
 
     def _make_round(self, rows: Index) -> None:
         """The next round of some observations; those that have and need equally many chains and hops go together."""
+        self.followed[rows] = False
         chains, hops = (effort[rows] for effort in self.descents.effort(self._spent()))
         groups, of = np.unique(np.stack([self.made[rows], self.hops[rows], chains, hops]), axis=1, return_inverse=True)
         for g, (*_, to_chains, to_hops) in enumerate(groups.T):
@@ -295,6 +303,30 @@ class JointSearch:
         self._confidence[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
 
+    def _follow_valleys(self) -> None:
+        """Refine the chains that agree, of observations that are about to be finished, and judge again.
+
+        Chains that stop high in a valley have equal objectives by chance, or lead to different ones.
+        """
+        if self.problem.norm != "l2" or not leaves_valleys(self.problem.network):
+            return
+        rows = np.flatnonzero(self._finished & ~self.exact & ~self.followed)
+        if not len(rows):
+            return
+        lowest = np.argsort(self.ends[rows], axis=1)[:, :_FOLLOWED]
+        agrees = self.ends[rows[:, None], lowest] <= (1 + SAME) * self.f[rows, None]
+        row, chain = np.repeat(rows, agrees.sum(axis=1)), lowest[agrees]
+        objective, where = SquaredError.of(self.problem), self._rows(row)
+        z, _ = self._along_valleys(objective, objective.tensor(self.chains[row, chain]), where)
+        self.chains[row, chain], self.ends[row, chain] = z.cpu().numpy(), objective.values(z, where).cpu().numpy()
+        best = self.ends[rows].argmin(axis=1)
+        self._keep(rows, self.chains[rows, best], self.ends[rows, best])
+        self.followed[rows] = True
+        if self.watch.reason:
+            self._confidence[rows] = 0.0
+        else:
+            self._judge()
+
     @property
     def _sure(self) -> npt.NDArray[np.bool_]:
         """Observations with an exact fit, or with enough confidence; in another norm, whose best was found twice."""
@@ -354,6 +386,10 @@ class JointSearch:
         else:
             gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
             z, f, arrived = polish(objective, z, where, gram, exact)
+        if not steps and leaves_valleys(self.problem.network):
+            left = torch.nonzero(~arrived)[:, 0]
+            z[left], arrived[left] = self._along_valleys(objective.double, z[left], where[left])
+            return z.cpu().double().numpy(), arrived.cpu().numpy()
         for precise, most, decrease in (
             (objective, self.options.max_iterations or _REFINED, _REFINED_DECREASE),
             (objective.double, steps, _EXACT_DECREASE),
@@ -369,6 +405,20 @@ class JointSearch:
                 f[left] = state.f
                 arrived[left] = state.done | (state.f >= (1 - CONVERGED) * before)
         return z.cpu().double().numpy(), arrived.cpu().numpy()
+
+    def _along_valleys(self, objective: SquaredError, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (b, k) refined where steps may gain little each and much together, and whether they converged, (b,)."""
+        if not len(z):
+            return z, torch.zeros(0, dtype=torch.bool, device=z.device)
+        state = LevenbergMarquardtSteps(objective, z, rows, damping=1e-4)
+        most = self.options.max_iterations or _REFINED_IN_VALLEYS
+        for done in range(0, most, _VALLEY_STEPS):
+            before = state.f.clone()
+            state.run(min(_VALLEY_STEPS, most - done), self.watch)
+            state.retire(state.f >= (1 - _VALLEY_DECREASE) * before)
+            if not len(state.active) or self.watch.reason:
+                break
+        return state.z, state.done
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""
@@ -400,3 +450,15 @@ class JointSearch:
             part = self.problem.part(known, control)
             z[known], status[known] = finish(part, z[known], self.options.max_programs, cheap_by_layer(part))
         return z, status
+
+
+def leaves_valleys(network: Generator) -> bool:
+    """Whether the objective may fall slowly along valleys, which a descent has to follow for hundreds of steps.
+
+    The Jacobians of layers that are hardly wider than a code, several in a row, or that saturate have small singular
+    values: it takes long ways to change the output a little.
+    """
+    return isinstance(network, Network) and any(
+        layer.n_out < _NARROW * network.latent_dim or layer.activation.name in ("sigmoid", "tanh")
+        for layer in network.layers[:-1]
+    )
