@@ -50,8 +50,8 @@ _REFINED, _REFINED_BY_GRADIENTS = 50, 400
 _REFINED_DECREASE = 3e-4
 # In valleys: steps of a refinement, which ends when so many in a row together gain less than this fraction.
 _REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 400, 20, 1e-4
-# Layers of fewer neurons than so many times the coordinates of a code may leave valleys. So many chains are followed.
-_NARROW, _FOLLOWED = 3, 8
+# They are left by layers of at most so many times as many neurons as a code has coordinates. So many chains are followed.
+_NARROW, _FOLLOWED = 2, 8
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
 _EXACT_DECREASE = 1e-13
 
@@ -84,8 +84,8 @@ class Search:
             are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three
             times as many where no noise is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
-        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt (400 where layers are narrow or
-            saturate), or 400 of L-BFGS where a Jacobian costs as much as dozens of them.
+        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt (400 where several layers are
+            narrow or saturate), or 400 of L-BFGS where a Jacobian costs as much as dozens of them.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it
@@ -308,7 +308,7 @@ class JointSearch:
 
         Chains that stop high in a valley have equal objectives by chance, or lead to different ones.
         """
-        if self.problem.norm != "l2" or not leaves_valleys(self.problem.network):
+        if self.problem.norm != "l2" or self.descents.refines or not leaves_valleys(self.problem.network):
             return
         rows = np.flatnonzero(self._finished & ~self.exact & ~self.followed)
         if not len(rows):
@@ -410,7 +410,8 @@ class JointSearch:
         """Codes (b, k) refined where steps may gain little each and much together, and whether they converged, (b,)."""
         if not len(z):
             return z, torch.zeros(0, dtype=torch.bool, device=z.device)
-        state = LevenbergMarquardtSteps(objective, z, rows, damping=1e-4)
+        exact = 1e-30 * objective.y[rows].square().sum(dim=1)
+        state = LevenbergMarquardtSteps(objective, z, rows, damping=1e-4, enough=exact)
         most = self.options.max_iterations or _REFINED_IN_VALLEYS
         for done in range(0, most, _VALLEY_STEPS):
             before = state.f.clone()
@@ -455,10 +456,14 @@ class JointSearch:
 def leaves_valleys(network: Generator) -> bool:
     """Whether the objective may fall slowly along valleys, which a descent has to follow for hundreds of steps.
 
-    The Jacobians of layers that are hardly wider than a code, several in a row, or that saturate have small singular
-    values: it takes long ways to change the output a little.
+    The Jacobian of several layers in a row that are hardly wider than a code, or that saturate, has small singular
+    values: it takes a long way to change the output a little. Where a layer of ReLU does so neurons are off, and a
+    direction changes nothing at all.
     """
-    return isinstance(network, Network) and any(
-        layer.n_out < _NARROW * network.latent_dim or layer.activation.name in ("sigmoid", "tanh")
-        for layer in network.layers[:-1]
+    if not isinstance(network, Network):
+        return False
+    names, narrow = [layer.activation.name for layer in network.layers[:-1]], _NARROW * network.latent_dim
+    return 2 <= sum(
+        name in ("sigmoid", "tanh") or (name in ("leaky_relu", "prelu") and layer.n_out <= narrow)
+        for name, layer in zip(names, network.layers, strict=False)
     )
