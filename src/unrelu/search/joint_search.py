@@ -50,7 +50,7 @@ _REFINED, _REFINED_BY_GRADIENTS = 50, 400
 _REFINED_DECREASE = 3e-4
 # In valleys: steps of a refinement, which ends when so many in a row together gain less than this fraction.
 _REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 400, 20, 1e-4
-# They are left by layers of at most so many times as many neurons as a code has coordinates. So many chains are followed.
+# Layers of at most so many times as many neurons as a code has coordinates leave them. So many chains are followed.
 _NARROW, _FOLLOWED = 2, 8
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
 _EXACT_DECREASE = 1e-13
@@ -462,8 +462,10 @@ def leaves_valleys(network: Generator) -> bool:
     """
     if not isinstance(network, Network):
         return False
-    names, narrow = [layer.activation.name for layer in network.layers[:-1]], _NARROW * network.latent_dim
-    return 2 <= sum(
-        name in ("sigmoid", "tanh") or (name in ("leaky_relu", "prelu") and layer.n_out <= narrow)
-        for name, layer in zip(names, network.layers, strict=False)
-    )
+    narrow = _NARROW * network.latent_dim
+    valleys = [
+        layer.activation.name in ("sigmoid", "tanh")
+        or (layer.activation.name in ("leaky_relu", "prelu") and layer.n_out <= narrow)
+        for layer in network.layers[:-1]
+    ]
+    return sum(valleys) >= 2
