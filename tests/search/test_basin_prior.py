@@ -19,6 +19,7 @@ from unrelu.search.basin_prior import (
     SURE,
     BasinPrior,
     default_prior,
+    has_valleys,
     keep_prior,
     learned_prior,
     prior_for,
@@ -85,9 +86,26 @@ def test_narrow_layers_take_more_chains_to_be_sure():
 
 
 def test_only_neurons_that_can_be_off_make_a_layer_narrow():
-    assert width_class(problem_with((6, 10, 12, 40), "leaky_relu")) == 0
-    assert width_class(problem_with((6, 10, 12, 40), "tanh")) == 0
+    assert width_class(problem_with((6, 10, 40), "leaky_relu")) == 0
+    assert width_class(problem_with((6, 10, 40), "tanh")) == 0
     assert width_class(problem_with((6, 5, 40))) == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "activation", "valleys"),
+    [
+        ((6, 10, 12, 40), "leaky_relu", True),
+        ((6, 13, 12, 40), "leaky_relu", False),
+        ((6, 10, 12), "leaky_relu", False),  # the output is no hidden layer
+        ((6, 60, 60, 40), "tanh", True),
+        ((6, 60, 60, 40), "sigmoid", True),
+        ((6, 12, 12, 40), "relu", False),
+    ],
+)
+def test_several_narrow_or_saturating_layers_have_valleys_and_take_more_chains(sizes, activation, valleys):
+    problem = problem_with(sizes, activation)
+    assert has_valleys(problem.network) == valleys
+    assert (width_class(problem) >= 1) >= valleys
 
 
 def test_dead_neurons_do_not_make_a_layer_wide():

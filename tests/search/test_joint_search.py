@@ -641,3 +641,33 @@ def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned(seed)
     for z, code in zip(result.z, truth, strict=True):
         y, sigma = network(code), np.linalg.svd(network.jacobian(code), compute_uv=False)
         assert np.linalg.norm(z - code) <= 2 * 240 * EPS * np.linalg.norm(y) / sigma[-1] < 1e-6
+
+
+@pytest.mark.parametrize("case", ["one", "noiseless", "masked", "bounded", "float32", "sigmoid", "stopped", "one step"])
+def test_valleys_are_followed_whatever_is_measured(case):
+    activation = "sigmoid" if case == "sigmoid" else "leaky_relu:0.1"
+    network = random_network((6, 8, 9, 30), activation, seed=1, last="identity")
+    if case == "float32":
+        network = network.to(torch.float32)
+    rng = np.random.default_rng(2)
+    truth = rng.uniform(-1, 1, (1 if case == "one" else 12, 6))
+    y = network(truth) + (0 if case == "noiseless" else 0.1) * rng.standard_normal((len(truth), 30))
+    options = {
+        "masked": {"operator": rng.random((12, 30)) < 0.8},
+        "bounded": {"bounds": (-1, 1)},
+        "stopped": {"callback": lambda progress: progress.nit > 0},
+        "one step": {"max_iterations": 1},
+    }.get(case, {})
+    result = unrelu.invert(network, y, **options)
+    assert np.isfinite(result.z).all()
+    if case == "noiseless":
+        assert (result.status == Status.EXACT_FIT).all()
+    elif case == "stopped":
+        assert (result.status == Status.STOPPED).all()
+        assert not result.success.any()
+    else:
+        further = unrelu.invert(
+            network, y, "lm", z0=result.z, **{k: v for k, v in options.items() if k != "max_iterations"}
+        )
+        assert (result.fun <= 1.01 * further.fun)[result.confidence >= 0.99].all()
+        assert (np.abs(result.z) <= 1).all() or case != "bounded"

@@ -95,6 +95,23 @@ _DEFAULT = (
 )  # fmt: skip
 # The largest share of codes at which a layer has too few neurons on, of all classes but the last.
 _SHARES = (0.05, 0.4)
+# Layers of at most so many times as many neurons as a code has coordinates may leave valleys.
+_NARROW = 2
+
+
+def has_valleys(network: Network) -> bool:
+    """Whether the objective may fall slowly along valleys, which a descent has to follow for hundreds of steps.
+
+    The Jacobian of two or more layers that are hardly wider than a code, or that saturate, has small singular values:
+    it takes a long way to change the output a little. Where a neuron of ReLU is off, a direction changes nothing.
+    """
+    narrow = _NARROW * network.latent_dim
+    valleys = [
+        layer.activation.name in ("sigmoid", "tanh")
+        or (layer.activation.name in ("leaky_relu", "prelu") and layer.n_out <= narrow)
+        for layer in network.layers[:-1]
+    ]
+    return sum(valleys) >= 2
 
 
 def width_class(problem: Problem) -> int:
@@ -104,13 +121,13 @@ def width_class(problem: Problem) -> int:
     miss the best of them together much oftener. :data:`_SHARES` are the largest shares of codes at which that is so
     (:attr:`~unrelu.models.network.Network.noninjective_share`) of the classes.
 
-    What the priors were not learned on (layers that are not known, measurements that are not linear, counts) has the
-    middle one, with which no few chains are sure.
+    What the priors were not learned on (layers that are not known or leave valleys, measurements that are not linear,
+    counts) has the middle one at least, with which no few chains are sure.
     """
     network = problem.network
     if not isinstance(network, Network) or not problem.operator.linear or problem.noise.counts:
         return 1
-    return sum(network.noninjective_share > most for most in _SHARES)
+    return max(has_valleys(network), sum(network.noninjective_share > most for most in _SHARES))
 
 
 def default_prior(problem: Problem) -> BasinPrior:

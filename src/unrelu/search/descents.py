@@ -27,7 +27,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.basin_prior import width_class
+from unrelu.search.basin_prior import has_valleys, width_class
 from unrelu.search.sample_bank import Bank
 
 Array = npt.NDArray[np.float64]
@@ -121,6 +121,8 @@ class Descents(ABC):
         settled: a confidence from which one without visible noise is given none: its chains agree that it does not fit.
         first: the round that observations with visible noise begin with.
         refines: whether codes that leave a residual are :meth:`refined` here, as a Jacobian costs too much.
+        valleys: whether a code that these descents reach has to be followed further, see
+            :func:`~unrelu.search.basin_prior.has_valleys`.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
@@ -128,6 +130,7 @@ class Descents(ABC):
     settled: ClassVar[float] = 1.0
     first: ClassVar[int] = 0
     refines: ClassVar[bool] = False
+    valleys: bool = False
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To how many chains, of how many hops, the next round brings observations, (b,) each."""
@@ -215,6 +218,7 @@ class CompiledDescents(Descents):
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
         network, (operator, weights) = problem.network, unweighted(problem.operator, problem.size)
         assert isinstance(network, Network)
+        self.valleys = has_valleys(network)
         sizes = network.activation_sizes
         matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
         dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]

@@ -16,7 +16,6 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, cho
 from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
 from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.pooled_noise import too_large
-from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -50,8 +49,6 @@ _REFINED, _REFINED_BY_GRADIENTS = 50, 400
 _REFINED_DECREASE = 3e-4
 # In valleys: steps of a refinement, which ends when so many in a row together gain less than this fraction.
 _REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 400, 20, 1e-4
-# Layers of at most so many times as many neurons as a code has coordinates leave them. So many chains are followed.
-_NARROW, _FOLLOWED = 2, 8
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
 _EXACT_DECREASE = 1e-13
 
@@ -64,9 +61,10 @@ class Search:
     one step each on smoothed generators, less and less smooth, then steps on the exact one. Chains start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
     (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
-    perturbs its code, descends again, and keeps what is lower. The codes ``z0`` of the user and, where there is no
-    visible noise and the first chain is no exact fit, that of ``exact`` layer by layer start further descents, which
-    are no evidence of anything.
+    perturbs its code, descends again, and keeps what is lower. Where layers leave valleys
+    (:func:`~unrelu.search.basin_prior.has_valleys`), each is followed to its end. The codes ``z0`` of the user and,
+    where there is no visible noise and the first chain is no exact fit, that of ``exact`` layer by layer start further
+    descents, which are no evidence of anything.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds. The
     confidence follows from how many chains ended at the best objective, to 1%, and where the others did, see
@@ -84,8 +82,8 @@ class Search:
             are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three
             times as many where no noise is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
-        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt (400 where several layers are
-            narrow or saturate), or 400 of L-BFGS where a Jacobian costs as much as dozens of them.
+        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 along a valley, or 400
+            of L-BFGS where a Jacobian costs as much as dozens of them.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it
@@ -132,7 +130,6 @@ class JointSearch:
         exact: whether the code is an exact fit, (B,).
         outlying: whether the residual stood out from the batch when all others were finished, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
-        followed: whether the chains that agree were followed along their valleys since the last round, (B,).
     """
 
     def __init__(self, problem: Problem, options: Search) -> None:
@@ -185,7 +182,6 @@ class JointSearch:
                 self.rounds[rows] += 1
                 self._confirm_exact()
                 self._judge()
-                self._follow_valleys()
 
     def _next_rows(self) -> Index:
         """The observations of the next round, which all have been through equally many.
@@ -209,7 +205,6 @@ class JointSearch:
 
     def _make_round(self, rows: Index) -> None:
         """The next round of some observations; those that have and need equally many chains and hops go together."""
-        self.followed[rows] = False
         chains, hops = (effort[rows] for effort in self.descents.effort(self._spent()))
         groups, of = np.unique(np.stack([self.made[rows], self.hops[rows], chains, hops]), axis=1, return_inverse=True)
         for g, (*_, to_chains, to_hops) in enumerate(groups.T):
@@ -241,10 +236,27 @@ class JointSearch:
 
     def _improve(self, rows: Index, some: slice, moves: Array) -> None:
         z, f = self.chains[rows, some], self.ends[rows, some]
-        self.steps[rows] += self.descents.improve(Start(rows, z, f, moves), _ZERO * self.size[rows], self.watch)
+        self._descend(Start(rows, z, f, moves))
         self.chains[rows, some], self.ends[rows, some] = z, f
         best = f.argmin(axis=1)
         self._keep(rows, z[np.arange(len(rows)), best], f.min(axis=1))
+
+    def _descend(self, start: Start) -> None:
+        """Descend and hop from some codes, which become those reached; where there are valleys, to their ends."""
+        before = start.f.copy()
+        self.steps[start.rows] += self.descents.improve(start, _ZERO * self.size[start.rows], self.watch)
+        if not self.descents.valleys:
+            return
+        objective, lower = SquaredError.of(self.problem), np.argwhere(start.f < before)
+        size = max(1, _NUMBERS // start.z.shape[2] ** 2)
+        for part in np.split(lower, range(size, len(lower), size)):
+            if not len(part) or self.watch():
+                break
+            at, rows = tuple(part.T), start.rows[part[:, 0]]
+            state = self._along_valleys(objective, objective.tensor(start.z[at]), self._rows(rows))
+            start.z[at], start.f[at] = state.z.cpu().numpy(), state.f.cpu().numpy()
+            np.add.at(self.steps, rows, state.steps.cpu().numpy())
+        self.watch.rest()
 
     def _keep(self, rows: Index, z: Array, f: Array) -> None:
         lower = f < self.f[rows]
@@ -275,7 +287,7 @@ class JointSearch:
         """
         z = self.problem.bounds.clip(z)
         start = Start(rows, z[:, None].copy(), np.full((len(rows), 1), np.inf), np.empty((len(rows), 1, 0, 1)), False)
-        self.steps[rows] += self.descents.improve(start, _ZERO * self.size[rows], self.watch)
+        self._descend(start)
         self._keep(rows, start.z[:, 0], start.f[:, 0])
 
     def _begin_at(self, z0: Array) -> None:
@@ -302,30 +314,6 @@ class JointSearch:
         sure = np.flatnonzero(self._confidence >= self.options.confidence)
         self._confidence[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
-
-    def _follow_valleys(self) -> None:
-        """Refine the chains that agree, of observations that are about to be finished, and judge again.
-
-        Chains that stop high in a valley have equal objectives by chance, or lead to different ones.
-        """
-        if self.problem.norm != "l2" or self.descents.refines or not leaves_valleys(self.problem.network):
-            return
-        rows = np.flatnonzero(self._finished & ~self.exact & ~self.followed)
-        if not len(rows):
-            return
-        lowest = np.argsort(self.ends[rows], axis=1)[:, :_FOLLOWED]
-        agrees = self.ends[rows[:, None], lowest] <= (1 + SAME) * self.f[rows, None]
-        row, chain = np.repeat(rows, agrees.sum(axis=1)), lowest[agrees]
-        objective, where = SquaredError.of(self.problem), self._rows(row)
-        z, _ = self._along_valleys(objective, objective.tensor(self.chains[row, chain]), where)
-        self.chains[row, chain], self.ends[row, chain] = z.cpu().numpy(), objective.values(z, where).cpu().numpy()
-        best = self.ends[rows].argmin(axis=1)
-        self._keep(rows, self.chains[rows, best], self.ends[rows, best])
-        self.followed[rows] = True
-        if self.watch.reason:
-            self._confidence[rows] = 0.0
-        else:
-            self._judge()
 
     @property
     def _sure(self) -> npt.NDArray[np.bool_]:
@@ -386,9 +374,10 @@ class JointSearch:
         else:
             gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
             z, f, arrived = polish(objective, z, where, gram, exact)
-        if not steps and leaves_valleys(self.problem.network):
+        if self.descents.valleys and not steps:
             left = torch.nonzero(~arrived)[:, 0]
-            z[left], arrived[left] = self._along_valleys(objective.double, z[left], where[left])
+            state = self._along_valleys(objective.double, z[left], where[left])
+            z[left], arrived[left] = state.z, state.done
             return z.cpu().double().numpy(), arrived.cpu().numpy()
         for precise, most, decrease in (
             (objective, self.options.max_iterations or _REFINED, _REFINED_DECREASE),
@@ -406,20 +395,17 @@ class JointSearch:
                 arrived[left] = state.done | (state.f >= (1 - CONVERGED) * before)
         return z.cpu().double().numpy(), arrived.cpu().numpy()
 
-    def _along_valleys(self, objective: SquaredError, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (b, k) refined where steps may gain little each and much together, and whether they converged, (b,)."""
-        if not len(z):
-            return z, torch.zeros(0, dtype=torch.bool, device=z.device)
+    def _along_valleys(self, objective: SquaredError, z: Tensor, rows: Tensor) -> LevenbergMarquardtSteps:
+        """Codes (b, k) refined where steps may gain little each and much together, in the network's own precision."""
         exact = 1e-30 * objective.y[rows].square().sum(dim=1)
         state = LevenbergMarquardtSteps(objective, z, rows, damping=1e-4, enough=exact)
-        most = self.options.max_iterations or _REFINED_IN_VALLEYS
-        for done in range(0, most, _VALLEY_STEPS):
+        for _ in range(0, self.options.max_iterations or _REFINED_IN_VALLEYS, _VALLEY_STEPS):
             before = state.f.clone()
-            state.run(min(_VALLEY_STEPS, most - done), self.watch)
-            state.retire(state.f >= (1 - _VALLEY_DECREASE) * before)
+            state.run(_VALLEY_STEPS, self.watch)
             if not len(state.active) or self.watch.reason:
                 break
-        return state.z, state.done
+            state.retire(state.f >= (1 - _VALLEY_DECREASE) * before)
+        return state
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,)."""
@@ -451,21 +437,3 @@ class JointSearch:
             part = self.problem.part(known, control)
             z[known], status[known] = finish(part, z[known], self.options.max_programs, cheap_by_layer(part))
         return z, status
-
-
-def leaves_valleys(network: Generator) -> bool:
-    """Whether the objective may fall slowly along valleys, which a descent has to follow for hundreds of steps.
-
-    The Jacobian of several layers in a row that are hardly wider than a code, or that saturate, has small singular
-    values: it takes a long way to change the output a little. Where a layer of ReLU does so neurons are off, and a
-    direction changes nothing at all.
-    """
-    if not isinstance(network, Network):
-        return False
-    narrow = _NARROW * network.latent_dim
-    valleys = [
-        layer.activation.name in ("sigmoid", "tanh")
-        or (layer.activation.name in ("leaky_relu", "prelu") and layer.n_out <= narrow)
-        for layer in network.layers[:-1]
-    ]
-    return sum(valleys) >= 2
