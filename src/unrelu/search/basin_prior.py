@@ -102,13 +102,14 @@ _NARROW = 2
 def has_valleys(network: Network) -> bool:
     """Whether the objective may fall slowly along valleys, which a descent has to follow for hundreds of steps.
 
-    The Jacobian of two or more layers that are hardly wider than a code, or that saturate, has small singular values:
-    it takes a long way to change the output a little. Where a neuron of ReLU is off, a direction changes nothing.
+    The Jacobian of two or more hidden layers of sigmoid, whose slopes are at most 1/4, or of LeakyReLU or tanh and
+    hardly wider than a code, has small singular values: it takes a long way to change the output a little. Where a
+    neuron of ReLU is off, a direction changes nothing.
     """
     narrow = _NARROW * network.latent_dim
     valleys = [
-        layer.activation.name in ("sigmoid", "tanh")
-        or (layer.activation.name in ("leaky_relu", "prelu") and layer.n_out <= narrow)
+        layer.activation.name == "sigmoid"
+        or (layer.activation.name in ("leaky_relu", "prelu", "tanh") and layer.n_out <= narrow)
         for layer in network.layers[:-1]
     ]
     return sum(valleys) >= 2
