@@ -47,8 +47,8 @@ _LARGEST_PRIOR = 1e12
 _REFINED, _REFINED_BY_GRADIENTS = 50, 400
 # A code is refined until two steps in a row each gain less than this fraction of its objective.
 _REFINED_DECREASE = 3e-4
-# In valleys: steps of a refinement, which ends when so many in a row together gain less than this fraction.
-_REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 400, 20, 1e-4
+# In valleys: steps of a chain and of a refinement at most; they end when so many in a row gain less than this fraction.
+_FOLLOWED, _REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 200, 400, 20, 1e-4
 # Exact fits are as good as their rounding when a step is predicted to gain no more.
 _EXACT_DECREASE = 1e-13
 
@@ -114,7 +114,13 @@ class Search:
         run.search()
         z, status = run.refined()
         return Inversion.of(
-            problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence(), pool=self.pool
+            problem,
+            z,
+            method="auto",
+            status=status,
+            nit=run.steps + run.followed,
+            confidence=run.confidence(),
+            pool=self.pool,
         )
 
 
@@ -126,7 +132,7 @@ class JointSearch:
         made, hops: how many chains each observation has, and the hops of each of them, (B,).
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
-        steps: spent on each observation, (B,).
+        steps, followed: spent on each observation, and after them along valleys, which no budget has, (B,).
         exact: whether the code is an exact fit, (B,).
         outlying: whether the residual stood out from the batch when all others were finished, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
@@ -146,9 +152,9 @@ class JointSearch:
         if options.rounds is None:
             self.rounds[~problem.looks_noiseless] = self.descents.first
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
-        self.steps = np.zeros(problem.size, dtype=np.int64)
+        self.steps, self.followed = (np.zeros(problem.size, dtype=np.int64) for _ in range(2))
         self.size = problem.energy
-        self.exact, self.outlying, self.by_layer, self.followed = (np.zeros(problem.size, dtype=bool) for _ in range(4))
+        self.exact, self.outlying, self.by_layer = (np.zeros(problem.size, dtype=bool) for _ in range(3))
         self._confidence = np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
@@ -248,14 +254,14 @@ class JointSearch:
         if not self.descents.valleys:
             return
         objective, lower = SquaredError.of(self.problem), np.argwhere(start.f < before)
-        size = max(1, _NUMBERS // start.z.shape[2] ** 2)
+        size = max(1, _NUMBERS // max(objective.y.shape[1], start.z.shape[2] ** 2))
         for part in np.split(lower, range(size, len(lower), size)):
             if not len(part) or self.watch():
                 break
             at, rows = tuple(part.T), start.rows[part[:, 0]]
-            state = self._along_valleys(objective, objective.tensor(start.z[at]), self._rows(rows))
+            state = self._along_valleys(objective, objective.tensor(start.z[at]), rows, _FOLLOWED)
             start.z[at], start.f[at] = state.z.cpu().numpy(), state.f.cpu().numpy()
-            np.add.at(self.steps, rows, state.steps.cpu().numpy())
+            np.add.at(self.followed, rows, state.steps.cpu().numpy())
         self.watch.rest()
 
     def _keep(self, rows: Index, z: Array, f: Array) -> None:
@@ -376,7 +382,8 @@ class JointSearch:
             z, f, arrived = polish(objective, z, where, gram, exact)
         if self.descents.valleys and not steps:
             left = torch.nonzero(~arrived)[:, 0]
-            state = self._along_valleys(objective.double, z[left], where[left])
+            most = self.options.max_iterations or _REFINED_IN_VALLEYS
+            state = self._along_valleys(objective.double, z[left], rows[left.cpu().numpy()], most)
             z[left], arrived[left] = state.z, state.done
             return z.cpu().double().numpy(), arrived.cpu().numpy()
         for precise, most, decrease in (
@@ -395,16 +402,17 @@ class JointSearch:
                 arrived[left] = state.done | (state.f >= (1 - CONVERGED) * before)
         return z.cpu().double().numpy(), arrived.cpu().numpy()
 
-    def _along_valleys(self, objective: SquaredError, z: Tensor, rows: Tensor) -> LevenbergMarquardtSteps:
+    def _along_valleys(self, objective: SquaredError, z: Tensor, rows: Index, most: int) -> LevenbergMarquardtSteps:
         """Codes (b, k) refined where steps may gain little each and much together, in the network's own precision."""
-        exact = 1e-30 * objective.y[rows].square().sum(dim=1)
-        state = LevenbergMarquardtSteps(objective, z, rows, damping=1e-4, enough=exact)
-        for _ in range(0, self.options.max_iterations or _REFINED_IN_VALLEYS, _VALLEY_STEPS):
-            before = state.f.clone()
-            state.run(_VALLEY_STEPS, self.watch)
+        exact = objective.tensor(1e-30 * self.size[rows])
+        state = LevenbergMarquardtSteps(objective, z, self._rows(rows), damping=1e-4, enough=exact)
+        for done in range(0, most, _VALLEY_STEPS):
+            before, size = state.f.clone(), min(_VALLEY_STEPS, most - done)
+            state.run(size, self.watch)
             if not len(state.active) or self.watch.reason:
                 break
-            state.retire(state.f >= (1 - _VALLEY_DECREASE) * before)
+            if size == _VALLEY_STEPS:
+                state.retire(state.f >= (1 - _VALLEY_DECREASE) * before)
         return state
 
     def refined(self) -> tuple[Array, npt.NDArray[np.object_]]:
