@@ -128,7 +128,7 @@ def width_class(problem: Problem) -> int:
     network = problem.network
     if not isinstance(network, Network) or not problem.operator.linear or problem.noise.counts:
         return 1
-    return max(has_valleys(network), sum(network.noninjective_share > most for most in _SHARES))
+    return max(int(has_valleys(network)), sum(network.noninjective_share > most for most in _SHARES))
 
 
 def default_prior(problem: Problem) -> BasinPrior:

@@ -132,7 +132,8 @@ class JointSearch:
         made, hops: how many chains each observation has, and the hops of each of them, (B,).
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
-        steps, followed: spent on each observation, and after them along valleys, which no budget has, (B,).
+        steps: of the descents and hops of each observation, (B,).
+        followed: steps along valleys, which count against no budget, (B,).
         exact: whether the code is an exact fit, (B,).
         outlying: whether the residual stood out from the batch when all others were finished, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).

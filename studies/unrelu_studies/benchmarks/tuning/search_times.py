@@ -14,7 +14,7 @@ from unrelu.runtime.host import computing
 from unrelu_studies.benchmarks.searches.hard import BATCH, COUNT, DECODERS
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, draw
 
-# That of `unrelu benchmark hard`.
+# The seed of `unrelu benchmark hard`.
 _SEED = 20260
 
 
@@ -38,10 +38,10 @@ def main() -> None:
             print(f"{name}, {measurement}, noise {noise:g}: {took:.2g} ms", flush=True)
             if (measurement, noise) in AMBIGUOUS:
                 kind = "ambiguous"
+            elif not noise:
+                kind = "without noise"
             else:
-                kind = (
-                    ("with noise, decoders" if name in DECODERS else "with noise, others") if noise else "without noise"
-                )
+                kind = "with noise, decoders" if name in DECODERS else "with noise, others"
             slowest[kind] = max(took, slowest.get(kind, 0.0))
     print("slowest:", ", ".join(f"{kind} {took:.3g} ms" for kind, took in slowest.items()))
 
