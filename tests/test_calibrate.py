@@ -11,7 +11,7 @@ from tests.support import random_network
 from unrelu import _calibrate
 from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
-from unrelu.search.basin_prior import LEVELS, default_prior, prior_for
+from unrelu.search.basin_prior import default_prior, prior_for
 from unrelu.search.joint_search import Search
 
 N, NOISE = 12, "gaussian:0.3"
@@ -19,8 +19,8 @@ N, NOISE = 12, "gaussian:0.3"
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    """Fewer hops after those of the levels."""
-    monkeypatch.setattr(_calibrate, "_FINAL_HOPS", LEVELS[-1] + 1)
+    """Few further chains after those that the prior is learned from."""
+    monkeypatch.setattr(_calibrate, "_FINAL_CHAINS", _calibrate._CHAINS + 1)
 
 
 def rough():

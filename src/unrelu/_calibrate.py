@@ -24,8 +24,9 @@ from unrelu.search.joint_search import JointSearch, Search
 
 Array = npt.NDArray[np.float64]
 
-# Chains of each simulated observation, and the hops of each after which the best optimum is taken to be known.
-_CHAINS, _FINAL_HOPS = 12, 48
+# Chains of each simulated observation, and those after which the best optimum is taken to be known: where chains miss it
+# together, more of them tell, and further hops of the same do not.
+_CHAINS, _FINAL_CHAINS = 12, 36
 _FEWEST = 20
 
 
@@ -121,13 +122,13 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
 def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:
     """Where the chains ended after each level of hops, (B, chains) each, and the best known objectives, (B,).
 
-    The best known are those of the chains after further hops, or of a descent from the truth.
+    The best known are those of these and further chains, or of a descent from the truth.
     """
     search = JointSearch(problem, Search(confidence=1.0))
     rows, ends = np.arange(problem.size), []
     search.descend_from(rows, truth)
-    for hops in (*LEVELS, _FINAL_HOPS):
-        search.advance(rows, _CHAINS, hops)
+    for chains, hops in (*((_CHAINS, hops) for hops in LEVELS), (_FINAL_CHAINS, LEVELS[-1])):
+        search.advance(rows, chains, hops)
         ends.append(search.ends.copy())
         search.starts.learn(search.f)
     return ends[:-1], search.f

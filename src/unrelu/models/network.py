@@ -37,7 +37,7 @@ _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
 # Multiplications that the draws for the sizes of activations may cost, and the share of draws at which a neuron has to
 # be on to count as one that is on at some.
-_DRAWING, _RARELY = 2**32, 0.02
+_DRAWING, _RARELY = 2**31, 0.02
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -40,7 +40,7 @@ _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
 # Microseconds that a compiled search may spend on an observation if its rounds are not stated, and how many times as
 # much where there is an exact fit to be found.
-_MICROSECONDS, _NOISELESS = 1.4e5, 3
+_MICROSECONDS, _NOISELESS = 1e5, 3
 # Those that it spends at least where there is noise, by the class of the problem: on a tiny generator, chains enough to
 # miss few optima cost hardly more than the call, and narrow ones have more to miss.
 _LEAST_MICROSECONDS = (1e3, 4e3, 4e3)

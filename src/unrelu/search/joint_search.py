@@ -79,7 +79,7 @@ class Search:
         confidence: the search of an observation stops when it has this confidence.
         rounds: rounds at most. They bring an observation to 1 chain, to 6 without hops, to 6, 8 and 12 of 8 hops each,
             to 12 of 24 hops, to 18, and then to half as many more in each; while nearly all chains agree, half as many
-            are added without further hops instead. None: as many as end within 0.14 seconds of the processor, three
+            are added without further hops instead. None: as many as end within 0.1 seconds of the processor, three
             times as many where no noise is visible. Where descents are not compiled they are fewer:
             :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
         max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 along a valley, or 400
