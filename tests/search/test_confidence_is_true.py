@@ -30,18 +30,37 @@ def lowest(problem: Problem) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("sizes", [(2, 6, 9), (2, 4, 5, 8)])
-def test_sure_answers_are_the_best_there_is(sizes):
+def tiny(sizes):
+    """A generator of two coordinates, observations with much noise, its deviation, and their lowest objectives."""
     network = random_network(sizes, seed=3)
     rng = np.random.default_rng(4)
     y = network(rng.standard_normal((60, 2)))
-    y = y + 0.3 * np.sqrt(np.square(y).mean()) * rng.standard_normal(y.shape)
+    deviation = 0.3 * np.sqrt(np.square(y).mean())
+    y = y + deviation * rng.standard_normal(y.shape)
+    return network, y, deviation, lowest(Problem.build(network, y))
+
+
+def test_sure_answers_are_the_best_there_is():
+    network, y, _, lowest_there_is = tiny((2, 6, 9))
     result = unrelu.invert(network, y)
-    best = result.fun <= 1.01 * lowest(Problem.build(network, y)) + 1e-12
+    best = result.fun <= 1.01 * lowest_there_is + 1e-12
     sure = result.confidence >= 0.99
     assert sure.sum() >= 20
     assert best[sure].mean() >= 0.95
     assert best.mean() >= result.confidence.mean() - 0.1
+
+
+def test_very_narrow_layers_are_trusted_where_a_calibration_says_so():
+    network, y, deviation, lowest_there_is = tiny((2, 4, 5, 8))
+    before = unrelu.invert(network, y)
+    assert before.fun.mean() <= 1.01 * lowest_there_is.mean()
+    assert np.median(before.confidence) < 0.99
+    calibration = unrelu.calibrate(network, noise=f"gaussian:{deviation}", observations=100)
+    assert calibration.wrong <= 0.05
+    result = unrelu.invert(network, y)
+    sure = result.confidence >= 0.99
+    assert sure.sum() >= 40
+    assert (result.fun <= 1.01 * lowest_there_is + 1e-12)[sure].mean() >= 0.95
 
 
 def test_sure_answers_of_narrow_layers_have_reached_the_end_of_their_valley():
