@@ -24,8 +24,8 @@ from unrelu.search.joint_search import JointSearch, Search
 
 Array = npt.NDArray[np.float64]
 
-# Chains of each simulated observation, and those after which the best optimum is taken to be known: where chains miss it
-# together, more of them tell, and further hops of the same do not.
+# The prior is learned from so many chains of each simulated observation. The best optimum is the best of more of them:
+# where the first miss it together, further hops of the same would not tell.
 _CHAINS, _FINAL_CHAINS = 12, 36
 _FEWEST = 20
 
@@ -37,7 +37,7 @@ class Calibration:
     Attributes:
         observations: that were simulated.
         reached: the share of them whose confidence reached 0.99.
-        wrong: the share of those whose best code was not the best known, to 1%.
+        wrong: the share of those whose best code was not the best known, to 1%; NaN where none reached it.
     """
 
     observations: int
@@ -96,13 +96,13 @@ def calibrate(
         z = box.draw(stream("calibration codes", seed), (observations,))
         problem = _observed(network, measurement, stated, z, seed, box)
         latent = problem.units.latent
-        ends, best = chain_ends(problem, z if latent is None else latent.coordinates(z))
+        ends, further, best = chain_ends(problem, z if latent is None else latent.coordinates(z))
         checked = np.arange(observations) % 2 == 1
         base = default_prior(problem)
         prior = learned_prior(_hits(ends, best, ~checked), base)
         keep_prior(problem, learned_prior(_hits(ends, best, best > -1), base))
-    sure, wrong = _judged(prior, [end[checked] for end in ends], best[checked])
-    return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else 0.0)
+    sure, wrong = _judged(prior, [end[checked] for end in (*ends, further)], best[checked])
+    return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))
 
 
 def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, seed: int, bounds: Bounds) -> Problem:
@@ -119,10 +119,10 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
     ).equilibrated()
 
 
-def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:
-    """Where the chains ended after each level of hops, (B, chains) each, and the best known objectives, (B,).
+def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array, Array]:
+    """Where chains ended after each level of hops, (B, chains) each, more of them, and the best known objectives, (B,).
 
-    The best known are those of these and further chains, or of a descent from the truth.
+    The best known are those of all of these, or of a descent from the truth.
     """
     search = JointSearch(problem, Search(confidence=1.0))
     rows, ends = np.arange(problem.size), []
@@ -131,7 +131,7 @@ def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array]:
         search.advance(rows, chains, hops)
         ends.append(search.ends.copy())
         search.starts.learn(search.f)
-    return ends[:-1], search.f
+    return ends[:-1], ends[-1], search.f
 
 
 def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[Hits]:
@@ -141,8 +141,8 @@ def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[H
 def _judged(prior: BasinPrior, ends: list[Array], best: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
     sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
-    first = ends[0][:, : _CHAINS // 2]  # as many as a search makes before it hops
-    for hops, end in zip(LEVELS, [first, *ends[1:]], strict=True):
+    first, more = ends[0][:, : _CHAINS // 2], ends[-1][:, : 2 * _CHAINS]  # half of them before it hops
+    for hops, end in zip((*LEVELS, LEVELS[-1]), [first, *ends[1:-1], more], strict=True):
         lowest = end.min(axis=1)
         enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
         wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]

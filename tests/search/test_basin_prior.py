@@ -91,6 +91,16 @@ def test_only_neurons_that_can_be_off_make_a_layer_narrow():
     assert width_class(problem_with((6, 5, 40))) == 2
 
 
+def test_a_bottleneck_that_is_always_on_leaves_fewer_coordinates_to_tell_apart():
+    assert width_class(problem_with((6, 5, 40), "tanh")) == 0
+    assert problem_with((6, 5, 40), "tanh").network.noninjective_share == 0
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((n, m)) for n, m in ((3, 10), (14, 3), (40, 14))]
+    narrow = unrelu.from_arrays(weights, activation=["identity", "relu", "relu"])
+    assert narrow.noninjective_share < 0.05  # 14 neurons for three coordinates
+    assert unrelu.from_arrays([rng.standard_normal((14, 10)), weights[2]]).noninjective_share > 0.5
+
+
 @pytest.mark.parametrize(
     ("sizes", "activation", "valleys"),
     [
@@ -117,7 +127,6 @@ def test_dead_neurons_do_not_make_a_layer_wide():
     assert width_class(Problem.build(network, np.ones((2, 100)))) == 2
     alive = unrelu.from_arrays(weights, [-biases[0], biases[1]])  # always on
     assert alive.noninjective_share < 1e-3
-    assert unrelu.from_arrays([rng.standard_normal((5, 10))], activation="tanh").noninjective_share == 1
 
 
 def test_what_the_defaults_were_not_learned_on_has_the_middle_one():

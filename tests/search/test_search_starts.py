@@ -13,11 +13,11 @@ from unrelu.search.search_starts import SearchStarts
 WIDTHS = [((10, 30, 60), 3, 4), ((4, 10, 16), 3, 4), ((6, 10, 12, 40), 30, 32)]
 
 
-def starts_of(sizes):
+def starts_of(sizes, **options):
     network = random_network(sizes, seed=1, bias=True)
     y = network(np.random.default_rng(2).standard_normal((2, sizes[0]))) + 0.1
-    problem = Problem.build(network, y)
-    return SearchStarts(problem, Bank.of(network), SquaredError.of(problem, network))
+    problem = Problem.build(network, y, **options)
+    return SearchStarts(problem, Bank.of(network, problem.bounds), SquaredError.of(problem, network))
 
 
 @pytest.mark.parametrize(("sizes", "furthest", "longest"), WIDTHS)
@@ -38,6 +38,12 @@ def test_hops_are_longer_where_layers_are_very_narrow(sizes, furthest, longest):
     median, most = np.quantile(length, (0.5, 0.95))
     assert 0.8 * (0.5 * longest) ** 0.5 < median < 1.2 * (0.5 * longest) ** 0.5  # log-uniform from 0.5
     assert 0.6 * longest < most < 1.7 * longest
+
+
+def test_hops_in_a_box_do_not_heap_up_at_its_corners():
+    starts = starts_of((6, 10, 12, 40), bounds=(-2, 2))
+    moves = starts.moves(np.array([0]), 100, 20)[0].reshape(-1, 6)
+    assert np.mean(np.abs(starts.problem.bounds.reflect(moves)) == 2) < 0.02
 
 
 def test_the_first_start_is_the_mean_of_the_model():

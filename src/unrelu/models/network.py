@@ -216,11 +216,12 @@ class Network(Generator):
 
     @property
     def noninjective_share(self) -> float:
-        r"""About at which share of codes the narrowest layer is not locally injective.
+        r"""About at which share of codes the narrowest layer is not locally injective because neurons are off.
 
         Near a code a layer is a linear map of the neurons whose derivative is not zero, and it takes k of them to tell
         k coordinates apart. Of a neurons that are on at all of the draws, and b that are on at some (more than one in
-        fifty), there are fewer with the probability :math:`P(a + \mathrm{Bin}(b, 1/2) < k)`.
+        fifty), there are fewer with the probability :math:`P(a + \mathrm{Bin}(b, 1/2) < k)`. A layer of fewer than k
+        neurons that are always on leaves so many coordinates for the layers after it to tell apart.
 
         Source: Puthawala, Kothari, Lassas, Dokmanic and de Hoop, Globally injective ReLU networks, J. Machine Learning
         Research 23 (2022), section 2.
@@ -232,12 +233,14 @@ class Network(Generator):
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         z = torch.tensor(codes, dtype=self.dtype, device=self.device)
-        sizes, shares = [], []
+        sizes, shares, told = [], [], self.latent_dim
         for layer, (u, x) in zip(self.layers, self._layers(z), strict=True):
             sizes.append(float(torch.relu(u).square().mean().sqrt()))
             on = (layer.activation.derivative(u, x) != 0).double().mean(dim=0)
             always, some = int((on == 1).sum()), int(((on > _RARELY) & (on < 1)).sum())
-            missing = self.latent_dim - always
+            if layer.activation.invertible:
+                told = min(told, layer.n_out)
+            missing = told - always
             shares.append(float(bdtr(missing - 1, some, 0.5)) if 0 < missing <= some else float(missing > 0))
         return tuple(sizes), max(shares)
 

@@ -34,8 +34,8 @@ class Status(enum.Enum):
         "unlike the others; look at it, or pass pool=False where the observations do not belong together"
     )
     REFOUND = (
-        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds "
-        "for more confidence that no better code exists"
+        "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds or "
+        "calibrate for more confidence that no better code exists"
     )
     FOUND_ONCE = (
         "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"

@@ -15,7 +15,7 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import Hits, confidence, learned
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_bank import Bank, is_large
 
 Array = npt.NDArray[np.float64]
 
@@ -115,7 +115,9 @@ def has_valleys(network: Network) -> bool:
 
 
 def width_class(problem: Problem) -> int:
-    """Which default prior judges: the first is of generators with wide layers, then narrow, then very narrow ones.
+    """How narrow the layers are: 0 where they are wide, 1 where narrow, 2 where very narrow.
+
+    Which default prior judges, how far starts and hops go and what is spent at least depend on it.
 
     Where a layer has fewer neurons on than a code has coordinates, codes far apart look alike, and independent chains
     miss the best of them together much oftener. :data:`_SHARES` are the largest shares of codes at which that is so
@@ -127,9 +129,10 @@ def width_class(problem: Problem) -> int:
     network = problem.network
     if not isinstance(network, Network) or not problem.operator.linear or problem.noise.counts:
         return 1
-    bank = Bank.of(network, problem.bounds)
-    if bank.large and bank.fits and isinstance(bank.single, Network):  # the draws were made in single precision
-        network = bank.single
+    if is_large(network):
+        bank = Bank.of(network, problem.bounds)
+        network = bank.single if bank.fits else network  # its draws are made in single precision, for the smoothing
+    assert isinstance(network, Network)
     return max(int(has_valleys(network)), sum(network.noninjective_share > most for most in _SHARES))
 
 

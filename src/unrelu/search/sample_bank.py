@@ -35,6 +35,11 @@ def fits_single(size: float) -> bool:
     return size == 0 or _SINGLE[0] <= size <= _SINGLE[1]
 
 
+def is_large(network: Generator) -> bool:
+    """Whether a Jacobian is much work; it is counted, not timed, so that a search does not depend on the clock."""
+    return network.latent_dim * network.work >= _LARGE
+
+
 def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and outputs in the precision of a generator."""
     codes = codes.to(network.device, network.dtype)
@@ -164,14 +169,14 @@ class Bank:
     chunk of a data set would cost as much as inverting it.
 
     Attributes:
-        large: whether a Jacobian is much work; it is counted, not timed, so that a search does not depend on the clock.
+        large: see :func:`is_large`.
         single: the generator in float32.
         fits: whether it works there: its layers and outputs stay in the range of single precision.
         model: of the draws, in float32, or in the generator's precision if that does not fit.
     """
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
-        self.large = network.latent_dim * network.work >= _LARGE
+        self.large = is_large(network)
         count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)

@@ -53,8 +53,8 @@ class SearchStarts:
     1 to 3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. Draws beyond a bound are mirrored
     there, and random ones are uniform between two bounds. A hop is :math:`h \, \Sigma^{1/2} \xi`, with
     :math:`\xi \sim N(0, I)` and h from 0.5 to 4, log-uniform. Where layers are very narrow
-    (:func:`~unrelu.search.basin_prior.width_class`) s is up to 30 and h up to 32. Each observation has a random stream
-    of its own, so what is tried on it does not depend on the others.
+    (:func:`~unrelu.search.basin_prior.width_class`) and no coordinate is in a box, s is up to 30 and h up to 32. Each
+    observation has a random stream of its own, so what is tried on it does not depend on the others.
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
@@ -69,7 +69,7 @@ class SearchStarts:
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for
         self._streams: dict[int, np.random.Generator] = {}
-        kind = width_class(problem)
+        kind = 0 if problem.bounds.boxed.any() else width_class(problem)  # codes in a box are never far
         self._furthest, self._longest = _FURTHEST[kind], _LONGEST[kind]
 
     def learn(self, objectives: Array) -> None:

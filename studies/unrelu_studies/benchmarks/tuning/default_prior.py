@@ -28,7 +28,7 @@ def counted(name: str, measurement: str, noise: float, size: int, seed: int) -> 
     batch = draw(name, measurement, noise, size, seed)
     with computing(one_thread=True):
         problem = Problem.build(batch.network, batch.y, operator=batch.operator, seed=seed).equilibrated()
-        ends, best = chain_ends(problem, batch.truth)
+        ends, _, best = chain_ends(problem, batch.truth)
     return width_class(problem), [Hits.of(end, best, np.zeros(size)) for end in ends]
 
 
