@@ -215,14 +215,9 @@ def local_rank(
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
     for part, codes in _chunks(exact, z, measured):
         asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
-        none = np.zeros(len(part), dtype=bool)
-        off = certain(exact, single, codes, measured.take(part), asked)
-        sigma[part], sure[part] = off.sigma, off.full_rank
-        both = np.flatnonzero(off.full_rank & off.kinked)
-        if len(both):
-            on = certain(exact, single, codes[torch.from_numpy(both)], measured.take(part[both]), none[both], on=True)
-            sure[part[both]] = on.full_rank
-        free[part[off.hidden]] = -1
+        seen = certain(exact, single, codes, measured.take(part), asked)
+        sigma[part], sure[part] = seen.sigma, seen.full_rank
+        free[part[seen.hidden]] = -1
     rest = np.flatnonzero(~sure)
     if len(rest):
         outward = None if outward is None else outward[rest]

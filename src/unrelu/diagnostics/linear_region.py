@@ -100,51 +100,66 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
 
 
 class Certain(NamedTuple):
-    """What is sure of some codes, (B,) each: the rank k, kinks or none, and the smallest singular value to 1e-3."""
+    """What is sure of some codes, (B,) each: rank k on both sides, a hidden kink, the smallest singular value to 1e-3."""
 
     sigma: Array
     full_rank: Flags
-    kinked: Flags
     hidden: Flags
 
 
-def certain(
-    network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags, on: bool = False
-) -> Certain:
-    """Where A J surely has rank k, with every neuron at its kink on, or every one off.
+def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> Certain:
+    """Where A J surely has rank k, with every neuron at its kink on as well as with every one off.
 
-    ``kinked`` is where the rank on the other side may be another: not where such neurons are of the last layer and
-    taken as off, as any that comes on adds a row to the Jacobian, where A picks outputs. ``hidden`` is where some are
-    before the last layer.
+    Neurons of the last layer are taken as off where A picks outputs: any that comes on adds a row to the Jacobian.
+    ``hidden`` is where some at their kink are before the last layer.
 
     The pattern is found in double precision and the directions are pushed through ``single``, the network in single
-    precision, which takes a convolutional one a third of the time. Singular values are for where they are ``wanted``,
-    (B,), or the rank is not obvious; a condition number, which takes far less, is enough for the rank. They are NaN
-    elsewhere.
+    precision, which takes a convolutional one a third of the time; those of the other side from the first layer with a
+    kink on. Singular values are for where they are ``wanted``, (B,), or the rank is not obvious; a condition number,
+    which takes far less, is enough for the rank. They are NaN elsewhere.
     """
     batch, k = z.shape
-    x, hidden, at_kink = z, torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.bool)
-    tangents = torch.eye(k, dtype=single.dtype)[None]
+    x, hidden, picked = z, torch.zeros(batch, dtype=torch.bool), selects_outputs(operator)
+    off, kinked = torch.eye(k, dtype=single.dtype)[None], torch.zeros(batch, dtype=torch.bool)
+    on = off.expand(0, -1, -1)  # the tangents of those that are kinked
     for layer, fast in zip(network.layers, single.layers, strict=True):
-        hidden |= at_kink
-        slopes = _pushed(fast, tangents, batch)
+        hidden = kinked.clone()
+        slopes = _pushed(fast, off, batch)
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
         kinks = _at_kink(layer, u)
-        at_kink = kinks.any(dim=1)
-        side = torch.where(kinks, 1.0 if on else -1.0, u)
-        tangents = slopes * layer.activation.derivative(side, x).to(single.dtype)[:, None, :]
-    kinked = hidden
+        if not (picked and layer is network.layers[-1]):
+            kinked = hidden | kinks.any(dim=1)
+        both = slopes[kinked]
+        if len(on):
+            both[hidden[kinked]] = _pushed(fast, on, len(on))
+        off = slopes * _slope(layer, u, x, kinks, -1.0).to(single.dtype)[:, None, :]
+        on = both * _slope(layer, u, x, kinks, 1.0)[kinked].to(single.dtype)[:, None, :]
+    every, some = np.arange(batch), torch.nonzero(kinked)[:, 0].numpy()
+    smallest, sure = _full_rank(_measured(operator, x, off, every), wanted)
+    sure[some] &= _full_rank(_measured(operator, x, on, some), np.zeros(len(some), dtype=bool))[1]
+    return Certain(smallest, sure & _finite(x), hidden.numpy())
+
+
+def _slope(layer: Layer, u: Tensor, x: Tensor, kinks: Tensor, side: float) -> Tensor:
+    """The derivatives of an activation, (B, n), with the neurons at their kink on one side of it."""
+    return layer.activation.derivative(torch.where(kinks, side, u), x)
+
+
+def _measured(operator: Operator, x: Tensor, tangents: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
+    """What an operator makes of the tangents (b, k, n) of some outputs, (b, k, m)."""
     if selects_outputs(operator):
-        measured = operator.to(single.dtype, z.device).tangents(tangents)
-    else:
-        kinked = hidden | at_kink
-        measured = operator.linearize(x, tangents.to(z.dtype))[1]
-    smallest, sure = np.full(batch, np.nan), _well_conditioned(measured.to(single.dtype))
+        return operator.take(rows).to(tangents.dtype, x.device).tangents(tangents)
+    return operator.take(rows).linearize(x[torch.from_numpy(rows)], tangents.to(x.dtype))[1]
+
+
+def _full_rank(measured: Tensor, wanted: Flags) -> tuple[Array, Flags]:
+    """The smallest singular value, where it is wanted or the rank is not obvious, and where the rank is surely k."""
+    smallest, sure = np.full(len(measured), np.nan), _well_conditioned(measured.to(torch.float32))
     rest = np.flatnonzero(wanted | ~sure)
     if len(rest):
-        smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)].to(z.dtype))
-    return Certain(smallest, sure & _finite(x), kinked.numpy(), hidden.numpy())
+        smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)].double())
+    return smallest, sure
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
