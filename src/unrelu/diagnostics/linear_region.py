@@ -100,7 +100,7 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
 
 
 class Certain(NamedTuple):
-    """What is sure of some codes, (B,) each: rank k on both sides, a hidden kink, the smallest singular value to 1e-3."""
+    """What is sure of codes, (B,) each: the smallest singular value to 1e-3, rank k on both sides, a hidden kink."""
 
     sigma: Array
     full_rank: Flags
