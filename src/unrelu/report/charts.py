@@ -112,9 +112,9 @@ def histogram(
 
 def _edges(within: Array, most: int) -> Array:
     """Edges of at most ``most`` bars around the values; of values that are nearly equal, bars wider than rounding."""
-    low, high = within.min(), within.max()
+    low, high = float(within.min()), float(within.max())
     room = max(0.0, 1e-3 * abs(high) - (high - low)) / 2
-    return np.asarray(MaxNLocator(most - 2, steps=_STEPS).tick_values(low - room, high + room))
+    return np.asarray(MaxNLocator(most - 2, steps=_STEPS).tick_values(low - room, high + room), dtype=np.float64)
 
 
 def _counts(values: npt.NDArray[Any], edges: Array, log: bool) -> list[int]:

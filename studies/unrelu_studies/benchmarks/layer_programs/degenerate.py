@@ -144,9 +144,9 @@ def check(kind: str, norm: str, rng: np.random.Generator) -> tuple[str, float, A
     """Outcome of one instance, our excess over the reference, and our answer."""
     system, layer_rows = instance(kind, rng)
     answer = least_violation(system, layer_rows, norm)
-    measure = np.sum if norm == "l1" else np.max
     scale = layer_rows.scale
-    at_start = float(measure(layer_rows.violation(system.matrix @ least_squares_start(system, layer_rows))))
+    violation = layer_rows.violation(system.matrix @ least_squares_start(system, layer_rows))
+    at_start = float(violation.sum() if norm == "l1" else violation.max())
     if not (np.isfinite(answer.h).all() and np.isfinite([answer.objective, answer.bound]).all()):
         return "NaN", 0.0, answer
     if answer.objective > at_start * (1 + 1e-9) + 1e-12 * scale:

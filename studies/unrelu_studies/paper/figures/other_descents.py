@@ -252,7 +252,7 @@ def _noisy_claims(numbers: Numbers, name: str) -> list[Claim]:
             _PANELS[name], SIMILAR,
             "median error / that of GD, over the levels: "
             + "; ".join(f"{m} {r.min():.2f} to {r.max():.2f}" for m, r in told.items()),
-            Verdict.of(max(r.max() for r in told.values()) <= 2, max(r.max() for r in told.values()) <= 10),
+            Verdict.of(*(max(float(r.max()) for r in told.values()) <= most for most in (2, 10))),
             "each layer of a layer-wise method amplifies the noise once more", "the linear programs are told the noise",
         ),
         Claim(
