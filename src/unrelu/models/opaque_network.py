@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.backends import mha
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models.affine import Shape
@@ -182,14 +181,26 @@ def _load_formulas() -> None:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """PyTorch's switches for fused attention, which are the process's, off."""
-    before = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
+    """PyTorch's switches for fused attention, which are the process's, off.
+
+    One by one: ``torch.nn.attention.sdpa_kernel`` has to be left by the thread that entered it, from PyTorch 2.15 on.
+    """
+    kernels = torch.backends.cuda  # the CPU's as well
+    switches: tuple[tuple[Callable[[], bool], Callable[[bool], Any], bool], ...] = (
+        (mha.get_fastpath_enabled, mha.set_fastpath_enabled, False),
+        (kernels.flash_sdp_enabled, kernels.enable_flash_sdp, False),
+        (kernels.mem_efficient_sdp_enabled, kernels.enable_mem_efficient_sdp, False),
+        (kernels.cudnn_sdp_enabled, kernels.enable_cudnn_sdp, False),
+        (kernels.math_sdp_enabled, kernels.enable_math_sdp, True),
+    )
+    before = [enabled() for enabled, _, _ in switches]
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        for _, enable, wanted in switches:
+            enable(wanted)
+        yield
     finally:
-        mha.set_fastpath_enabled(before)
+        for (_, enable, _), value in zip(switches, before, strict=True):
+            enable(value)
 
 
 plain_attention = Shared(_plain_attention)
