@@ -101,7 +101,9 @@ def calibrate(
         base = default_prior(problem)
         prior = learned_prior(_hits(ends, best, ~checked), base)
         keep_prior(problem, learned_prior(_hits(ends, best, best > -1), base))
-    sure, wrong = _judged(prior, [end[checked] for end in (*ends, further)], best[checked])
+    # A search makes half as many chains before it hops, and more after the last level.
+    stages = zip((*LEVELS, LEVELS[-1]), (ends[0][:, : _CHAINS // 2], *ends[1:], further[:, : 2 * _CHAINS]), strict=True)
+    sure, wrong = _judged(prior, [(hops, end[checked]) for hops, end in stages], best[checked])
     return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))
 
 
@@ -138,11 +140,17 @@ def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[H
     return [Hits.of(end[rows], best[rows], np.zeros(int(rows.sum()))) for end in ends]
 
 
-def _judged(prior: BasinPrior, ends: list[Array], best: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Where a search would have been sure, and where the best of its ends would have been wrong, (B,)."""
+def _judged(
+    prior: BasinPrior, stages: list[tuple[int, Array]], best: Array
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Where a search would have been sure, and where the best of its ends would have been wrong, (B,).
+
+    Args:
+        stages: of a search: the hops of its chains, and where they ended, (B, chains).
+        best: the best known objectives, (B,).
+    """
     sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
-    first, more = ends[0][:, : _CHAINS // 2], ends[-1][:, : 2 * _CHAINS]  # half of them before it hops
-    for hops, end in zip((*LEVELS, LEVELS[-1]), [first, *ends[1:-1], more], strict=True):
+    for hops, end in stages:
         lowest = end.min(axis=1)
         enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
         wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]

@@ -136,8 +136,8 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator, wa
                 both[hidden[kinked]] = _pushed(fast, on, len(on))
             on = both * _slope(layer, u, x, kinks, 1.0)[kinked].to(single.dtype)[:, None, :]
         off = slopes * _slope(layer, u, x, kinks, -1.0).to(single.dtype)[:, None, :]
-    every, some = np.arange(batch), torch.nonzero(kinked)[:, 0].numpy()
-    smallest, sure = _full_rank(_measured(operator, x, off, every), wanted)
+    smallest, sure = _full_rank(_measured(operator, x, off, np.arange(batch)), wanted)
+    some = torch.nonzero(kinked)[:, 0].numpy()
     if len(some):
         sure[some] &= _full_rank(_measured(operator, x, on, some), np.zeros(len(some), dtype=bool))[1]
     return Certain(smallest, sure & _finite(x), hidden.numpy())

@@ -233,14 +233,14 @@ class Network(Generator):
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         z = torch.tensor(codes, dtype=self.dtype, device=self.device)
-        sizes, shares, told = [], [], self.latent_dim
+        sizes, shares, coordinates = [], [], self.latent_dim
         for layer, (u, x) in zip(self.layers, self._layers(z), strict=True):
             sizes.append(float(torch.relu(u).square().mean().sqrt()))
             on = (layer.activation.derivative(u, x) != 0).double().mean(dim=0)
             always, some = int((on == 1).sum()), int(((on > _RARELY) & (on < 1)).sum())
             if layer.activation.invertible:
-                told = min(told, layer.n_out)
-            missing = told - always
+                coordinates = min(coordinates, layer.n_out)
+            missing = coordinates - always
             shares.append(float(bdtr(missing - 1, some, 0.5)) if 0 < missing <= some else float(missing > 0))
         return tuple(sizes), max(shares)
 
