@@ -94,19 +94,20 @@ def system(problem, row, z, width=0.0):
     return [part[0].numpy() for part in objective.system(objective.tensor(z[None]), torch.tensor([row]))]
 
 
-def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
-    """Codes (c, k) after descents and hops, their f and the steps of each."""
+def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0, linearised=None):
+    """Codes (c, k) after descents and hops, their f and the steps of each, on the network and on linearised ones."""
     network, y = CompiledDescents(problem)._observed(row)
     z = np.array(z)
     f = np.full(len(z), np.inf) if f is None else np.array(f)
     moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
-    steps = np.zeros(len(z), dtype=np.int64)
+    linearised = np.empty((len(z), 0, 0, z.shape[1])) if linearised is None else linearised
+    steps = np.zeros((len(z), 2), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_hop(
         *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
-        f, moves, steps,
+        f, moves, linearised, steps,
     )  # fmt: skip
-    return z, f, steps
+    return z, f, steps.sum(axis=1) if not linearised.size else steps
 
 
 def objectives(problem, z, row=0):

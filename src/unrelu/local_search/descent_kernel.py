@@ -347,48 +347,110 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
 
 
 @jit
-def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, steps):
-    """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
+def _linearise(numbers, layout, ends, x, slopes, upper, upper_layout):
+    """Write the network whose layers above the first are linearised at a code, with first layer h at it.
 
-    All codes are inside a box (2, k). Where f (c,) is finite, z has been descended from before. Written in place: z, f,
-    and the steps taken, (c,).
+    G(z') ~ G(z) + B (h(z') - h(z)), B = D_d W_d ... D_2 W_2, with the derivatives D of the activations at z. ``upper``
+    begins with the numbers of the network; B^T and what is added to B h follow.
     """
+    d = len(layout)
+    product = np.empty((0, 0), np.float32)
+    for layer in range(1, d):
+        inputs, outputs, begin = layout[layer, INPUTS], layout[layer, OUTPUTS], layout[layer, _MATRIX]
+        matrix = numbers[begin : begin + inputs * outputs].reshape(inputs, outputs)
+        matrix = matrix * slopes[ends[layer + 1] : ends[layer + 2]]
+        product = matrix if layer == 1 else np.dot(product, matrix)
+    h, outputs = layout[1, INPUTS], layout[d - 1, OUTPUTS]
+    begin = len(numbers)
+    upper_layout[0] = layout[0]
+    upper_layout[1, :] = begin, begin + h * outputs, begin + (h + 1) * outputs, h, outputs, _PIECEWISE_LINEAR, -1
+    for j in range(h):
+        upper[begin + j * outputs : begin + (j + 1) * outputs] = product[j]
+    begin += h * outputs
+    for i in range(outputs):
+        value = x[ends[d] + i]
+        for j in range(h):
+            value -= product[j, i] * x[ends[1] + j]
+        upper[begin + i], upper[begin + outputs + i] = value, 1
+
+
+@jit
+def _room(layout, outputs):
+    """Arrays to work in: where layers end in the first ones, then those of :func:`_steps`."""
     d, k = len(layout), layout[0, INPUTS]
     ends = np.zeros(d + 2, np.int64)
     largest, widest = 1, k
     ends[1] = k
     for layer in range(d):
-        inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
-        ends[layer + 2] = ends[layer + 1] + outputs
-        largest, widest = max(largest, inputs * outputs), max(widest, outputs)
-    work = (
+        inputs, here = layout[layer, INPUTS], layout[layer, OUTPUTS]
+        ends[layer + 2] = ends[layer + 1] + here
+        largest, widest = max(largest, inputs * here), max(widest, here)
+    return (
         ends, _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(largest),
-        np.empty(widest, np.int64), _singles(len(y)), _singles(len(y)),
+        np.empty(widest, np.int64), _singles(outputs), _singles(outputs),
         _doubles(k * k).reshape(k, k), _doubles(k), _doubles(k * k).reshape(k, k), _doubles(k), _doubles(k),
     )  # fmt: skip
-    one = limits.copy()
-    code = _doubles(k)
+
+
+@jit
+def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, linearised, steps):
+    """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
+
+    After each move, if there are any ``linearised`` (c, h, t, k), the network is linearised above its first layer at
+    the code reached, descents on that network start from there after t further moves, and one on the network itself
+    from the lowest of their ends, which is kept if it is lower.
+
+    All codes are inside a box (2, k). Where f (c,) is finite, z has been descended from before. Written in place: z, f,
+    and the steps taken, on the network and on linearised ones, (c, 2).
+    """
+    d, k, n = len(layout), layout[0, INPUTS], len(y)
+    work = _room(layout, n)
+    upper, upper_layout, upper_work = numbers, layout, work
+    if linearised.shape[1]:
+        h = layout[1, INPUTS]
+        upper, upper_layout = np.zeros(len(numbers) + (h + 2) * n, np.float32), layout[:2].copy()
+        upper[: len(numbers)] = numbers
+        upper_layout[1, INPUTS], upper_layout[1, OUTPUTS] = h, n
+        upper_work = _room(upper_layout, n)
+    one, none = limits.copy(), schedule[:0]
+    code, lowest = _doubles(k), _doubles(k)
     for i in range(len(z)):
         if not np.isfinite(f[i]):
             one[3] = np.inf
             for j in range(k):
                 code[j] = z[i, j]
             f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, box, code, work)
-            steps[i] += count
+            steps[i, 0] += count
             for j in range(k):
                 z[i, j] = code[j]
         for hop in range(moves.shape[1]):
-            if f[i] <= limits[2]:
-                break
-            for j in range(k):
-                code[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
-            one[3] = f[i]
-            reached, count = _descend(numbers, layout, sizes, schedule[:0], y, prior, one, box, code, work)
-            steps[i] += count
-            if reached < f[i]:
-                f[i] = reached
-                for j in range(k):
-                    z[i, j] = code[j]
+            for kind in range(2 if hop < linearised.shape[1] else 1):
+                if f[i] <= limits[2]:
+                    break
+                if kind == 0:
+                    for j in range(k):
+                        code[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
+                else:
+                    least, one[3], code[:] = np.inf, np.inf, z[i]
+                    _forward(numbers, layout, np.zeros(d, np.float32), code, work[0], work[1], work[2], work[3])
+                    _linearise(numbers, layout, work[0], work[2], work[3], upper, upper_layout)
+                    for t in range(linearised.shape[2]):
+                        for j in range(k):
+                            code[j] = _reflected(z[i, j] + linearised[i, hop, t, j], box[0, j], box[1, j])
+                        reached, count = _descend(
+                            upper, upper_layout, sizes[:2], none, y, prior, one, box, code, upper_work
+                        )
+                        steps[i, 1] += count
+                        if reached < least:
+                            least, lowest[:] = reached, code
+                    code[:] = lowest
+                one[3] = f[i]
+                reached, count = _descend(numbers, layout, sizes, none, y, prior, one, box, code, work)
+                steps[i, 0] += count
+                if reached < f[i]:
+                    f[i] = reached
+                    for j in range(k):
+                        z[i, j] = code[j]
 
 
 def compile_descents() -> None:
@@ -401,7 +463,8 @@ def _smallest_descent() -> None:
     one = np.ones((1, 1))
     network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
-    steps = np.zeros(1, dtype=np.int64)
-    y = np.ones(1, dtype=np.float32)
+    steps = np.zeros((1, 2), dtype=np.int64)
+    y, far = np.ones(1, dtype=np.float32), np.full(1, np.inf)
     box = np.array([[-np.inf], [np.inf]])
-    descend_and_hop(*network, one[0], y, 0.0, limits, box, one.copy(), np.full(1, np.inf), np.ones((1, 1, 1)), steps)
+    moves, linearised = np.ones((1, 1, 1)), np.ones((1, 0, 0, 1))
+    descend_and_hop(*network, one[0], y, 0.0, limits, box, one.copy(), far, moves, linearised, steps)

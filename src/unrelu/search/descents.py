@@ -48,6 +48,8 @@ _LEAST_MICROSECONDS = (1e3, 4e3, 4e3)
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The rounds that each observation is given.
 _LEAST_ROUNDS = 3
+# The class of problems of which every second hop is made by linearised generators, and from how many codes.
+_VERY_NARROW, _TRIALS = 2, 4
 # Nearly all chains agree where one of so many does not. More chains are made before further hops while the confidence
 # is between these two: below, the prior believes no few of them, and above they would add nothing.
 _CHAINS_A_MISS, _AGREEING, _AGREED = 12, 0.93, 0.9995
@@ -75,6 +77,9 @@ class Start(NamedTuple):
         moves: perturbations of the optimum that is reached, one after another, (b, c, h, k): after each, a further
             descent, whose end is kept if it is lower.
         smoothed: whether the first descent begins on the smoothed generators.
+        linearised: of hops by the generator linearised above its first layer, one after each of the moves,
+            (b, c, h, t, k); None for no such hops. See
+            :func:`~unrelu.local_search.descent_kernel.descend_and_hop`.
     """
 
     rows: Index
@@ -82,6 +87,7 @@ class Start(NamedTuple):
     f: Array
     moves: Array
     smoothed: bool = True
+    linearised: Array | None = None
 
 
 class Spent(NamedTuple):
@@ -123,6 +129,8 @@ class Descents(ABC):
         refines: whether codes that leave a residual are :meth:`refined` here, as a Jacobian costs too much.
         valleys: whether a code that these descents reach has to be followed further, see
             :func:`~unrelu.search.basin_prior.has_valleys`.
+        trials: of every second hop, how many codes it starts from on the generator linearised above its first layer;
+            0 for hops of the generator itself alone.
     """
 
     rounds: ClassVar[tuple[tuple[int, int], ...]]
@@ -131,6 +139,7 @@ class Descents(ABC):
     first: ClassVar[int] = 0
     refines: ClassVar[bool] = False
     valleys: bool = False
+    trials: int = 0
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To how many chains, of how many hops, the next round brings observations, (b,) each."""
@@ -156,6 +165,8 @@ class Descents(ABC):
     @abstractmethod
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """Descend and hop: write into ``start.z`` and ``start.f``; the steps spent on each observation, (b,).
+
+        A step on a linearised generator counts as the fraction of one on the generator that it costs.
 
         Args:
             enough: objectives at which a descent may end, (b,).
@@ -241,6 +252,8 @@ class CompiledDescents(Descents):
         self._weights = weights if problem.operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
+        if width_class(problem) == _VERY_NARROW and not problem.bounds.boxed.any() and len(network.layers) > 2:
+            self.trials = _TRIALS
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """To the first of :attr:`rounds` with further hops or chains; where nearly all chains agree, to more chains.
@@ -269,6 +282,13 @@ class CompiledDescents(Descents):
         return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS[width_class(self.problem)])
 
     @property
+    def _linearised_cost(self) -> float:
+        """What a step on a network linearised above its first layer costs, as a fraction of one on the network."""
+        upper = self.layout[[0, -1]]
+        upper[1, INPUTS] = self.layout[0, OUTPUTS]
+        return float(step_terms(upper) @ STEP_COST / (step_terms(self.layout) @ STEP_COST))
+
+    @property
     def layout(self) -> npt.NDArray[np.int64]:
         """The layers of the network, see :class:`~unrelu.local_search.descent_kernel.PackedNetwork`."""
         return self._packed[1].layout
@@ -290,8 +310,10 @@ class CompiledDescents(Descents):
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
-        steps = np.zeros(start.f.shape, dtype=np.int64)
+        steps = np.zeros((*start.f.shape, 2), dtype=np.int64)
         schedule = _WIDTHS if start.smoothed else _WIDTHS[:0]
+        none = np.empty((*start.f.shape, 0, 0, start.z.shape[2]))
+        linearised = none if start.linearised is None else start.linearised
         for i, row in enumerate(start.rows):
             if watch():
                 break
@@ -299,9 +321,10 @@ class CompiledDescents(Descents):
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_hop(
                 *network, schedule, y.astype(np.float32), self.problem.prior, limits, self._box, start.z[i],
-                start.f[i], start.moves[i], steps[i],
+                start.f[i], start.moves[i], linearised[i], steps[i],
             )  # fmt: skip
-        return np.asarray(steps.sum(axis=1))
+        exact, linear = steps.sum(axis=1).T
+        return np.asarray(exact + np.rint(self._linearised_cost * linear).astype(np.int64))
 
 
 class BatchDescents(Descents):

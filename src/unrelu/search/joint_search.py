@@ -232,18 +232,23 @@ class JointSearch:
             self.ends = np.pad(self.ends, more, constant_values=np.inf)
             self.chains = np.pad(self.chains, (*more, (0, 0)), constant_values=np.nan)
         done, old = int(self.hops[rows[0]]), int(self.made[rows[0]])
-        size = max(1, _NUMBERS // (chains * max(hops, 1) * self.chains.shape[2]))
+        size = max(1, _NUMBERS // (chains * max(hops, 1) * self.chains.shape[2] * max(self.descents.trials, 1)))
         for part in np.split(rows, range(size, len(rows), size)):
             if hops > done and old:
-                self._improve(part, slice(0, old), self.starts.moves(part, old, hops - done))
+                self._improve(part, slice(0, old), hops - done)
             if chains > old:
                 self.chains[part, old:chains] = self.starts.codes(part, old, chains - old)
-                self._improve(part, slice(old, chains), self.starts.moves(part, chains - old, hops))
+                self._improve(part, slice(old, chains), hops)
         self.hops[rows], self.made[rows] = hops, chains
 
-    def _improve(self, rows: Index, some: slice, moves: Array) -> None:
+    def _improve(self, rows: Index, some: slice, hops: int) -> None:
+        """Descend from chains that have not yet, and hop; every second hop by linearised generators, if any is."""
         z, f = self.chains[rows, some], self.ends[rows, some]
-        self._descend(Start(rows, z, f, moves))
+        chains, trials = f.shape[1], self.descents.trials
+        linear = hops // 2 if trials else 0
+        moves = self.starts.moves(rows, chains, hops - linear)
+        start = Start(rows, z, f, moves)
+        self._descend(start._replace(linearised=self.starts.trials(rows, chains, linear, trials)) if linear else start)
         self.chains[rows, some], self.ends[rows, some] = z, f
         best = f.argmin(axis=1)
         self._keep(rows, z[np.arange(len(rows)), best], f.min(axis=1))

@@ -106,6 +106,17 @@ class SearchStarts:
         lengths = np.exp(self._uniform(rows, chains * hops, low, high)).reshape(*shape, 1)
         return np.asarray(lengths * np.einsum("bij,bchj->bchi", self._factor[rows], drawn))
 
+    def trials(self, rows: Index, chains: int, hops: int, trials: int) -> Array:
+        r"""Perturbations from which hops by linearised generators start, (b, chains, hops, trials, k).
+
+        Half of them are those of hops; the others are :math:`s \, \xi`, with s from 1 to 30 in every direction.
+        """
+        near, k = trials - trials // 2, self.problem.network.latent_dim
+        close = self.moves(rows, chains, hops * near).reshape(len(rows), chains, hops, near, k)
+        drawn = self._drawn(rows, chains * hops * (trials - near))
+        spread = np.exp(self._uniform(rows, drawn.shape[1], 0.0, np.log(self._furthest)))[..., None]
+        return np.concatenate([close, (spread * drawn).reshape(len(rows), chains, hops, trials - near, k)], axis=3)
+
     def _drawn(self, rows: Index, count: int) -> Array:
         k, seed = self.problem.network.latent_dim, self.problem.seed
         for row in rows.tolist():
