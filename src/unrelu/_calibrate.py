@@ -60,10 +60,10 @@ def calibrate(
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched with all that
-    "auto" has and more. How many of 12 independent chains (36 where layers are very narrow) ended in the best optimum
-    that is known is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used by each later
-    ``invert(network, ..., operator=operator)`` in this process instead of the default. Without it, the default was
-    learned on other generators.
+    "auto" has and more. How many of 12 independent chains, of 36 where layers are very narrow, ended in the best
+    optimum that is known is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept
+    with the network, and used by each later ``invert(network, ..., operator=operator)`` in this process instead of the
+    default. Without it, the default was learned on other generators.
 
     Args:
         network: G.

@@ -341,3 +341,59 @@ def test_a_hop_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(n
     np.testing.assert_array_equal(z[~kept], start[~kept])
     assert kept[free < 0.9 * ceiling].mean() >= 0.7  # it is a bet on what the next steps bring
     assert steps[~kept].sum() < 0.8 * free_steps[~kept].sum()
+
+
+# --- hops by networks linearised above their first layer --------------------------------------------------------------
+
+
+@every_network
+def test_the_linearised_network_has_the_value_and_the_jacobian_of_the_network_at_its_code(name):
+    problem, _ = noisy(NETWORKS[name])
+    if len(problem.network.layers) == 1:
+        return  # there is no layer above the first
+    (numbers, layout, _), _ = CompiledDescents(problem)._observed(0)
+    z = drawn(K, seed=8)
+    at = Evaluation(problem, 0, z)
+    h = layout[1, kernel.INPUTS]
+    upper, upper_layout = np.zeros(len(numbers) + (h + 2) * N, dtype=np.float32), layout[:2].copy()
+    upper[: len(numbers)] = numbers
+    kernel._linearise(numbers, layout, at.ends, at.x, at.slopes, upper, upper_layout)
+    product = upper[len(numbers) :][: h * N].reshape(h, N).T
+    shift = upper[len(numbers) :][h * N : (h + 1) * N]
+    first = at.x[K : K + h]
+    tolerance = 1e-4 * np.abs(at.jacobian).max()
+    np.testing.assert_allclose(product @ first + shift, at.x[at.ends[-2] :][:N], atol=1e-5 * np.abs(at.x).max())
+    slopes = at.slopes[K : K + h]
+    np.testing.assert_allclose(
+        product @ (slopes[:, None] * problem.network.layers[0].matrix()), at.jacobian, atol=tolerance
+    )
+
+
+def test_where_the_layers_above_the_first_are_linear_such_a_hop_keeps_the_lowest_of_its_descents():
+    problem, _ = noisy(random_network((K, 6, N), seed=1, bias=True, last="identity"), level=0.5)
+    z, f, _ = run(problem, drawn(3, K, seed=5))
+    trials = 3 * drawn(3, 1, 4, K, seed=6)
+    each = np.stack([run(problem, z + trials[:, 0, t])[1] for t in range(4)], axis=1)
+    hopped, reached, steps = run(problem, z, f, moves=np.zeros((3, 1, K)), linearised=trials)
+    assert (each.min(axis=1) < 0.99 * f).any()
+    # The network is its own linearisation, so all is found that its own descents find.
+    assert (reached <= np.minimum(f, each.min(axis=1)) * (1 + 1e-4)).all()
+    np.testing.assert_allclose(reached, objectives(problem, hopped), rtol=1e-4)
+    assert (steps[:, 1] >= 4).all()
+
+
+def test_such_a_hop_finds_a_far_code_with_nearly_the_same_hidden_outputs():
+    """The second layer puts out (5, 0.05) at z = 5 and (5, 0.55) at z = 45, and less of the first in between."""
+    peaks = [[1.0, -2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.1]]
+    network = unrelu.from_arrays(
+        [np.ones((4, 1)), np.array(peaks), np.eye(2)],
+        [np.array([0.0, -10.0, -30.0, -40.0]), np.array([0.0, 0.05]), np.zeros(2)],
+        activation=["relu", "relu", "identity"],
+    )
+    problem = Problem.build(network, network(np.array([[45.0]])))
+    z, f, _ = run(problem, np.array([[6.0]]))
+    assert z[0, 0] == pytest.approx(5, abs=1e-3)
+    trials = np.array([1.0, 37.0])[None, None, :, None]
+    moved, lower, _ = run(problem, z, f, moves=np.zeros((1, 1, 1)), linearised=trials)
+    assert moved[0, 0] == pytest.approx(45, abs=1e-2)
+    assert lower[0] < 1e-4 * f[0]

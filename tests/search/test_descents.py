@@ -293,3 +293,18 @@ def test_a_shape_for_the_output_changes_nothing_of_a_search(end):
     np.testing.assert_array_equal(found.z, expected.z)
     np.testing.assert_array_equal(found.confidence, expected.confidence)
     assert found.status.tolist() == expected.status.tolist()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "trials"),
+    [
+        ((6, 8, 10, 40), {}, 4),
+        ((6, 8, 40), {}, 0),  # of one hidden layer, the network linearised above it is the network
+        ((6, 30, 30, 40), {}, 0),
+        ((6, 8, 10, 40), {"bounds": (-2, 2)}, 0),
+    ],
+)
+def test_hops_are_made_by_linearised_networks_where_layers_are_very_narrow(sizes, options, trials):
+    network = random_network(sizes, seed=1, bias=True)
+    y = network(np.random.default_rng(1).standard_normal((2, sizes[0]))) + 0.1
+    assert CompiledDescents(Problem.build(network, y, **options)).trials == trials

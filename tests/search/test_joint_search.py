@@ -21,7 +21,7 @@ from unrelu.runtime.words import probability
 from unrelu.search import descents, joint_search
 from unrelu.search.basin_prior import LEVELS, BasinPrior
 from unrelu.search.confidence import ALPHA
-from unrelu.search.descents import BatchDescents, CompiledDescents, Spent
+from unrelu.search.descents import STEP_COST, BatchDescents, CompiledDescents, Spent, step_terms
 from unrelu.search.joint_search import JointSearch, Search
 
 SIZES = (5, 30, 120)
@@ -260,9 +260,9 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     assert (search.hits().best >= 3).all()
 
 
-def spent(chains, hops, missed, steps, rounds=4, confidence=0.95, outlying=False):
-    counts = (np.array([n]) for n in (rounds, chains, hops, missed, steps))
-    return Spent(*counts, np.array([confidence]), noiseless=np.array([False]), outlying=np.array([outlying]))
+def spent(chains, hops, missed, steps, rounds=4, confidence=0.95, light=False, outlying=False):
+    numbers = (rounds, chains, hops, missed, steps, confidence, False, light, outlying)
+    return Spent(*(np.array([n]) for n in numbers))
 
 
 def test_where_nearly_all_chains_agree_more_chains_come_before_further_hops():
@@ -288,6 +288,17 @@ def test_a_search_ends_after_a_tenth_of_a_second_and_not_before_some_millisecond
     assert search.thorough(spent(12, 24, 0, 10_000))
     assert search.affordable(spent(12, 24, 4, 2_000))
     assert not search.affordable(spent(91, 24, 40, 60_000, rounds=10))
+
+
+def test_twice_as_much_is_spent_where_noise_is_light_and_layers_very_narrow():
+    afforded = {}
+    for sizes in ((6, 8, 10, 40), (6, 30, 30, 40)):
+        network, _, y = noisy(sizes, 4, 0.05)
+        search = JointSearch(Problem.build(network, y), Search()).descents
+        cost = float(step_terms(search.layout) @ STEP_COST)
+        steps = int(1.5e5 / 1.5 / cost)  # with half as many chains more it is 0.15 s
+        afforded[sizes[1]] = [bool(search.affordable(spent(18, 24, 6, steps, light=light))[0]) for light in (0, 1)]
+    assert afforded == {8: [False, True], 30: [False, False]}
 
 
 def test_a_tiny_generator_is_searched_by_more_chains_than_one_whose_chains_cost_more():

@@ -40,6 +40,20 @@ def test_hops_are_longer_where_layers_are_very_narrow(sizes, furthest, longest):
     assert 0.6 * longest < most < 1.7 * longest
 
 
+def test_half_of_the_trials_of_a_linearised_hop_are_as_far_as_random_starts():
+    starts = starts_of((6, 10, 12, 40))
+    trials = starts.trials(np.array([0, 1]), 50, 10, 4)
+    assert trials.shape == (2, 50, 10, 4, 6)
+    within, far = trials[0, :, :, :2].reshape(-1, 6), trials[0, :, :, 2:].reshape(-1, 6)
+    length = np.sqrt(np.square(within @ np.linalg.pinv(starts._factor[0]).T).mean(axis=1))
+    assert 0.8 * 16**0.5 < np.median(length) < 1.2 * 16**0.5
+    scale = np.sqrt(np.square(far).mean(axis=1))
+    assert 0.8 * 30**0.5 < np.median(scale) < 1.2 * 30**0.5
+    assert len(np.unique(trials)) == trials.size
+    alone = starts_of((6, 10, 12, 40)).trials(np.array([1]), 50, 10, 4)
+    np.testing.assert_array_equal(alone[0], trials[1])  # each observation has a stream of its own
+
+
 def test_hops_in_a_box_do_not_heap_up_at_its_corners():
     starts = starts_of((6, 10, 12, 40), bounds=(-2, 2))
     moves = starts.moves(np.array([0]), 100, 20)[0].reshape(-1, 6)

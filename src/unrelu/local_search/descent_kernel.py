@@ -393,17 +393,52 @@ def _room(layout, outputs):
 
 
 @jit
+def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z, f, i, steps, work):
+    """Descend from a code, and write into z[i] and f[i] where that ends, if it is lower than f[i]."""
+    limits[3] = f[i]
+    reached, count = _descend(numbers, layout, sizes, schedule, y, prior, limits, box, code, work)
+    steps[i, 0] += count
+    if reached < f[i]:
+        f[i] = reached
+        z[i] = code
+
+
+@jit
+def _lowest_linearised(
+    numbers, layout, sizes, y, prior, limits, box, z, trials, code, work, upper, upper_layout, upper_work
+):
+    """Write into ``code`` the lowest end of descents from z after each of the trials (t, k), linearised at z.
+
+    Returns the number of steps.
+    """
+    code[:] = z
+    ends, u, x, slopes = work[0], work[1], work[2], work[3]
+    _forward(numbers, layout, np.zeros(len(layout), np.float32), code, ends, u, x, slopes)
+    _linearise(numbers, layout, ends, x, slopes, upper, upper_layout)
+    limits[3] = np.inf
+    least, total, here = np.inf, 0, _doubles(len(z))
+    for t in range(len(trials)):
+        for j in range(len(z)):
+            here[j] = _reflected(z[j] + trials[t, j], box[0, j], box[1, j])
+        reached, count = _descend(upper, upper_layout, sizes[:2], sizes[:0], y, prior, limits, box, here, upper_work)
+        total += count
+        if reached < least:
+            least, code[:] = reached, here
+    return total
+
+
+@jit
 def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, linearised, steps):
     """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
 
     After each move, if there are any ``linearised`` (c, h, t, k), the network is linearised above its first layer at
-    the code reached, descents on that network start from there after t further moves, and one on the network itself
-    from the lowest of their ends, which is kept if it is lower.
+    the code reached. Descents on that network start from there after t further moves, and from the lowest of their ends
+    one on the network itself, which is kept if it is lower.
 
     All codes are inside a box (2, k). Where f (c,) is finite, z has been descended from before. Written in place: z, f,
     and the steps taken, on the network and on linearised ones, (c, 2).
     """
-    d, k, n = len(layout), layout[0, INPUTS], len(y)
+    k, n, one, none = layout[0, INPUTS], len(y), limits.copy(), schedule[:0]
     work = _room(layout, n)
     upper, upper_layout, upper_work = numbers, layout, work
     if linearised.shape[1]:
@@ -412,45 +447,23 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
         upper[: len(numbers)] = numbers
         upper_layout[1, INPUTS], upper_layout[1, OUTPUTS] = h, n
         upper_work = _room(upper_layout, n)
-    one, none = limits.copy(), schedule[:0]
-    code, lowest = _doubles(k), _doubles(k)
+    code = _doubles(k)
     for i in range(len(z)):
         if not np.isfinite(f[i]):
-            one[3] = np.inf
-            for j in range(k):
-                code[j] = z[i, j]
-            f[i], count = _descend(numbers, layout, sizes, schedule, y, prior, one, box, code, work)
-            steps[i, 0] += count
-            for j in range(k):
-                z[i, j] = code[j]
+            f[i], code[:] = np.inf, z[i]
+            _keep_lower(numbers, layout, sizes, schedule, y, prior, one, box, code, z, f, i, steps, work)
         for hop in range(moves.shape[1]):
-            for kind in range(2 if hop < linearised.shape[1] else 1):
-                if f[i] <= limits[2]:
-                    break
-                if kind == 0:
-                    for j in range(k):
-                        code[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
-                else:
-                    least, one[3], code[:] = np.inf, np.inf, z[i]
-                    _forward(numbers, layout, np.zeros(d, np.float32), code, work[0], work[1], work[2], work[3])
-                    _linearise(numbers, layout, work[0], work[2], work[3], upper, upper_layout)
-                    for t in range(linearised.shape[2]):
-                        for j in range(k):
-                            code[j] = _reflected(z[i, j] + linearised[i, hop, t, j], box[0, j], box[1, j])
-                        reached, count = _descend(
-                            upper, upper_layout, sizes[:2], none, y, prior, one, box, code, upper_work
-                        )
-                        steps[i, 1] += count
-                        if reached < least:
-                            least, lowest[:] = reached, code
-                    code[:] = lowest
-                one[3] = f[i]
-                reached, count = _descend(numbers, layout, sizes, none, y, prior, one, box, code, work)
-                steps[i, 0] += count
-                if reached < f[i]:
-                    f[i] = reached
-                    for j in range(k):
-                        z[i, j] = code[j]
+            if f[i] <= limits[2]:
+                break
+            for j in range(k):
+                code[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
+            _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
+            if hop < linearised.shape[1] and f[i] > limits[2]:
+                steps[i, 1] += _lowest_linearised(
+                    numbers, layout, sizes, y, prior, one, box, z[i], linearised[i, hop], code, work, upper,
+                    upper_layout, upper_work,
+                )  # fmt: skip
+                _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
 
 
 def compile_descents() -> None:

@@ -39,8 +39,9 @@ _WIDTHS = np.geomspace(1.0, 0.02, 8)
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
 # Microseconds that a compiled search may spend on an observation if its rounds are not stated, and how many times as
-# much where there is an exact fit to be found.
-_MICROSECONDS, _NOISELESS = 1e5, 3
+# much where there is an exact fit to be found, or, by the class of the problem, where noise is light: behind very
+# narrow layers chains miss many codes, and the best of them says the more the lighter the noise is.
+_MICROSECONDS, _NOISELESS, _LIGHT = 1e5, 3, (1, 1, 2)
 # Those that it spends at least where there is noise, by the class of the problem: on a tiny generator, chains enough to
 # miss few optima cost hardly more than the call, and narrow ones have more to miss.
 _LEAST_MICROSECONDS = (1e3, 4e3, 4e3)
@@ -100,6 +101,7 @@ class Spent(NamedTuple):
         steps: of all descents, (b,).
         confidence: (b,).
         noiseless: whether there is an exact fit to be found, (b,).
+        light: whether the residual is at most a tenth of the observation, (b,).
         outlying: whether the residual stands out from the batch, so that agreement is no reason to stop, (b,).
     """
 
@@ -110,6 +112,7 @@ class Spent(NamedTuple):
     steps: npt.NDArray[np.int64]
     confidence: Array
     noiseless: npt.NDArray[np.bool_]
+    light: npt.NDArray[np.bool_]
     outlying: npt.NDArray[np.bool_]
 
 
@@ -274,7 +277,8 @@ class CompiledDescents(Descents):
         """Whether it ends within the time for an observation, if descents stay as long as those before it."""
         chains, hops = self.effort(spent)
         longer = chains * (1 + hops) / np.maximum(1, spent.chains * (1 + spent.hops))
-        budget = _MICROSECONDS * np.where(spent.noiseless, _NOISELESS, 1)
+        light = np.where(spent.light, _LIGHT[width_class(self.problem)], 1)
+        budget = _MICROSECONDS * np.where(spent.noiseless, _NOISELESS, light)
         return np.asarray((spent.rounds < _LEAST_ROUNDS) | (self._microseconds(spent) * longer <= budget))
 
     def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:

@@ -33,6 +33,8 @@ Index = npt.NDArray[np.intp]
 # precision sees no difference.
 _EXACT = 1e-6
 _ZERO = 1e-12
+# Noise is light whose energy is at most this fraction of |y|^2.
+_LIGHT_NOISE = 1e-2
 # Objectives of outputs that are off by at most so many units of the precision are those of exact fits.
 _UNITS = 20
 # Numbers in the perturbations that are drawn at once.
@@ -61,7 +63,9 @@ class Search:
     one step each on smoothed generators, less and less smooth, then steps on the exact one. Chains start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
     (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
-    perturbs its code, descends again, and keeps what is lower. Where layers leave valleys
+    perturbs its code, descends again, and keeps what is lower. Where layers are very narrow, every second hop starts
+    where descents on the generator linearised above its first layer end
+    (:func:`~unrelu.local_search.descent_kernel.descend_and_hop`). Where layers leave valleys
     (:func:`~unrelu.search.basin_prior.has_valleys`), each is followed to its end. The codes ``z0`` of the user and,
     where there is no visible noise and the first chain is no exact fit, that of ``exact`` layer by layer start further
     descents, which are no evidence of anything.
@@ -80,8 +84,9 @@ class Search:
         rounds: rounds at most. They bring an observation to 1 chain, to 6 without hops, to 6, 8 and 12 of 8 hops each,
             to 12 of 24 hops, to 18, and then to half as many more in each; while nearly all chains agree, half as many
             are added without further hops instead. None: as many as end within 0.1 seconds of the processor, three
-            times as many where no noise is visible. Where descents are not compiled they are fewer:
-            :attr:`~unrelu.search.descents.Descents.rounds` of each kind.
+            times as many where no noise is visible, twice where it is at most a tenth of y and layers are very narrow.
+            Where descents are not compiled they are fewer: :attr:`~unrelu.search.descents.Descents.rounds` of each
+            kind.
         max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 along a valley, or 400
             of L-BFGS where a Jacobian costs as much as dozens of them.
         max_programs: linear programs of a descent in l1 or linf.
@@ -208,7 +213,10 @@ class JointSearch:
     def _spent(self) -> Spent:
         missed = self.made - self.hits().best
         noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
-        return Spent(self.rounds, self.made, self.hops, missed, self.steps, self._confidence, noiseless, self.outlying)
+        light = self.f <= _LIGHT_NOISE * self.size
+        return Spent(
+            self.rounds, self.made, self.hops, missed, self.steps, self._confidence, noiseless, light, self.outlying
+        )
 
     def _make_round(self, rows: Index) -> None:
         """The next round of some observations; those that have and need equally many chains and hops go together."""
