@@ -191,6 +191,16 @@ def test_an_existing_folder_is_refused_before_anything_is_computed(run, monkeypa
     assert Path("out/codes.npy").read_text() == "precious"
 
 
+def test_an_empty_folder_is_filled_and_kept_when_the_work_fails(run, monkeypatch):
+    Path("out").mkdir()
+    with monkeypatch.context() as failing:
+        failing.setattr("unrelu._invert.invert", lambda *args, **options: (_ for _ in ()).throw(MemoryError))
+        assert run("invert", "net.npz", "y.npy", "-o", "out")[0] != 0
+    assert Path("out").is_dir()
+    assert run("invert", "net.npz", "y.npy", "-o", "out")[0] == 0
+    assert Path("out/codes.npy").exists()
+
+
 def test_overwrite_replaces_the_results_and_nothing_else(run):
     Path("out").mkdir()
     Path("out/codes.npy").write_text("old")

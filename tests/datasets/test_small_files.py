@@ -108,6 +108,11 @@ def test_the_output_folder_is_made_with_its_parents(tmp_path):
     assert (tmp_path / "a" / "b").is_dir()
 
 
+def test_an_empty_folder_is_as_good_as_none(tmp_path):
+    prepare_output(tmp_path, overwrite=False)
+    assert tmp_path.is_dir()
+
+
 def test_an_existing_folder_is_kept_unless_asked(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="exists; choose another folder, or pass --overwrite"):
@@ -122,7 +127,7 @@ def test_a_file_is_no_folder(tmp_path):
     for overwrite in (False, True):
         with pytest.raises(InputError, match="is a file; name a folder for the results"):
             prepare_output(path, overwrite)
-    with pytest.raises(InputError, match="cannot be made: Not a directory"):
+    with pytest.raises(InputError, match="is no folder for results: Not a directory"):
         prepare_output(path / "deeper", overwrite=False)
 
 

@@ -115,11 +115,12 @@ def invert(
     problem = Problem.build(network, given.y, **stated)
     refuse(chosen, problem)
     picture = PictureFile.of(output, given, problem.size, network, overwrite) if is_picture(output) else None
-    if picture is None:
-        prepare_output(output, overwrite)
     console, shown = Console(stderr=True, quiet=quiet), Console(quiet=quiet or json)
-    with removed_if_empty(output), progress_bar(console, method, problem.size) as (callback, interrupted):
-        result = find(network, given.y, method, callback=callback, **stated, **options)
+    with removed_if_empty(output):
+        if picture is None:
+            prepare_output(output, overwrite)
+        with progress_bar(console, method, problem.size) as (callback, interrupted):
+            result = find(network, given.y, method, callback=callback, **stated, **options)
     if json:
         leave("invert", invert_document(result, output, given.names, interrupted.is_set()))
     if picture is not None:
@@ -181,13 +182,14 @@ def certify(
         found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     measured, within = read_measurement(mask, operator, limit), read_bounds(bounds, limit)
-    prepare_output(output, overwrite)
     console = Console(stderr=True, quiet=quiet)
-    with removed_if_empty(output), progress_bar(console, "certify", 1, "node") as (callback, interrupted):
-        result = prove(
-            network, y, found, operator=measured, noise=noise, bounds=within, norm=norm, box=box, seed=seed,
-            time_limit=time_limit, max_nodes=max_nodes, callback=callback, scale=scale,
-        )  # fmt: skip
+    with removed_if_empty(output):
+        prepare_output(output, overwrite)
+        with progress_bar(console, "certify", 1, "node") as (callback, interrupted):
+            result = prove(
+                network, y, found, operator=measured, noise=noise, bounds=within, norm=norm, box=box, seed=seed,
+                time_limit=time_limit, max_nodes=max_nodes, callback=callback, scale=scale,
+            )  # fmt: skip
     single = isinstance(result, Certificate)
     certificates = Certificates([result]) if isinstance(result, Certificate) else result
     write_certificates(output, certificates, single)

@@ -114,12 +114,14 @@ def plain(text: str) -> str:
 
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty output folder behind when the work in it fails."""
+    """Leave no empty output folder behind when the work in it fails, but one that was there before."""
+    made = not folder.exists()
     try:
         yield
     except BaseException:
         with suppress(OSError):
-            folder.rmdir()
+            if made:
+                folder.rmdir()
         raise
 
 

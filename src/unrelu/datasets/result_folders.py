@@ -24,17 +24,18 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     """Make the output folder before any work starts.
 
     Raises:
-        OutputExistsError: it exists and ``overwrite`` is not set.
-        InputError: it is a file, cannot be made, or see :func:`check_own_files`.
+        OutputExistsError: it exists, is not empty, and ``overwrite`` is not set.
+        InputError: it is a file, cannot be made or read, or see :func:`check_own_files`.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
-    if folder.exists() and not overwrite:
-        raise OutputExistsError(f"{folder} exists; choose another folder, or pass --overwrite to replace its results")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        there = any(folder.iterdir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}; name another folder") from error
+        raise InputError(f"{folder} is no folder for results: {error.strerror}; name another one") from error
+    if there and not overwrite:
+        raise OutputExistsError(f"{folder} exists; choose another folder, or pass --overwrite to replace its results")
     check_own_files(folder)
 
 
