@@ -18,18 +18,15 @@ from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, default_prior, keep_prior, learned_prior, width_class
+from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, default_prior, keep_prior, learned_prior
 from unrelu.search.confidence import SAME, Hits
 from unrelu.search.joint_search import JointSearch, Search
 
 Array = npt.NDArray[np.float64]
 
-# The prior is learned from so many chains of each simulated observation, by the class of the problem: as many as a
-# search of very narrow layers makes. The best optimum is the best of three times as many: where the first miss it
-# together, further hops of the same would not tell.
-_CHAINS, _TIMES = (12, 12, 36), 3
-# Before it hops, a search makes so many chains, then twice as many.
-_CHAINS_BEFORE_HOPS = 6
+# The prior is learned from so many chains of each simulated observation. The best optimum is that of so many times as
+# many: where the first miss it together, further hops of the same would not tell.
+_CHAINS, _TIMES = 12, 3
 _FEWEST = 20
 
 
@@ -60,10 +57,10 @@ def calibrate(
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched with all that
-    "auto" has and more. How many of 12 independent chains, of 36 where layers are very narrow, ended in the best
-    optimum that is known is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept
-    with the network, and used by each later ``invert(network, ..., operator=operator)`` in this process instead of the
-    default. Without it, the default was learned on other generators.
+    "auto" has and more. How many of 12 independent chains ended in the best optimum that is known is the data from
+    which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used by each later
+    ``invert(network, ..., operator=operator)`` in this process instead of the default. Without it, the default was
+    learned on other generators.
 
     Args:
         network: G.
@@ -104,9 +101,8 @@ def calibrate(
         base = default_prior(problem)
         prior = learned_prior(_hits(ends, best, ~checked), base)
         keep_prior(problem, learned_prior(_hits(ends, best, best > -1), base))
-    few, chains = _CHAINS_BEFORE_HOPS, ends[0].shape[1]
-    reached = (ends[0][:, :few], ends[1][:, : 2 * few], ends[2][:, : 2 * few], further[:, : 2 * chains])
-    stages = zip((*LEVELS, LEVELS[-1]), reached, strict=True)
+    # A search makes half as many chains before it hops, and more after the last level.
+    stages = zip((*LEVELS, LEVELS[-1]), (ends[0][:, : _CHAINS // 2], *ends[1:], further[:, : 2 * _CHAINS]), strict=True)
     sure, wrong = _judged(prior, [(hops, end[checked]) for hops, end in stages], best[checked])
     return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))
 
@@ -125,16 +121,16 @@ def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, se
     ).equilibrated()
 
 
-def chain_ends(problem: Problem, truth: Array) -> tuple[list[Array], Array, Array]:
+def chain_ends(problem: Problem, truth: Array, chains: int = _CHAINS) -> tuple[list[Array], Array, Array]:
     """Where chains ended after each level of hops, (B, chains) each, more of them, and the best known objectives, (B,).
 
-    The best known are those of all of these, or of a descent from the truth.
+    The best known are those of three times as many chains, or of a descent from the truth.
     """
     search = JointSearch(problem, Search(confidence=1.0))
-    rows, ends, few = np.arange(problem.size), [], _CHAINS[width_class(problem)]
+    rows, ends = np.arange(problem.size), []
     search.descend_from(rows, truth)
-    for chains, hops in (*((few, hops) for hops in LEVELS), (_TIMES * few, LEVELS[-1])):
-        search.advance(rows, chains, hops)
+    for made, hops in (*((chains, hops) for hops in LEVELS), (_TIMES * chains, LEVELS[-1])):
+        search.advance(rows, made, hops)
         ends.append(search.ends.copy())
         search.starts.learn(search.f)
     return ends[:-1], ends[-1], search.f

@@ -355,9 +355,8 @@ def test_the_linearised_network_has_the_value_and_the_jacobian_of_the_network_at
     z = drawn(K, seed=8)
     at = Evaluation(problem, 0, z)
     h = layout[1, kernel.INPUTS]
-    upper, upper_layout = np.zeros(len(numbers) + (h + 2) * N, dtype=np.float32), layout[:2].copy()
-    upper[: len(numbers)] = numbers
-    kernel._linearise(numbers, layout, at.ends, at.x, at.slopes, upper, upper_layout)
+    upper = np.zeros(len(numbers) + (h + 2) * N, dtype=np.float32)
+    kernel._linearise(numbers, layout, at.ends, at.x, at.slopes, upper)
     product = upper[len(numbers) :][: h * N].reshape(h, N).T
     shift = upper[len(numbers) :][h * N : (h + 1) * N]
     first = at.x[K : K + h]

@@ -301,6 +301,7 @@ def test_a_shape_for_the_output_changes_nothing_of_a_search(end):
         ((6, 8, 10, 40), {}, 4),
         ((6, 8, 40), {}, 0),  # of one hidden layer, the network linearised above it is the network
         ((6, 30, 30, 40), {}, 0),
+        ((4, 800, 4, 800), {}, 0),  # the linearised network would be large
         ((6, 8, 10, 40), {"bounds": (-2, 2)}, 0),
     ],
 )

@@ -347,11 +347,11 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
 
 
 @jit
-def _linearise(numbers, layout, ends, x, slopes, upper, upper_layout):
+def _linearise(numbers, layout, ends, x, slopes, upper):
     """Write the network whose layers above the first are linearised at a code, with first layer h at it.
 
-    G(z') ~ G(z) + B (h(z') - h(z)), B = D_d W_d ... D_2 W_2, with the derivatives D of the activations at z. ``upper``
-    begins with the numbers of the network; B^T and what is added to B h follow.
+    G(z') ~ G(z) + B (h(z') - h(z)), B = D_d W_d ... D_2 W_2, with the derivatives D of the activations at z. Behind the
+    numbers of the network ``upper`` gets B^T, what is added to B h, and slopes of 1.
     """
     d = len(layout)
     product = np.empty((0, 0), np.float32)
@@ -360,18 +360,11 @@ def _linearise(numbers, layout, ends, x, slopes, upper, upper_layout):
         matrix = numbers[begin : begin + inputs * outputs].reshape(inputs, outputs)
         matrix = matrix * slopes[ends[layer + 1] : ends[layer + 2]]
         product = matrix if layer == 1 else np.dot(product, matrix)
-    h, outputs = layout[1, INPUTS], layout[d - 1, OUTPUTS]
-    begin = len(numbers)
-    upper_layout[0] = layout[0]
-    upper_layout[1, :] = begin, begin + h * outputs, begin + (h + 1) * outputs, h, outputs, _PIECEWISE_LINEAR, -1
-    for j in range(h):
-        upper[begin + j * outputs : begin + (j + 1) * outputs] = product[j]
-    begin += h * outputs
-    for i in range(outputs):
-        value = x[ends[d] + i]
-        for j in range(h):
-            value -= product[j, i] * x[ends[1] + j]
-        upper[begin + i], upper[begin + outputs + i] = value, 1
+    h, n = product.shape
+    matrix, shift = upper[len(numbers) :][: h * n].reshape(h, n), upper[len(numbers) + h * n :]
+    matrix[:] = product
+    shift[:n] = x[ends[d] : ends[d] + n] - np.dot(x[ends[1] : ends[2]], product)
+    shift[n:] = 1
 
 
 @jit
@@ -414,7 +407,7 @@ def _lowest_linearised(
     code[:] = z
     ends, u, x, slopes = work[0], work[1], work[2], work[3]
     _forward(numbers, layout, np.zeros(len(layout), np.float32), code, ends, u, x, slopes)
-    _linearise(numbers, layout, ends, x, slopes, upper, upper_layout)
+    _linearise(numbers, layout, ends, x, slopes, upper)
     limits[3] = np.inf
     least, total, here = np.inf, 0, _doubles(len(z))
     for t in range(len(trials)):
@@ -431,9 +424,9 @@ def _lowest_linearised(
 def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, linearised, steps):
     """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
 
-    After each move, if there are any ``linearised`` (c, h, t, k), the network is linearised above its first layer at
-    the code reached. Descents on that network start from there after t further moves, and from the lowest of their ends
-    one on the network itself, which is kept if it is lower.
+    After each of the first moves, if there are any ``linearised`` (c, l, t, k), l <= h, the network, of two layers or
+    more, is linearised above its first at the code reached. Descents on that network start from there after t further
+    moves, and from the lowest of their ends one on the network itself, which is kept if it is lower.
 
     All codes are inside a box (2, k). Where f (c,) is finite, z has been descended from before. Written in place: z, f,
     and the steps taken, on the network and on linearised ones, (c, 2).
@@ -442,10 +435,10 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
     work = _room(layout, n)
     upper, upper_layout, upper_work = numbers, layout, work
     if linearised.shape[1]:
-        h = layout[1, INPUTS]
-        upper, upper_layout = np.zeros(len(numbers) + (h + 2) * n, np.float32), layout[:2].copy()
-        upper[: len(numbers)] = numbers
-        upper_layout[1, INPUTS], upper_layout[1, OUTPUTS] = h, n
+        h, begin = layout[1, INPUTS], len(numbers)
+        upper, upper_layout = np.zeros(begin + (h + 2) * n, np.float32), layout[:2].copy()
+        upper[:begin] = numbers
+        upper_layout[1, :] = begin, begin + h * n, begin + (h + 1) * n, h, n, _PIECEWISE_LINEAR, -1
         upper_work = _room(upper_layout, n)
     code = _doubles(k)
     for i in range(len(z)):

@@ -78,8 +78,8 @@ class Start(NamedTuple):
         moves: perturbations of the optimum that is reached, one after another, (b, c, h, k): after each, a further
             descent, whose end is kept if it is lower.
         smoothed: whether the first descent begins on the smoothed generators.
-        linearised: of hops by the generator linearised above its first layer, one after each of the moves,
-            (b, c, h, t, k); None for no such hops. See
+        linearised: of hops by the generator linearised above its first layer, one after each of the first moves,
+            (b, c, l, t, k); None for no such hops. See
             :func:`~unrelu.local_search.descent_kernel.descend_and_hop`.
     """
 
@@ -101,7 +101,7 @@ class Spent(NamedTuple):
         steps: of all descents, (b,).
         confidence: (b,).
         noiseless: whether there is an exact fit to be found, (b,).
-        light: whether the residual is at most a tenth of the observation, (b,).
+        light: whether the objective is at most a hundredth of |y|^2, (b,).
         outlying: whether the residual stands out from the batch, so that agreement is no reason to stop, (b,).
     """
 
@@ -221,6 +221,13 @@ def step_terms(layout: npt.NDArray[np.int64]) -> Array:
     return np.array([1.0, len(layout), inputs @ outputs, outputs[-1] * k**2, k**3])
 
 
+def _linearised_cost(layout: npt.NDArray[np.int64]) -> float:
+    """What a step on a network linearised above its first layer costs, as a fraction of one on the network."""
+    linearised = layout[[0, -1]]
+    linearised[1, INPUTS] = layout[0, OUTPUTS]
+    return float(step_terms(linearised) @ STEP_COST / (step_terms(layout) @ STEP_COST))
+
+
 class CompiledDescents(Descents):
     """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
 
@@ -255,7 +262,9 @@ class CompiledDescents(Descents):
         self._weights = weights if problem.operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
-        if width_class(problem) == _VERY_NARROW and not problem.bounds.boxed.any() and len(network.layers) > 2:
+        narrow = width_class(problem) == _VERY_NARROW and not problem.bounds.boxed.any()
+        # With one hidden layer the linearised network is the network; with a wide first layer its matrix is large.
+        if narrow and len(network.layers) > 2 and _linearised_cost(self.layout) < 1:
             self.trials = _TRIALS
 
     def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -286,13 +295,6 @@ class CompiledDescents(Descents):
         return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS[width_class(self.problem)])
 
     @property
-    def _linearised_cost(self) -> float:
-        """What a step on a network linearised above its first layer costs, as a fraction of one on the network."""
-        upper = self.layout[[0, -1]]
-        upper[1, INPUTS] = self.layout[0, OUTPUTS]
-        return float(step_terms(upper) @ STEP_COST / (step_terms(self.layout) @ STEP_COST))
-
-    @property
     def layout(self) -> npt.NDArray[np.int64]:
         """The layers of the network, see :class:`~unrelu.local_search.descent_kernel.PackedNetwork`."""
         return self._packed[1].layout
@@ -314,7 +316,7 @@ class CompiledDescents(Descents):
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
-        steps = np.zeros((*start.f.shape, 2), dtype=np.int64)
+        steps = np.zeros(len(start.rows), dtype=np.int64)
         schedule = _WIDTHS if start.smoothed else _WIDTHS[:0]
         none = np.empty((*start.f.shape, 0, 0, start.z.shape[2]))
         linearised = none if start.linearised is None else start.linearised
@@ -323,12 +325,14 @@ class CompiledDescents(Descents):
                 break
             network, y = self._observed(int(row))
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
+            count = np.zeros((start.f.shape[1], 2), dtype=np.int64)
             descend_and_hop(
                 *network, schedule, y.astype(np.float32), self.problem.prior, limits, self._box, start.z[i],
-                start.f[i], start.moves[i], linearised[i], steps[i],
+                start.f[i], start.moves[i], linearised[i], count,
             )  # fmt: skip
-        exact, linear = steps.sum(axis=1).T
-        return np.asarray(exact + np.rint(self._linearised_cost * linear).astype(np.int64))
+            exact, linear = count.sum(axis=0)
+            steps[i] = exact + (round(_linearised_cost(network.layout) * linear) if linear else 0)
+        return steps
 
 
 class BatchDescents(Descents):

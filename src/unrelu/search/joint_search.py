@@ -63,9 +63,9 @@ class Search:
     one step each on smoothed generators, less and less smooth, then steps on the exact one. Chains start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
     (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
-    perturbs its code, descends again, and keeps what is lower. Where layers are very narrow, every second hop starts
-    where descents on the generator linearised above its first layer end
-    (:func:`~unrelu.local_search.descent_kernel.descend_and_hop`). Where layers leave valleys
+    perturbs its code, descends again, and keeps what is lower. Where several hidden layers are very narrow, the
+    generator is small and no coordinate is in a box, every second hop starts where descents on the generator linearised
+    above its first layer end (:func:`~unrelu.local_search.descent_kernel.descend_and_hop`). Where layers leave valleys
     (:func:`~unrelu.search.basin_prior.has_valleys`), each is followed to its end. The codes ``z0`` of the user and,
     where there is no visible noise and the first chain is no exact fit, that of ``exact`` layer by layer start further
     descents, which are no evidence of anything.
@@ -255,8 +255,8 @@ class JointSearch:
         chains, trials = f.shape[1], self.descents.trials
         linear = hops // 2 if trials else 0
         moves = self.starts.moves(rows, chains, hops - linear)
-        start = Start(rows, z, f, moves)
-        self._descend(start._replace(linearised=self.starts.trials(rows, chains, linear, trials)) if linear else start)
+        linearised = self.starts.trials(rows, chains, linear, trials) if linear else None
+        self._descend(Start(rows, z, f, moves, linearised=linearised))
         self.chains[rows, some], self.ends[rows, some] = z, f
         best = f.argmin(axis=1)
         self._keep(rows, z[np.arange(len(rows)), best], f.min(axis=1))
