@@ -347,8 +347,8 @@ class Gaussian(Noise):
     Entries with standard deviations of their own are divided by them, :math:`y_j / S_j` and the rows of A alike, and
     correlated ones are multiplied by :math:`L^{-1}`, :math:`C = L L^T` (generalised least squares). The objective is
     then :math:`\chi^2 = \sum_j r_j^2 / S_j^2` or :math:`r^T C^{-1} r`, and the noise has unit variance. An array whose
-    finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior`` weighs
-    :math:`1 / S^2` times as much.
+    finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior``
+    weighs :math:`1 / S^2` times as much.
 
     The p-value is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit of u free parameters to m entries
     takes u degrees of freedom from the noise. Where it takes all of them the fit can be tested no more, and what is
