@@ -20,7 +20,7 @@ N, NOISE = 12, "gaussian:0.3"
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     """Few further chains after those that the prior is learned from."""
-    monkeypatch.setattr(_calibrate, "_TIMES", 2)
+    monkeypatch.setattr(_calibrate, "_TIMES_AS_MANY", 2)
 
 
 def rough():

@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 # The prior is learned from so many chains of each simulated observation. The best optimum is that of so many times as
 # many: where the first miss it together, further hops of the same would not tell.
-_CHAINS, _TIMES = 12, 3
+_CHAINS, _TIMES_AS_MANY = 12, 3
 _FEWEST = 20
 
 
@@ -129,7 +129,7 @@ def chain_ends(problem: Problem, truth: Array, chains: int = _CHAINS) -> tuple[l
     search = JointSearch(problem, Search(confidence=1.0))
     rows, ends = np.arange(problem.size), []
     search.descend_from(rows, truth)
-    for made, hops in (*((chains, hops) for hops in LEVELS), (_TIMES * chains, LEVELS[-1])):
+    for made, hops in (*((chains, hops) for hops in LEVELS), (_TIMES_AS_MANY * chains, LEVELS[-1])):
         search.advance(rows, made, hops)
         ends.append(search.ends.copy())
         search.starts.learn(search.f)

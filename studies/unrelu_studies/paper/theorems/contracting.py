@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unrelu import zoo
+from unrelu.errors import UnsupportedModelError
 from unrelu_studies.kit.measures import code_rows, errors, identifiable, said, share
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -50,10 +51,11 @@ def _measure_random(unit: Unit, seed: int, quick: bool) -> list[Row]:
     for method in _RANDOM if not quick else ("linf", "lm", "auto"):
         # |W|^2 of the last layer is about (1 + sqrt(500 / n))^2.
         step = {"learning_rate": n / _HIDDEN[-1]} if method == _SCALED else {}
-        if method == "linf" and n < _HIDDEN[-1]:  # refused: the last layer does not tell its input
+        try:
+            result = run(method, network, y, seed=start, **step)
+        except UnsupportedModelError:  # by a layer-wise method, as the last layer does not tell its input
             rows += [("random", n, index, i, method, None, False, None) for i in range(_CODES)]
             continue
-        result = run(method, network, y, seed=start, **step)
         rows += code_rows(("random", n, index), method, result.z, truth, result.seconds, _SUCCESS)
     return rows
 
