@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import obstacle
-from unrelu.diagnostics.identifiability import identifiable_from, local_rank
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import Exact
 from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
@@ -137,8 +137,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
         layers, exact = _layers(network, z)
         bent = [layer for layer in network.layers[:-1] if not layer.activation.smooth]
         undecided = sum(int((np.broadcast_to(layer.activation.slope, (layer.n_out,)) < 1).sum()) for layer in bent)
-    rank, free, _ = local_rank(network, z)
-    identifiable = float(identifiable_from(rank, free, network.latent_dim).mean())
+    identifiable = float((local_rank(network, z)[1] == 0).mean())
     refused = None
     try:
         check_invertible(network, "exact", Exact.largest)

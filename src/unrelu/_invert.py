@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
+from unrelu.diagnostics.identifiability import degrees_of_freedom, jacobians, local_rank
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
@@ -189,7 +189,7 @@ def _diagnosed(result: Inversion) -> Inversion:
     k = problem.network.latent_dim
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator, fits, problem.bounds)
-    identifiable = identifiable_from(rank, free, k)
+    identifiable = free == 0
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)

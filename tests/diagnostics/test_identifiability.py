@@ -243,12 +243,12 @@ def test_directions_at_kinks_span_the_cone():
 def test_where_hidden_neurons_are_at_their_kink_full_rank_still_tells():
     network = unrelu.from_arrays([np.vstack([np.eye(2), [[1.0, -1.0]]]), np.eye(3)])
     told = unrelu.identifiability(network, [1.0, 1.0])
-    assert (told.rank, told.dimension, told.identifiable) == (2, -1, True)
+    assert (told.rank, told.dimension, told.identifiable) == (2, 0, True)
     dead = unrelu.identifiability(network, [0.0, 1.0])
     assert (dead.rank, dead.identifiable) == (1, False)
 
 
-def test_hidden_kinks_of_full_rank_on_both_sides_are_told_without_the_regions(monkeypatch):
+def test_hidden_kinks_of_full_rank_whatever_their_signs_are_told_without_the_regions(monkeypatch):
     """The difference of two equal inputs is the kink."""
     second = np.random.default_rng(0).standard_normal((8, 5))
     first = unrelu.from_arrays([np.vstack([np.eye(2), [[1.0, -1.0]], -np.eye(2)])])
@@ -257,7 +257,7 @@ def test_hidden_kinks_of_full_rank_on_both_sides_are_told_without_the_regions(mo
     expected = unrelu.identifiability(kinked, [1.0, 1.0])
     monkeypatch.setattr("unrelu.diagnostics.identifiability.linear_regions", None)
     rank, free, sigma = local_rank(kinked, np.array([[1.0, 1.0]]))
-    assert (rank[0], free[0]) == (expected.rank, expected.dimension) == (2, -1)
+    assert (rank[0], free[0]) == (expected.rank, expected.dimension) == (2, 0)
     assert sigma[0] == pytest.approx(expected.sigma_min, rel=1e-3)
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, MultiplierRows, Proof
-from unrelu.diagnostics.identifiability import identifiable_from, local_rank
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
@@ -79,8 +79,9 @@ class Certificate:
         z: the best code known, (k,); at least as good as the one that was to be certified.
         status, message: how the proof ended.
         norm: of F.
-        identifiable, rank: whether no other code near z has the same A G(z), and the rank of A J at z; of the piece
-            around z only, see :class:`~unrelu.Identifiability`. Codes beyond ``bounds`` are no other codes.
+        identifiable, rank: whether no other code near z has the same A G(z), and the rank of A J at z; of the linear
+            regions that meet at z only, see :class:`~unrelu.Identifiability`. Codes beyond ``bounds`` are no other
+            codes.
         eps: the stated bound of \|e_j\|, NaN if none was stated.
         box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
             (inf, -inf) where there is no such z; None if no eps was stated, no box was asked for, or the
@@ -446,7 +447,7 @@ def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:
     """The rank of A J at a code (k,), and whether no other code near it within the bounds has the same A G(z)."""
     rank, dimension, _ = local_rank(network, z[None], operator, bounds=bounds)
-    return int(rank[0]), bool(identifiable_from(rank, dimension, len(z))[0])
+    return int(rank[0]), bool(dimension[0] == 0)
 
 
 def digest(certificate: Certificate) -> str:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.diagnostics.linear_region import LinearRegions, affine, certain, free_basis, linear_regions, spectrum
+from unrelu.diagnostics.linear_region import affine, certain, linear_regions, spectrum
+from unrelu.diagnostics.solution_cones import KinkMap, SolutionCones, kink_map, solution_cones
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import equilibrate
@@ -42,12 +43,14 @@ class Identifiability:
         rank: rank of A J, the active rank: singular values below 1e-10 of the largest count as zero. At 1e-10, the
             rounding errors of double precision alone leave the code open by about 1e-6 of its length.
         sigma_min: the smallest of the k singular values of A J.
-        dimension: of the set of codes around z with the same A G; -1 if it could not be told.
+        dimension: of the set of codes around z with the same A G. Where neurons are at their kink, up to 256 of the
+            sign patterns that meet there are looked at: beyond, it is what was found, at least 1, or else -1 (unknown).
         margin: how far z can move, in the 2-norm, before the pre-activation of some ReLU, LeakyReLU or PReLU changes
             its sign: the largest such radius. Infinite if that never happens, NaN where a neuron with a kink lies
             behind a sigmoid or tanh, or the layers are not known.
-        identifiable: whether no other code nearby has the same A G: the rank is k, or ``dimension`` is 0. Where neurons
-            before the last layer are at their kink, only the regions with all of them on and all off are looked at.
+        identifiable: whether no other code nearby has the same A G: ``dimension`` is 0. That is so where the rank is k
+            and no neuron is at its kink; where some are, all regions that meet at z are looked at, not that of the rank
+            alone.
 
     Source: the discussion of Theorem 2 of the paper, carried from one layer to the network.
 
@@ -120,14 +123,10 @@ class Identifiability:
         """
         z = np.atleast_2d(self._z)[[index]]
         free, k = int(np.atleast_1d(self.dimension)[index]), self._network.latent_dim
-        if free > 0:
-            operator = self._operator.take(np.array([index % np.size(self.dimension)]))
-            for on in (False, True):
-                region = linear_regions(self._network, torch.from_numpy(z), operator, on)
-                basis = free_basis(region.tangents[0], region.kinks[0], on)
-                if basis is not None and basis.shape[1] == free:
-                    return basis
-        return np.zeros((k, 0))
+        if free <= 0:
+            return np.zeros((k, 0))
+        operator = self._operator.take(np.array([index % np.size(self.dimension)]))
+        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k))).basis
 
 
 @computing()
@@ -162,21 +161,11 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     exact, measured, unit = _equilibrated(network, measured)
     rank, dimension, sigma, margin = _examined(exact, batch, measured)
     sigma = np.ldexp(sigma, -unit)
-    seen = Identifiability(
-        rank, sigma, dimension, margin, identifiable_from(rank, dimension, k), exact, codes, measured
-    )
+    seen = Identifiability(rank, sigma, dimension, margin, dimension == 0, exact, codes, measured)
     if codes.ndim == 2:
         return seen
     names = ("rank", "sigma_min", "dimension", "margin", "identifiable")
     return replace(seen, **{name: getattr(seen, name)[0].item() for name in names})
-
-
-def identifiable_from(rank: Counts, dimension: Counts, k: int) -> Flags:
-    """Whether rank and dimension leave no other code nearby, (B,).
-
-    The rank may be below k where the kinks leave no room, and the dimension unknown (-1) at hidden kinks.
-    """
-    return np.asarray((dimension == 0) | ((dimension < 0) & (rank == k)))
 
 
 @computing()
@@ -191,17 +180,17 @@ def local_rank(
 
     The singular value is for the codes where it is ``wanted``, (B,), all of them by default; elsewhere it may be NaN.
 
-    The freedom is the dimension of a set of codes around z with the same observation A G(z). With J the Jacobian of the
-    linear region of G at z, it is k - rank A J. Where ReLU neurons are at their kink, several regions meet in z; the
-    one on which they all stay off and the one on which they all come on are looked at. With K the derivatives of their
-    pre-activations, z may move on them along
+    The freedom is the dimension of the set of codes around z with the same observation A G(z), and the code is
+    identifiable where it is 0. With J the Jacobian of the linear region of G at z, it is k - rank A J. Where neurons
+    are at their kink, several regions meet in z, with a Jacobian J_s for each pattern s of their signs. With K_s the
+    derivatives of their pre-activations there, z may move on the region along
 
-    .. math:: \{d : A J d = 0, \; K d \le 0\} \quad \text{or} \quad \{d : A J d = 0, \; K d \ge 0\}
+    .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}
 
-    and the freedom is the larger dimension of these cones. There it is a lower bound, as a mixed region may leave more;
-    where it is 0 because of neurons with layers behind them, it is -1 (unknown). Of a generator without known layers
-    the kinks are not known either, and it is k - rank A J. A bound that a code is at lets it move to one side only, as
-    a kink does.
+    and the freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics.solution_cones`: -1
+    (unknown) where there are more patterns than are looked at and no cone was found. Of a generator without known
+    layers the kinks are not known either, and it is k - rank A J. A bound that a code is at lets it move to one side
+    only, as a kink does.
 
     What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
     """
@@ -215,9 +204,7 @@ def local_rank(
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
     for part, codes in _chunks(exact, z, measured):
         asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
-        seen = certain(exact, single, codes, measured.take(part), asked)
-        sigma[part], sure[part] = seen.sigma, seen.full_rank
-        free[part[seen.hidden]] = -1
+        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
     rest = np.flatnonzero(~sure)
     if len(rest):
         outward = None if outward is None else outward[rest]
@@ -284,31 +271,18 @@ def _examined(
         known = off.finite & (ranks >= 0)
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
-        beside = [np.zeros((0, z.shape[1]))] * len(part) if outward is None else list(outward[part])
-        dimension[kept] = _dimensions(network, codes, measured, off, ranks, beside)[known]
+        dimension[kept] = z.shape[1] - ranks[known]
+        below = np.zeros((len(part), 0, z.shape[1])) if outward is None else outward[part]
+        sided = off.kinked | below.any(axis=(1, 2))
+        for i in np.flatnonzero(known & (off.several | (sided & (ranks < z.shape[1])))):
+            dimension[part[i]] = _cones(network, codes[[i]], measured.take(np.array([i])), below[i]).dimension
     return rank, dimension, sigma, margin
 
 
-def _dimensions(
-    network: Generator, z: Tensor, operator: Operator, off: LinearRegions, rank: Counts, outward: list[Array]
-) -> Counts:
-    """The larger dimension of the sets on which neurons at their kink stay off, and on which they come on."""
-    free = _of_cones(off, z.shape[1] - rank, outward, on=False)
-    kinked = np.flatnonzero([len(normals) > 0 for normals in off.kinks])
-    if len(kinked):
-        region = linear_regions(network, z[torch.from_numpy(kinked)], operator.take(kinked), on=True)
-        there = _of_cones(region, z.shape[1] - spectrum(region.tangents)[1], [outward[i] for i in kinked], on=True)
-        free[kinked] = np.maximum(free[kinked], there)
-    free[off.hidden & (free == 0)] = -1
-    return free
-
-
-def _of_cones(region: LinearRegions, unspanned: Counts, outward: list[Array], on: bool) -> Counts:
-    """The dimension of {d : J d = 0, outward d <= 0, the neurons at their kink stay on this side}; -1 if not found."""
-    free = unspanned.copy()
-    for i, kinks in enumerate(region.kinks):
-        normals = np.concatenate([kinks, -outward[i] if on else outward[i]])
-        if normals.any() and free[i] > 0:
-            basis = free_basis(region.tangents[i], normals, on)
-            free[i] = -1 if basis is None else basis.shape[1]
-    return free
+def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> SolutionCones:
+    """The codes around a code (1, k) with the same observation."""
+    k = z.shape[1]
+    if isinstance(network, Network):
+        return solution_cones(kink_map(network, network, z, operator, outward), k)
+    measured = linear_regions(network, z, operator).tangents[0]
+    return solution_cones(KinkMap(measured, np.zeros((0, k)), np.zeros(0), outward), k)

@@ -1,9 +1,8 @@
-"""The linear region of A G around a code: its Jacobian, the neurons at their kink, how far the region reaches."""
+"""The linear region of A G around a code: its Jacobian, whether neurons are at their kink, how far it reaches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import torch
 from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
-from unrelu.lp.polytopes import always_tight, constraints_on, null_space
+from unrelu.diagnostics.solution_cones import RANK_TOLERANCE, at_kink, kink_map, picks
 from unrelu.measurements import Operator
 from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.generator import Generator
@@ -21,14 +20,6 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
 
-# Singular values below this share of the largest count as zero. Outputs carry rounding errors of eps |y|, eps = 2e-16,
-# and |y| is about sigma_max |z| at most, so at this share they leave z open by eps / 1e-10 = 2e-6 of its length (in
-# runs by a tenth of that, as rounding is spread over all directions). Far below it, not even data that are exact to the
-# last bit tell the code to 1e-6.
-RANK_TOLERANCE = 1e-10
-# Pre-activations below this share of the layer's largest are at the kink: a code found as a vertex of the preimage has
-# neurons exactly there, on either side by rounding.
-_KINK_TOLERANCE = 1e-7
 # The eigenvalues of J J^T are off by eps times the largest, so from this share of it on their roots are singular
 # values to 1e-10; below, J itself is factored. A J of single precision is off by 1e-6 of its size, a thousandth of the
 # root of this share.
@@ -42,20 +33,20 @@ _GRAM_RANGE = (1e-200, 1e200)
 
 @dataclass(frozen=True, eq=False)
 class LinearRegions:
-    """The linear regions at codes z, (B, k), with every neuron at its kink on, or every one off.
+    """The linear regions at codes z, (B, k), with every neuron at its kink off.
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m).
         margin: (B,); NaN where it is not known.
-        kinks: of every code the derivatives of the pre-activations at their kink, (count, k).
-        hidden: where some of these neurons are before the last layer, (B,).
+        kinked: where a neuron is at its kink, (B,).
+        several: where rank k here does not rule out other codes, as regions meet that have other Jacobians, (B,).
         finite: where G(z) is, (B,).
     """
 
     tangents: Tensor
     margin: Array
-    kinks: list[Array]
-    hidden: Flags
+    kinked: Flags
+    several: Flags
     finite: Flags
 
 
@@ -64,7 +55,7 @@ def affine(network: Generator) -> bool:
     return isinstance(network, Network) and not any(map(_curved, network.layers))
 
 
-def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool = False) -> LinearRegions:
+def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearRegions:
     r"""The Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
 
     As long as no neuron before it changes its side, u_j is affine in z, and so its sign stays within
@@ -74,85 +65,66 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, on: bool =
     of z, over the neurons that have a kink. Behind a sigmoid or tanh they are not affine, and there is no such radius.
     """
     batch, k = z.shape
+    none = np.zeros(batch, dtype=bool)
     if not isinstance(network, Network):
         x, tangents = network.linearize(z)
-        none = np.zeros(batch, dtype=bool)
-        kinks = [np.zeros((0, k))] * batch
-        return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), kinks, none, _finite(x))
-    x, straight = z, True
+        return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), none, none, _finite(x))
+    x, straight, tangents = z, True, torch.eye(k, dtype=z.dtype)[None]
     margin = torch.full((batch,), torch.inf, dtype=z.dtype)
-    found: list[list[Tensor]] = [[] for _ in range(batch)]
-    hidden = np.zeros(batch, dtype=bool)
-    for depth, layer in enumerate(network.layers, 1):
-        slopes = _pushed(layer, tangents if depth > 1 else torch.eye(k, dtype=z.dtype)[None], batch)
+    kinked, several, picked = none, none, picks(operator)
+    for layer in network.layers:
+        slopes = _pushed(layer, tangents, batch)
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
-        at_kink = _at_kink(layer, u)
-        side = torch.where(at_kink, torch.full_like(u, 1.0 if on else -1.0), u)
-        tangents = slopes * layer.activation.derivative(side, x)[:, None, :]
+        kinks = at_kink(layer, u)
+        tangents = slopes * _off(layer, u, x, kinks)[:, None, :]
         margin = torch.minimum(margin, _reach(layer, u, slopes) if straight else torch.full_like(margin, torch.nan))
         straight &= not _curved(layer)
-        for i in torch.nonzero(at_kink.any(dim=1))[:, 0].tolist():
-            found[i].append(slopes[i][:, at_kink[i]].T)
-            hidden[i] |= depth < len(network.layers)
-    kinks = [torch.cat(rows).numpy() if rows else np.zeros((0, k)) for rows in found]
-    return LinearRegions(operator.linearize(x, tangents)[1], margin.numpy(), kinks, hidden, _finite(x))
+        some = kinks.any(dim=1).numpy()
+        kinked = kinked | some
+        several = several if picked and layer is network.layers[-1] else kinked
+    return LinearRegions(operator.linearize(x, tangents)[1], margin.numpy(), kinked, several, _finite(x))
 
 
-class Certain(NamedTuple):
-    """What is sure of codes, (B,) each: the smallest singular value to 1e-3, rank k on both sides, a hidden kink."""
+def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
+    """The smallest singular value of A J to 1e-3, and where no other code near z surely has the same A G, (B,) each.
 
-    sigma: Array
-    full_rank: Flags
-    hidden: Flags
-
-
-def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> Certain:
-    """Where A J surely has rank k, with every neuron at its kink on as well as with every one off.
-
-    Neurons of the last layer are taken as off where A picks outputs: any that comes on adds a row to the Jacobian.
-    ``hidden`` is where some at their kink are before the last layer.
+    That is where A J has rank k and no neuron is at its kink. One of the last layer may be where A picks outputs: if it
+    comes on it adds a row to the Jacobian. Elsewhere the outputs of neurons at their kink count as directions of their
+    own, next to the k of z: if A J of all of these has full rank, so has every Jacobian around z.
 
     The pattern is found in double precision and the directions are pushed through ``single``, the network in single
-    precision, which takes a convolutional one a third of the time; those of the other side from the first layer with a
-    kink on. Singular values are for where they are ``wanted``, (B,), or the rank is not obvious; a condition number,
-    which takes far less, is enough for the rank. They are NaN elsewhere.
+    precision, which takes a convolutional one a third of the time. Singular values are for where they are ``wanted``,
+    (B,), or the rank is not obvious; a condition number, which takes far less, is enough for the rank. They are NaN
+    elsewhere.
     """
     batch, k = z.shape
-    x, hidden, picked = z, torch.zeros(batch, dtype=torch.bool), selects_outputs(operator)
-    off, kinked = torch.eye(k, dtype=single.dtype)[None], torch.zeros(batch, dtype=torch.bool)
-    on = off.expand(0, -1, -1)  # the tangents of those that are kinked
+    x, several, picked = z, np.zeros(batch, dtype=bool), picks(operator)
+    tangents = torch.eye(k, dtype=single.dtype)[None]
     for layer, fast in zip(network.layers, single.layers, strict=True):
-        hidden = kinked.clone()
-        slopes = _pushed(fast, off, batch)
         u = layer.affine.apply(x)
         x = layer.activation.forward(u)
-        kinks = _at_kink(layer, u)
+        kinks = at_kink(layer, u)
         if not (picked and layer is network.layers[-1]):
-            kinked = hidden | kinks.any(dim=1)
-        if kinked.any():
-            both = slopes[kinked]
-            if len(on):
-                both[hidden[kinked]] = _pushed(fast, on, len(on))
-            on = both * _slope(layer, u, x, kinks, 1.0)[kinked].to(single.dtype)[:, None, :]
-        off = slopes * _slope(layer, u, x, kinks, -1.0).to(single.dtype)[:, None, :]
-    smallest, sure = _full_rank(_measured(operator, x, off, np.arange(batch)), wanted)
-    some = torch.nonzero(kinked)[:, 0].numpy()
-    if len(some):
-        sure[some] &= _full_rank(_measured(operator, x, on, some), np.zeros(len(some), dtype=bool))[1]
-    return Certain(smallest, sure & _finite(x), hidden.numpy())
+            several |= kinks.any(dim=1).numpy()
+        tangents = _pushed(fast, tangents, batch) * _off(layer, u, x, kinks).to(single.dtype)[:, None, :]
+    smallest, sure = _full_rank(_measured(operator, x, tangents), wanted)
+    for i in np.flatnonzero(sure & several):
+        around = kink_map(network, single, z[[i]], operator.take(np.array([i])), np.zeros((0, k)))
+        sure[i] = around is not None and _well_conditioned(around.measured[None].to(torch.float32))[0]
+    return smallest, sure & _finite(x)
 
 
-def _slope(layer: Layer, u: Tensor, x: Tensor, kinks: Tensor, side: float) -> Tensor:
-    """The derivatives of an activation, (B, n), with the neurons at their kink on one side of it."""
-    return layer.activation.derivative(torch.where(kinks, side, u), x)
+def _off(layer: Layer, u: Tensor, x: Tensor, kinks: Tensor) -> Tensor:
+    """The derivatives of an activation, (B, n), with the neurons at their kink off."""
+    return layer.activation.derivative(torch.where(kinks, -1.0, u), x)
 
 
-def _measured(operator: Operator, x: Tensor, tangents: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
-    """What an operator makes of the tangents (b, k, n) of some outputs, (b, k, m)."""
+def _measured(operator: Operator, x: Tensor, tangents: Tensor) -> Tensor:
+    """What an operator makes of the tangents (B, k, n) of outputs (B, n), (B, k, m)."""
     if selects_outputs(operator):
-        return operator.take(rows).to(tangents.dtype, x.device).tangents(tangents)
-    return operator.take(rows).linearize(x[torch.from_numpy(rows)], tangents.to(x.dtype))[1]
+        return operator.to(tangents.dtype, x.device).tangents(tangents)
+    return operator.linearize(x, tangents.to(x.dtype))[1]
 
 
 def _full_rank(measured: Tensor, wanted: Flags) -> tuple[Array, Flags]:
@@ -176,20 +148,6 @@ def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
         rank[rows] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
         smallest[rows] = values[:, -1].numpy() if m >= k else 0.0
     return smallest, rank
-
-
-def free_basis(tangents: Tensor, kinks: Array, on: bool) -> Array | None:
-    """An orthonormal basis, (k, dimension), of what the free directions at one code span; None if it was not found.
-
-    They are the d with A J d = 0 along which the neurons at their kink stay on, or stay off.
-    """
-    basis = null_space(tangents.T.numpy())
-    normals = constraints_on(-kinks if on else kinks, basis)
-    normals = normals[normals.any(axis=1)]
-    if not len(normals):
-        return basis
-    tight = always_tight(normals, np.zeros(len(normals)))
-    return None if tight is None else basis @ null_space(normals[tight])
 
 
 def _pushed(layer: Layer, tangents: Tensor, batch: int) -> Tensor:
@@ -233,13 +191,6 @@ def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
 
 def _curved(layer: Layer) -> bool:
     return layer.activation.smooth or layer.activation.width > 0
-
-
-def _at_kink(layer: Layer, u: Tensor) -> Tensor:
-    """Where a ReLU (slope 0 below zero) has a pre-activation of zero."""
-    flat = torch.as_tensor(np.nan_to_num(layer.activation.slope, nan=1.0) == 0)
-    allowed = _KINK_TOLERANCE * u.abs().amax(dim=1, keepdim=True)
-    return flat & (u.abs() <= allowed) & torch.isfinite(allowed)
 
 
 def _finite(x: Tensor) -> Flags:

@@ -215,7 +215,7 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
         return f"no other code near it gives the same observation {of}"
     if freedom > 0:
         return f"a set of codes around it, of {count(freedom, 'dimension')}, gives the same observation {of}"
-    if rank < k:
+    if freedom < 0:
         return f"other codes near it may give the same observation {of}"
     return f"the observation does not tell the code to a small part of its length {of}"
 

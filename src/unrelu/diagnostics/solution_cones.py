@@ -1,0 +1,261 @@
+r"""The codes around a code that have the same observation: a cone for each sign pattern of the neurons at their kink.
+
+Near z a piecewise linear A G is A G(z) + f(d), d the step from z, and f is linear on each of the cones into which the
+hyperplanes of the kinks cut the steps; a neuron of a later layer has another hyperplane on every cone of the layers
+before it. The codes around z with the same observation are the d with f(d) = 0.
+
+Sign patterns are searched by branch and bound. With h_j = phi_j(v_j) the outputs of the neurons at their kink, f is
+linear in w = (d, h), and so are the v_j. A neuron of slope c < 1 for negative arguments obeys
+
+.. math:: h_j \ge v_j, \qquad h_j \ge c_j v_j
+
+until its sign is decided, which makes it h_j = v_j >= 0 or h_j = c_j v_j with v_j <= 0. So the w with f = 0 that obey
+all this are a polyhedral cone that holds the steps of all patterns which agree with what was decided.
+
+Source: branch and bound on the signs of ReLUs as in R. Bunel et al., "A unified view of piecewise linear neural network
+verification", NeurIPS 2018; steps have no bounds here, so there is no chord above a ReLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unrelu.lp.polytopes import always_tight, constraints_on, null_space
+from unrelu.measurements import Operator
+from unrelu.measurements.linear_operators import Identity, MaskOperator
+from unrelu.measurements.observed_network import selects_outputs, unweighted
+from unrelu.models.network import Layer, Network
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+# Singular values below this share of the largest count as zero. Outputs carry rounding errors of eps |y|, eps = 2e-16,
+# and |y| is about sigma_max |z| at most, so at this share they leave z open by eps / 1e-10 = 2e-6 of its length (in
+# runs by a tenth of that, as rounding is spread over all directions). Far below it, not even data that are exact to the
+# last bit tell the code to 1e-6.
+RANK_TOLERANCE = 1e-10
+# Pre-activations below this share of the layer's largest are at the kink: a code found as a vertex of the preimage has
+# neurons exactly there, on either side by rounding.
+_KINK_TOLERANCE = 1e-7
+# Sums that are this many machine epsilons of their terms are rounding of zero. Their rows would look like constraints.
+_ROUNDING = 64
+# Partial sign patterns that are looked at, and neurons at their kink whose signs may matter: a program of a millisecond
+# for each pattern of a few neurons, of half a second where there are so many.
+MOST_PATTERNS, MOST_NEURONS = 256, 256
+
+
+def at_kink(layer: Layer, u: Tensor) -> Tensor:
+    """Where a ReLU, LeakyReLU or PReLU has a pre-activation of zero."""
+    bent = torch.as_tensor(np.nan_to_num(layer.activation.slope, nan=1.0) != 1)
+    largest = u.abs().amax(dim=1, keepdim=True)
+    rounding = _ROUNDING * torch.finfo(u.dtype).eps * torch.from_numpy(np.abs(layer.bias()))
+    return bent & (u.abs() <= torch.maximum(_KINK_TOLERANCE * largest, rounding)) & torch.isfinite(largest)
+
+
+def picks(operator: Operator) -> bool:
+    """Whether A picks outputs, weighed or not.
+
+    Then the neurons of the last layer need no branching: f = 0 asks of an observed one at its kink that v_j <= 0 where
+    its slope is 0, and that v_j = 0 elsewhere.
+    """
+    return selects_outputs(unweighted(operator, 1)[0])
+
+
+class KinkMap(NamedTuple):
+    """f around one code, linear in w = (d, h), h of q neurons.
+
+    Attributes:
+        measured: f(d), transposed, (k + q, m).
+        pre: the v_j, (q, k + q).
+        slope: the c_j, (q,).
+        below: rows r with r . w <= 0, whatever the signs are, (s, k + q).
+    """
+
+    measured: Tensor
+    pre: Array
+    slope: Array
+    below: Array
+
+
+@dataclass(frozen=True, eq=False)
+class SolutionCones:
+    """What was found of the codes around one code with the same observation.
+
+    Attributes:
+        dimension: the largest dimension of a cone that was found; -1 if none has more than 0 and not all patterns were
+            decided.
+        basis: an orthonormal basis of what that cone spans, (k, dimension).
+    """
+
+    dimension: int
+    basis: Array
+
+
+def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
+    """f around a code (1, k); None where more neurons are at their kink than MOST_NEURONS.
+
+    Args:
+        network: G in double precision, which decides what is at its kink.
+        fast: G in the precision of the result.
+        z: the code.
+        operator: A of this observation.
+        outward: outward normals of the bounds that the code is at, (c, k).
+    """
+    x, k, picked = z, z.shape[1], picks(operator)
+    tangents = torch.eye(k, dtype=fast.dtype)
+    pre, slope, below = [], [], [torch.from_numpy(outward[outward.any(axis=1)])]
+    for layer, pushing in zip(network.layers, fast.layers, strict=True):
+        v = _without_rounding(pushing.affine.apply(tangents, constant=False))
+        u = layer.affine.apply(x)
+        x = layer.activation.forward(u)
+        kinks = at_kink(layer, u)[0]
+        factor = layer.activation.derivative(u, x)[0]
+        c = torch.as_tensor(np.array(np.broadcast_to(layer.activation.slope, len(kinks))))
+        if picked and layer is network.layers[-1]:
+            factor = torch.where(kinks, (c != 0).to(factor.dtype), factor)
+            below.append(v[:, kinks & (c == 0) & _observed(operator, len(kinks))].T)
+            tangents = v * factor.to(v.dtype)
+            continue
+        tangents = v * torch.where(kinks, 0.0, factor).to(v.dtype)
+        kinks &= v.any(dim=0)
+        if count := int(kinks.sum()):
+            if len(slope) + count > MOST_NEURONS:
+                return None
+            pre.append(v[:, kinks].T)
+            slope += c[kinks].tolist()
+            unit = torch.zeros(count, v.shape[1], dtype=v.dtype)
+            unit[torch.arange(count), torch.nonzero(kinks)[:, 0]] = 1
+            tangents = torch.cat([tangents, unit])
+    measured = operator.linearize(x, tangents[None].to(x.dtype))[1][0]
+    return KinkMap(measured, _padded(pre, k + len(slope)), np.array(slope), _padded(below, k + len(slope)))
+
+
+def _without_rounding(v: Tensor) -> Tensor:
+    """The derivatives of a layer's pre-activations, with 0 for what only rounding left of sums of weights."""
+    return torch.where(v.abs() > _ROUNDING * torch.finfo(v.dtype).eps * v.abs().max(), v, 0.0)
+
+
+def _observed(operator: Operator, n: int) -> Tensor:
+    """Which outputs an operator that picks some shows, (n,)."""
+    inner, seen = unweighted(operator, 1)[0], operator.seen(1)[0]
+    if isinstance(inner, Identity | MaskOperator):
+        return torch.from_numpy(seen.copy())
+    chosen, shown = inner.selection(), np.zeros(n, dtype=bool)
+    if chosen is not None:
+        shown[chosen[seen]] = True
+    return torch.from_numpy(shown)
+
+
+def _padded(rows: list[Tensor], width: int) -> Array:
+    """Rows of growing widths as a matrix, zeros behind them."""
+    wide = [torch.nn.functional.pad(row.double(), (0, width - row.shape[1])) for row in rows]
+    return torch.cat(wide).numpy() if wide else np.zeros((0, width))
+
+
+def solution_cones(around: KinkMap | None, k: int) -> SolutionCones:
+    """The codes around a code that have the same observation, by branch and bound on the signs; one off first."""
+    best = SolutionCones(0, np.zeros((k, 0)))
+    decided = around is not None and bool(torch.isfinite(around.measured).all())
+    open_ = [_Pattern.undecided(around)] if around is not None and decided else []
+    for _ in range(MOST_PATTERNS):
+        if not open_:
+            break
+        pattern = open_.pop()
+        leaf = pattern.decided == len(pattern.around.slope)
+        found = pattern.relaxed()
+        if found is None:
+            decided &= not leaf
+            open_ += [] if leaf else [pattern.child(on=True), pattern.child(on=False)]
+            continue
+        dimension = _rank(found.basis[:k])
+        if dimension > best.dimension and leaf:
+            best = SolutionCones(dimension, found.basis)
+        elif dimension > best.dimension:
+            # Where h = v in the whole cone, the neuron is off only where it also counts as on; and the other way round.
+            sides = [True] if found.on else [False] if found.off else [True, False]
+            open_ += [pattern.child(on) for on in sides]
+    return replace(best, dimension=-1) if (open_ or not decided) and not best.dimension else best
+
+
+class _Relaxed(NamedTuple):
+    """The cone of a partial pattern: a basis of its span, and whether the next neuron is on, or off, in all of it."""
+
+    basis: Array
+    on: bool
+    off: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Pattern:
+    """The signs of the first neurons.
+
+    Attributes:
+        around: f, with ``measured`` of at most k + q columns.
+        equal: what has to be zero, (., k + q).
+        expand: w from d and the h that are not decided, (k + q, k + q - decided).
+        below: rows r with r . w <= 0 by what was decided, and always.
+        decided: how many neurons were.
+    """
+
+    around: KinkMap
+    equal: Array
+    expand: Array
+    below: Array
+    decided: int
+
+    @classmethod
+    def undecided(cls, around: KinkMap) -> _Pattern:
+        """No neuron is decided."""
+        equal = np.linalg.qr(around.measured.double().numpy().T, mode="r")
+        return cls(around, equal, np.eye(len(around.measured)), around.below, 0)
+
+    @property
+    def _open(self) -> int:
+        """The column of ``expand``, and row of w, from which undecided neurons stand."""
+        return len(self.around.measured) - len(self.around.slope)
+
+    def child(self, on: bool) -> _Pattern:
+        """With the next neuron on, or off."""
+        i, k = self.decided, self._open
+        pre, slope = self.around.pre[i], 1.0 if on else self.around.slope[i]
+        expand = np.delete(self.expand, k, axis=1)
+        expand[k + i] = slope * _product(pre[None], expand)[0]
+        below = np.vstack([self.below, -pre if on else pre])
+        return replace(self, expand=expand, below=below, decided=i + 1)
+
+    def relaxed(self) -> _Relaxed | None:
+        """The cone; None if its program was not solved."""
+        pre, slope = self.around.pre[self.decided :], self.around.slope[self.decided :, None]
+        sign = np.where(slope < 1, 1.0, -1.0)
+        h = np.eye(len(self.expand))[self._open + self.decided :]
+        normals = _product(np.vstack([sign * (pre - h), sign * (slope * pre - h), self.below]), self.expand)
+        basis = null_space(_product(self.equal, self.expand))
+        seen = constraints_on(normals, basis)
+        size = np.linalg.norm(seen, axis=1)
+        tight = size == 0
+        if not tight.all():
+            found = always_tight(seen[~tight] / size[~tight, None], np.zeros(int((~tight).sum())))
+            if found is None:
+                return None
+            tight[~tight] = found
+            basis = basis @ null_space(seen[tight])
+        return _Relaxed(basis, bool(tight[:1].any()), bool(tight[len(pre) : len(pre) + 1].any()))
+
+
+def _product(rows: Array, expand: Array) -> Array:
+    """Rows of w as rows of w', with 0 for what only rounding left.
+
+    A factor of a QR decomposition is off by eps times the lengths of its columns, not of its entries.
+    """
+    product, size = rows @ expand, np.linalg.norm(rows, axis=0) @ np.abs(expand)
+    return np.where(np.abs(product) > _ROUNDING * np.finfo(np.float64).eps * size, product, 0.0)
+
+
+def _rank(rows: Array) -> int:
+    return int(np.linalg.matrix_rank(rows, tol=RANK_TOLERANCE)) if rows.size else 0
