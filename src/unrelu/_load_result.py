@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ Array = npt.NDArray[np.float64]
 _DOUBLE, _SINGLE = 1e-9, 1e-4
 # Probabilities may.
 _PROBABILITY = 1e-6
+# What a message alone says: why an observation failed, and by how much its residual stands out of the batch.
+_FAILED, _FACTOR = "could not be inverted: ", re.compile(r"\((\d+\.\d) times the batch's noise level\)")
 
 
 def load_result(
@@ -41,9 +44,9 @@ def load_result(
     Args:
         path: the ``.npz`` file.
         network: G. It is compared with the fingerprint in the file, and G(z), objective, p-value, rank and status are
-            computed from the codes and compared with those in the file. What only the search knew is taken from it: how
-            it ended, the confidence of a fit that is not exact, which residuals stood out from those of the batch,
-            iterations and times.
+            computed from the codes and compared with those in the file, and so are the messages. What only the search
+            knew is taken from it: how it ended and why it failed, the confidence of a fit that is not exact, which
+            residuals stood out from those of the batch and by how much, the method, iterations and times.
         operator: A, where it is code (a function, a large linear operator), which no file holds.
         max_bytes: the most that the file may take in memory, 4 GiB by default.
 
@@ -107,6 +110,21 @@ def _flaw(result: Inversion) -> str | None:
         if differ.any():
             i = int(np.argmax(differ))
             return f"{name} of observation {i} is {told[i]}, computed again from its code {found[i]}"
+    return _flaw_of_messages(result)
+
+
+def _flaw_of_messages(result: Inversion) -> str | None:
+    """The first message that is not what the verdict says with the numbers of the file, in a sentence.
+
+    By how much a residual stands out of its batch, and why an observation failed, are taken from the message.
+    """
+    for i, said in enumerate(result.message):
+        if result.status[i] is Status.ERROR and said.startswith(_FAILED):
+            continue
+        factor = _FACTOR.search(said)
+        due = result._message(i, float(factor[1]) if factor else 0.0)
+        if said != due:
+            return f"message of observation {i} is {said[:80]!r}, computed again from its numbers {due[:80]!r}"
     return None
 
 

@@ -287,6 +287,54 @@ def test_a_radius_that_was_not_proved():
         assert "about codes up to" in forged(found, radius=radius).flaw(net, y)
 
 
+def test_a_radius_that_is_not_that_of_the_proofs():
+    for radius in (-1.0, 0.0, 7.0, math.nan):
+        assert "about codes up to" in flawed(closed(), radius=radius)
+    _, net, y, _ = problem(9)
+    found = unrelu.certify(net, y, norm="linf", noise="uniform:1", seed=0)
+    for radius in (-1.0, 0.0, 9999.0):
+        assert "about codes up to" in forged(found, radius=radius).flaw(net, y)
+
+
+@pytest.mark.parametrize("found", [closed, of_sums, stopped])
+def test_nodes_and_seconds_that_contradict_the_proof_or_the_history(found):
+    found = found()
+    for nodes in (-1, 0, len(found.proof.parent) - 1, found.history[-1].nodes - 1):
+        assert flawed(found, nodes=nodes) is not None, nodes
+    for seconds in (-1.0, math.nan, math.inf, found.history[-1].seconds / 2):
+        assert flawed(found, seconds=seconds) is not None, seconds
+
+
+def test_an_exact_fit_took_no_relaxations():
+    y = np.asarray(NET(closed().z)).ravel()
+    found = unrelu.certify(NET, y)
+    assert (found.status, found.nodes, found.proof) == (ProofStatus.EXACT_FIT, 0, None)
+    assert found.verify(NET, y)
+    assert "nodes is 5" in forged(found, nodes=5).flaw(NET, y)
+    assert "codes up to" in forged(found, radius=3.0).flaw(NET, y)
+
+
+def test_a_history_that_cannot_have_been():
+    history = closed().history
+    first, last = history[0], history[-1]
+    assert len(history) >= 2
+    for moments in (
+        history[::-1],
+        (replace(first, seconds=-1.0), *history[1:]),
+        (replace(first, nodes=-1), *history[1:]),
+        (replace(first, lower=-1.0), *history[1:]),
+        (replace(first, lower=last.lower * 1.01), *history[1:]),
+        (replace(first, upper=last.upper * 0.99), *history[1:]),
+        (*history[:-1], replace(last, lower=closed().lower * 1.01)),
+        (*history[:-1], replace(last, upper=closed().upper * 0.99)),
+        (*history[:-1], replace(last, seconds=closed().seconds + 1)),
+        (*history[:-1], replace(last, nodes=closed().nodes + 1)),
+        *((*history, replace(last, **{name: math.nan})) for name in ("seconds", "lower", "upper")),
+        *((*history, replace(last, **{name: math.inf})) for name in ("seconds", "lower", "upper")),
+    ):
+        assert "history" in flawed(closed(), history=moments)
+
+
 # --- another network, observation or operator -------------------------------------------------------------------------
 
 

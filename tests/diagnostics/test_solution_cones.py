@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from unrelu.diagnostics import solution_cones as cones
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.linear_operators import Weighted
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
@@ -99,7 +100,7 @@ def drawn(number):
         layers, x = [], z = [], rng.integers(-1, 2, k).astype(float)
         layers, x, kinks = [], z, 0
         kind = SLOPES[number % len(SLOPES)]
-        for below, n in zip(widths, widths[1:], strict=False):
+        for below, n in pairwise(widths):
             weight = rng.integers(-2, 3, (n, below)).astype(float)
             bias = rng.integers(-1, 2, n) * (rng.random() < 0.5)
             u = weight @ x + bias
@@ -196,3 +197,17 @@ def test_beyond_the_limits_it_is_unknown(monkeypatch):
         assert (told.dimension, told.identifiable) == (-1, False)
         assert told.directions().shape == (6, 0)
     assert decided >= 0
+
+
+@pytest.mark.parametrize("shown", [None, [0, 2]])
+def test_weighed_outputs_are_picked_ones(shown):
+    """Noise of different sizes: of outputs at their kink only those count that are observed."""
+    network, z = unrelu.from_arrays([np.vstack([np.eye(3), -np.eye(3)[:1]])]), np.zeros((2, 3))
+    kept = np.ones((2, 4), dtype=bool)
+    if shown is not None:
+        kept[1] = np.isin(np.arange(4), shown)
+    inner = read_operator(unrelu.Mask(kept), (4,), (2, 4), network)
+    weighed = Weighted(inner, torch.from_numpy(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 3.0, 4.0]])))
+    free = [largest_dimension([(network.layers[0].matrix(), np.zeros(4), np.zeros(4))], code, np.diag(row * 1.0), [])
+            for code, row in zip(z, kept & (weighed.weight.numpy() > 0), strict=True)]  # fmt: skip
+    assert local_rank(network, z, weighed)[1].tolist() == free

@@ -163,6 +163,39 @@ def test_numbers_that_do_not_follow_from_the_codes_are_told(tmp_path, name, chan
         unrelu.load_result(path)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "fits the observation exactly, to numerical precision",
+        "fits the observation to the stated noise level (p = 0.999)",
+        "could not be inverted: it is fine",
+        "",
+    ],
+)
+def test_a_message_that_the_verdict_does_not_give_is_told(tmp_path, case, said):
+    path = tmp_path / "result.npz"
+    result_of(case).save(path)
+    forged(path, message=lambda a: np.array([*a[:2], said, a[3]]))
+    with pytest.raises(InputError, match=r"message of observation 2 is .*, computed again from its numbers"):
+        unrelu.load_result(path, NET)
+
+
+def test_a_method_of_ones_own_keeps_its_name_if_it_is_one(tmp_path):
+    def own(name):
+        def method(problem):
+            return unrelu.Inversion.of(problem, Z, method=name)
+
+        return unrelu.invert(NET, Y, method)
+
+    path = tmp_path / "result.npz"
+    own("my method, version 2").save(path)
+    assert unrelu.load_result(path, NET).method == "my method, version 2"
+    for name in ("", "two\nlines", "x" * 81):
+        with pytest.raises(InputError, match="is no name"):
+            own(name).save(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -184,6 +217,14 @@ def test_numbers_that_do_not_follow_from_the_codes_are_told(tmp_path, name, chan
         ({"fun": None}, "damaged .'fun'"),
         ({"confidence": np.full(4, 7.0)}, "damaged .confidence is 7.0, which is not from 0 to 1"),
         ({"nit": np.full(4, -7)}, "damaged .nit is -7"),
+        ({"nit": np.full(4, 2.0)}, "damaged .entries are float64, not int64"),
+        ({"seconds": np.full(4, -1.0)}, "damaged .seconds is -1.0"),
+        ({"seconds": np.full(4, np.inf)}, "damaged .seconds is inf"),
+        ({"seconds": np.full(4, np.nan)}, "damaged .seconds is nan"),
+        ({"method": ""}, "damaged .a method is ''"),
+        ({"method": "auto\nsuccessful"}, "damaged .a method is 'auto"),
+        ({"method": "lm\x1b]0;title\x07"}, "damaged .a method is 'lm"),
+        ({"method": "x" * 81}, "damaged .a method is 'xxx"),
         ({"network__latent_shape": np.array([2**40])}, "damaged .z has shape"),
         ({"operator": "mask", "operator__kept": np.ones((0, 20), bool)}, "damaged .masks have shape .0, 20."),
         ({"problem__single": np.array(True)}, "damaged .y has shape"),
@@ -233,10 +274,10 @@ def test_the_rounding_of_half_precision_comes_back_as_the_noise(tmp_path):
 def test_texts_of_a_file_do_not_steer_the_terminal(tmp_path):
     path = tmp_path / "result.npz"
     result_of().save(path)
-    forged(path, method="lm\x1b]0;title\x07", message=np.full(4, "two\nlines\x1b[2J\r"), version="0\x1b[2J")
+    forged(path, message=np.full(4, "two\nlines\x1b[2J\r"), version="0\x1b[2J")
     loaded = unrelu.load_result(path)
     assert loaded.message[0] == "two\nlines?[2J?"
-    assert "\x1b" not in loaded.method + str(loaded) + str(loaded[0])
+    assert "\x1b" not in str(loaded) + str(loaded[0])
     forged(path, format="unrelu result 9")
     with pytest.raises(InputError, match="written by unrelu 0") as refused:
         unrelu.load_result(path)

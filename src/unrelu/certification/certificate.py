@@ -238,6 +238,22 @@ class Certificate:
             return "a lower bound is not below the upper one"
         return None if ((self.z >= lower) & (self.z <= upper)).all() else "z is outside of the bounds"
 
+    def _flaw_of_effort(self) -> str | None:
+        """What contradicts itself in nodes, seconds and history, which nobody can compute again."""
+        least = 0 if self.proof is None else len(self.proof.parent)
+        if not least <= self.nodes < math.inf or (self.proof is None and self.nodes):
+            return f"nodes is {self.nodes}, the proof has {least}"
+        if not 0 <= self.seconds < math.inf:
+            return f"seconds is {self.seconds}"
+        if self.eps < 0 or not self.lower >= 0:
+            return f"a lower bound of {self.lower} and an eps of {self.eps}: neither can be below zero"
+        moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in self.history]).reshape(-1, 4)
+        end = [self.seconds, self.nodes, self.lower, -self.upper]
+        steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
+        if not (steps >= 0).all():
+            return "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
+        return None
+
     def times_power(self, exponent: int) -> Certificate:
         """The same with all that is in units of y times 2^exponent."""
         names = ("lower", "upper", "eps", "scale")
@@ -262,7 +278,13 @@ class Certificate:
             return f"the rank at z is {rank}, not {self.rank}"
         if determined != self.identifiable:
             return f"identifiable is {determined} at z of rank {rank}, not {self.identifiable}"
-        return self._flaw_of_bounds(chain) or self._flaw_of_box(chain) or self._flaw_of_status(chain)
+        return (
+            self._flaw_of_bounds(chain)
+            or self._flaw_of_box(chain)
+            or self._flaw_of_radius(chain)
+            or self._flaw_of_status(chain)
+            or self._flaw_of_effort()
+        )
 
     def _flaw_of_bounds(self, chain: CertifiedChain) -> str | None:
         if self.proof is None:
@@ -273,17 +295,20 @@ class Certificate:
         lower = self.proof.lower(chain)
         if not self.lower <= lower:
             return f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
-        return self._flaw_of_radius(self.proof, chain)
+        return None
 
-    def _flaw_of_radius(self, proof: Proof, chain: CertifiedChain) -> str | None:
-        radius = proof.radius(chain)
-        if not self.radius <= radius:
-            return f"the proof is about codes up to {radius:g}, not {self.radius:g}"
+    def _flaw_of_radius(self, chain: CertifiedChain) -> str | None:
+        """The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine."""
+        boxed = (self.box_proof, replace(chain, norm="linf"))
+        radius = min((p.radius(on) for p, on in ((self.proof, chain), boxed) if p is not None), default=math.inf)
+        if not radius * (1 - _SAME) <= self.radius <= radius:
+            return f"the proofs are about codes up to {radius:g}, not {self.radius:g}"
         return None
 
     def _flaw_of_box(self, chain: CertifiedChain) -> str | None:
         if self.box is None or self.box_proof is None:
-            return None if self.box is None else "there is no proof of the box"
+            both = self.box is None and self.box_proof is None
+            return None if both else "there is no proof of the box, or no box of the proof"
         largest = replace(chain, norm="linf")
         flaw = self.box_proof.flaw(largest)
         if flaw:
@@ -293,7 +318,7 @@ class Certificate:
         box = self.box_proof.box(largest)
         if self.box.shape != box.shape or not ((self.box[:, 0] <= box[:, 0]) & (self.box[:, 1] >= box[:, 1])).all():
             return "the multipliers prove another box"
-        return self._flaw_of_radius(self.box_proof, largest)
+        return None
 
     def _flaw_of_status(self, chain: CertifiedChain) -> str | None:
         shown = {

@@ -23,13 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from unrelu.lp.polytopes import always_tight, constraints_on, null_space
 from unrelu.measurements import Operator
-from unrelu.measurements.linear_operators import Identity, MaskOperator
-from unrelu.measurements.observed_network import selects_outputs, unweighted
+from unrelu.measurements.linear_operators import Identity, MaskOperator, Weighted
+from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.network import Layer, Network
 
 Array = npt.NDArray[np.float64]
@@ -64,7 +65,12 @@ def picks(operator: Operator) -> bool:
     Then the neurons of the last layer need no branching: f = 0 asks of an observed one at its kink that v_j <= 0 where
     its slope is 0, and that v_j = 0 elsewhere.
     """
-    return selects_outputs(unweighted(operator, 1)[0])
+    return selects_outputs(_inner(operator))
+
+
+def _inner(operator: Operator) -> Operator:
+    """The operator without its weights."""
+    return operator.inner if isinstance(operator, Weighted) else operator
 
 
 class KinkMap(NamedTuple):
@@ -109,7 +115,9 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
     """
     x, k, picked = z, z.shape[1], picks(operator)
     tangents = torch.eye(k, dtype=fast.dtype)
-    pre, slope, below = [], [], [torch.from_numpy(outward[outward.any(axis=1)])]
+    pre: list[Tensor] = []
+    slope: list[float] = []
+    below = [torch.from_numpy(outward[outward.any(axis=1)])]
     for layer, pushing in zip(network.layers, fast.layers, strict=True):
         v = _without_rounding(pushing.affine.apply(tangents, constant=False))
         u = layer.affine.apply(x)
@@ -143,7 +151,7 @@ def _without_rounding(v: Tensor) -> Tensor:
 
 def _observed(operator: Operator, n: int) -> Tensor:
     """Which outputs an operator that picks some shows, (n,)."""
-    inner, seen = unweighted(operator, 1)[0], operator.seen(1)[0]
+    inner, seen = _inner(operator), operator.seen(1)[0]
     if isinstance(inner, Identity | MaskOperator):
         return torch.from_numpy(seen.copy())
     chosen, shown = inner.selection(), np.zeros(n, dtype=bool)
@@ -196,8 +204,8 @@ class _Pattern:
     """The signs of the first neurons.
 
     Attributes:
-        around: f, with ``measured`` of at most k + q columns.
-        equal: what has to be zero, (., k + q).
+        around: f.
+        equal: what has to be zero, (., k + q): the triangular factor of ``measured``.
         expand: w from d and the h that are not decided, (k + q, k + q - decided).
         below: rows r with r . w <= 0 by what was decided, and always.
         decided: how many neurons were.
@@ -212,7 +220,8 @@ class _Pattern:
     @classmethod
     def undecided(cls, around: KinkMap) -> _Pattern:
         """No neuron is decided."""
-        equal = np.linalg.qr(around.measured.double().numpy().T, mode="r")
+        equal: Array = scipy.linalg.qr(around.measured.double().numpy().T, mode="r", check_finite=False)[0]
+        equal = equal[: len(around.measured)]
         return cls(around, equal, np.eye(len(around.measured)), around.below, 0)
 
     @property

@@ -44,6 +44,7 @@ _KINDS = {
     "seconds": np.float64, "freedom": np.int64, "rank": np.int64, "identifiable": np.bool_,
 }  # fmt: skip
 _NORMS = ("l2", "l1", "linf")
+_LONGEST_NAME = 80
 _LEVELLED: dict[str, type[Noise]] = {"gaussian": Gaussian, "uniform": Uniform}
 
 
@@ -146,17 +147,27 @@ class Held:
     version: str
 
 
+def is_name(method: str) -> bool:
+    """Whether a method can be called so: by one to 80 characters of one line, none of them at an end a space."""
+    return 0 < len(method) <= _LONGEST_NAME and method.isprintable() and method == method.strip()
+
+
 def write_result_file(path: Path, held: Held) -> None:
     """Write a result as a whole, or not at all.
 
     Raises:
-        InputError: another suffix than .npz, no such folder, or a noise model of a class of your own.
+        InputError: another suffix than .npz, no such folder, a method without a name that can be printed, or a noise
+            model of a class of your own.
         StorageError: the disk is full, or not ours to write to.
     """
     if path.suffix != ".npz":
         raise InputError(f"{path}: save a result as .npz, e.g. {path.with_suffix('.npz')}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
+    if not is_name(held.method):
+        raise InputError(
+            f"method={held.method!r:.100} is no name; pass Inversion.of a short one, of printable characters"
+        )
     table = {name: np.asarray(value) for name, value in _table(held).items()}
     write_npz(path, {**table, "digest": np.array(_digest(table))}, _ADVICE)
 
@@ -283,8 +294,10 @@ def _held(table: Table, network: Generator | None, operator: Any) -> Held:
     options = json.loads(_text(table["options"]))
     if not isinstance(options, dict):
         raise TypeError("options are no dictionary")
-    norm, version = _one_of(_NORMS, table["norm"]), _text(table["version"])
-    return Held(columns, problem, _text(table["method"]), norm, bool(_one(table["pool"], np.bool_)), options, version)
+    norm, version, method = _one_of(_NORMS, table["norm"]), _text(table["version"]), str(table["method"])
+    if not is_name(method):
+        raise ValueError(f"a method is {method[:20]!r}")
+    return Held(columns, problem, method, norm, bool(_one(table["pool"], np.bool_)), options, version)
 
 
 def _columns(table: Table) -> dict[str, Any]:
@@ -308,7 +321,10 @@ def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output:
         "freedom": (-1, k),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
-        if (bad := (columns[name] < low) | (columns[name] > high)).any():
+        bad = (columns[name] < low) | (columns[name] > high)
+        if name == "seconds":
+            bad = bad | ~np.isfinite(columns[name])
+        if bad.any():
             raise ValueError(f"{name} is {columns[name][bad][0]}, which is not from {low} to {high}")
 
 
