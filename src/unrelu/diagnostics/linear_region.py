@@ -75,8 +75,8 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
     for layer in network.layers:
         slopes = _pushed(layer, tangents, batch)
         u = layer.affine.apply(x)
+        kinks = at_kink(layer, x, u)
         x = layer.activation.forward(u)
-        kinks = at_kink(layer, u)
         tangents = slopes * _off(layer, u, x, kinks)[:, None, :]
         margin = torch.minimum(margin, _reach(layer, u, slopes) if straight else torch.full_like(margin, torch.nan))
         straight &= not _curved(layer)
@@ -103,8 +103,8 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator, wa
     tangents = torch.eye(k, dtype=single.dtype)[None]
     for layer, fast in zip(network.layers, single.layers, strict=True):
         u = layer.affine.apply(x)
+        kinks = at_kink(layer, x, u)
         x = layer.activation.forward(u)
-        kinks = at_kink(layer, u)
         if not (picked and layer is network.layers[-1]):
             several |= kinks.any(dim=1).numpy()
         tangents = _pushed(fast, tangents, batch) * _off(layer, u, x, kinks).to(single.dtype)[:, None, :]

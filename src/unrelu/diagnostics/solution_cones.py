@@ -18,7 +18,7 @@ verification", NeurIPS 2018; steps have no bounds here, so there is no chord abo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,8 @@ RANK_TOLERANCE = 1e-10
 # Pre-activations below this share of the layer's largest are at the kink: a code found as a vertex of the preimage has
 # neurons exactly there, on either side by rounding.
 _KINK_TOLERANCE = 1e-7
+# Where a whole layer is below this, in units in which layers are of size 1, its largest may itself be rounding.
+_SMALL = 1e-6
 # Sums that are this many machine epsilons of their terms are rounding of zero. Their rows would look like constraints.
 _ROUNDING = 64
 # Partial sign patterns that are looked at, and neurons at their kink whose signs may matter: a program of a millisecond
@@ -51,12 +53,23 @@ _ROUNDING = 64
 MOST_PATTERNS, MOST_NEURONS = 256, 256
 
 
-def at_kink(layer: Layer, u: Tensor) -> Tensor:
-    """Where a ReLU, LeakyReLU or PReLU has a pre-activation of zero."""
+def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
+    """Where a ReLU, LeakyReLU or PReLU has a pre-activation u = W h + b of zero, (B, n)."""
     bent = torch.as_tensor(np.nan_to_num(layer.activation.slope, nan=1.0) != 1)
     largest = u.abs().amax(dim=1, keepdim=True)
-    rounding = _ROUNDING * torch.finfo(u.dtype).eps * torch.from_numpy(np.abs(layer.bias()))
-    return bent & (u.abs() <= torch.maximum(_KINK_TOLERANCE * largest, rounding)) & torch.isfinite(largest)
+    allowed = _KINK_TOLERANCE * largest
+    if (largest < _SMALL).any():
+        allowed = torch.maximum(allowed, _ROUNDING * torch.finfo(u.dtype).eps * _terms(layer, h))
+    return bent & (u.abs() <= allowed) & torch.isfinite(largest)
+
+
+def _terms(layer: Layer, h: Tensor) -> Tensor:
+    """|W| |h| + |b|, which u is off by a few machine epsilons of, (B, n)."""
+    steps = [
+        replace(step, **{f.name: t.abs() for f in fields(step) if isinstance(t := getattr(step, f.name), Tensor)})
+        for step in layer.affine.steps
+    ]
+    return replace(layer.affine, steps=tuple(steps)).apply(h.abs())
 
 
 def picks(operator: Operator) -> bool:
@@ -121,8 +134,8 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
     for layer, pushing in zip(network.layers, fast.layers, strict=True):
         v = _without_rounding(pushing.affine.apply(tangents, constant=False))
         u = layer.affine.apply(x)
+        kinks = at_kink(layer, x, u)[0]
         x = layer.activation.forward(u)
-        kinks = at_kink(layer, u)[0]
         factor = layer.activation.derivative(u, x)[0]
         c = torch.as_tensor(np.array(np.broadcast_to(layer.activation.slope, len(kinks))))
         if picked and layer is network.layers[-1]:
