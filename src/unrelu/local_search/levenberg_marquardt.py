@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on the joint network: steps of a batch of codes, polishing in double precision, and ``lm``."""
+"""Levenberg-Marquardt on the joint network: steps of a batch of codes, chord steps, and ``lm``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
 Array = npt.NDArray[np.float64]
 
-# Steps of the polishing in double precision at most.
+# Chord steps at most.
 _STEPS = 8
-# A decrease by less than this fraction of f is the last.
-_TINY = 1e-13
-# Chord steps end that do not bring f below this fraction; f is rounding where outputs are off by so many units.
+# They end that do not bring f below this fraction; f is rounding where outputs are off by so many units.
 _SLOW, _ROUNDING = 0.25, 100
 
 
@@ -194,53 +192,9 @@ def damped(gram: Tensor) -> Tensor:
     return gram + floor[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 
-def polish(
-    objective: SquaredError, z: Tensor, rows: Tensor, gram: Tensor, exact: Tensor
+def chord_steps(
+    objective: SquaredError, single: SquaredError, z: Tensor, rows: Tensor, exact: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Gauss-Newton steps with the exact gradient and one fixed, approximate matrix H ~ J^T J.
-
-    .. math:: z \leftarrow z - H^{-1} J^T (A G(z) - y)
-
-    Near an optimum H in single precision is good enough: each step gains about as many digits as H has. It costs a
-    reverse pass, a small part of a Jacobian.
-
-    Args:
-        objective: f, in double precision.
-        z: codes, (b, k), double precision, near a local optimum.
-        rows: (b,), the observation of each.
-        gram: H, (b, k, k), with the prior's weight on its diagonal.
-        exact: values of f that are as good as 0, (b,).
-
-    Returns:
-        Codes, their f, and whether each arrived: no further step is predicted to gain anything.
-    """
-    z, (f, slope) = z.clone(), objective.gradient(z, rows)
-    gradient, gram = 0.5 * slope, gram.to(z.dtype)
-    if objective.box is not None:
-        free = ~objective.held(z, gradient)
-        gram = gram * (free[:, :, None] & free[:, None, :])
-    factor, info = torch.linalg.cholesky_ex(damped(gram))
-    arrived = f <= exact
-    at = torch.nonzero(~arrived & (info == 0))[:, 0]
-    for _ in range(_STEPS):
-        if not len(at):
-            break
-        slope = gradient[at] * ~objective.held(z[at], gradient[at])
-        step = -torch.cholesky_solve(slope[:, :, None], factor[at])[:, :, 0]
-        predicted = -(step * slope).sum(dim=1)
-        trial = objective.clip(z[at] + step)
-        f_trial, slope = objective.gradient(trial, rows[at])
-        better = f_trial < f[at]
-        tiny = (predicted <= _TINY * f[at]) | (f_trial <= exact[at])
-        z[at] = torch.where(better[:, None], trial, z[at])
-        gradient[at] = torch.where(better[:, None], 0.5 * slope, gradient[at])
-        f[at] = torch.where(better, f_trial, f[at])
-        arrived[at] = tiny
-        at = at[better & ~tiny]
-    return z, f, arrived
-
-
-def chord_steps(objective: MixedSquaredError, z: Tensor, rows: Tensor, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gauss-Newton steps to an exact fit with one Jacobian, in single precision, for all of them (the chord method).
 
     .. math:: z \leftarrow z - (J^T J)^{-1} J^T (A G(z) - y)
@@ -250,7 +204,8 @@ def chord_steps(objective: MixedSquaredError, z: Tensor, rows: Tensor, exact: Te
     precision.
 
     Args:
-        objective: f, without a prior.
+        objective: f, in double precision, without a prior.
+        single: the same in single precision.
         z: codes, (b, k), double precision, near an exact fit.
         rows: (b,), the observation of each.
         exact: values of f that are as good as 0, (b,).
@@ -262,14 +217,14 @@ def chord_steps(objective: MixedSquaredError, z: Tensor, rows: Tensor, exact: Te
     """
     z, f = z.clone(), torch.full_like(z[:, 0], torch.inf)
     rounding = (_ROUNDING * torch.finfo(z.dtype).eps) ** 2 * objective.y[rows].square().sum(dim=1)
-    for part in torch.split(torch.arange(len(z), device=z.device), objective.single.jacobians):
+    for part in torch.split(torch.arange(len(z), device=z.device), single.jacobians):
         where = rows[part]
-        tangents = objective.single.jacobian(z[part].to(objective.single.y.dtype), where).to(z.dtype)
+        tangents = single.jacobian(z[part].to(single.y.dtype), where).to(z.dtype)
         factor, info = torch.linalg.cholesky_ex(damped(tangents @ tangents.transpose(1, 2)))
         trial = z[part]
         going = info == 0
         for _ in range(_STEPS):
-            r = objective.double.residual(trial, where)
+            r = objective.residual(trial, where)
             f_trial = (r * r).sum(dim=1)
             lower, going = f_trial < f[part], going & (f_trial < _SLOW * f[part]) & (f_trial > exact[part])
             z[part] = torch.where(lower[:, None], trial, z[part])

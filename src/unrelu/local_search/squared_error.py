@@ -182,23 +182,3 @@ class SquaredError:
             gradient = gradient + self.prior * z
             f = f + self.prior * (z * z).sum(dim=1)
         return gram, gradient, f
-
-
-class MixedSquaredError(SquaredError):
-    """f and its gradient in double precision, by a reverse pass, and J^T J in single: half the work of a step.
-
-    Attributes:
-        double, single: the objective in both precisions; they may be the same.
-    """
-
-    def __init__(self, double: SquaredError, single: SquaredError) -> None:
-        super().__init__(double.network, double.operator, double.y, double.prior, double.box, double.counts)
-        self.double, self.single = double, single
-
-    def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`SquaredError.system`."""
-        if self.double.y.dtype == self.single.y.dtype:
-            return super().system(z, rows)
-        gram, _, _ = self.single.system(z.to(self.single.y.dtype), rows)
-        f, gradient = self.gradient(z, rows)
-        return gram.to(z.dtype), 0.5 * gradient, f

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau, polish
-from unrelu.local_search.squared_error import MixedSquaredError, SquaredError
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau
+from unrelu.local_search.refinement import refine
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.models.network import Network
@@ -21,7 +22,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.search.basin_prior import prior_for
 from unrelu.search.confidence import SAME, Hits
-from unrelu.search.descents import CONVERGED, LAST_STEPS, Descents, Spent, Start
+from unrelu.search.descents import Descents, Spent, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_bank import Bank, fits_single
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
@@ -45,14 +46,13 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# Steps of a refinement, by Levenberg-Marquardt and by L-BFGS, if their number is not stated.
-_REFINED, _REFINED_BY_GRADIENTS = 50, 400
-# A code is refined until two steps in a row each gain less than this fraction of its objective.
-_REFINED_DECREASE = 3e-4
-# In valleys: steps of a chain and of a refinement at most; they end when so many in a row gain less than this fraction.
-_FOLLOWED, _REFINED_IN_VALLEYS, _VALLEY_STEPS, _VALLEY_DECREASE = 200, 400, 20, 1e-4
-# Exact fits are as good as their rounding when a step is predicted to gain no more.
-_EXACT_DECREASE = 1e-13
+# Steps of a refinement if their number is not stated: trained decoders take 8 to 110 in the mean, and a fiftieth of all
+# observations, real digits of which half is seen, more than these.
+_REFINED = 500
+# Objectives of this fraction of |y|^2 are rounding.
+_ROUNDING = 1e-30
+# In valleys: steps of a chain at most; they end when so many in a row gain less than this fraction.
+_FOLLOWED, _VALLEY_STEPS, _VALLEY_DECREASE = 200, 20, 1e-4
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Search:
     :mod:`~unrelu.search.confidence`; how far agreement can be trusted was learned on other generators, whose layers are
     as wide or as narrow (:func:`~unrelu.search.basin_prior.width_class`), or by :func:`unrelu.calibrate` on this one.
 
-    The search runs in single precision; its best code is refined in double precision. For l1 and linf that code is
+    The search runs in single precision; its best code is refined in double precision to first-order optimality, at
+    kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf that code is
     where :class:`~unrelu.local_search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one;
     of a generator without known layers the l2 code is returned.
 
@@ -87,8 +88,8 @@ class Search:
             times as many where no noise is visible, twice where it is at most a tenth of y and layers are very narrow.
             Where descents are not compiled they are fewer: :attr:`~unrelu.search.descents.Descents.rounds` of each
             kind.
-        max_iterations: steps of the refinement at most. None: 50 of Levenberg-Marquardt, or 400 along a valley, or 400
-            of L-BFGS where a Jacobian costs as much as dozens of them.
+        max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
+            500. A code that is not at an optimum by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it
@@ -377,44 +378,38 @@ class JointSearch:
         if self.problem.prior or not len(rows):
             return
         self.refuted[rows] = self.f[rows]
-        self.z[rows], _ = self._in_double(rows, _EXACT_FIT_STEPS)
+        self.z[rows] = self._fitted(rows)
         self.exact[rows] = self.problem.part(rows).fits_exactly(self.z[rows])
 
-    def _in_double(self, rows: Index, steps: int) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Codes of some observations in the network's own precision, (b, k), and whether they converged, (b,)."""
-        if not steps and self.descents.refines:
+    def _fitted(self, rows: Index) -> Array:
+        """Codes of some observations, near exact fits, taken to the last digit, (b, k)."""
+        objective, where = SquaredError.of(self.problem), self._rows(rows)
+        z, exact = objective.tensor(self.z[rows]), objective.tensor(_ROUNDING * self.size[rows])
+        if self.descents.refines and objective.counts is None:
+            z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
+        else:
+            z, f, _, arrived = refine(objective, z, where, exact, self._most, self.watch)
+        # Where the generator is badly conditioned, an exact fit takes a new Jacobian at every step.
+        left = torch.nonzero(~arrived if self.bank.large else f > exact)[:, 0]
+        if len(left):
+            state = LevenbergMarquardtSteps(objective, z[left], where[left], damping=1e-4, enough=exact[left])
+            z[left] = state.run(_EXACT_FIT_STEPS, self.watch).z
+        return z.cpu().double().numpy()
+
+    def _at_optimum(self, rows: Index) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Codes of some observations at first-order optima, (b, k), and whether each is at one, (b,)."""
+        if self.descents.refines and (self.f[rows] > _EXACT * self.size[rows]).all():
             ends = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)]
             ends[:, 0] = self.z[rows]
-            return self.descents.refined(rows, ends, self.options.max_iterations or _REFINED_BY_GRADIENTS, self.watch)
-        objective, where = MixedSquaredError(SquaredError.of(self.problem), self.objective), self._rows(rows)
-        z = objective.tensor(self.z[rows])
-        exact = 1e-30 * objective.y[where].square().sum(dim=1)
-        if self.descents.refines and objective.counts is None:
-            z, f, arrived = chord_steps(objective, z, where, exact)
-        else:
-            gram, _, _ = self.objective.system(self.objective.tensor(self.z[rows]), where)
-            z, f, arrived = polish(objective, z, where, gram, exact)
-        if self.descents.valleys and not steps:
-            left = torch.nonzero(~arrived)[:, 0]
-            most = self.options.max_iterations or _REFINED_IN_VALLEYS
-            state = self._along_valleys(objective.double, z[left], rows[left.cpu().numpy()], most)
-            z[left], arrived[left] = state.z, state.done
-            return z.cpu().double().numpy(), arrived.cpu().numpy()
-        for precise, most, decrease in (
-            (objective, self.options.max_iterations or _REFINED, _REFINED_DECREASE),
-            (objective.double, steps, _EXACT_DECREASE),
-        ):
-            # Where the generator is badly conditioned, single precision arrives before an exact fit is reached.
-            left = torch.nonzero(~arrived if precise is objective or self.bank.large else f > exact)[:, 0]
-            if len(left) and most:
-                state = LevenbergMarquardtSteps(
-                    precise, z[left], where[left], damping=1e-4, enough=exact[left], tiny_decrease=decrease
-                )
-                before = state.run(max(0, most - LAST_STEPS), self.watch).f.clone()
-                z[left] = state.run(min(most, LAST_STEPS), self.watch).z
-                f[left] = state.f
-                arrived[left] = state.done | (state.f >= (1 - CONVERGED) * before)
-        return z.cpu().double().numpy(), arrived.cpu().numpy()
+            return self.descents.refined(rows, ends, self._most, self.watch)
+        objective = SquaredError.of(self.problem)
+        z, exact = objective.tensor(self.z[rows]), objective.tensor(_ROUNDING * self.size[rows])
+        refined = refine(objective, z, self._rows(rows), exact, self._most, self.watch)
+        return refined.z.cpu().double().numpy(), refined.optimal.cpu().numpy()
+
+    @property
+    def _most(self) -> int:
+        return self.options.max_iterations or _REFINED
 
     def _along_valleys(self, objective: SquaredError, z: Tensor, rows: Index, most: int) -> LevenbergMarquardtSteps:
         """Codes (b, k) refined where steps may gain little each and much together, in the network's own precision."""
@@ -435,10 +430,10 @@ class JointSearch:
         status[self.hits().best > 1] = Status.REFOUND
         rows = np.flatnonzero(~self.exact & np.isfinite(self.f))
         near = self.f[rows] <= _EXACT * self.size[rows]
-        for some, steps in ((rows[~near], 0), (rows[near], 0 if self.problem.prior else _EXACT_FIT_STEPS)):
+        for some in (rows[~near], rows[near]):
             if len(some) and not self.watch.reason:
-                self.z[some], converged = self._in_double(some, steps)
-                status[some[~converged]] = Status.ITERATION_LIMIT
+                self.z[some], optimal = self._at_optimum(some)
+                status[some[~optimal]] = Status.ITERATION_LIMIT
         flat = rows[self._flat(rows)]
         status[flat], self._confidence[flat] = Status.FLAT, 0.0
         if self.watch.reason:
