@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from unrelu.models.activations import Activation
@@ -23,9 +24,10 @@ from unrelu_studies.kit.family_observations import FamilyObservations
 
 Array = npt.NDArray[np.float64]
 
-# Rounds of descents; the incumbent of each is perturbed in the next one.
-ROUNDS = 10
-# Starts of an observation in a round, by strategy: 500 in all.
+# Rounds of descents; the incumbent of each is perturbed in the next one. After 10 rounds 96% of the codes are within 1%
+# of what three such searches find on real digits (the weight decay of the list to tune on), after 20 all of them.
+ROUNDS = 20
+# Starts of an observation in a round, by strategy: 1,000 in all.
 STARTS = {"normal": 8, "wide": 4, "isotropic": 20, "one direction": 12, "reflected": 6}
 WIDE = 3.0
 # Lengths of perturbations, as fractions of |z| / sqrt(k) a coordinate, log-uniform.
@@ -35,6 +37,9 @@ _TOGETHER = 512
 # How many ends of a round are refined in double precision.
 _REFINED = 3
 _TINY = 1e-30
+# L-BFGS: steps at most, and the first of them as a fraction of |z| / sqrt(k), so that it stays in the basin: SciPy's
+# first trial is a step of length one.
+_GAIN_STEPS, _FIRST_STEP = 500, 1e-3
 
 
 class _Effort(NamedTuple):
@@ -203,3 +208,29 @@ def _model(chain: ObservedChain, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
     x, tangents = chain.linearise(z)
     r = x - y
     return r.square().sum(dim=1), tangents @ tangents.mT, (tangents @ r[:, :, None])[:, :, 0]
+
+
+def gains_by_lbfgs(observed: FamilyObservations, z: Array) -> Array:
+    """By which share of it SciPy's L-BFGS, in double precision, lowers the objective from codes (B, k), (B,)."""
+    chain = ObservedChain(observed, torch.float64)
+    with computing(one_thread=True), torch.no_grad():
+        targets = torch.tensor(observed.measured, dtype=torch.float64)
+        return np.array([_gain(chain, y, code) for y, code in zip(targets, z, strict=True)])
+
+
+def _gain(chain: ObservedChain, y: Tensor, z: Array) -> float:
+    if not np.isfinite(z).all():
+        return float("nan")
+    unit = _FIRST_STEP * max(float(np.linalg.norm(z)) / math.sqrt(len(z)), _FIRST_STEP)
+    at_start = float((chain.linearise(torch.tensor(z[None]))[0] - y).square().sum())
+
+    def relative(moved: Array) -> tuple[float, Array]:
+        x, tangents = chain.linearise(torch.tensor((z + unit * moved)[None]))
+        r = (x - y)[0]
+        return float(r.square().sum()) / at_start, (2 * unit / at_start) * (tangents[0] @ r).numpy()
+
+    if at_start < _TINY:
+        return 0.0
+    options = {"maxiter": _GAIN_STEPS, "ftol": 1e-15, "gtol": 1e-14}
+    found = minimize(relative, np.zeros(len(z)), jac=True, method="L-BFGS-B", options=options)
+    return max(0.0, 1.0 - float(found.fun))

@@ -21,6 +21,7 @@ import torch
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
 
+from unrelu import zoo
 from unrelu.loaders import from_arrays, from_torch
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
@@ -287,8 +288,8 @@ FAMILIES = TUNE | REPORT
 
 @cache
 def family_network(name: str) -> Network:
-    """The generator of a family, trained once in a process."""
-    return FAMILIES[name].build()
+    """The generator of a family, trained once in a process, or one of the zoo."""
+    return FAMILIES[name].build() if name in FAMILIES else zoo.load(name)
 
 
 def others(name: str) -> list[str]:
