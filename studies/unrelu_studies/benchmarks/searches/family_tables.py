@@ -1,0 +1,247 @@
+"""The tables of the benchmark ``families``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from unrelu_studies.kit.markdown_tables import aims, form, per_cent, short, table
+
+Array = npt.NDArray[np.float64]
+Rows = list[dict[str, Any]]
+
+SURE, SUREST = 0.99, 0.999
+# A family is worse than :data:`SURE` promises where as many wrong answers are less likely than this.
+UNLIKELY = 1e-3
+BINS = (0.0, 0.5, 0.8, 0.9, 0.95, SURE, 0.995, SUREST, 1.0)
+
+
+def _where(rows: Rows, **values: Any) -> Rows:
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def _joined(rows: Rows, name: str) -> npt.NDArray[Any]:
+    """A list of every row, one after another; what is missing is NaN."""
+    return np.array([np.nan if value is None else value for row in rows for value in row[name]])
+
+
+def sure_and_wrong(rows: Rows, confidence: float = SURE) -> tuple[int, int]:
+    """Answers of this confidence at least, and how many of them are not the best known."""
+    sure = _joined(rows, "confidence") >= confidence
+    return int(sure.sum()), int((sure & ~_joined(rows, "best").astype(bool)).sum())
+
+
+def chance(sure: int, wrong: int) -> float:
+    """The probability of at least so many wrong ones among sure answers, if 1% are wrong."""
+    return float(binom.sf(wrong - 1, sure, 1 - SURE))
+
+
+def _share(rows: Rows) -> float | None:
+    return float(_joined(rows, "best").mean()) if rows else None
+
+
+def _families(rows: Rows) -> dict[str, Rows]:
+    by_name: dict[str, Rows] = {}
+    for row in rows:
+        by_name.setdefault(row["family"], []).append(row)
+    return by_name
+
+
+def _of_wrong(rows: Rows, confidence: float = SURE) -> tuple[str, float]:
+    sure, wrong = sure_and_wrong(rows, confidence)
+    return f"{wrong} of {sure}", wrong / max(1, sure)
+
+
+# --- search and confidence --------------------------------------------------------------------------------------------
+
+
+def _codes(results: dict[str, Any]) -> str:
+    text = (
+        "Share of codes that no known one beats by more than 1%, and milliseconds of CPU time for one observation in "
+        "brackets; Levenberg-Marquardt from 10 starts on half of the outputs, for the first 10 observations:\n\n"
+    )
+    cells = [
+        ("all", "own"),
+        ("half", "own"),
+        ("quarter", "own"),
+        ("gauss", "own"),
+        ("half", "real"),
+        ("half", "others"),
+    ]
+    lines = []
+    for name, rows in _families(results["search"]).items():
+        line: list[str | None] = [name]
+        for measured, source in cells:
+            found = _where(rows, measured=measured, source=source)
+            line.append(f"{per_cent(_share(found))} ({short(found[0]['milliseconds'])})" if found else None)
+        lm = _where(rows, measured="half", source="own")[0]["lm"]
+        lines.append([*line, f"{per_cent(lm['best'])} ({short(lm['milliseconds'])})"])
+    head = ("family", "all", "half", "quarter", "2k + 2", "real, half", "of others, half", "LM x10, half")
+    return text + table(head, lines)
+
+
+def _confidence(results: dict[str, Any]) -> str:
+    own, real, others = (_where(results["search"], source=source) for source in ("own", "real", "others"))
+    bins = []
+    for low, high in pairwise(BINS):
+        line: list[str] = [f"{low:g} to {high:g}"]
+        for rows in (own, real, others):
+            confidence, best = _joined(rows, "confidence"), _joined(rows, "best").astype(bool)
+            inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
+            line += (
+                [str(inside.sum()), f"{confidence[inside].mean():.4f}", f"{best[inside].mean():.4f}"]
+                if inside.any()
+                else ["0", "-", "-"]
+            )
+        bins.append(line)
+    head = ("confidence", "own outputs", "mean", "best", "real data", "mean", "best", "of others", "mean", "best")
+    lines = []
+    for name, rows in _families(results["search"]).items():
+        mine = _where(rows, source="own")
+        sure, wrong = sure_and_wrong(mine)
+        expected = 1 - _joined(mine, "confidence")[_joined(mine, "confidence") >= SURE]
+        foreign = (_where(rows, source=source) for source in ("real", "others"))
+        lines.append(
+            (name, sum(len(row["best"]) for row in mine), sure, wrong, f"{expected.sum():.1f}",
+             f"{chance(sure, wrong):.2g}", *(_of_wrong(found)[0] if found else None for found in foreign))
+        )  # fmt: skip
+    families = table(
+        ("family", "own outputs", "sure", "of these wrong", "expected", "p of so many at 1%",
+         "real data, wrong of sure", "of others, wrong of sure"),
+        lines,
+    )  # fmt: skip
+    return (
+        "Answers by their confidence: how many, its mean, and the share of codes that no known one beats:\n\n"
+        f"{table(head, bins)}\n\nSure answers (confidence at least {SURE:g}) of each family:\n\n{families}"
+    )
+
+
+# --- p-values and success ---------------------------------------------------------------------------------------------
+
+
+def _p_values(results: dict[str, Any]) -> str:
+    count = results["p_values"][0]["count"]
+    lines = []
+    for name, rows in _families(results["p_values"]).items():
+        cells = [_where(rows, measured=measured)[0] for measured in ("all", "half", "quarter")]
+        lines.append(
+            (name, f"{cells[0]['entries']} / {cells[0]['latent']}",
+             *(f"{per_cent(cell['rejected'])}, {cell['distance']:.3f}" for cell in cells))
+        )  # fmt: skip
+    return (
+        f"Own outputs, noise stated, {count} a cell: share of p-values below .01, and Kolmogorov distance from "
+        f"uniform:\n\n{table(('family', 'outputs / k', 'all', 'half', 'quarter'), lines)}"
+    )
+
+
+def _success(results: dict[str, Any]) -> str:
+    lines = []
+    strange, outlier, uniform = (_families(results[name]) for name in ("strangers", "outlier", "uniform"))
+    for name, rows in strange.items():
+        said = [_successes(_where(rows, noise=noise)) for noise in ("stated", "not stated")]
+        off = [per_cent(row["success"]) for row in outlier[name]]
+        lines.append((name, rows[0]["output"], *said, *off, *(per_cent(row["success"]) for row in uniform[name])))
+    head = ("family", "output", "strangers, noise stated", "not stated", "one entry off, all", "half",
+            *(f"uniform noise, {row['amplitude']:g}" for row in next(iter(uniform.values()))))  # fmt: skip
+    kinds = [
+        (kind, *(
+            f"{sum(row['successes'][kind] for row in rows)} of {sum(row['each'] for row in rows)}"
+            for rows in (_where(results["strangers"], noise=noise) for noise in ("stated", "not stated"))
+        ))
+        for kind in results["strangers"][0]["successes"]
+    ]  # fmt: skip
+    return (
+        "Called a success: observations that no generator made; own outputs of which one entry is off by six standard "
+        f"deviations; own outputs with uniform noise:\n\n{table(head, lines)}\n\n"
+        f"Strangers by their kind:\n\n{table(('observations', 'noise stated', 'not stated'), kinds)}"
+    )
+
+
+def _successes(rows: Rows) -> str:
+    return f"{sum(sum(row['successes'].values()) for row in rows)} of {_asked(rows)}"
+
+
+def _asked(rows: Rows) -> int:
+    return sum(row["each"] * len(row["successes"]) for row in rows)
+
+
+# --- what was aimed at ------------------------------------------------------------------------------------------------
+
+
+def _aims(results: dict[str, Any]) -> str:
+    return aims([*_sure_aims(results), *_search_aims(results), *_fit_aims(results), *_success_aims(results)])
+
+
+def _sure_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
+    own = _where(results["search"], source="own")
+    said, share = _of_wrong(own)
+    yield "of sure answers on own outputs at most 1% wrong", said, share <= 0.01
+    said, share = _of_wrong(own, SUREST)
+    yield f"at confidence {SUREST:g} at most .2%", said, share <= 0.002
+    worse = [name for name, rows in _families(own).items() if chance(*sure_and_wrong(rows)) < UNLIKELY]
+    yield "no family above 1% at a binomial p-value of .001", ", ".join(worse) or "none", not worse
+    for source, what in (("real", "on held-out real data"), ("others", "on outputs of other decoders")):
+        said, share = _of_wrong(_where(results["search"], source=source))
+        yield f"{what} at most 2%", said, share <= 0.02
+    sure, _ = sure_and_wrong(own)
+    yield "sure answers on own outputs (no aim)", per_cent(sure / len(_joined(own, "best"))), None
+
+
+def _search_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
+    half = _where(results["search"], measured="half", kind="trained")
+    for source, least, each in (("own", 0.98, 0.95), ("real", 0.9, 0.8)):
+        rows = _where(half, source=source)
+        if not rows:
+            continue
+        share, lowest = float(_joined(rows, "best").mean()), min(float(np.mean(row["best"])) for row in rows)
+        slow = max(row["milliseconds"] for row in rows)
+        yield (
+            f"half of the outputs, trained families, {source}: {per_cent(least)} best codes",
+            per_cent(share),
+            share >= least,
+        )
+        yield f"{per_cent(each)} in each", per_cent(lowest), lowest >= each
+        yield "at most 40 ms in each", f"{short(slow)}", slow <= 40
+    gains = np.concatenate([_joined(results[name], "gains") for name in ("search", "optimum")])
+    small, largest = float((gains <= 1e-5).mean()), float(np.nanmax(gains))
+    yield "L-BFGS gains at most 1e-5 of the objective in 99%", per_cent(small), small >= 0.99
+    yield "at most 1e-4 in all", f"{(gains > 1e-4).sum()} of {len(gains)} above, {largest:.1e} at most", largest <= 1e-4
+
+
+def _fit_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
+    rows = results["p_values"]
+    rejected = [row["rejected"] for row in rows]
+    inside = min(rejected) >= 0.003 and max(rejected) <= 0.02
+    yield "p < .01 in .3 to 2% of own outputs", f"{per_cent(min(rejected))} to {per_cent(max(rejected))}", inside
+    determined = [row["distance"] for row in rows if row["entries"] >= 2 * row["latent"]]
+    distance = max(determined, default=None)
+    yield ("distance at most .08 where m >= 2k", form(distance, ".3f"), None if distance is None else distance <= 0.08)
+
+
+def _success_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
+    outputs = sorted({row["output"] for row in results["strangers"]})
+    for noise, most in (("stated", 0.01), ("not stated", 0.02)):
+        groups = {o: _where(results["strangers"], noise=noise, output=o) for o in outputs}
+        shares = {
+            o: sum(sum(row["successes"].values()) for row in rows) / _asked(rows) for o, rows in groups.items() if rows
+        }
+        said = ", ".join(f"{o} {per_cent(share)}" for o, share in shares.items())
+        yield f"strangers, noise {noise}: success in at most {per_cent(most)}", said, max(shares.values()) <= most
+    off = float(np.mean([row["success"] for row in _where(results["outlier"], measured="all")]))
+    yield "one entry of all off by six deviations: success in at most 2%", per_cent(off), off <= 0.02
+    uniform = float(np.mean([row["success"] for row in results["uniform"]]))
+    yield "uniform noise: success in at least 99%", per_cent(uniform), uniform >= 0.99
+
+
+BLOCKS = {
+    "families aims": _aims,
+    "families codes": _codes,
+    "families confidence": _confidence,
+    "families p-values": _p_values,
+    "families success": _success,
+}

@@ -1,0 +1,157 @@
+"""Observations of trained families: outputs of their own, real data, and outputs of other decoders, with noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu import invert
+from unrelu.models.network import Network
+from unrelu.result import Inversion
+from unrelu.runtime.streams import stream
+from unrelu_studies.kit.random_instances import gaussian_measurements
+from unrelu_studies.kit.trained_families import FAMILIES, TrainedFamily, family_network, others
+
+Array = npt.NDArray[np.float64]
+
+# All outputs, a random half or quarter of them, and 2 k + 2 Gaussian measurements.
+MEASURED = ("all", "half", "quarter", "gauss")
+# Standard deviation of the noise, as a share of that of what is measured.
+NOISE = 0.1
+# Who made the observations: the generator, nature, or other decoders of the list.
+SOURCES = ("own", "real", "others")
+# From how many of these.
+_OTHERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyObservations:
+    """y = A x + e with e ~ N(0, size^2), as :func:`unrelu.invert` takes it.
+
+    Attributes:
+        network: the generator G.
+        matrix: A written out, (m, n).
+        operator: what :func:`unrelu.invert` takes: None, a mask, or the matrix.
+        y: (B, ...), zero where a mask hides an entry.
+        size: standard deviation of the noise.
+        truth: codes of the generator's own outputs, (B, k); None of others.
+    """
+
+    network: Network
+    matrix: Array
+    operator: npt.NDArray[Any] | None
+    y: Array
+    size: float
+    truth: Array | None
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.y)
+
+    @property
+    def noise(self) -> str:
+        """The noise as it is stated."""
+        return f"gaussian:{self.size!r}"
+
+    @property
+    def measured(self) -> Array:
+        """What is measured, (B, m)."""
+        y = self.y.reshape(len(self.y), -1)
+        return y[:, self.operator.ravel()] if self.masked and self.operator is not None else y
+
+    @property
+    def masked(self) -> bool:
+        """Whether A picks entries."""
+        return self.operator is not None and self.operator.dtype == bool
+
+    def take(self, rows: slice | npt.NDArray[np.intp]) -> FamilyObservations:
+        """Some of them."""
+        return replace(self, y=self.y[rows], truth=None if self.truth is None else self.truth[rows])
+
+    def with_measured(self, measured: Array) -> FamilyObservations:
+        """Others, (B, m), in their place, of the same measurement and noise."""
+        return replace(self, y=_shown(measured, self.operator, self.network), truth=None)
+
+    def invert(self, method: Any = "auto", **options: Any) -> Inversion:
+        """By a method, with the noise stated unless the options say otherwise."""
+        return invert(self.network, self.y, method, operator=self.operator, **({"noise": self.noise} | options))
+
+    def objective(self, z: Array) -> Array:
+        """|y - A G(z)|^2 of codes (B, k), (B,); infinite where there is no code."""
+        r = self.measured - self.network(z).reshape(len(z), -1) @ self.matrix.T
+        return np.asarray(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf))
+
+
+def observe(name: str, measured: str, count: int, seed: int, source: str = "own") -> FamilyObservations:
+    """Observations of a family; codes, measurement and noise each from a stream of its own.
+
+    Args:
+        name: of the family.
+        measured: one of :data:`MEASURED`; the same measurement for all observations.
+        count: how many; of real data at most as many as are held out.
+        seed: of the streams.
+        source: one of :data:`SOURCES`; "real" is for trained families, "others" where there are some.
+    """
+    network = family_network(name)
+    n = network.output_dim
+    truth: Array | None = None
+    if source == "own":
+        truth = _codes(name, measured, count, seed)
+        x = network(truth).reshape(count, n)
+    else:
+        x = real_data(name, count, seed) if source == "real" else outputs_of_others(name, count, seed)
+    matrix, operator = _measurement(name, measured, seed)
+    clean = x @ matrix.T
+    size = NOISE * float(clean.std())
+    e = stream("families, noise", seed, name, measured, source).standard_normal(clean.shape)
+    y = _shown(clean + size * e, operator, network)
+    return FamilyObservations(network, matrix, operator, y, size, truth)
+
+
+def real_data(name: str, count: int, seed: int) -> Array:
+    """Held-out data of a trained family's kind, (count, n)."""
+    family = FAMILIES[name]
+    assert isinstance(family, TrainedFamily)
+    x = family.held_out()
+    return x[stream("families, real", seed, name).permutation(len(x))[:count]]
+
+
+def outputs_of_others(name: str, count: int, seed: int) -> Array:
+    """Outputs of other decoders, (count, n), in turn."""
+    names = others(name)
+    rng = stream("families, others", seed, name)
+    chosen = [family_network(names[i]) for i in rng.permutation(len(names))[:_OTHERS]]
+    drawn = [chosen[i % len(chosen)] for i in range(count)]
+    return np.array([network(rng.standard_normal(network.latent_dim)).ravel() for network in drawn])
+
+
+def _codes(name: str, measured: str, count: int, seed: int) -> Array:
+    return stream("families, truth", seed, name, measured).standard_normal((count, family_network(name).latent_dim))
+
+
+def _measurement(name: str, measured: str, seed: int) -> tuple[Array, npt.NDArray[Any] | None]:
+    """A written out, and as an operator."""
+    network = family_network(name)
+    n, rng = network.output_dim, stream("families, measurement", seed, name, measured)
+    if measured == "all":
+        return np.eye(n), None
+    if measured == "gauss":
+        matrix = gaussian_measurements(2 * network.latent_dim + 2, n, rng)
+        return matrix, matrix
+    mask = np.zeros(n, dtype=bool)
+    mask[rng.permutation(n)[: n // {"half": 2, "quarter": 4}[measured]]] = True
+    return np.eye(n)[mask], mask.reshape(network.output_shape)
+
+
+def _shown(measured: Array, operator: npt.NDArray[Any] | None, network: Network) -> Array:
+    """Measured entries (B, m) in the shape that :func:`unrelu.invert` takes."""
+    if operator is None:
+        return measured.reshape(len(measured), *network.output_shape)
+    if operator.dtype != bool:
+        return measured
+    y = np.zeros((len(measured), *network.output_shape))
+    y[:, operator] = measured
+    return y
