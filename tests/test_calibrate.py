@@ -12,7 +12,7 @@ from unrelu import _calibrate
 from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
 from unrelu.search.basin_prior import default_prior, prior_for
-from unrelu.search.joint_search import Search
+from unrelu.search.auto import Search
 
 N, NOISE = 12, "gaussian:0.3"
 

@@ -18,25 +18,22 @@ from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.basin_prior import LEVELS, SURE, BasinPrior, default_prior, keep_prior, learned_prior
-from unrelu.search.confidence import SAME, Hits
-from unrelu.search.joint_search import JointSearch, Search
+from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
 
 Array = npt.NDArray[np.float64]
 
-# The prior is learned from so many chains of each simulated observation. The best optimum is that of so many times as
-# many: where the first miss it together, further hops of the same would not tell.
-_CHAINS, _TIMES_AS_MANY = 12, 3
 _FEWEST = 20
+# Levels of residuals that the generator does not explain, of which data are taken to tell.
+_EXCESSES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found. The half of the observations that the prior was not learned from is judged by it.
+    """What a calibration found: each half of the observations is judged by what was learned from the other.
 
     Attributes:
-        observations: that were simulated.
-        reached: the share of them whose confidence reached 0.99.
+        observations: that were simulated, or given.
+        reached: the share of them whose confidence reaches 0.99 in the rounds that :func:`unrelu.invert` makes.
         wrong: the share of those whose best code was not the best known, to 1%; NaN where none reached it.
     """
 
@@ -52,31 +49,38 @@ def calibrate(
     *,
     bounds: Any = None,
     observations: int = 200,
+    data: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched with all that
-    "auto" has and more. How many of 12 independent chains ended in the best optimum that is known is the data from
-    which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used by each later
-    ``invert(network, ..., operator=operator)`` in this process instead of the default. Without it, the default was
-    learned on other generators.
+    ``invert`` with method "auto" learns that by itself from 48 simulated observations, where descents are cheap. This
+    does it with more, for generators of any kind, for counts, and from data of one's own.
+
+    Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched as "auto" does,
+    one round further where it would be sure. How many of the independent chains ended in the best optimum that is known
+    is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used
+    by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.4 of
+    this one, stated or not.
 
     Args:
         network: G.
         operator: A, as in :func:`unrelu.invert`; of masks, one for all or a batch of them (:class:`unrelu.Mask`).
         noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise exact
             fits tell all there is to know.
-        bounds: of the codes, as in :func:`unrelu.invert`. What is learned is used within the same bounds only, and lost
-            when the network is searched within others.
+        bounds: of the codes, as in :func:`unrelu.invert`. What is learned is used within the same bounds only.
         observations: how many to simulate, at least 20.
+        data: held-out observations, at least 20, as ``y`` of :func:`unrelu.invert`, of the kind that will be inverted.
+            No generator makes what is measured in the field exactly, and such observations have more optima. What they
+            say is used where residuals are larger than the stated noise, and where none is stated; simulated ones are
+            used where the noise explains y.
         seed: of codes and noise.
 
     Returns:
-        A :class:`Calibration`.
+        A :class:`Calibration`, of ``data`` if there are any.
 
     Raises:
-        InputError: no noise is stated, or none that can be drawn; an operator or bounds that cannot be used.
+        InputError: no noise is stated, or none that can be drawn; an operator, bounds or data that cannot be used.
         OptionError: too few observations, or a seed that is no seed.
 
     >>> import unrelu
@@ -92,67 +96,54 @@ def calibrate(
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     measurement = read_operator(operator, network.output_shape, (), network)
     with computing(one_thread=small(network)):
-        box = Bounds.parse(bounds, network.latent_shape)
-        z = box.draw(stream("calibration codes", seed), (observations,))
-        problem = _observed(network, measurement, stated, z, seed, box)
-        latent = problem.units.latent
-        ends, further, best = chain_ends(problem, z if latent is None else latent.coordinates(z))
-        checked = np.arange(observations) % 2 == 1
-        base = default_prior(problem)
-        prior = learned_prior(_hits(ends, best, ~checked), base)
-        keep_prior(problem, learned_prior(_hits(ends, best, best > -1), base))
-    # A search makes half as many chains before it hops, and more after the last level.
-    stages = zip((*LEVELS, LEVELS[-1]), (ends[0][:, : _CHAINS // 2], *ends[1:], further[:, : 2 * _CHAINS]), strict=True)
-    sure, wrong = _judged(prior, [(hops, end[checked]) for hops, end in stages], best[checked])
-    return Calibration(observations, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))
+        problem = _of_outputs(network, measurement, stated, observations, bounds, seed)
+        level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
+        learned = Simulation(*simulated(problem, level, observations, 1 + seed))
+        keep(problem, level, learned.prior())
+        if problem.noise.counts:
+            return _judged(learned)
+        unstated = Level(level.noise, None)
+        if data is None:
+            keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
+            return _judged(learned)
+        given = _of_data(network, operator, stated, data, bounds)
+        learned = Simulation(given, None)
+        prior = learned.prior()
+        for other in (unstated, *(Level(level.noise, excess) for excess in _EXCESSES)):
+            keep(problem, other, prior)
+        return _judged(learned)
 
 
-def _observed(network: Generator, operator: Operator, noise: Noise, z: Array, seed: int, bounds: Bounds) -> Problem:
-    """The problem of observations of codes z (B, k), with noise."""
+def _of_outputs(
+    network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int
+) -> Problem:
+    """A problem of outputs of the generator with noise, which says what is measured and how large that is."""
     if operator.count:
-        operator = operator.take(np.arange(len(z)) % operator.count)
-    clean = operator.values(network(z).reshape(len(z), -1))
-    known_entries(noise, operator, len(z))  # refuses sizes of another shape
-    y = noise.draw(clean, stream("calibration noise", seed)).reshape(len(z), *operator.shape)
-    # What the noise says of the objective counts; its level is left to the search to find out.
-    weighs = noise if noise.counts or noise.entrywise else None
+        operator = operator.take(np.arange(count) % operator.count)
+    box = Bounds.parse(bounds, network.latent_shape)
+    z = box.draw(stream("calibration codes", seed), (count,))
+    clean = operator.values(network(z).reshape(count, -1))
+    known_entries(noise, operator, count)  # refuses sizes of another shape
+    y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
     return Problem.build(
-        network, y, operator=operator, bounds=bounds.ends, noise=weighs, norm="l2", scale="none", seed=seed
+        network, y, operator=operator, bounds=box.ends, noise=noise, norm=noise.norm if noise.counts else "l2", scale="none"
     ).equilibrated()
 
 
-def chain_ends(problem: Problem, truth: Array, chains: int = _CHAINS) -> tuple[list[Array], Array, Array]:
-    """Where chains ended after each level of hops, (B, chains) each, more of them, and the best known objectives, (B,).
-
-    The best known are those of three times as many chains, or of a descent from the truth.
-    """
-    search = JointSearch(problem, Search(confidence=1.0))
-    rows, ends = np.arange(problem.size), []
-    search.descend_from(rows, truth)
-    for made, hops in (*((chains, hops) for hops in LEVELS), (_TIMES_AS_MANY * chains, LEVELS[-1])):
-        search.advance(rows, made, hops)
-        ends.append(search.ends.copy())
-        search.starts.learn(search.f)
-    return ends[:-1], ends[-1], search.f
+def _of_data(network: Generator, operator: Any, noise: Noise, data: npt.ArrayLike, bounds: Any) -> Problem:
+    """A problem of held-out observations."""
+    problem = Problem.build(
+        network, data, operator=operator, bounds=bounds, noise=noise, norm="l2", scale="none"
+    ).equilibrated()
+    if problem.size < _FEWEST:
+        raise InputError(f"data= has {problem.size} observations; at least {_FEWEST} say how often searches are wrong")
+    return problem
 
 
-def _hits(ends: list[Array], best: Array, rows: npt.NDArray[np.bool_]) -> list[Hits]:
-    return [Hits.of(end[rows], best[rows], np.zeros(int(rows.sum()))) for end in ends]
-
-
-def _judged(
-    prior: BasinPrior, stages: list[tuple[int, Array]], best: Array
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Where a search would have been sure, and where the best of its ends would have been wrong, (B,).
-
-    Args:
-        stages: of a search: the hops of its chains, and where they ended, (B, chains).
-        best: the best known objectives, (B,).
-    """
-    sure, wrong = np.zeros(len(best), dtype=bool), np.zeros(len(best), dtype=bool)
-    for hops, end in stages:
-        lowest = end.min(axis=1)
-        enough = ~sure & (prior.confidence(hops, Hits.of(end, lowest, np.zeros(len(best)))) >= SURE)
-        wrong[enough] = lowest[enough] > (1 + SAME) * best[enough]
-        sure |= enough
-    return sure, wrong
+def _judged(simulation: Simulation) -> Calibration:
+    """Each half of the observations, judged by what the other says."""
+    size = simulation.search.problem.size
+    halves = [np.arange(size) % 2 == half for half in (0, 1)]
+    found = [simulation.judged(simulation.prior(~half), half) for half in halves]
+    sure, wrong = (np.concatenate(flags) for flags in zip(*found, strict=True))
+    return Calibration(size, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))

@@ -32,7 +32,7 @@ from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.words import nearest, shown
-from unrelu.search.joint_search import Search
+from unrelu.search.auto import Search
 
 __all__ = [
     "L1",

@@ -22,7 +22,8 @@ from unrelu.search import descents, joint_search
 from unrelu.search.basin_prior import LEVELS, BasinPrior
 from unrelu.search.confidence import ALPHA
 from unrelu.search.descents import STEP_COST, BatchDescents, CompiledDescents, Spent, step_terms
-from unrelu.search.joint_search import JointSearch, Search
+from unrelu.search.auto import Search
+from unrelu.search.joint_search import JointSearch
 
 SIZES = (5, 30, 120)
 UNIFORM = BasinPrior(np.full((len(LEVELS), len(ALPHA)), 1 / len(ALPHA)))

@@ -33,6 +33,8 @@ _DAMPING, _TINY = 1e-2, 1e-300
 # Steps on the exact network before a descent may be given up, and how many times the decrease that its next step
 # promises it is still trusted to make.
 _PATIENCE, _TRUST = 2, 2.0
+# Perturbations of a shorter code are as long as if its coordinates were of this size.
+SHORTEST_CODE = 1e-3
 # A step is tiny that is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
 # Numbers left free on either side of an array that is written: more than one pass of a loop in vectors takes.
@@ -237,12 +239,25 @@ def _hold(gram, gradient, z, box):
 
 @jit
 def _reflected(value, low, high):
-    """A coordinate, mirrored at the bound that it is beyond, and inside both."""
-    if value < low:
+    """A coordinate, mirrored at its bounds, as often as it takes where there are two, and inside both."""
+    if high - low < np.inf and high > low:
+        period = 2 * (high - low)
+        value = (value - low) % period
+        value = low + min(value, period - value)
+    elif value < low:
         value = 2 * low - value
-    if value > high:
+    elif value > high:
         value = 2 * high - value
     return min(max(value, low), high)
+
+
+@jit
+def _length(z):
+    """The root mean square of a code's coordinates, which perturbations are in proportion to."""
+    total = 0.0
+    for value in z:
+        total += value * value
+    return max(math.sqrt(total / len(z)), SHORTEST_CODE)
 
 
 @jit
@@ -347,27 +362,6 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
 
 
 @jit
-def _linearise(numbers, layout, ends, x, slopes, upper):
-    """Write the network whose layers above the first are linearised at a code, with first layer h at it.
-
-    G(z') ~ G(z) + B (h(z') - h(z)), B = D_d W_d ... D_2 W_2, with the derivatives D of the activations at z. Behind the
-    numbers of the network ``upper`` gets B^T, what is added to B h, and slopes of 1.
-    """
-    d = len(layout)
-    product = np.empty((0, 0), np.float32)
-    for layer in range(1, d):
-        inputs, outputs, begin = layout[layer, INPUTS], layout[layer, OUTPUTS], layout[layer, _MATRIX]
-        matrix = numbers[begin : begin + inputs * outputs].reshape(inputs, outputs)
-        matrix = matrix * slopes[ends[layer + 1] : ends[layer + 2]]
-        product = matrix if layer == 1 else np.dot(product, matrix)
-    h, n = product.shape
-    matrix, shift = upper[len(numbers) :][: h * n].reshape(h, n), upper[len(numbers) + h * n :]
-    matrix[:] = product
-    shift[:n] = x[ends[d] : ends[d] + n] - np.dot(x[ends[1] : ends[2]], product)
-    shift[n:] = 1
-
-
-@jit
 def _room(layout, outputs):
     """Arrays to work in: where layers end in the first ones, then those of :func:`_steps`."""
     d, k = len(layout), layout[0, INPUTS]
@@ -390,57 +384,21 @@ def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z
     """Descend from a code, and write into z[i] and f[i] where that ends, if it is lower than f[i]."""
     limits[3] = f[i]
     reached, count = _descend(numbers, layout, sizes, schedule, y, prior, limits, box, code, work)
-    steps[i, 0] += count
+    steps[i] += count
     if reached < f[i]:
         f[i] = reached
         z[i] = code
 
 
 @jit
-def _lowest_linearised(
-    numbers, layout, sizes, y, prior, limits, box, z, trials, code, work, upper, upper_layout, upper_work
-):
-    """Write into ``code`` the lowest end of descents from z after each of the trials (t, k), linearised at z.
-
-    Returns the number of steps.
-    """
-    code[:] = z
-    ends, u, x, slopes = work[0], work[1], work[2], work[3]
-    _forward(numbers, layout, np.zeros(len(layout), np.float32), code, ends, u, x, slopes)
-    _linearise(numbers, layout, ends, x, slopes, upper)
-    limits[3] = np.inf
-    least, total, here = np.inf, 0, _doubles(len(z))
-    for t in range(len(trials)):
-        for j in range(len(z)):
-            here[j] = _reflected(z[j] + trials[t, j], box[0, j], box[1, j])
-        reached, count = _descend(upper, upper_layout, sizes[:2], sizes[:0], y, prior, limits, box, here, upper_work)
-        total += count
-        if reached < least:
-            least, code[:] = reached, here
-    return total
-
-
-@jit
-def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, linearised, steps):
+def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, steps):
     """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
 
-    After each of the first moves, if there are any ``linearised`` (c, l, t, k), l <= h, the network, of two layers or
-    more, is linearised above its first at the code reached. Descents on that network start from there after t further
-    moves, and from the lowest of their ends one on the network itself, which is kept if it is lower.
-
-    All codes are inside a box (2, k). Where f (c,) is finite, z has been descended from before. Written in place: z, f,
-    and the steps taken, on the network and on linearised ones, (c, 2).
+    A move is in units of the root mean square of the code that it perturbs. All codes are inside a box (2, k). Where
+    f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
     """
-    k, n, one, none = layout[0, INPUTS], len(y), limits.copy(), schedule[:0]
-    work = _room(layout, n)
-    upper, upper_layout, upper_work = numbers, layout, work
-    if linearised.shape[1]:
-        h, begin = layout[1, INPUTS], len(numbers)
-        upper, upper_layout = np.zeros(begin + (h + 2) * n, np.float32), layout[:2].copy()
-        upper[:begin] = numbers
-        upper_layout[1, :] = begin, begin + h * n, begin + (h + 1) * n, h, n, _PIECEWISE_LINEAR, -1
-        upper_work = _room(upper_layout, n)
-    code = _doubles(k)
+    k, one, none = layout[0, INPUTS], limits.copy(), schedule[:0]
+    work, code = _room(layout, len(y)), _doubles(layout[0, INPUTS])
     for i in range(len(z)):
         if not np.isfinite(f[i]):
             f[i], code[:] = np.inf, z[i]
@@ -448,15 +406,10 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
         for hop in range(moves.shape[1]):
             if f[i] <= limits[2]:
                 break
+            length = _length(z[i])
             for j in range(k):
-                code[j] = _reflected(z[i, j] + moves[i, hop, j], box[0, j], box[1, j])
+                code[j] = _reflected(z[i, j] + length * moves[i, hop, j], box[0, j], box[1, j])
             _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
-            if hop < linearised.shape[1] and f[i] > limits[2]:
-                steps[i, 1] += _lowest_linearised(
-                    numbers, layout, sizes, y, prior, one, box, z[i], linearised[i, hop], code, work, upper,
-                    upper_layout, upper_work,
-                )  # fmt: skip
-                _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
 
 
 def compile_descents() -> None:
@@ -469,8 +422,7 @@ def _smallest_descent() -> None:
     one = np.ones((1, 1))
     network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
-    steps = np.zeros((1, 2), dtype=np.int64)
+    steps = np.zeros(1, dtype=np.int64)
     y, far = np.ones(1, dtype=np.float32), np.full(1, np.inf)
     box = np.array([[-np.inf], [np.inf]])
-    moves, linearised = np.ones((1, 1, 1)), np.ones((1, 0, 0, 1))
-    descend_and_hop(*network, one[0], y, 0.0, limits, box, one.copy(), far, moves, linearised, steps)
+    descend_and_hop(*network, one[0], y, 0.0, limits, box, one.copy(), far, np.ones((1, 1, 1)), steps)

@@ -105,10 +105,16 @@ class Bounds:
         return z if self.none else np.clip(z, self.lower, self.upper)
 
     def reflect(self, z: Array) -> Array:
-        """Codes (..., k), mirrored at the bounds that they are beyond: clipped draws would heap up there."""
+        """Codes (..., k), mirrored at the bounds that they are beyond: clipped draws would heap up there.
+
+        Between two bounds they are mirrored as often as it takes.
+        """
         if self.none:
             return z
+        low, width = (np.where(self.boxed, end, 1.0) for end in (self.lower, self.upper - self.lower))
         with np.errstate(invalid="ignore"):
+            folded = (z - low) % (2 * width)
+            z = np.where(self.boxed & (width > 0), low + np.minimum(folded, 2 * width - folded), z)
             z = np.where(z < self.lower, 2 * self.lower - z, z)
             z = np.where(z > self.upper, 2 * self.upper - z, z)
         return self.clip(z)

@@ -2,12 +2,13 @@ r"""How sure it is that no code has an objective more than 1% lower, from where 
 
 The local optima of an observation are ordered by their objectives, the best first. An independent chain ends in the
 best one with probability :math:`q_1`; if not, in the second best with probability :math:`q_2`, and so on: a stick that
-is broken again and again. The q are drawn from Beta(alpha, beta), the same for all optima of an observation: some
-observations have a few optima that nearly all starts lead to, others thousands. A chain that ends a thousand times in
-the same optimum and never elsewhere says that this is one of the first.
+is broken again and again. :math:`q_1 \sim \mathrm{Beta}(\theta_1)`, and all others of the observation are drawn from
+one :math:`\mathrm{Beta}(\theta_2)`. So the best optimum may be hidden where all others are easy to find: that is where
+agreement misleads, and what a single distribution of all q cannot say.
 
-Which alpha and beta there are, and how often, is a prior over a grid: a mixture that is learned by simulation, on
-observations whose best code is known, see :mod:`unrelu.search.basin_prior`.
+How often which :math:`(\theta_1, \theta_2)` occurs is a prior over a grid: a mixture that is learned by simulation on
+the generator at hand, from observations whose best code is known, see :mod:`unrelu.search.learned_prior`. Before that
+all points of the grid are alike, and no number of agreeing chains makes sure.
 
 Sources: C. G. E. Boender and A. H. G. Rinnooy Kan, Bayesian stopping rules for multistart global optimization methods,
 Mathematical Programming 37 (1987), who take all divisions of the starts among optima to be as likely beforehand; the
@@ -30,11 +31,13 @@ Counts = npt.NDArray[np.int64]
 # Objectives this close relative to each other are the same optimum.
 SAME = 1e-2
 # The grid of the mixture: means of q and "sample sizes" alpha + beta of its Beta distribution.
-MEANS = (0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.85, 0.94, 0.98, 0.995)
-STRENGTHS = (1.0, 4.0, 16.0)
-ALPHA = np.repeat(MEANS, len(STRENGTHS)) * np.tile(STRENGTHS, len(MEANS))
-BETA = np.tile(STRENGTHS, len(MEANS)) - ALPHA
-_EM_STEPS = 500
+_MEANS = (0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.85, 0.94, 0.98, 0.995)
+_STRENGTHS = (1.0, 4.0, 16.0)
+ALPHA = np.repeat(_MEANS, len(_STRENGTHS)) * np.tile(_STRENGTHS, len(_MEANS))
+BETA = np.tile(_STRENGTHS, len(_MEANS)) - ALPHA
+# The prior where nothing was learned, (T, T): theta_1 in rows, theta_2 in columns.
+FLAT = np.full((len(ALPHA), len(ALPHA)), 1 / len(ALPHA) ** 2)
+_EM_STEPS = 300
 
 
 class Hits(NamedTuple):
@@ -45,7 +48,7 @@ class Hits(NamedTuple):
     chains: Counts
 
     @classmethod
-    def of(cls, ends: Array, best: Array, zero: Array) -> Hits:
+    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0) -> Hits:
         """Count the ends (B, n), infinite where a chain ended nowhere, that are the best known objective (B,), to 1%.
 
         Objectives up to ``zero`` (B,), which are rounding, are the same.
@@ -56,58 +59,63 @@ class Hits(NamedTuple):
         second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])
         return cls(at_best.sum(axis=1), second.sum(axis=1), np.full(len(ends), ends.shape[1]))
 
+    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Hits:
+        """The counts of some observations."""
+        return Hits(*(count[rows] for count in self))
 
-def _likelihood(hits: Hits) -> Array:
-    r"""The logarithm of the probability of the counts of the best optimum and the second seen, on the grid, (B, T).
+
+def _share(chains: Counts, ended: Counts) -> Array:
+    """E q^a (1 - q)^(n - a) for n chains of which a ended in an optimum, on the grid, (B, T)."""
+    n, a = chains[:, None].astype(np.float64), ended[:, None].astype(np.float64)
+    return np.asarray(np.exp(betaln(ALPHA + a, BETA + n - a) - betaln(ALPHA, BETA)))
+
+
+def _likelihoods(hits: Hits) -> tuple[Array, Array]:
+    r"""Of the grid's points, the probability of the count of the best optimum and of the second seen, (B, T) each.
 
     Between those two there may be optima that all the m chains left over missed, any number of them. Each has the
     probability :math:`v = E (1 - q)^m`, so all numbers together bring the factor
     :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
     """
-    n, first, second = (count[:, None].astype(np.float64) for count in (hits.chains, hits.best, hits.second))
-    left, total = n - first, betaln(ALPHA, BETA)
-    of_second = betaln(ALPHA + second, BETA + left - second) - total - np.log1p(-_missed(np.maximum(left, 1)))
-    return np.asarray(betaln(ALPHA + first, BETA + left) - total + np.where(left > 0, of_second, 0.0))
-
-
-def _missed(chains: Array | Counts) -> Array:
-    """E (1 - q)^n, the probability that n chains all miss an optimum, on the grid: (B, T) for n of shape (B, 1)."""
-    return np.asarray(np.exp(betaln(ALPHA, BETA + chains) - betaln(ALPHA, BETA)))
+    left = hits.chains - hits.best
+    second = _share(left, hits.second) / (1 - _share(np.maximum(left, 1), np.zeros_like(left)))
+    return _share(hits.chains, hits.best), np.where(left[:, None] > 0, second, 1.0)
 
 
 def confidence(prior: Array, hits: Hits) -> Array:
     r"""The probability that no optimum is better than the best that was seen, (B,).
 
-    A better one was missed by all n chains, with the probability :math:`u = E (1 - q)^n = B(\alpha, \beta + n) /
-    B(\alpha, \beta)`. If L is the probability of the counts when there is none better, it is :math:`u^j L` when there
-    are j. So with weights w of the grid's points the probability of none is
+    With :math:`L_1(\theta_1)` and :math:`L_2(\theta_2)` the probabilities of the counts of the best optimum seen and of
+    the second, and :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` that of an optimum which
+    all n chains missed, the best seen is the best of all, or the best of all was missed, with any number of others:
 
-    .. math:: \sum w L \Big/ \sum w L (1 + u + u^2 + \ldots) = \sum w L \Big/ \sum w L / (1 - u)
+    .. math::
+
+        c = \frac{s}{s + h}, \quad s = \sum w L_1(\theta_1) L_2(\theta_2), \quad
+        h = \sum w \, u(\theta_1) \frac{L_1(\theta_2) L_2(\theta_2)}{1 - u(\theta_2)}
 
     Args:
-        prior: the weights of the grid's points, (T,).
+        prior: the weights w of the grid's points, (T, T).
         hits: counts of B observations.
     """
-    with np.errstate(divide="ignore"):
-        logarithms = _likelihood(hits) + np.log(prior)
-    none_better = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
-    any_number = none_better / (1 - _missed(hits.chains[:, None]))
-    return np.asarray(none_better.sum(axis=1) / any_number.sum(axis=1))
+    first, second = _likelihoods(hits)
+    missed = _share(hits.chains, np.zeros_like(hits.chains))
+    seen = ((first @ prior) * second).sum(axis=1)
+    hidden = ((missed @ prior) * first * second / (1 - missed)).sum(axis=1)
+    return np.asarray(seen / (seen + hidden))
 
 
-def learned(hits: Hits, base: Array, pseudo: float) -> Array:
-    """The mixture that makes the counts of simulated observations most probable, (T,), by EM.
+def learned(hits: Hits, pseudo: float = 1.0) -> Array:
+    """The mixture that makes the counts of simulated observations most probable, (T, T), by EM.
 
     Args:
         hits: counts of the optimum that is known to be the best.
-        base: the prior of a Dirichlet distribution, (T,), that holds for ...
-        pseudo: ... so many observations.
+        pseudo: as how many observations a flat prior counts. Where none of n observations misled, about one in 2 n may.
     """
-    likelihood = _likelihood(hits)
-    likelihood = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
-    weights = base
+    first, second = _likelihoods(hits)
+    weights = FLAT
     for _ in range(_EM_STEPS):
-        each = likelihood * weights
-        each /= each.sum(axis=1, keepdims=True)
-        weights = (each.sum(axis=0) + pseudo * base) / (len(each) + pseudo)
-    return weights
+        of_each = ((first @ weights) * second).sum(axis=1)
+        weights = weights * (first.T @ (second / of_each[:, None]))
+        weights = (weights + pseudo * FLAT) / (len(first) + pseudo)
+    return np.asarray(weights)

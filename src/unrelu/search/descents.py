@@ -13,6 +13,7 @@ from torch import Tensor
 from unrelu.local_search.descent_kernel import (
     INPUTS,
     OUTPUTS,
+    SHORTEST_CODE,
     PackedLayer,
     PackedNetwork,
     compile_descents,
@@ -27,8 +28,8 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.basin_prior import has_valleys, width_class
 from unrelu.search.sample_bank import Bank
+from unrelu.search.schedule import BATCH, COMPILED, COUNTS, GRADIENT, NONLINEAR, Schedule
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -38,22 +39,8 @@ _WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
-# Microseconds that a compiled search may spend on an observation if its rounds are not stated, and how many times as
-# much where there is an exact fit to be found, or, by the class of the problem, where noise is light: behind very
-# narrow layers chains miss many codes, and the best of them says the more the lighter the noise is.
-_MICROSECONDS, _NOISELESS, _LIGHT = 1e5, 3, (1, 1, 2)
-# Those that it spends at least where there is noise, by the class of the problem: on a tiny generator, chains enough to
-# miss few optima cost hardly more than the call, and narrow ones have more to miss.
-_LEAST_MICROSECONDS = (1e3, 4e3, 4e3)
-# Those that a step takes, by the terms of :func:`step_terms`.
+# Microseconds that a step takes, by the terms of :func:`step_terms`.
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
-# The rounds that each observation is given.
-_LEAST_ROUNDS = 3
-# The class of problems of which every second hop is made by linearised generators, and from how many codes.
-_VERY_NARROW, _TRIALS = 2, 4
-# Nearly all chains agree where one of so many does not. More chains are made before further hops while the confidence
-# is between these two: below, the prior believes no few of them, and above they would add nothing.
-_CHAINS_A_MISS, _AGREEING, _AGREED = 12, 0.93, 0.9995
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
@@ -75,12 +62,9 @@ class Start(NamedTuple):
         rows: the observations, (b,).
         z: codes, (b, c, k).
         f: their objectives, (b, c); infinite where no descent has been made from the code.
-        moves: perturbations of the optimum that is reached, one after another, (b, c, h, k): after each, a further
-            descent, whose end is kept if it is lower.
+        moves: perturbations of the optimum that is reached, one after another, (b, c, h, k), in units of the root mean
+            square of its coordinates: after each, a further descent, whose end is kept if it is lower.
         smoothed: whether the first descent begins on the smoothed generators.
-        linearised: of hops by the generator linearised above its first layer, one after each of the first moves,
-            (b, c, l, t, k); None for no such hops. See
-            :func:`~unrelu.local_search.descent_kernel.descend_and_hop`.
     """
 
     rows: Index
@@ -88,32 +72,6 @@ class Start(NamedTuple):
     f: Array
     moves: Array
     smoothed: bool = True
-    linearised: Array | None = None
-
-
-class Spent(NamedTuple):
-    """What a search has spent on observations.
-
-    Attributes:
-        rounds: that they have been through, (b,).
-        chains, hops: how many chains they have, and hops of each, (b,).
-        missed: how many of the chains did not end at the best objective, (b,).
-        steps: of all descents, (b,).
-        confidence: (b,).
-        noiseless: whether there is an exact fit to be found, (b,).
-        light: whether the objective is at most a hundredth of |y|^2, (b,).
-        outlying: whether the residual stands out from the batch, so that agreement is no reason to stop, (b,).
-    """
-
-    rounds: npt.NDArray[np.int64]
-    chains: npt.NDArray[np.int64]
-    hops: npt.NDArray[np.int64]
-    missed: npt.NDArray[np.int64]
-    steps: npt.NDArray[np.int64]
-    confidence: Array
-    noiseless: npt.NDArray[np.bool_]
-    light: npt.NDArray[np.bool_]
-    outlying: npt.NDArray[np.bool_]
 
 
 class Descents(ABC):
@@ -124,52 +82,20 @@ class Descents(ABC):
     (basin hopping: a perturbation and a descent, kept if it is lower).
 
     Attributes:
-        rounds: what the rounds of a search bring every observation to that is not finished: so many chains, of so many
-            hops each. After the last, each brings half as many chains more.
-        doubtful: a confidence below which an observation is given one more round than :attr:`rounds` has.
-        settled: a confidence from which one without visible noise is given none: its chains agree that it does not fit.
-        first: the round that observations with visible noise begin with.
+        schedule: what a search with these descents spends.
         refines: whether codes that leave a residual are :meth:`refined` here, as a Jacobian costs too much.
-        valleys: whether a code that these descents reach has to be followed further, see
-            :func:`~unrelu.search.basin_prior.has_valleys`.
-        trials: of every second hop, how many codes it starts from on the generator linearised above its first layer;
-            0 for hops of the generator itself alone.
     """
 
-    rounds: ClassVar[tuple[tuple[int, int], ...]]
-    doubtful: ClassVar[float] = 0.0
-    settled: ClassVar[float] = 1.0
-    first: ClassVar[int] = 0
+    schedule: ClassVar[Schedule]
     refines: ClassVar[bool] = False
-    valleys: bool = False
-    trials: int = 0
 
-    def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """To how many chains, of how many hops, the next round brings observations, (b,) each."""
-        last = len(self.rounds) - 1
-        chains, hops = np.array(self.rounds)[np.minimum(spent.rounds, last)].T
-        more = np.maximum(0, spent.rounds - last)
-        return (chains * 1.5**more).astype(np.int64), hops
-
-    def affordable(self, spent: Spent) -> npt.NDArray[np.bool_]:
-        """Whether the next round is made if the number of rounds is not stated, (b,).
-
-        Without noise there is an exact fit, and most have found it by then; where few chains disagree, a few more tell
-        which of them is right.
-        """
-        unsettled = spent.noiseless & (spent.confidence < self.settled)
-        most = len(self.rounds) + 2 * unsettled + (spent.confidence < self.doubtful)
-        return np.asarray(spent.rounds < most)
-
-    def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
-        """Whether enough was spent for a search to end if the number of rounds is not stated, (b,)."""
-        return np.ones(len(spent.rounds), dtype=bool)
+    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+        """What so many steps take of the processor; 0 where that is not told."""
+        return np.zeros(len(steps))
 
     @abstractmethod
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
-        """Descend and hop: write into ``start.z`` and ``start.f``; the steps spent on each observation, (b,).
-
-        A step on a linearised generator counts as the fraction of one on the generator that it costs.
+        """Descend and perturb: write into ``start.z`` and ``start.f``; the steps spent on each observation, (b,).
 
         Args:
             enough: objectives at which a descent may end, (b,).
@@ -210,6 +136,11 @@ class Descents(ABC):
         return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, bank, objective)
 
 
+def lengths(z: Array) -> Array:
+    """The root mean squares of codes (..., k), (..., 1), which perturbations are in units of."""
+    return np.asarray(np.maximum(np.sqrt(np.square(z).mean(axis=-1, keepdims=True)), SHORTEST_CODE))
+
+
 def step_terms(layout: npt.NDArray[np.int64]) -> Array:
     """What the time of a step on a packed network is made of, (5,).
 
@@ -221,17 +152,10 @@ def step_terms(layout: npt.NDArray[np.int64]) -> Array:
     return np.array([1.0, len(layout), inputs @ outputs, outputs[-1] * k**2, k**3])
 
 
-def _linearised_cost(layout: npt.NDArray[np.int64]) -> float:
-    """What a step on a network linearised above its first layer costs, as a fraction of one on the network."""
-    linearised = layout[[0, -1]]
-    linearised[1, INPUTS] = layout[0, OUTPUTS]
-    return float(step_terms(linearised) @ STEP_COST / (step_terms(layout) @ STEP_COST))
-
-
 class CompiledDescents(Descents):
     """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
 
-    rounds = ((1, 0), (6, 0), (6, 8), (8, 8), (12, 8), (12, 24), (18, 24))
+    schedule = COMPILED
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -239,7 +163,6 @@ class CompiledDescents(Descents):
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
         network, (operator, weights) = problem.network, unweighted(problem.operator, problem.size)
         assert isinstance(network, Network)
-        self.valleys = has_valleys(network)
         sizes = network.activation_sizes
         matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
         dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
@@ -262,46 +185,15 @@ class CompiledDescents(Descents):
         self._weights = weights if problem.operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
-        narrow = width_class(problem) == _VERY_NARROW and not problem.bounds.boxed.any()
-        # With one hidden layer the linearised network is the network; with a wide first layer its matrix is large.
-        if narrow and len(network.layers) > 2 and _linearised_cost(self.layout) < 1:
-            self.trials = _TRIALS
 
-    def effort(self, spent: Spent) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """To the first of :attr:`rounds` with further hops or chains; where nearly all chains agree, to more chains.
-
-        More chains then say more than further hops, but of an outlier, whose chains may all have missed the same. They
-        are half as many more, as they are after the last round.
-        """
-        rounds, spent_hops = np.array(self.rounds).T[:, :, None], spent.hops
-        further = (rounds[1] > spent_hops) | ((rounds[1] == spent_hops) & (rounds[0] > spent.chains))
-        chains, hops = np.array(self.rounds)[further.argmax(axis=0)].T
-        agree = spent.missed <= np.maximum(1, spent.chains // _CHAINS_A_MISS)
-        agree &= (spent.confidence >= _AGREEING) & (spent.confidence < _AGREED) & ~spent.outlying
-        more = ~further.any(axis=0) | (agree & (hops > spent_hops))
-        chains = np.where(more, spent.chains * 3 // 2, np.maximum(chains, spent.chains))
-        return chains, np.where(more, spent_hops, hops)
-
-    def affordable(self, spent: Spent) -> npt.NDArray[np.bool_]:
-        """Whether it ends within the time for an observation, if descents stay as long as those before it."""
-        chains, hops = self.effort(spent)
-        longer = chains * (1 + hops) / np.maximum(1, spent.chains * (1 + spent.hops))
-        light = np.where(spent.light, _LIGHT[width_class(self.problem)], 1)
-        budget = _MICROSECONDS * np.where(spent.noiseless, _NOISELESS, light)
-        return np.asarray((spent.rounds < _LEAST_ROUNDS) | (self._microseconds(spent) * longer <= budget))
-
-    def thorough(self, spent: Spent) -> npt.NDArray[np.bool_]:
-        """See :meth:`Descents.thorough`."""
-        return np.asarray(self._microseconds(spent) >= _LEAST_MICROSECONDS[width_class(self.problem)])
+    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+        """See :meth:`Descents.microseconds`."""
+        return np.asarray(float(step_terms(self.layout) @ STEP_COST) * steps)
 
     @property
     def layout(self) -> npt.NDArray[np.int64]:
         """The layers of the network, see :class:`~unrelu.local_search.descent_kernel.PackedNetwork`."""
         return self._packed[1].layout
-
-    def _microseconds(self, spent: Spent) -> Array:
-        """What the steps so far have taken, (b,)."""
-        return np.asarray(float(step_terms(self.layout) @ STEP_COST) * spent.steps)
 
     def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
         """The network whose whole output is observation ``row``, and the observation."""
@@ -317,31 +209,25 @@ class CompiledDescents(Descents):
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(len(start.rows), dtype=np.int64)
-        schedule = _WIDTHS if start.smoothed else _WIDTHS[:0]
-        none = np.empty((*start.f.shape, 0, 0, start.z.shape[2]))
-        linearised = none if start.linearised is None else start.linearised
+        widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
         for i, row in enumerate(start.rows):
             if watch():
                 break
             network, y = self._observed(int(row))
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
-            count = np.zeros((start.f.shape[1], 2), dtype=np.int64)
+            count = np.zeros(start.f.shape[1], dtype=np.int64)
             descend_and_hop(
-                *network, schedule, y.astype(np.float32), self.problem.prior, limits, self._box, start.z[i],
-                start.f[i], start.moves[i], linearised[i], count,
+                *network, widths, y.astype(np.float32), self.problem.prior, limits, self._box, start.z[i],
+                start.f[i], start.moves[i], count,
             )  # fmt: skip
-            exact, linear = count.sum(axis=0)
-            steps[i] = exact + (round(_linearised_cost(network.layout) * linear) if linear else 0)
+            steps[i] = count.sum()
         return steps
 
 
 class BatchDescents(Descents):
     """All codes at once, for generators of any kind on any device."""
 
-    # One descent costs as much as all chains of a small network. Two that agree are worth 0.92. A third is made where
-    # they do not, or where layers are not known; three of these that agree are worth 0.84.
-    rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (2, 0))
-    doubtful = 0.82
+    schedule = BATCH
     widths: ClassVar[Array] = _WIDTHS
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
@@ -364,7 +250,8 @@ class BatchDescents(Descents):
             left = start.f > floor
             if watch() or not left.any():
                 break
-            hopped = self.bounds.reflect((start.z + start.moves[:, :, hop])[left])
+            moved = start.z + lengths(start.z) * start.moves[:, :, hop]
+            hopped = self.bounds.reflect(moved[left])
             z, f, count = self._descend(rows[left], hopped, floor[left], False, watch)
             steps[left] += count
             lower = f < start.f[left]
@@ -396,7 +283,7 @@ class BatchDescents(Descents):
 class NonlinearDescents(BatchDescents):
     """The same for measurements that are not linear, which have optima of their own: more chains."""
 
-    rounds = ((1, 0), (4, 0), (8, 0), (12, 0))
+    schedule = NONLINEAR
 
 
 class CountDescents(BatchDescents):
@@ -406,8 +293,7 @@ class CountDescents(BatchDescents):
     schedule begins where smoothing adds little.
     """
 
-    rounds: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0), (4, 4), (8, 4))
-    doubtful = 0.0
+    schedule = COUNTS
     widths: ClassVar[Array] = _WIDTHS[4:]
 
 
@@ -419,11 +305,7 @@ class GradientDescents(BatchDescents):
             of the generator.
     """
 
-    # Four agreeing chains are worth 0.98, eight 0.996 (0.87 and 0.91 where layers are not known), at half a second a
-    # chain: the first few say the most. One chain may fit exactly; with noise, four at once cost twice as much as one.
-    rounds = ((1, 0), (4, 0))
-    settled = BatchDescents.doubtful
-    first = 1
+    schedule = GRADIENT
     refines = True
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:

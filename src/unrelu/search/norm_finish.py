@@ -130,6 +130,28 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
     return best, status
 
 
+def descend_further(
+    problem: Problem, z: Array, status: npt.NDArray[np.object_], start: Array, max_programs: int
+) -> tuple[Array, npt.NDArray[np.object_]]:
+    """Descend from further codes where those found are not within the bounds of the noise; the better ones.
+
+    Args:
+        problem: the problem, its network a chain of layers.
+        z, status: codes, (B, k), and how their descents ended, (B,).
+        start: codes to descend from, (B, k).
+        max_programs: linear programs of each descent.
+    """
+    value = problem.objective(z)
+    left = np.flatnonzero((value > problem.noise.bound) & np.isfinite(start).all(axis=1) & (start != z).any(axis=1))
+    if len(left) and not problem.control.halted:
+        part = problem.part(left)
+        reached, ended, _ = NormDescent(max_programs=max_programs).minimise(part, start[left])
+        better = part.objective(reached) < value[left]
+        z, status = z.copy(), status.copy()
+        z[left[better]], status[left[better]] = reached[better], ended[better]
+    return z, status
+
+
 def _phase(problem: Problem, i: int, phases: int) -> Problem:
     """The problem for one of several passes over its observations, whose progress is a part of the whole."""
 

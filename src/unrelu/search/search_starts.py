@@ -14,7 +14,6 @@ from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.basin_prior import width_class
 from unrelu.search.sample_bank import Bank
 
 Array = npt.NDArray[np.float64]
@@ -25,12 +24,12 @@ Index = npt.NDArray[np.intp]
 _ESTIMATE_NOISE = 1e-2
 # Variances are rounded to powers of this, so that observations share the model's factorisations.
 _VARIANCE_STEP = 4.0
-# One start of so many is random and up to so much further out, by the class of the problem, in case that the Gaussian
-# model misleads all others: the best code of few noisy outputs may be far from all that the generator was trained for.
-# Behind a very narrow layer it is often ten times as far.
-_RANDOM, _FURTHEST = 4, (3.0, 3.0, 30.0)
-# The shortest and the longest hop, by the class, in standard deviations of the codes that the Gaussian model gives.
-_SHORTEST, _LONGEST = 0.5, (4.0, 4.0, 32.0)
+# One start of so many is random and up to so much further out, in case that the Gaussian model misleads all others: the
+# best code of few noisy outputs may be far from all that the generator was trained for.
+_RANDOM, _FURTHEST = 4, 3.0
+# The shortest and the longest perturbation, as multiples of the code's own length. Real data, which the generator did
+# not make, have their best codes far out, and shorter ones find what is near (tuned on the families to tune on).
+_SHORTEST, _LONGEST = 0.1, 10.0
 # Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
 _LAYER_WORK = 5e7
 
@@ -50,11 +49,10 @@ class SearchStarts:
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
     (:meth:`~unrelu.search.sample_bank.GaussianModel.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from
-    1 to 3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. Draws beyond a bound are mirrored
-    there, and random ones are uniform between two bounds. A hop is :math:`h \, \Sigma^{1/2} \xi`, with
-    :math:`\xi \sim N(0, I)` and h from 0.5 to 4, log-uniform. Where layers are very narrow
-    (:func:`~unrelu.search.basin_prior.width_class`) and no coordinate is in a box, s is up to 30 and h up to 32. Each
-    observation has a random stream of its own, so what is tried on it does not depend on the others.
+    1 to 3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A perturbation of a code z is
+    :math:`t \, |z|_2 / \sqrt k \; \xi`, with :math:`\xi \sim N(0, I)` and t from 0.1 to 10, log-uniform. What is
+    beyond a bound is mirrored there, and random starts are uniform between two bounds. Each observation has a random
+    stream of its own, so what is tried on it does not depend on the others.
     """
 
     def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
@@ -69,8 +67,6 @@ class SearchStarts:
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for
         self._streams: dict[int, np.random.Generator] = {}
-        kind = 0 if problem.bounds.boxed.any() else width_class(problem)  # codes in a box are never far
-        self._furthest, self._longest = _FURTHEST[kind], _LONGEST[kind]
 
     def learn(self, objectives: Array) -> None:
         """Take the noise to be as large as the residuals that the best codes so far leave: their |r|^2, (B,)."""
@@ -90,32 +86,18 @@ class SearchStarts:
         inside = self._mean[rows][:, None] + np.einsum("bij,bcj->bci", self._factor[rows], drawn)
         number = np.arange(first, first + count)[None, :, None]
         inside = np.where(number == 0, self._mean[rows][:, None], inside)
-        spread = np.exp(self._uniform(rows, count, 0.0, np.log(self._furthest)))[:, :, None]
+        spread = np.exp(self._uniform(rows, count, 0.0, np.log(_FURTHEST)))[:, :, None]
         random, bounds = spread * drawn, self.problem.bounds
         if bounds.boxed.any():
             random = np.where(bounds.boxed, bounds.quantile(ndtr(drawn)), random)
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
     def moves(self, rows: Index, chains: int, hops: int) -> Array:
-        """Perturbations, (b, chains, hops, k)."""
-        if hops:
-            self._model(rows)
+        """Perturbations in units of the root mean square of the code that each is of, (b, chains, hops, k)."""
         shape, k = (len(rows), chains, hops), self.problem.network.latent_dim
         drawn = self._drawn(rows, chains * hops).reshape(*shape, k)
-        low, high = np.log(_SHORTEST), np.log(self._longest)
-        lengths = np.exp(self._uniform(rows, chains * hops, low, high)).reshape(*shape, 1)
-        return np.asarray(lengths * np.einsum("bij,bchj->bchi", self._factor[rows], drawn))
-
-    def trials(self, rows: Index, chains: int, hops: int, trials: int) -> Array:
-        r"""Perturbations from which hops by linearised generators start, (b, chains, hops, trials, k).
-
-        Half of them are those of hops; the others are :math:`s \, \xi`, with s from 1 to 30 in every direction.
-        """
-        near, k = trials - trials // 2, self.problem.network.latent_dim
-        close = self.moves(rows, chains, hops * near).reshape(len(rows), chains, hops, near, k)
-        drawn = self._drawn(rows, chains * hops * (trials - near))
-        spread = np.exp(self._uniform(rows, drawn.shape[1], 0.0, np.log(self._furthest)))[..., None]
-        return np.concatenate([close, (spread * drawn).reshape(len(rows), chains, hops, trials - near, k)], axis=3)
+        low, high = np.log(_SHORTEST), np.log(_LONGEST)
+        return np.asarray(np.exp(self._uniform(rows, chains * hops, low, high)).reshape(*shape, 1) * drawn)
 
     def _drawn(self, rows: Index, count: int) -> Array:
         k, seed = self.problem.network.latent_dim, self.problem.seed

@@ -23,7 +23,7 @@ from unrelu.measurements import read_operator
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.joint_search import Search
+from unrelu.search.auto import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, rows_of
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, HardBatch, draw
 from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table

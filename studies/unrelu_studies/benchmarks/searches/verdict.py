@@ -21,7 +21,7 @@ from unrelu._invert import invert
 from unrelu.models.network import Network
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
-from unrelu.search.joint_search import Search
+from unrelu.search.auto import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
 from unrelu_studies.kit.random_instances import gaussian_network, sizes_of

@@ -1,0 +1,308 @@
+r"""How far agreement can be trusted on the generator at hand: a prior of the confidence, learned by simulation.
+
+Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and searched
+as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of a descent
+from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
+
+What a user observes is seldom an output of the generator. Where residuals are larger than the stated noise, the
+generator cannot make what was observed, and where no noise is stated that cannot be told. Then e is the difference of
+two other outputs, of the size of the residuals, in every or in every second observation.
+
+Whatever is learned is kept with the generator for as long as it lives, and in a file for other processes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from logging import getLogger
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu._version import __version__
+from unrelu.errors import UnreluError
+from unrelu.models.generator import Generator
+from unrelu.problem import Control, Problem
+from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime.file_reading import read_npz
+from unrelu.runtime.file_writing import write_npz
+from unrelu.runtime.streams import stream
+from unrelu.search.confidence import FLAT, SAME, Hits, confidence, learned
+from unrelu.search.joint_search import JointSearch
+from unrelu.search.schedule import effort
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+
+_LOG = getLogger("unrelu")
+# Simulated observations of one level of noise. Where none of n misleads, agreement has a confidence of about
+# 1 - 1 / 6 n.
+_OBSERVATIONS = 48
+# Levels of noise are told apart by these factors: the noise itself, and the residuals as multiples of it.
+_NOISE_STEP, _EXCESS_STEP = 2.0, 3.0
+# Where no noise is stated, that of observations which the generator did not make is this share of the residuals.
+_WHITE_SHARE = 0.3
+# Residuals of at most so many times the stated noise are those of outputs of the generator.
+_EXPLAINED = 1.5
+# The confidence from which an observation is searched one round more, and then no further.
+_SURE = 0.99
+# Outputs by which the size of what is measured is told.
+_OUTPUTS = 256
+# Weights of a file sum to 1 to this.
+_ROUNDING = 1e-6
+# Seconds after which a word is said of it.
+_PATIENCE = 1.5
+_MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
+
+_known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
+# Of a generator on coordinates, or a part of a batch, the network is another object: by its fingerprint.
+_fingerprints: weakref.WeakKeyDictionary[Generator, str] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Weights of the grid of :mod:`~unrelu.search.confidence` after each number of rounds, (T, T) each."""
+
+    weights: Mapping[int, Array]
+
+    def confidence(self, rounds: int, hits: Hits) -> Array:
+        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned."""
+        return confidence(self.weights.get(rounds, FLAT), hits)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of noise, in units of the spread of what is measured.
+
+    Attributes:
+        noise: its standard deviation is 2^noise.
+        excess: the residuals are 3^excess times the noise, 0 where the noise explains them; None where no noise is
+            stated, and ``noise`` is the level of the residuals.
+    """
+
+    noise: int
+    excess: int | None
+
+    def errors(self, count: int) -> tuple[Array, Array]:
+        """Standard deviations, of each of so many observations, of white noise and of what no noise explains."""
+        size = np.full(count, _NOISE_STEP**self.noise)
+        if self.excess is not None:
+            return size, size * np.sqrt(_EXCESS_STEP ** (2 * self.excess) - 1)
+        odd = np.arange(count) % 2 == 1
+        return np.where(odd, _WHITE_SHARE * size, size), np.where(odd, size, 0.0)
+
+
+class LearnedConfidence:
+    """The confidence of observations of one problem, by a prior for the level of their noise.
+
+    A prior that is not known is learned when it is first asked for, where descents tell what they cost; elsewhere, and
+    where a time limit leaves too little, the prior is flat.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._spread = spread_of(problem)
+        self._priors: dict[Level, Prior] = {}
+
+    def __call__(self, search: JointSearch, rows: Index) -> Array:
+        """The confidence of some observations of a search, (b,)."""
+        hits = search.hits().take(rows)
+        if not self.problem.noise.stated and (search.exact.any() or self.problem.looks_noiseless.any()):
+            return confidence(FLAT, hits)  # there is no noise to be simulated
+        found = np.zeros(len(rows))
+        for level, rounds, some in self._groups(search, rows):
+            prior = self._prior(level, search)
+            found[some] = prior.confidence(rounds, hits.take(some))
+        return found
+
+    def _groups(self, search: JointSearch, rows: Index) -> list[tuple[Level, int, Index]]:
+        """Observations of one level and number of rounds, by their places in ``rows``."""
+        levels = self.levels(search.f, rows)
+        keys = list(zip(levels, search.rounds[rows].tolist(), strict=True))
+        return [
+            (level, rounds, np.array([i for i, key in enumerate(keys) if key == (level, rounds)]))
+            for level, rounds in dict.fromkeys(keys)
+        ]
+
+    def levels(self, f: Array, rows: Index) -> list[Level]:
+        """The level of noise of some observations whose best objectives are known."""
+        problem, spread = self.problem, self._spread
+        if problem.noise.counts:
+            return [Level(0, 0)] * len(rows)
+        left = np.maximum(problem.observed[rows] - problem.network.latent_dim, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            residual = np.sqrt(f[rows] / left) / spread
+            stated = np.sqrt(problem.noise.variance(problem.y)[rows]) / spread
+            known = np.broadcast_to(problem.noise.noisy & (stated > 0), len(rows))
+            excess = np.log(residual / (_EXPLAINED * stated)) / np.log(_EXCESS_STEP)
+            noise = np.log(np.where(known, stated, residual)) / np.log(_NOISE_STEP)
+        noise = np.nan_to_num(noise, nan=0.0, posinf=20.0, neginf=-40.0)
+        excess = np.nan_to_num(excess, nan=0.0, posinf=9.0, neginf=0.0)
+        return [
+            Level(int(np.rint(n)), int(max(0, np.ceil(e))) if k else None)
+            for n, e, k in zip(noise, excess, known, strict=True)
+        ]
+
+    def _prior(self, level: Level, search: JointSearch) -> Prior:
+        if level not in self._priors:
+            key = prior_key(self.problem, level)
+            prior = _known.setdefault(self.problem.network, {}).get(key) or _read(key)
+            if prior is None and self._affordable(search):
+                prior = self._learn(level)
+                _write(key, prior)
+            if prior is not None:
+                _known[self.problem.network][key] = prior
+            self._priors[level] = prior or Prior({})
+        return self._priors[level]
+
+    def _affordable(self, search: JointSearch) -> bool:
+        budget = search.descents.schedule.microseconds
+        return bool(_OBSERVATIONS * budget / 1e6 < search.problem.control.remaining())
+
+    def _learn(self, level: Level) -> Prior:
+        timer = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE])
+        timer.daemon = True
+        timer.start()
+        try:
+            problem, truth = simulated(self.problem, level, _OBSERVATIONS)
+            return Simulation(problem, truth).prior()
+        finally:
+            timer.cancel()
+
+
+def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
+    """A problem of so many simulated observations at a level of noise, and their codes, (count, k)."""
+    operator, spread, keys = problem.operator, spread_of(problem), (level.noise, str(level.excess), seed)
+    if operator.count:
+        operator = operator.take(np.arange(count) % operator.count)
+    z = problem.bounds.draw(stream("simulated codes", *keys), (3 * count,))
+    clean, one, other = (operator.values(problem.network(part).reshape(count, -1)) for part in np.split(z, 3))
+    rng, seen = stream("simulated noise", *keys), operator.seen(count)
+    if problem.noise.counts:
+        y = problem.noise.draw(clean, rng)
+    else:
+        white, structured = (size[:, None] * spread for size in level.errors(count))
+        apart = np.where(seen, one - other, 0.0)
+        size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
+        y = clean + structured * apart / np.where(size > 0, size, 1.0) + white * rng.standard_normal(clean.shape)
+    y = np.where(seen, y, 0.0)
+    y.setflags(write=False)
+    same = {"norm": "l2", "single": False, "z0": None, "control": Control(), "given": None}
+    return replace(problem, y=y, operator=operator, **same), z[:count]
+
+
+class Simulation:
+    """Searches of observations whose best codes are known well enough to say how often their chains miss them.
+
+    Attributes:
+        search: of all observations, and of descents from the codes that they were made from.
+        ends: after each number of rounds, where chains had ended, (B, chains).
+    """
+
+    def __init__(self, problem: Problem, truth: Array | None) -> None:
+        self.search = JointSearch(problem)
+        self.ends: dict[int, Array] = {}
+        search, rows = self.search, np.arange(problem.size)
+        if truth is not None:
+            search.descend_from(rows, truth)
+        schedule, going = search.descents.schedule, np.ones(problem.size, dtype=bool)
+        sure = np.zeros(problem.size, dtype=bool)
+        search.rounds[:] = schedule.first - 1
+        while going.any():
+            rows = np.flatnonzero(going)
+            rounds = int(search.rounds[rows[0]]) + 1
+            search.advance(rows, *effort(rounds))
+            search.rounds[rows] = rounds
+            search.starts.learn(search.f)
+            self.ends[rounds] = search.ends.copy()
+            going &= ~sure  # one round further than a search, which may show that it would have been wrong
+            sure |= confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False)) >= _SURE
+            going &= schedule.affordable(search.spent(), None)
+
+    def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:
+        """Counts after so many rounds: of the best optimum that is known, or of the best of the chains themselves."""
+        ends = self.ends[rounds]
+        known = np.isfinite(ends).sum(axis=1)
+        best = self.search.f if of_truth else ends.min(axis=1)
+        found = Hits.of(ends, best)._replace(chains=np.maximum(known, 1))
+        return found if rows is None else found.take(rows)
+
+    def prior(self, rows: Flags | None = None) -> Prior:
+        """What observations, all by default, say of each round; those that went no further count as they ended."""
+        return Prior({rounds: learned(self.hits(rounds, rows)) for rounds in self.ends})
+
+    def judged(self, prior: Prior, rows: Flags) -> tuple[Flags, Flags]:
+        """Where a search with this prior would have been sure of some observations, and where wrong, (b,) each."""
+        sure, wrong = np.zeros(int(rows.sum()), dtype=bool), np.zeros(int(rows.sum()), dtype=bool)
+        for rounds, ends in self.ends.items():
+            enough = ~sure & (prior.confidence(rounds, self.hits(rounds, rows, of_truth=False)) >= _SURE)
+            missed = self.search.f[rows] < (1 - SAME) * ends[rows].min(axis=1)
+            wrong |= enough & missed
+            sure |= enough
+        return sure, wrong
+
+
+def keep(problem: Problem, level: Level, prior: Prior) -> None:
+    """Use a prior for this network, measurement and level of noise from now on, as long as the network lives."""
+    _known.setdefault(problem.network, {})[prior_key(problem, level)] = prior
+
+
+def prior_key(problem: Problem, level: Level) -> str:
+    """A digest of all that a prior depends on."""
+    network = problem.network
+    if network not in _fingerprints:
+        _fingerprints[network] = fingerprint(network)
+    probe = stream("a fixed output").standard_normal((max(1, problem.operator.count), problem.operator.n))
+    seen = problem.operator.values(probe).astype(np.float32).tobytes()
+    digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
+    digest.update(f"{__version__} {_fingerprints[network]} {level} {problem.prior!r} {problem.noise.counts}".encode())
+    return digest.hexdigest()
+
+
+def spread_of(problem: Problem) -> float:
+    """The standard deviation of what is measured, over outputs of the generator."""
+    operator = problem.operator
+    if operator.count:
+        operator = operator.take(np.arange(_OUTPUTS) % operator.count)
+    z = problem.bounds.draw(stream("spread of what is measured"), (_OUTPUTS,))
+    values = operator.values(problem.network(z).reshape(_OUTPUTS, -1))
+    seen = operator.seen(_OUTPUTS)
+    centred = np.where(seen, values - values.mean(axis=0), 0.0)
+    return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _folder() -> Path:
+    """Where priors are kept: ``UNRELU_CACHE``, or the user's folder of caches."""
+    own = os.environ.get("UNRELU_CACHE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return (Path(own) if own else cache / "unrelu") / "priors"
+
+
+def _read(key: str) -> Prior | None:
+    """A prior from its file; None where there is none, or none that can be one."""
+    try:
+        arrays = read_npz(_folder() / f"{key}.npz")
+        weights = {int(rounds): np.asarray(array, dtype=np.float64) for rounds, array in arrays.items()}
+    except (UnreluError, OSError, ValueError, RuntimeError):
+        return None
+    proper = all(w.shape == FLAT.shape and (w >= 0).all() and abs(w.sum() - 1) < _ROUNDING for w in weights.values())
+    return Prior(weights) if proper and weights else None
+
+
+def _write(key: str, prior: Prior) -> None:
+    """Keep a prior; a folder that cannot be written is no reason to stop."""
+    with suppress(UnreluError, OSError, RuntimeError):
+        _folder().mkdir(parents=True, exist_ok=True)
+        arrays = {str(rounds): weights for rounds, weights in prior.weights.items()}
+        write_npz(_folder() / f"{key}.npz", arrays, "it is a cache")

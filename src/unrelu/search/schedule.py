@@ -1,0 +1,111 @@
+"""What a search spends: the rounds of chains and perturbations, and when no further round is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+# So many chains, and perturbations of each, after each round. Descents triple or so from round to round. With equally
+# many descents, few long chains find as much as many short ones; many say more of what was missed. Beyond the last, a
+# round brings half as many chains more.
+ROUNDS = ((1, 0), (2, 0), (4, 0), (6, 0), (6, 2), (6, 8), (6, 32), (12, 32), (12, 100), (12, 300))
+
+
+def effort(rounds: int) -> tuple[int, int]:
+    """Chains, and perturbations of each, after so many rounds, at least one."""
+    chains, perturbations = ROUNDS[min(rounds, len(ROUNDS)) - 1]
+    return int(chains * 1.5 ** max(0, rounds - len(ROUNDS))), perturbations
+
+
+class Spent(NamedTuple):
+    """What a search has spent on observations, and what it has come to, (b,) each.
+
+    Attributes:
+        rounds: that they have been through.
+        microseconds: of the processor, by the number of steps; 0 where it is not told.
+        exact: whether the code fits exactly.
+        noiseless: whether there is an exact fit to be found.
+        confidence: that the code is the best.
+    """
+
+    rounds: Counts
+    microseconds: Array
+    exact: Flags
+    noiseless: Flags
+    confidence: Array
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a search goes on.
+
+    Attributes:
+        first: the round that observations with visible noise begin with. One chain may fit exactly; with noise, the
+            first few are made together.
+        last: rounds at most, where their number is not stated.
+        doubtful: an observation with less confidence is given one round more.
+        noiseless: rounds more where there is an exact fit to be found, and was not.
+        microseconds: that a search may spend on an observation.
+        noiseless_times: how many times as much where there is an exact fit to be found.
+    """
+
+    first: int = 1
+    last: int = 2
+    doubtful: float = 0.0
+    noiseless: int = 2
+    microseconds: float = np.inf
+    noiseless_times: float = 3.0
+
+    def begin(self, noiseless: Flags, stated: int | None) -> Counts:
+        """Rounds that observations (b,) are taken to have been through before the first."""
+        return np.where(noiseless | (stated is not None), 0, self.first - 1)
+
+    def next(self, spent: Spent, sure: float, stated: int | None) -> Flags:
+        """Which observations go on, (b,): those that are not sure, as long as the next round is affordable.
+
+        Args:
+            spent: on each.
+            sure: the confidence that ends a search.
+            stated: rounds at most, if the user has stated them.
+        """
+        return ~(spent.exact | (spent.confidence >= sure)) & self.affordable(spent, stated)
+
+    def affordable(self, spent: Spent, stated: int | None) -> Flags:
+        """For which observations there may be a further round, (b,); at least the first is made."""
+        if stated is not None:
+            return np.asarray(spent.rounds < stated)
+        most = self.last + self.noiseless * spent.noiseless + (spent.confidence < self.doubtful)
+        budget = self.microseconds * np.where(spent.noiseless, self.noiseless_times, 1.0)
+        within = spent.microseconds * self._growth(spent.rounds) <= budget
+        return np.asarray((spent.rounds < self.first) | ((spent.rounds < most) & within))
+
+    @staticmethod
+    def _growth(rounds: Counts) -> Array:
+        """How many times as many descents there are after one more round, (b,)."""
+
+        def descents(count: int) -> int:
+            chains, perturbations = effort(count)
+            return chains * (1 + perturbations)
+
+        each = {r: descents(r + 1) / descents(max(r, 1)) for r in np.unique(rounds).tolist()}
+        return np.array([each[r] for r in rounds.tolist()])
+
+
+# Numbers that were tuned on the decoders of ``unrelu_studies.kit.trained_families.TUNE`` and the generators to tune on
+# of ``unrelu benchmark hard``: the time in which the best codes are found, and no more than half of the observations of
+# the hardest of them are left unsure.
+COMPILED = Schedule(first=4, last=len(ROUNDS), microseconds=6e4)
+# One descent costs as much as all chains of a small network. Two that agree have a confidence of 0.62; where they do not
+# there are four.
+BATCH = Schedule(first=2, last=2, doubtful=0.6)
+# Measurements that are not linear have optima of their own, as have counts: more chains, and perturbations.
+NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
+# A chain takes half a second: the first few say the most.
+GRADIENT = Schedule(first=3, last=3, noiseless=1)
