@@ -22,7 +22,7 @@ from unrelu.runtime.streams import stream
 
 SLOPES = (0.0, 0.0, 0.0, 0.5, 2.0, -1.0)
 # Of the exhaustive enumeration; a code with more is drawn again.
-MOST_KINKS = 7
+MOST_KINKS = 6
 
 
 def largest_dimension(layers, z, matrix, outward):
@@ -143,7 +143,7 @@ def test_codes_at_kinks_against_all_sign_patterns():
         read = read_operator(operator, (matrix.shape[1],), (1, len(matrix)), network)
         found.append(int(local_rank(network, z[None], read, bounds=bounds)[1][0]))
         expected.append(largest_dimension(layers, z, matrix, np.diag(side)[side != 0]))
-        if bounds is None:
+        if bounds is None and number % 10 == 0:
             told = unrelu.identifiability(network, z, operator)
             assert (told.dimension, told.identifiable) == (found[-1], found[-1] == 0), number
     assert 500 < np.count_nonzero(np.array(expected) == 0) < 1500
