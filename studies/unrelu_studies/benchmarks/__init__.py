@@ -19,7 +19,7 @@ BENCHMARKS = {
     "startup": "processes.startup",
     "verdict": "searches.verdict",
     "hard": "searches.hard",
-    "families": "searches.families",
+    "families": "trained_decoders.families",
     "large": "searches.large",
     "emulators": "measurements.emulator_fits",
     "recovery": "searches.recovery",

@@ -20,7 +20,7 @@ from torch import Tensor
 from unrelu.models.activations import Activation
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu_studies.kit.family_observations import FamilyObservations
+from unrelu_studies.kit.families.family_observations import FamilyObservations
 
 Array = npt.NDArray[np.float64]
 
@@ -107,7 +107,9 @@ def least_objectives(
             for rank in f.argsort(axis=1).T[:_REFINED]:
                 end = ends[np.arange(count), rank]
                 z, best = _lower((z, best), _descended(double, y, end, _REFINE))
-        z, _ = _lower((z, best), _descended(double, y, z, _FINAL))
+        z, best = _lower((z, best), _descended(double, y, z, _FINAL))
+    finished = finished_by_lbfgs(observed, z)
+    z, _ = _lower((z, observed.objective(z)), (finished, observed.objective(finished)))
     return observed.objective(z), z
 
 
@@ -210,27 +212,30 @@ def _model(chain: ObservedChain, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
     return r.square().sum(dim=1), tangents @ tangents.mT, (tangents @ r[:, :, None])[:, :, 0]
 
 
-def gains_by_lbfgs(observed: FamilyObservations, z: Array) -> Array:
-    """By which share of it SciPy's L-BFGS, in double precision, lowers the objective from codes (B, k), (B,)."""
+def finished_by_lbfgs(observed: FamilyObservations, z: Array) -> Array:
+    """Where SciPy's L-BFGS, in double precision, ends from codes (B, k): it follows kinks at which steps stall."""
     chain = ObservedChain(observed, torch.float64)
     with computing(one_thread=True), torch.no_grad():
         targets = torch.tensor(observed.measured, dtype=torch.float64)
-        return np.array([_gain(chain, y, code) for y, code in zip(targets, z, strict=True)])
+        return np.array([_lbfgs(chain, y, code) for y, code in zip(targets, z, strict=True)])
 
 
-def _gain(chain: ObservedChain, y: Tensor, z: Array) -> float:
-    if not np.isfinite(z).all():
-        return float("nan")
+def gains_by_lbfgs(observed: FamilyObservations, z: Array) -> Array:
+    """By which share of it L-BFGS lowers the objective from codes (B, k), (B,); 0 of exact fits."""
+    f, lowered = observed.objective(z), observed.objective(finished_by_lbfgs(observed, z))
+    return np.where(observed.fitted_exactly(f), 0.0, np.maximum(0.0, 1 - lowered / np.maximum(f, _TINY)))
+
+
+def _lbfgs(chain: ObservedChain, y: Tensor, z: Array) -> Array:
     unit = _FIRST_STEP * max(float(np.linalg.norm(z)) / math.sqrt(len(z)), _FIRST_STEP)
-    at_start = float((chain.linearise(torch.tensor(z[None]))[0] - y).square().sum())
+    at_start = max(float((chain.linearise(torch.tensor(z[None]))[0] - y).square().sum()), _TINY)
 
     def relative(moved: Array) -> tuple[float, Array]:
         x, tangents = chain.linearise(torch.tensor((z + unit * moved)[None]))
         r = (x - y)[0]
         return float(r.square().sum()) / at_start, (2 * unit / at_start) * (tangents[0] @ r).numpy()
 
-    if at_start < _TINY:
-        return 0.0
+    if not math.isfinite(at_start):
+        return z
     options = {"maxiter": _GAIN_STEPS, "ftol": 1e-15, "gtol": 1e-14}
-    found = minimize(relative, np.zeros(len(z)), jac=True, method="L-BFGS-B", options=options)
-    return max(0.0, 1.0 - float(found.fun))
+    return np.asarray(z + unit * minimize(relative, np.zeros(len(z)), jac=True, method="L-BFGS-B", options=options).x)

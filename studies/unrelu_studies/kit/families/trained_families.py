@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 
 # Observations of each data set that are held out, and how many a made one has.
 HELD_OUT, MADE = 360, 2000
-# Entries of a curve, those of a digit; pixels of a patch's side.
+# Every data set has as many entries as a digit of 8 x 8 pixels; pixels of a patch's side.
 POINTS, SIDE = 64, 8
 # The autoencoder without a KL term keeps its codes near N(0, I) by this weight of |z|^2.
 _CODE_WEIGHT = 1e-3
@@ -132,8 +132,6 @@ class RandomFamily:
     seed: int
     activation: str = "relu"
     bias: float = 0.0
-    # What it could be compared with as real data: none.
-    data: str = "none"
 
     def build(self) -> Network:
         """Draw it."""
@@ -188,15 +186,16 @@ def _decays() -> Array:
 
 
 def _patches() -> Array:
-    """Grey patches of the two photographs that scikit-learn ships."""
+    """Grey patches of the two photographs that scikit-learn ships, at a quarter of their resolution."""
     rng = stream("families, patches")
     patches = []
     for picture in load_sample_images().images:
         grey = picture.mean(axis=2) / 255
         grey = grey[: grey.shape[0] // 4 * 4, : grey.shape[1] // 4 * 4]
         small = grey.reshape(grey.shape[0] // 4, 4, grey.shape[1] // 4, 4).mean(axis=(1, 3))
-        for _ in range(MADE // 2):
-            i, j = (rng.integers(size - SIDE + 1) for size in small.shape)
+        rows, columns = (size - SIDE + 1 for size in small.shape)
+        for place in rng.permutation(rows * columns)[: MADE // 2]:
+            i, j = divmod(int(place), columns)
             patches.append(small[i : i + SIDE, j : j + SIDE].ravel())
     return np.array(patches)
 
@@ -295,13 +294,13 @@ def family_network(name: str) -> Network:
 def others(name: str) -> list[str]:
     """Families of the same list, of data in the same range and with as many outputs, whose outputs it did not make."""
     group = TUNE if name in TUNE else REPORT
-    mine = FAMILIES[name]
-    alike = [other for other, theirs in group.items() if other != name and _comparable(mine, theirs)]
-    return [other for other in alike if family_network(other).output_dim == family_network(name).output_dim]
+    return [other for other, theirs in group.items() if other != name and _comparable(FAMILIES[name], theirs)]
 
 
 def _comparable(mine: Family, theirs: Family) -> bool:
-    """Trained ones whose data have one range, or random ones."""
+    """Trained ones whose data have one range, or random ones of as many outputs."""
     if isinstance(mine, TrainedFamily) and isinstance(theirs, TrainedFamily):
         return (mine.output == "tanh") == (theirs.output == "tanh")
-    return type(mine) is type(theirs)
+    if isinstance(mine, RandomFamily) and isinstance(theirs, RandomFamily):
+        return mine.sizes[-1] == theirs.sizes[-1]
+    return False

@@ -1,9 +1,9 @@
 """Whether a verdict is true on decoders that people train: codes, confidence, p-values and success, family by family.
 
-The families are those of :data:`~unrelu_studies.kit.trained_families.REPORT`, on which nothing is tuned. The best known
-objective of an observation is the least of the search's own, of the same with other seeds, and of a heavy search that
-shares no code with it (:mod:`~unrelu_studies.kit.heavy_search`: a descent from the truth, and 1,000 by five
-strategies). Times are CPU times of one thread.
+The families are those of :data:`~unrelu_studies.kit.families.trained_families.REPORT`, on which nothing is tuned. The
+best known objective of an observation is the least of the search's own, of the same with other seeds, and of a heavy
+search that shares no code with it (:mod:`~unrelu_studies.kit.families.heavy_search`: a descent from the truth, and
+1,000 by five strategies). Times are CPU times of one thread.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from unrelu import zoo
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
-from unrelu_studies.benchmarks.searches import family_tables
-from unrelu_studies.kit.family_observations import MEASURED, NOISE, FamilyObservations, observe
-from unrelu_studies.kit.heavy_search import ROUNDS, gains_by_lbfgs, least_objectives
-from unrelu_studies.kit.trained_families import FAMILIES, REPORT, TrainedFamily
+from unrelu_studies.benchmarks.trained_decoders import family_tables
+from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, FamilyObservations, observe
+from unrelu_studies.kit.families.heavy_search import ROUNDS, gains_by_lbfgs, least_objectives
+from unrelu_studies.kit.families.trained_families import FAMILIES, REPORT, TrainedFamily, others
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -41,8 +41,6 @@ BATCH = 50
 STARTS, FEW = 10, 10
 # Other seeds of the search, for the best that is known.
 SEEDS = (1, 2)
-# A code is the best if no known objective is lower by more than this share.
-WITHIN = 0.01
 # By how many standard deviations one entry is off.
 OFF = 6.0
 # Half of the width of uniform noise, as a share of the outputs' standard deviation.
@@ -58,7 +56,10 @@ def _units(command: Command) -> list[Unit]:
     zoo_names = zoo.names()[:1] if command.quick else zoo.names()
     units: list[Unit] = [("optimum", name, "half") for name in zoo_names]
     for name in names:
-        foreign = ("real", "others") if isinstance(FAMILIES[name], TrainedFamily) else ("others",)
+        foreign = [
+            *(["real"] if isinstance(FAMILIES[name], TrainedFamily) else []),
+            *(["others"] if others(name) else []),
+        ]
         units += [("search", name, measured, "own") for measured in MEASURED]
         units += [("search", name, "half", source) for source in foreign]
         units += [("p_values", name, measured) for measured in ("all", "half", "quarter")]
@@ -107,15 +108,15 @@ def searched(observed: FamilyObservations, seed: int, rounds: int) -> dict[str, 
         ``best``, ``confidence`` and ``gains``, (B,); ``milliseconds`` an observation; the same times and the share of
         best codes of Levenberg-Marquardt from :data:`STARTS` starts, ``lm``, of the first observations.
     """
-    z, confidence, milliseconds = _timed(observed, lambda part: part.invert())
+    z, confidence, milliseconds = _timed(observed, _search)
     few = observed.take(slice(FEW))
     by_descents, _, descents_milliseconds = _timed(few, _levenberg_marquardt)
     codes = [z, *(observed.invert(seed=other).z for other in SEEDS)]
     known, _ = least_objectives(observed, seed, codes, rounds)
     known = np.min([known, *(observed.objective(code) for code in codes)], axis=0)
     known[: len(few)] = np.minimum(known[: len(few)], few.objective(by_descents))
-    best = known >= (1 - WITHIN) * observed.objective(z)
-    lm_best = known[: len(few)] >= (1 - WITHIN) * few.objective(by_descents)
+    best = observed.best(observed.objective(z), known)
+    lm_best = few.best(few.objective(by_descents), known[: len(few)])
     return {
         "best": best.tolist(), "confidence": _rounded(confidence), "gains": _rounded(gains_by_lbfgs(observed, z)),
         "milliseconds": milliseconds, "lm": {"best": float(lm_best.mean()), "milliseconds": descents_milliseconds},
@@ -126,30 +127,30 @@ def _rounded(values: Array) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _timed(observed: FamilyObservations, method: Callable[[FamilyObservations], Any]) -> tuple[Array, Array, float]:
+def _timed(
+    observed: FamilyObservations, method: Callable[[FamilyObservations], tuple[Array, Array]]
+) -> tuple[Array, Array, float]:
     """Codes and confidences, :data:`BATCH` observations at a time, and CPU milliseconds for each."""
     method(observed.take(slice(2)))  # compiles, and learns what is learned of a generator once
-    results, begin = [], time.process_time()
+    parts, begin = [], time.process_time()
     for start in range(0, len(observed), BATCH):
-        results.append(method(observed.take(slice(start, start + BATCH))))
+        parts.append(method(observed.take(slice(start, start + BATCH))))
     milliseconds = 1e3 * (time.process_time() - begin) / len(observed)
-    confidence = np.nan_to_num(np.concatenate([result.confidence for result in results]))
-    return np.concatenate([result.z for result in results]), confidence, milliseconds
+    z, confidence = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return z, confidence, milliseconds
 
 
-def _levenberg_marquardt(observed: FamilyObservations) -> Any:
-    """The best of descents from N(0, I), as a result with its code in ``z``."""
+def _search(observed: FamilyObservations) -> tuple[Array, Array]:
+    result = observed.invert()
+    return result.z, np.nan_to_num(result.confidence)
+
+
+def _levenberg_marquardt(observed: FamilyObservations) -> tuple[Array, Array]:
+    """The best of descents from N(0, I), whose confidence is not known."""
     results = [observed.invert("lm", seed=seed) for seed in range(STARTS)]
     f = np.array([observed.objective(result.z) for result in results])
     z = np.array([result.z for result in results])[f.argmin(axis=0), np.arange(len(observed))]
-    return _Codes(z, np.full(len(z), np.nan))
-
-
-class _Codes:
-    """Codes of a method, and a confidence that it does not have."""
-
-    def __init__(self, z: Array, confidence: Array) -> None:
-        self.z, self.confidence = z, confidence
+    return z, np.full(len(z), np.nan)
 
 
 def refined(observed: FamilyObservations) -> dict[str, Any]:

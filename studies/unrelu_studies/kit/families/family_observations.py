@@ -12,8 +12,8 @@ from unrelu import invert
 from unrelu.models.network import Network
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
+from unrelu_studies.kit.families.trained_families import FAMILIES, TrainedFamily, family_network, others
 from unrelu_studies.kit.random_instances import gaussian_measurements
-from unrelu_studies.kit.trained_families import FAMILIES, TrainedFamily, family_network, others
 
 Array = npt.NDArray[np.float64]
 
@@ -21,6 +21,9 @@ Array = npt.NDArray[np.float64]
 MEASURED = ("all", "half", "quarter", "gauss")
 # Standard deviation of the noise, as a share of that of what is measured.
 NOISE = 0.1
+# A code is the best if no known objective is lower by more than this share. Below this share of |y|^2 an objective is
+# that of an exact fit.
+WITHIN, ZERO = 1e-2, 1e-9
 # Who made the observations: the generator, nature, or other decoders of the list.
 SOURCES = ("own", "real", "others")
 # From how many of these.
@@ -83,6 +86,14 @@ class FamilyObservations:
         """|y - A G(z)|^2 of codes (B, k), (B,); infinite where there is no code."""
         r = self.measured - self.network(z).reshape(len(z), -1) @ self.matrix.T
         return np.asarray(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf))
+
+    def fitted_exactly(self, f: Array) -> npt.NDArray[np.bool_]:
+        """Whether objectives (B,) are zero but for rounding: at most :data:`ZERO` of |y|^2."""
+        return np.asarray(f <= ZERO * np.square(self.measured).sum(axis=1))
+
+    def best(self, f: Array, known: Array) -> npt.NDArray[np.bool_]:
+        """Whether no known objective is lower than these (B,) by more than :data:`WITHIN` of them."""
+        return np.asarray((known >= (1 - WITHIN) * f) | self.fitted_exactly(f))
 
 
 def observe(name: str, measured: str, count: int, seed: int, source: str = "own") -> FamilyObservations:

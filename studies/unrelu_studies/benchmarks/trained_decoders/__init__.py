@@ -1,0 +1,1 @@
+"""What the verdict is worth on decoders as people train them."""
