@@ -45,6 +45,10 @@ _LONGEST, _SHORTEST = 16.0, 1e-10
 # leave ten times as much, among gradients whose quadratic models are off by no more. Tuned on 15 trained and random
 # decoders (24 tests of 30 observations), where L-BFGS then gains 1e-6 in the median and 2e-5 at most.
 _TINY, _TINY_STEPS, _LEFT = 1e-6, 2, 10.0
+# Where f is smooth, convergence is fast: a code goes on until a step promises no more than this fraction.
+_VANISHED = 1e-13
+# A code is also optimal when the steps between so many tests have together gained no more than a test may leave.
+_TESTS = 4
 # Gradients that are remembered: so many for each latent coordinate, and so many at most.
 _REMEMBERED, _MOST_REMEMBERED = 3, 64
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
@@ -69,12 +73,7 @@ class Refined(NamedTuple):
 
 
 def refine(
-    objective: SquaredError,
-    z: Tensor,
-    rows: Tensor,
-    enough: Tensor,
-    most: int,
-    stop: Callable[[], bool] | None = None,
+    objective: SquaredError, z: Tensor, rows: Tensor, enough: Tensor, most: int, stop: Callable[[], bool] | None = None
 ) -> Refined:
     """Codes refined to first-order optima of f, which never rises.
 
@@ -105,8 +104,8 @@ class _Refinement:
     """
 
     _OF_CODES = (
-        "place", "enough", "z", "f", "g", "h", "p", "slope", "t", "low", "high", "tiny", "asked", "past_z", "past_f",
-        "past_g",
+        "place", "enough", "z", "f", "g", "h", "p", "slope", "t", "low", "high", "tiny", "asked", "mark", "tests",
+        "past_z", "past_f", "past_g",
     )  # fmt: skip
 
     def __init__(self, objective: SquaredError, z: Tensor, rows: Tensor, enough: Tensor) -> None:
@@ -119,6 +118,7 @@ class _Refinement:
         self.p, self.slope = np.zeros((n, k)), np.zeros(n)
         self.t, self.low, self.high = np.ones(n), np.zeros(n), np.full(n, np.inf)
         self.tiny, self.asked = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
+        self.mark, self.tests = np.full(n, np.inf), np.zeros(n, dtype=np.int64)
         remembered = _remembered(k)
         self.past_z, self.past_g = np.zeros((n, remembered, k)), np.zeros((n, remembered, k))
         self.past_f, self.turn = np.full((n, remembered), np.inf), 0
@@ -128,7 +128,7 @@ class _Refinement:
         if len(self.place):
             self.h = np.stack([_inverse(gram) for gram in self._gauss_newton(np.arange(len(self.place)))])
             self._aim(np.ones(len(self.place), dtype=bool))
-            self._retire(-0.5 * self.slope <= 1e-3 * _TINY * self.f, ~np.isfinite(self.slope))
+            self._retire(-0.5 * self.slope <= _VANISHED * self.f, ~np.isfinite(self.slope))
 
     def run(self, most: int, stop: Callable[[], bool] | None) -> Refined:
         """So many trial steps of every code at most."""
@@ -176,7 +176,7 @@ class _Refinement:
         self.turn = (self.turn + 1) % self.past_f.shape[1]
         s, y = trial - self.z, g - self.g
         slope, slope_there = (self.g * s).sum(axis=1), (g * s).sum(axis=1)
-        lower = f <= self.f + _DECREASE * slope
+        lower = f <= self.f + _DECREASE * np.minimum(slope, 0.0)
         risen = (slope_there >= _SLOPE * slope) | (self.t >= _LONGEST) | (trial != aimed).any(axis=1)
         accepted = lower & risen
         self._bracket(lower)
@@ -187,7 +187,7 @@ class _Refinement:
         promised = -0.5 * self.slope
         self.tiny = np.where(accepted, np.where(promised <= _TINY * self.f, self.tiny + 1, 0), self.tiny)
         self.asked &= ~accepted
-        vanished = accepted & (promised <= 1e-3 * _TINY * self.f)
+        vanished = accepted & (promised <= _VANISHED * self.f)
         optimal, lost = self._test(np.flatnonzero((self.tiny >= _TINY_STEPS) | vanished | stuck), stuck)
         self._retire(optimal | (self.f <= self.enough), lost | ~np.isfinite(self.slope))
 
@@ -210,29 +210,42 @@ class _Refinement:
         """New directions -H grad f of some codes."""
         if not some.any():
             return
-        g = self.g[some] * self._free(self.z[some], self.g[some])
-        p = -(self.h[some] @ g[:, :, None])[:, :, 0] * self._free(self.z[some], self.g[some])
+        z, g, free = self.z[some], self.g[some], self._free(self.z[some], self.g[some])
+        while True:
+            p = -(self.h[some] @ (g * free)[:, :, None])[:, :, 0] * free
+            leaving = ~self._free(z, -p)
+            if not leaving.any():
+                break
+            free &= ~leaving
         self.p[some], self.slope[some] = p, (p * g).sum(axis=1)
         self.t[some], self.low[some], self.high[some] = 1.0, 0.0, np.inf
 
     # --- optimality ---------------------------------------------------------------------------------------------------
 
-    def _test(
-        self, some: Index, stuck: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def _test(self, some: Index, stuck: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Whether codes are optimal, and whether they are given up; those that are neither get a new direction."""
         optimal, lost = np.zeros(len(self.place), dtype=bool), np.zeros(len(self.place), dtype=bool)
         for i, b in zip(some, self._gauss_newton(some) if len(some) else (), strict=True):
-            gain, p = self._steepest(i, b)
-            optimal[i] = gain <= _LEFT * _TINY * self.f[i]
+            gain, p, kink = self._steepest(i, b)
+            moved = self.mark[i] - self.f[i] > _LEFT * _TINY * self.f[i]
+            self.mark[i], self.tests[i] = (self.f[i], 0) if moved else (self.mark[i], self.tests[i] + 1)
+            enough = _LEFT * _TINY if kink or stuck[i] else _VANISHED
+            optimal[i] = gain <= enough * self.f[i] or self.tests[i] >= _TESTS
             lost[i] = not optimal[i] and stuck[i] and self.asked[i]
             self.p[i], self.slope[i], self.tiny[i], self.asked[i] = p, -2 * gain, 0, True
             self.t[i], self.low[i], self.high[i] = 1.0, 0.0, np.inf
         return optimal, lost
 
-    def _steepest(self, i: int, b: Array) -> tuple[float, Array]:
-        """What a step from a code may gain, by the gradients of all sides near it, and that step, (k,)."""
-        f, step, free = self.f[i], self.z[i] - self.past_z[i], self._free(self.z[i], self.g[i])
+    def _steepest(self, i: int, b: Array) -> tuple[float, Array, bool]:
+        """What a step from a code may gain, by the gradients of all sides near it, that step, and if it is at a kink.
+
+        It is at one where its own gradient promises twice as much.
+        """
+        f, step, free = (
+            self.f[i],
+            self.z[i] - self.past_z[i],
+            self._free(self.z[i], self.g[i]) & self._free(self.z[i], -self.p[i]),
+        )
         bent = step @ b
         with np.errstate(invalid="ignore"):
             there = self.past_f[i] + (self.past_g[i] * step).sum(axis=1) + 0.5 * (bent * step).sum(axis=1)
@@ -244,9 +257,10 @@ class _Refinement:
             whitened = solve_triangular(root, sides.T, lower=True, check_finite=False)
             shortest = _shortest(whitened)
         except (np.linalg.LinAlgError, RuntimeError):  # not positive definite; nnls at its limit of steps
-            return np.inf, direction
+            return np.inf, direction, False
         direction[free] = -solve_triangular(root, shortest, lower=True, trans=1, check_finite=False)
-        return 0.5 * float(shortest @ shortest), direction
+        gain, alone = 0.5 * float(shortest @ shortest), 0.5 * float(whitened[:, 0] @ whitened[:, 0])
+        return gain, direction, alone > 2 * gain
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
