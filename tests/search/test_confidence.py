@@ -260,7 +260,7 @@ def test_one_miss_of_many_is_what_full_agreement_is_wrong_by(count):
 def test_what_is_hidden_and_what_is_easy_are_told_apart():
     """Neighbours on the grid can hardly be told apart; means of q, of the best and of the others, can."""
     for first, others in ((0.07, 0.85), (0.3, 0.3), (0.5, 0.15)):
-        true = prior_of(*([int(np.argmin(np.abs(MEANS - mean)))] for mean in (first, others)))
+        true = prior_of(*([int(np.argmin(np.abs(MEANS - mean))) + 2] for mean in (first, others)))  # of strength 16
         found = learned(known_best(true, 30, 1500, stream("test of a mixture", str(first))))
         assert found.sum(axis=1) @ MEANS == pytest.approx(true.sum(axis=1) @ MEANS, abs=0.04)
         assert found.sum(axis=0) @ MEANS == pytest.approx(true.sum(axis=0) @ MEANS, abs=0.12)
