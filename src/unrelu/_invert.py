@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.identifiability import degrees_of_freedom, identifiable_from, jacobians, local_rank
+from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
+from unrelu.diagnostics.identifiability import identifiable_from, jacobians, local_rank
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
@@ -187,16 +188,19 @@ def _diagnosed(result: Inversion) -> Inversion:
     """Say of each code whether others near it have the same output, of each exact fit how free it is, and judge it."""
     problem = result.problem
     k = problem.network.latent_dim
-    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
+    residual = problem.residual_of(result.reconstruction)
+    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator, fits, problem.bounds)
     identifiable = identifiable_from(rank, free, k)
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
-    active = np.abs(problem.bounds.active(result.z)).sum(axis=1)
-    used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank, active)
+    used, shape = goodness_of_fit(problem, result.z, residual, rank)
     null = _null(result) if problem.noise.counts else None
-    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null)
+    by_chance = None
+    if not problem.noise.stated:
+        by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null, shape, by_chance)
 
 
 def _null(result: Inversion) -> Array:

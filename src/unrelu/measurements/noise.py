@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.special import bdtrc, chdtrc
+from scipy.special import bdtrc, chdtr, chdtrc
 
 from unrelu.errors import InputError
 from unrelu.models.generator import numbers
@@ -20,10 +20,17 @@ from unrelu.runtime.words import nearest, shown
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
+# Noise that leaves so little so rarely is smaller than stated, or in another unit.
+_ONE_OF_A_MILLION = 1e-6
 # A residual that the stated noise would exceed this rarely is not explained by it.
 SIGNIFICANCE = 0.01
 # An entry is an outlier if it is off by more than this fraction of the size of outputs.
 _OUTLIER = 1e-6
+# Fewer degrees of freedom than that are none.
+_TESTABLE = 0.5
+# Weights of the tests of a residual's size, its largest entry and its structure. Those of the shape are conservative,
+# the more so the fewer entries there are: at equal weights p-values of own outputs would be too large on average.
+_WEIGHTS = (0.7, 0.2, 0.1)
 # Entries of an observation up to which a covariance is written out: 128 MiB.
 _CORRELATED = 4096
 
@@ -52,6 +59,7 @@ class Noise(ABC):
         norm: the norm that suits it.
         stated: whether anything is known of e.
         counts: whether observations are counts, whose objective is their deviance.
+        shaped: whether the shape of a residual counts beside its size.
     """
 
     level: Any = None
@@ -59,6 +67,7 @@ class Noise(ABC):
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
     counts: ClassVar[bool] = False
+    shaped: ClassVar[bool] = False
     _models: ClassVar[dict[str, type[Noise]]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -243,8 +252,16 @@ class Noise(ABC):
         """
         return None
 
-    def p_value(self, residual: Array, observed: Counts, used: Array, scale: Array, null: Array | None = None) -> Array:
-        """The probability that such noise leaves a residual at least as large as this one, (B,).
+    def p_value(
+        self,
+        residual: Array,
+        observed: Counts,
+        used: Array,
+        scale: Array,
+        null: Array | None = None,
+        shape: Array | None = None,
+    ) -> Array:
+        """The probability that such noise leaves a residual at least as unlikely as this one, (B,).
 
         NaN where no noise is stated, and without a code. A code whose output is not finite explains nothing: 0.
 
@@ -255,16 +272,24 @@ class Noise(ABC):
             used: u, the degrees of freedom that the fit used up, (B,).
             scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
             null: of count noise, the cumulants of the deviance that it leaves, (B, 3).
+            shape: of Gaussian noise, the p-values of the residual's largest entry and of its structure, (B, 2), which
+                do not depend on its size; NaN where there is none.
         """
         r = np.abs(residual)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             p = self._p_value(r, observed, used, scale, null)
+        if shape is not None and self.shaped:
+            p = _together(p, shape)
         without_code = np.isnan(r).all(axis=1) | (not self.stated)
         return np.asarray(np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0)))
 
+    def too_large(self, residual: Array, observed: Counts, used: Array) -> npt.NDArray[np.bool_]:
+        """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
+        return np.zeros(len(residual), dtype=bool)
+
     @abstractmethod
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        """The p-value of finite absolute residuals."""
+        """The p-value of finite absolute residuals, by their size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,9 +375,10 @@ class Gaussian(Noise):
     finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior``
     weighs :math:`1 / S^2` times as much.
 
-    The p-value is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit of u free parameters to m entries
-    takes u degrees of freedom from the noise. Where it takes all of them the fit can be tested no more, and what is
-    asked is whether noise of the true code could be as large: u = 0.
+    The p-value combines three: of the size of the residual, :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`, of its largest
+    entry, and of its structure (:mod:`unrelu.diagnostics.goodness_of_fit`). A least-squares fit of u effective degrees
+    of freedom to m entries takes them from the noise. Where it takes all of them the fit can be tested no more, and
+    what is asked is whether noise of the true code could be as large: u = 0.
 
     Args:
         level: S, the standard deviation, in units of y: a number, or an array of an observation's shape or that of all
@@ -376,6 +402,7 @@ class Gaussian(Noise):
     covariance: Any = field(default=None, repr=False)
     factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
+    shaped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
@@ -434,6 +461,13 @@ class Gaussian(Noise):
         squares = np.where(r > 0, r / self.level, 0.0) ** 2
         return np.asarray(chdtrc(_degrees_left(observed, used), squares.sum(axis=1)))
 
+    def too_large(self, residual: Array, observed: Counts, used: Array) -> npt.NDArray[np.bool_]:
+        """See :meth:`Noise.too_large`; told of no fit that takes half of the entries, or of more."""
+        left = _degrees_left(observed, used)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(residual / self.level).sum(axis=1)
+        return np.asarray((observed > 2 * used) & (chdtr(left, squares) < _ONE_OF_A_MILLION))
+
 
 @dataclass(frozen=True, eq=False)
 class RoundingNoise(Gaussian):
@@ -449,6 +483,10 @@ class RoundingNoise(Gaussian):
 
     precision: str = ""
     given: float = math.nan
+
+    def too_large(self, residual: Array, observed: Counts, used: Array) -> npt.NDArray[np.bool_]:
+        """Nobody stated it."""
+        return np.zeros(len(residual), dtype=bool)
 
     @property
     def note(self) -> str:
@@ -506,7 +544,22 @@ class Outliers(Noise):
 
 def _degrees_left(observed: Counts, used: Array) -> Array:
     """m - u, or m where the fit takes them all."""
-    return np.where(observed > used, observed - used, observed)
+    return np.where(observed - used >= _TESTABLE, observed - used, observed)
+
+
+def _together(size: Array, shape: Array) -> Array:
+    r"""One p-value of a residual's size, (B,), and shape, (B, 2): Sidak's minimum of independent ones, with weights.
+
+    .. math:: p = 1 - \prod_i (1 - w_i x), \qquad x = \min_i p_i / w_i
+
+    Tests that are NaN are left out.
+    """
+    tests = np.column_stack([size, shape])
+    weights = np.where(np.isnan(tests), 0.0, _WEIGHTS)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    x = np.min(np.where(weights > 0, tests / np.where(weights > 0, weights, 1.0), np.inf), axis=1)
+    kept = np.log1p(-np.minimum(weights * np.minimum(x, 1e9)[:, None], 1.0))
+    return np.where(np.isnan(size), np.nan, -np.expm1(kept.sum(axis=1)))
 
 
 def _number(level: Any, name: str) -> float:

@@ -13,12 +13,20 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise import SIGNIFICANCE, Gaussian
+from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
 from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
-from unrelu.result.verdict_text import Told, batch_html, batch_lines, data_frame, observation_html, observation_lines
+from unrelu.result.verdict_text import (
+    TOO_LARGE,
+    Told,
+    batch_html,
+    batch_lines,
+    data_frame,
+    observation_html,
+    observation_lines,
+)
 from unrelu.runtime.words import count, probability
 
 if TYPE_CHECKING:
@@ -31,8 +39,8 @@ Array = npt.NDArray[np.float64]
 
 # What the confidence has to be for a success where no noise is stated.
 _CONFIDENT = 0.99
-# A p-value nearer to 1 than this says that the stated noise is too large.
-_ONE_OF_A_MILLION = 1e-6
+# A fit of white noise is as good as this one with at most this probability, for a success where no noise is stated.
+_CHANCE = 1e-3
 
 # What is the same for all observations of a batch.
 _SHARED = ("method", "problem", "options")
@@ -200,6 +208,8 @@ class Inversion:
         identifiable: npt.NDArray[np.bool_],
         used: Array,
         null: Array | None = None,
+        shape: Array | None = None,
+        chance: Array | None = None,
     ) -> Inversion:
         """The same codes, judged with what is known of their neighbourhood.
 
@@ -209,20 +219,27 @@ class Inversion:
             identifiable: whether the code is, (B,).
             used: the degrees of freedom that the fit used up, (B,).
             null: of count noise, what :meth:`~unrelu.problem.Problem.null` says of the fit.
+            shape: p-values of the shape of the residual, (B, 2), see :meth:`~unrelu.measurements.noise.Noise.p_value`.
+            chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
         """
-        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable)._judged(used, null)
+        seen = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
+        return seen._judged(used, null, shape, chance)
 
-    def _judged(self, used: Array, null: Array | None) -> Inversion:
+    def _judged(
+        self, used: Array, null: Array | None, shape: Array | None = None, chance: Array | None = None
+    ) -> Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
         exact = problem.is_exact(residual)
-        p_value = problem.p_value(residual, used, null)
+        p_value = problem.p_value(residual, used, null, shape)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
         factor = self._outlying(residual, used, exact | unseen)
         states = self._ended.copy()
         states[unseen & among(states, SEARCHED)] = Status.NO_EXACT_FIT
+        stranger = np.zeros(problem.size, dtype=bool) if chance is None else (chance > _CHANCE) & ~exact
+        states[stranger & among(states, SEARCHED)] = Status.NO_BETTER_THAN_CHANCE
         states[(factor > 0) & ~among(states, CUT_OFF)] = Status.OUTLIER
         states[(p_value < SIGNIFICANCE) & ~among(states, CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
@@ -230,10 +247,12 @@ class Inversion:
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
-        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen & (factor == 0))
+        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen & ~stranger & (factor == 0))
         success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
-        messages = [judged._message(i, factor[i]) for i in range(problem.size)]
+        fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
+        excessive = fitted & problem.noise.too_large(residual, problem.observed, used)
+        messages = [judged._message(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
 
     def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
@@ -247,23 +266,20 @@ class Inversion:
         energy = problem.objective_of(residual, self.z, "l2")
         return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
 
-    def _message(self, i: int, factor: float) -> str:
-        """What the status of an observation means, with the number that decided it."""
+    def _message(self, i: int, factor: float, excessive: bool) -> str:
+        """What the status of an observation means, with the number that decided it.
+
+        ``excessive`` says that the stated noise is larger than the residual can be.
+        """
         status, ended = self.status[i], self._ended[i]
         text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
         if status is Status.OUTLIER:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
         hint = ended not in HAS_CODE or ended is Status.FLAT
         text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
-        if status is Status.NOISE_LEVEL and self._too_small(i):
-            rare = "at most one of a million observations"
-            text = f"{text}; such noise leaves so little in {rare}: it is smaller, or in another unit"
+        if excessive:
+            text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
         return text + self.problem.noise.note
-
-    def _too_small(self, i: int) -> bool:
-        """Whether the residual is far smaller than stated Gaussian noise leaves, as where its unit is another one."""
-        enough = np.broadcast_to(self.problem.observed, self.problem.size)[i] > 2 * self.problem.network.latent_dim
-        return bool(type(self.problem.noise) is Gaussian and enough and self.p_value[i] > 1 - _ONE_OF_A_MILLION)
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
