@@ -70,7 +70,7 @@ def invert(
             :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
             :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`; in units of y, after
             ``scale``. It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a
-            confidence of at least 0.99.
+            confidence of at least 0.99 of a code that explains y better than chance would.
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite where there
             is none. Codes never leave them, and random starts are uniform between two that are finite.
             ``active_bounds`` says which of them a code is at.

@@ -16,9 +16,9 @@ a generator without kinks has one region, and u is its rank, or the trace of its
 not fitted: their columns of J are zero. Where no noise is stated, :math:`S^2 = |r|_2^2 / (m - u)`.
 
 **The shape of the residual.** Two tests do not depend on its size, so they are independent of chi-square: its largest
-entry, :math:`r_j^2 / ((1 - h_{jj}) |r|_2^2)` with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence
-in Regression, 1982), by Sidak's inequality for m - u entries; and the share of it in the span of the principal directions of
-the generator's own outputs, which is where the residual of an observation lies that was not quite its output.
+entry, :math:`r_j^2 / ((1 - h_{jj}) |r|_2^2)` with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and
+Influence in Regression, 1982), by Sidak's inequality for m - u entries; and the share of it in the span of the
+principal directions of the generator's own outputs, where the residual of a picture lies that is not quite an output.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from unrelu.search.sample_bank import Bank, is_large
 
 Array = npt.NDArray[np.float64]
 
-# c and g. Tuned on what auto took from the noise of 400 own outputs of 21 decoders in three measurements: scikit-learn's
-# digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
+# c and g. Tuned on what auto took from the noise of 400 own outputs of 21 decoders in three measurements: of
+# scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
 _REACH, _CHOICE = 0.87, 4.25
 # Principal directions of the outputs that a residual is compared with, at most, and the share of noise that the fit
 # leaves of one at least. Tuned on the same decoders, for real digits.
@@ -65,14 +65,6 @@ class GoodnessOfFit(NamedTuple):
     shape: Array
 
 
-class _Directions(NamedTuple):
-    """Singular directions of A J: eigenvectors of J J^T with their latent directions, and the share h of each."""
-
-    squares: Array  # (b, k)
-    share: Array  # (b, k)
-    used: Array  # (b,)
-
-
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArray[np.int64]) -> GoodnessOfFit:
     """The effective degrees of freedom of codes (B, k) with these residuals (B, m), and tests of the residuals' shape.
 
@@ -93,7 +85,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
         squares, vectors = np.linalg.eigh(j @ j.transpose(0, 2, 1))
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
         variance = np.full(len(rows), noise.level**2) if gaussian else None
-        ridge, share, used[rows] = _effective(problem, z[rows], squares, m, r, variance)
+        share, used[rows] = _effective(problem, z[rows], squares, m, r, variance)
         if not gaussian or large:
             continue
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
@@ -141,8 +133,8 @@ def _straight(problem: Problem) -> bool:
 
 def _effective(
     problem: Problem, z: Array, squares: Array, m: npt.NDArray[np.int64], r: Array, variance: Array | None
-) -> tuple[Array, Array, Array]:
-    """The ridge, (b, 1), the shares h, (b, k), and u, (b,); ``variance`` is S^2, None where it is not stated."""
+) -> tuple[Array, Array]:
+    """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None where it is not stated."""
     straight = _straight(problem)
     reach = _REACH * np.maximum(np.sqrt(np.square(z).mean(axis=1)), 1.0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -158,7 +150,7 @@ def _effective(
         choice = np.divide(own, ridge[:, 0], out=np.zeros_like(own), where=own > problem.prior)
         between = choice * (share * (1 - share)).sum(axis=1) * np.sqrt(np.maximum(1 - whole / m, 0.0))
         used = np.maximum(whole, np.minimum(whole + _CHOICE * between, m - 1.0))
-    return ridge, share, used
+    return share, used
 
 
 def _largest(r: Array, m: npt.NDArray[np.int64], leverage: Array, used: Array) -> Array:

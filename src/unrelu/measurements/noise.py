@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 from scipy.special import bdtrc, chdtr, chdtrc
 
 from unrelu.errors import InputError
+from unrelu.measurements.covariance_matrix import cholesky_factor, written_covariance
 from unrelu.models.generator import numbers
 from unrelu.runtime.words import nearest, shown
 
@@ -31,8 +31,6 @@ _TESTABLE = 0.5
 # Weights of the tests of a residual's size, its largest entry and its structure. Those of the shape are conservative,
 # the more so the fewer entries there are: at equal weights p-values of own outputs would be too large on average.
 _WEIGHTS = (0.7, 0.2, 0.1)
-# Entries of an observation up to which a covariance is written out: 128 MiB.
-_CORRELATED = 4096
 
 
 def _meant(noise: object) -> str:
@@ -408,8 +406,8 @@ class Gaussian(Noise):
         if (self.level is None) == (self.covariance is None):
             raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
         if self.covariance is not None:
-            object.__setattr__(self, "covariance", _covariance(self.covariance))
-            object.__setattr__(self, "factor", _factored(self.covariance))
+            object.__setattr__(self, "covariance", written_covariance(self.covariance))
+            object.__setattr__(self, "factor", cholesky_factor(self.covariance))
             return
         object.__setattr__(self, "level", _sizes(self.level, self.name))
         if not isinstance(self.level, np.ndarray) and not 0 < self.level < math.inf:
@@ -558,7 +556,7 @@ def _together(size: Array, shape: Array) -> Array:
     weights = np.where(np.isnan(tests), 0.0, _WEIGHTS)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     x = np.min(np.where(weights > 0, tests / np.where(weights > 0, weights, 1.0), np.inf), axis=1)
-    kept = np.log1p(-np.minimum(weights * np.minimum(x, 1e9)[:, None], 1.0))
+    kept = np.log1p(-np.minimum(weights * np.minimum(x, 1e9)[:, None], 1 - 1e-16))
     return np.where(np.isnan(size), np.nan, -np.expm1(kept.sum(axis=1)))
 
 
@@ -591,48 +589,3 @@ def _sizes(level: Any, name: str) -> float | Array:
 
 def _text(name: str, level: Any) -> str:
     return f"{name}:array{level.shape}" if isinstance(level, np.ndarray) else f"{name}:{level!r}"
-
-
-def _covariance(given: Any) -> Array:
-    """A covariance, written out.
-
-    Raises:
-        InputError: it is not square, too large, not finite or not symmetric.
-    """
-    shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
-    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
-        raise InputError(
-            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation"
-        )
-    if shape[0] > _CORRELATED:
-        raise InputError(
-            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y "
-            "and operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
-        )
-    if sparse.issparse(given):
-        given = given.toarray()
-    elif callable(getattr(given, "matvec", None)):
-        given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
-    array = np.array(numbers(given, "covariance"))
-    if not np.isfinite(array).all():
-        raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
-    off = np.abs(array - array.T).max()
-    if off > 1e-10 * np.abs(array).max():
-        raise InputError(
-            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
-        )
-    array.setflags(write=False)
-    return array
-
-
-def _factored(covariance: Array) -> Array:
-    try:
-        factor: Array = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        least = float(np.linalg.eigvalsh(covariance)[0])
-        raise InputError(
-            f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; add the variance of the "
-            "independent errors that every measurement has to its diagonal"
-        ) from None
-    factor.setflags(write=False)
-    return factor

@@ -68,12 +68,13 @@ class Inversion:
             single entries or with a covariance it is that of whitened residuals, chi-square in l2; of counts their
             deviance. A prior is added to it.
         success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
-            Without, that it fits exactly, or that confidence >= 0.99, y shows noise, and the residual does not stand
+            Without, that it fits exactly, or that confidence >= 0.99, y shows noise, is explained better than a fit of
+            white noise would be (:func:`~unrelu.diagnostics.goodness_of_fit.chance`), and the residual does not stand
             out from those of the batch.
-        p_value: goodness of fit: the probability that the stated noise leaves a residual at least as large as that of
-            z, see :meth:`~unrelu.measurements.noise.Noise.p_value`, with the degrees of freedom that the fit used up,
-            rank A J; with a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. NaN where no
-            noise is stated or there is no code; 1 for an exact fit where the noise is below the rounding of y.
+        p_value: goodness of fit: the probability that the stated noise leaves a residual as unlikely as that of z, by
+            its size, its largest entry and its structure, with the effective degrees of freedom that the fit used up
+            (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN where no noise is stated or there is no code; 1 for an
+            exact fit where the noise is below the rounding of y.
         confidence: the probability that no code has an objective more than 1% lower, from where independent chains of
             descents ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted was learned on
             other generators, or by :func:`unrelu.calibrate` on this one. 0 in l1 and linf. 1 for an exact fit without a

@@ -30,8 +30,8 @@ class Status(enum.Enum):
         "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
     )
     NO_BETTER_THAN_CHANCE = (
-        "explains no more of the observation than a fit of white noise would: it is out of the generator's range, or the "
-        "search missed its code: look at it, or state noise= to judge the fit"
+        "explains no more of the observation than a fit of white noise would: it is out of the generator's range, or "
+        "the search missed its code: look at it, or state noise= to judge the fit"
     )
     OUTLIER = (
         "its residual is far above that of the rest of the batch: a better code was missed, or the observation is "
