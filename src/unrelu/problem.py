@@ -427,7 +427,7 @@ class Problem:
         """
         return self.noise.null(self.mean_of(x), self.operator.seen(len(x)), tangents, self.prior)
 
-    def p_value(self, residual: Array, used: Array, null: Array | None = None, shape: Array | None = None) -> Array:
+    def p_value(self, residual: Array, used: Array, null: Array | None = None) -> Array:
         """Goodness of fit of residuals (B, m) under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
 
         An exact fit has 1 where the noise is below the rounding of the data. NaN where no noise was stated.
@@ -436,11 +436,10 @@ class Problem:
             residual: y - A G(z), (B, m).
             used: the degrees of freedom that the fit used up, (B,).
             null: of count noise, what :meth:`null` gives.
-            shape: of Gaussian noise, p-values of what does not depend on the residual's size, (B, 2).
         """
         # The largest |y| may be an outlier, the size of outputs is none.
         size = np.minimum(self.scale, self._typical)
-        p = self.noise.p_value(residual, self.observed, used, size, null, shape)
+        p = self.noise.p_value(residual, self.observed, used, size, null)
         rounding = np.where(self.tolerance > EXACT, self.tolerance, 100 * np.finfo(np.float64).eps)
         below = self.noise.size <= rounding * self.scale
         return np.where(self.is_exact(residual) & below & ~np.isnan(p), 1.0, p)

@@ -10,27 +10,22 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrc, chdtr, chdtrc
+from scipy import sparse
+from scipy.special import bdtrc, chdtrc
 
 from unrelu.errors import InputError
-from unrelu.measurements.covariance_matrix import cholesky_factor, written_covariance
 from unrelu.models.generator import numbers
 from unrelu.runtime.words import nearest, shown
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-# Noise that leaves so little so rarely is smaller than stated, or in another unit.
-_ONE_OF_A_MILLION = 1e-6
 # A residual that the stated noise would exceed this rarely is not explained by it.
 SIGNIFICANCE = 0.01
 # An entry is an outlier if it is off by more than this fraction of the size of outputs.
 _OUTLIER = 1e-6
-# Fewer degrees of freedom than that are none.
-_TESTABLE = 0.5
-# Weights of the tests of a residual's size, its largest entry and its structure. Those of the shape are conservative,
-# the more so the fewer entries there are: at equal weights p-values of own outputs would be too large on average.
-_WEIGHTS = (0.7, 0.2, 0.1)
+# Entries of an observation up to which a covariance is written out: 128 MiB.
+_CORRELATED = 4096
 
 
 def _meant(noise: object) -> str:
@@ -57,7 +52,6 @@ class Noise(ABC):
         norm: the norm that suits it.
         stated: whether anything is known of e.
         counts: whether observations are counts, whose objective is their deviance.
-        shaped: whether the shape of a residual counts beside its size.
     """
 
     level: Any = None
@@ -65,7 +59,6 @@ class Noise(ABC):
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
     counts: ClassVar[bool] = False
-    shaped: ClassVar[bool] = False
     _models: ClassVar[dict[str, type[Noise]]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -250,16 +243,8 @@ class Noise(ABC):
         """
         return None
 
-    def p_value(
-        self,
-        residual: Array,
-        observed: Counts,
-        used: Array,
-        scale: Array,
-        null: Array | None = None,
-        shape: Array | None = None,
-    ) -> Array:
-        """The probability that such noise leaves a residual at least as unlikely as this one, (B,).
+    def p_value(self, residual: Array, observed: Counts, used: Array, scale: Array, null: Array | None = None) -> Array:
+        """The probability that such noise leaves a residual at least as large as this one, (B,).
 
         NaN where no noise is stated, and without a code. A code whose output is not finite explains nothing: 0.
 
@@ -270,24 +255,16 @@ class Noise(ABC):
             used: u, the degrees of freedom that the fit used up, (B,).
             scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
             null: of count noise, the cumulants of the deviance that it leaves, (B, 3).
-            shape: of Gaussian noise, the p-values of the residual's largest entry and of its structure, (B, 2), which
-                do not depend on its size; NaN where there is none.
         """
         r = np.abs(residual)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             p = self._p_value(r, observed, used, scale, null)
-        if shape is not None and self.shaped:
-            p = _together(p, shape)
         without_code = np.isnan(r).all(axis=1) | (not self.stated)
         return np.asarray(np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0)))
 
-    def too_large(self, residual: Array, observed: Counts, used: Array) -> npt.NDArray[np.bool_]:
-        """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
-        return np.zeros(len(residual), dtype=bool)
-
     @abstractmethod
     def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        """The p-value of finite absolute residuals, by their size."""
+        """The p-value of finite absolute residuals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,10 +350,10 @@ class Gaussian(Noise):
     finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior``
     weighs :math:`1 / S^2` times as much.
 
-    The p-value combines three: of the size of the residual, :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`, of its largest
-    entry, and of its structure (:mod:`unrelu.diagnostics.goodness_of_fit`). A least-squares fit of u effective degrees
-    of freedom to m entries takes them from the noise. Where it takes all of them the fit can be tested no more, and
-    what is asked is whether noise of the true code could be as large: u = 0.
+    The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit takes u
+    effective degrees of freedom from the noise of m entries. Where it takes all of them the fit can be tested no more,
+    and what is asked is whether noise of the true code could be as large: u = 0. The verdict's also looks at the
+    residual's shape (:mod:`unrelu.diagnostics.goodness_of_fit`).
 
     Args:
         level: S, the standard deviation, in units of y: a number, or an array of an observation's shape or that of all
@@ -400,14 +377,13 @@ class Gaussian(Noise):
     covariance: Any = field(default=None, repr=False)
     factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
-    shaped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
             raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
         if self.covariance is not None:
-            object.__setattr__(self, "covariance", written_covariance(self.covariance))
-            object.__setattr__(self, "factor", cholesky_factor(self.covariance))
+            object.__setattr__(self, "covariance", _covariance(self.covariance))
+            object.__setattr__(self, "factor", _factored(self.covariance))
             return
         object.__setattr__(self, "level", _sizes(self.level, self.name))
         if not isinstance(self.level, np.ndarray) and not 0 < self.level < math.inf:
@@ -459,13 +435,6 @@ class Gaussian(Noise):
         squares = np.where(r > 0, r / self.level, 0.0) ** 2
         return np.asarray(chdtrc(_degrees_left(observed, used), squares.sum(axis=1)))
 
-    def too_large(self, residual: Array, observed: Counts, used: Array) -> npt.NDArray[np.bool_]:
-        """See :meth:`Noise.too_large`; told of no fit that takes half of the entries, or of more."""
-        left = _degrees_left(observed, used)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.square(residual / self.level).sum(axis=1)
-        return np.asarray((observed > 2 * used) & (chdtr(left, squares) < _ONE_OF_A_MILLION))
-
 
 @dataclass(frozen=True, eq=False)
 class RoundingNoise(Gaussian):
@@ -481,10 +450,6 @@ class RoundingNoise(Gaussian):
 
     precision: str = ""
     given: float = math.nan
-
-    def too_large(self, residual: Array, observed: Counts, used: Array) -> npt.NDArray[np.bool_]:
-        """Nobody stated it."""
-        return np.zeros(len(residual), dtype=bool)
 
     @property
     def note(self) -> str:
@@ -541,23 +506,8 @@ class Outliers(Noise):
 
 
 def _degrees_left(observed: Counts, used: Array) -> Array:
-    """m - u, or m where the fit takes them all."""
-    return np.where(observed - used >= _TESTABLE, observed - used, observed)
-
-
-def _together(size: Array, shape: Array) -> Array:
-    r"""One p-value of a residual's size, (B,), and shape, (B, 2): Sidak's minimum of independent ones, with weights.
-
-    .. math:: p = 1 - \prod_i (1 - w_i x), \qquad x = \min_i p_i / w_i
-
-    Tests that are NaN are left out.
-    """
-    tests = np.column_stack([size, shape])
-    weights = np.where(np.isnan(tests), 0.0, _WEIGHTS)
-    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    x = np.min(np.where(weights > 0, tests / np.where(weights > 0, weights, 1.0), np.inf), axis=1)
-    kept = np.log1p(-np.minimum(weights * np.minimum(x, 1e9)[:, None], 1 - 1e-16))
-    return np.where(np.isnan(size), np.nan, -np.expm1(kept.sum(axis=1)))
+    """m - u, or m where the fit takes them all but half of one."""
+    return np.where(observed - used >= 0.5, observed - used, observed)
 
 
 def _number(level: Any, name: str) -> float:
@@ -589,3 +539,48 @@ def _sizes(level: Any, name: str) -> float | Array:
 
 def _text(name: str, level: Any) -> str:
     return f"{name}:array{level.shape}" if isinstance(level, np.ndarray) else f"{name}:{level!r}"
+
+
+def _covariance(given: Any) -> Array:
+    """A covariance, written out.
+
+    Raises:
+        InputError: it is not square, too large, not finite or not symmetric.
+    """
+    shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise InputError(
+            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation"
+        )
+    if shape[0] > _CORRELATED:
+        raise InputError(
+            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y "
+            "and operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
+        )
+    if sparse.issparse(given):
+        given = given.toarray()
+    elif callable(getattr(given, "matvec", None)):
+        given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
+    array = np.array(numbers(given, "covariance"))
+    if not np.isfinite(array).all():
+        raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
+    off = np.abs(array - array.T).max()
+    if off > 1e-10 * np.abs(array).max():
+        raise InputError(
+            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
+        )
+    array.setflags(write=False)
+    return array
+
+
+def _factored(covariance: Array) -> Array:
+    try:
+        factor: Array = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        least = float(np.linalg.eigvalsh(covariance)[0])
+        raise InputError(
+            f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; add the variance of the "
+            "independent errors that every measurement has to its diagonal"
+        ) from None
+    factor.setflags(write=False)
+    return factor

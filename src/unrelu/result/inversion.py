@@ -16,6 +16,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
+from unrelu.result.residual_tests import noise_too_large, together
 from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import (
@@ -220,7 +221,7 @@ class Inversion:
             identifiable: whether the code is, (B,).
             used: the degrees of freedom that the fit used up, (B,).
             null: of count noise, what :meth:`~unrelu.problem.Problem.null` says of the fit.
-            shape: p-values of the shape of the residual, (B, 2), see :meth:`~unrelu.measurements.noise.Noise.p_value`.
+            shape: p-values of the largest entry and the structure of the residual, (B, 2), NaN where there is none.
             chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
         """
         seen = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
@@ -232,7 +233,9 @@ class Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
         exact = problem.is_exact(residual)
-        p_value = problem.p_value(residual, used, null, shape)
+        p_value = problem.p_value(residual, used, null)
+        if shape is not None:  # what is left of an exact fit is rounding
+            p_value = together(p_value, np.where(exact[:, None], np.nan, shape))
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
@@ -252,7 +255,7 @@ class Inversion:
         success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
-        excessive = fitted & problem.noise.too_large(residual, problem.observed, used)
+        excessive = fitted & noise_too_large(problem, residual, used)
         messages = [judged._message(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
 
