@@ -136,7 +136,8 @@ def _expected(result: Inversion) -> Inversion:
     again = judged_again(replace(result, _pool=False))
     if not (result._pool and result.problem.tells_level):
         return again
-    judged, cut = among(again.status, JUDGED), among(again.status, CUT_OFF)
+    judged = among(again.status, JUDGED - {Status.NO_BETTER_THAN_CHANCE})  # which an outlier may be as well
+    cut = among(again.status, CUT_OFF)
     outlying = among(result.status, frozenset({Status.OUTLIER})) & ~judged & ~cut
     status = np.where(outlying, result.status, again.status)
     return replace(again, status=status, success=again.success & ~outlying & ~(cut & ~result.success))
