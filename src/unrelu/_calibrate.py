@@ -114,9 +114,7 @@ def calibrate(
         return _judged(learned)
 
 
-def _of_outputs(
-    network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int
-) -> Problem:
+def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int) -> Problem:
     """A problem of outputs of the generator with noise, which says what is measured and how large that is."""
     if operator.count:
         operator = operator.take(np.arange(count) % operator.count)
@@ -126,7 +124,13 @@ def _of_outputs(
     known_entries(noise, operator, count)  # refuses sizes of another shape
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
     return Problem.build(
-        network, y, operator=operator, bounds=box.ends, noise=noise, norm=noise.norm if noise.counts else "l2", scale="none"
+        network,
+        y,
+        operator=operator,
+        bounds=box.ends,
+        noise=noise,
+        norm=noise.norm if noise.counts else "l2",
+        scale="none",
     ).equilibrated()
 
 

@@ -337,9 +337,7 @@ class JointSearch:
             return self._in_norm(status, max_programs)
         return self.z, status
 
-    def _in_norm(
-        self, status: npt.NDArray[np.object_], max_programs: int
-    ) -> tuple[Array, npt.NDArray[np.object_]]:
+    def _in_norm(self, status: npt.NDArray[np.object_], max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
         """The codes after the descent in l1 or linf, and how that ended."""
         z = self.z
         known = np.flatnonzero(np.isfinite(z).all(axis=1))

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from logging import getLogger
 from pathlib import Path
@@ -168,7 +169,7 @@ class LearnedConfidence:
         return bool(_OBSERVATIONS * budget / 1e6 < search.problem.control.remaining())
 
     def _learn(self, level: Level) -> Prior:
-        timer = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE])
+        timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
         try:
@@ -176,6 +177,11 @@ class LearnedConfidence:
             return Simulation(problem, truth).prior()
         finally:
             timer.cancel()
+
+
+@cache
+def _say_once() -> None:
+    _LOG.warning(_MESSAGE)
 
 
 def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
