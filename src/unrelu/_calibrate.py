@@ -59,9 +59,9 @@ def calibrate(
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched as "auto" does,
     one round further where it would be sure. How many of the independent chains ended in the best optimum that is known
-    is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and used
-    by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.4 of
-    this one, stated or not.
+    is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and
+    used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.4
+    of this one, stated or not.
 
     Args:
         network: G.
@@ -114,9 +114,7 @@ def calibrate(
         return _judged(learned)
 
 
-def _of_outputs(
-    network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int
-) -> Problem:
+def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int) -> Problem:
     """A problem of outputs of the generator with noise, which says what is measured and how large that is."""
     if operator.count:
         operator = operator.take(np.arange(count) % operator.count)
@@ -126,7 +124,13 @@ def _of_outputs(
     known_entries(noise, operator, count)  # refuses sizes of another shape
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
     return Problem.build(
-        network, y, operator=operator, bounds=box.ends, noise=noise, norm=noise.norm if noise.counts else "l2", scale="none"
+        network,
+        y,
+        operator=operator,
+        bounds=box.ends,
+        noise=noise,
+        norm=noise.norm if noise.counts else "l2",
+        scale="none",
     ).equilibrated()
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.identifiability import degrees_of_freedom, jacobians, local_rank
+from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
+from unrelu.diagnostics.identifiability import jacobians, local_rank
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
@@ -69,7 +70,7 @@ def invert(
             :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
             :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`; in units of y, after
             ``scale``. It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a
-            confidence of at least 0.99.
+            confidence of at least 0.99 of a code that explains y better than chance would.
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite where there
             is none. Codes never leave them, and random starts are uniform between two that are finite.
             ``active_bounds`` says which of them a code is at.
@@ -187,16 +188,19 @@ def _diagnosed(result: Inversion) -> Inversion:
     """Say of each code whether others near it have the same output, of each exact fit how free it is, and judge it."""
     problem = result.problem
     k = problem.network.latent_dim
-    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(problem.residual_of(result.reconstruction))
+    residual = problem.residual_of(result.reconstruction)
+    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator, fits, problem.bounds)
     identifiable = free == 0
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
-    active = np.abs(problem.bounds.active(result.z)).sum(axis=1)
-    used = degrees_of_freedom(problem.network, result.z, problem.operator, problem.prior, rank, active)
+    used, shape = goodness_of_fit(problem, result.z, residual, rank)
     null = _null(result) if problem.noise.counts else None
-    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null)
+    by_chance = None
+    if not problem.noise.stated:
+        by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null, shape, by_chance)
 
 
 def _null(result: Inversion) -> Array:

@@ -44,7 +44,7 @@ def test_rounds_are_those_of_the_table_and_then_bring_half_as_many_chains_more()
     last = ROUNDS[-1]
     assert effort(len(ROUNDS) + 1) == (int(1.5 * last[0]), last[1])
     assert effort(len(ROUNDS) + 2) == (int(2.25 * last[0]), last[1])
-    assert effort(12) == (27, 300)
+    assert effort(13) == (27, 256)
 
 
 def test_no_round_takes_anything_back_and_each_brings_more():

@@ -212,27 +212,6 @@ def local_rank(
     return rank, free, np.ldexp(sigma, -unit)
 
 
-def degrees_of_freedom(
-    network: Generator, z: Array, operator: Operator, prior: float, rank: Counts, active: Counts
-) -> Array:
-    r"""The degrees of freedom that a least-squares fit with the prior :math:`\lambda |z|^2` took from the data, (B,).
-
-    Its outputs depend on the data by the hat matrix H, whose trace is their number (Hastie and Tibshirani 1990):
-
-    .. math:: H = J_A (J_A^T J_A + \lambda I)^{-1} J_A^T, \qquad
-              \operatorname{tr} H = \sum_i \frac{\sigma_i^2}{\sigma_i^2 + \lambda},
-
-    the rank of A J without a prior, as :func:`local_rank` says. 0 where there is no code. Coordinates that are
-    ``active`` at a bound, so many of each code, (B,), take none.
-    """
-    used = np.clip(rank, 0, z.shape[1] - active).astype(np.float64)
-    if prior:
-        for part, tangents in jacobians(network, z, operator):
-            squares = torch.linalg.svdvals(tangents).square()
-            used[part] = np.minimum((squares / (squares + prior)).sum(dim=1).numpy(), used[part])
-    return used
-
-
 def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
     """The transposed Jacobians of A G at the finite codes, (b, k, m), float64, some at a time with their places."""
     exact = network.to(torch.float64, "cpu")

@@ -350,9 +350,10 @@ class Gaussian(Noise):
     finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior``
     weighs :math:`1 / S^2` times as much.
 
-    The p-value is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit of u free parameters to m entries
-    takes u degrees of freedom from the noise. Where it takes all of them the fit can be tested no more, and what is
-    asked is whether noise of the true code could be as large: u = 0.
+    The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit takes u
+    effective degrees of freedom from the noise of m entries. Where it takes all of them the fit can be tested no more,
+    and what is asked is whether noise of the true code could be as large: u = 0. The verdict's also looks at the
+    residual's shape (:mod:`unrelu.diagnostics.goodness_of_fit`).
 
     Args:
         level: S, the standard deviation, in units of y: a number, or an array of an observation's shape or that of all
@@ -505,8 +506,8 @@ class Outliers(Noise):
 
 
 def _degrees_left(observed: Counts, used: Array) -> Array:
-    """m - u, or m where the fit takes them all."""
-    return np.where(observed > used, observed - used, observed)
+    """m - u, or m where the fit takes them all but half of one."""
+    return np.where(observed - used >= 0.5, observed - used, observed)
 
 
 def _number(level: Any, name: str) -> float:

@@ -13,12 +13,21 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise import SIGNIFICANCE, Gaussian
+from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
+from unrelu.result.residual_tests import noise_too_large, together
 from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
-from unrelu.result.verdict_text import Told, batch_html, batch_lines, data_frame, observation_html, observation_lines
+from unrelu.result.verdict_text import (
+    TOO_LARGE,
+    Told,
+    batch_html,
+    batch_lines,
+    data_frame,
+    observation_html,
+    observation_lines,
+)
 from unrelu.runtime.words import count, probability
 
 if TYPE_CHECKING:
@@ -31,8 +40,8 @@ Array = npt.NDArray[np.float64]
 
 # What the confidence has to be for a success where no noise is stated.
 _CONFIDENT = 0.99
-# A p-value nearer to 1 than this says that the stated noise is too large.
-_ONE_OF_A_MILLION = 1e-6
+# A fit of white noise is as good as this one with at most this probability, for a success where no noise is stated.
+_CHANCE = 1e-3
 
 # What is the same for all observations of a batch.
 _SHARED = ("method", "problem", "options")
@@ -60,12 +69,13 @@ class Inversion:
             single entries or with a covariance it is that of whitened residuals, chi-square in l2; of counts their
             deviance. A prior is added to it.
         success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
-            Without, that it fits exactly, or that confidence >= 0.99, y shows noise, and the residual does not stand
+            Without, that it fits exactly, or that confidence >= 0.99, y shows noise, is explained better than a fit of
+            white noise would be (:func:`~unrelu.diagnostics.goodness_of_fit.chance`), and the residual does not stand
             out from those of the batch.
-        p_value: goodness of fit: the probability that the stated noise leaves a residual at least as large as that of
-            z, see :meth:`~unrelu.measurements.noise.Noise.p_value`, with the degrees of freedom that the fit used up,
-            rank A J; with a prior :math:`\operatorname{tr} J_A (J_A^T J_A + \lambda I)^{-1} J_A^T`. NaN where no
-            noise is stated or there is no code; 1 for an exact fit where the noise is below the rounding of y.
+        p_value: goodness of fit: the probability that the stated noise leaves a residual as unlikely as that of z, by
+            its size, its largest entry and its structure, with the effective degrees of freedom that the fit used up
+            (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN where no noise is stated or there is no code; 1 for an
+            exact fit where the noise is below the rounding of y.
         confidence: the probability that no code has an objective more than 1% lower, from where independent chains of
             descents ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted was learned on
             other generators, or by :func:`unrelu.calibrate` on this one. 0 in l1 and linf. 1 for an exact fit without a
@@ -200,6 +210,8 @@ class Inversion:
         identifiable: npt.NDArray[np.bool_],
         used: Array,
         null: Array | None = None,
+        shape: Array | None = None,
+        chance: Array | None = None,
     ) -> Inversion:
         """The same codes, judged with what is known of their neighbourhood.
 
@@ -209,20 +221,29 @@ class Inversion:
             identifiable: whether the code is, (B,).
             used: the degrees of freedom that the fit used up, (B,).
             null: of count noise, what :meth:`~unrelu.problem.Problem.null` says of the fit.
+            shape: p-values of the largest entry and the structure of the residual, (B, 2), NaN where there is none.
+            chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
         """
-        return replace(self, rank=rank, freedom=freedom, identifiable=identifiable)._judged(used, null)
+        seen = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
+        return seen._judged(used, null, shape, chance)
 
-    def _judged(self, used: Array, null: Array | None) -> Inversion:
+    def _judged(
+        self, used: Array, null: Array | None, shape: Array | None = None, chance: Array | None = None
+    ) -> Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
         exact = problem.is_exact(residual)
         p_value = problem.p_value(residual, used, null)
+        if shape is not None:  # what is left of an exact fit is rounding
+            p_value = together(p_value, np.where(exact[:, None], np.nan, shape))
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
         factor = self._outlying(residual, used, exact | unseen)
         states = self._ended.copy()
         states[unseen & among(states, SEARCHED)] = Status.NO_EXACT_FIT
+        stranger = np.zeros(problem.size, dtype=bool) if chance is None else (chance > _CHANCE) & ~exact
+        states[stranger & among(states, SEARCHED)] = Status.NO_BETTER_THAN_CHANCE
         states[(factor > 0) & ~among(states, CUT_OFF)] = Status.OUTLIER
         states[(p_value < SIGNIFICANCE) & ~among(states, CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
@@ -230,10 +251,12 @@ class Inversion:
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
-        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen & (factor == 0))
+        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen & ~stranger & (factor == 0))
         success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
-        messages = [judged._message(i, factor[i]) for i in range(problem.size)]
+        fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
+        excessive = fitted & noise_too_large(problem, residual, used)
+        messages = [judged._message(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
 
     def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
@@ -247,23 +270,20 @@ class Inversion:
         energy = problem.objective_of(residual, self.z, "l2")
         return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
 
-    def _message(self, i: int, factor: float) -> str:
-        """What the status of an observation means, with the number that decided it."""
+    def _message(self, i: int, factor: float, excessive: bool) -> str:
+        """What the status of an observation means, with the number that decided it.
+
+        ``excessive`` says that the stated noise is larger than the residual can be.
+        """
         status, ended = self.status[i], self._ended[i]
         text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
         if status is Status.OUTLIER:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
         hint = ended not in HAS_CODE or ended is Status.FLAT
         text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
-        if status is Status.NOISE_LEVEL and self._too_small(i):
-            rare = "at most one of a million observations"
-            text = f"{text}; such noise leaves so little in {rare}: it is smaller, or in another unit"
+        if excessive:
+            text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
         return text + self.problem.noise.note
-
-    def _too_small(self, i: int) -> bool:
-        """Whether the residual is far smaller than stated Gaussian noise leaves, as where its unit is another one."""
-        enough = np.broadcast_to(self.problem.observed, self.problem.size)[i] > 2 * self.problem.network.latent_dim
-        return bool(type(self.problem.noise) is Gaussian and enough and self.p_value[i] > 1 - _ONE_OF_A_MILLION)
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""

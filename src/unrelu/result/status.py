@@ -29,6 +29,10 @@ class Status(enum.Enum):
         "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
         "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
     )
+    NO_BETTER_THAN_CHANCE = (
+        "explains no more of the observation than a fit of white noise would: it is out of the generator's range, or "
+        "the search missed its code: look at it, or state noise= to judge the fit"
+    )
     OUTLIER = (
         "its residual is far above that of the rest of the batch: a better code was missed, or the observation is "
         "unlike the others; look at it, or pass pool=False where the observations do not belong together"
@@ -64,6 +68,7 @@ class Status(enum.Enum):
 # These speak of a code.
 HAS_CODE = frozenset(
     {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
+    | {Status.NO_BETTER_THAN_CHANCE}
     | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
 )
 # These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
@@ -73,6 +78,7 @@ CUT_OFF = frozenset(
 # These are earned by the residual, not claimed by a method.
 JUDGED = frozenset(
     {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
+    | {Status.NO_BETTER_THAN_CHANCE}
 )
 # The search's own endings, which claim nothing about the size of the misfit.
 SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})

@@ -27,6 +27,8 @@ _STATUSES, _WORST = 4, 5
 _MEANING = 64
 # Bounds that are named.
 _NAMED = 5
+# How the message of a code begins whose residual is smaller than the stated noise can leave.
+TOO_LARGE = "the stated noise is too large, or in another unit"
 _LEFT = ("status", "meaning")
 _IMAGES = ("observed", "reconstruction", "residual")
 
@@ -100,8 +102,15 @@ class Told:
         good = int(np.sum(self.columns["success"]))
         noise = f", noise {self.noise}" if self.noise else ""
         return f"{count(len(self), 'observation')}, method {self.method}{noise}: {good} successful" + (
-            f" ({share(good, len(self))})" if len(self) else ""
+            f" ({share(good, len(self))}){self.excess()}" if len(self) else ""
         )
+
+    def excess(self) -> str:
+        """That the stated noise is larger than the residuals can be, where it is; the rest of a title."""
+        at = sum(str(message).startswith(TOO_LARGE) for message in self.columns["message"])
+        if not at:
+            return ""
+        return f"; {TOO_LARGE}" + (f", of {count(at, 'observation')}" if len(self) > 1 else "")
 
     def ending(self) -> str:
         """Identifiable codes, active bounds and time, in a line."""
@@ -161,7 +170,7 @@ def observation_lines(told: Told, message: str, code: npt.NDArray[np.float64], l
         largest: the largest entry of the residual.
     """
     success = bool(told.columns["success"][0])
-    title = f"One observation, method {told.method}: {'successful' if success else 'no success'}"
+    title = f"One observation, method {told.method}: {'successful' if success else 'no success'}{told.excess()}"
     return [title, *named_lines(observation_entries(told, message, code, largest))]
 
 

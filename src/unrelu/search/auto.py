@@ -37,7 +37,7 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most, see :data:`~unrelu.search.schedule.ROUNDS`. None: as many as end within 0.06 seconds of
+        rounds: rounds at most, see :data:`~unrelu.search.schedule.ROUNDS`. None: as many as end within 0.05 seconds of
             the processor, three times as many where no noise is visible; where descents are not compiled, fewer.
         max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
             500. A code that is not at an optimum by then is an ITERATION_LIMIT.
@@ -69,10 +69,8 @@ class Search:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
-        if problem.norm == "l1":
-            judge = by_agreement
-        else:
-            judge = LearnedConfidence(problem) if self.learn else flat_confidence
+        learned = LearnedConfidence(problem) if self.learn else flat_confidence
+        judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
         z, status = run.refined(self.max_iterations, self.max_programs)

@@ -2,11 +2,11 @@ r"""How sure it is that no code has an objective more than 1% lower, from where 
 
 The local optima of an observation are ordered by their objectives, the best first. An independent chain ends in the
 best one with probability :math:`q_1`; if not, in the second best with probability :math:`q_2`, and so on: a stick that
-is broken again and again. :math:`q_1 \sim \mathrm{Beta}(\theta_1)`, and all others of the observation are drawn from
-one :math:`\mathrm{Beta}(\theta_2)`. So the best optimum may be hidden where all others are easy to find: that is where
-agreement misleads, and what a single distribution of all q cannot say.
+is broken again and again. :math:`q_i \sim \mathrm{Beta}(\theta_i)`, where :math:`\theta_{i+1}` depends on
+:math:`\theta_i`: a Markov chain over a grid. So the best optimum may be hidden where the next is easy to find: that is
+where agreement misleads, and what a single distribution of all q cannot say.
 
-How often which :math:`(\theta_1, \theta_2)` occurs is a prior over a grid: a mixture that is learned by simulation on
+How often which :math:`(\theta_1, \theta_2)` occurs is the prior: a mixture that is learned by simulation on
 the generator at hand, from observations whose best code is known, see :mod:`unrelu.search.learned_prior`. Before that
 all points of the grid are alike, and no number of agreeing chains makes sure.
 
@@ -85,14 +85,15 @@ def _likelihoods(hits: Hits) -> tuple[Array, Array]:
 def confidence(prior: Array, hits: Hits) -> Array:
     r"""The probability that no optimum is better than the best that was seen, (B,).
 
-    With :math:`L_1(\theta_1)` and :math:`L_2(\theta_2)` the probabilities of the counts of the best optimum seen and of
-    the second, and :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` that of an optimum which
-    all n chains missed, the best seen is the best of all, or the best of all was missed, with any number of others:
+    With :math:`L_1` and :math:`L_2` the probabilities of the counts of the best optimum seen and of the second, and
+    :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` that of an optimum which all n chains
+    missed, the best seen is the best of all, or the best of all was missed, with any number like the one seen:
 
     .. math::
 
-        c = \frac{s}{s + h}, \quad s = \sum w L_1(\theta_1) L_2(\theta_2), \quad
-        h = \sum w \, u(\theta_1) \frac{L_1(\theta_2) L_2(\theta_2)}{1 - u(\theta_2)}
+        c = \frac{s}{s + h}, \quad s = \sum w(\theta_1, \theta_2) L_1(\theta_1) L_2(\theta_2), \quad
+        h = \sum w(\theta_1, \theta_2) \, u(\theta_1) \frac{L_1(\theta_2)}{1 - u(\theta_2)}
+            \sum_{\theta_3} w(\theta_3 | \theta_2) L_2(\theta_3)
 
     Args:
         prior: the weights w of the grid's points, (T, T).
@@ -101,7 +102,8 @@ def confidence(prior: Array, hits: Hits) -> Array:
     first, second = _likelihoods(hits)
     missed = _share(hits.chains, np.zeros_like(hits.chains))
     seen = ((first @ prior) * second).sum(axis=1)
-    hidden = ((missed @ prior) * first * second / (1 - missed)).sum(axis=1)
+    next_ = prior / prior.sum(axis=1, keepdims=True)
+    hidden = ((missed @ prior) * first * (second @ next_.T) / (1 - missed)).sum(axis=1)
     return np.asarray(seen / (seen + hidden))
 
 

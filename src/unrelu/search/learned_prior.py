@@ -1,8 +1,8 @@
 r"""How far agreement can be trusted on the generator at hand: a prior of the confidence, learned by simulation.
 
-Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and searched
-as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of a descent
-from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
+Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and
+searched as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of
+a descent from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
 
 What a user observes is seldom an output of the generator. Where residuals are larger than the stated noise, the
 generator cannot make what was observed, and where no noise is stated that cannot be told. Then e is the difference of
@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from logging import getLogger
 from pathlib import Path
@@ -169,7 +170,7 @@ class LearnedConfidence:
         return bool(_OBSERVATIONS * budget / 1e6 < search.problem.control.remaining())
 
     def _learn(self, level: Level) -> Prior:
-        timer = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE])
+        timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
         try:
@@ -177,6 +178,11 @@ class LearnedConfidence:
             return Simulation(problem, truth).prior()
         finally:
             timer.cancel()
+
+
+@cache
+def _say_once() -> None:
+    _LOG.warning(_MESSAGE)
 
 
 def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
@@ -199,8 +205,8 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
     noise = problem.noise
     if not noise.counts:  # what is learned depends on the level alone, not on the noise that the first user stated
         noise = UnknownNoise() if level.excess is None else Gaussian(spread * _NOISE_STEP**level.noise)
-    same = {"norm": "l2", "single": False, "seed": 0, "z0": None, "control": Control(), "given": None}
-    return replace(problem, y=y, operator=operator, noise=noise, **same), z[:count]
+    alike = replace(problem, y=y, operator=operator, noise=noise, norm="l2", single=False, seed=0)
+    return replace(alike, z0=None, control=Control(), given=None), z[:count]
 
 
 class Simulation:

@@ -1,0 +1,89 @@
+"""What a fit takes from the noise, the shape of residuals, and fits that are no better than chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import unrelu
+from tests.support import random_network
+from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
+
+NET = random_network((3, 12, 40), bias=True)
+
+
+def fitted(network, sigma=0.1, count=200, **options):
+    """Own outputs with noise, fitted from their codes."""
+    z = stream("fit: truth").standard_normal((count, network.latent_dim))
+    y = network(z) + sigma * stream("fit: noise").standard_normal((count, network.output_dim))
+    return unrelu.invert(network, y, "lm", z0=z, noise=f"gaussian:{sigma}", **options), y
+
+
+def test_directions_without_effect_take_no_degree_of_freedom():
+    rng = stream("fit: collapsed")
+    weights = [rng.standard_normal((20, 6)), rng.standard_normal((40, 20)) / 4]
+    weights[0][:, 3:] *= 1e-5
+    network = unrelu.from_arrays(weights, activation=["relu", "identity"])
+    problem = Problem.build(network, network(np.ones((1, 6))), noise="gaussian:0.1")
+    used, _ = goodness_of_fit(problem, np.ones((1, 6)), problem.y * 0, np.array([6]))
+    assert 2.5 < used[0] < 3.6
+
+
+def test_an_affine_generator_uses_its_rank():
+    network = random_network((4, 30), "identity", bias=True)
+    problem = Problem.build(network, network(np.ones((1, 4))), noise="gaussian:10")
+    used, _ = goodness_of_fit(problem, np.ones((1, 4)), problem.y * 0, np.array([4]))
+    assert used[0] == pytest.approx(4)
+
+
+def test_held_coordinates_are_taken_out_of_the_jacobian():
+    network = unrelu.from_arrays([np.diag([1.0, 1, 1, 0, 0, 0])], activation="identity")
+    z = np.column_stack([np.ones((2000, 3)), stream("fit: free").uniform(-1, 1, (2000, 3))])
+    noise = 0.1 * np.abs(stream("fit: outwards").standard_normal((2000, 6)))
+    r = unrelu.invert(network, network(z) + noise, "lm", z0=z, bounds=(-1, 1), noise="gaussian:0.1")
+    assert (r.active_bounds[:, :3] == 1).all()
+    # All six entries are left to test: chi-square with 6 degrees of freedom.
+    assert abs((r.p_value < 0.01).mean() - 0.01) < 0.01
+
+
+def test_p_values_of_own_outputs_are_uniform():
+    r, _ = fitted(NET, count=1000)
+    assert stats.kstest(r.p_value, "uniform").statistic < 0.1
+    assert (r.p_value < 0.01).mean() < 0.025
+
+
+def test_an_entry_off_by_eight_deviations_is_no_success():
+    r, y = fitted(NET, count=50)
+    y[:, 7] = r.reconstruction[:, 7] + 0.8
+    assert unrelu.invert(NET, y, "lm", z0=r.z, noise="gaussian:0.1").success.mean() <= 0.1
+
+
+def test_too_much_noise_is_said_first():
+    r, y = fitted(NET, count=1)
+    told = unrelu.invert(NET, y[0], "lm", z0=r.z[0], noise="gaussian:5")
+    assert told.message.startswith("the stated noise is too large")
+    assert "the stated noise is too large" in str(told).splitlines()[0]
+
+
+def test_white_noise_is_explained_by_chance_and_own_outputs_are_not():
+    r, y = fitted(NET, count=20)
+    seen = np.ones(y.shape, dtype=bool)
+    used = np.full(20, 3.0)
+    assert (chance(y - r.reconstruction, y, seen, used) < 1e-3).all()
+    white = stream("fit: white").standard_normal((5000, 40))
+    basis = np.linalg.qr(stream("fit: basis").standard_normal((40, 3)) - 0.0)[0]
+    basis = np.linalg.qr(basis - basis.mean(axis=0))[0]
+    left = white - white.mean(axis=1, keepdims=True)
+    left -= left @ basis @ basis.T
+    p = chance(left, white, np.ones(white.shape, dtype=bool), np.full(5000, 3.0))
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+
+
+def test_strangers_are_no_success_without_stated_noise():
+    y = 5 * stream("fit: strangers").standard_normal((10, 40))
+    r = unrelu.invert(NET, y, pool=False)
+    assert not r.success.any()
+    assert not unrelu.invert(NET, np.full((1, 40), 3.0)).success.any()
