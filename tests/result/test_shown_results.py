@@ -92,8 +92,11 @@ def test_uniqueness_is_said_of_every_rank():
 
 
 def test_no_confidence_is_said_as_none():
-    text = str(unrelu.invert(NET, NET(np.ones(3)) + 0.1, noise="uniform:0.2", rounds=1))
+    wrong = unrelu.from_arrays([-np.ones((30, 2)), np.ones((40, 30))], [np.full(30, -1e4), np.ones(40)])
+    text = str(unrelu.invert(wrong, np.full(40, 0.5)))  # a plateau
     assert "0: nothing says that no code has an objective more than 1% lower" in text
+    unknown = str(unrelu.invert(NET, NET(np.ones(3)) + 0.1, noise="uniform:0.2", rounds=1))
+    assert "nothing says that no code" not in unknown
 
 
 def test_numbers_in_a_message_are_not_rounded_over_what_decides():
