@@ -21,7 +21,16 @@ from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
 from unrelu.search.confidence import FLAT, Hits, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.learned_prior import LearnedConfidence, Level, Prior, Simulation, keep, prior_key, simulated, spread_of
+from unrelu.search.learned_prior import (
+    LearnedConfidence,
+    Level,
+    Prior,
+    Simulation,
+    keep,
+    prior_key,
+    simulated,
+    spread_of,
+)
 
 K, N, B = 3, 12, 6
 LEVEL = Level(-2, 0)
@@ -67,9 +76,7 @@ def cache(tmp_path, monkeypatch):
 def learned_of(monkeypatch):
     """The levels that were learned, one after another."""
     levels, learn = [], LearnedConfidence._learn
-    monkeypatch.setattr(
-        LearnedConfidence, "_learn", lambda self, level: levels.append(level) or learn(self, level)
-    )
+    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level: levels.append(level) or learn(self, level))
     return levels
 
 

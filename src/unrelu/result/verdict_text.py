@@ -209,7 +209,11 @@ def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataF
 
 def _confidence(value: float, method: str) -> str:
     if not math.isfinite(value):
-        return f"unknown: {method} does not look for a better code"
+        return (
+            "unknown: not computed in l1 and linf"
+            if method == "auto"
+            else f"unknown: {method} looks for no better code"
+        )
     if value == 0:
         return "0: nothing says that no code has an objective more than 1% lower"
     return f"{probability(value)} that no code has an objective more than 1% lower"
