@@ -32,8 +32,8 @@ def test_auto_finds_the_code(name):
     np.testing.assert_allclose(r.z[found], z[found], rtol=1e-6, atol=1e-7)
     assert r.success[found].all()
     assert (r.freedom[found] == 0).all()
-    # The small StyleGAN has local minima: of 160 other codes a search misses 18.
-    assert found.sum() >= (9 if name == "modulated" else 12)
+    # The small StyleGAN has local minima: of 160 other codes a search misses 18. So has attention, fewer of them.
+    assert found.sum() >= {"modulated": 9, "attention": 11}.get(name, 12)
 
 
 @each

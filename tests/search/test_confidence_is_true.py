@@ -75,15 +75,12 @@ def test_strangers_are_judged_as_strangers():
 
 
 def test_sure_answers_of_narrow_layers_have_reached_the_end_of_their_valley():
-    sure, lower = 0, 0
-    for seed in range(2):
-        network = random_network((10, 10, 10, 10, 10, 30), "leaky_relu:0.2", seed, last="identity")
-        rng = np.random.default_rng(7)
-        y = network(rng.standard_normal((60, 10)))
-        y = y + 0.1 * np.sqrt(np.square(y).mean(axis=1, keepdims=True)) * rng.standard_normal(y.shape)
-        result = unrelu.invert(network, y, pool=False)
-        further = unrelu.invert(network, y, "lm", z0=result.z, max_iterations=1000)
-        sure += np.sum(result.confidence >= 0.99)
-        lower += np.sum((result.confidence >= 0.99) & (result.fun > 1.01 * further.fun))
-    assert sure >= 45
-    assert lower <= 0.08 * sure
+    network = random_network((10, 10, 10, 10, 10, 30), "leaky_relu:0.2", 0, last="identity")
+    rng = np.random.default_rng(7)
+    y = network(rng.standard_normal((30, 10)))
+    y = y + 0.1 * np.sqrt(np.square(y).mean(axis=1, keepdims=True)) * rng.standard_normal(y.shape)
+    result = unrelu.invert(network, y, pool=False)
+    further = unrelu.invert(network, y, "lm", z0=result.z, max_iterations=1000)
+    lower = result.fun > 1.01 * further.fun
+    assert lower.mean() <= 0.1
+    assert (lower & (result.confidence >= 0.99)).sum() <= 1
