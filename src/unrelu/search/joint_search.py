@@ -139,6 +139,33 @@ class JointSearch:
                 self.rounds[rows] += 1
                 self._confirm_exact()
                 self._judge(rows)
+        if self.most is None and not self.watch.reason:
+            self.perturb_best(np.flatnonzero(~self.sure))
+
+    def perturb_best(self, rows: Index, most: Index | None = None) -> None:
+        """Spend what is left for some observations on perturbations of their best chains: that finds more than chains.
+
+        Args:
+            rows: the observations.
+            most: perturbations at most, (b,).
+        """
+        counts = self.descents.schedule.perturbations(self.spent())[rows]
+        counts = counts if most is None else np.minimum(counts, most)
+        for count in np.unique(counts[counts > 0]).tolist():
+            some = rows[counts == count]
+            size = max(1, _NUMBERS // (count * self.z.shape[1]))
+            for part in np.split(some, range(size, len(some), size)):
+                if self.watch():
+                    return
+                start = Start(part, self.z[part, None], self.f[part, None].copy(), self.starts.moves(part, 1, count))
+                self._descend(start)
+                best = self.ends[part].argmin(axis=1)
+                of_chain = self.ends[part, best] <= self.f[part]  # else the code is of a start that is no evidence
+                self.ends[part[of_chain], best[of_chain]] = start.f[of_chain, 0]
+                self.chains[part[of_chain], best[of_chain]] = start.z[of_chain, 0]
+                self._keep(part, start.z[:, 0], start.f[:, 0])
+        self._confirm_exact()
+        self._judge(rows)
 
     def _next_rows(self) -> Index:
         """The observations of the next round, which all have been through equally many.
@@ -158,7 +185,8 @@ class JointSearch:
         """What was spent on every observation."""
         noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
         time = self.descents.microseconds(self.steps)
-        return Spent(self.rounds, time, self.exact, noiseless, self._confidence)
+        agreeing = self.hits().best / np.maximum(self.made, 1)
+        return Spent(self.rounds, time, self.exact, noiseless, self._confidence, agreeing)
 
     def _outlying(self) -> npt.NDArray[np.bool_]:
         """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""

@@ -229,9 +229,11 @@ class Simulation:
             search.rounds[rows] = rounds
             search.starts.learn(search.f)
             self.ends[rounds] = search.ends.copy()
-            going &= ~sure  # one round further than a search, which may show that it would have been wrong
+            going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
             sure |= confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False)) >= _SURE
             going &= schedule.affordable(search.spent(), None)
+        made = search.made * (1 + search.hops)
+        search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
     def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:
         """Counts after so many rounds: of the best optimum that is known, or of the best of the chains themselves."""

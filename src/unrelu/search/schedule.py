@@ -20,6 +20,12 @@ ROUNDS = (
 )  # fmt: skip
 
 
+# Where fewer of its chains agree, an observation is not made sure by more of them.
+_AGREEING = 0.5
+# A descent takes so many microseconds at least.
+_LEAST_MICROSECONDS = 1.0
+
+
 def effort(rounds: int) -> tuple[int, int]:
     """Chains, and perturbations of each, after so many rounds, at least one."""
     chains, perturbations = ROUNDS[min(rounds, len(ROUNDS)) - 1]
@@ -35,6 +41,7 @@ class Spent(NamedTuple):
         exact: whether the code fits exactly.
         noiseless: whether there is an exact fit to be found.
         confidence: that the code is the best.
+        agreeing: the share of its chains that came to the best objective.
     """
 
     rounds: Counts
@@ -42,6 +49,7 @@ class Spent(NamedTuple):
     exact: Flags
     noiseless: Flags
     confidence: Array
+    agreeing: Array
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Schedule:
         last: rounds at most, where their number is not stated.
         doubtful: an observation with less confidence is given one round more.
         noiseless: rounds more where there is an exact fit to be found, and was not.
-        microseconds: that a search may spend on an observation.
+        hopeless: once there are so many rounds, more chains are made only where at least half of them agree.
+        microseconds: that a search may spend on an observation. What the rounds leave of it goes to the best chain.
         noiseless_times: how many times as much where there is an exact fit to be found.
     """
 
@@ -62,6 +71,7 @@ class Schedule:
     last: int = 2
     doubtful: float = 0.0
     noiseless: int = 2
+    hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
     noiseless_times: float = 3.0
 
@@ -84,9 +94,20 @@ class Schedule:
         if stated is not None:
             return np.asarray(spent.rounds < stated)
         most = self.last + self.noiseless * spent.noiseless + (spent.confidence < self.doubtful)
-        budget = self.microseconds * np.where(spent.noiseless, self.noiseless_times, 1.0)
-        within = spent.microseconds * self._growth(spent.rounds) <= budget
+        within = spent.microseconds * self._growth(spent.rounds) <= self._budget(spent)
+        within &= (spent.rounds < self.hopeless) | (spent.agreeing >= _AGREEING)
         return np.asarray((spent.rounds < self.first) | ((spent.rounds < most) & within))
+
+    def perturbations(self, spent: Spent) -> Counts:
+        """How many further perturbations of the best chain the budget leaves, (b,), a power of two; 0 without one."""
+        if not np.isfinite(self.microseconds):
+            return np.zeros(len(spent.rounds), dtype=np.int64)
+        each = spent.microseconds / [np.prod(np.add(effort(max(r, 1)), (0, 1))) for r in spent.rounds.tolist()]
+        left = (self._budget(spent) - spent.microseconds) / np.maximum(each, _LEAST_MICROSECONDS)
+        return np.where(left >= 1, 2 ** np.floor(np.log2(np.maximum(left, 1))), 0).astype(np.int64)
+
+    def _budget(self, spent: Spent) -> Array:
+        return self.microseconds * np.where(spent.noiseless, self.noiseless_times, 1.0)
 
     @staticmethod
     def _growth(rounds: Counts) -> Array:
@@ -103,7 +124,7 @@ class Schedule:
 # Numbers that were tuned on the decoders of ``unrelu_studies.kit.trained_families.TUNE`` and the generators to tune on
 # of ``unrelu benchmark hard``: the time in which the best codes are found, and no more than half of the observations of
 # the hardest of them are left unsure.
-COMPILED = Schedule(first=4, last=len(ROUNDS), microseconds=5e4)
+COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4)
 # One descent costs as much as all chains of a small network. Two that agree have a confidence of 0.62; where they do
 # not, there are four.
 BATCH = Schedule(first=2, last=2, doubtful=0.6)
