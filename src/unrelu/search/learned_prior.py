@@ -230,7 +230,8 @@ class Simulation:
             search.starts.learn(search.f)
             self.ends[rounds] = search.ends.copy()
             going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
-            sure |= confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False)) >= _SURE
+            search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
+            sure |= search.probability >= _SURE
             going &= schedule.affordable(search.spent(), None)
         made = search.made * (1 + search.hops)
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))

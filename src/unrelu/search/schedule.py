@@ -20,8 +20,8 @@ ROUNDS = (
 )  # fmt: skip
 
 
-# Where fewer of its chains agree, an observation is not made sure by more of them.
-_AGREEING = 0.5
+# An observation with less confidence is not made sure by more chains.
+_HOPEFUL = 0.8
 # A descent takes so many microseconds at least.
 _LEAST_MICROSECONDS = 1.0
 
@@ -41,7 +41,6 @@ class Spent(NamedTuple):
         exact: whether the code fits exactly.
         noiseless: whether there is an exact fit to be found.
         confidence: that the code is the best.
-        agreeing: the share of its chains that came to the best objective.
     """
 
     rounds: Counts
@@ -49,7 +48,6 @@ class Spent(NamedTuple):
     exact: Flags
     noiseless: Flags
     confidence: Array
-    agreeing: Array
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Schedule:
         last: rounds at most, where their number is not stated.
         doubtful: an observation with less confidence is given one round more.
         noiseless: rounds more where there is an exact fit to be found, and was not.
-        hopeless: once there are so many rounds, more chains are made only where at least half of them agree.
+        hopeless: once there are so many rounds, more chains are made only where a confidence of 0.8 was reached.
         microseconds: that a search may spend on an observation. What the rounds leave of it goes to the best chain.
         noiseless_times: how many times as much where there is an exact fit to be found.
     """
@@ -95,7 +93,7 @@ class Schedule:
             return np.asarray(spent.rounds < stated)
         most = self.last + self.noiseless * spent.noiseless + (spent.confidence < self.doubtful)
         within = spent.microseconds * self._growth(spent.rounds) <= self._budget(spent)
-        within &= (spent.rounds < self.hopeless) | (spent.agreeing >= _AGREEING)
+        within &= (spent.rounds < self.hopeless) | (spent.confidence >= _HOPEFUL)
         return np.asarray((spent.rounds < self.first) | ((spent.rounds < most) & within))
 
     def perturbations(self, spent: Spent) -> Counts:
