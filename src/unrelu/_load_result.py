@@ -20,6 +20,7 @@ from unrelu.problem import norms
 from unrelu.result import Inversion, Status
 from unrelu.result.result_file import AbsentOperator, read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
+from unrelu.result.verdict_text import TOO_LARGE
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
 
@@ -110,10 +111,10 @@ def _flaw(result: Inversion) -> str | None:
         if differ.any():
             i = int(np.argmax(differ))
             return f"{name} of observation {i} is {told[i]}, computed again from its code {found[i]}"
-    return _flaw_of_messages(result)
+    return _flaw_of_messages(result, again)
 
 
-def _flaw_of_messages(result: Inversion) -> str | None:
+def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
     """The first message that is not what the verdict says with the numbers of the file, in a sentence.
 
     By how much a residual stands out of its batch, and why an observation failed, are taken from the message.
@@ -122,7 +123,8 @@ def _flaw_of_messages(result: Inversion) -> str | None:
         if result.status[i] is Status.ERROR and said.startswith(_FAILED):
             continue
         factor = _FACTOR.search(said)
-        due = result._message(i, float(factor[1]) if factor else 0.0)
+        excessive = again.message[i].startswith(TOO_LARGE)
+        due = result._message(i, float(factor[1]) if factor else 0.0, excessive)
         if said != due:
             return f"message of observation {i} is {said[:80]!r}, computed again from its numbers {due[:80]!r}"
     return None

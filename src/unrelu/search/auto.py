@@ -69,10 +69,8 @@ class Search:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
-        if problem.norm == "l1":
-            judge = by_agreement
-        else:
-            judge = LearnedConfidence(problem) if self.learn else flat_confidence
+        learned = LearnedConfidence(problem) if self.learn else flat_confidence
+        judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
         z, status = run.refined(self.max_iterations, self.max_programs)

@@ -2,9 +2,9 @@ r"""How sure it is that no code has an objective more than 1% lower, from where 
 
 The local optima of an observation are ordered by their objectives, the best first. An independent chain ends in the
 best one with probability :math:`q_1`; if not, in the second best with probability :math:`q_2`, and so on: a stick that
-is broken again and again. :math:`q_i \sim \mathrm{Beta}(\theta_i)`, where :math:`\theta_{i+1}` depends on :math:`\theta_i`: a Markov chain over a
-grid. So the best optimum may be hidden where the next is easy to find: that is where agreement misleads, and what a
-single distribution of all q cannot say.
+is broken again and again. :math:`q_i \sim \mathrm{Beta}(\theta_i)`, where :math:`\theta_{i+1}` depends on
+:math:`\theta_i`: a Markov chain over a grid. So the best optimum may be hidden where the next is easy to find: that is
+where agreement misleads, and what a single distribution of all q cannot say.
 
 How often which :math:`(\theta_1, \theta_2)` occurs is the prior: a mixture that is learned by simulation on
 the generator at hand, from observations whose best code is known, see :mod:`unrelu.search.learned_prior`. Before that
@@ -87,7 +87,7 @@ def confidence(prior: Array, hits: Hits) -> Array:
 
     With :math:`L_1` and :math:`L_2` the probabilities of the counts of the best optimum seen and of the second, and
     :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` that of an optimum which all n chains
-    missed, the best seen is the best of all, or the best of all was missed, with any number of others like the one seen:
+    missed, the best seen is the best of all, or the best of all was missed, with any number like the one seen:
 
     .. math::
 

@@ -168,7 +168,7 @@ class JointSearch:
         return too_large(told, np.asarray(self.problem.observed - float(self.problem.network.latent_dim))) > 0
 
     def advance(self, rows: Index, chains: int, hops: int) -> None:
-        """Bring some observations, all of which have the same numbers of them, to so many chains of so many perturbations each."""
+        """Bring some observations, all of which have equally many, to so many chains of so many perturbations each."""
         have = self.ends.shape[1]
         if chains > have:
             more = ((0, 0), (0, chains - have))
@@ -256,7 +256,7 @@ class JointSearch:
         return self.exact | (self._confidence >= self.enough)
 
     def confidence(self) -> Array:
-        """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf, as the chains are of l2."""
+        """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the chains are of l2."""
         return self._confidence if self.problem.norm == "l2" else np.full(self.problem.size, np.nan)
 
     def _flat(self, rows: Index) -> npt.NDArray[np.bool_]:

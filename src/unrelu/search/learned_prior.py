@@ -1,8 +1,8 @@
 r"""How far agreement can be trusted on the generator at hand: a prior of the confidence, learned by simulation.
 
-Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and searched
-as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of a descent
-from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
+Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and
+searched as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of
+a descent from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
 
 What a user observes is seldom an output of the generator. Where residuals are larger than the stated noise, the
 generator cannot make what was observed, and where no noise is stated that cannot be told. Then e is the difference of
@@ -201,8 +201,8 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
         y = clean + structured * apart / np.where(size > 0, size, 1.0) + white * rng.standard_normal(clean.shape)
     y = np.where(seen, y, 0.0)
     y.setflags(write=False)
-    same = {"norm": "l2", "single": False, "z0": None, "control": Control(), "given": None}
-    return replace(problem, y=y, operator=operator, **same), z[:count]
+    alike = replace(problem, y=y, operator=operator, norm="l2", single=False, z0=None, control=Control(), given=None)
+    return alike, z[:count]
 
 
 class Simulation:

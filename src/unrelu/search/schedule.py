@@ -12,9 +12,9 @@ Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# So many chains, and perturbations of each, after each round. Descents double or triple from round to round. With equally
-# many descents, few long chains find as much as many short ones; many say more of what was missed. Beyond the last, a
-# round brings half as many chains more.
+# So many chains, and perturbations of each, after each round. Descents double or triple from round to round. With
+# equally many descents, few long chains find as much as many short ones; many say more of what was missed. Beyond the
+# last, a round brings half as many chains more.
 ROUNDS = (
     (1, 0), (2, 0), (4, 0), (6, 0), (6, 2), (6, 8), (6, 32), (12, 32), (12, 64), (12, 128), (12, 256),
 )  # fmt: skip
@@ -104,8 +104,8 @@ class Schedule:
 # of ``unrelu benchmark hard``: the time in which the best codes are found, and no more than half of the observations of
 # the hardest of them are left unsure.
 COMPILED = Schedule(first=4, last=len(ROUNDS), microseconds=5e4)
-# One descent costs as much as all chains of a small network. Two that agree have a confidence of 0.62; where they do not
-# there are four.
+# One descent costs as much as all chains of a small network. Two that agree have a confidence of 0.62; where they do
+# not, there are four.
 BATCH = Schedule(first=2, last=2, doubtful=0.6)
 # Measurements that are not linear have optima of their own, as have counts: more chains, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
