@@ -95,7 +95,7 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 METHODS: dict[str, Entry] = {
     "auto": Entry(
-        "joint search: smoothed descents from independent starts, perturbations, until sure enough or the budget is spent",
+        "joint search: smoothed descents from independent starts, and perturbations, until sure or out of budget",
         "noise",
         Search,
     ),

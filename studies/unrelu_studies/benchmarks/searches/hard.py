@@ -42,8 +42,8 @@ WITHIN, ZERO = 1e-2, 1e-9
 DECODERS = ("plain-vae-1", "plain-vae-2", "mnist-relu")
 STARTS, DESCENTS = 10, 50
 SURE = 0.99
-# The heavy search: 27 chains of 24 hops each, or more of fewer hops while they agree. Where a step costs little, it is
-# 135 or more: on narrow nets, many together miss the best code.
+# The heavy search: all rounds up to the eighth, or the twelfth where a step costs little: on narrow nets, many restarts
+# together miss the best code.
 HEAVY, HEAVY_SMALL, SMALL = Search(confidence=1.0, rounds=8), Search(confidence=1.0, rounds=12), 2000
 BINS = np.linspace(0.0, 1.0, 11)
 
