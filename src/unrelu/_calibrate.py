@@ -85,7 +85,7 @@ def calibrate(
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
-    >>> unrelu.calibrate(net, noise="gaussian:0.1", observations=20).wrong
+    >>> unrelu.calibrate(net, noise="gaussian:0.1").wrong
     0.0
     """
     as_generator(network)

@@ -75,7 +75,7 @@ class Start(NamedTuple):
 
 
 class Descents(ABC):
-    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by hops to other optima.
+    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by perturbations that lead to other optima.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
     Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
@@ -287,7 +287,7 @@ class NonlinearDescents(BatchDescents):
 
 
 class CountDescents(BatchDescents):
-    """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops.
+    """The same for counts and small networks, whose descents the kernel does not know: more chains, and perturbations.
 
     A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
     schedule begins where smoothing adds little.
