@@ -17,7 +17,7 @@ from unrelu.local_search.packed_observations import (
     BIAS, INPUTS, KIND, MATRIX, OUTPUTS, PIECEWISE_LINEAR, SIGMOID, SLOPE, WEIGHT, PackedLayer, PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import jit
+from unrelu.lp.dense_linear_algebra import clear, copy, jit
 from unrelu.models.activations import Activation
 
 Array = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ SHORTEST_CODE = 1e-3
 # A step is tiny that is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
 # Numbers left free on either side of an array that is written: more than one pass of a loop in vectors takes.
-_ROOM = 256
+ROOM = 256
 
 
 # Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions. A loop in
@@ -44,13 +44,13 @@ _ROOM = 256
 @jit
 def doubles(size):
     """Room for so many numbers in double precision, far from other arrays."""
-    return np.empty(size + 2 * _ROOM)[_ROOM : _ROOM + size]
+    return np.empty(size + 2 * ROOM)[ROOM : ROOM + size]
 
 
 @jit
 def _singles(size):
     """The same in single precision."""
-    return np.empty(size + 2 * _ROOM, np.float32)[_ROOM : _ROOM + size]
+    return np.empty(size + 2 * ROOM, np.float32)[ROOM : ROOM + size]
 
 
 @jit
@@ -86,7 +86,7 @@ def forward(numbers, layout, widths, z, ends, u, x, slopes):
         below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
         begin = layout[layer, BIAS]
         sums = u[here:end]
-        sums[:] = numbers[begin : begin + outputs]
+        copy(numbers[begin : begin + outputs], sums)
         begin = layout[layer, MATRIX]
         for j in range(inputs):
             value = x[below + j]
@@ -274,8 +274,8 @@ def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, dampi
             damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
             tiny |= f - reached < tiny_decrease * f
             f, stale = reached, True
-            z[:] = trial
-            r[:] = other
+            copy(trial, z)
+            copy(other, r)
         else:
             damping, growth = damping * growth, growth * 2
         small = small + 1 if tiny else 0
@@ -298,7 +298,7 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
             widths[layer] = width * sizes[layer]
         _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, box, 1, False, z, damping, work)
         total += steps
-    widths[:] = 0.0
+    clear(widths)
     f, _, steps = _steps(numbers, layout, widths, y, prior, limits, box, int(limits[0]), True, z, damping, work)
     return f, total + steps
 
@@ -329,7 +329,7 @@ def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z
     steps[i] += count
     if reached < f[i]:
         f[i] = reached
-        z[i] = code
+        copy(code, z[i])
 
 
 @jit
@@ -343,7 +343,8 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
     work, code = _room(layout, len(y)), doubles(layout[0, INPUTS])
     for i in range(len(z)):
         if not np.isfinite(f[i]):
-            f[i], code[:] = np.inf, z[i]
+            f[i] = np.inf
+            copy(z[i], code)
             _keep_lower(numbers, layout, sizes, schedule, y, prior, one, box, code, z, f, i, steps, work)
         for hop in range(moves.shape[1]):
             if f[i] <= limits[2]:

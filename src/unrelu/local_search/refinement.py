@@ -34,7 +34,8 @@ from torch import Tensor
 
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.refinement_kernel import (
-    ASKS, DONE, GOES_ON, LOST, TINY, VANISHED, Codes, accept_all, aim, compile_refinement, propose_all, refine_packed,
+    ASKS, DONE, ENOUGH, GOES_ON, LENGTH, LOST, PAST_F, SLOPE, TRIAL_G, STEPS, STUCK, TINY, TRIAL, VANISHED, F, G, H, P,
+    Z, accept, aim, codes_at, compile_refinement, refine_packed, room, turn,
 )  # fmt: skip
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
@@ -103,17 +104,17 @@ class _Refinement:
         compile_refinement()
         self.objective, self.like, self.rows = objective, z, rows
         (n, k), box = z.shape, objective.box
-        sides = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
+        self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
         f, g = self._evaluate(_numpy(z), np.arange(n))
-        self.codes = Codes.at(_numpy(z), f, g, _numpy(enough), _remembered(k), sides)
-        self.optimal, self.ended = f <= self.codes.enough, ~np.isfinite(f)
+        self.vectors, self.numbers = codes_at(_numpy(z), f, g, _numpy(enough), _remembered(k))
+        self.optimal = f <= self.numbers[:, ENOUGH]
+        self.ended = self.optimal | ~np.isfinite(f)
         self.tested, self.mark, self.tests = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, np.int64)
-        self.ended |= self.optimal
         some = np.flatnonzero(~self.ended)
         for i, gram in zip(some, self._gauss_newton(some) if len(some) else (), strict=True):
-            self.codes.h[i] = _inverse(gram)
-            aim(self.codes, i)
-        promised = -0.5 * self.codes.slope
+            self.vectors[i, H : H + k] = _inverse(gram)
+            aim(self.vectors[i], self.numbers[i], self.box)
+        promised = -0.5 * self.numbers[:, SLOPE]
         self.optimal[some] |= promised[some] <= VANISHED * f[some]
         self.ended |= self.optimal | ~np.isfinite(promised)
         self.packed = self._packed()
@@ -131,25 +132,26 @@ class _Refinement:
         """So many trial steps of every code at most."""
         stopped = stop or (lambda: False)
         while not stopped():
-            some = np.flatnonzero(~self.ended & (self.codes.steps < most))
+            some = np.flatnonzero(~self.ended & (self.numbers[:, STEPS] < most))
             if not len(some):
                 break
             reasons = self._step_together(some) if self.packed is None else self._step_apart(some, most, stopped)
             self.optimal[some[reasons == DONE]] = True
             self.ended[some[(reasons == DONE) | (reasons == LOST)]] = True
             self._test(some[reasons == ASKS])
-        device = self.like.device
-        steps, optimal = torch.from_numpy(self.codes.steps).to(device), torch.from_numpy(self.optimal).to(device)
-        return Refined(self._tensor(self.codes.z), self._tensor(self.codes.f), steps, optimal)
+        steps = torch.from_numpy(self.numbers[:, STEPS].astype(np.int64)).to(self.like.device)
+        optimal = torch.from_numpy(self.optimal).to(self.like.device)
+        return Refined(self._tensor(self.vectors[:, Z]), self._tensor(self.numbers[:, F]), steps, optimal)
 
     def _step_together(self, some: Index) -> npt.NDArray[np.int64]:
         """One trial step of some codes, by PyTorch, and why they end."""
-        trials, cut = np.empty((len(some), self.codes.z.shape[1])), np.empty(len(some), dtype=bool)
-        propose_all(self.codes, some, trials, cut)
-        f, g = self._evaluate(trials, some)
-        reasons = np.empty(len(some), dtype=np.int64)
-        accept_all(self.codes, some, trials, cut, f, g, reasons)
-        return reasons
+        aimed = self.vectors[some, Z] + self.numbers[some, LENGTH, None] * self.vectors[some, P]
+        trial = np.clip(aimed, *self.box)
+        f, g = self._evaluate(trial, some)
+        self.vectors[some, TRIAL], self.vectors[some, TRIAL_G] = trial, g
+        cut = (trial != aimed).any(axis=1)
+        codes = zip(some, f, cut, strict=True)
+        return np.array([accept(self.vectors[i], self.numbers[i], self.box, *there) for i, *there in codes])
 
     def _step_apart(self, some: Index, most: int, stopped: Callable[[], bool]) -> npt.NDArray[np.int64]:
         """Compiled steps of some codes, one after another, until they end, and why."""
@@ -158,8 +160,11 @@ class _Refinement:
         for a, i in enumerate(some):
             if stopped():
                 break
-            network, y = self.packed.of(int(rows[i]))
-            reasons[a] = refine_packed(*network, y, self.objective.prior, most, self.codes, i)
+            (weights, layout, _), y = self.packed.of(int(rows[i]))
+            reasons[a] = refine_packed(
+                weights, layout, *room(layout), y, self.objective.prior, most, self.vectors[i], self.numbers[i],
+                self.box,
+            )  # fmt: skip
         return reasons
 
     # --- the objective ------------------------------------------------------------------------------------------------
@@ -176,7 +181,7 @@ class _Refinement:
 
     def _gauss_newton(self, some: Index) -> Array:
         """2 (J^T J + prior I) of some codes, (s, k, k), with a diagonal that is raised by :data:`_FLOOR`."""
-        gram = 2 * _numpy(self.objective.system(self._tensor(self.codes.z[some]), self._rows(some))[0])
+        gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, Z]), self._rows(some))[0])
         mean = np.einsum("sii->s", gram) / gram.shape[1]
         floor = np.maximum(_FLOOR * mean, np.finfo(float).tiny)
         return np.asarray(gram + floor[:, None, None] * np.eye(gram.shape[1]))
@@ -185,30 +190,28 @@ class _Refinement:
 
     def _test(self, some: Index) -> None:
         """Whether codes are optimal, or to be given up; those that are neither get a new direction."""
-        codes = self.codes
         for i, b in zip(some, self._gauss_newton(some) if len(some) else (), strict=True):
             gain, p, kink = self._steepest(i, b)
-            moved = self.mark[i] - codes.f[i] > _LEFT * codes.f[i]
-            self.mark[i], self.tests[i] = (codes.f[i], 0) if moved else (self.mark[i], self.tests[i] + 1)
-            enough = _LEFT if kink or codes.stuck[i] else VANISHED
-            self.optimal[i] = gain <= enough * codes.f[i] or self.tests[i] >= _TESTS
-            lost = codes.stuck[i] and self.tested[i] == codes.f[i]
-            self.ended[i] = self.optimal[i] or lost or not np.isfinite(gain)
-            codes.p[i], codes.slope[i], codes.tiny[i], self.tested[i] = p, -2 * gain, 0, codes.f[i]
-            codes.t[i], codes.low[i], codes.high[i] = 1.0, 0.0, np.inf
+            f, stuck = self.numbers[i, F], bool(self.numbers[i, STUCK])
+            moved = self.mark[i] - f > _LEFT * f
+            self.mark[i], self.tests[i] = (f, 0) if moved else (self.mark[i], self.tests[i] + 1)
+            self.optimal[i] = gain <= (_LEFT if kink or stuck else VANISHED) * f or self.tests[i] >= _TESTS
+            self.ended[i] = self.optimal[i] or (stuck and self.tested[i] == f) or not np.isfinite(gain)
+            self.vectors[i, P], self.numbers[i, SLOPE], self.tested[i] = p, -2 * gain, f
+            turn(self.numbers[i])
 
     def _steepest(self, i: int, b: Array) -> tuple[float, Array, bool]:
         """What a step from a code may gain, by the gradients of all sides near it, that step, and if it is at a kink.
 
         It is at one where its own gradient promises twice as much.
         """
-        codes = self.codes
-        z, f, g, p, past_g = codes.z[i], codes.f[i], codes.g[i], codes.p[i], codes.past_g[i]
-        step, (low, high) = z - codes.past_z[i], codes.box
+        vectors, f, k = self.vectors[i], self.numbers[i, F], self.vectors.shape[2]
+        z, g, p, (past_z, past_g) = vectors[Z], vectors[G], vectors[P], np.split(vectors[H + k :], 2)
+        step, past_f, (low, high) = z - past_z, self.numbers[i, PAST_F:], self.box
         free = ~(((z <= low) & ((g > 0) | (p < 0))) | ((z >= high) & ((g < 0) | (p > 0))))
         bent = step @ b
         with np.errstate(invalid="ignore"):
-            there = codes.past_f[i] + (past_g * step).sum(axis=1) + 0.5 * (bent * step).sum(axis=1)
+            there = past_f + (past_g * step).sum(axis=1) + 0.5 * (bent * step).sum(axis=1)
         near = np.abs(there - f) <= _LEFT * f
         sides = np.vstack([g[None], (past_g + bent)[near]])[:, free]
         direction = np.zeros(len(free))
