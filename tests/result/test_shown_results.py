@@ -91,9 +91,15 @@ def test_uniqueness_is_said_of_every_rank():
     assert "unknown: lm does not look for a better code" in str(unrelu.invert(NET, y + 1, "lm"))
 
 
-def test_no_confidence_is_said_as_none():
+def test_a_confidence_that_was_not_computed_is_unknown():
     text = str(unrelu.invert(NET, NET(np.ones(3)) + 0.1, noise="uniform:0.2", rounds=1))
-    assert "0: nothing says that no code has an objective more than 1% lower" in text
+    assert "unknown: it is of least squares" in text
+
+
+def test_a_search_that_stopped_at_its_budget_says_which_option_goes_on():
+    y = NET(np.ones(3)) + 0.1 * np.cos(np.arange(20))
+    found = unrelu.invert(NET, y, noise="gaussian:0.1", rounds=1)
+    assert "the search stopped at its budget: raise rounds" in str(found)
 
 
 def test_numbers_in_a_message_are_not_rounded_over_what_decides():

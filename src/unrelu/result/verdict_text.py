@@ -211,8 +211,8 @@ def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataF
 
 def _confidence(value: float, method: str) -> str:
     if not math.isfinite(value):
-        searched = "is not computed in l1 and linf" if method == _SEARCHING else f"{method} does not look for a better code"
-        return f"unknown: {searched}"
+        why = "it is of least squares" if method == _SEARCHING else f"{method} does not look for a better code"
+        return f"unknown: {why}"
     more = "; the search stopped at its budget: raise rounds" if method == _SEARCHING and value < _SURE else ""
     if value == 0:
         return f"0: nothing says that no code has an objective more than 1% lower{more}"
