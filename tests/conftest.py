@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import signal
+import tempfile
 
 # Threads that wait for a busy core make small problems ten times slower, and pytest -n uses the cores already. This has
 # to be said before NumPy and PyTorch are imported; the processes that tests start inherit it.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# What is learned of generators is kept in a folder of this session, which its workers and subprocesses inherit: nothing
+# is written to the user's home, and nothing is read that another version of the source had learned.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["UNRELU_CACHE"] = tempfile.mkdtemp(prefix="unrelu-tests-")
+    atexit.register(shutil.rmtree, os.environ["UNRELU_CACHE"], ignore_errors=True)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -1,16 +1,19 @@
-"""The compiled descents: their sums against PyTorch in double precision, and what a descent and its hops promise."""
+"""The compiled descents: their sums against PyTorch in double precision, what a descent and perturbations promise."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import unrelu
 from tests.support import random_network
 from unrelu.local_search import descent_kernel as kernel
-from unrelu.local_search.descent_kernel import PackedLayer, PackedNetwork, descend_and_hop
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, PackedLayer, PackedNetwork, descend_and_hop
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
@@ -94,20 +97,19 @@ def system(problem, row, z, width=0.0):
     return [part[0].numpy() for part in objective.system(objective.tensor(z[None]), torch.tensor([row]))]
 
 
-def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0, linearised=None):
-    """Codes (c, k) after descents and hops, their f and the steps of each, on the network and on linearised ones."""
+def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
+    """Codes (c, k) after descents and perturbations, their f and the steps of each."""
     network, y = CompiledDescents(problem)._observed(row)
     z = np.array(z)
     f = np.full(len(z), np.inf) if f is None else np.array(f)
     moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
-    linearised = np.empty((len(z), 0, 0, z.shape[1])) if linearised is None else linearised
-    steps = np.zeros((len(z), 2), dtype=np.int64)
+    steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_hop(
         *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
-        f, moves, linearised, steps,
+        f, moves, steps,
     )  # fmt: skip
-    return z, f, steps.sum(axis=1) if not linearised.size else steps
+    return z, f, steps
 
 
 def objectives(problem, z, row=0):
@@ -291,17 +293,17 @@ def test_a_descent_does_not_depend_on_those_before_it():
             np.testing.assert_array_equal(one[0], all_of_them[i])
 
 
-# --- hops -------------------------------------------------------------------------------------------------------------
+# --- perturbations ----------------------------------------------------------------------------------------------------
 
 
 @every_network
-def test_hops_never_raise_the_objective(name):
+def test_perturbations_never_raise_the_objective(name):
     problem, truth = noisy(NETWORKS[name], level=0.3)
     start = truth[0] + drawn(20, K)
     z, f, steps = run(problem, start, limits=(16, 1e-2, 0.0, np.inf))
     moves = 0.5 * drawn(20, 6, K)
-    for hop in range(6):
-        lower_z, lower, more = run(problem, z, f, moves[:, hop : hop + 1], limits=(16, 1e-2, 0.0, np.inf))
+    for i in range(6):
+        lower_z, lower, more = run(problem, z, f, moves[:, i : i + 1], limits=(16, 1e-2, 0.0, np.inf))
         kept = lower == f
         np.testing.assert_array_equal(lower_z[kept], z[kept])
         assert (lower <= f).all()
@@ -321,15 +323,15 @@ def test_codes_that_were_descended_from_before_are_not_again():
     assert steps.tolist() == [0] * B
 
 
-def test_no_hop_is_made_from_a_code_that_is_good_enough():
+def test_a_code_that_is_good_enough_is_not_perturbed():
     problem, truth = noisy(NETWORKS["relu"], level=0.0)
     _, _, steps = run(problem, truth[:1], moves=np.ones((1, 50, K)), limits=(16, 1e-2, 1e-6, np.inf))
     assert steps.tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["relu", "four layers", "identity"])
-def test_a_hop_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(name):
-    """From the same code, a hop of length zero, which has to come below f, and a descent that need not."""
+def test_a_perturbed_code_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(name):
+    """From the same code, a perturbation of length zero, which has to come below f, and a descent that need not."""
     problem, truth = noisy(NETWORKS[name], level=0.3)
     start = truth[0] + drawn(60, K)
     free_z, free, free_steps = run(problem, start)
@@ -343,54 +345,58 @@ def test_a_hop_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(n
     assert steps[~kept].sum() < 0.8 * free_steps[~kept].sum()
 
 
-# --- hops by networks linearised above their first layer --------------------------------------------------------------
+@pytest.mark.parametrize("length", [1e-6, 0.02, 1.0, 50.0])
+def test_perturbations_are_as_long_as_the_code_that_they_are_of(length):
+    """The same single step follows from the code that is as far away as the code is long."""
+    problem, _ = noisy(NETWORKS["tanh"])
+    z, move = length * drawn(1, K, seed=3), drawn(1, 1, K, seed=4)
+    size = max(np.sqrt(np.square(z).mean()), SHORTEST_CODE)
+    limits = (1, 1e-6, 0.0, np.inf)
+    by_hand = run(problem, z + size * move[0], limits=limits)
+    found = run(problem, z, f=np.full(1, 1e30), moves=move, limits=limits)
+    np.testing.assert_allclose(found[0], by_hand[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], by_hand[1], rtol=1e-5)
+    assert np.abs(found[0] - z).max() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "one layer"])
-def test_the_linearised_network_has_the_value_and_the_jacobian_of_the_network_at_its_code(name):
-    problem, _ = noisy(NETWORKS[name])
-    (numbers, layout, _), _ = CompiledDescents(problem)._observed(0)
-    z = drawn(K, seed=8)
-    at = Evaluation(problem, 0, z)
-    h = layout[1, kernel.INPUTS]
-    upper = np.zeros(len(numbers) + (h + 2) * N, dtype=np.float32)
-    kernel._linearise(numbers, layout, at.ends, at.x, at.slopes, upper)
-    product = upper[len(numbers) :][: h * N].reshape(h, N).T
-    shift = upper[len(numbers) :][h * N : (h + 1) * N]
-    first = at.x[K : K + h]
-    tolerance = 1e-4 * np.abs(at.jacobian).max()
-    np.testing.assert_allclose(product @ first + shift, at.x[at.ends[-2] :][:N], atol=1e-5 * np.abs(at.x).max())
-    slopes = at.slopes[K : K + h]
-    np.testing.assert_allclose(
-        product @ (slopes[:, None] * problem.network.layers[0].matrix()), at.jacobian, atol=tolerance
-    )
+def test_a_short_code_is_perturbed_all_the_same():
+    problem, _ = noisy(NETWORKS["identity"], level=1.0)
+    z, f, steps = run(problem, np.zeros((1, K)), f=np.full(1, 1e9), moves=drawn(1, 1, K))
+    assert steps[0] > 0
+    assert f[0] < 1e9
+    assert (z != 0).any()
 
 
-def test_where_the_layers_above_the_first_are_linear_such_a_hop_keeps_the_lowest_of_its_descents():
-    problem, _ = noisy(random_network((K, 6, N), seed=1, bias=True, last="identity"), level=0.5)
-    z, f, _ = run(problem, drawn(3, K, seed=5))
-    trials = 3 * drawn(3, 1, 4, K, seed=6)
-    each = np.stack([run(problem, z + trials[:, 0, t])[1] for t in range(4)], axis=1)
-    hopped, reached, steps = run(problem, z, f, moves=np.zeros((3, 1, K)), linearised=trials)
-    assert (each.min(axis=1) < 0.99 * f).any()
-    # The network is its own linearisation, so all is found that its own descents find.
-    assert (reached <= np.minimum(f, each.min(axis=1)) * (1 + 1e-4)).all()
-    np.testing.assert_allclose(reached, objectives(problem, hopped), rtol=1e-4)
-    assert (steps[:, 1] >= 4).all()
+ENDS = st.sampled_from([-np.inf, -1e6, -3.0, -0.5, 0.0, 0.25, 1.0, 2.5, 1e6, np.inf])
 
 
-def test_such_a_hop_finds_a_far_code_with_nearly_the_same_hidden_outputs():
-    """The second layer puts out (5, 0.05) at z = 5 and (5, 0.55) at z = 45, and less of the first in between."""
-    peaks = [[1.0, -2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.1]]
-    network = unrelu.from_arrays(
-        [np.ones((4, 1)), np.array(peaks), np.eye(2)],
-        [np.array([0.0, -10.0, -30.0, -40.0]), np.array([0.0, 0.05]), np.zeros(2)],
-        activation=["relu", "relu", "identity"],
-    )
-    problem = Problem.build(network, network(np.array([[45.0]])))
-    z, f, _ = run(problem, np.array([[6.0]]))
-    assert z[0, 0] == pytest.approx(5, abs=1e-3)
-    trials = np.array([1.0, 37.0])[None, None, :, None]
-    moved, lower, _ = run(problem, z, f, moves=np.zeros((1, 1, 1)), linearised=trials)
-    assert moved[0, 0] == pytest.approx(45, abs=1e-2)
-    assert lower[0] < 1e-4 * f[0]
+@given(ENDS, ENDS, st.floats(-1e9, 1e9))
+def test_a_coordinate_is_mirrored_at_its_bounds_in_numpy_as_in_the_kernel(low, high, value):
+    low, high = min(low, high), max(low, high)
+    if low == high or low == np.inf or high == -np.inf:
+        low, high = -1.0, 1.0
+    found = kernel._reflected(value, low, high)
+    assert low <= found <= high
+    bounds = Bounds(np.array([low]), np.array([high]))
+    assert bounds.reflect(np.array([value]))[0] == found
+    if low <= value <= high:
+        assert found == pytest.approx(value, rel=1e-12, abs=1e-12 * min(high - low, 1e9))
+    elif np.isinf(high - low):
+        assert found == pytest.approx(2 * (low if value < low else high) - value)
+    # Mirroring is continuous: it brings no two numbers further apart.
+    near = value + 0.3
+    distance = abs(kernel._reflected(near, low, high) - found)
+    assert distance <= 0.3 * (1 + 1e-9) + 8 * np.spacing(abs(value) + min(high - low, 1e9))
+    # And mirrored twice it comes back: a period of two widths.
+    if np.isfinite(high - low):
+        again = kernel._reflected(value + 2 * (high - low), low, high)
+        assert again == pytest.approx(found, abs=16 * np.spacing(abs(value) + 4 * (high - low)))
+
+
+def test_perturbed_codes_stay_in_their_box_and_do_not_heap_up_at_its_ends():
+    problem, truth = noisy(NETWORKS["relu"], bounds=(-1.0, 1.5))
+    start = problem.bounds.clip(truth[0] + drawn(50, K))
+    z, _, _ = run(problem, start, f=np.full(50, 1e9), moves=20 * drawn(50, 1, K), limits=(0, 1e-6, 0.0, np.inf))
+    assert ((z >= -1) & (z <= 1.5)).all()
+    assert np.mean((z == -1) | (z == 1.5)) < 0.02
+    assert z.std() > 0.5  # uniform in the box

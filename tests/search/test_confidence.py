@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -12,28 +13,39 @@ from scipy.integrate import quad
 from scipy.special import beta as beta_function
 
 from unrelu.runtime.streams import stream
-from unrelu.search.confidence import ALPHA, BETA, MEANS, STRENGTHS, Hits, confidence, learned
+from unrelu.search import confidence as confidence_module
+from unrelu.search.confidence import ALPHA, BETA, FLAT, Hits, confidence, learned
+from unrelu.search.schedule import effort
 
 POINTS = len(ALPHA)
-UNIFORM = np.full(POINTS, 1 / POINTS)
+MEANS = ALPHA / (ALPHA + BETA)
+RARELY = 1e-9
 
 
 def counted(best, second, chains):
     return Hits(*(np.atleast_1d(np.asarray(count, dtype=np.int64)) for count in (best, second, chains)))
 
 
-def sure(best, second, chains, prior=UNIFORM):
+def sure(best, second, chains, prior=FLAT):
     return confidence(prior, counted(best, second, chains))
 
 
-def prior_of(*points):
-    """The mixture of some points of the grid, equally often."""
-    weights = np.zeros(POINTS)
-    weights[list(points)] = 1 / len(points)
-    return weights
+def prior_of(first, others):
+    """The best optimum is of some points of the grid, the next of some, equally often; nearly never of all others."""
+    weights = np.zeros((POINTS, POINTS))
+    weights[np.ix_(first, others)] = 1 / (len(first) * len(others))
+    return (1 - RARELY) * weights + RARELY * FLAT
 
 
-EASY, HARD = prior_of(*range(POINTS // 2, POINTS)), prior_of(*range(POINTS // 2))
+LOW, HIGH = range(POINTS // 2), range(POINTS // 2, POINTS)
+PRIORS = {
+    "flat": FLAT,
+    "easy": prior_of(HIGH, HIGH),
+    "hard": prior_of(LOW, LOW),
+    "hidden": prior_of(LOW, HIGH),  # all are easy to find but the best
+    "points": prior_of((10, 28), (4, 31)),
+}
+every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -77,6 +89,7 @@ def test_counts_are_those_of_a_plain_loop(ends):
 # --- the model's probabilities ----------------------------------------------------------------------------------------
 
 
+@cache
 def expected(power, other_power, alpha, beta):
     """E q^power (1 - q)^other_power for q ~ Beta(alpha, beta), whose density may have singularities at both ends."""
     ends = (alpha - 1, beta - 1)
@@ -84,43 +97,64 @@ def expected(power, other_power, alpha, beta):
     return integral / beta_function(alpha, beta)
 
 
-def by_quadrature(prior, first, second, chains):
-    """Sums over the numbers of optima that all chains missed, before the best that was seen and after it."""
-    none, any_number = 0.0, 0.0
-    for weight, alpha, beta in zip(prior, ALPHA, BETA, strict=True):
-        left = chains - first
-        likelihood = expected(first, left, alpha, beta)
-        if left:
-            passed = expected(0, left, alpha, beta)
-            likelihood *= expected(second, left - second, alpha, beta) / (1 - passed)
-        none += weight * likelihood
-        any_number += weight * likelihood / (1 - expected(0, chains, alpha, beta))
-    return none / any_number
+def each(power, other_power):
+    """The same on the grid."""
+    return np.array([expected(power, other_power, a, b) for a, b in zip(ALPHA, BETA, strict=True)])
 
 
-@pytest.mark.parametrize("counts", [(1, 0, 1), (3, 0, 3), (2, 1, 4), (0, 2, 4), (9, 2, 12), (1, 1, 12), (12, 0, 12)])
-@pytest.mark.parametrize("prior", [prior_of(19, 22, 35), prior_of(7, 11, 16), UNIFORM], ids=["easy", "hard", "all"])
-def test_the_confidence_is_the_models_probability(counts, prior):
+def by_quadrature(prior, best, second, chains, most=4000):
+    """The probability that the best is seen, by sums over how many optima were missed before each that was seen."""
+    left = chains - best
+
+    def missed_before(share):
+        return np.array([share**i for i in range(most)]).sum(axis=0)
+
+    then = missed_before(each(0, left)) * each(second, left - second) if left else np.ones(POINTS)
+    seen = each(best, left) @ prior @ then
+    after = np.array([row @ then / row.sum() for row in prior])
+    missed = each(0, chains)
+    hidden = missed @ prior @ (missed_before(missed) * each(best, left) * after)
+    return seen / (seen + hidden)
+
+
+COUNTS = [(1, 0, 1), (3, 0, 3), (2, 1, 4), (0, 2, 4), (9, 2, 12), (1, 1, 12), (12, 0, 12)]
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_the_confidence_is_the_models_probability(counts):
+    prior = prior_of((14, 20, 34), (16, 23))  # without points where hundreds of optima would be missed
     assert sure(*counts, prior=prior)[0] == pytest.approx(by_quadrature(prior, *counts), rel=1e-6)
 
 
 @pytest.mark.parametrize("point", [4, 16, 28])
-def test_for_one_point_of_the_grid_it_is_the_probability_that_none_is_missed(point):
-    """Whatever was seen: the optima's probabilities are independent."""
+def test_where_all_optima_are_alike_it_is_the_probability_that_one_is_not_missed(point):
+    """Their probabilities are independent, so whatever was seen says nothing."""
     for n in (1, 6, 20):
         missed = expected(0, n, ALPHA[point], BETA[point])
         for best, second in ((n, 0), (1, 0), (0, 1), (n // 2, n - n // 2)):
-            np.testing.assert_allclose(sure(best, second, n, prior_of(point)), 1 - missed, rtol=1e-6)
+            if best:
+                np.testing.assert_allclose(sure(best, second, n, prior_of([point], [point])), 1 - missed, rtol=1e-3)
 
 
 def sticks(prior, chains, size, rng):
-    """Searches that the model draws: how many chains ended in each optimum, best first, (size, optima)."""
-    points = rng.choice(POINTS, size=size, p=prior)
+    """Searches that the model draws: how many chains ended in each optimum, best first, (size, optima).
+
+    After the best optimum, and after each that was seen, the next has a distribution that depends on this one's. Those
+    that all chains missed are like the next that is seen.
+    """
+    next_ = (prior / prior.sum(axis=1, keepdims=True)).cumsum(axis=1)
+    point, after = np.divmod(rng.choice(POINTS**2, size=size, p=prior.ravel()), POINTS)
     left, counts = np.full(size, chains), []
     while left.any():
         at = np.flatnonzero(left)
         here = np.zeros(size, dtype=np.int64)
-        here[at] = rng.binomial(left[at], rng.beta(ALPHA[points[at]], BETA[points[at]]))
+        here[at] = rng.binomial(left[at], rng.beta(ALPHA[point[at]], BETA[point[at]]))
+        if not counts:
+            point = after
+        else:
+            seen = np.flatnonzero(here)
+            drawn = (rng.random(len(seen))[:, None] > next_[point[seen]]).sum(axis=1)
+            point[seen] = np.minimum(drawn, POINTS - 1)
         counts.append(here)
         left = left - here
     return np.array(counts).T
@@ -142,7 +176,7 @@ def simulated(prior, chains, size, rng):
 
 
 @pytest.mark.parametrize("chains", [4, 12])
-@pytest.mark.parametrize("prior", [EASY, UNIFORM, prior_of(9, 12, 30, 34)], ids=["easy", "all", "some"])
+@every_prior
 def test_the_best_was_seen_as_often_as_the_confidence_says(prior, chains):
     hits, seen = simulated(prior, chains, 6000, stream("test of the confidence", chains))
     said = confidence(prior, hits)
@@ -153,30 +187,37 @@ def test_the_best_was_seen_as_often_as_the_confidence_says(prior, chains):
         assert abs(seen[some].mean() - said[some].mean()) < 4 * deviation + 0.01
 
 
-def test_more_agreement_is_more_confidence():
-    n = 12
-    agreed = sure(np.arange(1, n + 1), np.minimum(1, n - np.arange(1, n + 1)), np.full(n, n))
-    assert (np.diff(agreed) > 0).all()
-    unanimous = sure(np.arange(1, 60), np.zeros(59), np.arange(1, 60))
-    assert (np.diff(unanimous) > 0).all()
-    assert unanimous[-1] > 0.99
-    assert ((agreed > 0) & (agreed < 1)).all()
+def test_where_nothing_was_learned_no_agreement_makes_sure():
+    chains = np.array([1, 2, 6, 12, 27, 100, 10_000])
+    agreed = sure(chains, np.zeros(7), chains)
+    assert agreed[-1] < 0.9
+    for n in {effort(rounds)[0] for rounds in range(1, 14)}:
+        best, second = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+        possible = best + second <= n
+        assert sure(best[possible], second[possible], np.full(possible.sum(), n)).max() < 0.99
 
 
-def test_chains_that_agree_say_more_than_a_multitude_that_does_not():
-    assert sure(6, 0, 6) > sure(2, 2, 6) > sure(1, 1, 6)
-    assert sure(6, 6, 12) > sure(2, 1, 12)
-    assert sure(0, 1, 12) < sure(1, 1, 12)  # what no chain came to might have company
+def test_agreement_misleads_where_only_the_best_is_hard_to_find():
+    agreed = {name: sure(6, 0, 6, prior)[0] for name, prior in PRIORS.items()}
+    assert agreed["hidden"] < agreed["flat"] < agreed["easy"]
+    assert agreed["hard"] < agreed["easy"]
 
 
-def test_easy_generators_need_fewer_chains():
-    assert sure(3, 0, 3, EASY) > sure(3, 0, 3) > sure(3, 0, 3, HARD)
+@pytest.mark.parametrize(("name", "sign"), [("flat", 1), ("easy", 1), ("hard", 1), ("hidden", -1)])
+def test_more_agreeing_chains_are_more_confidence_but_where_the_best_is_hidden(name, sign):
+    """There, what all chains find is too easy to find to be the best."""
+    chains = np.arange(1, 60)
+    assert (sign * np.diff(sure(chains, np.zeros(59), chains, PRIORS[name])) > 0).all()
 
 
-@given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300))
-def test_it_is_a_probability_for_all_counts(chains, first, second):
+def test_what_no_chain_came_to_might_have_company():
+    assert sure(0, 1, 12)[0] < sure(1, 1, 12)[0]
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300), st.sampled_from(list(PRIORS)))
+def test_it_is_a_probability_for_all_counts(chains, first, second, name):
     first = min(first, chains)
-    found = sure(first, min(second, chains - first), chains)
+    found = sure(first, min(second, chains - first), chains, PRIORS[name])
     assert 0 <= found[0] <= 1
 
 
@@ -189,35 +230,64 @@ def known_best(prior, chains, size, rng):
     return Hits(counts[:, 0], first_seen(counts[:, 1:])[0], np.full(size, chains))
 
 
-def test_a_mixture_is_recovered_from_simulated_observations():
-    """Neighbours on the grid can hardly be told apart; the mean of q and the share of easy observations can."""
-    hard, easy = MEANS.index(0.07) * len(STRENGTHS) + 1, MEANS.index(0.85) * len(STRENGTHS) + 1
-    true = np.zeros(POINTS)
-    true[[hard, easy]] = 0.3, 0.7
-    found = learned(known_best(true, 30, 1500, stream("test of a mixture")), UNIFORM, 1.0)
-    assert found.sum() == pytest.approx(1)
-    means = ALPHA / (ALPHA + BETA)
-    assert found[means < 0.25].sum() == pytest.approx(0.3, abs=0.06)
-    assert found[means > 0.6].sum() == pytest.approx(0.7, abs=0.08)
-    assert found @ means == pytest.approx(true @ means, abs=0.04)
+def repeated(*groups):
+    """Observations of the same counts: (how many, best, second, chains) each."""
+    return counted(*(np.concatenate([np.full(n, counts[i]) for n, *counts in groups]) for i in range(3)))
 
 
-def test_what_is_learned_is_calibrated():
-    true, rng = prior_of(7, 22, 31), stream("test of what is learned")
-    found = learned(known_best(true, 12, 1500, rng), UNIFORM, 5.0)
-    hits, seen = simulated(true, 12, 4000, rng)
+def test_weights_are_those_of_a_mixture():
+    for hits in (repeated((5, 6, 0, 6)), repeated((30, 6, 0, 6), (9, 2, 3, 6), (1, 0, 6, 6)), repeated((1, 0, 0, 1))):
+        found = learned(hits)
+        assert found.shape == (POINTS, POINTS)
+        assert (found > 0).all()
+        assert found.sum() == pytest.approx(1)
+
+
+def test_steps_never_make_the_counts_less_probable(monkeypatch):
+    """The probability of the counts times that of the weights under a Dirichlet prior, which EM increases."""
+    hits = known_best(PRIORS["points"], 8, 60, stream("test of the steps"))
+    first, second = confidence_module._likelihoods(hits)
+    values = []
+    for steps in (0, 1, 2, 5, 20, 100, 300):
+        monkeypatch.setattr(confidence_module, "_EM_STEPS", steps)
+        weights = learned(hits, pseudo=2.0)
+        values.append(np.log(((first @ weights) * second).sum(axis=1)).sum() + 2 * (FLAT * np.log(weights)).sum())
+    assert (np.diff(values) > 0).all()
+    assert values[-1] - values[-2] < 0.05 * (values[-1] - values[0])
+
+
+def test_without_observations_nothing_is_learned():
+    none = counted(np.zeros(0), np.zeros(0), np.zeros(0))
+    np.testing.assert_allclose(learned(none, 5.0), FLAT)
+    np.testing.assert_allclose(learned(repeated((1, 12, 0, 12)), 1e9), FLAT, atol=1e-8)
+
+
+@pytest.mark.parametrize("count", [20, 40, 200])
+def test_one_miss_of_many_is_what_full_agreement_is_wrong_by(count):
+    """All chains agreed on another optimum than the best in one of so many observations, or in none."""
+    never = sure(6, 0, 6, learned(repeated((count, 6, 0, 6))))[0]
+    once = sure(6, 0, 6, learned(repeated((count - 1, 6, 0, 6), (1, 0, 6, 6))))[0]
+    assert 1 - once == pytest.approx(1 / count, rel=0.1)
+    assert 0 < 1 - never < 1 / (2 * count)
+
+
+def test_what_is_hidden_and_what_is_easy_are_told_apart():
+    """Neighbours on the grid can hardly be told apart; means of q, of the best and of the others, can."""
+    for first, others in ((0.07, 0.85), (0.3, 0.3), (0.5, 0.15)):
+        true = prior_of(*([int(np.argmin(np.abs(MEANS - mean))) + 2] for mean in (first, others)))  # of strength 16
+        found = learned(known_best(true, 30, 1500, stream("test of a mixture", str(first))))
+        assert found.sum(axis=1) @ MEANS == pytest.approx(true.sum(axis=1) @ MEANS, abs=0.04)
+        assert found.sum(axis=0) @ MEANS == pytest.approx(true.sum(axis=0) @ MEANS, abs=0.12)
+
+
+@every_prior
+def test_what_is_learned_is_calibrated(prior):
+    """A mixture that is estimated makes rare counts a few percent too sure."""
+    rng = stream("test of what is learned")
+    found = learned(known_best(prior, 12, 1500, rng))
+    hits, seen = simulated(prior, 12, 4000, rng)
     said = confidence(found, hits)
     assert said.mean() == pytest.approx(seen.mean(), abs=0.04)
     high = said > 0.9
-    assert high.any()
-    assert seen[high].mean() > said[high].mean() - 0.03
-
-
-def test_few_observations_leave_the_base_nearly_as_it_was():
-    hits = counted([12], [0], [12])
-    np.testing.assert_allclose(learned(hits, HARD, 1e9), HARD, atol=1e-8)
-    none = counted(np.zeros(0), np.zeros(0), np.zeros(0))
-    np.testing.assert_allclose(learned(none, HARD, 5.0), HARD)
-    moved = learned(hits, UNIFORM, 5.0)
-    means = ALPHA / (ALPHA + BETA)
-    assert UNIFORM @ means < moved @ means < UNIFORM @ means + 0.2
+    if high.any():
+        assert seen[high].mean() > said[high].mean() - 0.06

@@ -1,7 +1,8 @@
-"""Where the descents of the joint search start, and how far they hop."""
+"""Where the descents of the joint search start, and how long the perturbations of their ends are."""
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from tests.support import random_network
 from unrelu.local_search.squared_error import SquaredError
@@ -9,59 +10,83 @@ from unrelu.problem import Problem
 from unrelu.search.sample_bank import Bank
 from unrelu.search.search_starts import SearchStarts
 
-# Layer sizes, how far the furthest random start is drawn, and the longest hop, in standard deviations.
-WIDTHS = [((10, 30, 60), 3, 4), ((4, 10, 16), 3, 4), ((6, 10, 12, 40), 30, 32)]
+SIZES = [(10, 30, 60), (4, 10, 16), (6, 10, 12, 40)]
+every_size = pytest.mark.parametrize("sizes", SIZES)
 
 
-def starts_of(sizes, **options):
+def starts_of(sizes, count=2, **options):
     network = random_network(sizes, seed=1, bias=True)
-    y = network(np.random.default_rng(2).standard_normal((2, sizes[0]))) + 0.1
+    y = network(np.random.default_rng(2).standard_normal((count, sizes[0]))) + 0.1
     problem = Problem.build(network, y, **options)
     return SearchStarts(problem, Bank.of(network, problem.bounds), SquaredError.of(problem, network))
 
 
-@pytest.mark.parametrize(("sizes", "furthest", "longest"), WIDTHS)
-def test_one_start_of_four_is_random_and_further_out_where_layers_are_very_narrow(sizes, furthest, longest):
-    codes = starts_of(sizes).codes(np.array([0]), 0, 2000)[0]
-    scale = np.sqrt(np.square(codes[3::4]).mean(axis=1))  # about s of N(0, s^2 I)
+@every_size
+def test_one_start_of_four_is_random_and_up_to_three_times_as_far_out(sizes):
+    codes = starts_of(sizes).codes(np.array([0]), 0, 4000)[0]
+    scale = np.sqrt(np.square(codes[3::4]).mean(axis=1))  # about s of N(0, s^2 I), which is log-uniform from 1 to 3
     median, most = np.quantile(scale, (0.5, 0.95))
-    assert 0.8 * furthest**0.5 < median < 1.2 * furthest**0.5  # log-uniform from 1
-    assert 0.6 * furthest < most < 1.7 * furthest
+    assert 0.85 * 3**0.5 < median < 1.15 * 3**0.5
+    assert 2 < most < 5
+    assert abs(codes[3::4].mean()) < 0.1
 
 
-@pytest.mark.parametrize(("sizes", "furthest", "longest"), WIDTHS)
-def test_hops_are_longer_where_layers_are_very_narrow(sizes, furthest, longest):
-    starts = starts_of(sizes)
-    moves = starts.moves(np.array([0]), 100, 20)[0].reshape(-1, sizes[0])
-    within = moves @ np.linalg.pinv(starts._factor[0]).T  # h xi
-    length = np.sqrt(np.square(within).mean(axis=1))
-    median, most = np.quantile(length, (0.5, 0.95))
-    assert 0.8 * (0.5 * longest) ** 0.5 < median < 1.2 * (0.5 * longest) ** 0.5  # log-uniform from 0.5
-    assert 0.6 * longest < most < 1.7 * longest
-
-
-def test_half_of_the_trials_of_a_linearised_hop_are_as_far_as_random_starts():
-    starts = starts_of((6, 10, 12, 40))
-    trials = starts.trials(np.array([0, 1]), 50, 10, 4)
-    assert trials.shape == (2, 50, 10, 4, 6)
-    within, far = trials[0, :, :, :2].reshape(-1, 6), trials[0, :, :, 2:].reshape(-1, 6)
-    length = np.sqrt(np.square(within @ np.linalg.pinv(starts._factor[0]).T).mean(axis=1))
-    assert 0.8 * 16**0.5 < np.median(length) < 1.2 * 16**0.5
-    scale = np.sqrt(np.square(far).mean(axis=1))
-    assert 0.8 * 30**0.5 < np.median(scale) < 1.2 * 30**0.5
-    assert len(np.unique(trials)) == trials.size
-    alone = starts_of((6, 10, 12, 40)).trials(np.array([1]), 50, 10, 4)
-    np.testing.assert_array_equal(alone[0], trials[1])  # each observation has a stream of its own
-
-
-def test_hops_in_a_box_do_not_heap_up_at_its_corners():
-    starts = starts_of((6, 10, 12, 40), bounds=(-2, 2))
-    moves = starts.moves(np.array([0]), 100, 20)[0].reshape(-1, 6)
-    assert np.mean(np.abs(starts.problem.bounds.reflect(moves)) == 2) < 0.02
-
-
-def test_the_first_start_is_the_mean_of_the_model():
+def test_the_first_start_is_the_mean_of_the_model_and_others_are_drawn_from_it():
     starts = starts_of((10, 30, 60))
-    codes = starts.codes(np.array([0, 1]), 0, 3)
+    codes = starts.codes(np.array([0, 1]), 0, 4000)
     np.testing.assert_array_equal(codes[:, 0], starts._mean)
-    assert (codes[:, 1] != codes[:, 0]).all()
+    inside = np.delete(codes[1], np.r_[0, 3:4000:4], axis=0)
+    spread = starts._factor[1] @ starts._factor[1].T
+    np.testing.assert_allclose(inside.mean(axis=0), starts._mean[1], atol=5 * np.sqrt(np.trace(spread) / 3000))
+    np.testing.assert_allclose(np.cov(inside.T), spread, atol=0.2 * np.abs(spread).max())
+
+
+@every_size
+def test_perturbations_are_a_tenth_of_the_codes_length_to_ten_times_that(sizes):
+    """In all directions; their length, in units of the code's, is log-uniform."""
+    moves = starts_of(sizes).moves(np.array([0]), 100, 40)[0]
+    assert moves.shape == (100, 40, sizes[0])
+    length = np.sqrt(np.square(moves).mean(axis=2)).ravel()
+    median, least, most = np.quantile(length, (0.5, 0.05, 0.95))
+    assert 0.85 < median < 1.15
+    assert 0.05 < least < 0.2
+    assert 5 < most < 20
+    directions = (moves / np.linalg.norm(moves, axis=2, keepdims=True)).reshape(-1, sizes[0])
+    assert np.abs(directions.mean(axis=0)).max() < 0.05
+    np.testing.assert_allclose(directions.T @ directions / len(directions), np.eye(sizes[0]) / sizes[0], atol=0.05)
+
+
+def test_perturbations_do_not_depend_on_what_is_measured_or_how_noisy_it_is():
+    one, other = (starts_of((6, 10, 12, 40), **options) for options in ({}, {"noise": "gaussian:3"}))
+    rows = np.array([0, 1])
+    np.testing.assert_array_equal(one.moves(rows, 3, 5), other.moves(rows, 3, 5))
+
+
+def test_each_observation_has_a_stream_of_its_own():
+    together, alone = starts_of((4, 10, 16), count=3), starts_of((4, 10, 16), count=3)
+    rows = np.arange(3)
+    codes, moves = together.codes(rows, 0, 6), together.moves(rows, 6, 4)
+    row = np.array([2])
+    np.testing.assert_allclose(alone.codes(row, 0, 6)[0], codes[2], rtol=1e-4, atol=1e-6)  # a model for all at once
+    np.testing.assert_array_equal(alone.moves(row, 6, 4)[0], moves[2])
+    assert len(np.unique(moves)) == moves.size
+    other = starts_of((4, 10, 16), count=3, seed=1)
+    other.codes(rows, 0, 6)
+    assert not (other.moves(rows, 6, 4) == moves).any()
+
+
+def test_random_starts_between_two_bounds_are_uniform_and_all_are_inside():
+    starts = starts_of((6, 10, 12, 40), bounds=(-2.0, 1.0))
+    codes = starts.codes(np.array([0]), 0, 4000)[0]
+    assert ((codes >= -2) & (codes <= 1)).all()
+    assert kstest(codes[3::4].ravel(), "uniform", (-2, 3)).statistic < 0.03
+    assert np.mean((codes == -2) | (codes == 1)) < 0.02  # mirrored ones do not heap up at the ends
+
+
+def test_the_noise_is_taken_to_be_what_the_residuals_are_where_none_is_stated():
+    for options, learns in (({}, True), ({"noise": "gaussian:0.1"}, False)):
+        starts = starts_of((4, 10, 16), **options)
+        before = starts._variance.copy()
+        starts.learn(np.array([16e6, np.inf]))
+        assert (starts._variance[0] > 100 * before[0]) == learns
+        assert starts._variance[1] == before[1]

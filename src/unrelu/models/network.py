@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from scipy.special import bdtr
 from torch import Tensor
 
 from unrelu.display.text_tables import html_table, text_table
@@ -35,9 +34,8 @@ _SHOWN = 40
 # Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.
 _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
-# Multiplications that the draws for the sizes of activations may cost, and the share of draws at which a neuron has to
-# be on to count as one that is on at some.
-_DRAWING, _RARELY = 2**31, 0.02
+# Multiplications that the draws for the sizes of activations may cost.
+_DRAWING = 2**31
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,40 +207,13 @@ class Network(Generator):
             for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)
         ]
 
-    @property
+    @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
         """Root mean square of max(u, 0), u the pre-activation of each layer, over up to 256 fixed draws of N(0, I)."""
-        return self._of_draws[0]
-
-    @property
-    def noninjective_share(self) -> float:
-        r"""About at which share of codes the narrowest layer is not locally injective because neurons are off.
-
-        Near a code a layer is a linear map of the neurons whose derivative is not zero, and it takes k of them to tell
-        k coordinates apart. Of a neurons that are on at all of the draws, and b that are on at some (more than one in
-        fifty), there are fewer with the probability :math:`P(a + \mathrm{Bin}(b, 1/2) < k)`. A layer of fewer than k
-        neurons that are always on leaves so many coordinates for the layers after it to tell apart.
-
-        Source: Puthawala, Kothari, Lassas, Dokmanic and de Hoop, Globally injective ReLU networks, J. Machine Learning
-        Research 23 (2022), section 2.
-        """
-        return self._of_draws[1]
-
-    @cached_property
-    def _of_draws(self) -> tuple[tuple[float, ...], float]:
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         z = torch.tensor(codes, dtype=self.dtype, device=self.device)
-        sizes, shares, coordinates = [], [], self.latent_dim
-        for layer, (u, x) in zip(self.layers, self._layers(z), strict=True):
-            sizes.append(float(torch.relu(u).square().mean().sqrt()))
-            on = (layer.activation.derivative(u, x) != 0).double().mean(dim=0)
-            always, some = int((on == 1).sum()), int(((on > _RARELY) & (on < 1)).sum())
-            if layer.activation.invertible:
-                coordinates = min(coordinates, layer.n_out)
-            missing = coordinates - always
-            shares.append(float(bdtr(missing - 1, some, 0.5)) if 0 < missing <= some else float(missing > 0))
-        return tuple(sizes), max(shares)
+        return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in self._layers(z))
 
     def smoothed(self, share: float) -> Network:
         """The network with every kink smoothed, by ``share`` of :attr:`activation_sizes` of its layer."""

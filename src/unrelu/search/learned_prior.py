@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import UnreluError
+from unrelu.measurements.noise import Gaussian, UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
 from unrelu.result.fingerprint import fingerprint
@@ -57,8 +58,8 @@ _EXPLAINED = 1.5
 _SURE = 0.99
 # Outputs by which the size of what is measured is told.
 _OUTPUTS = 256
-# Weights of a file sum to 1 to this.
-_ROUNDING = 1e-6
+# Weights of a file sum to 1 to this, and it holds no more bytes: those of a hundred rounds.
+_ROUNDING, _LARGEST_FILE = 1e-6, 2**20
 # Seconds after which a word is said of it.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
@@ -201,8 +202,11 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
         y = clean + structured * apart / np.where(size > 0, size, 1.0) + white * rng.standard_normal(clean.shape)
     y = np.where(seen, y, 0.0)
     y.setflags(write=False)
-    alike = replace(problem, y=y, operator=operator, norm="l2", single=False, z0=None, control=Control(), given=None)
-    return alike, z[:count]
+    noise = problem.noise
+    if not noise.counts:  # what is learned depends on the level alone, not on the noise that the first user stated
+        noise = UnknownNoise() if level.excess is None else Gaussian(spread * _NOISE_STEP**level.noise)
+    alike = replace(problem, y=y, operator=operator, noise=noise, norm="l2", single=False, seed=0)
+    return replace(alike, z0=None, control=Control(), given=None), z[:count]
 
 
 class Simulation:
@@ -229,9 +233,12 @@ class Simulation:
             search.rounds[rows] = rounds
             search.starts.learn(search.f)
             self.ends[rounds] = search.ends.copy()
-            going &= ~sure  # one round further than a search, which may show that it would have been wrong
-            sure |= confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False)) >= _SURE
+            going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
+            search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
+            sure |= search.probability >= _SURE
             going &= schedule.affordable(search.spent(), None)
+        made = search.made * (1 + search.hops)
+        search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
     def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:
         """Counts after so many rounds: of the best optimum that is known, or of the best of the chains themselves."""
@@ -269,7 +276,8 @@ def prior_key(problem: Problem, level: Level) -> str:
     probe = stream("a fixed output").standard_normal((max(1, problem.operator.count), problem.operator.n))
     seen = problem.operator.values(probe).astype(np.float32).tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
-    digest.update(f"{__version__} {_fingerprints[network]} {level} {problem.prior!r} {problem.noise.counts}".encode())
+    counts = fingerprint(problem.noise) if problem.noise.counts else ""
+    digest.update(f"{__version__} {_fingerprints[network]} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 
 
@@ -298,11 +306,14 @@ def _folder() -> Path:
 def _read(key: str) -> Prior | None:
     """A prior from its file; None where there is none, or none that can be one."""
     try:
-        arrays = read_npz(_folder() / f"{key}.npz")
-        weights = {int(rounds): np.asarray(array, dtype=np.float64) for rounds, array in arrays.items()}
+        arrays = read_npz(_folder() / f"{key}.npz", _LARGEST_FILE)
+        weights = {int(rounds): array for rounds, array in arrays.items()}
     except (UnreluError, OSError, ValueError, RuntimeError):
         return None
-    proper = all(w.shape == FLAT.shape and (w >= 0).all() and abs(w.sum() - 1) < _ROUNDING for w in weights.values())
+    proper = all(
+        w.dtype == np.float64 and w.shape == FLAT.shape and (w >= 0).all() and abs(w.sum() - 1) < _ROUNDING
+        for w in weights.values()
+    )
     return Prior(weights) if proper and weights else None
 
 

@@ -1,1 +1,1 @@
-"""What the library's constants are learned from, on the generators to tune on."""
+"""How long searches and their steps take, on the generators to tune on."""

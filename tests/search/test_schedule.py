@@ -1,0 +1,154 @@
+"""What a search spends: the rounds, and for which observations there is a further one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import image_network, random_network
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.problem import Problem
+from unrelu.search.descents import (
+    BatchDescents,
+    CompiledDescents,
+    CountDescents,
+    Descents,
+    GradientDescents,
+    NonlinearDescents,
+)
+from unrelu.search.joint_search import JointSearch
+from unrelu.search.sample_bank import Bank
+from unrelu.search.schedule import BATCH, COMPILED, COUNTS, GRADIENT, NONLINEAR, ROUNDS, Schedule, Spent, effort
+
+SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": GRADIENT}
+
+
+def spent(rounds, microseconds=0.0, exact=False, noiseless=False, confidence=0.5):
+    """Of one observation."""
+    return Spent(*(np.array([part]) for part in (rounds, microseconds, exact, noiseless, confidence)))
+
+
+def goes_on(schedule, *, sure=0.99, stated=None, **options):
+    return bool(schedule.next(spent(**options), sure, stated)[0])
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_rounds_are_those_of_the_table_and_then_bring_half_as_many_chains_more():
+    assert [effort(rounds) for rounds in range(1, len(ROUNDS) + 1)] == list(ROUNDS)
+    last = ROUNDS[-1]
+    assert effort(len(ROUNDS) + 1) == (int(1.5 * last[0]), last[1])
+    assert effort(len(ROUNDS) + 2) == (int(2.25 * last[0]), last[1])
+    assert effort(13) == (27, 256)
+
+
+def test_no_round_takes_anything_back_and_each_brings_more():
+    for one, next_one in pairwise(effort(rounds) for rounds in range(1, 20)):
+        assert all(a <= b for a, b in zip(one, next_one, strict=True))
+        assert one != next_one
+    descents = [chains * (1 + perturbations) for chains, perturbations in ROUNDS]
+    assert all(1.4 <= b / a <= 4 for a, b in pairwise(descents))
+
+
+# --- when a search goes on --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_what_is_sure_or_exact_is_finished_and_nothing_goes_on_for_ever(schedule):
+    assert goes_on(schedule, rounds=0)
+    assert not goes_on(schedule, rounds=0, exact=True)
+    assert not goes_on(schedule, rounds=0, confidence=0.99)
+    assert goes_on(schedule, rounds=0, confidence=0.989)
+    assert goes_on(schedule, rounds=0, confidence=0.99, sure=0.999)
+    most = schedule.last + schedule.noiseless + 1
+    assert not goes_on(schedule, rounds=most, noiseless=True, confidence=0.0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("noiseless", [False, True])
+def test_the_first_round_is_made_whatever_it_costs_and_then_the_time_counts(schedule, noiseless):
+    budget = schedule.microseconds * (schedule.noiseless_times if noiseless else 1)
+    assert goes_on(schedule, rounds=schedule.first - 1, microseconds=1e9, noiseless=noiseless)
+    if np.isinf(budget):
+        return
+    for rounds in range(schedule.first, schedule.last):
+        (a, b), (c, d) = effort(rounds), effort(rounds + 1)
+        growth = c * (1 + d) / (a * (1 + b))
+        options = {"rounds": rounds, "noiseless": noiseless}
+        assert goes_on(schedule, microseconds=0.99 * budget / growth, **options)
+        assert not goes_on(schedule, microseconds=1.01 * budget / growth, **options)
+
+
+def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
+    assert not goes_on(BATCH, rounds=BATCH.last, confidence=0.9)
+    assert goes_on(BATCH, rounds=BATCH.last, confidence=0.9, noiseless=True)
+    assert not goes_on(BATCH, rounds=BATCH.last + BATCH.noiseless, confidence=0.9, noiseless=True)
+
+
+def test_doubtful_observations_have_one_round_more():
+    schedule = Schedule(first=1, last=2, doubtful=0.6)
+    assert goes_on(schedule, rounds=2, confidence=0.59)
+    assert not goes_on(schedule, rounds=2, confidence=0.6)
+    assert not goes_on(schedule, rounds=3, confidence=0.0)
+
+
+@given(st.integers(0, 30), st.integers(1, 30), st.floats(0, 1e12), st.booleans(), st.sampled_from(list(SCHEDULES)))
+def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds, noiseless, name):
+    assert goes_on(
+        SCHEDULES[name], stated=stated, rounds=rounds, microseconds=microseconds, noiseless=noiseless
+    ) == (rounds < stated)
+
+
+def test_each_observation_is_decided_on_its_own():
+    parts = [spent(rounds) for rounds in range(15)] + [spent(5, confidence=1.0), spent(5, exact=True), spent(9, 7e4)]
+    together = Spent(*map(np.concatenate, zip(*parts, strict=True)))
+    one_by_one = np.concatenate([COMPILED.next(part, 0.99, None) for part in parts])
+    np.testing.assert_array_equal(COMPILED.next(together, 0.99, None), one_by_one)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_noisy_observations_begin_with_several_chains(schedule):
+    noiseless = np.array([False, True])
+    assert schedule.begin(noiseless, None).tolist() == [schedule.first - 1, 0]
+    assert schedule.begin(noiseless, 3).tolist() == [0, 0]
+
+
+# --- whose schedule ---------------------------------------------------------------------------------------------------
+
+
+def test_descents_have_the_schedule_of_their_kind():
+    network, image = random_network((4, 20, 40), seed=1), image_network()
+
+    def kind(network, **options):
+        y = np.rint(np.abs(network(np.ones((2, network.latent_dim))))) + 1.0
+        problem = Problem.build(network, y, **options)
+        bank = Bank.of(network)
+        return type(Descents.of(problem, bank, SquaredError.of(problem, bank.single)))
+
+    assert kind(network) is CompiledDescents
+    assert kind(network, noise="poisson") is CountDescents
+    assert kind(image) is BatchDescents
+    assert kind(network, operator=lambda x: x**2) is NonlinearDescents
+    schedules = [way.schedule for way in (CompiledDescents, BatchDescents, NonlinearDescents, CountDescents)]
+    assert schedules == [COMPILED, BATCH, NONLINEAR, COUNTS]
+    assert GradientDescents.schedule is GRADIENT
+
+
+def test_a_search_ends_when_its_time_is_used_up():
+    """By the number of steps, so that the answer does not depend on the machine."""
+    network = random_network((4, 6, 10), seed=2)
+    y = network(np.random.default_rng(0).standard_normal((8, 4))) + np.random.default_rng(1).standard_normal((8, 10))
+    search = JointSearch(Problem.build(network, y))
+    search.search()
+    took = search.descents.microseconds(search.steps)
+    assert (search.rounds >= COMPILED.first).all()
+    unfinished = search.rounds < len(ROUNDS)
+    growth = COMPILED._growth(search.rounds)
+    assert (took * growth > COMPILED.microseconds)[unfinished].all()
+    # A round may take somewhat longer than the numbers of descents tell.
+    assert (took < 2 * COMPILED.microseconds).all()
