@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from unrelu.search.basin_prior import default_prior, prior_for
 
 import unrelu
 from tests.support import random_network
 from unrelu import _calibrate
 from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
-from unrelu.search.basin_prior import default_prior, prior_for
 from unrelu.search.auto import Search
 
 N, NOISE = 12, "gaussian:0.3"

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from unrelu.search.basin_prior import LEVELS, BasinPrior
 
 import unrelu
 from tests.support import EPS, random_network
@@ -19,10 +20,9 @@ from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
 from unrelu.search import descents, joint_search
-from unrelu.search.basin_prior import LEVELS, BasinPrior
+from unrelu.search.auto import Search
 from unrelu.search.confidence import ALPHA
 from unrelu.search.descents import STEP_COST, BatchDescents, CompiledDescents, Spent, step_terms
-from unrelu.search.auto import Search
 from unrelu.search.joint_search import JointSearch
 
 SIZES = (5, 30, 120)
