@@ -41,7 +41,7 @@ right = [np.mean(r.fun <= 1.01 * best) for r in results["learned by auto"]]
 
 # %%
 # ``calibrate`` simulates 200 observations, and judges each half of them by what it learned from the other. It says how
-# many searches will be sure, and how many of these wrong. With ``data=`` it takes held-out observations in place of
+# many of them are sure, and how many of these wrong. With ``data=`` it takes held-out observations in place of
 # simulated ones.
 
 calibration = unrelu.calibrate(net, half, noise=noise)
