@@ -76,8 +76,12 @@ class Prior:
     weights: Mapping[int, Array]
 
     def confidence(self, rounds: int, hits: Hits) -> Array:
-        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned."""
-        return confidence(self.weights.get(rounds, FLAT), hits)
+        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned.
+
+        Beyond the last round that a simulation came to, its prior holds: longer chains miss no more.
+        """
+        learned_rounds = [each for each in self.weights if each <= rounds]
+        return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)
 
 
 @dataclass(frozen=True)
