@@ -60,7 +60,7 @@ def calibrate(
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched as "auto" does,
     one round further where it would be sure. How many of the independent chains ended in the best optimum that is known
     is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and
-    used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.4
+    used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.7
     of this one, stated or not.
 
     Args:

@@ -49,7 +49,7 @@ _LOG = getLogger("unrelu")
 # 1 - 1 / 6 n.
 _OBSERVATIONS = 48
 # Levels of noise are told apart by these factors: the noise itself, and the residuals as multiples of it.
-_NOISE_STEP, _EXCESS_STEP = 2.0, 3.0
+_NOISE_STEP, _EXCESS_STEP = 3.0, 3.0
 # Where no noise is stated, that of observations which the generator did not make is this share of the residuals.
 _WHITE_SHARE = 0.3
 # Residuals of at most so many times the stated noise are those of outputs of the generator.
@@ -89,7 +89,7 @@ class Level:
     """A level of noise, in units of the spread of what is measured.
 
     Attributes:
-        noise: its standard deviation is 2^noise.
+        noise: its standard deviation is 3^noise.
         excess: the residuals are 3^excess times the noise, 0 where the noise explains them; None where no noise is
             stated, and ``noise`` is the level of the residuals.
     """
