@@ -40,8 +40,8 @@ best = np.min([r.fun for r in results["learned by auto"]], axis=0)
 right = [np.mean(r.fun <= 1.01 * best) for r in results["learned by auto"]]
 
 # %%
-# ``calibrate`` simulates 200 observations, and judges each tenth of them by what it learned from the others. It says how
-# many of them are sure, and how many of these wrong. With ``data=`` it takes held-out observations in place of
+# ``calibrate`` simulates 200 observations, and judges each tenth of them by what it learned from the others. It says
+# how many of them are sure, and how many of these wrong. With ``data=`` it takes held-out observations in place of
 # simulated ones.
 
 calibration = unrelu.calibrate(net, half, noise=noise)
