@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.local_search.packed_observations import (
-    BIAS, INPUTS, KIND, MATRIX, OUTPUTS, PIECEWISE_LINEAR, SIGMOID, SLOPE, WEIGHT, PackedLayer, PackedNetwork,
+    BIAS,
+    INPUTS,
+    KIND,
+    MATRIX,
+    OUTPUTS,
+    PIECEWISE_LINEAR,
+    SIGMOID,
+    SLOPE,
+    WEIGHT,
+    PackedLayer,
+    PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by
 from unrelu.lp.dense_linear_algebra import clear, copy, jit

@@ -34,8 +34,32 @@ from torch import Tensor
 
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.refinement_kernel import (
-    ASKS, DONE, ENOUGH, GOES_ON, LENGTH, LOST, PAST_F, SLOPE, TRIAL_G, STEPS, STUCK, TINY, TRIAL, VANISHED, F, G, H, P,
-    Z, accept, aim, codes_at, compile_refinement, refine_packed, room, turn,
+    ASKS,
+    DONE,
+    ENOUGH,
+    GOES_ON,
+    LENGTH,
+    LOST,
+    PAST_F,
+    SLOPE,
+    STEPS,
+    STUCK,
+    TINY,
+    TRIAL,
+    TRIAL_G,
+    VANISHED,
+    F,
+    G,
+    H,
+    P,
+    Z,
+    accept,
+    aim,
+    codes_at,
+    compile_refinement,
+    refine_packed,
+    room,
+    turn,
 )  # fmt: skip
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
@@ -49,7 +73,7 @@ _LEFT = 10.0 * TINY
 # A code is also optimal when the steps between so many tests have together gained no more than a test may leave.
 _TESTS = 8
 # Gradients that are remembered: so many for each latent coordinate, and so many at most. With 3 for each, on decoders
-# trained with dropout, L-BFGS lowers ten of 210 codes further by more than 1e-4, with 8 two.
+# trained with dropout, L-BFGS lowers 10 of 90 codes further by more than 1e-4, with 8 it lowers 2.
 _REMEMBERED, _MOST_REMEMBERED = 8, 200
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
 _FLOOR = 1e-12
