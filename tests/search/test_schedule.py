@@ -99,9 +99,9 @@ def test_doubtful_observations_have_one_round_more():
 
 @given(st.integers(0, 30), st.integers(1, 30), st.floats(0, 1e12), st.booleans(), st.sampled_from(list(SCHEDULES)))
 def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds, noiseless, name):
-    assert goes_on(
-        SCHEDULES[name], stated=stated, rounds=rounds, microseconds=microseconds, noiseless=noiseless
-    ) == (rounds < stated)
+    assert goes_on(SCHEDULES[name], stated=stated, rounds=rounds, microseconds=microseconds, noiseless=noiseless) == (
+        rounds < stated
+    )
 
 
 def test_each_observation_is_decided_on_its_own():

@@ -376,6 +376,8 @@ class JointSearch:
             part = self.problem.part(known, control)
             z[known], status[known] = finish(part, z[known], max_programs, cheap_by_layer(part))
             further = self._other_ends(known)
+            control = self.problem.control.part(lambda _: replace(self._progress(), done=self.problem.size))
+            part = self.problem.part(known, control)
             for i in range(further.shape[1]):  # none, if a code of every observation is within the bounds of the noise
                 z[known], status[known] = descend_further(part, z[known], status[known], further[:, i], max_programs)
         return z, status

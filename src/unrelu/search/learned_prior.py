@@ -121,12 +121,12 @@ class LearnedConfidence:
     def __call__(self, search: JointSearch, rows: Index) -> Array:
         """The confidence of some observations of a search, (b,)."""
         hits = search.hits().take(rows)
-        if not self.problem.noise.stated and (search.exact.any() or self.problem.looks_noiseless.any()):
-            return confidence(FLAT, hits)  # there is no noise to be simulated
-        found = np.zeros(len(rows))
-        for level, rounds, some in self._groups(search, rows):
-            prior = self._prior(level, search)
-            found[some] = prior.confidence(rounds, hits.take(some))
+        found = confidence(FLAT, hits)
+        if not self.problem.noise.stated and search.exact.any():
+            return found  # nor do the others of a batch of exact fits have noise that could be simulated
+        noisy = np.flatnonzero(~self.problem.looks_noiseless[rows])
+        for level, rounds, some in self._groups(search, rows[noisy]):
+            found[noisy[some]] = self._prior(level, search).confidence(rounds, hits.take(noisy[some]))
         return found
 
     def _groups(self, search: JointSearch, rows: Index) -> list[tuple[Level, int, Index]]:

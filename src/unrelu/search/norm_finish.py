@@ -148,7 +148,8 @@ def descend_further(
         reached, ended, _ = NormDescent(max_programs=max_programs).minimise(part, start[left])
         better = part.objective(reached) < value[left]
         z, status = z.copy(), status.copy()
-        z[left[better]], status[left[better]] = reached[better], ended[better]
+        z[left[better]] = reached[better]
+        status[left] = np.where(better | (ended == Status.STOPPED), ended, status[left])
     return z, status
 
 

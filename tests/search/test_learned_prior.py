@@ -1,0 +1,508 @@
+"""The prior of the confidence: learned on the generator at hand, kept in memory and on disk, by all that it depends on."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.support import random_network
+from unrelu.measurements.noise import Gaussian
+from unrelu.models.generator import Generator
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
+from unrelu.search import learned_prior
+from unrelu.search.confidence import FLAT, Hits, confidence
+from unrelu.search.joint_search import JointSearch
+from unrelu.search.learned_prior import (
+    LearnedConfidence,
+    Level,
+    Prior,
+    Simulation,
+    keep,
+    prior_key,
+    simulated,
+    spread_of,
+)
+
+K, N, B = 3, 12, 6
+LEVEL = Level(-2, 0)
+RNG = np.random.default_rng(0)
+MASKS = RNG.random((B, N)) < 0.7
+MEASUREMENTS = {
+    "whole": None,
+    "mask": MASKS[0],
+    "another mask": MASKS[1],
+    "masks": MASKS,
+    "matrix": RNG.standard_normal((7, N)),
+    "another matrix": RNG.standard_normal((7, N)),
+}
+
+
+def rough(seed=0):
+    """A tiny generator, whose landscape is rough."""
+    return random_network((K, 6, N), seed=seed, bias=True)
+
+
+def noisy(network, level=0.3, count=B, seed=1):
+    """Own outputs with noise."""
+    rng = np.random.default_rng(seed)
+    x = network(rng.standard_normal((count, K)))
+    return x + level * rng.standard_normal(x.shape)
+
+
+def problem_of(network=None, kind="whole", seed=1, **options):
+    network = network or rough()
+    y = noisy(network, seed=seed)
+    y = y @ MEASUREMENTS[kind].T if "matrix" in kind else y
+    return Problem.build(network, y, operator=MEASUREMENTS[kind], **options)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A folder of this test."""
+    monkeypatch.setenv("UNRELU_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "priors"
+
+
+@pytest.fixture
+def learned_of(monkeypatch):
+    """The levels that were learned, one after another."""
+    levels, learn = [], LearnedConfidence._learn
+    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level: levels.append(level) or learn(self, level))
+    return levels
+
+
+# --- where it comes from ----------------------------------------------------------------------------------------------
+
+
+def test_it_is_learned_once_for_a_generator_and_found_in_memory(learned_of, monkeypatch, cache):
+    network = rough()
+    y = noisy(network)
+    first = unrelu.invert(network, y, noise="gaussian:0.3")
+    assert len(learned_of) == 1
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setenv("UNRELU_CACHE", str(cache / "elsewhere"))
+    again = unrelu.invert(network, y, noise="gaussian:0.3")
+    assert len(learned_of) == 1
+    assert first.confidence.tobytes() == again.confidence.tobytes()
+    assert first.z.tobytes() == again.z.tobytes()
+
+
+def test_from_the_disk_it_is_the_same(learned_of, cache):
+    y = noisy(rough())
+    cold = unrelu.invert(rough(), y)
+    count = len(learned_of)
+    assert count == len(list(cache.iterdir())) > 0
+    warm = unrelu.invert(rough(), y)  # another network with the same weights
+    assert len(learned_of) == count
+    for name in ("z", "fun", "confidence", "nit"):
+        assert getattr(cold, name).tobytes() == getattr(warm, name).tobytes()
+    assert cold.message.tolist() == warm.message.tolist()
+
+
+IN_ANOTHER_PROCESS = """
+import numpy as np
+import unrelu
+from unrelu.search.learned_prior import LearnedConfidence
+
+def inverted():
+    rng = np.random.default_rng(0)
+    network = unrelu.from_arrays([rng.standard_normal((6, 3)), rng.standard_normal((12, 6))])
+    y = network(rng.standard_normal((5, 3))) + 0.3 * rng.standard_normal((5, 12))
+    found = unrelu.invert(network, y)
+    return (found.z.tobytes() + found.confidence.tobytes()).hex()
+"""
+
+
+def test_another_process_finds_it_and_answers_with_the_same_bytes(cache):
+    here = {}
+    exec(IN_ANOTHER_PROCESS, here)
+    cold = here["inverted"]()
+    assert list(cache.iterdir())
+    code = IN_ANOTHER_PROCESS + "LearnedConfidence._learn = None  # to learn would be an error\nprint(inverted())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == cold
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 5}, {"noise": "gaussian:0.22"}, {"noise": "gaussian:0.29"}, {"noise": "uniform:0.5"}]
+)
+def test_the_answer_does_not_depend_on_what_was_asked_before(options, monkeypatch, tmp_path):
+    """A prior that another seed, or noise of nearly the same size, has learned first is the same prior."""
+    y = noisy(rough())
+    stated = {"noise": "gaussian:0.25"} if "noise" in options else {}
+    alone = unrelu.invert(rough(), y, **stated)
+    monkeypatch.setenv("UNRELU_CACHE", str(tmp_path / "other"))
+    network = rough()
+    unrelu.invert(network, y, **options)
+    after = unrelu.invert(network, y, **stated)
+    assert alone.confidence.tobytes() == after.confidence.tobytes()
+    assert alone.z.tobytes() == after.z.tobytes()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def fill(path, **arrays):
+    np.savez_compressed(path, **arrays)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def changed(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def a_link(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": truncated,
+    "changed": changed,
+    "text": lambda path: path.write_text("no archive"),
+    "nothing in it": lambda path: fill(path),
+    "another shape": lambda path: fill(path, **{"4": np.full((3, 3), 1 / 9)}),
+    "one of another shape": lambda path: fill(path, **{"4": FLAT, "5": FLAT[:5]}),
+    "does not sum to 1": lambda path: fill(path, **{"4": 2 * FLAT}),
+    "below zero": lambda path: fill(path, **{"4": FLAT + np.where(np.arange(36) % 2, 0.1, -0.1)}),
+    "not a number": lambda path: fill(path, **{"4": np.where(FLAT > 0, np.nan, 0)}),
+    "complex": lambda path: fill(path, **{"4": FLAT.astype(complex)}),
+    "text in it": lambda path: fill(path, **{"4": np.full((36, 36), "much")}),
+    "no number of rounds": lambda path: fill(path, four=FLAT),
+    "pickled": lambda path: fill(path, **{"4": np.array([[object()]])}),
+    "huge": lambda path: fill(path, **{"4": np.zeros(2**18)}),
+    "many": lambda path: fill(path, **{str(i): FLAT for i in range(200)}),
+    "a folder": a_folder,
+    "a device": a_link,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_files_that_are_none_of_a_prior_are_learned_anew(damage, learned_of, cache):
+    y = noisy(rough())
+    before = unrelu.invert(rough(), y, noise="gaussian:0.3")
+    [path] = cache.iterdir()
+    damage(path)
+    after = unrelu.invert(rough(), y, noise="gaussian:0.3")
+    assert len(learned_of) == 2
+    assert after.confidence.tobytes() == before.confidence.tobytes()
+    unrelu.invert(rough(), y, noise="gaussian:0.3")
+    assert len(learned_of) == (3 if path.is_dir() else 2)  # it was mended, where that could be done
+
+
+def test_large_files_are_not_read(learned_of, cache, monkeypatch):
+    """A member of 2 MiB of zeros is refused by its stated size."""
+    y = noisy(rough())
+    unrelu.invert(rough(), y, noise="gaussian:0.3")
+    [path] = cache.iterdir()
+    fill(path, **{"4": np.zeros(2**18)})
+    sizes = []
+    read = learned_prior.read_npz
+    monkeypatch.setattr(learned_prior, "read_npz", lambda path, most: sizes.append(most) or read(path, most))
+    unrelu.invert(rough(), y, noise="gaussian:0.3")
+    assert sizes
+    assert max(sizes) <= 2**20
+
+
+@pytest.mark.parametrize("where", ["a file", "no rights", "no home"])
+def test_a_folder_that_cannot_be_written_is_no_error(where, learned_of, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    if where == "a file":
+        folder.write_text("in the way")
+    elif where == "no rights":
+        folder.mkdir(mode=0o500)
+    monkeypatch.setenv("UNRELU_CACHE", "" if where == "no home" else str(folder))
+    if where == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(learned_prior.Path, "expanduser", no_home)
+    network = rough()
+    y = noisy(network)
+    found = [unrelu.invert(network, y, noise="gaussian:0.3") for _ in range(2)]
+    assert len(learned_of) == 1  # it is kept in memory all the same
+    assert found[0].confidence.tobytes() == found[1].confidence.tobytes()
+
+
+def no_home(self):
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_it_is_kept_in_the_users_folder_of_caches(monkeypatch, tmp_path):
+    monkeypatch.delenv("UNRELU_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert learned_prior._folder() == tmp_path / "caches" / "unrelu" / "priors"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if os.name == "posix":
+        assert learned_prior._folder() == tmp_path / ".cache" / "unrelu" / "priors"
+
+
+# --- what it depends on -----------------------------------------------------------------------------------------------
+
+
+def test_keys_tell_networks_measurements_bounds_priors_and_levels_apart():
+    problems = [
+        *(problem_of(kind=kind) for kind in MEASUREMENTS),
+        problem_of(rough(1)),
+        problem_of(prior=0.1),
+        problem_of(prior=0.2),
+        problem_of(bounds=(-1, 1)),
+        problem_of(bounds=(-1, 2)),
+        problem_of(bounds=(-1, np.inf)),
+    ]
+    keys = [prior_key(problem, LEVEL) for problem in problems]
+    keys += [prior_key(problems[0], level) for level in (Level(-3, 0), Level(-2, 1), Level(-2, None))]
+    assert len(set(keys)) == len(keys)
+    counts = np.ones((2, N))
+    kinds = ("poisson", "negative-binomial:10", "negative-binomial:3")
+    of_counts = {prior_key(Problem.build(rough(), counts, noise=noise), Level(0, 0)) for noise in kinds}
+    assert len(of_counts) == 3
+    assert not of_counts & set(keys)
+
+
+@pytest.mark.parametrize("kind", MEASUREMENTS)
+def test_keys_do_not_depend_on_the_observation_its_noise_or_the_seed(kind):
+    one, other = problem_of(kind=kind), problem_of(kind=kind, seed=3)
+    assert prior_key(one, LEVEL) == prior_key(other, LEVEL)
+    for options in ({"noise": "gaussian:0.3"}, {"noise": "uniform:0.3"}, {"z0": np.ones((B, K))}):
+        assert prior_key(problem_of(kind=kind, **options), LEVEL) == prior_key(one, LEVEL)
+
+
+def test_priors_go_with_their_network():
+    network = rough()
+    keep(problem_of(network), LEVEL, Prior({4: FLAT}))
+    gone, before = weakref.ref(network), len(learned_prior._known)
+    del network
+    gc.collect()
+    assert gone() is None
+    assert len(learned_prior._known) == before - 1
+
+
+# --- when it is learned -----------------------------------------------------------------------------------------------
+
+
+def test_where_time_is_short_nothing_is_learned_and_nothing_is_sure(learned_of):
+    network = random_network((5, 30, 120), seed=4)
+    rng = np.random.default_rng(4)
+    y = network(rng.standard_normal((4, 5))) + 0.05 * rng.standard_normal((4, 120))
+    short = unrelu.invert(network, y, time_limit=1.0)
+    assert not learned_of
+    assert (short.confidence < 0.99).all()
+    assert not short.success.any()
+    long = unrelu.invert(network, y, time_limit=1000.0)
+    assert learned_of
+    assert (long.confidence >= 0.99).all()
+    np.testing.assert_allclose(long.fun, short.fun, rtol=1e-4)
+    again = unrelu.invert(network, y, time_limit=1.0)  # what is known takes no time
+    assert (again.confidence >= 0.99).all()
+
+
+def test_without_learning_nothing_is_sure(learned_of, cache):
+    network = rough()
+    y = noisy(network)
+    found = unrelu.invert(network, y, learn=False)
+    assert not learned_of
+    assert not cache.exists()
+    assert (found.confidence < 0.99).all()
+    assert not found.success.any()
+    assert unrelu.invert(network, y, noise="gaussian:0.3", learn=False).success.all()  # the p-value tells
+
+
+@pytest.mark.parametrize("options", [{"norm": "l1"}, {"method": "lm"}])
+def test_where_no_confidence_is_asked_for_nothing_is_learned(options, learned_of):
+    network = rough()
+    unrelu.invert(network, noisy(network), **options)
+    assert not learned_of
+
+
+def test_exact_fits_need_no_prior(learned_of):
+    network = rough()
+    found = unrelu.invert(network, network(np.random.default_rng(3).standard_normal((4, K))))
+    assert found.success.any()
+    assert not learned_of
+
+
+def test_generators_without_layers_have_a_flat_prior_until_they_are_calibrated(learned_of):
+    torch = pytest.importorskip("torch")
+
+    class Shifted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(K, N)
+
+        def forward(self, z):
+            return self.linear(z + torch.relu(z))
+
+    network = unrelu.from_torch(Shifted(), (K,))
+    assert isinstance(network, Generator)
+    y = noisy(network, 0.05)
+    before = unrelu.invert(network, y)
+    assert not learned_of
+    assert (before.confidence < 0.99).all()
+    unrelu.calibrate(network, noise="gaussian:0.05", observations=60)
+    after = unrelu.invert(network, y, noise="gaussian:0.05")
+    assert (after.confidence > before.confidence).all()
+
+
+def test_a_word_is_said_where_it_takes_long(monkeypatch, caplog):
+    monkeypatch.setattr(learned_prior, "_PATIENCE", 0.0)
+    network = rough()
+    with caplog.at_level(logging.WARNING, "unrelu"):
+        unrelu.invert(network, noisy(network))
+    assert "learning how sure it can be" in caplog.text
+
+
+# --- levels -----------------------------------------------------------------------------------------------------------
+
+
+def levels_of(problem, residuals):
+    """Levels where residuals are so many times an output's spread."""
+    left = problem.observed[: len(residuals)] - K
+    f = np.square(np.asarray(residuals) * spread_of(problem)) * left
+    return LearnedConfidence(problem).levels(f, np.arange(len(f)))
+
+
+def test_the_level_of_stated_noise_is_that_of_the_noise_whatever_is_left_over():
+    spread = spread_of(problem_of())
+    problem = problem_of(noise=Gaussian(0.25 * spread))
+    assert levels_of(problem, [0.0, 0.25, 0.3, 0.37]) == [Level(-2, 0)] * 4
+
+
+def test_strangers_have_an_excess_in_steps_of_three():
+    problem = problem_of(noise=Gaussian(0.25 * spread_of(problem_of())))
+    residuals = 0.25 * 1.5 * np.array([1.01, 2.99, 3.01, 8.9, 9.1, 26.0])
+    assert levels_of(problem, residuals) == [Level(-2, excess) for excess in (1, 1, 2, 2, 3, 3)]
+
+
+def test_without_stated_noise_the_residual_tells_and_the_excess_is_not_known():
+    assert levels_of(problem_of(), [0.25, 0.3, 0.5, 0.001]) == [
+        Level(-2, None), Level(-2, None), Level(-1, None), Level(-10, None)
+    ]  # fmt: skip
+
+
+def test_levels_are_of_a_numbers_size_for_all_residuals():
+    problem = problem_of()
+    for f in (0.0, 5e-324, 1e300, np.inf):
+        level = LearnedConfidence(problem).levels(np.full(1, f), np.arange(1))[0]
+        assert abs(level.noise) <= 1100
+        assert level.excess is None
+    stated = problem_of(noise="gaussian:1e-100")
+    level = LearnedConfidence(stated).levels(np.full(1, 1.0), np.arange(1))[0]
+    assert level.excess > 0
+    assert level.noise < -300
+
+
+def test_uniform_noise_has_the_level_of_gaussian_noise_of_its_variance():
+    deviation = 0.25 * spread_of(problem_of())
+    levels = [levels_of(problem_of(noise=noise), [0.25])[0] for noise in (
+        Gaussian(deviation), unrelu.Uniform(3**0.5 * deviation))]  # fmt: skip
+    assert levels[0] == levels[1] == Level(-2, 0)
+
+
+# --- simulated observations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MEASUREMENTS)
+def test_observations_are_own_outputs_with_noise_of_the_level(kind):
+    problem = problem_of(kind=kind)
+    made, z = simulated(problem, Level(-3, 0), 2000)
+    seen = made.operator.seen(2000)
+    errors = (made.y - made.operator.values(problem.network(z)))[seen]
+    assert errors.std() == pytest.approx(spread_of(problem) / 8, rel=0.03)
+    assert (made.y[~seen] == 0).all()
+    assert z.std() == pytest.approx(1, abs=0.05)
+    assert (made.norm, made.z0, made.seed) == ("l2", None, 0)
+
+
+def test_structured_errors_are_differences_of_outputs():
+    problem = problem_of()
+    made, z = simulated(problem, Level(-10, 2), 500)
+    errors = made.y - problem.network(z)
+    size = spread_of(problem) * 2.0**-10
+    np.testing.assert_allclose(np.sqrt(np.square(errors).mean(axis=1)), 9 * size, rtol=0.25)
+    # They are what a linear combination of outputs makes up to the white noise, and white noise is not.
+    one, other = simulated(problem, Level(-10, None), 500)
+    unstated = np.sqrt(np.square(one.y - problem.network(other)).mean(axis=1))
+    np.testing.assert_allclose(np.median(unstated), size, rtol=0.15)
+
+
+def test_simulations_are_the_same_whoever_asks():
+    for options in ({"seed": 3}, {"noise": "gaussian:0.2"}, {"z0": np.ones((B, K))}, {"norm": "linf"}):
+        for level in (LEVEL, Level(-2, None)):
+            one, other = (simulated(problem_of(**given), level, 30)[0] for given in ({}, options))
+            np.testing.assert_array_equal(one.y, other.y)
+            ends = [Simulation(*simulated(problem_of(**given), level, 30)).ends for given in ({}, options)]
+            assert ends[0].keys() == ends[1].keys()
+            for rounds in ends[0]:
+                np.testing.assert_array_equal(ends[0][rounds], ends[1][rounds])
+
+
+def test_a_simulation_knows_the_best_codes_and_counts_the_chains_that_came_to_them():
+    problem = problem_of()
+    made, z = simulated(problem, Level(-1, 0), 40)
+    simulation = Simulation(made, z)
+    assert (simulation.search.f <= 1.001 * made.objective(z)).all()
+    for rounds, ends in simulation.ends.items():
+        hits = simulation.hits(rounds)
+        assert (hits.best <= simulation.hits(rounds, of_truth=False).best).all()
+        assert (hits.best + hits.second <= hits.chains).all()
+        assert (simulation.search.f <= ends.min(axis=1)).all()
+    prior = simulation.prior()
+    assert prior.weights.keys() == simulation.ends.keys()
+    sure, wrong = simulation.judged(prior, np.ones(40, dtype=bool))
+    assert not (wrong & ~sure).any()
+
+
+def test_after_rounds_that_were_not_learned_of_the_prior_is_flat():
+    hits = Hits(*(np.array([n]) for n in (6, 0, 6)))
+    prior = Prior({4: np.where(np.arange(36)[:, None] == 30, FLAT * 36, 0) + 1e-12})
+    assert prior.confidence(4, hits)[0] != prior.confidence(5, hits)[0]
+    np.testing.assert_array_equal(prior.confidence(5, hits), confidence(FLAT, hits))
+
+
+def test_observations_are_judged_by_their_own_level_and_rounds():
+    """As those that were asked for one by one."""
+    network = rough()
+    y = np.concatenate([noisy(network, 0.3), noisy(network, 0.02), 5 * stream("strangers").standard_normal((4, N))])
+    problem = Problem.build(network, y)
+    search, judge = JointSearch(problem), LearnedConfidence(problem)
+    search.advance(np.arange(len(y)), 6, 0)
+    search.rounds[:] = 4
+    search.advance(np.arange(4), 6, 2)
+    search.rounds[:4] = 5
+    rows = np.arange(len(y))
+    assert len(set(judge.levels(search.f, rows))) > 2
+    together = judge(search, rows)
+    one_by_one = np.concatenate([judge(search, rows[i : i + 1]) for i in rows])
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-9)
+    assert len(np.unique(together.round(9))) > 2
+
+
+def test_one_observation_without_visible_noise_does_not_keep_the_others_from_being_sure():
+    network = rough()
+    y = noisy(network)
+    y[2] = np.abs(y[2])
+    problem = Problem.build(network, y)
+    assert problem.looks_noiseless.tolist() == [i == 2 for i in range(B)]
+    found = unrelu.invert(network, y)
+    assert (np.delete(found.confidence, 2) > 0.9).all()
+    assert found.confidence[2] < 0.99
