@@ -135,7 +135,7 @@ def test_a_schedule_of_smoothed_generators_finds_better_optima_than_none(way):
     assert (smoothed < 1e-6).mean() > (exact < 1e-6).mean() + 0.1
 
 
-# --- perturbations, and what is left alone -------------------------------------------------------------------------------------
+# --- perturbations, and what is left alone ----------------------------------------------------------------------------
 
 
 @both

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from unrelu.search.basin_prior import LEVELS, BasinPrior
 
 import unrelu
 from tests.support import EPS, random_network
@@ -20,10 +19,8 @@ from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
 from unrelu.search import descents, schedule
-from unrelu.search.auto import Search
-from unrelu.search.confidence import FLAT
 from unrelu.search.descents import BatchDescents, CompiledDescents
-from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
+from unrelu.search.joint_search import JointSearch
 
 SIZES = (5, 30, 120)
 both = pytest.mark.parametrize("way", [CompiledDescents, BatchDescents])

@@ -1,4 +1,4 @@
-"""The prior of the confidence: learned on the generator at hand, kept in memory and on disk, by all that it depends on."""
+"""The prior of the confidence: learned on the generator, kept in memory and on disk, by all that it depends on."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ DAMAGE = {
     "truncated": truncated,
     "changed": changed,
     "text": lambda path: path.write_text("no archive"),
-    "nothing in it": lambda path: fill(path),
+    "nothing in it": fill,
     "another shape": lambda path: fill(path, **{"4": np.full((3, 3), 1 / 9)}),
     "one of another shape": lambda path: fill(path, **{"4": FLAT, "5": FLAT[:5]}),
     "does not sum to 1": lambda path: fill(path, **{"4": 2 * FLAT}),

@@ -44,7 +44,7 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# Steps of a refinement if their number is not stated: trained decoders take 2 to 480 in the mean, and a hundredth of the
+# Steps of a refinement if their number is not stated: trained decoders take 2 to 480 in the mean, and one in a hundred
 # observations, real digits of which half is seen, more than these.
 _REFINED = 1000
 # Objectives of this fraction of |y|^2 are rounding.
