@@ -38,7 +38,8 @@ from unrelu.runtime.file_writing import write_npz
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence, learned
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.schedule import effort
+from unrelu.search.sample_bank import Bank
+from unrelu.search.schedule import ROUNDS, effort
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -65,7 +66,7 @@ _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
 
 _known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
-# Of a generator on coordinates, or a part of a batch, the network is another object: by its fingerprint.
+# By which files are named.
 _fingerprints: weakref.WeakKeyDictionary[Generator, str] = weakref.WeakKeyDictionary()
 
 
@@ -159,19 +160,27 @@ class LearnedConfidence:
 
     def _prior(self, level: Level, search: JointSearch) -> Prior:
         if level not in self._priors:
-            key = prior_key(self.problem, level)
-            prior = _known.setdefault(self.problem.network, {}).get(key) or _read(key)
-            if prior is None and self._affordable(search):
-                prior = self._learn(level)
-                _write(key, prior)
-            if prior is not None:
-                _known[self.problem.network][key] = prior
-            self._priors[level] = prior or Prior({})
+            known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
+            if key not in known and np.isfinite(search.descents.schedule.microseconds):
+                prior = self._read_or_learned(level, key, search)
+                if prior is None:
+                    return Prior({})
+                known[key] = prior
+            self._priors[level] = known.get(key) or Prior({})
         return self._priors[level]
 
-    def _affordable(self, search: JointSearch) -> bool:
-        budget = search.descents.schedule.microseconds
-        return bool(_OBSERVATIONS * budget / 1e6 < search.problem.control.remaining())
+    def _read_or_learned(self, level: Level, key: str, search: JointSearch) -> Prior | None:
+        """The prior from its file, or from a simulation; None where a time limit leaves too little for that."""
+        network = self.problem.network
+        if network not in _fingerprints:
+            _fingerprints[network] = fingerprint(network)
+        path = _folder() / f"{sha256((key + _fingerprints[network]).encode()).hexdigest()}.npz"
+        prior = _read(path)
+        seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
+        if prior is None and seconds < self.problem.control.remaining():
+            prior = self._learn(level)
+            _write(path, prior)
+        return prior
 
     def _learn(self, level: Level) -> Prior:
         timer = threading.Timer(_PATIENCE, _say_once)
@@ -273,26 +282,22 @@ def keep(problem: Problem, level: Level, prior: Prior) -> None:
 
 
 def prior_key(problem: Problem, level: Level) -> str:
-    """A digest of all that a prior depends on."""
-    network = problem.network
-    if network not in _fingerprints:
-        _fingerprints[network] = fingerprint(network)
+    """A digest of all that a prior of the network depends on."""
     probe = stream("a fixed output").standard_normal((max(1, problem.operator.count), problem.operator.n))
     seen = problem.operator.values(probe).astype(np.float32).tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.counts else ""
-    digest.update(f"{__version__} {_fingerprints[network]} {level} {problem.prior!r} {counts}".encode())
+    digest.update(f"{__version__} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 
 
 def spread_of(problem: Problem) -> float:
     """The standard deviation of what is measured, over outputs of the generator."""
+    x = Bank.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
     operator = problem.operator
     if operator.count:
-        operator = operator.take(np.arange(_OUTPUTS) % operator.count)
-    z = problem.bounds.draw(stream("spread of what is measured"), (_OUTPUTS,))
-    values = operator.values(problem.network(z).reshape(_OUTPUTS, -1))
-    seen = operator.seen(_OUTPUTS)
+        operator = operator.take(np.arange(len(x)) % operator.count)
+    values, seen = operator.values(x), operator.seen(len(x))
     centred = np.where(seen, values - values.mean(axis=0), 0.0)
     return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
 
@@ -303,14 +308,14 @@ def spread_of(problem: Problem) -> float:
 def _folder() -> Path:
     """Where priors are kept: ``UNRELU_CACHE``, or the user's folder of caches."""
     own = os.environ.get("UNRELU_CACHE")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return (Path(own) if own else cache / "unrelu") / "priors"
 
 
-def _read(key: str) -> Prior | None:
+def _read(path: Path) -> Prior | None:
     """A prior from its file; None where there is none, or none that can be one."""
     try:
-        arrays = read_npz(_folder() / f"{key}.npz", _LARGEST_FILE)
+        arrays = read_npz(path, _LARGEST_FILE)
         weights = {int(rounds): array for rounds, array in arrays.items()}
     except (UnreluError, OSError, ValueError, RuntimeError):
         return None
@@ -321,9 +326,9 @@ def _read(key: str) -> Prior | None:
     return Prior(weights) if proper and weights else None
 
 
-def _write(key: str, prior: Prior) -> None:
+def _write(path: Path, prior: Prior) -> None:
     """Keep a prior; a folder that cannot be written is no reason to stop."""
     with suppress(UnreluError, OSError, RuntimeError):
-        _folder().mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {str(rounds): weights for rounds, weights in prior.weights.items()}
-        write_npz(_folder() / f"{key}.npz", arrays, "it is a cache")
+        write_npz(path, arrays, "it is a cache")
