@@ -50,7 +50,7 @@ def descending(monkeypatch):
     """Chooses how small networks are descended from."""
 
     def choose(way):
-        monkeypatch.setattr(descents, "_SMALL", 0 if way is BatchDescents else 2**20)
+        monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0 if way is BatchDescents else 2**20)
 
     return choose
 
