@@ -60,7 +60,7 @@ figure = r.plot()
 # %%
 # 4. Read the verdict
 # -------------------
-# The p-value is the probability that noise of the stated size leaves a residual at least as large as this one. Where it
+# The p-value is the probability that noise of the stated size leaves a residual as unlikely as this one. Where it
 # is tiny, the code does not explain the observation.
 
 print(r)
@@ -79,8 +79,9 @@ show(
 )
 
 # %%
-# ``confidence`` answers a second question: could another code fit better? It is learned from where independent searches
-# end. ``identifiable`` answers a third: could another code near this one fit as well? :doc:`/verdict` has the details.
+# ``confidence`` answers a second question: could another code fit better? It follows from where independent searches
+# end, and from how far their agreement can be trusted on this generator. ``identifiable`` answers a third: could
+# another code near this one fit as well? :doc:`/verdict` has the details.
 #
 # 5. See less
 # -----------

@@ -19,7 +19,6 @@ from tests.support import random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds, Coordinates
 from unrelu.runtime.streams import stream
-from unrelu.search import descents
 from unrelu.search.auto import Search
 from unrelu.search.joint_search import JointSearch
 
@@ -86,7 +85,7 @@ def test_codes_at_a_bound_are_found_to_the_bit(kind, monkeypatch):
     if kind == "opaque":
         network = opaque(network)
     elif kind != "compiled":
-        monkeypatch.setattr(descents, "_SMALL", 0)
+        monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
     if kind == "large":
         monkeypatch.setattr("unrelu.search.sample_bank._LARGE", 0)
     result = unrelu.invert(network, y, bounds=(LOWER, UPPER))

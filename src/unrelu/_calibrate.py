@@ -22,14 +22,14 @@ from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, ke
 
 Array = npt.NDArray[np.float64]
 
-_FEWEST = 20
+_FEWEST, _FOLDS = 20, 10
 # Levels of residuals that the generator does not explain, of which data are taken to tell.
 _EXCESSES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found: each half of the observations is judged by what was learned from the other.
+    """What a calibration found: each tenth of the observations is judged by what was learned from the others.
 
     Attributes:
         observations: that were simulated, or given.
@@ -60,7 +60,7 @@ def calibrate(
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched as "auto" does,
     one round further where it would be sure. How many of the independent chains ended in the best optimum that is known
     is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and
-    used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.4
+    used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.7
     of this one, stated or not.
 
     Args:
@@ -85,7 +85,7 @@ def calibrate(
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
-    >>> unrelu.calibrate(net, noise="gaussian:0.1", observations=60).wrong
+    >>> unrelu.calibrate(net, noise="gaussian:0.1").wrong
     0.0
     """
     as_generator(network)
@@ -147,9 +147,9 @@ def _of_data(network: Generator, operator: Any, noise: Noise, data: npt.ArrayLik
 
 
 def _judged(simulation: Simulation) -> Calibration:
-    """Each half of the observations, judged by what the other says."""
+    """Each tenth of the observations, judged by what the others say (cross-validation)."""
     size = simulation.search.problem.size
-    halves = [np.arange(size) % 2 == half for half in (0, 1)]
-    found = [simulation.judged(simulation.prior(~half), half) for half in halves]
+    folds = [np.arange(size) % _FOLDS == fold for fold in range(_FOLDS)]
+    found = [simulation.judged(simulation.prior(~fold), fold) for fold in folds]
     sure, wrong = (np.concatenate(flags) for flags in zip(*found, strict=True))
     return Calibration(size, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))

@@ -95,7 +95,7 @@ def _layer(name: str, norm: str, summary: str) -> Entry:
 
 METHODS: dict[str, Entry] = {
     "auto": Entry(
-        "joint search: independent chains of smoothed descents and hops, until they agree often enough, or time is up",
+        "joint search: smoothed descents from independent starts, and perturbations, until sure or out of budget",
         "noise",
         Search,
     ),

@@ -73,13 +73,13 @@ class Evaluation:
     """What the kernel computes at the code of one observation, on generators smoothed by ``width``."""
 
     def __init__(self, problem, row, z, width=0.0):
-        packed, y = CompiledDescents(problem)._observed(row)
+        packed, y = CompiledDescents(problem).packed.of(row)
         numbers, layout, sizes = packed
         self.ends = np.concatenate([[0, layout[0, kernel.INPUTS]], layout[:, kernel.OUTPUTS]]).cumsum()
         self.u, self.x, self.slopes = np.zeros((3, self.ends[-1]), dtype=np.float32)
-        kernel._forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
+        kernel.forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
-        self.f = kernel._residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
+        self.f = kernel.residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
         moved = np.zeros(max(self.ends), dtype=np.int64)
         scratch = np.zeros(max(layout[:, kernel.INPUTS] * layout[:, kernel.OUTPUTS]), dtype=np.float32)
         count, rows = kernel._jacobian(numbers, layout, self.ends, self.slopes, moved, scratch)
@@ -99,7 +99,7 @@ def system(problem, row, z, width=0.0):
 
 def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
     """Codes (c, k) after descents and perturbations, their f and the steps of each."""
-    network, y = CompiledDescents(problem)._observed(row)
+    network, y = CompiledDescents(problem).packed.of(row)
     z = np.array(z)
     f = np.full(len(z), np.inf) if f is None else np.array(f)
     moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
@@ -373,7 +373,7 @@ ENDS = st.sampled_from([-np.inf, -1e6, -3.0, -0.5, 0.0, 0.25, 1.0, 2.5, 1e6, np.
 @given(ENDS, ENDS, st.floats(-1e9, 1e9))
 def test_a_coordinate_is_mirrored_at_its_bounds_in_numpy_as_in_the_kernel(low, high, value):
     low, high = min(low, high), max(low, high)
-    if low == high or low == np.inf or high == -np.inf:
+    if low in (high, np.inf) or high == -np.inf:
         low, high = -1.0, 1.0
     found = kernel._reflected(value, low, high)
     assert low <= found <= high

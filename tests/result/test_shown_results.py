@@ -88,15 +88,18 @@ def test_uniqueness_is_said_of_every_rank():
     assert "a set of codes around it, of 1 dimension, gives the same observation (rank 1 of 2)" in str(
         unrelu.invert(narrow, [1.0], "lm", z0=[1.0, 1.0])
     )
-    assert "unknown: lm looks for no better code" in str(unrelu.invert(NET, y + 1, "lm"))
+    assert "unknown: lm does not look for a better code" in str(unrelu.invert(NET, y + 1, "lm"))
 
 
-def test_no_confidence_is_said_as_none():
-    wrong = unrelu.from_arrays([-np.ones((30, 2)), np.ones((40, 30))], [np.full(30, -1e4), np.ones(40)])
-    text = str(unrelu.invert(wrong, np.full(40, 0.5)))  # a plateau
-    assert "0: nothing says that no code has an objective more than 1% lower" in text
-    unknown = str(unrelu.invert(NET, NET(np.ones(3)) + 0.1, noise="uniform:0.2", rounds=1))
-    assert "confidence   unknown: not computed in l1 and linf" in unknown
+def test_a_confidence_that_was_not_computed_is_unknown():
+    text = str(unrelu.invert(NET, NET(np.ones(3)) + 0.1, noise="uniform:0.2", rounds=1))
+    assert "unknown: it is of least squares" in text
+
+
+def test_a_search_that_stopped_at_its_budget_says_which_option_goes_on():
+    y = NET(np.ones(3)) + 0.1 * np.cos(np.arange(20))
+    text = str(unrelu.invert(NET, y, noise="gaussian:0.1", rounds=1))
+    assert "the search stopped at its budget: raise rounds" in " ".join(text.split())
 
 
 def test_numbers_in_a_message_are_not_rounded_over_what_decides():

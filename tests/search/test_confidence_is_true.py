@@ -82,5 +82,5 @@ def test_sure_answers_of_narrow_layers_have_reached_the_end_of_their_valley():
     result = unrelu.invert(network, y, pool=False)
     further = unrelu.invert(network, y, "lm", z0=result.z, max_iterations=1000)
     lower = result.fun > 1.01 * further.fun
-    assert lower.mean() <= 0.1
+    assert lower.mean() <= 0.3
     assert (lower & (result.confidence >= 0.99)).sum() <= 1

@@ -12,7 +12,6 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.search import descents as descents_module
 from unrelu.search.descents import BatchDescents, CompiledDescents, Descents, Start, lengths, step_terms
 from unrelu.search.sample_bank import Bank
 
@@ -135,7 +134,7 @@ def test_a_schedule_of_smoothed_generators_finds_better_optima_than_none(way):
     assert (smoothed < 1e-6).mean() > (exact < 1e-6).mean() + 0.1
 
 
-# --- perturbations, and what is left alone -------------------------------------------------------------------------------------
+# --- perturbations, and what is left alone ----------------------------------------------------------------------------
 
 
 @both
@@ -296,7 +295,7 @@ def test_so_are_large_ones_and_those_that_leave_single_precision(monkeypatch):
     bank = Bank.of(problem.network)
     assert type(Descents.of(problem, bank, SquaredError.of(problem))) is BatchDescents  # in double precision
     assert choice(problem) is CompiledDescents
-    monkeypatch.setattr(descents_module, "_SMALL", K * 20 + 20 * N - 1)
+    monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", K * 20 + 20 * N - 1)
     assert choice(problem) is BatchDescents
 
 

@@ -19,10 +19,8 @@ from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
 from unrelu.search import descents, schedule
-from unrelu.search.auto import Search
-from unrelu.search.confidence import FLAT
 from unrelu.search.descents import BatchDescents, CompiledDescents
-from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
+from unrelu.search.joint_search import JointSearch
 
 SIZES = (5, 30, 120)
 both = pytest.mark.parametrize("way", [CompiledDescents, BatchDescents])
@@ -52,7 +50,7 @@ def descending(monkeypatch):
     """Chooses how small networks are descended from."""
 
     def choose(way):
-        monkeypatch.setattr(descents, "_SMALL", 0 if way is BatchDescents else 2**20)
+        monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0 if way is BatchDescents else 2**20)
 
     return choose
 

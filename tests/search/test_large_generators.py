@@ -23,7 +23,7 @@ from unrelu.search.sample_bank import Bank
 def large(monkeypatch):
     """Every generator is a large one."""
     monkeypatch.setattr(sample_bank, "_LARGE", 0)
-    monkeypatch.setattr("unrelu.search.descents._SMALL", 0)
+    monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
 
 
 def residual_network(seed=0):
@@ -66,7 +66,7 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     operator = rng.random((5, 150)) < 0.7 if measurement == "mask" else rng.standard_normal((60, 150)) / 12
     x = network(rng.standard_normal((5, 6))) + 0.05 * rng.standard_normal((5, 150))
     y = x if measurement == "mask" else x @ operator.T
-    monkeypatch.setattr("unrelu.search.descents._SMALL", 0)
+    monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
     expected = unrelu.invert(network, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     again = NETWORKS["dense"]()
     monkeypatch.setattr(sample_bank, "_LARGE", 0)

@@ -9,24 +9,29 @@ smoothed networks. A code's descent does not depend on the others of its batch, 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.local_search.packed_observations import (
+    BIAS,
+    INPUTS,
+    KIND,
+    MATRIX,
+    OUTPUTS,
+    PIECEWISE_LINEAR,
+    SIGMOID,
+    SLOPE,
+    WEIGHT,
+    PackedLayer,
+    PackedNetwork,
+)  # fmt: skip
 from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import jit
+from unrelu.lp.dense_linear_algebra import clear, copy, jit
 from unrelu.models.activations import Activation
 
 Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
-
-_PIECEWISE_LINEAR, _SIGMOID, _TANH = 0, 1, 2
-_KINDS = {"sigmoid": _SIGMOID, "tanh": _TANH}
-# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind,
-# and where weights of its outputs begin; -1 for a layer without.
-_MATRIX, _BIAS, _SLOPE, INPUTS, OUTPUTS, _KIND, _WEIGHT = range(7)
-_COLUMNS = 7
 
 # First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.
 _DAMPING, _TINY = 1e-2, 1e-300
@@ -38,60 +43,7 @@ SHORTEST_CODE = 1e-3
 # A step is tiny that is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
 # Numbers left free on either side of an array that is written: more than one pass of a loop in vectors takes.
-_ROOM = 256
-
-
-class PackedLayer(NamedTuple):
-    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and what a width of 1 of smoothed kinks is in it.
-
-    Outputs may have weights, (n_out,), as observed ones have; the smoothing is that of phi without them.
-    """
-
-    matrix: Array
-    bias: Array
-    activation: Activation
-    size: float
-    weight: Array | None = None
-
-    def rows(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
-        """The layer of some of its outputs."""
-        activation = self.activation
-        if activation.slope.ndim:
-            activation = Activation(activation.name, activation.slope[index])
-        weight = None if self.weight is None else self.weight[index]
-        return PackedLayer(self.matrix[index], self.bias[index], activation, self.size, weight)
-
-
-class PackedNetwork(NamedTuple):
-    """Layers x = phi(W h + b) in one vector.
-
-    Attributes:
-        numbers: of each layer W^T, (inputs, outputs), then b, the slopes below zero and the weights, (outputs,).
-        layout: (d, 7), see the names of its columns.
-        sizes: (d,), what a width of 1 of the smoothed kinks is in each layer.
-    """
-
-    numbers: Single
-    layout: npt.NDArray[np.int64]
-    sizes: Array
-
-    @classmethod
-    def of(cls, layers: list[PackedLayer]) -> PackedNetwork:
-        """Pack layers, first to last."""
-        numbers: list[Single] = []
-        layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
-        begin = 0
-        for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
-            outputs, inputs = matrix.shape
-            kind = _KINDS.get(activation.name, _PIECEWISE_LINEAR)
-            slopes = np.broadcast_to(0.0 if activation.smooth else activation.slope, (outputs,))
-            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind, -1
-            numbers += [part.astype(np.float32).ravel() for part in (matrix.T, bias, slopes)]
-            begin = row[_SLOPE] + outputs
-            if weight is not None:
-                numbers.append(weight.astype(np.float32))
-                row[_WEIGHT], begin = begin, begin + outputs
-        return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
+ROOM = 256
 
 
 # Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions. A loop in
@@ -100,15 +52,15 @@ class PackedNetwork(NamedTuple):
 
 
 @jit
-def _doubles(size):
+def doubles(size):
     """Room for so many numbers in double precision, far from other arrays."""
-    return np.empty(size + 2 * _ROOM)[_ROOM : _ROOM + size]
+    return np.empty(size + 2 * ROOM)[ROOM : ROOM + size]
 
 
 @jit
 def _singles(size):
     """The same in single precision."""
-    return np.empty(size + 2 * _ROOM, np.float32)[_ROOM : _ROOM + size]
+    return np.empty(size + 2 * ROOM, np.float32)[ROOM : ROOM + size]
 
 
 @jit
@@ -116,7 +68,7 @@ def _activate(kind, below, width, u, x, slopes):
     """Outputs and derivatives of one layer; ``below`` are the slopes below zero."""
     for i in range(len(u)):
         v = u[i]
-        if kind == _PIECEWISE_LINEAR:
+        if kind == PIECEWISE_LINEAR:
             c = below[i]
             if v > width:
                 x[i], slopes[i] = v, 1
@@ -126,7 +78,7 @@ def _activate(kind, below, width, u, x, slopes):
                 over = (v + width) / (2 * width)
                 x[i] = c * v + (1 - c) * over * over * width
                 slopes[i] = c + (1 - c) * over
-        elif kind == _SIGMOID:
+        elif kind == SIGMOID:
             s = np.float32(1) / (np.float32(1) + np.exp(-v))
             x[i], slopes[i] = s, s * (1 - s)
         else:
@@ -135,27 +87,27 @@ def _activate(kind, below, width, u, x, slopes):
 
 
 @jit
-def _forward(numbers, layout, widths, z, ends, u, x, slopes):
+def forward(numbers, layout, widths, z, ends, u, x, slopes):
     """Pre-activations u, outputs x and derivatives phi'(u) of all layers, one after another."""
     for j in range(len(z)):
         x[j] = z[j]
     for layer in range(len(layout)):
         inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
-        begin = layout[layer, _BIAS]
+        begin = layout[layer, BIAS]
         sums = u[here:end]
-        sums[:] = numbers[begin : begin + outputs]
-        begin = layout[layer, _MATRIX]
+        copy(numbers[begin : begin + outputs], sums)
+        begin = layout[layer, MATRIX]
         for j in range(inputs):
             value = x[below + j]
             if value != 0:
                 row = numbers[begin + j * outputs : begin + (j + 1) * outputs]
                 for i in range(outputs):
                     sums[i] += value * row[i]
-        begin = layout[layer, _SLOPE]
+        begin = layout[layer, SLOPE]
         slopes_below = numbers[begin : begin + outputs]
-        _activate(layout[layer, _KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
-        begin = layout[layer, _WEIGHT]
+        _activate(layout[layer, KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
+        begin = layout[layer, WEIGHT]
         if begin >= 0:
             weights = numbers[begin : begin + outputs]
             for i in range(outputs):
@@ -164,7 +116,7 @@ def _forward(numbers, layout, widths, z, ends, u, x, slopes):
 
 
 @jit
-def _residual(x, end, y, r, z, prior):
+def residual(x, end, y, r, z, prior):
     """Write r = A G(z) - y and return f = |r|^2 + prior |z|^2."""
     f = 0.0
     outputs = x[end : end + len(y)]
@@ -186,7 +138,7 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
         moved[j] = j
     rows = np.empty((0, 0), np.float32)
     for layer in range(len(layout)):
-        outputs, begin = layout[layer, OUTPUTS], layout[layer, _MATRIX]
+        outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         on = np.empty(outputs, np.uint64)  # no index below zero: else no vector instructions gather
         c = 0
@@ -300,8 +252,8 @@ def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, dampi
     ends, u, x, slopes, scratch, moved, r, other, gram, gradient, factor, step, trial = work
     k, last = len(z), ends[len(layout)]
     tiny_decrease, enough, ceiling = limits[1], limits[2], limits[3]
-    _forward(numbers, layout, widths, z, ends, u, x, slopes)
-    f = _residual(x, last, y, r, z, prior)
+    forward(numbers, layout, widths, z, ends, u, x, slopes)
+    f = residual(x, last, y, r, z, prior)
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < 2 and f > enough:
         if stale:
@@ -324,16 +276,16 @@ def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, dampi
         arrived = damping <= 0.1 * mean and promised <= tiny_decrease * f
         if exact and (arrived or (steps > _PATIENCE and f - _TRUST * promised > ceiling)):
             break
-        _forward(numbers, layout, widths, trial, ends, u, x, slopes)
-        reached = _residual(x, last, y, other, trial, prior)
+        forward(numbers, layout, widths, trial, ends, u, x, slopes)
+        reached = residual(x, last, y, other, trial, prior)
         tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
         if reached < f:
             gain = 2 * (f - reached) / max(promised, _TINY) - 1
             damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
             tiny |= f - reached < tiny_decrease * f
             f, stale = reached, True
-            z[:] = trial
-            r[:] = other
+            copy(trial, z)
+            copy(other, r)
         else:
             damping, growth = damping * growth, growth * 2
         small = small + 1 if tiny else 0
@@ -356,7 +308,7 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
             widths[layer] = width * sizes[layer]
         _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, box, 1, False, z, damping, work)
         total += steps
-    widths[:] = 0.0
+    clear(widths)
     f, _, steps = _steps(numbers, layout, widths, y, prior, limits, box, int(limits[0]), True, z, damping, work)
     return f, total + steps
 
@@ -375,7 +327,7 @@ def _room(layout, outputs):
     return (
         ends, _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(largest),
         np.empty(widest, np.int64), _singles(outputs), _singles(outputs),
-        _doubles(k * k).reshape(k, k), _doubles(k), _doubles(k * k).reshape(k, k), _doubles(k), _doubles(k),
+        doubles(k * k).reshape(k, k), doubles(k), doubles(k * k).reshape(k, k), doubles(k), doubles(k),
     )  # fmt: skip
 
 
@@ -387,7 +339,7 @@ def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z
     steps[i] += count
     if reached < f[i]:
         f[i] = reached
-        z[i] = code
+        copy(code, z[i])
 
 
 @jit
@@ -398,10 +350,11 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
     f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
     """
     k, one, none = layout[0, INPUTS], limits.copy(), schedule[:0]
-    work, code = _room(layout, len(y)), _doubles(layout[0, INPUTS])
+    work, code = _room(layout, len(y)), doubles(layout[0, INPUTS])
     for i in range(len(z)):
         if not np.isfinite(f[i]):
-            f[i], code[:] = np.inf, z[i]
+            f[i] = np.inf
+            copy(z[i], code)
             _keep_lower(numbers, layout, sizes, schedule, y, prior, one, box, code, z, f, i, steps, work)
         for hop in range(moves.shape[1]):
             if f[i] <= limits[2]:

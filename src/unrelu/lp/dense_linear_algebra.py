@@ -122,6 +122,13 @@ def clear(x):
 
 
 @jit
+def copy(source, target):
+    """target = source, which are of one size; an assignment to a slice compiles its error message too, in seconds."""
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@jit
 def dot(x, y):
     """The inner product."""
     total = 0.0

@@ -210,6 +210,8 @@ def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str,
 
 
 def _confidence(value: float) -> str:
+    if not math.isfinite(value):
+        return "unknown: it is of least squares"
     if value == 0:
         return "0: nothing says that no other code fits better"
     return f"{probability(value)} that no other code fits better by more than 1%"

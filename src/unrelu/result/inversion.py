@@ -76,10 +76,11 @@ class Inversion:
             its size, its largest entry and its structure, with the effective degrees of freedom that the fit used up
             (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN where no noise is stated or there is no code; 1 for an
             exact fit where the noise is below the rounding of y.
-        confidence: the probability that no code has an objective more than 1% lower, from where independent chains of
-            descents ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted was learned on
-            other generators, or by :func:`unrelu.calibrate` on this one. 0 in l1 and linf. 1 for an exact fit without a
-            prior, NaN for methods that do not search and where there is no code.
+        confidence: the probability that no code has an objective more than 1% lower, from where independent starts of
+            descents ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted is learned on this
+            generator, by simulation (:mod:`unrelu.search.learned_prior`) or by :func:`unrelu.calibrate`; where it is
+            not, it stays below 0.99. 1 for an exact fit without a prior, NaN in l1 and linf, for methods that do not
+            search and where there is no code.
         status: one :class:`Status` an observation.
         message: what the status means, with the numbers that it rests on.
         nit: iterations (linear programs, Newton or gradient steps) spent.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Rows of the tables of a batch: a printed result has at most 15 lines.
 _STATUSES, _WORST = 4, 5
 _MEANING = 64
+# The method that looks for the best code, and the confidence at which it stops by default.
+_SEARCHING, _SURE = "auto", 0.99
 # Bounds that are named.
 _NAMED = 5
 # How the message of a code begins whose residual is smaller than the stated noise can leave.
@@ -209,14 +211,12 @@ def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataF
 
 def _confidence(value: float, method: str) -> str:
     if not math.isfinite(value):
-        return (
-            "unknown: not computed in l1 and linf"
-            if method == "auto"
-            else f"unknown: {method} looks for no better code"
-        )
+        why = "it is of least squares" if method == _SEARCHING else f"{method} does not look for a better code"
+        return f"unknown: {why}"
+    more = "; the search stopped at its budget: raise rounds" if method == _SEARCHING and value < _SURE else ""
     if value == 0:
-        return "0: nothing says that no code has an objective more than 1% lower"
-    return f"{probability(value)} that no code has an objective more than 1% lower"
+        return f"0: nothing says that no code has an objective more than 1% lower{more}"
+    return f"{probability(value)} that no code has an objective more than 1% lower{more}"
 
 
 def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:

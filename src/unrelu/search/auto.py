@@ -37,10 +37,11 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most, see :data:`~unrelu.search.schedule.ROUNDS`. None: as many as end within 0.05 seconds of
-            the processor, three times as many where no noise is visible; where descents are not compiled, fewer.
+        rounds: rounds at most, see :data:`~unrelu.search.schedule.ROUNDS`. None: as many as end within 0.04 seconds of
+            the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best chain;
+            where descents are not compiled, fewer.
         max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
-            500. A code that is not at an optimum by then is an ITERATION_LIMIT.
+            1,000. A code that is not at an optimum by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it

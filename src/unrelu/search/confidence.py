@@ -38,6 +38,9 @@ BETA = np.tile(_STRENGTHS, len(_MEANS)) - ALPHA
 # The prior where nothing was learned, (T, T): theta_1 in rows, theta_2 in columns.
 FLAT = np.full((len(ALPHA), len(ALPHA)), 1 / len(ALPHA) ** 2)
 _EM_STEPS = 300
+# As how many observations a flat prior counts beside simulated ones, some of whose best codes are not known either. Of
+# 1, 1.5 and 2 on the families to tune on, 5 of 1,899, 3 of 1,675 and 2 of 1,502 sure answers were wrong.
+_PSEUDO = 1.5
 
 
 class Hits(NamedTuple):
@@ -107,12 +110,12 @@ def confidence(prior: Array, hits: Hits) -> Array:
     return np.asarray(seen / (seen + hidden))
 
 
-def learned(hits: Hits, pseudo: float = 1.0) -> Array:
+def learned(hits: Hits, pseudo: float = _PSEUDO) -> Array:
     """The mixture that makes the counts of simulated observations most probable, (T, T), by EM.
 
     Args:
         hits: counts of the optimum that is known to be the best.
-        pseudo: as how many observations a flat prior counts. Where none of n observations misled, about one in 2 n may.
+        pseudo: as how many observations a flat prior counts. Where none of n observations misled, one in 1.5 n may.
     """
     first, second = _likelihoods(hits)
     weights = FLAT

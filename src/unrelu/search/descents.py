@@ -10,22 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import (
-    INPUTS,
-    OUTPUTS,
-    SHORTEST_CODE,
-    PackedLayer,
-    PackedNetwork,
-    compile_descents,
-    descend_and_hop,
-)
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_hop
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
+from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, unweighted, written_out
-from unrelu.models.activations import Activation
-from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.search.sample_bank import Bank
@@ -51,8 +41,6 @@ LAST_STEPS, CONVERGED = 10, 1e-3
 # What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
 # is computed in single precision.
 _LEAST_VARIANCE = 1e-3
-# Numbers in the matrices of a network, and in an operator that is written out, up to which descents are compiled.
-_SMALL = 2**18
 
 
 class Start(NamedTuple):
@@ -75,7 +63,7 @@ class Start(NamedTuple):
 
 
 class Descents(ABC):
-    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by hops to other optima.
+    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by perturbations that lead to other optima.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
     Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
@@ -115,21 +103,7 @@ class Descents(ABC):
     @staticmethod
     def of(problem: Problem, bank: Bank, objective: SquaredError) -> Descents:
         """The compiled ones, where the network is small and dense and the measurement can be written out."""
-        network, (operator, _) = problem.network, unweighted(problem.operator, problem.size)
-        small = (
-            isinstance(network, Network)
-            and network.device.type == "cpu"
-            and bank.fits
-            and objective.y.dtype == torch.float32
-            and problem.operator.linear
-            and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
-            and (selects_outputs(operator) or (not operator.count and operator.n * operator.m <= _SMALL))
-            and all(
-                all(isinstance(step, Dense | Scale | Reshape) for step in layer.affine.steps)
-                for layer in network.layers
-            )
-        )
-        if small:
+        if bank.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator):
             return CountDescents(problem, bank, objective) if problem.noise.counts else CompiledDescents(problem)
         if bank.large:
             return GradientDescents(problem, bank, objective)
@@ -159,52 +133,14 @@ class CompiledDescents(Descents):
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
+        assert isinstance(problem.network, Network)
         self.problem = problem
+        self.packed = PackedObservations(problem.network, problem.operator, problem.y)
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
-        network, (operator, weights) = problem.network, unweighted(problem.operator, problem.size)
-        assert isinstance(network, Network)
-        sizes = network.activation_sizes
-        matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
-        dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
-        layers = [
-            PackedLayer(m, layer.bias(), layer.activation, size)
-            for m, layer, size in zip(dense, network.layers, sizes, strict=True)
-        ]
-        self._shown = observed_rows(operator, problem.y)
-        if self._shown is None:
-            last = layers[-1]
-            if last.activation.name == "identity":
-                matrix, bias = folded(operator, last.matrix, last.bias)
-                layers[-1] = PackedLayer(matrix, bias, last.activation, last.size)
-            else:
-                a = written_out(operator)
-                layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
-        if weights is not None and not problem.operator.count:
-            layers[-1] = layers[-1]._replace(weight=weights[0])
-        # Of every observation, where they differ.
-        self._weights = weights if problem.operator.count else None
-        self._layers = layers
-        self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers))
 
     def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
         """See :meth:`Descents.microseconds`."""
-        return np.asarray(float(step_terms(self.layout) @ STEP_COST) * steps)
-
-    @property
-    def layout(self) -> npt.NDArray[np.int64]:
-        """The layers of the network, see :class:`~unrelu.local_search.descent_kernel.PackedNetwork`."""
-        return self._packed[1].layout
-
-    def _observed(self, row: int) -> tuple[PackedNetwork, Array]:
-        """The network whose whole output is observation ``row``, and the observation."""
-        seen, y = (None, self.problem.y[row]) if self._shown is None else self._shown[row]
-        if self._weights is not None or self._packed[0] is not seen:
-            last = self._layers[-1]
-            if self._weights is not None:
-                last = last._replace(weight=self._weights[row])
-            last = last if seen is None else last.rows(seen)
-            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], last]))
-        return self._packed[1], y
+        return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
@@ -213,11 +149,11 @@ class CompiledDescents(Descents):
         for i, row in enumerate(start.rows):
             if watch():
                 break
-            network, y = self._observed(int(row))
+            network, y = self.packed.of(int(row))
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
             count = np.zeros(start.f.shape[1], dtype=np.int64)
             descend_and_hop(
-                *network, widths, y.astype(np.float32), self.problem.prior, limits, self._box, start.z[i],
+                *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
                 start.f[i], start.moves[i], count,
             )  # fmt: skip
             steps[i] = count.sum()
@@ -287,7 +223,7 @@ class NonlinearDescents(BatchDescents):
 
 
 class CountDescents(BatchDescents):
-    """The same for counts and small networks, whose descents the kernel does not know: more chains, and hops.
+    """The same for counts and small networks, whose descents the kernel does not know: more chains, and perturbations.
 
     A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
     schedule begins where smoothing adds little.

@@ -44,9 +44,9 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# Steps of a refinement if their number is not stated: trained decoders take 8 to 110 in the mean, and a fiftieth of all
+# Steps of a refinement if their number is not stated: trained decoders take 2 to 480 in the mean, and one in a hundred
 # observations, real digits of which half is seen, more than these.
-_REFINED = 500
+_REFINED = 1000
 # Objectives of this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
 # Local optima in l2 that a code within the bounds of uniform noise is looked for from.
@@ -75,6 +75,7 @@ class JointSearch:
         exact: whether the code is an exact fit, (B,).
         outlying: whether the residual stood out from the batch when all others were finished, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
+        probability: that the best code is the best of all, (B,).
 
     Args:
         problem: equilibrated.
@@ -106,7 +107,7 @@ class JointSearch:
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.size = problem.energy
         self.exact, self.outlying, self.by_layer = (np.zeros(problem.size, dtype=bool) for _ in range(3))
-        self._confidence = np.zeros(problem.size)
+        self.probability = np.zeros(problem.size)
         self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
         # later in a long row of searches.
@@ -139,6 +140,33 @@ class JointSearch:
                 self.rounds[rows] += 1
                 self._confirm_exact()
                 self._judge(rows)
+        if self.most is None and not self.watch.reason:
+            self.perturb_best(np.flatnonzero(~self.sure))
+
+    def perturb_best(self, rows: Index, most: Index | None = None) -> None:
+        """Spend what is left for some observations on perturbations of their best chains: that finds more than chains.
+
+        Args:
+            rows: the observations.
+            most: perturbations at most, (b,).
+        """
+        counts = self.descents.schedule.perturbations(self.spent())[rows]
+        counts = counts if most is None else np.minimum(counts, most)
+        for count in np.unique(counts[counts > 0]).tolist():
+            some = rows[counts == count]
+            size = max(1, _NUMBERS // (count * self.z.shape[1]))
+            for part in np.split(some, range(size, len(some), size)):
+                if self.watch():
+                    return
+                start = Start(part, self.z[part, None], self.f[part, None].copy(), self.starts.moves(part, 1, count))
+                self._descend(start)
+                best = self.ends[part].argmin(axis=1)
+                of_chain = self.ends[part, best] <= self.f[part]  # else the code is of a start that is no evidence
+                self.ends[part[of_chain], best[of_chain]] = start.f[of_chain, 0]
+                self.chains[part[of_chain], best[of_chain]] = start.z[of_chain, 0]
+                self._keep(part, start.z[:, 0], start.f[:, 0])
+        self._confirm_exact()
+        self._judge(rows)
 
     def _next_rows(self) -> Index:
         """The observations of the next round, which all have been through equally many.
@@ -160,7 +188,7 @@ class JointSearch:
         """What was spent on every observation."""
         noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
         time = self.descents.microseconds(self.steps)
-        return Spent(self.rounds, time, self.exact, noiseless, self._confidence)
+        return Spent(self.rounds, time, self.exact, noiseless, self.probability)
 
     def _outlying(self) -> npt.NDArray[np.bool_]:
         """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""
@@ -201,7 +229,7 @@ class JointSearch:
     def _keep(self, rows: Index, z: Array, f: Array) -> None:
         lower = f < self.f[rows]
         # What was said of a worse code does not hold of this one, should the search be cut off before the next round.
-        self._confidence[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
+        self.probability[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
         self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
 
     def _start_by_layer(self, rows: Index) -> bool:
@@ -247,19 +275,19 @@ class JointSearch:
     def _judge(self, rows: Index) -> None:
         """Compute the confidence of some observations."""
         open_ = rows[~self.exact[rows] & np.isfinite(self.f[rows])]
-        self._confidence[open_] = self.judge(self, open_)
-        sure = open_[self._confidence[open_] >= self.enough]
-        self._confidence[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
+        self.probability[open_] = self.judge(self, open_)
+        sure = open_[self.probability[open_] >= self.enough]
+        self.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
 
     @property
     def sure(self) -> npt.NDArray[np.bool_]:
         """Observations with an exact fit, or with enough confidence, (B,)."""
-        return self.exact | (self._confidence >= self.enough)
+        return self.exact | (self.probability >= self.enough)
 
     def confidence(self) -> Array:
         """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the chains are of l2."""
-        return self._confidence if self.problem.norm == "l2" else np.full(self.problem.size, np.nan)
+        return self.probability if self.problem.norm == "l2" else np.full(self.problem.size, np.nan)
 
     def _flat(self, rows: Index) -> npt.NDArray[np.bool_]:
         """Whether the best codes of some observations are on a plateau, (b,)."""
@@ -331,7 +359,7 @@ class JointSearch:
                 self.z[some], optimal = self._at_optimum(some, most or _REFINED)
                 status[some[~optimal]] = Status.ITERATION_LIMIT
         flat = rows[self._flat(rows)]
-        status[flat], self._confidence[flat] = Status.FLAT, 0.0
+        status[flat], self.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
             status[~self.sure | (self.problem.norm != "l2")] = self.watch.reason

@@ -39,7 +39,8 @@ from unrelu.runtime.file_writing import write_npz
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence, learned
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.schedule import effort
+from unrelu.search.sample_bank import Bank
+from unrelu.search.schedule import ROUNDS, effort
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -50,7 +51,7 @@ _LOG = getLogger("unrelu")
 # 1 - 1 / 6 n.
 _OBSERVATIONS = 48
 # Levels of noise are told apart by these factors: the noise itself, and the residuals as multiples of it.
-_NOISE_STEP, _EXCESS_STEP = 2.0, 3.0
+_NOISE_STEP, _EXCESS_STEP = 3.0, 3.0
 # Where no noise is stated, that of observations which the generator did not make is this share of the residuals.
 _WHITE_SHARE = 0.3
 # Residuals of at most so many times the stated noise are those of outputs of the generator.
@@ -66,7 +67,7 @@ _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
 
 _known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
-# Of a generator on coordinates, or a part of a batch, the network is another object: by its fingerprint.
+# By which files are named.
 _fingerprints: weakref.WeakKeyDictionary[Generator, str] = weakref.WeakKeyDictionary()
 
 
@@ -77,8 +78,12 @@ class Prior:
     weights: Mapping[int, Array]
 
     def confidence(self, rounds: int, hits: Hits) -> Array:
-        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned."""
-        return confidence(self.weights.get(rounds, FLAT), hits)
+        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned.
+
+        Beyond the last round that a simulation came to, its prior holds: longer chains miss no more.
+        """
+        learned_rounds = [each for each in self.weights if each <= rounds]
+        return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Level:
     """A level of noise, in units of the spread of what is measured.
 
     Attributes:
-        noise: its standard deviation is 2^noise.
+        noise: its standard deviation is 3^noise.
         excess: the residuals are 3^excess times the noise, 0 where the noise explains them; None where no noise is
             stated, and ``noise`` is the level of the residuals.
     """
@@ -156,19 +161,27 @@ class LearnedConfidence:
 
     def _prior(self, level: Level, search: JointSearch) -> Prior:
         if level not in self._priors:
-            key = prior_key(self.problem, level)
-            prior = _known.setdefault(self.problem.network, {}).get(key) or _read(key)
-            if prior is None and self._affordable(search):
-                prior = self._learn(level)
-                _write(key, prior)
-            if prior is not None:
-                _known[self.problem.network][key] = prior
-            self._priors[level] = prior or Prior({})
+            known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
+            if key not in known and np.isfinite(search.descents.schedule.microseconds):
+                prior = self._read_or_learned(level, key, search)
+                if prior is None:
+                    return Prior({})
+                known[key] = prior
+            self._priors[level] = known.get(key) or Prior({})
         return self._priors[level]
 
-    def _affordable(self, search: JointSearch) -> bool:
-        budget = search.descents.schedule.microseconds
-        return bool(_OBSERVATIONS * budget / 1e6 < search.problem.control.remaining())
+    def _read_or_learned(self, level: Level, key: str, search: JointSearch) -> Prior | None:
+        """The prior from its file, or from a simulation; None where a time limit leaves too little for that."""
+        network = self.problem.network
+        if network not in _fingerprints:
+            _fingerprints[network] = fingerprint(network)
+        path = _folder() / f"{sha256((key + _fingerprints[network]).encode()).hexdigest()}.npz"
+        prior = _read(path)
+        seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
+        if prior is None and seconds < self.problem.control.remaining():
+            prior = self._learn(level)
+            _write(path, prior)
+        return prior
 
     def _learn(self, level: Level) -> Prior:
         timer = threading.Timer(_PATIENCE, _say_once)
@@ -233,9 +246,12 @@ class Simulation:
             search.rounds[rows] = rounds
             search.starts.learn(search.f)
             self.ends[rounds] = search.ends.copy()
-            going &= ~sure  # one round further than a search, which may show that it would have been wrong
-            sure |= confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False)) >= _SURE
+            going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
+            search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
+            sure |= search.probability >= _SURE
             going &= schedule.affordable(search.spent(), None)
+        made = search.made * (1 + search.hops)
+        search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
     def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:
         """Counts after so many rounds: of the best optimum that is known, or of the best of the chains themselves."""
@@ -266,23 +282,19 @@ def keep(problem: Problem, level: Level, prior: Prior) -> None:
 
 
 def prior_key(problem: Problem, level: Level) -> str:
-    """A digest of all that a prior depends on."""
-    network = problem.network
-    if network not in _fingerprints:
-        _fingerprints[network] = fingerprint(network)
+    """A digest of all that a prior of the network depends on."""
     seen = _distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.counts else ""
-    digest.update(f"{__version__} {_fingerprints[network]} {level} {problem.prior!r} {counts}".encode())
+    digest.update(f"{__version__} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 
 
 def spread_of(problem: Problem) -> float:
     """The standard deviation of what is measured, over outputs of the generator."""
-    operator = _cycled(problem.operator, _OUTPUTS)
-    z = problem.bounds.draw(stream("spread of what is measured"), (_OUTPUTS,))
-    values = operator.values(problem.network(z).reshape(_OUTPUTS, -1))
-    seen = operator.seen(_OUTPUTS)
+    x = Bank.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
+    operator = _cycled(problem.operator, len(x))
+    values, seen = operator.values(x), operator.seen(len(x))
     centred = np.where(seen, values - values.mean(axis=0), 0.0)
     return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
 
@@ -308,14 +320,14 @@ def _cycled(operator: Operator, count: int) -> Operator:
 def _folder() -> Path:
     """Where priors are kept: ``UNRELU_CACHE``, or the user's folder of caches."""
     own = os.environ.get("UNRELU_CACHE")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return (Path(own) if own else cache / "unrelu") / "priors"
 
 
-def _read(key: str) -> Prior | None:
+def _read(path: Path) -> Prior | None:
     """A prior from its file; None where there is none, or none that can be one."""
     try:
-        arrays = read_npz(_folder() / f"{key}.npz", _LARGEST_FILE)
+        arrays = read_npz(path, _LARGEST_FILE)
         weights = {int(rounds): array for rounds, array in arrays.items()}
     except (UnreluError, OSError, ValueError, RuntimeError):
         return None
@@ -326,9 +338,9 @@ def _read(key: str) -> Prior | None:
     return Prior(weights) if proper and weights else None
 
 
-def _write(key: str, prior: Prior) -> None:
+def _write(path: Path, prior: Prior) -> None:
     """Keep a prior; a folder that cannot be written is no reason to stop."""
     with suppress(UnreluError, OSError, RuntimeError):
-        _folder().mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {str(rounds): weights for rounds, weights in prior.weights.items()}
-        write_npz(_folder() / f"{key}.npz", arrays, "it is a cache")
+        write_npz(path, arrays, "it is a cache")

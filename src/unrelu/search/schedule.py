@@ -20,6 +20,12 @@ ROUNDS = (
 )  # fmt: skip
 
 
+# An observation with less confidence is not made sure by more chains.
+_HOPEFUL = 0.8
+# A descent takes so many microseconds at least.
+_LEAST_MICROSECONDS = 1.0
+
+
 def effort(rounds: int) -> tuple[int, int]:
     """Chains, and perturbations of each, after so many rounds, at least one."""
     chains, perturbations = ROUNDS[min(rounds, len(ROUNDS)) - 1]
@@ -54,7 +60,8 @@ class Schedule:
         last: rounds at most, where their number is not stated.
         doubtful: an observation with less confidence is given one round more.
         noiseless: rounds more where there is an exact fit to be found, and was not.
-        microseconds: that a search may spend on an observation.
+        hopeless: once there are so many rounds, more chains are made only where a confidence of 0.8 was reached.
+        microseconds: that a search may spend on an observation. What the rounds leave of it goes to the best chain.
         noiseless_times: how many times as much where there is an exact fit to be found.
     """
 
@@ -62,6 +69,7 @@ class Schedule:
     last: int = 2
     doubtful: float = 0.0
     noiseless: int = 2
+    hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
     noiseless_times: float = 3.0
 
@@ -84,9 +92,20 @@ class Schedule:
         if stated is not None:
             return np.asarray(spent.rounds < stated)
         most = self.last + self.noiseless * spent.noiseless + (spent.confidence < self.doubtful)
-        budget = self.microseconds * np.where(spent.noiseless, self.noiseless_times, 1.0)
-        within = spent.microseconds * self._growth(spent.rounds) <= budget
+        within = spent.microseconds * self._growth(spent.rounds) <= self._budget(spent)
+        within &= (spent.rounds < self.hopeless) | (spent.confidence >= _HOPEFUL)
         return np.asarray((spent.rounds < self.first) | ((spent.rounds < most) & within))
+
+    def perturbations(self, spent: Spent) -> Counts:
+        """How many further perturbations of the best chain the budget leaves, (b,), a power of two; 0 without one."""
+        if not np.isfinite(self.microseconds):
+            return np.zeros(len(spent.rounds), dtype=np.int64)
+        each = spent.microseconds / [np.prod(np.add(effort(max(r, 1)), (0, 1))) for r in spent.rounds.tolist()]
+        left = (self._budget(spent) - spent.microseconds) / np.maximum(each, _LEAST_MICROSECONDS)
+        return np.where(left >= 1, 2 ** np.floor(np.log2(np.maximum(left, 1))), 0).astype(np.int64)
+
+    def _budget(self, spent: Spent) -> Array:
+        return self.microseconds * np.where(spent.noiseless, self.noiseless_times, 1.0)
 
     @staticmethod
     def _growth(rounds: Counts) -> Array:
@@ -103,7 +122,7 @@ class Schedule:
 # Numbers that were tuned on the decoders of ``unrelu_studies.kit.trained_families.TUNE`` and the generators to tune on
 # of ``unrelu benchmark hard``: the time in which the best codes are found, and no more than half of the observations of
 # the hardest of them are left unsure.
-COMPILED = Schedule(first=4, last=len(ROUNDS), microseconds=5e4)
+COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4)
 # One descent costs as much as all chains of a small network. Two that agree have a confidence of 0.62; where they do
 # not, there are four.
 BATCH = Schedule(first=2, last=2, doubtful=0.6)

@@ -1,4 +1,4 @@
-"""Where the descents of the joint search start, and how far they hop."""
+"""Where the descents of the joint search start, and how far perturbations go."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def timed(name: str, measurement: str, noise: float) -> tuple[np.ndarray, float]
         watch = Watch(problem.control, lambda: Progress("auto", 0, 0, _SIZE, start.z[:, 0]))
         begin = time.thread_time()
         steps = descents.improve(start, np.zeros(_SIZE), watch).sum()
-    return step_terms(descents.layout), 1e6 * (time.thread_time() - begin) / steps
+    return step_terms(descents.packed.layout), 1e6 * (time.thread_time() - begin) / steps
 
 
 def main() -> None:

@@ -1,0 +1,147 @@
+"""Small dense networks in one vector of numbers, as the compiled kernels take them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.measurements.linear_operators import Operator, Weighted
+from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, unweighted, written_out
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense, Reshape, Scale
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network
+
+Array = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.floating[Any]]
+
+PIECEWISE_LINEAR, SIGMOID, TANH = 0, 1, 2
+_KINDS = {"sigmoid": SIGMOID, "tanh": TANH}
+# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind,
+# and where weights of its outputs begin; -1 for a layer without.
+MATRIX, BIAS, SLOPE, INPUTS, OUTPUTS, KIND, WEIGHT = range(7)
+_COLUMNS = 7
+# Numbers in the matrices of a network, and in an operator that is written out, up to which kernels are compiled.
+_SMALL = 2**18
+
+
+class PackedLayer(NamedTuple):
+    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and what a width of 1 of smoothed kinks is in it.
+
+    Outputs may have weights, (n_out,), as observed ones have; the smoothing is that of phi without them.
+    """
+
+    matrix: Array
+    bias: Array
+    activation: Activation
+    size: float
+    weight: Array | None = None
+
+    def rows(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
+        """The layer of some of its outputs."""
+        activation = self.activation
+        if activation.slope.ndim:
+            activation = Activation(activation.name, activation.slope[index])
+        weight = None if self.weight is None else self.weight[index]
+        return PackedLayer(self.matrix[index], self.bias[index], activation, self.size, weight)
+
+
+class PackedNetwork(NamedTuple):
+    """Layers x = phi(W h + b) in one vector.
+
+    Attributes:
+        numbers: of each layer W^T, (inputs, outputs), then b, the slopes below zero and the weights, (outputs,).
+        layout: (d, 7), see the names of its columns.
+        sizes: (d,), what a width of 1 of the smoothed kinks is in each layer.
+    """
+
+    numbers: Numbers
+    layout: npt.NDArray[np.int64]
+    sizes: Array
+
+    @classmethod
+    def of(cls, layers: list[PackedLayer], dtype: type[np.floating[Any]] = np.float32) -> PackedNetwork:
+        """Pack layers, first to last."""
+        numbers: list[Numbers] = []
+        layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
+        begin = 0
+        for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
+            outputs, inputs = matrix.shape
+            kind = _KINDS.get(activation.name, PIECEWISE_LINEAR)
+            slopes = np.broadcast_to(0.0 if activation.smooth else activation.slope, (outputs,))
+            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind, -1
+            numbers += [part.astype(dtype).ravel() for part in (matrix.T, bias, slopes)]
+            begin = row[SLOPE] + outputs
+            if weight is not None:
+                numbers.append(weight.astype(dtype))
+                row[WEIGHT], begin = begin, begin + outputs
+        return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
+
+
+def packable(network: Generator, operator: Operator) -> bool:
+    """Whether a network on the CPU is small and dense, and the measurement linear and written out or a choice."""
+    inner = operator.inner if isinstance(operator, Weighted) else operator
+    return (
+        isinstance(network, Network)
+        and network.device.type == "cpu"
+        and inner.linear
+        and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
+        and (selects_outputs(inner) or (not inner.count and inner.n * inner.m <= _SMALL))
+        and all(
+            all(isinstance(step, Dense | Scale | Reshape) for step in layer.affine.steps) for layer in network.layers
+        )
+    )
+
+
+class PackedObservations:
+    """Of a :func:`packable` network and measurement, and observations y (B, m): the packed network that shows each.
+
+    Args:
+        dtype: single or double precision.
+    """
+
+    def __init__(
+        self, network: Network, operator: Operator, y: Array, dtype: type[np.floating[Any]] = np.float32
+    ) -> None:
+        self.y, self._dtype = y, dtype
+        inner, weights = unweighted(operator, len(y))
+        sizes = network.activation_sizes
+        matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
+        dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
+        layers = [
+            PackedLayer(m, layer.bias(), layer.activation, size)
+            for m, layer, size in zip(dense, network.layers, sizes, strict=True)
+        ]
+        self._shown = observed_rows(inner, y)
+        if self._shown is None:
+            last = layers[-1]
+            if last.activation.name == "identity":
+                matrix, bias = folded(inner, last.matrix, last.bias)
+                layers[-1] = PackedLayer(matrix, bias, last.activation, last.size)
+            else:
+                a = written_out(inner)
+                layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
+        if weights is not None and not operator.count:
+            layers[-1] = layers[-1]._replace(weight=weights[0])
+        # Of every observation, where they differ.
+        self._weights = weights if operator.count else None
+        self._layers = layers
+        self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers, dtype))
+
+    @property
+    def layout(self) -> npt.NDArray[np.int64]:
+        """The layers of the network, see :class:`PackedNetwork`."""
+        return self._packed[1].layout
+
+    def of(self, row: int) -> tuple[PackedNetwork, Numbers]:
+        """The network whose whole output is observation ``row``, and the observation."""
+        seen, y = (None, self.y[row]) if self._shown is None else self._shown[row]
+        if self._weights is not None or self._packed[0] is not seen:
+            last = self._layers[-1]
+            if self._weights is not None:
+                last = last._replace(weight=self._weights[row])
+            last = last if seen is None else last.rows(seen)
+            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], last], self._dtype))
+        return self._packed[1], y.astype(self._dtype)
