@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import unrelu
 from tests.support import random_network
 from unrelu.local_search import descent_kernel as kernel
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, PackedLayer, PackedNetwork, descend_and_hop
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_hop
+from unrelu.local_search.packed_observations import PIECEWISE_LINEAR, TANH, PackedLayer, PackedNetwork
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
@@ -210,7 +211,7 @@ def test_layers_lie_one_after_another():
         n, m = matrix.shape
         begin, at, kink, inputs, outputs, kind, weights = row
         assert (inputs, outputs) == (m, n)
-        assert kind == (kernel._TANH if activation.smooth else kernel._PIECEWISE_LINEAR)
+        assert kind == (TANH if activation.smooth else PIECEWISE_LINEAR)
         np.testing.assert_array_equal(numbers[begin : begin + n * m].reshape(m, n), matrix.T.astype(np.float32))
         np.testing.assert_array_equal(numbers[at : at + n], bias.astype(np.float32))
         np.testing.assert_array_equal(numbers[kink : kink + n], np.full(n, 0.0 if activation.smooth else 0.25))

@@ -257,7 +257,7 @@ def test_compiled_descents_tell_what_their_steps_take_and_others_do_not():
 
 
 def test_the_cost_of_a_step_is_made_of_the_sizes_of_the_layers():
-    layout = made(CompiledDescents, noisy(sizes=(K, 20, N))[0]).layout
+    layout = made(CompiledDescents, noisy(sizes=(K, 20, N))[0]).packed.layout
     np.testing.assert_array_equal(step_terms(layout), [1, 2, K * 20 + 20 * N, N * K**2, K**3])
 
 

@@ -33,6 +33,7 @@ from unrelu.search.learned_prior import (
 )
 
 K, N, B = 3, 12, 6
+STEP = learned_prior._NOISE_STEP
 LEVEL = Level(-2, 0)
 RNG = np.random.default_rng(0)
 MASKS = RNG.random((B, N)) < 0.7
@@ -365,6 +366,7 @@ def test_generators_without_layers_have_a_flat_prior_until_they_are_calibrated(l
 
 def test_a_word_is_said_where_it_takes_long(monkeypatch, caplog):
     monkeypatch.setattr(learned_prior, "_PATIENCE", 0.0)
+    learned_prior._say_once.cache_clear()  # it is said once a process
     network = rough()
     with caplog.at_level(logging.WARNING, "unrelu"):
         unrelu.invert(network, noisy(network))
@@ -383,20 +385,19 @@ def levels_of(problem, residuals):
 
 def test_the_level_of_stated_noise_is_that_of_the_noise_whatever_is_left_over():
     spread = spread_of(problem_of())
-    problem = problem_of(noise=Gaussian(0.25 * spread))
-    assert levels_of(problem, [0.0, 0.25, 0.3, 0.37]) == [Level(-2, 0)] * 4
+    problem = problem_of(noise=Gaussian(STEP**-2 * spread))
+    assert levels_of(problem, STEP**-2 * np.array([0.0, 1.0, 1.2, 1.49])) == [Level(-2, 0)] * 4
 
 
 def test_strangers_have_an_excess_in_steps_of_three():
-    problem = problem_of(noise=Gaussian(0.25 * spread_of(problem_of())))
-    residuals = 0.25 * 1.5 * np.array([1.01, 2.99, 3.01, 8.9, 9.1, 26.0])
+    problem = problem_of(noise=Gaussian(STEP**-2 * spread_of(problem_of())))
+    residuals = STEP**-2 * 1.5 * np.array([1.01, 2.99, 3.01, 8.9, 9.1, 26.0])
     assert levels_of(problem, residuals) == [Level(-2, excess) for excess in (1, 1, 2, 2, 3, 3)]
 
 
 def test_without_stated_noise_the_residual_tells_and_the_excess_is_not_known():
-    assert levels_of(problem_of(), [0.25, 0.3, 0.5, 0.001]) == [
-        Level(-2, None), Level(-2, None), Level(-1, None), Level(-10, None)
-    ]  # fmt: skip
+    sizes = STEP ** np.array([-2.0, -1.6, -1.0, -10.0])
+    assert levels_of(problem_of(), sizes) == [Level(noise, None) for noise in (-2, -2, -1, -10)]
 
 
 def test_levels_are_of_a_numbers_size_for_all_residuals():
@@ -408,12 +409,12 @@ def test_levels_are_of_a_numbers_size_for_all_residuals():
     stated = problem_of(noise="gaussian:1e-100")
     level = LearnedConfidence(stated).levels(np.full(1, 1.0), np.arange(1))[0]
     assert level.excess > 0
-    assert level.noise < -300
+    assert level.noise < -190
 
 
 def test_uniform_noise_has_the_level_of_gaussian_noise_of_its_variance():
-    deviation = 0.25 * spread_of(problem_of())
-    levels = [levels_of(problem_of(noise=noise), [0.25])[0] for noise in (
+    deviation = STEP**-2 * spread_of(problem_of())
+    levels = [levels_of(problem_of(noise=noise), [STEP**-2])[0] for noise in (
         Gaussian(deviation), unrelu.Uniform(3**0.5 * deviation))]  # fmt: skip
     assert levels[0] == levels[1] == Level(-2, 0)
 
@@ -427,7 +428,7 @@ def test_observations_are_own_outputs_with_noise_of_the_level(kind):
     made, z = simulated(problem, Level(-3, 0), 2000)
     seen = made.operator.seen(2000)
     errors = (made.y - made.operator.values(problem.network(z)))[seen]
-    assert errors.std() == pytest.approx(spread_of(problem) / 8, rel=0.03)
+    assert errors.std() == pytest.approx(spread_of(problem) * STEP**-3, rel=0.03)
     assert (made.y[~seen] == 0).all()
     assert z.std() == pytest.approx(1, abs=0.05)
     assert (made.norm, made.z0, made.seed) == ("l2", None, 0)
@@ -437,7 +438,7 @@ def test_structured_errors_are_differences_of_outputs():
     problem = problem_of()
     made, z = simulated(problem, Level(-10, 2), 500)
     errors = made.y - problem.network(z)
-    size = spread_of(problem) * 2.0**-10
+    size = spread_of(problem) * STEP**-10
     np.testing.assert_allclose(np.sqrt(np.square(errors).mean(axis=1)), 9 * size, rtol=0.25)
     # They are what a linear combination of outputs makes up to the white noise, and white noise is not.
     one, other = simulated(problem, Level(-10, None), 500)
@@ -472,11 +473,13 @@ def test_a_simulation_knows_the_best_codes_and_counts_the_chains_that_came_to_th
     assert not (wrong & ~sure).any()
 
 
-def test_after_rounds_that_were_not_learned_of_the_prior_is_flat():
+def test_after_further_rounds_the_last_prior_holds_and_before_the_first_a_flat_one():
     hits = Hits(*(np.array([n]) for n in (6, 0, 6)))
-    prior = Prior({4: np.where(np.arange(36)[:, None] == 30, FLAT * 36, 0) + 1e-12})
-    assert prior.confidence(4, hits)[0] != prior.confidence(5, hits)[0]
-    np.testing.assert_array_equal(prior.confidence(5, hits), confidence(FLAT, hits))
+    one, other = (FLAT * np.where(np.arange(36)[:, None] == point, 36, 1e-9) for point in (3, 30))
+    prior = Prior({4: one / one.sum(), 6: other / other.sum()})
+    expected = [FLAT, one, one, other, other]
+    for rounds, weights in zip((3, 4, 5, 6, 20), expected, strict=True):
+        np.testing.assert_allclose(prior.confidence(rounds, hits), confidence(weights, hits))
 
 
 def test_observations_are_judged_by_their_own_level_and_rounds():

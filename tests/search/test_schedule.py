@@ -76,12 +76,29 @@ def test_the_first_round_is_made_whatever_it_costs_and_then_the_time_counts(sche
     assert goes_on(schedule, rounds=schedule.first - 1, microseconds=1e9, noiseless=noiseless)
     if np.isinf(budget):
         return
-    for rounds in range(schedule.first, schedule.last):
+    for rounds in range(schedule.first, schedule.hopeless):
         (a, b), (c, d) = effort(rounds), effort(rounds + 1)
         growth = c * (1 + d) / (a * (1 + b))
         options = {"rounds": rounds, "noiseless": noiseless}
         assert goes_on(schedule, microseconds=0.99 * budget / growth, **options)
         assert not goes_on(schedule, microseconds=1.01 * budget / growth, **options)
+
+
+def test_more_chains_are_made_only_where_there_is_hope_that_they_agree():
+    for confidence, hope in ((0.79, False), (0.81, True)):
+        assert goes_on(COMPILED, rounds=COMPILED.hopeless, confidence=confidence) == hope
+        assert goes_on(COMPILED, rounds=COMPILED.hopeless - 1, confidence=confidence)
+        assert goes_on(COMPILED, rounds=COMPILED.hopeless, confidence=confidence, stated=20)
+
+
+def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
+    chains, each = effort(7)
+    one = 0.25 * COMPILED.microseconds / (chains * (1 + each))  # a descent, where a quarter is spent
+    left = COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds))[0]
+    assert left == 2 ** int(np.log2(0.75 * COMPILED.microseconds / one))
+    assert COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds, noiseless=True))[0] >= 2 * left
+    assert COMPILED.perturbations(spent(7, 2 * COMPILED.microseconds))[0] == 0
+    assert BATCH.perturbations(spent(2))[0] == 0
 
 
 def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
@@ -147,8 +164,6 @@ def test_a_search_ends_when_its_time_is_used_up():
     search.search()
     took = search.descents.microseconds(search.steps)
     assert (search.rounds >= COMPILED.first).all()
-    unfinished = search.rounds < len(ROUNDS)
-    growth = COMPILED._growth(search.rounds)
-    assert (took * growth > COMPILED.microseconds)[unfinished].all()
+    assert (took > 0.4 * COMPILED.microseconds).all()
     # A round may take somewhat longer than the numbers of descents tell.
     assert (took < 2 * COMPILED.microseconds).all()
