@@ -5,22 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from unrelu.search.basin_prior import default_prior, prior_for
 
 import unrelu
 from tests.support import random_network
-from unrelu import _calibrate
 from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
+from unrelu.search import learned_prior
 from unrelu.search.auto import Search
+from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, prior_key
 
 N, NOISE = 12, "gaussian:0.3"
 
 
 @pytest.fixture(autouse=True)
-def _short(monkeypatch):
-    """Few further chains after those that the prior is learned from."""
-    monkeypatch.setattr(_calibrate, "_TIMES_AS_MANY", 2)
+def _own_cache(tmp_path, monkeypatch):
+    """What invert learns by itself is kept in a folder of this test."""
+    monkeypatch.setenv("UNRELU_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def learned_of(monkeypatch):
+    """The levels that invert learned by itself."""
+    levels, learn = [], LearnedConfidence._learn
+    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level: levels.append(level) or learn(self, level))
+    return levels
 
 
 def rough():
@@ -28,8 +36,21 @@ def rough():
     return random_network((3, 6, N), seed=0, bias=True)
 
 
-def problem_of(network, operator=None):
-    return Problem.build(network, np.ones((2, N)), operator=operator)
+def noisy(network, level=0.3, count=30, operator=None):
+    y = network(np.random.default_rng(1).standard_normal((count, 3)))
+    y = y + level * np.random.default_rng(2).standard_normal(y.shape)
+    return y if operator is None else y @ operator.T
+
+
+def kept(network, operator=None, bounds=None, shape=(2, N)):
+    """The priors that are kept for a network and measurement in memory, by level."""
+    problem = Problem.build(network, np.ones(shape), operator=operator, bounds=bounds).equilibrated()
+    known = learned_prior._known.get(problem.network, {})
+    levels = [Level(noise, excess) for noise in range(-12, 6) for excess in (None, 0, 1, 2, 3)]
+    return {level: known[prior_key(problem, level)] for level in levels if prior_key(problem, level) in known}
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,56 +80,97 @@ def test_a_network_has_to_be_one():
         unrelu.calibrate(torch.nn.Linear(2, 3), noise=NOISE)
 
 
-def test_the_prior_is_used_afterwards():
-    network = rough()
-    y = network(np.random.default_rng(1).standard_normal((30, 3)))
-    y += 0.3 * np.random.default_rng(2).standard_normal(y.shape)
-    options = Search(rounds=2, confidence=1.0)  # both make the same: later rounds follow from the confidence
-    before = unrelu.invert(network, y, options)
-    problem = problem_of(network)
-    assert prior_for(problem) is default_prior(problem)
-    unrelu.calibrate(network, noise=NOISE, observations=60)
-    assert prior_for(problem) is not default_prior(problem)
-    after = unrelu.invert(network, y, options)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.ones((19, N)), "data= has 19 observations; at least 20 say how often searches are wrong"),
+        (np.ones(N), "data= has 1 observations; at least 20"),
+        (np.ones((30, N + 1)), r"shape \(30, 13\)"),
+        (np.full((30, N), np.nan), "NaN"),
+        (np.full((30, N), 1j), "complex"),
+        ([["a"] * N] * 30, "text|numbers"),
+    ],
+)
+def test_data_that_cannot_be_used(data, message):
+    with pytest.raises(InputError, match=message):
+        unrelu.calibrate(rough(), noise=NOISE, observations=20, data=data)
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_what_it_learned_is_used_afterwards(learned_of):
+    network, y = rough(), noisy(rough())
+    options = Search(rounds=4, confidence=1.0)
+    before = unrelu.invert(network, y, options, noise=NOISE)
+    assert len(learned_of) == 1
+    unrelu.calibrate(network, noise=NOISE, observations=150)
+    after = unrelu.invert(network, y, options, noise=NOISE)
+    assert len(learned_of) == 1
     np.testing.assert_array_equal(after.z, before.z)
-    assert (after.confidence != before.confidence).mean() > 0.9
-    other = problem_of(network, np.arange(N) > 3)
-    assert prior_for(other) is default_prior(other)
+    assert (after.confidence != before.confidence).all()
+    fresh = unrelu.invert(rough(), y, options, noise=NOISE)  # another network, which has what was on the disk
+    np.testing.assert_array_equal(fresh.confidence, before.confidence)
 
 
-def test_it_is_about_codes_within_the_bounds(monkeypatch):
-    network, seen = rough(), []
-    real = _calibrate.chain_ends
-    monkeypatch.setattr(
-        _calibrate, "chain_ends", lambda problem, truth: seen.append((problem, truth)) or real(problem, truth)
-    )
-    lower, upper = np.array([10.0, -1.0, 0.0]), np.array([12.0, 1.0, 1e-3])
-    unrelu.calibrate(network, noise=NOISE, bounds=(lower, upper), observations=60)
-    [(problem, truth)] = seen
-    codes = problem.units.codes(truth)
-    assert ((codes >= lower) & (codes <= upper)).all()
-    assert np.abs((codes - lower).mean(axis=0) / (upper - lower) - 0.5).max() < 0.15
-    noise = problem.y - network(codes).reshape(60, N) * np.ldexp(1.0, problem.units.data)
-    assert 0.2 < noise.std() * np.ldexp(1.0, -problem.units.data) < 0.4
+def test_noise_of_about_the_same_size_is_meant_stated_or_not(learned_of):
+    network = rough()
+    unrelu.calibrate(network, noise=NOISE, observations=40)
+    noise = {level.noise for level in kept(network)}
+    assert set(kept(network)) == {Level(*noise, 0), Level(*noise, None)}
+    unrelu.invert(network, noisy(network), noise=NOISE)
+    assert not learned_of
+    # The half of the size is another level, and where residuals tell the size they may tell another as well.
+    unrelu.invert(network, noisy(network), noise="gaussian:0.15")
+    assert learned_of
+    assert all(level not in kept(network) or level.excess for level in learned_of) or len(kept(network)) > 2
 
-    def learned_within(bounds):
-        problem = Problem.build(network, np.ones((2, N)), bounds=bounds).equilibrated()
-        return prior_for(problem) is not default_prior(problem)
 
-    assert learned_within((lower, upper))
-    assert not learned_within(None)
-    assert not learned_within((lower, upper + 1))
+def test_what_is_learned_at_a_200th_of_the_noise_makes_nothing_sure_at_the_noise(learned_of):
+    """With little noise all chains of an observation find the best code, and with much noise many do not."""
+    network = random_network((6, 12, 30), seed=0, bias=True)
+    y = network(np.random.default_rng(1).standard_normal((60, 6)))
+    y = y + 0.6 * np.random.default_rng(2).standard_normal(y.shape)
+    plain = unrelu.invert(network, y, noise="gaussian:0.6")
+    levels = list(learned_of)
+    again = random_network((6, 12, 30), seed=0, bias=True)
+    unrelu.calibrate(again, noise="gaussian:0.003", observations=40)
+    after = unrelu.invert(again, y, noise="gaussian:0.6")
+    np.testing.assert_array_equal(after.confidence, plain.confidence)
+    assert all(level.noise > max(other.noise for other in kept(again, shape=(2, 30)) if other not in levels) + 4
+               for level in levels)  # fmt: skip
+
+
+@pytest.mark.parametrize("bounds", [None, (-2.0, 2.0), (np.array([10.0, -1.0, 0.0]), np.array([12.0, 1.0, 1e-3]))])
+def test_it_is_about_codes_within_the_bounds(bounds, learned_of):
+    network = rough()
+    unrelu.calibrate(network, noise=NOISE, bounds=bounds, observations=40)
+    assert len(kept(network, bounds=bounds)) == 2
+    unrelu.invert(network, noisy(network), noise=NOISE, bounds=bounds)
+    assert all(level.excess for level in learned_of)  # bounds far away leave residuals that noise does not explain
+    for other in (None, (-2.0, 3.0)):
+        if other is not bounds:
+            assert not kept(network, bounds=other)
+
+
+def test_other_measurements_are_others():
+    network = rough()
+    unrelu.calibrate(network, noise=NOISE, observations=20)
+    assert kept(network)
+    assert not kept(network, np.arange(N) > 3)
 
 
 def test_it_is_reproducible():
     found = []
     for seed in (0, 0, 1):
         network = rough()
-        calibration = unrelu.calibrate(network, noise=NOISE, observations=30, seed=seed)
-        found.append((calibration, prior_for(problem_of(network)).weights))
+        calibration = unrelu.calibrate(network, noise=NOISE, observations=40, seed=seed)
+        found.append((str(calibration), kept(network)))
     assert found[0][0] == found[1][0]
-    np.testing.assert_array_equal(found[0][1], found[1][1])
-    assert not np.array_equal(found[0][1], found[2][1])
+    same, other = ([np.array_equal(found[0][1][level].weights[4], found[i][1][level].weights[4]) for level in found[0][1]]
+                   for i in (1, 2))  # fmt: skip
+    assert all(same)
+    assert not any(other)
 
 
 @pytest.mark.parametrize("noise", [NOISE, "uniform:0.3"])
@@ -121,19 +183,78 @@ def test_every_measurement_can_be_learned(noise, kind):
     }[kind]  # fmt: skip
     found = unrelu.calibrate(network, operator, noise, observations=20)
     assert found.observations == 20
-    assert 0 <= found.wrong <= 1
     assert 0 <= found.reached <= 1
-    y = np.ones((2, 6 if kind == "matrix" else N))
-    problem = Problem.build(network, y, operator=operator)
-    assert prior_for(problem) is not default_prior(problem)
+    assert kept(network, operator, shape=(2, 6 if kind == "matrix" else N))
 
 
-def test_an_easy_generator_is_found_to_be_easy():
+def test_a_batch_of_masks_has_one_prior_in_whatever_order_they_come(learned_of):
+    network, masks = rough(), np.random.default_rng(0).random((25, N)) < 0.7
+    found = unrelu.calibrate(network, masks, NOISE, observations=20)
+    assert found.observations == 25  # one for each mask
+    order = np.random.default_rng(1).permutation(25)
+    result = unrelu.invert(network, noisy(network, count=25) * masks[order], operator=masks[order], noise=NOISE)
+    assert all(level.excess for level in learned_of)
+    assert (result.confidence > 0).all()
+    assert not kept(network, masks[:24], shape=(24, N))
+
+
+def test_counts_and_generators_without_layers_are_calibrated_on_request():
+    class Shifted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, N)
+
+        def forward(self, z):
+            return self.linear(z + torch.relu(z)).exp()
+
+    rng = np.random.default_rng(3)
+    for network, noise in ((unrelu.from_torch(Shifted(), (3,)), NOISE), (rough(), "poisson")):
+        clean = network(rng.standard_normal((10, 3)))
+        y = rng.poisson(clean) if noise == "poisson" else clean + 0.3 * rng.standard_normal(clean.shape)
+        before = unrelu.invert(network, y, noise=noise)
+        assert (before.confidence < 0.99).all()  # nothing is learned by itself
+        found = unrelu.calibrate(network, noise=noise, observations=40)
+        assert found.observations == 40
+        after = unrelu.invert(network, y, noise=noise)
+        assert (after.confidence != before.confidence).mean() > 0.9
+        np.testing.assert_allclose(after.fun, before.fun, rtol=0.02)
+
+
+# --- what it finds ----------------------------------------------------------------------------------------------------
+
+
+def test_an_easy_generator_is_found_to_be_easy(learned_of):
     """Of one linear layer there is one optimum, and all chains end there."""
     network = random_network((3, N), activation="identity", seed=1)
     found = unrelu.calibrate(network, noise=NOISE, observations=100)
-    assert found.wrong == 0
+    assert (found.reached, found.wrong) == (1.0, 0.0)
     y = network(np.ones((20, 3))) + 0.3 * np.random.default_rng(3).standard_normal((20, N))
-    sure = unrelu.invert(network, y, Search(rounds=4, confidence=1.0)).confidence
-    fresh = random_network((3, N), activation="identity", seed=1)
-    assert (sure > unrelu.invert(fresh, y, Search(rounds=4, confidence=1.0)).confidence).all()
+    sure = unrelu.invert(network, y, noise=NOISE)
+    assert all(level.excess for level in learned_of)  # residuals that are large by chance
+    fresh = unrelu.invert(random_network((3, N), activation="identity", seed=1), y, noise=NOISE)
+    assert (sure.confidence > fresh.confidence).mean() > 0.9
+
+
+def test_few_observations_make_nothing_sure():
+    """Each half is judged by the other, and agreement that never misled in ten observations is no 0.99."""
+    found = unrelu.calibrate(random_network((3, N), activation="identity", seed=1), noise=NOISE, observations=20)
+    assert found.reached == 0
+    assert np.isnan(found.wrong)
+
+
+def test_data_say_how_often_searches_are_wrong_on_observations_that_no_generator_made(learned_of):
+    network = rough()
+    strangers = noisy(network, count=60) + 1.5 * np.random.default_rng(5).standard_normal((60, N))
+    found = unrelu.calibrate(network, noise=NOISE, observations=40, data=strangers)
+    assert found.observations == 60
+    levels = kept(network)
+    noise = {level.noise for level in levels}
+    assert set(levels) == {Level(*noise, excess) for excess in (0, None, 1, 2, 3)}
+    # The data tell of all but what the noise explains, which is simulated.
+    of_data = Simulation(Problem.build(network, strangers, noise=NOISE).equilibrated(), None).prior()
+    for level, prior in levels.items():
+        same = prior.weights.keys() == of_data.weights.keys() and np.allclose(prior.weights[4], of_data.weights[4])
+        assert same == (level.excess != 0)
+    result = unrelu.invert(network, strangers, noise=NOISE)
+    assert not learned_of
+    assert (result.confidence > 0).mean() > 0.9

@@ -69,7 +69,7 @@ def calibrate(
         noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise exact
             fits tell all there is to know.
         bounds: of the codes, as in :func:`unrelu.invert`. What is learned is used within the same bounds only.
-        observations: how many to simulate, at least 20.
+        observations: how many to simulate, at least 20; where there are more masks than that, one for each.
         data: held-out observations, at least 20, as ``y`` of :func:`unrelu.invert`, of the kind that will be inverted.
             No generator makes what is measured in the field exactly, and such observations have more optima. What they
             say is used where residuals are larger than the stated noise, and where none is stated; simulated ones are
@@ -95,6 +95,7 @@ def calibrate(
     if not stated.drawable:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     measurement = read_operator(operator, network.output_shape, (), network)
+    observations = max(observations, measurement.count)
     with computing(one_thread=small(network)):
         problem = _of_outputs(network, measurement, stated, observations, bounds, seed)
         level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
@@ -131,6 +132,7 @@ def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int
         noise=noise,
         norm=noise.norm if noise.counts else "l2",
         scale="none",
+        seed=seed,
     ).equilibrated()
 
 

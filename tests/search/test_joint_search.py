@@ -488,6 +488,21 @@ def test_further_rounds_are_never_worse(way, kind, rounds_of, descending):
         f, ends = search.f.copy(), search.ends.copy()
 
 
+def test_observations_that_look_noiseless_leave_the_others_of_their_batch_alone():
+    """They begin with fewer chains, and come to the round in which the others begin."""
+    network, _, y = noisy((6, 12, 30), 4, 0.3, count=8)
+    y[[0, 3]] = np.abs(y[[0, 3]])
+    mixed = JointSearch(Problem.build(network, y))
+    assert mixed.problem.looks_noiseless.tolist() == [i in (0, 3) for i in range(8)]
+    mixed.search()
+    assert all(np.isfinite(ends[:made]).all() for ends, made in zip(mixed.ends, mixed.made, strict=True))
+    others = np.flatnonzero(~mixed.problem.looks_noiseless)
+    alone = JointSearch(Problem.build(network, y[others]))
+    alone.search()
+    assert np.isclose(mixed.f[others], alone.f, rtol=0.01).mean() >= 0.8
+    np.testing.assert_array_equal(mixed.rounds[others] >= 4, True)
+
+
 def test_observations_go_on_from_where_they_are():
     network, _, y = noisy((6, 12, 30), 4, 0.3, count=4)
     search = JointSearch(Problem.build(network, y))

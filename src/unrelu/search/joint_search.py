@@ -180,7 +180,9 @@ class JointSearch:
             self.outlying = self._outlying()
             wanted = self.outlying & schedule.affordable(spent, self.most)
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
-        return np.flatnonzero(wanted & (self.rounds == fewest))
+        rows = np.flatnonzero(wanted & (self.rounds == fewest))
+        # Those that look noiseless have made chains in rounds that the others have skipped.
+        return rows[self.made[rows] == self.made[rows].min(initial=self.ends.shape[1])]
 
     def spent(self) -> Spent:
         """What was spent on every observation."""

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import UnreluError
+from unrelu.measurements import Operator
 from unrelu.measurements.noise import Gaussian, UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
@@ -201,8 +202,7 @@ def _say_once() -> None:
 def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
     """A problem of so many simulated observations at a level of noise, and their codes, (count, k)."""
     operator, spread, keys = problem.operator, spread_of(problem), (level.noise, str(level.excess), seed)
-    if operator.count:
-        operator = operator.take(np.arange(count) % operator.count)
+    operator = _cycled(operator, count)
     z = problem.bounds.draw(stream("simulated codes", *keys), (3 * count,))
     clean, one, other = (operator.values(problem.network(part).reshape(count, -1)) for part in np.split(z, 3))
     rng, seen = stream("simulated noise", *keys), operator.seen(count)
@@ -283,8 +283,7 @@ def keep(problem: Problem, level: Level, prior: Prior) -> None:
 
 def prior_key(problem: Problem, level: Level) -> str:
     """A digest of all that a prior of the network depends on."""
-    probe = stream("a fixed output").standard_normal((max(1, problem.operator.count), problem.operator.n))
-    seen = problem.operator.values(probe).astype(np.float32).tobytes()
+    seen = _distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.counts else ""
     digest.update(f"{__version__} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
@@ -294,12 +293,25 @@ def prior_key(problem: Problem, level: Level) -> str:
 def spread_of(problem: Problem) -> float:
     """The standard deviation of what is measured, over outputs of the generator."""
     x = Bank.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
-    operator = problem.operator
-    if operator.count:
-        operator = operator.take(np.arange(len(x)) % operator.count)
+    operator = _cycled(problem.operator, len(x))
     values, seen = operator.values(x), operator.seen(len(x))
     centred = np.where(seen, values - values.mean(axis=0), 0.0)
     return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
+
+
+def _distinct(operator: Operator) -> tuple[npt.NDArray[np.float32], Index]:
+    """What a fixed output is measured as, (d, m), by each distinct mask where there are many, and the first of each."""
+    probe = stream("a fixed output").standard_normal(operator.n)
+    rows = operator.values(np.tile(probe, (max(1, operator.count), 1)))
+    return np.unique(rows.astype(np.float32), axis=0, return_index=True)
+
+
+def _cycled(operator: Operator, count: int) -> Operator:
+    """The measurement of so many outputs: where masks are many, one after another, whatever order they came in."""
+    if not operator.count:
+        return operator
+    first = _distinct(operator)[1]
+    return operator.take(first[np.arange(count) % len(first)])
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
