@@ -167,8 +167,10 @@ def test_it_is_reproducible():
         calibration = unrelu.calibrate(network, noise=NOISE, observations=40, seed=seed)
         found.append((str(calibration), kept(network)))
     assert found[0][0] == found[1][0]
-    same, other = ([np.array_equal(found[0][1][level].weights[4], found[i][1][level].weights[4]) for level in found[0][1]]
-                   for i in (1, 2))  # fmt: skip
+    same, other = (
+        [np.array_equal(prior.weights[4], found[i][1][level].weights[4]) for level, prior in found[0][1].items()]
+        for i in (1, 2)
+    )
     assert all(same)
     assert not any(other)
 

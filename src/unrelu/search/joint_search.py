@@ -182,7 +182,7 @@ class JointSearch:
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         rows = np.flatnonzero(wanted & (self.rounds == fewest))
         # Those that look noiseless have made chains in rounds that the others have skipped.
-        return rows[self.made[rows] == self.made[rows].min(initial=self.ends.shape[1])]
+        return np.asarray(rows[self.made[rows] == self.made[rows].min(initial=self.ends.shape[1])])
 
     def spent(self) -> Spent:
         """What was spent on every observation."""
