@@ -32,7 +32,6 @@ from scipy.special import betainc, betaincc
 from torch import Tensor
 
 from unrelu.diagnostics.identifiability import jacobians
-from unrelu.measurements.noise import Gaussian
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.search.sample_bank import Bank, is_large
@@ -49,6 +48,8 @@ _DIRECTIONS, _LEFT = 32, 0.3
 _TAKEN = 0.75
 # The least share of noise that an entry keeps: below, its leverage is not known well enough to divide by it.
 _KEPT = 0.05
+# Codes of divergent searches are longer than any number whose square is one.
+_FARTHEST = 1e100
 # Steps of the fixed point for the noise that is not stated.
 _STEPS = 4
 
@@ -72,7 +73,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
     """
     used, shape = np.maximum(rank, 0).astype(np.float64), np.full((len(z), 2), np.nan)
     noise = problem.noise
-    gaussian = isinstance(noise, Gaussian)
+    gaussian = noise.shaped
     if not gaussian and noise.stated:
         return GoodnessOfFit(used, shape)
     large = is_large(problem.network)
@@ -136,8 +137,8 @@ def _effective(
 ) -> tuple[Array, Array]:
     """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None where it is not stated."""
     straight = _straight(problem)
-    reach = _REACH * np.maximum(np.sqrt(np.square(z).mean(axis=1)), 1.0)
     with np.errstate(over="ignore", invalid="ignore"):
+        reach = np.minimum(_REACH * np.maximum(np.sqrt(np.square(z).mean(axis=1)), 1.0), _FARTHEST)
         energy = np.minimum(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf), 1e300)
     used = np.minimum((squares > 0).sum(axis=1), m - 1.0)
     for _ in range(1 if variance is not None else _STEPS):

@@ -52,6 +52,7 @@ class Noise(ABC):
         norm: the norm that suits it.
         stated: whether anything is known of e.
         counts: whether observations are counts, whose objective is their deviance.
+        shaped: whether the shape of a residual, its largest entry and its structure, is tested beside its size.
     """
 
     level: Any = None
@@ -59,6 +60,7 @@ class Noise(ABC):
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
     counts: ClassVar[bool] = False
+    shaped: ClassVar[bool] = False
     _models: ClassVar[dict[str, type[Noise]]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -377,6 +379,7 @@ class Gaussian(Noise):
     covariance: Any = field(default=None, repr=False)
     factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
+    shaped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
@@ -450,6 +453,7 @@ class RoundingNoise(Gaussian):
 
     precision: str = ""
     given: float = math.nan
+    shaped: ClassVar[bool] = False  # rounding errors are no normal ones
 
     @property
     def note(self) -> str:

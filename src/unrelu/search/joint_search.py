@@ -269,8 +269,12 @@ class JointSearch:
 
     def hits(self) -> Hits:
         """Where the chains ended, of every observation."""
-        zero = (_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size
-        return Hits.of(self.ends, self.f, zero)._replace(chains=self.made)
+        return Hits.of(self.ends, self.f, self.rounding)._replace(chains=self.made)
+
+    @property
+    def rounding(self) -> Array:
+        """Objectives that are rounding in the search's precision, (B,)."""
+        return np.asarray((_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size)
 
     def _judge(self, rows: Index) -> None:
         """Compute the confidence of some observations."""

@@ -258,7 +258,7 @@ class Simulation:
         ends = self.ends[rounds]
         known = np.isfinite(ends).sum(axis=1)
         best = self.search.f if of_truth else ends.min(axis=1)
-        found = Hits.of(ends, best)._replace(chains=np.maximum(known, 1))
+        found = Hits.of(ends, best, self.search.rounding)._replace(chains=np.maximum(known, 1))
         return found if rows is None else found.take(rows)
 
     def prior(self, rows: Flags | None = None) -> Prior:
