@@ -79,6 +79,9 @@ ALLOWED = {
     ("src/unrelu/runtime/streams.py", "default_rng"), ("src/unrelu/runtime/streams.py", "manual_seed"),
     ("studies/unrelu_studies/zoo/recipes.py", "fork_rng"),
     ("studies/unrelu_studies/zoo/recipes.py", "set_rng_state"),
+    # The first weights of layers and dropout are drawn from the global generator, which is of a stream meanwhile.
+    *(("studies/unrelu_studies/kit/families/trained_families.py", call)
+      for call in ("fork_rng", "set_rng_state", "randperm", "randn_like")),
     # scikit-learn's contract: `random_state` is an integer or the user's own generator, which gives the seed.
     ("src/unrelu/adapters/sklearn_inverter.py", "check_random_state"),
     ("src/unrelu/adapters/sklearn_inverter.py", "randint"),

@@ -25,7 +25,7 @@ from unrelu import zoo
 from unrelu.loaders import from_arrays, from_torch
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
-from unrelu.runtime.streams import stream
+from unrelu.runtime.streams import stream, torch_stream
 from unrelu_studies.kit.random_instances import sizes_of
 
 Array = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ class TrainedFamily:
     def build(self) -> Network:
         """Train it; the same weights each time on one machine."""
         with computing(one_thread=True), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(stream("trained families", self.seed).integers(2**63)))
+            torch.set_rng_state(torch_stream("trained families", self.seed).get_state())
             x = torch.tensor(self._in_range(training_data(self.data)), dtype=torch.float32)
             decoder = self._decoder(x.shape[1])
             self._train(decoder, x)
