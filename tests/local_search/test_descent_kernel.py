@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import unrelu
 from tests.support import random_network
 from unrelu.local_search import descent_kernel as kernel
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_hop
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb
 from unrelu.local_search.packed_observations import PIECEWISE_LINEAR, TANH, PackedLayer, PackedNetwork
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.latent_bounds import Bounds
@@ -106,7 +106,7 @@ def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedul
     moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
     steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
-    descend_and_hop(
+    descend_and_perturb(
         *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
         f, moves, steps,
     )  # fmt: skip

@@ -281,7 +281,7 @@ def test_what_costs_less_is_searched_through_more_rounds():
         search = JointSearch(Problem.build(network, y))  # never sure
         search.search()
         assert (search.rounds >= search.descents.schedule.first).all()
-        made = list(zip(search.made.tolist(), search.hops.tolist(), strict=True))
+        made = list(zip(search.made.tolist(), search.perturbations.tolist(), strict=True))
         assert [schedule.effort(n) for n in search.rounds.tolist()] == made
         rounds.append(np.median(search.rounds))
     assert rounds[0] > rounds[1]
@@ -296,7 +296,7 @@ def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
     search.search()
     assert (search.rounds == rounds).all()
     assert (search.made == schedule.effort(rounds)[0]).all()
-    assert (search.hops == schedule.effort(rounds)[1]).all()
+    assert (search.perturbations == schedule.effort(rounds)[1]).all()
 
 
 # --- a batch knows its noise ------------------------------------------------------------------------------------------
@@ -309,8 +309,8 @@ def misled(monkeypatch, wrong, rounds):
     """
     advance = JointSearch.advance
 
-    def near_zero(self, rows, chains, hops):
-        advance(self, rows, chains, hops)
+    def near_zero(self, rows, chains, perturbations):
+        advance(self, rows, chains, perturbations)
         lost = rows[wrong[rows] & (self.rounds[rows] < rounds)]
         self.chains[lost] = self.z[lost] = 0.01  # at 0 itself, a generator without biases is on a plateau
         self.f[lost] = self.size[lost]
@@ -371,9 +371,9 @@ def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_f
     searched = []
     advance = JointSearch.advance
 
-    def noted(self, rows, chains, hops):
+    def noted(self, rows, chains, perturbations):
         searched.append(rows)
-        advance(self, rows, chains, hops)
+        advance(self, rows, chains, perturbations)
 
     monkeypatch.setattr(JointSearch, "advance", noted)
     found = unrelu.invert(network, y, **six_agree)
@@ -478,10 +478,10 @@ def test_further_rounds_are_never_worse(way, kind, rounds_of, descending):
     operator = np.random.default_rng(0).random(y.shape) < 0.8 if kind == "masks" else None
     search = JointSearch(Problem.build(network, y, operator=operator))
     rows, f, ends = np.arange(10), np.full(10, np.inf), np.empty((10, 0))
-    for chains, hops in levels:
-        search.advance(rows, chains, hops)
+    for chains, perturbations in levels:
+        search.advance(rows, chains, perturbations)
         assert search.ends.shape == (10, chains)
-        assert (search.hops == hops).all()
+        assert (search.perturbations == perturbations).all()
         assert (search.ends[:, : ends.shape[1]] <= ends).all()
         assert (search.f <= f).all()
         np.testing.assert_array_equal(search.f, search.ends.min(axis=1))
@@ -510,7 +510,7 @@ def test_observations_go_on_from_where_they_are():
     search.advance(np.arange(4), 3, 1)
     before = search.ends.copy()
     search.advance(np.array([1, 3]), 5, 2)
-    assert search.hops.tolist() == [1, 2, 1, 2]
+    assert search.perturbations.tolist() == [1, 2, 1, 2]
     np.testing.assert_array_equal(search.ends[[0, 2], :3], before[[0, 2]])
     assert np.isinf(search.ends[[0, 2], 3:]).all()
     assert np.isfinite(search.ends[[1, 3]]).all()

@@ -343,7 +343,7 @@ def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z
 
 
 @jit
-def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, steps):
+def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, steps):
     """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
 
     A move is in units of the root mean square of the code that it perturbs. All codes are inside a box (2, k). Where
@@ -356,18 +356,18 @@ def descend_and_hop(numbers, layout, sizes, schedule, y, prior, limits, box, z, 
             f[i] = np.inf
             copy(z[i], code)
             _keep_lower(numbers, layout, sizes, schedule, y, prior, one, box, code, z, f, i, steps, work)
-        for hop in range(moves.shape[1]):
+        for turn in range(moves.shape[1]):
             if f[i] <= limits[2]:
                 break
             length = _length(z[i])
             for j in range(k):
-                code[j] = _reflected(z[i, j] + length * moves[i, hop, j], box[0, j], box[1, j])
+                code[j] = _reflected(z[i, j] + length * moves[i, turn, j], box[0, j], box[1, j])
             _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
 
 
 def compile_descents() -> None:
     """Compile the descents, or load them, before the first use, see :func:`~unrelu.lp.compilation.compile_by`."""
-    compile_by(_smallest_descent, descend_and_hop.stats.cache_path, "descents")
+    compile_by(_smallest_descent, descend_and_perturb.stats.cache_path, "descents")
 
 
 def _smallest_descent() -> None:
@@ -378,4 +378,4 @@ def _smallest_descent() -> None:
     steps = np.zeros(1, dtype=np.int64)
     y, far = np.ones(1, dtype=np.float32), np.full(1, np.inf)
     box = np.array([[-np.inf], [np.inf]])
-    descend_and_hop(*network, one[0], y, 0.0, limits, box, one.copy(), far, np.ones((1, 1, 1)), steps)
+    descend_and_perturb(*network, one[0], y, 0.0, limits, box, one.copy(), far, np.ones((1, 1, 1)), steps)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_hop
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
@@ -152,7 +152,7 @@ class CompiledDescents(Descents):
             network, y = self.packed.of(int(row))
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
             count = np.zeros(start.f.shape[1], dtype=np.int64)
-            descend_and_hop(
+            descend_and_perturb(
                 *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
                 start.f[i], start.moves[i], count,
             )  # fmt: skip
@@ -182,13 +182,13 @@ class BatchDescents(Descents):
             start.z[new], start.f[new], steps[new] = self._descend(
                 rows[new], start.z[new], floor[new], start.smoothed, watch
             )
-        for hop in range(start.moves.shape[2]):
+        for turn in range(start.moves.shape[2]):
             left = start.f > floor
             if watch() or not left.any():
                 break
-            moved = start.z + lengths(start.z) * start.moves[:, :, hop]
-            hopped = self.bounds.reflect(moved[left])
-            z, f, count = self._descend(rows[left], hopped, floor[left], False, watch)
+            moved = start.z + lengths(start.z) * start.moves[:, :, turn]
+            perturbed = self.bounds.reflect(moved[left])
+            z, f, count = self._descend(rows[left], perturbed, floor[left], False, watch)
             steps[left] += count
             lower = f < start.f[left]
             start.z[left] = np.where(lower[:, None], z, start.z[left])

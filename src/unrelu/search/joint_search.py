@@ -68,7 +68,7 @@ class JointSearch:
 
     Attributes:
         ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
-        made, hops: how many chains each observation has, and the perturbations of each of them, (B,).
+        made, perturbations: how many chains each observation has, and the perturbations of each of them, (B,).
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: of the descents of each observation, (B,).
@@ -102,7 +102,7 @@ class JointSearch:
         self.starts = SearchStarts(problem, self.bank, self.objective)
         k = problem.network.latent_dim
         self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
-        self.hops, self.made, self.steps = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
+        self.perturbations, self.made, self.steps = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
         self.rounds = self.descents.schedule.begin(problem.looks_noiseless, rounds)
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
         self.size = problem.energy
@@ -197,27 +197,27 @@ class JointSearch:
         told = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
         return too_large(told, np.asarray(self.problem.observed - float(self.problem.network.latent_dim))) > 0
 
-    def advance(self, rows: Index, chains: int, hops: int) -> None:
+    def advance(self, rows: Index, chains: int, perturbations: int) -> None:
         """Bring some observations, all of which have equally many, to so many chains of so many perturbations each."""
         have = self.ends.shape[1]
         if chains > have:
             more = ((0, 0), (0, chains - have))
             self.ends = np.pad(self.ends, more, constant_values=np.inf)
             self.chains = np.pad(self.chains, (*more, (0, 0)), constant_values=np.nan)
-        done, old = int(self.hops[rows[0]]), int(self.made[rows[0]])
-        size = max(1, _NUMBERS // (chains * max(hops, 1) * self.chains.shape[2]))
+        done, old = int(self.perturbations[rows[0]]), int(self.made[rows[0]])
+        size = max(1, _NUMBERS // (chains * max(perturbations, 1) * self.chains.shape[2]))
         for part in np.split(rows, range(size, len(rows), size)):
-            if hops > done and old:
-                self._improve(part, slice(0, old), hops - done)
+            if perturbations > done and old:
+                self._improve(part, slice(0, old), perturbations - done)
             if chains > old:
                 self.chains[part, old:chains] = self.starts.codes(part, old, chains - old)
-                self._improve(part, slice(old, chains), hops)
-        self.hops[rows], self.made[rows] = hops, chains
+                self._improve(part, slice(old, chains), perturbations)
+        self.perturbations[rows], self.made[rows] = perturbations, chains
 
-    def _improve(self, rows: Index, some: slice, hops: int) -> None:
+    def _improve(self, rows: Index, some: slice, perturbations: int) -> None:
         """Descend from chains that have not yet, and after each of so many perturbations."""
         z, f = self.chains[rows, some], self.ends[rows, some]
-        self._descend(Start(rows, z, f, self.starts.moves(rows, f.shape[1], hops)))
+        self._descend(Start(rows, z, f, self.starts.moves(rows, f.shape[1], perturbations)))
         self.chains[rows, some], self.ends[rows, some] = z, f
         best = f.argmin(axis=1)
         self._keep(rows, z[np.arange(len(rows)), best], f.min(axis=1))

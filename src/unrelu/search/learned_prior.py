@@ -250,7 +250,7 @@ class Simulation:
             search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
             sure |= search.probability >= _SURE
             going &= schedule.affordable(search.spent(), None)
-        made = search.made * (1 + search.hops)
+        made = search.made * (1 + search.perturbations)
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
     def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:

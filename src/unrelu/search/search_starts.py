@@ -92,12 +92,12 @@ class SearchStarts:
             random = np.where(bounds.boxed, bounds.quantile(ndtr(drawn)), random)
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
-    def moves(self, rows: Index, chains: int, hops: int) -> Array:
-        """Perturbations in units of the root mean square of the code that each is of, (b, chains, hops, k)."""
-        shape, k = (len(rows), chains, hops), self.problem.network.latent_dim
-        drawn = self._drawn(rows, chains * hops).reshape(*shape, k)
+    def moves(self, rows: Index, chains: int, perturbations: int) -> Array:
+        """Perturbations in units of the root mean square of the code that each is of, (b, chains, perturbations, k)."""
+        shape, k = (len(rows), chains, perturbations), self.problem.network.latent_dim
+        drawn = self._drawn(rows, chains * perturbations).reshape(*shape, k)
         low, high = np.log(_SHORTEST), np.log(_LONGEST)
-        return np.asarray(np.exp(self._uniform(rows, chains * hops, low, high)).reshape(*shape, 1) * drawn)
+        return np.asarray(np.exp(self._uniform(rows, chains * perturbations, low, high)).reshape(*shape, 1) * drawn)
 
     def _drawn(self, rows: Index, count: int) -> Array:
         k, seed = self.problem.network.latent_dim, self.problem.seed
