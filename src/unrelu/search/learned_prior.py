@@ -4,9 +4,10 @@ Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(
 searched as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of
 a descent from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
 
-What a user observes is seldom an output of the generator. Where residuals are larger than the stated noise, the
-generator cannot make what was observed, and where no noise is stated that cannot be told. Then e is the difference of
-two other outputs, of the size of the residuals, in every or in every second observation.
+What a user observes is seldom an output of the generator. Where residuals are larger than the stated noise, or the code
+is longer than those of N(0, I), the generator did not make what was observed; where no noise is stated that cannot be
+told. Then e is the difference of two other outputs, of the size of the residuals, in every or in every second
+observation.
 
 Whatever is learned is kept with the generator for as long as it lives, and in a file for other processes.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import chdtrc
 
 from unrelu._version import __version__
 from unrelu.errors import UnreluError
@@ -56,6 +58,8 @@ _NOISE_STEP, _EXCESS_STEP = 3.0, 3.0
 _WHITE_SHARE = 0.3
 # Residuals of at most so many times the stated noise are those of outputs of the generator.
 _EXPLAINED = 1.5
+# Codes that N(0, I) draws so rarely are not of outputs of the generator.
+_FAR = 1e-3
 # The confidence from which an observation is searched one round more, and then no further.
 _SURE = 0.99
 # Outputs by which the size of what is measured is told.
@@ -133,15 +137,18 @@ class LearnedConfidence:
 
     def _groups(self, search: JointSearch, rows: Index) -> list[tuple[Level, int, Index]]:
         """Observations of one level and number of rounds, by their places in ``rows``."""
-        levels = self.levels(search.f, rows)
+        levels = self.levels(search.f, rows, search.z[rows])
         keys = list(zip(levels, search.rounds[rows].tolist(), strict=True))
         return [
             (level, rounds, np.array([i for i, key in enumerate(keys) if key == (level, rounds)]))
             for level, rounds in dict.fromkeys(keys)
         ]
 
-    def levels(self, f: Array, rows: Index) -> list[Level]:
-        """The level of noise of some observations whose best objectives are known."""
+    def levels(self, f: Array, rows: Index, z: Array | None = None) -> list[Level]:
+        """The level of noise of some observations whose best objectives, (B,), and codes, (b, k), are known.
+
+        An output of the generator has a residual that the noise explains, and a code as N(0, I) draws it.
+        """
         problem, spread = self.problem, self._spread
         if problem.noise.counts:
             return [Level(0, 0)] * len(rows)
@@ -154,6 +161,8 @@ class LearnedConfidence:
             noise = np.log(np.where(known, stated, residual)) / np.log(_NOISE_STEP)
         noise = np.nan_to_num(noise, nan=0.0, posinf=20.0, neginf=-40.0)
         excess = np.nan_to_num(excess, nan=0.0, posinf=9.0, neginf=0.0)
+        if z is not None and problem.bounds.none:
+            excess = np.where(chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR, np.maximum(excess, 1.0), excess)
         return [
             Level(int(np.rint(n)), int(max(0, np.ceil(e))) if k else None)
             for n, e, k in zip(noise, excess, known, strict=True)
