@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 
 _FEWEST, _FOLDS = 20, 10
 # Levels of residuals that the generator does not explain, of which data are taken to tell.
-_EXCESSES = (1, 2, 3)
+_EXCESSES = tuple(range(1, 10))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ not fitted: their columns of J are zero. Where no noise is stated, :math:`S^2 = 
 
 **The shape of the residual.** Two tests do not depend on its size, so they are independent of chi-square: its largest
 entry, :math:`r_j^2 / ((1 - h_{jj}) |r|_2^2)` with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and
-Influence in Regression, 1982), by Sidak's inequality for m - u entries; and the share of it in the span of the
+Influence in Regression, 1982), by Sidak's inequality for m entries; and the share of it in the span of the
 principal directions of the generator's own outputs, where the residual of a picture lies that is not quite an output.
 """
 
@@ -162,7 +162,7 @@ def _largest(r: Array, m: npt.NDArray[np.int64], leverage: Array, used: Array) -
         share = np.square(unit) / np.maximum(1 - leverage, _KEPT) / np.square(unit).sum(axis=1, keepdims=True)
         largest = np.minimum(share.max(axis=1), 1.0)
         one = betaincc(0.5, np.maximum(left - 1, 0.5) / 2, largest)
-    p = -np.expm1(np.maximum(left, 1.0) * np.log1p(-np.minimum(one, 1 - 1e-16)))
+    p = -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16)))
     return np.where((left > 1.5) & np.isfinite(largest), p, np.nan)
 
 

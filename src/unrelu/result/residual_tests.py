@@ -32,7 +32,7 @@ def together(size: Array, shape: Array) -> Array:
     x = np.min(np.where(weights > 0, tests / np.where(weights > 0, weights, 1.0), np.inf), axis=1)
     kept = np.log1p(-np.minimum(weights * np.minimum(x, 1e9)[:, None], 1 - 1e-16))
     alone = np.isnan(shape).all(axis=1)
-    return np.asarray(np.where(alone | np.isnan(size), size, -np.expm1(kept.sum(axis=1))))
+    return np.asarray(np.where(alone | np.isnan(size), size, 0.0 - np.expm1(kept.sum(axis=1))))
 
 
 def noise_too_large(problem: Problem, residual: Array, used: Array) -> npt.NDArray[np.bool_]:

@@ -280,6 +280,7 @@ class JointSearch:
         """Compute the confidence of some observations."""
         open_ = rows[~self.exact[rows] & np.isfinite(self.f[rows])]
         self.probability[open_] = self.judge(self, open_)
+        self.watch.rest()  # what was learned for it was no step
         sure = open_[self.probability[open_] >= self.enough]
         self.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
@@ -381,10 +382,10 @@ class JointSearch:
             control = self.problem.control.part(lambda progress: replace(self._progress(), done=progress.done))
             part = self.problem.part(known, control)
             z[known], status[known] = finish(part, z[known], max_programs, cheap_by_layer(part))
-            further = self._other_ends(known)
+            further = self._other_ends(known) if self.problem.norm == "linf" else np.empty((len(known), 0, z.shape[1]))
             control = self.problem.control.part(lambda _: replace(self._progress(), done=self.problem.size))
             part = self.problem.part(known, control)
-            for i in range(further.shape[1]):  # none, if a code of every observation is within the bounds of the noise
+            for i in range(further.shape[1]):
                 z[known], status[known] = descend_further(part, z[known], status[known], further[:, i], max_programs)
         return z, status
 

@@ -162,7 +162,9 @@ class LearnedConfidence:
         noise = np.nan_to_num(noise, nan=0.0, posinf=20.0, neginf=-40.0)
         excess = np.nan_to_num(excess, nan=0.0, posinf=9.0, neginf=0.0)
         if z is not None and problem.bounds.none:
-            excess = np.where(chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR, np.maximum(excess, 1.0), excess)
+            with np.errstate(over="ignore"):
+                far = chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR
+            excess = np.where(far, np.maximum(excess, 1.0), excess)
         return [
             Level(int(np.rint(n)), int(max(0, np.ceil(e))) if k else None)
             for n, e, k in zip(noise, excess, known, strict=True)
@@ -171,7 +173,9 @@ class LearnedConfidence:
     def _prior(self, level: Level, search: JointSearch) -> Prior:
         if level not in self._priors:
             known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
-            if key not in known and np.isfinite(search.descents.schedule.microseconds):
+            schedule = search.descents.schedule
+            quick = search.most is not None and search.most < schedule.first
+            if key not in known and np.isfinite(schedule.microseconds) and not quick:
                 prior = self._read_or_learned(level, key, search)
                 if prior is None:
                     return Prior({})
@@ -279,7 +283,8 @@ class Simulation:
         sure, wrong = np.zeros(int(rows.sum()), dtype=bool), np.zeros(int(rows.sum()), dtype=bool)
         for rounds, ends in self.ends.items():
             enough = ~sure & (prior.confidence(rounds, self.hits(rounds, rows, of_truth=False)) >= _SURE)
-            missed = self.search.f[rows] < (1 - SAME) * ends[rows].min(axis=1)
+            lowest = ends[rows].min(axis=1)
+            missed = (self.search.f[rows] < (1 - SAME) * lowest) & (lowest > self.search.rounding[rows])
             wrong |= enough & missed
             sure |= enough
         return sure, wrong
@@ -341,10 +346,10 @@ def _read(path: Path) -> Prior | None:
     except (UnreluError, OSError, ValueError, RuntimeError):
         return None
     proper = all(
-        w.dtype == np.float64 and w.shape == FLAT.shape and (w >= 0).all() and abs(w.sum() - 1) < _ROUNDING
+        w.dtype == np.float64 and w.shape == FLAT.shape and (w > 0).all() and abs(w.sum() - 1) < _ROUNDING
         for w in weights.values()
     )
-    return Prior(weights) if proper and weights else None
+    return Prior(weights) if proper and weights and min(weights) > 0 else None
 
 
 def _write(path: Path, prior: Prior) -> None:
