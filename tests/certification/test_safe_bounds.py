@@ -70,7 +70,8 @@ def test_settled_multipliers_give_a_bound_in_unbounded_regions(seed, norm):
     # Hidden neurons on one side only: with c < 0 a free one has no bound for any slope.
     side, output = rng.integers(-1, 2, len(region.low)), np.arange(len(region.low)) >= chain.ends[-2]
     below_, above_ = (side < 0) | (output & (side == 0)), (side > 0) | (output & (side == 0))
-    low, high = np.where(np.isinf(region.low), -1e6, region.low), np.where(np.isinf(region.high), 1e6, region.high)
+    low = np.where(np.isinf(region.low), np.minimum(-1e6, region.high - 1), region.low)
+    high = np.where(np.isinf(region.high), np.maximum(1e6, region.low + 1), region.high)
     region = Region(np.where(below_, -np.inf, low), np.where(above_, np.inf, high), region.radius)
     bound = lower_bound(chain, region, settled(chain, region, multipliers))
     assert np.isfinite(bound.constant)
