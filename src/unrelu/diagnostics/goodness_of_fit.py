@@ -44,8 +44,6 @@ _REACH, _CHOICE = 0.87, 4.25
 # Principal directions of the outputs that a residual is compared with, at most, and the share of noise that the fit
 # leaves of one at least. Tuned on the same decoders, for real digits.
 _DIRECTIONS, _LEFT = 32, 0.3
-# The share of the choice between linear regions that is taken from the principal directions. Tuned on the same.
-_TAKEN = 0.75
 # The least share of noise that an entry keeps: below, its leverage is not known well enough to divide by it.
 _KEPT = 0.05
 # Codes of divergent searches are longer than any number whose square is one.
@@ -94,7 +92,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
         shape[rows, 0] = _largest(r, m, (half * half).sum(axis=1), used[rows])
         basis = _principal(problem, rows)
         if basis is not None:
-            shape[rows, 1] = _structure(r, m - used[rows], used[rows] - share.sum(axis=1), half, basis)
+            shape[rows, 1] = _structure(r, m - used[rows], half, basis)
     return GoodnessOfFit(used, shape)
 
 
@@ -166,7 +164,7 @@ def _largest(r: Array, m: npt.NDArray[np.int64], leverage: Array, used: Array) -
     return np.where((left > 1.5) & np.isfinite(largest), p, np.nan)
 
 
-def _structure(r: Array, left: Array, choice: Array, half: Array, basis: Array) -> Array:
+def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
     """The p-value of the share of residuals (b, m) along an orthonormal ``basis``, (1 or b, q, m), given their size."""
     along = half @ basis.transpose(0, 2, 1)  # (b, k, q)
     kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # what the fit leaves of noise
@@ -179,7 +177,7 @@ def _structure(r: Array, left: Array, choice: Array, half: Array, basis: Array) 
     chosen = (shares > _LEFT) & (order <= (left / 2)[:, None])
     count = chosen.sum(axis=1)
     share = np.where(chosen, scores**2 / np.where(chosen, shares, 1.0), 0.0).sum(axis=1)
-    free = np.maximum(count - _TAKEN * choice, _LEFT * count)
+    free = count.astype(np.float64)
     with np.errstate(invalid="ignore"):
         p = betaincc(np.maximum(free, 0.1) / 2, np.maximum(left - free, 0.1) / 2, np.minimum(share, 1.0))
     return np.where((count > 0) & np.isfinite(share), p, np.nan)
