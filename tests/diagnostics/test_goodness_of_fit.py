@@ -10,6 +10,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
+from unrelu.result.residual_tests import together
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 12, 40), bias=True)
@@ -87,3 +88,39 @@ def test_strangers_are_no_success_without_stated_noise():
     r = unrelu.invert(NET, y, pool=False)
     assert not r.success.any()
     assert not unrelu.invert(NET, np.full((1, 40), 3.0)).success.any()
+
+
+def linear_fits(count, m, k):
+    """P-values of the size and the shape of residuals that least squares leaves of unit noise, and their sizes."""
+    matrix = stream("fit: linear", m, k).standard_normal((m, k))
+    y = stream("fit: linear noise", m, k).standard_normal((count, m))
+    network = unrelu.from_arrays([matrix], activation="identity")
+    problem = Problem.build(network, y, noise="gaussian:1")
+    z = np.linalg.lstsq(matrix, y.T, rcond=None)[0].T
+    residual = y - z @ matrix.T
+    used, shape = goodness_of_fit(problem, z, residual, np.full(count, k))
+    return problem.p_value(residual, used), shape, problem.observed, used
+
+
+@pytest.mark.parametrize(("m", "k"), [(40, 4), (12, 5)])
+def test_the_joint_distribution_of_size_and_largest_entry_is_that_of_least_squares(m, k):
+    size, shape, observed, used = linear_fits(4000, m, k)
+    shape[:, 1] = np.nan  # every residual is orthogonal to the outputs
+    p = together(size, shape, observed, used)
+    assert np.corrcoef(size, shape[:, 0])[0, 1] > 0.3
+    assert stats.kstest(p, "uniform").statistic < 0.06
+    # Three standard deviations of a binomial share, and Sidak's inequality is one.
+    assert 0.004 < (p < 0.01).mean() < 0.015
+
+
+def test_one_test_alone_is_the_whole_p_value():
+    size, nothing = np.array([0.02, 0.5]), np.full((2, 2), np.nan)
+    np.testing.assert_array_equal(together(size, nothing, np.array([9, 9]), np.zeros(2)), size)
+
+
+def test_an_entry_too_large_for_the_noise_is_told_beside_a_small_residual():
+    observed, used = np.array([50]), np.array([5.0])
+    p = together(np.array([0.9]), np.array([[1e-6, np.nan]]), observed, used)
+    assert 1e-6 < p[0] < 1e-5
+    tiny = together(np.array([1e-200]), np.array([[1e-190, 0.5]]), observed, used)
+    assert 0 < tiny[0] < 1e-180

@@ -15,10 +15,14 @@ with c and g as measured. A prior of weight :math:`\lambda` takes the place of :
 a generator without kinks has one region, and u is its rank, or the trace of its hat matrix. Coordinates at a bound are
 not fitted: their columns of J are zero. Where no noise is stated, :math:`S^2 = |r|_2^2 / (m - u)`.
 
-**The shape of the residual.** Two tests do not depend on its size, so they are independent of chi-square: its largest
-entry, :math:`r_j^2 / ((1 - h_{jj}) |r|_2^2)` with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and
-Influence in Regression, 1982), by Sidak's inequality for m entries; and the share of it in the span of the
-principal directions of the generator's own outputs, where the residual of a picture lies that is not quite an output.
+**The shape of the residual.** Its largest entry is one test, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by Sidak's
+inequality for m entries. The fit leaves of the noise of entry j the share
+
+.. math:: \kappa_j = (1 - h_{jj}) \frac{m - u}{m - H}, \qquad \sum_j \kappa_j = m - u,
+
+with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982). The other test is the
+share of the residual in the span of the principal directions of the generator's own outputs, where the residual of a
+picture lies that is not quite an output.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import betainc, betaincc
+from scipy.special import betainc, betaincc, ndtr
 from torch import Tensor
 
 from unrelu.diagnostics.identifiability import jacobians
@@ -46,6 +50,8 @@ _REACH, _CHOICE = 0.87, 4.25
 _DIRECTIONS, _LEFT = 32, 0.3
 # The least share of noise that an entry keeps: below, its leverage is not known well enough to divide by it.
 _KEPT = 0.05
+# Degrees of freedom that are left, below which the largest entry is no test of its own.
+_TESTABLE = 1.5
 # Codes of divergent searches are longer than any number whose square is one.
 _FARTHEST = 1e100
 # Steps of the fixed point for the noise that is not stated.
@@ -85,14 +91,17 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
         variance = np.full(len(rows), noise.level**2) if gaussian else None
         share, used[rows] = _effective(problem, z[rows], squares, m, r, variance)
-        if not gaussian or large:
+        if variance is None or large:
             continue
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
         half = np.sqrt(weights)[:, :, None] * (vectors.transpose(0, 2, 1) @ j)  # H = half^T half
-        shape[rows, 0] = _largest(r, m, (half * half).sum(axis=1), used[rows])
+        left = np.maximum(m - used[rows], 0.0)
+        kept = (1 - (half * half).sum(axis=1)) * (left / np.maximum(m - share.sum(axis=1), _KEPT))[:, None]
+        largest = _largest(r, m, variance[:, None] * np.maximum(kept, _KEPT))
+        shape[rows, 0] = np.where(left > _TESTABLE, largest, np.nan)
         basis = _principal(problem, rows)
         if basis is not None:
-            shape[rows, 1] = _structure(r, m - used[rows], half, basis)
+            shape[rows, 1] = _structure(r, left, half, basis)
     return GoodnessOfFit(used, shape)
 
 
@@ -152,16 +161,12 @@ def _effective(
     return share, used
 
 
-def _largest(r: Array, m: npt.NDArray[np.int64], leverage: Array, used: Array) -> Array:
-    """The p-value of the largest entry of residuals (b, m), given their size."""
-    left = m - used
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        unit = r / np.abs(r).max(axis=1, keepdims=True)
-        share = np.square(unit) / np.maximum(1 - leverage, _KEPT) / np.square(unit).sum(axis=1, keepdims=True)
-        largest = np.minimum(share.max(axis=1), 1.0)
-        one = betaincc(0.5, np.maximum(left - 1, 0.5) / 2, largest)
-    p = -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16)))
-    return np.where((left > 1.5) & np.isfinite(largest), p, np.nan)
+def _largest(r: Array, m: npt.NDArray[np.int64], variance: Array) -> Array:
+    """The p-value of the largest entry of residuals (b, m) with these variances, (b, m)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = np.abs(r / np.sqrt(variance)).max(axis=1)
+    one = 2 * ndtr(-largest)
+    return np.where(np.isfinite(largest), -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16))), np.nan)
 
 
 def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:

@@ -236,7 +236,7 @@ class Inversion:
         exact = problem.is_exact(residual)
         p_value = problem.p_value(residual, used, null)
         if shape is not None:  # what is left of an exact fit is rounding
-            p_value = together(p_value, np.where(exact[:, None], np.nan, shape))
+            p_value = together(p_value, np.where(exact[:, None], np.nan, shape), problem.observed, used)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE

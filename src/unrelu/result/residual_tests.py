@@ -4,35 +4,65 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtr
+from scipy.special import betaincc, chdtr, chdtri, ndtri
 
 from unrelu.measurements.noise import Gaussian
 from unrelu.problem import Problem
 
 Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
-# Weights of the tests of a residual's size, its largest entry and its structure. Those of the shape are conservative,
-# the more so the fewer entries there are: at equal weights p-values of own outputs would be too large on average.
-# Tuned on the decoders of :mod:`unrelu.diagnostics.goodness_of_fit`.
-_WEIGHTS = (0.7, 0.2, 0.1)
+# Weights of the tests of a residual's size, its largest entry and its structure, which tells the least.
+_WEIGHTS = np.array([0.45, 0.45, 0.1])
+# Points and weights of Gauss and Legendre on [0, 1].
+_POINTS, _OF_POINTS = (part / 2 for part in np.polynomial.legendre.leggauss(48))
+_POINTS = _POINTS + 0.5
 # Noise that leaves so little so rarely is smaller than stated, or in another unit.
 _ONE_OF_A_MILLION = 1e-6
 
 
-def together(size: Array, shape: Array) -> Array:
-    r"""One p-value of a residual's size, (B,), and shape, (B, 2): Sidak's minimum of independent ones, with weights.
+def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
+    r"""One p-value of a residual's size, (B,), and shape, (B, 2): that of the least of the three, with weights.
 
-    .. math:: p = 1 - \prod_i (1 - w_i x), \qquad x = \min_i p_i / w_i
+    With :math:`x = \min_i p_i / w_i`, the probability that noise leaves a smaller x. The structure is independent of
+    the others. The largest entry is independent of the size as a share of it, so that
+
+    .. math:: P(p_1 < w_1 x \text{ or } p_2 < w_2 x) = w_1 x + \int_{w_1 x}^1 P\Big(\max_j s_j > \frac{t^2}{q(v)}\Big) dv,
+
+    where q(v) leaves chi-square with m - u degrees of freedom a tail of v, t is the entry whose p-value is
+    :math:`w_2 x`, and each of the m shares :math:`s_j \sim \mathrm{Beta}(1/2, (m - u - 1) / 2)`.
 
     Tests that are NaN are left out.
+
+    Args:
+        size, shape: p-values; of the shape the largest entry's and the structure's.
+        m: how many entries are observed, (B,).
+        used: the degrees of freedom u, (B,).
     """
     tests = np.column_stack([size, shape])
     weights = np.where(np.isnan(tests), 0.0, _WEIGHTS)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     x = np.min(np.where(weights > 0, tests / np.where(weights > 0, weights, 1.0), np.inf), axis=1)
-    kept = np.log1p(-np.minimum(weights * np.minimum(x, 1e9)[:, None], 1 - 1e-16))
-    alone = np.isnan(shape).all(axis=1)
-    return np.asarray(np.where(alone | np.isnan(size), size, 0.0 - np.expm1(kept.sum(axis=1))))
+    below = np.minimum(weights * np.minimum(x, 1e9)[:, None], 1 - 1e-16)
+    either = below[:, 0] + (1 - below[:, 0]) * _largest_above(below[:, :2], m, np.maximum(m - used, 1.0))
+    p = either + below[:, 2] - either * below[:, 2]
+    return np.asarray(np.where(np.isnan(shape).all(axis=1) | np.isnan(size), size, p))
+
+
+def _largest_above(below: Array, m: Counts, left: Array) -> Array:
+    """The probability that the largest entry's p-value is below the second, where that of the size is above the first.
+
+    Args:
+        below: (B, 2).
+        m: entries, (B,).
+        left: m - u, (B,).
+    """
+    single = -np.expm1(np.log1p(-below[:, 1]) / m)
+    square = np.square(ndtri(single / 2))[:, None]
+    size = chdtri(left[:, None], below[:, :1] + (1 - below[:, :1]) * _POINTS)
+    share = np.minimum(np.divide(square, size, out=np.ones_like(size), where=size > square), 1.0)
+    one = betaincc(0.5, np.maximum(left - 1, 0.5)[:, None] / 2, share)
+    return np.asarray(-np.expm1(m[:, None] * np.log1p(-np.minimum(one, 1 - 1e-16))) @ _OF_POINTS)
 
 
 def noise_too_large(problem: Problem, residual: Array, used: Array) -> npt.NDArray[np.bool_]:
