@@ -77,7 +77,7 @@ def cache(tmp_path, monkeypatch):
 def learned_of(monkeypatch):
     """The levels that were learned, one after another."""
     levels, learn = [], LearnedConfidence._learn
-    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level: levels.append(level) or learn(self, level))
+    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level, search: levels.append(level) or learn(self, level, search))
     return levels
 
 
@@ -509,3 +509,32 @@ def test_one_observation_without_visible_noise_does_not_keep_the_others_from_bei
     found = unrelu.invert(network, y)
     assert (np.delete(found.confidence, 2) > 0.9).all()
     assert found.confidence[2] < 0.99
+
+
+def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNRELU_CACHE", str(tmp_path))
+    network = random_network((4, 20, 40), bias=True)
+    y = network(stream("stopped: truth").standard_normal((2, 4)))
+    y = y + 0.1 * stream("stopped: noise").standard_normal(y.shape)
+    begun, asked = [], []
+    simulate = learned_prior.simulated
+    monkeypatch.setattr(learned_prior, "simulated", lambda *given: begun.append(1) or simulate(*given))
+
+    def stop(progress):
+        asked.append(progress.total)
+        return bool(begun)
+
+    r = unrelu.invert(network, y, noise="gaussian:0.1", callback=stop)
+    assert begun == [1]
+    assert r.success.all() and set(asked) == {2}  # what was found by then is returned
+    assert (r.confidence < 0.99).all()
+    assert not list(tmp_path.rglob("*.npz"))
+    again = unrelu.invert(network, y, noise="gaussian:0.1")
+    assert list(tmp_path.rglob("*.npz")) and (again.confidence >= 0.99).all()
+
+
+def test_codes_of_what_the_generator_did_not_make_are_up_to_ten_times_as_long():
+    network = rough()
+    problem = Problem.build(network, network(np.ones((1, K))), noise="gaussian:0.1")
+    lengths = [np.sqrt(np.square(simulated(problem, Level(-2, excess), 400)[1]).mean()) for excess in (0, 1)]
+    assert abs(lengths[0] - 1) < 0.1 and 3 < lengths[1] < 7  # the mean square of log-uniform lengths from 1 to 10 is 4.6^2

@@ -14,11 +14,11 @@ Flags = npt.NDArray[np.bool_]
 
 # So many chains, and perturbations of each, after each round. Descents double or triple from round to round. With
 # equally many descents, few long chains find as much as many short ones; many say more of what was missed. Beyond the
-# last, a round brings half as many chains more.
+# last, a round brings so many chains more.
 ROUNDS = (
     (1, 0), (2, 0), (4, 0), (6, 0), (6, 2), (6, 8), (6, 32), (12, 32), (12, 64), (12, 128), (12, 256),
 )  # fmt: skip
-
+_FURTHER = 6
 
 # An observation with less confidence is not made sure by more chains.
 _HOPEFUL = 0.8
@@ -29,7 +29,7 @@ _LEAST_MICROSECONDS = 1.0
 def effort(rounds: int) -> tuple[int, int]:
     """Chains, and perturbations of each, after so many rounds, at least one."""
     chains, perturbations = ROUNDS[min(rounds, len(ROUNDS)) - 1]
-    return int(chains * 1.5 ** max(0, rounds - len(ROUNDS))), perturbations
+    return chains + _FURTHER * max(0, rounds - len(ROUNDS)), perturbations
 
 
 class Spent(NamedTuple):
