@@ -39,12 +39,11 @@ def goes_on(schedule, *, sure=0.99, stated=None, **options):
 # --- rounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_rounds_are_those_of_the_table_and_then_bring_half_as_many_chains_more():
+def test_rounds_are_those_of_the_table_and_then_bring_six_chains_more():
     assert [effort(rounds) for rounds in range(1, len(ROUNDS) + 1)] == list(ROUNDS)
     last = ROUNDS[-1]
-    assert effort(len(ROUNDS) + 1) == (int(1.5 * last[0]), last[1])
-    assert effort(len(ROUNDS) + 2) == (int(2.25 * last[0]), last[1])
-    assert effort(13) == (27, 256)
+    assert effort(len(ROUNDS) + 1) == (last[0] + 6, last[1])
+    assert effort(60) == (306, 256)  # no power of two: a user who asks for sixty gets an end
 
 
 def test_no_round_takes_anything_back_and_each_brings_more():
