@@ -156,6 +156,7 @@ def test_bad_options(options):
 def test_the_end_in_another_norm_reports_as_auto_and_stops_when_asked(noise):
     network, _, y = noisy((5, 30, 120), 8, 0.02)
     seen = []
+    unrelu.invert(network, y, noise=noise)  # what is learned of the generator is learned now, and reports no more
     unrelu.invert(network, y, noise=noise, callback=seen.append)
     assert {p.method for p in seen} == {"auto"}
     assert all(a.done <= b.done and b.total == len(y) for a, b in itertools.pairwise(seen))
@@ -402,6 +403,7 @@ def test_a_code_that_still_falls_is_not_called_found(monkeypatch, rounds_of):
 def test_what_is_stopped_before_its_norm_claims_nothing(norm):
     network, _, y = noisy((5, 30, 120), 8, 0.02)
     told, calls = [], []
+    unrelu.invert(network, y, norm=norm)  # what is learned of the generator is learned now, and reports no more
     unrelu.invert(network, y, norm=norm, callback=told.append)
     last = next(i for i, progress in enumerate(told) if progress.done)  # the search in l2 has ended before
     stopped = unrelu.invert(network, y, norm=norm, callback=lambda p: calls.append(p) or len(calls) == last)

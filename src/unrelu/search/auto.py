@@ -41,7 +41,7 @@ class Search:
             the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best chain;
             where descents are not compiled, fewer.
         max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
-            1,000. A code that is not at an optimum by then is an ITERATION_LIMIT.
+            3,000, of large generators 1,000. A code that is not at an optimum by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
             (l2, no prior). An observation whose residual stands out from it

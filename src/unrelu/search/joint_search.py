@@ -44,9 +44,9 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# Steps of a refinement if their number is not stated: trained decoders take 2 to 480 in the mean, and one in a hundred
-# observations, real digits of which half is seen, more than these.
-_REFINED = 1000
+# Steps of a refinement if their number is not stated: trained decoders take 70 to 800 in the mean. Of large generators,
+# whose chains have gone far enough before, fewer.
+_REFINED, _REFINED_LARGE = 3000, 1000
 # Objectives of this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
 # Local optima in l2 that a code within the bounds of uniform noise is looked for from.
@@ -337,15 +337,15 @@ class JointSearch:
             z[left] = state.run(_EXACT_FIT_STEPS, self.watch).z
         return z.cpu().double().numpy()
 
-    def _at_optimum(self, rows: Index, most: int) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def _at_optimum(self, rows: Index, most: int | None) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Codes of some observations at first-order optima, (b, k), and whether each is at one, (b,)."""
         if self.descents.refines and (self.f[rows] > _EXACT * self.size[rows]).all():
             ends = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)]
             ends[:, 0] = self.z[rows]
-            return self.descents.refined(rows, ends, most, self.watch)
+            return self.descents.refined(rows, ends, most or _REFINED_LARGE, self.watch)
         objective = SquaredError.of(self.problem)
         z, exact = objective.tensor(self.z[rows]), objective.tensor(_ROUNDING * self.size[rows])
-        refined = refine(objective, z, self._rows(rows), exact, most, self.watch)
+        refined = refine(objective, z, self._rows(rows), exact, most or _REFINED, self.watch)
         return refined.z.cpu().double().numpy(), refined.optimal.cpu().numpy()
 
     def refined(self, most: int | None, max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
@@ -361,7 +361,7 @@ class JointSearch:
         near = self.f[rows] <= _EXACT * self.size[rows]
         for some in (rows[~near], rows[near]):
             if len(some) and not self.watch.reason:
-                self.z[some], optimal = self._at_optimum(some, most or _REFINED)
+                self.z[some], optimal = self._at_optimum(some, most)
                 status[some[~optimal]] = Status.ITERATION_LIMIT
         flat = rows[self._flat(rows)]
         status[flat], self.probability[flat] = Status.FLAT, 0.0
