@@ -27,7 +27,9 @@ def _own_cache(tmp_path, monkeypatch):
 def learned_of(monkeypatch):
     """The levels that invert learned by itself."""
     levels, learn = [], LearnedConfidence._learn
-    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level, search: levels.append(level) or learn(self, level, search))
+    monkeypatch.setattr(
+        LearnedConfidence, "_learn", lambda self, level, search: levels.append(level) or learn(self, level, search)
+    )
     return levels
 
 

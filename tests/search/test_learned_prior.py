@@ -77,7 +77,9 @@ def cache(tmp_path, monkeypatch):
 def learned_of(monkeypatch):
     """The levels that were learned, one after another."""
     levels, learn = [], LearnedConfidence._learn
-    monkeypatch.setattr(LearnedConfidence, "_learn", lambda self, level, search: levels.append(level) or learn(self, level, search))
+    monkeypatch.setattr(
+        LearnedConfidence, "_learn", lambda self, level, search: levels.append(level) or learn(self, level, search)
+    )
     return levels
 
 
@@ -526,15 +528,19 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
 
     r = unrelu.invert(network, y, noise="gaussian:0.1", callback=stop)
     assert begun == [1]
-    assert r.success.all() and set(asked) == {2}  # what was found by then is returned
+    assert r.success.all()  # what was found by then is returned
+    assert set(asked) == {2}
     assert (r.confidence < 0.99).all()
     assert not list(tmp_path.rglob("*.npz"))
     again = unrelu.invert(network, y, noise="gaussian:0.1")
-    assert list(tmp_path.rglob("*.npz")) and (again.confidence >= 0.99).all()
+    assert list(tmp_path.rglob("*.npz"))
+    assert (again.confidence >= 0.99).all()
 
 
 def test_codes_of_what_the_generator_did_not_make_are_up_to_ten_times_as_long():
     network = rough()
     problem = Problem.build(network, network(np.ones((1, K))), noise="gaussian:0.1")
     lengths = [np.sqrt(np.square(simulated(problem, Level(-2, excess), 400)[1]).mean()) for excess in (0, 1)]
-    assert abs(lengths[0] - 1) < 0.1 and 3 < lengths[1] < 7  # the mean square of log-uniform lengths from 1 to 10 is 4.6^2
+    assert (
+        abs(lengths[0] - 1) < 0.1 and 3 < lengths[1] < 7
+    )  # the mean square of log-uniform lengths from 1 to 10 is 4.6^2

@@ -13,9 +13,9 @@ tiny, the last gradients g_j at trial points z_j are moved to the code with the 
 
 which is exact where f is piecewise quadratic. The minimum is what a step from the code can gain, as far as these
 gradients tell. If it is a tiny part of f, the code is optimal; if not, the next step is
-:math:`-B^{-1} \sum_j w_j b_j`, a descent direction of all of these sides at once. Where such steps gain little, BFGS begins
-anew, by turns with a multiple of I, which leads along valleys of many kinks, and with :math:`B^{-1}`. A code is also
-optimal when several tests and restarts in a row have gained nothing.
+:math:`-B^{-1} \sum_j w_j b_j`, a descent direction of all of these sides at once. Where such steps gain little, BFGS
+begins anew, by turns with a multiple of I, which leads along valleys of many kinks, and with :math:`B^{-1}`. A code is
+also optimal when several tests and restarts in a row have gained nothing.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6 and section 6.3; Luksan and Vlcek, "A bundle-Newton method for nonsmooth unconstrained minimization",

@@ -27,7 +27,9 @@ def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
     With :math:`x = \min_i p_i / w_i`, the probability that noise leaves a smaller x. The structure is independent of
     the others. The largest entry is independent of the size as a share of it, so that
 
-    .. math:: P(p_1 < w_1 x \text{ or } p_2 < w_2 x) = w_1 x + \int_{w_1 x}^1 P\Big(\max_j s_j > \frac{t^2}{q(v)}\Big) dv,
+    .. math::
+
+        P(p_1 < w_1 x \text{ or } p_2 < w_2 x) = w_1 x + \int_{w_1 x}^1 P\Big(\max_j s_j > \frac{t^2}{q(v)}\Big) dv,
 
     where q(v) leaves chi-square with m - u degrees of freedom a tail of v, t is the entry whose p-value is
     :math:`w_2 x`, and each of the m shares :math:`s_j \sim \mathrm{Beta}(1/2, (m - u - 1) / 2)`.
