@@ -12,7 +12,8 @@ from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
 from unrelu.search import learned_prior
 from unrelu.search.auto import Search
-from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, prior_key
+from unrelu.search.learned_prior import LearnedConfidence, prior_key
+from unrelu.search.simulation import Level, Simulation
 
 N, NOISE = 12, "gaussian:0.3"
 

@@ -19,21 +19,13 @@ from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
-from unrelu.search.confidence import FLAT, Hits, confidence
+from unrelu.search.confidence import FLAT, Hits, Prior, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.learned_prior import (
-    LearnedConfidence,
-    Level,
-    Prior,
-    Simulation,
-    keep,
-    prior_key,
-    simulated,
-    spread_of,
-)
+from unrelu.search.learned_prior import LearnedConfidence, keep, prior_key
+from unrelu.search.simulation import NOISE_STEP, Level, Simulation, simulated, spread_of
 
 K, N, B = 3, 12, 6
-STEP = learned_prior._NOISE_STEP
+STEP = NOISE_STEP
 LEVEL = Level(-2, 0)
 RNG = np.random.default_rng(0)
 MASKS = RNG.random((B, N)) < 0.7

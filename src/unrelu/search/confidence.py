@@ -19,6 +19,8 @@ in Antoniak, Annals of Statistics 2 (1974). That the mixture is estimated from m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -51,16 +53,17 @@ class Hits(NamedTuple):
     chains: Counts
 
     @classmethod
-    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0) -> Hits:
+    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, chains: Counts | None = None) -> Hits:
         """Count the ends (B, n), infinite where a chain ended nowhere, that are the best known objective (B,), to 1%.
 
-        Objectives up to ``zero`` (B,), which are rounding, are the same.
+        Objectives up to ``zero`` (B,), which are rounding, are the same. ``chains`` were made, (B,): all n by default.
         """
         at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
         lowest = others.min(axis=1, initial=np.inf)
         second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])
-        return cls(at_best.sum(axis=1), second.sum(axis=1), np.full(len(ends), ends.shape[1]))
+        made = np.full(len(ends), ends.shape[1]) if chains is None else chains
+        return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
     def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Hits:
         """The counts of some observations."""
@@ -124,3 +127,18 @@ def learned(hits: Hits, pseudo: float = _PSEUDO) -> Array:
         weights = weights * (first.T @ (second / of_each[:, None]))
         weights = (weights + pseudo * FLAT) / (len(first) + pseudo)
     return np.asarray(weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Weights of the grid of the mixture after each number of rounds, (T, T) each."""
+
+    weights: Mapping[int, Array]
+
+    def confidence(self, rounds: int, hits: Hits) -> Array:
+        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned.
+
+        Beyond the last round that a simulation came to, its prior holds: longer chains miss no more.
+        """
+        learned_rounds = [each for each in self.weights if each <= rounds]
+        return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)

@@ -269,7 +269,7 @@ class JointSearch:
 
     def hits(self) -> Hits:
         """Where the chains ended, of every observation."""
-        return Hits.of(self.ends, self.f, self.rounding)._replace(chains=self.made)
+        return Hits.of(self.ends, self.f, self.rounding, self.made)
 
     @property
     def rounding(self) -> Array:

@@ -1,14 +1,8 @@
 r"""How far agreement can be trusted on the generator at hand: a prior of the confidence, learned by simulation.
 
-Forty-eight observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and
-searched as a user's would be, and one round further. How many chains ended in the best optimum that is known, that of
-a descent from z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
-
-What a user observes is seldom an output of the generator. Where residuals are larger than the stated noise, or the code
-is longer than those of N(0, I), the generator did not make what was observed; where no noise is stated that cannot be
-told. Then, in every or in every second observation, e is the difference of two other outputs, of the size of the
-residuals, and z is up to ten times as long: where outputs saturate, the best code of data is far from all codes that
-the generator was trained for, and agreement on a nearer one misleads.
+Where residuals are larger than the stated noise, or the code is longer than those of N(0, I), the generator did not
+make what was observed, and the simulated observations are such ones (:mod:`unrelu.search.simulation`); where no noise
+is stated that cannot be told, and every second one is.
 
 Whatever is learned is kept with the generator for as long as it lives, and in a file for other processes.
 """
@@ -18,9 +12,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from logging import getLogger
@@ -32,42 +25,27 @@ from scipy.special import chdtrc
 
 from unrelu._version import __version__
 from unrelu.errors import UnreluError
-from unrelu.measurements import Operator
-from unrelu.measurements.noise import Gaussian, UnknownNoise
 from unrelu.models.generator import Generator
-from unrelu.problem import Control, Problem
+from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
-from unrelu.runtime.streams import stream
-from unrelu.search.confidence import FLAT, SAME, Hits, confidence, learned
+from unrelu.search.confidence import FLAT, Prior, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.sample_bank import Bank
-from unrelu.search.schedule import ROUNDS, effort
+from unrelu.search.schedule import ROUNDS
+from unrelu.search.simulation import EXCESS_STEP, NOISE_STEP, Level, Simulation, distinct, simulated, spread_of
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 
 _LOG = getLogger("unrelu")
 # Simulated observations of one level of noise. Where none of n misleads, agreement has a confidence of about
 # 1 - 1 / 6 n.
 _OBSERVATIONS = 48
-# Levels of noise are told apart by these factors: the noise itself, and the residuals as multiples of it.
-_NOISE_STEP, _EXCESS_STEP = 3.0, 3.0
-# Where no noise is stated, that of observations which the generator did not make is this share of the residuals.
-_WHITE_SHARE = 0.3
 # Residuals of at most so many times the stated noise are those of outputs of the generator.
 _EXPLAINED = 1.5
 # Codes that N(0, I) draws so rarely are not of outputs of the generator.
 _FAR = 1e-3
-# The longest codes of what the generator did not make, as multiples of those of N(0, I). Of 1, 3, 10 and 30, 7, 3.6, 3
-# and 2.1% of the sure answers on real digits were wrong, on fourteen decoders of which six have saturating outputs.
-_FURTHEST = 10.0
-# The confidence from which an observation is searched one round more, and then no further.
-_SURE = 0.99
-# Outputs by which the size of what is measured is told.
-_OUTPUTS = 256
 # Weights of a file sum to 1 to this, and it holds no more bytes: those of a hundred rounds.
 _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
 # Seconds after which a word is said of it.
@@ -77,43 +55,6 @@ _MESSAGE = "unrelu is learning how sure it can be on this generator, once for ea
 _known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
 # By which files are named.
 _fingerprints: weakref.WeakKeyDictionary[Generator, str] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True, eq=False)
-class Prior:
-    """Weights of the grid of :mod:`~unrelu.search.confidence` after each number of rounds, (T, T) each."""
-
-    weights: Mapping[int, Array]
-
-    def confidence(self, rounds: int, hits: Hits) -> Array:
-        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned.
-
-        Beyond the last round that a simulation came to, its prior holds: longer chains miss no more.
-        """
-        learned_rounds = [each for each in self.weights if each <= rounds]
-        return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of noise, in units of the spread of what is measured.
-
-    Attributes:
-        noise: its standard deviation is 3^noise.
-        excess: the residuals are 3^excess times the noise, 0 where the noise explains them; None where no noise is
-            stated, and ``noise`` is the level of the residuals.
-    """
-
-    noise: int
-    excess: int | None
-
-    def errors(self, count: int) -> tuple[Array, Array]:
-        """Standard deviations, of each of so many observations, of white noise and of what no noise explains."""
-        size = np.full(count, _NOISE_STEP**self.noise)
-        if self.excess is not None:
-            return size, size * np.sqrt(_EXCESS_STEP ** (2 * self.excess) - 1)
-        odd = np.arange(count) % 2 == 1
-        return np.where(odd, _WHITE_SHARE * size, size), np.where(odd, size, 0.0)
 
 
 class LearnedConfidence:
@@ -161,8 +102,8 @@ class LearnedConfidence:
             residual = np.sqrt(f[rows] / left) / spread
             stated = np.sqrt(problem.noise.variance(problem.y)[rows]) / spread
             known = np.broadcast_to(problem.noise.noisy & (stated > 0), len(rows))
-            excess = np.log(residual / (_EXPLAINED * stated)) / np.log(_EXCESS_STEP)
-            noise = np.log(np.where(known, stated, residual)) / np.log(_NOISE_STEP)
+            excess = np.log(residual / (_EXPLAINED * stated)) / np.log(EXCESS_STEP)
+            noise = np.log(np.where(known, stated, residual)) / np.log(NOISE_STEP)
         noise = np.nan_to_num(noise, nan=0.0, posinf=20.0, neginf=-40.0)
         excess = np.nan_to_num(excess, nan=0.0, posinf=9.0, neginf=0.0)
         if z is not None and problem.bounds.none:
@@ -220,87 +161,6 @@ def _say_once() -> None:
     _LOG.warning(_MESSAGE)
 
 
-def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
-    """A problem of so many simulated observations at a level of noise, and their codes, (count, k)."""
-    operator, spread, keys = problem.operator, spread_of(problem), (level.noise, str(level.excess), seed)
-    operator = _cycled(operator, count)
-    white, structured = (size[:, None] * spread for size in level.errors(count))
-    z = problem.bounds.draw(stream("simulated codes", *keys), (3 * count,))
-    if problem.bounds.none:
-        further = np.exp(stream("simulated lengths", *keys).uniform(0, np.log(_FURTHEST), (count, 1)))
-        z[:count] *= np.where(structured > 0, further, 1.0)
-    clean, one, other = (operator.values(problem.network(part).reshape(count, -1)) for part in np.split(z, 3))
-    rng, seen = stream("simulated noise", *keys), operator.seen(count)
-    if problem.noise.counts:
-        y = problem.noise.draw(clean, rng)
-    else:
-        apart = np.where(seen, one - other, 0.0)
-        size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
-        y = clean + structured * apart / np.where(size > 0, size, 1.0) + white * rng.standard_normal(clean.shape)
-    y = np.where(seen, y, 0.0)
-    y.setflags(write=False)
-    noise = problem.noise
-    if not noise.counts:  # what is learned depends on the level alone, not on the noise that the first user stated
-        noise = UnknownNoise() if level.excess is None else Gaussian(spread * _NOISE_STEP**level.noise)
-    alike = replace(problem, y=y, operator=operator, noise=noise, norm="l2", single=False, seed=0)
-    return replace(alike, z0=None, control=Control(), given=None), z[:count]
-
-
-class Simulation:
-    """Searches of observations whose best codes are known well enough to say how often their chains miss them.
-
-    Attributes:
-        search: of all observations, and of descents from the codes that they were made from.
-        ends: after each number of rounds, where chains had ended, (B, chains).
-    """
-
-    def __init__(self, problem: Problem, truth: Array | None) -> None:
-        self.search = JointSearch(problem)
-        self.ends: dict[int, Array] = {}
-        search, rows = self.search, np.arange(problem.size)
-        if truth is not None:
-            search.descend_from(rows, truth)
-        schedule, going = search.descents.schedule, np.ones(problem.size, dtype=bool)
-        sure = np.zeros(problem.size, dtype=bool)
-        search.rounds[:] = schedule.first - 1
-        while going.any() and not search.watch():
-            rows = np.flatnonzero(going)
-            rounds = int(search.rounds[rows[0]]) + 1
-            search.advance(rows, *effort(rounds))
-            search.rounds[rows] = rounds
-            search.starts.learn(search.f)
-            self.ends[rounds] = search.ends.copy()
-            going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
-            search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
-            sure |= search.probability >= _SURE
-            going &= schedule.affordable(search.spent(), None)
-        made = search.made * (1 + search.perturbations)
-        search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
-
-    def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:
-        """Counts after so many rounds: of the best optimum that is known, or of the best of the chains themselves."""
-        ends = self.ends[rounds]
-        known = np.isfinite(ends).sum(axis=1)
-        best = self.search.f if of_truth else ends.min(axis=1)
-        found = Hits.of(ends, best, self.search.rounding)._replace(chains=np.maximum(known, 1))
-        return found if rows is None else found.take(rows)
-
-    def prior(self, rows: Flags | None = None) -> Prior:
-        """What observations, all by default, say of each round; those that went no further count as they ended."""
-        return Prior({rounds: learned(self.hits(rounds, rows)) for rounds in self.ends})
-
-    def judged(self, prior: Prior, rows: Flags) -> tuple[Flags, Flags]:
-        """Where a search with this prior would have been sure of some observations, and where wrong, (b,) each."""
-        sure, wrong = np.zeros(int(rows.sum()), dtype=bool), np.zeros(int(rows.sum()), dtype=bool)
-        for rounds, ends in self.ends.items():
-            enough = ~sure & (prior.confidence(rounds, self.hits(rounds, rows, of_truth=False)) >= _SURE)
-            lowest = ends[rows].min(axis=1)
-            missed = (self.search.f[rows] < (1 - SAME) * lowest) & (lowest > self.search.rounding[rows])
-            wrong |= enough & missed
-            sure |= enough
-        return sure, wrong
-
-
 def keep(problem: Problem, level: Level, prior: Prior) -> None:
     """Use a prior for this network, measurement and level of noise from now on, as long as the network lives."""
     _known.setdefault(problem.network, {})[prior_key(problem, level)] = prior
@@ -308,35 +168,11 @@ def keep(problem: Problem, level: Level, prior: Prior) -> None:
 
 def prior_key(problem: Problem, level: Level) -> str:
     """A digest of all that a prior of the network depends on."""
-    seen = _distinct(problem.operator)[0].tobytes()
+    seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.counts else ""
     digest.update(f"{__version__} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
-
-
-def spread_of(problem: Problem) -> float:
-    """The standard deviation of what is measured, over outputs of the generator."""
-    x = Bank.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
-    operator = _cycled(problem.operator, len(x))
-    values, seen = operator.values(x), operator.seen(len(x))
-    centred = np.where(seen, values - values.mean(axis=0), 0.0)
-    return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
-
-
-def _distinct(operator: Operator) -> tuple[npt.NDArray[np.float32], Index]:
-    """What a fixed output is measured as, (d, m), by each distinct mask where there are many, and the first of each."""
-    probe = stream("a fixed output").standard_normal(operator.n)
-    rows = operator.values(np.tile(probe, (max(1, operator.count), 1)))
-    return np.unique(rows.astype(np.float32), axis=0, return_index=True)
-
-
-def _cycled(operator: Operator, count: int) -> Operator:
-    """The measurement of so many outputs: where masks are many, one after another, whatever order they came in."""
-    if not operator.count:
-        return operator
-    first = _distinct(operator)[1]
-    return operator.take(first[np.arange(count) % len(first)])
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
