@@ -45,6 +45,8 @@ _NORMS = ("l2", "l1", "linf")
 class Progress:
     """What a callback is given: return True from it to stop.
 
+    While ``auto`` learns how sure it can be, at the first search on a generator, reports repeat with nothing changed.
+
     Attributes:
         method: the method at work.
         nit: iterations so far (of the observation at work for the layer-wise methods).

@@ -91,7 +91,7 @@ def test_strangers_are_no_success_without_stated_noise():
 
 
 def linear_fits(count, m, k):
-    """P-values of the size and the shape of residuals that least squares leaves of unit noise, and their sizes."""
+    """P-values of the size and the shape of residuals that least squares leaves of unit noise; how many entries; u."""
     matrix = stream("fit: linear", m, k).standard_normal((m, k))
     y = stream("fit: linear noise", m, k).standard_normal((count, m))
     network = unrelu.from_arrays([matrix], activation="identity")

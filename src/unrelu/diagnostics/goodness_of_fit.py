@@ -20,9 +20,9 @@ inequality for m entries. The fit leaves of the noise of entry j the share
 
 .. math:: \kappa_j = (1 - h_{jj}) \frac{m - u}{m - H}, \qquad \sum_j \kappa_j = m - u,
 
-with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982). The other test is the
-share of the residual in the span of the principal directions of the generator's own outputs, where the residual of a
-picture lies that is not quite an output.
+with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982), and .05 at least.
+The other test is the share of the residual in the span of the principal directions of the generator's own outputs,
+where the residual of a picture lies that is not quite an output.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _REACH, _CHOICE = 0.87, 4.25
 # Principal directions of the outputs that a residual is compared with, at most, and the share of noise that the fit
 # leaves of one at least. Tuned on the same decoders, for real digits.
 _DIRECTIONS, _LEFT = 32, 0.3
+# Directions that are shorter than this share of the longest are rounding.
+_ROUNDING = 1e-4
 # The least share of noise that an entry keeps: below, its leverage is not known well enough to divide by it.
 _KEPT = 0.05
 # Degrees of freedom that are left, below which the largest entry is no test of its own.
@@ -97,7 +99,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
         half = np.sqrt(weights)[:, :, None] * (vectors.transpose(0, 2, 1) @ j)  # H = half^T half
         left = np.maximum(m - used[rows], 0.0)
         kept = (1 - (half * half).sum(axis=1)) * (left / np.maximum(m - share.sum(axis=1), _KEPT))[:, None]
-        largest = _largest(r, m, variance[:, None] * np.maximum(kept, _KEPT))
+        largest = _largest(r, m, noise.level * np.sqrt(np.maximum(kept, _KEPT)))
         shape[rows, 0] = np.where(left > _TESTABLE, largest, np.nan)
         basis = _principal(problem, rows)
         if basis is not None:
@@ -161,10 +163,10 @@ def _effective(
     return share, used
 
 
-def _largest(r: Array, m: npt.NDArray[np.int64], variance: Array) -> Array:
-    """The p-value of the largest entry of residuals (b, m) with these variances, (b, m)."""
+def _largest(r: Array, m: npt.NDArray[np.int64], size: Array) -> Array:
+    """The p-value of the largest entry of residuals (b, m) with these standard deviations, (b, m)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.abs(r / np.sqrt(variance)).max(axis=1)
+        largest = np.abs(r / size).max(axis=1)
     one = 2 * ndtr(-largest)
     return np.where(np.isfinite(largest), -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16))), np.nan)
 
@@ -193,11 +195,10 @@ def _principal(problem: Problem, rows: npt.NDArray[np.intp]) -> Array | None:
     model, operator = Bank.of(problem.network, problem.bounds).seen_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
-    count = min(_DIRECTIONS, int(problem.observed[rows].min()) // 2, len(order))
-    if count < 1:
-        return None
     some = operator.take(rows)
-    chosen: Tensor = directions[order[:count]].to("cpu", torch.float64)
+    chosen: Tensor = directions[order[: 2 * _DIRECTIONS]].to("cpu", torch.float64)
     seen = some.to(torch.float64, torch.device("cpu")).tangents(chosen.expand(len(rows) if some.count else 1, -1, -1))
-    factors, _ = np.linalg.qr(seen.numpy().transpose(0, 2, 1))
-    return np.asarray(factors.transpose(0, 2, 1))
+    _, lengths, principal = np.linalg.svd(seen.numpy(), full_matrices=False)
+    spanned = int((lengths > _ROUNDING * lengths[:, :1]).sum(axis=1).min())
+    count = min(_DIRECTIONS, int(problem.observed[rows].min()) // 2, spanned)
+    return principal[:, :count] if count else None

@@ -14,8 +14,8 @@ tiny, the last gradients g_j at trial points z_j are moved to the code with the 
 which is exact where f is piecewise quadratic. The minimum is what a step from the code can gain, as far as these
 gradients tell. If it is a tiny part of f, the code is optimal; if not, the next step is
 :math:`-B^{-1} \sum_j w_j b_j`, a descent direction of all of these sides at once. Where such steps gain little, BFGS
-begins anew, by turns with a multiple of I, which leads along valleys of many kinks, and with :math:`B^{-1}`. A code is
-also optimal when several tests and restarts in a row have gained nothing.
+begins anew with a multiple of I, which leads along valleys of many kinks, and then with :math:`B^{-1}`. A code is also
+optimal when six steps of these three kinds in a row have together gained less than 1e-5 of f.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6 and section 6.3; Luksan and Vlcek, "A bundle-Newton method for nonsmooth unconstrained minimization",
@@ -77,8 +77,8 @@ _LEFT = 10.0 * TINY
 _NEAR = 1e-7
 # A code is also optimal when the steps between so many tests have together gained no more than a test may leave.
 _TESTS = 6
-# The first step of BFGS that begins with a multiple of I, as a share of |z| / sqrt(k).
-_FIRST = 1e-3
+# The first step of BFGS that begins with a multiple of I, as a share of |z| / sqrt(k), which is this at least.
+_FIRST, _SHORTEST = 1e-3, 1e-3
 # Gradients that are remembered: so many for each latent coordinate, and so many at most. With 3 for each, on decoders
 # trained with dropout, L-BFGS lowers 10 of 90 codes further by more than 1e-4, with 8 it lowers 2.
 _REMEMBERED, _MOST_REMEMBERED = 8, 200
@@ -236,10 +236,12 @@ class _Refinement:
 
     def _begin_anew(self, i: int, b: Array | None) -> None:
         """Let BFGS begin with the inverse of b, or with a multiple of I."""
-        z, g, k = self.vectors[i, Z], self.vectors[i, G], self.vectors.shape[2]
-        tiny = np.finfo(np.float64).tiny
-        first = _FIRST * np.linalg.norm(z) / np.sqrt(k) / max(float(np.linalg.norm(g)), tiny)
-        self.vectors[i, H : H + k] = max(float(first), tiny) * np.eye(k) if b is None else _inverse(b)
+        k = self.vectors.shape[2]
+        inverse = np.eye(k) if b is None else _inverse(b)
+        if b is None:
+            length = max(_norm(self.vectors[i, Z]) / np.sqrt(k), _SHORTEST)
+            inverse *= _FIRST * length / max(_norm(self.vectors[i, G]), np.finfo(np.float64).tiny)
+        self.vectors[i, H : H + k] = inverse
         self.numbers[i, STUCK] = 0.0
         aim(self.vectors[i], self.numbers[i], self.box)
 
@@ -289,6 +291,11 @@ def _inverse(b: Array) -> Array:
         return np.asarray(root.T @ root)
     except np.linalg.LinAlgError:
         return np.eye(len(b)) / max(float(np.trace(b)), 1.0) if np.isfinite(b).all() else np.eye(len(b))
+
+
+def _norm(vector: Array) -> float:
+    """Its length, also where its square is no number."""
+    return float(np.hypot.reduce(vector))
 
 
 def _numpy(values: Tensor) -> Array:

@@ -120,7 +120,8 @@ def accept(vectors, numbers, box, f, cut):
     copy(there, vectors[H + k + remembered + past])
     numbers[STEPS] += 1
     for j in range(k):
-        s[j], y[j] = trial[j] - z[j], there[j] - g[j]
+        s[j] = trial[j] - z[j]
+        y[j] = there[j] - g[j] if s[j] != 0 else 0.0  # where a bound holds, nothing is learned of the curvature
     slope, t = dot(g, s), numbers[LENGTH]
     if f <= numbers[F] + _DECREASE * min(slope, 0.0):
         numbers[_LOW] = t

@@ -14,9 +14,9 @@ Counts = npt.NDArray[np.int64]
 
 # Weights of the tests of a residual's size, its largest entry and its structure, which tells the least.
 _WEIGHTS = np.array([0.45, 0.45, 0.1])
-# Points and weights of Gauss and Legendre on [0, 1].
-_POINTS, _OF_POINTS = (part / 2 for part in np.polynomial.legendre.leggauss(48))
-_POINTS = _POINTS + 0.5
+# Points and weights of Gauss and Legendre on [0, 1] for the cube root of v: small p-values are those of small v.
+_ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)
+_POINTS, _OF_POINTS = ((_ROOTS + 1) / 2) ** 3, 1.5 * _OF_ROOTS * ((_ROOTS + 1) / 2) ** 2
 # Noise that leaves so little so rarely is smaller than stated, or in another unit.
 _ONE_OF_A_MILLION = 1e-6
 
@@ -24,8 +24,8 @@ _ONE_OF_A_MILLION = 1e-6
 def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
     r"""One p-value of a residual's size, (B,), and shape, (B, 2): that of the least of the three, with weights.
 
-    With :math:`x = \min_i p_i / w_i`, the probability that noise leaves a smaller x. The structure is independent of
-    the others. The largest entry is independent of the size as a share of it, so that
+    With :math:`x = \min_i p_i / w_i`, the probability that noise leaves a smaller x. The structure is taken to be
+    independent of the others. The largest entry is independent of the size as a share of it, so that
 
     .. math::
 

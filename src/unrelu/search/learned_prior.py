@@ -44,6 +44,10 @@ _LOG = getLogger("unrelu")
 _OBSERVATIONS = 48
 # Residuals of at most so many times the stated noise are those of outputs of the generator.
 _EXPLAINED = 1.5
+# A simulation may take this share of the time that is left.
+_SHARE_OF_TIME = 0.5
+# Raised whenever the search or what is simulated changes: files of priors that were learned otherwise are not read.
+_RECIPE = 2
 # Codes that N(0, I) draws so rarely are not of outputs of the generator.
 _FAR = 1e-3
 # Weights of a file sum to 1 to this, and it holds no more bytes: those of a hundred rounds.
@@ -136,7 +140,7 @@ class LearnedConfidence:
         path = _folder() / f"{sha256((key + _fingerprints[network]).encode()).hexdigest()}.npz"
         prior = _read(path)
         seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
-        if prior is None and seconds < self.problem.control.remaining():
+        if prior is None and seconds < _SHARE_OF_TIME * self.problem.control.remaining():
             prior = self._learn(level, search)
             if prior is not None:
                 _write(path, prior)
@@ -150,6 +154,7 @@ class LearnedConfidence:
         try:
             problem, truth = simulated(self.problem, level, _OBSERVATIONS)
             control = self.problem.control.part(lambda _: search.report())
+            control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
             simulation = Simulation(replace(problem, control=control), truth)
             return None if simulation.search.watch.reason else simulation.prior()
         finally:
@@ -171,7 +176,7 @@ def prior_key(problem: Problem, level: Level) -> str:
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.counts else ""
-    digest.update(f"{__version__} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
+    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 
 

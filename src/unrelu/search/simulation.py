@@ -5,8 +5,8 @@ user's would be, and one round further. How many chains ended in the best optimu
 z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
 
 What a user observes is seldom an output of the generator. To simulate what is none, e is the difference of two other
-outputs, and z is up to ten times as long: where outputs saturate, the best code of data is far from all codes that the
-generator was trained for, and agreement on a nearer one misleads.
+outputs with their entries in a random order. Without bounds, z is up to ten times as long: where outputs saturate, the
+best code of data is far from all codes that the generator was trained for, and agreement on a nearer one misleads.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ Flags = npt.NDArray[np.bool_]
 NOISE_STEP, EXCESS_STEP = 3.0, 3.0
 # Where no noise is stated, that of observations which the generator did not make is this share of the residuals.
 _WHITE_SHARE = 0.3
-# The longest codes of what the generator did not make, as multiples of those of N(0, I). Of 1, 3, 10 and 30, 7, 3.6, 3
-# and 2.1% of the sure answers on real digits were wrong, on fourteen decoders of which six have saturating outputs.
+# The longest codes of what the generator did not make, as multiples of those of N(0, I). With 1, 3, 10 and 30, the
+# shares of wrong ones among sure answers were 7, 3.6, 3 and 2.1%, on real digits and fourteen decoders, six of which
+# have saturating outputs.
 _FURTHEST = 10.0
 # The confidence from which an observation is searched one round more, and then no further.
 _SURE = 0.99
@@ -73,11 +74,13 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
     if problem.bounds.none:
         further = np.exp(stream("simulated lengths", *keys).uniform(0, np.log(_FURTHEST), (count, 1)))
         z[:count] *= np.where(structured > 0, further, 1.0)
-    clean, one, other = (operator.values(problem.network(part).reshape(count, -1)) for part in np.split(z, 3))
-    rng, seen = stream("simulated noise", *keys), operator.seen(count)
+    x, *others = (problem.network(part).reshape(count, -1) for part in np.split(z, 3))
+    clean, rng, seen = operator.values(x), stream("simulated noise", *keys), operator.seen(count)
     if problem.noise.counts:
         y = problem.noise.draw(clean, rng)
     else:
+        order = stream("simulated order", *keys).permuted(np.tile(np.arange(x.shape[1]), (count, 1)), axis=1)
+        one, other = (operator.values(np.take_along_axis(each, order, axis=1)) for each in others)
         apart = np.where(seen, one - other, 0.0)
         size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
         y = clean + structured * apart / np.where(size > 0, size, 1.0) + white * rng.standard_normal(clean.shape)
