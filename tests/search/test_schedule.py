@@ -75,10 +75,10 @@ def test_the_first_round_is_made_whatever_it_costs_and_then_the_time_counts(sche
     assert goes_on(schedule, rounds=schedule.first - 1, microseconds=1e9, noiseless=noiseless)
     if np.isinf(budget):
         return
-    for rounds in range(schedule.first, schedule.hopeless):
+    for rounds in range(schedule.first, min(schedule.last, schedule.hopeless)):
         (a, b), (c, d) = effort(rounds), effort(rounds + 1)
         growth = c * (1 + d) / (a * (1 + b))
-        options = {"rounds": rounds, "noiseless": noiseless}
+        options = {"rounds": rounds, "noiseless": noiseless, "confidence": 0.7}
         assert goes_on(schedule, microseconds=0.99 * budget / growth, **options)
         assert not goes_on(schedule, microseconds=1.01 * budget / growth, **options)
 
@@ -97,7 +97,7 @@ def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
     assert left == 2 ** int(np.log2(0.75 * COMPILED.microseconds / one))
     assert COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds, noiseless=True))[0] >= 2 * left
     assert COMPILED.perturbations(spent(7, 2 * COMPILED.microseconds))[0] == 0
-    assert BATCH.perturbations(spent(2))[0] == 0
+    assert NONLINEAR.perturbations(spent(2))[0] == 0
 
 
 def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
@@ -106,11 +106,11 @@ def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
     assert not goes_on(BATCH, rounds=BATCH.last + BATCH.noiseless, confidence=0.9, noiseless=True)
 
 
-def test_doubtful_observations_have_one_round_more():
-    schedule = Schedule(first=1, last=2, doubtful=0.6)
-    assert goes_on(schedule, rounds=2, confidence=0.59)
-    assert not goes_on(schedule, rounds=2, confidence=0.6)
-    assert not goes_on(schedule, rounds=3, confidence=0.0)
+def test_doubtful_observations_have_one_round_more_whatever_it_costs():
+    schedule = Schedule(first=1, last=4, doubtful=0.6, microseconds=10.0)
+    assert goes_on(schedule, rounds=1, confidence=0.59, microseconds=1e9)
+    assert not goes_on(schedule, rounds=1, confidence=0.6, microseconds=1e9)
+    assert not goes_on(schedule, rounds=2, confidence=0.0, microseconds=1e9)
 
 
 @given(st.integers(0, 30), st.integers(1, 30), st.floats(0, 1e12), st.booleans(), st.sampled_from(list(SCHEDULES)))

@@ -31,6 +31,8 @@ _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
 # Microseconds that a step takes, by the terms of :func:`step_terms`.
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
+# The same of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
+_BATCH_COST = (70.0, 3e-5)
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
 # Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
@@ -171,6 +173,11 @@ class BatchDescents(Descents):
         self._smoothed = [
             objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths
         ]
+
+    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+        """See :meth:`Descents.microseconds`."""
+        network = self.objective.network
+        return np.asarray((_BATCH_COST[0] + _BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""

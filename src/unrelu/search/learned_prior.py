@@ -124,7 +124,7 @@ class LearnedConfidence:
             known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
             schedule = search.descents.schedule
             quick = search.most is not None and search.most < schedule.first
-            if key not in known and np.isfinite(schedule.microseconds) and not quick:
+            if key not in known and schedule.learned and not quick:
                 prior = self._read_or_learned(level, key, search)
                 if prior is None:
                     return Prior({})

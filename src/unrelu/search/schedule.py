@@ -58,11 +58,12 @@ class Schedule:
         first: the round that observations with visible noise begin with. One chain may fit exactly; with noise, the
             first few are made together.
         last: rounds at most, where their number is not stated.
-        doubtful: an observation with less confidence is given one round more.
+        doubtful: an observation with less confidence after the first round is given one more, whatever it costs.
         noiseless: rounds more where there is an exact fit to be found, and was not.
         hopeless: once there are so many rounds, more chains are made only where a confidence of 0.8 was reached.
         microseconds: that a search may spend on an observation. What the rounds leave of it goes to the best chain.
         noiseless_times: how many times as much where there is an exact fit to be found.
+        learned: whether the confidence is learned by simulation, which takes 50 searches.
     """
 
     first: int = 1
@@ -72,6 +73,7 @@ class Schedule:
     hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
     noiseless_times: float = 3.0
+    learned: bool = False
 
     def begin(self, noiseless: Flags, stated: int | None) -> Counts:
         """Rounds that observations (b,) are taken to have been through before the first."""
@@ -91,10 +93,11 @@ class Schedule:
         """For which observations there may be a further round, (b,); at least the first is made."""
         if stated is not None:
             return np.asarray(spent.rounds < stated)
-        most = self.last + self.noiseless * spent.noiseless + (spent.confidence < self.doubtful)
+        most = self.last + self.noiseless * spent.noiseless
         within = spent.microseconds * self._growth(spent.rounds) <= self._budget(spent)
         within &= (spent.rounds < self.hopeless) | (spent.confidence >= _HOPEFUL)
-        return np.asarray((spent.rounds < self.first) | ((spent.rounds < most) & within))
+        least = self.first + (spent.confidence < self.doubtful)
+        return np.asarray((spent.rounds < least) | ((spent.rounds < most) & within))
 
     def perturbations(self, spent: Spent) -> Counts:
         """How many further perturbations of the best chain the budget leaves, (b,), a power of two; 0 without one."""
@@ -122,10 +125,10 @@ class Schedule:
 # Numbers that were tuned on the decoders of ``unrelu_studies.kit.trained_families.TUNE`` and the generators to tune on
 # of ``unrelu benchmark hard``: the time in which the best codes are found, and no more than half of the observations of
 # the hardest of them are left unsure.
-COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4)
-# One descent costs as much as all chains of a small network. Two that agree have a confidence of 0.62; where they do
-# not, there are four.
-BATCH = Schedule(first=2, last=2, doubtful=0.6)
+COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, learned=True)
+# One descent of a large network costs as much as all chains of a small one. Two that agree have a confidence of 0.62;
+# where they do not, there are four. Small ones, convolutional for the most part, go on.
+BATCH = Schedule(first=2, last=6, doubtful=0.6, microseconds=1.1e4, noiseless_times=10.0)
 # Measurements that are not linear have optima of their own, as have counts: more chains, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
 # A chain takes half a second: the first few say the most.
