@@ -24,7 +24,7 @@ from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gat
 from unrelu_studies.benchmarks.trained_decoders import family_tables
 from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, FamilyObservations, observe
 from unrelu_studies.kit.families.heavy_search import ROUNDS, gains_by_lbfgs, least_objectives
-from unrelu_studies.kit.families.trained_families import FAMILIES, REPORT, TrainedFamily, others
+from unrelu_studies.kit.families.trained_families import FAMILIES, REPORT, Family, TrainedFamily, others
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -64,7 +64,8 @@ def _units(command: Command) -> list[Unit]:
         units += [("search", name, measured, "own") for measured in MEASURED]
         units += [("search", name, "half", source) for source in foreign]
         units += [("p_values", name, measured) for measured in ("all", "half", "quarter")]
-        units += [("strangers", name, stated) for stated in ("stated", "not stated")]
+        if not _makes_flat_outputs(FAMILIES[name]):
+            units += [("strangers", name, stated) for stated in ("stated", "not stated")]
         units += [("outlier", name, measured) for measured in ("all", "half")]
         units += [("uniform", name, amplitude) for amplitude in AMPLITUDES]
     return units
@@ -92,6 +93,11 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
             row = uniform_noise(family, command.count(UNIFORM, QUICK_UNIFORM), seed, float(of))
             head = {"amplitude": of}
     return {str(question): [{"family": family, "kind": _kind(family), **head, **row}]}
+
+
+def _makes_flat_outputs(family: Family) -> bool:
+    """Whether constants are outputs of it: patches of photographs, which permuted or inverted are such patches too."""
+    return isinstance(family, TrainedFamily) and family.data == "patches"
 
 
 def _kind(family: str) -> str:

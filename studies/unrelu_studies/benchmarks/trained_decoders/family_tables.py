@@ -142,11 +142,13 @@ def _p_values(results: dict[str, Any]) -> str:
 def _success(results: dict[str, Any]) -> str:
     lines = []
     strange, outlier, uniform = (_families(results[name]) for name in ("strangers", "outlier", "uniform"))
-    for name, rows in strange.items():
-        said = [_successes(_where(rows, noise=noise)) for noise in ("stated", "not stated")]
-        off = [per_cent(row["success"]) for row in outlier[name]]
-        lines.append((name, rows[0]["output"], *said, *off, *(per_cent(row["success"]) for row in uniform[name])))
-    head = ("family", "output", "strangers, noise stated", "not stated", "one entry off, all", "half",
+    for name, rows in outlier.items():
+        off, bounded = ([per_cent(row["success"]) for row in of] for of in (rows, uniform[name]))
+        said = [
+            _successes(_where(strange[name], noise=n)) if name in strange else None for n in ("stated", "not stated")
+        ]
+        lines.append((name, *said, *off, *bounded))
+    head = ("family", "strangers, noise stated", "not stated", "one entry off, all", "half",
             *(f"uniform noise, {row['amplitude']:g}" for row in next(iter(uniform.values()))))  # fmt: skip
     kinds = [
         (kind, *(
