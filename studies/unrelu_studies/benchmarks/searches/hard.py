@@ -42,7 +42,7 @@ WITHIN, ZERO = 1e-2, 1e-9
 DECODERS = ("plain-vae-1", "plain-vae-2", "mnist-relu")
 STARTS, DESCENTS = 10, 50
 SURE = 0.99
-# The heavy search: 12 chains of 256 perturbations each, and 27 where a network has few parameters and a step costs
+# The heavy search: 12 chains of 256 perturbations each, and 24 where a network has few parameters and a step costs
 # little: on narrow nets, many chains together miss the best code. A quick one: 12 of 32.
 HEAVY_ROUNDS, HEAVY_ROUNDS_SMALL, SMALL, QUICK_ROUNDS = 11, 13, 2000, 8
 BINS = np.linspace(0.0, 1.0, 11)
