@@ -43,7 +43,7 @@ def test_rounds_are_those_of_the_table_and_then_bring_six_chains_more():
     assert [effort(rounds) for rounds in range(1, len(ROUNDS) + 1)] == list(ROUNDS)
     last = ROUNDS[-1]
     assert effort(len(ROUNDS) + 1) == (last[0] + 6, last[1])
-    assert effort(60) == (306, 256)  # no power of two: a user who asks for sixty gets an end
+    assert effort(60) == (306, 256)  # linear growth: sixty rounds come to an end
 
 
 def test_no_round_takes_anything_back_and_each_brings_more():
