@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.certification.exact import exact, random_case
+from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, level_set, propagated, region_of
 from unrelu.certification.bound_tightening import backward_bounds, latent_bounds
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import BALANCE, LATENT, SUM, Lemma, level_set, propagated, region_of
 from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound, settled
 
 NORMS = st.sampled_from(["linf", "l1"])

@@ -21,8 +21,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import (
+from unrelu.certification.bound_propagation import (
     BALANCE,
     HIGH,
     LATENT,
@@ -34,10 +33,11 @@ from unrelu.certification.layer_bounds import (
     region_of,
     unit,
 )
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeBasis, NodeProgram, Solved
-from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Multipliers, Region, settled
 from unrelu.certification.search_tree import Tree, missed
+from unrelu.certification.triangle_relaxation import Relaxation
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import OPTIMAL, dual_simplex

@@ -21,13 +21,13 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.certification.bound_propagation import Lemma, level_region, region_of
 from unrelu.certification.bound_tightening import Probing, backward_bounds, decided, latent_bounds, neuron_lemmas
 from unrelu.certification.certified_chain import EXACT, CertifiedChain
-from unrelu.certification.layer_bounds import Lemma, level_region, region_of
 from unrelu.certification.node_program import Limits, NodeProgram
 from unrelu.certification.proof import GAP, BoundsAt
-from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.search_tree import Tree, most_violated
+from unrelu.certification.triangle_relaxation import Relaxation
 
 Array = npt.NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.safe_bounds import Multipliers, Packed, Region, lower_bound
 
 # The gap that a proof closes.

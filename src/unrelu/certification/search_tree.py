@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.certification.bound_propagation import Lemma, Regions
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import Lemma, Regions
 from unrelu.certification.node_program import NodeBasis
 from unrelu.certification.proof import MultiplierRows, Proof
-from unrelu.certification.relaxation import Relaxation
 from unrelu.certification.safe_bounds import Multipliers, Packed, lower_bound, settled
+from unrelu.certification.triangle_relaxation import Relaxation
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]

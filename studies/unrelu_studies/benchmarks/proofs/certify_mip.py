@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from unrelu.certification.bound_propagation import everywhere, propagated, region_of
 from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.layer_bounds import everywhere, propagated, region_of
 from unrelu.certification.proof import GAP
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.lp_status import LpStatus
