@@ -33,8 +33,8 @@ from unrelu.datasets.opening import open_source
 from unrelu.datasets.small_files import read_measurement, read_observations
 from unrelu.datasets.tables import columns_of
 from unrelu.errors import InputError
-from unrelu.hardness import read_dimacs
 from unrelu.runs.run_folder import open_run
+from unrelu_studies.paper.hardness import read_dimacs
 
 MAX_BYTES = 2**26
 # More than that, and few bytes where it is compressed.

@@ -13,8 +13,6 @@ from unrelu._version import __version__ as __version__
 if TYPE_CHECKING:
     from unrelu import adapters as adapters
     from unrelu import errors, measurements, methods, zoo
-    from unrelu import hardness as hardness
-    from unrelu import theory as theory
     from unrelu._calibrate import calibrate
     from unrelu._certify import certify
     from unrelu._inspect import inspect
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
     from unrelu.result import Inversion, Status
     from unrelu.runs import Run, open_run, run
 
-# Importable, but not in __all__: ``hardness``, ``theory``, and what needs an optional package, which ``import *`` does
-# without.
+# What needs an optional package is importable, but not in __all__: ``import *`` does without.
 __all__ = [
     "Certificate",
     "Certificates",
@@ -109,7 +106,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("adapters", "errors", "hardness", "measurements", "methods", "theory", "zoo"):
+    if name in ("adapters", "errors", "measurements", "methods", "zoo"):
         value: Any = import_module(f"unrelu.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)

@@ -18,8 +18,9 @@ from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import share
-from unrelu.theory import ASSUMED_EXPANSION
 
+#: The least :math:`n_i / n_{i-1}` of the paper's Assumption 1.
+ASSUMED_EXPANSION = 2.1
 # Beyond that, proofs of the zoo's networks did not end in minutes.
 _MANY = 300
 # Fractions are estimated to a per cent, which a thousand samples do; more than this is a mistake.

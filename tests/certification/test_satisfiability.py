@@ -9,7 +9,7 @@ import pytest
 
 import unrelu
 from unrelu.certification.certificate import ProofStatus
-from unrelu.hardness import SEPARATION, random_formula, reduction
+from unrelu_studies.paper.hardness import SEPARATION, random_formula, reduction
 
 RATIO = 4.3
 

@@ -230,6 +230,7 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
 
     from tests.opaque_modules import Residual
     from unrelu.adapters import GeneratorReconstructor, LatentInverter
+    from unrelu_studies.paper import hardness, theory
 
     network = random_network((3, 12, 30))
     z = np.random.default_rng(0).standard_normal((4, 3))
@@ -245,8 +246,8 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
     unrelu.invert(network, 0 * y, "lm")
     unrelu.run(network, y, tmp_path / "chain", "lm", workers=1, chunk=2)
     unrelu.run(opaque, opaque(np.ones((3, 5))), tmp_path / "opaque", "lm", workers=1, chunk=2)
-    unrelu.hardness.random_formula(5, 9, 0)
-    for search in (unrelu.theory.c_inf_upper, unrelu.theory.c_1_upper):
+    hardness.random_formula(5, 9, 0)
+    for search in (theory.c_inf_upper, theory.c_1_upper):
         search(np.asarray(network.layers[0].matrix()), 5, samples=5, seed=0)
     LatentInverter(network, method="lm", random_state=0).fit(y).transform(y)
     physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unrelu.theory import c_1, c_inf
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers
 from unrelu_studies.kit.random_instances import gaussian_network, random
@@ -13,6 +12,7 @@ from unrelu_studies.paper import load
 from unrelu_studies.paper.experiment import SEED, Verdict
 from unrelu_studies.paper.theorems import theorem_bounds
 from unrelu_studies.paper.theorems.attacks import _furthest, attacks
+from unrelu_studies.paper.theory import c_1, c_inf
 
 
 @pytest.fixture(scope="module")

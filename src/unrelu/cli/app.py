@@ -218,9 +218,9 @@ def inspect(
     from rich.console import Console
     from rich.markup import escape
 
+    from unrelu._inspect import ASSUMED_EXPANSION
     from unrelu._inspect import inspect as look
     from unrelu.cli.documents import inspect_document
-    from unrelu.theory import ASSUMED_EXPANSION
 
     network = network_of(model, layers, activation, latent_shape, max_bytes)
     seen = look(network, samples)

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from unrelu.theory import identifiable_probability
 from unrelu_studies.kit.measures import code_rows, identifiable
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -16,6 +15,7 @@ from unrelu_studies.kit.picture_style import legend, line, panels, tidy
 from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
+from unrelu_studies.paper.theory import identifiable_probability
 
 HIDDEN, OUTPUT = 250, 600
 PANELS = {"fig2a": ("relu", "Figure 2(a)"), "fig2b": ("leaky_relu:0.1", "Figure 2(b)")}

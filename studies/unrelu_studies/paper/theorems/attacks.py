@@ -24,7 +24,7 @@ from scipy import sparse
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.network import Network
-from unrelu.theory import c_1, c_inf
+from unrelu_studies.paper.theory import c_1, c_inf
 
 Array = npt.NDArray[np.float64]
 

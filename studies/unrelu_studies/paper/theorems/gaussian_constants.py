@@ -9,13 +9,13 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from unrelu.theory import c_1, c_1_upper, c_inf, c_inf_upper
 from unrelu_studies.kit.measures import slope
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import Style, cloud, legend, panels, tidy
 from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
+from unrelu_studies.paper.theory import c_1, c_1_upper, c_inf, c_inf_upper
 
 Array = npt.NDArray[np.float64]
 

@@ -11,7 +11,6 @@ from matplotlib.patches import Patch
 
 from unrelu._certify import certify
 from unrelu.certification.certificate import Certificate
-from unrelu.hardness import SEPARATION, example_1, random_formula, reduction
 from unrelu_studies.kit.measures import share
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -19,6 +18,7 @@ from unrelu_studies.kit.picture_style import panels, tidy
 from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
+from unrelu_studies.paper.hardness import SEPARATION, example_1, random_formula, reduction
 
 _VARIABLES = (8, 9, 10)
 _RATIO = 4.26  # clauses a variable where half of large random formulas are satisfiable
@@ -187,8 +187,8 @@ EXPERIMENTS = {
         title="Theorem 1: random 3SAT formulas as networks",
         about=(
             f"Random 3SAT formulas of 8 to 10 variables with {_RATIO:g} clauses a variable, through "
-            "`unrelu.hardness.reduction`. All assignments are tried in the network; auto searches all real codes, and "
-            f"branch and bound (`unrelu.certify`, up to {_NODES} nodes) bounds the smallest error over them."
+            "`unrelu_studies.paper.hardness.reduction`. All assignments are tried in the network; auto searches all real "
+            f"codes, and branch and bound (`unrelu.certify`, up to {_NODES} nodes) bounds the smallest error over them."
         ),
         columns=("variables", "formula", "models", "same", "assignment", "found", "lower", "upper", "nodes"),
         units=_units,
@@ -200,8 +200,8 @@ EXPERIMENTS = {
         name="example1",
         title="Example 1: a preimage that is not convex",
         about=(
-            "The network of two layers and two inputs of `unrelu.hardness.example_1`, with the largest error of the "
-            "output on a grid. The paper claims such an example; the network is ours. Nothing is random."
+            "The network of two layers and two inputs of `unrelu_studies.paper.hardness.example_1`, with the largest "
+            "error of the output on a grid. The paper claims such an example; the network is ours. Nothing is random."
         ),
         columns=("what", "z1", "z2", "residual"),
         units=_example_units,

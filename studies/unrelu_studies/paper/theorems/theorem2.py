@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom, binomtest
 
-from unrelu.theory import layerwise_recovery_probability
 from unrelu_studies.kit.measures import relative_error
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -17,6 +16,7 @@ from unrelu_studies.kit.picture_style import Style, legend, panels, tidy
 from unrelu_studies.kit.random_instances import gaussian_network, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
+from unrelu_studies.paper.theory import layerwise_recovery_probability
 
 _FACTORS = (1.5, 1.7, 1.9, 2.0, 2.1, 2.2, 2.4, 2.7, 3.0)
 _LATENT, _DEPTHS = (10, 20, 40), (2, 3)

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unrelu.models.network import Network
-from unrelu.theory import c_1, c_1_upper, c_inf_upper, corollary_1, recovery_bound, theorem_3, theorem_4
 from unrelu_studies.kit.measures import slope
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -20,6 +19,7 @@ from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noi
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
 from unrelu_studies.paper.theorems.attacks import attacks
+from unrelu_studies.paper.theory import c_1, c_1_upper, c_inf_upper, corollary_1, recovery_bound, theorem_3, theorem_4
 
 Array = npt.NDArray[np.float64]
 

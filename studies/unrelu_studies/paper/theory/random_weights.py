@@ -10,13 +10,11 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import betainc
 
+from unrelu._inspect import ASSUMED_EXPANSION
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-
-#: The least :math:`n_i / n_{i-1}` of Assumption 1.
-ASSUMED_EXPANSION = 2.1
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ activations.
 
 from __future__ import annotations
 
-from unrelu.hardness.formula import Formula, parse_dimacs, random_formula, read_dimacs
-from unrelu.hardness.networks import SEPARATION, Example, Reduction, example_1, reduction
+from unrelu_studies.paper.hardness.formula import Formula, parse_dimacs, random_formula, read_dimacs
+from unrelu_studies.paper.hardness.networks import SEPARATION, Example, Reduction, example_1, reduction
 
 __all__ = [
     "SEPARATION",

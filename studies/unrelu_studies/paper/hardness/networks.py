@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.hardness.formula import Booleans, Formula, as_assignments
 from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
+from unrelu_studies.paper.hardness.formula import Booleans, Formula, as_assignments
 
 Array = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def reduction(formula: Formula) -> Reduction:
 
     Its matrices are dense, and take some 16 n (2n + m) bytes.
 
-    Source: Theorem 1 of the paper, whose proof is in :mod:`unrelu.hardness`.
+    Source: Theorem 1 of the paper, whose proof is in :mod:`unrelu_studies.paper.hardness`.
     """
     n, m = formula.variables, len(formula.clauses)
     # A literal is 1/2 + sign (p - q), so 1 - sum of the literals = 1 - |C|/2 - sum of sign (p - q).

@@ -14,7 +14,7 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import LayerSystem, LInf
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
-from unrelu.theory.constants import c_inf
+from unrelu_studies.paper.theory.constants import c_inf
 
 Array = npt.NDArray[np.float64]
 

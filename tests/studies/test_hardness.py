@@ -14,7 +14,15 @@ from scipy.optimize import linprog
 
 import unrelu
 from unrelu.errors import InputError
-from unrelu.hardness import SEPARATION, Formula, example_1, parse_dimacs, random_formula, read_dimacs, reduction
+from unrelu_studies.paper.hardness import (
+    SEPARATION,
+    Formula,
+    example_1,
+    parse_dimacs,
+    random_formula,
+    read_dimacs,
+    reduction,
+)
 
 ALL_SIGNS = Formula(3, tuple(itertools.product((1, -1), (2, -2), (3, -3))))
 UNSATISFIABLE = {

@@ -13,17 +13,25 @@ of the assumption.
 :func:`recovery_bound` takes the certified constants of the rows that one code makes bright, layer by layer: a proof
 for this network, this code and ``method="linf"``.
 
->>> from unrelu import theory
+>>> from unrelu_studies.paper import theory
 >>> theory.ASSUMED_EXPANSION
 2.1
 """
 
 from __future__ import annotations
 
-from unrelu.theory.bounds import Corollary, ErrorBound, RecoveryBound, corollary_1, recovery_bound, theorem_3, theorem_4
-from unrelu.theory.constants import Bracket, Worst, c_1, c_1_upper, c_inf, c_inf_upper
-from unrelu.theory.random_weights import (
-    ASSUMED_EXPANSION,
+from unrelu._inspect import ASSUMED_EXPANSION
+from unrelu_studies.paper.theory.bounds import (
+    Corollary,
+    ErrorBound,
+    RecoveryBound,
+    corollary_1,
+    recovery_bound,
+    theorem_3,
+    theorem_4,
+)
+from unrelu_studies.paper.theory.constants import Bracket, Worst, c_1, c_1_upper, c_inf, c_inf_upper
+from unrelu_studies.paper.theory.random_weights import (
     Expansion,
     active_rows_probability,
     expansion,
