@@ -188,7 +188,8 @@ EXPERIMENTS = {
         about=(
             f"Random 3SAT formulas of 8 to 10 variables with {_RATIO:g} clauses a variable, through "
             "`unrelu_studies.paper.hardness.reduction`. All assignments are tried in the network; auto searches all "
-            f"real codes, and branch and bound (`unrelu.certify`, up to {_NODES} nodes) bounds the smallest error over them."
+            f"real codes, and branch and bound (`unrelu.certify`, up to {_NODES} nodes) bounds the smallest error over "
+            "them."
         ),
         columns=("variables", "formula", "models", "same", "assignment", "found", "lower", "upper", "nodes"),
         units=_units,
