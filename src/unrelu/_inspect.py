@@ -136,8 +136,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     exact, undecided = 0.0, 0
     if isinstance(network, Network):
         layers, exact = _layers(network, z)
-        bent = [layer for layer in network.layers[:-1] if not layer.activation.smooth]
-        undecided = sum(int((np.broadcast_to(layer.activation.slope, (layer.n_out,)) < 1).sum()) for layer in bent)
+        undecided = sum(int((layer.activation.slopes(layer.n_out) < 1).sum()) for layer in network.layers[:-1])
     identifiable = float((local_rank(network, z)[1] == 0).mean())
     refused = None
     try:

@@ -164,7 +164,7 @@ def obstacle(network: Generator) -> str | None:
             return f"layer {i} ends in {layer.activation}; only ReLU, LeakyReLU and identity are piecewise linear"
         if layer.activation.width > 0:
             return f"layer {i} has its kinks rounded off; certify the network before it was smoothed"
-        if not bool(((layer.activation.slope >= 0) & (layer.activation.slope <= 1)).all()):
+        if not layer.activation.convex:
             return f"layer {i} has slopes outside [0, 1], so that its activation is not convex"
         if layer.n_in * layer.n_out > _LARGEST_LAYER:
             return f"layer {i} has a matrix of {layer.n_out} x {layer.n_in}, too large for dense linear programs"
@@ -203,7 +203,7 @@ def chain_of(
     matrices = [layer.matrix() for layer in network.layers]
     weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]
-    slopes = [np.array(np.broadcast_to(layer.activation.slope, (layer.n_out,))) for layer in network.layers]
+    slopes = [layer.activation.slopes(layer.n_out) for layer in network.layers]
     shown = observed_rows(operator, y[None])
     if shown is None:
         weights, biases = [*weights, written_out(operator)], [*biases, np.zeros(operator.m)]

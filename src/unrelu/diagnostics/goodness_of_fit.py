@@ -137,7 +137,7 @@ def _straight(problem: Problem) -> bool:
     return (
         isinstance(network, Network)
         and problem.operator.linear
-        and all(not layer.activation.smooth and (layer.activation.slope == 1).all() for layer in network.layers)
+        and all(layer.activation.linear for layer in network.layers)
     )
 
 

@@ -181,7 +181,7 @@ def _well_conditioned(tangents: Tensor) -> Flags:
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
     """How far z may move until a neuron of the layer reaches its kink, (B,)."""
-    bent = torch.as_tensor(np.broadcast_to(layer.activation.slope != 1, u.shape[1:]).copy())
+    bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
     if _curved(layer) or not bent.any():
         return torch.full_like(u[:, 0], torch.inf)
     far = u.abs() / torch.linalg.vector_norm(slopes, dim=1)

@@ -55,7 +55,7 @@ MOST_PATTERNS, MOST_NEURONS = 256, 256
 
 def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
     """Where a ReLU, LeakyReLU or PReLU has a pre-activation u = W h + b of zero, (B, n)."""
-    bent = torch.as_tensor(np.nan_to_num(layer.activation.slope, nan=1.0) != 1)
+    bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
     largest = u.abs().amax(dim=1, keepdim=True)
     allowed = _KINK_TOLERANCE * largest
     if (largest < _SMALL).any():
@@ -137,7 +137,7 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
         kinks = at_kink(layer, x, u)[0]
         x = layer.activation.forward(u)
         factor = layer.activation.derivative(u, x)[0]
-        c = torch.as_tensor(np.array(np.broadcast_to(layer.activation.slope, len(kinks))))
+        c = torch.from_numpy(layer.activation.slopes(len(kinks)))
         if picked and layer is network.layers[-1]:
             factor = torch.where(kinks, (c != 0).to(factor.dtype), factor)
             below.append(v[:, kinks & (c == 0) & _observed(operator, len(kinks))].T)

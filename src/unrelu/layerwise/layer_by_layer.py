@@ -88,10 +88,7 @@ def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
 
 def restricted(system: LayerSystem, rows: OutputRows) -> LayerSystem:
     """The layer with some of its outputs."""
-    activation = system.activation
-    if activation.slope.ndim:
-        activation = Activation(activation.name, activation.slope[rows])
-    return replace(system, matrix=system.matrix[rows], bias=system.bias[rows], activation=activation)
+    return replace(system, matrix=system.matrix[rows], bias=system.bias[rows], activation=system.activation.of(rows))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from torch import Tensor
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.observed_network import OutputRows, observed_rows
-from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
@@ -110,14 +109,13 @@ class Observation:
         """The slope of psi below zero, (p,)."""
         if not self.keeps:
             return np.ones(len(self.y))
-        slopes = np.broadcast_to(self.network.layers[-1].activation.slope, (self.network.output_dim,))
-        return slopes[self.seen]
+        return self.network.layers[-1].activation.slopes(self.network.output_dim)[self.seen]
 
     @cached_property
     def ends(self) -> Index:
         """Where the kinks of each layer begin and end in u, (d + 1,)."""
         layers = self.network.layers
-        counts = [layer.n_out if _bent(layer.activation) else 0 for layer in layers]
+        counts = [layer.n_out if layer.activation.kinks(layer.n_out).any() else 0 for layer in layers]
         if self.keeps:
             counts[-1] = 0
         return np.concatenate([[0], np.cumsum(counts)])
@@ -190,7 +188,7 @@ def observations(problem: Problem) -> list[Observation]:
     """Every observation of a problem; they share the network."""
     network = as_chain(problem.network, problem.norm).to(torch.float64)
     operator, y = problem.operator, problem.y
-    keeps = _convex(network.layers[-1].activation)
+    keeps = network.layers[-1].activation.convex
     shown = observed_rows(operator, y)
     if shown is None:
         through = operator.to(torch.float64, network.device)
@@ -206,15 +204,6 @@ def _sizes(observation: Observation) -> Array:
     trace = observation.trace(stream("typical sizes").standard_normal((4, observation.network.latent_dim)))
     parts = [*np.split(trace.u, observation.ends[1:-1], axis=1), trace.v]
     return np.array([float(np.abs(part).max(initial=0.0)) for part in parts])
-
-
-def _bent(activation: Activation) -> bool:
-    return not activation.smooth and bool((activation.slope != 1).any())
-
-
-def _convex(activation: Activation) -> bool:
-    """Whether the activation is the larger of v and c v, 0 <= c <= 1."""
-    return not activation.smooth and bool(((activation.slope >= 0) & (activation.slope <= 1)).all())
 
 
 def _numpy(x: Tensor) -> Array:

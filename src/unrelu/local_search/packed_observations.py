@@ -41,11 +41,8 @@ class PackedLayer(NamedTuple):
 
     def rows(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
         """The layer of some of its outputs."""
-        activation = self.activation
-        if activation.slope.ndim:
-            activation = Activation(activation.name, activation.slope[index])
         weight = None if self.weight is None else self.weight[index]
-        return PackedLayer(self.matrix[index], self.bias[index], activation, self.size, weight)
+        return PackedLayer(self.matrix[index], self.bias[index], self.activation.of(index), self.size, weight)
 
 
 class PackedNetwork(NamedTuple):
@@ -70,7 +67,7 @@ class PackedNetwork(NamedTuple):
         for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
             outputs, inputs = matrix.shape
             kind = _KINDS.get(activation.name, PIECEWISE_LINEAR)
-            slopes = np.broadcast_to(0.0 if activation.smooth else activation.slope, (outputs,))
+            slopes = np.nan_to_num(activation.slopes(outputs))
             row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind, -1
             numbers += [part.astype(dtype).ravel() for part in (matrix.T, bias, slopes)]
             begin = row[SLOPE] + outputs
@@ -117,7 +114,7 @@ class PackedObservations:
         self._shown = observed_rows(inner, y)
         if self._shown is None:
             last = layers[-1]
-            if last.activation.name == "identity":
+            if last.activation.linear:
                 matrix, bias = folded(inner, last.matrix, last.bias)
                 layers[-1] = PackedLayer(matrix, bias, last.activation, last.size)
             else:

@@ -31,7 +31,6 @@ from unrelu.errors import ModelError
 from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse, Weighted
 from unrelu.measurements.latent_bounds import Coordinates, GeneratorOnCoordinates
 from unrelu.measurements.observed_network import selects_outputs
-from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
@@ -227,7 +226,7 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
         steps.insert(0, Scale(like.new_tensor(2.0**linear), like.new_tensor(0.0)))
     activation = layer.activation
     if activation.width:
-        activation = Activation(activation.name, activation.slope, math.ldexp(activation.width, after))
+        activation = activation.smoothed(math.ldexp(activation.width, after))
     return Layer(replace(layer.affine, steps=tuple(steps)), activation)
 
 

@@ -37,7 +37,7 @@ def is_layer(network: Generator, operator: Operator) -> bool:
     if not operator.linear:
         return False
     last = network.layers[-1].activation if isinstance(network, Network) else None
-    if last is not None and last.name == "identity":
+    if last is not None and last.linear:
         return True
     if isinstance(operator, Weighted):
         return last is not None and not last.smooth and selects_outputs(operator.inner)

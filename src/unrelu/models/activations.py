@@ -7,8 +7,9 @@ saturates (sigmoid, tanh). :meth:`Activation.preimage` is that interval and ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,25 @@ from unrelu.errors import ModelError
 
 Array = npt.NDArray[np.float64]
 
+
+@dataclass(frozen=True)
+class _Saturating:
+    """A smooth activation: its range, phi and phi^-1, and phi' as a function of x = phi(u)."""
+
+    range: tuple[float, float]
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    derivative: Callable[[torch.Tensor], torch.Tensor]
+    value: np.ufunc
+    inverse: np.ufunc
+
+
+_SATURATING = {
+    "sigmoid": _Saturating((0.0, 1.0), torch.sigmoid, lambda x: x * (1 - x), expit, logit),
+    "tanh": _Saturating((-1.0, 1.0), torch.tanh, lambda x: 1 - x * x, np.tanh, np.arctanh),
+}
+# The slope c of the piecewise linear ones that have one of their own.
 _SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0}
-_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
-_NAMES = ("relu", "leaky_relu", "prelu", "identity", "sigmoid", "tanh")
+_NAMES = ("relu", "leaky_relu", "prelu", "identity", *_SATURATING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +123,22 @@ class Activation:
             return f"leaky_relu:{self.slope.item():g}"
         return self.name
 
+    # --- questions ---------------------------------------------------------------------------------------------
+
     @property
     def smooth(self) -> bool:
-        """Whether the activation is sigmoid or tanh."""
-        return self.name in _RANGES
+        """Whether the activation is sigmoid or tanh; the others are positively homogeneous, phi(s u) = s phi(u)."""
+        return self.name in _SATURATING
+
+    @cached_property
+    def linear(self) -> bool:
+        """Whether it is the identity."""
+        return not self.smooth and bool((self.slope == 1).all())
+
+    @property
+    def convex(self) -> bool:
+        """Whether it is the larger of u and c u, with 0 <= c <= 1."""
+        return not self.smooth and bool(((self.slope >= 0) & (self.slope <= 1)).all())
 
     @property
     def invertible(self) -> bool:
@@ -125,50 +154,55 @@ class Activation:
     def range(self) -> tuple[Array, Array]:
         """Lower and upper limit of the outputs, each broadcastable to (n,); infinite where there is none."""
         if self.smooth:
-            low, high = _RANGES[self.name]
+            low, high = _SATURATING[self.name].range
             return np.array(low), np.array(high)
         return np.where(self.slope > 0, -np.inf, 0.0), np.array(np.inf)
 
-    # --- PyTorch side: values and derivatives -------------------------------------------------------------------
+    def slopes(self, n: int) -> Array:
+        """The slope below zero of each of n outputs, (n,); NaN for sigmoid and tanh."""
+        return np.array(np.broadcast_to(self.slope, (n,)))
+
+    def kinks(self, n: int) -> npt.NDArray[np.bool_]:
+        """Which of n outputs have a kink at 0, (n,)."""
+        return np.asarray((self.slopes(n) != 1) & (not self.smooth))
+
+    # --- the same activation elsewhere ---------------------------------------------------------------------------
+
+    def of(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Activation:
+        """The activation of some of its outputs."""
+        return Activation(self.name, self.slope[index]) if self.slope.ndim else self
 
     def smoothed(self, width: float) -> Activation:
         """The same activation with its kink smoothed; itself where there is none."""
-        if self.smooth or self.name == "identity":
-            return self
-        return Activation(self.name, self.slope, width)
+        return self if self.smooth or self.linear else Activation(self.name, self.slope, width)
+
+    # --- PyTorch side: values and derivatives -------------------------------------------------------------------
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """phi(u) for pre-activations of shape (B, n)."""
+        if self.smooth:
+            return _SATURATING[self.name].forward(u)
+        if self.linear:
+            return u
         if self.width:
             # The integral of a ramp from 0 at -w to 1 at w; beyond w, u itself.
             ramp = torch.nn.functional.hardtanh(u, -self.width, self.width) + self.width
-            smooth = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
-            if self.name == "relu":
-                return smooth
-            c = self._slope_like(u)
-            return c * u + (1 - c) * smooth
+            positive = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
+        else:
+            positive = torch.relu(u)
         if self.name == "relu":
-            return torch.relu(u)
-        if self.name == "sigmoid":
-            return torch.sigmoid(u)
-        if self.name == "tanh":
-            return torch.tanh(u)
-        if self.name == "identity":
-            return u
-        return torch.where(u > 0, u, u * self._slope_like(u))
+            return positive
+        c = self._slope_like(u)
+        return c * u + (1 - c) * positive if self.width else torch.where(u > 0, u, u * c)
 
     def derivative(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """phi'(u), given u and x = phi(u), both (B, n). At a kink it is the slope for negative arguments."""
-        if self.name == "sigmoid":
-            return x * (1 - x)
-        if self.name == "tanh":
-            return 1 - x * x
-        if self.name == "identity":
-            return torch.ones_like(u)
+        if self.smooth:
+            return _SATURATING[self.name].derivative(x)
+        c = self._slope_like(u)
         if self.width:
-            c = self._slope_like(u)
             return c + (1 - c) * ((u + self.width) / (2 * self.width)).clamp(0.0, 1.0)
-        return torch.where(u > 0, torch.ones((), dtype=u.dtype, device=u.device), self._slope_like(u))
+        return torch.where(u > 0, torch.ones_like(c), c)
 
     def _slope_like(self, u: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.slope, dtype=u.dtype, device=u.device)
@@ -177,10 +211,8 @@ class Activation:
 
     def value(self, u: Array) -> Array:
         """phi(u) for pre-activations of shape (..., n)."""
-        if self.name == "sigmoid":
-            return np.asarray(expit(u))
-        if self.name == "tanh":
-            return np.tanh(u)
+        if self.smooth:
+            return np.asarray(_SATURATING[self.name].value(u))
         return np.where(u > 0, u, u * self.slope)
 
     def clip(self, x: Array, margin: float = 0.0) -> Array:
@@ -197,10 +229,8 @@ class Activation:
 
         Source: equation (5) of the paper.
         """
-        if self.name == "sigmoid":
-            return np.asarray(logit(x))
-        if self.name == "tanh":
-            return np.arctanh(x)
+        if self.smooth:
+            return np.asarray(_SATURATING[self.name].inverse(x))
         return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
 
     def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:
@@ -209,13 +239,8 @@ class Activation:
         The output interval must meet the range of the activation (use :meth:`clip` first).
         """
         bottom, top = self.range
-        free_below = low <= bottom
-        free_above = high >= top
-        # The replaced ends only keep the inverse finite; they are overwritten by the infinities.
-        if self.smooth:
-            middle = np.full_like(low, (bottom + top) / 2)
-            low, high = np.where(free_below, middle, low), np.where(free_above, middle, high)
-        return (np.where(free_below, -np.inf, self.inverse(low)), np.where(free_above, np.inf, self.inverse(high)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Activation, (self.name, None if self.smooth else self.slope, self.width))
+        free_below, free_above = low <= bottom, high >= top
+        # Beyond the range there is no inverse, and those ends are infinite.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ends = self.inverse(low), self.inverse(high)
+        return np.where(free_below, -np.inf, ends[0]), np.where(free_above, np.inf, ends[1])

@@ -118,7 +118,7 @@ def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[
         chain.insert(0, step)
         latent = (width,)
     if outputs:
-        if network.layers[-1].activation.name == "identity":
+        if network.layers[-1].activation.linear:
             chain.pop()
         chain.append(Reshape((network.output_dim,)))
     width = network.output_dim
