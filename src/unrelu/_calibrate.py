@@ -59,8 +59,8 @@ def calibrate(
     does it with more, for generators of any kind, for counts, and from data of one's own.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched as "auto" does,
-    one round further where it would be sure. How many of the independent chains ended in the best optimum that is known
-    is the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and
+    one round further where it would be sure. How many of the independent restarts ended in the best known optimum is
+    the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and
     used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.7
     of this one, stated or not.
 

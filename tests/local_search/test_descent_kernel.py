@@ -98,17 +98,17 @@ def system(problem, row, z, width=0.0):
     return [part[0].numpy() for part in objective.system(objective.tensor(z[None]), torch.tensor([row]))]
 
 
-def run(problem, z, f=None, moves=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
+def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
     """Codes (c, k) after descents and perturbations, their f and the steps of each."""
     network, y = CompiledDescents(problem).packed.of(row)
     z = np.array(z)
     f = np.full(len(z), np.inf) if f is None else np.array(f)
-    moves = np.empty((len(z), 0, z.shape[1])) if moves is None else moves
+    perturbations = np.empty((len(z), 0, z.shape[1])) if perturbations is None else perturbations
     steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_perturb(
         *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
-        f, moves, steps,
+        f, perturbations, steps,
     )  # fmt: skip
     return z, f, steps
 
@@ -273,23 +273,23 @@ def test_dead_neurons_end_a_descent_where_it_began():
     )  # fmt: skip
     problem = Problem.build(dead, np.ones((1, N)))
     start = drawn(3, K)
-    z, f, _ = run(problem, start, moves=drawn(3, 2, K), schedule=[0.5, 0.1])
+    z, f, _ = run(problem, start, perturbations=drawn(3, 2, K), schedule=[0.5, 0.1])
     np.testing.assert_array_equal(z, start)
     np.testing.assert_allclose(f, N)
 
 
 def test_a_descent_does_not_depend_on_those_before_it():
     problem, truth = noisy(NETWORKS["four layers"])
-    start, moves = truth + 0.5, drawn(B, 3, K)
+    start, perturbations = truth + 0.5, drawn(B, 3, K)
     options = {"schedule": np.geomspace(1, 0.02, 5), "limits": (16, 1e-2, 0.0, np.inf)}
-    together = run(problem, start, moves=moves, **options)
+    together = run(problem, start, perturbations=perturbations, **options)
     rng = np.random.default_rng(1)
     small_arrays = []
     for trial in range(3000):
         # Memory of other places: loops in vectors may take another way where arrays lie side by side.
         small_arrays = small_arrays[-300:] + [np.empty(size) for size in rng.integers(1, 60, size=rng.integers(8))]
         i = trial % B
-        alone = run(problem, start[i : i + 1], moves=moves[i : i + 1], **options)
+        alone = run(problem, start[i : i + 1], perturbations=perturbations[i : i + 1], **options)
         for one, all_of_them in zip(alone, together, strict=True):
             np.testing.assert_array_equal(one[0], all_of_them[i])
 
@@ -302,16 +302,16 @@ def test_perturbations_never_raise_the_objective(name):
     problem, truth = noisy(NETWORKS[name], level=0.3)
     start = truth[0] + drawn(20, K)
     z, f, steps = run(problem, start, limits=(16, 1e-2, 0.0, np.inf))
-    moves = 0.5 * drawn(20, 6, K)
+    perturbations = 0.5 * drawn(20, 6, K)
     for i in range(6):
-        lower_z, lower, more = run(problem, z, f, moves[:, i : i + 1], limits=(16, 1e-2, 0.0, np.inf))
+        lower_z, lower, more = run(problem, z, f, perturbations[:, i : i + 1], limits=(16, 1e-2, 0.0, np.inf))
         kept = lower == f
         np.testing.assert_array_equal(lower_z[kept], z[kept])
         assert (lower <= f).all()
         assert (more > 0).all()
         np.testing.assert_allclose(lower, objectives(problem, lower_z), rtol=1e-4)
         z, f, steps = lower_z, lower, steps + more
-    at_once = run(problem, start, moves=moves, limits=(16, 1e-2, 0.0, np.inf))
+    at_once = run(problem, start, perturbations=perturbations, limits=(16, 1e-2, 0.0, np.inf))
     for one, other in zip(at_once[:2], (z, f), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
@@ -326,7 +326,7 @@ def test_codes_that_were_descended_from_before_are_not_again():
 
 def test_a_code_that_is_good_enough_is_not_perturbed():
     problem, truth = noisy(NETWORKS["relu"], level=0.0)
-    _, _, steps = run(problem, truth[:1], moves=np.ones((1, 50, K)), limits=(16, 1e-2, 1e-6, np.inf))
+    _, _, steps = run(problem, truth[:1], perturbations=np.ones((1, 50, K)), limits=(16, 1e-2, 1e-6, np.inf))
     assert steps.tolist() == [0]
 
 
@@ -337,7 +337,7 @@ def test_a_perturbed_code_is_given_up_only_where_it_stays_above_what_it_has_to_c
     start = truth[0] + drawn(60, K)
     free_z, free, free_steps = run(problem, start)
     ceiling = np.full(60, 1.001 * np.quantile(free, 0.75))
-    z, f, steps = run(problem, start, f=ceiling, moves=np.zeros((60, 1, K)))
+    z, f, steps = run(problem, start, f=ceiling, perturbations=np.zeros((60, 1, K)))
     kept = f < ceiling
     np.testing.assert_allclose(f[kept], free[kept], rtol=1e-6)
     np.testing.assert_allclose(z[kept], free_z[kept], rtol=1e-4, atol=1e-4)
@@ -354,7 +354,7 @@ def test_perturbations_are_as_long_as_the_code_that_they_are_of(length):
     size = max(np.sqrt(np.square(z).mean()), SHORTEST_CODE)
     limits = (1, 1e-6, 0.0, np.inf)
     by_hand = run(problem, z + size * move[0], limits=limits)
-    found = run(problem, z, f=np.full(1, 1e30), moves=move, limits=limits)
+    found = run(problem, z, f=np.full(1, 1e30), perturbations=move, limits=limits)
     np.testing.assert_allclose(found[0], by_hand[0], rtol=1e-5)
     np.testing.assert_allclose(found[1], by_hand[1], rtol=1e-5)
     assert np.abs(found[0] - z).max() > 0
@@ -362,7 +362,7 @@ def test_perturbations_are_as_long_as_the_code_that_they_are_of(length):
 
 def test_a_short_code_is_perturbed_all_the_same():
     problem, _ = noisy(NETWORKS["identity"], level=1.0)
-    z, f, steps = run(problem, np.zeros((1, K)), f=np.full(1, 1e9), moves=drawn(1, 1, K))
+    z, f, steps = run(problem, np.zeros((1, K)), f=np.full(1, 1e9), perturbations=drawn(1, 1, K))
     assert steps[0] > 0
     assert f[0] < 1e9
     assert (z != 0).any()
@@ -397,7 +397,7 @@ def test_a_coordinate_is_mirrored_at_its_bounds_in_numpy_as_in_the_kernel(low, h
 def test_perturbed_codes_stay_in_their_box_and_do_not_heap_up_at_its_ends():
     problem, truth = noisy(NETWORKS["relu"], bounds=(-1.0, 1.5))
     start = problem.bounds.clip(truth[0] + drawn(50, K))
-    z, _, _ = run(problem, start, f=np.full(50, 1e9), moves=20 * drawn(50, 1, K), limits=(0, 1e-6, 0.0, np.inf))
+    z, _, _ = run(problem, start, f=np.full(50, 1e9), perturbations=20 * drawn(50, 1, K), limits=(0, 1e-6, 0.0, np.inf))
     assert ((z >= -1) & (z <= 1.5)).all()
     assert np.mean((z == -1) | (z == 1.5)) < 0.02
     assert z.std() > 0.5  # uniform in the box

@@ -35,8 +35,8 @@ def test_they_end_where_the_gradient_is_zero(scale, prior):
     f, truth = objective(prior=prior)
     state = descend(f, truth, scale * torch.eye(K, dtype=f.y.dtype).expand(B, -1, -1)).run(300)
     assert state.done.all()
-    value, gradient = f.gradient(state.z, state.rows)
-    begin = f.gradient(f.tensor(truth), state.rows)[1]
+    value, gradient = f.gradient(state.z, state.observations)
+    begin = f.gradient(f.tensor(truth), state.observations)[1]
     assert (gradient.norm(dim=1) <= 1e-4 * begin.norm(dim=1)).all()
     torch.testing.assert_close(value, state.f)
 

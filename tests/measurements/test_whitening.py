@@ -19,7 +19,7 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.descents import CompiledDescents, Descents
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 
 K, N, B = 3, 40, 4
 NETS = {
@@ -129,7 +129,7 @@ def test_the_prior_is_one_of_chi_square():
 @pytest.mark.parametrize("name", NETS)
 def test_such_noise_stays_in_compiled_descents(name, sizes):
     problem = Problem.build(NETS[name], noisy(), noise=unrelu.Gaussian(sizes)).equilibrated()
-    bank = Bank.of(problem.network)
+    bank = SampleCache.of(problem.network)
     assert type(Descents.of(problem, bank, SquaredError.of(problem, bank.single))) is CompiledDescents
 
 

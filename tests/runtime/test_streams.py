@@ -17,7 +17,7 @@ from unrelu.baselines import adam
 from unrelu.methods import METHODS
 from unrelu.runtime import streams
 from unrelu.runtime.streams import stream, torch_stream
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 from unrelu.search.search_starts import SearchStarts
 from unrelu_studies.benchmarks.searches import search_cells
 from unrelu_studies.zoo.recipes import global_torch_stream
@@ -375,7 +375,7 @@ def test_no_search_starts_at_the_truth(method, kind, starts):
 def test_no_sample_of_a_search_is_a_users_truth():
     """`auto` starts from the nearest of its samples."""
     network = random_network((20, 30, 40))
-    samples = Bank(network).model.z.double().numpy()
+    samples = SampleCache(network).model.z.double().numpy()
     for seed in USER_SEEDS:
         for truth in (np.random.default_rng(seed).normal(size=(5, 20)), torch_normal(seed, 5, 20),
                       torch_normal(seed, 5, 20, dtype=torch.float32)):  # fmt: skip

@@ -22,12 +22,12 @@ MEANS = ALPHA / (ALPHA + BETA)
 RARELY = 1e-30
 
 
-def counted(best, second, chains):
-    return Hits(*(np.atleast_1d(np.asarray(count, dtype=np.int64)) for count in (best, second, chains)))
+def counted(best, second, restarts):
+    return Hits(*(np.atleast_1d(np.asarray(count, dtype=np.int64)) for count in (best, second, restarts)))
 
 
-def sure(best, second, chains, prior=FLAT):
-    return confidence(prior, counted(best, second, chains))
+def sure(best, second, restarts, prior=FLAT):
+    return confidence(prior, counted(best, second, restarts))
 
 
 def prior_of(first, others):
@@ -58,7 +58,7 @@ every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
         ([5.0, 5.0, 5.0], 5.0, 3, 0),
         ([5.0, 5.04, 5.06], 5.0, 2, 1),
         ([7.0, 5.0, 7.06, 7.08, 5.0], 5.0, 2, 2),
-        ([7.0, 7.0, 7.5], 5.0, 0, 2),  # the best code is one that no chain came to
+        ([7.0, 7.0, 7.5], 5.0, 0, 2),  # the best code is one that no restart came to
         ([7.0, 7.0, 5.0], 4.0, 0, 1),
         ([5.0, np.inf, np.inf], 5.0, 1, 0),  # what ended nowhere is no optimum
         ([np.inf, np.inf], 5.0, 0, 0),
@@ -102,9 +102,9 @@ def each(power, other_power):
     return np.array([expected(power, other_power, a, b) for a, b in zip(ALPHA, BETA, strict=True)])
 
 
-def by_quadrature(prior, best, second, chains, most=4000):
+def by_quadrature(prior, best, second, restarts, most=4000):
     """The probability that the best is seen, by sums over how many optima were missed before each that was seen."""
-    left = chains - best
+    left = restarts - best
 
     def missed_before(share):
         return np.array([share**i for i in range(most)]).sum(axis=0)
@@ -112,7 +112,7 @@ def by_quadrature(prior, best, second, chains, most=4000):
     then = missed_before(each(0, left)) * each(second, left - second) if left else np.ones(POINTS)
     seen = each(best, left) @ prior @ then
     after = np.array([row @ then / row.sum() for row in prior])
-    missed = each(0, chains)
+    missed = each(0, restarts)
     hidden = missed @ prior @ (missed_before(missed) * each(best, left) * after)
     return seen / (seen + hidden)
 
@@ -136,15 +136,15 @@ def test_where_all_optima_are_alike_it_is_the_probability_that_one_is_not_missed
                 np.testing.assert_allclose(sure(best, second, n, prior_of([point], [point])), 1 - missed, rtol=1e-6)
 
 
-def sticks(prior, chains, size, rng):
-    """Searches that the model draws: how many chains ended in each optimum, best first, (size, optima).
+def sticks(prior, restarts, size, rng):
+    """Searches that the model draws: how many restarts ended in each optimum, best first, (size, optima).
 
     After the best optimum, and after each that was seen, the next has a distribution that depends on this one's. Those
-    that all chains missed are like the next that is seen.
+    that all restarts missed are like the next that is seen.
     """
     next_ = (prior / prior.sum(axis=1, keepdims=True)).cumsum(axis=1)
     point, after = np.divmod(rng.choice(POINTS**2, size=size, p=prior.ravel()), POINTS)
-    left, counts = np.full(size, chains), []
+    left, counts = np.full(size, restarts), []
     while left.any():
         at = np.flatnonzero(left)
         here = np.zeros(size, dtype=np.int64)
@@ -161,24 +161,24 @@ def sticks(prior, chains, size, rng):
 
 
 def first_seen(counts):
-    """Chains in the first optimum that any ended in, and the counts of the others."""
+    """Restarts in the first optimum that any ended in, and the counts of the others."""
     rows, first = np.arange(len(counts)), (counts > 0).argmax(axis=1)
     others = counts.copy()
     others[rows, first] = 0
     return counts[rows, first], others
 
 
-def simulated(prior, chains, size, rng):
+def simulated(prior, restarts, size, rng):
     """What a search sees of them, and whether it saw the best of all."""
-    counts = sticks(prior, chains, size, rng)
+    counts = sticks(prior, restarts, size, rng)
     best, others = first_seen(counts)
-    return Hits(best, first_seen(others)[0], np.full(size, chains)), counts[:, 0] > 0
+    return Hits(best, first_seen(others)[0], np.full(size, restarts)), counts[:, 0] > 0
 
 
-@pytest.mark.parametrize("chains", [4, 12])
+@pytest.mark.parametrize("restarts", [4, 12])
 @every_prior
-def test_the_best_was_seen_as_often_as_the_confidence_says(prior, chains):
-    hits, seen = simulated(prior, chains, 6000, stream("test of the confidence", chains))
+def test_the_best_was_seen_as_often_as_the_confidence_says(prior, restarts):
+    hits, seen = simulated(prior, restarts, 6000, stream("test of the confidence", restarts))
     said = confidence(prior, hits)
     edges = np.quantile(said, [0, 0.25, 0.5, 0.75, 1])
     for low, high in [(0, 1), *pairwise(edges)]:
@@ -188,8 +188,8 @@ def test_the_best_was_seen_as_often_as_the_confidence_says(prior, chains):
 
 
 def test_where_nothing_was_learned_no_agreement_makes_sure():
-    chains = np.array([1, 2, 6, 12, 27, 100, 10_000])
-    agreed = sure(chains, np.zeros(7), chains)
+    restarts = np.array([1, 2, 6, 12, 27, 100, 10_000])
+    agreed = sure(restarts, np.zeros(7), restarts)
     assert agreed[-1] < 0.9
     for n in {effort(rounds)[0] for rounds in range(1, 14)}:
         best, second = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
@@ -205,9 +205,9 @@ def test_agreement_misleads_where_only_the_best_is_hard_to_find():
 
 @pytest.mark.parametrize(("name", "sign"), [("flat", 1), ("easy", 1), ("hard", 1), ("hidden", -1)])
 def test_more_agreeing_chains_are_more_confidence_but_where_the_best_is_hidden(name, sign):
-    """There, what all chains find is too easy to find to be the best."""
-    chains = np.arange(1, 60)
-    assert (sign * np.diff(sure(chains, np.zeros(59), chains, PRIORS[name])) > 0).all()
+    """There, what all restarts find is too easy to find to be the best."""
+    restarts = np.arange(1, 60)
+    assert (sign * np.diff(sure(restarts, np.zeros(59), restarts, PRIORS[name])) > 0).all()
 
 
 def test_what_no_chain_came_to_might_have_company():
@@ -215,23 +215,23 @@ def test_what_no_chain_came_to_might_have_company():
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300), st.sampled_from(list(PRIORS)))
-def test_it_is_a_probability_for_all_counts(chains, first, second, name):
-    first = min(first, chains)
-    found = sure(first, min(second, chains - first), chains, PRIORS[name])
+def test_it_is_a_probability_for_all_counts(restarts, first, second, name):
+    first = min(first, restarts)
+    found = sure(first, min(second, restarts - first), restarts, PRIORS[name])
     assert 0 <= found[0] <= 1
 
 
 # --- learning the mixture ---------------------------------------------------------------------------------------------
 
 
-def known_best(prior, chains, size, rng):
-    """Counts of the optimum that is known to be the best, also where no chain saw it."""
-    counts = sticks(prior, chains, size, rng)
-    return Hits(counts[:, 0], first_seen(counts[:, 1:])[0], np.full(size, chains))
+def known_best(prior, restarts, size, rng):
+    """Counts of the optimum that is known to be the best, also where no restart saw it."""
+    counts = sticks(prior, restarts, size, rng)
+    return Hits(counts[:, 0], first_seen(counts[:, 1:])[0], np.full(size, restarts))
 
 
 def repeated(*groups):
-    """Observations of the same counts: (how many, best, second, chains) each."""
+    """Observations of the same counts: (how many, best, second, restarts) each."""
     return counted(*(np.concatenate([np.full(n, counts[i]) for n, *counts in groups]) for i in range(3)))
 
 
@@ -264,7 +264,7 @@ def test_without_observations_nothing_is_learned():
 
 @pytest.mark.parametrize("count", [20, 40, 200])
 def test_one_miss_of_many_is_what_full_agreement_is_wrong_by(count):
-    """All chains agreed on another optimum than the best in one of so many observations, or in none."""
+    """All restarts agreed on another optimum than the best in one of so many observations, or in none."""
     never = sure(6, 0, 6, learned(repeated((count, 6, 0, 6))))[0]
     once = sure(6, 0, 6, learned(repeated((count - 1, 6, 0, 6), (1, 0, 6, 6))))[0]
     assert 1 - once == pytest.approx(1 / count, rel=0.1)

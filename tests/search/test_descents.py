@@ -13,9 +13,9 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.search.descents import BatchDescents, CompiledDescents, Descents, Start, lengths, step_terms
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 
-K, N, B, CHAINS = 4, 40, 5, 6
+K, N, B, RESTARTS = 4, 40, 5, 6
 MEASUREMENTS = {
     "whole": None,
     "mask": np.arange(N) % 3 > 0,
@@ -36,9 +36,9 @@ def noisy(activation="relu", kind="whole", noise=0.1, sizes=(K, 20, N), **option
 
 
 def made(way, problem):
-    bank = Bank.of(problem.network)
-    objective = SquaredError.of(problem, bank.single)
-    return way(problem) if way is CompiledDescents else way(problem, bank, objective)
+    cache = SampleCache.of(problem.network)
+    objective = SquaredError.of(problem, cache.single)
+    return way(problem) if way is CompiledDescents else way(problem, cache, objective)
 
 
 def start_from(problem, perturbations=0, seed=2, rows=None, **options):
@@ -46,17 +46,17 @@ def start_from(problem, perturbations=0, seed=2, rows=None, **options):
     rows = np.arange(problem.size) if rows is None else rows
     rng = np.random.default_rng(seed)
     k = problem.network.latent_dim
-    z, moves = rng.standard_normal((B, CHAINS, k)), 0.5 * rng.standard_normal((B, CHAINS, perturbations, k))
-    return Start(rows, z[rows], np.full((len(rows), CHAINS), np.inf), moves[rows], **options)
+    z, drawn = rng.standard_normal((B, RESTARTS, k)), 0.5 * rng.standard_normal((B, RESTARTS, perturbations, k))
+    return Start(rows, z[rows], np.full((len(rows), RESTARTS), np.inf), drawn[rows], **options)
 
 
 def improved(way, problem, start, watch=lambda: False, enough=0.0):
-    steps = made(way, problem).improve(start, np.full(len(start.rows), enough), watch)
+    steps = made(way, problem).improve(start, np.full(len(start.observations), enough), watch)
     return start.z, start.f, steps
 
 
 def objectives(problem, start):
-    at = np.repeat(start.rows, start.z.shape[1])
+    at = np.repeat(start.observations, start.z.shape[1])
     return problem.part(at).objective(start.z.reshape(len(at), -1)).reshape(start.f.shape)
 
 
@@ -90,7 +90,7 @@ def test_the_objective_is_that_of_the_code(way, kind, prior):
     _, f, steps = improved(way, problem, start)
     np.testing.assert_allclose(f, objectives(problem, start), rtol=1e-4)
     assert (f < before).all()
-    assert (steps >= CHAINS).all()
+    assert (steps >= RESTARTS).all()
 
 
 @both
@@ -100,7 +100,7 @@ def test_they_end_in_local_optima(way, activation):
     problem, _ = noisy(activation)
     start = start_from(problem)
     z, f, _ = improved(way, problem, start)
-    at = np.repeat(start.rows, CHAINS)
+    at = np.repeat(start.observations, RESTARTS)
     part = problem.part(at)
     further = part.objective(LevenbergMarquardt().minimise(part, z.reshape(len(at), -1))[0])
     assert (further >= 0.97 * f.ravel()).mean() >= 0.8
@@ -142,13 +142,13 @@ def test_perturbations_never_raise_the_objective(way):
     problem, _ = noisy(noise=0.5)
     start = start_from(problem)
     z, f, _ = (part.copy() for part in improved(way, problem, start))
-    moved = start._replace(moves=start_from(problem, perturbations=4, seed=3).moves)
+    moved = start._replace(perturbations=start_from(problem, perturbations=4, seed=3).perturbations)
     z_lower, lower, steps = improved(way, problem, moved)
     assert (lower <= f).all()
     assert (lower < 0.99 * f).any()
     np.testing.assert_array_equal(z_lower[lower == f], z[lower == f])
     np.testing.assert_allclose(lower, objectives(problem, moved), rtol=1e-4)
-    assert (steps >= CHAINS).all()
+    assert (steps >= RESTARTS).all()
 
 
 @both
@@ -159,8 +159,8 @@ def test_perturbations_are_relative_to_the_length_of_each_code(way):
     start.z[:] = truth[:, None] * np.array([0.0, 0.1, 0.5, 1.0, 2.0, 3.0])[:, None]
     start.f[:] = 1e6
     np.testing.assert_allclose(lengths(start.z), np.maximum(np.sqrt(np.mean(start.z**2, axis=2))[..., None], 1e-3))
-    moved = problem.bounds.reflect(start.z + lengths(start.z) * start.moves[:, :, 0])
-    by_hand = Start(start.rows, moved, np.full((B, CHAINS), np.inf), start.moves[:, :, :0], False)
+    moved = problem.bounds.reflect(start.z + lengths(start.z) * start.perturbations[:, :, 0])
+    by_hand = Start(start.observations, moved, np.full((B, RESTARTS), np.inf), start.perturbations[:, :, :0], False)
     z, f, _ = improved(way, problem, start)
     expected_z, expected, _ = improved(way, problem, by_hand)
     # What is rounded in another way ends elsewhere now and then.
@@ -239,7 +239,7 @@ def test_batches_of_descents_stop_between_two_steps(calls):
     asked = []
     start = start_from(problem, perturbations=5)
     _, f, steps = improved(BatchDescents, problem, start, watch=lambda: asked.append(1) or len(asked) >= calls)
-    assert (steps <= CHAINS * calls).all()
+    assert (steps <= RESTARTS * calls).all()
     np.testing.assert_allclose(f, objectives(problem, start), rtol=1e-4)
 
 
@@ -265,8 +265,8 @@ def test_the_cost_of_a_step_is_made_of_the_sizes_of_the_layers():
 
 
 def choice(problem):
-    bank = Bank.of(problem.network)
-    return type(Descents.of(problem, bank, SquaredError.of(problem, bank.single if bank.fits else problem.network)))
+    cache = SampleCache.of(problem.network)
+    return type(Descents.of(problem, cache, SquaredError.of(problem, cache.single if cache.fits else problem.network)))
 
 
 class Opaque(torch.nn.Module):
@@ -292,8 +292,8 @@ def test_other_generators_are_descended_from_in_pytorch():
 
 def test_so_are_large_ones_and_those_that_leave_single_precision(monkeypatch):
     problem, _ = noisy()
-    bank = Bank.of(problem.network)
-    assert type(Descents.of(problem, bank, SquaredError.of(problem))) is BatchDescents  # in double precision
+    cache = SampleCache.of(problem.network)
+    assert type(Descents.of(problem, cache, SquaredError.of(problem))) is BatchDescents  # in double precision
     assert choice(problem) is CompiledDescents
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", K * 20 + 20 * N - 1)
     assert choice(problem) is BatchDescents

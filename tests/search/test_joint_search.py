@@ -36,7 +36,7 @@ def noisy(sizes, seed, noise, count=6, activation="relu"):
 
 @pytest.fixture
 def rounds_of(monkeypatch):
-    """Sets the rounds of a search, (chains, perturbations) each, and says how many they are."""
+    """Sets the rounds of a search, (restarts, perturbations) each, and says how many they are."""
 
     def set_rounds(*rounds):
         monkeypatch.setattr(schedule, "ROUNDS", rounds)
@@ -248,7 +248,7 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
 
     def lost(self, start, enough, watch):
         steps = improve(self, start, enough, watch)
-        start.f[start.rows == 1] = np.inf
+        start.f[start.observations == 1] = np.inf
         return steps
 
     whole = unrelu.invert(network, y, noise="uniform:0.1")
@@ -304,16 +304,16 @@ def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
 
 
 def misled(monkeypatch, wrong, rounds):
-    """Have all chains of the ``wrong`` observations (B,) end at a code near 0 in the first ``rounds`` rounds.
+    """Have all restarts of the ``wrong`` observations (B,) end at a code near 0 in the first ``rounds`` rounds.
 
     Refinement leads from there to a better one, but the search does not know.
     """
     advance = JointSearch.advance
 
-    def near_zero(self, rows, chains, perturbations):
-        advance(self, rows, chains, perturbations)
+    def near_zero(self, rows, restarts, perturbations):
+        advance(self, rows, restarts, perturbations)
         lost = rows[wrong[rows] & (self.rounds[rows] < rounds)]
-        self.chains[lost] = self.z[lost] = 0.01  # at 0 itself, a generator without biases is on a plateau
+        self.restarts[lost] = self.z[lost] = 0.01  # at 0 itself, a generator without biases is on a plateau
         self.f[lost] = self.size[lost]
         self.ends[lost] = self.f[lost, None]
 
@@ -322,7 +322,7 @@ def misled(monkeypatch, wrong, rounds):
 
 @pytest.fixture
 def six_agree(monkeypatch):
-    """Options with which a search ends after six chains that agree: where nothing was learned they say 0.71."""
+    """Options with which a search ends after six restarts that agree: where nothing was learned they say 0.71."""
     monkeypatch.setattr("unrelu.result.inversion._CONFIDENT", 0.6)
     return {"confidence": 0.6, "learn": False}
 
@@ -372,9 +372,9 @@ def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_f
     searched = []
     advance = JointSearch.advance
 
-    def noted(self, rows, chains, perturbations):
+    def noted(self, rows, restarts, perturbations):
         searched.append(rows)
-        advance(self, rows, chains, perturbations)
+        advance(self, rows, restarts, perturbations)
 
     monkeypatch.setattr(JointSearch, "advance", noted)
     found = unrelu.invert(network, y, **six_agree)
@@ -467,7 +467,7 @@ def test_sixty_independent_starts_that_agree_make_sure_only_where_that_was_learn
     assert (found.fun <= Problem.build(network, y).objective(truth)).all()
 
 
-# --- chains -----------------------------------------------------------------------------------------------------------
+# --- restarts ---------------------------------------------------------------------------------------------------------
 
 
 @both
@@ -480,9 +480,9 @@ def test_further_rounds_are_never_worse(way, kind, rounds_of, descending):
     operator = np.random.default_rng(0).random(y.shape) < 0.8 if kind == "masks" else None
     search = JointSearch(Problem.build(network, y, operator=operator))
     rows, f, ends = np.arange(10), np.full(10, np.inf), np.empty((10, 0))
-    for chains, perturbations in levels:
-        search.advance(rows, chains, perturbations)
-        assert search.ends.shape == (10, chains)
+    for restarts, perturbations in levels:
+        search.advance(rows, restarts, perturbations)
+        assert search.ends.shape == (10, restarts)
         assert (search.perturbations == perturbations).all()
         assert (search.ends[:, : ends.shape[1]] <= ends).all()
         assert (search.f <= f).all()
@@ -492,7 +492,7 @@ def test_further_rounds_are_never_worse(way, kind, rounds_of, descending):
 
 
 def test_observations_that_look_noiseless_leave_the_others_of_their_batch_alone():
-    """They begin with fewer chains, and come to the round in which the others begin."""
+    """They begin with fewer restarts, and come to the round in which the others begin."""
     network, _, y = noisy((6, 12, 30), 4, 0.3, count=8)
     y[[0, 3]] = np.abs(y[[0, 3]])
     mixed = JointSearch(Problem.build(network, y))
@@ -592,7 +592,7 @@ def test_chains_that_end_nowhere_are_no_agreement(monkeypatch, rounds_of):
     rounds_of((6, 1))
     network, _, y = noisy((6, 12, 30), 4, 0.3, count=3)
     monkeypatch.setattr(
-        CompiledDescents, "improve", lambda self, start, enough, watch: np.zeros(len(start.rows)).astype(int)
+        CompiledDescents, "improve", lambda self, start, enough, watch: np.zeros(len(start.observations)).astype(int)
     )
     found = unrelu.invert(network, y, rounds=1, learn=False)
     assert (found.status == Status.NO_CODE).all()

@@ -14,15 +14,15 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.search import sample_bank
-from unrelu.search.descents import BatchDescents, Descents, GradientDescents
-from unrelu.search.sample_bank import Bank
+from unrelu.search import sample_cache
+from unrelu.search.descents import BatchDescents, Descents, LimitedMemoryDescents
+from unrelu.search.sample_cache import SampleCache
 
 
 @pytest.fixture
 def large(monkeypatch):
     """Every generator is a large one."""
-    monkeypatch.setattr(sample_bank, "_LARGE", 0)
+    monkeypatch.setattr(sample_cache, "_LARGE", 0)
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
 
 
@@ -69,11 +69,13 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
     expected = unrelu.invert(network, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     again = NETWORKS["dense"]()
-    monkeypatch.setattr(sample_bank, "_LARGE", 0)
+    monkeypatch.setattr(sample_cache, "_LARGE", 0)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
-    assert isinstance(Descents.of(found.problem, Bank.of(again), SquaredError.of(found.problem)), GradientDescents)
+    assert isinstance(
+        Descents.of(found.problem, SampleCache.of(again), SquaredError.of(found.problem)), LimitedMemoryDescents
+    )
     assert (found.fun <= expected.fun * 1.01).all()  # codes at different kinks of one optimum
-    assert (found.confidence < 0.99).all()  # four chains are not enough
+    assert (found.confidence < 0.99).all()  # four restarts are not enough
 
 
 def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch):
@@ -106,15 +108,15 @@ def test_a_plateau_is_told(large):
 def test_the_linear_model_is_that_of_a_linear_generator():
     """Nothing is left over, and the mean of the posterior is the truth, as far as 64 samples tell that of x."""
     network = random_network((4, 30), activation="identity", seed=2)
-    bank = Bank(network)
-    bank.model = replace(bank.model, linear=bank._linearised(bank.single, bank.model.z))
+    cache = SampleCache(network)
+    cache.model = replace(cache.model, linear=cache._linearised(cache.single, cache.model.z))
     z = np.random.default_rng(5).standard_normal((3, 4))
     problem = Problem.build(network, network(z))
-    objective = SquaredError.of(problem, bank.single)
-    mean, covariance = bank.model.posterior(objective.operator, objective.y, 1e-6)
+    objective = SquaredError.of(problem, cache.single)
+    mean, covariance = cache.model.posterior(objective.operator, objective.y, 1e-6)
     np.testing.assert_allclose(mean, z, atol=0.05)
     assert float(torch.linalg.eigvalsh(covariance[0]).max()) < 1e-3
-    assert bank.model.parts[-1] < 1e-3
+    assert cache.model.parts[-1] < 1e-3
 
 
 def test_work_is_counted_by_layers_as_by_operations():
@@ -125,7 +127,7 @@ def test_work_is_counted_by_layers_as_by_operations():
 def test_the_zoo_has_no_large_generator():
     for name in unrelu.zoo.names():
         network = unrelu.zoo.load(name)
-        assert not Bank.of(network).large
+        assert not SampleCache.of(network).large
         problem = Problem.build(network, np.zeros(network.output_shape))
         if name == "mnist-dcgan":
-            assert type(Descents.of(problem, Bank.of(network), SquaredError.of(problem))) is BatchDescents
+            assert type(Descents.of(problem, SampleCache.of(network), SquaredError.of(problem))) is BatchDescents

@@ -459,7 +459,7 @@ def test_a_simulation_knows_the_best_codes_and_counts_the_chains_that_came_to_th
     for rounds, ends in simulation.ends.items():
         hits = simulation.hits(rounds)
         assert (hits.best <= simulation.hits(rounds, of_truth=False).best).all()
-        assert (hits.best + hits.second <= hits.chains).all()
+        assert (hits.best + hits.second <= hits.restarts).all()
         assert (simulation.search.f <= ends.min(axis=1)).all()
     prior = simulation.prior()
     assert prior.weights.keys() == simulation.ends.keys()

@@ -17,14 +17,14 @@ from unrelu.search.descents import (
     CompiledDescents,
     CountDescents,
     Descents,
-    GradientDescents,
+    LimitedMemoryDescents,
     NonlinearDescents,
 )
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.sample_bank import Bank
-from unrelu.search.schedule import BATCH, COMPILED, COUNTS, GRADIENT, NONLINEAR, ROUNDS, Schedule, Spent, effort
+from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, ROUNDS, Schedule, Spent, effort
 
-SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": GRADIENT}
+SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}
 
 
 def spent(rounds, microseconds=0.0, exact=False, noiseless=False, confidence=0.5):
@@ -50,7 +50,7 @@ def test_no_round_takes_anything_back_and_each_brings_more():
     for one, next_one in pairwise(effort(rounds) for rounds in range(1, 20)):
         assert all(a <= b for a, b in zip(one, next_one, strict=True))
         assert one != next_one
-    descents = [chains * (1 + perturbations) for chains, perturbations in ROUNDS]
+    descents = [restarts * (1 + perturbations) for restarts, perturbations in ROUNDS]
     assert all(1.4 <= b / a <= 4 for a, b in pairwise(descents))
 
 
@@ -91,8 +91,8 @@ def test_more_chains_are_made_only_where_there_is_hope_that_they_agree():
 
 
 def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
-    chains, each = effort(7)
-    one = 0.25 * COMPILED.microseconds / (chains * (1 + each))  # a descent, where a quarter is spent
+    restarts, each = effort(7)
+    one = 0.25 * COMPILED.microseconds / (restarts * (1 + each))  # a descent, where a quarter is spent
     left = COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds))[0]
     assert left == 2 ** int(np.log2(0.75 * COMPILED.microseconds / one))
     assert COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds, noiseless=True))[0] >= 2 * left
@@ -143,8 +143,8 @@ def test_descents_have_the_schedule_of_their_kind():
     def kind(network, **options):
         y = np.rint(np.abs(network(np.ones((2, network.latent_dim))))) + 1.0
         problem = Problem.build(network, y, **options)
-        bank = Bank.of(network)
-        return type(Descents.of(problem, bank, SquaredError.of(problem, bank.single)))
+        cache = SampleCache.of(network)
+        return type(Descents.of(problem, cache, SquaredError.of(problem, cache.single)))
 
     assert kind(network) is CompiledDescents
     assert kind(network, noise="poisson") is CountDescents
@@ -152,7 +152,7 @@ def test_descents_have_the_schedule_of_their_kind():
     assert kind(network, operator=lambda x: x**2) is NonlinearDescents
     schedules = [way.schedule for way in (CompiledDescents, BatchDescents, NonlinearDescents, CountDescents)]
     assert schedules == [COMPILED, BATCH, NONLINEAR, COUNTS]
-    assert GradientDescents.schedule is GRADIENT
+    assert LimitedMemoryDescents.schedule is LIMITED_MEMORY
 
 
 def test_a_search_ends_when_its_time_is_used_up():

@@ -7,7 +7,7 @@ from scipy.stats import kstest
 from tests.support import random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 from unrelu.search.search_starts import SearchStarts
 
 SIZES = [(10, 30, 60), (4, 10, 16), (6, 10, 12, 40)]
@@ -18,7 +18,7 @@ def starts_of(sizes, count=2, **options):
     network = random_network(sizes, seed=1, bias=True)
     y = network(np.random.default_rng(2).standard_normal((count, sizes[0]))) + 0.1
     problem = Problem.build(network, y, **options)
-    return SearchStarts(problem, Bank.of(network, problem.bounds), SquaredError.of(problem, network))
+    return SearchStarts(problem, SampleCache.of(network, problem.bounds), SquaredError.of(problem, network))
 
 
 @every_size
@@ -44,14 +44,14 @@ def test_the_first_start_is_the_mean_of_the_model_and_others_are_drawn_from_it()
 @every_size
 def test_perturbations_are_a_tenth_of_the_codes_length_to_ten_times_that(sizes):
     """In all directions; their length, in units of the code's, is log-uniform."""
-    moves = starts_of(sizes).moves(np.array([0]), 100, 40)[0]
-    assert moves.shape == (100, 40, sizes[0])
-    length = np.sqrt(np.square(moves).mean(axis=2)).ravel()
+    perturbations = starts_of(sizes).perturbations(np.array([0]), 100, 40)[0]
+    assert perturbations.shape == (100, 40, sizes[0])
+    length = np.sqrt(np.square(perturbations).mean(axis=2)).ravel()
     median, least, most = np.quantile(length, (0.5, 0.05, 0.95))
     assert 0.85 < median < 1.15
     assert 0.05 < least < 0.2
     assert 5 < most < 20
-    directions = (moves / np.linalg.norm(moves, axis=2, keepdims=True)).reshape(-1, sizes[0])
+    directions = (perturbations / np.linalg.norm(perturbations, axis=2, keepdims=True)).reshape(-1, sizes[0])
     assert np.abs(directions.mean(axis=0)).max() < 0.05
     np.testing.assert_allclose(directions.T @ directions / len(directions), np.eye(sizes[0]) / sizes[0], atol=0.05)
 
@@ -59,20 +59,20 @@ def test_perturbations_are_a_tenth_of_the_codes_length_to_ten_times_that(sizes):
 def test_perturbations_do_not_depend_on_what_is_measured_or_how_noisy_it_is():
     one, other = (starts_of((6, 10, 12, 40), **options) for options in ({}, {"noise": "gaussian:3"}))
     rows = np.array([0, 1])
-    np.testing.assert_array_equal(one.moves(rows, 3, 5), other.moves(rows, 3, 5))
+    np.testing.assert_array_equal(one.perturbations(rows, 3, 5), other.perturbations(rows, 3, 5))
 
 
 def test_each_observation_has_a_stream_of_its_own():
     together, alone = starts_of((4, 10, 16), count=3), starts_of((4, 10, 16), count=3)
     rows = np.arange(3)
-    codes, moves = together.codes(rows, 0, 6), together.moves(rows, 6, 4)
+    codes, perturbations = together.codes(rows, 0, 6), together.perturbations(rows, 6, 4)
     row = np.array([2])
     np.testing.assert_allclose(alone.codes(row, 0, 6)[0], codes[2], rtol=1e-4, atol=1e-6)  # a model for all at once
-    np.testing.assert_array_equal(alone.moves(row, 6, 4)[0], moves[2])
-    assert len(np.unique(moves)) == moves.size
+    np.testing.assert_array_equal(alone.perturbations(row, 6, 4)[0], perturbations[2])
+    assert len(np.unique(perturbations)) == perturbations.size
     other = starts_of((4, 10, 16), count=3, seed=1)
     other.codes(rows, 0, 6)
-    assert not (other.moves(rows, 6, 4) == moves).any()
+    assert not (other.perturbations(rows, 6, 4) == perturbations).any()
 
 
 def test_random_starts_between_two_bounds_are_uniform_and_all_are_inside():

@@ -109,23 +109,23 @@ class Projected:
 
     def _iterate(self, state: _State, t: int) -> None:
         """One step of the observations still at work, and what has become of them."""
-        rows = np.flatnonzero(state.active)
-        u = state.gradient_step(rows, self._step(state.problem))
+        observations = np.flatnonzero(state.active)
+        u = state.gradient_step(observations, self._step(state.problem))
         far = np.asarray(~(np.abs(u).max(axis=1) < ASTRONOMICAL))
-        state.retire(rows[far], Status.DIVERGED, t)
-        rows, u = rows[~far], u[~far]
-        if not len(rows):
+        state.retire(observations[far], Status.DIVERGED, t)
+        observations, u = observations[~far], u[~far]
+        if not len(observations):
             return
-        found = self._project(state, rows, u, t)
+        found = self._project(state, observations, u, t)
         reached = np.asarray(np.isfinite(found.z).all(axis=1))
-        converged = state.accept(rows[reached], found.z[reached], self.tolerance)
-        state.nit[rows[reached]] = t + 1
-        state.retire(rows[reached][converged], Status.CONVERGED, t + 1)
+        converged = state.accept(observations[reached], found.z[reached], self.tolerance)
+        state.nit[observations[reached]] = t + 1
+        state.retire(observations[reached][converged], Status.CONVERGED, t + 1)
         for halt in HALTS:
             if halt in found.status:
                 state.retire(state.active.copy(), halt)
-        for i in np.flatnonzero(~reached & state.active[rows]):
-            state.retire(rows[[i]], found.status[i])
+        for i in np.flatnonzero(~reached & state.active[observations]):
+            state.retire(observations[[i]], found.status[i])
 
     def _check_objective(self, problem: Problem) -> None:
         problem.refuse_counts("projected")
@@ -144,18 +144,18 @@ class Projected:
         with np.errstate(over="ignore", under="ignore"):
             return float(np.ldexp(self.step, 2 * (problem.units.output - problem.units.data)))
 
-    def _project(self, state: _State, rows: npt.NDArray[np.intp], u: Array, t: int) -> Inversion:
+    def _project(self, state: _State, observations: npt.NDArray[np.intp], u: Array, t: int) -> Inversion:
         """Codes of u, (a, n), by the inversion that was chosen, within what is left of the time."""
         problem = state.problem
-        started = np.asarray(np.isfinite(state.z[rows]).all(axis=1))
+        started = np.asarray(np.isfinite(state.z[observations]).all(axis=1))
         target = replace(
-            problem.part(rows, problem.control.part(lambda _: state.progress(t))),
+            problem.part(observations, problem.control.part(lambda _: state.progress(t))),
             y=u,
             operator=self._whole(problem),
             noise=UnknownNoise(),
             norm="l2",
             prior=self._step(problem) * problem.prior,
-            z0=np.where(started[:, None], state.z[rows], state.draws[rows]),
+            z0=np.where(started[:, None], state.z[observations], state.draws[observations]),
         )
         if self.projection in LAYER_METHODS:
             return Layerwise(LAYER_METHODS[self.projection](), "projected")(target)
@@ -186,33 +186,35 @@ class _State:
         self.status = np.full(batch, Status.ITERATION_LIMIT, dtype=object)
         self.nit = np.zeros(batch, dtype=np.int64)
 
-    def gradient_step(self, rows: npt.NDArray[np.intp], step: float) -> Array:
+    def gradient_step(self, observations: npt.NDArray[np.intp], step: float) -> Array:
         """x + step A^T (y - A x), (a, n)."""
-        part = self.problem.part(rows)
-        x = np.zeros((len(rows), self.problem.network.output_dim))
-        there = np.isfinite(self.z[rows]).all(axis=1)
+        part = self.problem.part(observations)
+        x = np.zeros((len(observations), self.problem.network.output_dim))
+        there = np.isfinite(self.z[observations]).all(axis=1)
         if there.any():
-            x[there] = self.problem.network(self.z[rows][there]).reshape(-1, x.shape[1])
+            x[there] = self.problem.network(self.z[observations][there]).reshape(-1, x.shape[1])
         r = part.y - part.operator.values(x)
         return x + step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 
-    def accept(self, rows: npt.NDArray[np.intp], z: Array, tolerance: float) -> npt.NDArray[np.bool_]:
-        """Move rows to codes z; where the residual has converged, (a,). None may have a code where time ran out."""
-        if not len(rows):
+    def accept(self, observations: npt.NDArray[np.intp], z: Array, tolerance: float) -> npt.NDArray[np.bool_]:
+        """Move observations to codes z; where the residual has converged, (a,). Out of time, none may have a code."""
+        if not len(observations):
             return np.zeros(0, dtype=np.bool_)
-        part = self.problem.part(rows)
+        part = self.problem.part(observations)
         size, objective = np.linalg.norm(part.residual(z), axis=1), part.objective(z, "l2")
-        converged = np.asarray(np.abs(size - self.size[rows]) <= tolerance * self.size[rows])
-        better = objective < self.objective[rows]
-        self.z[rows], self.size[rows] = z, size
-        self.best[rows[better]], self.objective[rows[better]] = z[better], objective[better]
+        converged = np.asarray(np.abs(size - self.size[observations]) <= tolerance * self.size[observations])
+        better = objective < self.objective[observations]
+        self.z[observations], self.size[observations] = z, size
+        self.best[observations[better]], self.objective[observations[better]] = z[better], objective[better]
         return converged
 
-    def retire(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_], why: Status, nit: int | None = None) -> None:
+    def retire(
+        self, observations: npt.NDArray[np.intp] | npt.NDArray[np.bool_], why: Status, nit: int | None = None
+    ) -> None:
         """Take observations out of the active ones."""
-        self.active[rows], self.status[rows] = False, why
+        self.active[observations], self.status[observations] = False, why
         if nit is not None:
-            self.nit[rows] = nit
+            self.nit[observations] = nit
 
     def progress(self, iteration: int) -> Progress:
         """What the callback is told: the best codes so far."""

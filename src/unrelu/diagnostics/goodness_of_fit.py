@@ -38,7 +38,7 @@ from torch import Tensor
 from unrelu.diagnostics.identifiability import jacobians
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.sample_bank import Bank, is_large
+from unrelu.search.sample_cache import SampleCache, is_large
 
 Array = npt.NDArray[np.float64]
 
@@ -192,7 +192,7 @@ def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
 
 def _principal(problem: Problem, rows: npt.NDArray[np.intp]) -> Array | None:
     """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None where there is none."""
-    model, operator = Bank.of(problem.network, problem.bounds).seen_by(problem.operator)
+    model, operator = SampleCache.of(problem.network, problem.bounds).seen_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
     some = operator.take(rows)

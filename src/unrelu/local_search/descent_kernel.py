@@ -343,10 +343,10 @@ def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z
 
 
 @jit
-def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, moves, steps):
-    """Descents from codes z (c, k), and from where they ended after each of the moves (c, h, k), kept if lower.
+def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps):
+    """Descents from codes z (c, k), and from where they ended after each of the perturbations (c, h, k), kept if lower.
 
-    A move is in units of the root mean square of the code that it perturbs. All codes are inside a box (2, k). Where
+    A perturbation is in units of the root mean square of its code. All codes are inside a box (2, k). Where
     f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
     """
     k, one, none = layout[0, INPUTS], limits.copy(), schedule[:0]
@@ -356,12 +356,12 @@ def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box,
             f[i] = np.inf
             copy(z[i], code)
             _keep_lower(numbers, layout, sizes, schedule, y, prior, one, box, code, z, f, i, steps, work)
-        for turn in range(moves.shape[1]):
+        for turn in range(perturbations.shape[1]):
             if f[i] <= limits[2]:
                 break
             length = _length(z[i])
             for j in range(k):
-                code[j] = _reflected(z[i, j] + length * moves[i, turn, j], box[0, j], box[1, j])
+                code[j] = _reflected(z[i, j] + length * perturbations[i, turn, j], box[0, j], box[1, j])
             _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
 
 

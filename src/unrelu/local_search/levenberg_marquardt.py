@@ -45,7 +45,7 @@ class LevenbergMarquardtSteps:
     Attributes:
         objective: f.
         z: codes, (b, k).
-        rows: the observation that each code is for, (b,).
+        observations: the observation that each code is for, (b,).
         f: values, (b,).
         active: the codes still at work.
         steps: steps tried for each, accepted or not.
@@ -69,7 +69,7 @@ class LevenbergMarquardtSteps:
         self,
         objective: SquaredError,
         z: Tensor,
-        rows: Tensor,
+        observations: Tensor,
         *,
         damping: float | Tensor = 1e-2,
         tiny_decrease: float = 1e-13,
@@ -77,7 +77,7 @@ class LevenbergMarquardtSteps:
         enough: Tensor | None = None,
         foresee: bool = False,
     ) -> None:
-        self.objective, self.z, self.rows = objective, z.clone(), rows
+        self.objective, self.z, self.observations = objective, z.clone(), observations
         self.tiny_decrease, self.tiny_step, self.foresee = tiny_decrease, tiny_step, foresee
         batch, device, dtype = len(z), z.device, z.dtype
         self.active = torch.arange(batch, device=device)
@@ -85,7 +85,7 @@ class LevenbergMarquardtSteps:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
         self.small = torch.zeros(batch, dtype=torch.int64, device=device)
         self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
-        self.gram, self.gradient, self.f = objective.system(self.z, rows)
+        self.gram, self.gradient, self.f = objective.system(self.z, observations)
         self.stale = torch.zeros(batch, dtype=torch.bool, device=device)
         if isinstance(damping, Tensor):
             self.damping = damping.clone()
@@ -125,7 +125,7 @@ class LevenbergMarquardtSteps:
             if not len(at):
                 return
         trial = self.objective.clip(z + s)
-        f_trial = self.objective.values(trial, self.rows[at])
+        f_trial = self.objective.values(trial, self.observations[at])
         better = f_trial < f
         self.z[at] = torch.where(better[:, None], trial, z)
         self.f[at] = torch.where(better, f_trial, f)
@@ -146,7 +146,7 @@ class LevenbergMarquardtSteps:
         """J^T J and the gradient of some codes where they are still those of the code before."""
         at = at[self.stale[at]]
         if len(at):
-            self.gram[at], self.gradient[at], _ = self.objective.system(self.z[at], self.rows[at])
+            self.gram[at], self.gradient[at], _ = self.objective.system(self.z[at], self.observations[at])
             self.stale[at] = False
 
     def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def damped(gram: Tensor) -> Tensor:
 
 
 def chord_steps(
-    objective: SquaredError, single: SquaredError, z: Tensor, rows: Tensor, exact: Tensor
+    objective: SquaredError, single: SquaredError, z: Tensor, observations: Tensor, exact: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gauss-Newton steps to an exact fit with one Jacobian, in single precision, for all of them (the chord method).
 
@@ -207,7 +207,7 @@ def chord_steps(
         objective: f, in double precision, without a prior.
         single: the same in single precision.
         z: codes, (b, k), double precision, near an exact fit.
-        rows: (b,), the observation of each.
+        observations: (b,), the observation of each.
         exact: values of f that are as good as 0, (b,).
 
     Returns:
@@ -216,9 +216,9 @@ def chord_steps(
     Source: Nocedal and Wright, Numerical Optimization (2006), section 11.1 (Newton's method with an inexact Jacobian).
     """
     z, f = z.clone(), torch.full_like(z[:, 0], torch.inf)
-    rounding = (_ROUNDING * torch.finfo(z.dtype).eps) ** 2 * objective.y[rows].square().sum(dim=1)
+    rounding = (_ROUNDING * torch.finfo(z.dtype).eps) ** 2 * objective.y[observations].square().sum(dim=1)
     for part in torch.split(torch.arange(len(z), device=z.device), single.jacobians):
-        where = rows[part]
+        where = observations[part]
         tangents = single.jacobian(z[part].to(single.y.dtype), where).to(z.dtype)
         factor, info = torch.linalg.cholesky_ex(damped(tangents @ tangents.transpose(1, 2)))
         trial = z[part]

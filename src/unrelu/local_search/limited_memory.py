@@ -25,7 +25,7 @@ class LimitedMemorySteps:
 
     Attributes:
         z: codes, (b, k).
-        rows: the observation that each code is for, (b,).
+        observations: the observation that each code is for, (b,).
         f, gradient: values, (b,), and gradients, (b, k).
         active: the codes still at work.
         done: those that are not, (b,).
@@ -34,7 +34,7 @@ class LimitedMemorySteps:
     Args:
         objective: f.
         z: codes to start from, (b, k).
-        rows: (b,).
+        observations: (b,).
         inverse: M, (b, k, k).
         tiny_decrease: a step is tiny that is predicted to lower f by less than this fraction.
         enough: values of f below which a code is finished, (b,).
@@ -43,11 +43,17 @@ class LimitedMemorySteps:
     """
 
     def __init__(
-        self, objective: SquaredError, z: Tensor, rows: Tensor, inverse: Tensor, tiny_decrease: float, enough: Tensor
+        self,
+        objective: SquaredError,
+        z: Tensor,
+        observations: Tensor,
+        inverse: Tensor,
+        tiny_decrease: float,
+        enough: Tensor,
     ) -> None:
-        self.objective, self.z, self.rows, self.inverse = objective, z.clone(), rows, inverse
+        self.objective, self.z, self.observations, self.inverse = objective, z.clone(), observations, inverse
         self.tiny_decrease, self.enough = tiny_decrease, enough
-        self.f, self.gradient = objective.gradient(self.z, rows)
+        self.f, self.gradient = objective.gradient(self.z, observations)
         self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self._scale, self._length = torch.ones_like(self.f), torch.ones_like(self.f)
         self._failed = torch.zeros_like(self.steps)
@@ -78,7 +84,7 @@ class LimitedMemorySteps:
         at, direction = self.active[ahead], direction[ahead]
         if len(at):
             s = self.objective.clip(self.z[at] - self._length[at, None] * direction) - self.z[at]
-            f, gradient = self.objective.gradient(self.z[at] + s, self.rows[at])
+            f, gradient = self.objective.gradient(self.z[at] + s, self.observations[at])
             better = f < self.f[at]
             self._learn(at, s, gradient - self.gradient[at])
             self.z[at] = torch.where(better[:, None], self.objective.clip(self.z[at] + s), self.z[at])

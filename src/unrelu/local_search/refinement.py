@@ -104,14 +104,19 @@ class Refined(NamedTuple):
 
 
 def refine(
-    objective: SquaredError, z: Tensor, rows: Tensor, enough: Tensor, most: int, stop: Callable[[], bool] | None = None
+    objective: SquaredError,
+    z: Tensor,
+    observations: Tensor,
+    enough: Tensor,
+    most: int,
+    stop: Callable[[], bool] | None = None,
 ) -> Refined:
     """Codes refined to first-order optima of f, which never rises.
 
     Args:
         objective: f, in the precision that the codes are wanted in.
         z: codes near an optimum, (b, k), inside the bounds.
-        rows: (b,), the observation of each.
+        observations: (b,), the observation of each.
         enough: values of f that are as good as 0, (b,).
         most: evaluations of f and its gradient at most, for each code.
         stop: asked before each whether to stop.
@@ -119,7 +124,7 @@ def refine(
     size = max(1, _NUMBERS // (_remembered(z.shape[1]) * z.shape[1]))
     parts = []
     for part in torch.split(torch.arange(len(z), device=z.device), size):
-        state = _Refinement(objective, z[part], rows[part], enough[part])
+        state = _Refinement(objective, z[part], observations[part], enough[part])
         parts.append(state.run(most, stop))
     return Refined(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
@@ -131,9 +136,9 @@ def _remembered(k: int) -> int:
 class _Refinement:
     """The state of a refinement."""
 
-    def __init__(self, objective: SquaredError, z: Tensor, rows: Tensor, enough: Tensor) -> None:
+    def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor) -> None:
         compile_refinement()
-        self.objective, self.like, self.rows = objective, z, rows
+        self.objective, self.like, self.observations = objective, z, observations
         (n, k), box = z.shape, objective.box
         self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
         f, g = self._evaluate(_numpy(z), np.arange(n))
@@ -187,11 +192,11 @@ class _Refinement:
     def _step_apart(self, some: Index, most: int, stopped: Callable[[], bool]) -> npt.NDArray[np.int64]:
         """Compiled steps of some codes, one after another, until they end, and why."""
         assert self.packed is not None
-        reasons, rows = np.full(len(some), GOES_ON), self.rows.numpy()
+        reasons, observations = np.full(len(some), GOES_ON), self.observations.numpy()
         for a, i in enumerate(some):
             if stopped():
                 break
-            (weights, layout, _), y = self.packed.of(int(rows[i]))
+            (weights, layout, _), y = self.packed.of(int(observations[i]))
             reasons[a] = refine_packed(
                 weights, layout, *room(layout), y, self.objective.prior, most, self.vectors[i], self.numbers[i],
                 self.box,
@@ -204,15 +209,15 @@ class _Refinement:
         return torch.from_numpy(z).to(self.like)
 
     def _evaluate(self, z: Array, some: Index) -> tuple[Array, Array]:
-        f, gradient = self.objective.gradient(self._tensor(z), self._rows(some))
+        f, gradient = self.objective.gradient(self._tensor(z), self._observations(some))
         return _numpy(f), _numpy(gradient)
 
-    def _rows(self, some: Index) -> Tensor:
-        return self.rows[torch.from_numpy(some).to(self.rows.device)]
+    def _observations(self, some: Index) -> Tensor:
+        return self.observations[torch.from_numpy(some).to(self.observations.device)]
 
     def _gauss_newton(self, some: Index) -> Array:
         """2 (J^T J + prior I) of some codes, (s, k, k), with a diagonal that is raised by :data:`_FLOOR`."""
-        gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, Z]), self._rows(some))[0])
+        gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, Z]), self._observations(some))[0])
         mean = np.einsum("sii->s", gram) / gram.shape[1]
         floor = np.maximum(_FLOOR * mean, np.finfo(float).tiny)
         return np.asarray(gram + floor[:, None, None] * np.eye(gram.shape[1]))

@@ -27,7 +27,7 @@ class SquaredError:
     Of counts the square of an entry is its deviance, and J^T J is weighted, see
     :mod:`unrelu.measurements.count_noise`.
 
-    Codes (b, k) come with ``rows`` (b,), the observation that each is for; an observation may have several.
+    Codes (b, k) come with ``observations`` (b,), the observation that each is for; an observation may have several.
 
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
@@ -82,33 +82,33 @@ class SquaredError:
         """Codes as a tensor of the right type."""
         return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
 
-    def residual(self, z: Tensor, rows: Tensor) -> Tensor:
+    def residual(self, z: Tensor, observations: Tensor) -> Tensor:
         """A G(z) - y, (b, m), differentiable."""
-        return self.operator.take(rows).forward(self.network.forward(z)) - self.y[rows]
+        return self.operator.take(observations).forward(self.network.forward(z)) - self.y[observations]
 
-    def value(self, z: Tensor, rows: Tensor) -> Tensor:
+    def value(self, z: Tensor, observations: Tensor) -> Tensor:
         """f, (b,), differentiable."""
-        f = self._misfit(self.operator.take(rows).forward(self.network.forward(z)), rows)
+        f = self._misfit(self.operator.take(observations).forward(self.network.forward(z)), observations)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
 
-    def _misfit(self, mean: Tensor, rows: Tensor) -> Tensor:
+    def _misfit(self, mean: Tensor, observations: Tensor) -> Tensor:
         """|A x - y|_2^2 or the deviance, (b,), of what is measured of outputs, (b, m)."""
         if self.counts is None or self._seen is None:
-            r = mean - self.y[rows]
+            r = mean - self.y[observations]
             return (r * r).sum(dim=1)
-        return (self._seen[rows] * self.counts.deviance(self.y[rows], mean)).sum(dim=1)
+        return (self._seen[observations] * self.counts.deviance(self.y[observations], mean)).sum(dim=1)
 
     @torch.no_grad()
-    def values(self, z: Tensor, rows: Tensor) -> Tensor:
+    def values(self, z: Tensor, observations: Tensor) -> Tensor:
         """f, (b,), a bounded number of codes at a time."""
-        return torch.cat([self.value(*chunk) for chunk in self._chunks(z, rows)])
+        return torch.cat([self.value(*chunk) for chunk in self._chunks(z, observations)])
 
     @torch.enable_grad()
-    def gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
         """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
         values: list[Tensor] = []
         gradients: list[Tensor] = []
-        for part, where in self._chunks(z, rows):
+        for part, where in self._chunks(z, observations):
             leaf = part.detach().requires_grad_(True)
             f = self.value(leaf, where)
             gradients += torch.autograd.grad(f.sum(), leaf)
@@ -116,35 +116,35 @@ class SquaredError:
         return torch.cat(values), torch.cat(gradients)
 
     @torch.enable_grad()
-    def sketch(self, z: Tensor, rows: Tensor) -> Tensor:
+    def sketch(self, z: Tensor, observations: Tensor) -> Tensor:
         """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero where the Jacobian of A G is."""
         u = torch.randn(self.operator.m, generator=torch_stream("sketch"), dtype=torch.float32).to(z)
         parts: list[Tensor] = []
-        for part, where in self._chunks(z, rows):
+        for part, where in self._chunks(z, observations):
             leaf = part.detach().requires_grad_(True)
             seen = self.operator.take(where).forward(self.network.forward(leaf))
             parts += torch.autograd.grad((seen @ u).sum(), leaf)
         return torch.cat(parts)
 
     @torch.no_grad()
-    def measure(self, z: Tensor, rows: Tensor) -> Tensor:
+    def measure(self, z: Tensor, observations: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
-        values = SquaredError(self.network, self.operator, self.y, counts=self.counts).values(z, rows)
+        values = SquaredError(self.network, self.operator, self.y, counts=self.counts).values(z, observations)
         return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
 
     @torch.no_grad()
-    def backprojection(self, z: Tensor, rows: Tensor) -> Tensor:
+    def backprojection(self, z: Tensor, observations: Tensor) -> Tensor:
         """A^T (y - A G(z)), (b, n)."""
         parts: list[Tensor] = []
-        for part, where in self._chunks(z, rows):
+        for part, where in self._chunks(z, observations):
             operator = self.operator.take(where)
             parts.append(operator.adjoint(self.y[where] - operator.forward(self.network.forward(part))))
         return torch.cat(parts)
 
-    def _chunks(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
         size = max(1, _CHUNK // (8 * self._width))
-        return zip(torch.split(z, size), torch.split(rows, size), strict=True)
+        return zip(torch.split(z, size), torch.split(observations, size), strict=True)
 
     @property
     def _width(self) -> int:
@@ -155,28 +155,30 @@ class SquaredError:
         """How many Jacobians are held at once."""
         return max(1, _CHUNK // (self._width * self.network.latent_dim))
 
-    def jacobian(self, z: Tensor, rows: Tensor) -> Tensor:
+    def jacobian(self, z: Tensor, observations: Tensor) -> Tensor:
         """The transposed Jacobian of A G, (b, k, m)."""
-        return self.operator.take(rows).linearize(*self.network.linearize(z))[1]
+        return self.operator.take(observations).linearize(*self.network.linearize(z))[1]
 
-    def system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
         size = self.jacobians
-        parts = [self._system(*part) for part in zip(torch.split(z, size), torch.split(rows, size), strict=True)]
+        parts = [
+            self._system(*part) for part in zip(torch.split(z, size), torch.split(observations, size), strict=True)
+        ]
         gram, gradient, f = zip(*parts, strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)
 
-    def _system(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        operator = self.operator.take(rows)
+    def _system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        operator = self.operator.take(observations)
         x, tangents = self.network.linearize(z)
         mean, tangents = operator.linearize(x, tangents)
         if self.counts is None:
-            r, weighted = mean - self.y[rows], tangents
+            r, weighted = mean - self.y[observations], tangents
         else:
-            r, weight = self.counts.scoring(self.y[rows], mean)
+            r, weight = self.counts.scoring(self.y[observations], mean)
             weighted = tangents * weight[:, None, :]
         gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
-        f = self._misfit(mean, rows)
+        f = self._misfit(mean, observations)
         if self.prior:
             gram.diagonal(dim1=1, dim2=2).add_(self.prior)
             gradient = gradient + self.prior * z

@@ -1,3 +1,3 @@
-"""The joint search for the best code: samples, independent chains of descents, confidence, other norms."""
+"""The joint search for the best code: samples, independent restarts of descents, confidence, other norms."""
 
 __all__: list[str] = []

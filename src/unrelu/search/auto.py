@@ -13,18 +13,18 @@ from unrelu.search.learned_prior import LearnedConfidence
 
 @dataclass(frozen=True)
 class Search:
-    r"""Independent chains of descents and perturbations, until it is sure enough that the best of them is the best.
+    r"""Independent restarts of descents and perturbations, until it is sure enough that the best of them is the best.
 
     One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
-    one step each on smoothed generators, less and less smooth, then steps on the exact one. Chains start
+    one step each on smoothed generators, less and less smooth, then steps on the exact one. Restarts start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
     (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
     perturbs its code, by a tenth of its length to ten times that, descends again, and keeps what is lower. The codes
-    ``z0`` of the user and, where there is no visible noise and the first chain is no exact fit, that of ``exact`` layer
-    by layer start further descents, which are no evidence of anything.
+    ``z0`` of the user start further descents, which are no evidence of anything. So does the code of ``exact``, layer
+    by layer, where there is no visible noise and the first restart is no exact fit.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
-    (:mod:`~unrelu.search.schedule`). The confidence follows from how many chains ended at the best objective, to 1%,
+    (:mod:`~unrelu.search.schedule`). The confidence follows from how many restarts ended at the best objective, to 1%,
     and where the others did (:mod:`~unrelu.search.confidence`). How far agreement can be trusted is learned on the
     generator itself, at the first search with a measurement and a level of noise, from simulated observations
     (:mod:`~unrelu.search.learned_prior`); that takes about a second, and is kept for other processes.
@@ -38,7 +38,7 @@ class Search:
     Args:
         confidence: the search of an observation stops when it has this confidence.
         rounds: rounds at most, see :data:`~unrelu.search.schedule.ROUNDS`. None: as many as end within 0.04 seconds of
-            the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best chain;
+            the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best restart;
             where descents are not compiled, fewer.
         max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
             3,000, of large generators 1,000. A code that is not at an optimum by then is an ITERATION_LIMIT.

@@ -1,6 +1,6 @@
-r"""How sure it is that no code has an objective more than 1% lower, from where independent chains of descents ended.
+r"""How sure it is that no code has an objective more than 1% lower, from where independent restarts of descents ended.
 
-The local optima of an observation are ordered by their objectives, the best first. An independent chain ends in the
+The local optima of an observation are ordered by their objectives, the best first. An independent restart ends in the
 best one with probability :math:`q_1`; if not, in the second best with probability :math:`q_2`, and so on: a stick that
 is broken again and again. :math:`q_i \sim \mathrm{Beta}(\theta_i)`, where :math:`\theta_{i+1}` depends on
 :math:`\theta_i`: a Markov chain over a grid. So the best optimum may be hidden where the next is easy to find: that is
@@ -8,7 +8,7 @@ where agreement misleads, and what a single distribution of all q cannot say.
 
 How often which :math:`(\theta_1, \theta_2)` occurs is the prior: a mixture that is learned by simulation on
 the generator at hand, from observations whose best code is known, see :mod:`unrelu.search.learned_prior`. Before that
-all points of the grid are alike, and no number of agreeing chains makes sure.
+all points of the grid are alike, and no number of agreeing restarts makes sure.
 
 Sources: C. G. E. Boender and A. H. G. Rinnooy Kan, Bayesian stopping rules for multistart global optimization methods,
 Mathematical Programming 37 (1987), who take all divisions of the starts among optima to be as likely beforehand; the
@@ -46,53 +46,53 @@ _PSEUDO = 1.5
 
 
 class Hits(NamedTuple):
-    """Where the chains of some observations ended: in the best optimum, in the second best that was seen, in all."""
+    """Where the restarts of some observations ended: in the best optimum, in the second best that was seen, in all."""
 
     best: Counts
     second: Counts
-    chains: Counts
+    restarts: Counts
 
     @classmethod
-    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, chains: Counts | None = None) -> Hits:
-        """Count the ends (B, n), infinite where a chain ended nowhere, that are the best known objective (B,), to 1%.
+    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Counts | None = None) -> Hits:
+        """Count the ends (B, n), infinite where a restart ended nowhere, at the best known objective (B,), to 1%.
 
-        Objectives up to ``zero`` (B,), which are rounding, are the same. ``chains`` were made, (B,): all n by default.
+        Objectives up to ``zero`` (B,), which are rounding, are the same. (B,) ``restarts`` were made, by default n.
         """
         at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
         lowest = others.min(axis=1, initial=np.inf)
         second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])
-        made = np.full(len(ends), ends.shape[1]) if chains is None else chains
+        made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
-    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Hits:
+    def take(self, observations: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Hits:
         """The counts of some observations."""
-        return Hits(*(count[rows] for count in self))
+        return Hits(*(count[observations] for count in self))
 
 
-def _share(chains: Counts, ended: Counts) -> Array:
-    """E q^a (1 - q)^(n - a) for n chains of which a ended in an optimum, on the grid, (B, T)."""
-    n, a = chains[:, None].astype(np.float64), ended[:, None].astype(np.float64)
+def _share(restarts: Counts, ended: Counts) -> Array:
+    """E q^a (1 - q)^(n - a) for n restarts of which a ended in an optimum, on the grid, (B, T)."""
+    n, a = restarts[:, None].astype(np.float64), ended[:, None].astype(np.float64)
     return np.asarray(np.exp(betaln(ALPHA + a, BETA + n - a) - betaln(ALPHA, BETA)))
 
 
 def _likelihoods(hits: Hits) -> tuple[Array, Array]:
     r"""Of the grid's points, the probability of the count of the best optimum and of the second seen, (B, T) each.
 
-    Between those two there may be optima that all the m chains left over missed, any number of them. Each has the
+    Between those two there may be optima that all the m restarts left over missed, any number of them. Each has the
     probability :math:`v = E (1 - q)^m`, so all numbers together bring the factor
     :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
     """
-    left = hits.chains - hits.best
+    left = hits.restarts - hits.best
     second = _share(left, hits.second) / (1 - _share(np.maximum(left, 1), np.zeros_like(left)))
-    return _share(hits.chains, hits.best), np.where(left[:, None] > 0, second, 1.0)
+    return _share(hits.restarts, hits.best), np.where(left[:, None] > 0, second, 1.0)
 
 
 def confidence(prior: Array, hits: Hits) -> Array:
     r"""The probability that no optimum is better than the best that was seen, (B,).
 
     With :math:`L_1` and :math:`L_2` the probabilities of the counts of the best optimum seen and of the second, and
-    :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` that of an optimum which all n chains
+    :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` that of an optimum which all n restarts
     missed, the best seen is the best of all, or the best of all was missed, with any number like the one seen:
 
     .. math::
@@ -106,7 +106,7 @@ def confidence(prior: Array, hits: Hits) -> Array:
         hits: counts of B observations.
     """
     first, second = _likelihoods(hits)
-    missed = _share(hits.chains, np.zeros_like(hits.chains))
+    missed = _share(hits.restarts, np.zeros_like(hits.restarts))
     seen = ((first @ prior) * second).sum(axis=1)
     next_ = prior / prior.sum(axis=1, keepdims=True)
     hidden = ((missed @ prior) * first * (second @ next_.T) / (1 - missed)).sum(axis=1)
@@ -136,9 +136,9 @@ class Prior:
     weights: Mapping[int, Array]
 
     def confidence(self, rounds: int, hits: Hits) -> Array:
-        """The confidence that the counts of chains of so many rounds give, (B,); flat where nothing was learned.
+        """The confidence that the counts of restarts of so many rounds give, (B,); flat where nothing was learned.
 
-        Beyond the last round that a simulation came to, its prior holds: longer chains miss no more.
+        Beyond the last round that a simulation came to, its prior holds: longer restarts miss no more.
         """
         learned_rounds = [each for each in self.weights if each <= rounds]
         return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)

@@ -18,8 +18,8 @@ from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObser
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.sample_bank import Bank
-from unrelu.search.schedule import BATCH, COMPILED, COUNTS, GRADIENT, NONLINEAR, Schedule
+from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -49,18 +49,18 @@ class Start(NamedTuple):
     """Codes of some observations, which descents improve in place.
 
     Attributes:
-        rows: the observations, (b,).
+        observations: which, (b,).
         z: codes, (b, c, k).
         f: their objectives, (b, c); infinite where no descent has been made from the code.
-        moves: perturbations of the optimum that is reached, one after another, (b, c, h, k), in units of the root mean
-            square of its coordinates: after each, a further descent, whose end is kept if it is lower.
+        perturbations: of the optimum that is reached, one after another, (b, c, h, k), in units of the root mean square
+            of its coordinates: after each, a further descent, whose end is kept if it is lower.
         smoothed: whether the first descent begins on the smoothed generators.
     """
 
-    rows: Index
+    observations: Index
     z: Array
     f: Array
-    moves: Array
+    perturbations: Array
     smoothed: bool = True
 
 
@@ -92,24 +92,24 @@ class Descents(ABC):
             watch: asked now and then whether to stop; what was not reached by then keeps its f.
         """
 
-    def refined(self, rows: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Codes of some observations refined from where their chains ended, (b, k), and whether they converged, (b,).
+    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Codes of some observations refined from where their restarts ended, (b, k), and whether they converged, (b,).
 
         Args:
-            z: where the chains ended, the best first, (b, c, k).
+            z: where the restarts ended, the best first, (b, c, k).
             most: steps at most.
             watch: as for :meth:`improve`.
         """
         raise NotImplementedError
 
     @staticmethod
-    def of(problem: Problem, bank: Bank, objective: SquaredError) -> Descents:
+    def of(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
         """The compiled ones, where the network is small and dense and the measurement can be written out."""
-        if bank.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator):
-            return CountDescents(problem, bank, objective) if problem.noise.counts else CompiledDescents(problem)
-        if bank.large:
-            return GradientDescents(problem, bank, objective)
-        return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, bank, objective)
+        if cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator):
+            return CountDescents(problem, cache, objective) if problem.noise.counts else CompiledDescents(problem)
+        if cache.large:
+            return LimitedMemoryDescents(problem, cache, objective)
+        return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, cache, objective)
 
 
 def lengths(z: Array) -> Array:
@@ -146,9 +146,9 @@ class CompiledDescents(Descents):
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
-        steps = np.zeros(len(start.rows), dtype=np.int64)
+        steps = np.zeros(len(start.observations), dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
-        for i, row in enumerate(start.rows):
+        for i, row in enumerate(start.observations):
             if watch():
                 break
             network, y = self.packed.of(int(row))
@@ -156,7 +156,7 @@ class CompiledDescents(Descents):
             count = np.zeros(start.f.shape[1], dtype=np.int64)
             descend_and_perturb(
                 *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
-                start.f[i], start.moves[i], count,
+                start.f[i], start.perturbations[i], count,
             )  # fmt: skip
             steps[i] = count.sum()
         return steps
@@ -168,10 +168,10 @@ class BatchDescents(Descents):
     schedule = BATCH
     widths: ClassVar[Array] = _WIDTHS
 
-    def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
         self._smoothed = [
-            objective.with_network(bank.smoothed(float(width), objective.network)) for width in self.widths
+            objective.with_network(cache.smoothed(float(width), objective.network)) for width in self.widths
         ]
 
     def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
@@ -183,19 +183,19 @@ class BatchDescents(Descents):
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], start.f.shape)
-        rows = np.broadcast_to(start.rows[:, None], start.f.shape)
+        observations = np.broadcast_to(start.observations[:, None], start.f.shape)
         new = ~np.isfinite(start.f)
         if new.any():
             start.z[new], start.f[new], steps[new] = self._descend(
-                rows[new], start.z[new], floor[new], start.smoothed, watch
+                observations[new], start.z[new], floor[new], start.smoothed, watch
             )
-        for turn in range(start.moves.shape[2]):
+        for turn in range(start.perturbations.shape[2]):
             left = start.f > floor
             if watch() or not left.any():
                 break
-            moved = start.z + lengths(start.z) * start.moves[:, :, turn]
+            moved = start.z + lengths(start.z) * start.perturbations[:, :, turn]
             perturbed = self.bounds.reflect(moved[left])
-            z, f, count = self._descend(rows[left], perturbed, floor[left], False, watch)
+            z, f, count = self._descend(observations[left], perturbed, floor[left], False, watch)
             steps[left] += count
             lower = f < start.f[left]
             start.z[left] = np.where(lower[:, None], z, start.z[left])
@@ -203,10 +203,10 @@ class BatchDescents(Descents):
         return np.asarray(steps.sum(axis=1))
 
     def _descend(
-        self, rows: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
+        self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
-        where = torch.from_numpy(rows.copy()).to(self.objective.y.device)
+        where = torch.from_numpy(observations.copy()).to(self.objective.y.device)
         at, steps = self.objective.tensor(z), torch.zeros_like(where)
         damping: Tensor | float = 1e-2
         for objective in self._smoothed if smoothed else []:
@@ -224,13 +224,13 @@ class BatchDescents(Descents):
 
 
 class NonlinearDescents(BatchDescents):
-    """The same for measurements that are not linear, which have optima of their own: more chains."""
+    """The same for measurements that are not linear, which have optima of their own: more restarts."""
 
     schedule = NONLINEAR
 
 
 class CountDescents(BatchDescents):
-    """The same for counts and small networks, whose descents the kernel does not know: more chains, and perturbations.
+    """The same for counts and small networks, which the kernel does not know: more restarts, and perturbations.
 
     A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
     schedule begins where smoothing adds little.
@@ -240,7 +240,7 @@ class CountDescents(BatchDescents):
     widths: ClassVar[Array] = _WIDTHS[4:]
 
 
-class GradientDescents(BatchDescents):
+class LimitedMemoryDescents(BatchDescents):
     """The same for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
 
     Attributes:
@@ -248,23 +248,23 @@ class GradientDescents(BatchDescents):
             of the generator.
     """
 
-    schedule = GRADIENT
+    schedule = LIMITED_MEMORY
     refines = True
 
-    def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
-        smoothed = (bank.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
+        smoothed = (cache.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
         self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
-        model, operator = bank.seen_by(objective.operator)
+        model, operator = cache.seen_by(objective.operator)
         variance = objective.prior + _LEAST_VARIANCE * model.spread
         inverse = model.posterior(operator, objective.y, variance)[1]
         variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _descend(
-        self, rows: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
+        self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-        where = torch.from_numpy(rows.copy()).to(self.objective.y.device)
+        where = torch.from_numpy(observations.copy()).to(self.objective.y.device)
         at, steps, floor = self.objective.tensor(z), torch.zeros_like(where), self.objective.tensor(enough)
         inverse = self.inverse[where]
         for objective in self._smoothed if smoothed else []:
@@ -277,14 +277,14 @@ class GradientDescents(BatchDescents):
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
-    def refined(self, rows: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
         """See :meth:`Descents.refined`: in single precision, which sees all that is to gain.
 
-        A few chains go on side by side, which costs little more than one, and the worse half of them is given up
-        again and again: at kinks, chains of nearly the same objective come to rest at different ones.
+        A few restarts go on side by side, which costs little more than one, and the worse half of them is given up
+        again and again: at kinks, restarts of nearly the same objective come to rest at different ones.
         """
         z = z[:, :_REFINED]
-        left, where = z.shape[1], torch.from_numpy(np.repeat(rows, z.shape[1])).to(self.objective.y.device)
+        left, where = z.shape[1], torch.from_numpy(np.repeat(observations, z.shape[1])).to(self.objective.y.device)
         codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
         floor = torch.zeros_like(codes[:, 0])
         state = LimitedMemorySteps(self.objective, codes, where, self.inverse[where], _REFINED_DECREASE, floor)
@@ -301,7 +301,7 @@ class GradientDescents(BatchDescents):
             f, most = state.run(min(most, LAST_STEPS), watch).f, most - LAST_STEPS
             arrived = state.done | (f >= (1 - CONVERGED) * before)
             state.give_up(arrived)
-        each = np.arange(len(rows))
+        each = np.arange(len(observations))
         best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
         return (
             state.z.cpu().double().numpy().reshape(z.shape)[each, best],

@@ -23,7 +23,7 @@ from unrelu.result import Status
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence
 from unrelu.search.descents import Descents, Start
 from unrelu.search.norm_finish import descend_further, finish
-from unrelu.search.sample_bank import Bank, fits_single
+from unrelu.search.sample_cache import SampleCache, fits_single
 from unrelu.search.schedule import Spent, effort
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
 
@@ -45,7 +45,7 @@ _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
 # Steps of a refinement if their number is not stated: trained decoders take 70 to 800 in the mean. Of large generators,
-# whose chains have gone far enough before, fewer.
+# whose restarts have gone far enough before, fewer.
 _REFINED, _REFINED_LARGE = 3000, 1000
 # Objectives of this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
@@ -53,22 +53,22 @@ _ROUNDING = 1e-30
 _FURTHER = 6
 
 
-def flat_confidence(search: JointSearch, rows: Index) -> Array:
+def flat_confidence(search: JointSearch, observations: Index) -> Array:
     """The confidence of some observations where nothing was learned of the generator, (b,)."""
-    return confidence(FLAT, search.hits().take(rows))
+    return confidence(FLAT, search.hits().take(observations))
 
 
-def by_agreement(search: JointSearch, rows: Index) -> Array:
-    """1 where chains of some observations agree in l2, else 0: enough where that code is but a start in l1."""
-    return np.where(search.hits().take(rows).best >= _AGREE, 1.0, 0.0)
+def by_agreement(search: JointSearch, observations: Index) -> Array:
+    """1 where restarts of some observations agree in l2, else 0: enough where that code is but a start in l1."""
+    return np.where(search.hits().take(observations).best >= _AGREE, 1.0, 0.0)
 
 
 class JointSearch:
-    """One search: its chains, and the best code of each observation.
+    """One search: its restarts, and the best code of each observation.
 
     Attributes:
-        ends: objectives that the chains have reached, (B, C), infinite where a chain ended on a plateau or nowhere.
-        made, perturbations: how many chains each observation has, and the perturbations of each of them, (B,).
+        ends: objectives that the restarts have reached, (B, C), infinite where a restart ended on a plateau or nowhere.
+        made, perturbations: how many restarts each observation has, and the perturbations of each of them, (B,).
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: of the descents of each observation, (B,).
@@ -94,14 +94,14 @@ class JointSearch:
         pool: bool = False,
     ) -> None:
         self.problem, self.judge, self.enough, self.most, self.pool = problem, judge, enough, rounds, pool
-        self.bank = Bank.of(problem.network, problem.bounds)
-        single = self.bank.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
-        network = self.bank.single if single else problem.network
+        self.cache = SampleCache.of(problem.network, problem.bounds)
+        single = self.cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
+        network = self.cache.single if single else problem.network
         self.objective = SquaredError.of(problem, network)
-        self.descents = Descents.of(problem, self.bank, self.objective)
-        self.starts = SearchStarts(problem, self.bank, self.objective)
+        self.descents = Descents.of(problem, self.cache, self.objective)
+        self.starts = SearchStarts(problem, self.cache, self.objective)
         k = problem.network.latent_dim
-        self.chains, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
+        self.restarts, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
         self.perturbations, self.made, self.steps = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
         self.rounds = self.descents.schedule.begin(problem.looks_noiseless, rounds)
         self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
@@ -132,43 +132,45 @@ class JointSearch:
         """Round after round, until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
             self._begin_at(self.problem.z0)
-        while not self.watch.reason and len(rows := self._next_rows()) and not self.watch():
-            if self._start_by_layer(rows):
+        while not self.watch.reason and len(observations := self._next()) and not self.watch():
+            if self._start_by_layer(observations):
                 continue
-            self.advance(rows, *effort(int(self.rounds[rows[0]]) + 1))
+            self.advance(observations, *effort(int(self.rounds[observations[0]]) + 1))
             if not self.watch.reason:
-                self.rounds[rows] += 1
+                self.rounds[observations] += 1
                 self._confirm_exact()
-                self._judge(rows)
+                self._judge(observations)
         if self.most is None and not self.watch.reason:
             self.perturb_best(np.flatnonzero(~self.sure))
 
-    def perturb_best(self, rows: Index, most: Index | None = None) -> None:
-        """Spend what is left for some observations on perturbations of their best chains: that finds more than chains.
+    def perturb_best(self, observations: Index, most: Index | None = None) -> None:
+        """Spend what is left of the budget on perturbations of the best restarts, which find more than new restarts do.
 
         Args:
-            rows: the observations.
+            observations: the observations.
             most: perturbations at most, (b,).
         """
-        counts = self.descents.schedule.perturbations(self.spent())[rows]
+        counts = self.descents.schedule.perturbations(self.spent())[observations]
         counts = counts if most is None else np.minimum(counts, most)
         for count in np.unique(counts[counts > 0]).tolist():
-            some = rows[counts == count]
+            some = observations[counts == count]
             size = max(1, _NUMBERS // (count * self.z.shape[1]))
             for part in np.split(some, range(size, len(some), size)):
                 if self.watch():
                     return
-                start = Start(part, self.z[part, None], self.f[part, None].copy(), self.starts.moves(part, 1, count))
+                start = Start(
+                    part, self.z[part, None], self.f[part, None].copy(), self.starts.perturbations(part, 1, count)
+                )
                 self._descend(start)
                 best = self.ends[part].argmin(axis=1)
-                of_chain = self.ends[part, best] <= self.f[part]  # else the code is of a start that is no evidence
-                self.ends[part[of_chain], best[of_chain]] = start.f[of_chain, 0]
-                self.chains[part[of_chain], best[of_chain]] = start.z[of_chain, 0]
+                of_restart = self.ends[part, best] <= self.f[part]  # else the code is of a start that is no evidence
+                self.ends[part[of_restart], best[of_restart]] = start.f[of_restart, 0]
+                self.restarts[part[of_restart], best[of_restart]] = start.z[of_restart, 0]
                 self._keep(part, start.z[:, 0], start.f[:, 0])
         self._confirm_exact()
-        self._judge(rows)
+        self._judge(observations)
 
-    def _next_rows(self) -> Index:
+    def _next(self) -> Index:
         """The observations of the next round, which all have been through equally many.
 
         They are those that are not finished; when all are, those whose residual is too large for the noise level that
@@ -180,9 +182,11 @@ class JointSearch:
             self.outlying = self._outlying()
             wanted = self.outlying & schedule.affordable(spent, self.most)
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
-        rows = np.flatnonzero(wanted & (self.rounds == fewest))
-        # Those that look noiseless have made chains in rounds that the others have skipped.
-        return np.asarray(rows[self.made[rows] == self.made[rows].min(initial=self.ends.shape[1])])
+        observations = np.flatnonzero(wanted & (self.rounds == fewest))
+        # Those that look noiseless have made restarts in rounds that the others have skipped.
+        return np.asarray(
+            observations[self.made[observations] == self.made[observations].min(initial=self.ends.shape[1])]
+        )
 
     def spent(self) -> Spent:
         """What was spent on every observation."""
@@ -197,47 +201,51 @@ class JointSearch:
         told = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
         return too_large(told, np.asarray(self.problem.observed - float(self.problem.network.latent_dim))) > 0
 
-    def advance(self, rows: Index, chains: int, perturbations: int) -> None:
-        """Bring some observations, all of which have equally many, to so many chains of so many perturbations each."""
+    def advance(self, observations: Index, restarts: int, perturbations: int) -> None:
+        """Bring observations with equally many restarts to so many, with so many perturbations of each."""
         have = self.ends.shape[1]
-        if chains > have:
-            more = ((0, 0), (0, chains - have))
+        if restarts > have:
+            more = ((0, 0), (0, restarts - have))
             self.ends = np.pad(self.ends, more, constant_values=np.inf)
-            self.chains = np.pad(self.chains, (*more, (0, 0)), constant_values=np.nan)
-        done, old = int(self.perturbations[rows[0]]), int(self.made[rows[0]])
-        size = max(1, _NUMBERS // (chains * max(perturbations, 1) * self.chains.shape[2]))
-        for part in np.split(rows, range(size, len(rows), size)):
+            self.restarts = np.pad(self.restarts, (*more, (0, 0)), constant_values=np.nan)
+        done, old = int(self.perturbations[observations[0]]), int(self.made[observations[0]])
+        size = max(1, _NUMBERS // (restarts * max(perturbations, 1) * self.restarts.shape[2]))
+        for part in np.split(observations, range(size, len(observations), size)):
             if perturbations > done and old:
                 self._improve(part, slice(0, old), perturbations - done)
-            if chains > old:
-                self.chains[part, old:chains] = self.starts.codes(part, old, chains - old)
-                self._improve(part, slice(old, chains), perturbations)
-        self.perturbations[rows], self.made[rows] = perturbations, chains
+            if restarts > old:
+                self.restarts[part, old:restarts] = self.starts.codes(part, old, restarts - old)
+                self._improve(part, slice(old, restarts), perturbations)
+        self.perturbations[observations], self.made[observations] = perturbations, restarts
 
-    def _improve(self, rows: Index, some: slice, perturbations: int) -> None:
-        """Descend from chains that have not yet, and after each of so many perturbations."""
-        z, f = self.chains[rows, some], self.ends[rows, some]
-        self._descend(Start(rows, z, f, self.starts.moves(rows, f.shape[1], perturbations)))
-        self.chains[rows, some], self.ends[rows, some] = z, f
+    def _improve(self, observations: Index, some: slice, perturbations: int) -> None:
+        """Descend from restarts that have not yet, and after each of so many perturbations."""
+        z, f = self.restarts[observations, some], self.ends[observations, some]
+        self._descend(Start(observations, z, f, self.starts.perturbations(observations, f.shape[1], perturbations)))
+        self.restarts[observations, some], self.ends[observations, some] = z, f
         best = f.argmin(axis=1)
-        self._keep(rows, z[np.arange(len(rows)), best], f.min(axis=1))
+        self._keep(observations, z[np.arange(len(observations)), best], f.min(axis=1))
 
     def _descend(self, start: Start) -> None:
         """Descend from some codes, which become those reached."""
-        self.steps[start.rows] += self.descents.improve(start, _ZERO * self.size[start.rows], self.watch)
+        self.steps[start.observations] += self.descents.improve(
+            start, _ZERO * self.size[start.observations], self.watch
+        )
 
-    def _keep(self, rows: Index, z: Array, f: Array) -> None:
-        lower = f < self.f[rows]
+    def _keep(self, observations: Index, z: Array, f: Array) -> None:
+        lower = f < self.f[observations]
         # What was said of a worse code does not hold of this one, should the search be cut off before the next round.
-        self.probability[rows[f < (1 - SAME) * self.f[rows]]] = 0.0
-        self.z[rows[lower]], self.f[rows[lower]] = z[lower], f[lower]
+        self.probability[observations[f < (1 - SAME) * self.f[observations]]] = 0.0
+        self.z[observations[lower]], self.f[observations[lower]] = z[lower], f[lower]
 
-    def _start_by_layer(self, rows: Index) -> bool:
-        """Try ``exact`` layer by layer where y looks noiseless and the first chain is no exact fit; whether any were.
+    def _start_by_layer(self, observations: Index) -> bool:
+        """Try ``exact`` layer by layer where y looks noiseless and the first restart is no exact fit; whether any were.
 
-        It costs many times a chain, and finds exact fits that few chains reach.
+        It costs many times a restart, and finds exact fits that few restarts reach.
         """
-        clean = rows[self.problem.looks_noiseless[rows] & (self.made[rows] > 0) & ~self.by_layer[rows]]
+        clean = observations[
+            self.problem.looks_noiseless[observations] & (self.made[observations] > 0) & ~self.by_layer[observations]
+        ]
         if self.problem.z0 is not None or not len(clean) or not cheap_by_layer(self.problem):
             return False
         control = self.problem.control.part(lambda _: self.report())
@@ -248,15 +256,21 @@ class JointSearch:
         self._confirm_exact()
         return True
 
-    def descend_from(self, rows: Index, z: Array) -> None:
+    def descend_from(self, observations: Index, z: Array) -> None:
         """Descend from codes (b, k) that are believed to be near an optimum: what is found there is no evidence.
 
         Smoothed generators would lead away from it.
         """
         z = self.problem.bounds.clip(z)
-        start = Start(rows, z[:, None].copy(), np.full((len(rows), 1), np.inf), np.empty((len(rows), 1, 0, 1)), False)
+        start = Start(
+            observations,
+            z[:, None].copy(),
+            np.full((len(observations), 1), np.inf),
+            np.empty((len(observations), 1, 0, 1)),
+            False,
+        )
         self._descend(start)
-        self._keep(rows, start.z[:, 0], start.f[:, 0])
+        self._keep(observations, start.z[:, 0], start.f[:, 0])
 
     def _begin_at(self, z0: Array) -> None:
         """Accept the user's codes that fit exactly, and descend from the others."""
@@ -268,7 +282,7 @@ class JointSearch:
             self.descend_from(others, z0[others])
 
     def hits(self) -> Hits:
-        """Where the chains ended, of every observation."""
+        """Where the restarts ended, of every observation."""
         return Hits.of(self.ends, self.f, self.rounding, self.made)
 
     @property
@@ -276,9 +290,9 @@ class JointSearch:
         """Objectives that are rounding in the search's precision, (B,)."""
         return np.asarray((_UNITS * torch.finfo(self.objective.y.dtype).eps) ** 2 * self.size)
 
-    def _judge(self, rows: Index) -> None:
+    def _judge(self, observations: Index) -> None:
         """Compute the confidence of some observations."""
-        open_ = rows[~self.exact[rows] & np.isfinite(self.f[rows])]
+        open_ = observations[~self.exact[observations] & np.isfinite(self.f[observations])]
         self.probability[open_] = self.judge(self, open_)
         self.watch.rest()  # what was learned for it was no step
         sure = open_[self.probability[open_] >= self.enough]
@@ -291,61 +305,61 @@ class JointSearch:
         return self.exact | (self.probability >= self.enough)
 
     def confidence(self) -> Array:
-        """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the chains are of l2."""
+        """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the restarts are of l2."""
         return self.probability if self.problem.norm == "l2" else np.full(self.problem.size, np.nan)
 
-    def _flat(self, rows: Index) -> npt.NDArray[np.bool_]:
+    def _flat(self, observations: Index) -> npt.NDArray[np.bool_]:
         """Whether the best codes of some observations are on a plateau, (b,)."""
-        if not len(rows):
+        if not len(observations):
             return np.zeros(0, dtype=bool)
-        at = self._rows(rows)
-        z = self.objective.tensor(self.z[rows])
-        if self.bank.large:  # a reverse pass tells as well whether the Jacobian is zero
+        at = self._rows(observations)
+        z = self.objective.tensor(self.z[observations])
+        if self.cache.large:  # a reverse pass tells as well whether the Jacobian is zero
             t, f = self.objective.sketch(z, at), self.objective.values(z, at)
             gram = t[:, :, None] * t[:, None, :]
         else:
             gram, _, f = self.objective.system(z, at)
         return on_plateau(z, f, gram).cpu().numpy()
 
-    def _rows(self, rows: Index) -> Tensor:
-        return torch.from_numpy(rows).to(self.objective.y.device)
+    def _rows(self, observations: Index) -> Tensor:
+        return torch.from_numpy(observations).to(self.objective.y.device)
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
     def _confirm_exact(self) -> None:
         """Refine codes that look like exact fits in double precision, and see whether they are."""
         near = (self.f <= _EXACT * self.size) & ~self.exact & (self.f < 0.5 * self.refuted)
-        rows = np.flatnonzero(near)
-        if self.problem.prior or not len(rows):
+        observations = np.flatnonzero(near)
+        if self.problem.prior or not len(observations):
             return
-        self.refuted[rows] = self.f[rows]
-        self.z[rows] = self._fitted(rows)
-        self.exact[rows] = self.problem.part(rows).fits_exactly(self.z[rows])
+        self.refuted[observations] = self.f[observations]
+        self.z[observations] = self._fitted(observations)
+        self.exact[observations] = self.problem.part(observations).fits_exactly(self.z[observations])
 
-    def _fitted(self, rows: Index) -> Array:
+    def _fitted(self, observations: Index) -> Array:
         """Codes of some observations, near exact fits, taken to the last digit, (b, k)."""
-        objective, where = SquaredError.of(self.problem), self._rows(rows)
-        z, exact = objective.tensor(self.z[rows]), objective.tensor(_ROUNDING * self.size[rows])
+        objective, where = SquaredError.of(self.problem), self._rows(observations)
+        z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
         if self.descents.refines and objective.counts is None:
             z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
         else:
             z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)
         # Where the generator is badly conditioned, an exact fit takes a new Jacobian at every step.
-        left = torch.nonzero(~arrived if self.bank.large else f > exact)[:, 0]
+        left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
         if len(left):
             state = LevenbergMarquardtSteps(objective, z[left], where[left], damping=1e-4, enough=exact[left])
             z[left] = state.run(_EXACT_FIT_STEPS, self.watch).z
         return z.cpu().double().numpy()
 
-    def _at_optimum(self, rows: Index, most: int | None) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Codes of some observations at first-order optima, (b, k), and whether each is at one, (b,)."""
-        if self.descents.refines and (self.f[rows] > _EXACT * self.size[rows]).all():
-            ends = self.chains[rows[:, None], np.argsort(self.ends[rows], axis=1)]
-            ends[:, 0] = self.z[rows]
-            return self.descents.refined(rows, ends, most or _REFINED_LARGE, self.watch)
+        if self.descents.refines and (self.f[observations] > _EXACT * self.size[observations]).all():
+            ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)]
+            ends[:, 0] = self.z[observations]
+            return self.descents.refined(observations, ends, most or _REFINED_LARGE, self.watch)
         objective = SquaredError.of(self.problem)
-        z, exact = objective.tensor(self.z[rows]), objective.tensor(_ROUNDING * self.size[rows])
-        refined = refine(objective, z, self._rows(rows), exact, most or _REFINED, self.watch)
+        z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
+        refined = refine(objective, z, self._rows(observations), exact, most or _REFINED, self.watch)
         return refined.z.cpu().double().numpy(), refined.optimal.cpu().numpy()
 
     def refined(self, most: int | None, max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
@@ -357,13 +371,13 @@ class JointSearch:
         """
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
         status[self.hits().best > 1] = Status.REFOUND
-        rows = np.flatnonzero(~self.exact & np.isfinite(self.f))
-        near = self.f[rows] <= _EXACT * self.size[rows]
-        for some in (rows[~near], rows[near]):
+        observations = np.flatnonzero(~self.exact & np.isfinite(self.f))
+        near = self.f[observations] <= _EXACT * self.size[observations]
+        for some in (observations[~near], observations[near]):
             if len(some) and not self.watch.reason:
                 self.z[some], optimal = self._at_optimum(some, most)
                 status[some[~optimal]] = Status.ITERATION_LIMIT
-        flat = rows[self._flat(rows)]
+        flat = observations[self._flat(observations)]
         status[flat], self.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # What is found again in l2 need not be the best in another norm.
@@ -389,16 +403,16 @@ class JointSearch:
                 z[known], status[known] = descend_further(part, z[known], status[known], further[:, i], max_programs)
         return z, status
 
-    def _other_ends(self, rows: Index) -> Array:
-        """The best codes of other local optima in l2 than the best that chains of some observations came to, (b, n, k).
+    def _other_ends(self, observations: Index) -> Array:
+        """The best codes of further local optima in l2 that restarts of some observations came to, (b, n, k).
 
         Copies of the best where there are fewer.
         """
-        order = np.argsort(self.ends[rows], axis=1)
-        ends = np.take_along_axis(self.ends[rows], order, axis=1)
-        chains = np.take_along_axis(self.chains[rows], order[:, :, None], axis=1)
+        order = np.argsort(self.ends[observations], axis=1)
+        ends = np.take_along_axis(self.ends[observations], order, axis=1)
+        restarts = np.take_along_axis(self.restarts[observations], order[:, :, None], axis=1)
         new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME) * ends[:, :-1])
         which = 1 + np.argsort(~new, axis=1, kind="stable")[:, :_FURTHER]
         found = np.take_along_axis(new, which - 1, axis=1)
         which = np.where(found, which, 0)[:, : max(1, int(found.sum(axis=1).max(initial=1)))]
-        return np.take_along_axis(chains, which[:, :, None], axis=1)
+        return np.take_along_axis(restarts, which[:, :, None], axis=1)

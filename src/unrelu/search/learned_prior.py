@@ -73,39 +73,39 @@ class LearnedConfidence:
         self._spread = spread_of(problem)
         self._priors: dict[Level, Prior] = {}
 
-    def __call__(self, search: JointSearch, rows: Index) -> Array:
+    def __call__(self, search: JointSearch, observations: Index) -> Array:
         """The confidence of some observations of a search, (b,)."""
-        hits = search.hits().take(rows)
+        hits = search.hits().take(observations)
         found = confidence(FLAT, hits)
         if not self.problem.noise.stated and search.exact.any():
             return found  # nor do the others of a batch of exact fits have noise that could be simulated
-        noisy = np.flatnonzero(~self.problem.looks_noiseless[rows])
-        for level, rounds, some in self._groups(search, rows[noisy]):
+        noisy = np.flatnonzero(~self.problem.looks_noiseless[observations])
+        for level, rounds, some in self._groups(search, observations[noisy]):
             found[noisy[some]] = self._prior(level, search).confidence(rounds, hits.take(noisy[some]))
         return found
 
-    def _groups(self, search: JointSearch, rows: Index) -> list[tuple[Level, int, Index]]:
-        """Observations of one level and number of rounds, by their places in ``rows``."""
-        levels = self.levels(search.f, rows, search.z[rows])
-        keys = list(zip(levels, search.rounds[rows].tolist(), strict=True))
+    def _groups(self, search: JointSearch, observations: Index) -> list[tuple[Level, int, Index]]:
+        """Observations of one level and number of rounds, by their places in ``observations``."""
+        levels = self.levels(search.f, observations, search.z[observations])
+        keys = list(zip(levels, search.rounds[observations].tolist(), strict=True))
         return [
             (level, rounds, np.array([i for i, key in enumerate(keys) if key == (level, rounds)]))
             for level, rounds in dict.fromkeys(keys)
         ]
 
-    def levels(self, f: Array, rows: Index, z: Array | None = None) -> list[Level]:
+    def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[Level]:
         """The level of noise of some observations whose best objectives, (B,), and codes, (b, k), are known.
 
         An output of the generator has a residual that the noise explains, and a code as N(0, I) draws it.
         """
         problem, spread = self.problem, self._spread
         if problem.noise.counts:
-            return [Level(0, 0)] * len(rows)
-        left = np.maximum(problem.observed[rows] - problem.network.latent_dim, 1)
+            return [Level(0, 0)] * len(observations)
+        left = np.maximum(problem.observed[observations] - problem.network.latent_dim, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            residual = np.sqrt(f[rows] / left) / spread
-            stated = np.sqrt(problem.noise.variance(problem.y)[rows]) / spread
-            known = np.broadcast_to(problem.noise.noisy & (stated > 0), len(rows))
+            residual = np.sqrt(f[observations] / left) / spread
+            stated = np.sqrt(problem.noise.variance(problem.y)[observations]) / spread
+            known = np.broadcast_to(problem.noise.noisy & (stated > 0), len(observations))
             excess = np.log(residual / (_EXPLAINED * stated)) / np.log(EXCESS_STEP)
             noise = np.log(np.where(known, stated, residual)) / np.log(NOISE_STEP)
         noise = np.nan_to_num(noise, nan=0.0, posinf=20.0, neginf=-40.0)

@@ -1,4 +1,4 @@
-"""What a search spends: the rounds of chains and perturbations, and when no further round is made."""
+"""What a search spends: the rounds of restarts and perturbations, and when no further round is made."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# So many chains, and perturbations of each, after each round. Descents double or triple from round to round. With
-# equally many descents, few long chains find as much as many short ones; many say more of what was missed. Beyond the
-# last, a round brings so many chains more.
+# So many restarts, and perturbations of each, after each round. Descents double or triple from round to round. With
+# equally many descents, few long restarts find as much as many short ones; many say more of what was missed. Beyond the
+# last, a round brings so many restarts more.
 ROUNDS = (
     (1, 0), (2, 0), (4, 0), (6, 0), (6, 2), (6, 8), (6, 32), (12, 32), (12, 64), (12, 128), (12, 256),
 )  # fmt: skip
 _FURTHER = 6
 
-# An observation with less confidence is not made sure by more chains.
+# An observation with less confidence is not made sure by more restarts.
 _HOPEFUL = 0.8
 # A descent takes so many microseconds at least.
 _LEAST_MICROSECONDS = 1.0
 
 
 def effort(rounds: int) -> tuple[int, int]:
-    """Chains, and perturbations of each, after so many rounds, at least one."""
-    chains, perturbations = ROUNDS[min(rounds, len(ROUNDS)) - 1]
-    return chains + _FURTHER * max(0, rounds - len(ROUNDS)), perturbations
+    """Restarts, and perturbations of each, after so many rounds, at least one."""
+    restarts, perturbations = ROUNDS[min(rounds, len(ROUNDS)) - 1]
+    return restarts + _FURTHER * max(0, rounds - len(ROUNDS)), perturbations
 
 
 class Spent(NamedTuple):
@@ -55,13 +55,13 @@ class Schedule:
     """When a search goes on.
 
     Attributes:
-        first: the round that observations with visible noise begin with. One chain may fit exactly; with noise, the
+        first: the round that observations with visible noise begin with. One restart may fit exactly; with noise, the
             first few are made together.
         last: rounds at most, where their number is not stated.
         doubtful: an observation with less confidence after the first round is given one more, whatever it costs.
         noiseless: rounds more where there is an exact fit to be found, and was not.
-        hopeless: once there are so many rounds, more chains are made only where a confidence of 0.8 was reached.
-        microseconds: that a search may spend on an observation. What the rounds leave of it goes to the best chain.
+        hopeless: once there are so many rounds, more restarts are made only where a confidence of 0.8 was reached.
+        microseconds: that a search may spend on an observation. What the rounds leave of it goes to the best restart.
         noiseless_times: how many times as much where there is an exact fit to be found.
         learned: whether the confidence is learned by simulation, which takes 50 searches.
     """
@@ -100,7 +100,7 @@ class Schedule:
         return np.asarray((spent.rounds < least) | ((spent.rounds < most) & within))
 
     def perturbations(self, spent: Spent) -> Counts:
-        """How many further perturbations of the best chain the budget leaves, (b,), a power of two; 0 without one."""
+        """How many further perturbations of the best restart the budget leaves, (b,), a power of two; 0 without one."""
         if not np.isfinite(self.microseconds):
             return np.zeros(len(spent.rounds), dtype=np.int64)
         each = spent.microseconds / [np.prod(np.add(effort(max(r, 1)), (0, 1))) for r in spent.rounds.tolist()]
@@ -115,8 +115,8 @@ class Schedule:
         """How many times as many descents there are after one more round, (b,)."""
 
         def descents(count: int) -> int:
-            chains, perturbations = effort(count)
-            return chains * (1 + perturbations)
+            restarts, perturbations = effort(count)
+            return restarts * (1 + perturbations)
 
         each = {r: descents(r + 1) / descents(max(r, 1)) for r in np.unique(rounds).tolist()}
         return np.array([each[r] for r in rounds.tolist()])
@@ -126,10 +126,10 @@ class Schedule:
 # of ``unrelu benchmark hard``: the time in which the best codes are found, and no more than half of the observations of
 # the hardest of them are left unsure.
 COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, learned=True)
-# One descent of a large network costs as much as all chains of a small one. Two that agree have a confidence of 0.62;
+# One descent of a large network costs as much as all restarts of a small one. Two that agree have a confidence of 0.62;
 # where they do not, there are four. Small ones, convolutional for the most part, go on.
 BATCH = Schedule(first=2, last=6, doubtful=0.6, microseconds=1.1e4, noiseless_times=10.0)
-# Measurements that are not linear have optima of their own, as have counts: more chains, and perturbations.
+# Measurements that are not linear have optima of their own, as have counts: more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
-# A chain takes half a second: the first few say the most.
-GRADIENT = Schedule(first=3, last=3, noiseless=1)
+# A restart takes half a second: the first few say the most.
+LIMITED_MEMORY = Schedule(first=3, last=3, noiseless=1)

@@ -14,7 +14,7 @@ from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -48,16 +48,16 @@ class SearchStarts:
     r"""The starts of one search, and the perturbations of what they reach.
 
     The first start of an observation is the mean of its codes under the Gaussian model of the samples
-    (:meth:`~unrelu.search.sample_bank.GaussianModel.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from
+    (:meth:`~unrelu.search.sample_cache.GaussianModel.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from
     1 to 3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A perturbation of a code z is
     :math:`t \, |z|_2 / \sqrt k \; \xi`, with :math:`\xi \sim N(0, I)` and t from 0.1 to 10, log-uniform. What is
     beyond a bound is mirrored there, and random starts are uniform between two bounds. Each observation has a random
     stream of its own, so what is tried on it does not depend on the others.
     """
 
-    def __init__(self, problem: Problem, bank: Bank, objective: SquaredError) -> None:
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         self.problem, self.objective = problem, objective
-        self._samples, self._operator = bank.seen_by(objective.operator)
+        self._samples, self._operator = cache.seen_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
         if isinstance(self._operator, Weighted):  # the Gaussian model is one in the units of outputs
             self._operator, gain = self._operator.normalised()
@@ -79,39 +79,39 @@ class SearchStarts:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(_VARIANCE_STEP ** np.rint(np.log(variance) / np.log(_VARIANCE_STEP)))
 
-    def codes(self, rows: Index, first: int, count: int) -> Array:
-        """The starts of chains ``first`` to ``first + count`` of some observations, (b, count, k)."""
-        self._model(rows)
-        drawn = self._drawn(rows, count)
-        inside = self._mean[rows][:, None] + np.einsum("bij,bcj->bci", self._factor[rows], drawn)
+    def codes(self, observations: Index, first: int, count: int) -> Array:
+        """The starts of restarts ``first`` to ``first + count`` of some observations, (b, count, k)."""
+        self._model(observations)
+        drawn = self._drawn(observations, count)
+        inside = self._mean[observations][:, None] + np.einsum("bij,bcj->bci", self._factor[observations], drawn)
         number = np.arange(first, first + count)[None, :, None]
-        inside = np.where(number == 0, self._mean[rows][:, None], inside)
-        spread = np.exp(self._uniform(rows, count, 0.0, np.log(_FURTHEST)))[:, :, None]
+        inside = np.where(number == 0, self._mean[observations][:, None], inside)
+        spread = np.exp(self._uniform(observations, count, 0.0, np.log(_FURTHEST)))[:, :, None]
         random, bounds = spread * drawn, self.problem.bounds
         if bounds.boxed.any():
             random = np.where(bounds.boxed, bounds.quantile(ndtr(drawn)), random)
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
-    def moves(self, rows: Index, chains: int, perturbations: int) -> Array:
-        """Perturbations in units of the root mean square of the code that each is of, (b, chains, perturbations, k)."""
-        shape, k = (len(rows), chains, perturbations), self.problem.network.latent_dim
-        drawn = self._drawn(rows, chains * perturbations).reshape(*shape, k)
+    def perturbations(self, observations: Index, restarts: int, count: int) -> Array:
+        """Perturbations in units of the root mean square of the code that each is of, (b, restarts, count, k)."""
+        shape, k = (len(observations), restarts, count), self.problem.network.latent_dim
+        drawn = self._drawn(observations, restarts * count).reshape(*shape, k)
         low, high = np.log(_SHORTEST), np.log(_LONGEST)
-        return np.asarray(np.exp(self._uniform(rows, chains * perturbations, low, high)).reshape(*shape, 1) * drawn)
+        return np.asarray(np.exp(self._uniform(observations, restarts * count, low, high)).reshape(*shape, 1) * drawn)
 
-    def _drawn(self, rows: Index, count: int) -> Array:
+    def _drawn(self, observations: Index, count: int) -> Array:
         k, seed = self.problem.network.latent_dim, self.problem.seed
-        for row in rows.tolist():
+        for row in observations.tolist():
             if row not in self._streams:
                 self._streams[row] = stream("search", seed, row)
-        return np.array([self._streams[row].standard_normal((count, k)) for row in rows.tolist()])
+        return np.array([self._streams[row].standard_normal((count, k)) for row in observations.tolist()])
 
-    def _uniform(self, rows: Index, count: int, low: float, high: float) -> Array:
-        return np.array([self._streams[row].uniform(low, high, count) for row in rows.tolist()])
+    def _uniform(self, observations: Index, count: int, low: float, high: float) -> Array:
+        return np.array([self._streams[row].uniform(low, high, count) for row in observations.tolist()])
 
-    def _model(self, rows: Index) -> None:
+    def _model(self, observations: Index) -> None:
         """Bring mean and factor of some observations up to their variances."""
-        stale = rows[self._at[rows] != self._variance[rows]]
+        stale = observations[self._at[observations] != self._variance[observations]]
         for variance in np.unique(self._variance[stale]):
             some = stale[self._variance[stale] == variance]
             at = torch.from_numpy(some).to(self.objective.y.device)

@@ -1,8 +1,8 @@
 r"""Simulated observations of the generator at hand, and what searches of them say of the confidence.
 
 Observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and searched as a
-user's would be, and one round further. How many chains ended in the best optimum that is known, that of a descent from
-z among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
+user's would be, and one round further. How many restarts ended in the best known optimum, that of a descent from z
+among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
 
 What a user observes is seldom an output of the generator. To simulate what is none, e is the difference of two other
 outputs with their entries in a random order. Without bounds, z is up to ten times as long: where outputs saturate, the
@@ -22,7 +22,7 @@ from unrelu.problem import Control, Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import SAME, Hits, Prior, confidence, learned
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 from unrelu.search.schedule import effort
 
 Array = npt.NDArray[np.float64]
@@ -94,27 +94,27 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
 
 
 class Simulation:
-    """Searches of observations whose best codes are known well enough to say how often their chains miss them.
+    """Searches of observations whose best codes are known well enough to say how often their restarts miss them.
 
     Attributes:
         search: of all observations, and of descents from the codes that they were made from.
-        ends: after each number of rounds, where chains had ended, (B, chains).
+        ends: after each number of rounds, where restarts had ended, (B, restarts).
     """
 
     def __init__(self, problem: Problem, truth: Array | None) -> None:
         self.search = JointSearch(problem)
         self.ends: dict[int, Array] = {}
-        search, rows = self.search, np.arange(problem.size)
+        search, observations = self.search, np.arange(problem.size)
         if truth is not None:
-            search.descend_from(rows, truth)
+            search.descend_from(observations, truth)
         schedule, going = search.descents.schedule, np.ones(problem.size, dtype=bool)
         sure = np.zeros(problem.size, dtype=bool)
         search.rounds[:] = schedule.first - 1
         while going.any() and not search.watch():
-            rows = np.flatnonzero(going)
-            rounds = int(search.rounds[rows[0]]) + 1
-            search.advance(rows, *effort(rounds))
-            search.rounds[rows] = rounds
+            observations = np.flatnonzero(going)
+            rounds = int(search.rounds[observations[0]]) + 1
+            search.advance(observations, *effort(rounds))
+            search.rounds[observations] = rounds
             search.starts.learn(search.f)
             self.ends[rounds] = search.ends.copy()
             going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
@@ -124,25 +124,25 @@ class Simulation:
         made = search.made * (1 + search.perturbations)
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
-    def hits(self, rounds: int, rows: Flags | None = None, of_truth: bool = True) -> Hits:
-        """Counts after so many rounds: of the best optimum that is known, or of the best of the chains themselves."""
+    def hits(self, rounds: int, observations: Flags | None = None, of_truth: bool = True) -> Hits:
+        """Counts after so many rounds: of the best optimum that is known, or of the best of the restarts themselves."""
         ends = self.ends[rounds]
         known = np.isfinite(ends).sum(axis=1)
         best = self.search.f if of_truth else ends.min(axis=1)
         found = Hits.of(ends, best, self.search.rounding, np.maximum(known, 1))
-        return found if rows is None else found.take(rows)
+        return found if observations is None else found.take(observations)
 
-    def prior(self, rows: Flags | None = None) -> Prior:
+    def prior(self, observations: Flags | None = None) -> Prior:
         """What observations, all by default, say of each round; those that went no further count as they ended."""
-        return Prior({rounds: learned(self.hits(rounds, rows)) for rounds in self.ends})
+        return Prior({rounds: learned(self.hits(rounds, observations)) for rounds in self.ends})
 
-    def judged(self, prior: Prior, rows: Flags) -> tuple[Flags, Flags]:
+    def judged(self, prior: Prior, observations: Flags) -> tuple[Flags, Flags]:
         """Where a search with this prior would have been sure of some observations, and where wrong, (b,) each."""
-        sure, wrong = np.zeros(int(rows.sum()), dtype=bool), np.zeros(int(rows.sum()), dtype=bool)
+        sure, wrong = np.zeros(int(observations.sum()), dtype=bool), np.zeros(int(observations.sum()), dtype=bool)
         for rounds, ends in self.ends.items():
-            enough = ~sure & (prior.confidence(rounds, self.hits(rounds, rows, of_truth=False)) >= _SURE)
-            lowest = ends[rows].min(axis=1)
-            missed = (self.search.f[rows] < (1 - SAME) * lowest) & (lowest > self.search.rounding[rows])
+            enough = ~sure & (prior.confidence(rounds, self.hits(rounds, observations, of_truth=False)) >= _SURE)
+            lowest = ends[observations].min(axis=1)
+            missed = (self.search.f[observations] < (1 - SAME) * lowest) & (lowest > self.search.rounding[observations])
             wrong |= enough & missed
             sure |= enough
         return sure, wrong
@@ -150,7 +150,7 @@ class Simulation:
 
 def spread_of(problem: Problem) -> float:
     """The standard deviation of what is measured, over outputs of the generator."""
-    x = Bank.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
+    x = SampleCache.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
     operator = _cycled(problem.operator, len(x))
     values, seen = operator.values(x), operator.seen(len(x))
     centred = np.where(seen, values - values.mean(axis=0), 0.0)
@@ -160,8 +160,8 @@ def spread_of(problem: Problem) -> float:
 def distinct(operator: Operator) -> tuple[npt.NDArray[np.float32], Index]:
     """What a fixed output is measured as, (d, m), by each distinct mask where there are many, and the first of each."""
     probe = stream("a fixed output").standard_normal(operator.n)
-    rows = operator.values(np.tile(probe, (max(1, operator.count), 1)))
-    return np.unique(rows.astype(np.float32), axis=0, return_index=True)
+    measured = operator.values(np.tile(probe, (max(1, operator.count), 1)))
+    return np.unique(measured.astype(np.float32), axis=0, return_index=True)
 
 
 def _cycled(operator: Operator, count: int) -> Operator:

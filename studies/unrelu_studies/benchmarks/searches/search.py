@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from unrelu._invert import invert
 from unrelu.measurements.noise import SIGNIFICANCE
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.searches import search_norms
 from unrelu_studies.benchmarks.searches.search_cells import (
@@ -90,7 +90,7 @@ def measure_cell(cell: SearchCell, instances: int, seed: int, methods: Sequence[
     sizes = [min(_BATCH, instances - done) for done in range(0, instances, _BATCH)]
     batches = [draw(cell, size, index, seed) for index, size in enumerate(sizes)]
     for batch in batches:
-        _ = Bank.of(batch.network).model.parts  # built once for each generator; timed apart
+        _ = SampleCache.of(batch.network).model.parts  # built once for each generator; timed apart
     others = [batches[0].first(_OTHERS.get(cell.generator, _FEW))]
     for method in methods:
         if cell.noise or method != KNOWN:

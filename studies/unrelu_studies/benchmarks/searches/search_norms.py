@@ -16,7 +16,7 @@ from unrelu._invert import invert
 from unrelu.models.network import Network
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
-from unrelu.search.sample_bank import Bank
+from unrelu.search.sample_cache import SampleCache
 from unrelu_studies.benchmarks.benchmark import Results
 from unrelu_studies.benchmarks.searches.search_cells import SearchCell, draw
 from unrelu_studies.kit.markdown_tables import per_cent, short, table
@@ -130,7 +130,7 @@ def _bank_seconds(count: int, seed: int) -> list[float]:
 
 
 def _model(network: Network) -> object:
-    return Bank.of(network).model.parts
+    return SampleCache.of(network).model.parts
 
 
 # By their names in the results.

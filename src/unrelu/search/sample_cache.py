@@ -27,7 +27,7 @@ _SWEEPS = 2
 # Single precision has no room for the squares of numbers outside this range.
 _SINGLE = (1e-12, 1e12)
 
-_banks: weakref.WeakKeyDictionary[Generator, Bank] = weakref.WeakKeyDictionary()
+_caches: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
 
 
 def fits_single(size: float) -> bool:
@@ -159,7 +159,7 @@ class GaussianModel:
         return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)
 
 
-class Bank:
+class SampleCache:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
 
     Coordinates with two finite bounds are uniform between them. Of a large generator few are drawn, as they cost more
@@ -196,16 +196,16 @@ class Bank:
         self._measured: weakref.WeakKeyDictionary[Operator, GaussianModel] = weakref.WeakKeyDictionary()
 
     @classmethod
-    def of(cls, network: Generator, bounds: Bounds | None = None) -> Bank:
-        """The bank of a network, built at the first call and kept as long as the network lives.
+    def of(cls, network: Generator, bounds: Bounds | None = None) -> SampleCache:
+        """The cache of a network, built at the first call and kept as long as the network lives.
 
         A network on the coordinates of bounded codes is one of its own
         (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
         """
-        bank = _banks.get(network)
-        if bank is None:
-            bank = _banks[network] = cls(network, bounds)
-        return bank
+        cache = _caches.get(network)
+        if cache is None:
+            cache = _caches[network] = cls(network, bounds)
+        return cache
 
     def seen_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
         """A model of samples, and a linear measurement of them, that are what ``operator`` makes of the outputs.
@@ -226,7 +226,7 @@ class Bank:
         key = (width, network.dtype)
         if key not in self._smoothed:
             smoothed = network.smoothed(width)
-            if smoothed is network:  # not kept: the bank would keep its generator alive, and the generator the bank
+            if smoothed is network:  # not kept: the cache would keep its generator alive, and the generator the cache
                 return smoothed
             self._smoothed[key] = smoothed
         return self._smoothed[key]

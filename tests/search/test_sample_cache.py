@@ -1,4 +1,4 @@
-"""The bank: its samples, and the posterior of its Gaussian model against the textbook's formula."""
+"""The sample cache: its samples, and the posterior of its Gaussian model against the textbook's formula."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from tests.support import random_network
 from unrelu import zoo
 from unrelu.measurements import read_operator
-from unrelu.search import sample_bank as bank_module
-from unrelu.search.sample_bank import Bank
+from unrelu.search import sample_cache as cache_module
+from unrelu.search.sample_cache import SampleCache
 
 K, N, B = 4, 30, 6
 NETWORK = random_network((K, 15, N), seed=1, bias=True)
@@ -54,12 +54,12 @@ def measured(kind, network=NETWORK, seed=2):
     return operator, matrices, torch.tensor(y, dtype=torch.float32), x
 
 
-def textbook(bank, matrix, seen, noise):
+def textbook(cache, matrix, seen, noise):
     """The conditional distribution of z given y = A x + e, if (z, x) are Gaussian with the moments of the samples.
 
     Its mean is mean z + C_zx A^T (A C_xx A^T + noise I)^-1 (y - A mean x), the covariance I less that gain of A C_xz.
     """
-    x, z = bank.model.x.double().numpy(), bank.model.z.double().numpy()
+    x, z = cache.model.x.double().numpy(), cache.model.z.double().numpy()
     deviations, codes = x - x.mean(axis=0), z - z.mean(axis=0)
     c_xx, c_zx = deviations.T @ deviations / len(x), codes.T @ deviations / len(x)
     gain = np.linalg.solve(matrix @ c_xx @ matrix.T + noise * np.eye(len(matrix)), matrix @ c_zx.T).T
@@ -75,10 +75,10 @@ def textbook(bank, matrix, seen, noise):
 def test_the_posterior_is_the_textbooks(kind, noise):
     """But that codes are N(0, I), whose covariance the samples have up to sampling error."""
     operator, matrices, y, x = measured(kind)
-    bank = Bank.of(NETWORK)
-    mean, covariance = (part.numpy() for part in bank.model.posterior(operator, y, noise))
+    cache = SampleCache.of(NETWORK)
+    mean, covariance = (part.numpy() for part in cache.model.posterior(operator, y, noise))
     assert covariance.shape == (B if kind == "masks" else 1, K, K)
-    expected = [textbook(bank, a, a @ row, noise) for a, row in zip(matrices, x, strict=True)]
+    expected = [textbook(cache, a, a @ row, noise) for a, row in zip(matrices, x, strict=True)]
     np.testing.assert_allclose(mean, [each[0] for each in expected], atol=2e-4)
     np.testing.assert_allclose(np.broadcast_to(covariance, (B, K, K)), [each[1] for each in expected], atol=2e-4)
     assert np.abs(mean).max() > 0.3
@@ -87,59 +87,59 @@ def test_the_posterior_is_the_textbooks(kind, noise):
 @every_measurement
 def test_covariances_are_between_zero_and_that_of_codes(kind):
     operator, _, y, _ = measured(kind)
-    bank = Bank.of(NETWORK)
+    cache = SampleCache.of(NETWORK)
     for noise in (1e-4, 0.1, 10.0):
-        values = np.linalg.eigvalsh(bank.model.posterior(operator, y, noise)[1].double().numpy())
+        values = np.linalg.eigvalsh(cache.model.posterior(operator, y, noise)[1].double().numpy())
         assert (values >= -1e-4).all()
         assert (values <= 1 + 1e-4).all()
 
 
 def test_masks_that_are_all_the_same_give_the_posterior_of_one():
-    bank, (operator, _, y, _) = Bank.of(NETWORK), measured("mask")
+    cache, (operator, _, y, _) = SampleCache.of(NETWORK), measured("mask")
     shared = MEASUREMENTS["mask"]
     copies = read_operator(np.tile(shared, (B, 1)), (N,), (B, N)).to(torch.float32, CPU)
-    for one, other in zip(bank.model.posterior(operator, y, 0.1), bank.model.posterior(copies, y, 0.1), strict=True):
+    for one, other in zip(cache.model.posterior(operator, y, 0.1), cache.model.posterior(copies, y, 0.1), strict=True):
         torch.testing.assert_close(other, one.expand(other.shape), rtol=1e-4, atol=1e-4)
 
 
 def test_a_posterior_is_computed_in_parts_where_each_observation_has_a_mask(monkeypatch):
     operator, _, y, _ = measured("masks")
-    bank = Bank.of(NETWORK)
-    whole = bank.model.posterior(operator, y, 0.1)
-    monkeypatch.setattr(bank_module, "_NUMBERS", 1)  # one at a time
-    for one, other in zip(whole, bank.model.posterior(operator, y, 0.1), strict=True):
+    cache = SampleCache.of(NETWORK)
+    whole = cache.model.posterior(operator, y, 0.1)
+    monkeypatch.setattr(cache_module, "_NUMBERS", 1)  # one at a time
+    for one, other in zip(whole, cache.model.posterior(operator, y, 0.1), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
 
 
 def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
-    monkeypatch.setattr(bank_module, "_DIRECTIONS", 5)
-    bank = Bank(NETWORK)
-    mean_x, mean_z, directions, codes, left = (np.asarray(part, dtype=np.float64) for part in bank.model.parts)
+    monkeypatch.setattr(cache_module, "_DIRECTIONS", 5)
+    cache = SampleCache(NETWORK)
+    mean_x, mean_z, directions, codes, left = (np.asarray(part, dtype=np.float64) for part in cache.model.parts)
     assert directions.shape == (5, N)
-    assert (directions**2).sum() + N * left == pytest.approx(N * bank.model.spread, rel=1e-3)
-    assert left > 0.05 * bank.model.spread
+    assert (directions**2).sum() + N * left == pytest.approx(N * cache.model.spread, rel=1e-3)
+    assert left > 0.05 * cache.model.spread
     operator, _, y, x = measured("whole")
     covariance = directions.T @ directions + (left + 0.1) * np.eye(N)
     expected = mean_z + (x - mean_x) @ np.linalg.solve(covariance, directions.T @ codes)
-    np.testing.assert_allclose(bank.model.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
+    np.testing.assert_allclose(cache.model.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
 
 
 def test_directions_are_the_principal_ones(monkeypatch):
-    monkeypatch.setattr(bank_module, "_DIRECTIONS", 5)
+    monkeypatch.setattr(cache_module, "_DIRECTIONS", 5)
     network = random_network((K, N), activation="identity", seed=3)  # outputs in four dimensions
-    bank = Bank(network)
-    directions, x = bank.model.parts[2].double().numpy(), bank.model.x.double().numpy()
+    cache = SampleCache(network)
+    directions, x = cache.model.parts[2].double().numpy(), cache.model.x.double().numpy()
     np.testing.assert_allclose(directions.T @ directions, np.cov(x.T, bias=True), atol=1e-4)
 
 
 @every_measurement
 def test_codes_of_an_affine_generator_are_found(kind):
     network = random_network((K, N), activation="identity", seed=3)
-    bank = Bank(network)
+    cache = SampleCache(network)
     z = np.random.default_rng(4).standard_normal((B, K))
     operator, _, _, _ = measured(kind)
     y = operator.forward(torch.tensor(network(z), dtype=torch.float32))
-    mean, covariance = bank.model.posterior(operator, y, 1e-6)
+    mean, covariance = cache.model.posterior(operator, y, 1e-6)
     np.testing.assert_allclose(mean, z, atol=2e-3)
     # Of 4,096 samples, the covariance of codes is I up to a few hundredths.
     np.testing.assert_allclose(covariance, np.zeros_like(covariance), atol=0.05)
@@ -147,9 +147,9 @@ def test_codes_of_an_affine_generator_are_found(kind):
 
 def test_noise_without_bound_leaves_what_is_known_of_all_codes():
     operator, _, y, _ = measured("whole")
-    bank = Bank.of(NETWORK)
-    mean, covariance = bank.model.posterior(operator, y, 1e12)
-    np.testing.assert_allclose(mean, bank.model.z.mean(dim=0).expand(B, -1), atol=1e-6)
+    cache = SampleCache.of(NETWORK)
+    mean, covariance = cache.model.posterior(operator, y, 1e12)
+    np.testing.assert_allclose(mean, cache.model.z.mean(dim=0).expand(B, -1), atol=1e-6)
     np.testing.assert_allclose(covariance[0], np.eye(K), atol=1e-6)
 
 
@@ -157,9 +157,9 @@ def test_the_posterior_tells_much_of_the_codes_of_digits():
     network, rng = zoo.load("mnist-relu"), np.random.default_rng(5)
     k, n = network.latent_dim, network.output_dim
     z = rng.standard_normal((20, k))
-    bank, operator = Bank.of(network), read_operator(None, (n,), (20, n))
+    cache, operator = SampleCache.of(network), read_operator(None, (n,), (20, n))
     y = torch.tensor(network(z).reshape(20, n), dtype=torch.float32)
-    mean, covariance = bank.model.posterior(operator, y, 1e-2 * bank.model.spread)
+    mean, covariance = cache.model.posterior(operator, y, 1e-2 * cache.model.spread)
     error = np.mean((mean.numpy() - z) ** 2)
     assert error < 0.35  # 1 without any knowledge
     assert float(covariance[0].trace()) / k == pytest.approx(error, rel=0.5)  # which it knows
@@ -169,20 +169,20 @@ def test_the_posterior_tells_much_of_the_codes_of_digits():
 
 
 def test_samples_are_outputs_of_normal_codes():
-    bank = Bank.of(NETWORK)
-    assert bank.single.dtype == bank.model.z.dtype == bank.model.x.dtype == torch.float32
-    assert bank.model.z.shape == (4096, K)
-    assert (np.abs(bank.model.x.numpy() - NETWORK(bank.model.z.numpy())) <= SINGLE * sizes(bank.model.z)).all()
-    np.testing.assert_allclose(np.cov(bank.model.z.T), np.eye(K), atol=0.1)
-    assert bank.model.spread == pytest.approx(bank.model.x.double().numpy().var(axis=0).mean(), rel=1e-3)
+    cache = SampleCache.of(NETWORK)
+    assert cache.single.dtype == cache.model.z.dtype == cache.model.x.dtype == torch.float32
+    assert cache.model.z.shape == (4096, K)
+    assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()
+    np.testing.assert_allclose(np.cov(cache.model.z.T), np.eye(K), atol=0.1)
+    assert cache.model.spread == pytest.approx(cache.model.x.double().numpy().var(axis=0).mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("numbers", "count"), [(2**26, 4096), (N * 1000, 1000), (N, 64)])
 def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
-    monkeypatch.setattr(bank_module, "_NUMBERS", numbers)
-    bank = Bank(NETWORK)
-    assert len(bank.model.z) == len(bank.model.x) == count
-    assert (np.abs(bank.model.x.numpy() - NETWORK(bank.model.z.numpy())) <= SINGLE * sizes(bank.model.z)).all()
+    monkeypatch.setattr(cache_module, "_NUMBERS", numbers)
+    cache = SampleCache(NETWORK)
+    assert len(cache.model.z) == len(cache.model.x) == count
+    assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -190,11 +190,11 @@ def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
 
 def test_a_bank_is_built_once_for_a_network():
     network = random_network((3, 8, 12), seed=5)
-    first = Bank.of(network)
-    assert Bank.of(network) is first
+    first = SampleCache.of(network)
+    assert SampleCache.of(network) is first
     assert first.model.parts is first.model.parts
-    assert Bank.of(random_network((3, 8, 12), seed=5)) is not first
-    again = Bank(network)
+    assert SampleCache.of(random_network((3, 8, 12), seed=5)) is not first
+    again = SampleCache(network)
     assert again is not first
     for one, two in (
         (first.model.z, again.model.z),
@@ -206,22 +206,22 @@ def test_a_bank_is_built_once_for_a_network():
 
 def test_a_bank_goes_with_its_network():
     network = random_network((3, 8, 12), seed=6)
-    bank = Bank.of(network)
-    bank.smoothed(0.1, network)
-    gone = weakref.ref(bank)
-    del network, bank
+    cache = SampleCache.of(network)
+    cache.smoothed(0.1, network)
+    gone = weakref.ref(cache)
+    del network, cache
     gc.collect()
     assert gone() is None
 
 
 def test_smoothed_generators_are_kept_by_width_and_precision():
-    bank = Bank.of(NETWORK)
-    rounded = bank.smoothed(0.1, bank.single)
-    assert bank.smoothed(0.1, bank.single) is rounded
-    wide, double = bank.smoothed(0.5, bank.single), bank.smoothed(0.1, NETWORK)
+    cache = SampleCache.of(NETWORK)
+    rounded = cache.smoothed(0.1, cache.single)
+    assert cache.smoothed(0.1, cache.single) is rounded
+    wide, double = cache.smoothed(0.5, cache.single), cache.smoothed(0.1, NETWORK)
     assert (wide.dtype, double.dtype) == (torch.float32, torch.float64)
-    z = bank.model.z[:50]
-    x = bank.single.forward(z)
+    z = cache.model.z[:50]
+    x = cache.single.forward(z)
     near, far = ((net.forward(z) - x).abs().max() for net in (rounded, wide))
     assert 0 < near < far
     torch.testing.assert_close(double.forward(z.double()).float(), rounded.forward(z), rtol=1e-4, atol=1e-4)
