@@ -1,1 +1,4 @@
-"""What can be proved about a code that was found."""
+"""What can be proved about a code that was found.
+
+What was tried and why it is as it is: docs/notes/proofs.md.
+"""

@@ -2,5 +2,3 @@
 
 Nothing is imported here: the process around the commands has to be able to hear Ctrl-C before they are.
 """
-
-__all__: list[str] = []

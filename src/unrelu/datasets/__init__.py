@@ -1,4 +1,7 @@
-"""Observations in, results out."""
+"""Observations in, results out.
+
+What was tried and why it is as it is: docs/notes/runs.md.
+"""
 
 from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.small_files import read_measurement

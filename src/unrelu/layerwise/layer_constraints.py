@@ -247,7 +247,7 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
     paper's constraints would ask for a pre-activation that far below zero.
 
     Source: constraints (6), Algorithm 1 and Remark 1 of the paper; of the middle rows of Remark 1 (-eps < x_j <= eps of
-    a LeakyReLU) docs/design.md says why they run along the chord to phi^{-1}(x_j - eps).
+    a LeakyReLU) docs/notes/layer_programs.md says why they run along the chord to phi^{-1}(x_j - eps).
     """
     activation = system.activation
     x = activation.clip(checked_target(system, target))

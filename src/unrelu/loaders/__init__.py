@@ -1,4 +1,7 @@
-"""Trained models as networks: PyTorch modules, state_dicts, ONNX files and plain matrices."""
+"""Trained models as networks: PyTorch modules, state_dicts, ONNX files and plain matrices.
+
+What was tried and why it is as it is: docs/notes/files.md.
+"""
 
 from unrelu.loaders.model_files import load
 from unrelu.loaders.torch_graph import from_torch

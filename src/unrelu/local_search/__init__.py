@@ -1,3 +1,4 @@
-"""From a code down to a local optimum: Levenberg-Marquardt, compiled descents, linear programs around a code."""
+"""From a code down to a local optimum: Levenberg-Marquardt, compiled descents, linear programs around a code.
 
-__all__: list[str] = []
+What was tried and why it is as it is: docs/notes/search.md.
+"""

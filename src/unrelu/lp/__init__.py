@@ -1,3 +1,4 @@
-"""Linear programs that know no layers: HiGHS, the compiled interior-point steps and simplex methods."""
+"""Linear programs that know no layers: HiGHS, the compiled interior-point steps and simplex methods.
 
-__all__: list[str] = []
+What was tried and why it is as it is: docs/notes/layer_programs.md.
+"""

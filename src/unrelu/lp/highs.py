@@ -97,7 +97,7 @@ def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "s
     """Solve on one thread, without presolve.
 
     The layer programs are passed in dual form with few rows and many columns. Up to about a thousand rows the dual
-    simplex is the fastest of HiGHS's solvers, above that its interior point (docs/design.md has the comparison).
+    simplex is the fastest of HiGHS's solvers, above that its interior point (compared in docs/notes/layer_programs.md).
 
     Args:
         program: the linear program; it is checked first.

@@ -3,6 +3,8 @@
 >>> from unrelu import measurements
 >>> measurements.downsample((4, 4), 2).shape
 (4, 16)
+
+What was tried and why it is as it is: docs/notes/measurements.md.
 """
 
 from __future__ import annotations

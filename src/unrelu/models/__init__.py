@@ -1,3 +1,4 @@
-"""Generators: activations, affine maps, networks whose layers are known, and opaque ones."""
+"""Generators: activations, affine maps, networks whose layers are known, and opaque ones.
 
-__all__: list[str] = []
+What was tried and why it is as it is: docs/notes/generators.md.
+"""

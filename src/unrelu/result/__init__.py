@@ -1,4 +1,7 @@
-"""What a method returns: codes with their verdict, how it is judged, shown and kept."""
+"""What a method returns: codes with their verdict, how it is judged, shown and kept.
+
+What was tried and why it is as it is: docs/notes/verdict.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whole data sets: runs that resume, scale out and explain themselves."""
+"""Whole data sets: runs that resume, scale out and explain themselves.
+
+What was tried and why it is as it is: docs/notes/runs.md.
+"""
 
 from unrelu.runs.chunk_work import Settled
 from unrelu.runs.journal import Record
