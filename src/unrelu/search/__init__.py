@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The joint search for the best code: samples, independent restarts of descents, confidence, other norms."""
-=======
-"""The joint search for the best code: samples, independent chains of descents, confidence, other norms.
->>>>>>> a5a869c (The design page becomes architecture and notes by subject)
+"""The joint search for the best code: samples, independent restarts of descents, confidence, other norms.
 
 What was tried and why it is as it is: docs/notes/search.md.
 """
