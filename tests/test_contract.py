@@ -390,18 +390,12 @@ def test_the_generator_is_evaluated_at_most_twice_at_the_codes_of_the_result(met
 
 
 def test_all_is_what_can_be_imported():
-    assert sorted(unrelu.__all__) == sorted(set(unrelu.__all__))
-    assert set(unrelu.__all__) <= set(dir(unrelu))
-    for name in unrelu.__all__:
+    assert len(unrelu.__all__) == len(set(unrelu.__all__)) > 30
+    for name in dir(unrelu):
         assert getattr(unrelu, name) is not None
-    exported = {
-        name for name in dir(unrelu) if not name.startswith("_") and not inspect.ismodule(getattr(unrelu, name))
-    }
     # What needs an optional package is not in __all__, or `from unrelu import *` would need it too.
-    optional = {"LatentInverter"}
-    assert exported - {"annotations", "Any", "TYPE_CHECKING", "import_module"} <= set(unrelu.__all__) | optional
-    assert optional.isdisjoint(unrelu.__all__)
-    with pytest.raises(AttributeError, match="module 'unrelu' has no attribute 'decode'"):
+    assert set(dir(unrelu)) - set(unrelu.__all__) == {"LatentInverter", "adapters"}
+    with pytest.raises(AttributeError, match="No unrelu attribute decode"):
         unrelu.decode  # noqa: B018
 
 
