@@ -16,7 +16,6 @@ from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
 from unrelu.lp.compilation import compile_simplex
-from unrelu.measurements import Weighted
 from unrelu.measurements.noise import Noise
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import small
@@ -102,7 +101,7 @@ def certify(
         )  # fmt: skip
         problem.bounds.check_finite()
         certifiable(network, problem.operator)
-        if problem.noise.counts or isinstance(problem.operator, Weighted):
+        if problem.noise.counts or problem.operator.unweighted is not problem.operator:
             raise InputError(
                 f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "
                 "or none, and leave entries that say nothing out of y and of the rows of operator=, or hide them by a "

@@ -14,11 +14,10 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements import Identity, MaskOperator, Operator, read_operator
+from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.observed_network import rounding_noise, selects_outputs
+from unrelu.measurements.noise import Noise, RoundingNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
@@ -199,15 +198,17 @@ class Problem:
         tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
-        if scaling.ends is not None and not selects_outputs(measurement):
+        if scaling.ends is not None and not measurement.selects:
             raise InputError(
                 f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
                 "generator's own scale, or scale y and the operator together"
             )
-        if isinstance(measurement, Identity | MaskOperator):
+        if measurement.output_shaped:
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
-        stated = stated if scaling.ends else rounding_noise(network, stated, values, measurement)
-        if stated.counts and isinstance(network, Network) and selects_outputs(measurement):
+        rounding = None if stated.stated or scaling.ends or not measurement.selects else network.rounding
+        if rounding is not None and rounding.stored(values):
+            stated = RoundingNoise(rounding.level, precision=rounding.name, given=rounding.level)
+        if stated.counts and isinstance(network, Network) and measurement.selects:
             low, high = network.layers[-1].activation.range
             if (low < 0).any() and np.isfinite(high).all():
                 raise InputError(
@@ -464,7 +465,7 @@ class Problem:
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
-        if not isinstance(self.network, Network) or not selects_outputs(self.operator) or self.noise.noisy:
+        if not isinstance(self.network, Network) or not self.operator.selects or self.noise.noisy:
             return nothing
         low, high = self.network.layers[-1].activation.range
         if not np.isfinite(low).all():
@@ -513,9 +514,9 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
-        if isinstance(operator, Identity | MaskOperator):
+        if operator.output_shaped:
             call = reshaping("y", array.shape, shape)
-            if isinstance(operator, MaskOperator) and not operator.count and array.shape == (operator.seen(1).sum(),):
+            if not operator.count and array.shape == (operator.seen(1).sum(),):
                 call = "y with all entries, x = numpy.zeros(mask.shape); x[mask] = y, as those under a 0 are ignored"
             raise InputError(
                 f"y has shape {array.shape}, the network ends in {shape}; "

@@ -14,7 +14,7 @@ from unrelu.diagnostics import solution_cones as cones
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import Weighted
+from unrelu.measurements.linear_operators import WeightedOperator
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
@@ -207,7 +207,7 @@ def test_weighed_outputs_are_picked_ones(shown):
     if shown is not None:
         kept[1] = np.isin(np.arange(4), shown)
     inner = read_operator(unrelu.Mask(kept), (4,), (2, 4), network)
-    weighed = Weighted(inner, torch.from_numpy(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 3.0, 4.0]])))
+    weighed = WeightedOperator(inner, torch.from_numpy(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 3.0, 4.0]])))
     free = [largest_dimension([(network.layers[0].matrix(), np.zeros(4), np.zeros(4))], code, np.diag(row * 1.0), [])
             for code, row in zip(z, kept & (weighed.weight.numpy() > 0), strict=True)]  # fmt: skip
     assert local_rank(network, z, weighed)[1].tolist() == free

@@ -13,7 +13,7 @@ import unrelu
 from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.measurements import Identity, NonlinearOperator, read_operator
+from unrelu.measurements import IdentityOperator, NonlinearOperator, read_operator
 from unrelu.methods import METHODS
 from unrelu.result import Status
 from unrelu.result.fingerprint import fingerprint
@@ -301,7 +301,7 @@ def test_other_norms_have_the_least_squares_code(norm):
 
 def test_a_linear_operator_has_its_directions_whatever_the_output():
     t = torch.from_numpy(RNG.standard_normal((2, K, N)))
-    values, pushed = Identity((N,), N).linearize(t[:, 0], t)
+    values, pushed = IdentityOperator((N,), N).linearize(t[:, 0], t)
     assert torch.equal(values, t[:, 0])
     assert torch.equal(pushed, t)
 

@@ -17,7 +17,14 @@ import unrelu
 from tests.support import random_network
 from unrelu import measurements
 from unrelu.errors import InputError, MissingPackageError, UnreluError
-from unrelu.measurements import Identity, Mapped, MaskOperator, MatrixOperator, Sparse, read_operator
+from unrelu.measurements import (
+    IdentityOperator,
+    MaskOperator,
+    MatrixFreeOperator,
+    MatrixOperator,
+    SparseOperator,
+    read_operator,
+)
 
 IMAGE = (1, 4, 6)
 N = 24
@@ -56,7 +63,7 @@ def linear_operator():
 
 
 FORMS = {
-    "nothing": (None, IMAGE, Identity),
+    "nothing": (None, IMAGE, IdentityOperator),
     "mask": (RNG.random(IMAGE) < 0.5, IMAGE, MaskOperator),
     "mask_of_numbers": ((RNG.random(IMAGE) < 0.5).astype(float), IMAGE, MaskOperator),
     "flat_mask": (RNG.random(N) < 0.5, (5, N), MaskOperator),
@@ -90,8 +97,8 @@ def large(kind):
     """The operators that are too large to write out."""
     csr = sparse.random_array((30, N), density=0.3, rng=1).tocsr()
     if kind == "sparse":
-        return Sparse(sparse.csr_array(csr), (30,))
-    return Mapped(lambda x: csr @ x, lambda r: csr.T @ r, N, 30, (30,))
+        return SparseOperator(sparse.csr_array(csr), (30,))
+    return MatrixFreeOperator(lambda x: csr @ x, lambda r: csr.T @ r, N, 30, (30,))
 
 
 @forms
@@ -232,7 +239,7 @@ def test_partial_fourier_is_part_of_the_transform(lead):
 
 def test_code_that_changes_the_length_of_what_it_measures_is_named():
     kept = iter([5, 4])
-    operator = Mapped(lambda x: x[: next(kept)], lambda r: np.r_[r, np.zeros(N - 5)], N, 5, (5,))
+    operator = MatrixFreeOperator(lambda x: x[: next(kept)], lambda r: np.r_[r, np.zeros(N - 5)], N, 5, (5,))
     with pytest.raises(InputError, match=r"operator= gave 4 numbers for a vector, and 5 when it was tried"):
         operator.values(np.ones((2, N)))
 
@@ -355,13 +362,13 @@ def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():
         return back
 
     assert isinstance(read_operator((forward, backward), IMAGE, (7,)), MatrixOperator)
-    large, x = Mapped(forward, backward, N, 7, (7,)), torch.from_numpy(RNG.standard_normal((3, N)))
+    large, x = MatrixFreeOperator(forward, backward, N, 7, (7,)), torch.from_numpy(RNG.standard_normal((3, N)))
     before = x.clone()
     np.testing.assert_allclose(large.forward(x), before.numpy() @ A.T)
     assert torch.equal(x, before)
 
 
 def test_functions_of_no_rows_have_no_rows_of_their_own_lengths():
-    operator = Mapped(lambda x: x[:3], lambda r: np.concatenate([r, np.zeros(2)]), 5, 3, (3,))
+    operator = MatrixFreeOperator(lambda x: x[:3], lambda r: np.concatenate([r, np.zeros(2)]), 5, 3, (3,))
     assert operator.forward(torch.zeros(0, 5)).shape == (0, 3)
     assert operator.adjoint(torch.zeros(0, 3)).shape == (0, 5)

@@ -14,7 +14,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements import Identity, MaskOperator, Weighted
+from unrelu.measurements import IdentityOperator, MaskOperator, WeightedOperator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -147,7 +147,7 @@ def test_the_unit_of_the_sizes_changes_nothing_but_chi_square(exponent):
 def test_equal_sizes_are_one_number():
     problem = Problem.build(NET, noisy(), noise=unrelu.Gaussian(np.full(N, 0.25)))
     assert problem.noise == unrelu.Gaussian(0.25)
-    assert isinstance(problem.operator, Identity)
+    assert isinstance(problem.operator, IdentityOperator)
 
 
 @pytest.mark.parametrize("method", ["auto", "lm", "l1", "exact"])
@@ -408,7 +408,7 @@ def test_arrays_are_copied_and_frozen():
 def test_weights_of_an_operator_pass_the_dot_test(each):
     rng = stream("test weights")
     weight = torch.from_numpy(rng.random((B, N) if each else N))
-    operator = Weighted(MaskOperator(torch.from_numpy((rng.random(N) < 0.5).astype(float)), (N,)), weight)
+    operator = WeightedOperator(MaskOperator(torch.from_numpy((rng.random(N) < 0.5).astype(float)), (N,)), weight)
     x, r = torch.from_numpy(rng.standard_normal((2, B, N)))
     torch.testing.assert_close((operator.forward(x) * r).sum(), (x * operator.adjoint(r)).sum())
     t = torch.from_numpy(rng.standard_normal((B, 3, N)))

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 import unrelu
-from unrelu.measurements import Mapped, read_operator
+from unrelu.measurements import MatrixFreeOperator, read_operator
 from unrelu.result.fingerprint import fingerprint
 
 
@@ -63,9 +63,9 @@ def test_operators_dense_sparse_and_code():
     dense = read_operator(matrix, (20,), (1, 5))
     assert fingerprint(dense) == fingerprint(read_operator(matrix.copy(), (20,), (1, 5)))
     assert fingerprint(read_operator(2 * matrix, (20,), (1, 5))) != fingerprint(dense)
-    code = Mapped(lambda x: matrix @ x, lambda r: matrix.T @ r, 20, 5, (5,))
-    same = Mapped(lambda x: (matrix * 1.0) @ x, lambda r: matrix.T @ r, 20, 5, (5,))
-    other = Mapped(lambda x: matrix[::-1] @ x, lambda r: matrix[::-1].T @ r, 20, 5, (5,))
+    code = MatrixFreeOperator(lambda x: matrix @ x, lambda r: matrix.T @ r, 20, 5, (5,))
+    same = MatrixFreeOperator(lambda x: (matrix * 1.0) @ x, lambda r: matrix.T @ r, 20, 5, (5,))
+    other = MatrixFreeOperator(lambda x: matrix[::-1] @ x, lambda r: matrix[::-1].T @ r, 20, 5, (5,))
     assert fingerprint(code) == fingerprint(same) != fingerprint(other)
 
 

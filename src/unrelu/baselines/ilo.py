@@ -16,7 +16,7 @@ from unrelu.baselines.first_order import Descent, Report, descend
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements import Identity
+from unrelu.measurements import IdentityOperator
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem, Progress
@@ -130,7 +130,7 @@ class Ilo:
                 return z, run, nit
         lower = _part(network, layers[:depth])
         code = z.clone()
-        target = SquaredError(lower, Identity(lower.output_shape, lower.output_dim), h, box=objective.box)
+        target = SquaredError(lower, IdentityOperator(lower.output_shape, lower.output_dim), h, box=objective.box)
         run = self._descend(problem, target, code, self.back_steps, _reporter(z, before, done=True))
         return code, run, nit + run.nit
 

@@ -18,7 +18,7 @@ from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.starts import LAYER_METHODS
-from unrelu.measurements import Identity
+from unrelu.measurements import IdentityOperator
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
@@ -136,8 +136,8 @@ class Projected:
             )
 
     @staticmethod
-    def _whole(problem: Problem) -> Identity:
-        return Identity(problem.network.output_shape, problem.network.output_dim)
+    def _whole(problem: Problem) -> IdentityOperator:
+        return IdentityOperator(problem.network.output_shape, problem.network.output_dim)
 
     def _step(self, problem: Problem) -> float:
         """The step in the units of the problem, where A is 2^(data - output) times that of the user."""

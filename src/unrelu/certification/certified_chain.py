@@ -19,7 +19,6 @@ import numpy.typing as npt
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.observed_network import observed_rows, written_out
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 
@@ -204,9 +203,9 @@ def chain_of(
     weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]
     slopes = [layer.activation.slopes(layer.n_out) for layer in network.layers]
-    shown = observed_rows(operator, y[None])
+    shown = operator.observed_rows(y[None])
     if shown is None:
-        weights, biases = [*weights, written_out(operator)], [*biases, np.zeros(operator.m)]
+        weights, biases = [*weights, operator.matrix()], [*biases, np.zeros(operator.m)]
         slopes = [*slopes, np.ones(operator.m)]
     else:
         [(rows, y)] = shown

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from unrelu.diagnostics.solution_cones import RANK_TOLERANCE, at_kink, kink_map, picks
 from unrelu.measurements import Operator
-from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
@@ -122,7 +121,7 @@ def _off(layer: Layer, u: Tensor, x: Tensor, kinks: Tensor) -> Tensor:
 
 def _measured(operator: Operator, x: Tensor, tangents: Tensor) -> Tensor:
     """What an operator makes of the tangents (B, k, n) of outputs (B, n), (B, k, m)."""
-    if selects_outputs(operator):
+    if operator.selects:
         return operator.to(tangents.dtype, x.device).tangents(tangents)
     return operator.linearize(x, tangents.to(x.dtype))[1]
 

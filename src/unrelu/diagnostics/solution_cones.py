@@ -29,8 +29,6 @@ from torch import Tensor
 
 from unrelu.lp.polytopes import always_tight, constraints_on, null_space
 from unrelu.measurements import Operator
-from unrelu.measurements.linear_operators import Identity, MaskOperator, Weighted
-from unrelu.measurements.observed_network import selects_outputs
 from unrelu.models.network import Layer, Network
 
 Array = npt.NDArray[np.float64]
@@ -78,12 +76,7 @@ def picks(operator: Operator) -> bool:
     Then the neurons of the last layer need no branching: f = 0 asks of an observed one at its kink that v_j <= 0 where
     its slope is 0, and that v_j = 0 elsewhere.
     """
-    return selects_outputs(_inner(operator))
-
-
-def _inner(operator: Operator) -> Operator:
-    """The operator without its weights."""
-    return operator.inner if isinstance(operator, Weighted) else operator
+    return operator.unweighted.selects
 
 
 class KinkMap(NamedTuple):
@@ -140,7 +133,7 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
         c = torch.from_numpy(layer.activation.slopes(len(kinks)))
         if picked and layer is network.layers[-1]:
             factor = torch.where(kinks, (c != 0).to(factor.dtype), factor)
-            below.append(v[:, kinks & (c == 0) & _observed(operator, len(kinks))].T)
+            below.append(v[:, kinks & (c == 0) & _observed(operator, x)].T)
             tangents = v * factor.to(v.dtype)
             continue
         tangents = v * torch.where(kinks, 0.0, factor).to(v.dtype)
@@ -162,15 +155,9 @@ def _without_rounding(v: Tensor) -> Tensor:
     return torch.where(v.abs() > _ROUNDING * torch.finfo(v.dtype).eps * v.abs().max(), v, 0.0)
 
 
-def _observed(operator: Operator, n: int) -> Tensor:
-    """Which outputs an operator that picks some shows, (n,)."""
-    inner, seen = _inner(operator), operator.seen(1)[0]
-    if isinstance(inner, Identity | MaskOperator):
-        return torch.from_numpy(seen.copy())
-    chosen, shown = inner.selection(), np.zeros(n, dtype=bool)
-    if chosen is not None:
-        shown[chosen[seen]] = True
-    return torch.from_numpy(shown)
+def _observed(operator: Operator, x: Tensor) -> Tensor:
+    """Which entries of an output (1, n) an operator that picks some shows, (n,)."""
+    return operator.adjoint(torch.ones_like(operator.forward(x)))[0] > 0
 
 
 def _padded(rows: list[Tensor], width: int) -> Array:

@@ -20,7 +20,7 @@ from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.observed_network import OutputRows, folded, is_layer, observed_rows, unweighted
+from unrelu.measurements.linear_operators import OutputRows
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -41,10 +41,10 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes entries behind an activation, which no layer does.
     """
     check_observed(problem, method, last.activation)
-    operator, weights = unweighted(problem.operator, problem.size)
-    shown = observed_rows(operator, problem.y)
+    operator, weights = problem.operator.unweighted, problem.operator.weights(problem.size)
+    shown = operator.observed_rows(problem.y)
     if shown is None:
-        matrix, bias = folded(operator, last.matrix, last.bias)
+        matrix, bias = operator.folded(last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
         whole: OutputRows = slice(None)
         found: list[tuple[LayerSystem, Array, OutputRows]] = [(shared, row, whole) for row in problem.y]
@@ -63,7 +63,7 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
     Raises:
         UnsupportedModelError: A mixes entries behind its activation, or is not linear.
     """
-    if is_layer(problem.network, problem.operator):
+    if problem.operator.is_layer_of(problem.network):
         return
     if not problem.operator.linear:
         raise UnsupportedModelError(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.observed_network import OutputRows, observed_rows
+from unrelu.measurements.linear_operators import OutputRows
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
@@ -189,7 +189,7 @@ def observations(problem: Problem) -> list[Observation]:
     network = as_chain(problem.network, problem.norm).to(torch.float64)
     operator, y = problem.operator, problem.y
     keeps = network.layers[-1].activation.convex
-    shown = observed_rows(operator, y)
+    shown = operator.observed_rows(y)
     if shown is None:
         through = operator.to(torch.float64, network.device)
         each = [through.take(np.array([i])) if through.count else through for i in range(len(y))]

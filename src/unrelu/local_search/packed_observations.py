@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.measurements.linear_operators import Operator, Weighted
-from unrelu.measurements.observed_network import folded, observed_rows, selects_outputs, unweighted, written_out
+from unrelu.measurements.linear_operators import Operator
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.generator import Generator
@@ -79,13 +78,13 @@ class PackedNetwork(NamedTuple):
 
 def packable(network: Generator, operator: Operator) -> bool:
     """Whether a network on the CPU is small and dense, and the measurement linear and written out or a choice."""
-    inner = operator.inner if isinstance(operator, Weighted) else operator
+    inner = operator.unweighted
     return (
         isinstance(network, Network)
         and network.device.type == "cpu"
         and inner.linear
         and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
-        and (selects_outputs(inner) or (not inner.count and inner.n * inner.m <= _SMALL))
+        and (inner.selects or (not inner.count and inner.n * inner.m <= _SMALL))
         and all(
             all(isinstance(step, Dense | Scale | Reshape) for step in layer.affine.steps) for layer in network.layers
         )
@@ -103,7 +102,7 @@ class PackedObservations:
         self, network: Network, operator: Operator, y: Array, dtype: type[np.floating[Any]] = np.float32
     ) -> None:
         self.y, self._dtype = y, dtype
-        inner, weights = unweighted(operator, len(y))
+        inner, weights = operator.unweighted, operator.weights(len(y))
         sizes = network.activation_sizes
         matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
         dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
@@ -111,14 +110,14 @@ class PackedObservations:
             PackedLayer(m, layer.bias(), layer.activation, size)
             for m, layer, size in zip(dense, network.layers, sizes, strict=True)
         ]
-        self._shown = observed_rows(inner, y)
+        self._shown = inner.observed_rows(y)
         if self._shown is None:
             last = layers[-1]
             if last.activation.linear:
-                matrix, bias = folded(inner, last.matrix, last.bias)
+                matrix, bias = inner.folded(last.matrix, last.bias)
                 layers[-1] = PackedLayer(matrix, bias, last.activation, last.size)
             else:
-                a = written_out(inner)
+                a = inner.matrix()
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
         if weights is not None and not operator.count:
             layers[-1] = layers[-1]._replace(weight=weights[0])

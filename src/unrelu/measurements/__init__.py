@@ -12,30 +12,30 @@ from __future__ import annotations
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.measurements.image_operators import blur, downsample, partial_fourier
 from unrelu.measurements.linear_operators import (
-    Identity,
-    Mapped,
+    IdentityOperator,
     MaskOperator,
+    MatrixFreeOperator,
     MatrixOperator,
     Operator,
-    Sparse,
-    Weighted,
+    SparseOperator,
+    WeightedOperator,
 )
 from unrelu.measurements.nonlinear_operator import NonlinearOperator
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
-    "Identity",
-    "Mapped",
+    "IdentityOperator",
     "Mask",
     "MaskOperator",
     "Matrix",
+    "MatrixFreeOperator",
     "MatrixOperator",
     "NegativeBinomial",
     "NonlinearOperator",
     "Operator",
     "Poisson",
-    "Sparse",
-    "Weighted",
+    "SparseOperator",
+    "WeightedOperator",
     "blur",
     "downsample",
     "partial_fourier",

@@ -24,13 +24,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import ModelError
-from unrelu.measurements import Identity, Mapped, MatrixOperator, NonlinearOperator, Operator, Sparse, Weighted
 from unrelu.measurements.latent_bounds import Coordinates, GeneratorOnCoordinates
-from unrelu.measurements.observed_network import selects_outputs
+from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
@@ -97,12 +95,11 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
         _known[network] = layers, output, _in_units(network, layers, output) if any(layers) or output else None
     layers, output, rescaled = _known[network]
     network = rescaled or network
-    operator = operator or Identity(network.output_shape, network.output_dim)
+    operator = operator or IdentityOperator(network.output_shape, network.output_dim)
     data = output
-    if not selects_outputs(operator):
-        x = np.ldexp(network.typical_outputs[:2], -output)
-        data = _measured_exponent(operator, x, output)
-        operator = _measured(operator, -output, data)
+    if not operator.selects:
+        data = _measured_exponent(operator, np.ldexp(network.typical_outputs[:2], -output), output)
+        operator = operator.in_units(-output, data)
     return Equilibrated(network, operator, Units(layers, output, data))
 
 
@@ -111,24 +108,17 @@ def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
 
     Step lengths and the Gaussian model of the samples are for measurements of the size of outputs.
     """
-    if isinstance(operator, Weighted):
-        size = _log_size(operator.weight.double().cpu().numpy())
-        inner = output if selects_outputs(operator.inner) else _measured_exponent(operator.inner, x, output)
-        return inner if size is None else max(-_LARGEST, min(_LARGEST, inner - round(size)))
-    return _exponent(_log_size(operator.values(x)), output)
+    weights, inner = operator.weights(max(1, operator.count)), operator.unweighted
+    if weights is None:
+        return _exponent(_log_size(operator.values(x)), output)
+    size = _log_size(weights)
+    measured = output if inner.selects else _measured_exponent(inner, x, output)
+    return measured if size is None else max(-_LARGEST, min(_LARGEST, measured - round(size)))
 
 
 # The exponents of layers and output by network, and the network in ordinary units where it is not in them already.
 _known: weakref.WeakKeyDictionary[Generator, tuple[tuple[int, ...], int, Generator | None]]
 _known = weakref.WeakKeyDictionary()
-
-
-def times_power(x: Tensor, exponent: int) -> Tensor:
-    """2^exponent x, in the type of x; in two steps, as 2^exponent may be no number where the product is one."""
-    if not exponent:
-        return x
-    half = exponent // 2
-    return (x.double() * 2.0**half * 2.0 ** (exponent - half)).to(x.dtype)
 
 
 # --- the factors ------------------------------------------------------------------------------------------------------
@@ -244,30 +234,3 @@ class _Times(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
-
-
-def _measured(operator: Operator, before: int, after: int) -> Operator:
-    """2^after A 2^before."""
-    total = before + after
-    if not (before or after):
-        return operator
-    if isinstance(operator, Weighted) and isinstance(operator.inner, NonlinearOperator):
-        return Weighted(operator.inner.in_units(before, 0), times_power(operator.weight, after))
-    if isinstance(operator, Weighted):
-        return replace(operator, weight=times_power(operator.weight, total))
-    if isinstance(operator, MatrixOperator):
-        return MatrixOperator(times_power(operator.weight, total), operator.shape)
-    if isinstance(operator, NonlinearOperator):
-        return operator.in_units(before, after)
-    if isinstance(operator, Sparse):
-        csr = operator.csr
-        scaled = sparse.csr_array((np.ldexp(csr.data, total), csr.indices, csr.indptr), csr.shape)
-        return replace(operator, csr=scaled)
-    if not isinstance(operator, Mapped):
-        return operator
-    forth, back = operator.apply, operator.transpose
-    return replace(
-        operator,
-        apply=lambda x: np.ldexp(forth(np.ldexp(x, before)), after),
-        transpose=lambda r: np.ldexp(back(np.ldexp(r, after)), before),
-    )

@@ -1,12 +1,23 @@
-"""Linear measurements A: R^n -> R^m of a generator's flattened output, on batches in PyTorch."""
+r"""Linear measurements A: R^n -> R^m of a generator's flattened output, on batches in PyTorch.
+
+**What the last layer phi(W h + b) of a network becomes under A**, a layer whose whole output is observed:
+
+- A picks outputs S (all of them, those of a mask, or rows with a single 1): the layer of these rows, as
+  S phi(W h + b) = phi(S W h + S b).
+- phi is the identity: A (W h + b) = (A W) h + A b for any A.
+- A mixes outputs of another phi: one more linear layer, of matrix A. Layer methods cannot invert it; proofs can use it.
+- A weighs what is picked, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (no sigmoid or tanh): the
+  layer of rows S W and biases S b, scaled alike.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +25,44 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from unrelu.errors import InputError
+from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator
+from unrelu.models.network import Network
 from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
+# The outputs that an observation shows: an index into the rows of the last layer.
+OutputRows = npt.NDArray[np.intp] | slice
 _Code = Callable[[Array], Array]
 
 
 class Operator(ABC):
     """A map of flat outputs, (B, n) -> (B, m), the same for every observation or one for each (masks).
 
+    A class of your own states n, m and shape, and defines :meth:`forward` and :meth:`adjoint`; if it is not linear,
+    :meth:`linearize` in place of the adjoint.
+
     Attributes:
-        linear: whether it is a linear map; of those here all are but a :class:`Weighted` of one that is not, see
-            :mod:`~unrelu.measurements.nonlinear_operator`.
+        linear: whether it is a linear map.
         n: entries of an output.
         m: entries of an observation. A mask keeps m = n; entries that it hides are 0.
         shape: shape of one observation as the user passes it.
+        kind: what a file calls it.
+        output_shaped: whether an observation is an output, or entries of it in their places.
+        portable: whether it can be sent to another process.
+        stored: names and types of the arrays that a file keeps of it (:meth:`saved`); None where it is code.
     """
 
     linear: bool = True
     n: int
     m: int
     shape: Shape
+    kind: ClassVar[str] = "code"
+    output_shaped: ClassVar[bool] = False
+    portable: ClassVar[bool] = True
+    stored: ClassVar[Mapping[str, type[np.generic]] | None] = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -54,6 +80,11 @@ class Operator(ABC):
         """A x, (B, m), and its derivative along every direction, (B, k, n) -> (B, k, m)."""
         return self.forward(x), self.tangents(t)
 
+    @computing()
+    def values(self, x: Array) -> Array:
+        """A x in NumPy, float64, (B, n) -> (B, m)."""
+        return np.asarray(self.forward(torch.tensor(x)))
+
     @property
     def width(self) -> int:
         """The most numbers that it holds for an output, beside what it takes and gives."""
@@ -61,7 +92,7 @@ class Operator(ABC):
 
     @property
     def count(self) -> int:
-        """How many observations it is made for; 0 where all share one map."""
+        """The number of observations that it is made for; 0 where all share one map."""
         return 0
 
     def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Operator:
@@ -72,31 +103,121 @@ class Operator(ABC):
         """The same operator on tensors of another type or device."""
         return self
 
+    # --- what it measures ---------------------------------------------------------------------------------------------
+
+    @property
+    def selects(self) -> bool:
+        """Whether A picks entries of the output, and mixes none."""
+        return self.output_shaped or self.selection() is not None
+
     def selection(self) -> npt.NDArray[np.intp] | None:
         """If the operator only picks entries of the output: which, (m,), else None. A mask has its own, ``kept``."""
         return None
 
-    def matrix(self) -> Array | None:
-        """A as (m, n) where it is at hand and shared by all observations, else None."""
-        return None
+    def observed_rows(self, y: Array) -> list[tuple[OutputRows, Array]] | None:
+        """Which outputs each of the observations (B, m) shows, and what they are; None where A mixes outputs.
+
+        Observations that show the same outputs have the same object for them.
+        """
+        chosen = slice(None) if self.output_shaped else self.selection()
+        return None if chosen is None else [(chosen, row) for row in y]
 
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
         """Which entries of ``size`` observations were observed at all, (size, m)."""
         return np.ones((size, self.m), dtype=bool)
 
-    @computing()
-    def values(self, x: Array) -> Array:
-        """A x in NumPy, float64, (B, n) -> (B, m)."""
-        return np.asarray(self.forward(torch.tensor(x)))
+    def is_layer_of(self, network: Generator) -> bool:
+        """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it.
+
+        It may weigh what it picks, where the activation is none with a unit of its own.
+        """
+        last = network.layers[-1].activation if isinstance(network, Network) else None
+        if last is not None and last.linear:
+            return self.linear
+        weighs = self.unweighted is not self
+        return self.linear and self.unweighted.selects and not (weighs and (last is None or last.smooth))
+
+    def matrix(self) -> Array:
+        """A written out, (m, n)."""
+        return np.ascontiguousarray(self.values(np.eye(self.n)).T)
+
+    def folded(self, matrix: Array | sparse.csr_array, bias: Array) -> tuple[Array, Array]:
+        """A W, (m, k), and A b, (m,), dense."""
+        dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+        columns = self.values(np.ascontiguousarray(dense.T))
+        return np.ascontiguousarray(columns.T), self.values(bias[None, :])[0]
+
+    # --- weights and units --------------------------------------------------------------------------------------------
+
+    @property
+    def unweighted(self) -> Operator:
+        """The operator without its weights."""
+        return self
+
+    def weights(self, size: int) -> Array | None:
+        """The weights of the entries of ``size`` observations, (size, m); None where it has none."""
+        return None
+
+    def around(self, inner: Operator) -> Operator:
+        """Another operator with the weights of this one."""
+        return inner
+
+    def normalised(self) -> tuple[Operator, Tensor]:
+        """The operator with weights of mean square 1, and what they were divided by, (1,) or (B, 1)."""
+        return self, torch.ones(1, dtype=torch.float64)
+
+    def hiding(self, finite: Tensor) -> Operator:
+        """The operator that shows only the entries at which ``finite``, (m,) or (B, m), is 1 and not 0."""
+        return WeightedOperator(self, finite)
+
+    def followed_by(self, matrix: Array) -> Operator:
+        """W A for a matrix W, (m', m), of all observations."""
+        rows = matrix @ self.take(np.array([0])).matrix()
+        return MatrixOperator(torch.from_numpy(rows), (len(matrix),))
+
+    def in_units(self, before: int, after: int) -> Operator:
+        """2^after A 2^before: the same measurement in other units of outputs and observations."""
+        if not self.linear and before:
+            raise UnsupportedModelError(
+                f"outputs of the generator are of the size 2^{before}, and operator= is a {type(self).__name__}, which "
+                "is not linear: define its in_units(before, after), or scale the generator to outputs of about 1"
+            )
+        if not (before or after):
+            return self
+        return WeightedOperator(self, times_power(torch.ones(self.m, dtype=torch.float64), before + after))
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def saved(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that a file keeps, by the names of :attr:`stored`."""
+        return {}
+
+    @classmethod
+    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Operator:
+        """The operator of what :meth:`saved` gave."""
+        raise NotImplementedError
+
+    def content(self) -> Any:
+        """What its fingerprint depends on: fields of a dataclass, of code what it does to one vector."""
+        own: Any = self
+        return {f.name: getattr(own, f.name) for f in fields(own)} if is_dataclass(own) else self._image()
+
+    def _image(self) -> tuple[Shape, list[str]]:
+        """What becomes of one vector, without the last, rounded digits."""
+        image = self.values(stream("fingerprint").standard_normal((1, self.n)))[0]
+        return self.shape, [f"{number:.6e}" for number in image]
 
 
 @dataclass(frozen=True, eq=False)
-class Identity(Operator):
+class IdentityOperator(Operator):
     """The whole output is observed."""
 
     shape: Shape
     n: int
     m: int = field(init=False)
+    kind: ClassVar[str] = "identity"
+    output_shaped: ClassVar[bool] = True
+    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "m", self.n)
@@ -109,6 +230,13 @@ class Identity(Operator):
 
     def tangents(self, t: Tensor) -> Tensor:
         return t
+
+    def hiding(self, finite: Tensor) -> MaskOperator:
+        return MaskOperator(finite, self.shape)
+
+    @classmethod
+    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(shape, math.prod(shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +252,9 @@ class MaskOperator(Operator):
     shape: Shape
     n: int = field(init=False)
     m: int = field(init=False)
+    kind: ClassVar[str] = "mask"
+    output_shaped: ClassVar[bool] = True
+    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"kept": np.bool_}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", self.kept.shape[-1])
@@ -136,23 +267,39 @@ class MaskOperator(Operator):
         return r * self.kept
 
     def tangents(self, t: Tensor) -> Tensor:
-        return t * (self.kept[:, None, :] if self.kept.dim() == 2 else self.kept)
+        return t * _beside_directions(self.kept)
 
     @property
     def count(self) -> int:
         return len(self.kept) if self.kept.dim() == 2 else 0
 
     def take(self, rows: npt.NDArray[np.intp] | Tensor) -> MaskOperator:
-        if self.kept.dim() == 1:
-            return self
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.kept.device)
-        return MaskOperator(self.kept[index], self.shape)
+        return replace(self, kept=_of_rows(self.kept, rows))
 
     def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
-        return MaskOperator(self.kept.to(device=device, dtype=dtype), self.shape)
+        return replace(self, kept=self.kept.to(device=device, dtype=dtype))
 
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
         return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
+
+    def observed_rows(self, y: Array) -> list[tuple[OutputRows, Array]]:
+        seen = self.seen(len(y))
+        shared = None if self.count else np.flatnonzero(seen[0])
+        rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
+        return [(shown, row[shown]) for shown, row in zip(rows, y, strict=True)]
+
+    def hiding(self, finite: Tensor) -> MaskOperator:
+        return replace(self, kept=self.kept.double().cpu() * finite)
+
+    def in_units(self, before: int, after: int) -> MaskOperator:
+        return self
+
+    def saved(self) -> dict[str, npt.NDArray[Any]]:
+        return {"kept": self.kept.cpu().numpy() > 0}
+
+    @classmethod
+    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(torch.from_numpy(arrays["kept"]).double(), shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +315,8 @@ class MatrixOperator(Operator):
     shape: Shape
     n: int = field(init=False)
     m: int = field(init=False)
+    kind: ClassVar[str] = "matrix"
+    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"matrix": np.float64}
 
     def __post_init__(self) -> None:
         m, n = self.weight.shape
@@ -181,17 +330,27 @@ class MatrixOperator(Operator):
         return r @ self.weight
 
     def to(self, dtype: torch.dtype, device: torch.device) -> MatrixOperator:
-        return MatrixOperator(self.weight.to(device=device, dtype=dtype), self.shape)
+        return replace(self, weight=self.weight.to(device=device, dtype=dtype))
 
     def matrix(self) -> Array:
-        return np.asarray(self.weight.cpu().double().numpy())
+        return np.ascontiguousarray(self.weight.cpu().double().numpy())
 
     def selection(self) -> npt.NDArray[np.intp] | None:
         return _picked(sparse.csr_array(self.matrix()))
 
+    def in_units(self, before: int, after: int) -> MatrixOperator:
+        return replace(self, weight=times_power(self.weight, before + after))
+
+    def saved(self) -> dict[str, npt.NDArray[Any]]:
+        return {"matrix": self.matrix()}
+
+    @classmethod
+    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(torch.from_numpy(arrays["matrix"]), shape)
+
 
 @dataclass(frozen=True, eq=False)
-class Sparse(Operator):
+class SparseOperator(Operator):
     """A sparse matrix that would be large as a dense one.
 
     Attributes:
@@ -205,6 +364,10 @@ class Sparse(Operator):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     n: int = field(init=False)
     m: int = field(init=False)
+    kind: ClassVar[str] = "sparse"
+    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {
+        "data": np.float64, "indices": np.int64, "pointers": np.int64, "columns": np.int64,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         m, n = self.csr.shape
@@ -219,8 +382,8 @@ class Sparse(Operator):
         result: Tensor = torch.sparse.mm(self._coo.t(), r.T).T
         return result
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Sparse:
-        return Sparse(self.csr, self.shape, dtype, device)
+    def to(self, dtype: torch.dtype, device: torch.device) -> SparseOperator:
+        return replace(self, dtype=dtype, device=device)
 
     def selection(self) -> npt.NDArray[np.intp] | None:
         return _picked(self.csr)
@@ -233,9 +396,27 @@ class Sparse(Operator):
         tensor = torch.sparse_coo_tensor(places, values, self.csr.shape, check_invariants=False).coalesce()
         return tensor.to(dtype=self.dtype, device=self.device)
 
+    def in_units(self, before: int, after: int) -> SparseOperator:
+        data = np.ldexp(self.csr.data, before + after)
+        return replace(self, csr=sparse.csr_array((data, self.csr.indices, self.csr.indptr), self.csr.shape))
+
+    def saved(self) -> dict[str, npt.NDArray[Any]]:
+        csr, integer = self.csr, np.int64
+        return {
+            "data": csr.data, "indices": csr.indices.astype(integer), "pointers": csr.indptr.astype(integer),
+            "columns": np.array(csr.shape[1], integer),
+        }  # fmt: skip
+
+    @classmethod
+    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        size = (math.prod(shape), int(arrays["columns"].item()))
+        csr = sparse.csr_array((arrays["data"], arrays["indices"], arrays["pointers"]), shape=size)
+        csr.check_format(full_check=True)
+        return cls(csr, shape)
+
 
 @dataclass(frozen=True, eq=False)
-class Weighted(Operator):
+class WeightedOperator(Operator):
     """W A, W diagonal: another operator with a weight for each entry.
 
     Attributes:
@@ -245,6 +426,7 @@ class Weighted(Operator):
 
     inner: Operator
     weight: Tensor
+    kind: ClassVar[str] = "weighted"
 
     def __post_init__(self) -> None:
         for name in ("n", "m", "shape", "linear"):
@@ -257,15 +439,11 @@ class Weighted(Operator):
         return self.inner.adjoint(r * self.weight)
 
     def tangents(self, t: Tensor) -> Tensor:
-        return self.inner.tangents(t) * self._beside_directions
+        return self.inner.tangents(t) * _beside_directions(self.weight)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         values, tangents = self.inner.linearize(x, t)
-        return values * self.weight, tangents * self._beside_directions
-
-    @property
-    def _beside_directions(self) -> Tensor:
-        return self.weight[:, None, :] if self.weight.dim() == 2 else self.weight
+        return values * self.weight, tangents * _beside_directions(self.weight)
 
     @property
     def width(self) -> int:
@@ -275,32 +453,37 @@ class Weighted(Operator):
     def count(self) -> int:
         return len(self.weight) if self.weight.dim() == 2 else self.inner.count
 
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Weighted:
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.weight.device)
-        return Weighted(self.inner.take(rows), self.weight[index] if self.weight.dim() == 2 else self.weight)
+    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> WeightedOperator:
+        return WeightedOperator(self.inner.take(rows), _of_rows(self.weight, rows))
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Weighted:
-        return Weighted(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
-
-    def matrix(self) -> Array | None:
-        inner = self.inner.matrix()
-        return None if inner is None or self.weight.dim() == 2 else inner * self.weight.cpu().double().numpy()[:, None]
+    def to(self, dtype: torch.dtype, device: torch.device) -> WeightedOperator:
+        return WeightedOperator(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
 
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
         return np.asarray(self.inner.seen(size) & (self.weight.cpu().numpy() > 0))
 
-    def normalised(self) -> tuple[Weighted, Tensor]:
-        """The operator with weights of mean square 1, and what they were divided by, (1,) or (B, 1)."""
-        gain = self.weight.square().mean(dim=-1, keepdim=True).sqrt()
-        return Weighted(self.inner, self.weight / gain), gain
+    @property
+    def unweighted(self) -> Operator:
+        return self.inner
 
     def weights(self, size: int) -> Array:
-        """W of ``size`` observations, (size, m)."""
         return np.broadcast_to(self.weight.cpu().double().numpy(), (size, self.m))
+
+    def around(self, inner: Operator) -> WeightedOperator:
+        return WeightedOperator(inner, self.weight)
+
+    def normalised(self) -> tuple[WeightedOperator, Tensor]:
+        gain = self.weight.square().mean(dim=-1, keepdim=True).sqrt()
+        return WeightedOperator(self.inner, self.weight / gain), gain
+
+    def in_units(self, before: int, after: int) -> WeightedOperator:
+        if self.linear:
+            return WeightedOperator(self.inner, times_power(self.weight, before + after))
+        return WeightedOperator(self.inner.in_units(before, 0), times_power(self.weight, after))
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped(Operator):
+class MatrixFreeOperator(Operator):
     """A linear map given as code on NumPy vectors, applied to one vector at a time.
 
     Attributes:
@@ -315,6 +498,8 @@ class Mapped(Operator):
     n: int
     m: int
     shape: Shape
+    kind: ClassVar[str] = "mapped"
+    portable: ClassVar[bool] = False
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n))
@@ -323,6 +508,25 @@ class Mapped(Operator):
     def adjoint(self, r: Tensor) -> Tensor:
         result: Tensor = _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m))
         return result
+
+    def in_units(self, before: int, after: int) -> MatrixFreeOperator:
+        forth, back = self.apply, self.transpose
+        return replace(
+            self,
+            apply=lambda x: np.ldexp(forth(np.ldexp(x, before)), after),
+            transpose=lambda r: np.ldexp(back(np.ldexp(r, after)), before),
+        )
+
+    def content(self) -> Any:
+        return self._image()
+
+
+def times_power(x: Tensor, exponent: int) -> Tensor:
+    """2^exponent x, in the type of x; in two steps, as 2^exponent may be no number where the product is one."""
+    if not exponent:
+        return x
+    half = exponent // 2
+    return (x.double() * 2.0**half * 2.0 ** (exponent - half)).to(x.dtype)
 
 
 class _OfCode(torch.autograd.Function):
@@ -342,6 +546,18 @@ class _OfCode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         apply, transpose, (given, taken) = ctx.maps
         return _OfCode.apply(gradients[0], transpose, apply, (taken, given)), None, None, None
+
+
+def _beside_directions(weight: Tensor) -> Tensor:
+    """Weights (m,) or (B, m), for tangents (B, k, m)."""
+    return weight[:, None, :] if weight.dim() == 2 else weight
+
+
+def _of_rows(weight: Tensor, rows: npt.NDArray[np.intp] | Tensor) -> Tensor:
+    """Weights (m,) as they are; of weights (B, m) those of some observations."""
+    if weight.dim() == 1:
+        return weight
+    return weight[torch.as_tensor(rows, dtype=torch.long, device=weight.device)]
 
 
 def _picked(csr: sparse.csr_array) -> npt.NDArray[np.intp] | None:

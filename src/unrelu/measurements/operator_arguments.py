@@ -14,7 +14,14 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import Identity, Mapped, MaskOperator, MatrixOperator, Operator, Sparse
+from unrelu.measurements.linear_operators import (
+    IdentityOperator,
+    MaskOperator,
+    MatrixFreeOperator,
+    MatrixOperator,
+    Operator,
+    SparseOperator,
+)
 from unrelu.measurements.nonlinear_operator import read_function
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
@@ -82,7 +89,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
     """
     n = math.prod(output)
     if given is None:
-        return Identity(output, n)
+        return IdentityOperator(output, n)
     if isinstance(given, Operator):
         if given.n != n:
             raise InputError(f"operator= takes {given.n} entries; the network's output has {n}")
@@ -162,7 +169,9 @@ def _matrix(given: Any, n: int) -> Operator:
     if not sparse.issparse(given):
         return MatrixOperator(torch.from_numpy(array), shape)
     return (
-        MatrixOperator(torch.from_numpy(array.toarray()), shape) if shape[0] * n <= _ENTRIES else Sparse(array, shape)
+        MatrixOperator(torch.from_numpy(array.toarray()), shape)
+        if shape[0] * n <= _ENTRIES
+        else SparseOperator(array, shape)
     )
 
 
@@ -263,7 +272,7 @@ def _mapped(
         )
     shape = shape or (m,)
     if m * n > _ENTRIES:
-        return Mapped(apply, transpose, n, m, shape)
+        return MatrixFreeOperator(apply, transpose, n, m, shape)
     if n <= m:
         matrix = np.stack([_run(apply, unit, "A x", m) for unit in np.eye(n)], axis=1)
     else:

@@ -10,18 +10,14 @@ one. An entry of infinite size is not observed, and sizes that are all the same 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import Identity, MaskOperator, MatrixOperator, Operator, Weighted
+from unrelu.measurements.linear_operators import Operator, WeightedOperator
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.nonlinear_operator import NonlinearOperator
-from unrelu.measurements.observed_network import written_out
 
 Array = npt.NDArray[np.float64]
 
@@ -64,16 +60,12 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
     levels = np.unique(np.broadcast_to(sizes, y.shape)[known_entries(noise, operator, len(y))])
     finite = torch.from_numpy(np.isfinite(sizes)).double()
     alike = len(levels) == 1
-    if isinstance(operator, MaskOperator):
-        operator = replace(operator, kept=operator.kept.double().cpu() * finite)
-    elif isinstance(operator, Identity) and not finite.all():
-        operator = MaskOperator(finite, operator.shape)
-    elif alike and not finite.all():
-        operator = Weighted(operator, finite)
+    if (alike or operator.output_shaped) and not finite.all():
+        operator = operator.hiding(finite)
     if alike:
         return noise.of_one_size(float(levels[0])), operator, y
     weight = 1 / sizes
-    return noise.of_one_size(1.0), Weighted(operator, torch.from_numpy(weight)), y * weight
+    return noise.of_one_size(1.0), WeightedOperator(operator, torch.from_numpy(weight)), y * weight
 
 
 def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> tuple[Operator, Array]:
@@ -90,10 +82,7 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     if len(shown) < operator.m:
         factor = np.asarray(np.linalg.cholesky((factor @ factor.T)[np.ix_(shown, shown)]), dtype=np.float64)
     values = solve_triangular(factor, y[:, shown].T, lower=True).T
-    matrix: Operator
-    if isinstance(operator, NonlinearOperator):
-        matrix = operator.followed_by(solve_triangular(factor / scale, np.eye(len(shown)), lower=True))
-    else:
-        rows = solve_triangular(factor / scale, written_out(operator.take(np.array([0])))[shown], lower=True)
-        matrix = MatrixOperator(torch.from_numpy(rows), (len(shown),))
-    return Weighted(matrix, torch.full((len(shown),), 1 / scale, dtype=torch.float64)), np.ascontiguousarray(values)
+    inverse = np.zeros((len(shown), operator.m))
+    inverse[:, shown] = solve_triangular(factor / scale, np.eye(len(shown)), lower=True)
+    weight = torch.full((len(shown),), 1 / scale, dtype=torch.float64)
+    return WeightedOperator(operator.followed_by(inverse), weight), np.ascontiguousarray(values)

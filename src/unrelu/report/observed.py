@@ -16,7 +16,7 @@ from unrelu.datasets.small_files import read_measurement
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
-from unrelu.measurements.linear_operators import MaskOperator, Operator
+from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.report.facts import here, opened
 from unrelu.result.fingerprint import fingerprint
@@ -85,7 +85,7 @@ class Observations:
         """(1, m)."""
         if self.masks is not None:
             return np.asarray(self.masks.read(i, i + 1).values.reshape(1, -1) == 1)
-        if isinstance(self.operator, MaskOperator):
+        if self.operator is not None:
             return self.operator.seen(1)
         return np.ones((1, math.prod(self.run.manifest["data"]["shape"])), dtype=bool)
 

@@ -13,12 +13,14 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from unrelu.measurements.linear_operators import Mapped
+from unrelu.measurements.linear_operators import Operator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
 # Codes that a generator without known layers is looked at for its hash, and about how many outputs of each.
 _CODES, _OUTPUTS = 2, 64
+# Names by which earlier versions hashed what has another name now.
+_FORMER = {"MatrixFreeOperator": "Mapped", "SparseOperator": "Sparse", "IdentityOperator": "Identity"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -31,7 +33,8 @@ def fingerprint(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    yield type(value).__name__.encode()
+    name = type(value).__name__
+    yield _FORMER.get(name, name).encode()
     if isinstance(value, Tensor):
         yield from _parts(value.detach().cpu().numpy())
     elif isinstance(value, np.ndarray | np.generic):
@@ -49,10 +52,8 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, nn.Module):
         yield repr(value).encode()
         yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
-    elif isinstance(value, Mapped):
-        # Code has no content to hash; what it does to one vector stands for it, without the last, rounded digits.
-        image = value.apply(stream("fingerprint").standard_normal(value.n))
-        yield from _parts((value.shape, _rounded(image)))
+    elif isinstance(value, Operator):
+        yield from _parts(value.content())
     elif isinstance(value, OpaqueNetwork):
         # Its code, and what it keeps apart from parameters, show in what it puts out.
         double = value.to(torch.float64, "cpu")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unrelu._version import __version__
 from unrelu.errors import InputError
-from unrelu.measurements import Identity, MaskOperator, MatrixOperator, Operator, Sparse, read_operator
+from unrelu.measurements import IdentityOperator, MaskOperator, MatrixOperator, Operator, SparseOperator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Gaussian, Noise, RoundingNoise, Uniform
 from unrelu.models.affine import Shape
@@ -216,13 +216,13 @@ def _noise_table(noise: Noise) -> dict[str, Any]:
 def _operator_table(problem: Problem, reconstruction: Array) -> dict[str, Any]:
     operator = problem.operator
     shape = {"operator.shape": np.array(operator.shape, np.int64)}
-    if isinstance(operator, Identity):
+    if isinstance(operator, IdentityOperator):
         return {"operator": "identity", **shape}
     if isinstance(operator, MaskOperator):
         return {"operator": "mask", "operator.kept": operator.kept.cpu().numpy() > 0, **shape}
     if isinstance(operator, MatrixOperator):
         return {"operator": "matrix", "operator.matrix": operator.matrix(), **shape}
-    if isinstance(operator, Sparse):
+    if isinstance(operator, SparseOperator):
         csr = operator.csr
         return {
             "operator": "sparse", "operator.data": csr.data, "operator.indices": csr.indices.astype(np.int64),
@@ -381,7 +381,7 @@ def _operator(
     if given is not None and kind != "code":
         raise InputError(f"operator= is in the file ({kind}); leave it out")
     if kind == "identity":
-        return Identity(output, math.prod(output))
+        return IdentityOperator(output, math.prod(output))
     if kind == "mask":
         kept = _array(table["operator.kept"], np.bool_).astype(np.float64)
         if kept.shape not in (y.shape[1:], y.shape):
@@ -394,7 +394,7 @@ def _operator(
         size = (math.prod(shape), int(_one(table["operator.columns"], np.int64)))
         csr = sparse.csr_array((_array(table["operator.data"], np.float64), *parts), shape=size)
         csr.check_format(full_check=True)
-        return Sparse(csr, shape)
+        return SparseOperator(csr, shape)
     if kind != "code":
         raise ValueError(f"the operator is {kind[:20]!r}")
     outputs, measured = reconstruction.reshape(len(reconstruction), -1), _array(table["operator.measured"], np.float64)

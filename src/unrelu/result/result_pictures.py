@@ -13,7 +13,7 @@ from unrelu.display.observation_figure import thumbnails as images
 from unrelu.display.pixels import Shape, drawn_shape, png_uri, uri_of
 from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
-from unrelu.measurements import Identity, MaskOperator, Operator
+from unrelu.measurements import Operator
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
 from unrelu.problem import Problem
@@ -46,7 +46,7 @@ def panels(
     size, operator = len(rows), stated.operator
     shown = reconstruction[rows]
     outputs = shown.reshape(size, stated.network.output_dim)
-    alike = isinstance(operator, Identity | MaskOperator)
+    alike = operator.output_shaped
     own = stated.network.output_shape
     output = _picture(own, outputs) if shape is None else _asked(shape, outputs.shape[1])
     measured = drawn_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None

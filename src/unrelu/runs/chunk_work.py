@@ -23,7 +23,7 @@ from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import Identity, Operator
+from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion, Status, message_of
@@ -245,11 +245,7 @@ class Work:
         return [found for i in good for found in self._inverted(y, seen, np.array([i]), seed, errors)]
 
     def _invert(self, y: Array, seen: Entries | None, seed: int) -> Inversion:
-        operator: Any = self.measured
-        if self.masks is not None:
-            operator = Mask(seen)
-        elif isinstance(operator, Identity):
-            operator = None
+        operator = self.measured if self.masks is None else Mask(seen)
         # The run was checked as a whole: a chunk of dark pictures is no reason to end it.
         stated = self.stated | {"bounds": Bounds.of_plain(self.stated.get("bounds"))}
         return invert(

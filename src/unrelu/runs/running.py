@@ -23,7 +23,7 @@ from unrelu.datasets.result_folders import check_own_files
 from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
-from unrelu.measurements import Identity, Mapped, MaskOperator, read_operator
+from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling, check_scale
@@ -279,7 +279,7 @@ def _check_data(
             "one for each, or a single one as operator= (--mask with an array of one mask)"
         )
     measured = read_operator(operator, network.output_shape, (1, *source.shape), network)
-    if isinstance(measured, MaskOperator) and measured.count:
+    if measured.count:
         raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
     _check_shape(
         "observations", source, measured.shape, "the generator puts out" if operator is None else "operator= gives"
@@ -287,10 +287,10 @@ def _check_data(
     if masks is not None:
         _check_shape("masks", masks, network.output_shape, "the generator puts out")
     refuse(method, Problem.build(network, np.zeros((1, measured.m)), operator=measured, scale="none", **stated))
-    if isinstance(measured, Identity):
+    if operator is None:
         return None
     # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
-    return operator if isinstance(measured, Mapped) else measured
+    return measured if measured.portable else operator
 
 
 def _check_outside(folder: Path, *sources: Source | None) -> None:
@@ -316,7 +316,7 @@ def _check_shape(what: str, source: Source, wanted: tuple[int, ...], who: str) -
 def _check_range(work: Work) -> None:
     """Refuse data that are on another scale than the generator, by their first observations."""
     work.scaling.apply(np.zeros(0), work.source.dtype)
-    if not isinstance(work.measured, Identity | MaskOperator):
+    if not work.measured.output_shaped:
         return  # measured values have units of their own
     batch, seen = work.observations(0, min(_SEEN, work.source.size))
     check_scale(
@@ -337,7 +337,7 @@ def _known(work: Work, array: str | None, size: tuple[int, int] | None) -> dict[
         "array": array,
         "size": size,
         "directory": os.getcwd(),
-        "operator": None if work.operator is None else type(work.measured).__name__.removesuffix("Operator").lower(),
+        "operator": None if work.operator is None else work.measured.kind,
     }
     return {"data": data, **({"masks": masks} if masks else {}), "opened": opened}
 

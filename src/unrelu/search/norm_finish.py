@@ -14,7 +14,7 @@ from unrelu.layerwise import L1, LInf
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.norm_descent import NormDescent
-from unrelu.measurements import Weighted
+from unrelu.measurements import WeightedOperator
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
 
@@ -89,7 +89,7 @@ def _weighted(problem: Problem, weight: Array) -> Problem:
     tensor = torch.tensor(weight, dtype=network.dtype, device=network.device)
     control = Control(problem.control.remaining())
     return replace(
-        problem, y=problem.y * weight, operator=Weighted(problem.operator, tensor), norm="l2", control=control
+        problem, y=problem.y * weight, operator=WeightedOperator(problem.operator, tensor), norm="l2", control=control
     )
 
 

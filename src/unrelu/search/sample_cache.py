@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unrelu.measurements import Identity, Operator, Weighted
+from unrelu.measurements import IdentityOperator, Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import stream, torch_stream
@@ -214,12 +214,12 @@ class SampleCache:
         """
         if operator.linear:
             return self.model, operator
-        if isinstance(operator, Weighted):
-            model, inner = self.seen_by(operator.inner)
-            return model, Weighted(inner, operator.weight)
+        if operator.unweighted is not operator:
+            model, inner = self.seen_by(operator.unweighted)
+            return model, operator.around(inner)
         if operator not in self._measured:
             self._measured[operator] = self.model.measured(operator)
-        return self._measured[operator], Identity(operator.shape, operator.m)
+        return self._measured[operator], IdentityOperator(operator.shape, operator.m)
 
     def smoothed(self, width: float, network: Generator) -> Generator:
         """``network``, the generator in some precision, smoothed with this width; kept for the next call."""

@@ -9,8 +9,6 @@ from scipy.special import ndtr
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements import Weighted
-from unrelu.measurements.observed_network import is_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -39,7 +37,7 @@ def cheap_by_layer(problem: Problem) -> bool:
     network = problem.network
     if layerwise_reason(network) is not None or not isinstance(network, Network):
         return False
-    if not is_layer(network, problem.operator):
+    if not problem.operator.is_layer_of(network):
         return False
     return max(layer.n_out * layer.n_in**2 for layer in network.layers) <= _LAYER_WORK
 
@@ -59,9 +57,8 @@ class SearchStarts:
         self.problem, self.objective = problem, objective
         self._samples, self._operator = cache.seen_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
-        if isinstance(self._operator, Weighted):  # the Gaussian model is one in the units of outputs
-            self._operator, gain = self._operator.normalised()
-            self._y, known = self._y / gain, known / gain.square().cpu().double().numpy()[..., 0]
+        self._operator, gain = self._operator.normalised()  # the Gaussian model is one in the units of outputs
+        self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
         self._variance = self._rounded(known + _ESTIMATE_NOISE * self._samples.spread)
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))

@@ -8,7 +8,6 @@ from scipy import sparse
 
 from tests.support import random_network
 from unrelu.measurements import read_operator
-from unrelu.measurements.observed_network import folded, is_layer, observed_rows, selects_outputs, written_out
 
 RNG = np.random.default_rng(5)
 N, B = 9, 4
@@ -21,8 +20,8 @@ X = RNG.standard_normal((B, N))
 def test_what_is_picked_is_what_was_observed(given):
     shape = (B, N) if given is None or given.dtype == bool else (B, given.shape[0])
     operator = read_operator(given, (N,), shape)
-    shown = observed_rows(operator, operator.values(X))
-    assert selects_outputs(operator)
+    shown = operator.observed_rows(operator.values(X))
+    assert operator.selects
     assert len(shown) == B
     for (rows, values), x in zip(shown, X, strict=True):
         np.testing.assert_array_equal(values, x[rows])
@@ -40,10 +39,10 @@ def test_what_is_picked_is_what_was_observed(given):
 def test_what_mixes_is_a_matrix_before_or_behind_the_activation(given, form):
     operator = read_operator(given, (N,), (B, 5))
     weight, bias = RNG.standard_normal((N, 3)), RNG.standard_normal(N)
-    matrix, constant = folded(operator, form(weight), bias)
-    assert observed_rows(operator, np.zeros((B, 5))) is None
+    matrix, constant = operator.folded(form(weight), bias)
+    assert operator.observed_rows(np.zeros((B, 5))) is None
     np.testing.assert_allclose(matrix, MIXING @ weight, rtol=1e-12)
     np.testing.assert_allclose(constant, MIXING @ bias, rtol=1e-12)
-    np.testing.assert_array_equal(written_out(operator), MIXING)
-    assert not is_layer(random_network((3, N)), operator)
-    assert is_layer(random_network((3, N), "identity"), operator)
+    np.testing.assert_array_equal(operator.matrix(), MIXING)
+    assert not operator.is_layer_of(random_network((3, N)))
+    assert operator.is_layer_of(random_network((3, N), "identity"))
