@@ -1,7 +1,7 @@
 """Write the generated blocks of the documentation from the numbers of the benchmarks: ``studies/results/*.json``.
 
-A block lies between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is that of a block of a benchmark or
-"provenance", and ``scripts/bench FIRST-WORD-OF-NAME`` measures what it shows; of "fuzz-..." ``scripts/fuzz`` does.
+A block lies between ``<!-- table: NAME -->`` and ``<!-- end -->``. NAME is that of a block of a benchmark, which
+``scripts/bench FIRST-WORD-OF-NAME`` measures; "fuzz-...", which ``scripts/fuzz`` does; or one of :data:`OVER_ALL`.
 
     python -m unrelu_studies.tables.page            write the blocks of the pages
     python -m unrelu_studies.tables.page --print search --results FOLDER
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from unrelu_studies.benchmarks import BENCHMARKS
 from unrelu_studies.benchmarks.benchmark import load
 from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.tables import fuzz_tables
+from unrelu_studies.tables.headlines import headlines
 
 BLOCKS = {**{name: block for b in BENCHMARKS for name, block in load(b).blocks.items()}, **fuzz_tables.BLOCKS}
 _ROOT = Path(__file__).resolve().parents[3]
@@ -47,8 +48,8 @@ def render(name: str, results: Path) -> str:
         KeyError: no block has that name.
         FileNotFoundError: the benchmark has no numbers in the folder.
     """
-    if name == "provenance":
-        return _provenance(results)
+    if name in OVER_ALL:
+        return OVER_ALL[name](results)
     path = results / f"{name.split(maxsplit=1)[0]}.json"
     if name in fuzz_tables.BLOCKS and not path.exists():
         return fuzz_tables.NOT_RUN
@@ -75,6 +76,10 @@ def _provenance(results: Path) -> str:
         rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), when, minutes, load_at_end))
     head = ("benchmark", "run", "seed", "commit", "date", "minutes of the processor", "load at its end")
     return f"Measured on {'; '.join(machines)}.\n\n{table(head, rows)}"
+
+
+# Blocks of several benchmarks.
+OVER_ALL: dict[str, Callable[[Path], str]] = {"headlines": headlines, "provenance": _provenance}
 
 
 def _machine(machine: dict[str, Any]) -> str:
