@@ -1,4 +1,4 @@
-"""The table of docs/decoders.md: each line loads its decoder, which computes the same and is inverted."""
+"""The lists of docs/decoders.md: each line loads its decoder, which computes the same and is inverted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,28 @@ from tests.loaders.decoder_kinds import BUILDERS
 from unrelu.models.network import Network
 
 PAGE = Path(__file__).parents[2] / "docs" / "decoders.md"
-ROWS = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `([^`]+)` \| (yes|no) \|$", PAGE.read_text(encoding="utf-8"), re.M)
+# Heading, name, whether it is opaque, line.
+ITEM = re.compile(r"^### (.+)$|^- (.+?)( \(opaque\))?:\n  `([^`]+)`$", re.M)
 
 
-def test_the_table_has_five_decoders_of_each_kind():
+def listed() -> list[tuple[str, str, str, bool]]:
+    """Kind, name and line of each decoder on the page, and whether its layers are read."""
+    items, kind = [], ""
+    section = PAGE.read_text(encoding="utf-8").split("## One line each")[1].split("\n## ")[0]
+    for heading, name, opaque, line in ITEM.findall(section):
+        kind = heading or kind
+        if line:
+            items.append((kind, name, line, not opaque))
+    return items
+
+
+ROWS = listed()
+
+
+def test_the_page_has_five_decoders_of_each_kind():
     assert Counter(kind for kind, *_ in ROWS) == dict.fromkeys(
-        ["sequential", "convolutional", "residual", "structured output", "further inputs", "jit, export",
-         "Keras, other layouts", "half precision"], 5
+        ["Sequential", "Convolutional", "Residual", "Structured output", "Further inputs", "Jit, export",
+         "Keras, other layouts", "Half precision"], 5
     )  # fmt: skip
     assert sorted(name for _, name, *_ in ROWS) == sorted(BUILDERS)
 
@@ -31,8 +46,8 @@ def test_the_table_has_five_decoders_of_each_kind():
 def test_a_decoder_is_loaded_in_a_line_and_inverted(tmp_path, kind, name, line, layers):
     names, outputs = BUILDERS[name](tmp_path)
     net = eval(line, {"unrelu": unrelu, "torch": torch, **names})
-    assert isinstance(net, Network) == (layers == "yes")
-    half = kind == "half precision"
+    assert isinstance(net, Network) == layers
+    half = kind == "Half precision"
     z = np.random.default_rng(21).standard_normal((2, net.latent_dim))
     z = torch.from_numpy(z).to(torch.bfloat16).double().numpy() if half else z
     y = net(z) if outputs is None else outputs(z).reshape(2, *net.output_shape)
