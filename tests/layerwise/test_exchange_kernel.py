@@ -14,7 +14,7 @@ from scipy import sparse
 from tests.support import EPS
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerSystem, exchange_kernel, layer_program, rows
-from unrelu.layerwise.layer_program import largest_beside, largest_response, least_violation
+from unrelu.layerwise.layer_program import largest_beside, largest_response, least_squares_start, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
 from unrelu.lp.interior_point import decided, largest_violation_steps, least_squares_point, violation_sum_steps
@@ -431,70 +431,66 @@ def test_one_row_and_one_column(norm):
 
 
 SABOTAGE = {
-    "wrong point": lambda found, _: replace(found, h=found.h + 0.01),
-    "wrong multipliers": lambda found, _: replace(found, multipliers=-found.multipliers),
-    "no multipliers": lambda found, _: replace(found, multipliers=np.zeros_like(found.multipliers)),
-    "nan multipliers": lambda found, _: replace(found, multipliers=np.full_like(found.multipliers, np.nan)),
-    "huge multipliers": lambda found, _: replace(found, multipliers=1e9 + found.multipliers),
-    "nan point": lambda found, _: replace(found, h=np.full_like(found.h, np.nan)),
-    "wrong, then nan": lambda found, call: replace(found, h=found.h + (0.01 if call == 0 else np.nan)),
-    "nan, then wrong": lambda found, call: replace(found, h=found.h + (0.01 if call == 1 else np.nan)),
-    "not optimal": lambda found, _: replace(found, h=np.zeros_like(found.h), optimal=False),
+    "wrong point": lambda found, _: found._replace(w=found.w + 1.0),
+    "wrong multipliers": lambda found, _: found._replace(multipliers=-found.multipliers),
+    "no multipliers": lambda found, _: found._replace(multipliers=np.zeros_like(found.multipliers)),
+    "nan multipliers": lambda found, _: found._replace(multipliers=np.full_like(found.multipliers, np.nan)),
+    "huge multipliers": lambda found, _: found._replace(multipliers=1e9 + found.multipliers),
+    "nan point": lambda found, _: found._replace(w=np.full_like(found.w, np.nan)),
+    "wrong, then nan": lambda found, call: found._replace(w=found.w + (1.0 if call == 0 else np.nan)),
+    "nan, then wrong": lambda found, call: found._replace(w=found.w + (1.0 if call == 1 else np.nan)),
+    "not optimal": lambda found, _: found._replace(w=np.zeros_like(found.w), status=LpStatus.FAILED),
 }
+# Attempts of the kernel before HiGHS is asked.
+ATTEMPTS = 3
+
+
+@contextmanager
+def sabotaged(how, attempts=ATTEMPTS):
+    """Spoil what the kernel finds in its first attempts; yields a list with an entry for each attempt."""
+    calls, optimise = [], exchange_kernel.optimise
+
+    def spoiled(*arguments):
+        found = optimise(*arguments)
+        calls.append(how)
+        return SABOTAGE[how](found, len(calls) - 1) if len(calls) <= attempts else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange_kernel, "optimise", spoiled)
+        yield calls
 
 
 @NORMS
 @pytest.mark.parametrize("how", SABOTAGE)
-def test_a_sabotaged_kernel_is_never_believed(monkeypatch, norm, how):
+def test_a_sabotaged_kernel_is_never_believed(norm, how):
     system, one, _ = layer()
-    honest, calls, kernels = least_violation(system, one, norm), [], exchange_kernel.least_violation
-
-    def sabotaged(*arguments):
-        found = SABOTAGE[how](kernels(*arguments), len(calls))
-        calls.append(how)
-        return found
-
-    monkeypatch.setattr(exchange_kernel, "least_violation", sabotaged)
-    answer = least_violation(system, one, norm)
-    assert len(calls) == 2
+    honest = least_violation(system, one, norm)
+    with sabotaged(how) as calls:
+        answer = least_violation(system, one, norm)
+    assert len(calls) == ATTEMPTS
     assert answer.engine == "highs"
     assert answer.fallback
     assert answer.status is LpStatus.OPTIMAL
     assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
-    assert prove(system, one, norm, answer.h, answer.multipliers).dual_holds
+    assert answer.bound == pytest.approx(honest.objective, rel=1e-7)
 
 
 @NORMS
-def test_a_kernel_that_is_right_at_the_second_attempt_is_a_fallback(monkeypatch, norm):
+def test_a_kernel_that_is_right_at_the_second_attempt_is_a_fallback(norm):
     system, one, _ = layer()
-    calls, kernels = [], exchange_kernel.least_violation
-
-    def sabotaged(*arguments):
-        calls.append(arguments)
-        found = kernels(*arguments)
-        return replace(found, h=found.h + 0.01) if len(calls) == 1 else found
-
-    monkeypatch.setattr(exchange_kernel, "least_violation", sabotaged)
-    answer = least_violation(system, one, norm)
+    with sabotaged("wrong point", attempts=1):
+        answer = least_violation(system, one, norm)
     assert (answer.engine, answer.fallback, answer.status) == ("exchange", True, LpStatus.OPTIMAL)
 
 
-def test_a_sabotaged_kernel_is_never_believed_about_the_relaxation(monkeypatch):
+@pytest.mark.parametrize("how", SABOTAGE)
+def test_a_sabotaged_kernel_is_never_believed_about_the_relaxation(how):
     system, one, _ = layer()
-    honest, kernels = largest_response(system, one), exchange_kernel.largest_response
-    for how in ("wrong point", "wrong multipliers", "no multipliers", "nan multipliers", "not optimal"):
-        monkeypatch.setattr(exchange_kernel, "largest_response", lambda *a, how=how: SABOTAGE[how](kernels(*a), 0))
+    honest = largest_response(system, one)
+    # The programs that tell whether there is a feasible point come after those of the relaxation.
+    with sabotaged(how):
         answer = largest_response(system, one)
-        assert (answer.engine, answer.fallback, answer.status) == ("highs", True, LpStatus.OPTIMAL), how
-        assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
-
-
-def test_a_kernel_that_says_nan_about_the_relaxation_is_not_believed(monkeypatch):
-    system, one, _ = layer()
-    honest, kernels = largest_response(system, one), exchange_kernel.largest_response
-    monkeypatch.setattr(exchange_kernel, "largest_response", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
-    answer = largest_response(system, one)
-    assert answer.status is LpStatus.OPTIMAL
+    assert (answer.engine, answer.fallback, answer.status) == ("highs", True, LpStatus.OPTIMAL)
     assert answer.objective == pytest.approx(honest.objective, rel=1e-7)
 
 
@@ -564,7 +560,7 @@ def test_an_answer_is_never_worse_than_the_start(norm, limit):
     system, _, _ = layer(n=400, k=150)
     system = replace(system, matrix=system.matrix[:, rng.integers(0, 75, 150)])
     one = rows(system, system.value(rng.normal(size=150)) + 0.1 * rng.normal(size=400), 0.1)
-    start = exchange_kernel.least_squares_start(system, one)
+    start = least_squares_start(system, one)
     errors = one.violation(system.matrix @ start)
     answer = least_violation(system, one, norm, limit)
     assert answer.objective <= (errors.max() if norm == "linf" else errors.sum()) * (1 + 1e-12)
@@ -573,17 +569,16 @@ def test_an_answer_is_never_worse_than_the_start(norm, limit):
 @NORMS
 def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
     system, one, _ = layer()
-    start = exchange_kernel.least_squares_start(system, one)
-    optimise = exchange_kernel.optimise
+    start = least_squares_start(system, one)
 
     def lost(*arguments):
-        w, *rest, _ = optimise(*arguments)
-        return (w + 100.0, *rest, False)
+        return optimise(*arguments)._replace(w=np.full(6, 100.0), status=LpStatus.LIMIT)
 
+    optimise = exchange_kernel.optimise
     monkeypatch.setattr(exchange_kernel, "optimise", lost)
-    found = exchange_kernel.least_violation(system, one, norm)
-    np.testing.assert_allclose(found.h, start)
-    assert not found.optimal
+    answer = least_violation(system, one, norm)
+    np.testing.assert_array_equal(answer.h, start)
+    assert answer.status is LpStatus.LIMIT
 
 
 @NORMS
@@ -597,18 +592,17 @@ def test_an_abandoned_program_ends_at_once(monkeypatch, norm):
 @NORMS
 def test_a_solver_that_refuses_leaves_the_point_found_before(monkeypatch, norm):
     system, one, _ = layer()
-    honest, kernels = least_violation(system, one, norm), exchange_kernel.least_violation
+    honest = least_violation(system, one, norm)
 
     def refuse(*arguments):
         raise SolverError("no")
 
-    monkeypatch.setattr(exchange_kernel, "least_violation", lambda *a: SABOTAGE["no multipliers"](kernels(*a), 0))
-    monkeypatch.setattr(layer_program, "_by_highs", refuse)
-    answer = least_violation(system, one, norm)
+    monkeypatch.setattr(layer_program, "solve", refuse)
+    with sabotaged("no multipliers"):
+        answer = least_violation(system, one, norm)
     assert (answer.status, answer.fallback) == (LpStatus.FAILED, True)
     assert answer.objective == pytest.approx(honest.objective)
-    monkeypatch.setattr(exchange_kernel, "least_violation", lambda *a: SABOTAGE["nan point"](kernels(*a), 0))
-    with pytest.raises(SolverError, match="no"):
+    with engine("highs"), pytest.raises(SolverError, match="no"):
         least_violation(system, one, norm)
 
 
@@ -674,7 +668,7 @@ def test_multipliers_that_prove_nothing_are_not_believed(monkeypatch):
     best = least_violation(system, one, "linf").objective
     far = np.full(system.n_in, 1e3)
     for y in (np.ones(system.n_out), np.full(system.n_out, np.nan)):
-        monkeypatch.setattr(exchange_kernel, "largest_beside", lambda *_, y=y: (far, y))
+        monkeypatch.setattr(exchange_kernel.Largest, "beside", lambda *_, y=y: (far, y))
         for level in (0.9 * best, 1.1 * best):
             answer = largest_beside(system, one, level, far)
             assert answer.objective == pytest.approx(best, rel=1e-8)
@@ -742,7 +736,7 @@ def test_an_infeasible_relaxation_is_proved_to_be(monkeypatch, name):
         answer = largest_response(system, one)
         assert (answer.status, answer.fallback) == (LpStatus.INFEASIBLE, False)
         monkeypatch.setattr(layer_program, "least_violation", lambda *a: replace(closest(*a), bound=0.4))
-        assert largest_response(system, one).status is LpStatus.FAILED
+        assert largest_response(system, one).status not in (LpStatus.INFEASIBLE, LpStatus.OPTIMAL)
 
 
 @pytest.mark.parametrize("name", ["auto", "highs"])

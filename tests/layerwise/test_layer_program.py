@@ -121,14 +121,15 @@ def test_a_program_can_be_built_and_inspected_without_a_solver():
     layer_rows = rows(system, np.array([1.0, 0.0]), 0.1)
     program = dual_program(system, layer_rows, "l1", np.zeros(2), 1.0)
     # One boxed multiplier for the row that is on, one of [0, 1] for the row that is off, one for the bound of h_2.
-    np.testing.assert_array_equal(program.col_lower, [-1, 0, 0])
-    np.testing.assert_array_equal(program.col_upper, [1, 1, np.inf])
+    np.testing.assert_array_equal(program.col_lower, [-1, 0, -np.inf])
+    np.testing.assert_array_equal(program.col_upper, [1, 1, 0])
     np.testing.assert_array_equal(program.cost, [1, 0, 0])
-    np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, 0], [0, 1, -1]])
+    np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, 0], [0, 1, 1]])
     program = dual_program(system, layer_rows, "linf", np.zeros(2), 1.0)
-    np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, -1, 0], [0, 1, 0, -1], [1, 1, 1, 0]])
-    assert program.row_upper[-1] == 1
-    assert program.row_lower[-1] == -np.inf
+    # Two upper sides, a lower one, the bounds of h_2 and of d; the multipliers of the sides sum to at most 1.
+    np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, -1, 0, 0], [0, 1, 0, 1, 0], [-1, -1, -1, 0, 1]])
+    np.testing.assert_array_equal(program.row_lower, [0, 0, -1])
+    np.testing.assert_array_equal(program.row_upper, [0, 0, -1])
 
 
 def test_noise_far_below_the_solver_tolerance_is_resolved():

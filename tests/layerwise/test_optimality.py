@@ -65,7 +65,7 @@ def test_no_point_is_below_the_bound_of_any_multipliers(norm, problem, size):
     else:
         up, down = layer_rows.slopes
         share = np.maximum(up * y, -down * y)
-        used = np.where(share > 0, y, 0.0) / max(1.0, share.sum())
+        used = np.where(share > 0, y, 0.0) / (share.sum() or 1.0)
     t = system.matrix.T @ used
     for h in points:
         errors = layer_rows.violation(system.matrix @ h)
@@ -117,7 +117,7 @@ def test_multipliers_outside_their_box_are_no_better(norm):
     h = system.inside(answer.h + 0.1)
     for factor in (1.5, 10.0, 1e6):
         proof = prove(system, layer_rows, norm, answer.h, factor * answer.multipliers)
-        assert proof.bound <= answer.objective * (1 + 1e-9) or not proof.dual_holds
+        assert proof.bound <= answer.objective * (1 + 1e-9)
         # Multipliers this large would claim any point to be optimal if they were believed.
         assert not prove(system, layer_rows, norm, h, factor * answer.multipliers).holds
     # One large multiplier: on a row that is off it must not have a lower side.

@@ -138,10 +138,15 @@ class LayerSystem:
         return abs(self.matrix)
 
     @cached_property
-    def balanced(self) -> tuple[Array, Array]:
-        """W with columns of norm 1, dense, and the squared norms of its rows, (n,)."""
-        matrix = np.ascontiguousarray(self.dense / self.norms)
-        return matrix, (matrix * matrix).sum(axis=1)
+    def balanced(self) -> tuple[Array | sparse.csr_array, Array]:
+        """W with columns of norm 1, and the squared norms of its rows, (n,)."""
+        dense = isinstance(self.matrix, np.ndarray)
+        scaled = (
+            np.ascontiguousarray(self.matrix / self.norms)
+            if dense
+            else self.matrix @ sparse.diags_array(1 / self.norms)
+        )
+        return scaled, np.asarray((scaled * scaled).sum(axis=1)).ravel()
 
     @property
     def dense(self) -> Array:

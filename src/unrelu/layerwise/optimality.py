@@ -40,21 +40,20 @@ class OptimalityProof:
 
     Attributes:
         objective: at h.
-        bound: of the optimum, below a minimum and above a maximum, if the multipliers are feasible.
-        dual_holds: whether they are.
+        bound: of the optimum, below a minimum and above a maximum; 0 or infinite where the multipliers prove none.
         holds: whether h is optimal.
     """
 
     objective: float
     bound: float
-    dual_holds: bool
     holds: bool
 
 
 def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> OptimalityProof:
     """Check h and its multipliers y, (n,), for the smallest largest ("linf") or summed ("l1") violation.
 
-    Multipliers outside their box are moved into it first, so the bound never depends on their being right. h is optimal
+    Multipliers outside their box are moved into it first, or scaled to a sum of 1 ("linf"), so the bound never depends
+    on their being right. h is optimal
     where it is feasible and there is no gap (up to 1e-8 of the objective and the rounding of x), or where the objective
     counts as zero.
     """
@@ -67,14 +66,13 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Opt
     else:
         up, down = rows.slopes
         sizes = np.maximum(up * y, -down * y)
-        y = np.where(sizes > 0, y / max(float(sizes.sum()), 1.0), 0.0)
+        y = np.where(sizes > 0, y / (float(sizes.sum()) or 1.0), 0.0)
         objective, rounding = float(errors.max(initial=0.0)), _ROUNDING * rows.scale
     pull, dual_holds = _pull(system, h, y, np.abs(y))
-    bound = float(y @ r - pull.sum())
+    bound = max(0.0, float(y @ r - pull.sum())) if dual_holds else 0.0
     closed = dual_holds and abs(objective - bound) <= _GAP * objective + rounding
-    return OptimalityProof(
-        objective, bound, dual_holds, _outside(system, h) <= _PRIMAL and (closed or objective <= ZERO * rows.scale)
-    )
+    holds = _outside(system, h) <= _PRIMAL and (closed or objective <= ZERO * rows.scale)
+    return OptimalityProof(objective, bound, holds)
 
 
 def _pull(system: LayerSystem, h: Array, y: Array, size: Array) -> tuple[Array, bool]:
@@ -114,7 +112,7 @@ def prove_response(
     # lambda - c are the multipliers of the minimum of -c.(W h).
     pull, dual_holds = _pull(system, h, lam - weight, lam + weight)
     objective, slack = float(weight @ wh), np.where(there, side - wh, 0.0)
-    bound = objective + float(lam @ slack + pull.sum())
+    bound = objective + float(lam @ slack + pull.sum()) if dual_holds else np.inf
     unit = scale * float(weight.sum()) + 1e-9 * abs(objective) + float(np.finfo(float).tiny)
     feasible = dual_holds and -float(slack.min(initial=0.0)) / scale <= 1e-6 and _outside(system, h) <= _PRIMAL
-    return OptimalityProof(objective, bound, dual_holds, feasible and abs(bound - objective) <= 1e-6 * unit)
+    return OptimalityProof(objective, bound, feasible and abs(bound - objective) <= 1e-6 * unit)

@@ -8,10 +8,9 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.layerwise.exchange_kernel import least_squares_start
 from unrelu.layerwise.layer_constraints import LayerSystem, rows
 from unrelu.layerwise.layer_method import output_error
-from unrelu.layerwise.layer_program import takes_kernel
+from unrelu.layerwise.layer_program import least_squares_start, takes_kernel
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
 

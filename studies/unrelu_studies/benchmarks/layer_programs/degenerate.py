@@ -18,8 +18,7 @@ import numpy.typing as npt
 from scipy.optimize import linprog
 
 from unrelu.layerwise import LayerSystem, Rows, rows
-from unrelu.layerwise.exchange_kernel import least_squares_start
-from unrelu.layerwise.layer_program import Answer, least_violation
+from unrelu.layerwise.layer_program import Answer, least_squares_start, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 from unrelu.runtime.streams import stream
