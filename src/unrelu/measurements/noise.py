@@ -446,7 +446,7 @@ class RoundingNoise(Gaussian):
     It holds where y was computed by the module: where all its entries are numbers of the module's type.
 
     Args:
-        level: see :class:`~unrelu.models.reduced_precision.Rounding`.
+        level: see :class:`~unrelu.models.generator.Rounding`.
         precision: the type in words.
         given: the level in the units of y.
     """

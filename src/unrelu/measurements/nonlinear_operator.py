@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.measurements.linear_operators import Operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
@@ -116,8 +116,8 @@ def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Gen
         # Entries that are exactly zero, as ReLUs put out, stay so along the directions of the trial: functions may have
         # a kink there.
         function = _TRIAL.network(given, x.reshape(2, *output), _REASON, x.abs())
-        return NonlinearOperator(function, function.output_shape)
-    except UnsupportedModelError as error:
+        return NonlinearOperator(function, function.output_shape or (1,))
+    except ModelError as error:
         raise InputError(
             f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable function of "
             f"PyTorch, (B, {', '.join(map(str, output))}) -> (B, ...); of a linear map, a matrix, or a pair of "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from typing import Any, Self
@@ -18,7 +20,6 @@ from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
-from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -28,6 +29,29 @@ Array = npt.NDArray[np.float64]
 _CHUNK = 2**23
 # Kinds of NumPy types that NumPy would turn into numbers, losing what they mean.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What the outputs of a module are off by, where it computes in reduced precision.
+
+    Attributes:
+        dtype: torch.float16 or torch.bfloat16.
+        level: twice the largest root mean square of the error of an output, over 16 typical codes.
+    """
+
+    dtype: torch.dtype
+    level: float
+
+    @property
+    def name(self) -> str:
+        """The type in words."""
+        return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
+
+    def stored(self, y: Array) -> bool:
+        """Whether all entries are numbers of this type, and not all of them whole."""
+        given = torch.tensor(y)
+        return bool((given.to(self.dtype).double() == given).all()) and bool((given != given.round()).any())
 
 
 class Generator(ABC):
@@ -121,9 +145,16 @@ class Generator(ABC):
     @cached_property
     def work(self) -> int:
         """Multiplications of one forward pass, in matrix products and convolutions: counted, not timed."""
-        with torch.no_grad(), _Multiplications() as counted:
+        total = 0
+
+        def add(function: Any, args: Any, kwargs: Any, result: Any) -> None:
+            nonlocal total
+            formula = flop_registry.get(function.overloadpacket)
+            total += int(formula(*args, **kwargs, out_val=result)) // 2 if formula else 0
+
+        with torch.no_grad(), Operations(add):
             self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
-        return int(counted.total)
+        return total
 
     @property
     def typical_codes(self) -> Array:
@@ -163,19 +194,22 @@ class Generator(ABC):
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
 
 
-class _Multiplications(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts those of what PyTorch computes in this thread; its own counter hooks all modules of the process."""
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows whatever PyTorch computes in this thread: ``look(function, args, kwargs, result=result)``."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.look = look
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.total += int(formula(*args, **(kwargs or {}), out_val=result)) // 2
+        self.look(func, args, kwargs or {}, result=result)
         return result
+
+
+def tensors(result: Any) -> list[Tensor]:
+    """The tensors in what one operation gives."""
+    return [x for x in (result if isinstance(result, tuple | list) else (result,)) if isinstance(x, Tensor)]
 
 
 def as_generator(network: object) -> Generator:

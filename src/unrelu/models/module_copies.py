@@ -9,62 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from types import CellType, CodeType, FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-
-class Uses(NamedTuple):
-    """What a function uses, by name: of enclosing functions, by position of its defaults, by keyword, of its file."""
-
-    closure: dict[Any, Any]
-    defaults: dict[Any, Any]
-    keywords: dict[Any, Any]
-    scope: dict[Any, Any]
-
-    @classmethod
-    def of(cls, function: FunctionType) -> Uses:
-        """Variables without a value are left out, and of the file's all but modules, tensors, and what holds them."""
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        closure = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
-        defaults, keywords = dict(enumerate(function.__defaults__ or ())), dict(function.__kwdefaults__ or {})
-        return cls(closure, defaults, keywords, _named_globals(function))
-
-
-class Rebound:
-    """A function that uses other objects than the ones it was written with; pickled with these, by the function's name.
-
-    Args:
-        function: the function.
-        uses: what it uses instead.
-    """
-
-    def __init__(self, function: FunctionType, uses: Uses) -> None:
-        self.function, self.uses = function, uses
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function gives."""
-        return self._bound(*args, **kwargs)
-
-    @cached_property
-    def _bound(self) -> FunctionType:
-        own, uses = self.function, self.uses
-        cells = zip(own.__code__.co_freevars, own.__closure__ or (), strict=True)
-        closure = tuple(CellType(uses.closure[name]) if name in uses.closure else cell for name, cell in cells)
-        bound = FunctionType(
-            own.__code__, {**own.__globals__, **uses.scope}, own.__name__, tuple(uses.defaults.values()), closure
-        )
-        bound.__kwdefaults__ = uses.keywords
-        return bound
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"function": self.function, "uses": self.uses}
-
-
-_FUNCTIONS = (functools.partial, FunctionType, MethodType, Rebound)
-_MAPPINGS, _COLLECTIONS = (dict, OrderedDict), (list, tuple, set)
 
 
 def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
@@ -92,6 +41,67 @@ def frozen(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Mo
     return replica(module, convert)
 
 
+def in_double(module: nn.Module) -> nn.Module:
+    """The same in double precision on the CPU."""
+    return frozen(module, torch.float64, torch.device("cpu"))
+
+
+def used(value: Any, functions: bool = True, seen: set[int] | None = None) -> Iterator[nn.Module | Tensor]:
+    """The modules and tensors that a function uses or that something holds.
+
+    Args:
+        value: the function, or what may hold them.
+        functions: whether functions in it are looked into.
+        seen: what was looked at before, as some things hold themselves.
+    """
+    seen = set() if seen is None else seen
+    if isinstance(value, nn.Module | Tensor):
+        yield value
+    elif id(value) not in seen and (functions or not isinstance(value, _FUNCTIONS)):
+        seen.add(id(value))
+        for part in _apart(value)[0]:
+            yield from used(part, functions, seen)
+
+
+_COLLECTIONS, _MAPPINGS = (list, tuple, set), (dict, OrderedDict)
+
+
+class Rebound:
+    """A function that uses other objects than the ones it was written with; pickled with these, by the function's name.
+
+    Args:
+        function: the function.
+        uses: what it uses instead, by kind and name: those of :func:`_uses`.
+    """
+
+    def __init__(self, function: FunctionType, uses: dict[Any, Any]) -> None:
+        self.function, self.uses = function, uses
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function gives."""
+        return self._bound(*args, **kwargs)
+
+    @cached_property
+    def _bound(self) -> FunctionType:
+        own, kinds = self.function, ("closure", "default", "keyword", "global")
+        closure, defaults, keywords, scope = (
+            {name: value for (kind, name), value in self.uses.items() if kind == wanted} for wanted in kinds
+        )
+        cells = zip(own.__code__.co_freevars, own.__closure__ or (), strict=True)
+        bound = FunctionType(
+            own.__code__, {**own.__globals__, **scope}, own.__name__, tuple(defaults.values()),
+            tuple(CellType(closure[name]) if name in closure else cell for name, cell in cells),
+        )  # fmt: skip
+        bound.__kwdefaults__ = keywords
+        return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"function": self.function, "uses": self.uses}
+
+
+_FUNCTIONS = (functools.partial, FunctionType, MethodType, Rebound)
+
+
 def _shared(tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, nn.Parameter) or tensor.requires_grad else tensor.clone()
 
@@ -113,8 +123,9 @@ class _Copies:
         if module in self._twins:
             return
         if isinstance(module, torch.jit.ScriptModule):
-            twin = copy.deepcopy(module)
-            self._twins[module] = twin if self._tensor is _shared else _converted(twin, self._tensor)
+            twin = self._twins[module] = copy.deepcopy(module)
+            if self._tensor is not _shared:
+                twin._apply(self._tensor)  # type: ignore[no-untyped-call]
             return
         self._twins[module] = object.__new__(type(module))
         for child in module.children():
@@ -124,121 +135,88 @@ class _Copies:
         """The copy of a value; itself where it is neither tensors nor what holds them."""
         if isinstance(value, nn.Module):
             return self._twins.get(value, value)
-        if isinstance(value, (Tensor, *_FUNCTIONS)) or is_callable_object(value):
-            if id(value) not in self._made:
-                self._made[id(value)] = value  # of a function that calls itself
-                self._made[id(value)] = self._tensor(value) if isinstance(value, Tensor) else self._function(value)
-            return self._made[id(value)]
         if isinstance(value, np.ndarray):
             return value.copy()
-        if type(value) in (tuple, set):
-            return type(value)(map(self.of, value))
+        if id(value) in self._made:
+            return self._made[id(value)]
+        if isinstance(value, Tensor):
+            self._made[id(value)] = self._tensor(value)
+            return self._made[id(value)]
+        parts, rebuilt = _apart(value)
         if type(value) in (list, *_MAPPINGS):
-            return self._container(value)
-        return value
-
-    def _container(self, value: Any) -> Any:
-        """The copy of a list or a dictionary, which may hold itself."""
-        if id(value) not in self._made:
-            twin = self._made[id(value)] = type(value)()
-            if isinstance(twin, list):
-                twin.extend(map(self.of, value))
-            else:
-                twin.update((key, self.of(held)) for key, held in value.items())
-        return self._made[id(value)]
-
-    def _function(self, function: Any) -> Any:
-        """A function with copies of what it uses; itself where it uses nothing that is copied."""
-        if isinstance(function, functools.partial):
-            keywords = {name: self.of(value) for name, value in function.keywords.items()}
-            return functools.partial(self.of(function.func), *map(self.of, function.args), **keywords)
-        if isinstance(function, MethodType):
-            return MethodType(function.__func__, self._owner(function.__self__))
-        if isinstance(function, Rebound):
-            return self._rebound(function.function, function.uses)
-        if isinstance(function, FunctionType):
-            return self._rebound(function, Uses.of(function))
-        return self._owner(function)
-
-    def _rebound(self, function: FunctionType, uses: Uses) -> Any:
-        """A function with copies of what it uses; itself where nothing is copied."""
-        copies = [{name: self.of(value) for name, value in held.items()} for held in uses]
-        same = all(new[name] is old[name] for new, old in zip(copies, uses, strict=True) for name in old)
-        return function if same else Rebound(function, Uses(*copies))
-
-    def _owner(self, owner: Any) -> Any:
-        """The object of a method: a module's twin, or a copy of an object that holds tensors or modules."""
-        held = getattr(owner, "__dict__", None)
-        if isinstance(owner, nn.Module | type) or not isinstance(held, dict):
-            return self.of(owner)
-        own = {name: self.of(value) for name, value in held.items()}
-        if all(own[name] is held[name] for name in held):
-            return owner
-        twin = copy.copy(owner)
-        twin.__dict__.update(own)
-        return twin
+            twin = self._made[id(value)] = type(value)()  # before its parts: it may hold itself
+            new = rebuilt([self.of(part) for part in parts])
+            (twin.extend if isinstance(twin, list) else twin.update)(new)
+            return twin
+        if parts:
+            self._made[id(value)] = value  # of a function that calls itself
+            copies = [self.of(part) for part in parts]
+            same = all(new is old for new, old in zip(copies, parts, strict=True))
+            self._made[id(value)] = value if same else rebuilt(copies)
+        return self._made.get(id(value), value)
 
 
-def _converted(program: torch.jit.ScriptModule, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    converted: nn.Module = program._apply(tensor)  # type: ignore[no-untyped-call]
-    return converted
+# --- what functions and containers hold -------------------------------------------------------------------------------
 
 
-# --- what functions use -----------------------------------------------------------------------------------------------
+def _apart(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """What a function uses or a container holds, and what makes such a value of other parts.
 
-
-def is_callable_object(value: object) -> bool:
-    """Whether it is called by a method of its class, written in Python, and has attributes of its own."""
-    own = not isinstance(value, nn.Module | type) and isinstance(getattr(value, "__dict__", None), dict)
-    return own and isinstance(getattr(type(value), "__call__", None), FunctionType)  # noqa: B004 -- which method it is
-
-
-def parts_of(value: Any) -> list[Any]:
-    """What a function may use: the object of a method, what a partial was given, closures, defaults, named globals.
-
-    Of lists, dictionaries and objects that can be called: what they hold.
+    Parts are those of a partial, a list, a dictionary or an object that can be called, and what functions and objects
+    of methods use. Nothing else has any.
     """
     if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
+        n, names = 1 + len(value.args), list(value.keywords)
+        parts = [value.func, *value.args, *value.keywords.values()]
+        return parts, lambda new: functools.partial(*new[:n], **dict(zip(names, new[n:], strict=True)))
     if isinstance(value, MethodType):
-        owner = value.__self__
-        inside = [] if isinstance(owner, nn.Module | type) else list(getattr(owner, "__dict__", {}).values())
-        return [owner, *inside]
-    if isinstance(value, FunctionType):
-        return [part for held in Uses.of(value) for part in held.values()]
+        parts, rebuilt = _object(value.__self__)
+        return parts, lambda new: MethodType(value.__func__, rebuilt(new))
+    if isinstance(value, FunctionType | Rebound):
+        function, uses = (value.function, value.uses) if isinstance(value, Rebound) else (value, _uses(value))
+        return list(uses.values()), lambda new: Rebound(function, dict(zip(uses, new, strict=True)))
     if type(value) in _COLLECTIONS:
-        return list(value)
-    if type(value) in _MAPPINGS or is_callable_object(value):
-        return list((value if type(value) in _MAPPINGS else vars(value)).values())
-    return []
+        return list(value), type(value)
+    if type(value) in _MAPPINGS:
+        return list(value.values()), lambda new: type(value)(zip(value, new, strict=True))
+    if isinstance(getattr(type(value), "__call__", None), FunctionType):  # noqa: B004 -- which method it is
+        return _object(value)
+    return [], lambda _: value
 
 
-def _filled(cell: CellType) -> bool:
-    """Whether a variable of an enclosing function has a value."""
-    with suppress(ValueError):
-        return cell.cell_contents is not cell
-    return False
+def _object(owner: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The same of an object with attributes; a module or a class is a part itself."""
+    attributes = getattr(owner, "__dict__", None)
+    if isinstance(owner, nn.Module | type) or not isinstance(attributes, dict):
+        return [owner], lambda new: new[0]
+
+    def rebuilt(new: list[Any]) -> Any:
+        twin = copy.copy(owner)
+        twin.__dict__.update(zip(attributes, new, strict=True))
+        return twin
+
+    return list(attributes.values()), rebuilt
 
 
-def _named_globals(function: FunctionType) -> dict[Any, Any]:
-    """The globals that a function's code names: modules, tensors, what holds them, and functions of the same file."""
+def _uses(function: FunctionType) -> dict[Any, Any]:
+    """What a function uses, by kind and name: variables of enclosing functions, defaults, keywords and globals.
+
+    Variables without a value are left out, and of globals all but modules, tensors, what holds them, and functions of
+    the same file.
+    """
+    found: dict[Any, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # it has no value
+            found["closure", name] = cell.cell_contents
+    found |= {("default", i): value for i, value in enumerate(function.__defaults__ or ())}
+    found |= {("keyword", name): value for name, value in (function.__kwdefaults__ or {}).items()}
     scope = function.__globals__
-    found = {name: scope[name] for name in _names(function.__code__) if name in scope}
-    return {
-        name: value
-        for name, value in found.items()
-        if _holds_tensors(value)
-        or (isinstance(value, FunctionType) and value.__globals__ is scope and value is not function)
-    }
-
-
-def _holds_tensors(value: Any, seen: frozenset[int] = frozenset()) -> bool:
-    """Whether it is a module or a tensor, or a list, a dictionary or an object that can be called with one in it."""
-    if isinstance(value, nn.Module | Tensor):
-        return True
-    holds = type(value) in (*_COLLECTIONS, *_MAPPINGS) or is_callable_object(value)
-    inside = seen | {id(value)}  # some hold themselves
-    return holds and any(_holds_tensors(part, inside) for part in parts_of(value) if id(part) not in inside)
+    for name in _names(function.__code__):
+        value = scope.get(name)
+        own = isinstance(value, FunctionType) and value.__globals__ is scope and value is not function
+        if own or next(used(value, functions=False), None) is not None:
+            found["global", name] = value
+    return found
 
 
 def _names(code: CodeType) -> Iterator[str]:

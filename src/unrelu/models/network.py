@@ -18,8 +18,7 @@ from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
-from unrelu.models.generator import Generator, by, rounding_line, to_numpy
-from unrelu.models.reduced_precision import Rounding
+from unrelu.models.generator import Generator, Rounding, by, rounding_line, to_numpy
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count

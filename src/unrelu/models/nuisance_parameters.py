@@ -13,7 +13,7 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, as_generator, by, numbers
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -62,7 +62,7 @@ class ExtendedGenerator(Generator):
     @property
     def output_shape(self) -> Shape:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
         """Shape of one output."""
-        return self.function.output_shape
+        return self.function.output_shape or (1,)
 
     @property
     def width(self) -> int:  # type: ignore[override]
@@ -238,7 +238,7 @@ def _checked(module: _Change, network: Generator, bounds: Array) -> OpaqueNetwor
     try:
         function = _TRIAL.network(given, at, ExtendedGenerator.reason, lengths)
         return function.to(network.dtype, network.device)
-    except UnsupportedModelError as error:
+    except ModelError as error:
         raise InputError(f"the function of outputs and parameters cannot be used: {error}") from error
 
 

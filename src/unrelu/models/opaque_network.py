@@ -15,10 +15,9 @@ from torch.backends import mha
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, by, rounding_line
+from unrelu.models.generator import Generator, Rounding, by, rounding_line
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
-from unrelu.models.reduced_precision import Rounding
 from unrelu.runtime.host import Shared, computing, forkable_lock
 
 # Numbers in the tangents of one tensor held at once, 128 MiB of float64.
@@ -87,16 +86,14 @@ class OpaqueNetwork(Generator):
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
-        unit = torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
-        with plain_attention():
-            return self.push(z, unit) if self.forward_mode else self._by_rows(z)
+        return self.along(z, torch.eye(self.latent_dim, dtype=z.dtype, device=z.device).expand(len(z), -1, -1))
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d, as (B, m, n): forward-mode differentiation.
 
         Args:
             z: codes, (B, k).
-            directions: (m, k), the same for all codes, or (m, B, k).
+            directions: (m, B, k), or (m, 1, k), the same for all codes.
 
         Raises:
             NotImplementedError, RuntimeError: PyTorch has no forward-mode formula for something in the module.

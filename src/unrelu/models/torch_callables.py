@@ -5,12 +5,11 @@ Functions, further inputs that are held fixed, one output of several, random num
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
-from unrelu.models.module_copies import frozen, parts_of
+from unrelu.models.module_copies import in_double, used
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.streams import stream
 
 Output = str | int | Callable[[Any], Tensor] | None
 
-_CPU = torch.device("cpu")
 # Functions that draw, what gives a tensor of the same shape and type, and from which distribution they draw.
 _DRAWS: dict[Any, tuple[Callable[..., Tensor], str]] = {
     torch.randn: (torch.empty, "standard_normal"),
@@ -54,18 +52,14 @@ def as_module(function: Any, x: Tensor | None) -> nn.Module:
     if isinstance(function, nn.Module):
         return function
     function = getattr(function, "_torchdynamo_orig_callable", function)  # what torch.compile wraps
-    if not isinstance(function, functools.partial | FunctionType | MethodType) and _of_object(function):
-        function = function.__call__
+    called = getattr(function, "__call__", None)  # noqa: B004 -- which method it is matters
+    if isinstance(called, MethodType):  # of a class of Python
+        function = called
     module = FunctionModule(function)
-    if x is None or _computes(frozen(module, torch.float64, _CPU), x, torch.float64):
+    if x is None or _computes(in_double(module), x, torch.float64):
         return module
     single = _computes(function, x, torch.float32)
     return FunctionModule(_AsItIs(function), torch.float32) if single else module
-
-
-def _of_object(function: object) -> bool:
-    """Whether it is an object of a class of Python that can be called."""
-    return isinstance(getattr(function, "__call__", None), MethodType)  # noqa: B004 -- which method it is matters
 
 
 def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bool:
@@ -95,7 +89,7 @@ class FunctionModule(nn.Module):
         super().__init__()
         self.function, self.own = function, own
         self.title = str(getattr(function, "__name__", type(function).__name__))
-        self.used = nn.ModuleList(dict.fromkeys(_modules(function, set())))
+        self.used = nn.ModuleList(dict.fromkeys(m for m in used(function) if isinstance(m, nn.Module)))
         self.training = self.used.training = False  # which says nothing of the modules
 
     def forward(self, x: Tensor) -> Any:
@@ -113,18 +107,6 @@ class FunctionModule(nn.Module):
     def _converted(self, x: Any) -> Any:
         real = isinstance(x, fx.Proxy) or (isinstance(x, Tensor) and x.is_floating_point())
         return x.to(self.own) if real else x
-
-
-def _modules(value: Any, seen: set[int]) -> Iterator[nn.Module]:
-    """The modules that a function uses."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, nn.Module):
-        yield value
-        return
-    for part in parts_of(value):
-        yield from _modules(part, seen)
 
 
 # --- one tensor from a code -------------------------------------------------------------------------------------------
@@ -295,50 +277,31 @@ class HeldDraws(TorchFunctionMode):
 
 
 def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
-    """The name under which a module or function takes the code; None where that is its first input.
+    """The name under which a module or function takes the code; None where that is its first input, or not known.
 
     Raises:
         UnsupportedModelError: it takes inputs that were not given.
         ModelError: it takes none of a name that was given.
     """
-    parameters = _parameters(given)
-    return None if parameters is None else _code_name(parameters, call)
-
-
-def _parameters(given: Callable[..., Any]) -> list[inspect.Parameter] | None:
-    """Those of a call, without a module's own object; None where they are not known, as of builtin functions."""
     if isinstance(given, torch.jit.ScriptModule):
         return None
     try:
-        if isinstance(given, nn.Module):
-            return list(inspect.signature(type(given).forward).parameters.values())[1:]
-        return list(inspect.signature(given).parameters.values())
-    except (TypeError, ValueError):
+        signature = inspect.signature(given.forward if isinstance(given, nn.Module) else given)
+    except (TypeError, ValueError):  # of builtin functions
         return None
-
-
-def _code_name(parameters: list[inspect.Parameter], call: GeneratorCall) -> str | None:
-    """The name under which the code has to be passed, None where it is the first input."""
-    kinds = inspect.Parameter
-    named = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-    anything = any(p.kind in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL) for p in parameters)
+    kinds, parameters = inspect.Parameter, list(signature.parameters.values())
     names = [p.name for p in parameters]
-    for name in call.inputs:
-        if name not in names and not anything:
-            raise ModelError(f"inputs= has {name!r}, but the module takes {', '.join(names)}")
-    free = [p for p in named if p.name not in call.inputs]
-    missing = [
-        p.name
-        for p in parameters
-        if p.default is kinds.empty and p.kind is not kinds.VAR_KEYWORD and p.kind is not kinds.VAR_POSITIONAL
-        and p.name not in call.inputs and p not in free[:1]
-    ]  # fmt: skip
+    single = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
+    unknown = [name for name in call.inputs if name not in names]
+    if unknown and len(single) == len(parameters):
+        raise ModelError(f"inputs= has {unknown[0]!r}, but the module takes {', '.join(names)}")
+    positional = [p.name for p in single if p.kind is not kinds.KEYWORD_ONLY]
+    code = [name for name in positional if name not in call.inputs][:1]
+    missing = [p.name for p in single if p.default is kinds.empty and p.name not in (*call.inputs, *code)]
     if missing:
-        given = ", ".join(f"{name!r}: ..." for name in call.inputs)
-        wanted = ", ".join(f"{name!r}: tensor" for name in missing)
+        inputs = [f"{name!r}: ..." for name in call.inputs] + [f"{name!r}: tensor" for name in missing]
         raise UnsupportedModelError(
-            f"the module takes {' and '.join([p.name for p in free[:1]] + missing)}; a generator takes the code alone: "
-            f"pass the others, held fixed, as inputs={{{', '.join(filter(None, (given, wanted)))}}}"
+            f"the module takes {' and '.join(code + missing)}; a generator takes the code alone: pass the others, held "
+            f"fixed, as inputs={{{', '.join(inputs)}}}"
         )
-    first = free[0] if free else None
-    return first.name if first is not None and named and first is not named[0] else None
+    return code[0] if code and code != positional[:1] else None

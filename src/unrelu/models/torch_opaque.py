@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.module_copies import frozen, replica
+from unrelu.models.generator import Operations, tensors
+from unrelu.models.module_copies import in_double, replica
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import as_module, described, outputs
 from unrelu.runtime.streams import stream
@@ -30,7 +30,6 @@ _CLOSE = 1e-3
 _STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
 # Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
 _SCALES = (1.0, 0.9, 1.1)
-_TRAINING = "in training mode, where it computes something else than in evaluation mode; call module.eval() first"
 
 
 def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork:
@@ -52,20 +51,11 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         check_finite(parameter, repr(name))
     for name, buffer in module.named_buffers():  # which may be infinite on purpose, as masks of attention are
         check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
-    copy = frozen(module, torch.float64, torch.device("cpu"))
     codes = _trial_codes(latent_shape)
-    z = codes.flatten(1)
-    _check_result(replica(copy).eval(), codes)
+    _check_result(in_double(module).eval(), codes)
     try:
-        given, trial = replica(copy), replica(copy.eval())
-        x = _CODES.rows(trial, codes)
-        if _depends_on_mode(_CODES, given, codes, x):
-            raise ModelError(f"the module is {_TRAINING}")
-        width = _held(trial, codes, x)
         # What a chain could be made of instead is no part of the reason.
-        short = reason.partition("; supported")[0]
-        network = OpaqueNetwork(copy, latent_shape, short, tuple(x.shape[1:]), width)
-        return differentiated(network, z)
+        return _CODES.network(module, codes, reason.partition("; supported")[0])
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
@@ -83,14 +73,7 @@ def check_mode(module: nn.Module, latent_shape: Shape) -> None:
     Raises:
         ModelError: it is one.
     """
-    if not any(m.training for m in module.modules()):
-        return
-    copy, codes = frozen(module, torch.float64, torch.device("cpu")), _trial_codes(latent_shape)
-    given, trial = replica(copy), copy.eval()
-    with suppress(UnsupportedModelError):  # where it cannot be evaluated, nothing was computed in training mode either
-        x = _CODES.evaluate(trial, codes)
-        if _depends_on_mode(_CODES, given, codes, x):
-            raise ModelError(f"the module is {_TRAINING}")
+    _CODES.check_mode(module, _trial_codes(latent_shape))
 
 
 def _check_result(module: nn.Module, codes: Tensor) -> None:
@@ -115,16 +98,6 @@ def _check_result(module: nn.Module, codes: Tensor) -> None:
         )
 
 
-def _depends_on_mode(trial: Trial, module: nn.Module, z: Tensor, x: Tensor) -> bool:
-    """Whether a module is in training mode and does not give x there, what evaluation mode gives."""
-    if not any(m.training for m in module.modules()):
-        return False
-    try:
-        return not _equal(x, trial.evaluate(module, z))
-    except UnsupportedModelError:
-        return True
-
-
 @dataclass(frozen=True)
 class Trial:
     """What a module is tried as, in the words of its messages.
@@ -142,32 +115,6 @@ class Trial:
     drawn: str = "codes drawn from N(0, I)"
     remedy: str = ""
 
-    def rows(self, module: nn.Module, z: Tensor) -> Tensor:
-        """The results, if they are the same ones each time and each depends on its own row of z.
-
-        Raises:
-            UnsupportedModelError: they are not, or they are no finite real numbers, one row each.
-        """
-        generator = torch.random.get_rng_state()
-        x = self.evaluate(module, z)
-        if not torch.equal(generator, torch.random.get_rng_state()):
-            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic{self.remedy}")
-        if not _equal(x, self.evaluate(module, z)):
-            raise UnsupportedModelError(
-                f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
-            )
-        alone = [self.evaluate(module, row) for row in torch.split(z, 1)]
-        if not all(_equal(a, b) for a, b in zip(torch.split(x, 1), alone, strict=True)):
-            raise UnsupportedModelError(
-                f"{_a(self.given)} has another {self.result} alone than in a batch; each {self.result} must depend on "
-                f"its own {self.given} only"
-            )
-        if torch.equal(x[0], x[1]):
-            raise UnsupportedModelError(
-                f"two random {self.given}s have the same {self.result}; it does not depend on the {self.given}"
-            )
-        return x
-
     def network(
         self, function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0
     ) -> OpaqueNetwork:
@@ -179,20 +126,62 @@ class Trial:
             function: it.
             z: what it is tried on.
             reason: why it is no chain of layers.
-            lengths: see :func:`differentiated`.
+            lengths: of the entries of the directions along which derivatives are tried, (2, k) or one for all.
 
         Raises:
-            UnsupportedModelError: see :meth:`rows` and :func:`differentiated`; a module in training mode that computes
-                something else there.
+            UnsupportedModelError: results are no finite real numbers, one row each, or not the same ones each time, or
+                depend on other rows, or derivatives are not those of finite differences.
+            ModelError: see :meth:`check_mode`.
         """
-        module = frozen(as_module(function, z), torch.float64, torch.device("cpu"))
-        given, module = replica(module), module.eval()
-        x = self.rows(replica(module), z)
-        if _depends_on_mode(self, given, z, x):
-            raise UnsupportedModelError(f"it is a module {_TRAINING}")
-        shape = tuple(x.shape[1:]) or (1,)
-        network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, shape, _held(replica(module), z, x))
-        return differentiated(network, z.flatten(1), lengths)
+        given = as_module(function, z)
+        module = in_double(given).eval()
+        trial = replica(module)
+        x = self._rows(trial, z)
+        self.check_mode(given, z)
+        width = max(_width(trial, z), z[0].numel(), x[0].numel())
+        network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width)
+        return _differentiated(network, z.flatten(1), lengths)
+
+    def check_mode(self, module: nn.Module, z: Tensor) -> None:
+        """Refuse a module in training mode that computes something else there than in evaluation mode.
+
+        Raises:
+            ModelError: it is one.
+        """
+        if not any(m.training for m in module.modules()):
+            return
+        with suppress(UnsupportedModelError):  # where it cannot be evaluated, nothing was computed in training either
+            x = self.evaluate(in_double(module).eval(), z)
+            try:
+                same = _equal(x, self.evaluate(in_double(module), z))
+            except UnsupportedModelError:
+                same = False
+            if not same:
+                raise ModelError(
+                    "the module is in training mode, where it computes something else than in evaluation mode; call "
+                    "module.eval() first"
+                )
+
+    def _rows(self, module: nn.Module, z: Tensor) -> Tensor:
+        """The results, if they are the same ones each time and each depends on its own row of z."""
+        generator = torch.random.get_rng_state()
+        x = self.evaluate(module, z)
+        if not torch.equal(generator, torch.random.get_rng_state()):
+            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic{self.remedy}")
+        if not _equal(x, self.evaluate(module, z)):
+            raise UnsupportedModelError(
+                f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
+            )
+        if not _equal(x, torch.cat([self.evaluate(module, row) for row in torch.split(z, 1)])):
+            raise UnsupportedModelError(
+                f"{_a(self.given)} has another {self.result} alone than in a batch; each {self.result} must depend on "
+                f"its own {self.given} only"
+            )
+        if torch.equal(x[0], x[1]):
+            raise UnsupportedModelError(
+                f"two random {self.given}s have the same {self.result}; it does not depend on the {self.given}"
+            )
+        return x
 
     def evaluate(self, module: nn.Module, z: Tensor) -> Tensor:
         """The module's result, if it is one for each row.
@@ -242,23 +231,15 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-def differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float = 1.0) -> OpaqueNetwork:
-    """The network, differentiated in the mode that works: what the first of these codes show that have no kink near.
-
-    Args:
-        z: codes, (B, k).
-        lengths: of the entries of the directions along which it is tried, (B, k) or one for all.
-
-    Raises:
-        UnsupportedModelError: PyTorch's derivatives at z are not those of finite differences.
-    """
+def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
+    """The network, differentiated in the mode that works: what the first of these codes show that have no kink near."""
     for scale in _SCALES[:-1]:
         with suppress(UnsupportedModelError):
-            return _differentiated(network, scale * z, lengths)
-    return _differentiated(network, _SCALES[-1] * z, lengths)
+            return _differentiated_at(network, scale * z, lengths)
+    return _differentiated_at(network, _SCALES[-1] * z, lengths)
 
 
-def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
+def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
     """The same at codes z, by comparing with finite differences.
 
     For directions d and weights v, forward mode gives J d, reverse mode J^T v, and v . J d = J^T v . d.
@@ -266,41 +247,35 @@ def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) 
     rng = stream("trial directions")
     d = torch.from_numpy(rng.standard_normal((2, 1, z.shape[1]))) * lengths
     v = torch.from_numpy(rng.standard_normal((len(z), network.output_dim)))
-    gradient = _gradient(network, z, v)
-    pulled = (gradient * d[0]).sum(dim=1)
+    pulled = (_gradient(network, z, v) * d[0]).sum(dim=1)
+    steps = ((h, h * d[0]) for h in _STEPS)
+    slopes = ((network.forward(z + step) - network.forward(z - step)) / (2 * h) for h, step in steps)
     try:
         along = network.push(z, d)[1][:, 0]
     # What PyTorch raises where it has no forward-mode formula is not documented.
     except Exception:
-        network = replace(network, forward_mode=False)
         size = pulled.abs().max()
-        _compare(network, z, d[0], lambda s: ((s * v).sum(dim=1) - pulled, torch.maximum(size, s.norm() * v.norm())))
-        return network
+        _agree((((s * v).sum(dim=1) - pulled), torch.maximum(size, s.norm() * v.norm())) for s in slopes)
+        return replace(network, forward_mode=False)
     size = along.abs().max()
-    _compare(network, z, d[0], lambda s: (s - along, torch.maximum(size, s.abs().max())))
-    _agree((along * v).sum(dim=1) - pulled, along.norm() * v.norm())
+    _agree((s - along, torch.maximum(size, s.abs().max())) for s in slopes)
+    _agree([((along * v).sum(dim=1) - pulled, along.norm() * v.norm())])
     return network
 
 
-def _compare(network: OpaqueNetwork, z: Tensor, d: Tensor, off: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Check the derivative along d, by how far it is ``off`` from a slope, and the size that this is relative to."""
-    slopes = ((network.forward(z + h * d) - network.forward(z - h * d)) / (2 * h) for h in _STEPS)
-    for slope in slopes:
-        error, size = off(slope)
+def _agree(errors: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Check that one of some errors is small beside the size that goes with it."""
+    for error, size in errors:
         if error.abs().max() <= _CLOSE * size:
+            if size:
+                return
             break
-    _agree(error, size)
-
-
-def _agree(error: Tensor, size: Tensor) -> None:
     if not size:
         raise UnsupportedModelError("its derivative is zero at random inputs, though its output changes with them")
-    share = float(error.abs().max() / size)
-    if not share <= _CLOSE:
-        raise UnsupportedModelError(
-            f"its derivative is off by {share:.1g} of that of finite differences; rounding, detach() or no_grad() in "
-            "forward hide it"
-        )
+    raise UnsupportedModelError(
+        f"its derivative is off by {float(error.abs().max() / size):.1g} of that of finite differences; rounding, "
+        "detach() or no_grad() in forward hide it"
+    )
 
 
 def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
@@ -320,36 +295,17 @@ def longest(outputs: Array) -> Tensor:
     return x[x.norm(dim=1).argsort(descending=True)[:2]]
 
 
-# --- size -------------------------------------------------------------------------------------------------------------
-
-
-def _held(module: nn.Module, z: Tensor, x: Tensor) -> int:
-    """The most numbers that a module holds for a row, between z and its result x."""
-    return max(width_of(module, z), z[0].numel(), x[0].numel())
-
-
-def width_of(module: nn.Module, z: Tensor) -> int:
+def _width(module: nn.Module, z: Tensor) -> int:
     """The most numbers in any tensor that the module computes, for each code.
 
     Tensors that do not depend on the code, such as weights, drop out of the difference between two batch sizes.
     """
-    small, large = _Sizes(), _Sizes()
-    with torch.no_grad():
-        for sizes, codes in ((small, z), (large, torch.cat([z, z]))):
-            with sizes:
-                module(codes.clone())
-    return max(((b - a) // len(z) for a, b in zip(small.found, large.found, strict=False)), default=0)
 
+    def sizes(codes: Tensor) -> list[int]:
+        found: list[int] = []
+        with torch.no_grad(), Operations(lambda *_, result: found.extend(x.numel() for x in tensors(result))):
+            module(codes.clone())
+        return found
 
-class _Sizes(TorchDispatchMode):
-    """Lists the number of entries of whatever PyTorch computes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        values = result if isinstance(result, tuple | list) else (result,)
-        self.found.append(max((x.numel() for x in values if isinstance(x, Tensor)), default=0))
-        return result
+    pairs = zip(sizes(z), sizes(torch.cat([z, z])), strict=False)
+    return max(((b - a) // len(z) for a, b in pairs), default=0)
