@@ -1,8 +1,9 @@
-r"""Bounds on what the layers do at codes with F(z) < level, one layer at a time from the output: inversion as a proof.
+r"""Bound propagation: what the layers do at codes with F(z) < level, from the output back to the code and forth again.
 
-A lemma is a bound with the multipliers that it follows from. They are applied in turn: each may use the intervals that
-those before it have proved. The first ones say how large hidden outputs and codes can be, from one small linear program
-a layer.
+Backwards, the intervals of a layer's outputs bound its inputs by the pseudo-inverse of its weights; forwards, interval
+arithmetic bounds each layer by the one before. A lemma is a further bound with the multipliers that it follows from.
+Lemmas are applied in turn: each may use the intervals that those before it have proved. The first ones say how large
+hidden outputs and codes can be, from one small linear program a layer (:mod:`~unrelu.certification.bound_tightening`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
+from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound
 
 Array = npt.NDArray[np.float64]
 
@@ -42,6 +43,19 @@ class Lemma:
     index: int
     multipliers: Multipliers
 
+    def bound(self, chain: CertifiedChain, region: Region, level: float) -> Value:
+        """A lower bound of its functional at F(z) <= level."""
+        return lower_bound(chain, region, self.multipliers, level, **functional(chain, self.kind, self.index))
+
+
+def functional(chain: CertifiedChain, kind: int, index: int) -> dict[str, Array]:
+    """What a lemma bounds from below, as an argument of :func:`lower_bound`."""
+    if kind == LATENT:
+        return {"towards": np.concatenate([np.eye(chain.latent_dim), -np.eye(chain.latent_dim)])[index]}
+    of_neurons = np.zeros(chain.ends[-1])
+    of_neurons[chain.neurons(index) if kind == SUM else index] = 1.0 if kind == LOW else -1.0
+    return {"total" if kind == SUM else "extra": of_neurons}
+
 
 @dataclass(frozen=True, eq=False)
 class Regions:
@@ -59,14 +73,14 @@ class Regions:
     full: Region
     proven: bool
 
+    def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Regions:
+        """The part with u in these intervals too."""
+        return Regions(self.sharp.met(low, high), self.full.met(low, high), self.proven)
+
     def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The same met with the level set of a smaller level."""
         below = level_region(chain, level)
-        sharp, full = (
-            replace(region, low=np.maximum(below.low, region.low), high=np.minimum(below.high, region.high))
-            for region in (self.sharp, self.full)
-        )
-        return Regions(sharp, full, self.proven)
+        return self.met(below.low, below.high)
 
 
 def level_region(chain: CertifiedChain, level: float) -> Region:
@@ -78,23 +92,13 @@ def level_region(chain: CertifiedChain, level: float) -> Region:
 
 def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
     """The interval of v in which err_j(v) < level, for every output, rounded outwards; (1, 0) where there is none."""
-    y, c = chain.y, chain.slopes[-1]
-    low, high = _outwards(y - level, level, -1), _outwards(y + level, level, 1)
-    sloped = c > 0
-    low = np.where(low >= 0, low, np.where(sloped, _over(low, c, -1), -np.inf))
-    low = np.where((y >= level) & ~sloped, np.maximum(low, 0.0), low)
-    empty = (high < 0) & ~sloped
-    high = np.where(high >= 0, high, np.where(sloped, _over(high, c, 1), high))
-    return np.where(empty, 1.0, low), np.where(empty, 0.0, high)
-
-
-def _outwards(value: Array, level: float, side: int) -> Array:
-    return value + side * 4 * _UNIT * (np.abs(value) + level)
-
-
-def _over(value: Array, c: Array, side: int) -> Array:
-    quotient = np.divide(value, c, out=np.zeros_like(value), where=c > 0)
-    return quotient + side * 4 * _UNIT * np.abs(quotient)
+    y, flat = chain.y, chain.slopes[-1] == 0
+    low, high = (side - sign * 4 * _UNIT * (np.abs(side) + level) for side, sign in ((y - level, 1), (y + level, -1)))
+    below, above = _before(chain.slopes[-1], low, high)
+    # An output that is off has the error y.
+    below = np.where(flat & (y >= level), np.maximum(low, 0.0), below)
+    empty = flat & (high < 0)
+    return np.where(empty, 1.0, below), np.where(empty, 0.0, above)
 
 
 def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Regions:
@@ -104,16 +108,17 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> R
     prove (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
     """
     sharp = everywhere(chain, level, lemmas)
-    radius = min(sharp.radius, _radius(chain, sharp, [lemma for lemma in lemmas if lemma.kind == LATENT], level))
-    for lemma in lemmas:
-        if lemma.kind == BALANCE:
-            radius = min(radius, _balanced(chain, sharp, lemma.multipliers.slopes[: len(chain.biases[0])]))
+    balanced = [_balanced(chain, sharp, lemma) for lemma in lemmas if lemma.kind == BALANCE]
+    radius = min(sharp.radius, _enclosed(chain, sharp, lemmas, level), *balanced)
     sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
     full = propagated(chain, sharp)
     regions = Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
     for lemma in lemmas:
         if lemma.kind in (LOW, HIGH):
-            regions = _tightened(chain, regions, lemma, level)
+            bound = lemma.bound(chain, regions.full, level).within(regions.full.radius)
+            end = np.full(chain.ends[-1], np.inf)
+            end[lemma.index] = -bound
+            regions = regions.met(low=-end) if lemma.kind == LOW else regions.met(high=end)
     return regions
 
 
@@ -124,19 +129,20 @@ def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> 
     its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
     """
     region = level_region(chain, level)
-    low, high, radius = region.low, region.high, chain.radius
-    for layer in range(chain.depth - 1, -1, -1):
-        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
-        h_low, h_high = inverted(chain, layer, low[here], high[here])
-        if not layer:
-            radius = min(radius, float(np.maximum(np.abs(h_low), np.abs(h_high)).max()))
-            break
-        before = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))
-        low[before], high[before] = _before(chain.slopes[layer - 1], h_low, h_high)
-    region = Region(low, high, radius)
+    low, high = region.low, region.high
+    for layer in range(chain.depth - 1, 0, -1):
+        here, before = chain.neurons(layer), chain.neurons(layer - 1)
+        low[before], high[before] = _before(chain.slopes[layer - 1], *inverted(chain, layer, low[here], high[here]))
+    ends = inverted(chain, 0, low[chain.neurons(0)], high[chain.neurons(0)])
+    region = Region(low, high, min(chain.radius, float(np.abs(ends).max())))
     for lemma in lemmas:
-        if lemma.kind == SUM:
-            region = _summed(chain, region, lemma, level)
+        # All outputs of a ReLU layer are at least 0, so that each is at most their sum.
+        if lemma.kind == SUM and not chain.slopes[lemma.index].any():
+            value = lemma.bound(chain, region, level)
+            if not value.tilt:
+                most = np.full(chain.ends[-1], np.inf)
+                most[chain.neurons(lemma.index)] = -value.constant
+                region = region.met(high=most)
     return region
 
 
@@ -145,23 +151,28 @@ def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tupl
 
     h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
     """
-    weight, bias = chain.weights[layer], chain.biases[layer]
-    n, k = weight.shape
+    (n, k), bias = chain.weights[layer].shape, chain.biases[layer]
     nothing = np.full(k, -np.inf), np.full(k, np.inf)
     if n < k or not (np.isfinite(low).all() and np.isfinite(high).all()):
         return nothing
-    inverse = chain.inverse(layer)
-    rounding = 4 * (n + 8) * _UNIT
-    middle, half = (low + high) / 2 - bias, (high - low) / 2
-    size = np.abs(inverse)
-    center = inverse @ middle
-    reach = size @ half * (1 + rounding) + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
-    left = np.abs(np.eye(k) - inverse @ weight).sum(axis=1) + rounding * (size @ np.abs(weight)).sum(axis=1)
+    inverse, left = chain.inverse(layer), _left(chain, layer)
     if not float(left.max()) < 0.5:
         return nothing
+    rounding, size = 4 * (n + 8) * _UNIT, np.abs(inverse)
+    center = inverse @ ((low + high) / 2 - bias)
+    reach = size @ ((high - low) / 2) * (1 + rounding)
+    reach = reach + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
     largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(left.max()))
     reach = reach + 1.001 * left * largest
     return center - reach, center + reach
+
+
+def _left(chain: CertifiedChain, layer: int) -> Array:
+    """The sums of the rows of |I - P W|, rounded upwards, P the pseudo-inverse of a layer."""
+    weight, inverse = chain.weights[layer], chain.inverse(layer)
+    rounding = 4 * (len(weight) + 8) * _UNIT
+    left = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (np.abs(inverse) @ np.abs(weight))
+    return np.asarray(left.sum(axis=1))
 
 
 def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
@@ -173,58 +184,21 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
-def _summed(chain: CertifiedChain, region: Region, lemma: Lemma, level: float) -> Region:
-    """All outputs of a ReLU layer are at least 0, so that each is at most their sum."""
-    here = slice(int(chain.ends[lemma.index]), int(chain.ends[lemma.index + 1]))
-    value = lower_bound(chain, region, lemma.multipliers, level, total=unit(chain, here, -1.0))
-    if (chain.slopes[lemma.index] != 0).any() or value.tilt:
-        return region
-    high = region.high.copy()
-    high[here] = np.minimum(high[here], -value.constant)
-    return replace(region, high=high)
-
-
-def _tightened(chain: CertifiedChain, regions: Regions, lemma: Lemma, level: float) -> Regions:
-    here = slice(lemma.index, lemma.index + 1)
-    extra = unit(chain, here, 1.0 if lemma.kind == LOW else -1.0)
-    bound = lower_bound(chain, regions.full, lemma.multipliers, level, extra=extra).within(regions.full.radius)
-    changed = []
-    for region in (regions.sharp, regions.full):
-        low, high = region.low.copy(), region.high.copy()
-        if lemma.kind == LOW:
-            low[here] = np.maximum(low[here], bound)
-        else:
-            high[here] = np.minimum(high[here], -bound)
-        changed.append(replace(region, low=low, high=high))
-    return Regions(changed[0], changed[1], regions.proven)
-
-
-def unit(chain: CertifiedChain, here: slice, value: float) -> Array:
-    """A number for some neurons and 0 for the others, (N,)."""
-    vector = np.zeros(chain.ends[-1])
-    vector[here] = value
-    return vector
-
-
-def _radius(chain: CertifiedChain, region: Region, group: list[Lemma], level: float) -> float:
-    r"""The radius that bounds on all coordinates prove together; infinite if they do not.
+def _enclosed(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], level: float) -> float:
+    r"""The radius that LATENT lemmas on all coordinates prove together; infinite if they do not.
 
     Each says :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` with a tiny tau, of any z, however large. Hence
     :math:`|z|_\infty \le \max_i \beta_i / (1 - \max_i \tau_i)`.
     """
-    k, seen, beta, tilt = chain.latent_dim, set(), 0.0, 0.0
-    for lemma in group:
-        towards = np.zeros(k)
-        towards[lemma.index % k] = 1.0 if lemma.index < k else -1.0
-        value = lower_bound(chain, region, lemma.multipliers, level, towards=towards)
-        seen.add(lemma.index)
-        beta, tilt = max(beta, -value.constant), max(tilt, value.tilt)
-    if seen != set(range(2 * k)) or not tilt < 0.5 or not math.isfinite(beta):
+    values = {lemma.index: lemma.bound(chain, region, level) for lemma in lemmas if lemma.kind == LATENT}
+    beta = max([0.0, *(-value.constant for value in values.values())])
+    tilt = max([0.0, *(value.tilt for value in values.values())])
+    if len(values) < 2 * chain.latent_dim or not tilt < 0.5 or not math.isfinite(beta):
         return math.inf
     return beta / (1 - tilt) * (1 + 8 * _UNIT)
 
 
-def _balanced(chain: CertifiedChain, region: Region, mu: Array) -> float:
+def _balanced(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:
     r"""The radius that upper bounds H of all u in the first layer prove, u = W z + b; infinite if they do not.
 
     With mu > 0 and W^T mu = 0 up to rounding, the mu-weighted sum of u - b is at least :math:`-\rho |z|_\infty`, rho
@@ -234,18 +208,14 @@ def _balanced(chain: CertifiedChain, region: Region, mu: Array) -> float:
     .. math:: |z|_\infty \le \frac{|P|_\infty (\max_i |H_i| + |b|_\infty + C / \mu_{\min})}
         {1 - |P|_\infty \rho / \mu_{\min} - |I - P W|_\infty}.
     """
-    weight, bias = chain.weights[0], chain.biases[0]
-    high = np.abs(region.high[: len(bias)])
+    weight, bias, first = chain.weights[0], chain.biases[0], chain.neurons(0)
+    mu, high = lemma.multipliers.slopes[first], np.abs(region.high[first])
     if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
         return math.inf
-    inverse = chain.inverse(0)
-    size = float(np.abs(inverse).sum(axis=1).max())
-    rounding = (len(bias) + 4) * _UNIT
-    left = np.abs(np.eye(len(inverse)) - inverse @ weight).sum(axis=1)
-    left = left + 2 * rounding * (np.abs(inverse) @ np.abs(weight)).sum(axis=1)
-    rho = float((np.abs(mu @ weight) + 2 * rounding * (mu @ np.abs(weight))).sum())
+    size = float(np.abs(chain.inverse(0)).sum(axis=1).max())
+    rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())
     constant = float(mu @ (high + np.abs(bias))) / float(mu.min())
-    denominator = 1 - 1.001 * (size * rho / float(mu.min()) + float(left.max()))
+    denominator = 1 - 1.001 * (size * rho / float(mu.min()) + float(_left(chain, 0).max()))
     if not denominator > 0.5:
         return math.inf
     return 1.001 * size * (float(high.max()) + float(np.abs(bias).max()) + constant) / denominator
@@ -256,23 +226,19 @@ def propagated(chain: CertifiedChain, region: Region) -> Region:
 
     An empty one as it is.
     """
-    if (region.low > region.high).any():
+    if region.empty:
         return region
-    radius = region.radius
-    low, high = region.low.copy(), region.high.copy()
-    h_low, h_high = np.full(chain.latent_dim, -radius), np.full(chain.latent_dim, radius)
+    h_low, h_high = np.full(chain.latent_dim, -region.radius), np.full(chain.latent_dim, region.radius)
     if chain.bounds is not None:
         h_low, h_high = np.maximum(h_low, chain.bounds.lower), np.minimum(h_high, chain.bounds.upper)
         if (h_low > h_high).any():
-            return replace(region, low=np.ones_like(low), high=np.zeros_like(high))
-    for layer, (weight, bias, slope) in enumerate(zip(chain.weights, chain.biases, chain.slopes, strict=True)):
-        here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
-        middle, half = (h_low + h_high) / 2, (h_high - h_low) / 2
+            return region.met(low=1.0, high=0.0)
+    low, high = region.low.copy(), region.high.copy()
+    for layer, (weight, bias) in enumerate(zip(chain.weights, chain.biases, strict=True)):
+        here = chain.neurons(layer)
         size = np.abs(weight) @ np.maximum(np.abs(h_low), np.abs(h_high)) + np.abs(bias)
-        reach = np.abs(weight) @ half + size * 4 * (weight.shape[1] + 4) * _UNIT
-        center = weight @ middle + bias
-        low[here] = np.maximum(low[here], center - reach)
-        high[here] = np.minimum(high[here], center + reach)
-        h_low = np.where(low[here] > 0, low[here], slope * low[here])
-        h_high = np.where(high[here] > 0, high[here], slope * high[here])
-    return replace(region, low=low, high=high)
+        reach = np.abs(weight) @ ((h_high - h_low) / 2) + size * 4 * (weight.shape[1] + 4) * _UNIT
+        center = weight @ ((h_low + h_high) / 2) + bias
+        low[here], high[here] = np.maximum(low[here], center - reach), np.minimum(high[here], center + reach)
+        h_low, h_high = chain.outputs(layer, low[here]), chain.outputs(layer, high[here])
+    return Region(low, high, region.radius)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -30,13 +30,13 @@ from unrelu.certification.bound_propagation import (
     Lemma,
     Regions,
     everywhere,
+    functional,
     region_of,
-    unit,
 )
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.node_program import Limits, NodeBasis, NodeProgram, Solved
+from unrelu.certification.node_program import Limits, NodeProgram, Solved, Vertex
+from unrelu.certification.proof import Tree
 from unrelu.certification.safe_bounds import Multipliers, Region, settled
-from unrelu.certification.search_tree import Tree, missed
 from unrelu.certification.triangle_relaxation import Relaxation
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
@@ -44,8 +44,6 @@ from unrelu.lp.row_simplex import OPTIMAL, dual_simplex
 
 Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
-# Coefficients of all pre-activations, (N,), and of the code in its frame, (k,).
-Target = tuple[Array, Array]
 # Passes over the undecided neurons.
 _PASSES = 4
 # The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
@@ -94,9 +92,7 @@ def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end:
     region, k = everywhere(chain, level, lemmas), chain.latent_dim
     latent: list[Lemma] = []
     for index in range(2 * k):
-        cost = np.zeros(k)
-        cost[index % k] = 1.0 if index < k else -1.0
-        found = _program(chain, region, 0, cost, False)
+        found = _program(chain, region, 0, functional(chain, LATENT, index)["towards"], False)
         if found is None or time.perf_counter() > end:
             return []
         latent.append(Lemma(LATENT, index, found))
@@ -147,42 +143,44 @@ def _solved(
 
 def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
     """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
-    here = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
-    weight, shift, n = chain.weights[layer], chain.biases[layer], len(cost)
-    rows = np.ascontiguousarray(np.vstack([weight, np.eye(n)]))
-    box = np.full(n, _FAR)
-    lo = np.concatenate([region.low[here] - shift, np.zeros(n) if positive else -box])
-    hi = np.concatenate([region.high[here] - shift, box])
-    y = _solved(rows, lo, hi, cost, len(weight) + np.arange(n), cost < 0)
+    here, weight, shift, n = chain.neurons(layer), chain.weights[layer], chain.biases[layer], len(cost)
+    low, high, m = region.low[here] - shift, region.high[here] - shift, len(weight)
+    lo = np.concatenate([low, np.full(n, 0.0 if positive else -_FAR)])
+    hi = np.concatenate([high, np.full(n, _FAR)])
+    y = _solved(np.vstack([weight, np.eye(n)]), lo, hi, cost, m + np.arange(n), cost < 0)
     # At the ends of the box there is no bound; an end at 0 is none of these.
-    if y is None or (y[len(weight) :] < -1e-9).any() or (not positive and (np.abs(y[len(weight) :]) > 1e-9).any()):
+    if y is None or (y[m:] < -1e-9).any() or (not positive and (y[m:] > 1e-9).any()):
         return None
     slopes = np.zeros(chain.ends[-1])
-    count = len(weight)
     # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
-    price = np.where(np.isinf(lo[:count]), np.minimum(y[:count], 0.0), y[:count])
-    slopes[here] = -np.where(np.isinf(hi[:count]), np.maximum(price, 0.0), price)
+    slopes[here] = -np.clip(y[:m], np.where(np.isinf(high), 0.0, -np.inf), np.where(np.isinf(low), 0.0, np.inf))
     return Multipliers(np.zeros(len(chain.y)), slopes)
 
 
 def extremes(
-    program: NodeProgram, signs: Signs, start: NodeBasis, level: float, region: Region, targets: Iterable[Target]
-) -> Iterator[tuple[int, Multipliers]]:
-    """Minimise ``extra . u + towards . t`` over a relaxation for one target after another, until the time is up.
+    program: NodeProgram, signs: Signs, start: Vertex, level: float, region: Region, wanted: Iterable[tuple[int, int]]
+) -> list[Lemma]:
+    """The lemmas of some kinds and indices by minimising over a relaxation, one after another until the time is up.
 
-    Yields the number of each target that was solved, and the multipliers of its bound, fit for the region.
+    ``start`` is a vertex of its; the multipliers are made fit for the region.
     """
-    basis = start
-    for number, (extra, towards) in enumerate(targets):
+    chain, basis, found = program.relaxation.chain, start, []
+    nothing = {"extra": np.zeros(chain.ends[-1]), "towards": np.zeros(chain.latent_dim)}
+    for kind, index in wanted:
         if program.limits.over():
-            return
-        solved = program.extreme(signs, basis, level, extra, towards)
+            break
+        target = nothing | functional(chain, kind, index)
+        solved = program.extreme(signs, basis, level, **target)
         basis = start if solved is None else solved.basis
         if solved is not None:
-            yield number, settled(program.relaxation.chain, region, solved.multipliers, extra)
+            fit = settled(chain, region, solved.multipliers, target["extra"])
+            # Coordinates are in their frame in the program.
+            unit = chain.frame[1][index % chain.latent_dim] if kind == LATENT else 1.0
+            found.append(Lemma(kind, index, fit.times(unit)))
+    return found
 
 
-def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
+def obbt_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
     """Two more lemmas for every undecided hidden neuron, for the largest error: OBBT.
 
     From the last hidden layer to the first: bounds of a layer also bound those before it.
@@ -193,14 +191,8 @@ def neuron_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limi
     first = program.solve(none, cutoff=level)
     if first.closed or not first.finished:
         return []
-    ends = [(kind, int(neuron)) for neuron in relaxation.undecided[::-1] for kind in (LOW, HIGH)]
-    here = [slice(neuron, neuron + 1) for _, neuron in ends]
-    targets = (
-        (unit(chain, at, 1.0 if kind == LOW else -1.0), np.zeros(chain.latent_dim))
-        for at, (kind, _) in zip(here, ends, strict=True)
-    )
-    found = extremes(program, none, first.basis, level, region, targets)
-    return [Lemma(*ends[number], multipliers) for number, multipliers in found]
+    wanted = [(kind, int(neuron)) for neuron in relaxation.undecided[::-1] for kind in (LOW, HIGH)]
+    return extremes(program, none, first.basis, level, region, wanted)
 
 
 class Probing:
@@ -215,9 +207,7 @@ class Probing:
 
     def __init__(self, chain: CertifiedChain, level: float, regions: Regions, limits: Limits) -> None:
         self.chain, self.level, self.limits, self.regions = chain, level, limits, regions
-        self.tree = Tree(int(chain.ends[-1]))
-        self.leaf = self.tree.add(-1, -1, 0)
-        self.signs = np.zeros(chain.ends[-1], dtype=np.int8)
+        self.tree, self.leaf, self.signs = Tree(chain), 0, np.zeros(chain.ends[-1], dtype=np.int8)
         self._build()
 
     def _build(self) -> None:
@@ -229,8 +219,7 @@ class Probing:
 
     def _open(self, number: int, solved: Solved) -> Solved | None:
         """Keep what was proved of a node; None if it holds no code below the level."""
-        bound = self.tree.settle(number, self.chain, self.regions, solved.multipliers)
-        return None if bound >= self.level else solved
+        return None if self.tree.settle(number, self.regions, solved.multipliers) >= self.level else solved
 
     def run(self) -> None:
         """Decide neurons until none can be decided any more, or the time is up."""
@@ -246,7 +235,7 @@ class Probing:
 
     def _decide(self, neuron: int, now: Solved) -> None:
         """Split at a neuron if one side can be closed: at most one that the present point is not on."""
-        on, off = missed(self.program.relaxation, now.x, self.signs)
+        on, off = self.program.relaxation.missed(now.x, self.signs)
         # A point on one side of the neuron is below the level, so that this side stays open.
         for sign in [s for s, miss in ((1, on[neuron]), (-1, off[neuron])) if miss]:
             signs = self.signs.copy()
@@ -259,7 +248,6 @@ class Probing:
                 # Closed by the solver's numbers but not by safe ones.
                 del self.tree.nodes[-2:]
                 continue
-            self.tree.split(self.leaf, (shut, left))
             self.signs[neuron], self.leaf = -sign, left
             self.now = self._open(left, self.program.solve(self.signs, now.basis, self.level))
             return
@@ -268,12 +256,8 @@ class Probing:
         """The multipliers of the bounds of z_1 ... z_k and -z_1 ... -z_k in the open leaf; nothing if there is none."""
         if self.now is None:
             return []
-        k, nothing = self.chain.latent_dim, np.zeros(self.chain.ends[-1])
-        found = [Multipliers.none(self.chain)] * (2 * k)
-        order = [row for i in range(k) for row in (i, k + i)]
-        targets = ((nothing, np.concatenate([np.eye(k), -np.eye(k)])[row]) for row in order)
-        sharp = self.regions.sharp.signed(self.signs)
-        _, unit = self.chain.frame
-        for number, multipliers in extremes(self.program, self.signs, self.now.basis, self.level, sharp, targets):
-            found[order[number]] = multipliers.times(float(unit[order[number] % k]))
-        return found
+        chain, k = self.chain, self.chain.latent_dim
+        sharp, wanted = self.regions.sharp.signed(self.signs), [(LATENT, end) for i in range(k) for end in (i, k + i)]
+        found = extremes(self.program, self.signs, self.now.basis, self.level, sharp, wanted)
+        known = {lemma.index: lemma.multipliers for lemma in found}
+        return [known.get(i, Multipliers(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))) for i in range(2 * k)]

@@ -60,6 +60,11 @@ class CertifiedChain:
         return int(self.weights[0].shape[1])
 
     @cached_property
+    def scale(self) -> float:
+        """The largest of the observed numbers, max|y|."""
+        return float(np.abs(self.y).max(initial=0.0))
+
+    @cached_property
     def radius(self) -> float:
         """The largest |z_i| within the bounds; infinite without."""
         if self.bounds is None:
@@ -83,6 +88,15 @@ class CertifiedChain:
         """Where the neurons of each layer begin and end when all are counted through, (d + 1,)."""
         return np.concatenate([[0], np.cumsum([len(b) for b in self.biases])]).astype(np.int64)
 
+    def neurons(self, layer: int) -> slice:
+        """The neurons of a layer, counted from 0, among all; -1 for the outputs."""
+        layer %= self.depth
+        return slice(int(self.ends[layer]), int(self.ends[layer + 1]))
+
+    def by_layer(self, values: Array) -> list[Array]:
+        """Numbers of all neurons, (N,), as those of each layer."""
+        return np.split(values, self.ends[1:-1])
+
     @cached_property
     def bent(self) -> npt.NDArray[np.bool_]:
         """Which neurons have a kink that matters, counted through: all with c < 1 before the outputs.
@@ -101,7 +115,7 @@ class CertifiedChain:
     def inverse(self, layer: int) -> Array:
         """The pseudo-inverse of W of a layer, counted from 0; computed once."""
         if layer not in self._inverses:
-            self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]), dtype=np.float64)
+            self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]))
         return self._inverses[layer]
 
     def in_units(self, exponents: Sequence[int]) -> CertifiedChain | None:
@@ -112,31 +126,30 @@ class CertifiedChain:
         """
         if len(exponents) != self.depth:
             return None
-        weights, biases = list(self.weights), list(self.biases)
+        steps = np.diff([0, *exponents])
+        numbers, powers = [*self.weights, *self.biases, self.y], [*steps, *exponents, exponents[-1]]
         with np.errstate(over="ignore", under="ignore"):
-            for i, (after, before) in enumerate(zip(exponents, (0, *exponents), strict=False)):
-                weights[i], biases[i] = np.ldexp(weights[i], after - before), np.ldexp(biases[i], after)
-                if not np.array_equal(np.ldexp(weights[i], before - after), self.weights[i]):
-                    return None
-                if not np.array_equal(np.ldexp(biases[i], -after), self.biases[i]):
-                    return None
-            y = np.ldexp(self.y, exponents[-1])
-            if not np.array_equal(np.ldexp(y, -exponents[-1]), self.y):
-                return None
-        return replace(self, weights=tuple(weights), biases=tuple(biases), y=y)
+            scaled = [np.ldexp(a, power) for a, power in zip(numbers, powers, strict=True)]
+            back = [np.ldexp(a, -power) for a, power in zip(scaled, powers, strict=True)]
+        if not all(map(np.array_equal, back, numbers)):
+            return None
+        return replace(self, weights=tuple(scaled[: self.depth]), biases=tuple(scaled[self.depth : -1]), y=scaled[-1])
+
+    def outputs(self, layer: int, u: Array) -> Array:
+        """Phi(u) of a layer, counted from 0."""
+        return np.where(u > 0, u, self.slopes[layer] * u)
 
     def pre_activations(self, z: Array) -> list[Array]:
         """u_1 ... u_d at a code (k,)."""
         h, values = z, []
-        for weight, bias, slope in zip(self.weights, self.biases, self.slopes, strict=True):
-            u = weight @ h + bias
-            values.append(u)
-            h = np.where(u > 0, u, slope * u)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            values.append(weight @ h + bias)
+            h = self.outputs(layer, values[-1])
         return values
 
     def errors(self, v: Array) -> Array:
         """|y - phi(v)| for last pre-activations (n_d,)."""
-        return np.abs(self.y - np.where(v > 0, v, self.slopes[-1] * v))
+        return np.abs(self.y - self.outputs(-1, v))
 
     def objective(self, z: Array) -> float:
         """The largest error at z, or their sum."""
@@ -145,13 +158,10 @@ class CertifiedChain:
 
     def exact(self, z: Array) -> bool:
         """Whether z fits exactly: F(z) <= 1e-8 max|y|, or what rounding leaves of outputs of that size (if y = 0)."""
-        allowed = EXACT * float(np.abs(self.y).max(initial=0.0))
-        h = z
-        for u, slope in zip(self.pre_activations(z)[:-1], self.slopes, strict=False):
-            h = np.where(u > 0, u, slope * u)
+        h = self.outputs(-2, self.pre_activations(z)[-2]) if self.depth > 1 else z
         size = np.abs(self.weights[-1]) @ np.abs(h) + np.abs(self.biases[-1])
         rounding = 2.0**-50 * float(size.max(initial=0.0) if self.norm == "linf" else size.sum())
-        return self.objective(z) <= max(allowed, rounding)
+        return self.objective(z) <= max(EXACT * self.scale, rounding)
 
 
 def obstacle(network: Generator) -> str | None:

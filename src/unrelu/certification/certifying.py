@@ -42,12 +42,12 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     Coordinates not reached within the limits are bounded by the radius alone. Computing the intervals of all neurons
     first would make it only a little smaller, and take much longer.
     """
-    level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * float(np.abs(chain.y).max(initial=0.0)))
+    level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * chain.scale)
     lemmas = backward_bounds(chain, level, limits.end)
     search = Probing(chain, level, region_of(chain, level, lemmas), limits)
     search.run()
     kept = [] if search.now is None else [search.leaf]
-    return search.tree.proof(chain, level, level, lemmas, kept, search.ends())
+    return search.tree.proof(level, level, lemmas, kept, search.ends())
 
 
 def prove(
@@ -77,19 +77,19 @@ def prove(
     with np.errstate(over="ignore", under="ignore"):
         eps = float(np.ldexp(eps, unit))
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
-    scale, begin = float(np.abs(chain.y).max(initial=0.0)), time.perf_counter()
-    search = BranchAndBound(chain, z, limits, scale=scale)
+    begin = time.perf_counter()
+    search = BranchAndBound(chain, z, limits)
     proof = None
     if not search.exact:
         search.run()
-        proof = search.tree.proof(chain, search.level, search.reach, search.lemmas) if len(search.tree) else None
+        proof = search.tree.proof(search.level, search.reach, search.lemmas) if search.visited else None
     seconds = time.perf_counter() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
-    status = _status(search, lower, scale)
+    status = _status(search, lower)
     rank, determined = determination(network, search.z, operator, bounds)
     certificate = Certificate(
         lower, search.upper, search.z, status, norm, determined, rank, eps, None, radius,
-        search.visited, seconds, scale, proof, None, _history(search, lower),
+        search.visited, seconds, chain.scale, proof, None, _history(search, lower),
         bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
     if enclosed is not None:
@@ -113,10 +113,10 @@ def _history(search: BranchAndBound, lower: float) -> tuple[BoundsAt, ...]:
     return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
 
 
-def _status(search: BranchAndBound, lower: float, scale: float) -> ProofStatus:
+def _status(search: BranchAndBound, lower: float) -> ProofStatus:
     if search.exact:
         return ProofStatus.EXACT_FIT
-    if search.upper - lower <= GAP * max(search.upper, EXACT * scale):
+    if search.upper - lower <= GAP * max(search.upper, EXACT * search.chain.scale):
         return ProofStatus.OPTIMAL
     return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
 

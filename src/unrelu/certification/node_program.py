@@ -27,6 +27,7 @@ from unrelu.runtime.streams import stream
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
 # Pivots at most; and one look at the clock for every so many numbers touched.
 _PIVOTS, _CHUNK = 20_000, 2e8
 # A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.
@@ -106,20 +107,25 @@ class WorkingRows:
 
 
 @dataclass(frozen=True, eq=False)
-class NodeBasis:
-    """A vertex: its basic rows, the sides at which they are tight, and the rows whose multipliers are at an end."""
+class Vertex:
+    """A vertex and its multipliers.
+
+    Attributes:
+        rows, upper: the basic rows, and whether each is tight at its upper side, (N,).
+        state: the rows whose multipliers are at an end, (M,).
+        y: the multipliers of the basic rows, (N,).
+        ray: one more row and its multiplier, where the constraints contradict each other; else -1, 0.
+    """
 
     rows: npt.NDArray[np.int64]
-    upper: npt.NDArray[np.bool_]
+    upper: Flags
     state: npt.NDArray[np.int8]
+    y: Array
+    ray: Array
 
-
-class _Vertex:
-    """A basis on its way, the multipliers y of its rows, and one more row (``ray``) where there is a contradiction."""
-
-    def __init__(self, start: NodeBasis) -> None:
-        self.rows, self.upper, self.state = start.rows.copy(), start.upper.copy(), start.state.copy()
-        self.y, self.ray = np.zeros(len(start.rows)), np.array([-1.0, 0.0])
+    def copy(self) -> Vertex:
+        """One that can be changed."""
+        return Vertex(self.rows.copy(), self.upper.copy(), self.state.copy(), self.y.copy(), np.array([-1.0, 0.0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +137,7 @@ class Solved:
         closed: whether the bound has passed the cutoff.
         finished: whether it was solved; otherwise ``value`` is a bound that it had reached.
         x: the optimum, where not closed.
-        basis: to go on from.
+        basis: its vertex, to go on from.
         multipliers: that ``value`` follows from.
     """
 
@@ -139,7 +145,7 @@ class Solved:
     closed: bool
     finished: bool
     x: Array
-    basis: NodeBasis
+    basis: Vertex
     multipliers: Multipliers
 
 
@@ -150,58 +156,56 @@ class NodeProgram:
         compile_simplex()
         self.relaxation, self.limits = relaxation, limits or Limits()
         rows = relaxation.rows
-        total = int(relaxation.chain.ends[-1])
-        self._off_side, self._on_side = np.full(total, -1), np.full(total, -1)
-        numbers = np.arange(len(rows.kind))
-        for kind, where in ((OFF_SIDE, self._off_side), (ON_SIDE, self._on_side)):
-            where[rows.neuron[rows.kind == kind]] = numbers[rows.kind == kind]
-        start = relaxation.chain.ends[-2]
-        outputs = rows.neuron >= start
-        self._sign, self._extra = np.full(total, -1), np.full(total, -1)
-        if not relaxation.delta:
-            signed = (rows.kind == SIGN) & outputs
-            self._sign[rows.neuron[signed]] = numbers[signed]
-            extra = (rows.kind == ERROR) & outputs & (rows.p == 0)
-            self._extra[rows.neuron[extra]] = numbers[extra]
+        outputs = rows.neuron >= relaxation.chain.ends[-2]
+        self._off_side, self._on_side = self._places(rows.kind == OFF_SIDE), self._places(rows.kind == ON_SIDE)
+        self._sign = self._places((rows.kind == SIGN) & outputs)
+        self._extra = self._places((rows.kind == ERROR) & (rows.p == 0))
         m, n = rows.matrix.shape
         self._chunk = max(20, min(2 * n + 20, int(_CHUNK / (n * (m + 2 * n)))))
         self._edges, self._x = np.zeros((n, n)), np.zeros(n)
         self._working = WorkingRows(rows, relaxation.norms)
-        self._last: NodeBasis | None = None
-        self._parent: tuple[NodeBasis, Array] | None = None
+        self._last: Vertex | None = None
+        self._parent: tuple[Vertex, Array] | None = None
 
-    def _cold(self) -> NodeBasis:
+    def _places(self, chosen: Flags) -> Index:
+        """The row of each neuron among some rows; -1 where there is none."""
+        place = np.full(int(self.relaxation.chain.ends[-1]), -1)
+        place[self.relaxation.rows.neuron[chosen]] = np.flatnonzero(chosen)
+        return place
+
+    def _cold(self) -> Vertex:
         """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
         rows, n = self.relaxation.rows, self.relaxation.size
         m = len(rows.kind)
-        basis, upper = m + np.arange(n), np.zeros(n, dtype=bool)
+        basic = m + np.arange(n)
         if self.relaxation.delta:
-            basis[-1] = np.flatnonzero(rows.kind == FLOOR)[0]
-        return NodeBasis(basis, upper, np.zeros(m, dtype=np.int8))
+            basic[-1] = np.flatnonzero(rows.kind == FLOOR)[0]
+        return Vertex(basic, np.zeros(n, dtype=bool), np.zeros(m, dtype=np.int8), np.zeros(n), np.zeros(2))
 
-    def solve(self, signs: Signs, start: NodeBasis | None = None, cutoff: float = math.inf) -> Solved:
+    def solve(self, signs: Signs, start: Vertex | None = None, cutoff: float = math.inf) -> Solved:
         """Minimise F with some neurons decided, up to a cutoff; ``start`` is the solution with fewer decisions."""
-        relaxation = self.relaxation
         lo, hi, p, constant = self._sides(signs)
-        if start is not None and len(start.state) != len(relaxation.rows.kind):
-            # Of a relaxation at another level, which had other rows.
-            start = None
-        basis = self._cold() if start is None else start
-        vertex = _Vertex(basis)
-        sides = (lo, hi, p)
-        status, value = self._dual(vertex, sides, relaxation.cost, cutoff - constant, not self._recall(basis))
+        begin = start or self._cold()
+        vertex, sides, cost = begin.copy(), (lo, hi, p), self.relaxation.cost
+        status, value = self._dual(vertex, sides, cost, cutoff - constant, not self._recall(begin))
         if status == _STALLED:
             status, value = self._around(vertex, sides, cutoff - constant)
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
-        self._last = NodeBasis(vertex.rows, vertex.upper, vertex.state)
-        return Solved(
-            value + constant, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), self._last,
-            self._multipliers(vertex.rows, vertex.state, vertex.y, p, vertex.ray),
-        )  # fmt: skip
+        return self._solved(vertex, status, value + constant, p)
+
+    def _solved(self, vertex: Vertex, status: int, value: float, p: Array, extra: Array | None = None) -> Solved:
+        """What a vertex proves."""
+        basic, at_end = vertex.rows < len(p), np.flatnonzero(vertex.state)
+        ray = vertex.ray[:, None] if vertex.ray[0] >= 0 else np.zeros((2, 0))
+        ends = np.where(vertex.state[at_end] > 0, p[at_end], -self.relaxation.rows.q[at_end])
+        index = np.concatenate([vertex.rows[basic], at_end, ray[0].astype(np.int64)])
+        multipliers = self.relaxation.multipliers(index, np.concatenate([vertex.y[basic], ends, ray[1]]), extra)
+        self._last = vertex
+        return Solved(value, status == CUTOFF, status in (OPTIMAL, CUTOFF), self._x.copy(), vertex, multipliers)
 
     def _dual(
-        self, vertex: _Vertex, sides: tuple[Array, Array, Array], cost: Array, cutoff: float, fresh: bool
+        self, vertex: Vertex, sides: tuple[Array, Array, Array], cost: Array, cutoff: float, fresh: bool
     ) -> tuple[int, float]:
         """Run the dual simplex on the working rows, and let in what its optimum violates, until that is nothing."""
         (lo, hi, p), working = sides, self._working
@@ -215,7 +219,7 @@ class NodeProgram:
                 vertex.upper, at_end, self._edges, fresh, vertex.y, self._x, np.empty(len(index)), vertex.ray, cutoff,
                 self._chunk,
             )  # fmt: skip
-            vertex.rows, vertex.state[index] = working.everywhere(local), at_end
+            vertex.rows[:], vertex.state[index] = working.everywhere(local), at_end
             pivots, fresh = pivots + more, False
             missing = working.missing(self._x, lo, hi) if status == OPTIMAL else index[:0]
             working.include(missing)
@@ -229,67 +233,55 @@ class NodeProgram:
             vertex.ray[0] = index[int(vertex.ray[0])]
         return status, value
 
-    def _around(self, vertex: _Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float]:
+    def _around(self, vertex: Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float]:
         """Where pivots gain nothing: solve with a moved objective, and go on from there with the true one.
 
         The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
         """
-        (lo, hi, _), relaxation = sides, self.relaxation
+        (lo, hi, _), relaxation, working = sides, self.relaxation, self._working
         m, rng = len(lo), stream("perturbed multipliers", len(lo))
         for _ in range(_ROUNDS):
-            cost = relaxation.cost.copy()
             basic = np.flatnonzero(vertex.rows < m)
             moved = _MOVED * (0.5 + rng.random(len(basic))) * np.where(vertex.upper[basic], -1.0, 1.0)
             rows = vertex.rows[basic]
-            cost += (moved / relaxation.norms[rows]) @ relaxation.rows.matrix[rows]
+            cost = relaxation.cost + (moved / relaxation.norms[rows]) @ relaxation.rows.matrix[rows]
             far = 10.0 * (abs(cutoff) + 1.0) if math.isfinite(cutoff) else math.inf
             status, value = self._dual(vertex, sides, cost, far, False)
-            if status not in (OPTIMAL, CUTOFF):
-                return status if status != _STALLED else LIMIT, -math.inf
             if status == OPTIMAL:
-                status = self._true_optimum(vertex, lo, hi)
-                if status != OPTIMAL:
-                    return status, -math.inf
+                # A feasible vertex: from here to the optimum among the working rows.
+                index, local = working.index, working.local(vertex.rows)
+                status, _, _ = primal_simplex(
+                    ROUTINES, working.matrix, working.norms, lo[index], hi[index], relaxation.cost, local,
+                    vertex.upper, self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
+                )  # fmt: skip
+                vertex.rows[:] = working.everywhere(local)
+            elif status == CUTOFF:
+                status = OPTIMAL
+            if status != OPTIMAL:
+                return status if status != _STALLED else LIMIT, -math.inf
             status, value = self._dual(vertex, sides, relaxation.cost, cutoff, False)
             if status != _STALLED or self.limits.over():
                 break
         return LIMIT if status == _STALLED else status, value
 
-    def _true_optimum(self, vertex: _Vertex, lo: Array, hi: Array) -> int:
-        """From a feasible vertex to the optimum among the working rows."""
-        index, local = self._working.index, self._working.local(vertex.rows)
-        status, _, _ = primal_simplex(
-            ROUTINES, self._working.matrix, self._working.norms, lo[index], hi[index], self.relaxation.cost, local,
-            vertex.upper, self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
-        )  # fmt: skip
-        vertex.rows = self._working.everywhere(local)
-        return int(status)
-
-    def _recall(self, basis: NodeBasis) -> bool:
+    def _recall(self, basis: Vertex) -> bool:
         """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""
-        if basis is self._last:
-            self._parent = (basis, self._edges.copy())
-            return True
         if self._parent is not None and basis is self._parent[0]:
             np.copyto(self._edges, self._parent[1])
             return True
-        matrix = self._basic_rows(basis)
-        try:
-            np.copyto(self._edges, np.linalg.inv(matrix).T)
-        except np.linalg.LinAlgError:
-            return False
+        if basis is not self._last:
+            rows, (m, n) = self.relaxation.rows.matrix, self.relaxation.rows.matrix.shape
+            real = (basis.rows < m)[:, None]
+            artificial = np.eye(n)[np.maximum(basis.rows - m, 0)]
+            matrix = np.where(real, rows[np.minimum(basis.rows, m - 1)], artificial)
+            try:
+                np.copyto(self._edges, np.linalg.inv(matrix).T)
+            except np.linalg.LinAlgError:
+                return False
         self._parent = (basis, self._edges.copy())
         return True
 
-    def _basic_rows(self, basis: NodeBasis) -> Array:
-        rows = self.relaxation.rows.matrix
-        matrix = np.zeros((len(basis.rows), rows.shape[1]))
-        real = basis.rows < len(rows)
-        matrix[real] = rows[basis.rows[real]]
-        matrix[~real, basis.rows[~real] - len(rows)] = 1.0
-        return matrix
-
-    def extreme(self, signs: Signs, start: NodeBasis, level: float, extra: Array, towards: Array) -> Solved | None:
+    def extreme(self, signs: Signs, start: Vertex, level: float, extra: Array, towards: Array) -> Solved | None:
         """Minimise ``extra . u + towards . t`` over the points with delta <= level; None if that failed.
 
         t is the code in its frame. For the largest error only. ``start`` is a vertex that satisfies everything.
@@ -297,29 +289,23 @@ class NodeProgram:
         relaxation, rows = self.relaxation, self.relaxation.rows
         cost = np.zeros(relaxation.size)
         cost[: len(towards)] = towards
-        for (u, _), part in zip(relaxation.pre, np.split(extra, relaxation.chain.ends[1:-1]), strict=True):
+        for (u, _), part in zip(relaxation.pre, relaxation.chain.by_layer(extra), strict=True):
             chosen = np.flatnonzero(part)
             cost += part[chosen] @ u[chosen]
-        lo, hi, _, _ = self._sides(signs)
-        floor = rows.kind == FLOOR
-        hi[floor] = level
-        fresh, number, upper = start is not self._last, start.rows.copy(), start.upper.copy()
-        y = np.zeros(relaxation.size)
-        status, value, pivots = LIMIT, -math.inf, 0
-        while True:
+        lo, hi, p, _ = self._sides(signs)
+        hi[rows.kind == FLOOR] = level
+        vertex, fresh, pivots, ended = start.copy(), start is not self._last, 0, False
+        while not ended:
             status, value, more = primal_simplex(
-                ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, number, upper, self._edges, fresh, y, self._x,
-                np.empty(len(rows.kind)), self._chunk,
+                ROUTINES, rows.matrix, relaxation.norms, lo, hi, cost, vertex.rows, vertex.upper, self._edges, fresh,
+                vertex.y, self._x, np.empty(len(rows.kind)), self._chunk,
             )  # fmt: skip
             pivots, fresh = pivots + more, False
-            if self._ended(status, more, pivots):
-                break
+            ended = self._ended(status, more, pivots)
         if status != OPTIMAL:
             self._last = None
             return None
-        self._last = NodeBasis(number, upper, start.state)
-        multipliers = self._multipliers(number, start.state, y, rows.p, np.array([-1.0, 0.0]), extra)
-        return Solved(value, False, True, self._x.copy(), self._last, multipliers)
+        return self._solved(vertex, status, value, p, extra)
 
     def _ended(self, status: int, more: int, pivots: int) -> bool:
         """Whether a kernel has stopped for good, and not to let us look at the clock."""
@@ -334,37 +320,14 @@ class NodeProgram:
         for chosen in (self._on_side[on], self._off_side[off]):
             there = chosen[chosen >= 0]
             hi[there] = lo[there]
-        if not (self._sign >= 0).any():
+        if relaxation.delta:
             return lo, hi, p, constant
-        chain, start = relaxation.chain, int(relaxation.chain.ends[-2])
-        shift = relaxation.pre[-1][1]
-        p = p.copy()
+        chain, shift, p = relaxation.chain, relaxation.pre[-1][1], p.copy()
         on, off = on[self._sign[on] >= 0], off[self._sign[off] >= 0]
+        start = int(chain.ends[-2])
         lo[self._sign[on]] = -shift[on - start]
+        hi[self._sign[off]] = -shift[off - start]
         # Rows without a cost have no side, so that no vertex counts them as missed when they get one.
         lo[self._extra[on]] = chain.y[on - start] - shift[on - start]
-        hi[self._sign[off]] = -shift[off - start]
-        c = chain.slopes[-1]
-        p[self._extra[on]] = 1 - c[on - start]
-        return lo, hi, p, constant + float(((1 - c) * chain.y)[off - start].sum())
-
-    def _multipliers(
-        self,
-        number: npt.NDArray[np.int64],
-        state: npt.NDArray[np.int8],
-        y: Array,
-        p: Array,
-        ray: Array,
-        extra: Array | None = None,
-    ) -> Multipliers:
-        m, rows = len(state), self.relaxation.rows
-        basic = number < m
-        index, values = [number[basic]], [y[basic]]
-        for side, costs in ((1, p), (-1, -rows.q)):
-            at = np.flatnonzero(state == side)
-            index.append(at)
-            values.append(costs[at])
-        if ray[0] >= 0:
-            index.append(np.array([int(ray[0])]))
-            values.append(ray[1:])
-        return self.relaxation.multipliers(np.concatenate(index), np.concatenate(values), extra)
+        p[self._extra[on]] = 1 - chain.slopes[-1][on - start]
+        return lo, hi, p, constant + float(((1 - chain.slopes[-1]) * chain.y)[off - start].sum())

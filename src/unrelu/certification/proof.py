@@ -1,4 +1,4 @@
-r"""A proof on paper, as it were: lemmas, a tree of decisions, multipliers of its leaves; and reading it without a
+r"""A proof on paper, as it were: lemmas, a tree of decisions, multipliers of its leaves; written, and read without a
 solver.
 
 The leaves of the tree cover every sign pattern. Each has multipliers, from which a bound of F over its codes follows,
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Packed, Region, lower_bound
+from unrelu.certification.safe_bounds import Multipliers, Packed, Region, lower_bound, settled
 
 # The gap that a proof closes.
 GAP = 1e-6
@@ -69,6 +69,18 @@ class MultiplierRows:
         for part in map(slice, self.pointer[:-1], self.pointer[1:]):
             yield Packed(self.index[part], self.value[part]).unpacked(self.outputs, self.total)
 
+    @property
+    def well_formed(self) -> bool:
+        """Whether the places of every row are places of a matrix."""
+        steps, width = np.diff(self.pointer), self.outputs + self.total
+        return bool(
+            len(self.pointer)
+            and self.pointer[0] == 0
+            and (steps >= 0).all()
+            and self.pointer[-1] == len(self.index) == len(self.value)
+            and ((self.index >= 0) & (self.index < width)).all()
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Proof:
@@ -110,9 +122,12 @@ class Proof:
             yield lower_bound(chain, region, multipliers).within(region.radius)
 
     def _parts(self, chain: CertifiedChain, leaves: Index) -> Iterator[Region]:
-        """What holds in some leaves."""
+        """What holds in some leaves: by the lemmas, and the decisions of each node and its ancestors."""
         full = self.regions(chain).full
-        signs = signs_of_nodes(chain, self.parent, self.neuron, self.sign)
+        signs = np.zeros((len(self.parent), int(chain.ends[-1])), dtype=np.int8)
+        for number in range(1, len(self.parent)):
+            signs[number] = signs[self.parent[number]]
+            signs[number, self.neuron[number]] = self.sign[number]
         return (full.signed(signs[leaf]) for leaf in leaves)
 
     def box(self, chain: CertifiedChain) -> Array:
@@ -124,12 +139,11 @@ class Proof:
         box = np.tile([math.inf, -math.inf], (k, 1))
         if not all(bound >= self.level for bound in self._leaf_bounds(chain)):
             return -box
-        rows, towards = iter(self.open_rows), np.concatenate([np.eye(k), -np.eye(k)])
-        least = np.full(2 * k, -math.inf)
+        rows, least = iter(self.open_rows), np.full(2 * k, -math.inf)
         if chain.bounds is not None:
             least = np.concatenate([chain.bounds.lower, -chain.bounds.upper])
         for region in self._parts(chain, self.open_leaf):
-            bounds = (lower_bound(chain, region, next(rows), self.level, towards=side) for side in towards)
+            bounds = (Lemma(LATENT, side, next(rows)).bound(chain, region, self.level) for side in range(2 * k))
             ends = np.maximum([bound.within(region.radius) for bound in bounds], np.maximum(least, -region.radius))
             box[:, 0] = np.minimum(box[:, 0], ends[:k])
             box[:, 1] = np.maximum(box[:, 1], -ends[k:])
@@ -155,7 +169,7 @@ class Proof:
         for rows in (self.lemma_rows, self.leaf_rows, self.open_rows):
             if (rows.outputs, rows.total) != (outputs, neurons):
                 return f"it is about {rows.outputs} outputs and {rows.total} neurons, not {outputs} and {neurons}"
-            if not _is_sparse(rows):
+            if not rows.well_formed:
                 return "rows of multipliers are not well formed"
         if not (0 <= self.level <= self.reach < math.inf):
             return f"level {self.level:g} must be between 0 and reach {self.reach:g}"
@@ -178,39 +192,92 @@ class Proof:
         return all(0 <= kind <= BALANCE and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
 
 
-def signs_of_nodes(chain: CertifiedChain, parent: Index, neuron: Index, sign: Index) -> Signs:
-    """The decisions of every node, (nodes, N): those of its parent and its own."""
-    signs = np.zeros((len(parent), int(chain.ends[-1])), dtype=np.int8)
-    for number in range(1, len(parent)):
-        signs[number] = signs[parent[number]]
-        signs[number, neuron[number]] = sign[number]
-    return signs
-
-
-def _is_sparse(rows: MultiplierRows) -> bool:
-    steps, width = np.diff(rows.pointer), rows.outputs + rows.total
-    return bool(
-        len(rows.pointer)
-        and rows.pointer[0] == 0
-        and (steps >= 0).all()
-        and rows.pointer[-1] == len(rows.index) == len(rows.value)
-        and ((rows.index >= 0) & (rows.index < width)).all()
-    )
-
-
 def _is_tree(parent: Index, neuron: Index, sign: Index, neurons: int) -> bool:
     """The root first; every other node has an earlier parent, and a parent two children of one neuron, on and off."""
-    if (parent[0], neuron[0], sign[0]) != (-1, -1, 0):
+    nodes = np.stack([parent, neuron, sign], axis=1)
+    rest = nodes[1:]
+    if nodes[0].tolist() != [-1, -1, 0] or len(rest) % 2:
         return False
-    number = np.arange(len(parent))
-    rest = slice(1, None)
-    if not ((parent[rest] >= 0) & (parent[rest] < number[rest])).all():
+    earlier = (parent[1:] >= 0) & (parent[1:] < np.arange(1, len(nodes)))
+    if not (earlier & (neuron[1:] >= 0) & (neuron[1:] < neurons)).all():
         return False
-    if not ((neuron[rest] >= 0) & (neuron[rest] < neurons) & (np.abs(sign[rest]) == 1)).all():
-        return False
-    order = np.argsort(parent[rest], kind="stable") + 1
-    if len(order) % 2:
-        return False
-    first, second = order[::2], order[1::2]
-    paired = (parent[first] == parent[second]) & (neuron[first] == neuron[second]) & (sign[first] + sign[second] == 0)
-    return bool(paired.all() and len(np.unique(parent[first])) == len(first))
+    off, on = np.swapaxes(rest[np.lexsort(rest.T[::-1])].reshape(-1, 2, 3), 0, 1)
+    return bool((on[:, 2] == 1).all() and (on * [1, 1, -1] == off).all() and len(np.unique(on[:, 0])) == len(on))
+
+
+# The multipliers of a node that has been split.
+NOTHING = Packed(np.zeros(0, dtype=np.int32), np.zeros(0))
+
+
+@dataclass(eq=False)
+class Node:
+    """A part of the code space: the decisions of its ancestors and its own.
+
+    Attributes:
+        parent: its number, -1 for the root.
+        neuron, sign: the decision that made it, counted through; -1, 0 for the root.
+        bound: the lower bound of F in it, by the solver while it is open.
+        packed: the multipliers that the bound follows from; none once it has been split.
+    """
+
+    parent: int
+    neuron: int
+    sign: int
+    bound: float = 0.0
+    packed: Packed = NOTHING
+
+
+class Tree:
+    """A proof in the making: the nodes in the order in which they were made; the root has number 0."""
+
+    def __init__(self, chain: CertifiedChain) -> None:
+        self.chain = chain
+        self.nodes = [Node(-1, -1, 0)]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def add(self, parent: int, neuron: int, sign: int) -> int:
+        """A new node; returns its number."""
+        self.nodes.append(Node(parent, neuron, sign))
+        return len(self.nodes) - 1
+
+    def signs(self, number: int) -> Signs:
+        """The decisions that make a node, for every neuron."""
+        signs = np.zeros(self.chain.ends[-1], dtype=np.int8)
+        while number > 0:
+            node = self.nodes[number]
+            signs[node.neuron], number = node.sign, node.parent
+        return signs
+
+    def settle(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
+        """Make multipliers fit for a bound of a node, keep them and the bound, and return it."""
+        node, signs = self.nodes[number], self.signs(number)
+        fit, full = settled(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
+        node.packed, node.bound = fit.packed(), lower_bound(self.chain, full, fit).within(full.radius)
+        return node.bound
+
+    def proof(
+        self,
+        level: float,
+        reach: float,
+        lemmas: list[Lemma],
+        kept: Iterable[int] = (),
+        ends: Iterable[Multipliers] = (),
+    ) -> Proof:
+        """What has been found; of an enclosure with the open leaf, if there is one, and multipliers of 2 k bounds."""
+        size, kept, nodes = (len(self.chain.y), int(self.chain.ends[-1])), list(kept), self.nodes
+        parents = {node.parent for node in nodes}
+        closed = [number for number in range(len(nodes)) if number not in parents and number not in kept]
+        return Proof(
+            level, reach, _whole(lemma.kind for lemma in lemmas), _whole(lemma.index for lemma in lemmas),
+            MultiplierRows.of((lemma.multipliers.packed() for lemma in lemmas), *size),
+            _whole(node.parent for node in nodes), _whole(node.neuron for node in nodes),
+            _whole(node.sign for node in nodes), _whole(closed),
+            MultiplierRows.of((nodes[number].packed for number in closed), *size), _whole(kept),
+            MultiplierRows.of((row.packed() for row in ends), *size),
+        )  # fmt: skip
+
+
+def _whole(numbers: Iterable[int]) -> Index:
+    return np.array(list(numbers), dtype=np.int64)

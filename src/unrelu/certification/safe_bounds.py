@@ -22,6 +22,7 @@ N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1 (200
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.measurements.latent_bounds import Bounds
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+# Numbers, and what each of them may be off by.
+Rounded = tuple[Array, Array]
 
 _UNIT = 2.0**-53
 # A few operations on numbers of known size, each rounded once.
@@ -54,39 +57,18 @@ class Region:
     high: Array
     radius: float
 
+    @property
+    def empty(self) -> bool:
+        """Whether an interval has no point."""
+        return bool((self.low > self.high).any())
+
+    def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Region:
+        """The part with u in these intervals too."""
+        return Region(np.maximum(self.low, low), np.minimum(self.high, high), self.radius)
+
     def signed(self, signs: npt.NDArray[np.int8]) -> Region:
         """The part where neurons with sign 1 have u >= 0, those with sign -1 u <= 0."""
-        low = np.where(signs > 0, np.maximum(self.low, 0.0), self.low)
-        high = np.where(signs < 0, np.minimum(self.high, 0.0), self.high)
-        return Region(low, high, self.radius)
-
-
-@dataclass(frozen=True, eq=False)
-class Multipliers:
-    """What a bound follows from.
-
-    Attributes:
-        kappa: shares of the errors, (n_d,), at least 0.
-        slopes: s, of every neuron counted through, the outputs last.
-    """
-
-    kappa: Array
-    slopes: Array
-
-    @classmethod
-    def none(cls, chain: CertifiedChain) -> Multipliers:
-        """All zero."""
-        return cls(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
-
-    def times(self, factor: float) -> Multipliers:
-        """Those of so many times the bound; of powers of two exact."""
-        return Multipliers(factor * self.kappa, factor * self.slopes)
-
-    def packed(self) -> Packed:
-        """Without the zeros."""
-        row = np.concatenate([self.kappa, self.slopes])
-        index = np.flatnonzero(row)
-        return Packed(index.astype(np.int32), row[index])
+        return self.met(np.where(signs > 0, 0.0, -np.inf), np.where(signs < 0, 0.0, np.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +85,29 @@ class Packed:
         return Multipliers(row[:outputs], row[outputs:])
 
 
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """What a bound follows from.
+
+    Attributes:
+        kappa: shares of the errors, (n_d,), at least 0.
+        slopes: s, of every neuron counted through, the outputs last.
+    """
+
+    kappa: Array
+    slopes: Array
+
+    def times(self, factor: float) -> Multipliers:
+        """Those of so many times the bound; of powers of two exact."""
+        return Multipliers(factor * self.kappa, factor * self.slopes)
+
+    def packed(self) -> Packed:
+        """Without the zeros."""
+        row = np.concatenate([self.kappa, self.slopes])
+        index = np.flatnonzero(row)
+        return Packed(index.astype(np.int32), row[index])
+
+
 @dataclass(frozen=True)
 class Value:
     """A bound in two parts: ``constant - tilt |z|_inf`` is at most the true value at every z of the region."""
@@ -112,12 +117,17 @@ class Value:
 
     def within(self, radius: float) -> float:
         """The bound for |z_i| <= radius; rounded downwards."""
-        if not math.isfinite(self.constant):
+        if not math.isfinite(self.constant) or not self.tilt:
             return self.constant
         # The product is rounded upwards: where the difference is small, its rounding error is not small beside it.
-        return _down(self.constant - self.tilt * radius * (1 + 4 * _UNIT)) if self.tilt else self.constant
+        return _down(self.constant - self.tilt * radius * (1 + 4 * _UNIT))
 
 
+# What is said where nothing follows.
+_NOTHING = Value(-math.inf, 0.0)
+
+
+@np.errstate(over="ignore", invalid="ignore")
 def lower_bound(
     chain: CertifiedChain,
     region: Region,
@@ -141,66 +151,44 @@ def lower_bound(
         extra, total: (N,), N the number of neurons.
         towards: (k,).
     """
-    if (region.low > region.high).any():
+    if region.empty:
         return Value(math.inf, 0.0)
-    # Of numbers so large that they overflow nothing follows; math.fsum raises there.
-    nothing = Value(-math.inf, 0.0)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = _bound(chain, region, multipliers, level, extra, total, towards)
-    except OverflowError:
-        return nothing
-    return value if math.isfinite(value.constant) and math.isfinite(value.tilt) else nothing
-
-
-def _bound(
-    chain: CertifiedChain,
-    region: Region,
-    multipliers: Multipliers,
-    level: float,
-    extra: Array | None,
-    total: Array | None,
-    towards: Array | None,
-) -> Value:
-    kappa, linear = multipliers.kappa, not (extra is None and total is None and towards is None)
-    if not (np.isfinite(kappa).all() and np.isfinite(multipliers.slopes).all() and (kappa >= 0).all()):
-        return Value(-math.inf, 0.0)
+    kappa, slopes = multipliers.kappa, multipliers.slopes
+    linear = not (extra is None and total is None and towards is None)
+    if not (np.isfinite(kappa).all() and np.isfinite(slopes).all() and (kappa >= 0).all()):
+        return _NOTHING
     if not linear and not _is_share(chain, kappa):
-        return Value(-math.inf, 0.0)
-    cut = chain.ends[1:-1]
-    parts, passed = np.split(multipliers.slopes, cut), np.split(multipliers.slopes, cut)
-    if extra is not None:
-        passed = np.split(multipliers.slopes + extra, cut)
-    lows, highs = np.split(region.low, cut), np.split(region.high, cut)
+        return _NOTHING
+    passed = slopes if extra is None else slopes + extra
     # s + extra was rounded, so that s is off by as much.
-    offs = [np.where(sum_ != part, _UNIT * np.abs(sum_), 0.0) for sum_, part in zip(passed, parts, strict=True)]
-    sums = [_output_terms(chain, kappa, (parts[-1], offs[-1]), lows[-1], highs[-1])]
+    off = np.where(passed != slopes, _UNIT * np.abs(passed), 0.0)
+    at = chain.neurons(-1)
+    sums = [_output_terms(chain, kappa, (slopes[at], off[at]), region.low[at], region.high[at])]
     for layer in range(chain.depth - 1, -1, -1):
-        products = passed[layer] * chain.biases[layer]
+        at = chain.neurons(layer)
+        products = passed[at] * chain.biases[layer]
         sums.append((products, _FEW * np.abs(products)))
-        c, radius = _product(chain.weights[layer], passed[layer])
+        c = _product(chain.weights[layer], passed[at])
         if layer:
-            at = layer - 1
-            if total is not None:
-                c = c + np.split(total, cut)[at]
-                radius = radius + _FEW * np.abs(c)
-            sums.append(_hidden_terms((c, radius), (parts[at], offs[at]), chain.slopes[at], lows[at], highs[at]))
-    if towards is not None:
-        c = c + towards
-        radius = radius + _FEW * np.abs(c)
+            at = chain.neurons(layer - 1)
+            c = c if total is None else _plus(c, total[at])
+            slope = chain.slopes[layer - 1]
+            sums.append(_hidden_terms(c, (slopes[at], off[at]), slope, region.low[at], region.high[at]))
+    c = c if towards is None else _plus(c, towards)
     tilt = 0.0
     if chain.bounds is not None:
-        sums.append(_code_terms(c, radius, chain.bounds))
+        sums.append(_code_terms(c, chain.bounds.lower, chain.bounds.upper))
     else:
-        tilt = float((np.abs(c) + radius).sum() * (1 + len(radius) * 4 * _UNIT))
+        tilt = float((np.abs(c[0]) + c[1]).sum() * (1 + chain.latent_dim * 4 * _UNIT))
     terms, slack = (np.concatenate(arrays) for arrays in zip(*sums, strict=True))
     if linear and kappa.any():
         # F(z) <= level pays for the errors.
-        price = (math.fsum(kappa) if chain.norm == "linf" else float(kappa.max())) * level * (1 + _FEW)
+        price = (_sum(kappa) if chain.norm == "linf" else float(kappa.max())) * level * (1 + _FEW)
         terms, slack = np.append(terms, -price), np.append(slack, _FEW * abs(price))
     if not np.isfinite(terms).all():
-        return Value(-math.inf, tilt)
-    return Value(_down(math.fsum(terms) - float(slack.sum() + _TINY) * (1 + len(slack) * 4 * _UNIT)), tilt)
+        return _NOTHING
+    constant = _down(_sum(terms) - float(slack.sum() + _TINY) * (1 + len(slack) * 4 * _UNIT))
+    return Value(constant, tilt) if math.isfinite(constant) and math.isfinite(tilt) else _NOTHING
 
 
 def settled(chain: CertifiedChain, region: Region, multipliers: Multipliers, extra: Array | None = None) -> Multipliers:
@@ -212,21 +200,18 @@ def settled(chain: CertifiedChain, region: Region, multipliers: Multipliers, ext
     slopes, kappa = multipliers.slopes.copy(), np.maximum(multipliers.kappa, 0.0)
     if extra is None and chain.norm == "linf" and not _is_share(chain, kappa):
         kappa = kappa * ((1 - 64 * _UNIT * len(kappa)) / kappa.sum())
-    start = chain.ends[-2]
     last = chain.slopes[-1]
-    low, high = region.low[start:], region.high[start:]
-    slopes[start:] = np.where(np.isinf(high), np.minimum(slopes[start:], kappa), slopes[start:])
     sloped = np.where(last < 1, (1 - 2 * _FEW) * last, last)
-    slopes[start:] = np.where(np.isinf(low), np.maximum(slopes[start:], -sloped * kappa), slopes[start:])
-    for layer in range(chain.depth - 1, 0, -1):
-        begin, middle, end = chain.ends[layer - 1], chain.ends[layer], chain.ends[layer + 1]
-        passed = slopes[middle:end] if extra is None else slopes[middle:end] + extra[middle:end]
-        c, radius = _product(chain.weights[layer], passed)
-        here, below = slopes[begin:middle], chain.slopes[layer - 1]
-        here = np.where(np.isinf(region.high[begin:middle]), np.minimum(here, _nudged(c, radius, -1)), here)
-        least = np.where(below > 0, _nudged(below * c, below * radius, 1), 0.0)
-        here = np.where(np.isinf(region.low[begin:middle]), np.maximum(here, least), here)
-        slopes[begin:middle] = here
+    most, least = kappa, -sloped * kappa
+    for layer in range(chain.depth - 1, -1, -1):
+        at = chain.neurons(layer)
+        here = np.where(np.isinf(region.high[at]), np.minimum(slopes[at], most), slopes[at])
+        slopes[at] = np.where(np.isinf(region.low[at]), np.maximum(here, least), here)
+        if layer:
+            c, radius = _product(chain.weights[layer], slopes[at] if extra is None else slopes[at] + extra[at])
+            below = chain.slopes[layer - 1]
+            most = _nudged(c, radius, -1)
+            least = np.where(below > 0, _nudged(below * c, below * radius, 1), 0.0)
     return Multipliers(kappa, slopes)
 
 
@@ -238,71 +223,83 @@ def _is_share(chain: CertifiedChain, kappa: Array) -> bool:
     """Whether F is at least the errors weighted with kappa."""
     if not (np.isfinite(kappa).all() and (kappa >= 0).all()):
         return False
-    if chain.norm == "l1":
-        return bool((kappa <= 1).all())
-    return math.fsum(kappa) * (1 + 4 * _UNIT) <= 1
+    return bool((kappa <= 1).all() if chain.norm == "l1" else _sum(kappa) * (1 + 4 * _UNIT) <= 1)
 
 
-def _product(weight: Array, slope: Array) -> tuple[Array, Array]:
-    """W^T s and what it may be off by."""
+def _sum(values: Array) -> float:
+    """The sum, rounded once; NaN where it overflows."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.nan
+
+
+def _product(weight: Array, slope: Array) -> Rounded:
+    """W^T s."""
     count = len(slope) + 2
     factor = count * _UNIT / (1 - count * _UNIT) * (1 + 1e-12)
     return slope @ weight, factor * (np.abs(slope) @ np.abs(weight)) * (1 + 2 * count * _UNIT)
 
 
-def _output_terms(
-    chain: CertifiedChain, kappa: Array, slopes: tuple[Array, Array], low: Array, high: Array
-) -> tuple[Array, Array]:
-    """min of kappa err(v) - s v over low <= v <= high, and what it may be off by; s comes with its radius.
+def _plus(c: Rounded, more: Array) -> Rounded:
+    total = c[0] + more
+    return total, c[1] + _FEW * np.abs(total)
+
+
+def _output_terms(chain: CertifiedChain, kappa: Array, slope: Rounded, low: Array, high: Array) -> Rounded:
+    """min of kappa err(v) - s v over low <= v <= high.
 
     err has its kinks at 0 and where phi(v) = y; it grows with slope c to the left and 1 to the right.
     """
-    (slope, off), c, y = slopes, chain.slopes[-1], chain.y
+    (s, off), c, y = slope, chain.slopes[-1], chain.y
+
+    def value(v: Array) -> Rounded:
+        # phi(v) - y and y are rounded once each.
+        image = chain.outputs(-1, v)
+        slack = off * np.abs(v) + _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(s * v))
+        return kappa * np.abs(y - image) - s * v, slack
+
     least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
-    points = np.clip(np.stack([low, np.zeros_like(y), least, high]), low, high)
-    finite = np.isfinite(points)
-    v = np.where(finite, points, 0.0)
-    # phi(v) - y and y are rounded once each.
-    image = np.where(v > 0, v, c * v)
-    values = kappa * np.abs(y - image) - slope * v
-    slack = off * np.abs(v) + _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(slope * v))
     # c kappa is exact where c is 0 or 1.
-    downwards = slope - off < -np.where((c > 0) & (c < 1), (1 - _FEW) * c, c) * kappa
-    nowhere = np.zeros_like(finite[0])
-    unbounded = np.stack([downwards, nowhere, nowhere, slope + off > kappa])
-    values = np.where(finite, values, np.where(unbounded, -np.inf, np.inf))
-    return _least(values, slack)
+    downwards = s - off < -np.where((c > 0) & (c < 1), (1 - _FEW) * c, c) * kappa
+    return _smallest(value, (low, np.zeros_like(y), least, high), downwards, s + off > kappa)
 
 
-def _hidden_terms(
-    coefficient: tuple[Array, Array], slope: tuple[Array, Array], below: Array, low: Array, high: Array
-) -> tuple[Array, Array]:
-    """min of c phi(u) - s u over low <= u <= high, and what it may be off by; c and s come with their radii."""
+def _hidden_terms(coefficient: Rounded, slope: Rounded, below: Array, low: Array, high: Array) -> Rounded:
+    """min of c phi(u) - s u over low <= u <= high."""
     (c, radius), (s, off) = coefficient, slope
-    points = np.clip(np.stack([low, np.zeros_like(low), high]), low, high)
-    finite = np.isfinite(points)
-    u = np.where(finite, points, 0.0)
-    image = np.where(u > 0, u, below * u)
-    values = c * image - s * u
-    slack = radius * np.abs(image) + off * np.abs(u) + _FEW * (np.abs(c * image) + np.abs(s * u))
+
+    def value(u: Array) -> Rounded:
+        image = np.where(u > 0, u, below * u)
+        slack = radius * np.abs(image) + off * np.abs(u) + _FEW * (np.abs(c * image) + np.abs(s * u))
+        return c * image - s * u, slack
+
     # Towards -inf the function has slope below * c - s, towards inf c - s; with below = 0 the first is exact.
     downwards = s - off < below * c + below * (radius + _FEW * np.abs(c))
-    upwards = s + off > c - radius - _FEW * np.abs(c)
-    unbounded = np.stack([downwards, np.zeros_like(finite[0]), upwards])
-    return _least(np.where(finite, values, np.where(unbounded, -np.inf, np.inf)), slack)
+    return _smallest(value, (low, np.zeros_like(low), high), downwards, s + off > c - radius - _FEW * np.abs(c))
 
 
-def _code_terms(c: Array, radius: Array, bounds: Bounds) -> tuple[Array, Array]:
-    """min of c z over the bounds, and what it may be off by; c comes with its radius."""
-    values = c * np.where(c > 0, bounds.lower, bounds.upper)
-    size = np.maximum(np.abs(bounds.lower), np.abs(bounds.upper))
-    return values, radius * size + _FEW * np.abs(values)
+def _smallest(
+    value: Callable[[Array], Rounded], points: tuple[Array, ...], downwards: Flags, upwards: Flags
+) -> Rounded:
+    """The minimum of piecewise linear functions over the intervals from the first to the last point.
 
-
-def _least(values: Array, slack: Array) -> tuple[Array, Array]:
-    lowest = values.min(axis=0)
+    The others are their kinks. The flags say whether the function falls without end where an interval has none.
+    """
+    every = np.clip(np.stack(points), points[0], points[-1])
+    finite = np.isfinite(every)
+    values, slack = value(np.where(finite, every, 0.0))
+    falls = np.zeros_like(finite)
+    falls[0], falls[-1] = downwards, upwards
+    values = np.where(finite, values, np.where(falls, -np.inf, np.inf))
     # The smallest of the values less its own slack may be another one: take the largest slack.
-    return lowest, np.where(np.isfinite(values), slack, 0.0).max(axis=0)
+    return values.min(axis=0), np.where(np.isfinite(values), slack, 0.0).max(axis=0)
+
+
+def _code_terms(c: Rounded, lower: Array, upper: Array) -> Rounded:
+    """min of c z over the bounds of the codes."""
+    values = c[0] * np.where(c[0] > 0, lower, upper)
+    return values, c[1] * np.maximum(np.abs(lower), np.abs(upper)) + _FEW * np.abs(values)
 
 
 def _down(value: float) -> float:

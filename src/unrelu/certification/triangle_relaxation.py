@@ -1,9 +1,9 @@
-r"""The linear relaxation of a chain at a level, and the multipliers of its solution.
+r"""The triangle relaxation of a chain at a level as a linear program, and the multipliers of its solution.
 
-Every neuron is on (h = u), off (h = c u) or undecided; what is decided is substituted, so that the unknowns are the
-code, in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided neuron has
-h >= c u and h >= u, and, where its u is known to lie in [L, U], h below the chord between the ends. Deciding it later
-makes one of the first two rows an equation.
+Every neuron is active (h = u), inactive (h = c u) or undecided; what is decided is substituted, so that the unknowns
+are the code, in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided
+neuron has h >= c u and h >= u, and, where its u is known to lie in [L, U], h below the chord between the ends. Deciding
+it later makes one of the first two rows an equation.
 
 An output error err(v) enters by its convex envelope on the interval in which err <= level. No constant of our choice
 takes part.
@@ -15,7 +15,7 @@ section 3.1. A ReLU has c = 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ from unrelu.certification.safe_bounds import Multipliers, Region
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
 
 # What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
 # F; or of no neuron, that a latent coordinate is within its bounds.
@@ -34,6 +35,8 @@ OFF_SIDE, ON_SIDE, CHORD, SIGN, ERROR, FLOOR, LATENT_BOUND = range(7)
 
 # A coordinate this near to a bound, relative to the distance between them, is at it.
 _AT = 1e-12
+# A violation below this share of the largest unknown is rounding.
+_AGREES = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,8 @@ class RelaxationRows:
     Attributes:
         matrix: (M, N).
         lo, hi, p, q: (M,).
-        kind, neuron: what each row says, and of which neuron, counted through, (M,).
         scale: by how much s_j changes for each unit of an ERROR row's multiplier: minus the slope of v in it.
+        kind, neuron: what each row says, and of which neuron, counted through, (M,).
     """
 
     matrix: Array
@@ -52,9 +55,32 @@ class RelaxationRows:
     hi: Array
     p: Array
     q: Array
+    scale: Array
     kind: Index
     neuron: Index
-    scale: Array
+
+    @classmethod
+    def of(
+        cls,
+        kind: int,
+        neuron: Index,
+        matrix: Array,
+        lo: Array | float,
+        hi: Array | float,
+        p: Array | float = np.inf,
+        q: Array | float = np.inf,
+        scale: Array | float = 0.0,
+    ) -> RelaxationRows:
+        """Rows of one kind; numbers are for all of them."""
+        m = len(neuron)
+        lo, hi, p, q, scale = (np.broadcast_to(np.asarray(a, dtype=np.float64), (m,)) for a in (lo, hi, p, q, scale))
+        return cls(matrix, lo, hi, p, q, scale, np.full(m, kind), neuron)
+
+    @classmethod
+    def joined(cls, parts: list[RelaxationRows]) -> RelaxationRows:
+        """One after another."""
+        columns = (np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(cls))
+        return cls(*map(np.ascontiguousarray, columns))
 
 
 class Relaxation:
@@ -68,99 +94,101 @@ class Relaxation:
 
     def __init__(self, chain: CertifiedChain, region: Region, signs: Signs) -> None:
         self.chain, self.region, self.signs = chain, region, signs
-        hidden = slice(0, int(chain.ends[-2]))
         undecided = chain.bent & (signs == 0)
-        self.undecided: Index = np.flatnonzero(undecided[hidden])
+        self.undecided: Index = np.flatnonzero(undecided[: chain.ends[-2]])
         self.delta = chain.norm == "linf"
         self.size = chain.latent_dim + len(self.undecided) + self.delta
         self.column = np.full(int(chain.ends[-1]), -1)
         self.column[self.undecided] = chain.latent_dim + np.arange(len(self.undecided))
-        self._build()
-
-    def _build(self) -> None:
-        chain, parts = self.chain, _Parts(self.size)
         constant, unit = chain.frame
-        affine = np.eye(chain.latent_dim, self.size) * unit[:, None]
+        coordinates, parts = np.eye(chain.latent_dim, self.size), []
         if chain.bounds is not None:
             low, high = (chain.bounds.lower - constant) / unit, (chain.bounds.upper - constant) / unit
-            coordinates = np.eye(chain.latent_dim, self.size)
-            parts.add(LATENT_BOUND, np.zeros(chain.latent_dim, dtype=np.int64), coordinates, low, high)
+            parts.append(RelaxationRows.of(LATENT_BOUND, np.zeros(len(unit), dtype=np.int64), coordinates, low, high))
+        affine = coordinates * unit[:, None]
         self.pre: list[tuple[Array, Array]] = []
         for layer, (weight, bias) in enumerate(zip(chain.weights, chain.biases, strict=True)):
             u, shift = weight @ affine, weight @ constant + bias
             self.pre.append((u, shift))
-            if layer == chain.depth - 1:
-                self._outputs(parts, u, shift)
-                break
-            affine, constant = self._hidden(parts, layer, u, shift)
-        self.rows = parts.rows()
+            if layer < chain.depth - 1:
+                affine, constant, rows = self._hidden(layer, u, shift)
+                parts += rows
+        parts += self._errors(*self.pre[-1]) if self.delta else self._costs(*self.pre[-1])
+        self.rows = RelaxationRows.joined(parts)
 
-    def _hidden(self, parts: _Parts, layer: int, u: Array, shift: Array) -> tuple[Array, Array]:
-        """Add the rows of a hidden layer; returns h as an affine function of the unknowns."""
-        chain, begin = self.chain, int(self.chain.ends[layer])
-        number = np.arange(begin, begin + len(shift))
+    def _hidden(self, layer: int, u: Array, shift: Array) -> tuple[Array, Array, list[RelaxationRows]]:
+        """H of a hidden layer as an affine function of the unknowns, and its rows."""
+        chain, number = self.chain, np.arange(self.chain.ends[layer], self.chain.ends[layer + 1])
         low, high, c = self.region.low[number], self.region.high[number], chain.slopes[layer]
         sign, column = self.signs[number], self.column[number]
-        off = (sign < 0) & (c < 1)
-        h, constant = np.where(off, c, 1.0)[:, None] * u, np.where(off, c, 1.0) * shift
+        factor = np.where((sign < 0) & (c < 1), c, 1.0)
+        h, constant = factor[:, None] * u, factor * shift
         open_ = np.flatnonzero(column >= 0)
         h[open_], constant[open_] = 0.0, 0.0
         h[open_, column[open_]] = 1.0
-        parts.add(OFF_SIDE, number[open_], h[open_] - c[open_, None] * u[open_], c[open_] * shift[open_], np.inf)
-        parts.add(ON_SIDE, number[open_], h[open_] - u[open_], shift[open_], np.inf)
         chord = open_[np.isfinite(low[open_]) & np.isfinite(high[open_]) & (low[open_] < 0) & (high[open_] > 0)]
         rise = (high[chord] - c[chord] * low[chord]) / (high[chord] - low[chord])
         end = c[chord] * low[chord] + rise * (shift[chord] - low[chord])
-        parts.add(CHORD, number[chord], h[chord] - rise[:, None] * u[chord], -np.inf, end, scale=rise)
         fixed = np.flatnonzero((column < 0) & (c < 1) & (sign != 0))
         least = np.where(sign > 0, np.maximum(low, 0.0), low)[fixed]
         most = np.where(sign < 0, np.minimum(high, 0.0), high)[fixed]
-        parts.add(SIGN, number[fixed], u[fixed], least - shift[fixed], most - shift[fixed])
-        return h, constant
+        below, above = h[open_] - c[open_, None] * u[open_], h[open_] - u[open_]
+        rows = [
+            RelaxationRows.of(OFF_SIDE, number[open_], below, c[open_] * shift[open_], np.inf),
+            RelaxationRows.of(ON_SIDE, number[open_], above, shift[open_], np.inf),
+            RelaxationRows.of(CHORD, number[chord], h[chord] - rise[:, None] * u[chord], -np.inf, end, scale=rise),
+            RelaxationRows.of(SIGN, number[fixed], u[fixed], least - shift[fixed], most - shift[fixed]),
+        ]
+        return h, constant, rows
 
-    def _outputs(self, parts: _Parts, u: Array, shift: Array) -> None:
-        """Add the rows of the errors: sigma v + delta >= b, or v against what its error costs, or v in its interval."""
-        chain, start = self.chain, int(self.chain.ends[-2])
-        y, c, number = chain.y, chain.slopes[-1], np.arange(start, start + len(chain.y))
-        low = self.region.low[number]
-        positive, sloped = y > 0, c > 0
-        least = np.where(positive, y, np.divide(y, c, out=np.zeros_like(y), where=sloped))
+    def _targets(self) -> tuple[Index, Array]:
+        """The outputs, counted through, and the v at which the error of each is smallest."""
+        chain, y, c = self.chain, self.chain.y, self.chain.slopes[-1]
+        least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
+        return np.arange(chain.ends[-2], chain.ends[-1]), least
+
+    def _errors(self, u: Array, shift: Array) -> list[RelaxationRows]:
+        """The rows of the largest error: delta at its floor, and sigma v + delta >= b."""
+        y, c, (number, least) = self.chain.y, self.chain.slopes[-1], self._targets()
+        positive, sloped, low = y > 0, c > 0, self.region.low[number]
         # The slope of the envelope to the left: the line from the end of the interval, where err is concave.
         finite = np.where(np.isfinite(low), low, 0.0)
-        image = np.where(finite > 0, finite, c * finite)
-        line = np.divide(y - image, y - finite, out=np.ones_like(y), where=y > finite)
-        left = np.where(positive, np.where(np.isfinite(low), line, c), c)
-        if self.delta:
-            floor = np.flatnonzero(~positive & ~sloped)
-            unit = np.zeros((1, self.size))
-            unit[0, -1] = 1.0
-            worst = floor[np.argmin(y[floor])] if len(floor) else 0
-            parts.add(FLOOR, number[[worst]], unit, max(0.0, -float(y[worst])) if len(floor) else 0.0, np.inf)
-            # Where the slope on the left is 0 there is a row without a side: a smaller level may give it one.
-            rises = np.where(left > 0, left, 1.0)
-            for chosen, sigma, side in (
-                (np.arange(len(y)), np.full(len(y), -1.0), -y),
-                (np.flatnonzero(~positive & sloped), -c, -c * least),
-                (np.flatnonzero(positive | sloped), rises, np.where(left > 0, left * least, -np.inf)),
-            ):
-                matrix = sigma[chosen, None] * u[chosen]
-                matrix[:, -1] = 1.0
-                slope = sigma[chosen]
-                parts.add(ERROR, number[chosen], matrix, side[chosen] - slope * shift[chosen], np.inf, scale=slope)
-            return
-        self._costs(parts, number, u, shift, least, np.where(self.region.low[number] >= 0, 1.0, c))
+        line = np.divide(y - self.chain.outputs(-1, finite), y - finite, out=np.ones_like(y), where=y > finite)
+        left = np.where(positive & np.isfinite(low), line, c)
+        floor = np.where(~positive & ~sloped, -y, 0.0)
+        worst, delta = [int(np.argmax(floor))], np.eye(1, self.size, self.size - 1)
+        rows = [RelaxationRows.of(FLOOR, number[worst], delta, floor[worst], np.inf)]
+        # Where the slope on the left is 0 there is a row without a side: a smaller level may give it one.
+        for chosen, sigma, side in (
+            (np.arange(len(y)), np.full(len(y), -1.0), -y),
+            (np.flatnonzero(~positive & sloped), -c, -c * least),
+            (
+                np.flatnonzero(positive | sloped),
+                np.where(left > 0, left, 1.0),
+                np.where(left > 0, left * least, -np.inf),
+            ),
+        ):
+            slope = sigma[chosen]
+            matrix, lo = slope[:, None] * u[chosen] + delta, side[chosen] - slope * shift[chosen]
+            rows.append(RelaxationRows.of(ERROR, number[chosen], matrix, lo, np.inf, scale=slope))
+        return rows
 
-    def _costs(self, parts: _Parts, number: Index, u: Array, shift: Array, least: Array, left: Array) -> None:
+    def _costs(self, u: Array, shift: Array) -> list[RelaxationRows]:
         """The rows of a sum of errors: a cost on each side of the smallest error, and what deciding an output adds."""
-        y, c = self.chain.y, self.chain.slopes[-1]
-        positive = y > 0
-        parts.add(ERROR, number, u, least - shift, least - shift, p=left, q=np.where(positive, 1.0, c), scale=1.0)
-        negative = np.flatnonzero(~positive & (c < 1))
-        parts.add(ERROR, number[negative], u[negative], -np.inf, -shift[negative], q=1 - c[negative], scale=1.0)
+        y, c, (number, least) = self.chain.y, self.chain.slopes[-1], self._targets()
+        left = np.where(self.region.low[number] >= 0, 1.0, c)
+        side, right = least - shift, np.where(y > 0, 1.0, c)
+        negative = np.flatnonzero((y <= 0) & (c < 1))
         open_ = np.flatnonzero(self.chain.bent[number] & (left < 1))
-        # Deciding such an output to be on adds the cost 1 - c below y; both decisions are a side of v = 0.
-        parts.add(ERROR, number[open_], u[open_], -np.inf, np.inf, p=0.0, scale=1.0)
-        parts.add(SIGN, number[open_], u[open_], -np.inf, np.inf)
+        # Deciding such an output to be active adds the cost 1 - c below y; both decisions are a side of v = 0.
+        return [
+            RelaxationRows.of(ERROR, number, u, side, side, p=left, q=right, scale=1.0),
+            RelaxationRows.of(
+                ERROR, number[negative], u[negative], -np.inf, -shift[negative], q=1 - c[negative], scale=1.0
+            ),
+            RelaxationRows.of(ERROR, number[open_], u[open_], -np.inf, np.inf, p=0.0, scale=1.0),
+            RelaxationRows.of(SIGN, number[open_], u[open_], -np.inf, np.inf),
+        ]
 
     def code(self, x: Array) -> Array:
         """The code z of a point, inside the bounds, and at one to the bit where it is there to rounding."""
@@ -188,79 +216,63 @@ class Relaxation:
     @cached_property
     def cost(self) -> Array:
         """The objective where F is minimised, (N,)."""
-        cost = np.zeros(self.size)
-        if self.delta:
-            cost[-1] = 1.0
-        return cost
+        return np.asarray(np.eye(1, self.size, self.size - 1)[0] * self.delta)
+
+    def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
+        """What h exceeds u and c u by at a point, (N,) each, 0 where a neuron is decided or agrees with its activation.
+
+        Of outputs whose error is not convex (sums of errors only): what the error exceeds its envelope by, for both.
+        """
+        chain = self.chain
+        u = np.concatenate([part @ x + shift for part, shift in self.pre[: -1 if self.delta else None]] or [x[:0]])
+        above, below, open_ = np.zeros(len(signs)), np.zeros(len(signs)), self.undecided
+        h = x[self.column[open_]]
+        above[open_], below[open_] = h - u[open_], h - np.concatenate(chain.slopes)[open_] * u[open_]
+        if not self.delta:
+            y, outputs = chain.y, chain.neurons(-1)
+            miss = np.where(chain.bent[outputs], (1 - chain.slopes[-1]) * np.minimum(y, y - u[outputs]), 0.0)
+            above[outputs] = below[outputs] = miss
+        small = _AGREES * (1 + float(np.abs(x).max(initial=0.0)))
+        agrees = (signs != 0) | (np.minimum(above, below) <= small)
+        return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
+
+    def missed(self, x: Array, signs: Signs) -> tuple[Flags, Flags]:
+        """Which neurons are not active at a point, and which are not inactive: sides that may turn out to be empty."""
+        on, off = (violation > 0 for violation in self.violations(x, signs))
+        if not self.delta:
+            u, shift = self.pre[-1]
+            outputs, v = self.chain.neurons(-1), u @ x + shift
+            open_ = self.chain.bent[outputs] & (signs[outputs] == 0)
+            on[outputs], off[outputs] = open_ & (v < 0), open_ & (v > 0)
+        return on, off
 
     def multipliers(self, index: Index, y: Array, extra: Array | None = None) -> Multipliers:
         """The multipliers of a bound from those of some rows.
 
         Args:
             index: numbers of rows, those that are not listed have multiplier 0. Those of bounds of the code need not be
-            kept: the minimum over the bounds in :mod:`~unrelu.certification.safe_bounds` finds the best ones.
+                kept: the minimum over the bounds in :mod:`~unrelu.certification.safe_bounds` finds the best ones.
             y: their multipliers.
             extra: what was minimised if not F, as coefficients of all pre-activations.
         """
         chain, rows = self.chain, self.rows
         kind, neuron, scale = rows.kind[index], rows.neuron[index], rows.scale[index]
-        total, count = int(chain.ends[-1]), len(chain.y)
-        start = total - count
-        error = kind == ERROR
-        outputs = _summed(neuron[error] - start, -scale[error] * y[error], count)
+
+        def summed(chosen: Flags, values: Array) -> Array:
+            return np.bincount(neuron[chosen], values[chosen], int(chain.ends[-1])).astype(np.float64)
+
+        outputs, slope = chain.neurons(-1), np.concatenate(chain.slopes)
+        kappa = np.ones(len(chain.y))
         if self.delta:
-            pays = (kind == ERROR) | (kind == FLOOR)
-            kappa = _summed(neuron[pays] - start, np.maximum(y[pays], 0.0), count)
-        else:
-            kappa = np.ones(count)
-        slopes = np.zeros(total)
-        sided = _summed(neuron[kind == SIGN], y[kind == SIGN], total)
-        slopes[start:] = outputs - sided[start:]
-        every = np.concatenate(chain.slopes)
-        weight = np.where(kind == OFF_SIDE, every[neuron], np.where(kind == CHORD, scale, 1.0))
-        inner = (kind == OFF_SIDE) | (kind == ON_SIDE) | (kind == CHORD)
-        open_ = _summed(neuron[inner], weight[inner] * y[inner], total)
+            kappa = summed((kind == ERROR) | (kind == FLOOR), np.maximum(y, 0.0))[outputs]
+        weight = np.where(kind == OFF_SIDE, slope[neuron], np.where(kind == CHORD, scale, 1.0))
+        sided, slopes = summed(kind == SIGN, y), summed(kind == ERROR, -scale * y)
+        slopes -= sided
+        open_ = summed((kind == OFF_SIDE) | (kind == ON_SIDE) | (kind == CHORD), weight * y)
         for layer in range(chain.depth - 1, 0, -1):
-            here = slice(int(chain.ends[layer - 1]), int(chain.ends[layer]))
-            after = slice(int(chain.ends[layer]), int(chain.ends[layer + 1]))
+            here, after = chain.neurons(layer - 1), chain.neurons(layer)
             c = (slopes[after] if extra is None else slopes[after] + extra[after]) @ chain.weights[layer]
-            off = (self.signs[here] < 0) & (chain.slopes[layer - 1] < 1)
-            fixed = np.where(off, chain.slopes[layer - 1] * c, c) - sided[here]
+            off = (self.signs[here] < 0) & (slope[here] < 1)
+            fixed = np.where(off, slope[here] * c, c) - sided[here]
             slopes[here] = np.where(self.column[here] >= 0, open_[here], fixed)
         return Multipliers(kappa, slopes)
-
-
-def _summed(place: Index, values: Array, size: int) -> Array:
-    """The sums of the values at each place, (size,)."""
-    total = np.zeros(size)
-    np.add.at(total, place, values)
-    return total
-
-
-class _Parts:
-    """Rows being collected."""
-
-    def __init__(self, size: int) -> None:
-        self._parts: list[tuple[Array | Index, ...]] = []
-        self._size = size
-
-    def add(
-        self,
-        kind: int,
-        neuron: Index,
-        matrix: Array,
-        lo: Array | float,
-        hi: Array | float,
-        p: Array | float = np.inf,
-        q: Array | float = np.inf,
-        scale: Array | float = 0.0,
-    ) -> None:
-        m = len(neuron)
-        sides = [np.broadcast_to(np.asarray(a, dtype=np.float64), (m,)) for a in (lo, hi, p, q, scale)]
-        self._parts.append((matrix.reshape(m, self._size), *sides, np.full(m, kind), np.asarray(neuron)))
-
-    def rows(self) -> RelaxationRows:
-        matrix, lo, hi, p, q, scale, kind, neuron = (
-            np.concatenate(columns) for columns in zip(*self._parts, strict=True)
-        )
-        return RelaxationRows(np.ascontiguousarray(matrix), lo, hi, p, q, kind, neuron, scale)
