@@ -13,7 +13,7 @@ from ._load_result import load_result as load_result
 from .adapters import LatentInverter as LatentInverter
 from .certification.certificate import Certificate as Certificate
 from .certification.certificate import Certificates as Certificates
-from .certification.certificate import ProofStatus as ProofStatus
+from .certification.proof import ProofStatus as ProofStatus
 from .diagnostics.identifiability import Identifiability as Identifiability
 from .diagnostics.identifiability import identifiability as identifiability
 from .loaders import from_arrays as from_arrays

@@ -13,8 +13,10 @@ import pytest
 import unrelu
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification.certificate import Certificate, ProofStatus, digest
+from unrelu.certification.certificate import Certificate
+from unrelu.certification.certificate_file import digest
 from unrelu.certification.certified_chain import chain_of
+from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 

@@ -14,7 +14,7 @@ from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.problems import problem
 from tests.support import random_network
 from unrelu import zoo
-from unrelu.certification.certificate import ProofStatus
+from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.report.certificates import draw_bounds, draw_box
 

@@ -19,7 +19,7 @@ from tests.certification.exact import exact, random_case
 from tests.certification.problems import problem
 from tests.support import random_network
 from unrelu.certification.bound_propagation import propagated
-from unrelu.certification.certificate import digest
+from unrelu.certification.certificate_file import digest
 from unrelu.certification.safe_bounds import Region, lower_bound
 from unrelu.errors import InputError
 from unrelu.measurements.latent_bounds import Bounds

@@ -12,11 +12,11 @@ import unrelu
 from tests.certification.brute_force import Brute, layers_of
 from tests.certification.problems import WEIGHTS, small_network
 from tests.support import random_network
-from unrelu.certification.certificate import ProofStatus
 from unrelu.certification.certificate import observed as as_observed
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.certifying import enclosure
 from unrelu.certification.node_program import Limits
+from unrelu.certification.proof import ProofStatus
 from unrelu.measurements import read_operator
 
 LEVELS = (1e-12, 1e-6, 0.01, 0.1, 1.0, 30.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from unrelu.certification.certificate import ProofStatus
+from unrelu.certification.proof import ProofStatus
 from unrelu_studies.paper.hardness import SEPARATION, random_formula, reduction
 
 RATIO = 4.3

@@ -1,25 +1,25 @@
-"""What can be said of the best code: bounds on the smallest error over all codes, and a proof to check them by.
+"""A certificate, what it says, and its verification, which needs no search: :meth:`Certificate.verify`.
 
-A certificate is stored as JSON or npz: one flat table of names, numbers and arrays, with a digest of it all.
+It states bounds on the smallest error over all codes. Verification recomputes every number that it states from the
+network, the observation and the multipliers of its proofs (:mod:`~unrelu.certification.proof`). No module of the search
+is imported here.
 """
 
 from __future__ import annotations
 
-import enum
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.certification.certificate_file import digest, read_certificate, write_certificate
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
-from unrelu.certification.proof import GAP, BoundsAt, MultiplierRows, Proof
+from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import InputError
@@ -27,43 +27,16 @@ from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, numbers
 from unrelu.result.verdict_text import uniqueness
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_json, read_npz
-from unrelu.runtime.file_writing import write_npz, write_whole
+from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.words import count, duration, share
 
 Array = npt.NDArray[np.float64]
 
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.
 _SAME = 1e-12
-_FORMAT = "unrelu certificate 1"
-_ADVICE = "free space, or name another file"
-# Moments at which a bound improved; a search of an hour has thousands.
-_LONGEST_HISTORY = 10**6
-_NUMBERS = ("lower", "upper", "eps", "radius", "seconds", "scale")
-_PROOFS = ("proof", "box_proof")
 # What is printed of a batch: rows of the largest gaps, and characters of what a status means.
 _LARGEST_GAPS, _MEANING = 4, 60
 _PlainTable = tuple[list[str], list[list[str]], list[str]]
-
-
-class ProofStatus(enum.Enum):
-    """How a proof ended; the value says what it means.
-
-    >>> import unrelu
-    >>> [status.name for status in unrelu.ProofStatus][:2]
-    ['OPTIMAL', 'EXACT_FIT']
-    """
-
-    OPTIMAL = "the gap is closed: no code has an error smaller by more than a millionth of it"
-    EXACT_FIT = "the code fits the observation exactly, and no error is below zero"
-    OUT_OF_RANGE = "no code explains the observation within the stated noise"
-    TIME_LIMIT = "stopped at the time limit; the bounds are valid: raise time_limit to close the gap"
-    NODE_LIMIT = "stopped at the limit of nodes; the bounds are valid: raise max_nodes to close the gap"
-    STOPPED = "stopped by the callback; the bounds are valid"
-    ROUNDING = "rounding errors keep the gap open; the bounds are valid"
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -206,53 +179,38 @@ class Certificate:
 
     def flaw(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> str | None:
         """The first thing that does not follow, in a sentence; None if all does. See :meth:`verify`."""
+        return next(self._flaws(network, y, operator), None)
+
+    def _flaws(self, network: Generator, y: npt.ArrayLike, operator: Any) -> Iterator[str]:
+        """What does not follow; nothing is to be computed after the first of it."""
         if self._digest != digest(self):
-            return "its numbers are not those that it was made with"
+            yield "its numbers are not those that it was made with"
         if self.norm not in ("linf", "l1"):
-            return f"norm {self.norm!r} is neither 'linf' nor 'l1'"
+            yield f"norm {self.norm!r} is neither 'linf' nor 'l1'"
         values, measured = observed(network, y, operator)
         k = network.latent_dim
         if self.z.shape != (k,) or not np.isfinite(self.z).all():
-            return f"z has shape {self.z.shape}, the network takes ({k},)"
-        flaw = self._flaw_of_code_bounds(k)
-        if flaw:
-            return flaw
-        bounds = None if self.bounds is None else Bounds(*self.bounds.T)
-        chain = chain_of(network, measured, values, self.norm, bounds)
+            yield f"z has shape {self.z.shape}, the network takes ({k},)"
+        bounds = None
+        if self.bounds is not None:
+            if self.bounds.shape != (k, 2) or not np.isfinite(self.bounds).all():
+                yield f"bounds have shape {self.bounds.shape}; finite ones of shape ({k}, 2) are needed"
+            bounds = Bounds(*self.bounds.T)
+            if not (bounds.lower < bounds.upper).all():
+                yield "a lower bound is not below the upper one"
+            if not ((self.z >= bounds.lower) & (self.z <= bounds.upper)).all():
+                yield "z is outside of the bounds"
         if not math.isfinite(self.upper):
-            return f"upper is {self.upper}"
+            yield f"upper is {self.upper}"
+        chain = chain_of(network, measured, values, self.norm, bounds)
         if not self.exponents:
-            return self._flaw(chain, network, measured)
+            yield from self._flaws_of_code(chain, network, measured)
+            return
         scaled = chain.in_units(self.exponents)
         if scaled is None:
-            return f"its units, {self.exponents}, are none of this network"
-        return self.times_power(self.exponents[-1])._flaw(scaled, network, measured)
-
-    def _flaw_of_code_bounds(self, k: int) -> str | None:
-        if self.bounds is None:
-            return None
-        if self.bounds.shape != (k, 2) or not np.isfinite(self.bounds).all():
-            return f"bounds have shape {self.bounds.shape}; finite ones of shape ({k}, 2) are needed"
-        lower, upper = self.bounds.T
-        if not (lower < upper).all():
-            return "a lower bound is not below the upper one"
-        return None if ((self.z >= lower) & (self.z <= upper)).all() else "z is outside of the bounds"
-
-    def _flaw_of_effort(self) -> str | None:
-        """What contradicts itself in nodes, seconds and history, which nobody can compute again."""
-        least = 0 if self.proof is None else len(self.proof.parent)
-        if not least <= self.nodes < math.inf or (self.proof is None and self.nodes):
-            return f"nodes is {self.nodes}, the proof has {least}"
-        if not 0 <= self.seconds < math.inf:
-            return f"seconds is {self.seconds}"
-        if self.eps < 0 or not self.lower >= 0:
-            return f"a lower bound of {self.lower} and an eps of {self.eps}: neither can be below zero"
-        moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in self.history]).reshape(-1, 4)
-        end = [self.seconds, self.nodes, self.lower, -self.upper]
-        steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
-        if not (steps >= 0).all():
-            return "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
-        return None
+            yield f"its units, {self.exponents}, are none of this network"
+        else:
+            yield from self.times_power(self.exponents[-1])._flaws_of_code(scaled, network, measured)
 
     def times_power(self, exponent: int) -> Certificate:
         """The same with all that is in units of y times 2^exponent."""
@@ -266,67 +224,72 @@ class Certificate:
             history = tuple(replace(m, lower=times(m.lower), upper=times(m.upper)) for m in self.history)
         return replace(self, **numbers, history=history)
 
-    def _flaw(self, chain: CertifiedChain, network: Generator, measured: Operator) -> str | None:
-        """See :meth:`flaw`, for a chain in the units of the proof."""
-        scale = float(np.abs(chain.y).max(initial=0.0))
+    def _flaws_of_code(self, chain: CertifiedChain, network: Generator, measured: Operator) -> Iterator[str]:
+        """Of F, rank and identifiability at z, and of all else, for a chain in the units of the proof."""
         value, what = chain.objective(self.z), "pass the observation and operator= that were certified"
-        off = _SAME * max(scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
-        if not abs(value - self.upper) <= off or not abs(self.scale - scale) <= off:
-            return f"F(z) is {value:.17g}, not {self.upper:.17g}; {what}"
+        off = _SAME * max(chain.scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
+        if not abs(value - self.upper) <= off or not abs(self.scale - chain.scale) <= off:
+            yield f"F(z) is {value:.17g}, not {self.upper:.17g}; {what}"
         rank, determined = determination(network, self.z, measured, chain.bounds)
         if rank != self.rank:
-            return f"the rank at z is {rank}, not {self.rank}"
+            yield f"the rank at z is {rank}, not {self.rank}"
         if determined != self.identifiable:
-            return f"identifiable is {determined} at z of rank {rank}, not {self.identifiable}"
-        return (
-            self._flaw_of_bounds(chain)
-            or self._flaw_of_box(chain)
-            or self._flaw_of_radius(chain)
-            or self._flaw_of_status(chain)
-            or self._flaw_of_effort()
-        )
-
-    def _flaw_of_bounds(self, chain: CertifiedChain) -> str | None:
-        if self.proof is None:
-            return None if self.lower == 0 else "there is no proof of the lower bound"
-        flaw = self.proof.flaw(chain)
-        if flaw:
-            return flaw
-        lower = self.proof.lower(chain)
-        if not self.lower <= lower:
-            return f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
-        return None
-
-    def _flaw_of_radius(self, chain: CertifiedChain) -> str | None:
-        """The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine."""
-        boxed = (self.box_proof, replace(chain, norm="linf"))
-        radius = min((p.radius(on) for p, on in ((self.proof, chain), boxed) if p is not None), default=math.inf)
+            yield f"identifiable is {determined} at z of rank {rank}, not {self.identifiable}"
+        yield from self._flaws_of_bounds(chain)
+        yield from self._flaws_of_box(replace(chain, norm="linf"))
+        proofs = ((self.proof, chain), (self.box_proof, replace(chain, norm="linf")))
+        radius = min((proof.radius(about) for proof, about in proofs if proof is not None), default=math.inf)
+        # The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine.
         if not radius * (1 - _SAME) <= self.radius <= radius:
-            return f"the proofs are about codes up to {radius:g}, not {self.radius:g}"
-        return None
-
-    def _flaw_of_box(self, chain: CertifiedChain) -> str | None:
-        if self.box is None or self.box_proof is None:
-            both = self.box is None and self.box_proof is None
-            return None if both else "there is no proof of the box, or no box of the proof"
-        largest = replace(chain, norm="linf")
-        flaw = self.box_proof.flaw(largest)
-        if flaw:
-            return flaw
-        if not self.box_proof.level > self.eps:
-            return f"the box is about errors below {self.box_proof.level:g}, not up to {self.eps:g}"
-        box = self.box_proof.box(largest)
-        if self.box.shape != box.shape or not ((self.box[:, 0] <= box[:, 0]) & (self.box[:, 1] >= box[:, 1])).all():
-            return "the multipliers prove another box"
-        return None
-
-    def _flaw_of_status(self, chain: CertifiedChain) -> str | None:
+            yield f"the proofs are about codes up to {radius:g}, not {self.radius:g}"
         shown = {
             ProofStatus.OPTIMAL: self.gap <= GAP * (1 + 1e-9),
             ProofStatus.EXACT_FIT: chain.exact(self.z),
             ProofStatus.OUT_OF_RANGE: self.out_of_range,
         }
-        return None if shown.get(self.status, True) else f"{self.status} does not follow from the bounds and the box"
+        if not shown.get(self.status, True):
+            yield f"{self.status} does not follow from the bounds and the box"
+        yield from self._flaws_of_effort()
+
+    def _flaws_of_bounds(self, chain: CertifiedChain) -> Iterator[str]:
+        if self.proof is not None:
+            flaw = self.proof.flaw(chain)
+            if flaw:
+                yield flaw
+            lower = self.proof.lower(chain)
+            if not self.lower <= lower:
+                yield f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
+        elif self.lower != 0:
+            yield "there is no proof of the lower bound"
+
+    def _flaws_of_box(self, chain: CertifiedChain) -> Iterator[str]:
+        if self.box is None or self.box_proof is None:
+            if self.box is not None or self.box_proof is not None:
+                yield "there is no proof of the box, or no box of the proof"
+            return
+        flaw = self.box_proof.flaw(chain)
+        if flaw:
+            yield flaw
+        if not self.box_proof.level > self.eps:
+            yield f"the box is about errors below {self.box_proof.level:g}, not up to {self.eps:g}"
+        box = self.box_proof.box(chain)
+        if self.box.shape != box.shape or not ((self.box[:, 0] <= box[:, 0]) & (self.box[:, 1] >= box[:, 1])).all():
+            yield "the multipliers prove another box"
+
+    def _flaws_of_effort(self) -> Iterator[str]:
+        """What contradicts itself in nodes, seconds and history, which nobody can compute again."""
+        least = 0 if self.proof is None else len(self.proof.parent)
+        if not least <= self.nodes < math.inf or (self.proof is None and self.nodes):
+            yield f"nodes is {self.nodes}, the proof has {least}"
+        if not 0 <= self.seconds < math.inf:
+            yield f"seconds is {self.seconds}"
+        if self.eps < 0 or not self.lower >= 0:
+            yield f"a lower bound of {self.lower} and an eps of {self.eps}: neither can be below zero"
+        moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in self.history]).reshape(-1, 4)
+        end = [self.seconds, self.nodes, self.lower, -self.upper]
+        steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
+        if not (steps >= 0).all():
+            yield "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
 
     def save(self, path: str | Path) -> None:
         """Write to a .json or .npz file; all numbers exactly.
@@ -335,17 +298,7 @@ class Certificate:
             InputError: another suffix, or no such folder.
             StorageError: the disk is full, or not ours to write to.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
-        table = {**dict(_table(self)), "format": _FORMAT, "digest": self._digest}
-        if path.suffix == ".npz":
-            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
-            write_npz(path, arrays, _ADVICE)
-        elif path.suffix == ".json":
-            write_whole(path, [json.dumps({name: _plain(value) for name, value in table.items()})], _ADVICE)
-        else:
-            raise InputError(f"{path}: save a certificate as .json or .npz")
+        write_certificate(Path(path), self, self._digest)
 
     @classmethod
     def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
@@ -359,14 +312,7 @@ class Certificate:
             InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
             OptionError: ``max_bytes`` is no number of bytes.
         """
-        path = Path(path)
-        table = _read_table(path, check_limit(max_bytes))
-        if str(table.get("format")) != _FORMAT:
-            raise InputError(f"{path}: no certificate of this version; its format is {table.get('format')!r}")
-        try:
-            return cls(**_fields(table))
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InputError(f"{path}: the certificate is damaged ({type(error).__name__}: {error})") from None
+        return cls(**read_certificate(Path(path), max_bytes))
 
 
 class Certificates(Sequence[Certificate]):
@@ -473,126 +419,3 @@ def determination(network: Generator, z: Array, operator: Operator, bounds: Boun
     """The rank of A J at a code (k,), and whether no other code near it within the bounds has the same A G(z)."""
     rank, dimension, _ = local_rank(network, z[None], operator, bounds=bounds)
     return int(rank[0]), bool(dimension[0] == 0)
-
-
-def digest(certificate: Certificate) -> str:
-    """SHA-256 of all that a certificate says, as hexadecimal digits."""
-    found = hashlib.sha256()
-    for name, value in sorted(_table(certificate)):
-        found.update(name.encode())
-        if isinstance(value, np.ndarray):
-            kind = np.float64 if value.dtype.kind == "f" else np.int64
-            found.update(str(value.shape).encode() + np.ascontiguousarray(value, dtype=kind).tobytes())
-        else:
-            found.update(repr(value).encode())
-    return found.hexdigest()
-
-
-def _table(certificate: Certificate) -> Iterator[tuple[str, Any]]:
-    """Everything under one name each: strings, numbers and arrays."""
-    yield "status", certificate.status.name
-    yield "norm", certificate.norm
-    yield "identifiable", bool(certificate.identifiable)
-    yield "rank", int(certificate.rank)
-    yield "nodes", int(certificate.nodes)
-    for name in _NUMBERS:
-        yield name, float(getattr(certificate, name))
-    yield "z", certificate.z
-    if certificate.box is not None:
-        yield "box", certificate.box
-    if certificate.bounds is not None:
-        yield "bounds", certificate.bounds
-    if certificate.exponents:
-        yield "exponents", np.array(certificate.exponents, dtype=np.int64)
-    history = [[moment.seconds, moment.nodes, moment.lower, moment.upper] for moment in certificate.history]
-    yield "history", np.array(history, dtype=np.float64).reshape(-1, 4)
-    for name in _PROOFS:
-        proof = getattr(certificate, name)
-        for entry in fields(proof) if proof is not None else ():
-            value = getattr(proof, entry.name)
-            for part in fields(value) if isinstance(value, MultiplierRows) else ():
-                yield f"{name}.{entry.name}.{part.name}", getattr(value, part.name)
-            if not isinstance(value, MultiplierRows):
-                yield f"{name}.{entry.name}", value
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it; infinities and NaN as strings, as JSON has none."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _fields(table: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a certificate, from its table."""
-    values: dict[str, Any] = {name: float(table[name]) for name in _NUMBERS}
-    values.update({name: _proof(table, name) for name in _PROOFS})
-    rows = _array(table["history"], float).reshape(-1, 4)
-    if len(rows) > _LONGEST_HISTORY:
-        raise ValueError(f"the history has {len(rows):,} moments")
-    return values | {
-        "z": _array(table["z"], np.float64), "status": ProofStatus[str(table["status"])], "norm": str(table["norm"]),
-        "box": _array(table["box"], np.float64).reshape(-1, 2) if "box" in table else None,
-        "bounds": _array(table["bounds"], np.float64).reshape(-1, 2) if "bounds" in table else None,
-        "rank": _whole(table["rank"]), "identifiable": _flag(table["identifiable"]), "nodes": _whole(table["nodes"]),
-        "exponents": tuple(_array(table.get("exponents", []), np.int64).reshape(-1).tolist()),
-        "history": tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in rows),
-        "_digest": str(table["digest"]),
-    }  # fmt: skip
-
-
-def _read_table(path: Path, max_bytes: int) -> dict[str, Any]:
-    if path.suffix == ".npz":
-        # Those without dimensions as plain values.
-        return {name: a if a.ndim else a.item() for name, a in read_npz(path, max_bytes).items()}
-    table = read_json(path, max_bytes)
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: holds no certificate")
-    return table
-
-
-def _proof(table: dict[str, Any], prefix: str) -> Proof | None:
-    if f"{prefix}.level" not in table:
-        return None
-    values: dict[str, Any] = {}
-    for entry in fields(Proof):
-        name = f"{prefix}.{entry.name}"
-        if name in table:
-            number = entry.name in ("level", "reach")
-            values[entry.name] = float(table[name]) if number else _array(table[name], np.int64).reshape(-1)
-        else:
-            values[entry.name] = _rows(table, name)
-    return Proof(**values)
-
-
-def _rows(table: dict[str, Any], name: str) -> MultiplierRows:
-    return MultiplierRows(
-        _array(table[f"{name}.pointer"], np.int64).reshape(-1),
-        _array(table[f"{name}.index"], np.int64).reshape(-1),
-        _array(table[f"{name}.value"], np.float64).reshape(-1),
-        _whole(table[f"{name}.outputs"]),
-        _whole(table[f"{name}.total"]),
-    )
-
-
-def _whole(value: Any) -> int:
-    """A whole number; int() would make one of any number, so that a changed one could pass for the right one."""
-    if isinstance(value, str | bool) or int(value) != value:
-        raise ValueError(f"whole number expected, found {value!r}")
-    return int(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"true or false expected, found {value!r}")
-    return value
-
-
-def _array(value: Any, kind: Any) -> npt.NDArray[Any]:
-    """An array of numbers exactly as written."""
-    found = np.asarray(value)
-    if kind is np.int64 and found.size and found.dtype.kind not in "iu":
-        raise ValueError(f"whole numbers expected, found {found.dtype}")
-    return found.astype(kind)

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from unrelu.certification.bound_propagation import region_of
 from unrelu.certification.bound_tightening import Probing, backward_bounds
 from unrelu.certification.branch_and_bound import BranchAndBound
-from unrelu.certification.certificate import Certificate, ProofStatus, determination, digest
+from unrelu.certification.certificate import Certificate, determination
+from unrelu.certification.certificate_file import digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import GAP, BoundsAt, Proof
+from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate

@@ -8,6 +8,7 @@ multipliers of bounds on every latent coordinate instead.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,26 @@ GAP = 1e-6
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
+
+
+class ProofStatus(enum.Enum):
+    """How a proof ended; the value says what it means.
+
+    >>> import unrelu
+    >>> [status.name for status in unrelu.ProofStatus][:2]
+    ['OPTIMAL', 'EXACT_FIT']
+    """
+
+    OPTIMAL = "the gap is closed: no code has an error smaller by more than a millionth of it"
+    EXACT_FIT = "the code fits the observation exactly, and no error is below zero"
+    OUT_OF_RANGE = "no code explains the observation within the stated noise"
+    TIME_LIMIT = "stopped at the time limit; the bounds are valid: raise time_limit to close the gap"
+    NODE_LIMIT = "stopped at the limit of nodes; the bounds are valid: raise max_nodes to close the gap"
+    STOPPED = "stopped by the callback; the bounds are valid"
+    ROUNDING = "rounding errors keep the gap open; the bounds are valid"
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)

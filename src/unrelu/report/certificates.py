@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from unrelu.certification.certificate import Certificate, ProofStatus
+from unrelu.certification.certificate import Certificate
+from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import opened
 
