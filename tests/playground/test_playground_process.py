@@ -79,7 +79,7 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(model):
     ],
 )
 def test_what_cannot_be_played_with_is_a_line(model, monkeypatch, capsys, arguments, why):
-    monkeypatch.setattr("unrelu.cli.terminal.interruptible", lambda said: pytest.fail("the page is served"))
+    monkeypatch.setattr("unrelu.runtime.interrupts.interruptible", lambda said: pytest.fail("the page is served"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         named = {"model": model, "port": taken.getsockname()[1]}
         words = (argument.format(**named) for argument in arguments)

@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 
 import unrelu
 from tests.runs.small_runs import CHUNK, SIZE, Y, command, results, small_run
-from unrelu.datasets.opening import in_memory
+from unrelu.datasets.opening import open_source
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, MissingPackageError
 
@@ -84,10 +84,10 @@ class Killing(Source):
         if start == 2 * CHUNK and deaths < self.times:
             (self.folder / f"death-{deaths}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return in_memory(Y).read(start, stop, seen)
+        return open_source(Y).read(start, stop, seen)
 
     def digest(self, start, stop):
-        return in_memory(Y).digest(start, stop)
+        return open_source(Y).digest(start, stop)
 
 
 def test_a_worker_that_is_killed_changes_nothing(client, alone, tmp_path):
@@ -193,10 +193,10 @@ class Counted(Source):
             notes.write(f"{os.getpid()}\n")
 
     def read(self, start, stop, seen=None):
-        return in_memory(Y).read(start, stop, seen)
+        return open_source(Y).read(start, stop, seen)
 
     def digest(self, start, stop):
-        return in_memory(Y).digest(start, stop)
+        return open_source(Y).digest(start, stop)
 
 
 @pytest.mark.parametrize("where", ["cluster", "processes"])

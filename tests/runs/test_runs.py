@@ -420,11 +420,11 @@ class Changing(Source):
         self.looked = 0
 
     def read(self, start, stop, seen=None):
-        return open_source_of(Y).read(start, stop, seen)
+        return open_source(Y).read(start, stop, seen)
 
     def digest(self, start, stop):
         self.looked += start == 3 * CHUNK
-        return open_source_of(Y + (start == 3 * CHUNK and self.looked > 1)).digest(start, stop)
+        return open_source(Y + (start == 3 * CHUNK and self.looked > 1)).digest(start, stop)
 
 
 def test_data_that_change_while_it_runs_are_refused_and_not_recorded(tmp_path):
@@ -454,16 +454,10 @@ class Gone(Source):
     def read(self, start, stop, seen=None):
         if start > 2 * CHUNK:
             raise InputError("the disk is gone; bring it back")
-        return open_source_of(Y).read(start, stop, seen)
+        return open_source(Y).read(start, stop, seen)
 
     def digest(self, start, stop):
-        return open_source_of(Y).digest(start, stop)
-
-
-def open_source_of(y):
-    from unrelu.datasets.opening import in_memory
-
-    return in_memory(y)
+        return open_source(Y).digest(start, stop)
 
 
 def test_a_lost_data_set_stops_the_run_which_goes_on_when_it_is_back(finished, tmp_path):
@@ -486,7 +480,7 @@ class Killing(Gone):
         if start == 2 * CHUNK and multiprocessing.parent_process() and (self.always or not self.marker.exists()):
             self.marker.touch()
             os._exit(9)
-        return open_source_of(Y).read(start, stop, seen)
+        return open_source(Y).read(start, stop, seen)
 
 
 @pytest.mark.long

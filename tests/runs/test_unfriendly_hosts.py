@@ -19,7 +19,7 @@ from PIL import Image
 
 import unrelu
 from tests.runs.small_runs import CHUNK, SIZE, Y, command, reference, results, small_run, zoo_data
-from unrelu.datasets.opening import in_memory
+from unrelu.datasets.opening import open_source
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.result.fingerprint import fingerprint
@@ -190,10 +190,10 @@ class Deadly(Source):
         os._exit(9)
 
     def read(self, start, stop, seen=None):
-        return in_memory(Y).read(start, stop, seen)
+        return open_source(Y).read(start, stop, seen)
 
     def digest(self, start, stop):
-        return in_memory(Y).digest(start, stop)
+        return open_source(Y).digest(start, stop)
 
 
 @pytest.mark.long

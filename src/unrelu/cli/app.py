@@ -98,8 +98,8 @@ def invert(
     from unrelu._invert import invert as find
     from unrelu.cli.documents import failures, invert_document
     from unrelu.cli.picture_inversion import PictureFile, read_given
+    from unrelu.datasets.pictures import is_picture
     from unrelu.datasets.result_folders import prepare_output, write_result
-    from unrelu.datasets.single_picture import is_picture
     from unrelu.datasets.small_files import read_bounds, read_measurement
     from unrelu.methods import make, refuse
     from unrelu.problem import Problem
@@ -454,8 +454,8 @@ def play(
     """
     import webbrowser
 
-    from unrelu.cli.terminal import interruptible
     from unrelu.playground import PictureGenerator, bundled, serving
+    from unrelu.runtime.interrupts import interruptible
 
     generators = sorted(bundled(), key=lambda known: known.name != model)
     if model is not None and (generators[0].name != model or Path(model).exists()):

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from unrelu.cli.terminal import plain
-from unrelu.datasets.images import kind_of
-from unrelu.datasets.single_picture import check_output, is_picture, read_picture, stored_shape, write_picture
+from unrelu.datasets.pictures import check_output, is_picture, kind_of, read_picture, stored_shape, write_picture
 from unrelu.datasets.small_files import read_observations
 from unrelu.datasets.sources import Shape
 from unrelu.errors import InputError

@@ -15,10 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from unrelu.cli.terminal import interruptible, plain, table
+from unrelu.cli.terminal import plain, table
 from unrelu.display.progress_bar import bar_of
 from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
+from unrelu.runtime.interrupts import interruptible
 
 # Errors that are printed of one chunk, and of a whole run; the others are in the report.
 _ERRORS, _ALL_ERRORS = 3, 10

@@ -6,8 +6,6 @@ Everything heavy is imported where it is used, so that ``unrelu --help`` does no
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from unrelu.errors import InputError, OptionError
+from unrelu.runtime.interrupts import interruptible
 from unrelu.runtime.words import count
 
 if TYPE_CHECKING:
@@ -131,44 +130,6 @@ def end(failed: int, size: int, interrupted: bool, messages: Path) -> None:
         print(f"{failed} of {size} observations failed, their messages are in {messages}", file=sys.stderr)
     if interrupted or failed:
         raise typer.Exit(130 if interrupted else 1)
-
-
-@contextmanager
-def interruptible(
-    told: str, at_once: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
-) -> Iterator[threading.Event]:
-    """Whether Ctrl-C was pressed: the first one is noted, so that work can stop in order; the second ends at once.
-
-    Args:
-        told: said on standard error after the first one; nothing if empty.
-        at_once: said after the second one.
-        signals: that are treated like Ctrl-C.
-    """
-    interrupted = threading.Event()
-
-    def interrupt(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            _say(at_once)
-            ending = before[number]
-            if callable(ending):
-                ending(number, frame)
-            raise KeyboardInterrupt
-        interrupted.set()
-        _say(told)
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    """A line from a signal's handler, past Python's buffers, which the code that was interrupted may be writing to."""
-    if text:
-        with suppress(OSError):
-            os.write(2, f"{text}\n".encode())
 
 
 @contextmanager

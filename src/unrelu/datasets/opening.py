@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.images import ENDINGS, Folder
-from unrelu.datasets.sources import ArraySource, Batch, Entries, Source, memory_rows, npy_rows, npz_rows, optional
+from unrelu.datasets.pictures import ENDINGS, Folder
+from unrelu.datasets.sources import ArrayRows, ArraySource, Batch, Entries, Source, choose, optional
 from unrelu.errors import InputError
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
 
 _HDF5 = (".h5", ".hdf5")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a Zarr store (folder or URL), or a folder of PNG or JPEG images"
 
 
 def open_source(
-    location: str | Path,
+    location: str | Path | npt.ArrayLike | Source,
     array: str | None = None,
     size: tuple[int, int] | None = None,
     name: str = "y",
@@ -30,7 +31,8 @@ def open_source(
     Args:
         location: a ``.npy`` file; a ``.npz`` file, which is read as a whole; a ``.h5`` or ``.hdf5`` file;
             a Zarr store of format 3, which is a folder or any URL of fsspec (``s3://``, ``memory://``, ``file://``); or
-            a folder of PNG or JPEG files. Arrays are batches (B, ...).
+            a folder of PNG or JPEG files. An array, which is copied; or a data set, which is returned. Arrays are
+            batches (B, ...).
         array: which array to read, where there are several. Without it, the one called ``name``, or the only one.
         size: (height, width) to resize images to; without it they are taken as they are.
         name: see ``array``.
@@ -39,15 +41,16 @@ def open_source(
 
     Raises:
         InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
-            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
+            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``; an
+            array in memory is no batch of real numbers.
         OptionError: ``max_bytes`` is no number of bytes.
         MissingPackageError: an optional package is not installed: Zarr, h5py, Pillow, or a file system of fsspec.
     """
-    return _open(str(location), array, size, name, check_limit(max_bytes), masks=False)
+    return _open(location, array, size, name, check_limit(max_bytes), "data")
 
 
 def open_masks(
-    location: str | Path,
+    location: str | Path | npt.ArrayLike | Source,
     array: str | None = None,
     size: tuple[int, int] | None = None,
     name: str = "mask",
@@ -57,26 +60,12 @@ def open_masks(
 
     In images, black is 0 and white is 1; they are resized to ``size`` by the nearest pixel.
     """
-    return Masks(_open(str(location), array, size, name, check_limit(max_bytes), masks=True))
+    source = _open(location, array, size, name, check_limit(max_bytes), "masks")
+    return source if isinstance(location, Source) else _Masks(source)
 
 
-def in_memory(values: npt.ArrayLike, location: str = "the array") -> Source:
-    """An array (B, ...) as a data set, or masks as one; a copy of it. ``location`` is for messages.
-
-    Raises:
-        InputError: it is no batch (B, ...) of real numbers.
-    """
-    if np.ma.is_masked(values):
-        raise InputError(f"{location} has masked entries; fill them, or pass masks= for what was not observed")
-    return ArraySource(location, partial(memory_rows, np.array(values)))
-
-
-class Masks(Source):
-    """The masks in a data set: entries 0 and 1.
-
-    Args:
-        stored: the data set; of a folder of images, full white counts as 1.
-    """
+class _Masks(Source):
+    """The masks in a data set: entries 0 and 1. In images, full white counts as 1."""
 
     def __init__(self, stored: Source) -> None:
         self._stored = stored
@@ -107,7 +96,25 @@ class Masks(Source):
         return self._stored.digest(start, stop)
 
 
-def _open(location: str, array: str | None, size: tuple[int, int] | None, name: str, most: int, masks: bool) -> Source:
+def _open(
+    given: str | Path | npt.ArrayLike | Source, array: str | None, size: tuple[int, int] | None, name: str, most: int,
+    what: str,
+) -> Source:  # fmt: skip
+    """The data set at a place, or an array as one, which messages call ``what``: "data" or "masks"."""
+    if isinstance(given, str | Path):
+        return _stored(str(given), array, size, name, most, nearest=what == "masks")
+    if array is not None or size is not None:
+        raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
+    if isinstance(given, Source):
+        return given
+    if np.ma.is_masked(given):
+        raise InputError(f"{what} has masked entries; fill them, or pass masks= for what was not observed")
+    return ArraySource(what, partial(_memory_rows, np.array(given)))
+
+
+def _stored(
+    location: str, array: str | None, size: tuple[int, int] | None, name: str, most: int, nearest: bool
+) -> Source:
     url = "://" in location
     ending = (PurePosixPath(location) if url else Path(location)).suffix.lower()
     if url and ending in (".npy", ".npz", *_HDF5, *ENDINGS):
@@ -120,7 +127,7 @@ def _open(location: str, array: str | None, size: tuple[int, int] | None, name: 
     if not zarr and Path(location).is_dir():
         if array is not None:
             raise InputError(f"{location} is a folder of images, so it has no array {array!r}; leave array= out")
-        return Folder(location, size, nearest=masks, max_bytes=most)
+        return Folder(location, size, nearest=nearest, max_bytes=most)
     if size is not None:
         raise InputError(f"size={size} resizes images only; {location} is read as it is")
     which = (location, array, name, most)
@@ -130,7 +137,7 @@ def _open(location: str, array: str | None, size: tuple[int, int] | None, name: 
 
         return ArraySource(location, partial(zarr_rows, *which), most)
     if ending == ".npz":
-        return ArraySource(location, partial(npz_rows, *which), most)
+        return ArraySource(location, partial(_npz_rows, *which), most)
     if ending in _HDF5:
         optional("h5py", "HDF5 files", "hdf5")
         from unrelu.datasets.hdf5_reading import Hdf5  # noqa: PLC0415 -- an optional dependency
@@ -140,4 +147,38 @@ def _open(location: str, array: str | None, size: tuple[int, int] | None, name: 
         raise InputError(f"{location} is no data set; pass {_KINDS}")
     if array is not None:
         raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
-    return ArraySource(location, partial(npy_rows, location), most)
+    return ArraySource(location, partial(_npy_rows, location), most)
+
+
+def _npy_rows(location: str) -> ArrayRows:
+    """The array in a ``.npy`` file, of which nothing is read yet."""
+    with opened(location) as (stream, size):
+        header = npy_header(stream, size, location)
+    shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
+
+    # Rows lie one behind the other, so the file is read in place of a mapping: a disk that fails, or a file that is
+    # cut short, would end a process that maps it, but is an error here.
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        with opened(location) as (stream, _):
+            first = header.offset + start * length * dtype.itemsize
+            flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
+        return flat.reshape(stop - start, *shape[1:])
+
+    # In Fortran order they do not. It is mapped each time: pages of a mapping count as memory of this process.
+    def copy(start: int, stop: int) -> npt.NDArray[Any]:
+        with opened(location) as (stream, size):
+            now = npy_header(stream, size, location)
+            return np.array(np.memmap(stream, now.dtype, "r", now.offset, now.shape, "F")[start:stop])
+
+    return ArrayRows(shape, dtype, copy if header.fortran and len(shape) > 1 else read)
+
+
+def _npz_rows(location: str, array: str | None, name: str, max_bytes: int) -> ArrayRows:
+    """The array of a ``.npz`` file that :func:`choose` names, read as a whole: zip files cannot be read in parts."""
+    (values,) = read_npz(location, max_bytes, lambda names: [choose(names, array, name, location)]).values()
+    return _memory_rows(values)
+
+
+def _memory_rows(values: npt.NDArray[Any]) -> ArrayRows:
+    """An array in memory; it travels with whatever it is a part of."""
+    return ArrayRows(values.shape, values.dtype, lambda start, stop: values[start:stop])

@@ -1,7 +1,7 @@
 """Data sets of observations that are never held as a whole, and those that are one array (B, ...).
 
-A :class:`Source` gives batches in which bad observations are named. An :class:`ArraySource` reads one array, of a
-``.npy`` or ``.npz`` file or in memory, of a Zarr or an HDF5 store (``zarr_reading``, ``hdf5_reading``).
+A :class:`Source` gives batches in which bad observations are named. An :class:`ArraySource` reads one array, of which
+it asks for a shape, a type, and entries i to j (:class:`ArrayRows`): that is all that a format has to offer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import MAX_BYTES, shown_size
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -234,23 +234,19 @@ class ArraySource(StoredSource):
         except (InputError, MissingPackageError, MemoryError):
             raise
         except Exception:  # of many kinds, see pieces
-            return pieces(self._reopened().read, start, stop)
+            return pieces(self._rows(again=True).read, start, stop)
 
-    def _rows(self) -> ArrayRows:
+    def _rows(self, again: bool = False) -> ArrayRows:
         """The array as opened in this process: open files and connections do not survive a fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            return self._reopened()
+        if again or self._opened is None or self._opened[0] != os.getpid():
+            rows = self._open()
+            if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
+                raise InputError(
+                    f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
+                    f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
+                )
+            self._opened = (os.getpid(), rows)
         return self._opened[1]
-
-    def _reopened(self) -> ArrayRows:
-        rows = self._open()
-        if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
-            raise InputError(
-                f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
-                f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
-            )
-        self._opened = (os.getpid(), rows)
-        return rows
 
     def _open(self) -> ArrayRows:
         try:
@@ -262,40 +258,6 @@ class ArraySource(StoredSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
-
-
-def npy_rows(location: str) -> ArrayRows:
-    """The array in a ``.npy`` file, of which nothing is read yet."""
-    with opened(location) as (stream, size):
-        header = npy_header(stream, size, location)
-    shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
-
-    # Rows lie one behind the other, so the file is read in place of a mapping: a disk that fails, or a file that is
-    # cut short, would end a process that maps it, but is an error here.
-    def read(start: int, stop: int) -> npt.NDArray[Any]:
-        with opened(location) as (stream, _):
-            first = header.offset + start * length * dtype.itemsize
-            flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
-        return flat.reshape(stop - start, *shape[1:])
-
-    # In Fortran order they do not. It is mapped each time: pages of a mapping count as memory of this process.
-    def copy(start: int, stop: int) -> npt.NDArray[Any]:
-        with opened(location) as (stream, size):
-            now = npy_header(stream, size, location)
-            return np.array(np.memmap(stream, now.dtype, "r", now.offset, now.shape, "F")[start:stop])
-
-    return ArrayRows(shape, dtype, copy if header.fortran and len(shape) > 1 else read)
-
-
-def npz_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_BYTES) -> ArrayRows:
-    """The array of a ``.npz`` file that :func:`choose` names, read as a whole: zip files cannot be read in parts."""
-    (values,) = read_npz(location, max_bytes, lambda names: [choose(names, array, name, location)]).values()
-    return memory_rows(values)
-
-
-def memory_rows(values: npt.NDArray[Any]) -> ArrayRows:
-    """An array in memory; it travels with whatever it is a part of."""
-    return ArrayRows(values.shape, values.dtype, lambda start, stop: values[start:stop])
 
 
 def choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from unrelu.display.pixels import Pixels, Shape, differences, drawn_shape, png_uri, value_range, values
 from unrelu.report.charts import curve
-from unrelu.report.observed import Observations
-from unrelu.report.outcomes import Finished
+from unrelu.report.observed import FoundData
 from unrelu.runs import Run
 from unrelu.runtime.words import number
 
@@ -52,15 +51,15 @@ def criterion(run: Run) -> str:
     return f"residual_{run.manifest['norm'] or 'l2'}"
 
 
-def gallery(finished: Finished, observations: Observations) -> dict[str, Any] | None:
+def gallery(run: Run, observations: FoundData) -> dict[str, Any] | None:
     """The observations that are shown, drawn; None if no finished one has a finite residual.
 
     A group has a title, cards, and as its scale the difference at the ends of their shared scale, NaN if none is shown.
     """
-    run, column = finished.run, criterion(finished.run)
+    column = criterion(run)
     groups = [
-        (title, [_row(run, i, column, observations) for i in finished.index(places)])
-        for title, places in _chosen(finished.column(column))
+        (title, [_row(run, i, column, observations) for i in run.indices[places].tolist()])
+        for title, places in _chosen(run.column(column))
     ]
     rows = [row for _, members in groups for row in members]
     if not rows:
@@ -93,7 +92,7 @@ def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[np.intp]]]:
     return [("Worst", order[: -_WORST - 1 : -1]), ("Median", order[middle : middle + _MEDIAN]), ("Best", order[:_BEST])]
 
 
-def _row(run: Run, i: int, column: str, observations: Observations) -> _Row:
+def _row(run: Run, i: int, column: str, observations: FoundData) -> _Row:
     observed = observations.row(i)
     x = run.read("reconstructions", i, i + 1)[0].ravel()
     score, status, success = (run.read(name, i, i + 1)[0] for name in (column, "status", "success"))

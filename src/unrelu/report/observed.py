@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.opening import in_memory, open_source
+from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.small_files import read_measurement
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, UnreluError
@@ -21,8 +19,7 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.report.facts import here, opened
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
-from unrelu.runs.chunk_work import data_digest
-from unrelu.runs.running import masks_of
+from unrelu.runs.chunk_work import Observations
 
 Array = npt.NDArray[np.float64]
 
@@ -36,19 +33,18 @@ class Observed(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Observations:
-    """Where observations and what they were measured with are found.
+class FoundData:
+    """What of a run's data was found.
 
     Attributes:
         run: that they belong to.
-        source, masks: the data sets, or None.
+        data: the observations, or None.
         operator: A; None if the folder does not say which it was.
         problems: what could not be found, in sentences.
     """
 
     run: Run
-    source: Source | None
-    masks: Source | None
+    data: Observations | None
     operator: Operator | None
     problems: tuple[str, ...]
     # Chunks whose data were compared with the run's, and whether they are the same.
@@ -56,18 +52,16 @@ class Observations:
 
     def row(self, i: int) -> Observed:
         """Observation i, if the hash of its chunk is that of the run."""
-        if self.source is None:
+        if self.data is None:
             return Observed(str(i))
         try:
-            if not self._same(self.source, i // self.run.table.chunk):  # and then not even names of files are shown
+            if not self._same(self.data, i // self.run.table.chunk):  # and then not even names of files are shown
                 return Observed(str(i), problem="the data set was changed after this chunk was computed")
-            name, seen = self.source.name(i), self._seen(i)
-            batch = self.source.read(i, i + 1, seen)
+            name = self.data.source.name(i)
+            batch, seen = self.data.read(i, i + 1)
             if batch.problems:
                 return Observed(name, problem=batch.problems[0])
-            scaling = Scaling.parse(self.run.manifest["data"]["scale"])
-            values = scaling.apply(batch.values, self.source.dtype).ravel()
-            return Observed(name, np.where(seen[0], values, np.nan))
+            return Observed(name, np.where(seen[0], batch.values[0], np.nan))
         except UnreluError as error:
             return Observed(str(i), problem=str(error))
 
@@ -75,22 +69,14 @@ class Observations:
         """A x, (m,), of a flat output x, (n,); None if A is not known."""
         return None if self.operator is None else self.operator.values(x[None])[0]
 
-    def _same(self, source: Source, chunk: int) -> bool:
+    def _same(self, data: Observations, chunk: int) -> bool:
         if chunk not in self._compared:
             record = self.run.records[chunk]
-            self._compared[chunk] = data_digest(source, self.masks, record.start, record.stop) == record.data
+            self._compared[chunk] = data.digest(record.start, record.stop) == record.data
         return self._compared[chunk]
 
-    def _seen(self, i: int) -> npt.NDArray[np.bool_]:
-        """(1, m)."""
-        if self.masks is not None:
-            return np.asarray(self.masks.read(i, i + 1).values.reshape(1, -1) == 1)
-        if self.operator is not None:
-            return self.operator.seen(1)
-        return np.ones((1, math.prod(self.run.manifest["data"]["shape"])), dtype=bool)
 
-
-def find_observations(run: Run, data: Any = None, masks: Any = None, operator: Any = None) -> Observations:
+def find_data(run: Run, data: Any = None, masks: Any = None, operator: Any = None) -> FoundData:
     """Open what the manifest names, or what is given in its place; what is gone becomes a problem, not an error.
 
     Raises:
@@ -114,15 +100,16 @@ def find_observations(run: Run, data: Any = None, masks: Any = None, operator: A
         measured = _operator(run, operator)
     else:
         measured = attempt("What A G(z) is cannot be shown", _noted_operator)
-    return Observations(run, source, mask_source, measured, tuple(problems))
+    scaling = Scaling.parse(run.manifest["data"]["scale"])
+    found = None if source is None else Observations(source, mask_source, measured, scaling)
+    return FoundData(run, found, measured, tuple(problems))
 
 
 def _source(run: Run, data: Any) -> Source:
     wanted, how = run.manifest["data"], opened(run)
-    if data is None or isinstance(data, str | Path):
-        source = open_source(_named(run, "data") if data is None else data, how["array"], how["size"])
-    else:
-        source = data if isinstance(data, Source) else in_memory(data, "data")
+    in_file = data is None or isinstance(data, str | Path)
+    named = {"array": how["array"], "size": how["size"]} if in_file else {}
+    source = open_source(_named(run, "data") if data is None else data, **named)
     if (source.size, source.shape) != (wanted["size"], tuple(wanted["shape"])):
         raise InputError(
             f"{source.location} now has {source.size} observations of shape {source.shape}; the run had "
@@ -132,7 +119,9 @@ def _source(run: Run, data: Any) -> Source:
 
 
 def _masks(run: Run, masks: Any) -> Source:
-    source = masks_of(_named(run, "masks") if masks is None else masks, opened(run)["size"])
+    masks = _named(run, "masks") if masks is None else masks
+    resized = opened(run)["size"] if isinstance(masks, str | Path) and Path(masks).is_dir() else None
+    source = open_masks(masks, size=resized)
     if source.size != run.size:
         raise InputError(f"{source.location} now has {source.size} masks; the run had {run.size}")
     return source
@@ -153,10 +142,10 @@ def _named(run: Run, what: str) -> str:
 
 def _noted_operator(run: Run) -> Operator:
     """A from the files that the command line noted in the manifest."""
-    if run.manifest["operator"] is None:
-        return _operator(run, None)
     about = run.manifest["about"]
     mask, matrix = (Path(here(run, about[name])) if about.get(name) else None for name in ("mask", "operator"))
+    if run.manifest["operator"] is None:
+        return _operator(run, None)
     if mask is None and matrix is None:
         raise InputError(
             "the run had an operator, which its folder does not keep; pass it as operator= to write_report"
@@ -165,14 +154,9 @@ def _noted_operator(run: Run) -> Operator:
 
 
 def _operator(run: Run, given: Any) -> Operator:
-    """A, checked to be that of the run.
-
-    Raises:
-        InputError: it is another one.
-    """
+    """A, checked to be that of the run."""
     manifest = run.manifest
-    output: Sequence[int] = manifest["model"]["output_shape"]
-    measured = read_operator(given, tuple(output), (1, *manifest["data"]["shape"]))
+    measured = read_operator(given, tuple(manifest["model"]["output_shape"]), (1, *manifest["data"]["shape"]))
     own = None if given is None else fingerprint(measured)
     if own != manifest["operator"]:
         raise InputError("operator= is not the one that the run was made with (its hash is another)")

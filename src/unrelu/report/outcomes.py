@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.images import ENDINGS
+from unrelu.datasets.pictures import ENDINGS
 from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.report.certificates import meaning
 from unrelu.report.charts import curve, histogram
@@ -33,75 +31,40 @@ _PROGRESS, _TIMES = 3, 8
 _QUANTILES = {"least": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "most": 1.0}
 
 
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """The rows of the finished chunks.
-
-    Rows of others may be zeros, empty, or of a chunk that was not recorded; none of them count.
-
-    Attributes:
-        run: the folder.
-    """
-
-    run: Run
-
-    @cached_property
-    def indices(self) -> npt.NDArray[np.int64] | None:
-        """Of the observations, (n,), in order; None for all of them."""
-        if self.run.finished:
-            return None
-        spans = [np.arange(r.start, r.stop) for _, r in sorted(self.run.records.items())]
-        return np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """A column of numbers, (n,); ``status`` as the numbers that the table holds.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        if not self.run.records:
-            return np.zeros(0, dtype=self.run.table.column(name).dtype)
-        values = self.run.table.read(name)
-        return values if self.indices is None else values[self.indices]
-
-    def known(self, name: str) -> npt.NDArray[Any]:
-        """The values of a column that are known: neither NaN, nor what whole numbers have in its place."""
-        values = self.column(name)
-        return values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0]
-
-    def index(self, places: npt.NDArray[np.intp]) -> list[int]:
-        """The observations at places of a column."""
-        return [int(i) for i in (places if self.indices is None else self.indices[places])]
+def known(run: Run, name: str) -> npt.NDArray[Any]:
+    """The values of a column that are known: neither NaN, nor what whole numbers have in its place."""
+    values = run.column(name)
+    return values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0]
 
 
 def spread_of(what: str, values: npt.NDArray[Any]) -> dict[str, Any]:
     """What a column (n,) holds, the quantiles of its finite values, NaN without any, and how many they are."""
-    known = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     # An infinite or huge value has no finite mean with its neighbour, so none is taken.
     levels = list(_QUANTILES.values())
-    found = np.quantile(known, levels, method="closest_observation") if known.size else np.full(len(levels), np.nan)
-    return {"what": what, "known": len(known), **dict(zip(_QUANTILES, found.tolist(), strict=True))}
+    found = np.quantile(finite, levels, method="closest_observation") if finite.size else np.full(len(levels), np.nan)
+    return {"what": what, "known": len(finite), **dict(zip(_QUANTILES, found.tolist(), strict=True))}
 
 
-def outcomes(finished: Finished) -> list[dict[str, Any]]:
+def outcomes(run: Run) -> list[dict[str, Any]]:
     """Every status that occurs, its count and some observations that have it: good ones first, then by their count."""
-    run, codes, success = finished.run, finished.column("status"), finished.column("success")
+    states, success = run.column("status"), run.column("success")
     found = []
     for name, size in run.counts.items():
-        having = codes == run.manifest["statuses"].index(name) + 1
+        having = states == name
         kind = "error" if name == Status.ERROR.name else "success" if success[having].all() else "other"
-        first = finished.index(np.flatnonzero(having)[:_FIRST])
+        first = run.indices[having][:_FIRST].tolist()
         found.append({"name": name, "size": size, "meaning": meaning(Status, name), "kind": kind, "first": first})
     return sorted(found, key=lambda outcome: (outcome["kind"] != "success", -outcome["size"], outcome["name"]))
 
 
-def above_noise(finished: Finished) -> tuple[int, list[int]]:
+def above_noise(run: Run) -> tuple[int, list[int]]:
     """How many observations have a code that the stated noise does not explain, and some of them.
 
     They are those with a p-value below 1%, whatever their status says of how the search ended.
     """
-    places = np.flatnonzero(finished.column("p_value") < SIGNIFICANCE)  # NaN without a code, or without stated noise
-    return len(places), finished.index(places[:_FIRST])
+    found = run.indices[run.column("p_value") < SIGNIFICANCE]  # NaN without a code, or without stated noise
+    return len(found), found[:_FIRST].tolist()
 
 
 def messages(run: Run) -> tuple[list[dict[str, Any]], int]:
@@ -130,11 +93,11 @@ def _parted(index: int, message: str) -> tuple[str, str]:
     return str(index), message
 
 
-def identifiability(finished: Finished, jacobian: str) -> dict[str, Any]:
+def identifiability(run: Run, jacobian: str) -> dict[str, Any]:
     """How many codes are identifiable, and the ranks of those that were found."""
-    rank, identifiable = finished.column("rank"), finished.column("identifiable")
-    known = rank >= 0
-    ranks, counts = np.unique(rank[known], return_counts=True)
+    rank, identifiable = run.column("rank"), run.column("identifiable")
+    found = rank >= 0
+    ranks, counts = np.unique(rank[found], return_counts=True)
     listed = list(zip(ranks.tolist(), counts.tolist(), strict=True))[::-1]
     title = f"Rank of {jacobian} at the code"
     many = len(listed) > _RANKS
@@ -142,9 +105,9 @@ def identifiability(finished: Finished, jacobian: str) -> dict[str, Any]:
         "jacobian": jacobian,
         "identifiable": int(identifiable.sum()),
         "ranks": [] if many else listed,
-        "rank_histogram": histogram(title, "rank", rank[known], identifiable[known]) if many else None,
-        "without_code": int((~known).sum()),
-        "free": int((finished.column("freedom") > 0).sum()),
+        "rank_histogram": histogram(title, "rank", rank[found], identifiable[found]) if many else None,
+        "without_code": int((~found).sum()),
+        "free": int((run.column("freedom") > 0).sum()),
     }
 
 

@@ -19,8 +19,8 @@ from unrelu.report.certificates import certificates
 from unrelu.report.charts import Histogram, histogram
 from unrelu.report.facts import machine, masked, objective, opened, question, script
 from unrelu.report.gallery import criterion, gallery
-from unrelu.report.observed import Observations, find_observations
-from unrelu.report.outcomes import Finished, above_noise, identifiability, messages, outcomes, spread_of, throughput
+from unrelu.report.observed import FoundData, find_data
+from unrelu.report.outcomes import above_noise, identifiability, known, messages, outcomes, spread_of, throughput
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
 
@@ -55,7 +55,7 @@ def write_report(
         StorageError: the page cannot be written.
     """
     run = open_run(folder)
-    found = find_observations(run, data, masks, operator)
+    found = find_data(run, data, masks, operator)
     page = _environment().get_template("page.html").render(_content(run, found))
     target = run.folder / "report.html" if path is None else Path(path)
     if target.is_dir():
@@ -91,11 +91,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _content(run: Run, observations: Observations) -> dict[str, Any]:
-    manifest, about, finished, ordered = run.manifest, run.manifest["about"], Finished(run), criterion(run)
+def _content(run: Run, observations: FoundData) -> dict[str, Any]:
+    manifest, about, ordered = run.manifest, run.manifest["about"], criterion(run)
     shown, rest = messages(run)
     fit = "G(z)" if manifest["operator"] is None and not manifest["masks"] else "A G(z)"
-    spreads = {name: spread_of(what, finished.known(name)) for name, what in _columns(run, fit).items()}
+    spreads = {name: spread_of(what, known(run, name)) for name, what in _columns(run, fit).items()}
     return {
         "run": run,
         "model": str(about.get("model") or "a generator"),
@@ -106,24 +106,24 @@ def _content(run: Run, observations: Observations) -> dict[str, Any]:
         "again": script(run),
         "command": about.get("command"),
         "directory": opened(run)["directory"],
-        "outcomes": outcomes(finished),
-        "above": above_noise(finished),
+        "outcomes": outcomes(run),
+        "above": above_noise(run),
         "kinds": _FIT_KINDS if manifest["noise"] else _KINDS,
         "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
-        "any_code": spreads[ordered]["known"] > 0 or bool(finished.known("rank").size),
+        "any_code": spreads[ordered]["known"] > 0 or bool(known(run, "rank").size),
         "fit": fit,
         "measured": fit != "G(z)",
         "masked": masked(run),
         "expected": _expected(run, ordered),
         "criterion": ordered,
         "norm": _NORMS[ordered],
-        "residuals": _residuals(finished, ordered, fit),
-        **identifiability(finished, "J" if fit == "G(z)" else "A J"),
+        "residuals": _residuals(run, ordered, fit),
+        **identifiability(run, "J" if fit == "G(z)" else "A J"),
         "certificates": certificates(run.folder),
         "throughput": throughput(run),
-        "gallery": gallery(finished, observations),
+        "gallery": gallery(run, observations),
         "problems": observations.problems,
         "hidden_colour": HIDDEN,
         "version": __version__,
@@ -149,12 +149,12 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
     return columns
 
 
-def _residuals(finished: Finished, column: str, fit: str) -> Histogram:
+def _residuals(run: Run, column: str, fit: str) -> Histogram:
     """The residuals, with what the stated noise would leave of them."""
-    expected = _expected(finished.run, column)
+    expected = _expected(run, column)
     mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
     title = f"Residual |y − {fit}| ({_NORMS[column]})"  # noqa: RUF001
-    return histogram(title, "units of the data", finished.column(column), finished.column("success"), mark)
+    return histogram(title, "units of the data", run.column(column), run.column("success"), mark)
 
 
 def _expected(run: Run, column: str) -> float | None:

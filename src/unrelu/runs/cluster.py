@@ -7,7 +7,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -17,11 +17,9 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_wo
 from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.runs.chunk_work import Outcome, Task, Work
-from unrelu.runs.local_workers import Engine, pickled
-from unrelu.runtime.processes import without_interrupts
+from unrelu.runs.local_workers import AHEAD, Engine, pickled
+from unrelu.runtime.interrupts import without_interrupts
 
-# Chunks handed out for each thread of the cluster: one at work, and one that waits for it.
-_AHEAD = 2
 # Seconds to wait for a scheduler to answer.
 _PATIENCE = 30
 # Seconds to wait for a worker where there is none, which is longer than a queue or a nanny takes to start one; and how
@@ -111,14 +109,15 @@ def _client(scheduler: Any, stack: ExitStack) -> Any:
 
 
 def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome | str]:
-    """The tasks as they are finished. As many are handed out as there are threads, whose number may change."""
-    waiting = deque(tasks)
-    chunks: dict[Any, Task] = {}
-    foreign: set[str] = set()
+    """The tasks as they are finished. As many are handed out as there are threads, whose number may change.
 
-    def hand_out() -> None:
+    Every few seconds without a worker it is said that there is none, so that the run can be stopped meanwhile.
+    """
+    waiting, chunks = deque(tasks), dict[Any, Task]()
+    foreign, patience = set[str](), _WITHOUT_WORKERS
+    while True:
         threads = {address: n for address, n in client.nthreads().items() if address not in foreign}
-        while waiting and not stopping.is_set() and len(chunks) < _AHEAD * max(sum(threads.values()), 1):
+        while waiting and not stopping.is_set() and len(chunks) < AHEAD * max(sum(threads.values()), 1):
             task = waiting.popleft()
             # A chunk has effects, so it is not pure; its key is of this run, and tells the chunk in Dask's pictures.
             key, where = f"{name}-chunk-{task.chunk}-{uuid.uuid4().hex[:6]}", list(threads) if foreign else None
@@ -127,59 +126,38 @@ def _through(client: Any, name: str, tasks: Sequence[Task], stopping: threading.
                 _settle, name, task, key=key, pure=False, workers=where, allow_other_workers=where is not None
             )
             chunks[future] = task
-
-    hand_out()
-    while chunks:
-        future = yield from _first(client, chunks, stopping)
-        if future is None:
+        if not chunks:
             return
-        task = chunks.pop(future)
         try:
-            outcome: Outcome = future.result()
+            future = next(iter(wait(list(chunks), timeout=_REMINDER, return_when="FIRST_COMPLETED").done))
+        except CancelledError as error:
+            raise SolverError(f"the scheduler of the cluster is gone; {_KEPT}") from error
+        except TimeoutError:
+            if client.nthreads():
+                patience = _WITHOUT_WORKERS
+                continue
+            if stopping.is_set():
+                return
+            if patience <= 0:
+                raise SolverError(f"the cluster has had no worker for {_WITHOUT_WORKERS} s; {_KEPT}") from None
+            yield f"the cluster has no worker; waiting {patience:.0f} s for one"
+            patience -= _REMINDER
+            continue
+        patience, task = _WITHOUT_WORKERS, chunks.pop(future)
+        try:
+            yield future.result()
         except ForeignWorker as error:
             reason, address = error.args
             foreign.add(address)
             if not set(client.nthreads()) - foreign:
                 raise SolverError(f"no worker of the cluster can take part: {reason}") from error
             waiting.appendleft(task)
-            hand_out()
             yield f"the worker at {address} is left out: {reason}"
-            continue
         except KilledWorker as error:
             raise SolverError(
                 f"chunk {task.chunk} killed its workers again and again: memory ran out, or they crash on it "
                 f"({error}); what is finished is kept: run it again with more memory for each worker, or smaller chunks"
             ) from error
-        hand_out()
-        yield outcome
-
-
-def _first(client: Any, futures: Iterable[Any], stopping: threading.Event) -> Generator[str, None, Any]:
-    """A future that is done; None where there is no worker any more, and the run is to stop.
-
-    Yields:
-        Words on there being no worker, every few seconds, so that the run can be stopped meanwhile.
-
-    Raises:
-        SolverError: there has been none for long, or the scheduler is gone.
-    """
-    left: float | None = None
-    while True:
-        try:
-            return next(iter(wait(list(futures), timeout=_REMINDER, return_when="FIRST_COMPLETED").done))
-        except TimeoutError:
-            pass
-        except CancelledError as error:
-            raise SolverError(f"the scheduler of the cluster is gone; {_KEPT}") from error
-        if client.nthreads():
-            left = None
-            continue
-        if stopping.is_set():
-            return None
-        left = _WITHOUT_WORKERS if left is None else left - _REMINDER
-        if left <= 0:
-            raise SolverError(f"the cluster has had no worker for {_WITHOUT_WORKERS} s; {_KEPT}")
-        yield f"the cluster has no worker; waiting {left:.0f} s for one"
 
 
 def _settle(name: str, task: Task) -> Outcome:

@@ -14,14 +14,14 @@ from pathlib import Path
 from unrelu.errors import OptionError, SolverError
 from unrelu.runs.chunk_work import Outcome, Task, Work
 from unrelu.runtime.file_writing import storing
-from unrelu.runtime.processes import fresh_processes, without_interrupts
+from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 
-# From tasks to what became of them, in any order, and to words on what goes wrong meanwhile; when the event is set,
+# From tasks to what became of them, in any order, and to words on what goes wrong meanwhile. When the event is set,
 # those that have begun are finished.
 Engine = Callable[[Sequence[Task], threading.Event], Iterator[Outcome | str]]
 
 # Tasks handed out for each worker: one at work, and one that waits for it.
-_AHEAD = 2
+AHEAD = 2
 # Times that workers may die with no chunk finished in between.
 _LIVES = 3
 
@@ -56,52 +56,45 @@ def _in_processes(
     content: bytes, workers: int, tasks: Sequence[Task], stopping: threading.Event
 ) -> Iterator[Outcome | str]:
     """The tasks in fresh processes. If one dies, all are started again for what is left; its own chunk comes last."""
+    left, lives = deque(tasks), _LIVES
     with tempfile.TemporaryDirectory(prefix="unrelu-") as scratch:
         path, needed = Path(scratch, "work"), f"{len(content) / 2**20:.0f} MiB"
         with storing(path, f"free {needed} there, set TMPDIR to another folder, or pass workers=1"):
             path.write_bytes(content)  # more than the arguments of a process can be
-        yield from _restarted(str(path), workers, tasks, stopping)
-
-
-def _restarted(path: str, workers: int, tasks: Sequence[Task], stopping: threading.Event) -> Iterator[Outcome | str]:
-    left = {task.key: task for task in tasks}
-    lives = _LIVES
-    while left and not stopping.is_set():
-        waiting = deque(left.values())
-        try:
-            with fresh_processes(min(workers, len(left)), begin=_take, arguments=(path,)) as pool:
-                for task, outcome in _through(pool, workers * _AHEAD, waiting, stopping):
-                    del left[task.key]
-                    lives = _LIVES
-                    yield outcome
-        except BrokenProcessPool:
-            lives -= 1
-            not_begun = {task.key for task in waiting}
-            begun = [task for task in left.values() if task.key not in not_begun]
-            left = {task.key: task for task in (*waiting, *begun[1:], *begun[:1])}
-            if not lives:
-                raise SolverError(
-                    f"worker processes were killed {_LIVES} times without finishing a chunk: memory ran out, or a "
-                    "script that starts them has no if __name__ == '__main__'; what is finished is kept: run it again, "
-                    "perhaps with fewer workers or smaller chunks"
-                ) from None
-            yield "a worker process was killed; its chunks are computed again"
+        while left and not stopping.is_set():
+            begun: dict[Future[Outcome], Task] = {}
+            try:
+                with fresh_processes(min(workers, len(left)), begin=_take, arguments=(str(path),)) as pool:
+                    for outcome in _through(pool, workers * AHEAD, left, begun, stopping):
+                        lives = _LIVES
+                        yield outcome
+            except BrokenProcessPool:
+                lives -= 1
+                dead = list(begun.values())
+                left.extend([*dead[1:], *dead[:1]])
+                if not lives:
+                    raise SolverError(
+                        f"worker processes were killed {_LIVES} times without finishing a chunk: memory ran out, or a "
+                        "script that starts them has no if __name__ == '__main__'; what is finished is kept: run it "
+                        "again, perhaps with fewer workers or smaller chunks"
+                    ) from None
+                yield "a worker process was killed; its chunks are computed again"
 
 
 def _through(
-    pool: ProcessPoolExecutor, most: int, waiting: deque[Task], stopping: threading.Event
-) -> Iterator[tuple[Task, Outcome]]:
-    """The tasks as they are finished, taken from ``waiting``, so many at a time."""
-    begun: dict[Future[Outcome], Task] = {}
-    while begun or (waiting and not stopping.is_set()):
+    pool: ProcessPoolExecutor, most: int, left: deque[Task], begun: dict[Future[Outcome], Task],
+    stopping: threading.Event,
+) -> Iterator[Outcome]:  # fmt: skip
+    """What becomes of the tasks, which go from ``left`` to ``begun``, so many at a time, until they are finished."""
+    while begun or (left and not stopping.is_set()):
         with without_interrupts():
-            while waiting and len(begun) < most and not stopping.is_set():
-                task = waiting.popleft()
-                begun[pool.submit(_settle, task)] = task
+            while left and len(begun) < most and not stopping.is_set():
+                future = pool.submit(_settle, left[0])
+                begun[future] = left.popleft()
         for future in wait(begun, return_when=FIRST_COMPLETED).done:
-            yield begun.pop(future), future.result()
-        if stopping.is_set():
-            begun = {future: task for future, task in begun.items() if not future.cancel()}
+            outcome = future.result()
+            del begun[future]
+            yield outcome
 
 
 _work: Work | None = None

@@ -18,7 +18,7 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result.fingerprint import fingerprint
-from unrelu.runs.chunk_work import STATUSES, Work, data_digest
+from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
 
@@ -76,7 +76,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
             "dtype": str(source.dtype),
             "resized": source.resized,
             "scale": str(work.scaling),
-            "sha256": data_digest(source, work.masks, *work.span(0)),
+            "sha256": work.observations.digest(*work.span(0)),
         },
         "operator": None if work.operator is None else fingerprint(work.measured),
         "masks": work.masks is not None,

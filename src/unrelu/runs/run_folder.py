@@ -76,26 +76,29 @@ class Run:
             MissingPackageError: pandas is not installed.
         """
         names = [column.name for column in self.table.columns if not column.shape]
-        return data_frame({name: self._finished(name) for name in names}, self._places())
+        return data_frame({name: self.column(name) for name in names}, self.indices)
 
     def _told(self) -> Told:
         """What is said of it in words."""
         norm = self.manifest["norm"] or "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
-        columns = {name: self._finished(name) for name in names} | {"residual": self._finished(f"residual_{norm}")}
+        columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
         meanings = {status.name: status.value for status in Status}
         noise, k = self.manifest["noise"] or "", int(self.manifest["model"]["latent_dim"])
-        return Told(columns, meanings, self.manifest["method"], noise, norm, k, places=self._places())
+        return Told(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
 
-    def _finished(self, name: str) -> npt.NDArray[Any]:
-        """A column of the finished chunks, in order."""
-        parts = [self.read(name, self.records[c].start, self.records[c].stop) for c in sorted(self.records)]
-        return np.concatenate(parts) if parts else self.read(name, 0, 0)
+    @cached_property
+    def indices(self) -> npt.NDArray[np.intp]:
+        """Of the observations of the finished chunks, in order.
 
-    def _places(self) -> npt.NDArray[np.intp]:
-        """The indices of the observations of the finished chunks."""
-        parts = [np.arange(self.records[c].start, self.records[c].stop) for c in sorted(self.records)]
-        return np.concatenate(parts) if parts else np.arange(0)
+        Those of the others do not count: they may be empty, or of a chunk that was not recorded.
+        """
+        spans = [np.arange(record.start, record.stop) for _, record in sorted(self.records.items())]
+        return np.concatenate(spans) if spans else np.arange(0)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """What :meth:`read` gives of the finished chunks, in order."""
+        return self.read(name)[self.indices] if self.records else np.zeros(0, self.table.column(name).dtype)
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.opening import Masks, in_memory, open_masks, open_source
+from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.result_folders import check_own_files
 from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
@@ -160,8 +160,11 @@ def run(
     if not isinstance(output, str | os.PathLike):
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
     chosen = _check_options(method, options, chunk, workers, scheduler, results)
-    source = _source_of(data, array, size, max_bytes)
-    masked = None if masks is None else masks_of(masks, size, max_bytes)
+    source = open_source(_anywhere(data), array, size, max_bytes=max_bytes)
+    masked = None
+    if masks is not None:
+        resized = size if isinstance(masks, str | Path) and Path(masks).is_dir() else None
+        masked = open_masks(_anywhere(masks), size=resized, max_bytes=max_bytes)
     if isinstance(noise, Noise) and noise.entrywise:
         raise InputError(
             f"noise={noise}: a run keeps its noise as text, so it is one number for all entries; hide entries that say "
@@ -175,18 +178,18 @@ def run(
     measured = _check_data(network, source, masked, operator, stated | {"bounds": box.ends, "seed": seed}, chosen)
     folder = Path(output)
     _check_outside(folder, source, masked)
-    kind = results or _format(folder, overwrite) or ("npy" if source.size <= _SMALL and scheduler is None else "zarr")
-    rows = min(int(chunk), source.size)
-    table = FORMATS[kind](
-        os.path.abspath(output), source.size, rows, columns_of(network.latent_dim, network.output_shape)
-    )
+    begun = _begun(folder, overwrite)
+    usual = "npy" if source.size <= _SMALL and scheduler is None else "zarr"
+    kind = results or (begun["results"] if begun else usual)
+    chunk = min(int(chunk), source.size)
+    columns = columns_of(network.latent_dim, network.output_shape)
     work = Work(
-        network, source, table, rows, method,
+        network, source, masked, Scaling.parse(scale), measured,
+        FORMATS[kind](os.path.abspath(output), source.size, chunk, columns), chunk, method,
         {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
-        {name: _plain(value) for name, value in stated.items()}, int(seed), Scaling.parse(scale), measured, masked,
+        {name: _plain(value) for name, value in stated.items()}, int(seed),
     )  # fmt: skip
     _check_range(work)
-    tell = callback or (lambda moment: None)
     wanted = manifest_of(work, _known(work, array, size) | (names or {}))
     _goes_on(folder, wanted, overwrite)
     check_own_files(folder)
@@ -197,10 +200,9 @@ def run(
             # Again, now that no other run can write it.
             if not _goes_on(folder, wanted, overwrite):
                 forget(folder, journal)
-                write_whole(
-                    folder / MANIFEST, [json.dumps(wanted, indent=2), "\n"], "free space, or name another folder"
-                )
-            _settle_all(work, engine, folder, journal, tell)
+                manifest = [json.dumps(wanted, indent=2), "\n"]
+                write_whole(folder / MANIFEST, manifest, "free space, or name another folder")
+            _settle_all(work, engine, folder, journal, callback or (lambda moment: None))
     ended = open_run(folder)
     if ended.finished and kind == "npy":
         write_lines(ended, source.file_name)
@@ -237,25 +239,9 @@ def _check_options(
     return made
 
 
-def _source_of(data: Any, array: str | None, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
-    """The data set, opened."""
-    if isinstance(data, str | Path):
-        return open_source(_anywhere(data), array, size, max_bytes=max_bytes)
-    if array is not None or size is not None:
-        raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
-    return data if isinstance(data, Source) else in_memory(data, "data")
-
-
-def masks_of(masks: Any, size: tuple[int, int] | None, max_bytes: int = MAX_BYTES) -> Source:
-    """The masks, opened."""
-    if isinstance(masks, str | Path):
-        return open_masks(_anywhere(masks), size=size if Path(masks).is_dir() else None, max_bytes=max_bytes)
-    return masks if isinstance(masks, Source) else Masks(in_memory(masks, "masks"))
-
-
-def _anywhere(location: str | Path) -> str:
-    """A path that means the same in the folders that workers were started in; URLs do."""
-    return str(location) if "://" in str(location) else os.path.abspath(location)
+def _anywhere(data: Any) -> Any:
+    """A path that means the same in the folders that workers were started in; what is no path stays as it is."""
+    return os.path.abspath(data) if isinstance(data, str | Path) and "://" not in str(data) else data
 
 
 def _check_data(
@@ -316,13 +302,10 @@ def _check_shape(what: str, source: Source, wanted: tuple[int, ...], who: str) -
 def _check_range(work: Work) -> None:
     """Refuse data that are on another scale than the generator, by their first observations."""
     work.scaling.apply(np.zeros(0), work.source.dtype)
-    if not work.measured.output_shaped:
-        return  # measured values have units of their own
-    batch, seen = work.observations(0, min(_SEEN, work.source.size))
-    check_scale(
-        work.network, batch.values, seen, dtype=work.source.dtype, scaling=work.scaling,
-        trim=Noise.parse(work.stated["noise"]).outliers,
-    )  # fmt: skip
+    if work.measured.output_shaped:  # measured values have units of their own
+        batch, seen = work.observations.read(0, min(_SEEN, work.source.size))
+        trim = Noise.parse(work.stated["noise"]).outliers
+        check_scale(work.network, batch.values, seen, dtype=work.source.dtype, scaling=work.scaling, trim=trim)
 
 
 # --- the folder and the work ------------------------------------------------------------------------------------------
@@ -360,32 +343,29 @@ def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextM
     return nullcontext(locally(work, count))
 
 
-def _format(folder: Path, overwrite: bool) -> str | None:
-    """The format of the results that are there; None where there are none, or where they will be removed."""
-    try:
-        there = not overwrite and (folder / MANIFEST).is_file()
-    except OSError:  # what is wrong with the folder is said later
-        return None
-    return str(read_manifest(folder)["results"]) if there else None
-
-
-def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds the same run, which goes on."""
+def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """The manifest of the run that the folder holds; None where there is none, or where it is to be removed."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; name a folder for the results")
         if overwrite or not folder.exists() or _untouched(folder):
-            return False
+            return None
     except OSError as error:
         raise InputError(f"{folder} is no folder for results: {error.strerror}; name another one") from error
     if not (folder / MANIFEST).is_file():
         raise OutputExistsError(f"{folder} exists and holds no run; choose another folder, or pass --overwrite")
-    if different := differences(read_manifest(folder), wanted):
+    return read_manifest(folder)
+
+
+def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the folder holds the same run, which goes on."""
+    begun = _begun(folder, overwrite)
+    if begun and (different := differences(begun, wanted)):
         raise InputError(
             f"{folder} holds another run: {'; '.join(different)}; ask for the same to go on with it, choose another "
             "folder, or pass --overwrite to begin again"
         )
-    return True
+    return begun is not None
 
 
 def _untouched(folder: Path) -> bool:
@@ -418,9 +398,8 @@ def _settle_all(work: Work, engine: Engine, folder: Path, journal: BinaryIO, tel
     if tell(Moment(size=work.source.size)):
         return
     left = [i for i in range(work.chunks) if i not in records]
-    order = (
-        [Task(i, records[i]) for i in sorted(records)] + [Task(i, look=True) for i in left] + [Task(i) for i in left]
-    )
+    order = [Task(i, records[i]) for i in sorted(records)]
+    order += [Task(i, look=True) for i in left] + [Task(i) for i in left]
     done, seen = 0, dict[int, str]()
     for outcome in engine(order, stopping):
         moment = Moment(outcome if isinstance(outcome, str) else "", done=done, size=work.source.size)

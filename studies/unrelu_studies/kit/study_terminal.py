@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unrelu.cli.terminal import interruptible
+from unrelu.runtime.interrupts import interruptible
 from unrelu_studies.kit.unit_runner import Report, journal_of
 
 

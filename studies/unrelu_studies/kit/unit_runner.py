@@ -21,7 +21,7 @@ from unrelu.errors import InputError, SolverError
 from unrelu.runtime.file_reading import read_bytes
 from unrelu.runtime.file_writing import sole_writer
 from unrelu.runtime.host import cores
-from unrelu.runtime.processes import fresh_processes, without_interrupts
+from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 from unrelu.runtime.streams import stream
 from unrelu_studies.kit.timing import processor_seconds
 
