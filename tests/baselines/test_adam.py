@@ -95,7 +95,7 @@ def test_codes_that_leave_the_range_of_numbers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"setting": "fast"}, "setting='fast' is unknown; use 'mnist' or 'celeba'"),
+        ({"setting": "fast"}, "setting='fast' is unknown; use one of mnist, celeba"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0 and finite"),
         ({"learning_rate": np.inf}, "learning_rate=inf must be above 0 and finite"),
         ({"max_iterations": 0}, "max_iterations=0 must be at least 1"),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unrelu.baselines.first_order import descend
-from unrelu.errors import OptionError
+from unrelu.local_search.halting import HALTS
+from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem, Progress
-from unrelu.result import Inversion, Status
+from unrelu.result import Inversion
 
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}
@@ -64,94 +63,74 @@ class Adam:
     epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        if self.setting not in _SETTINGS:
-            raise OptionError(f"setting={self.setting!r} is unknown; use 'mnist' or 'celeba'")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise OptionError(f"learning_rate={self.learning_rate} must be above 0 and finite")
-        if self.max_iterations is not None and self.max_iterations < 1:
-            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if self.restarts is not None and self.restarts < 1:
-            raise OptionError(f"restarts={self.restarts} must be at least 1")
-        for name in ("gradient_tolerance", "epsilon"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise OptionError(f"{name}={value} must be at least 0 and finite")
+        one_of(_SETTINGS, setting=self.setting)
+        above_zero(learning_rate=self.learning_rate)
+        at_least(1, max_iterations=self.max_iterations, restarts=self.restarts)
+        at_least(0, gradient_tolerance=self.gradient_tolerance, epsilon=self.epsilon)
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Run every start of every observation, one row of a batch each."""
+        """Run every start of every observation; start r of observation i has place r B + i in the batch of codes."""
         rate, iterations, restarts = _SETTINGS[self.setting]
-        rate, iterations = self.learning_rate or rate, self.max_iterations or iterations
-        starts = _starts(problem, self.restarts or restarts)
-        objective, batch = SquaredError.of(problem), problem.size
-        owner = torch.arange(len(starts), device=objective.y.device) % batch
-        errors = torch.full((len(starts),), torch.inf, dtype=objective.y.dtype, device=objective.y.device)
+        objective, batch, restarts = SquaredError.of(problem), problem.size, self.restarts or restarts
+        # The first starts are those of every method that has one.
+        starts = objective.tensor(np.concatenate([problem.start(r) for r in range(restarts)]))
+        observations = torch.arange(len(starts), device=starts.device) % batch
+        errors = torch.full_like(starts[:, 0], torch.inf)
 
-        def gradient(z: Tensor, rows: Tensor) -> Tensor:
-            f, g = objective.gradient(z, owner[rows])
-            errors[rows] = torch.nan_to_num(f - objective.prior * (z * z).sum(dim=1), nan=torch.inf, posinf=torch.inf)
+        def gradient(z: Tensor, at: Tensor) -> Tensor:
+            f, g = objective.gradient(z, observations[at])
+            errors[at] = torch.nan_to_num(f - objective.prior * (z * z).sum(dim=1), nan=torch.inf, posinf=torch.inf)
             return g
+
+        def best(errors: Tensor) -> Tensor:
+            return errors.reshape(-1, batch).argmin(dim=0) * batch + torch.arange(batch, device=errors.device)
 
         def report(t: int, active: Tensor, z: Tensor) -> Progress:
             # The errors are those before the last step: good enough to tell the starts apart, and at hand.
-            busy = len(torch.unique(owner[active]))
-            return Progress("adam", t, batch - busy, batch, z[_best(errors, batch)].cpu().double().numpy())
+            busy = len(torch.unique(observations[active]))
+            return Progress("adam", t, batch - busy, batch, z[best(errors)].cpu().double().numpy())
 
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
         epsilon = _EPSILON if self.epsilon is None else problem.ordinary(self.epsilon, 2)
-        steps = AdamSteps(gradient, starts.shape, lambda t: rate, tolerance, epsilon)
-        run = descend(objective.tensor(starts), steps, iterations, problem.control, report, objective.clip)
-        best = _best(objective.measure(run.z, owner), batch).cpu().numpy()
-        status = run.status[best]
-        for halt in (Status.TIME_LIMIT, Status.STOPPED):
+        step = AdamSteps(gradient, starts, lambda t: self.learning_rate or rate, tolerance, epsilon)
+        run = descend(starts, step, self.max_iterations or iterations, problem.control, report, objective.clip)
+        kept = best(objective.measure(run.z, observations)).cpu().numpy()
+        status = run.status[kept]
+        for halt in HALTS:
             status[(run.status.reshape(-1, batch) == halt).any(axis=0)] = halt
-        codes = run.z.cpu().double().numpy()[best]
         nit = run.nit.reshape(-1, batch).sum(axis=0)
+        codes = run.z.cpu().double().numpy()[kept]
         return Inversion.of(problem, codes, method="adam", status=status, nit=nit, norm="l2")
 
 
 class AdamSteps:
-    """Adam as a :data:`~unrelu.baselines.first_order.Move`: rows have moments of their own and share the step count.
+    """Adam as a :data:`~unrelu.baselines.first_order.Step`: codes have moments of their own and share the step count.
 
     Args:
-        gradient: codes (a, k) and their rows (a,) -> gradients (a, k).
-        shape: of all codes, (b, k).
+        gradient: codes (a, k) and their places (a,) -> gradients (a, k).
+        z: all codes, (b, k).
         rate: the learning rate of step t = 0, 1, ...
-        tolerance: a row has arrived when its gradient norm is no more than this.
+        tolerance: a code has arrived when its gradient norm is no more than this.
         epsilon: what keeps the quotient finite.
     """
 
     def __init__(
         self,
         gradient: Callable[[Tensor, Tensor], Tensor],
-        shape: tuple[int, ...],
+        z: Tensor,
         rate: Callable[[int], float],
         tolerance: float = 0.0,
         epsilon: float = _EPSILON,
     ) -> None:
-        self.gradient, self.shape, self.rate, self.tolerance = gradient, shape, rate, tolerance
-        self.epsilon = epsilon
-        self.steps = 0
-        self.moments: tuple[Tensor, Tensor] | None = None
+        self.gradient, self.rate, self.tolerance, self.epsilon = gradient, rate, tolerance, epsilon
+        self.first, self.second, self.steps = torch.zeros_like(z), torch.zeros_like(z), 0
 
-    def __call__(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the rows that are still at work."""
-        g = self.gradient(z, rows)
-        if self.moments is None:
-            self.moments = (z.new_zeros(self.shape), z.new_zeros(self.shape))
-        first, second = self.moments
-        first[rows] = m = _BETA1 * first[rows] + (1 - _BETA1) * g
-        second[rows] = v = _BETA2 * second[rows] + (1 - _BETA2) * g * g
+    def __call__(self, z: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the codes that are still at work."""
+        g = self.gradient(z, at)
+        self.first[at] = m = _BETA1 * self.first[at] + (1 - _BETA1) * g
+        self.second[at] = v = _BETA2 * self.second[at] + (1 - _BETA2) * g * g
         rate = self.rate(self.steps)
         self.steps += 1
         m, v = m / (1 - _BETA1**self.steps), v / (1 - _BETA2**self.steps)
         return z - rate * m / (v.sqrt() + self.epsilon), g.norm(dim=1) <= self.tolerance
-
-
-def _starts(problem: Problem, restarts: int) -> npt.NDArray[np.float64]:
-    """Start r of observation i in row r B + i; the first starts are those of every method that has one."""
-    return np.concatenate([problem.start(r) for r in range(restarts)])
-
-
-def _best(errors: Tensor, batch: int) -> Tensor:
-    """The row of each observation's best start, (B,), by the errors of all rows."""
-    return errors.reshape(-1, batch).argmin(dim=0) * batch + torch.arange(batch, device=errors.device)

@@ -11,12 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.problem import Control, Progress
-from unrelu.result import Status
+from unrelu.errors import UnsupportedModelError
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.problem import Control, Problem, Progress
+from unrelu.result import Inversion, Status
 
-# Codes (a, k) and their rows in the batch (a,) -> where each moves to, (a, k), and which have arrived instead, (a,).
-Move = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# Iteration, the rows still at work, all codes (b, k) -> what the callback is told.
+# Codes (a, k) and their places in the batch (a,) -> the codes after a step, (a, k), and which have arrived, (a,).
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Iteration, the places of codes still at work, all codes (b, k) -> the progress for the callback.
 Report = Callable[[int, Tensor, Tensor], Progress]
 
 # A code this long has diverged; its outputs still have finite squares.
@@ -43,9 +45,9 @@ class Descent(NamedTuple):
 
 
 def descend(
-    z: Tensor, move: Move, iterations: int, control: Control, report: Report, inside: Callable[[Tensor], Tensor]
+    z: Tensor, step: Step, iterations: int, control: Control, report: Report, inside: Callable[[Tensor], Tensor]
 ) -> Descent:
-    """Move codes z (b, k), which are changed in place, until each has arrived or a limit is met.
+    """Change codes z (b, k) in place, step by step, until each has arrived or a limit is met.
 
     ``inside`` projects codes onto their bounds, after every step.
     """
@@ -56,23 +58,41 @@ def descend(
         if not len(active):
             break
         if control.expired() or control.stopped(partial(report, t, active, z)):
-            rows = active.cpu().numpy()
-            status[rows] = Status.TIME_LIMIT if control.expired() else Status.STOPPED
-            nit[rows] = t
+            left = active.cpu().numpy()
+            status[left], nit[left] = Status.TIME_LIMIT if control.expired() else Status.STOPPED, t
             break
-        moved, arrived = move(z[active], active)
-        moved = inside(moved)
-        lost = ~arrived & ~(moved.norm(dim=1) < ASTRONOMICAL)
+        reached, arrived = step(z[active], active)
+        reached = inside(reached)
+        lost = ~arrived & ~(reached.norm(dim=1) < ASTRONOMICAL)
         going = ~arrived & ~lost
-        z[active[going]] = moved[going]
-        for mask, reason in ((arrived, Status.CONVERGED), (lost, Status.DIVERGED)):
-            if mask.any():
-                rows = active[mask].cpu().numpy()
-                status[rows], nit[rows] = reason, t
+        z[active[going]] = reached[going]
+        for ended, reason in ((arrived, Status.CONVERGED), (lost, Status.DIVERGED)):
+            if ended.any():
+                left = active[ended].cpu().numpy()
+                status[left], nit[left] = reason, t
         active = active[going]
     return Descent(z, status, nit)
 
 
-def progress_of(method: str, iteration: int, active: Tensor, z: Tensor) -> Progress:
-    """What a callback is told of a method that works on the codes themselves."""
-    return Progress(method, iteration, len(z) - len(active), len(z), z.cpu().double().numpy().copy())
+def descend_from_start(
+    problem: Problem, objective: SquaredError, step: Step, iterations: int, method: str
+) -> Inversion:
+    """The result of a method whose steps are all there is to it, from the start of every observation at once."""
+
+    def report(iteration: int, active: Tensor, z: Tensor) -> Progress:
+        return Progress(method, iteration, len(z) - len(active), len(z), z.cpu().double().numpy().copy())
+
+    start = objective.tensor(problem.start())
+    run = descend(start, step, iterations, problem.control, report, objective.clip)
+    codes = run.z.cpu().double().numpy()
+    return Inversion.of(problem, codes, method=method, status=run.status, nit=run.nit, norm="l2")
+
+
+def need_adjoint(problem: Problem, method: str) -> None:
+    """Refuse counts, and measurements without an adjoint, for methods that step by it."""
+    problem.refuse_counts(method)
+    if not problem.operator.linear:
+        raise UnsupportedModelError(
+            f"method={method!r} steps by the adjoint of A, and operator= is a function, which has none: use "
+            "method='auto' or 'lm'"
+        )

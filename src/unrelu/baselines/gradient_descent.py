@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
-from unrelu.baselines.first_order import descend, progress_of
-from unrelu.errors import OptionError
+from unrelu.baselines.first_order import descend_from_start
+from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Inversion
@@ -44,35 +43,21 @@ class GradientDescent:
     gradient_tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.setting not in _SETTINGS:
-            raise OptionError(f"setting={self.setting!r} is unknown; use 'trained' or 'synthetic'")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise OptionError(f"learning_rate={self.learning_rate} must be above 0")
-        if self.max_iterations is not None and self.max_iterations < 1:
-            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if self.gradient_tolerance is not None and not self.gradient_tolerance >= 0:
-            raise OptionError(f"gradient_tolerance={self.gradient_tolerance} must be at least 0")
+        one_of(_SETTINGS, setting=self.setting)
+        above_zero(learning_rate=self.learning_rate)
+        at_least(1, max_iterations=self.max_iterations)
+        at_least(0, gradient_tolerance=self.gradient_tolerance)
 
     def __call__(self, problem: Problem) -> Inversion:
         """Descend from the start of every observation, all at once."""
         rate, iterations = _SETTINGS[self.setting]
         rate = problem.ordinary(self.learning_rate, -2) if self.learning_rate else rate
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
-        iterations = self.max_iterations or iterations
         objective = SquaredError.of(problem)
 
-        def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = 0.5 * objective.gradient(z, rows)[1]
+        def step(z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
+            gradient = 0.5 * objective.gradient(z, observations)[1]
             gradient = gradient * ~objective.held(z, gradient)
             return z - rate * gradient, gradient.norm(dim=1) <= tolerance
 
-        run = descend(
-            objective.tensor(problem.start()),
-            step,
-            iterations,
-            problem.control,
-            partial(progress_of, "gradient_descent"),
-            objective.clip,
-        )
-        codes = run.z.cpu().double().numpy()
-        return Inversion.of(problem, codes, method="gradient_descent", status=run.status, nit=run.nit, norm="l2")
+        return descend_from_start(problem, objective, step, self.max_iterations or iterations, "gradient_descent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from unrelu.baselines.adam import AdamSteps
 from unrelu.baselines.first_order import Descent, Report, descend
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import HALTS
+from unrelu.local_search.option_checks import above_zero, at_least
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import IdentityOperator
 from unrelu.models.network import Layer, Network
@@ -73,15 +74,12 @@ class Ilo:
             raise OptionError(
                 f"steps={self.steps!r} must be whole numbers with commas, the first at least 1: '300,200,100'"
             )
-        if not 0 < self.learning_rate < math.inf:
-            raise OptionError(f"learning_rate={self.learning_rate} must be above 0 and finite")
+        above_zero(learning_rate=self.learning_rate)
         for name in ("rampup", "rampdown"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name}={getattr(self, name)} must be from 0 to 1, a fraction of a round")
-        if self.radius is not None and not self.radius >= 0:
-            raise OptionError(f"radius={self.radius} must be at least 0")
-        if self.back_steps < 1:
-            raise OptionError(f"back_steps={self.back_steps} must be at least 1")
+        at_least(0, radius=self.radius)
+        at_least(1, back_steps=self.back_steps)
 
     @property
     def rounds(self) -> list[int]:
@@ -107,8 +105,8 @@ class Ilo:
             with torch.no_grad():
                 better = objective.value(code, everything) < objective.value(z, everything)
             z[better] = code[better]
-            rows = better.cpu().numpy() | np.array([s in HALTS for s in run.status])
-            status, nit = np.where(rows, run.status, status), nit + more
+            changed = better.cpu().numpy() | np.array([s in HALTS for s in run.status])
+            status, nit = np.where(changed, run.status, status), nit + more
         codes = z.cpu().double().numpy()
         return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm="l2")
 
@@ -120,9 +118,7 @@ class Ilo:
         nit = np.zeros(len(z), dtype=np.int64)
         for depth, steps in enumerate(rounds[1:], 1):
             h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
-            upper = SquaredError(
-                _part(network, layers[depth:]), objective.operator, objective.y, counts=objective.counts
-            )
+            upper = replace(objective, network=_part(network, layers[depth:]), prior=0.0, box=None)
             radius = None if self.radius is None else float(np.ldexp(self.radius, problem.units.layer(depth)))
             run = self._descend(problem, upper, h, steps, _reporter(z, before), radius)
             before, nit = before + steps, nit + run.nit
@@ -139,14 +135,13 @@ class Ilo:
         radius: float | None = None,
     ) -> Descent:  # fmt: skip
         """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
-        move = AdamSteps(lambda at, rows: objective.gradient(at, rows)[1], h.shape, self._rate(steps))
-        if radius is None:
-            return descend(h, move, steps, problem.control, report, objective.clip)
-        centre = h.clone()
+        step, centre = AdamSteps(lambda *at: objective.gradient(*at)[1], h, self._rate(steps)), h.clone()
 
-        def within(at: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            moved, arrived = move(at, rows)
-            return centre[rows] + onto_l1_ball(moved - centre[rows], radius), arrived
+        def within(at: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
+            reached, arrived = step(at, observations)
+            if radius is not None:
+                reached = centre[observations] + onto_l1_ball(reached - centre[observations], radius)
+            return reached, arrived
 
         return descend(h, within, steps, problem.control, report, objective.clip)
 
@@ -163,7 +158,7 @@ class Ilo:
 
 
 def onto_l1_ball(x: Tensor, radius: float) -> Tensor:
-    r"""The nearest point with :math:`|x|_1 \le radius`, row by row: shrink every entry by the same threshold.
+    r"""The nearest point with :math:`|x|_1 \le radius`, each on its own: shrink every entry by the same threshold.
 
     Source: Duchi, Shalev-Shwartz, Singer and Chandra, "Efficient projections onto the l1-ball for learning in high
     dimensions" (ICML 2008), Figure 1.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.baselines.first_order import descend, progress_of
-from unrelu.errors import OptionError, UnsupportedModelError
+from unrelu.baselines.first_order import descend_from_start, need_adjoint
+from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer, Network
@@ -69,48 +68,30 @@ class Plugin:
     step_tolerance: float = 1e-13
 
     def __post_init__(self) -> None:
-        if self.setting not in _SETTINGS:
-            raise OptionError(f"setting={self.setting!r} is unknown; use one of {', '.join(_SETTINGS)}")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise OptionError(f"learning_rate={self.learning_rate} must be above 0 and finite")
-        if self.max_iterations < 1:
-            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if not self.step_tolerance >= 0:
-            raise OptionError(f"step_tolerance={self.step_tolerance} must be at least 0")
+        one_of(_SETTINGS, setting=self.setting)
+        above_zero(learning_rate=self.learning_rate)
+        at_least(1, max_iterations=self.max_iterations)
+        at_least(0, step_tolerance=self.step_tolerance)
 
     def check(self, problem: Problem) -> None:
         """Refuse generators that are no chain of layers, counts, and measurements without an adjoint."""
-        problem.refuse_counts("plugin")
         as_chain(problem.network, "plugin")
-        if not problem.operator.linear:
-            raise UnsupportedModelError(
-                "method='plugin' steps by the adjoint of A, and operator= is a function, which has none: use "
-                "method='auto' or 'lm'"
-            )
+        need_adjoint(problem, "plugin")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Step from the start of every observation, all at once."""
-        problem.refuse_counts("plugin")
-        network = as_chain(problem.network, "plugin")
-        objective, forth = SquaredError.of(problem), linearised(network)
+        self.check(problem)
+        network, objective = as_chain(problem.network, "plugin"), SquaredError.of(problem)
+        forth = linearised(network)
         eta = problem.ordinary(self.learning_rate, -2) if self.learning_rate else self._step(network)
 
         @torch.no_grad()
-        def step(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            back = objective.backprojection(z, rows) @ forth.T
-            moved = objective.clip(z + eta * (back - objective.prior * z))
-            return moved, (moved - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
+        def step(z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
+            back = objective.backprojection(z, observations) @ forth.T
+            reached = objective.clip(z + eta * (back - objective.prior * z))
+            return reached, (reached - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
 
-        run = descend(
-            objective.tensor(problem.start()),
-            step,
-            self.max_iterations,
-            problem.control,
-            partial(progress_of, "plugin"),
-            objective.clip,
-        )
-        codes = run.z.cpu().double().numpy()
-        return Inversion.of(problem, codes, method="plugin", status=run.status, nit=run.nit, norm="l2")
+        return descend_from_start(problem, objective, step, self.max_iterations, "plugin")
 
     def _step(self, network: Network) -> float:
         """eta of the setting; of a map or a slope that is zero, it does not matter which."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,11 +11,12 @@ import numpy.typing as npt
 import torch
 
 from unrelu.baselines.adam import Adam
-from unrelu.baselines.first_order import ASTRONOMICAL
-from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.baselines.first_order import ASTRONOMICAL, need_adjoint
+from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
+from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.measurements import IdentityOperator
 from unrelu.measurements.noise import UnknownNoise
@@ -24,6 +24,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
 # Shah and Hegde project by Adam from the last code: learning rate 0.1, 100 steps.
 _SEARCHES: dict[str, Callable[[Problem], Inversion]] = {
@@ -70,99 +71,46 @@ class Projected:
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.projection not in _PROJECTIONS:
-            raise OptionError(f"projection={self.projection!r} is unknown; use one of {', '.join(_PROJECTIONS)}")
-        if not 0 < self.step < math.inf:
-            raise OptionError(f"step={self.step} must be above 0 and finite")
-        if self.max_iterations < 1:
-            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if not self.tolerance >= 0:
-            raise OptionError(f"tolerance={self.tolerance} must be at least 0")
+        one_of(_PROJECTIONS, projection=self.projection)
+        above_zero(step=self.step)
+        at_least(1, max_iterations=self.max_iterations)
+        at_least(0, tolerance=self.tolerance)
 
     def check(self, problem: Problem) -> None:
         """Refuse what cannot come to a code, see the class."""
-        self._check_objective(problem)
-        if not problem.operator.linear:
-            raise UnsupportedModelError(
-                "method='projected' steps by the adjoint of A, and operator= is a function, which has none: use "
-                "method='auto' or 'lm'"
-            )
-        if self.projection in LAYER_METHODS:
-            layers = Layerwise(LAYER_METHODS[self.projection](), "projected")
-            try:
-                layers.check(replace(problem, operator=self._whole(problem), prior=0.0, given=None))
-            except UnsupportedModelError as error:
-                raise UnsupportedModelError(f"{error}, or projection='lm' of 'projected'") from None
-
-    def __call__(self, problem: Problem) -> Inversion:
-        """Step and project the observations, all that have not converged at a time."""
-        self._check_objective(problem)
-        state = _State(problem)
-        for t in range(self.max_iterations):
-            if not state.active.any():
-                break
-            if problem.control.expired() or problem.control.stopped(partial(state.progress, t)):
-                state.retire(state.active.copy(), Status.TIME_LIMIT if problem.control.expired() else Status.STOPPED, t)
-                break
-            self._iterate(state, t)
-        return Inversion.of(problem, state.best, method="projected", status=state.status, nit=state.nit, norm="l2")
-
-    def _iterate(self, state: _State, t: int) -> None:
-        """One step of the observations still at work, and what has become of them."""
-        observations = np.flatnonzero(state.active)
-        u = state.gradient_step(observations, self._step(state.problem))
-        far = np.asarray(~(np.abs(u).max(axis=1) < ASTRONOMICAL))
-        state.retire(observations[far], Status.DIVERGED, t)
-        observations, u = observations[~far], u[~far]
-        if not len(observations):
+        need_adjoint(problem, "projected")
+        if self.projection in _SEARCHES:
             return
-        found = self._project(state, observations, u, t)
-        reached = np.asarray(np.isfinite(found.z).all(axis=1))
-        converged = state.accept(observations[reached], found.z[reached], self.tolerance)
-        state.nit[observations[reached]] = t + 1
-        state.retire(observations[reached][converged], Status.CONVERGED, t + 1)
-        for halt in HALTS:
-            if halt in found.status:
-                state.retire(state.active.copy(), halt)
-        for i in np.flatnonzero(~reached & state.active[observations]):
-            state.retire(observations[[i]], found.status[i])
-
-    def _check_objective(self, problem: Problem) -> None:
-        problem.refuse_counts("projected")
-        if problem.prior and self.projection in LAYER_METHODS:
+        if problem.prior:
             raise InputError(
                 f"prior={problem.prior:g}: projection={self.projection!r} inverts layers, which have no |z|^2; "
                 "use projection='lm'"
             )
+        layers = Layerwise(LAYER_METHODS[self.projection](), "projected")
+        try:
+            layers.check(replace(problem, operator=_whole(problem), prior=0.0, given=None))
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{error}, or projection='lm' of 'projected'") from None
 
-    @staticmethod
-    def _whole(problem: Problem) -> IdentityOperator:
-        return IdentityOperator(problem.network.output_shape, problem.network.output_dim)
-
-    def _step(self, problem: Problem) -> float:
-        """The step in the units of the problem, where A is 2^(data - output) times that of the user."""
-        with np.errstate(over="ignore", under="ignore"):
-            return float(np.ldexp(self.step, 2 * (problem.units.output - problem.units.data)))
-
-    def _project(self, state: _State, observations: npt.NDArray[np.intp], u: Array, t: int) -> Inversion:
-        """Codes of u, (a, n), by the inversion that was chosen, within what is left of the time."""
-        problem = state.problem
-        started = np.asarray(np.isfinite(state.z[observations]).all(axis=1))
-        target = replace(
-            problem.part(observations, problem.control.part(lambda _: state.progress(t))),
-            y=u,
-            operator=self._whole(problem),
-            noise=UnknownNoise(),
-            norm="l2",
-            prior=self._step(problem) * problem.prior,
-            z0=np.where(started[:, None], state.z[observations], state.draws[observations]),
-        )
-        if self.projection in LAYER_METHODS:
-            return Layerwise(LAYER_METHODS[self.projection](), "projected")(target)
-        return _SEARCHES[self.projection](target)
+    def __call__(self, problem: Problem) -> Inversion:
+        """Step and project the observations, all that have not converged at a time."""
+        self.check(problem)
+        run = _Run(problem, self)
+        for t in range(self.max_iterations):
+            if not run.active.any():
+                break
+            if problem.control.expired() or problem.control.stopped(partial(run.progress, t)):
+                run.retire(run.active.copy(), Status.TIME_LIMIT if problem.control.expired() else Status.STOPPED, t)
+                break
+            run.iterate(t)
+        return Inversion.of(problem, run.best, method="projected", status=run.status, nit=run.nit, norm="l2")
 
 
-class _State:
+def _whole(problem: Problem) -> IdentityOperator:
+    return IdentityOperator(problem.network.output_shape, problem.network.output_dim)
+
+
+class _Run:
     """The iterate and the best code of every observation.
 
     Attributes:
@@ -173,20 +121,40 @@ class _State:
         active, status, nit: which observations are at work, how they ended, and how often they were projected.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, batch = problem, problem.size
+    def __init__(self, problem: Problem, method: Projected) -> None:
+        self.problem, self.method, batch = problem, method, problem.size
+        # In the units of the problem A is 2^(data - output) times that of the user.
+        with np.errstate(over="ignore", under="ignore"):
+            self.step = float(np.ldexp(method.step, 2 * (problem.units.output - problem.units.data)))
         self.draws = problem.start()
-        self.z = self.draws.copy() if problem.z0 is not None else np.full_like(self.draws, np.nan)
-        self.best, self.objective = self.z.copy(), np.full(batch, np.inf)
+        self.z, self.objective = np.full_like(self.draws, np.nan), np.full(batch, np.inf)
         self.size = np.linalg.norm(problem.y, axis=1)
         if problem.z0 is not None:
-            self.objective = problem.objective(self.z, "l2")
+            self.z, self.objective = self.draws.copy(), problem.objective(self.draws, "l2")
             self.size = np.linalg.norm(problem.residual(self.z), axis=1)
-        self.active = np.ones(batch, dtype=bool)
+        self.best, self.active = self.z.copy(), np.ones(batch, dtype=bool)
         self.status = np.full(batch, Status.ITERATION_LIMIT, dtype=object)
         self.nit = np.zeros(batch, dtype=np.int64)
 
-    def gradient_step(self, observations: npt.NDArray[np.intp], step: float) -> Array:
+    def iterate(self, t: int) -> None:
+        """One step of the observations still at work, and what has become of them."""
+        observations = np.flatnonzero(self.active)
+        u = self.gradient_step(observations)
+        far = np.asarray(~(np.abs(u).max(axis=1) < ASTRONOMICAL))
+        self.retire(observations[far], Status.DIVERGED, t)
+        observations, u = observations[~far], u[~far]
+        if not len(observations):
+            return
+        found = self.project(observations, u, t)
+        reached = np.asarray(np.isfinite(found.z).all(axis=1))
+        self.accept(observations[reached], found.z[reached], t + 1)
+        for halt in HALTS:
+            if halt in found.status:
+                self.retire(self.active.copy(), halt)
+        for i in np.flatnonzero(~reached & self.active[observations]):
+            self.retire(observations[[i]], found.status[i])
+
+    def gradient_step(self, observations: Index) -> Array:
         """x + step A^T (y - A x), (a, n)."""
         part = self.problem.part(observations)
         x = np.zeros((len(observations), self.problem.network.output_dim))
@@ -194,23 +162,35 @@ class _State:
         if there.any():
             x[there] = self.problem.network(self.z[observations][there]).reshape(-1, x.shape[1])
         r = part.y - part.operator.values(x)
-        return x + step * np.asarray(part.operator.adjoint(torch.tensor(r)))
+        return x + self.step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 
-    def accept(self, observations: npt.NDArray[np.intp], z: Array, tolerance: float) -> npt.NDArray[np.bool_]:
-        """Move observations to codes z; where the residual has converged, (a,). Out of time, none may have a code."""
-        if not len(observations):
-            return np.zeros(0, dtype=np.bool_)
+    def project(self, observations: Index, u: Array, t: int) -> Inversion:
+        """Codes of u, (a, n), by the inversion that was chosen, within what is left of the time."""
+        problem, projection = self.problem, self.method.projection
+        started = np.isfinite(self.z[observations]).all(axis=1, keepdims=True)
+        target = replace(
+            problem.part(observations, problem.control.part(lambda _: self.progress(t))), y=u, operator=_whole(problem),
+            noise=UnknownNoise(), norm="l2", prior=self.step * problem.prior,
+            z0=np.where(started, self.z[observations], self.draws[observations]),
+        )  # fmt: skip
+        if projection in _SEARCHES:
+            return _SEARCHES[projection](target)
+        return Layerwise(LAYER_METHODS[projection](), "projected")(target)
+
+    def accept(self, observations: Index, z: Array, nit: int) -> None:
+        """Move observations to codes z, and retire those whose residual has converged."""
+        if not len(observations):  # out of time, none may have a code
+            return
         part = self.problem.part(observations)
         size, objective = np.linalg.norm(part.residual(z), axis=1), part.objective(z, "l2")
-        converged = np.asarray(np.abs(size - self.size[observations]) <= tolerance * self.size[observations])
+        last = self.size[observations]
+        converged = np.abs(size - last) <= self.method.tolerance * last
         better = objective < self.objective[observations]
-        self.z[observations], self.size[observations] = z, size
+        self.z[observations], self.size[observations], self.nit[observations] = z, size, nit
         self.best[observations[better]], self.objective[observations[better]] = z[better], objective[better]
-        return converged
+        self.retire(observations[converged], Status.CONVERGED, nit)
 
-    def retire(
-        self, observations: npt.NDArray[np.intp] | npt.NDArray[np.bool_], why: Status, nit: int | None = None
-    ) -> None:
+    def retire(self, observations: Index | npt.NDArray[np.bool_], why: Status, nit: int | None = None) -> None:
         """Take observations out of the active ones."""
         self.active[observations], self.status[observations] = False, why
         if nit is not None:

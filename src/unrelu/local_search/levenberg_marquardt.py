@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.errors import OptionError
-from unrelu.local_search.halting import Watch
+from unrelu.local_search.halting import Steps, Watch
+from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
@@ -33,7 +31,7 @@ def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
     return plateau
 
 
-class LevenbergMarquardtSteps:
+class LevenbergMarquardtSteps(Steps):
     r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2.
 
     .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
@@ -43,12 +41,6 @@ class LevenbergMarquardtSteps:
     the step, and where it ends outside, the nearest code inside is tried.
 
     Attributes:
-        objective: f.
-        z: codes, (b, k).
-        observations: the observation that each code is for, (b,).
-        f: values, (b,).
-        active: the codes still at work.
-        steps: steps tried for each, accepted or not.
         gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k), where not ``stale``: a code's are
             computed when they are needed.
 
@@ -77,31 +69,16 @@ class LevenbergMarquardtSteps:
         enough: Tensor | None = None,
         foresee: bool = False,
     ) -> None:
-        self.objective, self.z, self.observations = objective, z.clone(), observations
         self.tiny_decrease, self.tiny_step, self.foresee = tiny_decrease, tiny_step, foresee
-        batch, device, dtype = len(z), z.device, z.dtype
-        self.active = torch.arange(batch, device=device)
-        self.done = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.small = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.growth = torch.full((batch,), 2.0, dtype=dtype, device=device)
-        self.gram, self.gradient, self.f = objective.system(self.z, observations)
-        self.stale = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.gram, self.gradient, f = objective.system(z, observations)
+        super().__init__(objective, z, observations, f, torch.full_like(f, -1.0) if enough is None else enough.to(f))
+        self.small, self.stale = torch.zeros_like(self.steps), torch.zeros_like(self.done)
+        self.growth = torch.full_like(f, 2.0)
         if isinstance(damping, Tensor):
             self.damping = damping.clone()
         else:
             mean = self.gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-            self.damping = damping * mean.clamp_min(torch.finfo(dtype).tiny)
-        self.enough = torch.full_like(self.f, -1.0) if enough is None else enough.to(dtype)
-        self.retire(self.f <= self.enough)
-
-    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> LevenbergMarquardtSteps:
-        """Up to so many steps of every code; ``stop`` is asked before each."""
-        for _ in range(steps):
-            if not len(self.active) or (stop is not None and stop()):
-                break
-            self.step()
-        return self
+            self.damping = damping * mean.clamp_min(torch.finfo(f.dtype).tiny)
 
     def step(self) -> None:
         """One trial step for every active code, with a new Jacobian where the last one was accepted."""
@@ -153,9 +130,7 @@ class LevenbergMarquardtSteps:
         """Codes that a hardly damped step is predicted to improve by a tiny fraction only; they are finished."""
         undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
         arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
-        finished = torch.zeros_like(self.done)
-        finished[at] = arrived
-        self.retire(finished)
+        self.retire(at[arrived])
         return arrived
 
     def _update_damping(self, at: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
@@ -172,18 +147,11 @@ class LevenbergMarquardtSteps:
         tiny |= size < self.tiny_step * (self.z[at].norm(dim=1) + 1e-3)
         tiny |= ~better & (self.damping[at] > 1e12 * curvature)
         self.small[at] = torch.where(tiny, self.small[at] + 1, torch.zeros_like(self.small[at]))
-        finished = torch.zeros_like(self.done)
-        finished[at] = (self.small[at] >= 2) | (self.f[at] <= self.enough[at])
-        self.retire(finished)
+        self.retire(at[(self.small[at] >= 2) | (self.f[at] <= self.enough[at])])
 
     def flat(self) -> Tensor:
         """Codes on a plateau that are no good fits."""
         return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
-
-    def retire(self, finished: Tensor) -> None:
-        """Take codes (a mask over all) out of the active ones."""
-        self.done |= finished
-        self.active = torch.nonzero(~self.done)[:, 0]
 
 
 def damped(gram: Tensor) -> Tensor:
@@ -263,12 +231,9 @@ class LevenbergMarquardt:
     damping: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.start not in START_NAMES:
-            raise OptionError(f"start={self.start!r} is unknown; use one of {', '.join(START_NAMES)}")
-        if self.max_iterations < 1:
-            raise OptionError(f"max_iterations={self.max_iterations} must be at least 1")
-        if not 0 < self.damping < math.inf:
-            raise OptionError(f"damping={self.damping} must be above 0 and finite")
+        one_of(START_NAMES, start=self.start)
+        at_least(1, max_iterations=self.max_iterations)
+        above_zero(damping=self.damping)
 
     def check(self, problem: Problem) -> None:
         """Refuse a start that cannot come to a code."""
@@ -287,13 +252,9 @@ class LevenbergMarquardt:
         """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
         watch = Watch(problem.control, lambda: _progress(state))
         objective = SquaredError.of(problem)
-        every, exact = (
-            torch.arange(problem.size, device=objective.y.device),
-            1e-30 * (objective.y * objective.y).sum(dim=1),
-        )
-        state = LevenbergMarquardtSteps(
-            objective, objective.tensor(np.nan_to_num(z0)), every, damping=self.damping, enough=exact
-        )
+        every, exact = objective.index(np.arange(problem.size)), 1e-30 * (objective.y * objective.y).sum(dim=1)
+        start = objective.tensor(np.nan_to_num(z0))
+        state = LevenbergMarquardtSteps(objective, start, every, damping=self.damping, enough=exact)
         state.run(self.max_iterations, watch)
         status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
         status[state.done.cpu().numpy()] = Status.CONVERGED

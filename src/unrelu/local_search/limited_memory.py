@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from unrelu.local_search.halting import Steps
 from unrelu.local_search.squared_error import SquaredError
 
 # Pairs of steps and changes of the gradient that the inverse Hessian is updated by.
@@ -15,21 +14,13 @@ _MEMORY = 10
 _SHORTER, _TRIALS = 0.25, 8
 
 
-class LimitedMemorySteps:
+class LimitedMemorySteps(Steps):
     r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2 by steps along -H grad f.
 
     H is an approximate inverse Hessian: a given matrix M, scaled by s'y / y'My, and updated by the last steps s and
     the changes y of the gradient that they brought. Where G is expensive and k large, a Jacobian costs as much as
     dozens of such steps. A code is finished when f is small, when its next step is predicted to gain little, or when
     no fraction of it gains anything. Coordinates that are held at a bound have no part in a step, and steps end inside.
-
-    Attributes:
-        z: codes, (b, k).
-        observations: the observation that each code is for, (b,).
-        f, gradient: values, (b,), and gradients, (b, k).
-        active: the codes still at work.
-        done: those that are not, (b,).
-        steps: steps tried for each, (b,).
 
     Args:
         objective: f.
@@ -51,50 +42,36 @@ class LimitedMemorySteps:
         tiny_decrease: float,
         enough: Tensor,
     ) -> None:
-        self.objective, self.z, self.observations, self.inverse = objective, z.clone(), observations, inverse
-        self.tiny_decrease, self.enough = tiny_decrease, enough
-        self.f, self.gradient = objective.gradient(self.z, observations)
-        self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        self._scale, self._length = torch.ones_like(self.f), torch.ones_like(self.f)
+        f, self.gradient = objective.gradient(z, observations)
+        super().__init__(objective, z, observations, f, enough)
+        self.retire(~torch.isfinite(f))
+        self.inverse, self.tiny_decrease = inverse, tiny_decrease
+        self._scale, self._length = torch.ones_like(f), torch.ones_like(f)
         self._failed = torch.zeros_like(self.steps)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s and y, (b, k), and 1 / s'y, or 0 where it is no pair
-        self.done = ~torch.isfinite(self.f) | (self.f <= enough)
-        self.active = torch.nonzero(~self.done)[:, 0]
-
-    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> LimitedMemorySteps:
-        """Up to so many steps of every code; ``stop`` is asked before each."""
-        for _ in range(steps):
-            if not len(self.active) or (stop is not None and stop()):
-                break
-            self.step()
-        return self
-
-    def give_up(self, codes: Tensor) -> None:
-        """Take no further step of some codes, (b,)."""
-        self.done |= codes
-        self.active = torch.nonzero(~self.done)[:, 0]
 
     def step(self) -> None:
         """One trial step for every active code."""
-        free = ~self.objective.held(self.z[self.active], self.gradient[self.active])
-        direction = free * self._newton(self.active, free * self.gradient[self.active])
-        promised = 0.5 * (direction * self.gradient[self.active]).sum(dim=1)
-        ahead = promised > self.tiny_decrease * self.f[self.active]
-        self.done[self.active[~ahead]] = True
-        at, direction = self.active[ahead], direction[ahead]
-        if len(at):
-            s = self.objective.clip(self.z[at] - self._length[at, None] * direction) - self.z[at]
-            f, gradient = self.objective.gradient(self.z[at] + s, self.observations[at])
-            better = f < self.f[at]
-            self._learn(at, s, gradient - self.gradient[at])
-            self.z[at] = torch.where(better[:, None], self.objective.clip(self.z[at] + s), self.z[at])
-            self.gradient[at] = torch.where(better[:, None], gradient, self.gradient[at])
-            self.f[at] = torch.where(better, f, self.f[at])
-            self.steps[at] += 1
-            self._length[at] = torch.where(better, torch.ones_like(f), _SHORTER * self._length[at])
-            self._failed[at] = torch.where(better, 0, self._failed[at] + 1)
-            self.done[at] |= (self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)
-        self.active = torch.nonzero(~self.done)[:, 0]
+        at = self.active
+        free = ~self.objective.held(self.z[at], self.gradient[at])
+        direction = free * self._newton(at, free * self.gradient[at])
+        promised = 0.5 * (direction * self.gradient[at]).sum(dim=1)
+        ahead = promised > self.tiny_decrease * self.f[at]
+        self.retire(at[~ahead])
+        at, direction = at[ahead], direction[ahead]
+        if not len(at):
+            return
+        s = self.objective.clip(self.z[at] - self._length[at, None] * direction) - self.z[at]
+        f, gradient = self.objective.gradient(self.z[at] + s, self.observations[at])
+        better = f < self.f[at]
+        self._learn(at, s, gradient - self.gradient[at])
+        self.z[at] = torch.where(better[:, None], self.objective.clip(self.z[at] + s), self.z[at])
+        self.gradient[at] = torch.where(better[:, None], gradient, self.gradient[at])
+        self.f[at] = torch.where(better, f, self.f[at])
+        self.steps[at] += 1
+        self._length[at] = torch.where(better, torch.ones_like(f), _SHORTER * self._length[at])
+        self._failed[at] = torch.where(better, 0, self._failed[at] + 1)
+        self.retire(at[(self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)])
 
     def _newton(self, at: Tensor, gradient: Tensor) -> Tensor:
         """H grad f, (a, k), by the two-loop recursion."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ Array = npt.NDArray[np.float64]
 _CHUNK = 2**24
 
 
+@dataclass(frozen=True, eq=False)
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
@@ -36,18 +39,12 @@ class SquaredError:
         counts: the noise of counts; None for squares.
     """
 
-    def __init__(
-        self,
-        network: Generator,
-        operator: Operator,
-        y: Tensor,
-        prior: float = 0.0,
-        box: tuple[Tensor, Tensor] | None = None,
-        counts: CountNoise | None = None,
-    ) -> None:
-        self.network, self.operator, self.y, self.prior = network, operator, y, prior
-        self.box, self.counts = box, counts
-        self._seen = None if counts is None else torch.from_numpy(operator.seen(len(y)).copy()).to(y)
+    network: Generator
+    operator: Operator
+    y: Tensor
+    prior: float = 0.0
+    box: tuple[Tensor, Tensor] | None = None
+    counts: CountNoise | None = None
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
@@ -61,7 +58,30 @@ class SquaredError:
 
     def with_network(self, network: Generator) -> SquaredError:
         """The objective of another generator of the same outputs."""
-        return SquaredError(network, self.operator, self.y, self.prior, self.box, self.counts)
+        return replace(self, network=network)
+
+    @cached_property
+    def _seen(self) -> Tensor:
+        return torch.from_numpy(self.operator.seen(len(self.y)).copy()).to(self.y)
+
+    @property
+    def jacobians(self) -> int:
+        """The number of Jacobians that are held at once."""
+        return max(1, _CHUNK // (self._width * self.network.latent_dim))
+
+    @property
+    def _width(self) -> int:
+        return max(self.network.width, self.operator.width)
+
+    def tensor(self, z: Array) -> Tensor:
+        """Codes as a tensor of the right type."""
+        return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
+
+    def index(self, observations: npt.NDArray[np.intp]) -> Tensor:
+        """Numbers of observations as a tensor on the right device."""
+        return torch.from_numpy(observations.copy()).to(self.y.device)
+
+    # --- bounds -------------------------------------------------------------------------------------------------------
 
     def clip(self, z: Tensor) -> Tensor:
         """The nearest codes inside the bounds, (b, k)."""
@@ -78,22 +98,23 @@ class SquaredError:
         lower, upper = self.box
         return ((z <= lower) & (gradient > 0)) | ((z >= upper) & (gradient < 0))
 
-    def tensor(self, z: Array) -> Tensor:
-        """Codes as a tensor of the right type."""
-        return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
+    # --- values and gradients -----------------------------------------------------------------------------------------
 
     def residual(self, z: Tensor, observations: Tensor) -> Tensor:
         """A G(z) - y, (b, m), differentiable."""
-        return self.operator.take(observations).forward(self.network.forward(z)) - self.y[observations]
+        return self._measured(z, observations) - self.y[observations]
 
     def value(self, z: Tensor, observations: Tensor) -> Tensor:
         """f, (b,), differentiable."""
-        f = self._misfit(self.operator.take(observations).forward(self.network.forward(z)), observations)
+        f = self._misfit(self._measured(z, observations), observations)
         return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+
+    def _measured(self, z: Tensor, observations: Tensor) -> Tensor:
+        return self.operator.take(observations).forward(self.network.forward(z))
 
     def _misfit(self, mean: Tensor, observations: Tensor) -> Tensor:
         """|A x - y|_2^2 or the deviance, (b,), of what is measured of outputs, (b, m)."""
-        if self.counts is None or self._seen is None:
+        if self.counts is None:
             r = mean - self.y[observations]
             return (r * r).sum(dim=1)
         return (self._seen[observations] * self.counts.deviance(self.y[observations], mean)).sum(dim=1)
@@ -103,57 +124,46 @@ class SquaredError:
         """f, (b,), a bounded number of codes at a time."""
         return torch.cat([self.value(*chunk) for chunk in self._chunks(z, observations)])
 
-    @torch.enable_grad()
+    @torch.no_grad()
+    def measure(self, z: Tensor, observations: Tensor) -> Tensor:
+        """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
+        return torch.nan_to_num(replace(self, prior=0.0).values(z, observations), nan=torch.inf, posinf=torch.inf)
+
     def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
         """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
+        return self._reverse(self.value, z, observations)
+
+    def sketch(self, z: Tensor, observations: Tensor) -> Tensor:
+        """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero where the Jacobian of A G is."""
+        u = torch.randn(self.operator.m, generator=torch_stream("sketch"), dtype=torch.float32).to(z)
+        return self._reverse(lambda *chunk: self._measured(*chunk) @ u, z, observations)[1]
+
+    @torch.enable_grad()
+    def _reverse(
+        self, function: Callable[[Tensor, Tensor], Tensor], z: Tensor, observations: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Values of a function of codes, (b,), and its gradients, (b, k)."""
         values: list[Tensor] = []
         gradients: list[Tensor] = []
         for part, where in self._chunks(z, observations):
             leaf = part.detach().requires_grad_(True)
-            f = self.value(leaf, where)
+            f = function(leaf, where)
             gradients += torch.autograd.grad(f.sum(), leaf)
             values.append(f.detach())
         return torch.cat(values), torch.cat(gradients)
 
-    @torch.enable_grad()
-    def sketch(self, z: Tensor, observations: Tensor) -> Tensor:
-        """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero where the Jacobian of A G is."""
-        u = torch.randn(self.operator.m, generator=torch_stream("sketch"), dtype=torch.float32).to(z)
-        parts: list[Tensor] = []
-        for part, where in self._chunks(z, observations):
-            leaf = part.detach().requires_grad_(True)
-            seen = self.operator.take(where).forward(self.network.forward(leaf))
-            parts += torch.autograd.grad((seen @ u).sum(), leaf)
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def measure(self, z: Tensor, observations: Tensor) -> Tensor:
-        """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
-        values = SquaredError(self.network, self.operator, self.y, counts=self.counts).values(z, observations)
-        return torch.nan_to_num(values, nan=torch.inf, posinf=torch.inf)
-
     @torch.no_grad()
     def backprojection(self, z: Tensor, observations: Tensor) -> Tensor:
         """A^T (y - A G(z)), (b, n)."""
-        parts: list[Tensor] = []
-        for part, where in self._chunks(z, observations):
-            operator = self.operator.take(where)
-            parts.append(operator.adjoint(self.y[where] - operator.forward(self.network.forward(part))))
-        return torch.cat(parts)
+        chunks = self._chunks(z, observations)
+        return torch.cat([self.operator.take(where).adjoint(-self.residual(part, where)) for part, where in chunks])
 
     def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
         size = max(1, _CHUNK // (8 * self._width))
         return zip(torch.split(z, size), torch.split(observations, size), strict=True)
 
-    @property
-    def _width(self) -> int:
-        return max(self.network.width, self.operator.width)
-
-    @property
-    def jacobians(self) -> int:
-        """How many Jacobians are held at once."""
-        return max(1, _CHUNK // (self._width * self.network.latent_dim))
+    # --- normal equations ---------------------------------------------------------------------------------------------
 
     def jacobian(self, z: Tensor, observations: Tensor) -> Tensor:
         """The transposed Jacobian of A G, (b, k, m)."""
@@ -161,17 +171,12 @@ class SquaredError:
 
     def system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
-        size = self.jacobians
-        parts = [
-            self._system(*part) for part in zip(torch.split(z, size), torch.split(observations, size), strict=True)
-        ]
-        gram, gradient, f = zip(*parts, strict=True)
+        chunks = zip(torch.split(z, self.jacobians), torch.split(observations, self.jacobians), strict=True)
+        gram, gradient, f = zip(*(self._system(*chunk) for chunk in chunks), strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)
 
     def _system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        operator = self.operator.take(observations)
-        x, tangents = self.network.linearize(z)
-        mean, tangents = operator.linearize(x, tangents)
+        mean, tangents = self.operator.take(observations).linearize(*self.network.linearize(z))
         if self.counts is None:
             r, weighted = mean - self.y[observations], tangents
         else:
