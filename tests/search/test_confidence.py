@@ -15,7 +15,7 @@ from scipy.special import beta as beta_function
 from unrelu.runtime.streams import stream
 from unrelu.search import confidence as confidence_module
 from unrelu.search.confidence import ALPHA, BETA, FLAT, Hits, confidence, learned
-from unrelu.search.schedule import effort
+from unrelu.search.stopping_rule import effort
 
 POINTS = len(ALPHA)
 MEANS = ALPHA / (ALPHA + BETA)

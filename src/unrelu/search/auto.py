@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unrelu.errors import OptionError
+from unrelu.local_search.option_checks import at_least
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
@@ -24,9 +25,9 @@ class Search:
     by layer, where there is no visible noise and the first restart is no exact fit.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
-    (:mod:`~unrelu.search.schedule`). The confidence follows from how many restarts ended at the best objective, to 1%,
-    and where the others did (:mod:`~unrelu.search.confidence`). How far agreement can be trusted is learned on the
-    generator itself, at the first search with a measurement and a level of noise, from simulated observations
+    (:mod:`~unrelu.search.stopping_rule`). The confidence follows from how many restarts ended at the best objective,
+    to 1%, and where the others did (:mod:`~unrelu.search.confidence`). How far agreement can be trusted is learned on
+    the generator, at the first search with a measurement and a level of noise, from simulated observations
     (:mod:`~unrelu.search.learned_prior`); that takes about a second, and is kept for other processes.
 
     The search runs in single precision; its best code is refined in double precision to first-order optimality, at
@@ -37,7 +38,7 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: rounds at most, see :data:`~unrelu.search.schedule.ROUNDS`. None: as many as end within 0.04 seconds of
+        rounds: at most, see :data:`~unrelu.search.stopping_rule.ROUNDS`. None: as many as end within 0.04 seconds of
             the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best restart;
             where descents are not compiled, fewer.
         max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
@@ -63,10 +64,7 @@ class Search:
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise OptionError(f"confidence={self.confidence} is a probability, above 0 and at most 1")
-        for name in ("rounds", "max_iterations", "max_programs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name}={value} must be at least 1")
+        at_least(1, rounds=self.rounds, max_iterations=self.max_iterations, max_programs=self.max_programs)
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""

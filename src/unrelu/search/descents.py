@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb
-from unrelu.local_search.halting import Watch
+from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
@@ -19,7 +20,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
+from unrelu.search.stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -34,7 +35,8 @@ STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The same of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
 # Of large generators: widths, steps with each, and steps on the exact generator at most.
-_WIDTHS_LARGE, _STEPS_EACH, _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = (1.0, 0.2), 3, 60, 3e-3
+_WIDTHS_LARGE, _STEPS_EACH = np.array([1.0, 0.2]), 3
+_EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = 60, 3e-3
 # Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
 # asked whether they have converged, and the predicted decrease at which they end.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
@@ -62,6 +64,12 @@ class Start(NamedTuple):
     f: Array
     perturbations: Array
     smoothed: bool = True
+
+    @classmethod
+    def unperturbed(cls, observations: Index, z: Array) -> Start:
+        """One code of each observation, (b, k), near an optimum: smoothed generators would lead away from it."""
+        b, k = z.shape
+        return cls(observations, z[:, None].copy(), np.full((b, 1), np.inf), np.empty((b, 1, 0, k)), False)
 
 
 class Descents(ABC):
@@ -146,20 +154,18 @@ class CompiledDescents(Descents):
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
         """See :meth:`Descents.improve`."""
-        steps = np.zeros(len(start.observations), dtype=np.int64)
+        steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
-        for i, row in enumerate(start.observations):
+        for i, observation in enumerate(start.observations.tolist()):
             if watch():
                 break
-            network, y = self.packed.of(int(row))
+            network, y = self.packed.of(observation)
             limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
-            count = np.zeros(start.f.shape[1], dtype=np.int64)
             descend_and_perturb(
                 *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
-                start.f[i], start.perturbations[i], count,
+                start.f[i], start.perturbations[i], steps[i],
             )  # fmt: skip
-            steps[i] = count.sum()
-        return steps
+        return np.asarray(steps.sum(axis=1))
 
 
 class BatchDescents(Descents):
@@ -167,12 +173,14 @@ class BatchDescents(Descents):
 
     schedule = BATCH
     widths: ClassVar[Array] = _WIDTHS
+    # Steps with each smoothed generator, and on the exact one.
+    steps_each: ClassVar[int] = 1
+    exact_steps: ClassVar[int] = _EXACT_STEPS
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
-        self._smoothed = [
-            objective.with_network(cache.smoothed(float(width), objective.network)) for width in self.widths
-        ]
+        smoothed = (cache.smoothed(float(width), objective.network) for width in self.widths)
+        self._smoothed = [replace(objective, network=network) for network in smoothed]
 
     def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
         """See :meth:`Descents.microseconds`."""
@@ -183,19 +191,18 @@ class BatchDescents(Descents):
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], start.f.shape)
-        observations = np.broadcast_to(start.observations[:, None], start.f.shape)
+        each = np.broadcast_to(start.observations[:, None], start.f.shape)
         new = ~np.isfinite(start.f)
         if new.any():
             start.z[new], start.f[new], steps[new] = self._descend(
-                observations[new], start.z[new], floor[new], start.smoothed, watch
+                each[new], start.z[new], floor[new], start.smoothed, watch
             )
         for turn in range(start.perturbations.shape[2]):
             left = start.f > floor
             if watch() or not left.any():
                 break
-            moved = start.z + lengths(start.z) * start.perturbations[:, :, turn]
-            perturbed = self.bounds.reflect(moved[left])
-            z, f, count = self._descend(observations[left], perturbed, floor[left], False, watch)
+            perturbed = start.z + lengths(start.z) * start.perturbations[:, :, turn]
+            z, f, count = self._descend(each[left], self.bounds.reflect(perturbed[left]), floor[left], False, watch)
             steps[left] += count
             lower = f < start.f[left]
             start.z[left] = np.where(lower[:, None], z, start.z[left])
@@ -206,21 +213,26 @@ class BatchDescents(Descents):
         self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
-        where = torch.from_numpy(observations.copy()).to(self.objective.y.device)
-        at, steps = self.objective.tensor(z), torch.zeros_like(where)
-        damping: Tensor | float = 1e-2
+        each, at, floor = self.objective.index(observations), self.objective.tensor(z), self.objective.tensor(enough)
+        steps, state = torch.zeros_like(each), None
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
-            state = LevenbergMarquardtSteps(objective, at, where, damping=damping, tiny_decrease=1e-4).run(1)
-            at, damping, steps = state.z, state.damping, steps + state.steps
-        state = LevenbergMarquardtSteps(
-            self.objective, at, where, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
-            enough=self.objective.tensor(enough),
-        )  # fmt: skip
-        state.run(_EXACT_STEPS, watch)
+            state = self._steps(objective, at, each, floor, state).run(self.steps_each)
+            at, steps = state.z, steps + state.steps
+        state = self._steps(self.objective, at, each, floor, state).run(self.exact_steps, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
+
+    def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
+        """Steps on a generator, smoothed or exact, after the ``last`` ones, if there were any."""
+        damping = 1e-2 if last is None else last.damping
+        if objective is not self.objective:
+            return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=1e-4)
+        return LevenbergMarquardtSteps(
+            objective, z, observations, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
+            enough=enough,
+        )  # fmt: skip
 
 
 class NonlinearDescents(BatchDescents):
@@ -250,32 +262,26 @@ class LimitedMemoryDescents(BatchDescents):
 
     schedule = LIMITED_MEMORY
     refines = True
+    widths = _WIDTHS_LARGE
+    steps_each = _STEPS_EACH
+    exact_steps = _EXACT_STEPS_LARGE
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
-        self.bounds, self.objective = problem.bounds, objective
-        smoothed = (cache.smoothed(width, objective.network) for width in _WIDTHS_LARGE)
-        self._smoothed = [objective.with_network(network) for network in smoothed if network is not objective.network]
+        super().__init__(problem, cache, objective)
+        self._smoothed = [each for each in self._smoothed if each.network is not objective.network]
         model, operator = cache.seen_by(objective.operator)
         variance = objective.prior + _LEAST_VARIANCE * model.spread
         inverse = model.posterior(operator, objective.y, variance)[1]
         variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
-    def _descend(
-        self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
-    ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-        where = torch.from_numpy(observations.copy()).to(self.objective.y.device)
-        at, steps, floor = self.objective.tensor(z), torch.zeros_like(where), self.objective.tensor(enough)
-        inverse = self.inverse[where]
-        for objective in self._smoothed if smoothed else []:
-            if watch():
-                break
-            state = LimitedMemorySteps(objective, at, where, inverse, _ENOUGH_DECREASE, floor).run(_STEPS_EACH)
-            at, steps = state.z, steps + state.steps
-        state = LimitedMemorySteps(self.objective, at, where, inverse, _ENOUGH_DECREASE_LARGE, floor)
-        state.run(_EXACT_STEPS_LARGE, watch)
-        f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
+    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+        """Not told: a step is a reverse pass."""
+        return np.zeros(len(steps))
+
+    def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
+        decrease = _ENOUGH_DECREASE_LARGE if objective is self.objective else _ENOUGH_DECREASE
+        return LimitedMemorySteps(objective, z, observations, self.inverse[observations], decrease, enough)
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
         """See :meth:`Descents.refined`: in single precision, which sees all that is to gain.
@@ -284,7 +290,7 @@ class LimitedMemoryDescents(BatchDescents):
         again and again: at kinks, restarts of nearly the same objective come to rest at different ones.
         """
         z = z[:, :_REFINED]
-        left, where = z.shape[1], torch.from_numpy(np.repeat(observations, z.shape[1])).to(self.objective.y.device)
+        left, where = z.shape[1], self.objective.index(np.repeat(observations, z.shape[1]))
         codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
         floor = torch.zeros_like(codes[:, 0])
         state = LimitedMemorySteps(self.objective, codes, where, self.inverse[where], _REFINED_DECREASE, floor)
@@ -292,7 +298,7 @@ class LimitedMemoryDescents(BatchDescents):
         while left > 1 and most > _HALVED_AFTER:
             f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
             left, most, halved = left // 2, most - _HALVED_AFTER, halved + _HALVED_AFTER
-            state.give_up((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
+            state.retire((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
         surely = max(0, min(most, _REFINED_SURELY - halved) - LAST_STEPS)
         f, most = state.run(surely, watch).f, most - surely
         arrived = torch.zeros_like(state.done)
@@ -300,7 +306,7 @@ class LimitedMemoryDescents(BatchDescents):
             before = f.clone()
             f, most = state.run(min(most, LAST_STEPS), watch).f, most - LAST_STEPS
             arrived = state.done | (f >= (1 - CONVERGED) * before)
-            state.give_up(arrived)
+            state.retire(arrived)
         each = np.arange(len(observations))
         best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
         return (

@@ -9,7 +9,6 @@ from weakref import WeakMethod
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau
@@ -22,10 +21,10 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence
 from unrelu.search.descents import Descents, Start
-from unrelu.search.norm_finish import descend_further, finish
+from unrelu.search.norm_finish import finish
 from unrelu.search.sample_cache import SampleCache, fits_single
-from unrelu.search.schedule import Spent, effort
 from unrelu.search.search_starts import SearchStarts, cheap_by_layer
+from unrelu.search.stopping_rule import Spent, StoppingRule, effort
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -67,15 +66,17 @@ class JointSearch:
     """One search: its restarts, and the best code of each observation.
 
     Attributes:
-        ends: objectives that the restarts have reached, (B, C), infinite where a restart ended on a plateau or nowhere.
-        made, perturbations: how many restarts each observation has, and the perturbations of each of them, (B,).
+        rule: when it stops.
+        restarts, ends: where the restarts have ended, (B, C, k), and their objectives, (B, C), infinite where one ended
+            on a plateau or nowhere.
+        made, perturbations: the number of restarts of each observation, and of the perturbations of each of them, (B,).
         rounds: that each observation has been through, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
         steps: of the descents of each observation, (B,).
         exact: whether the code is an exact fit, (B,).
-        outlying: whether the residual stood out from the batch when all others were finished, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
         probability: that the best code is the best of all, (B,).
+        refuted: objectives of codes that proved to be no exact fits, (B,).
 
     Args:
         problem: equilibrated.
@@ -93,22 +94,19 @@ class JointSearch:
         rounds: int | None = None,
         pool: bool = False,
     ) -> None:
-        self.problem, self.judge, self.enough, self.most, self.pool = problem, judge, enough, rounds, pool
+        self.problem, self.judge, self.pool, self.size = problem, judge, pool, problem.energy
         self.cache = SampleCache.of(problem.network, problem.bounds)
         single = self.cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
-        network = self.cache.single if single else problem.network
-        self.objective = SquaredError.of(problem, network)
+        self.objective = SquaredError.of(problem, self.cache.single if single else problem.network)
         self.descents = Descents.of(problem, self.cache, self.objective)
         self.starts = SearchStarts(problem, self.cache, self.objective)
-        k = problem.network.latent_dim
-        self.restarts, self.ends = np.empty((problem.size, 0, k)), np.empty((problem.size, 0))
-        self.perturbations, self.made, self.steps = (np.zeros(problem.size, dtype=np.int64) for _ in range(3))
-        self.rounds = self.descents.schedule.begin(problem.looks_noiseless, rounds)
-        self.z, self.f = np.full((problem.size, k), np.nan), np.full(problem.size, np.inf)
-        self.size = problem.energy
-        self.exact, self.outlying, self.by_layer = (np.zeros(problem.size, dtype=bool) for _ in range(3))
-        self.probability = np.zeros(problem.size)
-        self.refuted = np.full(problem.size, np.inf)  # objectives of codes that proved to be no exact fits
+        self.rule = StoppingRule(self.descents.schedule, enough, rounds)
+        self.rounds = self.rule.begin(problem.looks_noiseless)
+        n, k = problem.size, problem.network.latent_dim
+        self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
+        self.perturbations, self.made, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
+        self.exact, self.by_layer, self.probability = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool), np.zeros(n)
         # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
         # later in a long row of searches.
         progress = WeakMethod(self._progress)
@@ -140,27 +138,24 @@ class JointSearch:
                 self.rounds[observations] += 1
                 self._confirm_exact()
                 self._judge(observations)
-        if self.most is None and not self.watch.reason:
+        if self.rule.rounds is None and not self.watch.reason:
             self.perturb_best(np.flatnonzero(~self.sure))
 
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
         """Spend what is left of the budget on perturbations of the best restarts, which find more than new restarts do.
 
         Args:
-            observations: the observations.
+            observations: which.
             most: perturbations at most, (b,).
         """
-        counts = self.descents.schedule.perturbations(self.spent())[observations]
-        counts = counts if most is None else np.minimum(counts, most)
-        for count in np.unique(counts[counts > 0]).tolist():
-            some = observations[counts == count]
-            size = max(1, _NUMBERS // (count * self.z.shape[1]))
-            for part in np.split(some, range(size, len(some), size)):
+        left = self.rule.perturbations(self.spent())[observations]
+        left = left if most is None else np.minimum(left, most)
+        for count in np.unique(left[left > 0]).tolist():
+            for part in self._parts(observations[left == count], count):
                 if self.watch():
                     return
-                start = Start(
-                    part, self.z[part, None], self.f[part, None].copy(), self.starts.perturbations(part, 1, count)
-                )
+                perturbations = self.starts.perturbations(part, 1, count)
+                start = Start(part, self.z[part, None], self.f[part, None].copy(), perturbations)
                 self._descend(start)
                 best = self.ends[part].argmin(axis=1)
                 of_restart = self.ends[part, best] <= self.f[part]  # else the code is of a start that is no evidence
@@ -170,23 +165,19 @@ class JointSearch:
         self._confirm_exact()
         self._judge(observations)
 
-    def _next(self) -> Index:
-        """The observations of the next round, which all have been through equally many.
+    def _parts(self, observations: Index, codes: int) -> list[Index]:
+        """Observations, so many at a time that the numbers in so many codes of each are bounded."""
+        size = max(1, _NUMBERS // (codes * self.z.shape[1]))
+        return np.split(observations, range(size, len(observations), size))
 
-        They are those that are not finished; when all are, those whose residual is too large for the noise level that
-        the batch tells.
-        """
-        schedule, spent = self.descents.schedule, self.spent()
-        wanted = schedule.next(spent, self.enough, self.most)
-        if not wanted.any():
-            self.outlying = self._outlying()
-            wanted = self.outlying & schedule.affordable(spent, self.most)
+    def _next(self) -> Index:
+        """The observations of the next round, which all have been through equally many."""
+        wanted = self.rule.next(self.spent(), self._outlying)
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         observations = np.flatnonzero(wanted & (self.rounds == fewest))
         # Those that look noiseless have made restarts in rounds that the others have skipped.
-        return np.asarray(
-            observations[self.made[observations] == self.made[observations].min(initial=self.ends.shape[1])]
-        )
+        made = self.made[observations]
+        return np.asarray(observations[made == made.min(initial=self.ends.shape[1])])
 
     def spent(self) -> Spent:
         """What was spent on every observation."""
@@ -209,8 +200,7 @@ class JointSearch:
             self.ends = np.pad(self.ends, more, constant_values=np.inf)
             self.restarts = np.pad(self.restarts, (*more, (0, 0)), constant_values=np.nan)
         done, old = int(self.perturbations[observations[0]]), int(self.made[observations[0]])
-        size = max(1, _NUMBERS // (restarts * max(perturbations, 1) * self.restarts.shape[2]))
-        for part in np.split(observations, range(size, len(observations), size)):
+        for part in self._parts(observations, restarts * max(perturbations, 1)):
             if perturbations > done and old:
                 self._improve(part, slice(0, old), perturbations - done)
             if restarts > old:
@@ -228,9 +218,8 @@ class JointSearch:
 
     def _descend(self, start: Start) -> None:
         """Descend from some codes, which become those reached."""
-        self.steps[start.observations] += self.descents.improve(
-            start, _ZERO * self.size[start.observations], self.watch
-        )
+        enough = _ZERO * self.size[start.observations]
+        self.steps[start.observations] += self.descents.improve(start, enough, self.watch)
 
     def _keep(self, observations: Index, z: Array, f: Array) -> None:
         lower = f < self.f[observations]
@@ -243,9 +232,8 @@ class JointSearch:
 
         It costs many times a restart, and finds exact fits that few restarts reach.
         """
-        clean = observations[
-            self.problem.looks_noiseless[observations] & (self.made[observations] > 0) & ~self.by_layer[observations]
-        ]
+        untried = self.problem.looks_noiseless & (self.made > 0) & ~self.by_layer
+        clean = observations[untried[observations]]
         if self.problem.z0 is not None or not len(clean) or not cheap_by_layer(self.problem):
             return False
         control = self.problem.control.part(lambda _: self.report())
@@ -261,14 +249,7 @@ class JointSearch:
 
         Smoothed generators would lead away from it.
         """
-        z = self.problem.bounds.clip(z)
-        start = Start(
-            observations,
-            z[:, None].copy(),
-            np.full((len(observations), 1), np.inf),
-            np.empty((len(observations), 1, 0, 1)),
-            False,
-        )
+        start = Start.unperturbed(observations, self.problem.bounds.clip(z))
         self._descend(start)
         self._keep(observations, start.z[:, 0], start.f[:, 0])
 
@@ -295,14 +276,14 @@ class JointSearch:
         open_ = observations[~self.exact[observations] & np.isfinite(self.f[observations])]
         self.probability[open_] = self.judge(self, open_)
         self.watch.rest()  # what was learned for it was no step
-        sure = open_[self.probability[open_] >= self.enough]
+        sure = open_[self.probability[open_] >= self.rule.confidence]
         self.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
 
     @property
     def sure(self) -> npt.NDArray[np.bool_]:
         """Observations with an exact fit, or with enough confidence, (B,)."""
-        return self.exact | (self.probability >= self.enough)
+        return self.rule.finished(self.spent())
 
     def confidence(self) -> Array:
         """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the restarts are of l2."""
@@ -312,7 +293,7 @@ class JointSearch:
         """Whether the best codes of some observations are on a plateau, (b,)."""
         if not len(observations):
             return np.zeros(0, dtype=bool)
-        at = self._rows(observations)
+        at = self.objective.index(observations)
         z = self.objective.tensor(self.z[observations])
         if self.cache.large:  # a reverse pass tells as well whether the Jacobian is zero
             t, f = self.objective.sketch(z, at), self.objective.values(z, at)
@@ -320,9 +301,6 @@ class JointSearch:
         else:
             gram, _, f = self.objective.system(z, at)
         return on_plateau(z, f, gram).cpu().numpy()
-
-    def _rows(self, observations: Index) -> Tensor:
-        return torch.from_numpy(observations).to(self.objective.y.device)
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
@@ -338,7 +316,7 @@ class JointSearch:
 
     def _fitted(self, observations: Index) -> Array:
         """Codes of some observations, near exact fits, taken to the last digit, (b, k)."""
-        objective, where = SquaredError.of(self.problem), self._rows(observations)
+        objective, where = SquaredError.of(self.problem), self.objective.index(observations)
         z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
         if self.descents.refines and objective.counts is None:
             z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
@@ -357,9 +335,9 @@ class JointSearch:
             ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)]
             ends[:, 0] = self.z[observations]
             return self.descents.refined(observations, ends, most or _REFINED_LARGE, self.watch)
-        objective = SquaredError.of(self.problem)
+        objective, where = SquaredError.of(self.problem), self.objective.index(observations)
         z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
-        refined = refine(objective, z, self._rows(observations), exact, most or _REFINED, self.watch)
+        refined = refine(objective, z, where, exact, most or _REFINED, self.watch)
         return refined.z.cpu().double().numpy(), refined.optimal.cpu().numpy()
 
     def refined(self, most: int | None, max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
@@ -388,31 +366,25 @@ class JointSearch:
 
     def _in_norm(self, status: npt.NDArray[np.object_], max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
         """The codes after the descent in l1 or linf, and how that ended."""
-        z = self.z
-        known = np.flatnonzero(np.isfinite(z).all(axis=1))
+        known = np.flatnonzero(np.isfinite(self.z).all(axis=1))
         if not (isinstance(self.problem.network, Network) and self.problem.operator.linear):
             status[known] = Status.LEAST_SQUARES
         elif len(known):
             control = self.problem.control.part(lambda progress: replace(self._progress(), done=progress.done))
             part = self.problem.part(known, control)
-            z[known], status[known] = finish(part, z[known], max_programs, cheap_by_layer(part))
-            further = self._other_ends(known) if self.problem.norm == "linf" else np.empty((len(known), 0, z.shape[1]))
-            control = self.problem.control.part(lambda _: replace(self._progress(), done=self.problem.size))
-            part = self.problem.part(known, control)
-            for i in range(further.shape[1]):
-                z[known], status[known] = descend_further(part, z[known], status[known], further[:, i], max_programs)
-        return z, status
+            further = self._other_ends(known) if self.problem.norm == "linf" else []
+            self.z[known], status[known] = finish(part, self.z[known], max_programs, cheap_by_layer(part), further)
+        return self.z, status
 
-    def _other_ends(self, observations: Index) -> Array:
-        """The best codes of further local optima in l2 that restarts of some observations came to, (b, n, k).
+    def _other_ends(self, observations: Index) -> list[Array]:
+        """The best codes of further local optima in l2 that restarts of some observations came to, (b, k) each.
 
         Copies of the best where there are fewer.
         """
         order = np.argsort(self.ends[observations], axis=1)
         ends = np.take_along_axis(self.ends[observations], order, axis=1)
-        restarts = np.take_along_axis(self.restarts[observations], order[:, :, None], axis=1)
         new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME) * ends[:, :-1])
         which = 1 + np.argsort(~new, axis=1, kind="stable")[:, :_FURTHER]
-        found = np.take_along_axis(new, which - 1, axis=1)
-        which = np.where(found, which, 0)[:, : max(1, int(found.sum(axis=1).max(initial=1)))]
-        return np.take_along_axis(restarts, which[:, :, None], axis=1)
+        which = np.where(np.take_along_axis(new, which - 1, axis=1), which, 0)
+        most = max(1, int((which > 0).sum(axis=1).max(initial=1)))
+        return [self.restarts[observations, order[np.arange(len(order)), i]] for i in which.T[:most]]

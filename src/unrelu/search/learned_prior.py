@@ -32,8 +32,8 @@ from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 from unrelu.search.confidence import FLAT, Prior, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.schedule import ROUNDS
 from unrelu.search.simulation import EXCESS_STEP, NOISE_STEP, Level, Simulation, distinct, simulated, spread_of
+from unrelu.search.stopping_rule import ROUNDS
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -122,9 +122,7 @@ class LearnedConfidence:
     def _prior(self, level: Level, search: JointSearch) -> Prior:
         if level not in self._priors:
             known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
-            schedule = search.descents.schedule
-            quick = search.most is not None and search.most < schedule.first
-            if key not in known and schedule.learned and not quick:
+            if key not in known and search.descents.schedule.learned and not search.rule.quick:
                 prior = self._read_or_learned(level, key, search)
                 if prior is None:
                     return Prior({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.errors import OptionError
 from unrelu.layerwise import L1, LInf
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.norm_descent import NormDescent
+from unrelu.local_search.option_checks import at_least
 from unrelu.measurements import WeightedOperator
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
@@ -49,9 +50,7 @@ class Reweighted:
     steps: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "steps"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, rounds=self.rounds, steps=self.steps)
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.int64]]:
         """Go from codes z0 (B, k), mostly the l2 solutions: the codes and the steps taken, (B,).
@@ -93,7 +92,9 @@ def _weighted(problem: Problem, weight: Array) -> Problem:
     )
 
 
-def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tuple[Array, npt.NDArray[np.object_]]:
+def finish(
+    problem: Problem, z: Array, max_programs: int, by_layer: bool, further: Sequence[Array] = ()
+) -> tuple[Array, npt.NDArray[np.object_]]:
     """Descend in l1 or linf from the l2 codes (B, k) and from others; the best codes, and how their descents ended.
 
     The others are, for l1, the codes that reweighted least squares makes of them, which outliers pull less, and, if
@@ -104,6 +105,7 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         z: codes, (B, k), finite.
         max_programs: linear programs of each descent.
         by_layer: whether the layers allow layer-wise codes at little cost.
+        further: codes to descend from, (B, k) each, where those found are not within the bounds of the noise.
     """
     phases = 1 + 2 * by_layer + 2 * (problem.norm == "l1")
     phase = (_phase(problem, i, phases) for i in range(phases))
@@ -127,30 +129,18 @@ def finish(problem: Problem, z: Array, max_programs: int, by_layer: bool) -> tup
         value = np.where(better, reached_value, value)
         # An observation that was left out of a descent is unfinished, whatever an earlier descent found.
         status = np.where(better | (ended == Status.STOPPED) | (i == 0), ended, status)
-    return best, status
-
-
-def descend_further(
-    problem: Problem, z: Array, status: npt.NDArray[np.object_], start: Array, max_programs: int
-) -> tuple[Array, npt.NDArray[np.object_]]:
-    """Descend from further codes where those found are not within the bounds of the noise; the better ones.
-
-    Args:
-        problem: the problem, its network a chain of layers.
-        z, status: codes, (B, k), and how their descents ended, (B,).
-        start: codes to descend from, (B, k).
-        max_programs: linear programs of each descent.
-    """
-    value = problem.objective(z)
-    left = np.flatnonzero((value > problem.noise.bound) & np.isfinite(start).all(axis=1) & (start != z).any(axis=1))
-    if len(left) and not problem.control.halted:
-        part = problem.part(left)
-        reached, ended, _ = NormDescent(max_programs=max_programs).minimise(part, start[left])
+    for start in further:
+        value = problem.objective(best)
+        unexplained = (value > problem.noise.bound) & np.isfinite(start).all(axis=1) & (start != best).any(axis=1)
+        left = np.flatnonzero(unexplained)
+        if problem.control.halted or not len(left):
+            continue
+        part = problem.part(left, problem.control.part(lambda progress: replace(progress, done=problem.size)))
+        reached, ended, _ = descent.minimise(part, start[left])
         better = part.objective(reached) < value[left]
-        z, status = z.copy(), status.copy()
-        z[left[better]] = reached[better]
+        best[left[better]] = reached[better]
         status[left] = np.where(better | (ended == Status.STOPPED), ended, status[left])
-    return z, status
+    return best, status
 
 
 def _phase(problem: Problem, i: int, phases: int) -> Problem:

@@ -23,7 +23,7 @@ from unrelu.runtime.streams import stream
 from unrelu.search.confidence import SAME, Hits, Prior, confidence, learned
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedule import effort
+from unrelu.search.stopping_rule import effort
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -107,9 +107,8 @@ class Simulation:
         search, observations = self.search, np.arange(problem.size)
         if truth is not None:
             search.descend_from(observations, truth)
-        schedule, going = search.descents.schedule, np.ones(problem.size, dtype=bool)
-        sure = np.zeros(problem.size, dtype=bool)
-        search.rounds[:] = schedule.first - 1
+        going, sure = np.ones(problem.size, dtype=bool), np.zeros(problem.size, dtype=bool)
+        search.rounds[:] = search.descents.schedule.first - 1
         while going.any() and not search.watch():
             observations = np.flatnonzero(going)
             rounds = int(search.rounds[observations[0]]) + 1
@@ -120,7 +119,7 @@ class Simulation:
             going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
             search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
             sure |= search.probability >= _SURE
-            going &= schedule.affordable(search.spent(), None)
+            going &= search.rule.affordable(search.spent())
         made = search.made * (1 + search.perturbations)
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 

@@ -22,7 +22,18 @@ from unrelu.search.descents import (
 )
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, ROUNDS, Schedule, Spent, effort
+from unrelu.search.stopping_rule import (
+    BATCH,
+    COMPILED,
+    COUNTS,
+    LIMITED_MEMORY,
+    NONLINEAR,
+    ROUNDS,
+    Schedule,
+    Spent,
+    StoppingRule,
+    effort,
+)
 
 SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}
 
@@ -32,8 +43,12 @@ def spent(rounds, microseconds=0.0, exact=False, noiseless=False, confidence=0.5
     return Spent(*(np.array([part]) for part in (rounds, microseconds, exact, noiseless, confidence)))
 
 
+def none_stands_out():
+    return np.array([False])
+
+
 def goes_on(schedule, *, sure=0.99, stated=None, **options):
-    return bool(schedule.next(spent(**options), sure, stated)[0])
+    return bool(StoppingRule(schedule, sure, stated).next(spent(**options), none_stands_out)[0])
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -93,11 +108,20 @@ def test_more_chains_are_made_only_where_there_is_hope_that_they_agree():
 def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
     restarts, each = effort(7)
     one = 0.25 * COMPILED.microseconds / (restarts * (1 + each))  # a descent, where a quarter is spent
-    left = COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds))[0]
+    left = StoppingRule(COMPILED).perturbations(spent(7, 0.25 * COMPILED.microseconds))[0]
     assert left == 2 ** int(np.log2(0.75 * COMPILED.microseconds / one))
-    assert COMPILED.perturbations(spent(7, 0.25 * COMPILED.microseconds, noiseless=True))[0] >= 2 * left
-    assert COMPILED.perturbations(spent(7, 2 * COMPILED.microseconds))[0] == 0
-    assert NONLINEAR.perturbations(spent(2))[0] == 0
+    assert StoppingRule(COMPILED).perturbations(spent(7, 0.25 * COMPILED.microseconds, noiseless=True))[0] >= 2 * left
+    assert StoppingRule(COMPILED).perturbations(spent(7, 2 * COMPILED.microseconds))[0] == 0
+    assert StoppingRule(NONLINEAR).perturbations(spent(2))[0] == 0
+
+
+def test_observations_that_stand_out_come_back_when_all_others_are_finished():
+    rule = StoppingRule(COMPILED, 0.99)
+    both = Spent(*map(np.concatenate, zip(spent(5, confidence=1.0), spent(5, confidence=0.9), strict=True)))
+    assert rule.next(both, lambda: np.array([True, False])).tolist() == [False, True]
+    both = both._replace(confidence=np.ones(2))
+    assert rule.next(both, lambda: np.array([True, False])).tolist() == [True, False]
+    assert not rule.next(both._replace(microseconds=np.full(2, 1e9)), lambda: np.array([True, False])).any()
 
 
 def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
@@ -121,17 +145,18 @@ def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds,
 
 
 def test_each_observation_is_decided_on_its_own():
+    rule = StoppingRule(COMPILED, 0.99)
     parts = [spent(rounds) for rounds in range(15)] + [spent(5, confidence=1.0), spent(5, exact=True), spent(9, 7e4)]
     together = Spent(*map(np.concatenate, zip(*parts, strict=True)))
-    one_by_one = np.concatenate([COMPILED.next(part, 0.99, None) for part in parts])
-    np.testing.assert_array_equal(COMPILED.next(together, 0.99, None), one_by_one)
+    one_by_one = np.concatenate([rule.next(part, none_stands_out) for part in parts])
+    np.testing.assert_array_equal(rule.next(together, none_stands_out), one_by_one)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_noisy_observations_begin_with_several_chains(schedule):
     noiseless = np.array([False, True])
-    assert schedule.begin(noiseless, None).tolist() == [schedule.first - 1, 0]
-    assert schedule.begin(noiseless, 3).tolist() == [0, 0]
+    assert StoppingRule(schedule).begin(noiseless).tolist() == [schedule.first - 1, 0]
+    assert StoppingRule(schedule, rounds=3).begin(noiseless).tolist() == [0, 0]
 
 
 # --- whose schedule ---------------------------------------------------------------------------------------------------
