@@ -1,23 +1,41 @@
-r"""The linear program on the linear regions that meet around a code."""
+r"""Linear programs around one code: the linear regions that meet there, and the best step on all of them.
+
+Let v(z), (p,), be what the errors |y - psi(v)| are functions of: the last pre-activation, where the outputs are seen
+one by one through a convex piecewise linear psi; otherwise A G(z), with psi the identity. Each neuron of the other
+piecewise linear activations has a kink at u = 0, on whose two sides v is another affine function of z.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import linalg
+from torch import Tensor
 
 from unrelu.layerwise import LayerSystem, Rows
 from unrelu.layerwise.layer_program import Answer, least_violation
-from unrelu.local_search.adjacent_regions import AdjacentRegions, Observation
 from unrelu.lp.lp_status import LpStatus
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.linear_operators import Operator, OutputRows
 from unrelu.models.activations import Activation
+from unrelu.models.network import Network
+from unrelu.models.opaque_network import as_chain
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+
+# Beside the sizes of a layer's values, these are zero.
+_ROUNDING = 1e-9
 # Errors this close to the largest one are as large.
 _EQUAL = 1e-9
 # The search for the smallest largest error ends where a step has this fraction of what can be gained.
@@ -26,12 +44,203 @@ _ENOUGH = 0.5
 _DEPENDENT = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class ErrorRows:
-    """Errors that are zero at a kink of v and have a slope on each side of it.
+# --- linear regions ---------------------------------------------------------------------------------------------------
+
+
+class Trace(NamedTuple):
+    """Of codes (b, k): the pre-activations of all neurons with a kink, layer after layer, u (b, N), and v (b, p)."""
+
+    u: Array
+    v: Array
+
+
+class AdjacentRegions(NamedTuple):
+    r"""The linear regions that meet around a code z_0.
+
+    With e_j = relu(u_j) for some kinks j, and all others staying on their side,
+
+    .. math:: v = v_0 + V (z - z_0) + \Gamma (e - e_0), \qquad u = u_0 + U (z - z_0) + H (e - e_0)
+
+    exactly, up to the curvature of smooth activations. H is strictly triangular: a kink moves the layers above it.
+
+    A bound of a coordinate is a kink of which there is one side: u_j >= 0 is the distance from it.
 
     Attributes:
-        entry: which v each row is about, (n,).
+        u, v: at the code, (m,) and (p,).
+        u_code, v_code: U (m, k) and V (p, k).
+        u_kink, v_kink: H (m, m) and Gamma (p, m).
+        largest: how large e_j may become, (m,): for a bound, the distance to the other one; infinite for kinks.
+        bound: which are bounds, (m,); they are the last ones.
+    """
+
+    u: Array
+    v: Array
+    u_code: Array
+    v_code: Array
+    u_kink: Array
+    v_kink: Array
+    largest: Array
+    bound: Flags
+
+    @property
+    def movable(self) -> bool:
+        """Whether any step changes v."""
+        return bool(self.v_code.any() or self.v_kink.any())
+
+    def within(self, z: Array, bounds: Bounds, coordinates: Index) -> AdjacentRegions:
+        """The same, with the bounds of some coordinates of the code z: the lower one where it is finite."""
+        n, m = len(coordinates), len(self.u)
+        if not n:
+            return self
+        low, high = bounds.lower[coordinates], bounds.upper[coordinates]
+        from_low = np.isfinite(low)
+        rows = np.where(from_low, 1.0, -1.0)[:, None] * np.eye(len(z))[coordinates]
+        distance = np.where(from_low, z[coordinates] - low, high - z[coordinates])
+        return self._replace(
+            u=np.concatenate([self.u, distance]), u_code=np.vstack([self.u_code, rows]),
+            u_kink=np.pad(self.u_kink, (0, n)), v_kink=np.pad(self.v_kink, ((0, 0), (0, n))),
+            largest=np.concatenate([self.largest, np.where(from_low, high - low, np.inf)]), bound=np.arange(m + n) >= m,
+        )  # fmt: skip
+
+    def independent(self, rank: npt.NDArray[np.int_]) -> Index:
+        """Kinks whose rows of U are independent, ascending; those of a higher ``rank`` (m,) are preferred."""
+        if not len(rank):
+            return np.arange(0)
+        lengths = np.linalg.norm(self.u_code, axis=1)[:, None]
+        rows = np.divide(self.u_code, lengths, out=np.zeros_like(self.u_code), where=lengths > 0)
+        weight = 1e3**rank
+        r, order = linalg.qr(rows.T * weight, mode="r", pivoting=True)
+        diagonal = np.abs(np.diag(r)) / weight[order[: min(r.shape)]]
+        count = int(np.argmin(np.append(diagonal, 0.0) > _DEPENDENT))
+        return np.sort(order[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One observation of a network, evaluated in double precision.
+
+    Attributes:
+        network: G.
+        measured: what v is of the last pre-activations or outputs, (b, n) -> (b, p).
+        y: what was observed, (p,).
+        slopes: of psi below zero, (p,).
+        keeps: whether v is the last pre-activation.
+        sizes: of u in each layer and of v, for codes z ~ N(0, I), (d + 1,): what rounding errors are relative to.
+    """
+
+    network: Network
+    measured: Callable[[Tensor], Array]
+    y: Array
+    slopes: Array
+    keeps: bool
+    sizes: Array
+
+    @cached_property
+    def ends(self) -> Index:
+        """Where the kinks of each layer begin and end in u, (d + 1,)."""
+        layers = self.network.layers
+        counts = [layer.n_out if layer.activation.kinks(layer.n_out).any() else 0 for layer in layers]
+        if self.keeps:
+            counts[-1] = 0
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    def errors(self, v: Array) -> Array:
+        """|y - psi(v)|, (..., p)."""
+        return np.abs(self.y - np.where(v > 0, v, v * self.slopes))
+
+    def at_kink(self, u: Array, share: float = _ROUNDING) -> Flags:
+        """Where u (N,) is rounding, or within a fraction of the largest of its layer."""
+        parts = np.split(np.abs(u), self.ends[1:-1])
+        largest = np.maximum([float(part.max(initial=0.0)) for part in parts], self.sizes[:-1])
+        return np.asarray(np.abs(u) <= share * np.repeat(largest, np.diff(self.ends)))
+
+    def at_bend(self, v: Array) -> Flags:
+        """Where psi bends at v (p,), up to rounding."""
+        largest = max(float(np.abs(v).max(initial=0.0)), self.sizes[-1])
+        return np.asarray((np.abs(v) <= _ROUNDING * largest) & (self.slopes < 1))
+
+    def trace(self, z: Array) -> Trace:
+        """U and v of codes (b, k)."""
+        x = torch.as_tensor(z, dtype=torch.float64, device=self.network.device)
+        kinks, last = [np.empty((len(z), 0))], len(self.network.layers) - 1
+        with torch.no_grad():
+            for i, layer in enumerate(self.network.layers):
+                x = layer.affine.apply(x)
+                if self.ends[i + 1] > self.ends[i]:
+                    kinks.append(_numpy(x))
+                if i < last or not self.keeps:
+                    x = layer.activation.forward(x)
+            return Trace(np.hstack(kinks), self.measured(x))
+
+    def regions(self, z: Array, kinks: Index) -> AdjacentRegions:
+        """The linear regions around a code (k,) at which the given kinks, ascending numbers, meet."""
+        m, k, last = len(kinks), len(z), len(self.network.layers) - 1
+        x = torch.as_tensor(z[None, :], dtype=torch.float64, device=self.network.device)
+        tangents = torch.eye(k + m, k).to(x)
+        rows, values = np.zeros((m, k + m)), np.zeros(m)
+        with torch.no_grad():
+            for i, layer in enumerate(self.network.layers):
+                x, tangents = layer.affine.apply(x), layer.affine.apply(tangents, constant=False)
+                if i == last and self.keeps:
+                    break
+                u, x = x, layer.activation.forward(x)
+                slope = layer.activation.derivative(u, x)
+                # phi(u) = c u + (1 - c) relu(u): the direct part moves with the code, the rest with e.
+                here = np.flatnonzero((self.ends[i] <= kinks) & (kinks < self.ends[i + 1]))
+                neurons = torch.from_numpy(kinks[here] - self.ends[i])
+                rows[here], values[here] = _numpy(tangents[:, neurons]).T, _numpy(u[0, neurons])
+                if len(here):
+                    slope[0, neurons] = layer.activation.derivative(-torch.ones_like(u), x)[0, neurons]
+                tangents = tangents * slope
+                tangents[k + torch.from_numpy(here), neurons] += 1 - slope[0, neurons]
+            v, slopes = self.measured(x)[0], self.measured(tangents).T
+        return AdjacentRegions(
+            values, v, rows[:, :k], slopes[:, :k], rows[:, k:], slopes[:, k:], np.full(m, np.inf), np.zeros(m, bool)
+        )
+
+
+def observations(problem: Problem) -> list[Observation]:
+    """Every observation of a problem; they share the network."""
+    network = as_chain(problem.network, problem.norm).to(torch.float64)
+    operator, shown = problem.operator.to(torch.float64, network.device), problem.operator.observed_rows(problem.y)
+    last = network.layers[-1].activation
+    keeps = last.convex and shown is not None
+    slopes = last.slopes(network.output_dim) if keeps else np.ones(max(operator.m, network.output_dim))
+    seen: list[tuple[Callable[[Tensor], Array], OutputRows, Array]]
+    if shown is None:
+        own = [operator.take(np.array([i])) if operator.count else operator for i in range(problem.size)]
+        seen = [(partial(_through, each), slice(operator.m), y) for each, y in zip(own, problem.y, strict=True)]
+    else:
+        seen = [(partial(_picked, entries), entries, y) for entries, y in shown]
+    every = [Observation(network, see, y, slopes[entries], keeps, slopes) for see, entries, y in seen]
+    whole = every[0] if shown is None else replace(every[0], measured=_numpy)
+    trace = whole.trace(stream("typical sizes").standard_normal((4, network.latent_dim)))
+    parts = [*np.split(trace.u, whole.ends[1:-1], axis=1), trace.v]
+    sizes = np.array([float(np.abs(part).max(initial=0.0)) for part in parts])
+    return [replace(each, sizes=sizes) for each in every]
+
+
+def _picked(entries: OutputRows, x: Tensor) -> Array:
+    return _numpy(x)[:, entries]
+
+
+def _through(operator: Operator, x: Tensor) -> Array:
+    return _numpy(operator.forward(x))
+
+
+def _numpy(x: Tensor) -> Array:
+    array: Array = x.cpu().numpy()
+    return array
+
+
+# --- errors as constraints --------------------------------------------------------------------------------------------
+
+
+class ErrorRows(NamedTuple):
+    """Constraints whose violations are errors that are zero at a kink of v and have a slope on each side of it.
+
+    Attributes:
+        entry: which v each constraint is about, (n,).
         kink: where its error is zero, (n,).
         up, down: the slopes of the error above and below the kink, (n,); 0 where it stays zero.
     """
@@ -41,8 +250,12 @@ class ErrorRows:
     up: Array
     down: Array
 
+    def and_(self, *other: Any) -> ErrorRows:
+        """These constraints, and those of further arrays."""
+        return ErrorRows._make(map(np.concatenate, zip(self, other, strict=True)))
+
     def around(self, v: Array) -> Rows:
-        """The rows of v' - v for the programs of a layer."""
+        """The constraints of v' - v for the programs of a layer."""
         center, up, down = self.kink - v[self.entry], self.up > 0, self.down > 0
         one = np.ones(len(center))
         return Rows(
@@ -56,33 +269,25 @@ class ErrorRows:
 
 
 def rows_below(y: Array, slopes: Array, cutoff: float) -> ErrorRows:
-    """For the largest error, where it is to be at most a cutoff.
+    """For the largest error, where it is to be at most a cutoff above 0; ``slopes`` are c, (p,), in [0, 1].
 
-    A ReLU with y < cutoff that is off has an error of y, which these rows leave out: they are below the errors there,
-    and above them elsewhere. Which rows there are does not depend on the cutoff, only their slopes do.
-
-    Args:
-        y: (p,).
-        slopes: c, (p,), in [0, 1].
-        cutoff: above 0.
+    A ReLU with y < cutoff that is off has an error of y, which these constraints leave out: they are below the errors
+    there, and above them elsewhere. Which there are does not depend on the cutoff, only their slopes do.
     """
-    entry, n = np.arange(len(y)), len(y)
+    entry = np.arange(len(y))
     on = (y >= cutoff) | (slopes == 1)
     bent = (slopes > 0) & (slopes < 1)
     c = slopes[bent]
     # psi(v) <= y + d: v <= y + d and c v <= y + d.
     # psi(v) >= y - d: v >= y - d where y - d > 0, otherwise c v >= y - d.
-    straight = ErrorRows(entry, y, np.ones(n), on.astype(np.float64))
-    return _joined([straight, ErrorRows(entry[bent], y[bent] / c, c, np.where(on[bent], 0.0, c))])
+    straight = ErrorRows(entry, y, np.ones(len(y)), on.astype(np.float64))
+    return straight.and_(entry[bent], y[bent] / c, c, np.where(on[bent], 0.0, c))
 
 
-def rows_of_sum(y: Array, slopes: Array, on: npt.NDArray[np.bool_]) -> ErrorRows:
+def rows_of_sum(y: Array, slopes: Array, on: Flags) -> ErrorRows:
     """For the sum of errors, less those that do not change: y of a ReLU that is off.
 
-    Args:
-        y: (p,).
-        slopes: c, (p,), in [0, 1].
-        on: which rows with y > 0 take |y - v|, (p,).
+    ``slopes`` are c, (p,), in [0, 1]; ``on`` says which entries with y > 0 take |y - v|, (p,).
     """
     entry, c = np.arange(len(y)), slopes
     plain = (c == 1) | ((y > 0) & on)
@@ -93,15 +298,13 @@ def rows_of_sum(y: Array, slopes: Array, on: npt.NDArray[np.bool_]) -> ErrorRows
     off = bends & (y > 0)
     kink = np.where(off, 2 * y / (1 + c), 0.0)[bends]
     first = ErrorRows(entry[two], y[two] / slope[two], slope[two], slope[two])
-    return _joined([first, ErrorRows(entry[bends], kink, np.where(off, 1 + c, 1 - c)[bends], np.zeros(len(kink)))])
+    return first.and_(entry[bends], kink, np.where(off, 1 + c, 1 - c)[bends], np.zeros(len(kink)))
 
 
-def _joined(parts: Sequence[ErrorRows]) -> ErrorRows:
-    return ErrorRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("entry", "kink", "up", "down")))
+# --- programs ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Proposal:
+class Proposal(NamedTuple):
     """What a program proposes.
 
     Attributes:
@@ -110,7 +313,7 @@ class Proposal:
         most: no step inside the box gains more on these sides.
         both: min(e_j, f_j), (m,): above 0 where the step is on both sides of a kink.
         prefers_on: where e_j > f_j, (m,).
-        programs: linear programs solved.
+        programs: the number of linear programs solved.
         timed_out: whether the time ran out.
     """
 
@@ -118,7 +321,7 @@ class Proposal:
     gain: float
     most: float
     both: Array
-    prefers_on: npt.NDArray[np.bool_]
+    prefers_on: Flags
     programs: int
     timed_out: bool
 
@@ -130,22 +333,20 @@ class LocalProgram:
         observation: what is fitted.
         regions: the linear regions around the code; the rows of U are independent.
         norm: "l1" or "linf".
-        on: for l1, which rows with y > 0 take |y - v|, (p,).
+        on: for l1, which entries with y > 0 take |y - v|, (p,).
     """
 
-    def __init__(
-        self, observation: Observation, regions: AdjacentRegions, norm: str, on: npt.NDArray[np.bool_]
-    ) -> None:
+    def __init__(self, observation: Observation, regions: AdjacentRegions, norm: str, on: Flags) -> None:
         self.observation, self.regions, self.norm, self.on = observation, regions, norm, on
-        k, m = len(regions.u_code.T), len(regions.u)
+        m, k = regions.u_code.shape
         self.free, self.inverse = np.eye(k), np.zeros((k, 0))
         if m:
             q, r = linalg.qr(regions.u_code.T)
             self.free = q[:, m:]
             self.inverse = linalg.solve_triangular(r[:m], q[:, :m].T).T
         self.raising = self.inverse @ (np.eye(m) - regions.u_kink)
-        moved = regions.v_code
-        self.matrix = np.hstack([moved @ self.raising + regions.v_kink, -moved @ self.inverse, moved @ self.free])
+        v = regions.v_code
+        self.matrix = np.hstack([v @ self.raising + regions.v_kink, -v @ self.inverse, v @ self.free])
         self.lengths = np.linalg.norm(regions.u_code, axis=1)
 
     def propose(self, sides: npt.NDArray[np.int_], radius: float, end: float) -> Proposal:
@@ -159,11 +360,11 @@ class LocalProgram:
         Raises:
             SolverError: the LP solver refuses a program.
         """
-        m, free = len(sides), self.free.shape[1]
+        m, free, u = len(sides), self.free.shape[1], self.regions.u
         used = np.concatenate([sides >= 0, sides <= 0, np.ones(free, dtype=bool)])
         far = np.concatenate([radius * self.lengths, radius * self.lengths, np.full(free, radius)])
-        now = np.concatenate([np.maximum(self.regions.u, 0), np.maximum(-self.regions.u, 0), np.full(free, radius)])
-        room = np.concatenate([self.regions.largest - self.regions.u, np.full(m + free, np.inf)])
+        now = np.concatenate([np.maximum(u, 0), np.maximum(-u, 0), np.full(free, radius)])
+        room = np.concatenate([self.regions.largest - u, np.full(m + free, np.inf)])
         lower, upper = -np.minimum(now, far), np.minimum(far, np.maximum(room, 0.0))
         solver = _Solver(self, np.ascontiguousarray(self.matrix[:, used]), lower[used], upper[used], end)
         gain, most = solver.largest() if self.norm == "linf" else solver.sum()
@@ -194,8 +395,8 @@ class _Solver:
     def largest(self) -> tuple[float, float]:
         """Minimise the largest error: its gain, and the most there is.
 
-        The smallest cutoff at which the rows below that cutoff have no error above it. The more rows have to be on, the
-        larger that error, so the cutoff is found by bisection between the y of the rows that may be off.
+        The smallest cutoff at which the constraints below that cutoff have no error above it. The more entries have to
+        be on, the larger that error, so the cutoff is found by bisection between the y of the entries that may be off.
         """
         now = float(self.local.observation.errors(self.v).max())
         top = (1 - _EQUAL) * now
@@ -223,30 +424,15 @@ class _Solver:
         return float(self.local.observation.errors(self.v + self.matrix @ h).max())
 
     def solved(self, rows: ErrorRows, warm_start: Answer | None = None) -> Answer:
-        norm, n = self.local.norm, len(rows.entry)
+        n = len(rows.entry)
         if self.system is None or self.system.n_out != n:
-            matrix = self.matrix if n == len(self.matrix) and _all_in_order(rows.entry) else self.matrix[rows.entry]
+            in_order = n == len(self.matrix) and bool((rows.entry == np.arange(n)).all())
+            matrix = self.matrix if in_order else self.matrix[rows.entry]
             self.system = LayerSystem(matrix, np.zeros(n), Activation("identity"), self.lower, self.upper)
         if warm_start is None:
             warm_start = Answer(np.zeros(len(self.lower)), np.inf, 0.0, LpStatus.FAILED, 0)
-        answer = least_violation(self.system, rows.around(self.v), norm, self.end - time.perf_counter(), warm_start)
+        left = self.end - time.perf_counter()
+        answer = least_violation(self.system, rows.around(self.v), self.local.norm, left, warm_start)
         self.programs += 1
         self.timed_out |= answer.status is LpStatus.LIMIT
         return answer
-
-
-def _all_in_order(entry: Index) -> bool:
-    return bool((entry == np.arange(len(entry))).all())
-
-
-def independent(regions: AdjacentRegions, rank: npt.NDArray[np.int_]) -> Index:
-    """Kinks whose rows of U are independent, ascending; those of a higher ``rank`` (m,) are preferred."""
-    if not len(rank):
-        return np.arange(0)
-    lengths = np.linalg.norm(regions.u_code, axis=1)
-    rows = np.divide(regions.u_code, lengths[:, None], out=np.zeros_like(regions.u_code), where=lengths[:, None] > 0)
-    weight = 1e3**rank
-    r, order = linalg.qr(rows.T * weight, mode="r", pivoting=True)
-    diagonal = np.abs(np.diag(r)) / weight[order[: min(r.shape)]]
-    count = int(np.argmin(np.append(diagonal, 0.0) > _DEPENDENT))
-    return np.sort(order[:count])

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise.layer_program import check_norm
 from unrelu.layerwise.optimality import ZERO
-from unrelu.local_search.adjacent_regions import AdjacentRegions, Observation, observations
-from unrelu.local_search.local_program import LocalProgram, Proposal, independent
+from unrelu.local_search.local_program import AdjacentRegions, LocalProgram, Observation, Proposal, observations
+from unrelu.local_search.option_checks import at_least
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import small
 from unrelu.problem import Control, Problem, Progress
@@ -79,8 +79,7 @@ class NormDescent:
     tolerance: float = 1e-7
 
     def __post_init__(self) -> None:
-        if self.max_programs < 1:
-            raise OptionError(f"max_programs={self.max_programs} must be at least 1")
+        at_least(1, max_programs=self.max_programs)
         if not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
 
@@ -186,7 +185,7 @@ class _Descent:
     def step(self) -> Status | None:
         """Move, or look less far with more kinks held; a status at the end."""
         regions, kinks, near, complete = self.around()
-        if not (regions.v_code.any() or regions.v_kink.any()):
+        if not regions.movable:
             return Status.FLAT
         ways, bends = self.sides_of_outputs(regions)
         for on in ways:
@@ -248,7 +247,7 @@ class _Descent:
         kinks, bounded = np.union1d(np.flatnonzero(at_kink), self.held), self.bounds.within(self.z, self.radius)
         regions, complete = self.regions(kinks, bounded), True
         rank = np.concatenate([1 + at_kink[kinks], 2 * np.abs(self.bounds.active(self.z)[bounded])])
-        taken = independent(regions, rank)
+        taken = regions.independent(rank)
         if len(taken) < len(rank):
             left_out = np.setdiff1d(np.arange(len(kinks)), taken)
             moving = regions.u_code[left_out].any(axis=1) | regions.u_kink[left_out].any(axis=1)
