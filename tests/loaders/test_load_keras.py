@@ -130,7 +130,7 @@ def test_an_activation_may_be_a_layer(tmp_path):
         ([Layer("ReLU", {"name": "a", "max_value": 6.0}, {})], r"max_value=6\.0.*only a ReLU that bends at 0 alone"),
         ([Layer("LeakyReLU", {"name": "a", "alpha": "x"}, {})], "has alpha='x', which is no number"),
         ([Layer("Reshape", {"name": "a", "target_shape": [2, 2]}, {})], r"layer 'a' .* does not fit an input of shape"),
-        ([dense("a", 4, 4)], r"layer 'a' \(Dense\): .*does not fit an input of shape \(3,\)"),
+        ([dense("a", 4, 4)], r"layer 'a' \(Dense\) does not fit an input of shape \(3,\): .*\[4, 4\]"),
         ([dense("a", 3, 4), norm("b", 5)], r"layer 'b' \(BatchNormalization\): normalises 5 channels"),
         ([Layer("Dense", {"name": "a", "units": 4}, {})], r"layer 'a' \(Dense\) .*no weights|'kernel'"),
         (
@@ -168,6 +168,7 @@ def test_branches_are_refused(tmp_path):
         )
         with pytest.raises(UnsupportedModelError, match=r"layer 'c' \(Add\) joins two branches"):
             load(written(tmp_path / "a.h5", layers, layout, config=model))
+    layers = [dense("a", 3, 3), dense("b", 3, 3)]
     model = config(layers[:2], "Keras 2, functional")["config"]
     model["layers"][-1]["inbound_nodes"][0][0][0] = "code"
     with pytest.raises(UnsupportedModelError, match=r"'b' .* and layer 'a' .* both take the output of the input"):

@@ -189,6 +189,12 @@ GRAPHS = {
         {},
         3,
     ),
+    "AveragePool beside uneven zeros": (
+        [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[1, 0, 0, 1])],
+        [2, 4, 4],
+        {},
+        4,
+    ),
     "AveragePool rounding up": (
         [node("AveragePool", ["x"], ["y"], kernel_shape=[2], strides=[2], ceil_mode=1)],
         [2, 5],

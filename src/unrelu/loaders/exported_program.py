@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from unrelu.errors import UnsupportedModelError
+from unrelu.loaders.graph_recorder import AloneModule
 from unrelu.models.affine import Shape
-from unrelu.models.opaque_network import plain_attention
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add.Tensor": torch.add, "avg_pool2d.default": F.avg_pool2d, "conv1d.default": F.conv1d, "conv1d.padding": F.conv1d,
@@ -120,31 +120,6 @@ class Program:
                 used.add(step.name)
                 used.update(_names((step.args, dict(step.kwargs))))
         return used
-
-
-class AloneModule(nn.Module):
-    """A module that takes batches of one size, for batches of any size: each code is computed alone.
-
-    Args:
-        body: the module.
-        batch: the size that it takes, of which the code fills all rows.
-    """
-
-    body: nn.Module
-    batch: int
-
-    def __init__(self, body: nn.Module, batch: int) -> None:
-        super().__init__()
-        self.body, self.batch, self.training, self.title = body, batch, False, "ExportedProgram"
-
-    def forward(self, z: Tensor) -> Any:
-        """The outputs of the codes."""
-        with plain_attention():
-            return torch.func.vmap(self._alone)(z)
-
-    def _alone(self, row: Tensor) -> Any:
-        result = self.body(row.expand(self.batch, *row.shape))
-        return tuple(x[0] for x in result) if isinstance(result, tuple) else result[0]
 
 
 def read_program(program: torch.export.ExportedProgram) -> Program:

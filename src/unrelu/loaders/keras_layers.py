@@ -1,4 +1,4 @@
-"""The configuration of a Keras model as a chain of layers, with the arrays that belong to each.
+"""The configuration of a Keras model as a graph of PyTorch functions, with the arrays that belong to each layer.
 
 The configuration is JSON that names Keras' own classes. It is read, never run: a Lambda layer, which holds Python
 bytecode, is refused like every class that is not in the table below.
@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, float64, normalisation, reshaped
+from unrelu.loaders.chain_reader import read_chain, told
 from unrelu.loaders.file_checks.keras_file import Arrays
-from unrelu.loaders.weight_arrays import Entry, Named, dense, natural
-from unrelu.models.activations import Activation
+from unrelu.loaders.graph_recorder import Recorder
+from unrelu.loaders.torch_operations import BATCHES, float64, normalisation, sloped
+from unrelu.loaders.weight_arrays import Entry, Named, natural
 from unrelu.models.affine import Scale, Shape, check_finite
 from unrelu.models.network import Network
 from unrelu.runtime.file_reading import shown_size
@@ -54,15 +58,18 @@ def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
         shape = _input_shape(model)
         if 8 * math.prod(shape) > max_bytes:
             raise ModelFileError(f"states codes of shape {shape}, {shown_size(8 * math.prod(shape))}")
-        chain = ChainBuilder(shape, BATCHES[0], "the input")
-        chain.finish(_follow(model, _Weights.of_file(arrays), chain))
+        recorder = Recorder((BATCHES[0], *shape), "the input", max_bytes)
+        output: Any = _output(model, recorder.code, _Weights.of_file(arrays), recorder)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelFileError(
             f"its configuration is not what Keras writes ({type(error).__name__}: {str(error)[:200]}); save it anew"
         ) from error
-    return Network.chain(chain.parts, shape)
+    found = read_chain([recorder.graph_of(output)], shape, BATCHES[:1])
+    if not isinstance(found, Network):
+        raise found
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,27 +152,23 @@ def _input_shape(model: _Layer) -> Shape:
     return shape
 
 
-def _follow(model: _Layer, weights: _Weights, chain: ChainBuilder) -> Flow:
-    """Append the layers of a model to the chain; returns what leaves the last."""
-    layers, flow = model.layers, chain.head
-    if model.kind == "Sequential":
-        for layer in layers:
-            flow = _apply(layer, [flow], weights, chain)
-    else:
-        flows: dict[str, Flow] = {}
+def _output(model: _Layer, code: Any, weights: _Weights, recorder: Recorder) -> Any:
+    """What a model, or a model in the place of a layer, makes of the code."""
+    functional, last, found = model.kind != "Sequential", "", {"": code}
+    if functional:
         for key in ("input_layers", "output_layers"):
             if len(ends := _ends(model.settings[key])) != 1:
                 raise UnsupportedModelError(f"the model has {len(ends)} {key[:-7]}s, {ends}; a generator has one")
-        for layer in layers:
-            if layer.kind == "InputLayer":
-                flows[layer.name] = flow
-                continue
-            if missing := [name for name in layer.inbound() if name not in flows]:
+    for layer in model.layers:
+        if functional:
+            given = [""] if layer.kind == "InputLayer" else layer.inbound()
+            if missing := [name for name in given if name not in found]:
                 raise ModelFileError(f"{layer} takes the output of {missing[0]!r}, which is not before it")
-            flows[layer.name] = _apply(layer, [flows[name] for name in layer.inbound()], weights, chain)
-        flow = flows[_ends(model.settings["output_layers"])[0]]
+        inputs = [found[name] for name in (given if functional else [last])]
+        last = layer.name
+        found[last] = _applied(layer, inputs, weights, recorder)
     weights.check_all_used()
-    return flow
+    return found[_ends(model.settings["output_layers"])[0] if functional else last]
 
 
 def _ends(given: Any) -> list[str]:
@@ -173,13 +176,14 @@ def _ends(given: Any) -> list[str]:
     return [str(given[0])] if given and isinstance(given[0], str) else [str(end[0]) for end in given]
 
 
-def _apply(layer: _Layer, flows: list[Flow], weights: _Weights, chain: ChainBuilder) -> Flow:
-    """Append one layer to the chain; returns what leaves it."""
-    if layer.kind in _MODELS and len(flows) == 1:
-        if flows[0] is chain.head:
-            return _follow(layer, weights.inside(layer), chain)
-        chain.advance(flows[0], [], str(layer))  # says where the model branches
-    with chain.at_node(str(layer), flows):
+def _applied(layer: _Layer, inputs: list[Any], weights: _Weights, recorder: Recorder) -> Any:
+    """What a layer makes of its inputs."""
+    if layer.kind in _MODELS and len(inputs) == 1:
+        return _output(layer, inputs[0], weights.inside(layer), recorder)
+    recorder.at(str(layer))
+    with told(str(layer), [x.shape[1:] for x in inputs]):
+        if len(inputs) != 1:
+            raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
         if layer.kind == "Lambda":
             raise UnsupportedModelError(
                 "holds Python code, which is not run; replace it by layers of Keras, or use ONNX"
@@ -189,8 +193,7 @@ def _apply(layer: _Layer, flows: list[Flow], weights: _Weights, chain: ChainBuil
                 f"is not supported; supported are {', '.join(_READERS)}. Convolutions are read from ONNX: "
                 "model.export('decoder.onnx', format='onnx')"
             )
-        parts = _READERS[layer.kind](layer, flows[0], weights)
-    return chain.advance(flows[0], parts, str(layer))
+        return _READERS[layer.kind](layer, inputs[0], weights)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -306,30 +309,31 @@ def _snake_case(kind: str) -> str:
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _dense(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+def _dense(layer: _Layer, x: Tensor, weights: _Weights) -> Tensor:
     """kernel^T x + bias; Keras' kernels are (inputs, outputs)."""
     found = weights.of(layer, ("kernel", "bias"))
     kernel = found["kernel"]
     if kernel.ndim != 2 or kernel.shape[1] != layer.settings.get("units", kernel.shape[1]):
         raise ModelError(f"has {layer.settings['units']} units but a kernel of shape {kernel.shape}")
-    bias = found["bias"] if layer.settings.get("use_bias", True) else None
-    return [dense("its transposed kernel", kernel.T, "its bias", bias), *_activation(layer.settings.get("activation"))]
+    bias = float64(found["bias"], "its bias") if layer.settings.get("use_bias", True) else None
+    return _activated(F.linear(x, float64(kernel.T, "its kernel"), bias), layer.settings.get("activation"))
 
 
-def _batch_normalisation(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+def _batch_normalisation(layer: _Layer, x: Tensor, weights: _Weights) -> Tensor:
     settings = layer.settings
-    _check_axis(settings.get("axis", -1), flow)
+    _check_axis(settings.get("axis", -1), x)
     used = [name for name, flag in (("gamma", "scale"), ("beta", "center")) if settings.get(flag, True)]
     found = weights.of(layer, [*used, "moving_mean", "moving_variance"])
     gamma, beta = (None if name not in used else float64(found[name], name) for name in ("gamma", "beta"))
     mean, variance = (float64(found[name], name) for name in ("moving_mean", "moving_variance"))
-    return [normalisation(mean, variance, gamma, beta, eps=_number(settings, "epsilon", 1e-3), shape=flow.shape[-1:])]
+    channels = tuple(x.shape[-1:])
+    return normalisation(mean, variance, gamma, beta, eps=_number(settings, "epsilon", 1e-3), shape=channels).apply(x)
 
 
-def _normalisation(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+def _normalisation(layer: _Layer, x: Tensor, weights: _Weights) -> Tensor:
     """(x - mean) / max(std, 1e-7), or with ``invert`` mean + x max(std, 1e-7)."""
     settings = layer.settings
-    _check_axis(settings.get("axis", -1), flow)
+    _check_axis(settings.get("axis", -1), x)
     if settings.get("mean") is not None:
         found = {name: _values(settings[name]) for name in ("mean", "variance")}
     else:
@@ -337,43 +341,30 @@ def _normalisation(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
     mean, variance = (float64(found[name], name).squeeze() for name in ("mean", "variance"))
     check_finite(variance, "its variance")
     std = variance.sqrt().clamp_min(1e-7)
-    return [Scale(std, mean) if settings.get("invert") else Scale(1 / std, -mean / std)]
+    return (Scale(std, mean) if settings.get("invert") else Scale(1 / std, -mean / std)).apply(x)
 
 
-def _rescaling(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
+def _rescaling(layer: _Layer, x: Tensor, weights: _Weights) -> Tensor:
     scale, offset = (float64(_values(layer.settings[key]), key) for key in ("scale", "offset"))
-    return [Scale(scale, offset)]
+    return Scale(scale, offset).apply(x)
 
 
-def _prelu(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
-    return [Activation.of_slope(weights.of(layer, ("alpha",))["alpha"])]
-
-
-def _leaky_relu(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
-    return _slope(layer.kind, layer.settings)
-
-
-def _reshape(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
-    return [reshaped(flow, flow.meta().reshape(flow.batch, *layer.settings["target_shape"]).shape)]
-
-
-def _activation(given: Any) -> list[Part]:
+def _activated(x: Tensor, given: Any) -> Tensor:
     """An activation by its name, or by the layer that is given in place of one; the identity is none."""
     if isinstance(given, Mapping) and given.get("class_name") in ("ReLU", "LeakyReLU"):
-        return _slope(given["class_name"], given["config"])
-    known = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "leaky_relu": "leaky_relu:0.2"}
+        return _bent(x, given["class_name"], given["config"])
     if given is None or given == "linear":
-        return []
-    if not isinstance(given, str) or given not in known:
+        return x
+    if not isinstance(given, str) or given not in _ACTIVATIONS:
         name = given.get("config", given.get("class_name")) if isinstance(given, Mapping) else given
         raise UnsupportedModelError(
-            f"has the activation {str(name)[:80]!r}; known are linear, {', '.join(known)}, and the layers ReLU, "
+            f"has the activation {str(name)[:80]!r}; known are linear, {', '.join(_ACTIVATIONS)}, and the layers ReLU, "
             "LeakyReLU and PReLU"
         )
-    return [Activation.parse(known[given])]
+    return _ACTIVATIONS[given](x)
 
 
-def _slope(kind: str, settings: Config) -> list[Part]:
+def _bent(x: Tensor, kind: str, settings: Config) -> Tensor:
     """ReLU and LeakyReLU, max(u, 0) + c min(u, 0)."""
     if settings.get("max_value") is not None or settings.get("threshold"):
         raise UnsupportedModelError(
@@ -381,8 +372,7 @@ def _slope(kind: str, settings: Config) -> list[Part]:
             "that bends at 0 alone is supported"
         )
     default = 0.3 if kind == "LeakyReLU" else 0.0
-    slope = _number(settings, "negative_slope" if "negative_slope" in settings else "alpha", default)
-    return [Activation.of_slope(slope)]
+    return F.leaky_relu(x, _number(settings, "negative_slope" if "negative_slope" in settings else "alpha", default))
 
 
 def _number(settings: Config, key: str, default: float) -> float:
@@ -399,32 +389,31 @@ def _values(given: Any) -> Any:
     return given
 
 
-def _check_axis(axis: Any, flow: Flow) -> None:
+def _check_axis(axis: Any, x: Tensor) -> None:
     axes = axis if isinstance(axis, list) else [] if axis is None else [axis]
-    if any(a not in (-1, len(flow.shape)) for a in axes):
+    if any(a not in (-1, x.dim() - 1) for a in axes):
         raise UnsupportedModelError(f"normalises along axis={axis}; only the last one is supported")
 
 
-def _nothing(layer: _Layer, flow: Flow, weights: _Weights) -> list[Part]:
-    """What training alone does."""
-    return []
-
-
-_READERS: dict[str, Callable[[_Layer, Flow, _Weights], list[Part]]] = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+}
+_READERS: dict[str, Callable[[_Layer, Tensor, _Weights], Tensor]] = {
     "Dense": _dense,
-    "Activation": lambda layer, flow, weights: _activation(layer.settings["activation"]),
-    "ReLU": _leaky_relu,
-    "LeakyReLU": _leaky_relu,
-    "PReLU": _prelu,
+    "Activation": lambda layer, x, weights: _activated(x, layer.settings["activation"]),
+    **dict.fromkeys(("ReLU", "LeakyReLU"), lambda layer, x, weights: _bent(x, layer.kind, layer.settings)),
+    "PReLU": lambda layer, x, weights: sloped(x, float64(weights.of(layer, ("alpha",))["alpha"], "alpha")),
     "BatchNormalization": _batch_normalisation,
     "Normalization": _normalisation,
     "Rescaling": _rescaling,
-    "Flatten": lambda layer, flow, weights: [reshaped(flow, (flow.batch, math.prod(flow.shape)))],
-    "Reshape": _reshape,
-    "InputLayer": _nothing,
-    "Dropout": _nothing,
-    "AlphaDropout": _nothing,
-    "GaussianDropout": _nothing,
-    "GaussianNoise": _nothing,
-    "ActivityRegularization": _nothing,
+    "Flatten": lambda layer, x, weights: x.reshape(x.shape[0], math.prod(x.shape[1:])),
+    "Reshape": lambda layer, x, weights: x.reshape(x.shape[0], *layer.settings["target_shape"]),
+    # What training alone does.
+    **dict.fromkeys(
+        ("InputLayer", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "ActivityRegularization"),
+        lambda layer, x, weights: x,
+    ),
 }

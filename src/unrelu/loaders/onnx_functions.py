@@ -1,13 +1,13 @@
-"""ONNX operators as functions of tensors: what a graph that is no chain of layers is evaluated by.
+"""ONNX operators as functions of PyTorch, which :mod:`unrelu.loaders.graph_recorder` records.
 
-A graph is evaluated for one code at a time, side by side by ``torch.func.vmap``: all shapes in it are then known when
-it is read, and no code can affect the output of another.
+Where an operator is a layer, it calls the function of PyTorch that is read as this layer.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,53 +15,45 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders.chain_builder import Flow
-from unrelu.loaders.onnx_operators import FLOATS, Attributes, cut, geometry, pads, resized
-from unrelu.models.affine import Shape
+from unrelu.loaders.graph_recorder import Recorder, StandIn
+from unrelu.loaders.torch_operations import check_axes, sloped
+from unrelu.models.affine import Resample, Shape
 
-Value = Tensor | npt.NDArray[Any] | None
+Array = npt.NDArray[np.float64]
+# TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
+_FLOATS = (1, 10, 11, 16)
 
 
 @dataclass(frozen=True)
-class OnnxNode:
-    """A node of a graph: its operator, its attributes, and the names of its inputs and outputs."""
+class Call:
+    """A node: what it is given, by number, and what it was made with, by name.
 
-    op: str
-    place: str
+    Its inputs are stand-ins where they depend on the code, else constants, or None where they are left out.
+    """
+
     attributes: dict[str, Any]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TensorCall(Attributes):
-    """A node whose inputs are tensors, those that depend on the code and floating constants, or other constants."""
-
-    inputs: Sequence[Value]
-    outputs: int = 1
+    opset: int
+    inputs: Sequence[StandIn | npt.NDArray[Any] | None]
+    outputs: int
+    recorder: Recorder
 
     @property
     def x(self) -> Tensor:
         """The first input."""
         return self.tensor(0)
 
-    @property
-    def flow(self) -> Flow:
-        """The first input, by its shape."""
-        return Flow(tuple(self.x.shape[1:]), self.x.shape[0], "")
-
     def tensor(self, i: int) -> Tensor:
-        """Input i, which must be there."""
+        """Input i, which must be there; real constants are float64."""
         value = self.inputs[i] if i < len(self.inputs) else None
         if value is None:
             raise UnsupportedModelError(f"lacks its input {i + 1}")
-        if isinstance(value, Tensor):
-            return value
-        like = next(x for x in self.inputs if isinstance(x, Tensor))
-        return torch.tensor(np.array(value), dtype=like.dtype if _floating(value) else None, device=like.device)
+        if isinstance(value, StandIn):
+            return value  # type: ignore[return-value] # functions of tensors take it for one
+        whole = np.asarray(value).dtype.kind in "iub"
+        return torch.as_tensor(np.array(value, dtype=None if whole else np.float64))
 
     def optional(self, i: int) -> Tensor | None:
         """Input i, or None if it is left out."""
@@ -74,10 +66,8 @@ class TensorCall(Attributes):
             UnsupportedModelError: it depends on the code.
         """
         value = self.inputs[i] if i < len(self.inputs) else None
-        if isinstance(value, Tensor):
-            if value.is_meta or torch._C._functorch.is_batchedtensor(value):
-                raise UnsupportedModelError("takes sizes or options from the data; they must be constant")
-            return value.numpy()
+        if isinstance(value, StandIn):
+            raise UnsupportedModelError("takes sizes or options from the data; they must be constant")
         return value
 
     @property
@@ -85,140 +75,142 @@ class TensorCall(Attributes):
         """All inputs."""
         return [self.tensor(i) for i in range(len(self.inputs))]
 
+    def integers(self, i: int, name: str) -> list[int] | None:
+        """Integers that newer opsets pass as input i and older ones as an attribute."""
+        value = self.array(i)
+        value = self.attributes.get(name) if value is None else value
+        return None if value is None else [int(n) for n in np.ravel(value)]
 
-class OnnxModule(nn.Module):
-    """A graph as a module, from codes (B, ...) to outputs (B, ...), each row on its own.
-
-    Args:
-        nodes: those that depend on the code, in order.
-        constants: all others' values, by name.
-        ends: the names of the input and the output.
-        opset: of ONNX's own operators.
-        batch: the size of the batch axis that the graph was exported for.
-    """
-
-    def __init__(
-        self, nodes: list[OnnxNode], constants: Mapping[str, Any], ends: tuple[str, str], opset: int, batch: int
-    ) -> None:
-        super().__init__()
-        self.nodes, self.ends, self.opset, self.batch = nodes, ends, opset, batch
-        self.fixed = {name: value for name, value in constants.items() if not _floating(value)}
-        self.names = {name: f"constant_{i}" for i, name in enumerate(constants) if name not in self.fixed}
-        for name, own in self.names.items():
-            self.register_buffer(own, torch.as_tensor(np.array(constants[name], dtype=np.float64)))
-        self.training, self.title = False, "ONNX graph"
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The outputs of the codes, each computed alone."""
-        alone = torch.func.vmap(lambda row: self.run(row.expand(self.batch, *row.shape))[:1])
-        result: Tensor = alone(z)
-        return result.flatten(0, 1)
-
-    def run(self, x: Tensor, check: Callable[[OnnxNode, Tensor], None] | None = None) -> Tensor:
-        """The output of a batch as the graph takes it; ``check`` sees everything that is computed."""
-        values: dict[str, Any] = {"": None, **self.fixed, self.ends[0]: x}
-        values |= {name: getattr(self, own) for name, own in self.names.items()}
-        for node in self.nodes:
-            call = TensorCall(node.attributes, self.opset, [values[name] for name in node.inputs], len(node.outputs))
-            result = FUNCTIONS[node.op](call)
-            parts = result if isinstance(result, tuple) else (result,)
-            for name, part in zip(node.outputs, parts, strict=False):
-                values[name] = part
-                if check is not None:
-                    check(node, part)
-        output: Tensor = values[self.ends[1]]
-        return output
-
-
-def _floating(value: Any) -> bool:
-    return value is not None and np.asarray(value).dtype.kind not in "iub"
+    def get(self, name: str, default: Any) -> Any:
+        """An attribute."""
+        return self.attributes.get(name, default)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _padded(x: Tensor, begin: Shape, end: Shape, value: float = 0.0) -> Tensor:
+def _geometry(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+    """Strides and dilations."""
+    ones = (1,) * len(kernel)
+    return tuple(call.get("strides", ones)), tuple(call.get("dilations", ones))
+
+
+def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+    """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
+    n, how = len(kernel), call.get("auto_pad", "NOTSET")
+    if how in ("SAME_UPPER", "SAME_LOWER"):
+        # As many as give ceil(size / stride) outputs.
+        axes = zip(call.x.shape[2:], kernel, *_geometry(call, kernel), strict=True)
+        return _halves([max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in axes], how)
+    pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
+    return pads[:n], pads[n:]
+
+
+def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
+    """Entries a transposed convolution drops at both ends, so that ``full`` becomes the wanted size."""
+    how, n = call.get("auto_pad", "NOTSET"), len(full)
+    wanted = call.get("output_shape", None) or (same if how.startswith("SAME") else None)
+    if wanted is None:
+        return _pads(call, full)
+    totals = [a - b for a, b in zip(full, tuple(wanted)[-n:], strict=True)]
+    if min(totals) < 0:
+        raise UnsupportedModelError(
+            f"stretches {full} entries to {tuple(wanted)}; give pads and output_padding instead"
+        )
+    return _halves(totals, how)
+
+
+def _halves(totals: Sequence[int], how: str) -> tuple[Shape, Shape]:
+    """Numbers for both ends of axes that share them; of an odd one the end has more with SAME_UPPER."""
+    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    return (small, large) if how == "SAME_UPPER" else (large, small)
+
+
+def _padded(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> Tensor:
     """``x`` with entries before and after its last axes; negative numbers cut."""
     widths = [n for pair in reversed(list(zip(begin, end, strict=True))) for n in pair]
-    return F.pad(x, widths, value=value) if any(widths) else x
+    while widths and not any(widths[-2:]):
+        del widths[-2:]
+    return F.pad(x, widths, value=value) if widths else x
 
 
-def _of_rank(functions: Sequence[Callable[..., Tensor]], axes: int) -> Callable[..., Tensor]:
+def _of_rank(call: Call, functions: Sequence[Callable[..., Tensor]], axes: int) -> Callable[..., Tensor]:
     if not 1 <= axes <= len(functions):
         raise UnsupportedModelError(f"has {axes} spatial axes; one to {len(functions)} are supported")
+    if axes > 2:
+        call.recorder.no_layer(f"has {axes} spatial axes; one or two are supported")
+    check_axes("a convolution or pooling", tuple(call.x.shape[1:]), axes)
     return functions[axes - 1]
 
 
-def _conv(call: TensorCall) -> Tensor:
+def _conv(call: Call) -> Tensor:
     weight = call.tensor(1)
     kernel = tuple(weight.shape[2:])
-    function = _of_rank((F.conv1d, F.conv2d, F.conv3d), len(kernel))
-    stride, dilation = geometry(call, kernel)
-    x = _padded(call.x, *pads(call, kernel))
-    return function(x, weight, call.optional(2), stride, 0, dilation, call.get("group", 1))
+    function = _of_rank(call, (F.conv1d, F.conv2d, F.conv3d), len(kernel))
+    stride, dilation = _geometry(call, kernel)
+    begin, end = _pads(call, kernel)
+    x, inside = (call.x, begin) if begin == end else (_padded(call.x, begin, end), (0,) * len(kernel))
+    return function(x, weight, call.optional(2), stride, inside, dilation, call.get("group", 1))
 
 
-def _conv_transpose(call: TensorCall) -> Tensor:
+def _conv_transpose(call: Call) -> Tensor:
     x, weight = call.x, call.tensor(1)
     kernel = tuple(weight.shape[2:])
-    function = _of_rank((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), len(kernel))
-    stride, dilation = geometry(call, kernel)
-    extra = tuple(call.get("output_padding", (0,) * len(kernel)))
+    function = _of_rank(call, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), len(kernel))
+    zeros = (0,) * len(kernel)
+    stride, dilation = _geometry(call, kernel)
+    extra = tuple(call.get("output_padding", zeros))
     axes = zip(x.shape[2:], kernel, stride, dilation, extra, strict=True)
     full = tuple(s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes)
-    begin, end = cut(call, full, tuple(s * n for n, s in zip(x.shape[2:], stride, strict=True)))
-    whole = function(x, weight, call.optional(2), stride, 0, 0, call.get("group", 1), dilation)
-    short = tuple(e - n for e, n in zip(extra, end, strict=True))
-    return (
-        _padded(whole, tuple(-n for n in begin), short)
-        if call.optional(2) is None
-        else _biased(call, whole, begin, short)
-    )
+    begin, end = _cut(call, full, tuple(s * n for n, s in zip(x.shape[2:], stride, strict=True)))
+    inside = begin if begin == end else zeros
+    whole = function(x, weight, call.optional(2), stride, inside, extra, call.get("group", 1), dilation)
+    return whole if begin == end else _padded(whole, [-n for n in begin], [-n for n in end])
 
 
-def _biased(call: TensorCall, whole: Tensor, begin: Shape, short: Shape) -> Tensor:
-    """Entries that ``output_padding`` adds at the end hold the bias alone."""
-    bias = call.tensor(2).reshape(1, -1, *[1] * len(begin))
-    return _padded(whole - bias, tuple(-n for n in begin), short) + bias
-
-
-def _gemm(call: TensorCall) -> Tensor:
-    a, b = call.x, call.tensor(1)
+def _gemm(call: Call) -> Tensor:
+    a, b, c = call.x, call.tensor(1), call.optional(2)
     if a.dim() != 2:
         raise UnsupportedModelError(f"multiplies elements of shape {tuple(a.shape[1:])}; Gemm takes vectors")
-    product = (a.mT if call.get("transA", 0) else a) @ (b.mT if call.get("transB", 0) else b)
-    bias, scaled = call.optional(2), torch.mul(product, call.get("alpha", 1.0))
-    return scaled if bias is None else scaled + torch.mul(bias, call.get("beta", 1.0))
+    a = a.transpose(0, 1) if call.get("transA", 0) else a
+    weight = b if call.get("transB", 0) else b.transpose(0, 1)
+    weight = weight if call.get("alpha", 1.0) == 1 else call.get("alpha", 1.0) * weight
+    if c is None:
+        return F.linear(a, weight)
+    c = c if call.get("beta", 1.0) == 1 else call.get("beta", 1.0) * c
+    n = weight.shape[0]
+    if isinstance(c, StandIn) or c.shape[-1:].numel() not in (1, n) or c.shape[:-1].numel() != 1:
+        return F.linear(a, weight) + c
+    return F.linear(a, weight, c.reshape(-1).expand(n).clone())
 
 
 def _channels(x: Tensor, vector: Tensor) -> Tensor:
     return vector.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
-def _batch_norm(call: TensorCall) -> Tensor:
+def _batch_norm(call: Call) -> Tensor:
     if call.get("training_mode", 0) or not call.get("spatial", 1):
         raise UnsupportedModelError("normalises by the statistics of the batch; export the model in evaluation mode")
-    x = call.x
-    scale, bias, mean, variance = (_channels(x, call.tensor(i)) for i in range(1, 5))
-    return (x - mean) * torch.rsqrt(variance + call.get("epsilon", 1e-5)) * scale + bias
+    weight, bias, mean, variance = (call.tensor(i) for i in range(1, 5))
+    return F.batch_norm(call.x, mean, variance, weight, bias, eps=call.get("epsilon", 1e-5))
 
 
-def _instance_norm(call: TensorCall) -> Tensor:
+def _instance_norm(call: Call) -> Tensor:
     x = call.x
     normal = _normal(x, tuple(range(2, x.dim())), call.get("epsilon", 1e-5))
     return normal * _channels(x, call.tensor(1)) + _channels(x, call.tensor(2))
 
 
-def _group_norm(call: TensorCall) -> Tensor:
+def _group_norm(call: Call) -> Tensor:
     x, groups = call.x, call.get("num_groups", 1)
     split = x.reshape(x.shape[0], groups, -1)
     normal = _normal(split, (2,), call.get("epsilon", 1e-5)).reshape(x.shape)
     channels = x.shape[1]
-    scale, bias = (v.repeat_interleave(channels // len(v)) for v in (call.tensor(1), call.tensor(2)))
+    scale, bias = (v.repeat_interleave(channels // v.shape[0]) for v in (call.tensor(1), call.tensor(2)))
     return normal * _channels(x, scale) + _channels(x, bias)
 
 
-def _layer_norm(call: TensorCall) -> Tensor:
+def _layer_norm(call: Call) -> Tensor:
     x, bias = call.x, call.optional(2)
     axes = tuple(range(call.get("axis", -1) % x.dim(), x.dim()))
     scaled = _normal(x, axes, call.get("epsilon", 1e-5)) * call.tensor(1)
@@ -230,75 +222,172 @@ def _normal(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
 
 
-def _average_pool(call: TensorCall) -> Tensor:
-    kernel = tuple(call.get("kernel_shape", ()))
-    function = _of_rank((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), len(kernel))
-    stride, dilation = geometry(call, kernel)
-    begin, end = pads(call, kernel)
-    if set(dilation) != {1} or call.get("ceil_mode", 0):
-        raise UnsupportedModelError("averages over dilated windows or with ceil_mode; these are not supported")
-    total = function(_padded(call.x, begin, end), kernel, stride)
-    if call.get("count_include_pad", 0) or not any(begin + end):
-        return total
-    return total / function(_padded(torch.ones_like(call.x), begin, end), kernel, stride)
+def _average_pool(call: Call) -> Tensor:
+    x, kernel = call.x, tuple(call.get("kernel_shape", ()))
+    function = _of_rank(call, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), len(kernel))
+    stride, dilation = _geometry(call, kernel)
+    begin, end = _pads(call, kernel)
+    counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
+    spans = [n + b + e - k for n, b, e, k in zip(x.shape[2:], begin, end, kernel, strict=True)]
+    ceil = ceil and any(span % s for span, s in zip(spans, stride, strict=True))
+    shifted = call.get("auto_pad", "NOTSET").startswith("SAME") and any(
+        s > k for s, k in zip(stride, kernel, strict=True)
+    )
+    if shifted or set(dilation) != {1} or (ceil and any(begin + end)):
+        raise UnsupportedModelError(
+            "averages over dilated windows, padding with ceil_mode, or windows shorter than their stride with "
+            "auto_pad; these are not supported"
+        )
+    if begin == end and all(2 * b <= k for b, k in zip(begin, kernel, strict=True)):
+        return function(x, kernel, stride, begin, ceil, counted)
+    total = function(_padded(x, begin, end), kernel, stride)
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float64)
+    return total if counted else total / function(_padded(ones, begin, end), kernel, stride)
 
 
-def _max_pool(call: TensorCall) -> Tensor:
+def _max_pool(call: Call) -> Tensor:
     kernel = tuple(call.get("kernel_shape", ()))
-    function = _of_rank((F.max_pool1d, F.max_pool2d, F.max_pool3d), len(kernel))
-    stride, dilation = geometry(call, kernel)
+    function = _of_rank(call, (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), len(kernel))
+    stride, dilation = _geometry(call, kernel)
     if call.get("ceil_mode", 0) or call.get("storage_order", 0):
         raise UnsupportedModelError("takes maxima with ceil_mode or storage_order; these are not supported")
-    return function(_padded(call.x, *pads(call, kernel), -math.inf), kernel, stride, 0, dilation)
+    return function(_padded(call.x, *_pads(call, kernel), -math.inf), kernel, stride, 0, dilation)
 
 
-def _resize(call: TensorCall) -> Tensor:
-    first = 1 if call.opset < 11 else 2
-    return resized(call.flow, call.array(first), call.array(first + 1), call.attributes, call.opset).apply(call.x)
+def _global_pool(call: Call, keepdims: bool = True) -> Tensor:
+    x = call.x
+    if x.dim() not in (3, 4):
+        return x.mean(tuple(range(2, x.dim())), keepdim=keepdims)
+    pooled = F.adaptive_avg_pool1d(x, 1) if x.dim() == 3 else F.adaptive_avg_pool2d(x, 1)
+    return pooled if keepdims else pooled.reshape(x.shape[:2])
 
 
-def _upsample(call: TensorCall) -> Tensor:
-    scales = call.get("scales", None) if call.array(1) is None else call.array(1)
-    return resized(call.flow, np.array(scales), None, call.attributes, opset=10).apply(call.x)
+def _reduce_mean(call: Call) -> Tensor:
+    rank, axes = call.x.dim(), sorted(a % call.x.dim() for a in call.integers(1, "axes") or ())
+    if axes and axes == list(range(2, rank)):
+        return _global_pool(call, bool(call.get("keepdims", 1)))
+    call.recorder.no_layer(f"averages over the axes {axes} of {rank}; only all axes after the channels are supported")
+    return _reduced(torch.mean)(call)
 
 
-def _depth_to_space(call: TensorCall) -> Tensor:
+def _depth_to_space(call: Call) -> Tensor:
     x, b = call.x, call.get("blocksize", 1)
-    n, c, h, w = x.shape
     if call.get("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, b)
+    call.recorder.no_layer("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
+    n, c, h, w = x.shape
     return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
 
 
-def _space_to_depth(call: TensorCall) -> Tensor:
+def _space_to_depth(call: Call) -> Tensor:
     x, b = call.x, call.get("blocksize", 1)
     n, c, h, w = x.shape
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
 
 
+# --- resizing ---------------------------------------------------------------------------------------------------------
+
+
+def _resize(call: Call) -> Tensor:
+    first = 1 if call.opset < 11 else 2
+    return _resized(call, call.array(first), call.array(first + 1), call.opset)
+
+
+def _upsample(call: Call) -> Tensor:
+    scales = call.get("scales", None) if call.array(1) is None else call.array(1)
+    return _resized(call, np.array(scales), None, opset=10)
+
+
+def _resized(call: Call, scales: npt.NDArray[Any] | None, sizes: npt.NDArray[Any] | None, opset: int) -> Tensor:
+    """The resampling of the spatial axes by ``scales`` or to ``sizes``.
+
+    Each output reads its input at a position x(i); the step is accepted if PyTorch reads the same positions.
+
+    Raises:
+        UnsupportedModelError: the mode, or the combination of rounding and coordinates, is not one of PyTorch's.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Resize.html
+    """
+    before, attributes = call.x.shape, call.attributes
+    given = sizes if scales is None or not np.size(scales) else scales
+    if given is None or not np.size(given):
+        raise UnsupportedModelError("has neither scales nor sizes")
+    axes = [a % len(before) for a in attributes.get("axes", range(len(before)))]
+    after, factors = list(before), [1.0] * len(before)
+    for axis, value in zip(axes, given.tolist(), strict=True):
+        after[axis] = math.floor(before[axis] * value) if given is scales else int(value)
+        factors[axis] = value if given is scales else value / before[axis]
+    if after[:2] != list(before[:2]) or len(before) not in (3, 4):
+        raise UnsupportedModelError(
+            f"resizes {before[1:]} to {tuple(after[1:])}; only the last one or two axes can change"
+        )
+    mode, coordinates, rounding = _modes(attributes, opset, given is sizes)
+    names = {"nearest": "nearest", "linear": "linear" if len(before) == 3 else "bilinear"}
+    step = Resample(tuple(after[2:]), names[mode], coordinates == "align_corners")
+    for n, m, factor in zip(before[2:], after[2:], factors[2:], strict=True):
+        one = Resample((m,), mode, coordinates == "align_corners")
+        ours = one.apply(torch.arange(n, dtype=torch.float64)[None, None]).numpy()[0, 0]
+        if not np.allclose(ours, _positions(n, m, factor, coordinates, rounding if mode == "nearest" else None)):
+            raise UnsupportedModelError(
+                f"resizes {n} entries to {m} with mode={mode!r}, coordinate_transformation_mode={coordinates!r}, "
+                f"nearest_mode={rounding!r}, which PyTorch does not do; export with whole factors, 'asymmetric' and "
+                "'floor' for nearest, 'half_pixel' or 'align_corners' for linear"
+            )
+    return step.apply(call.x)
+
+
+def _modes(attributes: dict[str, Any], opset: int, by_size: bool) -> tuple[str, str, str]:
+    """Mode, coordinates and rounding, with the defaults of the opset."""
+    mode = attributes.get("mode", "nearest")
+    coordinates = attributes.get("coordinate_transformation_mode", "half_pixel" if opset >= 11 else "asymmetric")
+    rounding = attributes.get("nearest_mode", "round_prefer_floor" if opset >= 11 else "floor")
+    if mode not in ("nearest", "linear"):
+        raise UnsupportedModelError(f"resizes with mode={mode!r}; supported modes are nearest and linear")
+    if coordinates not in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
+        raise UnsupportedModelError(
+            f"resizes with coordinate_transformation_mode={coordinates!r}; supported are half_pixel, "
+            "pytorch_half_pixel, align_corners and asymmetric"
+        )
+    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
+    if attributes.get("antialias", 0) or (by_size and policy != "stretch"):
+        raise UnsupportedModelError(
+            f"resizes with antialias or keep_aspect_ratio_policy={policy!r}, which are not supported"
+        )
+    return mode, coordinates, rounding
+
+
+def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | None) -> Array:
+    """Where each of m outputs reads among n inputs; rounded to an entry for nearest."""
+    i = np.arange(m, dtype=np.float64)
+    if coordinates == "align_corners":
+        x = i * (n - 1) / max(m - 1, 1)
+    elif coordinates == "asymmetric":
+        x = i / factor
+    elif coordinates == "pytorch_half_pixel" and m == 1:
+        x = np.zeros(1)
+    else:
+        x = (i + 0.5) / factor - 0.5
+    if rounding is not None:
+        # Factors are stored in single precision, so a position on the border of two entries may be off by that much.
+        x = np.round(x, 6)
+        rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
+        x = rounded.get(rounding, np.floor(x + 0.5))
+    return np.clip(x, 0, n - 1)
+
+
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
 
 
-def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[TensorCall], Tensor]:
-    return lambda call: function(call.x)
+def _of_inputs(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
+    return lambda call: function(*call.all)
 
 
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[TensorCall], Tensor]:
-    return lambda call: function(call.x, call.tensor(1))
+def _one_by_one(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call], Tensor]:
+    return lambda call: functools.reduce(function, call.all)
 
 
-def _many(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[TensorCall], Tensor]:
-    def read(call: TensorCall) -> Tensor:
-        total, *others = call.all
-        for x in others:
-            total = function(total, x)
-        return total
-
-    return read
-
-
-def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[[TensorCall], Tensor]:
-    def read(call: TensorCall) -> Tensor:
+def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[[Call], Tensor]:
+    def read(call: Call) -> Tensor:
         x = call.x
         if call.opset >= 13:
             return function(x, call.get("axis", -1))
@@ -308,40 +397,30 @@ def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[[TensorCall]
     return read
 
 
-def _prelu(call: TensorCall) -> Tensor:
-    x = call.x
-    return torch.where(x >= 0, x, call.tensor(1) * x)
-
-
-def _clip(call: TensorCall) -> Tensor:
+def _clip(call: Call) -> Tensor:
     low, high = call.optional(1), call.optional(2)
-    low = torch.as_tensor(call.get("min", -math.inf)) if low is None else low
-    high = torch.as_tensor(call.get("max", math.inf)) if high is None else high
-    x = call.x
-    return torch.clamp(x, low.to(x), high.to(x))
+    low = call.get("min", None) if low is None else low
+    high = call.get("max", None) if high is None else high
+    return call.x if low is None and high is None else torch.clamp(call.x, low, high)
 
 
-def _hard_sigmoid(call: TensorCall) -> Tensor:
-    return torch.clamp(call.get("alpha", 0.2) * call.x + call.get("beta", 0.5), 0.0, 1.0)
-
-
-def _dropout(call: TensorCall) -> Tensor:
+def _dropout(call: Call) -> Tensor:
     mode = call.array(2)
     if mode is not None and bool(np.any(mode)):
         raise UnsupportedModelError("drops entries at random (training_mode); export the model in evaluation mode")
     return call.x
 
 
-def _cast(call: TensorCall) -> Tensor:
-    if call.get("to", 1) not in FLOATS:
+def _cast(call: Call) -> Tensor:
+    if call.get("to", 1) not in _FLOATS:
         raise UnsupportedModelError(
             f"converts the data to a type (number {call.get('to', 1)}) that is not a real number"
         )
     return call.x if call.x.is_floating_point() else call.x.to(torch.float64)
 
 
-def _reduced(function: Callable[..., Tensor]) -> Callable[[TensorCall], Tensor]:
-    def read(call: TensorCall) -> Tensor:
+def _reduced(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
+    def read(call: Call) -> Tensor:
         axes = call.integers(1, "axes")
         if axes is None and call.get("noop_with_empty_axes", 0):
             return call.x
@@ -354,7 +433,7 @@ def _norm(p: int) -> Callable[..., Tensor]:
     return lambda x, axes, keepdim: torch.linalg.vector_norm(x, p, axes, keepdim)
 
 
-def _lp_normalization(call: TensorCall) -> Tensor:
+def _lp_normalization(call: Call) -> Tensor:
     x, axis = call.x, call.get("axis", -1)
     size: Tensor = torch.linalg.vector_norm(x, call.get("p", 2), axis, keepdim=True)
     return x / size
@@ -363,40 +442,36 @@ def _lp_normalization(call: TensorCall) -> Tensor:
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
-def _reshape(call: TensorCall) -> Tensor:
+def _reshape(call: Call) -> Tensor:
     given, x = call.integers(1, "shape") or [], call.x
     copied = not call.get("allowzero", 0)
     return x.reshape([x.shape[i] if n == 0 and copied else n for i, n in enumerate(given)])
 
 
-def _flatten(call: TensorCall) -> Tensor:
+def _flatten(call: Call) -> Tensor:
     x, axis = call.x, call.get("axis", 1)
     axis += x.dim() * (axis < 0)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-def _squeeze(call: TensorCall) -> Tensor:
+def _squeeze(call: Call) -> Tensor:
     axes = call.integers(1, "axes")
     return call.x.squeeze() if axes is None else call.x.squeeze(tuple(axes))
 
 
-def _unsqueeze(call: TensorCall) -> Tensor:
+def _unsqueeze(call: Call) -> Tensor:
     x, axes = call.x, call.integers(1, "axes") or []
     for axis in sorted(a % (x.dim() + len(axes)) for a in axes):
         x = x.unsqueeze(axis)
     return x
 
 
-def _transpose(call: TensorCall) -> Tensor:
-    return call.x.permute(tuple(call.get("perm", range(call.x.dim())[::-1])))
-
-
-def _expand(call: TensorCall) -> Tensor:
+def _expand(call: Call) -> Tensor:
     shape = tuple(call.integers(1, "shape") or ())
     return call.x.expand(np.broadcast_shapes(tuple(call.x.shape), shape))
 
 
-def _split(call: TensorCall) -> tuple[Tensor, ...]:
+def _split(call: Call) -> tuple[Tensor, ...]:
     axis, sizes = call.get("axis", 0), call.integers(1, "split")
     if sizes is None:
         sizes = -(-call.x.shape[axis] // call.get("num_outputs", call.outputs))
@@ -405,18 +480,22 @@ def _split(call: TensorCall) -> tuple[Tensor, ...]:
 
 
 def _selected(x: Tensor, axis: int, index: npt.NDArray[Any]) -> Tensor:
-    return x.index_select(axis, torch.as_tensor(index % max(1, x.shape[axis]), device=x.device))
+    return x.index_select(axis, torch.as_tensor(index % max(1, x.shape[axis])))
 
 
-def _slice(call: TensorCall) -> Tensor:
+def _slice(call: Call) -> Tensor:
     x, starts, ends = call.x, call.integers(1, "starts") or [], call.integers(2, "ends") or []
     axes, steps = call.integers(3, "axes") or range(len(starts)), call.integers(4, "steps") or [1] * len(starts)
+    index = [slice(None)] * x.dim()
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        x = _selected(x, axis, np.arange(x.shape[axis])[slice(start, end, step)])
-    return x
+        if step > 0:
+            index[axis] = slice(start, end, step)
+        else:
+            x = _selected(x, axis, np.arange(x.shape[axis])[slice(start, end, step)])
+    return x[tuple(index)]
 
 
-def _gather(call: TensorCall) -> Tensor:
+def _gather(call: Call) -> Tensor:
     x, index = call.x, call.array(1)
     if index is None:
         raise UnsupportedModelError("lacks its indices")
@@ -424,33 +503,42 @@ def _gather(call: TensorCall) -> Tensor:
     return _selected(x, axis, index.ravel()).reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _gather_nd(call: TensorCall) -> Tensor:
+def _gather_nd(call: Call) -> Tensor:
     x, index = call.x, call.array(1)
     if index is None or call.get("batch_dims", 0):
         raise UnsupportedModelError("gathers within each of a batch (batch_dims), which is not supported")
     places = np.moveaxis(index, -1, 0) % np.array(x.shape[: index.shape[-1]]).reshape(-1, *[1] * (index.ndim - 1))
-    return x[tuple(torch.tensor(axis, device=x.device) for axis in places)]
+    return x[tuple(torch.tensor(axis) for axis in places)]
 
 
-def _pad(call: TensorCall) -> Tensor:
+def _pad(call: Call) -> Tensor:
     x, given = call.x, call.integers(1, "pads") or []
     axes = [a % x.dim() for a in call.integers(3, "axes") or range(x.dim())]
     mode = call.get("mode", "constant")
     before, after = given[: len(axes)], given[len(axes) :]
+    ends = dict(zip(axes, zip(before, after, strict=True), strict=True))
     if mode != "constant":
-        for axis, b, e in zip(axes, before, after, strict=True):
+        call.recorder.no_layer(f"pads with mode={mode!r}, not with zeros; only zeros are supported")
+        for axis, (b, e) in ends.items():
             if b or e:
                 x = _selected(x, axis, np.pad(np.arange(x.shape[axis]), (b, e), mode))
         return x
     value = call.array(2) if call.opset >= 11 else call.get("value", 0.0)
-    ends = dict(zip(axes, zip(before, after, strict=True), strict=True))
     begin, end = zip(*(ends.get(a, (0, 0)) for a in range(x.dim())), strict=True)
     return _padded(x, begin, end, 0.0 if value is None else float(np.asarray(value).item()))
 
 
-FUNCTIONS: dict[str, Callable[[TensorCall], Tensor | tuple[Tensor, ...]]] = {
-    "Abs": _unary(torch.abs),
-    "Add": _binary(torch.add),
+# Operators that apply one function to all their inputs.
+_PLAIN: dict[str, Any] = {
+    "Abs": torch.abs, "Add": torch.add, "Cos": torch.cos, "Div": torch.div, "Equal": torch.eq, "Erf": torch.erf,
+    "Exp": torch.exp, "Greater": torch.gt, "HardSwish": F.hardswish, "Less": torch.lt, "Log": torch.log,
+    "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg, "PRelu": sloped, "Pow": torch.pow,
+    "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Selu": F.selu, "Sigmoid": torch.sigmoid, "Sin": torch.sin,
+    "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt, "Sub": torch.sub, "Tanh": torch.tanh,
+}  # fmt: skip
+
+FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
+    **{name: _of_inputs(function) for name, function in _PLAIN.items()},
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
@@ -459,75 +547,50 @@ FUNCTIONS: dict[str, Callable[[TensorCall], Tensor | tuple[Tensor, ...]]] = {
     "Concat": lambda call: torch.cat(call.all, call.get("axis", 1)),
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Cos": _unary(torch.cos),
     "DepthToSpace": _depth_to_space,
-    "Div": _binary(torch.div),
     "Dropout": _dropout,
     "Einsum": lambda call: torch.einsum(call.get("equation", ""), *call.all),
     "Elu": lambda call: F.elu(call.x, call.get("alpha", 1.0)),
-    "Equal": _binary(torch.eq),
-    "Erf": _unary(torch.erf),
-    "Exp": _unary(torch.exp),
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherND": _gather_nd,
     "Gelu": lambda call: F.gelu(call.x, approximate=call.get("approximate", "none")),
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda call: call.x.mean(tuple(range(2, call.x.dim())), keepdim=True),
+    "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": lambda call: call.x.amax(tuple(range(2, call.x.dim())), keepdim=True),
-    "Greater": _binary(torch.gt),
     "GroupNormalization": _group_norm,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda call: F.hardswish(call.x),
+    "HardSigmoid": lambda call: torch.clamp(call.get("alpha", 0.2) * call.x + call.get("beta", 0.5), 0.0, 1.0),
     "Identity": lambda call: call.x,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda call: F.leaky_relu(call.x, call.get("alpha", 0.01)),
-    "Less": _binary(torch.lt),
-    "Log": _unary(torch.log),
     "LogSoftmax": _softmax(torch.log_softmax),
     "LpNormalization": _lp_normalization,
-    "MatMul": _binary(torch.matmul),
-    "Max": _many(torch.maximum),
+    "Max": _one_by_one(torch.maximum),
     "MaxPool": _max_pool,
     "Mean": lambda call: sum(call.all[1:], call.x) / len(call.inputs),
-    "Min": _many(torch.minimum),
-    "Mish": lambda call: F.mish(call.x),
-    "Mul": _binary(torch.mul),
-    "Neg": _unary(torch.neg),
-    "PRelu": _prelu,
+    "Min": _one_by_one(torch.minimum),
     "Pad": _pad,
-    "Pow": _binary(torch.pow),
-    "Reciprocal": _unary(torch.reciprocal),
     "ReduceL1": _reduced(_norm(1)),
     "ReduceL2": _reduced(_norm(2)),
     "ReduceMax": _reduced(torch.amax),
-    "ReduceMean": _reduced(torch.mean),
+    "ReduceMean": _reduce_mean,
     "ReduceMin": _reduced(torch.amin),
     "ReduceSum": _reduced(torch.sum),
     "ReduceSumSquare": _reduced(lambda x, axes, keepdim: x.square().sum(axes, keepdim)),
-    "Relu": _unary(torch.relu),
     "Reshape": _reshape,
     "Resize": _resize,
-    "Selu": lambda call: F.selu(call.x),
-    "Sigmoid": _unary(torch.sigmoid),
-    "Sin": _unary(torch.sin),
     "Slice": _slice,
     "Softmax": _softmax(torch.softmax),
-    "Softplus": lambda call: F.softplus(call.x),
-    "Softsign": lambda call: F.softsign(call.x),
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
-    "Sqrt": _unary(torch.sqrt),
     "Squeeze": _squeeze,
-    "Sub": _binary(torch.sub),
-    "Sum": _many(torch.add),
+    "Sum": _one_by_one(torch.add),
     "Swish": lambda call: call.x * torch.sigmoid(call.get("alpha", 1.0) * call.x),
-    "Tanh": _unary(torch.tanh),
     "ThresholdedRelu": lambda call: torch.where(call.x > call.get("alpha", 1.0), call.x, 0.0),
     "Tile": lambda call: call.x.repeat(tuple(call.integers(1, "repeats") or ())),
-    "Transpose": _transpose,
+    "Transpose": lambda call: call.x.permute(tuple(call.get("perm", range(call.x.dim())[::-1]))),
     "Unsqueeze": _unsqueeze,
     "Upsample": _upsample,
     "Where": lambda call: torch.where(call.x.bool(), call.tensor(1), call.tensor(2)),

@@ -1,21 +1,21 @@
-"""An ONNX file as a network: its graph, followed from the latent code to the output, everything else folded."""
+"""An ONNX file as a network: its graph as one of ``torch.fx``, with everything folded that is constant."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, code_shape, told
-from unrelu.loaders.onnx_functions import FUNCTIONS, OnnxModule, OnnxNode, TensorCall
-from unrelu.loaders.onnx_operators import OPERATORS, Call
+from unrelu.loaders.chain_reader import LayerGraph, code_shape, read_chain, told
+from unrelu.loaders.graph_recorder import AloneModule, Recorder, StandIn
+from unrelu.loaders.onnx_functions import FUNCTIONS, Call
+from unrelu.loaders.torch_operations import BATCHES
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -36,9 +36,6 @@ except ImportError:
 
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
 _OLDEST = 7
-
-# Entries of a floating constant that may be options of an operator.
-_OPTIONS = 16
 
 # Nodes whose value is not a constant of the model.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -76,20 +73,20 @@ def from_onnx(
 
     Source: https://onnx.ai/onnx/operators/
     """
-    model = read_model(file, max_bytes)
-    graph = _Graph(model, max_bytes)
+    graph = _Graph(read_model(file, max_bytes), max_bytes)
     shape, batch = _input_shape(graph.input, latent_shape)
     try:
-        one, two = (graph.follow(shape, b) for b in (BATCHES if batch is None else (batch, batch)))
-    except UnsupportedModelError as error:
-        return _opaque(graph, shape, batch, str(error))
+        batches = BATCHES if batch is None else (batch,)
+        graphs = [graph.recorded(shape, count) for count in batches]
     except ModelError as error:
+        if batch is not None:
+            raise
         try:  # shapes that fit one code only, whatever its input says of the batch
-            return _opaque(graph, shape, batch, str(error))
+            batch, batches, graphs = 1, (1,), [graph.recorded(shape, 1)]
         except ModelError:
             raise error from None
-    one.check_same(two)
-    return Network.chain(one.parts, shape)
+    found = read_chain(graphs, shape, batches)
+    return found if isinstance(found, Network) else _opaque(graph, shape, batch, str(found))
 
 
 def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
@@ -102,31 +99,23 @@ def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> Opaq
         reason: why it is no chain.
 
     Raises:
-        UnsupportedModelError: a node is not known, or the graph is no differentiable generator; with the ``reason``.
-        ModelError: shapes do not fit.
+        UnsupportedModelError: the graph is no differentiable generator; with the ``reason``.
     """
+    module = AloneModule(graph.module(shape, batch or 1), batch or 1)
     try:
-        module = graph.module(shape, batch or 1)
-        _check_rows(module, module, shape)
-        together = module
-        if batch is None:
-            with suppress(ModelError):  # of a graph exported for one code, whatever its input says
-                together = graph.module(shape, 2)
-        _check_rows(module, together, shape)
+        for count in [1, 2] if batch is None else [batch]:
+            _check_rows(module, graph.module(shape, count), (count, *shape))
     except ModelError as error:
-        if str(error) == reason:
-            raise
-        short = reason.partition("; supported")[0]
-        raise UnsupportedModelError(f"{short}; as a generator without known layers it fails too: {error}") from error
+        raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
     return opaque(module, shape, reason)
 
 
-def _check_rows(module: OnnxModule, together: OnnxModule, shape: Shape) -> None:
+def _check_rows(module: AloneModule, together: fx.GraphModule, shape: Shape) -> None:
     """Refuse a graph that mixes codes: a batch must have the outputs that its codes have alone."""
-    count = together.batch
-    z = torch.from_numpy(stream("codes of a batch").standard_normal((count, *shape)))
+    count = shape[0]
+    z = torch.from_numpy(stream("codes of a batch").standard_normal(shape))
     with torch.no_grad():
-        found = together.run(z)
+        found: Tensor = together(z)
         if not found.dim() or len(found) != count:
             what = f"{count} codes" if count > 1 else "a code"
             raise UnsupportedModelError(
@@ -188,88 +177,52 @@ class _Graph:
         self.input, self.output = inputs[0], graph.output[0].name
         self.nodes = _needed(graph.node, self.output)
 
-    def follow(self, shape: Shape, batch: int) -> ChainBuilder:
-        """The chain for codes of this shape."""
-        chain = ChainBuilder(shape, batch, f"the input {self.input.name!r}")
+    def module(self, shape: Shape, batch: int) -> fx.GraphModule:
+        """The graph for batches of this size as a module."""
+        graph = self.recorded(shape, batch)
+        return fx.GraphModule(graph.root, graph.graph, "OnnxGraph").eval()
+
+    def recorded(self, shape: Shape, batch: int) -> LayerGraph:
+        """The graph for batches of this size; no tensor in it takes more than is allowed."""
+        recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", self._max_bytes)
         sizes = Sizes(self.opsets, self.opset, self._max_bytes)
         sizes.add(list(self.constants.values()))
-        values: dict[str, Any] = {"": None, **self.constants, self.input.name: chain.head}
+        values: dict[str, Any] = {"": None, **self.constants, self.input.name: recorder.code}
         for node in self.nodes:
             place = f"node {node.name or node.output[0]!r} ({node.op_type})"
-            if missing := [name for name in node.input if name not in values]:
-                raise UnsupportedModelError(
-                    f"{place} takes {missing[0]!r}, a second output, as of Dropout; it has no meaning here"
-                )
-            inputs = [values[name] for name in node.input]
-            values |= zip(node.output, self._evaluate(node, inputs, chain, place, sizes), strict=False)
-        output = values.get(self.output)
-        if not isinstance(output, Flow):
-            raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
-        chain.finish(output)
-        return chain
-
-    def _evaluate(
-        self, node: onnx.NodeProto, inputs: list[Any], chain: ChainBuilder, place: str, sizes: Sizes
-    ) -> Sequence[Any]:
-        """The outputs of a node: one :class:`Flow`, or constants."""
-        flows = [value for value in inputs if isinstance(value, Flow)]
-        with chain.at_node(place, flows):
-            if node.domain not in ("", "ai.onnx"):
-                raise UnsupportedModelError(
-                    f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
-                )
-            if not flows:
-                return self._fold(node, inputs, sizes)
-            attributes = _attributes(node)
-            if node.op_type in ("Shape", "Size"):
-                return [_query(node.op_type, flows[0], attributes)]
-            if node.op_type not in OPERATORS:
-                names = ", ".join(sorted(OPERATORS))
-                raise UnsupportedModelError(f"is not an affine map or a known activation; supported are {names}")
-            shapes = [(x.batch, *x.shape) if isinstance(x, Flow) else x for x in inputs]
-            sizes.check_flow(node, shapes, flows[0].batch)
-            parts = OPERATORS[node.op_type](Call(attributes, self.opset, inputs))
-        return [chain.advance(flows[0], parts, place)]
-
-    def module(self, shape: Shape, batch: int) -> OnnxModule:
-        """The graph for batches of this size as a module of single codes, with all else folded.
-
-        It is evaluated without numbers first, so that no tensor in it takes more than is allowed.
-        """
-        sizes = Sizes(self.opsets, self.opset, self._max_bytes)
-        sizes.add(list(self.constants.values()))
-        constants: dict[str, Any] = {"": None, **self.constants}
-        live: dict[str, Tensor] = {self.input.name: torch.empty(batch, *shape, dtype=torch.float64, device="meta")}
-        nodes: list[OnnxNode] = []
-        for node in self.nodes:
-            place = f"node {node.name or node.output[0]!r} ({node.op_type})"
-            with told(place, [tuple(live[name].shape) for name in node.input if name in live]):
+            held = [value for name in node.input if (value := values.get(name)) is not None]
+            live = [value.shape[1:] for value in held if isinstance(value, StandIn)]
+            recorder.at(place)
+            with told(place, live, [value.shape for value in held if not isinstance(value, StandIn)]):
                 if node.domain not in ("", "ai.onnx"):
                     raise UnsupportedModelError(
                         f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
                     )
-                if not any(name in live for name in node.input):
-                    inputs = [constants[name] for name in node.input]
-                    constants |= zip(node.output, self._fold(node, inputs, sizes), strict=True)
-                    continue
-                if node.op_type in ("Shape", "Size"):
-                    full = tuple(live[node.input[0]].shape)
-                    constants[node.output[0]] = _query(node.op_type, Flow(full[1:], full[0], ""), _attributes(node))
-                    continue
-                if node.op_type not in FUNCTIONS:
-                    raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
-                step = OnnxNode(node.op_type, place, _attributes(node), tuple(node.input), tuple(node.output))
-                inputs = [live[name] if name in live else _without_numbers(constants[name]) for name in node.input]
-                result = FUNCTIONS[step.op](TensorCall(step.attributes, self.opset, inputs, len(step.outputs)))
-                parts = result if isinstance(result, tuple) else (result,)
-                for name, part in zip(node.output, parts, strict=False):
-                    sizes.check_tensor(part.numel() // batch)
-                    live[name] = part
-                nodes.append(step)
-        if self.output not in live:
+                if missing := [name for name in node.input if name not in values]:
+                    raise UnsupportedModelError(
+                        f"takes {missing[0]!r}, a second output, as of Dropout; it has no meaning here"
+                    )
+                inputs = [values[name] for name in node.input]
+                found = self._called(node, inputs, recorder, sizes) if live else self._fold(node, inputs, sizes)
+            values |= zip(node.output, found, strict=False)
+        if not isinstance(output := values.get(self.output), StandIn):
             raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
-        used = {name: constants[name] for node in nodes for name in node.inputs if name and name in constants}
-        return OnnxModule(nodes, used, (self.input.name, self.output), self.opset, batch)
+        return recorder.graph_of(output)
+
+    def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder, sizes: Sizes) -> Sequence[Any]:
+        """The outputs of a node that depends on the code."""
+        attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+        if node.op_type in ("Shape", "Size"):
+            full = np.array(inputs[0].shape, dtype=np.int64)
+            size = node.op_type == "Size"
+            return [np.asarray(full.prod()) if size else full[attributes.get("start", 0) : attributes.get("end")]]
+        if node.op_type not in FUNCTIONS:
+            raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
+        sizes.check_flow(node, [x.shape if isinstance(x, StandIn) else x for x in inputs], recorder.code.shape[0])
+        call = Call(attributes, self.opset, inputs, len(node.output), recorder)
+        result: Any = FUNCTIONS[node.op_type](call)
+        several = isinstance(result, StandIn) and isinstance(result.value, tuple | list)
+        return [result[i] for i in range(len(node.output))] if several else [result]
 
     def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: Sizes) -> Sequence[Any]:
         """The outputs of a node whose inputs are all constant, by ONNX's own reference implementation."""
@@ -293,17 +246,6 @@ class _Graph:
         return [next(values) if name else None for name in node.output]
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
-
-
-def _without_numbers(value: Any) -> Any:
-    """A floating constant by its shape; small ones, which may be options such as scales, and others as they are."""
-    if value is None or value.dtype.kind in "iub" or value.size <= _OPTIONS:
-        return value
-    return torch.empty(value.shape, dtype=torch.float64, device="meta")
-
-
 def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
@@ -319,12 +261,6 @@ def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto
             wanted.update(node.input)
             kept.append(node)
     return kept[::-1]
-
-
-def _query(kind: str, flow: Flow, attributes: dict[str, Any]) -> npt.NDArray[np.int64]:
-    """What Shape and Size say about a flow."""
-    full = np.array([flow.batch, *flow.shape], dtype=np.int64)
-    return np.asarray(full.prod()) if kind == "Size" else full[attributes.get("start", 0) : attributes.get("end")]
 
 
 def _plain(value: Any) -> Any:

@@ -5,12 +5,11 @@ The shape of a latent code is read from the trace where that leaves one reading 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -25,9 +24,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders import torch_operations
-from unrelu.loaders.chain_builder import BATCHES, ChainBuilder, Flow, Part, code_shape
-from unrelu.loaders.exported_program import AloneModule, Program, read_program
+from unrelu.loaders.chain_reader import LayerGraph, code_shape, read_chain
+from unrelu.loaders.exported_program import Program, read_program
+from unrelu.loaders.graph_recorder import AloneModule
+from unrelu.loaders.torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
@@ -149,20 +149,24 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
     # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
     with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
         root = replica(body).eval()
-        if torch_operations.known(root):
+        if known(root):
             root = nn.Sequential(root)
         try:
             _check_readable(module, call)
-            walks = [_Walk(root) for _ in BATCHES]
+            graphs = [_traced(root) for _ in BATCHES]
         except UnsupportedModelError as error:
             if given is None:
                 raise UnsupportedModelError(
                     f"{error}; or pass latent_shape=, to use the module without its layers"
                 ) from error
             return opaque(module, given, str(error))
-        shape = given or walks[0].latent_shape()
+        shape = given or _latent_shape(graphs[0])
         try:
-            return _read(module, walks, shape, batches)
+            found = read_chain(graphs, shape, batches)
+            if not isinstance(found, Network):
+                return opaque(module, shape, str(found))
+            check_mode(module, shape)
+            return found
         except ModelError as error:
             if given is not None:
                 raise
@@ -220,17 +224,6 @@ def _refuse_autoencoder(given: object) -> None:
         )
 
 
-def _read(module: nn.Module, walks: list[_Walk], shape: Shape, batches: tuple[int, int]) -> Network | OpaqueNetwork:
-    """The chain along which the walks go, or the module as it is where there is none."""
-    try:
-        one, two = (walk.follow(shape, batch) for walk, batch in zip(walks, batches, strict=True))
-    except UnsupportedModelError as error:
-        return opaque(module, shape, str(error))
-    one.check_same(two)
-    check_mode(module, shape)
-    return Network.chain(one.parts, shape)
-
-
 class _Tracer(fx.Tracer):
     """Records supported modules as single nodes, and keeps constants apart instead of writing them into the module."""
 
@@ -253,7 +246,7 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return torch_operations.known(m) or super().is_leaf_module(m, module_qualified_name)
+        return known(m) or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         # ``if z.is_cuda and self.ngpu > 1``, as tutorials write it: here codes are on the CPU.
@@ -270,203 +263,93 @@ class _Tracer(fx.Tracer):
         return self.create_node("get_attr", name, (), {})
 
 
-class _Walk:
-    """One trace of a module, and the walk along it."""
-
-    def __init__(self, root: nn.Module) -> None:
-        self.root = root
-        self.tracer = _Tracer()
-        optional = {
-            name: p.default
-            for name, p in inspect.signature(type(root).forward).parameters.items()
-            if p.default is not inspect.Parameter.empty
-        }
-        try:
-            with warnings.catch_warnings():
-                # Default arguments are kept; that no assertion guards them does not matter here.
-                warnings.filterwarnings("ignore", message="Was not able to add assertion")
-                self.graph = self.tracer.trace(root, optional or None)
-        # The module's own forward runs here, on stand-ins for tensors; whatever it raises means it cannot be traced.
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"torch.fx cannot trace {type(root).__name__}.forward ({type(error).__name__}: {error}). Control flow "
-                "that depends on the data has no place in a chain of layers; pass the layers as an nn.Sequential, or "
-                "export the model to ONNX and use unrelu.load"
-            ) from error
-        # A change in place counts even where its result is dropped.
-        self.needed = _ancestors(n for n in self.graph.nodes if n.op == "output" or self._mutates(n))
-
-    def _mutates(self, node: fx.Node) -> bool:
-        if (m := self._module(node)) is not None:
-            return bool(getattr(m, "inplace", False))
-        return node.op in ("call_function", "call_method") and torch_operations.mutates(node.target, node.kwargs)
-
-    def _module(self, node: fx.Node) -> nn.Module | None:
-        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    def _input(self) -> fx.Node:
-        """The node of the code."""
-        inputs: list[fx.Node] = [node for node in self.graph.nodes if node.op == "placeholder" and node in self.needed]
-        if len(inputs) != 1:
-            names = [str(node.target) for node in inputs]
-            raise UnsupportedModelError(
-                f"the output depends on {len(names)} inputs {names}; a generator has one, the code"
-            )
-        return inputs[0]
-
-    def latent_shape(self) -> Shape:
-        """(k,), if the number k of latent coordinates follows from the trace.
-
-        It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
-        single entries, and where the code is first reshaped to sizes that are written out. A convolution accepts codes
-        of any height and width, so it tells nothing.
-
-        Raises:
-            ModelError: other numbers are possible; the message has readings that the module accepts.
-            UnsupportedModelError: there is not one input.
-        """
-        found: set[int] = set()
-        # Nodes that hold the entries of the code, and whether as a vector.
-        front = [(self._input(), True)]
-        while front:
-            node, flat = front.pop()
-            for user in node.users:
-                if user not in self.needed or not user.args or user.args[0] is not node:
-                    continue
-                if (count := _count(user, self._module(user), flat)) is not None:
-                    found.add(count)
-                elif (shaped := _still_the_code(user, self._module(user), flat)) is not None:
-                    front.append((user, shaped))
-        if len(found) > 1:
-            sizes = " and ".join(map(str, sorted(found)))
-            raise ModelError(f"layers that take the code itself ask for {sizes} entries; pass latent_shape=")
-        if not found:
-            raise ModelError(self._readings())
-        return (found.pop(),)
-
-    def _readings(self) -> str:
-        """What the first layer with weights says, and shapes that the module accepts."""
-        layers = ((node, self._module(node)) for node in self.graph.nodes)
-        known = ((node, m) for node, m in layers if isinstance(m, nn.Linear | _Convolution))
-        node, first = next(known, (None, None))
-        if node is None or first is None:
-            return "no Linear or convolution module tells the shape of a latent code; pass latent_shape="
-        place = f"the first layer with weights, module {str(node.target)!r} ({type(first).__name__})"
-        if isinstance(first, nn.Linear):
-            k = first.in_features
-            told = f"latent_shape={k} if the code has {k} entries too" if _accepts(self.root, (k,)) else "latent_shape="
-            return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {told}"
-        axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
-        sizes = "height, width" if axes == 2 else "length"
-        shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
-        accepted = list(islice((shape for shape in shapes if _accepts(self.root, shape)), 2))
-        examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
-        told = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
-        return (
-            f"{place}, takes codes of shape ({first.in_channels}, {sizes}) and does not say of which size; pass "
-            f"{examples}{told}"
-        )
-
-    def follow(self, shape: Shape, batch: int) -> ChainBuilder:
-        """The chain for codes of this shape."""
-        chain = ChainBuilder(shape, batch, "the input")
-        values: dict[fx.Node, Any] = {self._input(): chain.head}
-        for node in self.graph.nodes:
-            if node.op != "placeholder" and node in self.needed:
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = self._evaluate(node, args, dict(kwargs), chain)
-        return chain
-
-    def _evaluate(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], chain: ChainBuilder) -> Any:
-        """The value of a node: a :class:`Flow`, or whatever a constant expression gives."""
-        m = self._module(node)
-        place = f"node {node.name!r}" if m is None else f"module {str(node.target)!r} ({type(m).__name__})"
-        if node.op == "output":
-            return chain.finish(_single(args[0]))
-        flows: list[Flow] = []
-        fx.node.map_aggregate((args, kwargs), lambda a: flows.append(a) if isinstance(a, Flow) else None)
-        with chain.at_node(place, flows):
-            if not flows:
-                return self._constant(node, args, kwargs) if m is None else m(*args, **kwargs)
-            asked = args[1] if node.target is getattr else node.target
-            if m is None and asked in torch_operations.QUERIES:
-                return _answer(flows[0], asked, node.target is getattr, args[1:], kwargs)
-            parts = _parts_of_call(node, args, kwargs) if m is None else _parts_of_module(m, args, kwargs)
-        return chain.advance(flows[0], parts, place)
-
-    def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if node.op == "get_attr":
-            name = str(node.target)
-            value: Any = self.tracer.constants.get(name)
-            value = functools.reduce(getattr, name.split("."), self.root) if value is None else value
-            return value.detach().clone() if isinstance(value, Tensor) else value
-        if torch_operations.mutates(node.target, kwargs):
-            raise UnsupportedModelError("changes a constant in place")
-        method = node.op == "call_method"
-        function: Any = getattr(args[0], str(node.target)) if method else node.target
-        return function(*args[method:], **kwargs)
-
-
-def _parts_of_module(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-    if not torch_operations.known(m):
-        names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
-        raise UnsupportedModelError(f"is not an affine map or a known activation; supported modules are {names}")
-    if len(args) != 1 or kwargs:
-        raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
-    return torch_operations.read_module(m, args[0])
-
-
-def _parts_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-    table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
-    name = getattr(node.target, "__name__", node.target)
-    if node.target not in table:
-        what = f"x.{args[1]}" if node.target is getattr else f"{name}()"
-        names = ", ".join(torch_operations.NAMES)
-        raise UnsupportedModelError(f"calls {what}, not an affine map or a known activation; supported are {names}")
-    if "input" in kwargs:
-        args = (kwargs.pop("input"), *args)
-    function = table[node.target]
-    if not isinstance(args[0], Flow) and function not in torch_operations.EITHER_SIDE:
-        raise UnsupportedModelError(
-            f"calls {name}() with weights or options taken from the data; they must be constant"
-        )
+def _traced(root: nn.Module) -> LayerGraph:
+    """The trace of a module, without what does not matter for its output."""
+    tracer = _Tracer()
+    optional = {
+        name: p.default
+        for name, p in inspect.signature(type(root).forward).parameters.items()
+        if p.default is not inspect.Parameter.empty
+    }
     try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError as error:
-        raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from None
-    return list(function(*args, **kwargs))
+        with warnings.catch_warnings():
+            # Default arguments are kept; that no assertion guards them does not matter here.
+            warnings.filterwarnings("ignore", message="Was not able to add assertion")
+            graph = tracer.trace(root, optional or None)
+    # The module's own forward runs here, on stand-ins for tensors; whatever it raises means it cannot be traced.
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"torch.fx cannot trace {type(root).__name__}.forward ({type(error).__name__}: {error}). Control flow "
+            "that depends on the data has no place in a chain of layers; pass the layers as an nn.Sequential, or "
+            "export the model to ONNX and use unrelu.load"
+        ) from error
+    layers = LayerGraph(root, graph, tracer.constants)
 
+    def matters(node: fx.Node) -> bool:  # a change in place does even where its result is dropped
+        module = layers.module(node)
+        changes = node.op in ("call_function", "call_method") and mutates(node.target, node.kwargs)
+        return node.op in ("placeholder", "output") or changes or bool(getattr(module, "inplace", False))
 
-def _answer(flow: Flow, asked: str, attribute: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What ``x.shape``, ``x.size(0)`` and the like say about a flow."""
-    if asked == "device":
-        return torch.device("cpu")
-    value = getattr(flow.meta(), asked)
-    return value if attribute else value(*args, **kwargs)
-
-
-def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """These nodes and all that they are computed from."""
-    stack, seen = list(nodes), set[fx.Node]()
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(node.all_input_nodes)
-    return seen
-
-
-def _single(output: Any) -> Flow:
-    # A trace with containers among the default arguments returns a list.
-    if isinstance(output, list | tuple) and len(output) == 1:
-        output = output[0]
-    if isinstance(output, Flow):
-        return output
-    what = "several values" if isinstance(output, tuple | list | dict) else "a value that its input does not affect"
-    raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
+    graph.eliminate_dead_code(matters)
+    return layers
 
 
 # --- the latent shape -------------------------------------------------------------------------------------------------
+
+
+def _latent_shape(layers: LayerGraph) -> Shape:
+    """(k,), if the number k of latent coordinates follows from the trace.
+
+    It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
+    single entries, and where the code is first reshaped to sizes that are written out. A convolution accepts codes
+    of any height and width, so it tells nothing.
+
+    Raises:
+        ModelError: other numbers are possible; the message has readings that the module accepts.
+        UnsupportedModelError: there is not one input.
+    """
+    found: set[int] = set()
+    # Nodes that hold the entries of the code, and whether as a vector.
+    front = [(layers.code(), True)]
+    while front:
+        node, flat = front.pop()
+        for user in node.users:
+            if not user.args or user.args[0] is not node:
+                continue
+            if (count := _count(user, layers.module(user), flat)) is not None:
+                found.add(count)
+            elif (shaped := _still_the_code(user, layers.module(user), flat)) is not None:
+                front.append((user, shaped))
+    if len(found) > 1:
+        sizes = " and ".join(map(str, sorted(found)))
+        raise ModelError(f"layers that take the code itself ask for {sizes} entries; pass latent_shape=")
+    if not found:
+        raise ModelError(_readings(layers))
+    return (found.pop(),)
+
+
+def _readings(layers: LayerGraph) -> str:
+    """What the first layer with weights says, and shapes that the module accepts."""
+    modules = ((node, layers.module(node)) for node in layers.graph.nodes)
+    weighted = ((node, m) for node, m in modules if isinstance(m, nn.Linear | _Convolution))
+    node, first = next(weighted, (None, None))
+    if node is None or first is None:
+        return "no Linear or convolution module tells the shape of a latent code; pass latent_shape="
+    place = f"the first layer with weights, module {str(node.target)!r} ({type(first).__name__})"
+    if isinstance(first, nn.Linear):
+        k = first.in_features
+        told = f"latent_shape={k} if the code has {k} entries too" if _accepts(layers.root, (k,)) else "latent_shape="
+        return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {told}"
+    axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
+    sizes = "height, width" if axes == 2 else "length"
+    shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
+    accepted = list(islice((shape for shape in shapes if _accepts(layers.root, shape)), 2))
+    examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
+    told = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
+    return (
+        f"{place}, takes codes of shape ({first.in_channels}, {sizes}) and does not say of which size; pass "
+        f"{examples}{told}"
+    )
 
 
 def _count(node: fx.Node, module: nn.Module | None, flat: bool) -> int | None:
@@ -533,9 +416,7 @@ def _check(module: nn.Module) -> None:
             raise ModelError(f"{place} is in training mode; call module.eval() first")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
             raise ModelError(f"{place} has no weights yet; run the module on an input once")
-        normal = torch_operations.known(m) and all(
-            isinstance(h, WeightNorm | SpectralNorm) for h in m._forward_pre_hooks.values()
-        )
+        normal = known(m) and all(isinstance(h, WeightNorm | SpectralNorm) for h in m._forward_pre_hooks.values())
         if (m._forward_pre_hooks and not normal) or m._forward_hooks or "forward" in m.__dict__:
             raise UnsupportedModelError(f"{place} has forward hooks or a patched forward; remove them first")
 

@@ -1,14 +1,15 @@
 """What PyTorch's functions, tensor methods and modules mean for a chain of layers.
 
 A function's handler has its signature. A module means what its forward pass calls; operators of other formats are put
-in terms of these handlers.
+in terms of these functions.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import EllipsisType
 from typing import Any
@@ -17,16 +18,95 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
-from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders.chain_builder import Flow, Part, constant, float64, normalisation, reshaped
+from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Scale, Shape
+from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Shape, Step
+from unrelu.models.generator import numbers
 
+Part = Step | Activation
 Handler = Callable[..., list[Part]]
+# Batch sizes that stand for the unknown one. A reshape that mixes the batch axis with another is seen from its result,
+# and whatever is computed from the batch size, or happens to equal it, is seen from a difference between the two.
+BATCHES = (7919, 7927)
 # Questions about the shape, answered without consuming the data.
 QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The tensor that runs along the chain, by shape only.
+
+    Attributes:
+        shape: of one element, without the batch axis.
+        batch: size of the batch axis.
+        origin: the node that made it, for messages.
+    """
+
+    shape: Shape
+    batch: int
+    origin: str
+
+    def meta(self) -> Tensor:
+        """A tensor of the full shape that holds no numbers."""
+        return torch.empty(self.batch, *self.shape, dtype=torch.float64, device="meta")
+
+
+def float64(value: object, what: str) -> Tensor:
+    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers."""
+    try:
+        dense = value.to_dense() if isinstance(value, Tensor) else value
+        return torch.from_numpy(numbers(dense, what)).contiguous()  # type: ignore[arg-type] # checked there
+    except (InputError, NotImplementedError) as error:  # the last of tensors without data
+        raise ModelError(str(error)) from None
+
+
+def constant(value: object, shape: Shape) -> Tensor:
+    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``."""
+    tensor = float64(value, "a constant")
+    if tensor.dim() == len(shape) + 1 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    try:
+        fits = np.broadcast_shapes(tuple(tensor.shape), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UnsupportedModelError(
+            f"combines a constant of shape {shown(tensor.shape)} with elements of shape {shape}; "
+            "a constant must broadcast to one element"
+        )
+    return tensor
+
+
+def shown(shape: Iterable[int]) -> str:
+    """The shape as text, with B where it holds a stand-in for the batch size."""
+
+    def entry(n: int) -> str:
+        times = next((n // batch for batch in BATCHES if n and n % batch == 0), None)
+        return str(n) if times is None else "B" if times == 1 else f"{times}*B"
+
+    return str(tuple(map(entry, shape))).replace("'", "")
+
+
+def normalisation(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, shape: Shape
+) -> Scale:
+    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``)."""
+    mean, variance = float64(mean, "running_mean"), float64(variance, "running_var")
+    if (variance < 0).any():
+        raise ModelError(f"running_var has negative entries, the smallest is {variance.min():g}")
+    if not shape or len(mean) != shape[0]:
+        raise ModelError(f"normalises {len(mean)} channels but is given an input of shape {shape}")
+    factor = torch.rsqrt(variance + eps)
+    if weight is not None:
+        factor = factor * float64(weight, "weight")
+    shift = -mean * factor
+    if bias is not None:
+        shift = shift + float64(bias, "bias")
+    per_channel = (-1, *[1] * (len(shape) - 1))
+    return Scale(factor.reshape(per_channel), shift.reshape(per_channel))
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -69,22 +149,13 @@ def conv(
     n = weight.dim() - 2
     check_axes("a convolution", x.shape, n)
     stride, dilation = _tuple(stride, n), _tuple(dilation, n)
+    begin = end = _tuple(0 if isinstance(padding, str) else padding, n)
     if padding == "same":
-        # Only stride 1 is allowed, so the size of the input does not matter.
-        ends = same_padding((1,) * n, weight.shape[2:], stride, dilation)
-    else:
-        ends = (_tuple(0 if padding == "valid" else padding, n),) * 2
-    return padded_conv(weight, bias, stride, ends, dilation, groups)
-
-
-def padded_conv(
-    weight: Tensor, bias: Tensor | None, stride: Shape, ends: tuple[Shape, Shape], dilation: Shape, groups: int
-) -> list[Part]:
-    """Convolution with zeros before and after each axis."""
-    begin, end = ends
-    inside = begin if begin == end else (0,) * len(begin)
+        totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        begin, end = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    inside = begin if begin == end else (0,) * n
     step = Conv(float64(weight, "weight"), _optional(bias), stride, inside, dilation, int(groups))
-    return [step] if begin == end else [zeros(begin, end), step]
+    return [step] if begin == end else [_zeros(begin, end), step]
 
 
 def conv_transpose(
@@ -219,33 +290,8 @@ def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None
 def check_axes(what: str, shape: Shape, spatial: int) -> None:
     """Refuse elements that are not (channels, sizes...), which PyTorch would read as one sample without a batch."""
     if len(shape) != 1 + spatial:
-        sizes = ", ".join(("length",) if spatial == 1 else ("height", "width"))
+        sizes = ("length", "height, width", "depth, height, width")[spatial - 1]
         raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
-
-
-def zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
-    """Zeros before and after each of the trailing axes; negative numbers cut."""
-    return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
-
-
-def same_padding(
-    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], upper: bool = True
-) -> tuple[Shape, Shape]:
-    """Zeros before and after each axis with which a convolution returns ceil(size / stride) entries.
-
-    An odd zero goes to the end if ``upper``, else to the beginning.
-    """
-    totals = [
-        max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True)
-    ]
-    return halves(totals, upper)
-
-
-def halves(totals: Sequence[int], upper: bool) -> tuple[Shape, Shape]:
-    """Numbers for both ends of axes that share them; of an odd one the end has more if ``upper``."""
-    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
-    return (small, large) if upper else (large, small)
 
 
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
@@ -267,6 +313,17 @@ def prelu(x: Flow, weight: Tensor) -> list[Part]:
     """PReLU with one slope, or one for each channel."""
     slopes = float64(weight, "a PReLU slope")
     return [Activation.of_slope(slopes.reshape(-1, *[1] * (len(x.shape) - 1)).numpy())]
+
+
+def sloped(x: Tensor, slope: Tensor) -> Tensor:
+    """max(x, 0) + slope min(x, 0), with slopes of any shape that broadcasts: the PReLU of other formats."""
+    if has_torch_function((x, slope)):  # while it is recorded
+        return handle_torch_function(sloped, (x, slope), x, slope)
+    return torch.where(x >= 0, x, slope * x)
+
+
+def _sloped(x: Flow, slope: Tensor) -> list[Part]:
+    return [Activation.of_slope(constant(slope, x.shape).numpy())]
 
 
 def dropout(x: Flow, p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Part]:
@@ -327,9 +384,18 @@ def reshape(method: str) -> Handler:
         meta = getattr(x.meta(), method)(*args, **kwargs)
         if meta.dtype != torch.float64:
             raise UnsupportedModelError(f"reinterprets the data as {meta.dtype}")
-        return [reshaped(x, meta.shape)]
+        return [_reshaped(x, meta.shape)]
 
     return handler
+
+
+def _reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
+    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis."""
+    shape = tuple(int(n) for n in full)
+    if not shape or shape[0] != flow.batch:
+        before, after = shown((flow.batch, *flow.shape)), shown(shape)
+        raise UnsupportedModelError(f"reshapes {before} to {after}, which mixes the batch axis with the others")
+    return Reshape(shape[1:])
 
 
 def getitem(x: Flow, index: Any) -> list[Part]:
@@ -347,15 +413,20 @@ def getitem(x: Flow, index: Any) -> list[Part]:
     kept = [_kept(item, next(sizes)) for item in items if item is not None]
     if kept[0] != (0, x.batch):
         raise UnsupportedModelError(f"indexes the batch axis by {items[0]}; the first axis must be kept whole")
-    return [*crop(x.shape, kept[1:]), reshaped(x, x.meta()[index].shape)]
+    return [*_crop(x.shape, kept[1:]), _reshaped(x, x.meta()[index].shape)]
 
 
-def crop(shape: Shape, kept: Sequence[tuple[int, int]]) -> list[Part]:
+def _crop(shape: Shape, kept: Sequence[tuple[int, int]]) -> list[Part]:
     """Keep the entries ``first`` to ``end - 1`` of each axis: zeros of negative width, cut off both ends."""
     if any(end <= first for first, end in kept):
         raise UnsupportedModelError(f"keeps nothing of an input of shape {shape}")
-    step = zeros([-first for first, _ in kept], [end - n for (_, end), n in zip(kept, shape, strict=True)])
+    step = _zeros([-first for first, _ in kept], [end - n for (_, end), n in zip(kept, shape, strict=True)])
     return [step] if any(step.widths) else []
+
+
+def _zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
+    """Zeros before and after each of the trailing axes; negative numbers cut."""
+    return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
 
 
 def _kept(item: int | slice, size: int) -> tuple[int, int]:
@@ -421,6 +492,7 @@ FUNCTIONS: dict[Any, Handler] = {
     for spelled in (name, name + "_")
     if hasattr(space, spelled) and not isinstance(getattr(space, spelled), type)
 }
+FUNCTIONS[sloped] = _sloped
 METHODS: dict[str, Handler] = {
     spelled: handler
     for name, handler in _HANDLERS.items()

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.exported_program import SIZES, AloneModule, Name, Program, ProgramStep, code_of, one_input
+from unrelu.loaders.exported_program import SIZES, Name, Program, ProgramStep, code_of, one_input
+from unrelu.loaders.graph_recorder import AloneModule, SizeLimit
 from unrelu.models.module_copies import frozen
 from unrelu.runtime.file_reading import check_members, json_limit, read_bytes, shown_size, zip_members
 
@@ -222,28 +222,9 @@ def check_sizes(program: Program, module: nn.Module, max_bytes: int) -> None:
     body, count = (module.body, module.batch) if isinstance(module, AloneModule) else (module, 2)
     empty = frozen(body, torch.float64, torch.device("meta"))
     try:
-        with torch.no_grad(), _WithoutNumbers(max_bytes):
+        with torch.no_grad(), SizeLimit(max_bytes):
             empty(torch.empty(count, *program.shape, dtype=torch.float64, device="meta"))
     except UnsupportedModelError:
         raise
     except Exception as error:  # of the program's operators
         raise UnsupportedModelError(f"the program cannot be run: {type(error).__name__}: {error}") from error
-
-
-class _WithoutNumbers(TorchDispatchMode):
-    """Makes tensors without numbers only, and none that is too large."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.max_bytes = max_bytes
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = {"device": torch.device("meta")} if any(a.name == "device" for a in func._schema.arguments) else {}
-        result = func(*args, **{**(kwargs or {}), **own})
-        for x in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(x, Tensor) and 8 * x.numel() > self.max_bytes:
-                raise UnsupportedModelError(
-                    f"the program makes a tensor {tuple(x.shape)} by {func}, more than {shown_size(self.max_bytes)}; "
-                    "pass a larger max_bytes= (--max-bytes) if you trust the file"
-                )
-        return result
