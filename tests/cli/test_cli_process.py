@@ -162,7 +162,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "unrelu.cli.terminal", "numpy", "torch.nn.functional"])
+@pytest.mark.parametrize("module", ["typer", "unrelu.cli.options", "numpy", "torch.nn.functional"])
 @pytest.mark.parametrize("where", ["error", "finalizer"])
 def test_an_interrupt_while_it_starts_is_no_traceback(files, module, where):
     done = subprocess.run(

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import unrelu
-from unrelu.cli import completion, process
-from unrelu.cli.options import EXAMPLES
+from unrelu.cli import options, process
 from unrelu.methods import METHODS
 
 BASH = shutil.which("bash")
@@ -47,9 +46,9 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def test_the_names_are_those_of_the_registries():
-    assert list(completion.METHODS) == list(METHODS)
-    assert unrelu.zoo.names() == completion.ZOO
-    for text in completion.noises(""):
+    assert list(options.METHODS) == list(METHODS)
+    assert unrelu.zoo.names() == options.ZOO
+    for text in options.NOISE:
         unrelu.Problem.build(unrelu.from_arrays([[[1.0]]]), [1.0], noise=text + ("0.5" if text.endswith(":") else ""))
 
 
@@ -80,7 +79,7 @@ def test_python_m_unrelu_is_the_command(program):
     assert (wrong.returncode, "Usage: unrelu" in wrong.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", ["invert", "certify", "inspect", "run", "status", "report", "demo", "play"])
 def test_help_ends_with_an_example_that_the_command_understands(name, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(sys, "argv", ["unrelu", name, "--help"])
@@ -88,6 +87,6 @@ def test_help_ends_with_an_example_that_the_command_understands(name, monkeypatc
         process.main()
     shown = capsys.readouterr().out
     lines = re.findall(rf"unrelu {name} [^\n]*? -- [^\n]*\d+ s", shown)
-    assert len(lines) == EXAMPLES[name].count(f"unrelu {name} ") >= 1
+    assert len(lines) == (3 if name == "invert" else 1)
     options = set(re.findall(r"(?<= )--?[a-z][\w-]*", " ".join(line.partition(" -- ")[0] for line in lines)))
     assert options <= set(re.findall(r"--?[a-z][\w-]*", shown.partition("Example")[0]))

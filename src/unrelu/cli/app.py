@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,27 +16,14 @@ import typer
 
 from unrelu._version import __version__
 from unrelu.cli import options as opt
-from unrelu.cli.json_output import leave
-from unrelu.cli.terminal import (
-    end,
-    limit_of,
-    network_of,
-    options_of,
-    print_certificates,
-    print_summary,
-    progress_bar,
-    removed_if_empty,
-    size_of,
-    table,
-)
+from unrelu.cli.json_output import counted, leave
+from unrelu.cli.signatures import command
+from unrelu.cli.terminal import end, options_of, progress_bar, removed_if_empty, show, size_of
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.words import share
 
 if TYPE_CHECKING:
     from unrelu.models.generator import Generator
-
-# Groups of options in the help.
-_READING, _WORKERS = "What is read", "Who computes"
 
 app = typer.Typer(
     name="unrelu",
@@ -62,30 +48,39 @@ def _root(
     pass
 
 
-@app.command(epilog=opt.EXAMPLES["invert"])
+# The times are the processor time of a fresh process on two cores of a server, with compiled kernels in the cache, most
+# of it for importing libraries; that of `run` is shared by two workers.
+@command(
+    app,
+    ("_invert.py", "invert", "method noise norm prior seed time_limit scale"),
+    examples=(
+        "mnist-relu photo.png -o out.png -- a picture of 28 x 28 pixels, 6 s",
+        "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 100 digits (100, 784), 8 s",
+        "mnist-dcgan photo.png -o out.png --noise gaussian:0.1 --json -- for a script, 9 s",
+    ),
+)
 def invert(
     model: opt.Model,
-    data: opt.ObservationsOrPicture,
-    output: opt.OutputFolderOrPicture,
-    method: opt.Method = "auto",
+    reading: opt.Reading,
+    data: Annotated[
+        Path,
+        typer.Argument(help="Observations: a picture (.png, .jpg), or a .npy or .npz file, one or a batch (B, ...)."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the results, or a picture (.png, .jpg) of one; must not exist."
+        ),
+    ],
     option: opt.Options = None,
-    noise: opt.Noise = None,
     bounds: opt.Bounds = None,
-    norm: opt.Norm = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
-    prior: opt.Prior = 0.0,
-    seed: opt.Seed = 0,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
     size: opt.Size = None,
-    scale: opt.Scale = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    latent_shape: opt.LatentShape = None,
-    max_bytes: opt.MaxBytes = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
+    **stated: Any,
 ) -> None:
     """Find the latent codes of the observations in DATA: a picture in and one out, or arrays in and a folder out.
 
@@ -93,72 +88,71 @@ def invert(
     observation's reconstruction is written as a picture. The values of a picture are mapped to the generator's scale.
     Ctrl-C stops the search and writes what was found; a second Ctrl-C ends at once.
     """
-    from rich.console import Console
+    import numpy as np
 
     from unrelu._invert import invert as find
-    from unrelu.cli.documents import failures, invert_document
-    from unrelu.cli.picture_inversion import PictureFile, read_given
+    from unrelu.cli.picture_inversion import picture_writer, read_given
     from unrelu.datasets.pictures import is_picture
-    from unrelu.datasets.result_folders import prepare_output, write_result
+    from unrelu.datasets.result_folders import prepare_output, records, write_result
     from unrelu.datasets.small_files import read_bounds, read_measurement
     from unrelu.methods import make, refuse
     from unrelu.problem import Problem
 
-    options, limit = options_of(option or []), limit_of(max_bytes)
+    options, method, limit = options_of(option), stated.pop("method"), reading.limit
     chosen = make(method, options)
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    given = read_given(data, network, size_of(size), scale, operator is not None, limit)
-    stated: dict[str, Any] = {
-        "operator": read_measurement(mask, operator, limit), "noise": noise, "bounds": read_bounds(bounds, limit),
-        "norm": norm, "prior": prior, "seed": seed, "time_limit": time_limit, "scale": given.scale,
+    network = reading.network(model)
+    given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
+    stated |= {
+        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit), "scale": given.scale,
     }  # fmt: skip
     problem = Problem.build(network, given.y, **stated)
     refuse(chosen, problem)
-    picture = PictureFile.of(output, given, problem.size, network, overwrite) if is_picture(output) else None
-    console, shown = Console(stderr=True, quiet=quiet), Console(quiet=quiet or json)
+    write = picture_writer(output, given, problem.size, network, overwrite) if is_picture(output) else None
     with removed_if_empty(output):
-        if picture is None:
+        if write is None:
             prepare_output(output, overwrite)
-        with progress_bar(console, method, problem.size) as (callback, interrupted):
+        with progress_bar(quiet, method, problem.size) as (callback, interrupted):
             result = find(network, given.y, method, callback=callback, **stated, **options)
+    codes = np.atleast_2d(result.z)
+    failed = int((~np.isfinite(codes).all(axis=1)).sum())
     if json:
-        leave("invert", invert_document(result, output, given.names, interrupted.is_set()))
-    if picture is not None:
-        found = picture.finish(shown, given, result)
-        raise typer.Exit(130 if interrupted.is_set() else 0 if found else 1)
-    write_result(output, result, given.names)
-    print_summary(shown, result, output)
-    end(failures(result), problem.size, interrupted.is_set(), output / "results.jsonl")
+        rows = [{**row, "z": z} for row, z in zip(records(result, given.names), codes, strict=True)]
+        document = {
+            "output": output, "method": result.method, "size": problem.size,
+            "success": int(np.sum(result.success)), "failed": failed, "counts": counted(rows),
+            "interrupted": interrupted.is_set(), "seconds": result.problem.control.elapsed(), "observations": rows,
+        }  # fmt: skip
+        leave("invert", document)
+    if write is None:
+        write_result(output, result, given.names)
+    written = write(result) if write else f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
+    show(quiet or json, given.said, result, written)
+    end(failed, problem.size, interrupted.is_set(), None if write else output / "results.jsonl")
 
 
-@app.command(epilog=opt.EXAMPLES["certify"])
+@command(
+    app,
+    ("_certify.py", "certify", "noise norm box max_nodes seed"),
+    ("_invert.py", "invert", "scale"),
+    examples=("mnist-relu digit.npy -o proofs --noise uniform:0.1 -- a digit (784,), 8 s and at most 10 more",),
+)
 def certify(
     model: opt.Model,
+    reading: opt.Reading,
     data: opt.Observations,
     output: opt.OutputFolder,
     codes: Annotated[
         Path | None,
-        typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert`. [default: found by auto]"),
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(help="uniform:A asks for a box of all codes with errors up to A; in units of the data")
+        typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert` (default: found by auto)."),
     ] = None,
     bounds: opt.Bounds = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l1 (default: that of the noise, else linf)")] = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
-    box: Annotated[bool, typer.Option(help="The box of all codes that explain the observation.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the inversion.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
-    max_nodes: Annotated[int, typer.Option(help="Relaxations for each observation.")] = 50_000,
-    scale: opt.Scale = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    latent_shape: opt.LatentShape = None,
-    max_bytes: opt.MaxBytes = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
+    **stated: Any,
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
@@ -166,152 +160,106 @@ def certify(
     certificates.jsonl, codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search
     and writes the bounds that were reached; a second Ctrl-C ends at once.
     """
-    from rich.console import Console
-
     from unrelu._certify import certify as prove
     from unrelu.certification.certificate import Certificate, Certificates
-    from unrelu.cli.documents import certify_document
-    from unrelu.datasets.result_folders import prepare_output, write_certificates
+    from unrelu.datasets.result_folders import certificate_records, prepare_output, write_certificates
     from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
 
-    limit = limit_of(max_bytes)
+    limit = reading.limit
     y = read_observations(data, max_bytes=limit)
     found = None
     if codes:
         found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    measured, within = read_measurement(mask, operator, limit), read_bounds(bounds, limit)
-    console = Console(stderr=True, quiet=quiet)
+    network = reading.network(model)
+    stated |= {"operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit)}
     with removed_if_empty(output):
         prepare_output(output, overwrite)
-        with progress_bar(console, "certify", 1, "node") as (callback, interrupted):
-            result = prove(
-                network, y, found, operator=measured, noise=noise, bounds=within, norm=norm, box=box, seed=seed,
-                time_limit=time_limit, max_nodes=max_nodes, callback=callback, scale=scale,
-            )  # fmt: skip
-    single = isinstance(result, Certificate)
+        with progress_bar(quiet, "certify", 1, "node") as (callback, interrupted):
+            result = prove(network, y, found, time_limit=time_limit, callback=callback, **stated)
     certificates = Certificates([result]) if isinstance(result, Certificate) else result
-    write_certificates(output, certificates, single)
+    write_certificates(output, certificates, isinstance(result, Certificate))
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
     first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
     if first is not None:
         name = f"observation {first}" if len(certificates) > 1 else ""
         draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
     if json:
-        leave("certify", certify_document(certificates, output, interrupted.is_set()))
-    print_certificates(Console(quiet=quiet or json), certificates, output)
-    end(0, len(certificates), interrupted.is_set(), output / "certificates.jsonl")
+        rows = [{**row, "z": c.z} for row, c in zip(certificate_records(certificates), certificates, strict=True)]
+        document = {"output": output, "size": len(rows), "counts": counted(rows), "observations": rows}
+        leave("certify", document | {"interrupted": interrupted.is_set()})
+    among = "all codes" if certificates[0].bounds is None else "codes within the bounds"
+    title = f"Smallest {certificates[0].norm} error over {among}"
+    written = f"written to {output}/: certificate-*.json certificates.jsonl codes.npy and pictures"
+    show(quiet or json, title, result, written)
+    end(0, len(certificates), interrupted.is_set(), None)
 
 
-@app.command(epilog=opt.EXAMPLES["inspect"])
-def inspect(
-    model: opt.Model,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    latent_shape: opt.LatentShape = None,
-    max_bytes: opt.MaxBytes = None,
-    samples: Annotated[int, typer.Option(min=1, help="Latent codes to sample.")] = 256,
-    json: opt.Json = False,
-) -> None:
+@command(app, ("_inspect.py", "inspect", "samples"), examples=("mnist-relu -- a 20-60-784 network, 6 s",))
+def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **stated: Any) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
-    from rich.console import Console
-    from rich.markup import escape
+    from dataclasses import asdict
 
     from unrelu._inspect import ASSUMED_EXPANSION
     from unrelu._inspect import inspect as look
-    from unrelu.cli.documents import inspect_document
+    from unrelu.display.text_tables import text_table
 
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    seen = look(network, samples)
+    network = reading.network(model)
+    seen = look(network, **stated)
     if json:
-        leave("inspect", inspect_document(model, network, seen))
-        return
-    title = f"{escape(model)}: latent {network.latent_shape} to output {network.output_shape}"
-    expansion = f">= {ASSUMED_EXPANSION}"
-    shown = table(title, "layer", "map", "activation", "in", "out", "out/in", expansion, "exact")
-    for i, layer in enumerate(seen.layers, 1):
-        expands = "yes" if layer.expands else "no"
-        sizes = (str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}", expands)
-        shown.add_row(str(i), layer.name, layer.activation, *sizes, share(layer.determined, digits=0))
-    console = Console(highlight=False)
-    console.print(shown)
-    console.print(
-        f"out/in {expansion} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
-        "for which at least as many outputs as inputs tell their pre-activation\n"
+        shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
+        verdict = {name: getattr(seen, name) for name in ("verdict", "recommended", "provable")}
+        leave("inspect", {"model": model, **shapes, **asdict(seen), **verdict})
+    headings = ("layer", "map", "activation", "in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact")
+    rows = [
+        [
+            str(i), layer.name, layer.activation, str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}",
+            "yes" if layer.expands else "no", share(layer.determined, digits=0),
+        ]
+        for i, layer in enumerate(seen.layers, 1)
+    ]  # fmt: skip
+    show(
+        json,
+        f"{model}: latent {network.latent_shape} to output {network.output_shape}",
+        "\n".join(text_table(headings, rows, ("map", "activation"))),
+        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
+        "for which at least as many outputs as inputs tell their pre-activation\n",
+        f"identifiable  {share(seen.identifiable, digits=0)} of sampled codes",
+        f"expect        {seen.verdict}",
+        f"method        {seen.recommended}",
+        f"certify       {seen.provable}",
     )
-    console.print(f"[bold]identifiable[/bold]  {share(seen.identifiable, digits=0)} of sampled codes")
-    console.print(f"[bold]expect[/bold]        {seen.verdict}")
-    console.print(f"[bold]method[/bold]        {seen.recommended}")
-    console.print(f"[bold]certify[/bold]       {seen.provable}")
 
 
-@app.command(epilog=opt.EXAMPLES["run"])
+@command(
+    app,
+    ("_invert.py", "invert", "method noise norm prior scale"),
+    ("runs/running.py", "run", "seed time_limit chunk workers scheduler array results overwrite"),
+    examples=(
+        "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 1,000 digits (1000, 784), 30 s; the same line goes on "
+        "after a stop",
+    ),
+)
 def run(
     model: opt.Model,
+    reading: opt.Reading,
     data: Annotated[
         str,
         typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or any URL of fsspec), a folder of images."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run goes on in it.")],
-    method: opt.Method = "auto",
     option: opt.Options = None,
-    noise: opt.Noise = None,
     bounds: opt.Bounds = None,
-    norm: opt.Norm = None,
     mask: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_READING,
-            help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one.",
-        ),
+        typer.Option(help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one."),
     ] = None,
-    operator: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=_READING,
-            help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.",
-        ),
-    ] = None,
-    prior: opt.Prior = 0.0,
-    seed: opt.Seed = 0,
-    time_limit: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds for each chunk, looked at between steps; what is reached then depends on the machine."
-        ),
-    ] = None,
-    chunk: Annotated[int, typer.Option(min=1, help="Observations inverted together; results depend on it.")] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes on this machine, of one thread each. [default: one a core]")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_WORKERS, help="Run on a Dask cluster: the address of its scheduler, tcp://HOST:8786"
-        ),
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(rich_help_panel=_WORKERS, help="Run on a Dask cluster of this machine: local:N")
-    ] = None,
-    array: Annotated[
-        str | None, typer.Option(rich_help_panel=_READING, help="Name of the array in DATA, where there are several.")
-    ] = None,
+    operator: opt.OperatorFile = None,
+    dask: Annotated[str | None, typer.Option(help="Run on a Dask cluster of this machine: local:N")] = None,
     size: opt.Size = None,
-    scale: opt.Scale = None,
-    results: Annotated[
-        str | None,
-        typer.Option(help="npy or zarr. [default: npy up to 100,000 observations without a cluster, else zarr]"),
-    ] = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    latent_shape: opt.LatentShape = None,
-    max_bytes: opt.MaxBytes = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="Begin again: remove what the folder holds of an earlier run.")
-    ] = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
+    **stated: Any,
 ) -> None:
     """Invert all observations in DATA, so that it can be stopped, killed and started again.
 
@@ -326,26 +274,21 @@ def run(
     from unrelu.datasets.small_files import read_bounds, read_measurement
     from unrelu.runs import run as run_all
 
-    options, limit = options_of(option or []), limit_of(max_bytes)
+    options, limit, scheduler = options_of(option), reading.limit, stated.pop("scheduler")
     if scheduler and dask:
         raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
     if dask and not dask.startswith("local:"):
         raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
-    network = network_of(model, layers, activation, latent_shape, max_bytes)
-    one, each = _masks(mask, network, limit)
-    if mask and operator:
-        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
+    network = reading.network(model)
+    one = Path(mask) if mask and _is_one(Path(mask), network, limit) else None
     names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
-    if one is not None or operator is not None:
-        names |= {"mask": os.path.abspath(mask)} if mask else {"operator": os.path.abspath(str(operator))}
+    if one or operator:
+        names["mask" if one else "operator"] = os.path.abspath(str(one or operator))
     with watching(quiet, output) as watcher:
         found = run_all(
-            network, data, output, method, max_bytes=limit,
-            operator=one if one is not None else read_measurement(None, operator, limit),
-            masks=each, noise=noise, bounds=read_bounds(bounds, limit), norm=norm, prior=prior, seed=seed,
-            time_limit=time_limit, chunk=chunk, workers=workers, scheduler=scheduler or dask, array=array,
-            size=size_of(size), scale=scale, results=results, overwrite=overwrite, callback=watcher, names=names,
-            **options,
+            network, data, output, operator=read_measurement(one, operator, limit), masks=None if one else mask,
+            bounds=read_bounds(bounds, limit), scheduler=scheduler or dask, size=size_of(size), max_bytes=limit,
+            callback=watcher, names=names, **stated, **options,
         )  # fmt: skip
         watcher.end(found)
     if json:
@@ -354,22 +297,37 @@ def run(
     end(found.failed, found.done, not found.finished, output / messages)
 
 
-@app.command(epilog=opt.EXAMPLES["status"])
+def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
+    """Whether a file holds a single mask; masks for a whole data set are not read to see that they are many."""
+    from unrelu.datasets.small_files import read_observations
+    from unrelu.runtime.file_reading import npy_header, opened
+
+    if mask.suffix.lower() not in (".npy", ".npz") or not mask.is_file():
+        return False
+    if mask.suffix.lower() == ".npz":
+        shape = read_observations(mask, "masks", "mask", max_bytes).shape
+    else:
+        with opened(mask) as (stream, size):
+            shape = npy_header(stream, size, str(mask)).shape
+    return shape in (network.output_shape, (network.output_dim,))
+
+
+@command(app, examples=("out -- a run of 1,000 observations, 5 s",))
 def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")], json: opt.Json = False) -> None:
     """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
-    from unrelu.cli.run_progress import print_status, summary
+    from unrelu.cli.run_progress import status_lines, summary
     from unrelu.runs import open_run
 
+    found = open_run(output)
     if json:
-        leave("status", summary(open_run(output)))
-    else:
-        print_status(open_run(output))
+        leave("status", summary(found))
+    show(json, *status_lines(found))
 
 
-@app.command(epilog=opt.EXAMPLES["report"])
+@command(app, examples=("out -- a run of 1,000 observations, into out/report.html, 5 s",))
 def report(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. [default: OUT/report.html]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page (default: OUT/report.html).")] = None,
     json: opt.Json = False,
 ) -> None:
     """Write what a run found as one HTML page that needs no network: counts, histograms, pictures, errors, speed."""
@@ -377,33 +335,11 @@ def report(
 
     page = write_report(folder, output)
     if json:
-        leave("report", {"page": str(page)})
-    else:
-        print(page)
+        leave("report", {"page": page})
+    show(json, page)
 
 
-def _masks(mask: str | None, network: Generator, max_bytes: int) -> tuple[Any, str | None]:
-    """A single mask for all observations, or where there is one for each; None where there is no such mask."""
-    from unrelu.datasets.small_files import read_measurement
-
-    if mask is None or Path(mask).suffix.lower() not in (".npy", ".npz") or not Path(mask).is_file():
-        return None, mask
-    single = _shape(Path(mask), max_bytes) in (network.output_shape, (network.output_dim,))
-    return (read_measurement(Path(mask), None, max_bytes), None) if single else (None, mask)
-
-
-def _shape(mask: Path, max_bytes: int) -> tuple[int, ...]:
-    """Of an array in a file; masks for a whole data set are not read to see that they are many."""
-    from unrelu.datasets.small_files import read_observations
-    from unrelu.runtime.file_reading import npy_header, opened
-
-    if mask.suffix.lower() == ".npy":
-        with opened(mask) as (stream, size):
-            return npy_header(stream, size, str(mask)).shape
-    return read_observations(mask, "masks", "mask", max_bytes).shape
-
-
-@app.command(epilog=opt.EXAMPLES["demo"])
+@command(app, examples=("-o demo -- 62 digits by up to eight methods, into demo/grid.png, 90 s",))
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
         "demo"
@@ -423,29 +359,26 @@ def demo(
     prepare_output(output, overwrite)
     sections = run_demo(output, Console(quiet=quiet, stderr=json), seed)
     if json:
-        leave("demo", {"output": str(output), **demo_document(sections)})
+        leave("demo", {"output": output, **demo_document(sections)})
     codes = [code for section in sections for result in section.results.values() for code in result.z]
     failed = sum(not np.isfinite(code).all() for code in codes)
     end(failed, len(codes), False, output / "results.jsonl")
 
 
-@app.command(epilog=opt.EXAMPLES["play"])
+@command(app, examples=("decoder.onnx -- a decoder of pictures beside the bundled ones, 7 s",))
 def play(
+    reading: opt.Reading,
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model file, or a name of the zoo. [default: all of the zoo, to choose from on the page]"
+            help="A model file, or a name of the zoo (default: all of the zoo, to choose from on the page)."
         ),
     ] = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    latent_shape: opt.LatentShape = None,
     scale: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: the values of black and white. [default: the scale of outputs]")
+        str | None, typer.Option(help="LOW,HIGH: the values of black and white (default: the scale of outputs).")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
-    max_bytes: opt.MaxBytes = None,
     json: opt.Json = False,
 ) -> None:
     """Draw a picture on a page of this machine, hide parts of it, and see what a generator makes of it.
@@ -459,8 +392,7 @@ def play(
 
     generators = sorted(bundled(), key=lambda known: known.name != model)
     if model is not None and (generators[0].name != model or Path(model).exists()):
-        network = network_of(model, layers, activation, latent_shape, max_bytes)
-        generators.insert(0, PictureGenerator.of(Path(model).name, network, scale))
+        generators.insert(0, PictureGenerator.of(Path(model).name, reading.network(model), scale))
     print("preparing the first generator", file=sys.stderr)
     with serving(generators, port) as server, interruptible("stopping") as ended:
         where = sys.stderr if json else sys.stdout
@@ -476,22 +408,10 @@ def add_laboratory(app: typer.Typer) -> None:
     """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
     found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
     for name in ("reproduce", "benchmark"):
-        command = _loaded(found[name]) if name in found else None
-        if command is not None:
-            app.command()(command)
-        else:
+        try:
+            app.command(name)(found[name].load())
+        except (KeyError, ModuleNotFoundError):  # not installed, or its folder is gone
             app.command(name, hidden=True, context_settings={"ignore_unknown_options": True})(_absent)
-
-
-def _loaded(entry: EntryPoint) -> Callable[..., Any] | None:
-    """The command; None where the laboratory has left its entry point behind, or is not on the path."""
-    try:
-        command: Callable[..., Any] = entry.load()
-    except ModuleNotFoundError as error:
-        if error.name != entry.module.partition(".")[0]:
-            raise
-        return None
-    return command
 
 
 def _absent(context: typer.Context, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:

@@ -15,13 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from unrelu import zoo
 from unrelu._invert import invert
-from unrelu.cli.terminal import table
 from unrelu.datasets.result_folders import records, write_records
 from unrelu.display.progress_bar import bar_of
+from unrelu.display.text_tables import text_table
 from unrelu.problem import Progress
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
@@ -30,6 +29,7 @@ Array = npt.NDArray[np.float64]
 
 SEED = 2026
 _NOISE = 0.1
+_STATED = f"gaussian:{_NOISE}"
 _LAYERWISE = ("linf", "l1", "least_squares")
 _REFINED = "linf, then lm"
 _COLUMNS = (*_LAYERWISE, "gradient_descent", "adam", _REFINED, "lm", "auto")
@@ -91,18 +91,22 @@ class Section:
         """Invert the observations by one method and keep the result."""
         start = self.results["linf"] if method == _REFINED else None
         result = invert(
-            zoo.load(self.model), self.observed, "lm" if start else method, noise=f"gaussian:{_NOISE}",
+            zoo.load(self.model), self.observed, "lm" if start else method, noise=_STATED,
             z0=start.z if start else None, seed=self.seed, callback=callback, **_options(method, self.model),
         )  # fmt: skip
         self.seconds[method] = result.seconds + (start.seconds if start else 0.0)
         self.results[method] = result
 
-    def latent_error(self, method: str) -> float | None:
-        """Median of |z - z*| / |z*|, where the true codes are known."""
-        if self.codes is None:
-            return None
-        error = np.linalg.norm(self.results[method].z - self.codes, axis=1) / np.linalg.norm(self.codes, axis=1)
-        return float(np.median(error))
+    def numbers(self, method: str) -> dict[str, Any]:
+        """What the tables say of a method; the error is the median of |z - z*| / |z*|, where true codes are known."""
+        result, error = self.results[method], None
+        if self.codes is not None:
+            ratio = np.linalg.norm(result.z - self.codes, axis=1) / np.linalg.norm(self.codes, axis=1)
+            error = float(np.median(ratio))
+        return {
+            "explained": int(result.success.sum()), "latent_error": error, "residual_over_noise": self.misfit(method),
+            "seconds": float(np.median(self.seconds[method])),
+        }  # fmt: skip
 
     def misfit(self, method: str) -> float:
         """Median of |y - G(z)|_2 / |e|_2, with e the noise that was added: near 1 where y is explained."""
@@ -146,23 +150,24 @@ def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
     done = sections(seed)
     steps = [(section, method) for section in done for method in section.methods]
     with bar_of(console, "", len(steps)) as bar:
+        task = bar.task_ids[0]
         for finished, (section, method) in enumerate(steps):
-            bar.update(bar.task_ids[0], description=f"{section.model:13} {method:16}", completed=finished)
+            bar.update(task, description=f"{section.model:13} {method:16}", completed=finished)
             section.run(method, partial(_report, bar, finished))
-        bar.update(bar.task_ids[0], completed=len(steps), description=f"{'done':30}")
-    for section in done:
-        console.print(_table(section))
-    console.print(
+        bar.update(task, completed=len(steps), description=f"{'done':30}")
+    wrong = [section.title for section in done if not section.in_order]
+    draw(done).savefig(folder / "grid.png", dpi=110)
+    write_records(folder / "results.jsonl", _records(done))
+    lines = [
+        *(line for section in done for line in _table(section)),
         "Methods with the same rank are equal: the order of their residuals depends on the seed. Explained: p-value at",
         "least 0.01 under the stated noise. Residual: |y - G(z)| over the norm of the noise. Latent error: |z - z*| /",
         f"|z*|. Medians. gradient_descent makes {_DESCENT_STEPS:,} steps from one start, adam those of its paper:",
         "1,000 from each of ten, for mnist-dcgan 500 from each of two. Real digits are out of its range.",
-    )
-    wrong = [section.title for section in done if not section.in_order]
-    console.print(f"order of the ranks: {'holds' if not wrong else 'does not hold for ' + '; '.join(wrong)}")
-    draw(done).savefig(folder / "grid.png", dpi=110)
-    write_records(folder / "results.jsonl", _records(done))
-    console.print(f"written: {folder / 'grid.png'} {folder / 'results.jsonl'}")
+        f"order of the ranks: {'does not hold for ' + '; '.join(wrong) if wrong else 'holds'}",
+        f"written: {folder / 'grid.png'} {folder / 'results.jsonl'}",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return done
 
 
@@ -171,18 +176,19 @@ def _report(bar: Bar, finished: int, progress: Progress) -> None:
     bar.update(bar.task_ids[0], completed=finished + progress.done / progress.total)
 
 
-def _table(section: Section) -> Table:
-    made = table(section.title, "rank", "method", "explained", "latent error", "residual / noise", "ms/image")
-    rank = 1
+def _table(section: Section) -> list[str]:
+    headings = ("rank", "method", "explained", "latent error", "residual / noise", "ms/image")
+    rows, rank = [], 1
     for group in section.groups:
         for method in group:
-            error = section.latent_error(method)
-            explained = f"{int(section.results[method].success.sum())}/{section.count}"
-            milliseconds = f"{1e3 * np.median(section.seconds[method]):.0f}"
+            found = section.numbers(method)
+            error, seconds = found["latent_error"], found["seconds"]
             latent = "unknown" if error is None else f"{error:.2f}"
-            made.add_row(str(rank), method, explained, latent, f"{section.misfit(method):.2f}", milliseconds)
+            explained = f"{found['explained']}/{section.count}"
+            misfit = f"{found['residual_over_noise']:.2f}"
+            rows.append([str(rank), method, explained, latent, misfit, f"{1e3 * seconds:.0f}"])
         rank += len(group)
-    return made
+    return [section.title, *text_table(headings, rows, ("method",)), ""]
 
 
 def demo_document(done: list[Section]) -> dict[str, Any]:
@@ -191,27 +197,20 @@ def demo_document(done: list[Section]) -> dict[str, Any]:
         "order_holds": all(section.in_order for section in done),
         "sections": [
             {
-                "model": section.model, "real": section.real, "size": section.count, "noise": f"gaussian:{_NOISE}",
-                "methods": {method: _numbers(section, method) for method in section.methods},
+                "model": section.model, "real": section.real, "size": section.count, "noise": _STATED,
+                "methods": {method: section.numbers(method) for method in section.methods},
             }
             for section in done
         ],
     }  # fmt: skip
 
 
-def _numbers(section: Section, method: str) -> dict[str, Any]:
-    return {
-        "explained": int(section.results[method].success.sum()), "latent_error": section.latent_error(method),
-        "residual_over_noise": section.misfit(method), "seconds": float(np.median(section.seconds[method])),
-    }  # fmt: skip
-
-
 def _records(done: list[Section]) -> Iterator[dict[str, Any]]:
     for section in done:
+        known = {"model": section.model, "real": section.real, "noise": _STATED}
         for method, result in section.results.items():
-            for i, row in enumerate(records(result)):
-                known = {"model": section.model, "real": section.real, "noise": f"gaussian:{_NOISE}"}
-                yield {**known, **row, "method": method, "seconds": float(section.seconds[method][i])}
+            for row, seconds in zip(records(result), section.seconds[method].tolist(), strict=True):
+                yield {**known, **row, "method": method, "seconds": seconds}
 
 
 def draw(done: list[Section]) -> Figure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ def leave(command: str, document: Mapping[str, Any]) -> None:
 def leave_error(kind: str, message: str, status: int) -> None:
     """Leave the document of an error, in place of that of a command."""
     _left[:] = [{"error": {"type": kind, "message": message, "status": status}}]
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many observations have each status."""
+    return dict(sorted(Counter(row["status"] for row in rows).items()))
 
 
 def taken() -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
-from unrelu.cli.terminal import plain
 from unrelu.datasets.pictures import check_output, is_picture, kind_of, read_picture, stored_shape, write_picture
 from unrelu.datasets.small_files import read_observations
 from unrelu.datasets.sources import Shape
@@ -26,24 +25,17 @@ class Given:
 
     Attributes:
         y: as they are stored.
+        scale: for :func:`unrelu.invert`: what was asked for; of a picture, otherwise the scale of the generator.
         names: of the files that they are, one each; None of arrays.
         shape: of the picture, (H, W) or (3, H, W); None of arrays.
-        scale: for :func:`unrelu.invert`: what was asked for; of a picture, otherwise the scale of the generator.
+        said: what was read, in a sentence; nothing of arrays.
     """
 
     y: npt.NDArray[Any]
-    names: tuple[str, ...] | None
-    shape: Shape | None
     scale: str | None
-
-    @property
-    def said(self) -> str:
-        """What was read, in a sentence; nothing of arrays."""
-        if self.names is None or self.shape is None:
-            return ""
-        low, high = own_range(self.y.dtype) or (0, 0)
-        mapped = "as stored" if self.scale == "none" else f"{low:g}..{high:g} mapped to {self.scale}"
-        return f"{self.names[0]}: {kind_of(self.shape)}, {mapped}"
+    names: tuple[str, ...] | None = None
+    shape: Shape | None = None
+    said: str = ""
 
 
 def read_given(
@@ -62,59 +54,43 @@ def read_given(
     if not is_picture(data):
         if size is not None:
             raise InputError(f"--size {size[0]},{size[1]} resizes pictures, and {data} is none; leave it out")
-        return Given(read_observations(data, max_bytes=max_bytes), None, None, scale)
+        return Given(read_observations(data, max_bytes=max_bytes), scale)
     if not data.exists():
         raise InputError(f"{data} does not exist; pass a picture (.png, .jpg) or a .npy or .npz file of observations")
     if measured:
         raise InputError(f"--operator takes numbers that it gives, and {data} is a picture; pass them as a .npy file")
     y, shape = read_picture(data, network.output_shape, size, max_bytes)
-    return Given(y, (data.name,), shape, str(scale_of(network)) if scale is None else scale)
+    scale = str(scale_of(network)) if scale is None else scale
+    low, high = own_range(y.dtype) or (0, 0)
+    mapped = "as stored" if scale == "none" else f"{low:g}..{high:g} mapped to {scale}"
+    return Given(y, scale, (data.name,), shape, f"{data.name}: {kind_of(shape)}, {mapped}")
 
 
-@dataclass(frozen=True)
-class PictureFile:
-    """A picture that is written.
+def picture_writer(
+    path: Path, given: Given, observations: int, network: Generator, overwrite: bool
+) -> Callable[[Inversion], str]:
+    """What writes the reconstruction as a picture and says so, checked before anything is computed.
 
-    Attributes:
-        path: of the file.
-        shape: (H, W) or (3, H, W).
-        ends: the values that are black and white.
+    Raises:
+        InputError: there are several observations, the generator makes no pictures, or black and white are unknown.
+        OutputExistsError: the file exists and is not to be replaced.
     """
+    if observations != 1:
+        raise InputError(f"-o {path} is one picture, for {observations} observations; name a folder, e.g. -o out")
+    shape = given.shape or stored_shape(network.output_shape)
+    if shape is None:
+        raise InputError(
+            f"-o {path} is a picture, and the generator puts out {network.output_shape}, which is none (H, W), "
+            "(3, H, W) or square; name a folder, e.g. -o out"
+        )
+    check_output(path, overwrite)
+    stored = own_range(given.y.dtype) if given.shape else None
+    black_and_white = Scaling.parse(given.scale).ends or stored or scale_of(network).ends or (0.0, 1.0)
 
-    path: Path
-    shape: Shape
-    ends: tuple[float, float]
+    def write(result: Inversion) -> str:
+        if not np.isfinite(result.z).all():
+            return f"{path} is not written, as no code was found"
+        write_picture(path, result.reconstruction.reshape(shape), black_and_white)
+        return f"written to {path}"
 
-    @classmethod
-    def of(cls, path: Path, given: Given, observations: int, network: Generator, overwrite: bool) -> PictureFile:
-        """Where the reconstruction goes, checked before anything is computed.
-
-        Raises:
-            InputError: there are several observations, the generator makes no pictures, or black and white are unknown.
-            OutputExistsError: the file exists and is not to be replaced.
-        """
-        if observations != 1:
-            raise InputError(f"-o {path} is one picture, for {observations} observations; name a folder, e.g. -o out")
-        shape = given.shape or stored_shape(network.output_shape)
-        if shape is None:
-            raise InputError(
-                f"-o {path} is a picture, and the generator puts out {network.output_shape}, which is none (H, W), "
-                "(3, H, W) or square; name a folder, e.g. -o out"
-            )
-        check_output(path, overwrite)
-        ends = Scaling.parse(given.scale).ends
-        stored = own_range(given.y.dtype) if given.shape else None
-        return cls(path, shape, ends or stored or scale_of(network).ends or (0.0, 1.0))
-
-    def finish(self, console: Console, given: Given, result: Inversion) -> bool:
-        """Write the reconstruction, if there is a code, and say the verdict; whether there is one."""
-        found = bool(np.isfinite(result.z).all())
-        if found:
-            write_picture(self.path, result.reconstruction.reshape(self.shape), self.ends)
-        if given.said:
-            console.print(plain(given.said), highlight=False, soft_wrap=True)
-        for line in str(result if result.problem.single else result[0]).splitlines():
-            console.print(plain(line), highlight=False, soft_wrap=True)
-        written = f"written to {self.path}" if found else f"{self.path} is not written, as no code was found"
-        console.print(plain(written), highlight=False, soft_wrap=True)
-        return found
+    return write

@@ -74,7 +74,7 @@ def _nothing_ignored() -> Iterator[None]:
 
 
 def _command(json: bool) -> int:
-    from unrelu.cli.app import app  # noqa: PLC0415 -- takes a second, in which Ctrl-C may be pressed
+    from unrelu.cli.app import app
 
     try:
         status = app(prog_name="unrelu", standalone_mode=not json)
@@ -123,23 +123,21 @@ class _Output(io.FileIO):
     _lost = False
 
     def write(self, data: Any) -> int:
-        """Write all of it, or drop it where it goes nowhere.
+        """Write what the system takes at once, or drop all where it goes nowhere.
 
         Raises:
             StorageError: standard output is on a full disk. Said once; of standard error, there is nobody to tell.
         """
-        left = memoryview(data).cast("B")
-        size = len(left)
-        while left and not self._lost:
-            try:
-                left = left[super().write(left) or 0 :]
-            except OSError as error:
-                self._lost = True
-                if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
-                    raise StorageError(
-                        f"standard output cannot be written: {error.strerror}; what is finished is kept"
-                    ) from error
-        return size
+        try:
+            if not self._lost:
+                return super().write(data) or 0
+        except OSError as error:
+            self._lost = True
+            if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                raise StorageError(
+                    f"standard output cannot be written: {error.strerror}; what is finished is kept"
+                ) from error
+        return memoryview(data).nbytes
 
 
 def _safe(stream: Any, number: int) -> Any:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from unrelu.cli.terminal import plain, table
+from unrelu.cli.terminal import plain
 from unrelu.display.progress_bar import bar_of
+from unrelu.display.text_tables import text_table
 from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
 from unrelu.runtime.interrupts import interruptible
@@ -45,7 +46,7 @@ class Watcher:
         """Show a chunk or a warning; whether to stop."""
         if moment.text:
             self.warnings.append(moment.text)
-            self._print(f"[yellow]warning:[/yellow] {escape(moment.text)}")
+            self._print(f"warning: {moment.text}")
         if moment.settled is not None:
             self._chunk(moment.settled)
         self._bar.start()  # not before: now everything is known to fit
@@ -55,13 +56,13 @@ class Watcher:
     def end(self, run: Run) -> None:
         """Tell how it ended."""
         self.stop()
-        if not run.finished:
+        if run.finished:
+            self._print(*_counts(run))
+        else:
             self._print(
                 f"stopped: {len(run.records)} of {run.chunks} chunks are finished; run the same command again to go on,"
-                f" or see `unrelu status {escape(str(self._folder))}`"
+                f" or see `unrelu status {self._folder}`"
             )
-        elif not self._console.quiet:
-            print_counts(Console(stderr=True), run)
 
     def stop(self) -> None:
         """Leave the bar as it is."""
@@ -79,12 +80,9 @@ class Watcher:
         mended = " (computed again: its rows were damaged)" if settled.how == "repaired" else ""
         self._print(
             f"chunk {record.chunk}: observations {record.start} to {record.stop - 1} in {record.seconds:.2f} s: "
-            f"{ends}{mended}"
+            f"{ends}{mended}",
+            *_errors(record.errors, _ERRORS, "  "),
         )
-        for i, text in list(record.errors.items())[:_ERRORS]:
-            self._print(f"  [red]observation {i}[/red]: {escape(text)}")
-        if len(record.errors) > _ERRORS:
-            self._print(f"  and {len(record.errors) - _ERRORS} more")
 
     def _pace(self, moment: Moment) -> str:
         """Observations a second and the time that is left, by those computed since this start."""
@@ -94,21 +92,21 @@ class Watcher:
         left = timedelta(seconds=round((moment.size - moment.done) / rate))
         return f"{rate:.3g}/s, {left} left"
 
-    def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+    def _print(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(Text(plain(line)), soft_wrap=True)
 
 
 @contextmanager
 def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
     """A watcher with its bar, to which Ctrl-C and a batch system's SIGTERM go meanwhile."""
-    console = Console(stderr=True, quiet=quiet)
     said = (
         "stopping when the chunks at work are finished (Ctrl-C again to end at once)",
         "ended at once; run the same command again to go on from the last finished chunk",
     )
-    told, at_once = ("", "") if console.quiet else said
+    told, at_once = ("", "") if quiet else said
     with interruptible(told, at_once, (signal.SIGINT, signal.SIGTERM)) as interrupted:
-        watcher = Watcher(console, folder, interrupted)
+        watcher = Watcher(Console(stderr=True, quiet=quiet), folder, interrupted)
         try:
             yield watcher
         finally:
@@ -124,36 +122,39 @@ def summary(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_status(run: Run) -> None:
-    """Print how far a run is."""
-    console = Console(highlight=False, soft_wrap=True)
+def status_lines(run: Run) -> list[str]:
+    """How far a run is."""
     manifest, about = run.manifest, run.manifest["about"]
     options = "".join(f" {name}={value}" for name, value in manifest["options"].items() if value is not None)
     what = f"{about.get('model', 'a network')} on {about['data']}, method {manifest['method']}{options}"
-    console.print(plain(f"{run.folder}: {what}, seed {manifest['seed']}, unrelu {manifest['version']}"))
     state = "finished" if run.finished else "running" if run.running else "stopped"
-    console.print(f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks")
-    if run.records:
-        print_counts(console, run)
-    for i, text in list(run.errors.items())[:_ALL_ERRORS]:
-        console.print(f"[red]observation {i}[/red]: {plain(text)}")
-    if len(run.errors) > _ALL_ERRORS:
-        folder = escape(str(run.folder))
-        console.print(f"and {len(run.errors) - _ALL_ERRORS} more; `unrelu report {folder}` has them all")
+    lines = [
+        f"{run.folder}: {what}, seed {manifest['seed']}, unrelu {manifest['version']}",
+        f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks",
+        *(_counts(run) if run.records else ()),
+        *_errors(run.errors, _ALL_ERRORS, ""),
+    ]
     if not run.finished and not run.running and "command" in about:
-        console.print(f"go on with: {plain(about['command'])}")
+        lines.append(f"go on with: {about['command']}")
+    return lines
 
 
-def print_counts(console: Console, run: Run) -> None:
-    """A table of how the observations ended."""
-    counts = table(f"{run.done} observations, {run.success} with success", "status", "count", "meaning")
-    for name, count in run.counts.items():
-        counts.add_row(name, str(count), Status[name].value)
-    console.print(counts, soft_wrap=False)
+def _counts(run: Run) -> list[str]:
+    """A table of how the observations ended, and where results are."""
+    rows = [[name, str(count), Status[name].value] for name, count in run.counts.items()]
     seconds = sum(record.seconds for record in run.records.values())
-    folder = escape(str(run.folder))
-    lines = ["results.jsonl"] if run.finished else []
-    written = ["results.zarr"] if run.manifest["results"] == "zarr" else ["codes.npy", "reconstructions.npy", *lines]
-    console.print(f"{seconds:.1f} s of work; written to {folder}/: {', '.join(written)}", soft_wrap=True)
-    if run.finished:
-        console.print(f"`unrelu report {folder}` writes a page on them", soft_wrap=True)
+    lines = ", results.jsonl" if run.finished else ""
+    written = "results.zarr" if run.manifest["results"] == "zarr" else f"codes.npy, reconstructions.npy{lines}"
+    return [
+        f"{run.done} observations, {run.success} with success",
+        *text_table(("status", "count", "meaning"), rows, ("status", "meaning")),
+        f"{seconds:.1f} s of work; written to {run.folder}/: {written}",
+        *([f"`unrelu report {run.folder}` writes a page on them"] if run.finished else ()),
+    ]
+
+
+def _errors(errors: dict[int, str], most: int, indent: str) -> list[str]:
+    """The first messages of observations, by their indices, and how many more there are."""
+    lines = [f"{indent}observation {i}: {text}" for i, text in list(errors.items())[:most]]
+    more = len(errors) - most
+    return [*lines, f"{indent}and {more} more; the report has them all"] if more > 0 else lines

@@ -112,7 +112,7 @@ def run(
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``: from what ``data`` can be.
         noise, bounds, norm, prior: as for :func:`unrelu.invert`; of noise no arrays.
-        seed: of every random choice.
+        seed: seed of every random choice.
         time_limit: seconds for each chunk; what is reached then depends on the machine.
         chunk: observations that are inverted together. Results depend on it.
         workers: processes on this machine, of one thread each; by default one a core. 1: this process, which is the

@@ -1,0 +1,106 @@
+"""Commands whose options are parameters of the library's functions, with the defaults and the words of these.
+
+Signatures and docstrings are read from the source files: to import the functions would load PyTorch, and ``--help``
+would wait for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
+from functools import cache
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from unrelu.cli.options import COMPLETED
+
+_LIBRARY = Path(__file__).parent.parent
+_ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.M)
+_CLAUSE = re.compile(r"(; |\. |\.$)(?![Bb]y default)(?=[A-Z]|$)|; (?!by default)")
+_PLAIN = (
+    (r":math:`([^`]*)`", r"\1"),
+    (r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1"),
+    (r"``", ""),
+    (r"\\le\b", "<="),
+    (r"_\\infty", "_inf"),
+)
+
+
+@cache
+def _parsed(file: str) -> ast.Module:
+    return ast.parse((_LIBRARY / file).read_text(encoding="utf-8"))
+
+
+def library_options(file: str, function: str, names: str) -> list[Parameter]:
+    """Some parameters of a function as options; what is said of each is the first clause of its docstring's entry."""
+    definition = next(
+        node for node in _parsed(file).body if isinstance(node, ast.FunctionDef) and node.name == function
+    )
+    arguments = [*definition.args.args, *definition.args.kwonlyargs]
+    defaults = [*definition.args.defaults, *definition.args.kw_defaults]
+    known = {
+        argument.arg: (argument, default) for argument, default in zip(arguments[::-1], defaults[::-1], strict=False)
+    }
+    entries = dict(_ENTRY.findall(ast.get_docstring(definition) or ""))
+    return [_option(*known[name], _clause(entries[name])) for name in names.split()]
+
+
+def _option(argument: ast.arg, default: Any, said: str) -> Parameter:
+    written = ast.unparse(argument.annotation or ast.Constant(None)).split(" | ")
+    kind: Any = next((kind for kind in (bool, int, float) if kind.__name__ in written), str)
+    value = ast.literal_eval(default)
+    option = typer.Option(value, help=said, autocompletion=COMPLETED.get(argument.arg))
+    return Parameter(
+        argument.arg, Parameter.KEYWORD_ONLY, default=option, annotation=kind | None if value is None else kind
+    )
+
+
+def _clause(entry: str) -> str:
+    """The first clause of a docstring's entry, as a sentence of plain text."""
+    text = " ".join(entry.split())
+    for markup, plain in _PLAIN:
+        text = re.sub(markup, plain, text)
+    first = _CLAUSE.split(text, 1)[0]
+    return f"{first[0].upper()}{first[1:]}."
+
+
+def command(
+    app: typer.Typer, *library: tuple[str, str, str], examples: Sequence[str]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function.
+
+    Its options are its own parameters, and for each of ``library`` (file, function, names) those of the library, which
+    it takes as ``**keywords``. A parameter that is a dataclass stands for a group of options, its fields.
+
+    Args:
+        app: what gets the command.
+        library: see :func:`library_options`.
+        examples: arguments, and what they do in about how many seconds; the help ends with them.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in signature(function, eval_str=True).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+        fields = {name: list(signature(group, eval_str=True).parameters.values()) for name, group in groups.items()}
+        taken = [option for each in library for option in library_options(*each)]
+        apart = [option for p in own for option in fields.get(p.name, [p])]
+
+        def run(**values: Any) -> None:
+            made = {name: group(**{p.name: values.pop(p.name) for p in fields[name]}) for name, group in groups.items()}
+            function(**made, **values)
+
+        required = [p for p in apart if p.default is Parameter.empty]
+        options = [*required, *taken, *(p for p in apart if p.default is not Parameter.empty)]
+        run.__signature__ = Signature([p.replace(kind=Parameter.KEYWORD_ONLY) for p in options])  # type: ignore[attr-defined]
+        name = function.__name__
+        said = "Examples, with about how long they take on two cores:"
+        lines = [f"unrelu {name} {example}" for example in examples]
+        app.command(name, help=function.__doc__, epilog="\n\n".join([said, *lines]))(run)
+        return function
+
+    return register
