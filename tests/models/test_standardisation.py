@@ -117,7 +117,7 @@ def test_codes_in_physical_units_are_found_again():
             r"input_scale: std has 1 entries that are not positive, the first is std\[0\] = 0; use 1",
         ),
         ({"input_scale": (0.0, [1.0, 2.0, -3.0])}, r"the first is std\[2\] = -3"),
-        ({"output_scale": (0.0, [1.0, np.nan])}, "output_scale: std has 1 entries that are NaN or infinite"),
+        ({"output_scale": (0.0, [1.0, np.nan])}, "1 of 2 entries of output_scale: std are NaN or infinite"),
         ({"input_scale": ([1.0, 2.0], 1.0)}, "input_scale: mean has 2 entries, the network has 3 there"),
         ({"output_scale": (0.0, np.ones(3))}, "output_scale: std has 3 entries, the network has 9 there"),
         ({"input_scale": (1.0, "x")}, "input_scale: std='x' is text"),
@@ -137,7 +137,7 @@ def test_codes_in_physical_units_are_found_again():
         ),
         (
             {"output_basis": (np.ones((9, 20)), np.ones(9))},
-            r"the mean has 9 entries, but components have shape \(9, 20\)",
+            "output_basis: mean has 9 entries, components have 20 columns; pass as many",
         ),
         ({"output_basis": (np.ones((9, 20)),)}, r"output_basis has 1 entries; pass a pair \(components, mean\)"),
         ({"output_basis": StandardScaler().fit(OUTPUTS)}, "output_basis is a StandardScaler; pass a pair"),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unrelu.errors import InputError, ModelError
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Dense, Reshape, Scale, Step
+from unrelu.models.affine import Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.generator import numbers
 from unrelu.models.network import Network
 
@@ -25,68 +25,47 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Standardised:
-    """u = (x - mean) / std, entry by entry; both are (n,) or (1,). ``name`` is for messages."""
+class Transform:
+    """u = (x - mean) / std, entry by entry, or u = C (x - mean), undone by x = mean + C^T u.
+
+    Attributes:
+        name: for messages.
+        mean: (n,) or (1,).
+        std: (n,) or (1,); of the first form.
+        components: C, (m, n) with orthonormal rows; of the second form.
+    """
 
     name: str
     mean: Array
-    std: Array
+    std: Array | None = None
+    components: Array | None = None
 
-    def forward(self, width: int) -> tuple[Step, int]:
-        """The map from x to u, of ``width`` entries, and the entries of x."""
-        mean, std = self._full(width)
-        return Scale(1 / std, -mean / std), width
+    def maps(self, width: int) -> tuple[Step, Step, int]:
+        """The map from x to u, of ``width`` entries, the map back, and the number of entries of x.
 
-    def inverse(self, width: int) -> tuple[Step, int]:
-        """The map from u, of ``width`` entries, to x, and the entries of x."""
-        mean, std = self._full(width)
-        return Scale(std, mean), width
-
-    def _full(self, width: int) -> tuple[Tensor, Tensor]:
-        for what, values in (("mean", self.mean), ("std", self.std)):
-            if values.size not in (1, width):
-                raise ModelError(
-                    f"{self.name}: {what} has {values.size} entries, the network has {width} there; pass as many, or "
-                    "one number for all"
-                )
-        mean, std = (torch.from_numpy(np.broadcast_to(v, (width,)).copy()) for v in (self.mean, self.std))
-        return mean, std
-
-
-@dataclass(frozen=True, eq=False)
-class PrincipalComponents:
-    """u = C (x - mean), undone by x = mean + C^T u; C is (m, n) with orthonormal rows, mean is (n,) or (1,)."""
-
-    name: str
-    components: Array
-    mean: Array
-
-    def forward(self, width: int) -> tuple[Step, int]:
-        """The map from x to u, of ``width`` entries, and the entries of x."""
-        components, mean = self._checked(width)
-        return Dense(components, -components @ mean), len(mean)
-
-    def inverse(self, width: int) -> tuple[Step, int]:
-        """The map from u, of ``width`` entries, to x, and the entries of x."""
-        components, mean = self._checked(width)
-        return Dense(components.T.contiguous(), mean), len(mean)
-
-    def _checked(self, width: int) -> tuple[Tensor, Tensor]:
+        Raises:
+            ModelError: sizes do not fit.
+        """
+        if self.std is not None:
+            mean, std = self._full("mean", self.mean, width), self._full("std", self.std, width)
+            return Scale(1 / std, -mean / std), Scale(std, mean), width
+        assert self.components is not None
         shape = self.components.shape
         if len(shape) != 2 or shape[0] != width or not shape[1]:
             raise ModelError(
                 f"{self.name}: components have shape {shape}, the network has {width} entries there; pass "
                 f"({width}, n), a row for each"
             )
-        if self.mean.size not in (1, shape[1]):
+        components, mean = torch.from_numpy(self.components), self._full("mean", self.mean, shape[1])
+        return Dense(components, -components @ mean), Dense(components.T.contiguous(), mean), shape[1]
+
+    def _full(self, what: str, values: Array, n: int) -> Tensor:
+        if values.size not in (1, n):
+            there = f"the network has {n} there" if self.components is None else f"components have {n} columns"
             raise ModelError(
-                f"{self.name}: the mean has {self.mean.size} entries, but components have shape {shape}; pass as many "
-                "as these have columns"
+                f"{self.name}: {what} has {values.size} entries, {there}; pass as many, or one number for all"
             )
-        return torch.from_numpy(self.components), torch.from_numpy(np.broadcast_to(self.mean, shape[1:]).copy())
-
-
-Transform = Standardised | PrincipalComponents
+        return torch.from_numpy(np.broadcast_to(values, (n,)).copy())
 
 
 def standardised(network: Network, input_scale: object, output_scale: object, output_basis: object) -> Network:
@@ -114,7 +93,7 @@ def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[
     if inputs:
         chain.insert(0, Reshape(latent))
     for transform in reversed(inputs):
-        step, width = transform.forward(width)
+        step, _, width = transform.maps(width)
         chain.insert(0, step)
         latent = (width,)
     if outputs:
@@ -123,9 +102,9 @@ def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[
         chain.append(Reshape((network.output_dim,)))
     width = network.output_dim
     for transform in reversed(outputs):
-        step, width = transform.inverse(width)
+        _, step, width = transform.maps(width)
         chain.append(step)
-    if outputs and all(isinstance(transform, Standardised) for transform in outputs):
+    if outputs and all(transform.components is None for transform in outputs):
         chain.append(Reshape(network.output_shape))
     return Network.chain(chain, latent) if inputs or outputs else network
 
@@ -141,16 +120,18 @@ def transforms(given: object, name: str) -> list[Transform]:
     if given is None or (isinstance(given, str) and given == "passthrough"):
         return []
     if isinstance(given, tuple | list):
-        if len(given) != 2:
-            raise ModelError(f"{name} has {len(given)} entries; pass a pair (mean, std)")
-        return [_standardised(given[0], given[1], name)]
+        return [_standardised(*_pair(given, name, "mean, std"), name)]
     kind, held = type(given).__name__, getattr(given, "__dict__", {})
     if "steps" in held:
         return [t for step, part in held["steps"] for t in transforms(part, f"{name}, step {step!r}")]
     if "func" in held and held["func"] is None and held.get("inverse_func") is None:
         return []  # a FunctionTransformer that changes nothing
     if {"components_", "mean_", "explained_variance_"} <= held.keys():
-        return _components(held, name)
+        found = [_projected(held["components_"], held["mean_"], name)]
+        if held.get("whiten"):  # coefficients are divided by their standard deviations
+            variance = _vector(held["explained_variance_"], f"{name}: explained_variance_")
+            found.append(_standardised(0.0, np.sqrt(variance), name))
+        return found
     if {"min_", "scale_", "data_min_"} <= held.keys():  # u = scale_ x + min_
         if held.get("clip"):
             raise ModelError(f"{name}: {kind}(clip=True) is no affine map; fit it with clip=False")
@@ -168,24 +149,11 @@ def transforms(given: object, name: str) -> list[Transform]:
     raise ModelError(f"{name} is a {kind}; pass a pair (mean, std), or a fitted scaler of scikit-learn")
 
 
-def _components(held: dict[str, Any], name: str) -> list[Transform]:
-    """A PCA; whitening divides its coefficients by their standard deviations."""
-    found: list[Transform] = [_projected(held["components_"], held["mean_"], name)]
-    if held.get("whiten"):
-        variance = _vector(held["explained_variance_"], f"{name}: explained_variance_")
-        found.append(_standardised(0.0, np.sqrt(variance), name))
-    return found
-
-
 def _basis(given: object) -> list[Transform]:
-    if given is None:
-        return []
     if isinstance(given, tuple | list):
-        if len(given) != 2:
-            raise ModelError(f"output_basis has {len(given)} entries; pass a pair (components, mean)")
-        return [_projected(given[0], given[1], "output_basis")]
+        return [_projected(*_pair(given, "output_basis", "components, mean"), "output_basis")]
     found = transforms(given, "output_basis")
-    if not any(isinstance(transform, PrincipalComponents) for transform in found):
+    if given is not None and all(transform.components is None for transform in found):
         raise ModelError(
             f"output_basis is a {type(given).__name__}; pass a pair (components, mean) or a fitted PCA, and scalers as "
             "output_scale"
@@ -193,19 +161,25 @@ def _basis(given: object) -> list[Transform]:
     return found
 
 
-def _standardised(mean: object, std: object, name: str) -> Standardised:
+def _pair(given: Sequence[Any], name: str, of: str) -> tuple[Any, Any]:
+    if len(given) != 2:
+        raise ModelError(f"{name} has {len(given)} entries; pass a pair ({of})")
+    return given[0], given[1]
+
+
+def _standardised(mean: object, std: object, name: str) -> Transform:
     shift, scale = _vector(mean, f"{name}: mean"), _vector(std, f"{name}: std")
     if (bad := np.flatnonzero(~(scale > 0))).size:
         raise ModelError(
             f"{name}: std has {bad.size} entries that are not positive, the first is std[{bad[0]}] = "
             f"{scale[bad[0]]:g}; use 1 for what does not vary"
         )
-    return Standardised(name, shift, scale)
+    return Transform(name, shift, scale)
 
 
-def _projected(components: object, mean: object, name: str) -> PrincipalComponents:
+def _projected(components: object, mean: object, name: str) -> Transform:
     matrix = _finite(components, f"{name}: components")
-    return PrincipalComponents(name, matrix, _vector(0.0 if mean is None else mean, f"{name}: mean"))
+    return Transform(name, _vector(0.0 if mean is None else mean, f"{name}: mean"), components=matrix)
 
 
 def _vector(value: object, name: str) -> Array:
@@ -217,6 +191,5 @@ def _finite(value: object, name: str) -> Array:
         array = numbers(value, name)  # type: ignore[arg-type] # checked there
     except InputError as error:
         raise ModelError(str(error)) from None
-    if bad := int((~np.isfinite(array)).sum()):
-        raise ModelError(f"{name} has {bad} entries that are NaN or infinite")
+    check_finite(torch.from_numpy(array), name)
     return array
