@@ -8,6 +8,7 @@ with or without its constant term, and written out as a matrix only when a linea
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -29,21 +30,29 @@ _PROBE = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """One affine operation on a batch of tensors (B, *shape). ``constant=False`` leaves the constant term out."""
+class Step(ABC):
+    """One affine operation on a batch of tensors (B, *shape): a frozen dataclass."""
 
+    @abstractmethod
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         """The operation on x, (B, *shape), without its constant term if ``constant`` is False."""
-        raise TypeError(f"{type(self).__name__} does not say how it is applied")
+
+    def then(self, step: Step, shape: Shape) -> Step | None:
+        """This step and the next one, whose input has ``shape``, as one step; None where they stay two."""
+        return None
 
     def work(self, n_in: int, n_out: int) -> int:
         """Multiplications of one application, in a map of n_in inputs and n_out outputs."""
         return 0
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights and constants by name."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Step:
         """A copy with its tensors converted."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: t.to(dtype=dtype, device=device) for name, t in tensors.items() if isinstance(t, Tensor)}
+        moved: dict[str, Any] = {name: t.to(dtype=dtype, device=device) for name, t in self.tensors().items()}
         return replace(self, **moved)
 
 
@@ -60,13 +69,41 @@ class Dense(Step):
     def work(self, n_in: int, n_out: int) -> int:
         return self.weight.numel() * max(1, n_in // self.weight.shape[1])
 
+    def then(self, step: Step, shape: Shape) -> Step | None:
+        if isinstance(step, Scale) and math.prod(shape) == len(self.weight):
+            step = step.full(shape)
+        elif not isinstance(step, Dense):
+            return None
+        # W2 (W1 h + b1) + b2 = (W2 W1) h + (W2 b1 + b2)
+        weight = step.apply(self.weight.T, constant=False).T.contiguous()
+        if self.bias is None and isinstance(step, Dense):
+            return Dense(weight, step.bias)
+        return Dense(weight, step.apply(weight.new_zeros(len(self.weight)) if self.bias is None else self.bias))
+
 
 @dataclass(frozen=True, eq=False)
-class Conv(Step):
-    """Convolution over the trailing one or two axes, as ``torch.nn.Conv1d`` and ``Conv2d``."""
+class _Convolution(Step):
+    """A convolution, which takes up a scale by channel."""
 
     weight: Tensor
     bias: Tensor | None = None
+
+    def then(self, step: Step, shape: Shape) -> Step | None:
+        if not isinstance(step, Scale) or not step.by_channel(shape):
+            return None
+        scale, shift = (t.reshape(-1).broadcast_to(shape[:1]) for t in (step.scale, step.shift))
+        bias = shift if self.bias is None else scale * self.bias + shift
+        return replace(self, weight=self._weight_times(scale), bias=bias)
+
+    @abstractmethod
+    def _weight_times(self, scale: Tensor) -> Tensor:
+        """The weight with a factor for each output channel, (C_out,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Convolution):
+    """Convolution over the trailing one or two axes, as ``torch.nn.Conv1d`` and ``Conv2d``."""
+
     stride: Shape = (1,)
     padding: Shape = (0,)
     dilation: Shape = (1,)
@@ -80,13 +117,14 @@ class Conv(Step):
     def work(self, n_in: int, n_out: int) -> int:
         return self.weight.numel() * max(1, n_out // self.weight.shape[0])
 
+    def _weight_times(self, scale: Tensor) -> Tensor:
+        return self.weight * scale.reshape(-1, *[1] * (self.weight.dim() - 1))
+
 
 @dataclass(frozen=True, eq=False)
-class ConvTranspose(Step):
+class ConvTranspose(_Convolution):
     """Transposed convolution, as ``torch.nn.ConvTranspose1d`` and ``ConvTranspose2d``."""
 
-    weight: Tensor
-    bias: Tensor | None = None
     stride: Shape = (1,)
     padding: Shape = (0,)
     output_padding: Shape = (0,)
@@ -96,20 +134,22 @@ class ConvTranspose(Step):
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         function = F.conv_transpose1d if self.weight.dim() == 3 else F.conv_transpose2d
         bias = self.bias if constant else None
-        if self._outer and x.shape[2:].numel() == 1:
+        plain = self.groups == 1 and not any((*self.padding, *self.output_padding)) and max(self.dilation) == 1
+        if plain and x.shape[2:].numel() == 1:
+            # One position puts out the kernels times its numbers: a product of matrices is quicker.
             outer = torch.unflatten(x.flatten(1) @ self.weight.flatten(1), 1, self.weight.shape[1:])
             return outer if bias is None else outer + bias.reshape(-1, *[1] * (self.weight.dim() - 2))
         return function(
             x, self.weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
 
-    @property
-    def _outer(self) -> bool:
-        """Whether one position puts out the kernels times its numbers: then a product of matrices is quicker."""
-        return self.groups == 1 and not any((*self.padding, *self.output_padding)) and max(self.dilation) == 1
-
     def work(self, n_in: int, n_out: int) -> int:
         return self.weight.numel() * max(1, n_in // self.weight.shape[0])
+
+    def _weight_times(self, scale: Tensor) -> Tensor:
+        # The weight is (C_in, C_out / groups, ...), its input channels in group order.
+        by_group = scale.reshape(self.groups, 1, -1, *[1] * (self.weight.dim() - 2))
+        return (torch.unflatten(self.weight, 0, (self.groups, -1)) * by_group).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +162,23 @@ class Scale(Step):
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         y = x * self.scale
         return y + self.shift if constant else y
+
+    def then(self, step: Step, shape: Shape) -> Step | None:
+        if isinstance(step, Scale):
+            return Scale(step.scale * self.scale, step.apply(self.shift))
+        if isinstance(step, Dense) and len(shape) == 1:
+            full = self.full(shape)
+            return Dense(step.weight * full.scale, step.apply(full.shift))
+        return None
+
+    def full(self, shape: Shape) -> Scale:
+        """The same with a factor and a shift for every entry of x, flat."""
+        return Scale(*(t.broadcast_to(shape).reshape(-1) for t in (self.scale, self.shift)))
+
+    def by_channel(self, shape: Shape) -> bool:
+        """Whether both vary along the first axis of ``shape`` alone."""
+        held = (self.scale, self.shift)
+        return all(t.numel() == 1 or (t.dim() == len(shape) and t.numel() == t.shape[0]) for t in held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +229,9 @@ class Reshape(Step):
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         return x.reshape(x.shape[0], *self.shape)
 
+    def then(self, step: Step, shape: Shape) -> Step | None:
+        return step if isinstance(step, Reshape) else None
+
 
 @dataclass(frozen=True, eq=False)
 class Affine:
@@ -198,9 +258,8 @@ class Affine:
         merged: list[Step] = []
         shape = in_shape
         for step in (s.to(torch.float64, torch.device("cpu")) for s in steps):
-            for field in fields(step):
-                if isinstance(value := getattr(step, field.name), Tensor):
-                    check_finite(value, f"a {type(step).__name__} {field.name}")
+            for name, tensor in step.tensors().items():
+                check_finite(tensor, f"a {type(step).__name__} {name}")
             out = _out_shape(step, shape)
             if not (isinstance(step, Reshape) and out == shape):
                 _append(merged, step, shape)
@@ -249,23 +308,15 @@ class Affine:
 
 
 def _out_shape(step: Step, shape: Shape) -> Shape:
-    name = type(step).__name__
-    if isinstance(step, Reshape) and math.prod(step.shape) != math.prod(shape):
-        raise ModelError(f"{name} to {step.shape} does not fit an input of shape {shape}")
-    if isinstance(step, Scale) and not all(_broadcasts(t.shape, shape) for t in (step.scale, step.shift)):
-        sizes = f"{tuple(step.scale.shape)} and {tuple(step.shift.shape)}"
-        raise ModelError(f"{name} by factors and shifts of shapes {sizes} does not fit an input of shape {shape}")
     try:
-        return tuple(step.apply(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        out = step.apply(torch.zeros(1, *shape, dtype=torch.float64)).shape
+        if isinstance(step, Scale) and out != (1, *shape):
+            raise RuntimeError("it would be repeated")
     except RuntimeError as error:
-        weight = getattr(step, "weight", None)
-        of = f" with a weight of shape {tuple(weight.shape)}" if weight is not None else ""
-        raise ModelError(f"{name}{of} does not fit an input of shape {shape}: {error}") from error
-
-
-def _broadcasts(small: Shape, shape: Shape) -> bool:
-    """Whether an array of shape ``small`` can be repeated to ``shape``."""
-    return len(small) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(small), reversed(shape), strict=False))
+        held = [f"a {name} of shape {tuple(tensor.shape)}" for name, tensor in step.tensors().items()]
+        of = f" to {step.shape}" if isinstance(step, Reshape) else f" with {' and '.join(held)}" if held else ""
+        raise ModelError(f"{type(step).__name__}{of} does not fit an input of shape {shape}: {error}") from error
+    return tuple(out[1:])
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -276,61 +327,11 @@ def check_finite(values: Tensor, what: str) -> None:
 
 def _append(steps: list[Step], step: Step, shape: Shape) -> None:
     """Append ``step``, whose input has ``shape``, merging it into the steps before it where that is exact."""
-    last = steps[-1] if steps else None
-    if isinstance(step, Scale):
-        _append_scale(steps, step, shape)
-    elif isinstance(step, Reshape) and isinstance(last, Reshape):
-        steps[-1] = step
-    elif isinstance(step, Dense) and isinstance(last, Dense) and len(shape) == 1:
-        # W2 (W1 h + b1) + b2 = (W2 W1) h + (W2 b1 + b2)
-        steps[-1] = Dense(step.weight @ last.weight, _add(_mul(step.weight, last.bias), step.bias))
-    elif isinstance(step, Dense) and isinstance(last, Scale) and len(shape) == 1:
-        scale, shift = last.scale.broadcast_to(shape), last.shift.broadcast_to(shape)
-        steps[-1] = Dense(step.weight * scale, _add(step.weight @ shift, step.bias))
-    else:
+    i = len(steps) - 1
+    if i > 0 and isinstance(step, Scale) and isinstance(steps[i], Reshape) and isinstance(steps[i - 1], Dense):
+        i -= 1
+    merged = steps[i].then(step, shape) if steps else None
+    if merged is None:
         steps.append(step)
-
-
-def _append_scale(steps: list[Step], step: Scale, shape: Shape) -> None:
-    """Fold a scale into the dense map or convolution before it, looking back through one reshape."""
-    reshape = steps[-1] if steps and isinstance(steps[-1], Reshape) else None
-    before = len(steps) - (2 if reshape else 1)
-    last = steps[before] if before >= 0 else None
-    if isinstance(last, Dense) and (reshape or len(shape) == 1) and last.weight.shape[0] == math.prod(shape):
-        scale, shift = (t.broadcast_to(shape).reshape(-1) for t in (step.scale, step.shift))
-        steps[before] = Dense(last.weight * scale[:, None], _add(_mul(scale, last.bias), shift))
-    elif isinstance(last, Conv | ConvTranspose) and not reshape and _by_channel(step, shape):
-        scale, shift = (t.reshape(-1).broadcast_to((shape[0],)) for t in (step.scale, step.shift))
-        weight = last.weight * _per_output_channel(scale, last)
-        steps[before] = replace(last, weight=weight, bias=_add(_mul(scale, last.bias), shift))
-    elif isinstance(last, Scale) and not reshape:
-        steps[before] = Scale(step.scale * last.scale, step.scale * last.shift + step.shift)
     else:
-        steps.append(step)
-
-
-def _by_channel(step: Scale, shape: Shape) -> bool:
-    """Whether the scale and the shift vary along the first axis of ``shape`` alone."""
-    return all(t.numel() == 1 or (t.dim() == len(shape) and t.numel() == t.shape[0]) for t in (step.scale, step.shift))
-
-
-def _per_output_channel(scale: Tensor, conv: Conv | ConvTranspose) -> Tensor:
-    """``scale`` (C_out,) shaped to multiply a convolution's weight."""
-    trailing = (1,) * (conv.weight.dim() - 2)
-    if isinstance(conv, Conv):
-        return scale.reshape(-1, 1, *trailing)
-    # A transposed convolution's weight is (C_in, C_out / groups, ...), its input channels in group order.
-    per_group = scale.reshape(conv.groups, -1)
-    return per_group.repeat_interleave(conv.weight.shape[0] // conv.groups, dim=0).reshape(
-        conv.weight.shape[0], -1, *trailing
-    )
-
-
-def _mul(factor: Tensor, bias: Tensor | None) -> Tensor | None:
-    if bias is None:
-        return None
-    return factor @ bias if factor.dim() == 2 else factor * bias
-
-
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
+        steps[i] = merged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 
@@ -116,8 +116,7 @@ class Layer:
     @property
     def parameters(self) -> int:
         """The numbers in its weights and biases."""
-        held = (getattr(step, entry.name) for step in self.affine.steps for entry in fields(step))
-        return sum(value.numel() for value in held if isinstance(value, Tensor))
+        return sum(tensor.numel() for step in self.affine.steps for tensor in step.tensors().values())
 
     def __str__(self) -> str:
         return f"{self.kind} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
@@ -175,7 +174,7 @@ class Network(Generator):
 
     @cached_property
     def work(self) -> int:
-        """Multiplications of one forward pass, by the sizes of its layers."""
+        """Multiplications of one forward pass, by the sizes of its layers: without the second that a count imports."""
         return sum(step.work(layer.n_in, layer.n_out) for layer in self.layers for step in layer.affine.steps)
 
     @computing()
