@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from unrelu.display.pixels import DIVERGING, HIDDEN, Shape, differences, value_range, values
+from unrelu.display.pixels import DIVERGING, HIDDEN, Pixels, Shape, differences, png_uri, uri_of, value_range, values
 from unrelu.runtime.words import number
 
 Array = npt.NDArray[np.float64]
@@ -90,143 +90,144 @@ class ObservationPanels:
     def figure(self, title: str) -> ObservationFigure:
         """The figure."""
         columns = self._columns()
-        widths = [_LONG if curve else _PICTURE * _aspect(shape) for _, curve, shape in columns]
-        height = _CURVE if any(curve for _, curve, _ in columns) else _PICTURE
-        rows = len(self.labels)
+        if self.alike and self.observation is None:
+            del columns[1]  # the observed curve has the reconstruction beside it
+        widths = [column.width for column in columns]
+        height = _CURVE if any(column.shape is None for column in columns) else _PICTURE
+        count = len(self.labels)
         figure = ObservationFigure(
-            figsize=(sum(widths) + _MARGIN + 0.6, height * rows + 0.7),
+            figsize=(sum(widths) + _MARGIN + 0.6, height * count + 0.7),
             layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04),
             dpi=100,
         )
         hidden = self.observation is not None and bool(np.isnan(self.observed).any())
         figure.suptitle(f"{title}; light blue was not observed" if hidden else title, fontsize=10)
-        axes = figure.subplots(rows, len(columns), squeeze=False, width_ratios=widths)
-        for (name, curve, _), column in zip(columns, axes.T, strict=True):
-            column[0].set_title(self._heading(name, curve), fontsize=9)
-            for i, ax in enumerate(column):
-                getattr(self, f"_draw_{name}")(ax, i)
-                if curve:
-                    _as_curve(ax, last=i == rows - 1)
-                else:
-                    ax.set(xticks=[], yticks=[])
+        axes = figure.subplots(count, len(columns), squeeze=False, width_ratios=widths)
+        for column, places in zip(columns, axes.T, strict=True):
+            places[0].set_title(column.heading, fontsize=9)
+            for i, ax in enumerate(places):
+                column.draw(ax, i, last=i == count - 1)
         for ax, label in zip(axes[:, 0], self.labels, strict=True):
             ax.set_ylabel(label, fontsize=_SMALL, rotation=0, ha="right", va="center", labelpad=8)
         if self.observation is not None:
-            scale = self.residual_scale
-            colours = ScalarMappable(Normalize(-scale, scale), DIVERGING)
-            bar = figure.colorbar(colours, ax=axes[:, -1], shrink=0.9, fraction=0.1, aspect=12 * rows)
+            colours = ScalarMappable(Normalize(*columns[-1].ends), DIVERGING)
+            bar = figure.colorbar(colours, ax=axes[:, -1], shrink=0.9, fraction=0.1, aspect=12 * count)
             bar.ax.tick_params(labelsize=_SMALL)
         return figure
 
-    def _columns(self) -> list[tuple[str, bool, Shape | None]]:
-        """Name, whether curves are drawn, and the picture's shape, of every column."""
-        seen, made = self.observation, self.output
-        middle = [] if self.alike and seen is None else [("reconstruction", made is None, made)]
-        return [("observed", seen is None, seen), *middle, ("residual", seen is None, seen)]
+    def thumbnails(self, i: int) -> list[str]:
+        """Observed, reconstruction and residual of one observation, as small pictures in URIs."""
+        return [column.thumbnail(i) for column in self._columns()]
 
-    def _heading(self, name: str, curve: bool) -> str:
-        measured = "G(z)" if self.alike else "A G(z)"
-        if name == "residual":
-            extra = f"y \N{MINUS SIGN} {measured}"
-            if self.observation is not None and self.observation[0] > 1:
-                return f"residual {extra}\nof the channel that is off most"
-            return f"residual {extra}" + (", band: stated noise" if curve and self.sizes is not None else "")
-        if curve:
-            return f"observed, and {measured}" if name == "observed" else "reconstruction"
-        low, high = self.observed_range if name == "observed" else self.output_range
-        return f"{name}\nblack {number(low)}, white {number(high)}"
+    def _columns(self) -> list[_Column]:
+        measured, scale = "G(z)" if self.alike else "A G(z)", self.residual_scale
+        left = f"residual y \N{MINUS SIGN} {measured}"
+        if self.observation is None:
+            seen, left = f"observed, and {measured}", left + (", band: stated noise" if self.sizes is not None else "")
+        else:
+            seen = _scaled("observed", self.observed_range)
+            left += "\nof the channel that is off most" if self.observation[0] > 1 else ""
+        made = "reconstruction" if self.output is None else _scaled("reconstruction", self.output_range)
+        fitted = _Curves(self.fitted, _FITTED, "reconstruction" if self.alike else measured, 1.2)
+        return [
+            _Column(seen, self.observation, self.observed_range, _Curves(self.observed, _OBSERVED, "observed"), fitted),
+            _Column(made, self.output, self.output_range, _Curves(self.outputs, _FITTED, "reconstruction", 1.2)),
+            _Column(left, self.observation, (-scale, scale), _Curves(self.residual, _LEFT), None, True, self.sizes),
+        ]
 
-    def _draw_observed(self, ax: Axes, i: int) -> None:
-        if self.observation is not None:
-            ax.imshow(values(self.observed[i], self.observation, *self.observed_range), interpolation="nearest")
+
+class _Curves(NamedTuple):
+    """A curve (B, n) of each observation, its colour, name and width."""
+
+    values: Array
+    colour: str
+    name: str = ""
+    width: float = 0.8
+
+    def plot(self, ax: Axes, i: int, marker: str = "") -> None:
+        """Draw one, with gaps where it is not known; entries alone between two gaps are dots."""
+        y = self.values[i]
+        known = np.isfinite(y)
+        alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
+        shown = np.where(known, y, np.nan)
+        ax.plot(shown, color=self.colour, linewidth=self.width, label=self.name, marker=marker)
+        if alone.any():
+            ax.plot(np.flatnonzero(alone), y[alone], ".", color=self.colour, markersize=2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """One column: pictures of a shape, or curves where it is None; ``ends`` are of the colours or of the axis.
+
+    ``signed`` values have the colours of differences, and a band of the errors' sizes, where they are known.
+    """
+
+    heading: str
+    shape: Shape | None
+    ends: tuple[float, float]
+    curves: _Curves
+    beside: _Curves | None = None
+    signed: bool = False
+    band: Array | None = None
+
+    @property
+    def width(self) -> float:
+        """In inches: of a picture by width over height, within bounds that keep a figure readable."""
+        return _LONG if self.shape is None else _PICTURE * min(4.0, max(0.5, self.shape[2] / self.shape[1]))
+
+    def pixels(self, i: int, shape: Shape) -> Pixels:
+        """The picture of one observation."""
+        shown = self.curves.values[i]
+        return differences(shown, shape, self.ends[1]) if self.signed else values(shown, shape, *self.ends)
+
+    def draw(self, ax: Axes, i: int, last: bool) -> None:
+        """The picture or the curves of one observation; ``last`` has the axis of entries."""
+        if self.shape is not None:
+            ax.imshow(self.pixels(i, self.shape), interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
             return
-        marker = "." if self.observed.shape[1] <= _DOTS else ""
-        _plot_curve(ax, self.observed[i], _OBSERVED, "observed", 0.8, marker)
-        _plot_curve(ax, self.fitted[i], _FITTED, "reconstruction" if self.alike else "A G(z)", 1.2)
-        _limit(ax, *self.observed_range)
-        if i == 0:
-            ax.legend(fontsize=_SMALL - 1, loc="best", frameon=False)
+        if self.band is not None:
+            sizes = np.where(np.isfinite(self.band[i]), self.band[i], np.nan)
+            ax.fill_between(np.arange(len(sizes)), -sizes, sizes, color=HIDDEN, alpha=0.5, linewidth=0, step="mid")
+        if self.signed:
+            ax.axhline(0.0, color="black", linewidth=0.6)
+        self.curves.plot(ax, i, "." if self.beside and self.curves.values.shape[1] <= _DOTS else "")
+        if self.beside:
+            self.beside.plot(ax, i)
+            if i == 0:
+                ax.legend(fontsize=_SMALL - 1, loc="best", frameon=False)
+        _limit(ax, *self.ends)
+        ax.tick_params(labelsize=_SMALL, labelbottom=last)
+        ax.margins(x=0.01)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+        if last:
+            ax.set_xlabel("entry", fontsize=_SMALL)
 
-    def _draw_reconstruction(self, ax: Axes, i: int) -> None:
-        if self.output is not None:
-            ax.imshow(values(self.outputs[i], self.output, *self.output_range), interpolation="nearest")
-            return
-        _plot_curve(ax, self.outputs[i], _FITTED, "reconstruction", 1.2)
-        _limit(ax, *self.output_range)
-
-    def _draw_residual(self, ax: Axes, i: int) -> None:
-        left, scale = self.residual[i], self.residual_scale
-        if self.observation is not None:
-            ax.imshow(differences(left, self.observation, scale), interpolation="nearest")
-            return
-        if self.sizes is not None:
-            sizes = np.where(np.isfinite(self.sizes[i]), self.sizes[i], np.nan)
-            ax.fill_between(np.arange(len(left)), -sizes, sizes, color=HIDDEN, alpha=0.5, linewidth=0, step="mid")
-        ax.axhline(0.0, color="black", linewidth=0.6)
-        _plot_curve(ax, left, _LEFT, "residual", 0.8)
-        _limit(ax, -scale, scale)
+    def thumbnail(self, i: int) -> str:
+        """The picture, or the curve without axes, as a small PNG file in a URI."""
+        if self.shape is not None:
+            return png_uri(self.pixels(i, self.shape))
+        figure = Figure(figsize=(1.4, 0.84), dpi=100)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set_axis_off()
+        self.curves._replace(width=0.8).plot(ax, i)
+        _limit(ax, *self.ends)
+        return uri_of(png_of(figure, transparent=True))
 
 
-def png_of(figure: Figure, dpi: float | None = None) -> bytes:
+def png_of(figure: Figure, **options: Any) -> bytes:
     """The figure as a PNG file."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi or figure.dpi)
+    figure.savefig(stream, format="png", dpi=figure.dpi, **options)
     return stream.getvalue()
 
 
-def curve_thumbnail(curves: Sequence[tuple[Array, str]], ends: tuple[float, float]) -> bytes:
-    """Curves (n,) in their colours, without axes, as a small PNG file."""
-    figure = Figure(figsize=(1.4, 0.84), dpi=100)
-    ax = figure.add_axes((0, 0, 1, 1))
-    ax.set_axis_off()
-    for y, colour in curves:
-        _plot_curve(ax, y, colour, "", 0.8)
-    _limit(ax, *ends)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", transparent=True)
-    return stream.getvalue()
-
-
-def thumbnails(panels: ObservationPanels, i: int) -> list[bytes | npt.NDArray[np.uint8]]:
-    """Observed, reconstruction and residual of one observation: pixels of pictures, PNG files of curves."""
-    scale = panels.residual_scale
-    if panels.observation is not None:
-        seen: Any = values(panels.observed[i], panels.observation, *panels.observed_range)
-        left: Any = differences(panels.residual[i], panels.observation, scale)
-    else:
-        seen = curve_thumbnail([(panels.observed[i], _OBSERVED)], panels.observed_range)
-        left = curve_thumbnail([(panels.residual[i], _LEFT)], (-scale, scale))
-    if panels.output is not None:
-        made: Any = values(panels.outputs[i], panels.output, *panels.output_range)
-    else:
-        made = curve_thumbnail([(panels.outputs[i], _FITTED)], panels.output_range)
-    return [seen, made, left]
-
-
-def _aspect(shape: Shape | None) -> float:
-    """Width over height of a picture, within bounds that keep a figure readable."""
-    return 1.0 if shape is None else min(4.0, max(0.5, shape[2] / shape[1]))
-
-
-def _plot_curve(ax: Axes, y: Array, colour: str, label: str, width: float, marker: str = "") -> None:
-    """A curve with gaps where it is not known; entries alone between two gaps are dots."""
-    known = np.isfinite(y)
-    alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
-    ax.plot(np.where(known, y, np.nan), color=colour, linewidth=width, label=label, marker=marker)
-    if alone.any():
-        ax.plot(np.flatnonzero(alone), y[alone], ".", color=colour, markersize=2)
+def _scaled(name: str, ends: tuple[float, float]) -> str:
+    return f"{name}\nblack {number(ends[0])}, white {number(ends[1])}"
 
 
 def _limit(ax: Axes, low: float, high: float) -> None:
     room = 0.06 * (high - low)
     if math.isfinite(room) and room > 0:
         ax.set_ylim(low - room, high + room)
-
-
-def _as_curve(ax: Axes, last: bool) -> None:
-    ax.tick_params(labelsize=_SMALL, labelbottom=last)
-    ax.margins(x=0.01)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    if last:
-        ax.set_xlabel("entry", fontsize=_SMALL)

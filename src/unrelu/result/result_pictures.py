@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.display.observation_figure import ObservationPanels
-from unrelu.display.observation_figure import thumbnails as images
-from unrelu.display.pixels import Shape, drawn_shape, png_uri, uri_of
+from unrelu.display.pixels import Shape, drawn_shape
 from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
 from unrelu.measurements import Operator
@@ -69,12 +68,11 @@ def thumbnails(problem: Problem, reconstruction: Array, rows: Rows) -> list[list
     drawn = panels(problem, reconstruction, rows, [""] * len(rows))
     made = []
     for i, place in enumerate(rows):
-        sources = [uri_of(image) if isinstance(image, bytes) else png_uri(image) for image in images(drawn, i)]
         style = f"height:{_THUMBNAIL}px;image-rendering:pixelated"
         names = ("observed", "reconstruction", "residual")
         made.append([
             Html(f'<img src="{source}" alt="{name} of observation {place}" style="{style}">')
-            for name, source in zip(names, sources, strict=True)
+            for name, source in zip(names, drawn.thumbnails(i), strict=True)
         ])  # fmt: skip
     return made
 
