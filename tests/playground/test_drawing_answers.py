@@ -12,7 +12,7 @@ from tests.playground.asking import colours, question, seven
 from unrelu import zoo
 from unrelu.errors import InputError
 from unrelu.playground import PictureGenerator, bundled
-from unrelu.playground.drawing_answers import SECONDS, Drawing, chosen, parsed, picture
+from unrelu.playground.drawing_answers import SECONDS, answer, chosen, parsed, picture
 
 
 def never():
@@ -31,8 +31,8 @@ def generators():
     return {generator.name: generator for generator in bundled()}
 
 
-def answer(generator, y, **changes):
-    return Drawing.of(generator, question(generator, y, **changes)).answer(never)
+def answered(generator, y, **changes):
+    return answer(generator, question(generator, y, **changes), never)
 
 
 def said(facts):
@@ -48,7 +48,7 @@ def test_black_and_white_are_those_of_the_pictures_that_the_generators_know(gene
 
 def test_its_own_picture_is_drawn_exactly(digits):
     y = digits.picture("sample", 3)
-    found = answer(digits, y)
+    found = answered(digits, y)
     assert (found["status"], found["success"], found["cut_off"]) == ("EXACT_FIT", True, False)
     assert found["verdict"] == "The generator draws the visible picture exactly."
     np.testing.assert_allclose(found["reconstruction"], y, atol=1e-7)
@@ -59,7 +59,7 @@ def test_its_own_picture_is_drawn_exactly(digits):
 def test_hidden_pixels_are_filled_in_and_have_no_residual(digits):
     y = digits.picture("sample", 3)
     visible = np.arange(784) >= 14 * 28
-    found = answer(digits, np.where(visible, y, 7.0), visible=visible.astype(int).tolist())
+    found = answered(digits, np.where(visible, y, 7.0), visible=visible.astype(int).tolist())
     assert found["status"] == "EXACT_FIT"
     np.testing.assert_allclose(found["reconstruction"], y, atol=1e-5)
     assert not np.any(np.array(found["residual"])[~visible])
@@ -69,7 +69,7 @@ def test_too_little_is_visible(digits):
     y = digits.picture("sample", 3)
     middle = np.zeros((28, 28), dtype=int)
     middle[13, 12:16] = 1
-    found = answer(digits, y, visible=middle.ravel().tolist())
+    found = answered(digits, y, visible=middle.ravel().tolist())
     assert found["status"] == "NOT_UNIQUE"
     assert "a set of codes around it, of " in said(found["facts"])["Uniqueness"]
 
@@ -79,9 +79,9 @@ def test_stated_noise_judges(digits, kind):
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 784) if kind == "gaussian" else rng.uniform(-0.1, 0.1, 784)
     stated = {"kind": kind, "level": 0.1}
-    own = answer(digits, digits.picture("sample", 3) + noise, noise=stated)
+    own = answered(digits, digits.picture("sample", 3) + noise, noise=stated)
     assert (own["status"], own["success"]) == ("NOISE_LEVEL", True)
-    drawn = answer(digits, seven(), noise={**stated, "level": 0.03})
+    drawn = answered(digits, seven(), noise={**stated, "level": 0.03})
     assert (drawn["status"], drawn["success"]) == ("MISFIT", False)
     assert "does not explain" in drawn["verdict"]
     assert float(said(drawn["facts"])["Fit"].removeprefix("p-value ").lstrip("<")) < 0.01
@@ -89,7 +89,7 @@ def test_stated_noise_judges(digits, kind):
 
 def test_a_search_that_is_cut_off_says_so(generators):
     generator = generators["mnist-dcgan"]
-    found = answer(generator, 2 * seven() - 1, seconds=1e-9)
+    found = answered(generator, 2 * seven() - 1, seconds=1e-9)
     assert found["cut_off"]
     assert "Search longer" in found["verdict"]
 
@@ -97,7 +97,7 @@ def test_a_search_that_is_cut_off_says_so(generators):
 def test_nobody_waits_for_it(generators):
     generator = generators["mnist-dcgan"]
     begun = time.perf_counter()
-    found = Drawing.of(generator, question(generator, 2 * seven() - 1)).answer(lambda: True)
+    found = answer(generator, question(generator, 2 * seven() - 1), lambda: True)
     assert found["status"] == "STOPPED"
     assert time.perf_counter() - begun < 9
 
@@ -109,9 +109,9 @@ def test_a_drawn_digit_is_answered_in_a_second(generators, name, noise, capsys):
     generator = generators[name]
     drawn = generator.low + (generator.high - generator.low) * seven()
     stated = noise and {"kind": noise, "level": 0.1 * (generator.high - generator.low)}
-    answer(generator, drawn, noise=stated, seconds=0.01)
+    answered(generator, drawn, noise=stated, seconds=0.01)
     begun, busy = time.perf_counter(), time.process_time()
-    found = answer(generator, drawn, noise=stated, seconds=SECONDS)
+    found = answered(generator, drawn, noise=stated, seconds=SECONDS)
     seconds, busy = time.perf_counter() - begun, time.process_time() - busy
     with capsys.disabled():
         print(
@@ -124,11 +124,11 @@ def test_a_drawn_digit_is_answered_in_a_second(generators, name, noise, capsys):
 def test_colours():
     generator = colours()
     y = generator.picture("sample", 0)
-    found = answer(generator, y)
+    found = answered(generator, y)
     assert found["status"] == "EXACT_FIT"
     assert generator.described()["channels"] == 3
     half = [1] * 32 + [0] * 32
-    assert answer(generator, y, visible=half)["status"] == "EXACT_FIT"
+    assert answered(generator, y, visible=half)["status"] == "EXACT_FIT"
 
 
 # --- what cannot be answered ------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_colours():
 )
 def test_what_makes_no_sense_is_said(digits, changes, why):
     with pytest.raises(InputError, match=why):
-        Drawing.of(digits, {**question(digits, np.zeros(784)), **changes})
+        answer(digits, {**question(digits, np.zeros(784)), **changes}, never)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "", None, 3, ["mnist-relu"]])

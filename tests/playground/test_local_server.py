@@ -109,7 +109,7 @@ def test_whoever_leaves_is_not_searched_for(server, monkeypatch):
     """The search that the other end has given up is told to stop."""
     left = threading.Event()
 
-    def search(_self, stopped):
+    def search(generator, request, stopped):
         for _ in range(600):
             if stopped():
                 left.set()
@@ -117,7 +117,7 @@ def test_whoever_leaves_is_not_searched_for(server, monkeypatch):
             left.wait(0.05)
         return {}
 
-    monkeypatch.setattr("unrelu.playground.local_server.Drawing.answer", search)
+    monkeypatch.setattr("unrelu.playground.local_server.answer", search)
     body = json.dumps(question(server.generators["mnist-relu"], np.zeros(784)))
     with socket.create_connection(("127.0.0.1", server.server_port)) as raw:
         raw.sendall((HEAD.format(len(body)) + body).encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,72 +71,49 @@ def picture(generator: PictureGenerator, request: dict[str, Any]) -> dict[str, A
     return {"y": generator.picture(str(kind), index).tolist()}
 
 
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """What a visitor asks of a generator.
+def answer(generator: PictureGenerator, request: dict[str, Any], stopped: Callable[[], bool]) -> dict[str, Any]:
+    """Invert what a visitor drew: the reconstruction, the residual and the verdict in words, as JSON has them.
 
-    Attributes:
-        generator: the generator.
-        y: the picture, (n,), in the generator's values.
-        visible: its pixels that are not hidden, (H, W).
-        noise: "gaussian:S", "uniform:A" or None.
-        seconds: that the search may take.
+    Args:
+        generator: of pictures.
+        request: the picture ``y``, the pixels that are ``visible``, the ``noise`` and the ``seconds`` of the search.
+        stopped: whether the search is to end, as nobody waits for it any more.
+
+    Raises:
+        InputError: something in the request is missing or makes no sense; the message says what.
     """
-
-    generator: PictureGenerator
-    y: Array
-    visible: npt.NDArray[np.bool_]
-    noise: str | None
-    seconds: float
-
-    @classmethod
-    def of(cls, generator: PictureGenerator, request: dict[str, Any]) -> Drawing:
-        """Read a request.
-
-        Raises:
-            InputError: something in it is missing or makes no sense; the message says what.
-        """
-        y = _numbers(request, "y", generator.size)
-        visible = _numbers(request, "visible", math.prod(generator.shape[1:])) > 0
-        if not visible.any():
-            raise InputError("everything is hidden: reveal a part of the picture")
-        seconds = request.get("seconds", SECONDS)
-        if type(seconds) not in (int, float) or not 0 < seconds <= MOST_SECONDS:
-            raise InputError(f"seconds {seconds!r:.40} is no number above 0, up to {MOST_SECONDS:g}")
-        return cls(generator, y, visible.reshape(generator.shape[1:]), _noise(request.get("noise")), float(seconds))
-
-    def answer(self, stopped: Callable[[], bool]) -> dict[str, Any]:
-        """Invert it; the reconstruction, the residual and the verdict in words, as JSON has them.
-
-        Args:
-            stopped: whether the search is to end, as nobody waits for it any more.
-        """
-        network = self.generator.network
-        mask = np.broadcast_to(self.visible, self.generator.shape).reshape(network.output_shape)
-        result = invert(
-            network, self.y.reshape(mask.shape), operator=None if mask.all() else Mask(mask), noise=self.noise,
-            time_limit=self.seconds, scale="none", callback=lambda _: stopped(),
-        )  # fmt: skip
-        found = bool(np.isfinite(result.reconstruction).all())
-        residual = np.where(mask, self.y.reshape(mask.shape) - result.reconstruction, 0.0)
-        return {
-            "status": str(result.status),
-            "success": bool(result.success),
-            "verdict": verdict(result, self.noise),
-            "facts": facts(result, self.noise, int(mask.sum())),
-            "seconds": round(float(result.seconds), 4),
-            "cut_off": result.status is Status.TIME_LIMIT,
-            "reconstruction": result.reconstruction.reshape(-1).tolist() if found else None,
-            "residual": residual.reshape(-1).tolist() if found else None,
-        }
+    y, visible = (
+        _numbers(request, "y", generator.size),
+        _numbers(request, "visible", math.prod(generator.shape[1:])) > 0,
+    )
+    if not visible.any():
+        raise InputError("everything is hidden: reveal a part of the picture")
+    seconds = request.get("seconds", SECONDS)
+    if type(seconds) not in (int, float) or not 0 < seconds <= MOST_SECONDS:
+        raise InputError(f"seconds {seconds!r:.40} is no number above 0, up to {MOST_SECONDS:g}")
+    noise, network = _noise(request.get("noise")), generator.network
+    mask = np.broadcast_to(visible.reshape(generator.shape[1:]), generator.shape).reshape(network.output_shape)
+    y = y.reshape(mask.shape)
+    result = invert(
+        network, y, operator=None if mask.all() else Mask(mask), noise=noise, time_limit=float(seconds), scale="none",
+        callback=lambda _: stopped(),
+    )  # fmt: skip
+    found = bool(np.isfinite(result.reconstruction).all())
+    residual = np.where(mask, y - result.reconstruction, 0.0)
+    return {
+        "status": str(result.status),
+        "success": bool(result.success),
+        "verdict": verdict(result, noise),
+        "facts": facts(result, noise, int(mask.sum())),
+        "seconds": round(float(result.seconds), 4),
+        "cut_off": result.status is Status.TIME_LIMIT,
+        "reconstruction": result.reconstruction.reshape(-1).tolist() if found else None,
+        "residual": residual.reshape(-1).tolist() if found else None,
+    }
 
 
 def _numbers(request: dict[str, Any], name: str, size: int) -> Array:
-    """A flat list of finite numbers.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """A flat list of finite numbers."""
     value = request.get(name)
     if not isinstance(value, list) or len(value) != size or not all(type(v) in (int, float, bool) for v in value):
         raise InputError(f"{name} is to be a list of {size:,} numbers, the picture's rows one after another")

@@ -22,7 +22,7 @@ from socketserver import TCPServer
 from typing import Any
 
 from unrelu.errors import HostError, UnreluError
-from unrelu.playground.drawing_answers import Drawing, chosen, parsed, picture, request_limit
+from unrelu.playground.drawing_answers import answer, chosen, parsed, picture, request_limit
 from unrelu.playground.picture_generators import PictureGenerator
 from unrelu.runtime.host import cores
 from unrelu.runtime.words import count
@@ -106,10 +106,9 @@ class LocalServer(ThreadingHTTPServer):
         generator = chosen(self.generators, request)
         if path == "/picture":
             return picture(generator, request)
-        drawing = Drawing.of(generator, request)
         with self._turn():
             self._prepare(generator)
-            return drawing.answer(lambda: self.stopping.is_set() or left())
+            return answer(generator, request, lambda: self.stopping.is_set() or left())
 
     def prepare(self) -> None:
         """Compile and sample what the first searches need, one generator after the other."""
