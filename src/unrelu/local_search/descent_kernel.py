@@ -332,37 +332,35 @@ def _room(layout, outputs):
 
 
 @jit
-def _keep_lower(numbers, layout, sizes, schedule, y, prior, limits, box, code, z, f, i, steps, work):
-    """Descend from a code, and write into z[i] and f[i] where that ends, if it is lower than f[i]."""
-    limits[3] = f[i]
-    reached, count = _descend(numbers, layout, sizes, schedule, y, prior, limits, box, code, work)
-    steps[i] += count
-    if reached < f[i]:
-        f[i] = reached
-        copy(code, z[i])
-
-
-@jit
 def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps):
-    """Descents from codes z (c, k), and from where they ended after each of the perturbations (c, h, k), kept if lower.
+    """Descents from codes z (c, k), and from where they ended after each perturbation (c, h, k), kept if lower.
 
-    A perturbation is in units of the root mean square of its code. All codes are inside a box (2, k). Where
-    f (c,) is finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
+    A perturbation is in units of the root mean square of its code. All codes are inside a box (2, k). Where f (c,) is
+    finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
     """
-    k, one, none = layout[0, INPUTS], limits.copy(), schedule[:0]
+    k, own = layout[0, INPUTS], limits.copy()
     work, code = _room(layout, len(y)), doubles(layout[0, INPUTS])
     for i in range(len(z)):
+        begin = 0
         if not np.isfinite(f[i]):
-            f[i] = np.inf
-            copy(z[i], code)
-            _keep_lower(numbers, layout, sizes, schedule, y, prior, one, box, code, z, f, i, steps, work)
-        for turn in range(perturbations.shape[1]):
-            if f[i] <= limits[2]:
+            begin, f[i] = -1, np.inf
+        for turn in range(begin, perturbations.shape[1]):
+            widths = schedule if turn < 0 else schedule[:0]
+            if turn < 0:
+                copy(z[i], code)
+            elif f[i] <= limits[2]:
                 break
-            length = _length(z[i])
-            for j in range(k):
-                code[j] = _reflected(z[i, j] + length * perturbations[i, turn, j], box[0, j], box[1, j])
-            _keep_lower(numbers, layout, sizes, none, y, prior, one, box, code, z, f, i, steps, work)
+            else:
+                length = _length(z[i])
+                for j in range(k):
+                    aimed = z[i, j] + length * perturbations[i, turn, j]
+                    code[j] = _reflected(aimed, box[0, j], box[1, j])
+            own[3] = f[i]
+            reached, count = _descend(numbers, layout, sizes, widths, y, prior, own, box, code, work)
+            steps[i] += count
+            if reached < f[i]:
+                f[i] = reached
+                copy(code, z[i])
 
 
 def compile_descents() -> None:

@@ -17,6 +17,10 @@ gradients tell. If it is a tiny part of f, the code is optimal; if not, the next
 begins anew with a multiple of I, which leads along valleys of many kinks, and then with :math:`B^{-1}`. A code is also
 optimal when six steps of these three kinds in a row have together gained less than 1e-5 of f.
 
+The steps are compiled, code by code. Those of small dense networks, :func:`refine_packed`, evaluate the objective
+themselves, in double precision; of others :func:`accept` is called after an evaluation of all codes at once. A code's
+steps do not depend on the others of its batch.
+
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6 and section 6.3; Luksan and Vlcek, "A bundle-Newton method for nonsmooth unconstrained minimization",
 Mathematical Programming 83 (1998); Nocedal and Wright, Numerical Optimization (2006), equation 6.17 (BFGS).
@@ -24,6 +28,7 @@ Mathematical Programming 83 (1998); Nocedal and Wright, Numerical Optimization (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,51 +39,235 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unrelu.local_search.packed_observations import PackedObservations, packable
-from unrelu.local_search.refinement_kernel import (
-    ASKS,
-    DONE,
-    ENOUGH,
-    GOES_ON,
-    LENGTH,
-    LOST,
-    PAST_F,
-    SLOPE,
-    STEPS,
-    STUCK,
-    TINY,
-    TRIAL,
-    TRIAL_G,
-    VANISHED,
-    F,
-    G,
-    H,
-    P,
-    Z,
-    accept,
-    aim,
-    codes_at,
-    compile_refinement,
-    refine_packed,
-    room,
-    turn,
-)  # fmt: skip
+from unrelu.local_search.descent_kernel import ROOM, SHORTEST_CODE, forward, residual
+from unrelu.local_search.packed_observations import (
+    INPUTS,
+    MATRIX,
+    OUTPUTS,
+    PackedLayer,
+    PackedNetwork,
+    PackedObservations,
+    packable,
+)
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.lp.compilation import compile_by
+from unrelu.lp.dense_linear_algebra import copy, dot, jit
+from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
+# Of the line search: the part of the promised decrease that a step has to bring, and the part of the slope that may be
+# left; the longest and shortest step, in units of the one proposed.
+_DECREASE, _RISEN = 1e-4, 0.5
+_LONGEST, _SHORTEST = 16.0, 1e-10
+# A step is tiny that promises to lower f by less than this fraction. After two in a row optimality is tested. Tuned
+# with what such a test may leave.
+_TINY, _TINY_STEPS = 1e-6, 2
+# Where f is smooth, convergence is fast: a code goes on until a step promises no more than this fraction.
+_VANISHED = 1e-13
+_EPS = float(np.finfo(np.float64).eps)
+# Why steps end: they do not, optimality is to be tested, f is as good as 0, or the direction is no number.
+_GOES_ON, _ASKS, _DONE, _LOST = range(4)
+
+
+# Of the numbers of a code: f, the slope along its direction, the next length along it, lengths that are too short and
+# too long, the f that is as good as 0, tiny steps in a row, evaluations so far, whether no length was accepted (1 or
+# 0), and then f at the last trial points. In three arrays, as a kernel of many compiles slowly.
+F, _SLOPE, _LENGTH, _LOW, _HIGH, _ENOUGH, _IN_A_ROW, _STEPS, _STUCK, _PAST_F = range(10)
+# Of its vectors: the code, the gradient, the direction, the trial point and the gradient there, three to work in, and
+# then the rows of H, the last trial points, and the gradients there.
+Z, G, P, _TRIAL, _TRIAL_G, _S, _Y, _WORK, H = range(9)
+
+
+def codes_at(z: Array, f: Array, g: Array, enough: Array, remembered: int) -> tuple[Array, Array]:
+    """Vectors (n, 8 + k + 2 r, k) and numbers (n, 9 + r) of codes (n, k), without H and a direction.
+
+    Args:
+        f, g: objectives (n,) and gradients (n, k).
+        enough: objectives that are as good as 0, (n,).
+        remembered: how many trial points are remembered, r.
+    """
+    n, k = z.shape
+    vectors, numbers = np.zeros((n, H + k + 2 * remembered, k)), np.zeros((n, _PAST_F + remembered))
+    vectors[:, Z], vectors[:, G], numbers[:, F], numbers[:, _ENOUGH], numbers[:, _PAST_F:] = z, g, f, enough, np.inf
+    turn(numbers)
+    return vectors, numbers
+
+
+def turn(numbers: Array) -> None:
+    """Begin a line search along a new direction."""
+    numbers[..., _LENGTH], numbers[..., _LOW], numbers[..., _HIGH], numbers[..., _IN_A_ROW] = 1.0, 0.0, np.inf, 0.0
+
+
+@jit
+def _free(z, g, low, high):
+    """Whether a coordinate is not held at a bound that a step against g would leave."""
+    return not ((z <= low and g > 0) or (z >= high and g < 0))
+
+
+@jit
+def aim(vectors, numbers, box):
+    """The direction -H grad f of a code, in the coordinates that no bound holds, and a first length of 1."""
+    z, g, p, free, low, high = vectors[Z], vectors[G], vectors[P], vectors[_WORK], box[0], box[1]
+    k = len(z)
+    for j in range(k):
+        free[j] = 1.0 if _free(z[j], g[j], low[j], high[j]) else 0.0
+    leaving = True
+    while leaving:
+        leaving = False
+        for j in range(k):
+            total, row = 0.0, vectors[H + j]
+            for m in range(k):
+                total += row[m] * g[m] * free[m]
+            p[j] = -total * free[j]
+        for j in range(k):
+            if free[j] > 0 and not _free(z[j], -p[j], low[j], high[j]):
+                free[j], leaving = 0.0, True
+    numbers[_SLOPE], numbers[_LENGTH], numbers[_LOW], numbers[_HIGH] = dot(p, g), 1.0, 0.0, np.inf
+
+
+@jit
+def _learn(vectors):
+    """BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y."""
+    s, y, hy = vectors[_S], vectors[_Y], vectors[_WORK]
+    k, product = len(s), dot(s, y)
+    if not product > _EPS * math.sqrt(dot(s, s) * dot(y, y)):
+        return
+    for a in range(k):
+        hy[a] = dot(vectors[H + a], y) / product
+    one = (1 + dot(y, hy)) / product
+    for a in range(k):
+        row = vectors[H + a]
+        for b in range(k):
+            row[b] += one * s[a] * s[b] - hy[a] * s[b] - s[a] * hy[b]
+
+
+@jit
+def accept(vectors, numbers, box, f, cut):
+    """Take the trial point of a code, where f is this, or another length along the direction.
+
+    ``cut`` says whether a bound has cut the step. Returns one of the four reasons to end.
+    """
+    z, g, trial, there, s, y = vectors[Z], vectors[G], vectors[_TRIAL], vectors[_TRIAL_G], vectors[_S], vectors[_Y]
+    k, remembered = len(z), len(numbers) - _PAST_F
+    past = int(numbers[_STEPS]) % remembered
+    numbers[_PAST_F + past] = f
+    copy(trial, vectors[H + k + past])
+    copy(there, vectors[H + k + remembered + past])
+    numbers[_STEPS] += 1
+    for j in range(k):
+        s[j] = trial[j] - z[j]
+        y[j] = there[j] - g[j] if s[j] != 0 else 0.0  # where a bound holds, nothing is learned of the curvature
+    slope, t = dot(g, s), numbers[_LENGTH]
+    if f <= numbers[F] + _DECREASE * min(slope, 0.0):
+        numbers[_LOW] = t
+        if dot(there, s) >= _RISEN * slope or t >= _LONGEST or cut:
+            _learn(vectors)
+            copy(trial, z)
+            copy(there, g)
+            numbers[F], numbers[_STUCK] = f, 0.0
+            aim(vectors, numbers, box)
+            promised = -0.5 * numbers[_SLOPE]
+            if f <= numbers[_ENOUGH]:
+                return _DONE
+            if not abs(promised) < np.inf:
+                return _LOST
+            numbers[_IN_A_ROW] = numbers[_IN_A_ROW] + 1 if promised <= _TINY * f else 0.0
+            return _ASKS if numbers[_IN_A_ROW] >= _TINY_STEPS or promised <= _VANISHED * f else _GOES_ON
+    else:
+        numbers[_HIGH] = t
+    if numbers[_HIGH] < np.inf:
+        numbers[_LENGTH] = 0.5 * (numbers[_LOW] + numbers[_HIGH])
+    else:
+        numbers[_LENGTH] = 2 * t
+    if numbers[_LENGTH] < _SHORTEST or numbers[_HIGH] - numbers[_LOW] < _SHORTEST:
+        numbers[_STUCK] = 1.0
+        return _ASKS
+    return _GOES_ON
+
+
+@jit
+def _backward(weights, layout, ends, slopes, back):
+    """The reverse pass: from the derivatives by the outputs, at the end of ``back``, to those by the code."""
+    for above in range(len(layout)):
+        layer = len(layout) - 1 - above
+        inputs, outputs, begin = layout[layer, INPUTS], layout[layer, OUTPUTS], layout[layer, MATRIX]
+        below, here = ends[layer], ends[layer + 1]
+        there = back[here : here + outputs]
+        for i in range(outputs):
+            there[i] *= slopes[here + i]
+        for j in range(inputs):
+            if layer > 0 and slopes[below + j] == 0:
+                back[below + j] = 0.0
+            else:
+                back[below + j] = dot(weights[begin + j * outputs : begin + (j + 1) * outputs], there)
+
+
+@jit
+def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, numbers, box):
+    """Steps of one code on a packed network in double precision, until they end or are so many in all.
+
+    ``widths`` are zeros (d,), ``ends`` says where layers end in the rows of ``work``, and ``work`` has five of them.
+    """
+    z, p, trial, there, low, high = vectors[Z], vectors[P], vectors[_TRIAL], vectors[_TRIAL_G], box[0], box[1]
+    k, last = len(z), ends[len(layout)]
+    u, x, slopes, back, r = work[0], work[1], work[2], work[3], work[4]
+    reason = _GOES_ON
+    while reason == _GOES_ON and numbers[_STEPS] < most:
+        cuts = 0
+        for j in range(k):
+            aimed = z[j] + numbers[_LENGTH] * p[j]
+            trial[j] = min(max(aimed, low[j]), high[j])
+            if trial[j] != aimed:
+                cuts += 1
+        forward(weights, layout, widths, trial, ends, u, x, slopes)
+        f = residual(x, last, y, r, trial, prior)
+        for j in range(len(y)):
+            back[last + j] = 2 * r[j]
+        _backward(weights, layout, ends, slopes, back)
+        for j in range(k):
+            there[j] = back[j] + 2 * prior * trial[j]
+        reason = accept(vectors, numbers, box, f, cuts > 0)
+    return reason
+
+
+def room(layout: npt.NDArray[np.int64]) -> tuple[Array, npt.NDArray[np.int64], Array]:
+    """What :func:`refine_packed` takes as widths, ends and work for networks of this layout."""
+    ends = np.concatenate([[0, layout[0, INPUTS]], layout[:, OUTPUTS]]).cumsum()
+    return np.zeros(len(layout)), ends, np.zeros((5, ends[-1] + 2 * ROOM))
+
+
+def compile_refinement() -> None:
+    """Compile these steps, or load them, before their first use, see :func:`~unrelu.lp.compilation.compile_by`."""
+    compile_by(_smallest_refinement, refine_packed.stats.cache_path, "refinement")
+
+
+def _smallest_refinement() -> None:
+    """Of G(z) = relu(z)."""
+    one = np.ones((1, 1))
+    network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)], np.float64)
+    vectors, numbers = codes_at(one, one[0], one, np.zeros(1), 1)
+    box = np.array([[-np.inf], [np.inf]])
+    aim(vectors[0], numbers[0], box)
+    weights, layout, _ = network
+    refine_packed(weights, layout, *room(layout), np.zeros(1), 0.0, 1, vectors[0], numbers[0], box)
+    accept(vectors[0], numbers[0], box, 1.0, False)
+
+
+# --- the refinement of many codes -------------------------------------------------------------------------------------
+
 # A test of optimality may leave so many times what a tiny step promises. Tuned, with the next numbers, on the trained
 # families to tune on (``unrelu_studies``).
-_LEFT = 10.0 * TINY
+_LEFT = 10.0 * _TINY
 # Gradients count whose quadratic models are off by no more than this share of f: others are of regions that do not
 # touch the code. With 1e-5, L-BFGS lowers two of 1,000 codes further by more than 1e-4 that were taken to be optimal.
 _NEAR = 1e-7
 # A code is also optimal when the steps between so many tests have together gained no more than a test may leave.
 _TESTS = 6
-# The first step of BFGS that begins with a multiple of I, as a share of |z| / sqrt(k), which is this at least.
-_FIRST, _SHORTEST = 1e-3, 1e-3
+# The first step of BFGS that begins with a multiple of I, as a share of |z| / sqrt(k).
+_FIRST = 1e-3
 # Gradients that are remembered: so many for each latent coordinate, and so many at most. With 3 for each, on decoders
 # trained with dropout, L-BFGS lowers 10 of 90 codes further by more than 1e-4, with 8 it lowers 2.
 _REMEMBERED, _MOST_REMEMBERED = 8, 200
@@ -143,15 +332,15 @@ class _Refinement:
         self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
         f, g = self._evaluate(_numpy(z), np.arange(n))
         self.vectors, self.numbers = codes_at(_numpy(z), f, g, _numpy(enough), _remembered(k))
-        self.optimal = f <= self.numbers[:, ENOUGH]
+        self.optimal = f <= self.numbers[:, _ENOUGH]
         self.ended = self.optimal | ~np.isfinite(f)
         self.mark, self.tests = np.full(n, np.inf), np.zeros(n, np.int64)
         some = np.flatnonzero(~self.ended)
         for i, gram in zip(some, self._gauss_newton(some) if len(some) else (), strict=True):
             self.vectors[i, H : H + k] = _inverse(gram)
             aim(self.vectors[i], self.numbers[i], self.box)
-        promised = -0.5 * self.numbers[:, SLOPE]
-        self.optimal[some] |= promised[some] <= VANISHED * f[some]
+        promised = -0.5 * self.numbers[:, _SLOPE]
+        self.optimal[some] |= promised[some] <= _VANISHED * f[some]
         self.ended |= self.optimal | ~np.isfinite(promised)
         self.packed = self._packed()
 
@@ -168,23 +357,23 @@ class _Refinement:
         """So many trial steps of every code at most."""
         stopped = stop or (lambda: False)
         while not stopped():
-            some = np.flatnonzero(~self.ended & (self.numbers[:, STEPS] < most))
+            some = np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))
             if not len(some):
                 break
             reasons = self._step_together(some) if self.packed is None else self._step_apart(some, most, stopped)
-            self.optimal[some[reasons == DONE]] = True
-            self.ended[some[(reasons == DONE) | (reasons == LOST)]] = True
-            self._test(some[reasons == ASKS])
-        steps = torch.from_numpy(self.numbers[:, STEPS].astype(np.int64)).to(self.like.device)
+            self.optimal[some[reasons == _DONE]] = True
+            self.ended[some[(reasons == _DONE) | (reasons == _LOST)]] = True
+            self._test(some[reasons == _ASKS])
+        steps = torch.from_numpy(self.numbers[:, _STEPS].astype(np.int64)).to(self.like.device)
         optimal = torch.from_numpy(self.optimal).to(self.like.device)
         return Refined(self._tensor(self.vectors[:, Z]), self._tensor(self.numbers[:, F]), steps, optimal)
 
     def _step_together(self, some: Index) -> npt.NDArray[np.int64]:
         """One trial step of some codes, by PyTorch, and why they end."""
-        aimed = self.vectors[some, Z] + self.numbers[some, LENGTH, None] * self.vectors[some, P]
+        aimed = self.vectors[some, Z] + self.numbers[some, _LENGTH, None] * self.vectors[some, P]
         trial = np.clip(aimed, *self.box)
         f, g = self._evaluate(trial, some)
-        self.vectors[some, TRIAL], self.vectors[some, TRIAL_G] = trial, g
+        self.vectors[some, _TRIAL], self.vectors[some, _TRIAL_G] = trial, g
         cut = (trial != aimed).any(axis=1)
         codes = zip(some, f, cut, strict=True)
         return np.array([accept(self.vectors[i], self.numbers[i], self.box, *there) for i, *there in codes])
@@ -192,7 +381,7 @@ class _Refinement:
     def _step_apart(self, some: Index, most: int, stopped: Callable[[], bool]) -> npt.NDArray[np.int64]:
         """Compiled steps of some codes, one after another, until they end, and why."""
         assert self.packed is not None
-        reasons, observations = np.full(len(some), GOES_ON), self.observations.numpy()
+        reasons, observations = np.full(len(some), _GOES_ON), self.observations.numpy()
         for a, i in enumerate(some):
             if stopped():
                 break
@@ -228,15 +417,15 @@ class _Refinement:
         """Whether codes are optimal; those that are not get a new direction."""
         for i, b in zip(some, self._gauss_newton(some) if len(some) else (), strict=True):
             gain, p, kink = self._steepest(i, b)
-            f, stuck = self.numbers[i, F], bool(self.numbers[i, STUCK])
+            f, stuck = self.numbers[i, F], bool(self.numbers[i, _STUCK])
             moved = self.mark[i] - f > _LEFT * f
             self.mark[i], self.tests[i] = (f, 0) if moved else (self.mark[i], self.tests[i] + 1)
-            self.optimal[i] = gain <= (_LEFT if kink or stuck else VANISHED) * f or self.tests[i] >= _TESTS
+            self.optimal[i] = gain <= (_LEFT if kink or stuck else _VANISHED) * f or self.tests[i] >= _TESTS
             self.ended[i] = self.optimal[i] or not np.isfinite(gain)
             if self.tests[i] % 3:
                 self._begin_anew(i, b if self.tests[i] % 3 == 2 else None)
             else:
-                self.vectors[i, P], self.numbers[i, SLOPE] = p, -2 * gain
+                self.vectors[i, P], self.numbers[i, _SLOPE] = p, -2 * gain
             turn(self.numbers[i])
 
     def _begin_anew(self, i: int, b: Array | None) -> None:
@@ -244,10 +433,10 @@ class _Refinement:
         k = self.vectors.shape[2]
         inverse = np.eye(k) if b is None else _inverse(b)
         if b is None:
-            length = max(_norm(self.vectors[i, Z]) / np.sqrt(k), _SHORTEST)
+            length = max(_norm(self.vectors[i, Z]) / np.sqrt(k), SHORTEST_CODE)
             inverse *= _FIRST * length / max(_norm(self.vectors[i, G]), np.finfo(np.float64).tiny)
         self.vectors[i, H : H + k] = inverse
-        self.numbers[i, STUCK] = 0.0
+        self.numbers[i, _STUCK] = 0.0
         aim(self.vectors[i], self.numbers[i], self.box)
 
     def _steepest(self, i: int, b: Array) -> tuple[float, Array, bool]:
@@ -257,7 +446,7 @@ class _Refinement:
         """
         vectors, f, k = self.vectors[i], self.numbers[i, F], self.vectors.shape[2]
         z, g, p, (past_z, past_g) = vectors[Z], vectors[G], vectors[P], np.split(vectors[H + k :], 2)
-        step, past_f, (low, high) = z - past_z, self.numbers[i, PAST_F:], self.box
+        step, past_f, (low, high) = z - past_z, self.numbers[i, _PAST_F:], self.box
         free = ~(((z <= low) & ((g > 0) | (p < 0))) | ((z >= high) & ((g < 0) | (p > 0))))
         bent = step @ b
         with np.errstate(invalid="ignore"):
