@@ -102,7 +102,7 @@ def calibrate(
         level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
         learned = Simulation(*simulated(problem, level, observations, 1 + seed))
         keep(problem, level, learned.prior())
-        if problem.noise.counts:
+        if problem.noise.likelihood is not None:
             return _judged(learned)
         unstated = Level(level.noise, None)
         if data is None:
@@ -126,14 +126,7 @@ def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int
     known_entries(noise, operator, count)  # refuses sizes of another shape
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
     return Problem.build(
-        network,
-        y,
-        operator=operator,
-        bounds=box.ends,
-        noise=noise,
-        norm=noise.norm if noise.counts else "l2",
-        scale="none",
-        seed=seed,
+        network, y, operator=operator, bounds=box.ends, noise=noise, norm="l2", scale="none", seed=seed
     ).equilibrated()
 
 

@@ -102,7 +102,7 @@ def certify(
         )  # fmt: skip
         problem.bounds.check_finite()
         certifiable(network, problem.operator)
-        if problem.noise.counts or problem.operator.unweighted is not problem.operator:
+        if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:
             raise InputError(
                 f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "
                 "or none, and leave entries that say nothing out of y and of the rows of operator=, or hide them by a "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -147,8 +147,8 @@ def judged_again(result: Inversion) -> Inversion:
     latent = problem.units.latent
     z = result.z if latent is None else latent.coordinates(result.z)
     again = Inversion.of(
-        problem, z, method=result.method, status=result._ended, nit=result.nit, norm=result._norm,
-        seconds=result.seconds, confidence=result.confidence, pool=result._pool,
+        problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
+        seconds=result.seconds, confidence=result.confidence, pool=result.pool,
     )  # fmt: skip
     return _diagnosed(again).in_units_of(stated)
 
@@ -196,25 +196,17 @@ def _diagnosed(result: Inversion) -> Inversion:
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
     used, shape = goodness_of_fit(problem, result.z, residual, rank)
-    null = _null(result) if problem.noise.counts else None
-    by_chance = None
-    if not problem.noise.stated:
-        by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
-    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, used, null, shape, by_chance)
+    fit = problem.fit_of(result.reconstruction, used, lambda: _directions(result))
+    by_chance = None if problem.noise.stated else chance(residual, problem.y, fit.seen, used)
+    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, fit, shape, by_chance)
 
 
-def _null(result: Inversion) -> Array:
-    """What the deviance of counts would be, were the codes the true ones and fitted, (B, 3); NaN without a code.
-
-    Coordinates at a bound are not fitted: they take no degree of freedom.
-    """
+def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:
+    """The Jacobians of A G at the codes, (b, k, m), of some after another; 0 along coordinates at a bound."""
     problem = result.problem
     free = problem.bounds.active(result.z) == 0
-    null = np.full((problem.size, 3), np.nan)
     for rows, tangents in jacobians(problem.network, result.z, problem.operator):
-        part = problem.part(rows)
-        null[rows] = part.null(result.reconstruction[rows], tangents.numpy() * free[rows, :, None])
-    return null
+        yield rows, tangents.numpy() * free[rows, :, None]
 
 
 def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import norms
 from unrelu.result import Inversion, Status
-from unrelu.result.result_file import AbsentOperator, read_result_file
+from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.result.verdict_text import TOO_LARGE
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
@@ -73,7 +73,7 @@ def load_result(
     with computing(one_thread=network is None or small(network)):
         held = read_result_file(path, limit, network, operator)
         result = Inversion(
-            **held.columns, method=held.method, problem=held.problem, _norm=held.norm, _pool=held.pool,
+            **held.columns, method=held.method, problem=held.problem, norm=held.norm, pool=held.pool,
             options=held.options,
         )  # fmt: skip
         if network is not None:
@@ -86,7 +86,7 @@ def load_result(
 def _flaw(result: Inversion) -> str | None:
     """The first number that does not follow from the codes, in a sentence; None if all do."""
     problem = result.problem
-    if isinstance(problem.operator, AbsentOperator):
+    if not problem.operator.present:
         return "the operator is code, which no file holds: pass operator= as well"
     if not problem.size:
         return None
@@ -98,8 +98,8 @@ def _flaw(result: Inversion) -> str | None:
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
     again = _expected(result)
     entry = share * problem.scale
-    room = norms(np.repeat(entry[:, None], problem.y.shape[1], axis=1), "l2" if result._norm == "l2" else result._norm)
-    near = {"fun": room ** (2 if result._norm == "l2" else 1), "p_value": _PROBABILITY, "confidence": _PROBABILITY}
+    room = norms(np.repeat(entry[:, None], problem.y.shape[1], axis=1), "l2" if result.norm == "l2" else result.norm)
+    near = {"fun": room ** (2 if result.norm == "l2" else 1), "p_value": _PROBABILITY, "confidence": _PROBABILITY}
     for name in ("fun", "p_value", "confidence", "rank", "freedom", "identifiable", "success", "status"):
         told, found = getattr(result, name), getattr(again, name)
         if name in near:
@@ -124,7 +124,7 @@ def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
             continue
         factor = _FACTOR.search(said)
         excessive = again.message[i].startswith(TOO_LARGE)
-        due = result._message(i, float(factor[1]) if factor else 0.0, excessive)
+        due = result.message_for(i, float(factor[1]) if factor else 0.0, excessive)
         if said != due:
             return f"message of observation {i} is {said[:80]!r}, computed again from its numbers {due[:80]!r}"
     return None
@@ -135,8 +135,8 @@ def _expected(result: Inversion) -> Inversion:
 
     Which residuals stand out is told by the whole batch, of which this may be a part.
     """
-    again = judged_again(replace(result, _pool=False))
-    if not (result._pool and result.problem.tells_level):
+    again = judged_again(replace(result, pool=False))
+    if not (result.pool and result.problem.tells_level):
         return again
     judged = among(again.status, JUDGED - {Status.NO_BETTER_THAN_CHANCE})  # which an outlier may be as well
     cut = among(again.status, CUT_OFF)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
-from unrelu.measurements.noise import Noise, RoundingNoise
+from unrelu.measurements.noise import Fit, Noise, RoundingNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
@@ -27,6 +27,7 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, reshaping, shown
 
 Array = npt.NDArray[np.float64]
+Jacobians = Callable[[], Iterator[tuple[npt.NDArray[np.intp], Array]]]
 
 # A residual below this share of max|y| is an exact fit.
 EXACT = 1e-8
@@ -142,7 +143,7 @@ class Problem:
         given: where entries differed in what is known of them, the problem as it was stated; this one is whitened
             (:mod:`unrelu.measurements.whitening`).
 
-    Of count noise, residuals are signed square roots of deviances, and the objective in l2 is the deviance.
+    Where the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -208,17 +209,11 @@ class Problem:
         rounding = None if stated.stated or scaling.ends or not measurement.selects else network.rounding
         if rounding is not None and rounding.stored(values):
             stated = RoundingNoise(rounding.level, precision=rounding.name, given=rounding.level)
-        if stated.counts and isinstance(network, Network) and measurement.selects:
-            low, high = network.layers[-1].activation.range
-            if (low < 0).any() and np.isfinite(high).all():
-                raise InputError(
-                    f"noise={stated}: counts have means of at least 0, and outputs of the generator go from "
-                    f"{low.min():g} to {high.max():g}; give them a scale and an offset, "
-                    "unrelu.extend(network, scale=(0, 100), offset=(0, 100)), or state 'gaussian:S'"
-                )
-        if stated.counts and norm not in (None, "l2"):
+        if isinstance(network, Network) and measurement.selects:
+            stated.check_range(*network.layers[-1].activation.range)
+        if stated.likelihood is not None and norm not in (None, "l2"):
             raise InputError(
-                f"norm={norm!r}: counts are compared by their deviance; leave norm= out with noise={stated}"
+                f"norm={norm!r}: noise={stated} compares observations by their deviance; leave norm= out with it"
             )
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
@@ -290,8 +285,8 @@ class Problem:
         """
         if not self.bounds.none:
             return self._on_coordinates()
-        if self.noise.counts:
-            return self  # counts have a unit of their own
+        if self.noise.likelihood is not None:
+            return self  # what has a deviance has a unit of its own
         found = equilibrate(self.network, self.operator)
         data = found.units.data
         if abs(data) > _REPRESENTED:
@@ -340,16 +335,16 @@ class Problem:
             z0=None if self.z0 is None else latent.coordinates(self.z0),
         )  # fmt: skip
 
-    def refuse_counts(self, method: str) -> None:
+    def refuse_likelihood(self, method: str) -> None:
         """For methods that are made for errors that are added.
 
         Raises:
-            UnsupportedModelError: y is of counts.
+            UnsupportedModelError: the noise has a deviance of its own, as counts have.
         """
-        if self.noise.counts:
+        if self.noise.likelihood is not None:
             raise UnsupportedModelError(
-                f"method={method!r} is for errors that are added to the output, not for counts (noise={self.noise}); "
-                "use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
+                f"method={method!r} is for errors that are added to the output and compared in a norm; "
+                f"noise={self.noise} has a deviance: use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
             )
 
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
@@ -365,9 +360,12 @@ class Problem:
         return self.residual_of(self.network(z))
 
     def residual_of(self, x: Array) -> Array:
-        """y - A x, (B, m), for outputs x (B, ...); 0 where a mask hides the entry. Of counts, what their noise says."""
-        r = self.noise.residuals(self.y, self.mean_of(x))
-        return np.where(self.operator.seen(len(r)), r, 0.0) if self.noise.counts else r
+        """y - A x, (B, m), for outputs x (B, ...), or the signed roots of deviances; 0 where a mask hides the entry."""
+        return self._residual(self.mean_of(x))
+
+    def _residual(self, mean: Array) -> Array:
+        r = self.noise.residuals(self.y, mean)
+        return r if self.noise.likelihood is None else np.where(self.operator.seen(len(r)), r, 0.0)
 
     def mean_of(self, x: Array) -> Array:
         """A x, (B, m), for outputs x (B, ...)."""
@@ -421,36 +419,39 @@ class Problem:
             allowed[allowed == 0] = 10 * torch.finfo(self.network.dtype).eps * self._typical
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
-    def null(self, x: Array, tangents: Array | None = None) -> Array | None:
-        """The cumulants of the deviance of counts at outputs x (B, ...), (B, 3); None where noise is of no counts.
+    def fit_of(self, x: Array, used: Array | None = None, jacobians: Jacobians | None = None) -> Fit:
+        """What a p-value looks at, for outputs x (B, ...).
 
         Args:
             x: G(z).
-            tangents: the Jacobian of A G, (B, k, m), to take off what the fit took; None takes off nothing.
+            used: the degrees of freedom that the fit used up, (B,); None for none.
+            jacobians: see :class:`~unrelu.measurements.noise.Fit`.
         """
-        return self.noise.null(self.mean_of(x), self.operator.seen(len(x)), tangents, self.prior)
-
-    def p_value(self, residual: Array, used: Array, null: Array | None = None) -> Array:
-        """Goodness of fit of residuals (B, m) under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
-
-        An exact fit has 1 where the noise is below the rounding of the data. NaN where no noise was stated.
-
-        Args:
-            residual: y - A G(z), (B, m).
-            used: the degrees of freedom that the fit used up, (B,).
-            null: of count noise, what :meth:`null` gives.
-        """
+        mean = self.mean_of(x)
         # The largest |y| may be an outlier, the size of outputs is none.
         size = np.minimum(self.scale, self._typical)
-        p = self.noise.p_value(residual, self.observed, used, size, null)
+        used = np.zeros(len(mean)) if used is None else used
+        return Fit(self._residual(mean), mean, self.operator.seen(len(mean)), used, size, self.prior, jacobians)
+
+    def p_value(self, fit: Fit) -> Array:
+        """Goodness of fit under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
+
+        NaN where no noise was stated, and without a code. A code whose output is not finite explains nothing: 0. An
+        exact fit has 1 where the noise is below the rounding of the data.
+        """
+        r = fit.residual
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            p = self.noise.p_value(fit)
+        without_code = np.isnan(r).all(axis=1) | (not self.noise.stated)
+        p = np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0))
         rounding = np.where(self.tolerance > EXACT, self.tolerance, 100 * np.finfo(np.float64).eps)
         below = self.noise.size <= rounding * self.scale
-        return np.where(self.is_exact(residual) & below & ~np.isnan(p), 1.0, p)
+        return np.where(self.is_exact(r) & below & ~np.isnan(p), 1.0, p)
 
     @cached_property
     def energy(self) -> Array:
-        """The size of the objective of codes that explain nothing, (B,): ``|y|_2^2``, the sum of counts."""
-        return np.asarray(self.y.sum(axis=1) if self.noise.counts else np.square(self.y).sum(axis=1))
+        """The size of the objective of codes that explain nothing, (B,), see :meth:`Noise.energy`."""
+        return self.noise.energy(self.y)
 
     @cached_property
     def scale(self) -> Array:

@@ -99,7 +99,7 @@ def linear_fits(count, m, k):
     z = np.linalg.lstsq(matrix, y.T, rcond=None)[0].T
     residual = y - z @ matrix.T
     used, shape = goodness_of_fit(problem, z, residual, np.full(count, k))
-    return problem.p_value(residual, used), shape, problem.observed, used
+    return problem.p_value(problem.fit_of(z @ matrix.T, used)), shape, problem.observed, used
 
 
 @pytest.mark.parametrize(("m", "k"), [(40, 4), (12, 5)])

@@ -13,8 +13,8 @@ from scipy.special import xlogy
 import unrelu
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.count_noise import _moments, _table
-from unrelu.measurements.noise import Gaussian, Noise
+from unrelu.measurements.count_noise import entries_of, moments_of
+from unrelu.measurements.noise import Fit, Gaussian, Noise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
@@ -53,7 +53,7 @@ def deviance(noise, y, mean):
 @given(y=st.integers(0, 10**6), mean=st.floats(1e-3, 1e6))
 def test_the_deviance_is_twice_the_loss_of_log_likelihood(noise, y, mean):
     found = noise.deviance(torch.tensor(float(y)).double(), torch.tensor(mean).double()).item()
-    counts = noise._distribution
+    counts = noise.distribution
     assert found == pytest.approx(deviance(noise, float(y), mean), rel=1e-6, abs=1e-8 * (y + mean))
     if y:
         assert found == pytest.approx(2 * (counts(y).logpmf(y) - counts(mean).logpmf(y)), rel=1e-5, abs=1e-6 * (1 + y))
@@ -68,7 +68,7 @@ def test_half_slopes_are_those_of_the_deviance(noise, y, mean):
     assert half.item() == pytest.approx(slope.item() / 2, rel=1e-9, abs=1e-12)
     assert weight > 0
     if mean > 1e-3 and (y > 0 or mean > 1):
-        assert weight.item() == pytest.approx(1 / noise._variance(mean.item()))
+        assert weight.item() == pytest.approx(1 / noise.variance_of(mean.item()))
 
 
 @every_noise
@@ -99,7 +99,7 @@ def test_normal_equations_are_those_of_fisher_scoring(noise):
     gram, half, f = objective.system(z, rows)
     value, gradient = objective.gradient(z, rows)
     x, tangents = NET.linearize(z)
-    weight = np.where((y == 0) & (x.numpy() < 1), 1.0, 1 / noise._variance(x.numpy()))[:, None, :]
+    weight = np.where((y == 0) & (x.numpy() < 1), 1.0, 1 / noise.variance_of(x.numpy()))[:, None, :]
     expected = (tangents.numpy() * weight) @ tangents.numpy().transpose(0, 2, 1) + 0.3 * np.eye(3)
     np.testing.assert_allclose(gram, expected, rtol=1e-9)
     np.testing.assert_allclose(half, gradient / 2, rtol=1e-9)
@@ -189,6 +189,18 @@ def test_outputs_that_are_off_where_something_was_counted_are_a_misfit():
     assert found.p_value < 1e-3
 
 
+def fitted(mean, tangents=None, residual=None):
+    """A fit of these means, (B, m), along these directions, (B, k, m)."""
+    each, jacobians = np.arange(len(mean)), None
+    if tangents is not None:
+
+        def jacobians():
+            yield each, tangents
+
+    residual = np.zeros(mean.shape) if residual is None else residual
+    return Fit(residual, mean, np.ones(mean.shape, dtype=bool), np.zeros(len(mean)), np.ones(len(mean)), 0.0, jacobians)
+
+
 # --- goodness of fit --------------------------------------------------------------------------------------------------
 
 
@@ -197,29 +209,26 @@ def test_outputs_that_are_off_where_something_was_counted_are_a_misfit():
 def test_moments_are_those_of_draws(noise, mean):
     y = noise.draw(np.full(400_000, mean), stream("test moments", mean))
     d = noise.deviance(torch.from_numpy(y), torch.full((len(y),), mean).double()).numpy()
-    x = (y - mean) / noise._variance(mean) ** 0.5
+    x = (y - mean) / noise.variance_of(mean) ** 0.5
     e = d - d.mean()
     terms = (d, e**2, e**3, e * x, e * x**2, x**3)
-    found = _moments(noise, mean)
+    found = moments_of(noise, mean)
     for number, term in zip(found, terms, strict=True):
         assert number == pytest.approx(term.mean(), abs=6 * term.std() / len(y) ** 0.5)
-    table = _table(noise).at(np.array([mean]))
+    table = entries_of(noise, np.array([mean]))
     np.testing.assert_allclose([part[0] for part in table[:6]], found, rtol=2e-3, atol=2e-3)
 
 
 def test_large_means_are_chi_square():
-    found = _table(POISSON).at(np.array([1e4, 1e9]))
+    found = entries_of(POISSON, np.array([1e4, 1e9]))
     np.testing.assert_allclose(found.mean, 1, rtol=1e-3)
     np.testing.assert_allclose(found.variance, 2, rtol=1e-3)
     np.testing.assert_allclose(found.third, 8, rtol=1e-2)
-    y = 1e6 * np.ones((1, 80))
-    problem = Problem.build(NET, y, noise="poisson", scale="none")
-    mean, used = np.full((1, 80), 1e6), 3
-    null = POISSON.null(mean, np.ones((1, 80), dtype=bool), stream("test directions").standard_normal((1, 3, 80)), 0.0)
-    np.testing.assert_allclose(null[0], [80 - used, 2 * (80 - used), 8 * (80 - used)], rtol=2e-3)
-    r = np.zeros((1, 80))
+    used, r = 3, np.zeros((1, 80))
     r[0, 0] = 95.0**0.5
-    assert problem.p_value(r, np.zeros(1), null)[0] == pytest.approx(stats.chi2.sf(95.0, 77), abs=2e-3)
+    fit = fitted(np.full((1, 80), 1e6), stream("test directions").standard_normal((1, used, 80)), r)
+    np.testing.assert_allclose(POISSON.cumulants(fit)[0], [80 - used, 2 * (80 - used), 8 * (80 - used)], rtol=2e-3)
+    assert POISSON.p_value(fit)[0] == pytest.approx(stats.chi2.sf(95.0, 77), abs=2e-3)
 
 
 @every_noise
@@ -228,8 +237,7 @@ def test_the_true_code_has_uniform_p_values(noise):
     truth = stream("test truth of p").standard_normal((4000, 3))
     x = positive_network(scale=0.1)(truth)
     y = noise.draw(x, stream("test counts of p"))
-    null = noise.null(x, np.ones(x.shape, dtype=bool), None, 0.0)
-    p = noise.p_value(noise.residuals(y, x), np.full(4000, 80), np.zeros(4000), np.ones(4000), null)
+    p = noise.p_value(fitted(x, residual=noise.residuals(y, x)))
     assert stats.kstest(p, "uniform").statistic < 0.03
 
 
@@ -254,10 +262,10 @@ def test_overdispersed_counts_are_a_misfit_to_poisson():
 
 
 def test_a_fit_that_takes_all_is_judged_as_if_it_took_nothing():
-    mean, seen = np.full((1, 3), 1e4), np.ones((1, 3), dtype=bool)
-    whole = POISSON.null(mean, seen, None, 0.0)
-    np.testing.assert_array_equal(POISSON.null(mean, seen, np.eye(3)[None], 0.0), whole)
-    assert (POISSON.null(mean, seen, np.eye(3)[None, :1], 0.0)[:, :2] < whole[:, :2]).all()
+    mean = np.full((1, 3), 1e4)
+    whole = POISSON.cumulants(fitted(mean))
+    np.testing.assert_array_equal(POISSON.cumulants(fitted(mean, np.eye(3)[None])), whole)
+    assert (POISSON.cumulants(fitted(mean, np.eye(3)[None, :1]))[:, :2] < whole[:, :2]).all()
 
 
 # --- draws, text, and what is refused ---------------------------------------------------------------------------------
@@ -269,7 +277,7 @@ def test_draws_have_the_mean_and_the_variance(noise):
     y = noise.draw(clean, stream("test draws"))
     noise.check(y)
     np.testing.assert_allclose(y.mean(axis=0), [0.5, 7.0, 0.0], rtol=0.02)
-    np.testing.assert_allclose(y.var(axis=0)[:2], noise._variance(clean[0, :2]), rtol=0.05)
+    np.testing.assert_allclose(y.var(axis=0)[:2], noise.variance_of(clean[0, :2]), rtol=0.05)
 
 
 @every_noise
@@ -294,8 +302,13 @@ def test_an_object_is_its_text(noise):
         (0.5, {}, InputError, r"no whole numbers, first in observation 0, entry 2 \(0.5\); pass the counts themselves"),
         (2.0**54, {}, InputError, r"1 entries above 2\^53, first in observation 0, entry 2 .*: state 'gaussian:S'"),
         (np.nan, {}, InputError, "NaN or infinite"),
-        (1.0, {"norm": "l1"}, InputError, "norm='l1': counts are compared by their deviance; leave norm= out"),
-        (1.0, {"norm": "linf"}, InputError, "norm='linf': counts"),
+        (
+            1.0,
+            {"norm": "l1"},
+            InputError,
+            "norm='l1': noise=poisson compares observations by their deviance; leave norm= out",
+        ),
+        (1.0, {"norm": "linf"}, InputError, "norm='linf': noise=poisson"),
         (1.0, {"method": "linf"}, UnsupportedModelError, "method='linf' is for errors that are added to the output"),
         (1.0, {"method": "exact"}, UnsupportedModelError, "method='exact' is for errors that are added"),
         (1.0, {"method": "plugin"}, UnsupportedModelError, "method='plugin' is for errors that are added"),

@@ -176,7 +176,7 @@ def test_infinite_sizes_among_others_take_no_part(operator):
     found = unrelu.invert(NET, wild, noise=unrelu.Gaussian(np.where(seen, ONE, np.inf)), operator=given_operator)
     r = ((y - forth(NET(found.z))) / ONE)[:, seen]
     np.testing.assert_allclose(found.fun, (r**2).sum(axis=1), rtol=1e-9)
-    by_size = found.problem.p_value(found.problem.residual(found.z), np.full(B, float(K)))
+    by_size = found.problem.p_value(found.problem.fit_of(found.reconstruction, np.full(B, float(K))))
     np.testing.assert_allclose(by_size, stats.chi2.sf(found.fun, seen.sum() - K), rtol=1e-6)
 
 
@@ -277,7 +277,7 @@ def test_a_mask_takes_its_rows_and_columns_of_a_covariance(each):
     r = (y - NET(found.z))[:, seen]
     part = COVARIANCE[np.ix_(seen, seen)]
     np.testing.assert_allclose(found.fun, (r * np.linalg.solve(part, r.T).T).sum(axis=1), rtol=1e-9)
-    by_size = found.problem.p_value(found.problem.residual(found.z), np.full(B, float(K)))
+    by_size = found.problem.p_value(found.problem.fit_of(found.reconstruction, np.full(B, float(K))))
     np.testing.assert_allclose(by_size, stats.chi2.sf(found.fun, seen.sum() - K), rtol=1e-6)
 
 

@@ -15,8 +15,8 @@ from unrelu.problem import Problem
 from unrelu.search.descents import (
     BatchDescents,
     CompiledDescents,
-    CountDescents,
     Descents,
+    DevianceDescents,
     LimitedMemoryDescents,
     NonlinearDescents,
 )
@@ -172,10 +172,10 @@ def test_descents_have_the_schedule_of_their_kind():
         return type(Descents.of(problem, cache, SquaredError.of(problem, cache.single)))
 
     assert kind(network) is CompiledDescents
-    assert kind(network, noise="poisson") is CountDescents
+    assert kind(network, noise="poisson") is DevianceDescents
     assert kind(image) is BatchDescents
     assert kind(network, operator=lambda x: x**2) is NonlinearDescents
-    schedules = [way.schedule for way in (CompiledDescents, BatchDescents, NonlinearDescents, CountDescents)]
+    schedules = [way.schedule for way in (CompiledDescents, BatchDescents, NonlinearDescents, DevianceDescents)]
     assert schedules == [COMPILED, BATCH, NONLINEAR, COUNTS]
     assert LimitedMemoryDescents.schedule is LIMITED_MEMORY
 

@@ -129,7 +129,7 @@ class Layerwise:
             raise InputError(
                 f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
-        problem.refuse_counts(self.name)
+        problem.refuse_likelihood(self.name)
 
     def __call__(self, problem: Problem) -> Inversion:
         """Invert the observations of the problem, as many at a time as there are cores."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
-from unrelu.measurements.count_noise import CountNoise
+from unrelu.measurements.noise import Likelihood
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import torch_stream
@@ -27,8 +27,8 @@ _CHUNK = 2**24
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
-    Of counts the square of an entry is its deviance, and J^T J is weighted, see
-    :mod:`unrelu.measurements.count_noise`.
+    Where the noise has a deviance, that of an entry takes the place of its square, and J^T J is weighted, see
+    :class:`~unrelu.measurements.noise.Likelihood`.
 
     Codes (b, k) come with ``observations`` (b,), the observation that each is for; an observation may have several.
 
@@ -36,7 +36,7 @@ class SquaredError:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
         prior: the weight of ``|z|^2``.
         box: lower and upper bounds of codes, (k,) each; None where there are none.
-        counts: the noise of counts; None for squares.
+        likelihood: the noise, if it has a deviance of its own; None for squares.
     """
 
     network: Generator
@@ -44,7 +44,7 @@ class SquaredError:
     y: Tensor
     prior: float = 0.0
     box: tuple[Tensor, Tensor] | None = None
-    counts: CountNoise | None = None
+    likelihood: Likelihood | None = None
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
@@ -53,8 +53,9 @@ class SquaredError:
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
         bounds = problem.bounds
         box = None if bounds.none else (torch.tensor(bounds.lower).to(y), torch.tensor(bounds.upper).to(y))
-        counts = problem.noise if isinstance(problem.noise, CountNoise) else None
-        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, counts)
+        return cls(
+            network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, problem.noise.likelihood
+        )
 
     def with_network(self, network: Generator) -> SquaredError:
         """The objective of another generator of the same outputs."""
@@ -114,10 +115,10 @@ class SquaredError:
 
     def _misfit(self, mean: Tensor, observations: Tensor) -> Tensor:
         """|A x - y|_2^2 or the deviance, (b,), of what is measured of outputs, (b, m)."""
-        if self.counts is None:
+        if self.likelihood is None:
             r = mean - self.y[observations]
             return (r * r).sum(dim=1)
-        return (self._seen[observations] * self.counts.deviance(self.y[observations], mean)).sum(dim=1)
+        return (self._seen[observations] * self.likelihood.deviance(self.y[observations], mean)).sum(dim=1)
 
     @torch.no_grad()
     def values(self, z: Tensor, observations: Tensor) -> Tensor:
@@ -177,10 +178,10 @@ class SquaredError:
 
     def _system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, tangents = self.operator.take(observations).linearize(*self.network.linearize(z))
-        if self.counts is None:
+        if self.likelihood is None:
             r, weighted = mean - self.y[observations], tangents
         else:
-            r, weight = self.counts.scoring(self.y[observations], mean)
+            r, weight = self.likelihood.scoring(self.y[observations], mean)
             weighted = tangents * weight[:, None, :]
         gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
         f = self._misfit(mean, observations)

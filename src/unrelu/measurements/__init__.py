@@ -20,17 +20,21 @@ from unrelu.measurements.linear_operators import (
     SparseOperator,
     WeightedOperator,
 )
+from unrelu.measurements.noise import Fit, Likelihood, Noise
 from unrelu.measurements.nonlinear_operator import NonlinearOperator
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
+    "Fit",
     "IdentityOperator",
+    "Likelihood",
     "Mask",
     "MaskOperator",
     "Matrix",
     "MatrixFreeOperator",
     "MatrixOperator",
     "NegativeBinomial",
+    "Noise",
     "NonlinearOperator",
     "Operator",
     "Poisson",

@@ -37,16 +37,13 @@ from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy  # its modules statistics and interpolation take half a second, and are imported where they are used
 import torch
 from scipy import special
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Counts, Noise
-
-Array = npt.NDArray[np.float64]
+from unrelu.measurements.noise import Array, Fit, Flags, Likelihood
 
 # f: means below are mapped to smaller positive ones.
 _FLOOR = 1e-3
@@ -61,38 +58,36 @@ _DEVIATIONS = 9.0
 
 
 @dataclass(frozen=True, eq=False)
-class CountNoise(Noise):
+class CountNoise(Likelihood):
     """Counts with a mean A G(z) and a variance that is a function of it."""
 
-    counts: ClassVar[bool] = True
-
     @abstractmethod
-    def _dispersion(self, mean: Any) -> Any:
+    def dispersion(self, mean: Any) -> Any:
         """V(mu) / mu, of an array or a tensor."""
 
     @abstractmethod
-    def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         """d / 2, computed from mu - y, so that nothing cancels where both are large."""
 
     @abstractmethod
-    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
         """d / 2 where mu is so small that it may be 0, and only its logarithm is known."""
 
     @abstractmethod
-    def _distribution(self, mean: float) -> Any:
+    def distribution(self, mean: float) -> Any:
         """The distribution of a count, of SciPy's."""
 
-    def _variance(self, mean: Any) -> Any:
+    def variance_of(self, mean: Any) -> Any:
         """V(mu)."""
-        return mean * self._dispersion(mean)
+        return mean * self.dispersion(mean)
 
     # --- the objective ------------------------------------------------------------------------------------------------
 
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         """D's terms d, of the shape of y; differentiable."""
         within, log_mean = mean >= _FLOOR, math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
-        usual = self._half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
-        return 2 * torch.where(within, usual, self._half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
+        usual = self.half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
+        return 2 * torch.where(within, usual, self.half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
 
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
@@ -101,15 +96,14 @@ class CountNoise(Noise):
         which costs 2 an expected count, however far it goes.
         """
         positive, within = _positive(mean), mean >= _FLOOR
-        curvature = 1 / (self._dispersion(positive) * positive.clamp_min(_FLOOR))
+        curvature = 1 / (self.dispersion(positive) * positive.clamp_min(_FLOOR))
         slope = (positive - y) * curvature
         weight = torch.where(within, curvature, slope / (mean - y))
         return slope, torch.where((y == 0) & (mean < 1), torch.ones_like(y), weight)
 
-    def residuals(self, y: Array, mean: Array) -> Array:
-        """Signed square roots of the deviance, (B, m)."""
-        d = self.deviance(torch.from_numpy(np.array(y)), torch.from_numpy(np.array(mean))).numpy()
-        return np.asarray(np.sign(y - mean) * np.sqrt(d))
+    def energy(self, y: Array) -> Array:
+        """The sum of the counts, (B,)."""
+        return np.asarray(y.sum(axis=1))
 
     def check(self, y: Array) -> None:
         """Counts are whole numbers of at least 0, up to 2^53."""
@@ -125,53 +119,42 @@ class CountNoise(Noise):
                     f"({y[row, entry]:g}); {advice}"
                 )
 
-    # --- what methods ask of it ---------------------------------------------------------------------------------------
-
-    @property
-    def size(self) -> float:
-        """0: the errors depend on the mean."""
-        return 0.0
-
-    @property
-    def noisy(self) -> bool:
-        """Counts are."""
-        return True
+    def check_range(self, low: Array, high: Array) -> None:
+        """Counts have means of at least 0."""
+        if (low < 0).any() and np.isfinite(high).all():
+            raise InputError(
+                f"noise={self}: counts have means of at least 0, and outputs of the generator go from "
+                f"{low.min():g} to {high.max():g}; give them a scale and an offset, "
+                "unrelu.extend(network, scale=(0, 100), offset=(0, 100)), or state 'gaussian:S'"
+            )
 
     def variance(self, y: Array) -> Array:
         """The mean variance of the counts, were their means the data."""
-        return np.asarray(self._variance(np.maximum(y, 1.0)).mean(axis=1))
-
-    @property
-    def drawable(self) -> bool:
-        """Of any means."""
-        return True
+        return np.asarray(self.variance_of(np.maximum(y, 1.0)).mean(axis=1))
 
     # --- goodness of fit ----------------------------------------------------------------------------------------------
 
-    def null(self, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array | None, prior: float) -> Array:
-        """See :meth:`Noise.null`."""
-        positive = _positive(torch.from_numpy(mean)).numpy()
-        entries = _table(self).at(np.where(np.isfinite(positive), positive, 1.0))
+    def cumulants(self, fit: Fit) -> Array:
+        """Mean, variance and third cumulant of the deviance that counts of the fitted means leave, (B, 3)."""
+        positive = _positive(torch.from_numpy(fit.mean)).numpy()
+        moments = entries_of(self, np.where(np.isfinite(positive), positive, 1.0))
         # Nothing can be counted where nothing is expected; a deviance of 2 mu is left.
-        seen = seen & ~(mean <= 0)
-        whole = np.stack([np.where(seen, e, 0.0).sum(axis=1) for e in entries[:3]], axis=1)
-        whole[:, 0] += 2 * np.where(mean <= 0, positive, 0.0).sum(axis=1)
-        if tangents is None:
-            return whole
-        left = np.array([
-            self._left(cumulants, positive[i], seen[i], tangents[i], prior, Entries(*(e[i] for e in entries)))
-            for i, cumulants in enumerate(whole)
-        ])  # fmt: skip
+        seen = fit.seen & ~(fit.mean <= 0)
+        whole = np.stack([np.where(seen, e, 0.0).sum(axis=1) for e in moments[:3]], axis=1)
+        whole[:, 0] += 2 * np.where(fit.mean <= 0, positive, 0.0).sum(axis=1)
+        left = whole.copy()
+        for rows, tangents in fit.jacobians() if fit.jacobians else ():
+            for i, own in zip(rows, tangents, strict=True):
+                entries = Entries(*(e[i] for e in moments))
+                left[i] = self._left(whole[i], positive[i], seen[i], own, fit.prior, entries)
         # A fit that takes all cannot be tested; what is left is whether the true code could leave as much.
         testable = (left[:, :2] > 1e-3 * whole[:, :2]).all(axis=1, keepdims=True)
         return np.where(testable, left, whole)
 
-    def _left(
-        self, whole: Array, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array, prior: float, entries: Entries
-    ) -> Array:
+    def _left(self, whole: Array, mean: Array, seen: Flags, tangents: Array, prior: float, entries: Entries) -> Array:
         """The cumulants of one observation after its fit, (3,)."""
         slope = np.where(mean < _FLOOR, mean / _FLOOR, 1.0) * seen
-        directions = (tangents * (slope / np.sqrt(self._variance(np.where(mean > 0, mean, 1.0))))).T
+        directions = (tangents * (slope / np.sqrt(self.variance_of(np.where(mean > 0, mean, 1.0))))).T
         values, vectors = np.linalg.eigh(directions.T @ directions)
         kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
         half = directions @ (vectors[:, kept] / np.sqrt(values[kept] + prior))
@@ -186,12 +169,11 @@ class CountNoise(Noise):
         variance = whole[1] - explained + 2 * used - 2 * shared
         return np.array([mean_left, variance, whole[2] * variance / whole[1]])
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        if null is None:
-            raise InputError(f"noise={self}: the p-value depends on the means; pass null=problem.null(outputs)")
-        mean, variance, third = null.T
+    def p_value(self, fit: Fit) -> Array:
+        """That of a gamma distribution with the :meth:`cumulants` of the deviance."""
+        mean, variance, third = self.cumulants(fit).T
         deviation = np.sqrt(variance)
-        return np.asarray(scipy.stats.pearson3.sf(np.square(r).sum(axis=1), third / deviation**3, mean, deviation))
+        return np.asarray(scipy.stats.pearson3.sf(fit.deviance, third / deviation**3, mean, deviation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,19 +199,19 @@ class Poisson(CountNoise):
     def __post_init__(self) -> None:
         pass
 
-    def _dispersion(self, mean: Any) -> Any:
+    def dispersion(self, mean: Any) -> Any:
         return 0 * mean + 1
 
-    def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         known = torch.where(y > 0, y, torch.ones_like(y))
         half: Tensor = mean - y - y * torch.log1p((mean - y) / known)
         return half
 
-    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
         half: Tensor = mean - y + torch.xlogy(y, y) - y * log_mean
         return half
 
-    def _distribution(self, mean: float) -> Any:
+    def distribution(self, mean: float) -> Any:
         return scipy.stats.poisson(mean)
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
@@ -263,21 +245,21 @@ class NegativeBinomial(CountNoise):
         if not self.level > 0:
             raise InputError(f"noise={self}: the shape r must be above 0, got {self.level:g}")
 
-    def _dispersion(self, mean: Any) -> Any:
+    def dispersion(self, mean: Any) -> Any:
         return 1 + mean / self.level
 
-    def _half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         r, step = self.level, (mean - y) / (y + self.level)
         ratio = torch.where(y > 0, -r * step / mean, torch.zeros_like(y))
         half: Tensor = y * torch.log1p(ratio) + r * torch.log1p(step)
         return half
 
-    def _half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
+    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
         more = y + self.level
         half: Tensor = torch.xlogy(y, y) - y * log_mean - more * torch.log(more / (mean + self.level))
         return half
 
-    def _distribution(self, mean: float) -> Any:
+    def distribution(self, mean: float) -> Any:
         return scipy.stats.nbinom(self.level, self.level / (self.level + mean))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
@@ -313,36 +295,29 @@ class Entries(NamedTuple):
     bend: Array
 
 
-class _Table:
-    """Moments as functions of the mean, interpolated."""
-
-    def __init__(self, noise: CountNoise) -> None:
-        rows = np.array([_moments(noise, float(mean)) for mean in _GRID])
-        self._spline = scipy.interpolate.CubicSpline(np.log(_GRID), rows)
-        self._variance = noise._variance
-
-    def at(self, mean: Array) -> Entries:
-        """The moments of entries of these means."""
-        log = np.log(np.clip(mean, _GRID[0], _GRID[-1]))
-        moments: list[Array] = list(np.moveaxis(self._spline(log), -1, 0))
-        first, second = (self._spline(log, order)[..., 0] for order in (1, 2))
-        # By the chain rule: of f(log mu), the second derivative by mu is (f'' - f') / mu^2.
-        clipped = np.exp(log)
-        bend = (second - first) / clipped**2 * self._variance(clipped)
-        return Entries._make([*moments, bend])
-
-
 @lru_cache(maxsize=16)
-def _table(noise: CountNoise) -> _Table:
-    return _Table(noise)
+def _spline(noise: CountNoise) -> Any:
+    """The moments as functions of the logarithm of the mean."""
+    rows = np.array([moments_of(noise, float(mean)) for mean in _GRID])
+    return scipy.interpolate.CubicSpline(np.log(_GRID), rows)
 
 
-def _moments(noise: CountNoise, mean: float) -> tuple[float, ...]:
+def entries_of(noise: CountNoise, mean: Array) -> Entries:
+    """The moments of entries of these means."""
+    log, spline = np.log(np.clip(mean, _GRID[0], _GRID[-1])), _spline(noise)
+    moments: list[Array] = list(np.moveaxis(spline(log), -1, 0))
+    first, second = (spline(log, order)[..., 0] for order in (1, 2))
+    # By the chain rule: of f(log mu), the second derivative by mu is (f'' - f') / mu^2.
+    clipped = np.exp(log)
+    return Entries._make([*moments, (second - first) / clipped**2 * noise.variance_of(clipped)])
+
+
+def moments_of(noise: CountNoise, mean: float) -> tuple[float, ...]:
     """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, by sums over all counts that are not too rare.
 
     Where the counts spread far, by the trapezoidal rule over normal deviations t, y = Q(Phi(t)).
     """
-    counts, spread = noise._distribution(mean), math.sqrt(noise._variance(mean))
+    counts, spread = noise.distribution(mean), math.sqrt(noise.variance_of(mean))
     if spread <= _SUMMED:
         y = np.arange(0.0, float(counts.isf(1e-15)) + 2)
         weight = counts.pmf(y)

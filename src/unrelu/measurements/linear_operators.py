@@ -52,6 +52,7 @@ class Operator(ABC):
         kind: what a file calls it.
         output_shaped: whether an observation is an output, or entries of it in their places.
         portable: whether it can be sent to another process.
+        present: whether it can be evaluated: not of a result that was loaded without it.
         stored: names and types of the arrays that a file keeps of it (:meth:`saved`); None where it is code.
     """
 
@@ -62,6 +63,7 @@ class Operator(ABC):
     kind: ClassVar[str] = "code"
     output_shaped: ClassVar[bool] = False
     portable: ClassVar[bool] = True
+    present: ClassVar[bool] = True
     stored: ClassVar[Mapping[str, type[np.generic]] | None] = None
 
     @abstractmethod

@@ -1,31 +1,48 @@
-"""What is known about the noise e of an observation y = A G(z*) + e, and how well it explains a residual."""
+"""What is known about the noise e of an observation y = A G(z*) + e, and how well it explains a residual.
+
+A model is one class: :class:`Noise` for errors that are added and compared in a norm, :class:`Likelihood` for
+observations that are compared by a deviance of their own. The class has everything that depends on the model:
+objective, residuals, p-value, draws, text, and what a file keeps. Its ``name`` makes it known.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
-from scipy.special import bdtrc, chdtrc
+from scipy.special import bdtrc, chdtr, chdtrc, gammaincc
+from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.models.generator import numbers
+from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
 
 # A residual that the stated noise would exceed this rarely is not explained by it.
 SIGNIFICANCE = 0.01
+# Noise that leaves so little so rarely is smaller than stated, or in another unit.
+_ONE_OF_A_MILLION = 1e-6
 # An entry is an outlier if it is off by more than this fraction of the size of outputs.
 _OUTLIER = 1e-6
 # Entries of an observation up to which a covariance is written out: 128 MiB.
 _CORRELATED = 4096
+# Draws from which the deviance that a likelihood leaves is known.
+_DRAWS = 200
+# The models by name.
+_MODELS: dict[str, type[Noise]] = {}
 
 
 def _meant(noise: object) -> str:
@@ -38,8 +55,48 @@ def _meant(noise: object) -> str:
     if isinstance(noise, np.ndarray | list):
         return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
     words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
-    found = nearest(words[0], Noise._models)
+    found = nearest(words[0], _MODELS)
     return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The codes of a batch, as a p-value looks at them.
+
+    Attributes:
+        residual: what :meth:`Noise.residuals` gives, (B, m), 0 where nothing was observed; NaN without a code.
+        mean: A G(z), (B, m).
+        seen: which entries were observed, (B, m).
+        used: u, the degrees of freedom that the fit used up, (B,).
+        scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
+        prior: the weight of ``|z|^2`` in the fit.
+        jacobians: of A G, for some observations after another: which, (b,), and the derivatives along the directions
+            that the fit used, (b, k, m). None takes nothing off for them.
+    """
+
+    residual: Array
+    mean: Array
+    seen: Flags
+    used: Array
+    scale: Array
+    prior: float = 0.0
+    jacobians: Callable[[], Iterator[tuple[Rows, Array]]] | None = None
+
+    @property
+    def observed(self) -> Counts:
+        """The number of observed entries m, (B,)."""
+        return np.asarray(self.seen.sum(axis=1))
+
+    @property
+    def left(self) -> Array:
+        """m - u, or m where the fit takes them all but half of one, (B,)."""
+        left = self.observed - self.used
+        return np.where(left >= 0.5, left, self.observed)
+
+    @property
+    def deviance(self) -> Array:
+        """The sum of squared residuals, (B,)."""
+        return np.asarray(np.square(self.residual).sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +108,6 @@ class Noise(ABC):
         name: how its text begins: ``str(Gaussian(0.1))`` is "gaussian:0.1", which :meth:`parse` reads.
         norm: the norm that suits it.
         stated: whether anything is known of e.
-        counts: whether observations are counts, whose objective is their deviance.
         shaped: whether the shape of a residual, its largest entry and its structure, is tested beside its size.
     """
 
@@ -59,21 +115,32 @@ class Noise(ABC):
     name: ClassVar[str]
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
-    counts: ClassVar[bool] = False
     shaped: ClassVar[bool] = False
-    _models: ClassVar[dict[str, type[Noise]]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "name" in cls.__dict__ and cls.stated:
-            Noise._models[cls.name] = cls
+        if "name" not in cls.__dict__ or not cls.stated:
+            return
+        known = _MODELS.get(cls.name)
+        if known is not None and known.built_in():
+            raise InputError(f"name={cls.name!r} of {cls.__name__} is that of unrelu.{known.__name__}; take another")
+        _MODELS[cls.name] = cls
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "level", _number(self.level, self.name))
         if not math.isfinite(self.level) or self.level < 0:
             raise InputError(f"noise={self}: the level must be finite and at least 0, got {self.level:g}")
 
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The model itself, if observations are compared by a deviance of its own; None if by a norm of y - A G(z)."""
+        return None
+
+    # --- text and files -----------------------------------------------------------------------------------------------
+
     def __str__(self) -> str:
+        if isinstance(self.level, np.ndarray):
+            return f"{self.name}:array{self.level.shape}"
         return self.name if self.level is None else f"{self.name}:{self.level!r}"
 
     def __eq__(self, other: object) -> bool:
@@ -97,7 +164,7 @@ class Noise(ABC):
         if noise is None:
             return UnknownNoise()
         kind, colon, level = str(noise).partition(":")
-        model = Noise._models.get(kind)
+        model = _MODELS.get(kind)
         if model is None:
             raise InputError(
                 f"noise={shown(noise)}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or "
@@ -113,6 +180,49 @@ class Noise(ABC):
         except ValueError:
             raise InputError(f"noise={noise!r}: the level {level!r} is not a number; write e.g. '{kind}:0.1'") from None
         return model(number)
+
+    @classmethod
+    def built_in(cls) -> bool:
+        """Whether it is a model of this package, which every process knows."""
+        return cls.__module__.startswith("unrelu.")
+
+    @property
+    def told_by_text(self) -> bool:
+        """Whether :meth:`parse` makes the same model of its text."""
+        try:
+            return Noise.parse(str(self) if self.stated else None) == self
+        except InputError:
+            return False
+
+    def saved(self) -> tuple[str, dict[str, Any]]:
+        """What a file keeps: its text, or its name and the fields that it was made with."""
+        own = {} if self.built_in() else {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
+        if self.told_by_text:
+            return str(self) if self.stated else "", own
+        made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return self.name, own | {name: value for name, value in made.items() if value is not None}
+
+    @staticmethod
+    def restored(text: str, kept: Mapping[str, Any]) -> Noise:
+        """The model of what :meth:`saved` gave, looked up by its name among the classes that are defined.
+
+        Raises:
+            InputError: no such class is defined, or it does not take these values.
+        """
+        model, values = _MODELS.get(text.partition(":")[0]), dict(kept)
+        own = values.pop("class", None)
+        if own is not None and model is None:
+            raise InputError(
+                f"noise={text} is of the class {own}, which is not defined here: import it, then load the result again"
+            )
+        return model.of_fields(text, values) if model is not None and values else Noise.parse(text or None)
+
+    @classmethod
+    def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
+        """The model with the values of fields that a file keeps beside its text."""
+        return cls(**values)
+
+    # --- units --------------------------------------------------------------------------------------------------------
 
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e."""
@@ -170,11 +280,22 @@ class Noise(ABC):
         """What is squared, (B, m), of observations whose outputs without noise would be ``mean``: y - mean."""
         return y - mean
 
+    def energy(self, y: Array) -> Array:
+        """The size of the objective in l2 of codes that explain nothing, (B,): ``|y|_2^2``."""
+        return np.asarray(np.square(y).sum(axis=1))
+
     def check(self, y: Array) -> None:  # noqa: B027 -- most noise may leave any number
         """Refuse observations (B, m) that cannot have such noise.
 
         Raises:
             InputError: they are no counts, of count noise.
+        """
+
+    def check_range(self, low: Array, high: Array) -> None:  # noqa: B027 -- most noise suits any output
+        """Refuse a generator whose outputs, which are observed as they are, go from ``low`` to ``high``.
+
+        Raises:
+            InputError: observations with such noise cannot have these means.
         """
 
     # --- what methods ask of it ---------------------------------------------------------------------------------------
@@ -234,39 +355,87 @@ class Noise(ABC):
 
     # --- goodness of fit ----------------------------------------------------------------------------------------------
 
-    def null(self, mean: Array, seen: npt.NDArray[np.bool_], tangents: Array | None, prior: float) -> Array | None:
-        """Of counts, mean, variance and third cumulant of the deviance that counts of these means leave, (B, 3).
+    def p_value(self, fit: Fit) -> Array:
+        """The probability that such noise leaves a residual at least as large as that of a fit, (B,).
 
-        Args:
-            mean: A G(z), (B, m).
-            seen: which entries were observed, (B, m).
-            tangents: the Jacobian of A G, (B, k, m), whose directions the fit used; None takes off nothing.
-            prior: the weight of ``|z|^2`` in the fit.
+        It is asked of finite residuals: codes that are lost are judged by :meth:`~unrelu.problem.Problem.p_value`.
         """
-        return None
+        raise NotImplementedError
 
-    def p_value(self, residual: Array, observed: Counts, used: Array, scale: Array, null: Array | None = None) -> Array:
-        """The probability that such noise leaves a residual at least as large as this one, (B,).
+    def too_large_for(self, fit: Fit) -> Flags:
+        """Whether it leaves residuals so small in at most one of a million observations, (B,)."""
+        return np.zeros(len(fit.residual), dtype=bool)
 
-        NaN where no noise is stated, and without a code. A code whose output is not finite explains nothing: 0.
 
-        Args:
-            residual: r = y - A G(z), or what :meth:`residuals` gives, (B, m), 0 where nothing was observed; NaN
-                without a code.
-            observed: the number of observed entries m, (B,).
-            used: u, the degrees of freedom that the fit used up, (B,).
-            scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
-            null: of count noise, the cumulants of the deviance that it leaves, (B, 3).
-        """
-        r = np.abs(residual)
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            p = self._p_value(r, observed, used, scale, null)
-        without_code = np.isnan(r).all(axis=1) | (not self.stated)
-        return np.asarray(np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0)))
+@dataclass(frozen=True, eq=False)
+class Likelihood(Noise):
+    r"""Observations that are compared with their means mu = A G(z) by a deviance, twice the loss of log-likelihood.
+
+    .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j), \qquad d(y, \mu) = 2 \max_m \log p(y | m) - 2 \log p(y | \mu)
+
+    It is minimised by Gauss-Newton steps with a weight for every entry, Fisher scoring or iteratively reweighted least
+    squares. A model of your own is a dataclass with a ``name`` that defines :meth:`deviance`, :meth:`scoring` and
+    :meth:`Noise.draw`. Its parameters are numbers, or arrays (m,), and the same for all observations.
+
+    Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring).
+    """
 
     @abstractmethod
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        """The p-value of finite absolute residuals."""
+    def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
+        """D's terms d, at least 0, of the shape of y; differentiable by PyTorch."""
+
+    @abstractmethod
+    def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, above 0, of the shape of y."""
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Itself."""
+        return self
+
+    def residuals(self, y: Array, mean: Array) -> Array:
+        """Signed square roots of the deviance, (B, m)."""
+        d = self.deviance(torch.from_numpy(np.array(y)), torch.from_numpy(np.array(mean))).numpy()
+        return np.asarray(np.sign(y - mean) * np.sqrt(d))
+
+    def energy(self, y: Array) -> Array:
+        """The size of the deviance of codes that explain nothing, (B,): of a few for every entry."""
+        return np.full(len(y), float(y.shape[1]))
+
+    @property
+    def entrywise(self) -> bool:
+        """Entries are not made alike: the deviance knows how they differ."""
+        return False
+
+    @property
+    def size(self) -> float:
+        """0: the errors depend on the mean."""
+        return 0.0
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it is known that y has errors: it has."""
+        return True
+
+    @property
+    def drawable(self) -> bool:
+        """Whether :meth:`draw` can: of any means."""
+        return True
+
+    def p_value(self, fit: Fit) -> Array:
+        r"""The probability that a deviance is at least as large, (B,), by simulation.
+
+        Observations are drawn at the fitted means. A fit with u degrees of freedom takes :math:`\chi^2_u` of their
+        deviance (Wilks' theorem), so what is left has the mean :math:`E D - u`. Its distribution is taken to be a gamma
+        distribution of this mean, with the share (m - u) / m of the variance.
+        """
+        p, share = np.ones(len(fit.mean)), fit.left / np.maximum(fit.observed, 1)
+        for i in np.flatnonzero(np.isfinite(fit.mean).all(axis=1)):
+            mean = np.broadcast_to(fit.mean[i], (_DRAWS, fit.mean.shape[1]))
+            drawn = np.square(self.residuals(self.draw(mean, stream("p-value")), mean))[:, fit.seen[i]].sum(axis=1)
+            left = max(drawn.mean() - fit.observed[i] * (1 - share[i]), share[i] * drawn.mean() / 2)
+            p[i] = gammaincc(left**2 / (share[i] * drawn.var()), fit.deviance[i] * left / (share[i] * drawn.var()))
+        return p
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,8 +449,9 @@ class UnknownNoise(Noise):
     def __post_init__(self) -> None:
         pass
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        return np.full(len(r), np.nan)
+    def p_value(self, fit: Fit) -> Array:
+        """NaN."""
+        return np.full(len(fit.residual), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,9 +481,6 @@ class Uniform(Noise):
         if not isinstance(self.level, np.ndarray):
             super().__post_init__()
 
-    def __str__(self) -> str:
-        return _text(self.name, self.level)
-
     @property
     def bound(self) -> float:
         """A."""
@@ -338,8 +505,9 @@ class Uniform(Noise):
         """A."""
         return self.size
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        return np.where(r.max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
+    def p_value(self, fit: Fit) -> Array:
+        """1 if all errors are at most A, else 0."""
+        return np.where(np.abs(fit.residual).max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,7 +564,15 @@ class Gaussian(Noise):
             )
 
     def __str__(self) -> str:
-        return _text(self.name, self.level) if self.covariance is None else f"gaussian:covariance{self.factor.shape}"
+        return super().__str__() if self.covariance is None else f"gaussian:covariance{self.factor.shape}"
+
+    @classmethod
+    def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
+        """See :meth:`Noise.of_fields`; that of a module's rounding has its ``precision``."""
+        if "precision" not in values:
+            return cls(**values)
+        level = Noise.parse(text).level
+        return RoundingNoise(level, precision=str(values["precision"]), given=level)
 
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e; a standard deviation that vanishes is the smallest number there is."""
@@ -434,9 +610,20 @@ class Gaussian(Noise):
         """Two standard deviations."""
         return 2 * self.size
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        squares = np.where(r > 0, r / self.level, 0.0) ** 2
-        return np.asarray(chdtrc(_degrees_left(observed, used), squares.sum(axis=1)))
+    def _squares(self, fit: Fit) -> Array:
+        """chi^2, (B,)."""
+        r = np.abs(fit.residual)
+        return np.asarray((np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
+
+    def p_value(self, fit: Fit) -> Array:
+        """That of chi-square with m - u degrees of freedom."""
+        return np.asarray(chdtrc(fit.left, self._squares(fit)))
+
+    def too_large_for(self, fit: Fit) -> Flags:
+        """See :meth:`Noise.too_large_for`; of no fit that uses half of the entries or more."""
+        left = fit.observed - fit.used
+        small = chdtr(np.maximum(left, 1.0), self._squares(fit)) < _ONE_OF_A_MILLION
+        return np.asarray(self.shaped & (left > fit.used) & small)
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,6 +641,10 @@ class RoundingNoise(Gaussian):
     precision: str = ""
     given: float = math.nan
     shaped: ClassVar[bool] = False  # rounding errors are no normal ones
+
+    def saved(self) -> tuple[str, dict[str, Any]]:
+        """See :meth:`Noise.saved`."""
+        return str(self), {"precision": self.precision}
 
     @property
     def note(self) -> str:
@@ -504,14 +695,10 @@ class Outliers(Noise):
         """P."""
         return float(self.level)
 
-    def _p_value(self, r: Array, observed: Counts, used: Array, scale: Array, null: Array | None) -> Array:
-        outliers = (r > _OUTLIER * scale[:, None]).sum(axis=1)
-        return np.asarray(bdtrc(outliers - 1.0, observed, self.level))
-
-
-def _degrees_left(observed: Counts, used: Array) -> Array:
-    """m - u, or m where the fit takes them all but half of one."""
-    return np.where(observed - used >= 0.5, observed - used, observed)
+    def p_value(self, fit: Fit) -> Array:
+        """That of the number of entries that are off."""
+        outliers = (np.abs(fit.residual) > _OUTLIER * fit.scale[:, None]).sum(axis=1)
+        return np.asarray(bdtrc(outliers - 1.0, fit.observed, self.level))
 
 
 def _number(level: Any, name: str) -> float:
@@ -534,15 +721,11 @@ def _sizes(level: Any, name: str) -> float | Array:
     if len(bad):
         first = tuple(map(int, bad[0]))
         raise InputError(
-            f"noise={_text(name, array)}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
+            f"noise={name}:array{array.shape}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
             f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
         )
     array.setflags(write=False)
     return array
-
-
-def _text(name: str, level: Any) -> str:
-    return f"{name}:array{level.shape}" if isinstance(level, np.ndarray) else f"{name}:{level!r}"
 
 
 def _covariance(given: Any) -> Array:

@@ -98,8 +98,8 @@ def machine(run: Run) -> list[Fact]:
 def objective(run: Run) -> str:
     """What the column of that name holds."""
     (norm, _), prior = _norm(run), run.manifest["prior"]
-    if Noise.parse(run.manifest["noise"]).counts:
-        return "deviance of the counts" + (f" + {prior:g} |z|²" if prior else "")
+    if Noise.parse(run.manifest["noise"]).likelihood is not None:
+        return "deviance" + (f" + {prior:g} |z|²" if prior else "")
     if norm == "l2":
         return "squared l2 residual" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
     return _OBJECTIVES[norm] + ", units of the data"

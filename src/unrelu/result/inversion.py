@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.measurements.noise import SIGNIFICANCE, Fit
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
-from unrelu.result.residual_tests import noise_too_large, together
+from unrelu.result.residual_tests import together
 from unrelu.result.result_file import Held, write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import (
@@ -93,6 +93,9 @@ class Inversion:
             that it tells z to 1e-6 of its length (1e-3 in single precision): that is what the residual that is left can
             hide in the softest direction. A code elsewhere may still fit as well. See :func:`unrelu.identifiability`.
         options: of the method, as they were passed to :func:`unrelu.invert`.
+        norm: in which ``fun`` is measured.
+        pool: whether the residuals of the batch told its level of noise, see :meth:`of`.
+        ended: how the method said that it ended, (B,), before the residual was judged.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -118,9 +121,9 @@ class Inversion:
     rank: Any
     identifiable: Any
     problem: Problem
-    _ended: npt.NDArray[np.object_]
-    _norm: str
-    _pool: bool
+    ended: npt.NDArray[np.object_]
+    norm: str
+    pool: bool
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -198,19 +201,18 @@ class Inversion:
             rank=np.full(problem.size, -1),
             identifiable=np.zeros(problem.size, dtype=bool),
             problem=problem,
-            _ended=states,
-            _norm=norm or problem.norm,
-            _pool=pool,
+            ended=states,
+            norm=norm or problem.norm,
+            pool=pool,
         )
-        return unjudged._judged(np.zeros(problem.size), problem.null(x))
+        return unjudged.judged(problem.fit_of(x))
 
     def with_diagnostics(
         self,
         rank: npt.NDArray[np.int64],
         freedom: npt.NDArray[np.int64],
         identifiable: npt.NDArray[np.bool_],
-        used: Array,
-        null: Array | None = None,
+        fit: Fit,
         shape: Array | None = None,
         chance: Array | None = None,
     ) -> Inversion:
@@ -220,28 +222,25 @@ class Inversion:
             rank: of A J at each code, (B,); -1 where there is none.
             freedom: the dimension of the solution set of each exact fit, (B,); -1 where unknown.
             identifiable: whether the code is, (B,).
-            used: the degrees of freedom that the fit used up, (B,).
-            null: of count noise, what :meth:`~unrelu.problem.Problem.null` says of the fit.
+            fit: what p-values look at, with the degrees of freedom that the fit used up.
             shape: p-values of the largest entry and the structure of the residual, (B, 2), NaN where there is none.
             chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
         """
         seen = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
-        return seen._judged(used, null, shape, chance)
+        return seen.judged(fit, shape, chance)
 
-    def _judged(
-        self, used: Array, null: Array | None, shape: Array | None = None, chance: Array | None = None
-    ) -> Inversion:
+    def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Inversion:
         """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
-        problem, residual = self.problem, self.problem.residual_of(self.reconstruction)
+        problem, residual, used = self.problem, fit.residual, fit.used
         exact = problem.is_exact(residual)
-        p_value = problem.p_value(residual, used, null)
+        p_value = problem.p_value(fit)
         if shape is not None:  # what is left of an exact fit is rounding
             p_value = together(p_value, np.where(exact[:, None], np.nan, shape), problem.observed, used)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
         factor = self._outlying(residual, used, exact | unseen)
-        states = self._ended.copy()
+        states = self.ended.copy()
         states[unseen & among(states, SEARCHED)] = Status.NO_EXACT_FIT
         stranger = np.zeros(problem.size, dtype=bool) if chance is None else (chance > _CHANCE) & ~exact
         states[stranger & among(states, SEARCHED)] = Status.NO_BETTER_THAN_CHANCE
@@ -256,8 +255,9 @@ class Inversion:
         success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
-        excessive = fitted & noise_too_large(problem, residual, used)
-        messages = [judged._message(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            excessive = fitted & problem.noise.too_large_for(fit)
+        messages = [judged.message_for(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
 
     def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
@@ -266,17 +266,17 @@ class Inversion:
         Codes that are ``fitting`` exactly, or should be, tell no level.
         """
         problem = self.problem
-        if not (self._pool and problem.tells_level):
+        if not (self.pool and problem.tells_level):
             return np.zeros(problem.size)
         energy = problem.objective_of(residual, self.z, "l2")
         return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
 
-    def _message(self, i: int, factor: float, excessive: bool) -> str:
+    def message_for(self, i: int, factor: float, excessive: bool) -> str:
         """What the status of an observation means, with the number that decided it.
 
         ``excessive`` says that the stated noise is larger than the residual can be.
         """
-        status, ended = self.status[i], self._ended[i]
+        status, ended = self.status[i], self.ended[i]
         text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
         if status is Status.OUTLIER:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
@@ -289,7 +289,7 @@ class Inversion:
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in another norm than the method's own."""
         residual = self.problem.residual_of(self.reconstruction)
-        return replace(self, fun=self.problem.objective_of(residual, self.z, norm), _norm=norm)
+        return replace(self, fun=self.problem.objective_of(residual, self.z, norm), norm=norm)
 
     def in_units_of(self, problem: Problem) -> Inversion:
         """The result for a problem whose :meth:`~unrelu.problem.Problem.equilibrated` is the one of this result."""
@@ -299,13 +299,13 @@ class Inversion:
         z = units.codes(self.z)
         with np.errstate(over="ignore", under="ignore"):
             reconstruction = np.ldexp(self.reconstruction, -units.output)
-            fun = np.ldexp(self.fun, -units.data * (2 if self._norm == "l2" else 1))
+            fun = np.ldexp(self.fun, -units.data * (2 if self.norm == "l2" else 1))
         return replace(self, z=z, reconstruction=reconstruction, fun=fun, problem=problem)
 
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
-        names = [f.name for f in fields(cls) if f.name not in (*_SHARED, "_norm", "_pool")]
+        names = [f.name for f in fields(cls) if f.name not in (*_SHARED, "norm", "pool")]
         columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], problem=problem, **columns)
 
@@ -336,7 +336,7 @@ class Inversion:
         columns: dict[str, Any] = {
             name: np.array([getattr(self, name)], dtype=texts.get(name))
             for name in _per_observation()
-            if name != "_ended"
+            if name != "ended"
         }
         return replace(self, problem=replace(self.problem, single=False), **columns)
 
@@ -451,12 +451,12 @@ class Inversion:
         Of a measurement given as code, A G(z) at the codes is written.
 
         Raises:
-            InputError: another suffix, or no such folder; or the noise model is a class of your own.
+            InputError: another suffix, or no such folder.
             StorageError: the disk is full, or not ours to write to.
         """
         batch = self._batched()
         columns = {name: getattr(batch, name) for name in _per_observation()}
-        held = Held(columns, self.problem, self.method, self._norm, self._pool, dict(self.options), __version__)
+        held = Held(columns, self.problem, self.method, self.norm, self.pool, dict(self.options), __version__)
         write_result_file(Path(path), held)
 
     def to_frame(self, codes: bool = False) -> DataFrame:
@@ -484,7 +484,7 @@ class Inversion:
         """The verdict, (B,) each, of a result with a batch axis."""
         special = {
             "status": np.array([status.name for status in self.status], dtype=object),
-            "residual": norms(self._differences(), self._norm),
+            "residual": norms(self._differences(), self.norm),
         }
         return {name: special[name] if name in special else getattr(self, name) for name in _COLUMNS}
 
@@ -494,7 +494,7 @@ class Inversion:
         active = None if problem.bounds.none else batch.active_bounds
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in set(batch.status)}
-        return Told(batch._columns(), meanings, self.method, noise, self._norm, batch.z.shape[1], active)
+        return Told(batch._columns(), meanings, self.method, noise, self.norm, batch.z.shape[1], active)
 
     @property
     def _stated(self) -> Problem:
@@ -528,7 +528,7 @@ class Inversion:
 
 def _per_observation() -> list[str]:
     """Names of the fields that have an entry for each observation."""
-    return [f.name for f in fields(Inversion) if f.name not in (*_SHARED, "_norm", "_pool")]
+    return [f.name for f in fields(Inversion) if f.name not in (*_SHARED, "norm", "pool")]
 
 
 def _label(batch: Inversion, i: int, numbered: bool) -> str:

@@ -1,13 +1,10 @@
-"""One p-value of the size and the shape of a residual, and noise that is larger than residuals can be."""
+"""One p-value of the size and the shape of a residual."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincc, chdtr, chdtri, ndtri
-
-from unrelu.measurements.noise import Gaussian
-from unrelu.problem import Problem
+from scipy.special import betaincc, chdtri, ndtri
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -17,8 +14,6 @@ _WEIGHTS = np.array([0.45, 0.45, 0.1])
 # Points and weights of Gauss and Legendre on [0, 1] for the cube root of v: small p-values are those of small v.
 _ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)
 _POINTS, _OF_POINTS = ((_ROOTS + 1) / 2) ** 3, 1.5 * _OF_ROOTS * ((_ROOTS + 1) / 2) ** 2
-# Noise that leaves so little so rarely is smaller than stated, or in another unit.
-_ONE_OF_A_MILLION = 1e-6
 
 
 def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
@@ -65,16 +60,3 @@ def _largest_above(below: Array, m: Counts, left: Array) -> Array:
     share = np.minimum(np.divide(square, size, out=np.ones_like(size), where=size > square), 1.0)
     one = betaincc(0.5, np.maximum(left - 1, 0.5)[:, None] / 2, share)
     return np.asarray(-np.expm1(m[:, None] * np.log1p(-np.minimum(one, 1 - 1e-16))) @ _OF_POINTS)
-
-
-def noise_too_large(problem: Problem, residual: Array, used: Array) -> npt.NDArray[np.bool_]:
-    """Whether stated Gaussian noise leaves residuals (B, m) so small in at most one of a million observations, (B,).
-
-    Told of no fit that uses half of the entries or more, by the degrees of freedom ``used``, (B,).
-    """
-    noise, left = problem.noise, problem.observed - used
-    if type(noise) is not Gaussian:
-        return np.zeros(problem.size, dtype=bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.square(residual / noise.level).sum(axis=1)
-    return np.asarray((left > used) & (chdtr(np.maximum(left, 1.0), squares) < _ONE_OF_A_MILLION))

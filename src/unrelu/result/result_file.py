@@ -17,14 +17,13 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from unrelu._version import __version__
 from unrelu.errors import InputError
 from unrelu.measurements import IdentityOperator, MaskOperator, MatrixOperator, Operator, SparseOperator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.noise import Gaussian, Noise, RoundingNoise, Uniform
+from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
@@ -45,7 +44,9 @@ _KINDS = {
 }  # fmt: skip
 _NORMS = ("l2", "l1", "linf")
 _LONGEST_NAME = 80
-_LEVELLED: dict[str, type[Noise]] = {"gaussian": Gaussian, "uniform": Uniform}
+# The operators that a file holds, by kind, and what it says of a measurement given as code.
+_STORED = {kind.kind: kind for kind in (IdentityOperator, MaskOperator, MatrixOperator, SparseOperator)}
+_CODE = "code"
 
 
 class AbsentGenerator(Generator):
@@ -97,6 +98,7 @@ class AbsentOperator(Operator):
     shape: Shape
 
     linear = False
+    present = False
 
     @property
     def n(self) -> int:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
@@ -156,8 +158,7 @@ def write_result_file(path: Path, held: Held) -> None:
     """Write a result as a whole, or not at all.
 
     Raises:
-        InputError: another suffix than .npz, no such folder, a method without a name that can be printed, or a noise
-            model of a class of your own.
+        InputError: another suffix than .npz, no such folder, or a method without a name that can be printed.
         StorageError: the disk is full, or not ours to write to.
     """
     if path.suffix != ".npz":
@@ -186,7 +187,7 @@ def _table(held: Held) -> dict[str, Any]:
         "y": problem.y, "z": columns["z"], "reconstruction": columns["reconstruction"],
         **{name: np.asarray(columns[name], kind) for name, kind in _KINDS.items()},
         "status": np.array([status.name for status in columns["status"]], dtype=np.str_),
-        "ended": np.array([status.name for status in columns["_ended"]], dtype=np.str_),
+        "ended": np.array([status.name for status in columns["ended"]], dtype=np.str_),
         "message": np.array([str(message) for message in columns["message"]], dtype=np.str_),
         **_noise_table(problem.noise), **_operator_table(problem, columns["reconstruction"]),
     }  # fmt: skip
@@ -200,35 +201,16 @@ def _fingerprint_of(network: Generator) -> str:
 
 
 def _noise_table(noise: Noise) -> dict[str, Any]:
-    covariance = getattr(noise, "covariance", None)
-    if covariance is not None:
-        return {"noise": noise.name, "noise.covariance": covariance}
-    if isinstance(noise.level, np.ndarray):
-        return {"noise": noise.name, "noise.level": noise.level}
-    text = str(noise) if noise.stated else ""
-    if isinstance(noise, RoundingNoise):
-        return {"noise": text, "noise.precision": noise.precision}
-    if noise.stated and Noise.parse(text) != noise:
-        raise InputError(f"noise={noise} is of a class that cannot be saved; save r.z, and state the noise again")
-    return {"noise": text}
+    text, kept = noise.saved()
+    return {"noise": text, **{f"noise.{name}": value for name, value in kept.items()}}
 
 
 def _operator_table(problem: Problem, reconstruction: Array) -> dict[str, Any]:
     operator = problem.operator
     shape = {"operator.shape": np.array(operator.shape, np.int64)}
-    if isinstance(operator, IdentityOperator):
-        return {"operator": "identity", **shape}
-    if isinstance(operator, MaskOperator):
-        return {"operator": "mask", "operator.kept": operator.kept.cpu().numpy() > 0, **shape}
-    if isinstance(operator, MatrixOperator):
-        return {"operator": "matrix", "operator.matrix": operator.matrix(), **shape}
-    if isinstance(operator, SparseOperator):
-        csr = operator.csr
-        return {
-            "operator": "sparse", "operator.data": csr.data, "operator.indices": csr.indices.astype(np.int64),
-            "operator.pointers": csr.indptr.astype(np.int64), "operator.columns": csr.shape[1], **shape,
-        }  # fmt: skip
-    return {"operator": "code", "operator.measured": problem.mean_of(reconstruction), **shape}
+    if operator.stored is None:
+        return {"operator": _CODE, "operator.measured": problem.mean_of(reconstruction), **shape}
+    return {"operator": operator.kind, **{f"operator.{name}": a for name, a in operator.saved().items()}, **shape}
 
 
 def _digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -303,7 +285,7 @@ def _held(table: Table, network: Generator | None, operator: Any) -> Held:
 def _columns(table: Table) -> dict[str, Any]:
     columns: dict[str, Any] = {name: _array(table[name], kind) for name, kind in _KINDS.items()}
     columns |= {name: _array(table[name], np.float64) for name in ("z", "reconstruction")}
-    for name, source in (("status", "status"), ("_ended", "ended")):
+    for name, source in (("status", "status"), ("ended", "ended")):
         columns[name] = np.array([Status[text] for text in _texts(table[source])], dtype=object)
     columns["message"] = np.array(_texts(table["message"]), dtype=object)
     return columns
@@ -314,7 +296,7 @@ def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output:
     z, k = columns["z"], math.prod(latent)
     if z.shape != (size, k) or columns["reconstruction"].shape != (size, *output):
         raise ValueError(f"z has shape {z.shape}, y has {size} observations of {k} latent coordinates")
-    if odd := [name for name in (*_KINDS, "status", "message", "_ended") if columns[name].shape != (size,)]:
+    if odd := [name for name in (*_KINDS, "status", "message", "ended") if columns[name].shape != (size,)]:
         raise ValueError(f"{odd[0]} has shape {columns[odd[0]].shape}, y has {size} observations")
     ranges = {
         "p_value": (0, 1), "confidence": (0, 1), "nit": (0, math.inf), "seconds": (0, math.inf), "rank": (-1, k),
@@ -348,7 +330,8 @@ def _problem(table: Table, columns: Mapping[str, Any], network: Generator | None
         raise ValueError(f"the network's shapes are {latent} and {output}")
     measured = _operator(table, y, columns["reconstruction"], output, network, operator)
     shape = (measured.n, measured.m, math.prod(measured.shape))
-    if shape != (math.prod(output), y.shape[1], y.shape[1]) or measured.count not in (0, len(y)):
+    seen = measured.seen(len(y)).shape
+    if shape != (math.prod(output), y.shape[1], y.shape[1]) or seen != y.shape or measured.count not in (0, len(y)):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
     y.setflags(write=False)
     prior, seed = float(_one(table["problem.prior"], np.float64)), int(_one(table["problem.seed"], np.int64))
@@ -359,43 +342,32 @@ def _problem(table: Table, columns: Mapping[str, Any], network: Generator | None
         network, y, _noise(table), _one_of(_NORMS, table["problem.norm"]), measured, prior, single, None, seed,
         Control(), bounds=Bounds.parse(None if ends is None else tuple(ends), (math.prod(latent),)),
     )  # fmt: skip
-    return problem if isinstance(measured, AbsentOperator) else problem.whitened()
+    return problem.whitened() if measured.present else problem
 
 
 def _noise(table: Table) -> Noise:
-    text = _text(table["noise"])
-    if "noise.covariance" in table:
-        return Gaussian(covariance=_array(table["noise.covariance"], np.float64))
-    if "noise.level" in table:
-        return _LEVELLED[text](_array(table["noise.level"], np.float64))
-    known = Noise.parse(text or None)
-    if "noise.precision" in table:
-        return RoundingNoise(known.level, precision=_text(table["noise.precision"]), given=float(known.size))
-    return known
+    kept = {name.removeprefix("noise."): array for name, array in table.items() if name.startswith("noise.")}
+    return Noise.restored(_text(table["noise"]), {name: _value(array) for name, array in kept.items()})
+
+
+def _value(array: npt.NDArray[Any]) -> Any:
+    """A text, a number or an array of numbers."""
+    if array.dtype.kind == "U":
+        return _text(array)
+    return array if array.ndim else array.item()
 
 
 def _operator(
     table: Table, y: Array, reconstruction: Array, output: Shape, network: Generator | None, given: Any
 ) -> Operator:
     shape, kind = _shape(table["operator.shape"]), _text(table["operator"])
-    if given is not None and kind != "code":
+    if given is not None and kind != _CODE:
         raise InputError(f"operator= is in the file ({kind}); leave it out")
-    if kind == "identity":
-        return IdentityOperator(output, math.prod(output))
-    if kind == "mask":
-        kept = _array(table["operator.kept"], np.bool_).astype(np.float64)
-        if kept.shape not in (y.shape[1:], y.shape):
-            raise ValueError(f"masks have shape {kept.shape}")
-        return MaskOperator(torch.from_numpy(kept), shape)
-    if kind == "matrix":
-        return MatrixOperator(torch.from_numpy(_array(table["operator.matrix"], np.float64)), shape)
-    if kind == "sparse":
-        parts = [_array(table[f"operator.{name}"], np.int64) for name in ("indices", "pointers")]
-        size = (math.prod(shape), int(_one(table["operator.columns"], np.int64)))
-        csr = sparse.csr_array((_array(table["operator.data"], np.float64), *parts), shape=size)
-        csr.check_format(full_check=True)
-        return SparseOperator(csr, shape)
-    if kind != "code":
+    if kind in _STORED:
+        names = _STORED[kind].stored or {}
+        arrays = {name: _array(table[f"operator.{name}"], dtype) for name, dtype in names.items()}
+        return _STORED[kind].restored(shape, arrays)
+    if kind != _CODE:
         raise ValueError(f"the operator is {kind[:20]!r}")
     outputs, measured = reconstruction.reshape(len(reconstruction), -1), _array(table["operator.measured"], np.float64)
     if measured.shape != y.shape:

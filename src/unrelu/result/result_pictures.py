@@ -115,6 +115,6 @@ def _sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
         sizes = np.sqrt((factor**2).sum(axis=1))
     elif noise.entrywise:
         sizes = noise.spread(operator.shape, size)
-    elif noise.stated and not noise.counts:
+    elif noise.stated and noise.likelihood is None:
         sizes = np.asarray(noise.size)
     return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None

@@ -114,7 +114,11 @@ class Descents(ABC):
     def of(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
         """The compiled ones, where the network is small and dense and the measurement can be written out."""
         if cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator):
-            return CountDescents(problem, cache, objective) if problem.noise.counts else CompiledDescents(problem)
+            return (
+                DevianceDescents(problem, cache, objective)
+                if problem.noise.likelihood is not None
+                else CompiledDescents(problem)
+            )
         if cache.large:
             return LimitedMemoryDescents(problem, cache, objective)
         return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, cache, objective)
@@ -241,8 +245,10 @@ class NonlinearDescents(BatchDescents):
     schedule = NONLINEAR
 
 
-class CountDescents(BatchDescents):
-    """The same for counts and small networks, which the kernel does not know: more restarts, and perturbations.
+class DevianceDescents(BatchDescents):
+    """The same for noise with a deviance, as counts have: more restarts, and perturbations.
+
+    Small networks are searched so too, since the kernel knows squares only.
 
     A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
     schedule begins where smoothing adds little.

@@ -99,7 +99,7 @@ class LearnedConfidence:
         An output of the generator has a residual that the noise explains, and a code as N(0, I) draws it.
         """
         problem, spread = self.problem, self._spread
-        if problem.noise.counts:
+        if problem.noise.likelihood is not None:
             return [Level(0, 0)] * len(observations)
         left = np.maximum(problem.observed[observations] - problem.network.latent_dim, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -173,7 +173,7 @@ def prior_key(problem: Problem, level: Level) -> str:
     """A digest of all that a prior of the network depends on."""
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
-    counts = fingerprint(problem.noise) if problem.noise.counts else ""
+    counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
     digest.update(f"{__version__} {_RECIPE} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 

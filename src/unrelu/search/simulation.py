@@ -76,7 +76,7 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
         z[:count] *= np.where(structured > 0, further, 1.0)
     x, *others = (problem.network(part).reshape(count, -1) for part in np.split(z, 3))
     clean, rng, seen = operator.values(x), stream("simulated noise", *keys), operator.seen(count)
-    if problem.noise.counts:
+    if problem.noise.likelihood is not None:
         y = problem.noise.draw(clean, rng)
     else:
         order = stream("simulated order", *keys).permuted(np.tile(np.arange(x.shape[1]), (count, 1)), axis=1)
@@ -87,7 +87,7 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
     y = np.where(seen, y, 0.0)
     y.setflags(write=False)
     noise = problem.noise
-    if not noise.counts:  # what is learned depends on the level alone, not on the noise that the first user stated
+    if noise.likelihood is None:  # what is learned depends on the level alone, not on the noise of the first user
         noise = UnknownNoise() if level.excess is None else Gaussian(spread * NOISE_STEP**level.noise)
     alike = replace(problem, y=y, operator=operator, noise=noise, norm="l2", single=False, seed=0)
     return replace(alike, z0=None, control=Control(), given=None), z[:count]
