@@ -21,11 +21,11 @@ from .loaders import from_torch as from_torch
 from .loaders import load as load
 from .measurements import Mask as Mask
 from .measurements import Matrix as Matrix
+from .measurements.additive_noise import Gaussian as Gaussian
+from .measurements.additive_noise import Outliers as Outliers
+from .measurements.additive_noise import Uniform as Uniform
 from .measurements.count_noise import NegativeBinomial as NegativeBinomial
 from .measurements.count_noise import Poisson as Poisson
-from .measurements.noise import Gaussian as Gaussian
-from .measurements.noise import Outliers as Outliers
-from .measurements.noise import Uniform as Uniform
 from .models.generator import Generator as Generator
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend

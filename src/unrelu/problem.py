@@ -15,9 +15,10 @@ import torch
 
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
-from unrelu.measurements.noise import Fit, Noise, RoundingNoise
+from unrelu.measurements.noise import Fit, Noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
@@ -553,13 +554,12 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
 
 
 def _weight(prior: float, norm: str) -> float:
-    if not _is_number(prior):
-        raise OptionError(f"prior={prior!r} must be a number, the weight of |z|^2")
-    if not 0 <= _as_float(prior) < math.inf:
-        raise InputError(f"prior={_as_float(prior):g} must be finite and at least 0")
-    if prior and norm != "l2":
-        raise InputError(f"prior={prior:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
-    return float(prior)
+    weight = _number("prior", prior, "a number, the weight of |z|^2")
+    if not 0 <= weight < math.inf:
+        raise InputError(f"prior={weight:g} must be finite and at least 0")
+    if weight and norm != "l2":
+        raise InputError(f"prior={weight:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
+    return weight
 
 
 def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | None:
@@ -581,20 +581,17 @@ def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | 
 def _seconds(time_limit: float | None) -> float:
     if time_limit is None:
         return math.inf
-    if not _is_number(time_limit):
-        raise OptionError(f"time_limit={time_limit!r} must be a number of seconds or None")
-    if not _as_float(time_limit) > 0:
-        raise InputError(f"time_limit={_as_float(time_limit):g} must be above 0 seconds")
-    return _as_float(time_limit)
+    seconds = _number("time_limit", time_limit, "a number of seconds or None")
+    if not seconds > 0:
+        raise InputError(f"time_limit={seconds:g} must be above 0 seconds")
+    return seconds
 
 
-def _as_float(value: float) -> float:
+def _number(name: str, value: Any, what: str) -> float:
     """A number as a float, infinite where it is a whole number beyond floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise OptionError(f"{name}={value!r} must be {what}")
     try:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

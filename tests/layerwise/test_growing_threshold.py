@@ -15,7 +15,7 @@ from unrelu.layerwise.layer_method import first_threshold, output_error
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
 from unrelu.layerwise.threshold_scan import least_squares_fit, scanned
-from unrelu.measurements.noise import Gaussian, Uniform
+from unrelu.measurements.additive_noise import Gaussian, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 

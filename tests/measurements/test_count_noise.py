@@ -13,8 +13,9 @@ from scipy.special import xlogy
 import unrelu
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.additive_noise import Gaussian
 from unrelu.measurements.count_noise import entries_of, moments_of
-from unrelu.measurements.noise import Fit, Gaussian, Noise
+from unrelu.measurements.noise import Fit, Noise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 

@@ -12,7 +12,8 @@ from scipy import stats
 
 from tests.support import random_network
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Gaussian, Noise, Outliers, Uniform, UnknownNoise
+from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
+from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 

@@ -14,7 +14,7 @@ import pytest
 
 import unrelu
 from tests.support import random_network
-from unrelu.measurements.noise import Gaussian
+from unrelu.measurements.additive_noise import Gaussian
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream

@@ -9,6 +9,7 @@ What was tried and why it is as it is: docs/notes/measurements.md.
 
 from __future__ import annotations
 
+from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.measurements.image_operators import blur, downsample, partial_fourier
 from unrelu.measurements.linear_operators import (
@@ -26,6 +27,7 @@ from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [
     "Fit",
+    "Gaussian",
     "IdentityOperator",
     "Likelihood",
     "Mask",
@@ -37,8 +39,10 @@ __all__ = [
     "Noise",
     "NonlinearOperator",
     "Operator",
+    "Outliers",
     "Poisson",
     "SparseOperator",
+    "Uniform",
     "WeightedOperator",
     "blur",
     "downsample",

@@ -11,18 +11,16 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from scipy.special import bdtrc, chdtr, chdtrc, gammaincc
+from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.models.generator import numbers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
@@ -33,16 +31,10 @@ Rows = npt.NDArray[np.intp]
 
 # A residual that the stated noise would exceed this rarely is not explained by it.
 SIGNIFICANCE = 0.01
-# Noise that leaves so little so rarely is smaller than stated, or in another unit.
-_ONE_OF_A_MILLION = 1e-6
-# An entry is an outlier if it is off by more than this fraction of the size of outputs.
-_OUTLIER = 1e-6
-# Entries of an observation up to which a covariance is written out: 128 MiB.
-_CORRELATED = 4096
 # Draws from which the deviance that a likelihood leaves is known.
 _DRAWS = 200
 # The models by name.
-_MODELS: dict[str, type[Noise]] = {}
+MODELS: dict[str, type[Noise]] = {}
 
 
 def _meant(noise: object) -> str:
@@ -55,7 +47,7 @@ def _meant(noise: object) -> str:
     if isinstance(noise, np.ndarray | list):
         return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
     words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
-    found = nearest(words[0], _MODELS)
+    found = nearest(words[0], MODELS)
     return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found
 
 
@@ -121,13 +113,13 @@ class Noise(ABC):
         super().__init_subclass__(**arguments)
         if "name" not in cls.__dict__ or not cls.stated:
             return
-        known = _MODELS.get(cls.name)
+        known = MODELS.get(cls.name)
         if known is not None and known.built_in():
             raise InputError(f"name={cls.name!r} of {cls.__name__} is that of unrelu.{known.__name__}; take another")
-        _MODELS[cls.name] = cls
+        MODELS[cls.name] = cls
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "level", _number(self.level, self.name))
+        object.__setattr__(self, "level", as_level(self.level, self.name))
         if not math.isfinite(self.level) or self.level < 0:
             raise InputError(f"noise={self}: the level must be finite and at least 0, got {self.level:g}")
 
@@ -164,7 +156,7 @@ class Noise(ABC):
         if noise is None:
             return UnknownNoise()
         kind, colon, level = str(noise).partition(":")
-        model = _MODELS.get(kind)
+        model = MODELS.get(kind)
         if model is None:
             raise InputError(
                 f"noise={shown(noise)}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or "
@@ -209,7 +201,7 @@ class Noise(ABC):
         Raises:
             InputError: no such class is defined, or it does not take these values.
         """
-        model, values = _MODELS.get(text.partition(":")[0]), dict(kept)
+        model, values = MODELS.get(text.partition(":")[0]), dict(kept)
         own = values.pop("class", None)
         if own is not None and model is None:
             raise InputError(
@@ -454,320 +446,13 @@ class UnknownNoise(Noise):
         return np.full(len(fit.residual), np.nan)
 
 
-@dataclass(frozen=True, eq=False)
-class Uniform(Noise):
-    r"""Errors of at most A: :math:`|e_j| \le A_j`.
-
-    The objective is :math:`\max_j |r_j| / A_j` where entries have limits of their own, and :math:`|r|_\infty` where
-    they share one. The p-value is 1 if :math:`|r_j| \le A_j` for all j, else 0.
-
-    Args:
-        level: A, in units of y: a number, or an array of an observation's shape or that of all of them, infinite where
-            an entry says nothing.
+def as_level(level: Any, name: str) -> float:
+    """The level as a number.
 
     Raises:
-        InputError: A is no finite number of at least 0, or has entries that are not above 0.
-
-    >>> import unrelu
-    >>> unrelu.Uniform(0.1)
-    Uniform(level=0.1)
+        InputError: it is none.
     """
-
-    name: ClassVar[str] = "uniform"
-    norm: ClassVar[str] = "linf"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "level", _sizes(self.level, self.name))
-        if not isinstance(self.level, np.ndarray):
-            super().__post_init__()
-
-    @property
-    def bound(self) -> float:
-        """A."""
-        return self.size
-
-    @property
-    def mean_square(self) -> float:
-        """A^2 / 3."""
-        return 1 / 3 * self.size**2
-
-    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Errors U(-A, A)."""
-        return clean + self._finite(clean) * rng.uniform(-1.0, 1.0, clean.shape)
-
-    @property
-    def threshold(self) -> float | None:
-        """A."""
-        return self.size or None
-
-    @property
-    def ceiling(self) -> float:
-        """A."""
-        return self.size
-
-    def p_value(self, fit: Fit) -> Array:
-        """1 if all errors are at most A, else 0."""
-        return np.where(np.abs(fit.residual).max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Gaussian(Noise):
-    r"""Errors with the distribution N(0, S^2), independent, or N(0, C) with a covariance C.
-
-    Entries with standard deviations of their own are divided by them, :math:`y_j / S_j` and the rows of A alike, and
-    correlated ones are multiplied by :math:`L^{-1}`, :math:`C = L L^T` (generalised least squares). The objective is
-    then :math:`\chi^2 = \sum_j r_j^2 / S_j^2` or :math:`r^T C^{-1} r`, and the noise has unit variance. An array whose
-    finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior``
-    weighs :math:`1 / S^2` times as much.
-
-    The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit takes u
-    effective degrees of freedom from the noise of m entries. Where it takes all of them the fit can be tested no more,
-    and what is asked is whether noise of the true code could be as large: u = 0. The verdict's also looks at the
-    residual's shape (:mod:`unrelu.diagnostics.goodness_of_fit`).
-
-    Args:
-        level: S, the standard deviation, in units of y: a number, or an array of an observation's shape or that of all
-            of them, infinite where an entry says nothing.
-        covariance: C in place of S, (m, m), the same for all observations: an array, a sparse matrix or a SciPy or
-            PyLops ``LinearOperator``, which is written out; symmetric and positive definite, at most 4096 x 4096.
-
-    Raises:
-        InputError: S is not above 0 or is no number, C is no covariance, or none or both were given.
-
-    Source: Aitken, "On least squares and linear combinations of observations", Proc. Royal Society of Edinburgh 55
-    (1935).
-
-    >>> import numpy as np
-    >>> import unrelu
-    >>> print(unrelu.Gaussian(0.1), unrelu.Gaussian(np.full((28, 28), 0.1)))
-    gaussian:0.1 gaussian:array(28, 28)
-    """
-
-    level: Any = None
-    covariance: Any = field(default=None, repr=False)
-    factor: Any = field(default=None, init=False, repr=False)
-    name: ClassVar[str] = "gaussian"
-    shaped: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if (self.level is None) == (self.covariance is None):
-            raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
-        if self.covariance is not None:
-            object.__setattr__(self, "covariance", _covariance(self.covariance))
-            object.__setattr__(self, "factor", _factored(self.covariance))
-            return
-        object.__setattr__(self, "level", _sizes(self.level, self.name))
-        if not isinstance(self.level, np.ndarray) and not 0 < self.level < math.inf:
-            raise InputError(
-                f"noise={self}: the standard deviation must be finite and above 0, got {self.level:g}; "
-                "state none where y has no errors, or 'uniform:0'"
-            )
-
-    def __str__(self) -> str:
-        return super().__str__() if self.covariance is None else f"gaussian:covariance{self.factor.shape}"
-
-    @classmethod
-    def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
-        """See :meth:`Noise.of_fields`; that of a module's rounding has its ``precision``."""
-        if "precision" not in values:
-            return cls(**values)
-        level = Noise.parse(text).level
-        return RoundingNoise(level, precision=str(values["precision"]), given=level)
-
-    def times_power_of_two(self, exponent: int) -> Self:
-        """The model of 2^exponent e; a standard deviation that vanishes is the smallest number there is."""
-        with np.errstate(over="ignore", under="ignore"):
-            level = float(np.ldexp(self.level, exponent))
-        return replace(self, level=level or math.ulp(0.0))
-
-    @property
-    def entrywise(self) -> bool:
-        """See :attr:`Noise.entrywise`."""
-        return self.covariance is not None or super().entrywise
-
-    def cholesky(self) -> Array | None:
-        """See :meth:`Noise.cholesky`."""
-        factor: Array | None = self.factor
-        return factor
-
-    @property
-    def mean_square(self) -> float:
-        """S^2."""
-        return self.size**2 if self.covariance is None else float(np.diag(self.covariance).mean())
-
-    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Errors N(0, S^2) or N(0, C)."""
-        drawn = rng.standard_normal(clean.shape)
-        return clean + (self._finite(clean) * drawn if self.factor is None else drawn @ self.factor.T)
-
-    @property
-    def threshold(self) -> float | None:
-        """One standard deviation."""
-        return self.size
-
-    @property
-    def ceiling(self) -> float:
-        """Two standard deviations."""
-        return 2 * self.size
-
-    def _squares(self, fit: Fit) -> Array:
-        """chi^2, (B,)."""
-        r = np.abs(fit.residual)
-        return np.asarray((np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
-
-    def p_value(self, fit: Fit) -> Array:
-        """That of chi-square with m - u degrees of freedom."""
-        return np.asarray(chdtrc(fit.left, self._squares(fit)))
-
-    def too_large_for(self, fit: Fit) -> Flags:
-        """See :meth:`Noise.too_large_for`; of no fit that uses half of the entries or more."""
-        left = fit.observed - fit.used
-        small = chdtr(np.maximum(left, 1.0), self._squares(fit)) < _ONE_OF_A_MILLION
-        return np.asarray(self.shaped & (left > fit.used) & small)
-
-
-@dataclass(frozen=True, eq=False)
-class RoundingNoise(Gaussian):
-    """The rounding of a module that computes in half precision or bfloat16: what ``noise=None`` stands for there.
-
-    It holds where y was computed by the module: where all its entries are numbers of the module's type.
-
-    Args:
-        level: see :class:`~unrelu.models.generator.Rounding`.
-        precision: the type in words.
-        given: the level in the units of y.
-    """
-
-    precision: str = ""
-    given: float = math.nan
-    shaped: ClassVar[bool] = False  # rounding errors are no normal ones
-
-    def saved(self) -> tuple[str, dict[str, Any]]:
-        """See :meth:`Noise.saved`."""
-        return str(self), {"precision": self.precision}
-
-    @property
-    def note(self) -> str:
-        """What a message says of it."""
-        return (
-            f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: "
-            f"noise was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Outliers(Noise):
-    r"""A fraction P of the entries is arbitrarily wrong, the others are exact.
-
-    The p-value is :math:`P(\mathrm{Binomial}(m, P) \ge t)` with t the number of entries that are off by more than 1e-6
-    of the size of outputs.
-
-    Args:
-        level: P, at least 0 and below 1.
-
-    Raises:
-        InputError: P is no such number.
-
-    >>> import unrelu
-    >>> unrelu.Outliers(0.05).level
-    0.05
-    """
-
-    name: ClassVar[str] = "outliers"
-    norm: ClassVar[str] = "l1"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.level >= 1:
-            raise InputError(f"noise={self}: the share of outliers must be below 1, got {self.level:g}")
-
-    def times_power_of_two(self, exponent: int) -> Self:
-        """The same: a fraction has no unit."""
-        return self
-
-    @property
-    def size(self) -> float:
-        """0: outliers have any size."""
-        return 0.0
-
-    @property
-    def outliers(self) -> float:
-        """P."""
-        return float(self.level)
-
-    def p_value(self, fit: Fit) -> Array:
-        """That of the number of entries that are off."""
-        outliers = (np.abs(fit.residual) > _OUTLIER * fit.scale[:, None]).sum(axis=1)
-        return np.asarray(bdtrc(outliers - 1.0, fit.observed, self.level))
-
-
-def _number(level: Any, name: str) -> float:
     try:
         return float(level)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"noise={name}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
-
-
-def _sizes(level: Any, name: str) -> float | Array:
-    """A number, or an array of numbers above 0, infinite ones among them; the array is a copy that cannot change.
-
-    Raises:
-        InputError: it is none of these; a single number is not looked at.
-    """
-    if np.ndim(level) == 0:
-        return _number(level, name)
-    array = np.array(numbers(level, f"noise={name}"))
-    bad = np.argwhere(~(array >= np.finfo(float).tiny))  # 1 / S of smaller ones overflows
-    if len(bad):
-        first = tuple(map(int, bad[0]))
-        raise InputError(
-            f"noise={name}:array{array.shape}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
-            f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
-        )
-    array.setflags(write=False)
-    return array
-
-
-def _covariance(given: Any) -> Array:
-    """A covariance, written out.
-
-    Raises:
-        InputError: it is not square, too large, not finite or not symmetric.
-    """
-    shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
-    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
-        raise InputError(
-            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation"
-        )
-    if shape[0] > _CORRELATED:
-        raise InputError(
-            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y "
-            "and operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
-        )
-    if sparse.issparse(given):
-        given = given.toarray()
-    elif callable(getattr(given, "matvec", None)):
-        given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
-    array = np.array(numbers(given, "covariance"))
-    if not np.isfinite(array).all():
-        raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
-    off = np.abs(array - array.T).max()
-    if off > 1e-10 * np.abs(array).max():
-        raise InputError(
-            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
-        )
-    array.setflags(write=False)
-    return array
-
-
-def _factored(covariance: Array) -> Array:
-    try:
-        factor: Array = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        least = float(np.linalg.eigvalsh(covariance)[0])
-        raise InputError(
-            f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; add the variance of the "
-            "independent errors that every measurement has to its diagonal"
-        ) from None
-    factor.setflags(write=False)
-    return factor

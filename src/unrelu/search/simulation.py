@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.measurements import Operator
-from unrelu.measurements.noise import Gaussian, UnknownNoise
+from unrelu.measurements.additive_noise import Gaussian
+from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Control, Problem
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import SAME, Hits, Prior, confidence, learned
