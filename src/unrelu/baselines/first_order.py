@@ -90,7 +90,7 @@ def descend_from_start(
 
 def need_adjoint(problem: Problem, method: str) -> None:
     """Refuse counts, and measurements without an adjoint, for methods that step by it."""
-    problem.refuse_counts(method)
+    problem.refuse_likelihood(method)
     if not problem.operator.linear:
         raise UnsupportedModelError(
             f"method={method!r} steps by the adjoint of A, and operator= is a function, which has none: use "
