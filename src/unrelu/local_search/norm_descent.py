@@ -26,6 +26,7 @@ from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
 
 # Lengths tried along a step: 1, 1/2, ..., 2^-9.
 _LENGTHS = 0.5 ** np.arange(10)
@@ -133,6 +134,13 @@ class NormDescent:
         return run.z, status, run.programs
 
 
+class _End(Exception):
+    """Ends a descent with a status."""
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+
 class _Trial(NamedTuple):
     """The best point along a step: the fraction of it, the objective and u there, and the kinks in the way."""
 
@@ -171,34 +179,39 @@ class _Descent:
             return Status.DIVERGED
         try:
             while self.value > self.nothing:
-                status = self.step()
-                if status is not None:
-                    return status
+                self.step()
+                if self.radius < _SMALLEST_RADIUS:  # steps have become rounding
+                    return Status.ITERATION_LIMIT
         except SolverError:
             return Status.SOLVER_FAILED
+        except _End as end:
+            return end.status
         return Status.CONVERGED
 
     def worth(self, gain: float) -> bool:
         """Whether a gain is worth a further step."""
         return gain > self.options.tolerance * self.value + self.nothing * self.options.tolerance
 
-    def step(self) -> Status | None:
-        """Move, or look less far with more kinks held; a status at the end."""
+    def step(self) -> None:
+        """Move, or look less far with more kinks held."""
         regions, kinks, near, complete = self.around()
         if not regions.movable:
-            return Status.FLAT
+            raise _End(Status.FLAT)
         ways, bends = self.sides_of_outputs(regions)
         for on in ways:
-            local = LocalProgram(self.observation, regions, self.norm, on)
-            trial, status = self.search(local, near)
-            if status is not None:
-                return status
-            if trial is not None:
-                return self.move(trial) if self.lowers(trial) else self.retreat(kinks, trial)
-        return Status.CONVERGED if complete and bends <= 1 else self.escape()
+            trial = self.search(LocalProgram(self.observation, regions, self.norm, on), near)
+            if trial is not None and self.lowers(trial):
+                return self.move(trial)
+            if trial is not None:  # stay, hold what switched before the first point tried, and look less far
+                self.held = np.union1d(kinks, trial.blocking)
+                self.radius *= _SHRINK
+                return None
+        if complete and bends <= 1:
+            raise _End(Status.CONVERGED)
+        return self.escape()
 
-    def search(self, local: LocalProgram, near: npt.NDArray[np.bool_]) -> tuple[_Trial | None, Status | None]:
-        """A step that lowers the objective, one that should but does not, or None where there is none; or a limit.
+    def search(self, local: LocalProgram, near: Flags) -> _Trial | None:
+        """A step that lowers the objective, one that should but does not, or None where there is none.
 
         The sides of the kinks near the code are searched depth first. A program that promises nothing closes all the
         sides that it covers.
@@ -206,38 +219,33 @@ class _Descent:
         best: _Trial | None = None
         waiting = [np.where(near, 0, np.where((local.regions.u > 0) | local.regions.bound, 1, -1))]
         while waiting:
-            status = self.over()
-            if status is not None:
-                return None, status
+            if self.programs >= self.options.max_programs:
+                raise _End(Status.ITERATION_LIMIT)
+            if time.perf_counter() >= self.end or abandoned():
+                raise _End(Status.TIME_LIMIT)
             sides = waiting.pop()
             proposal = local.propose(sides, self.radius, self.end)
             self.programs += proposal.programs
             if proposal.timed_out:
-                return None, Status.TIME_LIMIT
+                raise _End(Status.TIME_LIMIT)
             if not self.worth(proposal.most / min(1.0, self.radius)):
                 continue
             trial = self.along(proposal)
             best = trial if best is None or trial.value < best.value else best
             crossed = (sides == 0) & (proposal.both > _BOTH * (1 + np.abs(local.regions.u)))
             if self.value - trial.value >= _GOOD * trial.gain:
-                return trial, None
+                return trial
             if not crossed.any():
-                return best, None
+                return best
             waiting += _branches(sides, proposal, crossed)
-        return best if best is not None and self.lowers(best) else None, None
+        return best if best is not None and self.lowers(best) else None
 
     def lowers(self, trial: _Trial) -> bool:
         """Whether a step keeps enough of its promise, or is worth taking all the same."""
         fall = self.value - trial.value
         return fall > 0 and (fall >= _GOOD * trial.gain or self.worth(fall))
 
-    def over(self) -> Status | None:
-        """The limit that has been reached, if any."""
-        if self.programs >= self.options.max_programs:
-            return Status.ITERATION_LIMIT
-        return Status.TIME_LIMIT if time.perf_counter() >= self.end or abandoned() else None
-
-    def around(self) -> tuple[AdjacentRegions, Index, npt.NDArray[np.bool_], bool]:
+    def around(self) -> tuple[AdjacentRegions, Index, Flags, bool]:
         """The linear regions around the code, the kinks they meet at, which are near, and whether those at it are all.
 
         Kinks whose directions depend on each other are not all taken, and one that no code moves is none. Of bounds,
@@ -271,7 +279,7 @@ class _Descent:
             z = np.where(np.abs(z - end) <= near, end, z)
         return self.bounds.clip(z)
 
-    def sides_of_outputs(self, regions: AdjacentRegions) -> tuple[list[npt.NDArray[np.bool_]], int]:
+    def sides_of_outputs(self, regions: AdjacentRegions) -> tuple[list[Flags], int]:
         """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
         v, observation = regions.v, self.observation
         at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")
@@ -294,7 +302,7 @@ class _Descent:
         blocking = blocking[np.argsort(when, kind="stable")[: max(1, len(step) // 2)]]
         return _Trial(step, float(_LENGTHS[i]), float(values[i]), trace.u[i], blocking, proposal.gain)
 
-    def move(self, trial: _Trial) -> Status | None:
+    def move(self, trial: _Trial) -> None:
         """Go to the best point of a step. If that is not its end, what blocks the rest of the way is held."""
         size, whole = float(np.abs(trial.step).max()), trial.length == 1
         if not whole:
@@ -303,15 +311,8 @@ class _Descent:
             self.radius = max(self.radius, _GROW * size)
         self.held = self.held[:0] if whole else trial.blocking
         self.z, self.u, self.value = self.inside(self.z + trial.length * trial.step), trial.u, trial.value
-        return self.too_near()
 
-    def retreat(self, kinks: Index, trial: _Trial) -> Status | None:
-        """Stay, hold what switched before the first point tried, and look less far."""
-        self.held = np.union1d(kinks, trial.blocking)
-        self.radius *= _SHRINK
-        return self.too_near()
-
-    def escape(self) -> Status | None:
+    def escape(self) -> None:
         """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
         steps = stream("escape directions").standard_normal((_DIRECTIONS, len(self.z)))
         steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
@@ -319,23 +320,12 @@ class _Descent:
         values = self.values(trace.v)
         i = int(np.argmin(values))
         if not self.worth(self.value - values[i]):
-            return Status.ITERATION_LIMIT
-        return self.move(_Trial(steps[i], 1.0, float(values[i]), trace.u[i], self.held, 0.0))
-
-    def too_near(self) -> Status | None:
-        """The end of a search whose steps have become rounding."""
-        return Status.ITERATION_LIMIT if self.radius < _SMALLEST_RADIUS else None
+            raise _End(Status.ITERATION_LIMIT)
+        self.move(_Trial(steps[i], 1.0, float(values[i]), trace.u[i], self.held, 0.0))
 
 
-def _branches(
-    sides: npt.NDArray[np.int_], proposal: Proposal, crossed: npt.NDArray[np.bool_]
-) -> list[npt.NDArray[np.int_]]:
+def _branches(sides: npt.NDArray[np.int_], proposal: Proposal, crossed: Flags) -> list[npt.NDArray[np.int_]]:
     """Both sides of the kink that a step is farthest on both sides of, the likelier one last."""
-    worst = int(np.argmax(np.where(crossed, proposal.both, -1.0)))
-    likely = 1 if proposal.prefers_on[worst] else -1
-    children = []
-    for side in (-likely, likely):
-        child = sides.copy()
-        child[worst] = side
-        children.append(child)
-    return children
+    worst = np.arange(len(sides)) == np.argmax(np.where(crossed, proposal.both, -1.0))
+    likely = np.where(proposal.prefers_on, 1, -1)
+    return [np.where(worst, -likely, sides), np.where(worst, likely, sides)]

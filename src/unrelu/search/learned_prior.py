@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -57,8 +58,6 @@ _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
 
 _known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
-# By which files are named.
-_fingerprints: weakref.WeakKeyDictionary[Generator, str] = weakref.WeakKeyDictionary()
 
 
 class LearnedConfidence:
@@ -79,19 +78,13 @@ class LearnedConfidence:
         found = confidence(FLAT, hits)
         if not self.problem.noise.stated and search.exact.any():
             return found  # nor do the others of a batch of exact fits have noise that could be simulated
-        noisy = np.flatnonzero(~self.problem.looks_noiseless[observations])
-        for level, rounds, some in self._groups(search, observations[noisy]):
-            found[noisy[some]] = self._prior(level, search).confidence(rounds, hits.take(noisy[some]))
-        return found
-
-    def _groups(self, search: JointSearch, observations: Index) -> list[tuple[Level, int, Index]]:
-        """Observations of one level and number of rounds, by their places in ``observations``."""
         levels = self.levels(search.f, observations, search.z[observations])
-        keys = list(zip(levels, search.rounds[observations].tolist(), strict=True))
-        return [
-            (level, rounds, np.array([i for i, key in enumerate(keys) if key == (level, rounds)]))
-            for level, rounds in dict.fromkeys(keys)
-        ]
+        groups = defaultdict[tuple[Level, int], list[int]](list)
+        for place in np.flatnonzero(~self.problem.looks_noiseless[observations]).tolist():
+            groups[levels[place], int(search.rounds[observations[place]])].append(place)
+        for (level, rounds), places in groups.items():
+            found[places] = self._prior(level, search).confidence(rounds, hits.take(np.array(places)))
+        return found
 
     def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[Level]:
         """The level of noise of some observations whose best objectives, (B,), and codes, (b, k), are known.
@@ -123,29 +116,22 @@ class LearnedConfidence:
         if level not in self._priors:
             known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
             if key not in known and search.descents.schedule.learned and not search.rule.quick:
-                prior = self._read_or_learned(level, key, search)
+                path = _folder() / f"{sha256((key + fingerprint(self.problem.network)).encode()).hexdigest()}.npz"
+                prior = _read(path)
                 if prior is None:
-                    return Prior({})
+                    prior = self._learned(level, search)
+                    if prior is None:
+                        return Prior({})
+                    _write(path, prior)
                 known[key] = prior
             self._priors[level] = known.get(key) or Prior({})
         return self._priors[level]
 
-    def _read_or_learned(self, level: Level, key: str, search: JointSearch) -> Prior | None:
-        """The prior from its file, or from a simulation; None where a time limit leaves too little for that."""
-        network = self.problem.network
-        if network not in _fingerprints:
-            _fingerprints[network] = fingerprint(network)
-        path = _folder() / f"{sha256((key + _fingerprints[network]).encode()).hexdigest()}.npz"
-        prior = _read(path)
+    def _learned(self, level: Level, search: JointSearch) -> Prior | None:
+        """The prior from a simulation; None where too little time is left, or it was stopped."""
         seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
-        if prior is None and seconds < _SHARE_OF_TIME * self.problem.control.remaining():
-            prior = self._learn(level, search)
-            if prior is not None:
-                _write(path, prior)
-        return prior
-
-    def _learn(self, level: Level, search: JointSearch) -> Prior | None:
-        """The prior from a simulation; None where the time limit or the callback stopped it."""
+        if seconds >= _SHARE_OF_TIME * self.problem.control.remaining():
+            return None
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
