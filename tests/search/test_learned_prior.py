@@ -68,9 +68,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def learned_of(monkeypatch):
     """The levels that were learned, one after another."""
-    levels, learn = [], LearnedConfidence._learn
+    levels, simulate = [], learned_prior.simulated
     monkeypatch.setattr(
-        LearnedConfidence, "_learn", lambda self, level, search: levels.append(level) or learn(self, level, search)
+        learned_prior,
+        "simulated",
+        lambda problem, level, *rest: levels.append(level) or simulate(problem, level, *rest),
     )
     return levels
 
