@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unrelu.diagnostics.linear_region import affine, certain, linear_regions, spectrum
-from unrelu.diagnostics.solution_cones import KinkMap, SolutionCones, kink_map, solution_cones
+from unrelu.diagnostics.solution_cones import KinkMap, kink_map, solution_cones
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import equilibrate
@@ -126,7 +126,7 @@ class Identifiability:
         if free <= 0:
             return np.zeros((k, 0))
         operator = self._operator.take(np.array([index % np.size(self.dimension)]))
-        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k))).basis
+        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k)))[1]
 
 
 @computing()
@@ -195,20 +195,16 @@ def local_rank(
     What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
     """
     exact, measured, unit = _equilibrated(network, operator)
-    outward = None if bounds is None or bounds.none else np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
-    if not isinstance(exact, Network):
-        rank, free, sigma, _ = _examined(exact, z, measured, outward)
-        return rank, free, np.ldexp(sigma, -unit)
-    single = exact.to(torch.float32)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
-    for part, codes in _chunks(exact, z, measured):
-        asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
-        sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
+    if isinstance(exact, Network):
+        single = exact.to(torch.float32)
+        for part, codes in _chunks(exact, z, measured):
+            asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
+            sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
     rest = np.flatnonzero(~sure)
     if len(rest):
-        outward = None if outward is None else outward[rest]
-        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), outward)
+        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), bounds)
     return rank, free, np.ldexp(sigma, -unit)
 
 
@@ -235,12 +231,13 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 
 def _examined(
-    network: Generator, z: Array, operator: Operator, outward: Array | None = None
+    network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None
 ) -> tuple[Counts, Counts, Array, Array]:
-    """Rank, dimension, smallest singular value and margin of all codes.
-
-    ``outward`` are the outward normals of the bounds that they are at, zero elsewhere, (B, k, k).
-    """
+    """Rank, dimension, smallest singular value and margin of all codes."""
+    # Outward normals of the bounds that the codes are at, zero elsewhere.
+    outward = np.zeros((len(z), 0, z.shape[1]))
+    if bounds is not None and not bounds.none:
+        outward = np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
     for part, codes in _chunks(network, z, operator):
@@ -251,15 +248,14 @@ def _examined(
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
         dimension[kept] = z.shape[1] - ranks[known]
-        below = np.zeros((len(part), 0, z.shape[1])) if outward is None else outward[part]
-        sided = off.kinked | below.any(axis=(1, 2))
+        sided = off.kinked | outward[part].any(axis=(1, 2))
         for i in np.flatnonzero(known & (off.several | (sided & (ranks < z.shape[1])))):
-            dimension[part[i]] = _cones(network, codes[[i]], measured.take(np.array([i])), below[i]).dimension
+            dimension[part[i]] = _cones(network, codes[[i]], measured.take(np.array([i])), outward[part[i]])[0]
     return rank, dimension, sigma, margin
 
 
-def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> SolutionCones:
-    """The codes around a code (1, k) with the same observation."""
+def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> tuple[int, Array]:
+    """The dimension of the set of codes around a code (1, k) with the same observation, and a basis of its span."""
     k = z.shape[1]
     if isinstance(network, Network):
         return solution_cones(kink_map(network, network, z, operator, outward), k)

@@ -36,7 +36,7 @@ class LinearRegions:
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m).
-        margin: (B,); NaN where it is not known.
+        margin: (B,); NaN where it is not known, or not asked for.
         kinked: where a neuron is at its kink, (B,).
         several: where rank k here does not rule out other codes, as regions meet that have other Jacobians, (B,).
         finite: where G(z) is, (B,).
@@ -54,7 +54,7 @@ def affine(network: Generator) -> bool:
     return isinstance(network, Network) and not any(map(_curved, network.layers))
 
 
-def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearRegions:
+def linear_regions(network: Generator, z: Tensor, operator: Operator, single: Network | None = None) -> LinearRegions:
     r"""The Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
 
     As long as no neuron before it changes its side, u_j is affine in z, and so its sign stays within
@@ -62,27 +62,36 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
     .. math:: \min_j |u_j| / |\nabla u_j|_2
 
     of z, over the neurons that have a kink. Behind a sigmoid or tanh they are not affine, and there is no such radius.
+
+    With ``single``, the network in single precision, the Jacobian is pushed through that, which takes a convolutional
+    one a third of the time, and there is no margin; the pattern is found in double precision.
     """
     batch, k = z.shape
     none = np.zeros(batch, dtype=bool)
     if not isinstance(network, Network):
         x, tangents = network.linearize(z)
         return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), none, none, _finite(x))
-    x, straight, tangents = z, True, torch.eye(k, dtype=z.dtype)[None]
+    fast = single or network
+    x, straight, tangents = z, single is None, torch.eye(k, dtype=fast.dtype)[None]
     margin = torch.full((batch,), torch.inf, dtype=z.dtype)
     kinked, several, picked = none, none, picks(operator)
-    for layer in network.layers:
-        slopes = _pushed(layer, tangents, batch)
+    for layer, pushing in zip(network.layers, fast.layers, strict=True):
+        pushed = pushing.affine.apply(tangents.flatten(0, 1), constant=False)
+        slopes = torch.unflatten(pushed, 0, tangents.shape[:2]).expand(batch, -1, -1)
         u = layer.affine.apply(x)
         kinks = at_kink(layer, x, u)
         x = layer.activation.forward(u)
-        tangents = slopes * _off(layer, u, x, kinks)[:, None, :]
+        off = layer.activation.derivative(torch.where(kinks, -1.0, u), x)
+        tangents = slopes * off.to(fast.dtype)[:, None, :]
         margin = torch.minimum(margin, _reach(layer, u, slopes) if straight else torch.full_like(margin, torch.nan))
         straight &= not _curved(layer)
-        some = kinks.any(dim=1).numpy()
-        kinked = kinked | some
+        kinked = kinked | kinks.any(dim=1).numpy()
         several = several if picked and layer is network.layers[-1] else kinked
-    return LinearRegions(operator.linearize(x, tangents)[1], margin.numpy(), kinked, several, _finite(x))
+    if operator.selects:
+        measured = operator.to(fast.dtype, x.device).tangents(tangents)
+    else:
+        measured = operator.linearize(x, tangents.to(x.dtype))[1]
+    return LinearRegions(measured, margin.numpy(), kinked, several, _finite(x))
 
 
 def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
@@ -92,38 +101,15 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator, wa
     comes on it adds a row to the Jacobian. Elsewhere the outputs of neurons at their kink count as directions of their
     own, next to the k of z: if A J of all of these has full rank, so has every Jacobian around z.
 
-    The pattern is found in double precision and the directions are pushed through ``single``, the network in single
-    precision, which takes a convolutional one a third of the time. Singular values are for where they are ``wanted``,
-    (B,), or the rank is not obvious; a condition number, which takes far less, is enough for the rank. They are NaN
-    elsewhere.
+    Singular values are for where they are ``wanted``, (B,), or the rank is not obvious, and NaN elsewhere; a condition
+    number, which takes far less, is enough for the rank.
     """
-    batch, k = z.shape
-    x, several, picked = z, np.zeros(batch, dtype=bool), picks(operator)
-    tangents = torch.eye(k, dtype=single.dtype)[None]
-    for layer, fast in zip(network.layers, single.layers, strict=True):
-        u = layer.affine.apply(x)
-        kinks = at_kink(layer, x, u)
-        x = layer.activation.forward(u)
-        if not (picked and layer is network.layers[-1]):
-            several |= kinks.any(dim=1).numpy()
-        tangents = _pushed(fast, tangents, batch) * _off(layer, u, x, kinks).to(single.dtype)[:, None, :]
-    smallest, sure = _full_rank(_measured(operator, x, tangents), wanted)
-    for i in np.flatnonzero(sure & several):
-        around = kink_map(network, single, z[[i]], operator.take(np.array([i])), np.zeros((0, k)))
+    regions = linear_regions(network, z, operator, single)
+    smallest, sure = _full_rank(regions.tangents, wanted)
+    for i in np.flatnonzero(sure & regions.several):
+        around = kink_map(network, single, z[[i]], operator.take(np.array([i])), np.zeros((0, z.shape[1])))
         sure[i] = around is not None and _well_conditioned(around.measured[None].to(torch.float32))[0]
-    return smallest, sure & _finite(x)
-
-
-def _off(layer: Layer, u: Tensor, x: Tensor, kinks: Tensor) -> Tensor:
-    """The derivatives of an activation, (B, n), with the neurons at their kink off."""
-    return layer.activation.derivative(torch.where(kinks, -1.0, u), x)
-
-
-def _measured(operator: Operator, x: Tensor, tangents: Tensor) -> Tensor:
-    """What an operator makes of the tangents (B, k, n) of outputs (B, n), (B, k, m)."""
-    if operator.selects:
-        return operator.to(tangents.dtype, x.device).tangents(tangents)
-    return operator.linearize(x, tangents.to(x.dtype))[1]
+    return smallest, sure & regions.finite
 
 
 def _full_rank(measured: Tensor, wanted: Flags) -> tuple[Array, Flags]:
@@ -147,12 +133,6 @@ def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
         rank[rows] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
         smallest[rows] = values[:, -1].numpy() if m >= k else 0.0
     return smallest, rank
-
-
-def _pushed(layer: Layer, tangents: Tensor, batch: int) -> Tensor:
-    """The affine map on directions (B, k, n), or on (1, k, n) that are the same for the whole batch."""
-    pushed = torch.unflatten(layer.affine.apply(tangents.flatten(0, 1), constant=False), 0, tangents.shape[:2])
-    return pushed.expand(batch, -1, -1)
 
 
 def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:

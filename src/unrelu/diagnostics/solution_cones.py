@@ -95,20 +95,6 @@ class KinkMap(NamedTuple):
     below: Array
 
 
-@dataclass(frozen=True, eq=False)
-class SolutionCones:
-    """What was found of the codes around one code with the same observation.
-
-    Attributes:
-        dimension: the largest dimension of a cone that was found; -1 if none has more than 0 and not all patterns were
-            decided.
-        basis: an orthonormal basis of what that cone spans, (k, dimension).
-    """
-
-    dimension: int
-    basis: Array
-
-
 def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
     """f around a code (1, k); None where more neurons are at their kink than MOST_NEURONS.
 
@@ -166,9 +152,14 @@ def _padded(rows: list[Tensor], width: int) -> Array:
     return torch.cat(wide).numpy() if wide else np.zeros((0, width))
 
 
-def solution_cones(around: KinkMap | None, k: int) -> SolutionCones:
-    """The codes around a code that have the same observation, by branch and bound on the signs; one off first."""
-    best = SolutionCones(0, np.zeros((k, 0)))
+def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
+    """The codes around a code that have the same observation, by branch and bound on the signs; one off first.
+
+    Returns:
+        The largest dimension of a cone that was found, -1 if none has more than 0 and not all patterns were decided;
+        and an orthonormal basis of what that cone spans, (k, dimension).
+    """
+    best, basis = 0, np.zeros((k, 0))
     decided = around is not None and bool(torch.isfinite(around.measured).all())
     open_ = [_Pattern.undecided(around)] if around is not None and decided else []
     for _ in range(MOST_PATTERNS):
@@ -181,22 +172,13 @@ def solution_cones(around: KinkMap | None, k: int) -> SolutionCones:
             decided &= not leaf
             open_ += [] if leaf else [pattern.child(on=True), pattern.child(on=False)]
             continue
-        dimension = _rank(found.basis[:k])
-        if dimension > best.dimension and leaf:
-            best = SolutionCones(dimension, found.basis)
-        elif dimension > best.dimension:
-            # Where h = v in the whole cone, the neuron is off only where it also counts as on; and the other way round.
-            sides = [True] if found.on else [False] if found.off else [True, False]
+        cone, sides = found
+        dimension = _rank(cone[:k])
+        if dimension > best and leaf:
+            best, basis = dimension, cone
+        elif dimension > best:
             open_ += [pattern.child(on) for on in sides]
-    return replace(best, dimension=-1) if (open_ or not decided) and not best.dimension else best
-
-
-class _Relaxed(NamedTuple):
-    """The cone of a partial pattern: a basis of its span, and whether the next neuron is on, or off, in all of it."""
-
-    basis: Array
-    on: bool
-    off: bool
+    return -1 if (open_ or not decided) and not best else best, basis
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +220,8 @@ class _Pattern:
         below = np.vstack([self.below, -pre if on else pre])
         return replace(self, expand=expand, below=below, decided=i + 1)
 
-    def relaxed(self) -> _Relaxed | None:
-        """The cone; None if its program was not solved."""
+    def relaxed(self) -> tuple[Array, list[bool]] | None:
+        """A basis of the span of the cone, and the sides of the next neuron; None if its program was not solved."""
         pre, slope = self.around.pre[self.decided :], self.around.slope[self.decided :, None]
         sign = np.where(slope < 1, 1.0, -1.0)
         h = np.eye(len(self.expand))[self._open + self.decided :]
@@ -254,7 +236,9 @@ class _Pattern:
                 return None
             tight[~tight] = found
             basis = basis @ null_space(seen[tight])
-        return _Relaxed(basis, bool(tight[:1].any()), bool(tight[len(pre) : len(pre) + 1].any()))
+        # Where h = v in the whole cone, the neuron is off only where it also counts as on; and the other way round.
+        always_on, always_off = tight[:1].any(), tight[len(pre) : len(pre) + 1].any()
+        return basis, [True] if always_on else [False] if always_off else [True, False]
 
 
 def _product(rows: Array, expand: Array) -> Array:
