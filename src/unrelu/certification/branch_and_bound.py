@@ -26,7 +26,7 @@ from unrelu.certification.bound_propagation import Lemma, level_region, region_o
 from unrelu.certification.bound_tightening import Probing, backward_bounds, decided, latent_bounds, obbt_lemmas
 from unrelu.certification.certified_chain import EXACT, CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Vertex
-from unrelu.certification.proof import GAP, NOTHING, BoundsAt, Tree
+from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
 from unrelu.certification.triangle_relaxation import Relaxation
 
 Array = npt.NDArray[np.float64]
@@ -209,7 +209,7 @@ class BranchAndBound:
         for sign in (1, -1):
             self._record(self.tree.add(number, neuron, sign))
         del self._open[number]
-        self.tree.nodes[number].packed = NOTHING
+        self.tree.nodes[number].row = NO_ROWS
 
     def _again(self, number: int, signs: Signs, opened: OpenNode) -> None:
         """A node in which no neuron is violated: its point is a code with F below the level, unless by rounding."""
@@ -229,11 +229,10 @@ class BranchAndBound:
         start = opened.basis if opened is not None and opened.level == self._level else None
         solved = self._program.solve(self.tree.signs(number), start, self.level)
         self.visited += 1
-        node.packed, node.bound = solved.multipliers.packed(), solved.value
-        if opened is not None and not solved.finished:
+        node.row, node.bound = MultiplierRows.of(solved.multipliers), solved.value
+        if opened is not None and not solved.finished and solved.value < self.tree.nodes[node.parent].bound:
             # What holds of all codes of the parent holds of these.
-            parent = self.tree.nodes[node.parent]
-            node.bound, node.packed = max((node.bound, node.packed), (parent.bound, parent.packed), key=lambda b: b[0])
+            node.row, node.bound = self.tree.nodes[node.parent].row, self.tree.nodes[node.parent].bound
         if solved.closed:
             if self._settle(number) < self.level and self._sharpen():
                 self._settle(number)
@@ -246,8 +245,7 @@ class BranchAndBound:
         heapq.heappush(self._heap, (node.bound, number))
 
     def _settle(self, number: int) -> float:
-        multipliers = self.tree.nodes[number].packed.unpacked(len(self.chain.y), int(self.chain.ends[-1]))
-        return self.tree.settle(number, self._below, multipliers)
+        return self.tree.settle(number, self._below, *self.tree.nodes[number].row)
 
     def _sharpen(self) -> bool:
         """Prove a smaller radius, once, where rounding errors matter."""

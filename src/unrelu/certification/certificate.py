@@ -23,9 +23,10 @@ from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import InputError
-from unrelu.measurements import Operator, read_operator
+from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.generator import Generator, numbers
+from unrelu.models.generator import Generator
+from unrelu.problem import Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.words import count, duration, share
@@ -392,12 +393,11 @@ class Certificates(Sequence[Certificate]):
             InputError: y or operator do not fit the network, or there are not as many observations as certificates.
             UnsupportedModelError: nothing can be certified of this network.
         """
-        values = numbers(y, "y")
-        measured = read_operator(operator, network.output_shape, values.shape, network)
-        if values.ndim == 0 or len(values) != len(self) or measured.count not in (0, len(self)):
-            raise InputError(f"y has shape {values.shape}; pass the {len(self)} observations that were certified")
-        one_by_one = (measured.take(np.array([i])) for i in range(len(self)))
-        return all(c.verify(network, row, a) for c, row, a in zip(self, values, one_by_one, strict=True))
+        problem = Problem.build(network, y, operator=operator, scale="none")
+        if problem.single or problem.size != len(self):
+            raise InputError(f"y has shape {np.shape(y)}; pass the {len(self)} observations that were certified")
+        one_by_one = (problem.operator.take(np.array([i])) for i in range(len(self)))
+        return all(c.verify(network, y, a) for c, y, a in zip(self, problem.y, one_by_one, strict=True))
 
 
 def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
@@ -406,13 +406,10 @@ def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array
     Raises:
         InputError: y or operator do not fit.
     """
-    values = numbers(y, "y")
-    measured = read_operator(operator, network.output_shape, values.shape, network)
-    if values.shape not in (measured.shape, (measured.m,)):
-        raise InputError(f"y has shape {values.shape}; a certificate is about one observation, {measured.shape}")
-    if not np.isfinite(values[np.asarray(measured.seen(1)[0]).reshape(values.shape)]).all():
-        raise InputError("y has NaN or infinite entries; remove or replace them, or hide them with a mask as operator=")
-    return values.reshape(-1), measured
+    problem = Problem.build(network, y, operator=operator, scale="none")
+    if problem.size != 1:
+        raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {problem.operator.shape}")
+    return problem.y[0], problem.operator
 
 
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:

@@ -16,7 +16,7 @@ from unrelu.certification.certificate import Certificate, determination
 from unrelu.certification.certificate_file import digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
+from unrelu.certification.proof import GAP, Proof, ProofStatus
 from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
@@ -72,46 +72,38 @@ def prove(
     """
     compile_simplex()
     usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
-    chain = chain_of(network, operator, y, norm, bounds)
-    chain, exponents = _in_ordinary_units(chain, equilibrate(usual, operator).units)
+    chain, exponents = _in_units(chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units)
     unit = exponents[-1] if exponents else 0
     with np.errstate(over="ignore", under="ignore"):
         eps = float(np.ldexp(eps, unit))
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
+    interval, box_proof, box_radius = enclosed or (None, None, math.inf)
     begin = time.perf_counter()
     search = BranchAndBound(chain, z, limits)
-    proof = None
     if not search.exact:
         search.run()
-        proof = search.tree.proof(search.level, search.reach, search.lemmas) if search.visited else None
+    proof = search.tree.proof(search.level, search.reach, search.lemmas) if search.visited else None
     seconds = time.perf_counter() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
-    status = _status(search, lower)
+    # By the solver's numbers while nodes are open; up to what was proved.
+    history = tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
     rank, determined = determination(network, search.z, operator, bounds)
     certificate = Certificate(
-        lower, search.upper, search.z, status, norm, determined, rank, eps, None, radius,
-        search.visited, seconds, chain.scale, proof, None, _history(search, lower),
+        lower, search.upper, search.z, _status(search, lower), norm, determined, rank, eps, interval,
+        min(radius, box_radius), search.visited, seconds, chain.scale, proof, box_proof, history,
         bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
-    if enclosed is not None:
-        interval, box_proof, box_radius = enclosed
-        certificate = replace(certificate, box=interval, box_proof=box_proof, radius=min(radius, box_radius))
     if certificate.out_of_range:
         certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
     certificate = replace(certificate.times_power(-unit), exponents=exponents)
     return replace(certificate, _digest=digest(certificate))
 
 
-def _in_ordinary_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:
+def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:
     """The chain that is searched, and the exponents of its units; none where it is the given one."""
     exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
     scaled = chain.in_units(exponents) if any(exponents) else None
     return (chain, ()) if scaled is None else (scaled, exponents)
-
-
-def _history(search: BranchAndBound, lower: float) -> tuple[BoundsAt, ...]:
-    """The search's history, whose bounds are by the solver's numbers while nodes are open, up to what was proved."""
-    return tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
 
 
 def _status(search: BranchAndBound, lower: float) -> ProofStatus:
@@ -124,17 +116,15 @@ def _status(search: BranchAndBound, lower: float) -> ProofStatus:
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
     """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
-    largest = replace(chain, norm="linf")
-    now = time.perf_counter()
-    some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
     if limits.over():
         return None
+    largest, now = replace(chain, norm="linf"), time.perf_counter()
+    some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
     proof = enclosure(largest, eps, some)
     box, radius = proof.box(largest), proof.radius(largest)
     if math.isfinite(radius) and some.over():
         return None
-    room = _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0)
-    low, high = box[:, 0] - room[:, 0], box[:, 1] + room[:, 1]
+    box = box + _ROOM * np.where(np.isfinite(box), np.abs(box), 0.0) * [-1, 1]
     if chain.bounds is not None:
-        low, high = np.maximum(low, chain.bounds.lower), np.minimum(high, chain.bounds.upper)
-    return np.stack([low, high], axis=1), proof, radius
+        box = np.stack([np.maximum(box[:, 0], chain.bounds.lower), np.minimum(box[:, 1], chain.bounds.upper)], axis=1)
+    return box, proof, radius

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Packed, Region, lower_bound, settled
+from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, settled
 
 # The gap that a proof closes.
 GAP = 1e-6
@@ -75,20 +75,29 @@ class MultiplierRows:
     total: int
 
     @classmethod
-    def of(cls, packed: Iterable[Packed], outputs: int, total: int) -> MultiplierRows:
-        """Rows in order."""
-        rows = list(packed)
-        pointer = np.concatenate([[0], np.cumsum([len(row.index) for row in rows])]).astype(np.int64)
-        index = np.concatenate([row.index for row in rows]) if rows else np.zeros(0)
-        value = np.concatenate([row.value for row in rows]) if rows else np.zeros(0)
-        return cls(pointer, index.astype(np.int64), value, outputs, total)
+    def of(cls, multipliers: Multipliers) -> MultiplierRows:
+        """One row."""
+        row = np.concatenate([multipliers.kappa, multipliers.slopes])
+        index = np.flatnonzero(row)
+        return cls(np.array([0, len(index)]), index, row[index], len(multipliers.kappa), len(multipliers.slopes))
+
+    @classmethod
+    def joined(cls, parts: Iterable[MultiplierRows], chain: CertifiedChain) -> MultiplierRows:
+        """Single rows in order."""
+        rows = list(parts)
+        index = np.concatenate([np.zeros(0, dtype=np.int64), *(row.index for row in rows)])
+        value = np.concatenate([np.zeros(0), *(row.value for row in rows)])
+        pointer = np.cumsum([0, *(len(row.index) for row in rows)])
+        return cls(pointer, index, value, len(chain.y), int(chain.ends[-1]))
 
     def __len__(self) -> int:
         return len(self.pointer) - 1
 
     def __iter__(self) -> Iterator[Multipliers]:
         for part in map(slice, self.pointer[:-1], self.pointer[1:]):
-            yield Packed(self.index[part], self.value[part]).unpacked(self.outputs, self.total)
+            row = np.zeros(self.outputs + self.total)
+            row[self.index[part]] = self.value[part]
+            yield Multipliers(row[: self.outputs], row[self.outputs :])
 
     @property
     def well_formed(self) -> bool:
@@ -226,8 +235,7 @@ def _is_tree(parent: Index, neuron: Index, sign: Index, neurons: int) -> bool:
     return bool((on[:, 2] == 1).all() and (on * [1, 1, -1] == off).all() and len(np.unique(on[:, 0])) == len(on))
 
 
-# The multipliers of a node that has been split.
-NOTHING = Packed(np.zeros(0, dtype=np.int32), np.zeros(0))
+NO_ROWS = MultiplierRows(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), 0, 0)
 
 
 @dataclass(eq=False)
@@ -238,14 +246,14 @@ class Node:
         parent: its number, -1 for the root.
         neuron, sign: the decision that made it, counted through; -1, 0 for the root.
         bound: the lower bound of F in it, by the solver while it is open.
-        packed: the multipliers that the bound follows from; none once it has been split.
+        row: the multipliers that the bound follows from, in one row; in none once it has been split.
     """
 
     parent: int
     neuron: int
     sign: int
     bound: float = 0.0
-    packed: Packed = NOTHING
+    row: MultiplierRows = NO_ROWS
 
 
 class Tree:
@@ -275,7 +283,7 @@ class Tree:
         """Make multipliers fit for a bound of a node, keep them and the bound, and return it."""
         node, signs = self.nodes[number], self.signs(number)
         fit, full = settled(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
-        node.packed, node.bound = fit.packed(), lower_bound(self.chain, full, fit).within(full.radius)
+        node.row, node.bound = MultiplierRows.of(fit), lower_bound(self.chain, full, fit).within(full.radius)
         return node.bound
 
     def proof(
@@ -287,18 +295,13 @@ class Tree:
         ends: Iterable[Multipliers] = (),
     ) -> Proof:
         """What has been found; of an enclosure with the open leaf, if there is one, and multipliers of 2 k bounds."""
-        size, kept, nodes = (len(self.chain.y), int(self.chain.ends[-1])), list(kept), self.nodes
-        parents = {node.parent for node in nodes}
-        closed = [number for number in range(len(nodes)) if number not in parents and number not in kept]
+        chain, kept = self.chain, list(kept)
+        parent, neuron, sign = np.array([(node.parent, node.neuron, node.sign) for node in self.nodes]).T
+        leaf = np.setdiff1d(np.arange(len(self.nodes)), [*parent, *kept])
+        kinds = np.array([(lemma.kind, lemma.index) for lemma in lemmas], dtype=np.int64).reshape(-1, 2)
         return Proof(
-            level, reach, _whole(lemma.kind for lemma in lemmas), _whole(lemma.index for lemma in lemmas),
-            MultiplierRows.of((lemma.multipliers.packed() for lemma in lemmas), *size),
-            _whole(node.parent for node in nodes), _whole(node.neuron for node in nodes),
-            _whole(node.sign for node in nodes), _whole(closed),
-            MultiplierRows.of((nodes[number].packed for number in closed), *size), _whole(kept),
-            MultiplierRows.of((row.packed() for row in ends), *size),
+            level, reach, kinds[:, 0], kinds[:, 1],
+            MultiplierRows.joined((MultiplierRows.of(lemma.multipliers) for lemma in lemmas), chain),
+            parent, neuron, sign, leaf, MultiplierRows.joined((self.nodes[number].row for number in leaf), chain),
+            np.array(kept, dtype=np.int64), MultiplierRows.joined(map(MultiplierRows.of, ends), chain),
         )  # fmt: skip
-
-
-def _whole(numbers: Iterable[int]) -> Index:
-    return np.array(list(numbers), dtype=np.int64)

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,20 +71,6 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """Multipliers without their zeros: places and numbers in the row (kappa, s)."""
-
-    index: npt.NDArray[np.integer[Any]]
-    value: Array
-
-    def unpacked(self, outputs: int, total: int) -> Multipliers:
-        """With the zeros: ``outputs`` shares and ``total`` slopes."""
-        row = np.zeros(outputs + total)
-        row[self.index] = self.value
-        return Multipliers(row[:outputs], row[outputs:])
-
-
-@dataclass(frozen=True, eq=False)
 class Multipliers:
     """What a bound follows from.
 
@@ -100,12 +85,6 @@ class Multipliers:
     def times(self, factor: float) -> Multipliers:
         """Those of so many times the bound; of powers of two exact."""
         return Multipliers(factor * self.kappa, factor * self.slopes)
-
-    def packed(self) -> Packed:
-        """Without the zeros."""
-        row = np.concatenate([self.kappa, self.slopes])
-        index = np.flatnonzero(row)
-        return Packed(index.astype(np.int32), row[index])
 
 
 @dataclass(frozen=True)
