@@ -24,16 +24,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unrelu.errors import ModelError
-from unrelu.measurements.latent_bounds import Coordinates, GeneratorOnCoordinates
+from unrelu.measurements.latent_bounds import Coordinates, GeneratorInUnits
 from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
-from unrelu.models.nuisance_parameters import ExtendedGenerator
-from unrelu.models.opaque_network import OpaqueNetwork
 
 Array = npt.NDArray[np.float64]
 
@@ -127,9 +125,7 @@ _known = weakref.WeakKeyDictionary()
 def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     """Exponents of the layers' factors, and of that of the output."""
     if not isinstance(network, Network):
-        inner = network.base if isinstance(network, GeneratorOnCoordinates) else network
-        known = isinstance(inner, OpaqueNetwork | ExtendedGenerator)
-        return (), _exponent(_log_size(network.typical_outputs), 0) if known else 0
+        return (), _exponent(_log_size(network.typical_outputs), 0)
     exact = network.to(torch.float64, "cpu")
     x = torch.from_numpy(network.typical_codes[: max(_FEWEST_CODES, _MULTIPLICATIONS // max(1, network.work))])
     exponents: list[int] = []
@@ -186,13 +182,8 @@ def _log_weights(affine: Affine, before: int) -> float | None:
 
 
 def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Generator:
-    if isinstance(network, GeneratorOnCoordinates):
-        return replace(network, base=_in_units(network.base, layers, output))
-    if isinstance(network, ExtendedGenerator):
-        return replace(network, function=_times(network.function, output))
-    if isinstance(network, OpaqueNetwork):
-        return _times(network, output)
-    assert isinstance(network, Network)
+    if not isinstance(network, Network):
+        return GeneratorInUnits.of(network, exponent=output)
     pairs = zip(network.layers, (0, *layers), layers, strict=False)
     return replace(network, layers=tuple(_layer_in_units(*pair) for pair in pairs))
 
@@ -218,19 +209,3 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
     if activation.width:
         activation = activation.smoothed(math.ldexp(activation.width, after))
     return Layer(replace(layer.affine, steps=tuple(steps)), activation)
-
-
-def _times(network: OpaqueNetwork, exponent: int) -> OpaqueNetwork:
-    """2^exponent G."""
-    return replace(network, module=nn.Sequential(network.module, _Times(exponent)).eval())
-
-
-class _Times(nn.Module):
-    """2^exponent x."""
-
-    def __init__(self, exponent: int) -> None:
-        super().__init__()
-        self.factor = 2.0**exponent
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor

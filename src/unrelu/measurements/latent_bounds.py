@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.measurements.linear_operators import times_power
 from unrelu.models.affine import Affine, Scale, Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
@@ -241,73 +242,57 @@ _standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakr
 
 def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
     """G(shift + factor t) as a generator of t, the same object for the same coordinates."""
-    bounds = coordinates.of_codes
-    key = b"".join(a.tobytes() for a in (coordinates.shift, coordinates.factor, bounds.lower, bounds.upper))
+    bounds, shift, factor = coordinates.of_codes, coordinates.shift, coordinates.factor
+    key = b"".join(a.tobytes() for a in (shift, factor, bounds.lower, bounds.upper))
     known = _standard.get(network)
     if known is None or known[0] != key:
-        known = _standard[network] = key, _composed(network, coordinates.shift, coordinates.factor)
+        known = _standard[network] = key, _composed(network, torch.tensor(shift), torch.tensor(factor))
     return known[1]
 
 
-def _composed(network: Generator, shift: Array, factor: Array) -> Generator:
-    if isinstance(network, Network):
-        first, *others = network.layers
-        change = Scale(*(torch.tensor(a).reshape(first.in_shape) for a in (factor, shift)))
-        affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
-        return replace(network, layers=(replace(first, affine=affine), *others))
-    scale, offset = (torch.tensor(a, dtype=network.dtype, device=network.device) for a in (factor, shift))
-    # Of a copy: what is kept with a network must not keep it alive.
-    return GeneratorOnCoordinates(copy(network), scale, offset)
+def _composed(network: Generator, shift: Tensor, factor: Tensor) -> Generator:
+    if not isinstance(network, Network):
+        return GeneratorInUnits.of(network, shift, factor)
+    first, *others = network.layers
+    change = Scale(factor.reshape(first.in_shape), shift.reshape(first.in_shape))
+    affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
+    return replace(network, layers=(replace(first, affine=affine), *others))
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratorOnCoordinates(Generator):
-    """G(shift + factor t) of a generator without known layers.
+class GeneratorInUnits(Generator):
+    """2^exponent G(shift + factor t) of a generator without known layers.
 
     Attributes:
         base: G.
-        factor, shift: (k,).
+        shift, factor: (k,).
+        exponent: of the unit of outputs.
     """
 
     base: Generator
-    factor: Tensor
     shift: Tensor
+    factor: Tensor
+    exponent: int = 0
 
-    @property
-    def latent_shape(self) -> Shape:  # type: ignore[override] # read-only, as are the others
-        """Shape of one code."""
-        return self.base.latent_shape
+    def __post_init__(self) -> None:
+        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
+            object.__setattr__(self, name, getattr(self.base, name))
+        object.__setattr__(self, "reason", unchained(self.base))
 
-    @property
-    def output_shape(self) -> Shape:  # type: ignore[override]
-        """Shape of one output."""
-        return self.base.output_shape
+    @classmethod
+    def of(
+        cls, network: Generator, shift: Tensor | None = None, factor: Tensor | None = None, exponent: int = 0
+    ) -> GeneratorInUnits:
+        """That of a copy, since what is kept with a network must not keep it alive."""
+        like = torch.ones(network.latent_dim, dtype=network.dtype, device=network.device)
+        shift, factor = (0 * like if shift is None else shift, like if factor is None else factor)
+        return cls(copy(network), shift.to(like), factor.to(like), exponent)
 
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        """Of G."""
-        return self.base.width
-
-    @property
-    def reason(self) -> str | None:
-        """Why G is no chain of layers."""
-        return unchained(self.base)
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """Of G."""
-        return self.base.dtype
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Of G."""
-        return self.base.device
-
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorOnCoordinates:
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorInUnits:
         """The same on another dtype or device."""
         base = self.base.to(dtype, device)
-        factor, shift = (t.to(base.device, base.dtype) for t in (self.factor, self.shift))
-        return GeneratorOnCoordinates(base, factor, shift)
+        shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
+        return GeneratorInUnits(base, shift, factor, self.exponent)
 
     def smoothed(self, share: float) -> Generator:
         """The same of the smoothed generator; itself if its layers are not known."""
@@ -315,10 +300,10 @@ class GeneratorOnCoordinates(Generator):
         return self if base is self.base else replace(self, base=base)
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(shift + factor t), (B, k) -> (B, n)."""
-        return self.base.forward(self.shift + self.factor * z)
+        """2^exponent G(shift + factor t), (B, k) -> (B, n)."""
+        return times_power(self.base.forward(self.shift + self.factor * z), self.exponent)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same and its transposed Jacobian, (B, k, n)."""
         x, tangents = self.base.linearize(self.shift + self.factor * z)
-        return x, tangents * self.factor[:, None]
+        return times_power(x, self.exponent), times_power(tangents * self.factor[:, None], self.exponent)
