@@ -198,7 +198,8 @@ def _diagnosed(result: Inversion) -> Inversion:
     used, shape = goodness_of_fit(problem, result.z, residual, rank)
     fit = problem.fit_of(result.reconstruction, used, lambda: _directions(result))
     by_chance = None if problem.noise.stated else chance(residual, problem.y, fit.seen, used)
-    return result.with_diagnostics(rank, np.where(fits, free, -1), identifiable, fit, shape, by_chance)
+    known = replace(result, rank=rank, freedom=np.where(fits, free, -1), identifiable=identifiable)
+    return known.judged(fit, shape, by_chance)
 
 
 def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:

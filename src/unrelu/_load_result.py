@@ -71,11 +71,7 @@ def load_result(
     if network is not None:
         as_generator(network)
     with computing(one_thread=network is None or small(network)):
-        held = read_result_file(path, limit, network, operator)
-        result = Inversion(
-            **held.columns, method=held.method, problem=held.problem, norm=held.norm, pool=held.pool,
-            options=held.options,
-        )  # fmt: skip
+        result = Inversion(**read_result_file(path, limit, network, operator))
         if network is not None:
             flaw = _flaw(result)
             if flaw:

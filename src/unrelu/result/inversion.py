@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE, Fit
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Problem, norms
 from unrelu.result.residual_tests import together
-from unrelu.result.result_file import Held, write_result_file
+from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import (
     TOO_LARGE,
@@ -43,8 +42,6 @@ _CONFIDENT = 0.99
 # A fit of white noise is as good as this one with at most this probability, for a success where no noise is stated.
 _CHANCE = 1e-3
 
-# What is the same for all observations of a batch.
-_SHARED = ("method", "problem", "options")
 # Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
 _COLUMNS = (
     "status", "success", "p_value", "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
@@ -163,43 +160,40 @@ class Inversion:
             InputError: z has another shape.
             OptionError: a status is not a :class:`Status`, or a confidence no probability.
         """
-        z = np.array(z, dtype=np.float64)
-        if z.shape != (problem.size, problem.network.latent_dim):
-            raise InputError(
-                f"z has shape {z.shape}; a method returns one code a row, "
-                f"({problem.size}, {problem.network.latent_dim})"
-            )
+        z, size, k = np.array(z, dtype=np.float64), problem.size, problem.network.latent_dim
+        if z.shape != (size, k):
+            raise InputError(f"z has shape {z.shape}; a method returns one code a row, ({size}, {k})")
         reached = np.isfinite(z).all(axis=1)
-        states = np.full(problem.size, None, dtype=object)
+        states = np.full(size, None, dtype=object)
         states[:] = status
         if not all(isinstance(s, Status) for s in states):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
         states[among(states, JUDGED)] = Status.CONVERGED
         states[~reached & among(states, HAS_CODE)] = Status.NO_CODE
-        sure = np.broadcast_to(np.asarray(confidence, dtype=np.float64), (problem.size,))
+        sure = np.broadcast_to(np.asarray(confidence, dtype=np.float64), (size,))
         if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
             raise OptionError(
                 f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
             )
         x = problem.network(z)
-        reached &= np.isfinite(x).reshape(problem.size, -1).all(axis=1)
+        reached &= np.isfinite(x).reshape(size, -1).all(axis=1)
         residual = problem.residual_of(x)
-        share = problem.control.elapsed() / problem.size
+        share = problem.control.elapsed() / size
         unjudged = cls(
             z=z,
             reconstruction=x,
             fun=problem.objective_of(residual, z, norm),
-            success=np.zeros(problem.size, dtype=bool),
-            p_value=np.full(problem.size, np.nan),
+            success=np.zeros(size, dtype=bool),
+            p_value=np.full(size, np.nan),
             confidence=np.where(reached, sure, np.nan),
             status=states,
             message=np.array([s.value for s in states], dtype=object),
-            nit=np.array(np.broadcast_to(nit, (problem.size,)), dtype=np.int64),
-            seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (problem.size,)), dtype=np.float64),
+            nit=np.array(np.broadcast_to(nit, (size,)), dtype=np.int64),
+            seconds=np.array(np.broadcast_to(share if seconds is None else seconds, (size,)), dtype=np.float64),
             method=method,
-            freedom=np.full(problem.size, -1),
-            rank=np.full(problem.size, -1),
-            identifiable=np.zeros(problem.size, dtype=bool),
+            freedom=np.full(size, -1),
+            rank=np.full(size, -1),
+            identifiable=np.zeros(size, dtype=bool),
             problem=problem,
             ended=states,
             norm=norm or problem.norm,
@@ -207,30 +201,14 @@ class Inversion:
         )
         return unjudged.judged(problem.fit_of(x))
 
-    def with_diagnostics(
-        self,
-        rank: npt.NDArray[np.int64],
-        freedom: npt.NDArray[np.int64],
-        identifiable: npt.NDArray[np.bool_],
-        fit: Fit,
-        shape: Array | None = None,
-        chance: Array | None = None,
-    ) -> Inversion:
-        """The same codes, judged with what is known of their neighbourhood.
+    def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Inversion:
+        """The verdict: p-value, confidence, success, status and message. The only place that decides them.
 
         Args:
-            rank: of A J at each code, (B,); -1 where there is none.
-            freedom: the dimension of the solution set of each exact fit, (B,); -1 where unknown.
-            identifiable: whether the code is, (B,).
             fit: what p-values look at, with the degrees of freedom that the fit used up.
             shape: p-values of the largest entry and the structure of the residual, (B, 2), NaN where there is none.
             chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
         """
-        seen = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
-        return seen.judged(fit, shape, chance)
-
-    def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Inversion:
-        """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual, used = self.problem, fit.residual, fit.used
         exact = problem.is_exact(residual)
         p_value = problem.p_value(fit)
@@ -305,8 +283,9 @@ class Inversion:
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
         """The result of a batch from those of its observations, in order."""
-        names = [f.name for f in fields(cls) if f.name not in (*_SHARED, "norm", "pool")]
-        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_OBSERVATION
+        }
         return replace(parts[0], problem=problem, **columns)
 
     @classmethod
@@ -318,26 +297,18 @@ class Inversion:
 
     def shaped(self) -> Inversion:
         """The result as the caller sees it: without the batch axis if one observation was given without it."""
-        return self._scalar() if self.problem.single else self
-
-    def _scalar(self) -> Inversion:
-        """The result of the only observation of a batch, with scalars."""
-        arrays = ("z", "reconstruction", "status", "message")
-        first = {name: getattr(self, name)[0] for name in arrays}
-        numbers = ("fun", "success", "p_value", "confidence", "nit", "seconds", "freedom", "rank", "identifiable")
-        first |= {name: getattr(self, name)[0].item() for name in numbers}
-        return replace(self, **first)
+        if not self.problem.single:
+            return self
+        first = {name: getattr(self, name)[0] for name in _PER_OBSERVATION if name != "ended"}
+        return replace(self, **{name: x.item() if isinstance(x, np.generic) else x for name, x in first.items()})
 
     def _batched(self) -> Inversion:
         """The result with a batch axis, whatever was given."""
         if not self.problem.single:
             return self
-        texts = {"status": object, "message": object}
-        columns: dict[str, Any] = {
-            name: np.array([getattr(self, name)], dtype=texts.get(name))
-            for name in _per_observation()
-            if name != "ended"
-        }
+        columns: dict[str, Any] = {name: getattr(self, name) for name in _PER_OBSERVATION if name != "ended"}
+        kinds = {"status": object, "message": object}
+        columns = {name: np.array([value], kinds.get(name)) for name, value in columns.items()}
         return replace(self, problem=replace(self.problem, single=False), **columns)
 
     # --- a batch as a sequence ----------------------------------------------------------------------------------------
@@ -370,12 +341,10 @@ class Inversion:
         if chosen.ndim > 1:
             raise IndexError(f"a result is indexed by observations, r[3], r[r.success], r[[3, 7]]; got {index!r:.80}")
         rows = np.atleast_1d(chosen)
-        columns = {name: getattr(self, name)[rows] for name in _per_observation()}
+        columns = {name: getattr(self, name)[rows] for name in _PER_OBSERVATION}
         starts = None if self.problem.z0 is None else self.problem.z0[rows]
         part = replace(self, problem=self.problem.part(rows, z0=starts), **columns)
-        if chosen.ndim:
-            return part
-        return replace(part, problem=replace(part.problem, single=True))._scalar()
+        return part if chosen.ndim else replace(part, problem=replace(part.problem, single=True)).shaped()
 
     # --- what people see ----------------------------------------------------------------------------------------------
 
@@ -389,7 +358,7 @@ class Inversion:
         """The verdict in at most 15 lines: of one observation in words, of a batch the statuses and the worst."""
         if not self.problem.single:
             return "\n".join(batch_lines(self._told()))
-        return "\n".join(observation_lines(self._told(), self.message, self.z, self._largest()))
+        return "\n".join(observation_lines(self._told(), self.message, self.z, float(self._differences("linf")[0])))
 
     def _repr_html_(self) -> str:
         """For notebooks: the verdict with thumbnails of at most 8 observations, the worst of a batch."""
@@ -399,7 +368,7 @@ class Inversion:
         shown = told.worst_first()[:_DRAWN]
         images = thumbnails(batch.problem, batch.reconstruction, shown)
         if self.problem.single:
-            return observation_html(told, self.message, self.z, self._largest(), images[0])
+            return observation_html(told, self.message, self.z, float(self._differences("linf")[0]), images[0])
         return batch_html(told, shown, images)
 
     def plot(
@@ -454,10 +423,7 @@ class Inversion:
             InputError: another suffix, or no such folder.
             StorageError: the disk is full, or not ours to write to.
         """
-        batch = self._batched()
-        columns = {name: getattr(batch, name) for name in _per_observation()}
-        held = Held(columns, self.problem, self.method, self.norm, self.pool, dict(self.options), __version__)
-        write_result_file(Path(path), held)
+        write_result_file(Path(path), vars(self._batched()) | {"problem": self.problem})
 
     def to_frame(self, codes: bool = False) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation, a column for each number.
@@ -474,40 +440,32 @@ class Inversion:
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        batch = self._batched()
-        columns: dict[str, Any] = {**batch._columns()}
+        columns, z = self._columns(), np.atleast_2d(self.z)
         if codes:
-            columns |= {f"z{j}": batch.z[:, j] for j in range(batch.z.shape[1])}
+            columns |= {f"z{j}": z[:, j] for j in range(z.shape[1])}
         return data_frame(columns, np.arange(self.problem.size))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The verdict, (B,) each, of a result with a batch axis."""
+        """The verdict, (B,) each."""
+        batch = vars(self._batched())
         special = {
-            "status": np.array([status.name for status in self.status], dtype=object),
-            "residual": norms(self._differences(), self.norm),
+            "status": np.array([status.name for status in batch["status"]], dtype=object),
+            "residual": self._differences(self.norm),
         }
-        return {name: special[name] if name in special else getattr(self, name) for name in _COLUMNS}
+        return {name: special[name] if name in special else batch[name] for name in _COLUMNS}
 
     def _told(self) -> Told:
         """What is said of it in words."""
-        batch, problem = self._batched(), self._stated
-        active = None if problem.bounds.none else batch.active_bounds
+        problem, z = self.problem.given or self.problem, np.atleast_2d(self.z)
+        active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
-        meanings = {status.name: status.value for status in set(batch.status)}
-        return Told(batch._columns(), meanings, self.method, noise, self.norm, batch.z.shape[1], active)
+        meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
+        return Told(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active)
 
-    @property
-    def _stated(self) -> Problem:
-        """The problem as the user stated it."""
-        return self.problem.given or self.problem
-
-    def _differences(self) -> Array:
-        """y - A G(z), (B, m), by the reconstructions."""
+    def _differences(self, norm: str) -> Array:
+        """``|y - A G(z)|`` by the reconstructions, (B,)."""
         outputs = self.reconstruction[None] if self.problem.single else self.reconstruction
-        return self.problem.differences_of(outputs)
-
-    def _largest(self) -> float:
-        return float(norms(self._differences(), "linf")[0])
+        return norms(self.problem.differences_of(outputs), norm)
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
@@ -526,9 +484,8 @@ class Inversion:
         return float(values[0]) if self.problem.single else values
 
 
-def _per_observation() -> list[str]:
-    """Names of the fields that have an entry for each observation."""
-    return [f.name for f in fields(Inversion) if f.name not in (*_SHARED, "norm", "pool")]
+# The attributes that have an entry for each observation.
+_PER_OBSERVATION = [f.name for f in fields(Inversion) if f.name not in ("method", "problem", "options", "norm", "pool")]
 
 
 def _label(batch: Inversion, i: int, numbered: bool) -> str:

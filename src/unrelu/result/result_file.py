@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +37,13 @@ Table = dict[str, npt.NDArray[Any]]
 
 _FORMAT = "unrelu result 1"
 _ADVICE = "free space, or name another file"
-# Columns of numbers, (B,), and their kinds; statuses and messages are text.
+# Columns of numbers, (B,) and (B, ...), and their kinds; statuses and messages are text.
 _KINDS = {
-    "fun": np.float64, "success": np.bool_, "p_value": np.float64, "confidence": np.float64, "nit": np.int64,
-    "seconds": np.float64, "freedom": np.int64, "rank": np.int64, "identifiable": np.bool_,
+    "z": np.float64, "reconstruction": np.float64, "fun": np.float64, "success": np.bool_, "p_value": np.float64,
+    "confidence": np.float64, "nit": np.int64, "seconds": np.float64, "freedom": np.int64, "rank": np.int64,
+    "identifiable": np.bool_,
 }  # fmt: skip
+_STATUSES = ("status", "ended")
 _NORMS = ("l2", "l1", "linf")
 _LONGEST_NAME = 80
 # The operators that a file holds, by kind, and what it says of a measurement given as code.
@@ -61,26 +63,12 @@ class AbsentGenerator(Generator):
         self.known_fingerprint = known_fingerprint
         self.width, self.device = math.prod(output_shape), torch.device("cpu")
 
-    def _missing(self) -> NoReturn:
+    def _missing(self, *arguments: Any, **named: Any) -> NoReturn:
         raise InputError(
             "the result was loaded without its network, which this needs: unrelu.load_result(path, network)"
         )
 
-    def __call__(self, z: npt.ArrayLike) -> Array:
-        """There are no values."""
-        self._missing()
-
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """Itself: nothing is evaluated."""
-        return self
-
-    def forward(self, z: Tensor) -> Tensor:
-        """There are no values."""
-        self._missing()
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """There are no values."""
-        self._missing()
+    __call__ = forward = linearize = to = _missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +88,9 @@ class AbsentOperator(Operator):
     linear = False
     present = False
 
-    @property
-    def n(self) -> int:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
-        """Entries of an output."""
-        return int(self.outputs.shape[1])
-
-    @property
-    def m(self) -> int:  # type: ignore[override]
-        """Entries of an observation."""
-        return int(self.measured.shape[1])
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", self.outputs.shape[1])
+        object.__setattr__(self, "m", self.measured.shape[1])
 
     @property
     def count(self) -> int:
@@ -121,32 +103,14 @@ class AbsentOperator(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """A x, of the outputs that the result has."""
-        if not np.array_equal(x.numpy(), self.outputs, equal_nan=True):
-            self._missing()
-        return torch.from_numpy(self.measured)
+        return torch.from_numpy(self.measured) if np.array_equal(x, self.outputs, equal_nan=True) else self.adjoint(x)
 
-    def adjoint(self, r: Tensor) -> Tensor:
+    def adjoint(self, r: Tensor) -> NoReturn:
         """There is none."""
-        self._missing()
-
-    def _missing(self) -> NoReturn:
         raise InputError(
             "the result was measured by an operator that is code, which no file holds: "
             "unrelu.load_result(path, network, operator=...)"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """What a file holds: the columns of the result, (B, ...) each, and its problem."""
-
-    columns: dict[str, Any]
-    problem: Problem
-    method: str
-    norm: str
-    pool: bool
-    options: dict[str, Any]
-    version: str
 
 
 def is_name(method: str) -> bool:
@@ -154,8 +118,8 @@ def is_name(method: str) -> bool:
     return 0 < len(method) <= _LONGEST_NAME and method.isprintable() and method == method.strip()
 
 
-def write_result_file(path: Path, held: Held) -> None:
-    """Write a result as a whole, or not at all.
+def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as a whole, or not at all: the attributes of an ``Inversion`` of a batch.
 
     Raises:
         InputError: another suffix than .npz, no such folder, or a method without a name that can be printed.
@@ -165,52 +129,36 @@ def write_result_file(path: Path, held: Held) -> None:
         raise InputError(f"{path}: save a result as .npz, e.g. {path.with_suffix('.npz')}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
-    if not is_name(held.method):
-        raise InputError(
-            f"method={held.method!r:.100} is no name; pass Inversion.of a short one, of printable characters"
-        )
-    table = {name: np.asarray(value) for name, value in _table(held).items()}
+    if not is_name(method := result["method"]):
+        raise InputError(f"method={method!r:.100} is no name; pass Inversion.of a short one, of printable characters")
+    table = {name: np.asarray(value) for name, value in _table(result).items()}
     write_npz(path, {**table, "digest": np.array(_digest(table))}, _ADVICE)
 
 
-def _table(held: Held) -> dict[str, Any]:
+def _table(result: Mapping[str, Any]) -> dict[str, Any]:
     """All that is written, under one name each."""
-    problem, columns = held.problem.given or held.problem, held.columns
-    network = problem.network
+    problem = result["problem"].given or result["problem"]
+    network, operator, (noise, kept) = problem.network, problem.operator, problem.noise.saved()
+    code = operator.stored is None
+    arrays = {"measured": problem.mean_of(result["reconstruction"])} if code else operator.saved()
     table: dict[str, Any] = {
-        "format": _FORMAT, "version": held.version, "method": held.method, "norm": held.norm, "pool": held.pool,
-        "options": json.dumps(dict(held.options), default=str), "problem.norm": problem.norm,
-        "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": held.problem.single,
-        "network": _fingerprint_of(network), "network.latent_shape": np.array(network.latent_shape, np.int64),
+        "format": _FORMAT, "version": __version__, **{name: result[name] for name in ("method", "norm", "pool")},
+        "options": json.dumps(dict(result["options"]), default=str), "problem.norm": problem.norm,
+        "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": result["problem"].single,
+        "network": getattr(network, "known_fingerprint", None) or fingerprint(network),
+        "network.latent_shape": np.array(network.latent_shape, np.int64),
         "network.output_shape": np.array(network.output_shape, np.int64),
         "network.dtype": str(network.dtype).removeprefix("torch."),
-        "y": problem.y, "z": columns["z"], "reconstruction": columns["reconstruction"],
-        **{name: np.asarray(columns[name], kind) for name, kind in _KINDS.items()},
-        "status": np.array([status.name for status in columns["status"]], dtype=np.str_),
-        "ended": np.array([status.name for status in columns["ended"]], dtype=np.str_),
-        "message": np.array([str(message) for message in columns["message"]], dtype=np.str_),
-        **_noise_table(problem.noise), **_operator_table(problem, columns["reconstruction"]),
+        "y": problem.y, **{name: np.asarray(result[name], kind) for name, kind in _KINDS.items()},
+        **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _STATUSES},
+        "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
+        "noise": noise, **{f"noise.{name}": value for name, value in kept.items()},
+        "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
+        **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
     if not problem.bounds.none:
         table["bounds"] = np.stack([problem.bounds.lower, problem.bounds.upper])
     return table
-
-
-def _fingerprint_of(network: Generator) -> str:
-    return network.known_fingerprint if isinstance(network, AbsentGenerator) else fingerprint(network)
-
-
-def _noise_table(noise: Noise) -> dict[str, Any]:
-    text, kept = noise.saved()
-    return {"noise": text, **{f"noise.{name}": value for name, value in kept.items()}}
-
-
-def _operator_table(problem: Problem, reconstruction: Array) -> dict[str, Any]:
-    operator = problem.operator
-    shape = {"operator.shape": np.array(operator.shape, np.int64)}
-    if operator.stored is None:
-        return {"operator": _CODE, "operator.measured": problem.mean_of(reconstruction), **shape}
-    return {"operator": operator.kind, **{f"operator.{name}": a for name, a in operator.saved().items()}, **shape}
 
 
 def _digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -228,8 +176,8 @@ def _digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> Held:
-    """What :func:`write_result_file` wrote, checked for damage and against the network.
+def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
+    """What :func:`write_result_file` wrote, checked for damage and against the network: an ``Inversion``'s attributes.
 
     Raises:
         InputError: see :func:`unrelu.load_result`.
@@ -239,13 +187,12 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
     try:
         if _text(table["digest"]) != _digest(table):
             raise ValueError("its numbers are not those that it was written with")
-        held = _held(table, network, operator)
+        return _result(table, network, operator)
     except InputError:
         raise
     # PyTorch's errors about shapes are RuntimeErrors, of which RecursionError is one.
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path}: the result is damaged ({error}); save it again") from None
-    return held
 
 
 def _of_a_result(path: Path, names: Sequence[str]) -> Sequence[str]:
@@ -270,25 +217,18 @@ def _check_format(path: Path, table: Table) -> None:
     raise InputError(f"{path} holds no result; its format is {found!r}, not {_FORMAT!r}")
 
 
-def _held(table: Table, network: Generator | None, operator: Any) -> Held:
-    columns = _columns(table)
-    problem = _problem(table, columns, network, operator)
-    options = json.loads(_text(table["options"]))
-    if not isinstance(options, dict):
+def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {name: _array(table[name], kind) for name, kind in _KINDS.items()}
+    for name in _STATUSES:
+        result[name] = np.array([Status[text] for text in _texts(table[name])], dtype=object)
+    result["message"] = np.array(_texts(table["message"]), dtype=object)
+    result["problem"] = _problem(table, result, network, operator)
+    result["options"], result["method"] = json.loads(_text(table["options"])), str(table["method"])
+    if not isinstance(result["options"], dict):
         raise TypeError("options are no dictionary")
-    norm, version, method = _one_of(_NORMS, table["norm"]), _text(table["version"]), str(table["method"])
-    if not is_name(method):
-        raise ValueError(f"a method is {method[:20]!r}")
-    return Held(columns, problem, method, norm, bool(_one(table["pool"], np.bool_)), options, version)
-
-
-def _columns(table: Table) -> dict[str, Any]:
-    columns: dict[str, Any] = {name: _array(table[name], kind) for name, kind in _KINDS.items()}
-    columns |= {name: _array(table[name], np.float64) for name in ("z", "reconstruction")}
-    for name, source in (("status", "status"), ("ended", "ended")):
-        columns[name] = np.array([Status[text] for text in _texts(table[source])], dtype=object)
-    columns["message"] = np.array(_texts(table["message"]), dtype=object)
-    return columns
+    if not is_name(result["method"]):
+        raise ValueError(f"a method is {result['method'][:20]!r}")
+    return result | {"norm": _one_of(_NORMS, table["norm"]), "pool": bool(_one(table["pool"], np.bool_))}
 
 
 def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output: Shape) -> None:
@@ -296,8 +236,9 @@ def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output:
     z, k = columns["z"], math.prod(latent)
     if z.shape != (size, k) or columns["reconstruction"].shape != (size, *output):
         raise ValueError(f"z has shape {z.shape}, y has {size} observations of {k} latent coordinates")
-    if odd := [name for name in (*_KINDS, "status", "message", "ended") if columns[name].shape != (size,)]:
-        raise ValueError(f"{odd[0]} has shape {columns[odd[0]].shape}, y has {size} observations")
+    for name in {*_KINDS, *_STATUSES, "message"} - {"z", "reconstruction"}:
+        if columns[name].shape != (size,):
+            raise ValueError(f"{name} has shape {columns[name].shape}, y has {size} observations")
     ranges = {
         "p_value": (0, 1), "confidence": (0, 1), "nit": (0, math.inf), "seconds": (0, math.inf), "rank": (-1, k),
         "freedom": (-1, k),
