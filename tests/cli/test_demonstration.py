@@ -37,7 +37,7 @@ def test_a_small_demonstration(tmp_path, monkeypatch):
     by_method = {m: [r["residual_l2"] for r in rows if r["method"] == m] for m in ("linf, then lm", "linf")}
     assert all(a <= b for a, b in zip(by_method["linf, then lm"], by_method["linf"], strict=True))
     # Time of the refinement includes the time of its start.
-    assert (done[0].seconds["linf, then lm"] > done[0].seconds["linf"]).all()
+    assert (done[0].results["linf, then lm"].seconds > done[0].results["linf"].seconds).all()
     # Noise explains a digit of the generator, and no real one.
     assert done[0].results["linf, then lm"].success.mean() > 0.7
     assert [str(status) for status in done[1].results["lm"].status] == ["MISFIT"]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import Progress as Bar
 
 from unrelu import zoo
 from unrelu._invert import invert
@@ -58,28 +55,24 @@ class Section:
     groups: tuple[tuple[str, ...], ...]
     seed: int = SEED
     shown: int = 1
-    clean: Array = field(init=False)
-    observed: Array = field(init=False)
-    codes: Array | None = field(init=False, default=None)
     results: dict[str, Inversion] = field(init=False, default_factory=dict)
-    seconds: dict[str, Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        network = zoo.load(self.model)
+        self.network = zoo.load(self.model)
         truth, noise = (stream(f"demo, {what}", self.seed, self.model, self.real) for what in ("truth", "noise"))
+        self.codes: Array | None = None
         if self.real:
             digits = zoo.observations(self.model)
             self.clean = digits[truth.permutation(len(digits))[: self.count]]
         else:
-            self.codes = truth.standard_normal((self.count, network.latent_dim))
-            self.clean = network(self.codes)
+            self.codes = truth.standard_normal((self.count, self.network.latent_dim))
+            self.clean = self.network(self.codes)
         self.observed = self.clean + noise.normal(0, _NOISE, self.clean.shape)
 
     @property
     def methods(self) -> list[str]:
         """Labels of the methods, in the order in which they run: the refinement needs its start."""
-        used = {method for group in self.groups for method in group}
-        return [method for method in _COLUMNS if method in used]
+        return [method for method in _COLUMNS if any(method in group for group in self.groups)]
 
     @property
     def title(self) -> str:
@@ -88,24 +81,23 @@ class Section:
         return f"{self.model}: {self.count} of {what}, Gaussian noise {_NOISE}"
 
     def run(self, method: str, callback: Callable[[Progress], None] | None = None) -> None:
-        """Invert the observations by one method and keep the result."""
+        """Invert the observations by one method and keep the result; the time of a refinement includes its start's."""
         start = self.results["linf"] if method == _REFINED else None
         result = invert(
-            zoo.load(self.model), self.observed, "lm" if start else method, noise=_STATED,
-            z0=start.z if start else None, seed=self.seed, callback=callback, **_options(method, self.model),
+            self.network, self.observed, "lm" if start else method, noise=_STATED, z0=start.z if start else None,
+            seed=self.seed, callback=callback, **_options(method, self.model),
         )  # fmt: skip
-        self.seconds[method] = result.seconds + (start.seconds if start else 0.0)
-        self.results[method] = result
+        self.results[method] = replace(result, seconds=result.seconds + start.seconds) if start else result
 
     def numbers(self, method: str) -> dict[str, Any]:
         """What the tables say of a method; the error is the median of |z - z*| / |z*|, where true codes are known."""
         result, error = self.results[method], None
         if self.codes is not None:
-            ratio = np.linalg.norm(result.z - self.codes, axis=1) / np.linalg.norm(self.codes, axis=1)
-            error = float(np.median(ratio))
+            ratios = np.linalg.norm(result.z - self.codes, axis=1) / np.linalg.norm(self.codes, axis=1)
+            error = float(np.median(ratios))
         return {
             "explained": int(result.success.sum()), "latent_error": error, "residual_over_noise": self.misfit(method),
-            "seconds": float(np.median(self.seconds[method])),
+            "seconds": float(np.median(result.seconds)),
         }  # fmt: skip
 
     def misfit(self, method: str) -> float:
@@ -118,6 +110,25 @@ class Section:
         """Whether every method has a smaller median misfit than all methods of the groups after its own."""
         misfits = [[self.misfit(method) for method in group] for group in self.groups]
         return all(max(before) < min(after) for before, after in pairwise(misfits))
+
+    def table(self) -> list[str]:
+        """The methods and what they found; those of a group share a rank."""
+        headings = ("rank", "method", "explained", "latent error", "residual / noise", "ms/image")
+        rows, rank = [], 1
+        for group in self.groups:
+            for method in group:
+                found = self.numbers(method)
+                latent = "unknown" if self.codes is None else f"{found['latent_error']:.2f}"
+                misfit, time = f"{found['residual_over_noise']:.2f}", f"{1e3 * found['seconds']:.0f}"
+                rows.append([str(rank), method, f"{found['explained']}/{self.count}", latent, misfit, time])
+            rank += len(group)
+        return [self.title, *text_table(headings, rows, ("method",)), ""]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``results.jsonl``."""
+        known = {"model": self.model, "real": self.real, "noise": _STATED}
+        for method, result in self.results.items():
+            yield from ({**known, **row, "method": method} for row in records(result))
 
 
 def _options(method: str, model: str) -> dict[str, Any]:
@@ -150,16 +161,19 @@ def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
     done = sections(seed)
     steps = [(section, method) for section in done for method in section.methods]
     with bar_of(console, "", len(steps)) as bar:
-        task = bar.task_ids[0]
         for finished, (section, method) in enumerate(steps):
-            bar.update(task, description=f"{section.model:13} {method:16}", completed=finished)
-            section.run(method, partial(_report, bar, finished))
-        bar.update(task, completed=len(steps), description=f"{'done':30}")
-    wrong = [section.title for section in done if not section.in_order]
+
+            def part(progress: Progress, finished: int = finished) -> None:
+                bar.update(bar.task_ids[0], completed=finished + progress.done / progress.total)
+
+            bar.update(bar.task_ids[0], completed=finished, description=f"{section.model:13} {method:16}")
+            section.run(method, part)
+        bar.update(bar.task_ids[0], completed=len(steps), description=f"{'done':30}")
     draw(done).savefig(folder / "grid.png", dpi=110)
-    write_records(folder / "results.jsonl", _records(done))
+    write_records(folder / "results.jsonl", (record for section in done for record in section.records()))
+    wrong = [section.title for section in done if not section.in_order]
     lines = [
-        *(line for section in done for line in _table(section)),
+        *(line for section in done for line in section.table()),
         "Methods with the same rank are equal: the order of their residuals depends on the seed. Explained: p-value at",
         "least 0.01 under the stated noise. Residual: |y - G(z)| over the norm of the noise. Latent error: |z - z*| /",
         f"|z*|. Medians. gradient_descent makes {_DESCENT_STEPS:,} steps from one start, adam those of its paper:",
@@ -169,26 +183,6 @@ def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return done
-
-
-def _report(bar: Bar, finished: int, progress: Progress) -> None:
-    """Show one method's progress as a part of a step of the bar."""
-    bar.update(bar.task_ids[0], completed=finished + progress.done / progress.total)
-
-
-def _table(section: Section) -> list[str]:
-    headings = ("rank", "method", "explained", "latent error", "residual / noise", "ms/image")
-    rows, rank = [], 1
-    for group in section.groups:
-        for method in group:
-            found = section.numbers(method)
-            error, seconds = found["latent_error"], found["seconds"]
-            latent = "unknown" if error is None else f"{error:.2f}"
-            explained = f"{found['explained']}/{section.count}"
-            misfit = f"{found['residual_over_noise']:.2f}"
-            rows.append([str(rank), method, explained, latent, misfit, f"{1e3 * seconds:.0f}"])
-        rank += len(group)
-    return [section.title, *text_table(headings, rows, ("method",)), ""]
 
 
 def demo_document(done: list[Section]) -> dict[str, Any]:
@@ -205,18 +199,9 @@ def demo_document(done: list[Section]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _records(done: list[Section]) -> Iterator[dict[str, Any]]:
-    for section in done:
-        known = {"model": section.model, "real": section.real, "noise": _STATED}
-        for method, result in section.results.items():
-            for row, seconds in zip(records(result), section.seconds[method].tolist(), strict=True):
-                yield {**known, **row, "method": method, "seconds": seconds}
-
-
 def draw(done: list[Section]) -> Figure:
-    """A grid of images: truth, observation and what each method found, with the verdict below each."""
-    used = {method for section in done for method in section.methods}
-    methods = [method for method in _COLUMNS if method in used]
+    """A grid of images: truth, observation and what each method found, with status and p-value below each."""
+    methods = [method for method in _COLUMNS if any(method in section.methods for section in done)]
     lines = [(section, i) for section in done for i in range(section.shown)]
     figure = Figure(figsize=(1.22 * (len(methods) + 3), 1.62 * len(lines) + 0.9), layout="constrained")
     figure.suptitle(
@@ -224,33 +209,26 @@ def draw(done: list[Section]) -> Figure:
         fontsize=15,
     )
     axes = figure.subplots(len(lines), len(methods) + 3, squeeze=False)
+    headings = ("truth", "observed", *(method.replace(", ", ",\n").replace("_", "\n") for method in methods))
+    for axis, heading in zip(axes[0][1:], headings, strict=True):
+        axis.set_title(heading, fontsize=12)
     for row, (section, i) in zip(axes, lines, strict=True):
         for axis in row:
             axis.set_axis_off()
         what = "real digits,\nnot in its range" if section.real else "its own digits"
         row[0].text(0.5, 0.5, f"{section.model}\n{what}", ha="center", va="center", fontsize=11)
-        _image(row[1], section, section.clean[i])
-        _image(row[2], section, section.observed[i])
-        for axis, method in zip(row[3:], methods, strict=True):
-            if method in section.results:
-                _image(axis, section, section.results[method].reconstruction[i])
-                _verdict(axis, section.results[method], i)
-            else:
+        background = -1.0 if section.clean.min() < -0.5 else 0.0
+        found = [section.results.get(method) for method in methods]
+        images = [section.clean[i], section.observed[i], *(r.reconstruction[i] for r in found if r is not None)]
+        used = [axis for axis, result in zip(row[1:], ("", "", *found), strict=True) if result is not None]
+        for axis, image in zip(used, images, strict=True):
+            axis.imshow(image.reshape(28, 28), cmap="gray_r", vmin=background, vmax=1.0)
+        for axis, result in zip(row[3:], found, strict=True):
+            if result is None:
                 axis.text(0.5, 0.5, "needs\nexpanding\nlayers", ha="center", va="center", fontsize=10, color="gray")
-    headings = ("truth", "observed", *(method.replace(", ", ",\n").replace("_", "\n") for method in methods))
-    for axis, heading in zip(axes[0][1:], headings, strict=True):
-        axis.set_title(heading, fontsize=12)
+                continue
+            p = float(result.p_value[i])
+            text = f"{result.status[i].name}\n" + ("p < 0.001" if p < 1e-3 else f"p = {p:.2g}")
+            color = "darkgreen" if result.success[i] else "firebrick"
+            axis.text(0.5, -0.04, text, transform=axis.transAxes, ha="center", va="top", fontsize=9, color=color)
     return figure
-
-
-def _image(axis: Axes, section: Section, image: Array) -> None:
-    background = -1.0 if section.clean.min() < -0.5 else 0.0
-    axis.imshow(image.reshape(28, 28), cmap="gray_r", vmin=background, vmax=1.0)
-
-
-def _verdict(axis: Axes, result: Inversion, i: int) -> None:
-    """The status and the p-value, below an image."""
-    p = float(result.p_value[i])
-    text = f"{result.status[i].name}\n" + ("p < 0.001" if p < 1e-3 else f"p = {p:.2g}")
-    color = "darkgreen" if result.success[i] else "firebrick"
-    axis.text(0.5, -0.04, text, transform=axis.transAxes, ha="center", va="top", fontsize=9, color=color)
