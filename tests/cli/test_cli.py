@@ -499,14 +499,14 @@ def test_measurements_that_make_no_sense_are_refused(run, arguments, message):
     assert not Path("out").exists()
 
 
-def test_commands_of_the_laboratory_say_where_to_get_it(monkeypatch):
+def test_commands_of_the_studies_say_where_to_get_it(monkeypatch):
     """As in an environment in which only ``unrelu`` is installed."""
     monkeypatch.setattr(commands, "entry_points", lambda group: ())
     lonely = typer.Typer()
-    commands.add_laboratory(lonely)
+    commands.add_studies(lonely)
     lonely.command()(lambda: None)
     for name in ("reproduce", "benchmark"):
         found = CliRunner().invoke(lonely, [name, "fig1a", "--quick"])
         assert isinstance(found.exception, MissingPackageError)
-        assert f"`unrelu {name}` is part of the laboratory" in str(found.exception)
+        assert f"`unrelu {name}` is part of the studies" in str(found.exception)
     assert "reproduce" not in CliRunner().invoke(lonely, ["--help"]).output

@@ -126,7 +126,7 @@ def invert(
     if write is None:
         write_result(output, result, given.names)
     written = write(result) if write else f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
-    show(quiet or json, given.said, result, written)
+    show(quiet or json, given.description, result, written)
     end(failed, problem.size, interrupted.is_set(), None if write else output / "results.jsonl")
 
 
@@ -298,7 +298,7 @@ def run(
 
 
 def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
-    """Whether a file holds a single mask; masks for a whole data set are not read to see that they are many."""
+    """Whether a file holds a single mask. Of a ``.npy`` file only the header is read, as it may hold many."""
     from unrelu.datasets.small_files import read_observations
     from unrelu.runtime.file_reading import npy_header, opened
 
@@ -404,8 +404,8 @@ def play(
         leave("play", {"url": server.url, "generators": [generator.name for generator in generators]})
 
 
-def add_laboratory(app: typer.Typer) -> None:
-    """The commands of the laboratory: entry points of ``unrelu-studies``. Without it they say how to get it."""
+def add_studies(app: typer.Typer) -> None:
+    """The commands of ``unrelu-studies``, which are its entry points. Without it they say how to get it."""
     found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
     for name in ("reproduce", "benchmark"):
         try:
@@ -415,11 +415,11 @@ def add_laboratory(app: typer.Typer) -> None:
 
 
 def _absent(context: typer.Context, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Part of the laboratory, which is not installed."""
+    """Part of the studies, which are not installed."""
     raise MissingPackageError(
-        f"`unrelu {context.info_name}` is part of the laboratory, which `pip install unrelu` leaves out: clone the "
+        f"`unrelu {context.info_name}` is part of the studies, which `pip install unrelu` leaves out: clone the "
         "repository and run `pip install -e . -e studies` there"
     )
 
 
-add_laboratory(app)
+add_studies(app)

@@ -25,17 +25,17 @@ class Given:
 
     Attributes:
         y: as they are stored.
-        scale: for :func:`unrelu.invert`: what was asked for; of a picture, otherwise the scale of the generator.
-        names: of the files that they are, one each; None of arrays.
-        shape: of the picture, (H, W) or (3, H, W); None of arrays.
-        said: what was read, in a sentence; nothing of arrays.
+        scale: what ``--scale`` says; for a picture without it, the scale of the generator.
+        names: of the files of the observations; None for arrays.
+        shape: of the picture, (H, W) or (3, H, W); None for arrays.
+        description: of the picture, in words; empty for arrays.
     """
 
     y: npt.NDArray[Any]
     scale: str | None
     names: tuple[str, ...] | None = None
     shape: Shape | None = None
-    said: str = ""
+    description: str = ""
 
 
 def read_given(
@@ -45,11 +45,11 @@ def read_given(
 
     Args:
         data: the file.
-        network: G, of whose size and scale pictures are.
+        network: G, which says the size and the scale of pictures.
         size: (height, width) to resize a picture to.
         scale: LOW,HIGH or none.
-        measured: whether y is what a matrix gives, so that it is no picture.
-        max_bytes: the most that is read.
+        measured: whether a matrix maps outputs to y, which is then no picture.
+        max_bytes: the most bytes that are read.
     """
     if not is_picture(data):
         if size is not None:
@@ -69,7 +69,9 @@ def read_given(
 def picture_writer(
     path: Path, given: Given, observations: int, network: Generator, overwrite: bool
 ) -> Callable[[Inversion], str]:
-    """What writes the reconstruction as a picture and says so, checked before anything is computed.
+    """A function that writes the reconstruction as a picture, and returns what it did in words.
+
+    Whether the picture can be written is checked here, before anything is computed.
 
     Raises:
         InputError: there are several observations, the generator makes no pictures, or black and white are unknown.

@@ -60,11 +60,11 @@ def _nothing_ignored() -> Iterator[None]:
     """An interrupt of a finalizer, which Python would print and then ignore, ends the process there."""
     before = sys.unraisablehook
 
-    def hook(told: Any) -> None:
-        if told.exc_type is KeyboardInterrupt:
-            os._exit(_failed(told.exc_value, True))
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            os._exit(_failed(unraisable.exc_value, True))
         else:
-            before(told)
+            before(unraisable)
 
     sys.unraisablehook = hook
     try:
@@ -78,13 +78,13 @@ def _command(json: bool) -> int:
 
     try:
         status = app(prog_name="unrelu", standalone_mode=not json)
-    except SystemExit as end:  # of Typer, also where all went well
+    except SystemExit as end:  # of Typer, also after success
         return end.code if isinstance(end.code, int) else 0
     return status if isinstance(status, int) else 0
 
 
 def _write(json: bool, status: int) -> None:
-    """Write the document, if one is asked for, and what is left in the buffer."""
+    """Write the document, if ``json`` asks for one, and flush."""
     if json:
         document = taken()
         if not document and status == 130:  # of a second Ctrl-C, of which Typer makes an exit status
@@ -95,38 +95,38 @@ def _write(json: bool, status: int) -> None:
 
 
 def _failed(error: BaseException, interrupted: bool) -> int:
-    """Say what went wrong; the exit status."""
+    """Print what went wrong, and return the exit status."""
     # An interrupt of an import or of compiled code comes out as an error of some other kind.
     if interrupted or isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         leave_error("Interrupted", "interrupted", 130)
         return 130
     if isinstance(error, UnreluError):
-        said = str(error)
+        message = str(error)
     elif isinstance(error, MemoryError):
-        said = f"memory ran out ({error}); work on fewer observations at once, with --chunk or in smaller files"
+        message = f"memory ran out ({error}); work on fewer observations at once, with --chunk or in smaller files"
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        said = f"{where}{error.strerror or error}"
+        message = f"{where}{error.strerror or error}"
     elif hasattr(error, "exit_code") and hasattr(error, "format_message"):  # of Typer, which shows it itself otherwise
-        said = f"{error.format_message()} (see --help)"
+        message = f"{error.format_message()} (see --help)"
     else:
         raise error
-    print(f"error: {said}", file=sys.stderr)
-    leave_error(type(error).__name__, said, 2)
+    print(f"error: {message}", file=sys.stderr)
+    leave_error(type(error).__name__, message, 2)
     return 2
 
 
 class _Output(io.FileIO):
-    """Standard output or error. What nobody reads any more is dropped: a run goes on when ``head`` has seen enough."""
+    """Standard output or error. What nobody reads any more is dropped, so that a run goes on when ``head`` has ended."""
 
     _lost = False
 
     def write(self, data: Any) -> int:
-        """Write what the system takes at once, or drop all where it goes nowhere.
+        """Write what the system takes at once; drop everything where nobody reads.
 
         Raises:
-            StorageError: standard output is on a full disk. Said once; of standard error, there is nobody to tell.
+            StorageError: standard output is on a full disk. It is raised once, and never for standard error.
         """
         try:
             if not self._lost:
@@ -141,9 +141,9 @@ class _Output(io.FileIO):
 
 
 def _safe(stream: Any, number: int) -> Any:
-    """The stream, such that any name can be written to it, whatever the terminal's encoding, and that it may be closed.
+    """The stream, made safe: it escapes what the terminal cannot encode, and may be closed or full.
 
-    A stream that is no file of this process, such as a test's, is only told to escape what it cannot encode.
+    A stream that is no file of this process, such as a test's, only escapes.
     """
     if stream is None:  # closed by the one that started us
         return open(os.devnull, "w", encoding="utf-8")

@@ -27,11 +27,11 @@ _ERRORS, _ALL_ERRORS = 3, 10
 
 
 class Watcher:
-    """A callback of :func:`unrelu.runs.run` that tells what happens, and stops the run after an interrupt.
+    """A callback of :func:`unrelu.runs.run` that prints what happens, and stops the run after an interrupt.
 
     Attributes:
-        records: what was told of every chunk, as JSON has it: ``how`` it was settled, and its record.
-        warnings: that were told.
+        records: of every chunk, for JSON: ``how`` it was settled, and its record.
+        warnings: their texts.
     """
 
     def __init__(self, console: Console, folder: Path, interrupted: threading.Event) -> None:
@@ -54,7 +54,7 @@ class Watcher:
         return self._interrupted.is_set()
 
     def end(self, run: Run) -> None:
-        """Tell how it ended."""
+        """Print how the run ended."""
         self.stop()
         if run.finished:
             self._print(*_counts(run))
@@ -99,12 +99,12 @@ class Watcher:
 
 @contextmanager
 def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
-    """A watcher with its bar, to which Ctrl-C and a batch system's SIGTERM go meanwhile."""
-    said = (
+    """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop."""
+    messages = (
         "stopping when the chunks at work are finished (Ctrl-C again to end at once)",
         "ended at once; run the same command again to go on from the last finished chunk",
     )
-    told, at_once = ("", "") if quiet else said
+    told, at_once = ("", "") if quiet else messages
     with interruptible(told, at_once, (signal.SIGINT, signal.SIGTERM)) as interrupted:
         watcher = Watcher(Console(stderr=True, quiet=quiet), folder, interrupted)
         try:

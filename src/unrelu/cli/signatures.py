@@ -1,6 +1,6 @@
-"""Commands whose options are parameters of the library's functions, with the defaults and the words of these.
+"""Commands whose options are parameters of the library's functions, with their defaults and their documentation.
 
-Signatures and docstrings are read from the source files: to import the functions would load PyTorch, and ``--help``
+Signatures and docstrings are read from the source files. Importing the functions would load PyTorch, and ``--help``
 would wait for it.
 """
 
@@ -37,7 +37,7 @@ def _parsed(file: str) -> ast.Module:
 
 
 def library_options(file: str, function: str, names: str) -> list[Parameter]:
-    """Some parameters of a function as options; what is said of each is the first clause of its docstring's entry."""
+    """Some parameters of a function as options. The help of each is the first clause of its docstring's entry."""
     definition = next(
         node for node in _parsed(file).body if isinstance(node, ast.FunctionDef) and node.name == function
     )
@@ -50,11 +50,11 @@ def library_options(file: str, function: str, names: str) -> list[Parameter]:
     return [_option(*known[name], _clause(entries[name])) for name in names.split()]
 
 
-def _option(argument: ast.arg, default: Any, said: str) -> Parameter:
+def _option(argument: ast.arg, default: Any, words: str) -> Parameter:
     written = ast.unparse(argument.annotation or ast.Constant(None)).split(" | ")
     kind: Any = next((kind for kind in (bool, int, float) if kind.__name__ in written), str)
     value = ast.literal_eval(default)
-    option = typer.Option(value, help=said, autocompletion=COMPLETED.get(argument.arg))
+    option = typer.Option(value, help=words, autocompletion=COMPLETED.get(argument.arg))
     return Parameter(
         argument.arg, Parameter.KEYWORD_ONLY, default=option, annotation=kind | None if value is None else kind
     )
@@ -74,13 +74,13 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function.
 
-    Its options are its own parameters, and for each of ``library`` (file, function, names) those of the library, which
-    it takes as ``**keywords``. A parameter that is a dataclass stands for a group of options, its fields.
+    Its options are its own parameters and those of the library, which it takes as ``**keywords``. A parameter whose
+    type is a dataclass stands for a group of options, the fields.
 
     Args:
-        app: what gets the command.
-        library: see :func:`library_options`.
-        examples: arguments, and what they do in about how many seconds; the help ends with them.
+        app: the application that gets the command.
+        library: the arguments of :func:`library_options`, for each function of the library.
+        examples: arguments, what they do, and in about how many seconds. The help ends with them.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -88,19 +88,19 @@ def command(
         groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
         fields = {name: list(signature(group, eval_str=True).parameters.values()) for name, group in groups.items()}
         taken = [option for each in library for option in library_options(*each)]
-        apart = [option for p in own for option in fields.get(p.name, [p])]
+        extra = [option for p in own for option in fields.get(p.name, [p])]
 
         def run(**values: Any) -> None:
             made = {name: group(**{p.name: values.pop(p.name) for p in fields[name]}) for name, group in groups.items()}
             function(**made, **values)
 
-        required = [p for p in apart if p.default is Parameter.empty]
-        options = [*required, *taken, *(p for p in apart if p.default is not Parameter.empty)]
+        required = [p for p in extra if p.default is Parameter.empty]
+        options = [*required, *taken, *(p for p in extra if p.default is not Parameter.empty)]
         run.__signature__ = Signature([p.replace(kind=Parameter.KEYWORD_ONLY) for p in options])  # type: ignore[attr-defined]
         name = function.__name__
-        said = "Examples, with about how long they take on two cores:"
+        title = "Examples, with about how long they take on two cores:"
         lines = [f"unrelu {name} {example}" for example in examples]
-        app.command(name, help=function.__doc__, epilog="\n\n".join([said, *lines]))(run)
+        app.command(name, help=function.__doc__, epilog="\n\n".join([title, *lines]))(run)
         return function
 
     return register
