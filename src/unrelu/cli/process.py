@@ -118,7 +118,7 @@ def _failed(error: BaseException, interrupted: bool) -> int:
 
 
 class _Output(io.FileIO):
-    """Standard output or error. What nobody reads any more is dropped, so that a run goes on when ``head`` has ended."""
+    """Standard output or error. What nobody reads any more is dropped, so a run goes on when ``head`` has ended."""
 
     _lost = False
 
