@@ -7,8 +7,7 @@ layers. All others are kept.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,164 +36,104 @@ _METHODS = {
     "clone.default": "clone",
     "unflatten.int": "unflatten",
 }
-
-
+# Functions of Python that programs compute sizes with.
+SIZES = {name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "neg", "getitem")}
 # A number of the type that all is computed in, which copies of a module convert as they convert weights.
-REAL = "real"
+_REAL = "real"
 
 
-@dataclass(frozen=True)
-class ProgramStep:
-    """A node of a program: ``name = target(*args, **kwargs)``, in which :class:`Name` stands for other nodes.
-
-    A target that is text is an operator that must not be called.
-    """
-
-    name: str
-    target: Callable[..., Any] | str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Name:
-    """The value of another node."""
-
-    node: str
-
-
-@dataclass(frozen=True)
 class Program:
-    """A program of one input.
+    """A program of one input, which is written node by node.
+
+    Args:
+        inputs: the names of its inputs.
+        sizes: of the input of this name; None where they are left open.
 
     Attributes:
-        steps: its nodes, in order.
-        tensors: its weights and constants, by the name of the node that stands for them.
-        code: the name of the input.
         shape: of one code.
-        batch: the size of the batch that it was exported for; None where it takes any.
-        outputs: the names of its outputs.
+        nodes: the nodes so far, by name.
+
+    Raises:
+        UnsupportedModelError: it takes several inputs, or leaves more open than the batch.
     """
 
-    steps: Sequence[ProgramStep]
-    tensors: Mapping[str, Tensor]
-    code: str
-    shape: Shape
-    batch: int | None
-    outputs: Sequence[str]
+    def __init__(self, inputs: Sequence[str], sizes: Callable[[str], Sequence[int | None]]) -> None:
+        if len(inputs) != 1:
+            raise UnsupportedModelError(
+                f"the program takes {len(inputs)} inputs ({', '.join(inputs)}); export one that takes the code alone, "
+                "with the others held fixed in its forward"
+            )
+        self._batch, *rest = sizes(inputs[0]) or [None]
+        if not rest or None in rest:
+            shown = ", ".join("?" if n is None else str(n) for n in (self._batch, *rest))
+            raise UnsupportedModelError(
+                f"the program takes inputs of shape ({shown}); all but the first axis must be fixed"
+            )
+        self.shape: Shape = tuple(n for n in rest if n is not None)
+        self._graph, self._root = fx.Graph(), nn.Module()
+        self._root.register_buffer(_REAL, torch.zeros((), dtype=torch.float64))
+        self.nodes = {inputs[0]: self._graph.placeholder("z")}
 
-    def module(self) -> nn.Module:
-        """The program as a module of batches of any size.
+    def hold(self, name: str, tensor: Tensor) -> None:
+        """Add a weight or another constant."""
+        own = f"own_{len(self.nodes)}"
+        self._root.register_buffer(own, tensor.detach().clone())
+        self.nodes[name] = self._graph.get_attr(own)
+
+    def call(self, name: str, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Add a node that calls an operator; one of which there is the name alone must not be called."""
+        if isinstance(target, str):
+            self.nodes[name] = self._graph.call_function(_refused)
+            self.nodes[name].meta["reason"] = f"node {name!r} calls {target}, which is not among known operators"
+        else:
+            self.nodes[name] = _node(self._graph, target, args, kwargs)
+
+    def module(self, outputs: Sequence[str]) -> nn.Module:
+        """The program with these outputs, as a module of batches of any size.
 
         Raises:
             UnsupportedModelError: an operator must not be called.
         """
-        graph, root = fx.Graph(), nn.Module()
-        root.register_buffer(REAL, torch.zeros((), dtype=torch.float64))
-        nodes: dict[str, fx.Node] = {self.code: graph.placeholder("z")}
-        used = self._used()
-        for name in [name for name in self.tensors if name in used]:
-            tensor = self.tensors[name].detach()
-            own = f"own_{len(nodes)}"
-            root.register_buffer(own, tensor.clone())
-            nodes[name] = graph.get_attr(own)
-        for step in self.steps:
-            if step.name in used:
-                if isinstance(step.target, str):
-                    raise UnsupportedModelError(
-                        f"node {step.name!r} calls {step.target}, which is not among known operators"
-                    )
-                args, kwargs = _filled(step.args, nodes), _filled(dict(step.kwargs), nodes)
-                nodes[step.name] = _node(graph, step.target, args, kwargs)
-        found = tuple(nodes[name] for name in self.outputs)
-        graph.output(found[0] if len(found) == 1 else found)
-        module = fx.GraphModule(root, graph, "ExportedProgram").eval()
-        return module if self.batch is None else AloneModule(module, self.batch)
-
-    def _used(self) -> set[str]:
-        """The nodes that the outputs are computed from: guards and assertions are none of them."""
-        used = set(self.outputs)
-        for step in reversed(self.steps):
-            schema = getattr(step.target, "_schema", None)
-            if step.name in used or (schema is not None and schema.is_mutable):
-                used.add(step.name)
-                used.update(_names((step.args, dict(step.kwargs))))
-        return used
+        found = tuple(self.nodes[name] for name in outputs)
+        self._graph.output(found[0] if len(found) == 1 else found)
+        self._graph.eliminate_dead_code(_matters)  # such as guards and assertions
+        for node in self._graph.nodes:
+            if node.target is _refused:
+                raise UnsupportedModelError(node.meta["reason"])
+        module = fx.GraphModule(self._root, self._graph, "ExportedProgram").eval()
+        return module if self._batch is None else AloneModule(module, self._batch)
 
 
-def read_program(program: torch.export.ExportedProgram) -> Program:
-    """A program that was exported in this process, or loaded by ``torch.export.load``.
+def _refused() -> None:
+    """Stands for an operator that must not be called."""
+
+
+def _matters(node: fx.Node) -> bool:
+    """Whether a node does something even where its result is dropped."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
+
+
+def read_program(program: torch.export.ExportedProgram) -> tuple[nn.Module, Shape]:
+    """A program that was exported in this process, or loaded by ``torch.export.load``, and the shape of one code.
 
     Raises:
         UnsupportedModelError: it takes several inputs.
     """
-    signature = program.graph_signature
-    tensors: dict[str, Tensor] = {}
-    codes: list[str] = []
-    for spec in signature.input_specs:
-        if spec.kind == InputKind.USER_INPUT:
-            codes += [] if isinstance(spec.arg, ConstantArgument) else [spec.arg.name]
-        elif isinstance(spec.arg, TensorArgument):
+    signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}
+    inputs = [spec for spec in signature.input_specs if not isinstance(spec.arg, ConstantArgument)]
+    codes = [spec.arg.name for spec in inputs if spec.kind == InputKind.USER_INPUT]
+    found = Program(codes, lambda name: [n if isinstance(n, int) else None for n in nodes[name].meta["val"].shape])
+    for spec in inputs:
+        if spec.kind != InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
             held = program.constants if spec.target in program.constants else program.state_dict
-            tensors[spec.arg.name] = held[str(spec.target)]
-    nodes = {node.name: node for node in program.graph.nodes}
-    full = [n if isinstance(n, int) else None for n in nodes[one_input(codes)].meta["val"].shape]
-    steps = [_step(node) for node in program.graph.nodes if node.op == "call_function"]
+            found.hold(spec.arg.name, held[str(spec.target)])
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: found.nodes.get(n.name))
+            found.call(node.name, node.target, args, dict(kwargs))
     outputs = [s.arg.name for s in signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
-    return Program(steps, tensors, codes[0], code_of(full), full[0], outputs)
-
-
-def one_input(names: Sequence[str]) -> str:
-    """The name of the input.
-
-    Raises:
-        UnsupportedModelError: there are several, or none.
-    """
-    if len(names) != 1:
-        raise UnsupportedModelError(
-            f"the program takes {len(names)} inputs ({', '.join(names)}); export one that takes the code alone, with "
-            "the others held fixed in its forward"
-        )
-    return names[0]
-
-
-def code_of(full: Sequence[int | None]) -> Shape:
-    """The shape of one code, of that of a batch.
-
-    Raises:
-        UnsupportedModelError: more than the batch is left open.
-    """
-    if len(full) < 2 or None in full[1:]:
-        shown = ", ".join("?" if n is None else str(n) for n in full)
-        raise UnsupportedModelError(
-            f"the program takes inputs of shape ({shown}); all but the first axis must be fixed"
-        )
-    return tuple(n for n in full[1:] if n is not None)
-
-
-def _step(node: fx.Node) -> ProgramStep:
-    def named(value: Any) -> Any:
-        return Name(value.name)
-
-    target: Any = node.target
-    return ProgramStep(node.name, target, fx.node.map_arg(node.args, named), fx.node.map_arg(dict(node.kwargs), named))
-
-
-def _names(value: Any) -> set[str]:
-    if isinstance(value, Name):
-        return {value.node}
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return {name for part in parts for name in _names(part)}
-
-
-def _filled(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    if isinstance(value, Name):
-        return nodes[value.node]
-    if isinstance(value, dict):
-        return {key: _filled(part, nodes) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_filled(part, nodes) for part in value)
-    return value
+    return found.module(outputs), found.shape
 
 
 def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
@@ -213,13 +152,9 @@ def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _converted(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    """A conversion to a floating type is one to the type of ``REAL``, in which all is computed here."""
+    """A conversion to a floating type is one to the type of ``_REAL``, in which all is computed here."""
     dtype = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, torch.dtype)), None)
     if dtype is not None and not dtype.is_floating_point:
         raise UnsupportedModelError(f"the program converts data to {dtype}, which is not a real number")
-    real = graph.call_method("to", (args[0], graph.get_attr(REAL)))
+    real = graph.call_method("to", (args[0], graph.get_attr(_REAL)))
     return graph.call_method("clone", (real,))
-
-
-# Functions of Python that programs compute sizes with.
-SIZES = {name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "neg", "getitem")}

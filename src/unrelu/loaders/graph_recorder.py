@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ class Recorder(GraphAppendingTracer):
     def no_layer(self, reason: str) -> None:
         """What is recorded next, up to another place, is no layer, for this reason."""
         self._meta = self._meta | {"reason": reason}
+
+    def allow(self, shape: Sequence[int]) -> None:
+        """Refuse a tensor of this shape if it is too large, before anything of that size is computed."""
+        with self._limit:
+            torch.empty(*shape, device="meta")
 
     def graph_of(self, output: StandIn) -> LayerGraph:
         """What was recorded, up to this output."""

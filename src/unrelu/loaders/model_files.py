@@ -13,7 +13,7 @@ import numpy as np
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
 from unrelu.loaders.file_checks.keras_file import read_keras
-from unrelu.loaders.file_checks.program_file import check_sizes, read_program_file
+from unrelu.loaders.file_checks.program_file import read_program_file
 from unrelu.loaders.keras_layers import by_layer, from_keras
 from unrelu.loaders.torch_graph import from_program
 from unrelu.loaders.weight_arrays import (
@@ -163,9 +163,7 @@ def _read(
 
         return from_onnx(file, latent_shape, max_bytes)
     if suffix == ".pt2":
-        program = read_program_file(file, max_bytes)
-        check_sizes(program, program.module(), max_bytes)
-        return from_program(program, None, GeneratorCall())
+        return from_program(*read_program_file(file, max_bytes), None, GeneratorCall())
     if suffix in _KERAS:
         arrays, config = read_keras(file, max_bytes)
         if config is not None and layers is None:

@@ -321,6 +321,7 @@ def _resized(call: Call, scales: npt.NDArray[Any] | None, sizes: npt.NDArray[Any
         raise UnsupportedModelError(
             f"resizes {before[1:]} to {tuple(after[1:])}; only the last one or two axes can change"
         )
+    call.recorder.allow(after)
     mode, coordinates, rounding = _modes(attributes, opset, given is sizes)
     names = {"nearest": "nearest", "linear": "linear" if len(before) == 3 else "bilinear"}
     step = Resample(tuple(after[2:]), names[mode], coordinates == "align_corners")
@@ -519,6 +520,7 @@ def _pad(call: Call) -> Tensor:
     ends = dict(zip(axes, zip(before, after, strict=True), strict=True))
     if mode != "constant":
         call.recorder.no_layer(f"pads with mode={mode!r}, not with zeros; only zeros are supported")
+        call.recorder.allow([n + sum(ends.get(i, (0, 0))) for i, n in enumerate(x.shape)])
         for axis, (b, e) in ends.items():
             if b or e:
                 x = _selected(x, axis, np.pad(np.arange(x.shape[axis]), (b, e), mode))

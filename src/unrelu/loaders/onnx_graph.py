@@ -29,7 +29,7 @@ try:
     import onnx.numpy_helper
     from onnx.reference import ReferenceEvaluator
 
-    from unrelu.loaders.file_checks.onnx_file import Sizes, read_model
+    from unrelu.loaders.file_checks.onnx_file import ConstantSizes, read_model
 except ImportError:
     raise ModelFileError('reading .onnx needs a package: pip install "unrelu[onnx]"') from None
 
@@ -185,7 +185,7 @@ class _Graph:
     def recorded(self, shape: Shape, batch: int) -> LayerGraph:
         """The graph for batches of this size; no tensor in it takes more than is allowed."""
         recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", self._max_bytes)
-        sizes = Sizes(self.opsets, self.opset, self._max_bytes)
+        sizes = ConstantSizes(self.opsets, self.opset, self._max_bytes)
         sizes.add(list(self.constants.values()))
         values: dict[str, Any] = {"": None, **self.constants, self.input.name: recorder.code}
         for node in self.nodes:
@@ -203,13 +203,13 @@ class _Graph:
                         f"takes {missing[0]!r}, a second output, as of Dropout; it has no meaning here"
                     )
                 inputs = [values[name] for name in node.input]
-                found = self._called(node, inputs, recorder, sizes) if live else self._fold(node, inputs, sizes)
+                found = self._called(node, inputs, recorder) if live else self._fold(node, inputs, sizes)
             values |= zip(node.output, found, strict=False)
         if not isinstance(output := values.get(self.output), StandIn):
             raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
         return recorder.graph_of(output)
 
-    def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder, sizes: Sizes) -> Sequence[Any]:
+    def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Sequence[Any]:
         """The outputs of a node that depends on the code."""
         attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
         if node.op_type in ("Shape", "Size"):
@@ -218,13 +218,12 @@ class _Graph:
             return [np.asarray(full.prod()) if size else full[attributes.get("start", 0) : attributes.get("end")]]
         if node.op_type not in FUNCTIONS:
             raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
-        sizes.check_flow(node, [x.shape if isinstance(x, StandIn) else x for x in inputs], recorder.code.shape[0])
         call = Call(attributes, self.opset, inputs, len(node.output), recorder)
         result: Any = FUNCTIONS[node.op_type](call)
         several = isinstance(result, StandIn) and isinstance(result.value, tuple | list)
         return [result[i] for i in range(len(node.output))] if several else [result]
 
-    def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: Sizes) -> Sequence[Any]:
+    def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: ConstantSizes) -> Sequence[Any]:
         """The outputs of a node whose inputs are all constant, by ONNX's own reference implementation."""
         if node.op_type in _RANDOM:
             raise UnsupportedModelError("draws random numbers; a generator must be deterministic")
@@ -234,7 +233,7 @@ class _Graph:
             raise UnsupportedModelError(
                 "computes a constant in a way that is not supported; export it with constant folding"
             )
-        sizes.check_constant(node, inputs)
+        sizes.check(node, inputs)
         names = [onnx.ValueInfoProto(name=name) for name in node.input if name]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.helper.make_graph([node], "constant", names, outputs)

@@ -25,7 +25,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders.chain_reader import LayerGraph, code_shape, read_chain
-from unrelu.loaders.exported_program import Program, read_program
+from unrelu.loaders.exported_program import read_program
 from unrelu.loaders.graph_recorder import AloneModule
 from unrelu.loaders.torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
@@ -110,26 +110,27 @@ def from_torch(
     call = GeneratorCall.parse(output, inputs, seed)
     given = None if latent_shape is None else code_shape(latent_shape)
     if isinstance(module, torch.export.ExportedProgram):
-        return from_program(read_program(module), given, call)
+        return from_program(*read_program(module), given, call)
     module = _called(module, call, given)
     return _rounded(module, _network(module, call, given))
 
 
-def from_program(program: Program, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
+def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
     """The network of a program of ``torch.export``.
 
     Args:
-        program: it.
+        module: the program.
+        shape: of one code.
         given: the shape of a code, if the user passed it.
         call: which output is meant.
 
     Raises:
         ModelError: the program takes codes of another shape; and as :func:`from_torch`.
     """
-    if given not in (None, program.shape):
-        raise ModelError(f"latent_shape={given}, but the program takes codes of shape {program.shape}; leave it out")
-    module = _called(program.module(), call, program.shape)
-    return _rounded(module, _network(module, call, program.shape))
+    if given not in (None, shape):
+        raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
+    module = _called(module, call, shape)
+    return _rounded(module, _network(module, call, shape))
 
 
 def _rounded(module: nn.Module, network: Network | OpaqueNetwork) -> Network | OpaqueNetwork:

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 
 from unrelu.errors import InputError, ModelFileError
+from unrelu.loaders.file_checks import readable
 from unrelu.runtime.file_reading import check_members, opened, shown_size, zip_members
 
 _WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
@@ -45,7 +46,7 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
         ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
         InputError: it would take more than ``max_bytes``.
     """
-    with opened(file) as (stream, size):
+    with opened(file) as (stream, size), readable("PyTorch file", _WAY_OUT):
         zipped = stream.read(4) == b"PK\x03\x04"  # PyTorch's rule; zipfile would look at the end of the file
         stream.seek(0)
         try:
@@ -64,14 +65,6 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
                 raise ModelFileError(f"not a PyTorch file; {_WAY_OUT}") from error
             raise ModelFileError(
                 f"the file holds pickled objects other than tensors, which could run code; {_WAY_OUT}"
-            ) from error
-        except (InputError, ModelFileError, MemoryError):
-            raise
-        # The readers meet damaged bytes with whatever exception they lead to (KeyError, EOFError, RuntimeError, ...).
-        except Exception as error:
-            reason = str(error).split("\n")[0].split(". ")[0][:200]
-            raise ModelFileError(
-                f"not a PyTorch file, or a truncated one ({type(error).__name__}: {reason}); {_WAY_OUT}"
             ) from error
 
 

@@ -17,15 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, ModelFileError
-from unrelu.runtime.file_reading import (
-    check_members,
-    check_names,
-    json_limit,
-    opened,
-    read_bytes,
-    shown_size,
-    zip_members,
-)
+from unrelu.loaders.file_checks import readable
+from unrelu.runtime.file_reading import check_members, check_names, json_limit, read_bytes, shown_size, zip_members
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -53,34 +46,23 @@ def read_keras(file: Path, max_bytes: int) -> tuple[Arrays, Any | None]:
         raise ModelFileError(f'reading {file.suffix} files needs a package: pip install "unrelu[hdf5]"') from None
     zipped = file.suffix.lower() == ".keras"
     config, content = _unzipped(file, max_bytes) if zipped else (None, read_bytes(file, max_bytes))
-    try:
-        with h5py.File(io.BytesIO(content), "r") as stored:
-            if not zipped:
-                config = _stored_config(stored, max_bytes)
-            root = stored["model_weights"] if "model_weights" in _children(stored) else stored
-            return _arrays(root, len(content), max_bytes), config
-    except (InputError, ModelFileError, MemoryError):
-        raise
-    except Exception as error:  # of HDF5: OSError, RuntimeError, KeyError, ValueError, TypeError, ...
-        raise ModelFileError(f"not a readable HDF5 file, or a damaged one ({type(error).__name__}: {error})") from error
+    with readable("readable HDF5 file", "save the model anew"), h5py.File(io.BytesIO(content), "r") as stored:
+        if not zipped:
+            config = _stored_config(stored, max_bytes)
+        root = stored["model_weights"] if "model_weights" in _children(stored) else stored
+        return _arrays(root, len(content), max_bytes), config
 
 
 def _unzipped(file: Path, max_bytes: int) -> tuple[Any, bytes]:
     """The configuration and the bytes of the HDF5 file in a ``.keras`` file."""
-    try:
-        with opened(file) as (stream, _), zipfile.ZipFile(stream) as archive:
-            members = zip_members(archive, file)
-            if missing := [name for name in (_CONFIG, _WEIGHTS) if name not in members]:
-                held = ", ".join(members) or "nothing"
-                raise ModelFileError(
-                    f"holds no {missing[0]!r}, but {held}; save it anew with model.save({file.name!r})"
-                )
-            check_members([members[name] for name in (_CONFIG, _WEIGHTS)], file, max_bytes)
-            return _parsed(archive.read(_CONFIG), max_bytes), archive.read(_WEIGHTS)
-    except (InputError, ModelFileError, MemoryError):
-        raise
-    except Exception as error:  # of zipfile and zlib
-        raise ModelFileError(f"not a readable .keras file, or a truncated one ({error})") from error
+    way_out = f"save it anew with model.save({file.name!r})"
+    kind = readable("readable .keras file", way_out)
+    with kind, opened(file) as (stream, _), zipfile.ZipFile(stream) as archive:
+        members = zip_members(archive, file)
+        if missing := [name for name in (_CONFIG, _WEIGHTS) if name not in members]:
+            raise ModelFileError(f"holds no {missing[0]!r}, but {', '.join(members) or 'nothing'}; {way_out}")
+        check_members([members[name] for name in (_CONFIG, _WEIGHTS)], file, max_bytes)
+        return _parsed(archive.read(_CONFIG), max_bytes), archive.read(_WEIGHTS)
 
 
 def _stored_config(stored: Any, max_bytes: int) -> Any | None:

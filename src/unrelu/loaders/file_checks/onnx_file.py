@@ -18,6 +18,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
+from unrelu.loaders.file_checks import readable
 from unrelu.runtime.file_reading import opened, read_bytes, shown_size
 
 # Of the node of a model and of those that its functions stand for; chains of layers have hundreds.
@@ -45,7 +46,7 @@ def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
         UnsupportedModelError: it has more than 20,000 nodes.
     """
     content = read_bytes(file, max_bytes)
-    try:
+    with readable("valid ONNX model"):
         model = onnx.load_model_from_string(content)
         if _embedded(model, file, max_bytes):
             content = model.SerializeToString() if model.ByteSize() <= _LARGEST_CHECKED else b""
@@ -53,12 +54,6 @@ def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
         if content and len(content) <= _LARGEST_CHECKED:
             onnx.checker.check_model(content)
         return onnx.inliner.inline_local_functions(model) if model.functions else model
-    except (InputError, ModelFileError, UnsupportedModelError, MemoryError):
-        raise
-    # protobuf and the checker raise exceptions of their own, and of several kinds for damaged files.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelFileError(f"not a valid ONNX model, or a truncated one ({reason}); export it again") from error
 
 
 def _embedded(model: onnx.ModelProto, file: Path, max_bytes: int) -> bool:
@@ -136,83 +131,65 @@ def _check_nodes(model: onnx.ModelProto) -> None:
         raise UnsupportedModelError(f"has {total:,} nodes; models of up to {_NODES:,} are read, simplify it")
 
 
-class Sizes:
-    """What nodes may compute, told by ONNX's own shape inference before they do.
+class ConstantSizes:
+    """What all constants of a model may take together, told by ONNX's own shape inference before they are computed.
 
     Args:
         opsets, version: of the model, and of ONNX's own operators among them.
-        max_bytes: that all constants may have together, at 8 bytes an entry, and one tensor that depends on the code.
+        max_bytes: that they may take, at 8 bytes an entry.
     """
 
     def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], version: int, max_bytes: int) -> None:
         self._opsets, self._version = list(opsets), version
         self._max_bytes = max_bytes
-        self._constants = 0
+        self._entries = 0
 
     def add(self, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
         """Count constants, and refuse too many."""
-        self._constants += 8 * sum(array.size for array in arrays)
-        self._check(self._constants, "the constants of the model would take")
+        self._count(sum(array.size for array in arrays), "the constants of the model would take")
 
-    def check_constant(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> None:
-        """Refuse a node whose outputs would take too much."""
+    def check(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> None:
+        """Refuse a node whose outputs would take too much, memory or time, which is counted like memory."""
         arrays = [np.asarray(value) for value in inputs if value is not None]
         total = sum(array.size for array in arrays)
         # Where sizes depend on the values (NonZero), there is one index for each axis and entry at most.
         unknown = total * max([1, *(array.ndim for array in arrays)])
-        shapes = self._inferred(node, inputs)
-        size = sum(unknown if count is None else count for count in shapes.values())
-        self._check(self._constants + 8 * size, "computes a constant; with it the model would take")
-        # Time is counted like memory: by the entries that would take as long.
+        counts = [unknown if count is None else count for count in self._inferred(node, inputs)]
+        size, more = sum(counts), 0
         if node.op_type in ("MatMul", "Gemm"):
-            self._constants += 8 * size * max(arrays[0].shape, default=1) // _PRODUCTS
+            more = size * max(arrays[0].shape, default=1) // _PRODUCTS
         elif node.op_type in _ENTRYWISE:
-            self._constants += 8 * (_SLOWER - 1) * max(size, total)
-        self._check(self._constants, "computes a constant; with the time for it the model would take")
+            more = (_SLOWER - 1) * max(size, total)
+        self._count(size, "computes a constant; with it the model would take")
+        self._entries -= size  # which is counted once it is there
+        self._count(more, "computes a constant; with the time for it the model would take")
 
-    def check_flow(self, node: onnx.NodeProto, inputs: Sequence[Any], batch: int) -> None:
-        """Refuse a node that would make a tensor too large of one code; its inputs are constants, or shapes of data."""
-        try:
-            shapes = self._inferred(node, inputs)
-        except UnsupportedModelError:  # what does not fit is said in terms of layers later
-            return
-        for count in shapes.values():
-            self._check(8 * (count or 0) // batch, "makes of one code a tensor that would take")
-
-    def check_tensor(self, entries: int) -> None:
-        """Refuse so many entries of one code."""
-        self._check(8 * entries, "makes of one code a tensor that would take")
-
-    def _check(self, size: int, what: str) -> None:
-        if size > self._max_bytes:
+    def _count(self, entries: int, what: str) -> None:
+        self._entries += entries
+        if (size := 8 * self._entries) > self._max_bytes:
             raise UnsupportedModelError(
                 f"{what} {shown_size(size)}; at most {shown_size(self._max_bytes)} are allowed, pass a larger "
                 "max_bytes= (--max-bytes) if you trust the file"
             )
 
-    def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> dict[str, int | None]:
+    def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> list[int | None]:
         """How many entries each output has; None where that is not known before."""
         types, data = {}, {}
         for name, value in zip(node.input, inputs, strict=True):
             if name:
-                kind = onnx.TensorProto.FLOAT if isinstance(value, tuple) else _kind(value)
-                shape = value if isinstance(value, tuple) else value.shape
-                types[name] = onnx.helper.make_tensor_type_proto(kind, shape)
-                if not isinstance(value, tuple) and value.size <= _SHAPE and value.dtype.kind in "iuf":
+                kind = int(onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+                types[name] = onnx.helper.make_tensor_type_proto(kind, value.shape)
+                if value.size <= _SHAPE and value.dtype.kind in "iuf":
                     data[name] = onnx.numpy_helper.from_array(value, name)
         try:
             schema = onnx.defs.get_schema(node.op_type, self._version, "")
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._opsets)
         except Exception as error:  # of inference, which has its own
             raise UnsupportedModelError(f"cannot be computed: {' '.join(str(error).split())[:200]}") from error
-        return {name: _count(found[name]) for name in found}
+        return [_entries(kind) for kind in found.values()]
 
 
-def _kind(value: np.ndarray[Any, Any]) -> int:
-    return int(onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
-
-
-def _count(kind: onnx.TypeProto) -> int | None:
+def _entries(kind: onnx.TypeProto) -> int | None:
     if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         return None
     dims = kind.tensor_type.shape.dim

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.exported_program import SIZES, Name, Program, ProgramStep, code_of, one_input
+from unrelu.loaders.exported_program import SIZES, Program
+from unrelu.loaders.file_checks import readable
 from unrelu.loaders.graph_recorder import AloneModule, SizeLimit
+from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen
 from unrelu.runtime.file_reading import check_members, json_limit, read_bytes, shown_size, zip_members
 
@@ -50,31 +52,25 @@ _OPERATORS = """
 _ATEN = frozenset(_OPERATORS.split())
 
 
-def read_program_file(file: Path, max_bytes: int) -> Program:
-    """The program in a ``.pt2`` file.
+def read_program_file(file: Path, max_bytes: int) -> tuple[nn.Module, Shape]:
+    """The program in a ``.pt2`` file as a module, and the shape of one code.
 
     Raises:
         ModelFileError: it is no such file, damaged, holds pickled objects or compiled libraries, or states tensors that
             are larger than their records.
-        UnsupportedModelError: an operator is not one of those that are known to be safe.
+        UnsupportedModelError: an operator is not one of those that are known to be safe, or would make a tensor of more
+            than ``max_bytes``.
         InputError: it, or what it holds, has more than ``max_bytes``.
     """
     content = read_bytes(file, max_bytes)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = zip_members(archive, file)
-            check_members(members.values(), file, max_bytes)
-            records = {name.partition("/")[2]: name for name in members}
-            return _Reader(archive, records, max_bytes).program()
-    except (InputError, ModelFileError, UnsupportedModelError, MemoryError):
-        raise
-    # Damaged archives and JSON of another form are met with whatever exception they lead to.
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelFileError(
-            f"not a .pt2 file of torch.export.save of this version of PyTorch, or a truncated one ({reason}); export "
-            "it again, or build the module and use unrelu.from_torch"
-        ) from error
+    kind = ".pt2 file of torch.export.save of this version of PyTorch"
+    with readable(kind), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = zip_members(archive, file)
+        check_members(members.values(), file, max_bytes)
+        records = {name.partition("/")[2]: name for name in members}
+        module, shape = _Reader(archive, records, max_bytes).module()
+    _check_sizes(module, shape, max_bytes)
+    return module, shape
 
 
 class _Reader:
@@ -83,7 +79,7 @@ class _Reader:
     def __init__(self, archive: zipfile.ZipFile, records: Mapping[str, str], max_bytes: int) -> None:
         self.archive, self.records, self.max_bytes, self.held = archive, records, max_bytes, 0
 
-    def program(self) -> Program:
+    def module(self) -> tuple[nn.Module, Shape]:
         """What the archive holds."""
         if any(name.startswith("data/aotinductor/") for name in self.records):
             raise ModelFileError(f"the file holds compiled libraries, which are code; {_WAY_OUT}")
@@ -100,11 +96,14 @@ class _Reader:
                 codes += [] if name is None else [name]
             elif kind in ("parameter", "buffer", "tensor_constant"):
                 tensors[name] = stored[held.get(f"{kind}_name")]
-        sizes = graph["tensor_values"][one_input(codes)]["sizes"]
-        full = [size.get("as_int") for size in sizes]
+        values = graph["tensor_values"]
+        program = Program(codes, lambda name: [size.get("as_int") for size in values[name]["sizes"]])
+        for name, tensor in tensors.items():
+            program.hold(name, tensor)
+        for node in graph["nodes"]:
+            _call(program, node)
         outputs = [spec["user_output"]["arg"]["as_tensor"]["name"] for spec in signature["output_specs"]]
-        steps = [step for node in graph["nodes"] for step in _steps(node)]
-        return Program(steps, tensors, codes[0], code_of(full), full[0], outputs)
+        return program.module(outputs), program.shape
 
     def _bytes(self, name: str) -> bytes:
         return self.archive.read(self.records[name]) if name in self.records else b""
@@ -140,24 +139,20 @@ class _Reader:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _steps(node: Mapping[str, Any]) -> list[ProgramStep]:
-    """A node, and the parts of what it gives, if these are several."""
-    arguments = [(_kind(part), part["name"], _value(part["arg"])) for part in node["inputs"]]
+def _call(program: Program, node: Mapping[str, Any]) -> None:
+    """Add a node, and the parts of what it gives, if these are several."""
+    arguments = [(part["kind"] == 1, part["name"], _value(part["arg"], program)) for part in node["inputs"]]
     args = tuple(value for positional, _, value in arguments if positional)
     kwargs = {name: value for positional, name, value in arguments if not positional}
     outputs = [_result(part) for part in node["outputs"]]
-    target, name = _target(node["target"]), outputs[0] if len(outputs) == 1 else node["name"] or f"_{outputs[0]}"
-    if isinstance(name, list) or len(outputs) > 1:
-        parts = name if isinstance(name, list) else outputs
-        whole = f"all of {parts[0]}"
-        picks = [ProgramStep(part, SIZES["getitem"], (Name(whole), i), {}) for i, part in enumerate(parts)]
-        return [ProgramStep(whole, target, args, kwargs), *picks]
-    return [ProgramStep(str(name), target, args, kwargs)]
-
-
-def _kind(part: Mapping[str, Any]) -> bool:
-    """Whether an argument is positional."""
-    return bool(part["kind"] == 1)
+    target = _target(node["target"])
+    if len(outputs) == 1 and not isinstance(outputs[0], list):
+        program.call(str(outputs[0]), target, args, kwargs)
+    elif outputs:  # checks have none
+        parts = outputs[0] if isinstance(outputs[0], list) else outputs
+        program.call(whole := f"all of {parts[0]}", target, args, kwargs)
+        for i, part in enumerate(parts):
+            program.call(part, SIZES["getitem"], (program.nodes[whole], i), {})
 
 
 def _result(part: Mapping[str, Any]) -> Any:
@@ -169,7 +164,7 @@ def _result(part: Mapping[str, Any]) -> Any:
     return held.get("as_name") if isinstance(held, dict) else str(held)
 
 
-def _value(given: Mapping[str, Any]) -> Any:
+def _value(given: Mapping[str, Any], program: Program) -> Any:
     """What an argument is.
 
     Raises:
@@ -177,11 +172,14 @@ def _value(given: Mapping[str, Any]) -> Any:
     """
     ((kind, held),) = given.items()
     if kind == "as_tensor":
-        return Name(held["name"])
+        return program.nodes.get(held["name"])
     if kind in ("as_tensors", "as_optional_tensors"):
-        return [Name(one["name"]) if "name" in one else _value(one) for one in held]
+        return [program.nodes.get(one["name"]) if "name" in one else _value(one, program) for one in held]
     if kind in ("as_sym_int", "as_sym_ints"):
-        found = [Name(one["as_name"]) if "as_name" in one else int(one["as_int"]) for one in _listed(held)]
+        found = [
+            program.nodes.get(one["as_name"]) if "as_name" in one else int(one["as_int"])
+            for one in (held if isinstance(held, list) else [held])
+        ]
         return found if kind == "as_sym_ints" else found[0]
     if kind in ("as_int", "as_float", "as_bool", "as_string", "as_ints", "as_floats", "as_bools"):
         return held
@@ -192,10 +190,6 @@ def _value(given: Mapping[str, Any]) -> Any:
     if kind in ("as_device", "as_layout", "as_memory_format"):
         return {"as_device": torch.device("cpu"), "as_layout": torch.strided}.get(kind, torch.preserve_format)
     raise UnsupportedModelError(f"the program has an argument {kind!r}, which no operator of tensors takes; {_WAY_OUT}")
-
-
-def _listed(held: Any) -> list[Any]:
-    return held if isinstance(held, list) else [held]
 
 
 def _target(name: str) -> Any:
@@ -210,20 +204,13 @@ def _target(name: str) -> Any:
     return getattr(packet, overload) if overload in packet.overloads() else name
 
 
-# --- sizes ------------------------------------------------------------------------------------------------------------
-
-
-def check_sizes(program: Program, module: nn.Module, max_bytes: int) -> None:
-    """Refuse a program that would make a tensor of more than ``max_bytes``; it is run without numbers.
-
-    Raises:
-        UnsupportedModelError: it would, or cannot be run so.
-    """
+def _check_sizes(module: nn.Module, shape: Shape, max_bytes: int) -> None:
+    """Refuse a program that would make a tensor of more than ``max_bytes``; it is run without numbers."""
     body, count = (module.body, module.batch) if isinstance(module, AloneModule) else (module, 2)
     empty = frozen(body, torch.float64, torch.device("meta"))
     try:
         with torch.no_grad(), SizeLimit(max_bytes):
-            empty(torch.empty(count, *program.shape, dtype=torch.float64, device="meta"))
+            empty(torch.empty(count, *shape, dtype=torch.float64, device="meta"))
     except UnsupportedModelError:
         raise
     except Exception as error:  # of the program's operators
