@@ -18,7 +18,15 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks import readable
-from unrelu.runtime.file_reading import check_members, check_names, json_limit, read_bytes, shown_size, zip_members
+from unrelu.runtime.file_reading import (
+    check_members,
+    check_names,
+    json_limit,
+    opened,
+    read_bytes,
+    shown_size,
+    zip_members,
+)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
