@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from unrelu.errors import InputError, OptionError
-from unrelu.runtime.interrupts import interruptible
 
 if TYPE_CHECKING:
     from unrelu.problem import Progress
@@ -99,10 +98,11 @@ def progress_bar(
     from rich.console import Console
 
     from unrelu.display.progress_bar import bar_of
+    from unrelu.runtime.interrupts import interruptible
 
     console = Console(stderr=True, quiet=quiet)
-    told = "stopping; what was found so far will be written (Ctrl-C again to end at once)"
-    with interruptible("" if quiet else told) as interrupted, bar_of(console, method, size) as bar:
+    message = "stopping; what was found so far will be written (Ctrl-C again to end at once)"
+    with interruptible("" if quiet else message) as interrupted, bar_of(console, method, size) as bar:
         task = bar.task_ids[0]
         bar.update(task, note=f"{unit} 0")
 
