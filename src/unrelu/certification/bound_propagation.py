@@ -133,8 +133,9 @@ def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> 
     for layer in range(chain.depth - 1, 0, -1):
         here, before = chain.neurons(layer), chain.neurons(layer - 1)
         low[before], high[before] = _before(chain.slopes[layer - 1], *inverted(chain, layer, low[here], high[here]))
-    ends = inverted(chain, 0, low[chain.neurons(0)], high[chain.neurons(0)])
-    region = Region(low, high, min(chain.radius, float(np.abs(ends).max())))
+    ends = [inverted(chain, 0, low[chain.neurons(0)], high[chain.neurons(0)])]
+    ends += [] if chain.bounds is None else [(chain.bounds.lower, chain.bounds.upper)]
+    region = Region(low, high, min(float(np.abs(end).max()) for end in ends))
     for lemma in lemmas:
         # All outputs of a ReLU layer are at least 0, so that each is at most their sum.
         if lemma.kind == SUM and not chain.slopes[lemma.index].any():

@@ -8,7 +8,6 @@ outputs is one more layer, with c = 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -63,13 +62,6 @@ class CertifiedChain:
     def scale(self) -> float:
         """The largest of the observed numbers, max|y|."""
         return float(np.abs(self.y).max(initial=0.0))
-
-    @cached_property
-    def radius(self) -> float:
-        """The largest |z_i| within the bounds; infinite without."""
-        if self.bounds is None:
-            return math.inf
-        return float(np.maximum(np.abs(self.bounds.lower), np.abs(self.bounds.upper)).max())
 
     @cached_property
     def frame(self) -> tuple[Array, Array]:

@@ -65,20 +65,24 @@ class Limits:
 class WorkingRows:
     """A growing part of the rows, as contiguous arrays.
 
-    At first those that are no errors, and errors with a lower side: of outputs that have to be on, and sums.
+    At first those that are no errors, and errors with a lower side: of outputs that have to be active, and sums. Among
+    the working rows they have other numbers, ``local``, than among all, ``index``; behind either come the artificial
+    rows, one an unknown.
     """
 
     def __init__(self, rows: RelaxationRows, norms: Array) -> None:
         self._rows, self._norms = rows, norms
-        self._inside = (rows.kind != ERROR) | ((rows.scale > 0) & np.isfinite(rows.lo))
+        self._inside = (rows.kind != ERROR) | ((rows.scale < 0) & np.isfinite(rows.lo))
         self._gather()
 
     def _gather(self) -> None:
-        self.index: Index = np.flatnonzero(self._inside)
-        self._local = np.full(len(self._inside), -1)
-        self._local[self.index] = np.arange(len(self.index))
-        self.matrix = np.ascontiguousarray(self._rows.matrix[self.index])
-        self.norms, self.q = self._norms[self.index], self._rows.q[self.index]
+        chosen, (m, n) = np.flatnonzero(self._inside), self._rows.matrix.shape
+        self.chosen: Index = chosen
+        self.index: Index = np.concatenate([chosen, m + np.arange(n)])
+        self.local: Index = np.full(m + n, -1)
+        self.local[self.index] = np.arange(len(self.index))
+        self.matrix = np.ascontiguousarray(self._rows.matrix[chosen])
+        self.norms, self.q = self._norms[chosen], self._rows.q[chosen]
 
     def include(self, numbers: Index) -> None:
         """Let rows take part from now on."""
@@ -86,18 +90,6 @@ class WorkingRows:
         if len(new):
             self._inside[new] = True
             self._gather()
-
-    def local(self, numbers: Index) -> Index:
-        """Numbers among the working rows, of rows among them and of the artificial rows behind all."""
-        m = len(self._inside)
-        ours = self._local[np.minimum(numbers, m - 1)]
-        return np.where(numbers < m, ours, numbers - m + len(self.index))
-
-    def everywhere(self, local: Index) -> Index:
-        """The reverse."""
-        m = len(self.index)
-        ours = self.index[np.minimum(local, m - 1)]
-        return np.where(local < m, ours, local - m + len(self._inside))
 
     def missing(self, x: Array, lo: Array, hi: Array) -> Index:
         """Rows left out that a point violates."""
@@ -212,14 +204,14 @@ class NodeProgram:
         working.include(np.concatenate([vertex.rows[vertex.rows < len(lo)], np.flatnonzero(vertex.state)]))
         pivots, before, idle = 0, -math.inf, 0
         while True:
-            index, local = working.index, working.local(vertex.rows)
+            index, local = working.chosen, working.local[vertex.rows]
             at_end = vertex.state[index]
             status, value, more = dual_simplex(
                 ROUTINES, working.matrix, working.norms, lo[index], hi[index], p[index], working.q, cost, local,
                 vertex.upper, at_end, self._edges, fresh, vertex.y, self._x, np.empty(len(index)), vertex.ray, cutoff,
                 self._chunk,
             )  # fmt: skip
-            vertex.rows[:], vertex.state[index] = working.everywhere(local), at_end
+            vertex.rows[:], vertex.state[index] = working.index[local], at_end
             pivots, fresh = pivots + more, False
             missing = working.missing(self._x, lo, hi) if status == OPTIMAL else index[:0]
             working.include(missing)
@@ -249,12 +241,12 @@ class NodeProgram:
             status, value = self._dual(vertex, sides, cost, far, False)
             if status == OPTIMAL:
                 # A feasible vertex: from here to the optimum among the working rows.
-                index, local = working.index, working.local(vertex.rows)
+                index, local = working.chosen, working.local[vertex.rows]
                 status, _, _ = primal_simplex(
                     ROUTINES, working.matrix, working.norms, lo[index], hi[index], relaxation.cost, local,
                     vertex.upper, self._edges, False, vertex.y, self._x, np.empty(len(index)), _PIVOTS,
                 )  # fmt: skip
-                vertex.rows[:] = working.everywhere(local)
+                vertex.rows[:] = working.index[local]
             elif status == CUTOFF:
                 status = OPTIMAL
             if status != OPTIMAL:
@@ -315,13 +307,13 @@ class NodeProgram:
     def _sides(self, signs: Signs) -> tuple[Array, Array, Array, float]:
         """The rows' sides and costs under decisions, and the constant of the objective."""
         relaxation, rows = self.relaxation, self.relaxation.rows
-        lo, hi, p, constant = rows.lo.copy(), rows.hi.copy(), rows.p, relaxation.constant
+        lo, hi, p = rows.lo.copy(), rows.hi.copy(), rows.p
         on, off = np.flatnonzero(signs > 0), np.flatnonzero(signs < 0)
         for chosen in (self._on_side[on], self._off_side[off]):
             there = chosen[chosen >= 0]
             hi[there] = lo[there]
         if relaxation.delta:
-            return lo, hi, p, constant
+            return lo, hi, p, 0.0
         chain, shift, p = relaxation.chain, relaxation.pre[-1][1], p.copy()
         on, off = on[self._sign[on] >= 0], off[self._sign[off] >= 0]
         start = int(chain.ends[-2])
@@ -330,4 +322,6 @@ class NodeProgram:
         # Rows without a cost have no side, so that no vertex counts them as missed when they get one.
         lo[self._extra[on]] = chain.y[on - start] - shift[on - start]
         p[self._extra[on]] = 1 - chain.slopes[-1][on - start]
-        return lo, hi, p, constant + float(((1 - chain.slopes[-1]) * chain.y)[off - start].sum())
+        # What inactive outputs cost that no row has.
+        constant = -chain.y[(chain.y <= 0) & (chain.slopes[-1] == 0)].sum()
+        return lo, hi, p, float(constant + ((1 - chain.slopes[-1]) * chain.y)[off - start].sum())

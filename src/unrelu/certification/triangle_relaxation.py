@@ -46,7 +46,7 @@ class RelaxationRows:
     Attributes:
         matrix: (M, N).
         lo, hi, p, q: (M,).
-        scale: by how much s_j changes for each unit of an ERROR row's multiplier: minus the slope of v in it.
+        scale: by how much the slope s of the row's neuron changes for each unit of the row's multiplier, (M,).
         kind, neuron: what each row says, and of which neuron, counted through, (M,).
     """
 
@@ -64,12 +64,12 @@ class RelaxationRows:
         cls,
         kind: int,
         neuron: Index,
+        scale: Array | float,
         matrix: Array,
         lo: Array | float,
         hi: Array | float,
         p: Array | float = np.inf,
         q: Array | float = np.inf,
-        scale: Array | float = 0.0,
     ) -> RelaxationRows:
         """Rows of one kind; numbers are for all of them."""
         m = len(neuron)
@@ -104,7 +104,8 @@ class Relaxation:
         coordinates, parts = np.eye(chain.latent_dim, self.size), []
         if chain.bounds is not None:
             low, high = (chain.bounds.lower - constant) / unit, (chain.bounds.upper - constant) / unit
-            parts.append(RelaxationRows.of(LATENT_BOUND, np.zeros(len(unit), dtype=np.int64), coordinates, low, high))
+            none = np.zeros(len(unit), dtype=np.int64)
+            parts.append(RelaxationRows.of(LATENT_BOUND, none, 0.0, coordinates, low, high))
         affine = coordinates * unit[:, None]
         self.pre: list[tuple[Array, Array]] = []
         for layer, (weight, bias) in enumerate(zip(chain.weights, chain.biases, strict=True)):
@@ -134,10 +135,10 @@ class Relaxation:
         most = np.where(sign < 0, np.minimum(high, 0.0), high)[fixed]
         below, above = h[open_] - c[open_, None] * u[open_], h[open_] - u[open_]
         rows = [
-            RelaxationRows.of(OFF_SIDE, number[open_], below, c[open_] * shift[open_], np.inf),
-            RelaxationRows.of(ON_SIDE, number[open_], above, shift[open_], np.inf),
-            RelaxationRows.of(CHORD, number[chord], h[chord] - rise[:, None] * u[chord], -np.inf, end, scale=rise),
-            RelaxationRows.of(SIGN, number[fixed], u[fixed], least - shift[fixed], most - shift[fixed]),
+            RelaxationRows.of(OFF_SIDE, number[open_], c[open_], below, c[open_] * shift[open_], np.inf),
+            RelaxationRows.of(ON_SIDE, number[open_], 1.0, above, shift[open_], np.inf),
+            RelaxationRows.of(CHORD, number[chord], rise, h[chord] - rise[:, None] * u[chord], -np.inf, end),
+            RelaxationRows.of(SIGN, number[fixed], -1.0, u[fixed], least - shift[fixed], most - shift[fixed]),
         ]
         return h, constant, rows
 
@@ -157,7 +158,7 @@ class Relaxation:
         left = np.where(positive & np.isfinite(low), line, c)
         floor = np.where(~positive & ~sloped, -y, 0.0)
         worst, delta = [int(np.argmax(floor))], np.eye(1, self.size, self.size - 1)
-        rows = [RelaxationRows.of(FLOOR, number[worst], delta, floor[worst], np.inf)]
+        rows = [RelaxationRows.of(FLOOR, number[worst], 0.0, delta, floor[worst], np.inf)]
         # Where the slope on the left is 0 there is a row without a side: a smaller level may give it one.
         for chosen, sigma, side in (
             (np.arange(len(y)), np.full(len(y), -1.0), -y),
@@ -170,7 +171,7 @@ class Relaxation:
         ):
             slope = sigma[chosen]
             matrix, lo = slope[:, None] * u[chosen] + delta, side[chosen] - slope * shift[chosen]
-            rows.append(RelaxationRows.of(ERROR, number[chosen], matrix, lo, np.inf, scale=slope))
+            rows.append(RelaxationRows.of(ERROR, number[chosen], -slope, matrix, lo, np.inf))
         return rows
 
     def _costs(self, u: Array, shift: Array) -> list[RelaxationRows]:
@@ -182,12 +183,10 @@ class Relaxation:
         open_ = np.flatnonzero(self.chain.bent[number] & (left < 1))
         # Deciding such an output to be active adds the cost 1 - c below y; both decisions are a side of v = 0.
         return [
-            RelaxationRows.of(ERROR, number, u, side, side, p=left, q=right, scale=1.0),
-            RelaxationRows.of(
-                ERROR, number[negative], u[negative], -np.inf, -shift[negative], q=1 - c[negative], scale=1.0
-            ),
-            RelaxationRows.of(ERROR, number[open_], u[open_], -np.inf, np.inf, p=0.0, scale=1.0),
-            RelaxationRows.of(SIGN, number[open_], u[open_], -np.inf, np.inf),
+            RelaxationRows.of(ERROR, number, -1.0, u, side, side, left, right),
+            RelaxationRows.of(ERROR, number[negative], -1.0, u[negative], -np.inf, -shift[negative], q=1 - c[negative]),
+            RelaxationRows.of(ERROR, number[open_], -1.0, u[open_], -np.inf, np.inf, p=0.0),
+            RelaxationRows.of(SIGN, number[open_], -1.0, u[open_], -np.inf, np.inf),
         ]
 
     def code(self, x: Array) -> Array:
@@ -199,14 +198,6 @@ class Relaxation:
         lower, upper = self.chain.bounds.lower, self.chain.bounds.upper
         z = np.where(unit * t <= lower - center + _AT * unit, lower, center + unit * t)
         return self.chain.bounds.clip(np.where(unit * t >= upper - center - _AT * unit, upper, z))
-
-    @cached_property
-    def constant(self) -> float:
-        """What F has beside the costs of the rows, with no output decided to be off."""
-        y, c = self.chain.y, self.chain.slopes[-1]
-        if self.delta:
-            return 0.0
-        return float(-y[(y <= 0) & (c == 0)].sum())
 
     @cached_property
     def norms(self) -> Array:
@@ -255,24 +246,17 @@ class Relaxation:
             y: their multipliers.
             extra: what was minimised if not F, as coefficients of all pre-activations.
         """
-        chain, rows = self.chain, self.rows
-        kind, neuron, scale = rows.kind[index], rows.neuron[index], rows.scale[index]
-
-        def summed(chosen: Flags, values: Array) -> Array:
-            return np.bincount(neuron[chosen], values[chosen], int(chain.ends[-1])).astype(np.float64)
-
-        outputs, slope = chain.neurons(-1), np.concatenate(chain.slopes)
+        chain, kind, neuron = self.chain, self.rows.kind[index], self.rows.neuron[index]
+        size = int(chain.ends[-1])
+        slopes = np.bincount(neuron, self.rows.scale[index] * y, size).astype(np.float64)
         kappa = np.ones(len(chain.y))
         if self.delta:
-            kappa = summed((kind == ERROR) | (kind == FLOOR), np.maximum(y, 0.0))[outputs]
-        weight = np.where(kind == OFF_SIDE, slope[neuron], np.where(kind == CHORD, scale, 1.0))
-        sided, slopes = summed(kind == SIGN, y), summed(kind == ERROR, -scale * y)
-        slopes -= sided
-        open_ = summed((kind == OFF_SIDE) | (kind == ON_SIDE) | (kind == CHORD), weight * y)
+            paying = np.where((kind == ERROR) | (kind == FLOOR), np.maximum(y, 0.0), 0.0)
+            kappa = np.bincount(neuron, paying, size).astype(np.float64)[chain.neurons(-1)]
         for layer in range(chain.depth - 1, 0, -1):
-            here, after = chain.neurons(layer - 1), chain.neurons(layer)
+            here, after, slope = chain.neurons(layer - 1), chain.neurons(layer), chain.slopes[layer - 1]
             c = (slopes[after] if extra is None else slopes[after] + extra[after]) @ chain.weights[layer]
-            off = (self.signs[here] < 0) & (slope[here] < 1)
-            fixed = np.where(off, slope[here] * c, c) - sided[here]
-            slopes[here] = np.where(self.column[here] >= 0, open_[here], fixed)
+            # What has been decided is no unknown: h = u or h = slope u takes its coefficient to u.
+            inactive = (self.signs[here] < 0) & (slope < 1)
+            slopes[here] += np.where(self.column[here] >= 0, 0.0, np.where(inactive, slope * c, c))
         return Multipliers(kappa, slopes)
