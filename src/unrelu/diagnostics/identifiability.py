@@ -260,4 +260,4 @@ def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) ->
     if isinstance(network, Network):
         return solution_cones(kink_map(network, network, z, operator, outward), k)
     measured = linear_regions(network, z, operator).tangents[0]
-    return solution_cones(KinkMap(measured, np.zeros((0, k)), np.zeros(0), outward), k)
+    return solution_cones(KinkMap(measured, np.zeros((0, k)), outward), k)

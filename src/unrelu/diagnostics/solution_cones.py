@@ -4,13 +4,13 @@ Near z a piecewise linear A G is A G(z) + f(d), d the step from z, and f is line
 hyperplanes of the kinks cut the steps; a neuron of a later layer has another hyperplane on every cone of the layers
 before it. The codes around z with the same observation are the d with f(d) = 0.
 
-Sign patterns are searched by branch and bound. With h_j = phi_j(v_j) the outputs of the neurons at their kink, f is
-linear in w = (d, h), and so are the v_j. A neuron of slope c < 1 for negative arguments obeys
+Sign patterns are searched by branch and bound. With e_j = max(v_j, 0) of the neurons at their kink, whose outputs are
+c_j v_j + (1 - c_j) e_j, f is linear in w = (d, e), and so are the v_j. A neuron obeys
 
-.. math:: h_j \ge v_j, \qquad h_j \ge c_j v_j
+.. math:: e_j \ge v_j, \qquad e_j \ge 0
 
-until its sign is decided, which makes it h_j = v_j >= 0 or h_j = c_j v_j with v_j <= 0. So the w with f = 0 that obey
-all this are a polyhedral cone that holds the steps of all patterns which agree with what was decided.
+until its sign is decided, which makes it e_j = v_j >= 0 or e_j = 0 with v_j <= 0. So the w with f = 0 that obey all
+this are a polyhedral cone that holds the steps of all patterns which agree with what was decided.
 
 Source: branch and bound on the signs of ReLUs as in R. Bunel et al., "A unified view of piecewise linear neural network
 verification", NeurIPS 2018; steps have no bounds here, so there is no chord above a ReLU.
@@ -80,18 +80,16 @@ def picks(operator: Operator) -> bool:
 
 
 class KinkMap(NamedTuple):
-    """f around one code, linear in w = (d, h), h of q neurons.
+    """f around one code, linear in w = (d, e), e of q neurons.
 
     Attributes:
         measured: f(d), transposed, (k + q, m).
         pre: the v_j, (q, k + q).
-        slope: the c_j, (q,).
         below: rows r with r . w <= 0, whatever the signs are, (s, k + q).
     """
 
     measured: Tensor
     pre: Array
-    slope: Array
     below: Array
 
 
@@ -108,7 +106,6 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
     x, k, picked = z, z.shape[1], picks(operator)
     tangents = torch.eye(k, dtype=fast.dtype)
     pre: list[Tensor] = []
-    slope: list[float] = []
     below = [torch.from_numpy(outward[outward.any(axis=1)])]
     for layer, pushing in zip(network.layers, fast.layers, strict=True):
         v = _without_rounding(pushing.affine.apply(tangents, constant=False))
@@ -122,18 +119,16 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
             below.append(v[:, kinks & (c == 0) & _observed(operator, x)].T)
             tangents = v * factor.to(v.dtype)
             continue
-        tangents = v * torch.where(kinks, 0.0, factor).to(v.dtype)
-        kinks &= v.any(dim=0)
-        if count := int(kinks.sum()):
-            if len(slope) + count > MOST_NEURONS:
-                return None
-            pre.append(v[:, kinks].T)
-            slope += c[kinks].tolist()
-            unit = torch.zeros(count, v.shape[1], dtype=v.dtype)
-            unit[torch.arange(count), torch.nonzero(kinks)[:, 0]] = 1
-            tangents = torch.cat([tangents, unit])
+        tangents = v * torch.where(kinks, c, factor).to(v.dtype)
+        places = torch.nonzero(kinks & v.any(dim=0))[:, 0]
+        if len(tangents) + len(places) > k + MOST_NEURONS:
+            return None
+        pre.append(v[:, places].T)
+        own = torch.zeros(len(places), v.shape[1], dtype=v.dtype)
+        own[torch.arange(len(places)), places] = (1 - c[places]).to(v.dtype)
+        tangents = torch.cat([tangents, own])
     measured = operator.linearize(x, tangents[None].to(x.dtype))[1][0]
-    return KinkMap(measured, _padded(pre, k + len(slope)), np.array(slope), _padded(below, k + len(slope)))
+    return KinkMap(measured, _padded(pre, len(tangents)), _padded(below, len(tangents)))
 
 
 def _without_rounding(v: Tensor) -> Tensor:
@@ -166,7 +161,7 @@ def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
         if not open_:
             break
         pattern = open_.pop()
-        leaf = pattern.decided == len(pattern.around.slope)
+        leaf = pattern.decided == len(pattern.around.pre)
         found = pattern.relaxed()
         if found is None:
             decided &= not leaf
@@ -188,7 +183,7 @@ class _Pattern:
     Attributes:
         around: f.
         equal: what has to be zero, (., k + q): the triangular factor of ``measured``.
-        expand: w from d and the h that are not decided, (k + q, k + q - decided).
+        expand: w from d and the e that are not decided, (k + q, k + q - decided).
         below: rows r with r . w <= 0 by what was decided, and always.
         decided: how many neurons were.
     """
@@ -209,23 +204,20 @@ class _Pattern:
     @property
     def _open(self) -> int:
         """The column of ``expand``, and row of w, from which undecided neurons stand."""
-        return len(self.around.measured) - len(self.around.slope)
+        return len(self.around.measured) - len(self.around.pre)
 
     def child(self, on: bool) -> _Pattern:
         """With the next neuron on, or off."""
         i, k = self.decided, self._open
-        pre, slope = self.around.pre[i], 1.0 if on else self.around.slope[i]
-        expand = np.delete(self.expand, k, axis=1)
-        expand[k + i] = slope * _product(pre[None], expand)[0]
+        pre, expand = self.around.pre[i], np.delete(self.expand, k, axis=1)
+        expand[k + i] = _product(pre[None], expand)[0] if on else 0.0
         below = np.vstack([self.below, -pre if on else pre])
         return replace(self, expand=expand, below=below, decided=i + 1)
 
     def relaxed(self) -> tuple[Array, list[bool]] | None:
         """A basis of the span of the cone, and the sides of the next neuron; None if its program was not solved."""
-        pre, slope = self.around.pre[self.decided :], self.around.slope[self.decided :, None]
-        sign = np.where(slope < 1, 1.0, -1.0)
-        h = np.eye(len(self.expand))[self._open + self.decided :]
-        normals = _product(np.vstack([sign * (pre - h), sign * (slope * pre - h), self.below]), self.expand)
+        pre, e = self.around.pre[self.decided :], np.eye(len(self.expand))[self._open + self.decided :]
+        normals = _product(np.vstack([pre - e, -e, self.below]), self.expand)
         basis = null_space(_product(self.equal, self.expand))
         seen = constraints_on(normals, basis)
         size = np.linalg.norm(seen, axis=1)
@@ -236,7 +228,7 @@ class _Pattern:
                 return None
             tight[~tight] = found
             basis = basis @ null_space(seen[tight])
-        # Where h = v in the whole cone, the neuron is off only where it also counts as on; and the other way round.
+        # Where e = v in the whole cone, the neuron is off only where it also counts as on; and the other way round.
         always_on, always_off = tight[:1].any(), tight[len(pre) : len(pre) + 1].any()
         return basis, [True] if always_on else [False] if always_off else [True, False]
 
