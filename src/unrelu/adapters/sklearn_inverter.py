@@ -19,6 +19,7 @@ from unrelu.methods import Method, make
 from unrelu.models.generator import Generator, as_generator, by
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
+from unrelu.result.status import CUT_OFF
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -33,14 +34,7 @@ except ImportError as error:  # validate_data came with 1.6
 Array = npt.NDArray[np.float64]
 
 # Ends that scikit-learn's users are warned of: there is no code, or it is not where the search was going.
-_UNFINISHED = (
-    Status.ITERATION_LIMIT,
-    Status.TIME_LIMIT,
-    Status.DIVERGED,
-    Status.NO_CODE,
-    Status.STOPPED,
-    Status.SOLVER_FAILED,
-)
+_UNFINISHED = CUT_OFF | {Status.ITERATION_LIMIT}
 
 
 class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

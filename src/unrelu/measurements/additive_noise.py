@@ -64,16 +64,6 @@ class Uniform(Noise):
         """Errors U(-A, A)."""
         return clean + self._finite(clean) * rng.uniform(-1.0, 1.0, clean.shape)
 
-    @property
-    def threshold(self) -> float | None:
-        """A."""
-        return self.size or None
-
-    @property
-    def ceiling(self) -> float:
-        """A."""
-        return self.size
-
     def p_value(self, fit: Fit) -> Array:
         """1 if all errors are at most A, else 0."""
         return np.where(np.abs(fit.residual).max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
@@ -117,6 +107,7 @@ class Gaussian(Noise):
     factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
     shaped: ClassVar[bool] = True
+    reach: ClassVar[float] = 2.0
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
@@ -168,16 +159,6 @@ class Gaussian(Noise):
         """Errors N(0, S^2) or N(0, C)."""
         drawn = rng.standard_normal(clean.shape)
         return clean + (self._finite(clean) * drawn if self.factor is None else drawn @ self.factor.T)
-
-    @property
-    def threshold(self) -> float | None:
-        """One standard deviation."""
-        return self.size
-
-    @property
-    def ceiling(self) -> float:
-        """Two standard deviations."""
-        return 2 * self.size
 
     def _squares(self, fit: Fit) -> Array:
         """chi^2, (B,)."""

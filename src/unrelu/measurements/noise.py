@@ -101,6 +101,7 @@ class Noise(ABC):
         norm: the norm that suits it.
         stated: whether anything is known of e.
         shaped: whether the shape of a residual, its largest entry and its structure, is tested beside its size.
+        reach: the multiple of its size that nearly all errors are below.
     """
 
     level: Any = None
@@ -108,6 +109,7 @@ class Noise(ABC):
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
     shaped: ClassVar[bool] = False
+    reach: ClassVar[float] = 1.0
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -162,16 +164,11 @@ class Noise(ABC):
                 f"noise={shown(noise)}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or "
                 f"'negative-binomial:R', e.g. 'uniform:0.1', or an object such as unrelu.Uniform(0.1){_meant(noise)}"
             )
-        levelled = any(f.name == "level" and f.init for f in fields(model))
-        if not levelled:
-            if colon:
-                raise InputError(f"noise={noise!r}: {kind} has no level; write {kind!r}")
-            return model()
-        try:
-            number = float(level)
-        except ValueError:
-            raise InputError(f"noise={noise!r}: the level {level!r} is not a number; write e.g. '{kind}:0.1'") from None
-        return model(number)
+        if any(f.name == "level" and f.init for f in fields(model)):
+            return model(level)
+        if colon:
+            raise InputError(f"noise={noise!r}: {kind} has no level; write {kind!r}")
+        return model()
 
     @classmethod
     def built_in(cls) -> bool:
@@ -255,10 +252,8 @@ class Noise(ABC):
 
     def take(self, rows: npt.NDArray[np.intp], observation: tuple[int, ...], size: int) -> Noise:
         """The model of some of ``size`` observations; itself where all share one."""
-        shared = (observation, (math.prod(observation),))
-        if not isinstance(self.level, np.ndarray) or self.level.shape in shared:
-            return self
-        return replace(self, level=self.level[rows])
+        shared = not isinstance(self.level, np.ndarray) or self.spread(observation, size).ndim == 1
+        return self if shared else replace(self, level=self.level[rows])
 
     def _finite(self, clean: Array) -> Array:
         """The levels of entries, 0 where they are infinite, for observations (B, m)."""
@@ -338,12 +333,12 @@ class Noise(ABC):
     @property
     def threshold(self) -> float | None:
         """The threshold eps of the observed layer's constraints, for the layer methods; None where none is known."""
-        return None
+        return self.size or None
 
     @property
     def ceiling(self) -> float:
         """What all errors, or nearly all, are below; 0 where that is not known."""
-        return 0.0
+        return self.reach * self.size
 
     # --- goodness of fit ----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import (
     TOO_LARGE,
-    Told,
+    VerdictSummary,
     batch_html,
     batch_lines,
     data_frame,
@@ -357,19 +357,19 @@ class Inversion:
     def __str__(self) -> str:
         """The verdict in at most 15 lines: of one observation in words, of a batch the statuses and the worst."""
         if not self.problem.single:
-            return "\n".join(batch_lines(self._told()))
-        return "\n".join(observation_lines(self._told(), self.message, self.z, float(self._differences("linf")[0])))
+            return "\n".join(batch_lines(self._summary()))
+        return "\n".join(observation_lines(self._summary()))
 
     def _repr_html_(self) -> str:
         """For notebooks: the verdict with thumbnails of at most 8 observations, the worst of a batch."""
         from unrelu.result.result_pictures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
 
-        told, batch = self._told(), self._batched()
-        shown = told.worst_first()[:_DRAWN]
+        summary, batch = self._summary(), self._batched()
+        shown = summary.worst_first()[:_DRAWN]
         images = thumbnails(batch.problem, batch.reconstruction, shown)
         if self.problem.single:
-            return observation_html(told, self.message, self.z, float(self._differences("linf")[0]), images[0])
-        return batch_html(told, shown, images)
+            return observation_html(summary, images[0])
+        return batch_html(summary, shown, images)
 
     def plot(
         self, observations: Any = None, max_observations: int = _DRAWN, shape: tuple[int, ...] | None = None
@@ -454,13 +454,14 @@ class Inversion:
         }
         return {name: special[name] if name in special else batch[name] for name in _COLUMNS}
 
-    def _told(self) -> Told:
+    def _summary(self) -> VerdictSummary:
         """What is said of it in words."""
         problem, z = self.problem.given or self.problem, np.atleast_2d(self.z)
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
-        return Told(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active)
+        own = (self.z, float(self._differences("linf")[0])) if problem.single else ()
+        return VerdictSummary(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active, None, *own)
 
     def _differences(self, norm: str) -> Array:
         """``|y - A G(z)|`` by the reconstructions, (B,)."""

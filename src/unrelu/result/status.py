@@ -65,20 +65,16 @@ class Status(enum.Enum):
         return self.name
 
 
+# These are earned by the residual, not claimed by a method.
+JUDGED = frozenset({
+    Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER,
+    Status.NO_BETTER_THAN_CHANCE,
+})  # fmt: skip
 # These speak of a code.
-HAS_CODE = frozenset(
-    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
-    | {Status.NO_BETTER_THAN_CHANCE}
-    | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
-)
+HAS_CODE = JUDGED | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
 # These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
 CUT_OFF = frozenset(
     {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
-)
-# These are earned by the residual, not claimed by a method.
-JUDGED = frozenset(
-    {Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER}
-    | {Status.NO_BETTER_THAN_CHANCE}
 )
 # The search's own endings, which claim nothing about the size of the misfit.
 SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})

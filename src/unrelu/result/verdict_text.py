@@ -36,8 +36,8 @@ _IMAGES = ("observed", "reconstruction", "residual")
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What is told of a batch.
+class VerdictSummary:
+    """What is said of a batch.
 
     Attributes:
         columns: of the verdict, (B,) each, by the names of :class:`~unrelu.Inversion`'s attributes, ``status`` as
@@ -49,6 +49,7 @@ class Told:
         k: latent coordinates.
         active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
         places: what observations are numbered by, (B,); by default 0, 1, ...
+        code, largest: of a single observation its code, (k,), and the largest entry of its residual.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -59,6 +60,8 @@ class Told:
     k: int
     active: npt.NDArray[np.int8] | None = None
     places: npt.NDArray[np.intp] | None = None
+    code: Any = None
+    largest: float = math.nan
 
     def __len__(self) -> int:
         return len(self.columns["status"])
@@ -126,72 +129,63 @@ class Told:
         return "; ".join(parts)
 
 
-def batch_lines(told: Told) -> list[str]:
+def batch_lines(summary: VerdictSummary) -> list[str]:
     """A batch in at most 15 lines."""
-    if not len(told):
-        return [f"no observation, method {told.method}"]
-    worst = [told.row(int(i)) for i in told.worst_first()[:_WORST]]
-    which = "all, worst first" if len(told) <= _WORST else f"the worst {_WORST}"
-    headings = told.headings()
+    if not len(summary):
+        return [f"no observation, method {summary.method}"]
+    worst = [summary.row(int(i)) for i in summary.worst_first()[:_WORST]]
+    which = "all, worst first" if len(summary) <= _WORST else f"the worst {_WORST}"
+    headings = summary.headings()
     return [
-        told.title(),
-        *text_table(["status", "count", "share", "meaning"], told.statuses(), _LEFT),
+        summary.title(),
+        *text_table(["status", "count", "share", "meaning"], summary.statuses(), _LEFT),
         f"  {which}:",
         *text_table(headings, worst, _LEFT),
-        f"  {told.ending()}",
+        f"  {summary.ending()}",
     ]
 
 
-def batch_html(told: Told, shown: npt.NDArray[np.intp], images: Sequence[Sequence[str]]) -> str:
+def batch_html(summary: VerdictSummary, shown: npt.NDArray[np.intp], images: Sequence[Sequence[str]]) -> str:
     """A batch as HTML: the table of statuses, and a table of those that are shown with their images."""
-    statuses = html_table(["status", "count", "share", "meaning"], told.statuses(), _LEFT)
-    which = "" if len(shown) == len(told) else f"<p>the worst {len(shown)}:</p>"
-    rows = [told.row(i) + list(cells) for i, cells in zip(shown, images, strict=True)]
-    headings = [*told.headings(), *(_IMAGES if any(images) else ())]
+    statuses = html_table(["status", "count", "share", "meaning"], summary.statuses(), _LEFT)
+    which = "" if len(shown) == len(summary) else f"<p>the worst {len(shown)}:</p>"
+    rows = [summary.row(i) + list(cells) for i, cells in zip(shown, images, strict=True)]
+    headings = [*summary.headings(), *(_IMAGES if any(images) else ())]
     observations = html_table(headings, rows, _LEFT) if rows else ""
-    return f"<div><p>{escape(told.title())}</p>{statuses}{which}{observations}<p>{escape(told.ending())}</p></div>"
+    return (
+        f"<div><p>{escape(summary.title())}</p>{statuses}{which}{observations}<p>{escape(summary.ending())}</p></div>"
+    )
 
 
-def observation_html(
-    told: Told, message: str, code: npt.NDArray[np.float64], largest: float, images: Sequence[str]
-) -> str:
+def observation_html(summary: VerdictSummary, images: Sequence[str]) -> str:
     """One observation as HTML: what :func:`observation_lines` says, and its images."""
-    verdict = "successful" if told.columns["success"][0] else "no success"
-    entries = [[name, text] for name, text in observation_entries(told, message, code, largest) if text]
+    verdict = "successful" if summary.columns["success"][0] else "no success"
+    entries = [[name, text] for name, text in _entries(summary) if text]
     words = html_table(["verdict", verdict], entries, ("verdict", verdict))
-    return f"<div><p>{escape(told.title())}</p>{words}{html_table(_IMAGES, [images], _IMAGES)}</div>"
+    return f"<div><p>{escape(summary.title())}</p>{words}{html_table(_IMAGES, [images], _IMAGES)}</div>"
 
 
-def observation_lines(told: Told, message: str, code: npt.NDArray[np.float64], largest: float) -> list[str]:
-    """One observation in at most 15 lines.
-
-    Args:
-        told: of this observation.
-        message: what its status means.
-        code: z, (k,).
-        largest: the largest entry of the residual.
-    """
-    success = bool(told.columns["success"][0])
-    title = f"One observation, method {told.method}: {'successful' if success else 'no success'}{told.excess()}"
-    return [title, *named_lines(observation_entries(told, message, code, largest))]
+def observation_lines(summary: VerdictSummary) -> list[str]:
+    """One observation in at most 15 lines."""
+    success = bool(summary.columns["success"][0])
+    title = f"One observation, method {summary.method}: {'successful' if success else 'no success'}{summary.excess()}"
+    return [title, *named_lines(_entries(summary))]
 
 
-def observation_entries(
-    told: Told, message: str, code: npt.NDArray[np.float64], largest: float
-) -> list[tuple[str, str]]:
-    """Names and texts of what is said of one observation, see :func:`observation_lines`."""
-    c = {name: values[0] for name, values in told.columns.items()}
-    shown = np.array2string(code, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
+def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
+    """Names and texts of what is said of one observation."""
+    c, known = {name: values[0] for name, values in summary.columns.items()}, np.isfinite(summary.code).all()
+    shown = np.array2string(summary.code, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
     p = probability(c["p_value"])
-    fit = f"p = {p} under {told.noise}" if told.noise else "no noise was stated, so there is no p-value"
-    left = f"residual {number(float(c['residual']))} ({told.norm}), largest entry {number(largest)}; {fit}"
+    fit = f"p = {p} under {summary.noise}" if summary.noise else "no noise was stated, so there is no p-value"
+    left = f"residual {number(float(c['residual']))} ({summary.norm}), largest entry {number(summary.largest)}; {fit}"
     return [
-        (str(c["status"]), message),
-        ("code", shown if np.isfinite(code).all() else ""),
-        ("fit", left if np.isfinite(code).all() else "no code, so no fit"),
-        ("confidence", _confidence(float(c["confidence"]), told.method)),
-        ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), told.k)),
-        ("active bounds", "" if told.active is None else _active(told.active[0])),
+        (str(c["status"]), str(c["message"])),
+        ("code", shown if known else ""),
+        ("fit", left if known else "no code, so no fit"),
+        ("confidence", _confidence(float(c["confidence"]), summary.method)),
+        ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), summary.k)),
+        ("active bounds", "" if summary.active is None else _active(summary.active[0])),
         ("effort", f"{count(int(c['nit']), 'iteration')}, {duration(float(c['seconds']))}"),
     ]
 

@@ -19,7 +19,7 @@ from unrelu.datasets.result_folders import json_lines, plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.result import Status, message_of
-from unrelu.result.verdict_text import Told, batch_html, batch_lines, data_frame
+from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runs.manifest import read_manifest
 from unrelu.runtime.file_writing import locked, write_whole
@@ -61,12 +61,12 @@ class Run:
 
     def __str__(self) -> str:
         """The statuses of the finished chunks, and their worst observations, in at most 15 lines."""
-        return "\n".join([f"Run in {self.folder}", *batch_lines(self._told())][:15])
+        return "\n".join([f"Run in {self.folder}", *batch_lines(self._summary())][:15])
 
     def _repr_html_(self) -> str:
-        told = self._told()
-        worst = told.worst_first()[:_WORST]
-        return f"<div><p>Run in {escape(str(self.folder))}</p>{batch_html(told, worst, [[]] * len(worst))}</div>"
+        summary = self._summary()
+        worst = summary.worst_first()[:_WORST]
+        return f"<div><p>Run in {escape(str(self.folder))}</p>{batch_html(summary, worst, [[]] * len(worst))}</div>"
 
     def to_frame(self) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation of the finished chunks.
@@ -78,14 +78,14 @@ class Run:
         names = [column.name for column in self.table.columns if not column.shape]
         return data_frame({name: self.column(name) for name in names}, self.indices)
 
-    def _told(self) -> Told:
+    def _summary(self) -> VerdictSummary:
         """What is said of it in words."""
         norm = self.manifest["norm"] or "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
         meanings = {status.name: status.value for status in Status}
         noise, k = self.manifest["noise"] or "", int(self.manifest["model"]["latent_dim"])
-        return Told(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
+        return VerdictSummary(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
 
     @cached_property
     def indices(self) -> npt.NDArray[np.intp]:
