@@ -121,7 +121,7 @@ class Generator(ABC):
         Raises:
             InputError: z is not made of real numbers, or does not end in k of them.
         """
-        codes = self._codes(z)
+        codes = self.as_codes(z)
         chunks = torch.split(codes.reshape(-1, self.latent_dim), max(1, _CHUNK // self.width))
         x = torch.cat([self.forward(c) for c in chunks])
         return to_numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
@@ -129,11 +129,16 @@ class Generator(ABC):
     @computing()
     def jacobian(self, z: npt.ArrayLike) -> Array:
         """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
-        codes = self._codes(z)
+        codes = self.as_codes(z)
         _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
         return to_numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
 
-    def _codes(self, z: npt.ArrayLike) -> Tensor:
+    def as_codes(self, z: npt.ArrayLike) -> Tensor:
+        """Codes of users, (k,) or (B, k), as a tensor of this generator.
+
+        Raises:
+            InputError: z is not made of real numbers, or does not end in k of them.
+        """
         codes = numbers(z, "z")
         if codes.ndim not in (1, 2) or codes.shape[-1] != self.latent_dim:
             raise InputError(

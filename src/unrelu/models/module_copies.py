@@ -124,8 +124,8 @@ class _Copies:
             return
         if isinstance(module, torch.jit.ScriptModule):
             twin = self._twins[module] = copy.deepcopy(module)
-            if self._tensor is not _shared:
-                twin._apply(self._tensor)  # type: ignore[no-untyped-call]
+            for held in (*twin.parameters(), *twin.buffers()) if self._tensor is not _shared else ():
+                held.data = self._tensor(held).data
             return
         self._twins[module] = object.__new__(type(module))
         for child in module.children():

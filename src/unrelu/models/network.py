@@ -189,7 +189,7 @@ class Network(Generator):
     @computing()
     def trace(self, z: npt.ArrayLike) -> list[Array]:
         """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
-        codes = self._codes(z)
+        codes = self.as_codes(z)
         values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
         return [
             to_numpy(x).reshape(*codes.shape[:-1], *layer.out_shape)
@@ -199,7 +199,7 @@ class Network(Generator):
     @computing()
     def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
         """For every layer, where its pre-activation is positive: the ReLU configuration, shaped like :meth:`trace`."""
-        codes = self._codes(z)
+        codes = self.as_codes(z)
         return [
             (u > 0).cpu().numpy().reshape(*codes.shape[:-1], *layer.out_shape)
             for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)

@@ -89,7 +89,7 @@ class ExtendedGenerator(Generator):
         Raises:
             InputError: z is no code of this generator.
         """
-        codes = self._codes(z).cpu().double().numpy()
+        codes = self.as_codes(z).cpu().double().numpy()
         k = self.base.latent_dim
         low, high = self.bounds.T
         values = low + (high - low) * special.ndtr(codes[..., k:])
@@ -103,7 +103,7 @@ class ExtendedGenerator(Generator):
                 one for each of another number of codes.
             OptionError: a parameter is missing or unknown.
         """
-        codes = self.base._codes(z).cpu().double().numpy()
+        codes = self.base.as_codes(z).cpu().double().numpy()
         if set(parameters) != set(self.names):
             raise OptionError(f"join takes {', '.join(self.names)}; it was given {', '.join(parameters) or 'none'}")
         columns = [codes]
