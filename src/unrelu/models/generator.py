@@ -169,9 +169,7 @@ class Generator(ABC):
     @cached_property
     def typical_outputs(self) -> Array:
         """G(z), flat, (16, n), for :attr:`typical_codes`; read-only."""
-        x = self(self.typical_codes).reshape(16, -1)
-        x.setflags(write=False)
-        return x
+        return read_only(self(self.typical_codes).reshape(16, -1))
 
     @property
     def typical_output(self) -> float:
@@ -269,6 +267,13 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
         call = f": {name}=numpy.load({text!r})" if str(text).endswith((".npy", ".npz")) else ""
         raise InputError(f"{name}={text!r} is text; pass the numbers{call}")
     raise InputError(f"{name} has {kind} entries; pass real numbers")
+
+
+def read_only(array: npt.ArrayLike) -> Array:
+    """A copy that cannot be changed."""
+    copy = np.array(array, dtype=np.float64)
+    copy.setflags(write=False)
+    return copy
 
 
 def to_numpy(x: Tensor) -> Array:

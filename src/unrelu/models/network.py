@@ -18,7 +18,7 @@ from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
-from unrelu.models.generator import Generator, Rounding, by, rounding_line, to_numpy
+from unrelu.models.generator import Generator, Rounding, by, read_only, rounding_line, to_numpy
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count
@@ -88,17 +88,12 @@ class Layer:
     @computing()
     def _matrix(self) -> Array | sparse.csr_array:
         matrix = self.affine.matrix()
-        if isinstance(matrix, np.ndarray):
-            matrix = matrix.copy()
-            matrix.setflags(write=False)
-        return matrix
+        return read_only(matrix) if isinstance(matrix, np.ndarray) else matrix
 
     @cached_property
     @computing()
     def _bias(self) -> Array:
-        bias = self.affine.bias().copy()
-        bias.setflags(write=False)
-        return bias
+        return read_only(self.affine.bias())
 
     def value(self, h: Array) -> Array:
         """phi(A h + b) for h of shape (n_in,) or (B, n_in), in NumPy through :meth:`matrix`."""
@@ -189,21 +184,18 @@ class Network(Generator):
     @computing()
     def trace(self, z: npt.ArrayLike) -> list[Array]:
         """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
-        codes = self.as_codes(z)
-        values = (x for _, x in self._layers(codes.reshape(-1, self.latent_dim)))
-        return [
-            to_numpy(x).reshape(*codes.shape[:-1], *layer.out_shape)
-            for layer, x in zip(self.layers, values, strict=True)
-        ]
+        return [to_numpy(x) for _, x in self._shaped_layers(z)]
 
     @computing()
     def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
         """For every layer, where its pre-activation is positive: the ReLU configuration, shaped like :meth:`trace`."""
+        return [(u > 0).cpu().numpy() for u, _ in self._shaped_layers(z)]
+
+    def _shaped_layers(self, z: npt.ArrayLike) -> Iterator[tuple[Tensor, Tensor]]:
         codes = self.as_codes(z)
-        return [
-            (u > 0).cpu().numpy().reshape(*codes.shape[:-1], *layer.out_shape)
-            for layer, (u, _) in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True)
-        ]
+        for layer, pair in zip(self.layers, self._layers(codes.reshape(-1, self.latent_dim)), strict=True):
+            u, x = (t.reshape(*codes.shape[:-1], *layer.out_shape) for t in pair)
+            yield u, x
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, as_generator, by, numbers
+from unrelu.models.generator import Generator, as_generator, by, numbers, read_only
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
 from unrelu.runtime.host import computing
@@ -210,8 +210,7 @@ def extend(
     if not ends:
         raise OptionError("there is nothing to extend by: pass scale=, offset=, shift=, or a function with its bounds")
     module = _Change(network.output_shape, function, tuple(bounds), tuple(own))
-    table = np.array(list(ends.values()))
-    table.setflags(write=False)
+    table = read_only(list(ends.values()))
     k = network.latent_dim
     return ExtendedGenerator(
         network, _checked(module, network, table), tuple(ends), table, (k + len(ends),), network.dtype, network.device
