@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -21,9 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from unrelu.display.pixels import DIVERGING, HIDDEN, Pixels, Shape, differences, png_uri, uri_of, value_range, values
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import number
-
-Array = npt.NDArray[np.float64]
 
 # Inches: height of a row of pictures and of a row of curves, widths of a curve and of what is said of a row.
 _PICTURE, _CURVE, _LONG, _MARGIN = 1.5, 1.7, 4.2, 1.4

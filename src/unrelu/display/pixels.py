@@ -14,7 +14,8 @@ import numpy.typing as npt
 from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
 
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
+
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
 

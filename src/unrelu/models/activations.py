@@ -17,8 +17,7 @@ import torch
 from scipy.special import expit, logit
 
 from unrelu.errors import ModelError
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 
 @dataclass(frozen=True)

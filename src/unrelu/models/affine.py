@@ -14,16 +14,15 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import ModelError
+from unrelu.runtime.array_types import Array
 
 Shape = tuple[int, ...]
-Array = npt.NDArray[np.float64]
 
 # Identity columns pushed through a convolution at once when its matrix is written out.
 _PROBE = 256

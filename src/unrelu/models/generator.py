@@ -20,10 +20,9 @@ from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 # Values of one layer held at once by a forward pass over a large batch, in numbers (64 MiB of float64).
 _CHUNK = 2**23

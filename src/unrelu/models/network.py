@@ -19,11 +19,10 @@ from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 from unrelu.models.generator import Generator, Rounding, by, read_only, rounding_line, to_numpy
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count
-
-Array = npt.NDArray[np.float64]
 
 # A printed network: its columns, those of text, and the layers that are shown of more.
 _HEADINGS = ("layer", "kind", "shape", "activation", "parameters", "expansion")

@@ -18,10 +18,9 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, as_generator, by, numbers, read_only
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 _SCALE = (0.5, 2.0)
 _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generator")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,8 +19,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.generator import numbers
 from unrelu.models.network import Network
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +17,8 @@ from unrelu.models.generator import Operations, tensors
 from unrelu.models.module_copies import in_double, replica
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import as_module, described, outputs
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
 _SAME = 1e-5

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu._invert import invert
 from unrelu.errors import InputError
@@ -16,9 +15,8 @@ from unrelu.measurements.operator_arguments import Mask
 from unrelu.playground.picture_generators import PictureGenerator
 from unrelu.result import Inversion, Status
 from unrelu.result.verdict_text import uniqueness
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, number, probability
-
-Array = npt.NDArray[np.float64]
 
 # Seconds of a search: an answer is to come within one; more are given when a visitor asks for them.
 SECONDS, MOST_SECONDS = 0.8, 10.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu._invert import invert
@@ -16,9 +15,8 @@ from unrelu.display.pixels import Shape, drawn_shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, scale_of
 from unrelu.models.generator import Generator
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 # Pixels of a side at most: a picture is sent as numbers, for every stroke.
 _LARGEST_SIDE = 256
