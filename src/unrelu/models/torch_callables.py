@@ -13,7 +13,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
@@ -58,8 +58,7 @@ def as_module(function: Any, x: Tensor | None) -> nn.Module:
     module = FunctionModule(function)
     if x is None or _computes(in_double(module), x, torch.float64):
         return module
-    single = _computes(function, x, torch.float32)
-    return FunctionModule(_AsItIs(function), torch.float32) if single else module
+    return FunctionModule(_InSingle(function)) if _computes(function, x, torch.float32) else module
 
 
 def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bool:
@@ -69,8 +68,8 @@ def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bo
     return False
 
 
-class _AsItIs:
-    """A function that is not taken apart by copies: without a ``__dict__``, it is no object that holds parts."""
+class _InSingle:
+    """A function that computes in single precision; without a ``__dict__``, copies do not take it apart."""
 
     __slots__ = ("__name__", "function")
 
@@ -78,35 +77,24 @@ class _AsItIs:
         self.function = function
         self.__name__ = f"{getattr(function, '__name__', type(function).__name__)}, in single precision"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
+    def __call__(self, x: Tensor) -> Any:
+        y = self.function(x.to(torch.float32))
+        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == torch.float32 else y
 
 
 class FunctionModule(nn.Module):
-    """A function with the modules that it uses, computed in ``own`` precision, or in that of its input."""
+    """A function with the modules that it uses."""
 
-    def __init__(self, function: Callable[..., Any], own: torch.dtype | None = None) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
-        self.function, self.own = function, own
+        self.function = function
         self.title = str(getattr(function, "__name__", type(function).__name__))
         self.used = nn.ModuleList(dict.fromkeys(m for m in used(function) if isinstance(m, nn.Module)))
         self.training = self.used.training = False  # which says nothing of the modules
 
     def forward(self, x: Tensor) -> Any:
-        """What the function gives."""
-        return self.run(x)
-
-    def run(self, *args: Any, **inputs: Any) -> Any:
-        """The same with further inputs, of any name; those of a ``forward`` could not be traced."""
-        if self.own is None:
-            return self.function(*args, **inputs)
-        given = [x.dtype for x in (*args, *inputs.values()) if isinstance(x, Tensor) and x.is_floating_point()]
-        y = self.function(*map(self._converted, args), **{name: self._converted(x) for name, x in inputs.items()})
-        return y.to(given[0]) if isinstance(y, Tensor) and y.dtype == self.own else y
-
-    def _converted(self, x: Any) -> Any:
-        real = isinstance(x, fx.Proxy) or (isinstance(x, Tensor) and x.is_floating_point())
-        return x.to(self.own) if real else x
+        """What the function gives; a ``forward`` with further inputs of any name could not be traced."""
+        return self.function(x)
 
 
 # --- one tensor from a code -------------------------------------------------------------------------------------------
@@ -176,7 +164,8 @@ class CalledModule(nn.Module):
         super().__init__()
         self.body, self.output, self.shared, self.code, self.seed = body, call.output, shared, code, call.seed
         self.title = getattr(body, "title", type(body).__name__)
-        self.held = {name: _detached(value) for name, value in call.inputs.items()}
+        inputs = call.inputs.items()
+        self.held = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in inputs}
         self.training = False
 
     def forward(self, z: Tensor) -> Any:
@@ -191,7 +180,7 @@ class CalledModule(nn.Module):
     def _once(self, z: Tensor) -> Any:
         held = {name: self._rows(value, z) for name, value in self.held.items()}
         args, named = ((z,), {}) if self.code is None else ((), {self.code: z})
-        run: Any = self.body.run if isinstance(self.body, FunctionModule) else self.body
+        run: Any = self.body.function if isinstance(self.body, FunctionModule) else self.body
         return picked(run(*args, **named, **held), self.output)
 
     def _rows(self, value: Any, z: Tensor) -> Any:
@@ -199,10 +188,6 @@ class CalledModule(nn.Module):
             return value
         row = value if value.dim() and value.shape[0] == 1 else value[None]
         return row.expand(z.shape[0], *row.shape[1:])
-
-
-def _detached(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def picked(result: Any, output: Output) -> Any:
