@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.playground.asking import colours, question, seven
 from unrelu import zoo
 from unrelu.errors import InputError
 from unrelu.playground import PictureGenerator, bundled
-from unrelu.playground.drawing_answers import SECONDS, answer, chosen, parsed, picture
+from unrelu.playground.drawing_answers import SECONDS, answer, parsed, picture
 
 
 def never():
@@ -161,13 +162,13 @@ def test_what_makes_no_sense_is_said(digits, changes, why):
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "", None, 3, ["mnist-relu"]])
 def test_a_generator_is_one_of_those_that_were_opened(digits, name):
     with pytest.raises(InputError, match="is not open; there are mnist-relu"):
-        chosen({"mnist-relu": digits}, {"generator": name})
+        parsed(json.dumps({"generator": name}).encode(), {"mnist-relu": digits})
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b"3"])
 def test_a_request_is_an_object(body):
     with pytest.raises(InputError, match="a request is a JSON object"):
-        parsed(body)
+        parsed(body, {})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,16 @@ _NUMBER, _REST = 32, 4096
 _INDICES = 2**31
 
 
-def request_limit(generators: Mapping[str, PictureGenerator]) -> int:
+def request_limit(generators: Iterable[PictureGenerator]) -> int:
     """The most bytes that a request may have: two pictures of the largest generator, written as numbers."""
-    return 2 * _NUMBER * max(generator.size for generator in generators.values()) + _REST
+    return 2 * _NUMBER * max(generator.size for generator in generators) + _REST
 
 
-def parsed(body: bytes) -> dict[str, Any]:
-    """A request.
+def parsed(body: bytes, generators: Mapping[str, PictureGenerator]) -> tuple[PictureGenerator, dict[str, Any]]:
+    """A request and the generator that it names, among those that were opened at the start; no name is ever a path.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is no JSON object, or there is no generator of this name.
     """
     try:
         request = json.loads(body)
@@ -42,19 +42,10 @@ def parsed(body: bytes) -> dict[str, Any]:
         request = None
     if not isinstance(request, dict):
         raise InputError(f"a request is a JSON object; this one has {count(len(body), 'byte')} that are none")
-    return request
-
-
-def chosen(generators: Mapping[str, PictureGenerator], request: dict[str, Any]) -> PictureGenerator:
-    """The generator that a request names, among those that were opened at the start; no name is ever a path.
-
-    Raises:
-        InputError: there is none of this name.
-    """
     name = request.get("generator")
     if not isinstance(name, str) or name not in generators:
         raise InputError(f"generator {name!r:.60} is not open; there are {', '.join(generators)}")
-    return generators[name]
+    return generators[name], request
 
 
 def picture(generator: PictureGenerator, request: dict[str, Any]) -> dict[str, Any]:

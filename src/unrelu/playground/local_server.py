@@ -22,7 +22,7 @@ from socketserver import TCPServer
 from typing import Any
 
 from unrelu.errors import HostError, UnreluError
-from unrelu.playground.drawing_answers import answer, chosen, parsed, picture, request_limit
+from unrelu.playground.drawing_answers import answer, parsed, picture, request_limit
 from unrelu.playground.picture_generators import PictureGenerator
 from unrelu.runtime.host import cores
 from unrelu.runtime.words import count
@@ -67,7 +67,7 @@ class LocalServer(ThreadingHTTPServer):
 
     def __init__(self, generators: Sequence[PictureGenerator], port: int = 0) -> None:
         self.generators = {generator.name: generator for generator in generators}
-        self.limit = request_limit(self.generators)
+        self.limit = request_limit(generators)
         self.stopping = threading.Event()
         self._cores = cores()
         self._free = threading.Semaphore(self._cores)
@@ -91,19 +91,13 @@ class LocalServer(ThreadingHTTPServer):
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
     def answer(self, path: str, body: bytes, left: Callable[[], bool]) -> dict[str, Any]:
-        """The answer to a request: ``/invert`` or ``/picture``.
-
-        Args:
-            path: one of these.
-            body: the request.
-            left: whether the one who asked has gone.
+        """The answer to a request, ``/invert`` or ``/picture``, whose sender may have ``left``.
 
         Raises:
             UnreluError: the request makes no sense.
             _RefusedError: too many others are waiting, or the server ends.
         """
-        request = parsed(body)
-        generator = chosen(self.generators, request)
+        generator, request = parsed(body, self.generators)
         if path == "/picture":
             return picture(generator, request)
         with self._turn():
