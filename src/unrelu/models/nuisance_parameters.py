@@ -24,7 +24,6 @@ from unrelu.runtime.streams import stream
 
 _SCALE = (0.5, 2.0)
 _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generator")
-_SHARPEST = math.sqrt(2 * math.pi)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,11 +36,11 @@ class ExtendedGenerator(Generator):
     :math:`u_i \sim N(0, 1)`, as all latent coordinates are taken to be, a parameter is uniform within its bounds, and
     no code leaves them. :func:`extend` makes it; :meth:`split` and :meth:`join` go from codes to parameters and back.
 
-    The Jacobian is that of G, pushed through f by forward-mode differentiation, beside the derivatives by t.
+    The Jacobian is that of G, pushed through f by forward-mode differentiation, beside the derivatives by u.
 
     Args:
         base: G.
-        function: f, from G(z) and t in one vector.
+        function: f(G(z), t(u)), from G(z) and u in one vector.
         names: of the parameters.
         bounds: (p, 2).
         latent_shape: (k + p,).
@@ -125,28 +124,16 @@ class ExtendedGenerator(Generator):
     def forward(self, z: Tensor) -> Tensor:
         """G'(z) as (B, n) for z of shape (B, k + p), differentiable by PyTorch."""
         k = self.base.latent_dim
-        return self.function.forward(torch.cat([self.base.forward(z[:, :k]), self._parameters(z[:, k:])], dim=1))
+        return self.function.forward(torch.cat([self.base.forward(z[:, :k]), z[:, k:]], dim=1))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G'(z) as (B, n) and its transposed Jacobian as (B, k + p, n)."""
-        k = self.base.latent_dim
+        k, p = self.base.latent_dim, len(self.names)
         x, tangents = self.base.linearize(z[:, :k])
-        u = z[:, k:]
-        slopes = torch.exp(-0.5 * u * u) / _SHARPEST * self._ends(z)[1]
-        at = torch.cat([x, self._parameters(u)], dim=1)
-        directions = at.new_zeros(len(z), z.shape[1], at.shape[1])
-        directions[:, :k, : x.shape[1]] = tangents
-        directions[:, k:, x.shape[1] :] = torch.diag_embed(slopes)
-        return self.function.along(at, directions)
-
-    def _parameters(self, u: Tensor) -> Tensor:
-        low, extent = self._ends(u)
-        parameters: Tensor = low + extent * torch.special.ndtr(u)
-        return parameters
-
-    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = torch.from_numpy(self.bounds.T.copy()).to(like)
-        return low, high - low
+        directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
+        directions[:, :k, :-p] = tangents
+        directions[:, k:, -p:] = torch.eye(p, dtype=z.dtype, device=z.device)
+        return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     def __str__(self) -> str:
         named = zip(self.names, self.bounds, strict=True)
@@ -208,12 +195,10 @@ def extend(
     ends = {name: _ends(name, given) for name, given in {**bounds, **own}.items()}
     if not ends:
         raise OptionError("there is nothing to extend by: pass scale=, offset=, shift=, or a function with its bounds")
-    module = _Change(network.output_shape, function, tuple(bounds), tuple(own))
     table = read_only(list(ends.values()))
+    change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table), network)
     k = network.latent_dim
-    return ExtendedGenerator(
-        network, _checked(module, network, table), tuple(ends), table, (k + len(ends),), network.dtype, network.device
-    )
+    return ExtendedGenerator(network, change, tuple(ends), table, (k + len(ends),), network.dtype, network.device)
 
 
 def _ends(name: str, given: Any) -> tuple[float, float]:
@@ -225,13 +210,11 @@ def _ends(name: str, given: Any) -> tuple[float, float]:
     return float(ends[0]), float(ends[1])
 
 
-def _checked(module: _Change, network: Generator, bounds: Array) -> OpaqueNetwork:
+def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
     """The change of outputs as a function of one vector, if a trial shows that it is one."""
     x = longest(network.typical_outputs)
-    low, high = bounds.T
-    drawn = low + (high - low) * stream("trial parameters").uniform(0.2, 0.8, (2, len(bounds)))
-    at = torch.cat([x, torch.from_numpy(drawn)], dim=1)
-    lengths = torch.cat([x.abs(), torch.from_numpy(0.1 * (high - low)).expand(2, -1)], dim=1)
+    u = torch.from_numpy(special.ndtri(stream("trial parameters").uniform(0.2, 0.8, (2, module.ends.shape[1]))))
+    at, lengths = torch.cat([x, u], dim=1), torch.cat([x.abs(), torch.full_like(u, 0.3)], dim=1)
     given = module if isinstance(module.function, nn.Module) else module.forward
     try:
         function = _TRIAL.network(given, at, ExtendedGenerator.reason, lengths)
@@ -241,18 +224,22 @@ def _checked(module: _Change, network: Generator, bounds: Array) -> OpaqueNetwor
 
 
 class _Change(nn.Module):
-    """f, then shift, scale and offset, of outputs and parameters in one vector."""
+    """f, then shift, scale and offset, of outputs and latent coordinates of the parameters in one vector."""
 
     def __init__(
-        self, shape: Shape, function: Callable[..., Tensor] | None, names: tuple[str, ...], own: tuple[str, ...]
-    ) -> None:
+        self, shape: Shape, function: Callable[..., Tensor] | None, names: tuple[str, ...], own: tuple[str, ...],
+        bounds: Array,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.function, self.names, self.own = shape, function, names, own
+        self.ends = torch.from_numpy(bounds.T.copy())
 
     def forward(self, joint: Tensor) -> Any:
         n = math.prod(self.shape)
         x: Any = joint[:, :n].reshape(-1, *self.shape)
-        values = dict(zip((*self.names, *self.own), joint[:, n:].T, strict=True))
+        low, high = self.ends.to(joint)
+        parameters = low + (high - low) * torch.special.ndtr(joint[:, n:])
+        values = dict(zip((*self.names, *self.own), parameters.T, strict=True))
         if self.function is not None:
             x = self.function(x, **{name: _beside(values[name], x) for name in self.names})
         if "shift" in values:
