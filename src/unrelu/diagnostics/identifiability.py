@@ -170,15 +170,9 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 
 @computing()
 def local_rank(
-    network: Generator,
-    z: Array,
-    operator: Operator | None = None,
-    wanted: Flags | None = None,
-    bounds: Bounds | None = None,
+    network: Generator, z: Array, operator: Operator | None = None, bounds: Bounds | None = None
 ) -> tuple[Counts, Counts, Array]:
     r"""Rank of A J, freedom and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
-
-    The singular value is for the codes where it is ``wanted``, (B,), all of them by default; elsewhere it may be NaN.
 
     The freedom is the dimension of the set of codes around z with the same observation A G(z), and the code is
     identifiable where it is 0. With J the Jacobian of the linear region of G at z, it is k - rank A J. Where neurons
@@ -200,8 +194,7 @@ def local_rank(
     if isinstance(exact, Network):
         single = exact.to(torch.float32)
         for part, codes in _chunks(exact, z, measured):
-            asked = np.ones(len(part), dtype=bool) if wanted is None else wanted[part]
-            sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), asked)
+            sigma[part], sure[part] = certain(exact, single, codes, measured.take(part))
     rest = np.flatnonzero(~sure)
     if len(rest):
         rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), bounds)

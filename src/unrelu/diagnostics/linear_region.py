@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from unrelu.diagnostics.solution_cones import RANK_TOLERANCE, at_kink, kink_map, picks
@@ -23,9 +22,6 @@ Counts = npt.NDArray[np.int64]
 # values to 1e-10; below, J itself is factored. A J of single precision is off by 1e-6 of its size, a thousandth of the
 # root of this share.
 _GRAM_SHARE = 1e-6
-# A reciprocal condition number of J J^T, as LAPACK estimates it, above which the rank is k: single precision leaves an
-# error of about 1e-7, and estimates are rarely off by more than ten times.
-_CONDITION = 1e-5
 # Beyond, the squares in J J^T leave the range of numbers.
 _GRAM_RANGE = (1e-200, 1e200)
 
@@ -94,31 +90,19 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, single: Ne
     return LinearRegions(measured, margin.numpy(), kinked, several, _finite(x))
 
 
-def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
+def certain(network: Network, single: Network, z: Tensor, operator: Operator) -> tuple[Array, Flags]:
     """The smallest singular value of A J to 1e-3, and where no other code near z surely has the same A G, (B,) each.
 
     That is where A J has rank k and no neuron is at its kink. One of the last layer may be where A picks outputs: if it
-    comes on it adds a row to the Jacobian. Elsewhere the outputs of neurons at their kink count as directions of their
+    is active it adds a row to the Jacobian. Elsewhere the outputs of neurons at their kink count as directions of their
     own, next to the k of z: if A J of all of these has full rank, so has every Jacobian around z.
-
-    Singular values are for where they are ``wanted``, (B,), or the rank is not obvious, and NaN elsewhere; a condition
-    number, which takes far less, is enough for the rank.
     """
     regions = linear_regions(network, z, operator, single)
-    smallest, sure = _full_rank(regions.tangents, wanted)
+    smallest, sure = _by_gram(regions.tangents.double())
     for i in np.flatnonzero(sure & regions.several):
         around = kink_map(network, single, z[[i]], operator.take(np.array([i])), np.zeros((0, z.shape[1])))
-        sure[i] = around is not None and _well_conditioned(around.measured[None].to(torch.float32))[0]
+        sure[i] = around is not None and _by_gram(around.measured[None].double())[1][0]
     return smallest, sure & regions.finite
-
-
-def _full_rank(measured: Tensor, wanted: Flags) -> tuple[Array, Flags]:
-    """The smallest singular value, where it is wanted or the rank is not obvious, and where the rank is surely k."""
-    smallest, sure = np.full(len(measured), np.nan), _well_conditioned(measured.to(torch.float32))
-    rest = np.flatnonzero(wanted | ~sure)
-    if len(rest):
-        smallest[rest], sure[rest] = _by_gram(measured[torch.from_numpy(rest)].double())
-    return smallest, sure
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
@@ -143,19 +127,6 @@ def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:
     least, most = values[:, 0], values[:, -1]
     sure = usable & (least > _GRAM_SHARE * most) & (most > _GRAM_RANGE[0]) & (most < _GRAM_RANGE[1])
     return least.clamp_min(0).sqrt().numpy(), sure.numpy()
-
-
-def _well_conditioned(tangents: Tensor) -> Flags:
-    """Where J J^T, computed as J is, has a condition number that proves rank k, (B,)."""
-    gram = tangents @ tangents.transpose(1, 2)
-    sizes = gram.abs().sum(dim=2).amax(dim=1).numpy()
-    factors, failed = torch.linalg.cholesky_ex(gram)
-    sure: Flags = (failed == 0).numpy() & np.isfinite(sizes) & (sizes > 0)
-    for i in np.flatnonzero(sure):
-        factor = factors[i].numpy()
-        estimate, _ = get_lapack_funcs("pocon", (factor,))(factor, sizes[i], uplo="L")
-        sure[i] = estimate > _CONDITION
-    return sure
 
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
