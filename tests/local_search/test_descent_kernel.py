@@ -12,14 +12,19 @@ import unrelu
 from tests.support import random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb
-from unrelu.local_search.packed_observations import PIECEWISE_LINEAR, TANH, PackedLayer, PackedNetwork
+from unrelu.local_search.packed_observations import (
+    PIECEWISE_LINEAR,
+    TANH,
+    PackedLayer,
+    PackedNetwork,
+    PackedObservations,
+)
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.search.descents import CompiledDescents
 
 K, N, B = 4, 30, 5
 SINGLE = 2.0**-24
@@ -70,12 +75,16 @@ def noisy(network, kind="whole", level=0.1, count=B, seed=1, **options):
     return Problem.build(network, y, operator=operator, **options), truth
 
 
+def packed(problem, row):
+    """The packed network that shows an observation, and the observation."""
+    return PackedObservations(problem.network, problem.operator, problem.y).of(row)
+
+
 class Evaluation:
     """What the kernel computes at the code of one observation, on generators smoothed by ``width``."""
 
     def __init__(self, problem, row, z, width=0.0):
-        packed, y = CompiledDescents(problem).packed.of(row)
-        numbers, layout, sizes = packed
+        (numbers, layout, sizes), y = packed(problem, row)
         self.ends = np.concatenate([[0, layout[0, kernel.INPUTS]], layout[:, kernel.OUTPUTS]]).cumsum()
         self.u, self.x, self.slopes = np.zeros((3, self.ends[-1]), dtype=np.float32)
         kernel.forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
@@ -100,7 +109,7 @@ def system(problem, row, z, width=0.0):
 
 def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
     """Codes (c, k) after descents and perturbations, their f and the steps of each."""
-    network, y = CompiledDescents(problem).packed.of(row)
+    network, y = packed(problem, row)
     z = np.array(z)
     f = np.full(len(z), np.inf) if f is None else np.array(f)
     perturbations = np.empty((len(z), 0, z.shape[1])) if perturbations is None else perturbations

@@ -38,7 +38,7 @@ def noisy(activation="relu", kind="whole", noise=0.1, sizes=(K, 20, N), **option
 def made(way, problem):
     cache = SampleCache.of(problem.network)
     objective = SquaredError.of(problem, cache.single)
-    return way(problem) if way is CompiledDescents else way(problem, cache, objective)
+    return way(problem, cache, objective)
 
 
 def start_from(problem, perturbations=0, seed=2, rows=None, **options):

@@ -347,7 +347,7 @@ class _Refinement:
     def _packed(self) -> PackedObservations | None:
         """The observations for compiled steps, where the network is small and dense."""
         network, y = self.objective.network, self.objective.y
-        plain = y.dtype == torch.float64 and self.objective.likelihood is None
+        plain = y.dtype == torch.float64 and self.objective.squares
         if not (plain and packable(network, self.objective.operator)):
             return None
         assert isinstance(network, Network)

@@ -61,6 +61,11 @@ class SquaredError:
         """The objective of another generator of the same outputs."""
         return replace(self, network=network)
 
+    @property
+    def squares(self) -> bool:
+        """Whether f is a sum of squares, and not of deviances."""
+        return self.likelihood is None
+
     @cached_property
     def _seen(self) -> Tensor:
         return torch.from_numpy(self.operator.seen(len(self.y)).copy()).to(self.y)

@@ -87,6 +87,14 @@ class Descents(ABC):
     schedule: ClassVar[Schedule]
     refines: ClassVar[bool] = False
 
+    @abstractmethod
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
+        """Whether this is the way to search a problem that no kind before it in :data:`KINDS` suits."""
+
     def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
         """What so many steps take of the processor; 0 where that is not told."""
         return np.zeros(len(steps))
@@ -112,16 +120,8 @@ class Descents(ABC):
 
     @staticmethod
     def of(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
-        """The compiled ones, where the network is small and dense and the measurement can be written out."""
-        if cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator):
-            return (
-                DevianceDescents(problem, cache, objective)
-                if problem.noise.likelihood is not None
-                else CompiledDescents(problem)
-            )
-        if cache.large:
-            return LimitedMemoryDescents(problem, cache, objective)
-        return (BatchDescents if problem.operator.linear else NonlinearDescents)(problem, cache, objective)
+        """The first of :data:`KINDS` that suits."""
+        return next(kind(problem, cache, objective) for kind in KINDS if kind.suits(problem, cache, objective))
 
 
 def lengths(z: Array) -> Array:
@@ -145,7 +145,13 @@ class CompiledDescents(Descents):
 
     schedule = COMPILED
 
-    def __init__(self, problem: Problem) -> None:
+    @staticmethod
+    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
+        """Where the network is small and dense and the measurement can be written out."""
+        single = cache.fits and objective.y.dtype == torch.float32
+        return single and objective.squares and packable(problem.network, problem.operator)
+
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         compile_descents()
         assert isinstance(problem.network, Network)
         self.problem = problem
@@ -180,6 +186,11 @@ class BatchDescents(Descents):
     # Steps with each smoothed generator, and on the exact one.
     steps_each: ClassVar[int] = 1
     exact_steps: ClassVar[int] = _EXACT_STEPS
+
+    @staticmethod
+    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
+        """All that are left."""
+        return True
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         self.bounds, self.objective = problem.bounds, objective
@@ -244,6 +255,11 @@ class NonlinearDescents(BatchDescents):
 
     schedule = NONLINEAR
 
+    @staticmethod
+    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
+        """Where the measurement is a function."""
+        return not problem.operator.linear
+
 
 class DevianceDescents(BatchDescents):
     """The same for noise with a deviance, as counts have: more restarts, and perturbations.
@@ -255,6 +271,12 @@ class DevianceDescents(BatchDescents):
     """
 
     schedule = COUNTS
+
+    @staticmethod
+    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
+        """Where only the deviance keeps descents from being compiled."""
+        return not objective.squares and CompiledDescents.suits(problem, cache, replace(objective, likelihood=None))
+
     widths: ClassVar[Array] = _WIDTHS[4:]
 
 
@@ -271,6 +293,11 @@ class LimitedMemoryDescents(BatchDescents):
     widths = _WIDTHS_LARGE
     steps_each = _STEPS_EACH
     exact_steps = _EXACT_STEPS_LARGE
+
+    @staticmethod
+    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
+        """Where a Jacobian is much work."""
+        return cache.large
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         super().__init__(problem, cache, objective)
@@ -319,3 +346,8 @@ class LimitedMemoryDescents(BatchDescents):
             state.z.cpu().double().numpy().reshape(z.shape)[each, best],
             arrived.cpu().numpy().reshape(z.shape[:2])[each, best],
         )
+
+
+KINDS: tuple[type[Descents], ...] = (
+    CompiledDescents, DevianceDescents, LimitedMemoryDescents, NonlinearDescents, BatchDescents,
+)  # fmt: skip

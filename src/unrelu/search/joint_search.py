@@ -318,7 +318,7 @@ class JointSearch:
         """Codes of some observations, near exact fits, taken to the last digit, (b, k)."""
         objective, where = SquaredError.of(self.problem), self.objective.index(observations)
         z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
-        if self.descents.refines and objective.likelihood is None:
+        if self.descents.refines and objective.squares:
             z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
         else:
             z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)

@@ -14,14 +14,16 @@ import numpy as np
 from scipy.optimize import nnls
 
 from unrelu.local_search.halting import Watch
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem, Progress
 from unrelu.runtime.host import computing
 from unrelu.search.descents import STEP_COST, CompiledDescents, Start, step_terms
+from unrelu.search.sample_cache import SampleCache
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
 from unrelu_studies.kit.random_instances import random
 
 # Observations of a cell, chains of each, and perturbations of each chain.
-_SIZE, _CHAINS, _PERTURBATIONS = 20, 4, 8
+_SIZE, _RESTARTS, _PERTURBATIONS = 20, 4, 8
 
 
 def timed(name: str, measurement: str, noise: float) -> tuple[np.ndarray, float]:
@@ -30,11 +32,12 @@ def timed(name: str, measurement: str, noise: float) -> tuple[np.ndarray, float]
     rng = random("starts and perturbations", 3, name, measurement, noise)
     with computing(one_thread=True):
         problem = Problem.build(batch.network, batch.y, operator=batch.operator).equilibrated()
-        descents = CompiledDescents(problem)
+        cache = SampleCache.of(problem.network)
+        descents = CompiledDescents(problem, cache, SquaredError.of(problem, cache.single))
         k = batch.network.latent_dim
         start = Start(
-            np.arange(_SIZE), rng.standard_normal((_SIZE, _CHAINS, k)), np.full((_SIZE, _CHAINS), np.inf),
-            rng.standard_normal((_SIZE, _CHAINS, _PERTURBATIONS, k)),
+            np.arange(_SIZE), rng.standard_normal((_SIZE, _RESTARTS, k)), np.full((_SIZE, _RESTARTS), np.inf),
+            rng.standard_normal((_SIZE, _RESTARTS, _PERTURBATIONS, k)),
         )  # fmt: skip
         watch = Watch(problem.control, lambda: Progress("auto", 0, 0, _SIZE, start.z[:, 0]))
         begin = time.thread_time()
