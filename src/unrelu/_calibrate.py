@@ -18,8 +18,7 @@ from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.learned_prior import LearnedConfidence, keep
-from unrelu.search.simulation import Level, Simulation, simulated
+from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
 
 Array = npt.NDArray[np.float64]
 

@@ -21,8 +21,16 @@ from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
 from unrelu.search.confidence import FLAT, Hits, Prior, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.learned_prior import LearnedConfidence, keep, prior_key
-from unrelu.search.simulation import NOISE_STEP, Level, Simulation, simulated, spread_of
+from unrelu.search.learned_prior import (
+    NOISE_STEP,
+    LearnedConfidence,
+    Level,
+    Simulation,
+    keep,
+    prior_key,
+    simulated,
+    spread_of,
+)
 
 K, N, B = 3, 12, 6
 STEP = NOISE_STEP
