@@ -35,7 +35,7 @@ class Adam:
 
     The weight of :math:`|z|^2` is the ``prior`` of the problem, nothing else. CSGM has 0.1 for MNIST and 0.001 for
     CelebA with :math:`A_{ij} \sim N(0, 1/m)` (its "VAE + Reg"; the same weights with the mean over unscaled
-    measurements in its code), and 0 for its "VAE". Of the starts, the one with the least
+    measurements in its code), and 0 for its "VAE". The start with the least
     :math:`|y - A G(z)|_2` is kept, as the text of CSGM says; its code compares the losses with the prior.
 
     Args:

@@ -28,7 +28,7 @@ class GradientDescent:
         learning_rate: the step, if not the setting's; in units of 1/y^2.
         max_iterations: iterations at most, if not the setting's.
         gradient_tolerance: an observation stops when its gradient norm is no more than this, in units of y^2; by
-            default the paper's 1e-9 for outputs of an ordinary size. Of a coordinate held at a bound it is 0.
+            default the paper's 1e-9 for outputs of an ordinary size. It is 0 in a coordinate that is held at a bound.
 
     Raises:
         OptionError: an option has a value it cannot take.

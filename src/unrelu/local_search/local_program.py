@@ -48,7 +48,7 @@ _DEPENDENT = 1e-9
 
 
 class Trace(NamedTuple):
-    """Of codes (b, k): the pre-activations of all neurons with a kink, layer after layer, u (b, N), and v (b, p)."""
+    """The pre-activations of all neurons with a kink, layer after layer, u (b, N), and v (b, p), at codes (b, k)."""
 
     u: Array
     v: Array

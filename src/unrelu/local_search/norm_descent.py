@@ -65,8 +65,8 @@ class NormDescent:
 
     The code is a local optimum, CONVERGED, when no such program lowers the objective by more than ``tolerance`` of
     itself within a distance of 1 (of the radius r, by r ``tolerance``). For smooth activations that is a
-    stationary point; where it is no vertex of the linearised errors, the last digits take many steps. Of codes with
-    bounds it is the optimum within them: a bound in reach is a kink with one side.
+    stationary point; where it is no vertex of the linearised errors, the last digits take many steps. If codes
+    have bounds, it is the optimum within them: a bound in reach is a kink with one side.
 
     Args:
         max_programs: linear programs an observation.
@@ -248,8 +248,8 @@ class _Descent:
     def around(self) -> tuple[AdjacentRegions, Index, Flags, bool]:
         """The linear regions around the code, the kinks they meet at, which are near, and whether those at it are all.
 
-        Kinks whose directions depend on each other are not all taken, and one that no code moves is none. Of bounds,
-        those in reach are taken that are left: without one of them a program promises more than there is, never less.
+        Kinks whose directions depend on each other are not all taken, and one that no code moves is none. Bounds in
+        reach are taken if they are left: without one of them a program promises more than there is, never less.
         """
         at_kink = self.observation.at_kink(self.u)
         kinks, bounded = np.union1d(np.flatnonzero(at_kink), self.held), self.bounds.within(self.z, self.radius)

@@ -92,7 +92,7 @@ def packable(network: Generator, operator: Operator) -> bool:
 
 
 class PackedObservations:
-    """Of a :func:`packable` network and measurement, and observations y (B, m): the packed network that shows each.
+    """The packed network that shows each of some observations (B, m); it and the measurement are :func:`packable`.
 
     Args:
         dtype: single or double precision.
@@ -121,7 +121,7 @@ class PackedObservations:
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
         if weights is not None and not operator.count:
             layers[-1] = layers[-1]._replace(weight=weights[0])
-        # Of every observation, where they differ.
+        # Weights of every observation, where they differ.
         self._weights = weights if operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers, dtype))

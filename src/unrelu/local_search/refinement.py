@@ -58,7 +58,7 @@ from unrelu.models.network import Network
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# Of the line search: the part of the promised decrease that a step has to bring, and the part of the slope that may be
+# The line search: the part of the promised decrease that a step has to bring, and the part of the slope that may be
 # left; the longest and shortest step, in units of the one proposed.
 _DECREASE, _RISEN = 1e-4, 0.5
 _LONGEST, _SHORTEST = 16.0, 1e-10
@@ -72,11 +72,11 @@ _EPS = float(np.finfo(np.float64).eps)
 _GOES_ON, _ASKS, _DONE, _LOST = range(4)
 
 
-# Of the numbers of a code: f, the slope along its direction, the next length along it, lengths that are too short and
+# The numbers of a code: f, the slope along its direction, the next length along it, lengths that are too short and
 # too long, the f that is as good as 0, tiny steps in a row, evaluations so far, whether no length was accepted (1 or
 # 0), and then f at the last trial points. In three arrays, as a kernel of many compiles slowly.
 F, _SLOPE, _LENGTH, _LOW, _HIGH, _ENOUGH, _IN_A_ROW, _STEPS, _STUCK, _PAST_F = range(10)
-# Of its vectors: the code, the gradient, the direction, the trial point and the gradient there, three to work in, and
+# Its vectors: the code, the gradient, the direction, the trial point and the gradient there, three to work in, and
 # then the rows of H, the last trial points, and the gradients there.
 Z, G, P, _TRIAL, _TRIAL_G, _S, _Y, _WORK, H = range(9)
 

@@ -77,7 +77,7 @@ def _share(restarts: Counts, ended: Counts) -> Array:
 
 
 def _likelihoods(hits: Hits) -> tuple[Array, Array]:
-    r"""Of the grid's points, the probability of the count of the best optimum and of the second seen, (B, T) each.
+    r"""The probabilities of the counts of the best optimum and of the second seen, at the grid's points, (B, T) each.
 
     Between those two there may be optima that all the m restarts left over missed, any number of them. Each has the
     probability :math:`v = E (1 - q)^m`, so all numbers together bring the factor

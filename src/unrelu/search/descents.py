@@ -34,10 +34,10 @@ _ENOUGH_DECREASE = 1e-2
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The same of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
-# Of large generators: widths, steps with each, and steps on the exact generator at most.
+# For large generators: widths, steps with each, and steps on the exact generator at most.
 _WIDTHS_LARGE, _STEPS_EACH = np.array([1.0, 0.2]), 3
 _EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = 60, 3e-3
-# Of those that are refined: how many side by side, steps after which half of them are given up, steps after which it is
+# For refined codes: how many side by side, steps after which half of them are given up, steps after which it is
 # asked whether they have converged, and the predicted decrease at which they end.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
 # A code has converged if its last steps together gained less than this fraction of its objective.

@@ -43,8 +43,8 @@ _AGREE = 2
 _EXACT_FIT_STEPS = 200
 # A larger prior leaves single precision.
 _LARGEST_PRIOR = 1e12
-# Steps of a refinement if their number is not stated: trained decoders take 70 to 800 in the mean. Of large generators,
-# whose restarts have gone far enough before, fewer.
+# Steps of a refinement if their number is not stated: trained decoders take 70 to 800 in the mean. Large generators,
+# whose restarts have gone far enough before, take fewer.
 _REFINED, _REFINED_LARGE = 3000, 1000
 # Objectives of this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
@@ -107,7 +107,7 @@ class JointSearch:
         self.perturbations, self.made, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
         self.exact, self.by_layer, self.probability = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool), np.zeros(n)
-        # Of a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
+        # In a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
         # later in a long row of searches.
         progress = WeakMethod(self._progress)
 

@@ -162,7 +162,7 @@ class GaussianModel:
 class SampleCache:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
 
-    Coordinates with two finite bounds are uniform between them. Of a large generator few are drawn, as they cost more
+    Coordinates with two finite bounds are uniform between them. A large generator has few draws, as they cost more
     than the descents, and the model is a linearisation.
 
     The draws are the same for every seed of a search: they say what the generator is like, and drawing others for every
@@ -210,7 +210,7 @@ class SampleCache:
     def seen_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
         """A model of samples, and a linear measurement of them, that are what ``operator`` makes of the outputs.
 
-        Of a measurement that is not linear the samples are measured, and the model is one of what was measured.
+        If the measurement is not linear, the samples are measured, and the model is one of what was measured.
         """
         if operator.linear:
             return self.model, operator
