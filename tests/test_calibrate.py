@@ -12,7 +12,7 @@ from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
 from unrelu.search import learned_prior
 from unrelu.search.auto import Search
-from unrelu.search.learned_prior import Level, Simulation, prior_key
+from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, prior_key
 
 N, NOISE = 12, "gaussian:0.3"
 
@@ -26,8 +26,8 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def learned_of(monkeypatch):
     """The levels that invert learned by itself."""
-    levels, simulate = [], learned_prior.simulated
-    monkeypatch.setattr(learned_prior, "simulated", lambda *given: levels.append(given[1]) or simulate(*given))
+    levels, learn = [], LearnedConfidence.learn
+    monkeypatch.setattr(LearnedConfidence, "learn", lambda self, *given: levels.append(given[0]) or learn(self, *given))
     return levels
 
 

@@ -76,8 +76,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def learned_of(monkeypatch):
     """The levels that were learned, one after another."""
-    levels, simulate = [], learned_prior.simulated
-    monkeypatch.setattr(learned_prior, "simulated", lambda *given: levels.append(given[1]) or simulate(*given))
+    levels, learn = [], LearnedConfidence.learn
+    monkeypatch.setattr(LearnedConfidence, "learn", lambda self, *given: levels.append(given[0]) or learn(self, *given))
     return levels
 
 

@@ -275,20 +275,18 @@ class LearnedConfidence:
             if key not in known and search.descents.schedule.learned and not search.rule.quick:
                 path = _folder() / f"{sha256((key + fingerprint(self.problem.network)).encode()).hexdigest()}.npz"
                 prior = _read(path)
-                if prior is None:
-                    prior = self._learned(level, search)
-                    if prior is None:
-                        return Prior({})
+                seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
+                if prior is None and seconds < _SHARE_OF_TIME * self.problem.control.remaining():
+                    prior = self.learn(level, search)
                     _write(path, prior)
+                if prior is None:
+                    return Prior({})
                 known[key] = prior
             self._priors[level] = known.get(key) or Prior({})
         return self._priors[level]
 
-    def _learned(self, level: Level, search: JointSearch) -> Prior | None:
-        """The prior from a simulation; None where too little time is left, or it was stopped."""
-        seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
-        if seconds >= _SHARE_OF_TIME * self.problem.control.remaining():
-            return None
+    def learn(self, level: Level, search: JointSearch) -> Prior | None:
+        """The prior from a simulation; None where the time limit or the callback stopped it."""
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
@@ -345,8 +343,10 @@ def _read(path: Path) -> Prior | None:
     return Prior(weights) if proper and weights and min(weights) > 0 else None
 
 
-def _write(path: Path, prior: Prior) -> None:
-    """Keep a prior; a folder that cannot be written is no reason to stop."""
+def _write(path: Path, prior: Prior | None) -> None:
+    """Keep a prior, if there is one; a folder that cannot be written is no reason to stop."""
+    if prior is None:
+        return
     with suppress(UnreluError, OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {str(rounds): weights for rounds, weights in prior.weights.items()}
