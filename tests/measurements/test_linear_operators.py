@@ -20,7 +20,7 @@ X = RNG.standard_normal((B, N))
 def test_what_is_picked_is_what_was_observed(given):
     shape = (B, N) if given is None or given.dtype == bool else (B, given.shape[0])
     operator = read_operator(given, (N,), shape)
-    shown = operator.observed_rows(operator.values(X))
+    shown = operator.observed_outputs(operator.values(X))
     assert operator.selects
     assert len(shown) == B
     for (rows, values), x in zip(shown, X, strict=True):
@@ -40,7 +40,7 @@ def test_what_mixes_is_a_matrix_before_or_behind_the_activation(given, form):
     operator = read_operator(given, (N,), (B, 5))
     weight, bias = RNG.standard_normal((N, 3)), RNG.standard_normal(N)
     matrix, constant = operator.folded(form(weight), bias)
-    assert operator.observed_rows(np.zeros((B, 5))) is None
+    assert operator.observed_outputs(np.zeros((B, 5))) is None
     np.testing.assert_allclose(matrix, MIXING @ weight, rtol=1e-12)
     np.testing.assert_allclose(constant, MIXING @ bias, rtol=1e-12)
     np.testing.assert_array_equal(operator.matrix(), MIXING)

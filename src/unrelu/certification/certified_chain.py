@@ -205,7 +205,7 @@ def chain_of(
     weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
     biases = [layer.bias() for layer in network.layers]
     slopes = [layer.activation.slopes(layer.n_out) for layer in network.layers]
-    shown = operator.observed_rows(y[None])
+    shown = operator.observed_outputs(y[None])
     if shown is None:
         weights, biases = [*weights, operator.matrix()], [*biases, np.zeros(operator.m)]
         slopes = [*slopes, np.ones(operator.m)]

@@ -20,7 +20,7 @@ from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import OutputRows
+from unrelu.measurements.linear_operators import OutputIndex
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -42,12 +42,12 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     """
     check_observed(problem, method, last.activation)
     operator, weights = problem.operator.unweighted, problem.operator.weights(problem.size)
-    shown = operator.observed_rows(problem.y)
+    shown = operator.observed_outputs(problem.y)
     if shown is None:
         matrix, bias = operator.folded(last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
-        whole: OutputRows = slice(None)
-        found: list[tuple[LayerSystem, Array, OutputRows]] = [(shared, row, whole) for row in problem.y]
+        whole: OutputIndex = slice(None)
+        found: list[tuple[LayerSystem, Array, OutputIndex]] = [(shared, row, whole) for row in problem.y]
     else:
         different = {id(rows): rows for rows, _ in shown}
         systems = {key: restricted(last, rows) for key, rows in different.items()}
@@ -86,7 +86,7 @@ def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
     return replace(system, matrix=sparse.csr_array(sparse.diags_array(weights) @ matrix), bias=system.bias * weights)
 
 
-def restricted(system: LayerSystem, rows: OutputRows) -> LayerSystem:
+def restricted(system: LayerSystem, rows: OutputIndex) -> LayerSystem:
     """The layer with some of its outputs."""
     return replace(system, matrix=system.matrix[rows], bias=system.bias[rows], activation=system.activation.of(rows))
 

@@ -23,7 +23,7 @@ from unrelu.layerwise import LayerSystem, Rows
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import Operator, OutputRows
+from unrelu.measurements.linear_operators import Operator, OutputIndex
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
@@ -202,11 +202,11 @@ class Observation:
 def observations(problem: Problem) -> list[Observation]:
     """Every observation of a problem; they share the network."""
     network = as_chain(problem.network, problem.norm).to(torch.float64)
-    operator, shown = problem.operator.to(torch.float64, network.device), problem.operator.observed_rows(problem.y)
+    operator, shown = problem.operator.to(torch.float64, network.device), problem.operator.observed_outputs(problem.y)
     last = network.layers[-1].activation
     keeps = last.convex and shown is not None
     slopes = last.slopes(network.output_dim) if keeps else np.ones(max(operator.m, network.output_dim))
-    seen: list[tuple[Callable[[Tensor], Array], OutputRows, Array]]
+    seen: list[tuple[Callable[[Tensor], Array], OutputIndex, Array]]
     if shown is None:
         own = [operator.take(np.array([i])) if operator.count else operator for i in range(problem.size)]
         seen = [(partial(_through, each), slice(operator.m), y) for each, y in zip(own, problem.y, strict=True)]
@@ -220,7 +220,7 @@ def observations(problem: Problem) -> list[Observation]:
     return [replace(each, sizes=sizes) for each in every]
 
 
-def _picked(entries: OutputRows, x: Tensor) -> Array:
+def _picked(entries: OutputIndex, x: Tensor) -> Array:
     return _numpy(x)[:, entries]
 
 

@@ -110,7 +110,7 @@ class PackedObservations:
             PackedLayer(m, layer.bias(), layer.activation, size)
             for m, layer, size in zip(dense, network.layers, sizes, strict=True)
         ]
-        self._shown = inner.observed_rows(y)
+        self._shown = inner.observed_outputs(y)
         if self._shown is None:
             last = layers[-1]
             if last.activation.linear:

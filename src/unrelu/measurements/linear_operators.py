@@ -34,7 +34,7 @@ from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
 # The outputs that an observation shows: an index into the rows of the last layer.
-OutputRows = npt.NDArray[np.intp] | slice
+OutputIndex = npt.NDArray[np.intp] | slice
 _Code = Callable[[Array], Array]
 
 
@@ -116,7 +116,7 @@ class Operator(ABC):
         """If the operator only picks entries of the output: which, (m,), else None. A mask has its own, ``kept``."""
         return None
 
-    def observed_rows(self, y: Array) -> list[tuple[OutputRows, Array]] | None:
+    def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]] | None:
         """Which outputs each of the observations (B, m) shows, and what they are; None where A mixes outputs.
 
         Observations that show the same outputs have the same object for them.
@@ -284,7 +284,7 @@ class MaskOperator(Operator):
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
         return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
 
-    def observed_rows(self, y: Array) -> list[tuple[OutputRows, Array]]:
+    def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]]:
         seen = self.seen(len(y))
         shared = None if self.count else np.flatnonzero(seen[0])
         rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
