@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+import unrelu
 from tests.support import random_network
+from unrelu import measurements
+from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import read_operator
 
 RNG = np.random.default_rng(5)
@@ -46,3 +49,48 @@ def test_what_mixes_is_a_matrix_before_or_behind_the_activation(given, form):
     np.testing.assert_array_equal(operator.matrix(), MIXING)
     assert not operator.is_layer_of(random_network((3, N)))
     assert operator.is_layer_of(random_network((3, N), "identity"))
+
+
+class Sums(measurements.Operator):
+    """Sums of neighbouring outputs, as a class of one's own."""
+
+    def __init__(self, n):
+        self.n, self.m, self.shape = n, n // 2, (n // 2,)
+
+    def forward(self, x):
+        return x.reshape(len(x), self.m, 2).sum(dim=2)
+
+    def adjoint(self, r):
+        return r.repeat_interleave(2, dim=1)
+
+
+class Magnitudes(Sums):
+    """One that is not linear."""
+
+    linear = False
+
+    def forward(self, x):
+        return super().forward(x).square()
+
+    def linearize(self, x, t):
+        return self.forward(x), 2 * super().forward(x)[:, None, :] * t.reshape(*t.shape[:2], self.m, 2).sum(dim=3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-8])
+def test_an_operator_of_ones_own_is_measured_in_other_units(size, tmp_path):
+    network = unrelu.from_arrays([np.random.default_rng(0).normal(size=(20, 3)), size * np.eye(20)], biases=None)
+    z = np.array([[0.5, -1.0, 0.7]])
+    operator = Sums(20)
+    y = operator.values(network(z))
+    found = unrelu.invert(network, y, operator=operator)
+    np.testing.assert_allclose(found.z, z, atol=1e-6)
+    assert found.success.all()
+    found.save(tmp_path / "result.npz")
+    assert unrelu.load_result(tmp_path / "result.npz", network, operator=operator).success.all()
+    magnitudes = Magnitudes(20)
+    if size == 1.0:
+        found = unrelu.invert(network, magnitudes.values(network(z)), "lm", operator=magnitudes, z0=z + 0.01)
+        np.testing.assert_allclose(found.z, z, atol=1e-6)
+    else:
+        with pytest.raises(UnsupportedModelError, match=r"is a Magnitudes, which is not linear: define its in_units"):
+            unrelu.invert(network, magnitudes.values(network(z)), operator=magnitudes)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from torch import Tensor
 from unrelu.errors import ModelError
 from unrelu.measurements.latent_bounds import Coordinates, GeneratorInUnits
 from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
-from unrelu.models.affine import Affine, Scale
+from unrelu.models.affine import Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 
@@ -69,8 +70,7 @@ class Units:
         return self.layers[depth - 1] if self.layers else 0
 
 
-@dataclass(frozen=True, eq=False)
-class Equilibrated:
+class Equilibrated(NamedTuple):
     """G' and A', and the units that they are in."""
 
     network: Generator
@@ -131,14 +131,16 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     exponents: list[int] = []
     for layer in exact.layers:
         before = exponents[-1] if exponents else 0
-        # A first guess by the weights alone, so that the products below stay in the range of numbers.
-        guess = _log_weights(layer.affine, before)
-        first = _exponent(guess, 0)
-        u = _layer_in_units(layer, before, first).affine.apply(x)
+        u = _layer_in_units(layer, before, before).affine.apply(x)  # numbers of the size of the weights
+        if not u.isfinite().all():
+            raise ModelError(
+                f"the layer {layer.affine} gives numbers that are not finite: its weights are beyond the range of the "
+                "precision that the network was converted to; keep it in torch.float64"
+            )
         size = _log_size(u.numpy())
-        chosen = 0 if layer.activation.smooth else _exponent(guess if size is None else size - first, 0)
+        chosen = 0 if size is None or layer.activation.smooth else _exponent(size - before, 0)
         exponents.append(chosen)
-        x = _layer_in_units(layer, before, chosen).activation.forward(times_power(u, chosen - first))
+        x = _layer_in_units(layer, before, chosen).activation.forward(times_power(u, chosen - before))
     return tuple(exponents), exponents[-1]
 
 
@@ -156,26 +158,6 @@ def _log_size(x: np.ndarray) -> float | None:
         return None
     scale = math.frexp(largest)[1]
     return scale + 0.5 * math.log2(float(np.square(np.ldexp(x, -scale)).mean()))
-
-
-def _log_weights(affine: Affine, before: int) -> float | None:
-    """log2 of the largest weight or bias, where a unit of the input is 2^-before."""
-    gain, biases = float(-before), []
-    for step in affine.steps:
-        for name in ("weight", "scale", "bias", "shift"):
-            value = getattr(step, name, None)
-            largest = float(value.abs().max()) if isinstance(value, Tensor) and value.numel() else 0.0
-            if not largest < math.inf:
-                raise ModelError(
-                    f"a {type(step).__name__} {name} has entries that are not finite: its numbers were beyond the "
-                    "range of the precision that the network was converted to; keep it in torch.float64"
-                )
-            if name in ("weight", "scale") and isinstance(value, Tensor):
-                gain += math.log2(largest) if largest > 0 else -math.inf
-            elif largest > 0:
-                biases.append(math.log2(largest))
-    size = max(gain, *biases, -math.inf)
-    return size if math.isfinite(size) else None
 
 
 # --- the same in other units ------------------------------------------------------------------------------------------
